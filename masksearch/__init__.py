@@ -1,0 +1,42 @@
+"""masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion."""
+
+from masksearch import criteria, data, models, searchers
+from masksearch.data import Data, Split, load_data
+from masksearch.errors import InputError
+from masksearch.history import History
+from masksearch.loop import search
+from masksearch.mask import Mask
+from masksearch.models import build_model
+from masksearch.move import Move
+from masksearch.scoring import Scorer
+from masksearch.space import MaskSpace
+from masksearch.spaces import weight_space
+from masksearch.training import TrainSettings, evaluate, train
+from masksearch.trial import Budget, Problem, Proposal, Score, Trial
+
+__all__ = [
+    "Budget",
+    "Data",
+    "History",
+    "InputError",
+    "Mask",
+    "MaskSpace",
+    "Move",
+    "Problem",
+    "Proposal",
+    "Score",
+    "Scorer",
+    "Split",
+    "TrainSettings",
+    "Trial",
+    "build_model",
+    "criteria",
+    "data",
+    "evaluate",
+    "load_data",
+    "models",
+    "search",
+    "searchers",
+    "train",
+    "weight_space",
+]

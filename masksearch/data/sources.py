@@ -1,0 +1,75 @@
+"""Where published data sets come from: scikit-learn's digits, and what torchvision reads or downloads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision.datasets
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from masksearch.data.folder import read_folder
+from masksearch.data.raw import RawImages
+from masksearch.data.stratify import stratified_order
+from masksearch.errors import InputError
+from masksearch.seeds import numpy_generator
+
+__all__ = ["Source", "cifar10", "digits", "from_torchvision"]
+
+Source = Callable[[Path, bool], RawImages]  # (data root, may it be downloaded?)
+
+
+def digits(root: Path, download: bool) -> RawImages:
+    """1,797 handwritten digits, 1x8x8, that come with scikit-learn; a stratified fifth is the test set."""
+    bunch = load_digits()
+    # 17 grey levels, 0 to 16; 255 / 16 is no integer, and rounding is far below one level.
+    images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(bunch.target).long()
+    order = stratified_order(labels, numpy_generator(0, "digits", "test"))
+    test, train = order.split([len(order) // 5, len(order) - len(order) // 5])
+    return RawImages(images[train], labels[train], images[test], labels[test], classes=10)
+
+
+def from_torchvision(name: str) -> Source:
+    """The source that reads ``torchvision.datasets.<name>``.
+
+    torchvision's CIFAR files hold pickles; torchvision opens them only after their published MD5 sums match.
+    """
+    kind = getattr(torchvision.datasets, name)
+
+    def read(root: Path, download: bool) -> RawImages:
+        try:
+            train, test = (kind(root, train=train, download=download) for train in (True, False))
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            if download:
+                raise InputError(f"{name} could not be downloaded to {root.absolute()}: {reason}") from None
+            raise InputError(
+                f"no complete {name} in {root.absolute()}: give another folder with --data-root (root=), "
+                "or let it be downloaded with --download (download=True)"
+            ) from None
+        return RawImages(
+            _channels_first(train.data),
+            torch.as_tensor(train.targets),
+            _channels_first(test.data),
+            torch.as_tensor(test.targets),
+            classes=len(train.classes),
+        )
+
+    return read
+
+
+def cifar10(root: Path, download: bool) -> RawImages:
+    """CIFAR-10 as torchvision keeps it; where that is absent, ``root/cifar10/{train,test}/<class>/*``."""
+    published = root / torchvision.datasets.CIFAR10.base_folder
+    folder = root / "cifar10"
+    if not published.is_dir() and (folder / "train").is_dir():
+        return read_folder(folder)
+    return from_torchvision("CIFAR10")(root, download)
+
+
+def _channels_first(pixels: Any) -> Tensor:
+    """uint8 (n, c, h, w) of (n, h, w) or (n, h, w, c)."""
+    images = torch.as_tensor(pixels)
+    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,50 @@
+"""The machine a sweep runs on: its device, threads and versions."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+
+from masksearch.errors import InputError
+from masksearch.experiment.settings import RunSettings
+
+__all__ = ["describe_machine", "prepare"]
+
+
+def prepare(run: RunSettings) -> torch.device:
+    """Choose the device and set torch's process-wide switches.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    torch.use_deterministic_algorithms(run.deterministic)
+    torch.backends.cudnn.benchmark = not run.deterministic
+    if run.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(run.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"device: {run.device!r} can't be used here ({reason}); auto, cpu, cuda, cuda:1 or mps"
+        ) from None
+    return device
+
+
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Versions and hardware, for results to carry."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "masksearch": version("masksearch"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": version("numpy"),
+        "system": platform.platform(),
+        "device": f"{device} ({name})",
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,36 @@
+"""What a sweep tells those who watch it: a progress bar, a test that counts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from masksearch.experiment.cells import Cell
+from masksearch.history import History
+from masksearch.training import EpochRow
+from masksearch.trial import Trial
+
+__all__ = ["Watcher"]
+
+
+class Watcher:
+    """Hears of everything, in order, and does nothing; override what is wanted. An exception ends the sweep."""
+
+    def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
+        """The grid, and those of its cells that are not finished yet."""
+
+    def dense_begins(self, seed: int, epochs: int) -> None:
+        """The dense network of a seed is trained now, or was."""
+
+    def cell_begins(self, cell: Cell) -> None:
+        """A cell is worked on now."""
+
+    def trial(self, cell: Cell, trial: Trial, history: History) -> None:
+        """A mask was scored."""
+
+    def retraining_begins(self, cell: Cell, epochs: int) -> None:
+        """The mask is found; retraining it begins."""
+
+    def epoch(self, row: EpochRow) -> None:
+        """An epoch of the dense training, or of a cell's retraining, is over."""
+
+    def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
+        """A cell is finished and on disk."""

@@ -1,0 +1,110 @@
+"""The history of a search: every trial in order, with the masks of the best few."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.trial import Score, Trial
+
+__all__ = ["History"]
+
+
+class History:
+    """All trials of one search, in order.
+
+    Parameters
+    ----------
+    keep : int
+        How many of the best masks to keep; the others are forgotten once they are scored.
+    """
+
+    def __init__(self, keep: int = 5) -> None:
+        if keep < 1:
+            raise InputError(f"keep: {keep}; a history keeps at least 1 mask, the best")
+        self.keep = keep
+        self.trials: list[Trial] = []
+        self.seconds = 0.0  # spent on scoring
+        self.first: Mask | None = None  # the mask that was scored first: where a walk begins
+        self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
+        self._scores: dict[int, Score] = {}  # mask hash -> exact score
+
+    @classmethod
+    def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
+        """The history with these trials; the best few's masks are given by trial number."""
+        history = cls(keep)
+        history.first = first
+        for trial in trials:
+            history._append(replace(trial, mask=masks.get(trial.number)))
+        return history
+
+    def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
+        """Append a scored mask. A bound or NaN is never best; of equal scores, the first is."""
+        self.first = self.first or mask
+        is_best = _counts(score) and (not self._top or score.value > self.best.score.value)
+        known = mask.hash in self._scores
+        worth_keeping = _counts(score) and not known
+        trial = Trial(len(self.trials), score, mask.hash, is_best, known, metrics, mask if worth_keeping else None)
+        self._append(trial)
+        return trial
+
+    def _append(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.seconds += trial.score.seconds
+        if trial.score.exact:
+            self._scores[trial.mask_hash] = trial.score
+        if trial.mask is not None:
+            self._rank(trial)
+
+    def _rank(self, trial: Trial) -> None:
+        better = sum(self.trials[number].score.value >= trial.score.value for number in self._top)
+        self._top.insert(better, trial.number)
+        if len(self._top) > self.keep:
+            forgotten = self._top.pop()
+            self.trials[forgotten] = replace(self.trials[forgotten], mask=None)
+
+    def known_score(self, mask: Mask) -> Score | None:
+        """The exact score of a mask that was scored before, or None."""
+        return self._scores.get(mask.hash)
+
+    @property
+    def has_best(self) -> bool:
+        """Whether any trial has an exact, finite score."""
+        return bool(self._top)
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the highest exact score, and its mask.
+
+        Raises
+        ------
+        InputError
+            If no trial has an exact, finite score.
+        """
+        return self.top[0]
+
+    @property
+    def top(self) -> list[Trial]:
+        """The best few trials with their masks, best first; see :attr:`best`."""
+        if not self._top:
+            raise InputError(f"history: none of its {len(self.trials)} trials has a score, so no mask is the best")
+        return [self.trials[number] for number in self._top]
+
+    def best_so_far(self) -> list[float]:
+        """The anytime curve: the best exact score after every trial, NaN before there is one."""
+        curve, best = [], math.nan
+        for trial in self.trials:
+            best = trial.score.value if trial.is_best else best
+            curve.append(best)
+        return curve
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+
+def _counts(score: Score) -> bool:
+    return score.exact and not math.isnan(score.value)

@@ -1,0 +1,140 @@
+"""A history on disk: rows and moves are appended, and a checkpoint says up to where they are to be believed."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from masksearch.errors import InputError
+from masksearch.files import load_tree, save_tree
+from masksearch.history import History
+from masksearch.mask import Mask
+from masksearch.move import Move
+from masksearch.space import MaskSpace
+from masksearch.trial import Score, Trial
+
+__all__ = ["HistoryFile", "read_rows"]
+
+
+class HistoryFile:
+    """Three files of a folder.
+
+    ``history.jsonl``: one row a trial. ``moves.i32``: the moves that the searcher's incumbent made, as little-endian
+    int32 unit indices; a row that took one has ``move``: [units dropped, units regrown], and they follow each other in
+    the order of the rows. ``search.safetensors``: the searcher's state, the best masks and the lengths of the other two
+    at that time. What was appended later is cut off when the search goes on, and made again, the same.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it isn't there.
+    identity : dict
+        What the search is (seed, density, searcher, ...): a folder that holds another one is refused.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self._folder, self._identity = folder, identity
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rows: BinaryIO
+        self._moves: BinaryIO
+
+    def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
+        """The history so far and the searcher's state then (None: the search is new), ready to be appended to.
+
+        Raises
+        ------
+        InputError
+            If the folder holds another search.
+        """
+        checkpoint = self._folder / "search.safetensors"
+        history, state, ends = History(keep), None, (0, 0)
+        if checkpoint.exists():
+            saved = load_tree(checkpoint)
+            if saved["identity"] != self._identity:
+                raise InputError(
+                    f"{self._folder}: holds another search: {_difference(saved['identity'], self._identity)}"
+                )
+            state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
+            masks = {number: _unpack(space, bits) for number, bits in saved["top"].items()}
+            history = History.restored(read_rows(self._folder, ends[0]), masks, _unpack(space, saved["first"]), keep)
+        self._rows = _cut(self._folder / "history.jsonl", ends[0])
+        self._moves = _cut(self._folder / "moves.i32", ends[1])
+        return history, state
+
+    def append(self, trial: Trial, move: Move | None) -> None:
+        """Add a row, and the move if the incumbent took it."""
+        row: dict[str, Any] = {
+            "number": trial.number,
+            "score": None if math.isnan(trial.score.value) else trial.score.value,
+            "exact": trial.score.exact,
+            "best": trial.is_best,
+            "repeat": trial.is_repeat,
+            "mask": f"{trial.mask_hash:016x}",
+            "images": trial.score.images,
+            **{name: None if math.isnan(value) else value for name, value in trial.metrics.items()},
+            "seconds": round(trial.score.seconds, 6),
+        }
+        if move is not None:
+            row["move"] = [len(move.dropped), len(move.regrown)]
+            self._moves.write(np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes())
+        self._rows.write(json.dumps(row).encode() + b"\n")
+
+    def checkpoint(self, history: History, searcher_state: dict[str, Any]) -> None:
+        """Make everything up to here the point from which the search would go on."""
+        self._rows.flush()
+        self._moves.flush()
+        tree = {
+            "identity": self._identity,
+            "searcher": searcher_state,
+            "rows_end": self._rows.tell(),
+            "moves_end": self._moves.tell(),
+            "first": _pack(history.first),
+            "top": {trial.number: _pack(trial.mask) for trial in history.top} if history.has_best else {},
+        }
+        save_tree(self._folder / "search.safetensors", tree)
+
+    def close(self) -> None:
+        """Flush and close. The files stay."""
+        self._rows.close()
+        self._moves.close()
+
+
+def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
+    """The trials that ``history.jsonl`` of ``folder`` holds (in its first ``end`` bytes); their masks are not in it."""
+    with (folder / "history.jsonl").open("rb") as source:
+        content = source.read(-1 if end is None else end)
+    for line in content.splitlines():
+        row = json.loads(line)
+        row.pop("move", None)
+        value = row.pop("score")
+        score = Score(math.nan if value is None else value, row.pop("exact"), row.pop("seconds"), row.pop("images"))
+        number, is_best, is_repeat = row.pop("number"), row.pop("best"), row.pop("repeat")
+        mask_hash = int(row.pop("mask"), 16)
+        metrics = {name: math.nan if value is None else value for name, value in row.items()}
+        yield Trial(number, score, mask_hash, is_best, is_repeat, metrics)
+
+
+def _pack(mask: Mask | None) -> np.ndarray:
+    assert mask is not None, "the first and the best few trials keep their masks"
+    return np.packbits(mask.bits.numpy())
+
+
+def _unpack(space: MaskSpace, packed: np.ndarray) -> Mask:
+    return Mask(space, torch.from_numpy(np.unpackbits(packed, count=space.n_units).astype(bool)))
+
+
+def _cut(path: Path, end: int) -> BinaryIO:
+    path.touch()
+    handle = path.open("r+b")
+    handle.truncate(end)
+    handle.seek(end)
+    return handle
+
+
+def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
+    return "; ".join(f"its {name} is {saved.get(name)}, asked for is {wanted.get(name)}" for name in names)

@@ -1,0 +1,185 @@
+"""The loop: ask, score, tell, until the budget is spent. Budgets, repeats, checkpoints and the history live here."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from masksearch.errors import InputError
+from masksearch.history import History
+from masksearch.history_file import HistoryFile
+from masksearch.mask import Mask
+from masksearch.searchers import Searcher
+from masksearch.space import Density, MaskSpace, OnEmpty
+from masksearch.trial import Budget, Problem, Proposal, Score, Trial
+
+__all__ = ["Callback", "Scoring", "search"]
+
+Callback = Callable[[Trial, History, Searcher], None]
+"""Called after every trial, once the searcher knows it."""
+
+_CHECKPOINT_EVERY = 10.0  # seconds; what a kill costs at most
+_LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
+
+
+class Scoring(Protocol):
+    """What the loop needs of a scorer."""
+
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """One score per proposal, in order."""
+
+
+def search(
+    space: MaskSpace,
+    searcher: Searcher,
+    scorer: Scoring,
+    density: Density,
+    budget: int | Budget,
+    seed: int = 0,
+    *,
+    start: Mask | Tensor | None = None,
+    saliencies: Mapping[str, Tensor] | None = None,
+    on_empty: OnEmpty = "raise",
+    batch: int = 1,
+    keep: int = 5,
+    folder: str | Path | None = None,
+    callbacks: Iterable[Callback] = (),
+) -> History:
+    """Search for the mask of highest score.
+
+    Parameters
+    ----------
+    space : MaskSpace
+        Where to search.
+    searcher : Searcher
+        Proposes masks.
+    scorer : object with ``score(proposals) -> scores``
+        Scores them; higher is better.
+    density : float or {layer name: float}
+        Of every mask.
+    budget : int or Budget
+        Scorings, seconds of scoring, or both.
+    seed : int
+        Same seed, same search.
+    start : Mask or float tensor (n_units,), optional
+        Warm start: a mask, or a saliency whose top units make one.
+    saliencies : mapping, optional
+        Saliencies by name, for searchers that use them.
+    on_empty : {"raise", "allow", "keep_one"}
+        Whether masks may empty a layer; see :class:`MaskSpace`.
+    batch : int
+        Proposals asked for at once.
+    keep : int
+        How many of the best masks the history keeps.
+    folder : path, optional
+        Where the history grows on disk. If it holds an unfinished search, that goes on, to the same result as if it had
+        never stopped.
+    callbacks : iterable of callables
+        ``f(trial, history, searcher)`` after every trial. An exception ends the search; what was scored is on disk.
+
+    Returns
+    -------
+    History
+        Everything that was scored; ``history.best.mask`` is the mask of highest score.
+
+    Raises
+    ------
+    InputError
+        If density, start or budget don't fit, or the folder holds another search.
+    """
+    budget = Budget.of(budget)
+    mask = _start_mask(start, space, density, on_empty)
+    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty)
+    space.count(density)  # a density that can't be is an error before any work
+    searcher.start(problem)
+    file, history = None, History(keep)
+    if folder is not None:
+        file = HistoryFile(Path(folder), _identity(problem, searcher))
+        history, state = file.open(space, keep)
+        if state is not None:
+            searcher.load_state_dict(state)
+    try:
+        _run(searcher, scorer, problem, history, file, batch, list(callbacks))
+    finally:
+        if file is not None:
+            file.close()
+    return history
+
+
+def _run(
+    searcher: Searcher,
+    scorer: Scoring,
+    problem: Problem,
+    history: History,
+    file: HistoryFile | None,
+    batch: int,
+    callbacks: list[Callback],
+) -> None:
+    stride = max(1, (problem.budget.scorings or 20_000) // _LOOKS)
+    saved = time.monotonic()
+    while (left := problem.budget.left(len(history), history.seconds)) != 0:
+        proposals = searcher.ask(batch if left is None else min(batch, left))
+        if not proposals:
+            break
+        scores = _score(scorer, proposals, history)
+        before = searcher.incumbent
+        searcher.tell(proposals, scores)
+        for proposal, score in zip(proposals, scores, strict=True):
+            metrics = searcher.metrics()
+            if len(history) % stride == 0 and (incumbent := searcher.incumbent) is not None:
+                metrics |= _look(incumbent, problem, history)
+            trial = history.add(proposal.mask, score, metrics)
+            if file is not None:
+                taken = searcher.incumbent is proposal.mask and proposal.mask is not before
+                file.append(trial, proposal.move if taken else None)
+            for callback in callbacks:
+                callback(trial, history, searcher)
+        if file is not None and time.monotonic() - saved > _CHECKPOINT_EVERY:
+            file.checkpoint(history, searcher.state_dict())
+            saved = time.monotonic()
+    if file is not None:
+        file.checkpoint(history, searcher.state_dict())
+
+
+def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> list[Score]:
+    """Scores of all proposals; a mask that was scored before is not scored again."""
+    known = [history.known_score(proposal.mask) for proposal in proposals]
+    fresh = iter(scorer.score([p for p, score in zip(proposals, known, strict=True) if score is None]))
+    return [next(fresh) if score is None else Score(score.value, seconds=0.0, images=0) for score in known]
+
+
+def _look(incumbent: Mask, problem: Problem, history: History) -> dict[str, float]:
+    """How far the incumbent is from the start and from the best, and the density of every layer."""
+    look = {f"density/{name}": value for name, value in incumbent.densities().items()}
+    if history.first is not None:
+        look["hamming_start"] = incumbent.hamming(history.first)
+    if history.has_best:
+        assert history.best.mask is not None
+        look["hamming_best"] = incumbent.hamming(history.best.mask)
+    return look
+
+
+def _start_mask(start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty) -> Mask | None:
+    if isinstance(start, Tensor):
+        return space.top_k(start, density, on_empty=on_empty)
+    if start is None:
+        return None
+    if start.space.fingerprint != space.fingerprint:
+        raise InputError(f"start: a mask of a {start.space.describe()}; it doesn't fit this {space.describe()}")
+    if start.n_kept != space.count(density):
+        raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {space.count(density)}")
+    return start
+
+
+def _identity(problem: Problem, searcher: Searcher) -> dict[str, object]:
+    return {
+        "space": problem.space.fingerprint,
+        "searcher": repr(searcher),
+        "density": problem.density if isinstance(problem.density, float | int) else dict(problem.density),
+        "budget": repr(problem.budget),
+        "seed": problem.seed,
+        "start": problem.start.hash if problem.start else None,
+        "on_empty": problem.on_empty,
+    }

@@ -1,0 +1,183 @@
+"""Networks: the table, and the one function that builds a row of it.
+
+A row is a function of the images' shape, the number of classes and a width multiplier. Flattening, pooling and
+activations are modules, so that a network whose channels are removed later still runs.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import isfinite
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.errors import InputError
+from masksearch.models.basic_cnn import basic_cnn
+from masksearch.models.chain import Shape
+from masksearch.models.conv import conv
+from masksearch.models.from_torchvision import from_torchvision
+from masksearch.models.lenet import lenet5
+from masksearch.models.mlp import fc, lenet_300_100, thesis_mlp
+from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
+from masksearch.models.vgg import vgg
+from masksearch.seeds import derive
+from masksearch.table import Table
+
+__all__ = ["MODELS", "BuiltAs", "ModelRow", "build_model", "built_as"]
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A network of the table."""
+
+    build: Callable[[Shape, int, float], nn.Module]  # (shape, classes, width)
+    about: str
+
+
+MODELS: Table[ModelRow] = Table(
+    "model",
+    {
+        "lenet_300_100": ModelRow(lenet_300_100, "784-300-100-10 with biases, Glorot normal"),
+        "thesis_mlp": ModelRow(thesis_mlp, "784-300-100-10 without biases"),
+        "fc": ModelRow(fc, "784-100-100-100-100-100-10"),
+        "lenet5": ModelRow(lenet5, "two 5x5 convolutions, 120-84-10"),
+        "basic_cnn": ModelRow(basic_cnn, "four unpadded 3x3 convolutions, 960 filters"),
+        **{f"conv{n}": ModelRow(partial(conv, depth=n), f"{n} convolutions, 256-256-10") for n in (2, 4, 6)},
+        **{
+            f"vgg{n}{'_bn' * norm}": ModelRow(
+                partial(vgg, depth=n, norm=norm), f"VGG-{n} for 32x32{', batch normalisation' * norm}"
+            )
+            for norm in (False, True)
+            for n in (11, 13, 16, 19)
+        },
+        "resnet18": ModelRow(resnet18, "ResNet-18 for 32x32, 64 to 512 filters"),
+        **{
+            f"resnet{n}": ModelRow(partial(basic_resnet, depth=n), f"ResNet-{n} for 32x32, basic blocks")
+            for n in (20, 32, 44, 56, 110)
+        },
+        **{
+            f"resnetb{n}": ModelRow(partial(bottleneck_resnet, depth=n), f"ResNet-{n} for 32x32, bottlenecks")
+            for n in (20, 29, 47, 56, 110)
+        },
+    },
+)
+
+
+@dataclass(frozen=True)
+class BuiltAs:
+    """What :func:`build_model` was asked for: enough to build a network of the same sizes again."""
+
+    name: str
+    shape: Shape
+    classes: int
+
+
+class _HasShapeAndClasses(Protocol):
+    @property
+    def shape(self) -> Shape: ...
+    @property
+    def classes(self) -> int: ...
+
+
+def build_model(
+    name: str, data_or_shape: _HasShapeAndClasses | Shape, classes: int | None = None, seed: int = 0
+) -> nn.Module:
+    """Build a network on the CPU, in training mode, with its published initial weights.
+
+    Parameters
+    ----------
+    name : str
+        A name in :data:`MODELS`; ``name:width`` multiplies the size of every hidden layer, as ``vgg16:0.25``;
+        ``torchvision:NAME`` is a classifier of torchvision.
+    data_or_shape : Data or (channels, height, width)
+        What the network is for.
+    classes : int, optional
+        Default: the data's; 10 for a shape.
+    seed : int
+        Of the initial weights. Torch's global random state is left as it was.
+
+    Raises
+    ------
+    InputError
+        For unknown names, depths and widths, and for images that the network can't take.
+    """
+    shape, classes = _shape_and_classes(data_or_shape, classes)
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "initial weights"))
+        try:
+            model = _construct(name, shape, classes)
+            logits = _logits(model, shape)
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"model {name!r} can't take images of {'x'.join(map(str, shape))}: {reason}") from None
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        raise InputError(f"model {name!r} is no classifier: it must return one tensor (n, {classes})")
+    vars(model)["built_as"] = BuiltAs(name, shape, classes)  # nn.Module's own setattr is typed for tensors and modules
+    return model
+
+
+def built_as(model: nn.Module) -> BuiltAs | None:
+    """What :func:`build_model` was asked for to make this network, or the one it is a copy of; None for your own."""
+    return vars(model).get("built_as")
+
+
+def _shape_and_classes(data_or_shape: _HasShapeAndClasses | Shape, classes: int | None) -> tuple[Shape, int]:
+    if isinstance(data_or_shape, tuple | list):
+        shape, classes = data_or_shape, 10 if classes is None else classes
+    elif hasattr(data_or_shape, "classes"):
+        shape = data_or_shape.shape
+        if classes not in (None, data_or_shape.classes):
+            raise InputError(f"classes is {classes}, and the data has {data_or_shape.classes}; leave classes out")
+        classes = data_or_shape.classes
+    else:
+        raise InputError(
+            f"{type(data_or_shape).__name__} has no classes; allowed are data, and (channels, height, width)"
+        )
+    if len(shape) != 3 or any(not isinstance(size, int) or size < 1 for size in shape):
+        raise InputError(f"shape is {tuple(shape)}; allowed are three positive integers (channels, height, width)")
+    if classes < 2:
+        raise InputError(f"classes is {classes}; allowed is 2 or more")
+    c, h, w = shape
+    return (c, h, w), classes
+
+
+def _construct(name: str, shape: Shape, classes: int) -> nn.Module:
+    base, colon, tail = name.partition(":")
+    if base == "torchvision":
+        return from_torchvision(tail, shape, classes)
+    return _row(base).build(shape, classes, _width(name, tail) if colon else 1.0)
+
+
+def _row(name: str) -> ModelRow:
+    """The row of that name; a known family at an unknown depth gets an error that lists its depths."""
+    parts = re.fullmatch(r"([a-z]+)\d+(_bn)?", name)
+    if parts and name not in MODELS:
+        family = re.compile(rf"{parts[1]}\d+{parts[2] or ''}")
+        depths = [known for known in MODELS if family.fullmatch(known)]
+        if depths:
+            raise InputError(f"model {name!r} has no such depth; allowed are {', '.join(depths)}")
+    return MODELS[name]
+
+
+def _width(name: str, text: str) -> float:
+    try:
+        width = float(text)
+    except ValueError:
+        width = 0.0
+    if width <= 0 or not isfinite(width):
+        raise InputError(f"model {name!r}: {text!r} is no width; allowed are numbers above 0, as in vgg16:0.25")
+    return width
+
+
+def _logits(model: nn.Module, shape: Shape) -> object:
+    """What the network makes of one black image, in evaluation mode; its buffers stay as they are."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(torch.zeros(1, *shape))
+    model.train()
+    return logits

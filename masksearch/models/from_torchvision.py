@@ -1,0 +1,39 @@
+"""Every classifier of torchvision, untrained, under the names that torchvision gives them."""
+
+from typing import Any
+
+import torchvision.models
+from torch import nn
+
+from masksearch.errors import InputError
+from masksearch.models.chain import Shape
+from masksearch.table import choose
+
+__all__ = ["NAMES", "from_torchvision"]
+
+NAMES: list[str] = torchvision.models.list_models(module=torchvision.models)
+_AUXILIARY = ("googlenet", "inception_v3")  # classifiers in mid-network, which training would have to know of
+
+
+def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
+    """``torchvision.models.<name>`` for 3-channel images, with torchvision's initial weights and no auxiliary heads.
+
+    Raises
+    ------
+    InputError
+        For unknown names, and images that have other than 3 channels.
+    """
+    choose("torchvision classifier", name, NAMES)
+    c, h, w = shape
+    if c != 3:
+        raise InputError(f"torchvision's {name} takes images of 3 channels, not {c}")
+    settings: dict[str, Any] = {}
+    if name in _AUXILIARY:
+        settings = {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):  # positions are learned, so that the size is part of the network
+        if h != w:
+            raise InputError(f"torchvision's {name} takes square images, not {h}x{w}")
+        settings = {"image_size": h}
+    elif name.startswith("maxvit"):
+        settings = {"input_size": (h, w)}
+    return torchvision.models.get_model(name, weights=None, num_classes=classes, **settings)

@@ -1,0 +1,37 @@
+"""Initial weights as published. All draw from torch's global generator, which ``build_model`` seeds and restores."""
+
+from typing import Literal
+
+from torch import nn
+
+__all__ = ["glorot_normal", "he_normal"]
+
+_WEIGHTED = (nn.Conv2d, nn.Linear)
+
+
+def glorot_normal(model: nn.Module) -> nn.Module:
+    """Weights from N(0, 2 / (fan_in + fan_out)), biases 0 (Glorot & Bengio 2010, equation 12, in its normal form)."""
+    for layer in model.modules():
+        if isinstance(layer, _WEIGHTED):
+            nn.init.xavier_normal_(layer.weight)
+            _zero_bias(layer)
+    return model
+
+
+def he_normal(model: nn.Module) -> nn.Module:
+    """Convolutions from N(0, 2 / fan_out), linear layers from N(0, 2 / fan_in), biases 0 (He et al. 2015, section 2.2).
+
+    Either fan keeps the variance through the depth; ``fan_out`` of a linear classifier would be its classes, and far
+    too few.
+    """
+    for layer in model.modules():
+        if isinstance(layer, _WEIGHTED):
+            fan: Literal["fan_out", "fan_in"] = "fan_out" if isinstance(layer, nn.Conv2d) else "fan_in"
+            nn.init.kaiming_normal_(layer.weight, mode=fan, nonlinearity="relu")
+            _zero_bias(layer)
+    return model
+
+
+def _zero_bias(layer: nn.Conv2d | nn.Linear) -> None:
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

@@ -1,0 +1,7 @@
+"""Scorers: what a mask is worth, measured on images."""
+
+from masksearch.scoring.objectives import OBJECTIVES
+from masksearch.scoring.scorer import Scorer
+from masksearch.scoring.signed_constants import signed_constants
+
+__all__ = ["OBJECTIVES", "Scorer", "signed_constants"]

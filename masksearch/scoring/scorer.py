@@ -1,0 +1,122 @@
+"""The plain scorer: apply the mask, run the network over the images, measure. It says what a score means."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.data import Split
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.scoring.objectives import OBJECTIVES, CustomObjective
+from masksearch.spaces import NetworkSpace
+from masksearch.trial import Proposal, Score
+
+__all__ = ["Scorer"]
+
+
+class Scorer:
+    """Scores masks of one network on one set of images.
+
+    It keeps a copy of the network as it is now, in eval mode, and the images on its device; nothing of the caller's
+    model changes, and a scoring waits for the device once, for its final number.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network whose masks are scored; images (n, c, h, w) -> logits (n, classes).
+    space : NetworkSpace
+        What its masks are masks of.
+    split : Split
+        The images, usually ``data.search``.
+    objective : str or callable
+        A name in ``OBJECTIVES``, or ``f(model, images, labels) -> float``, higher = better. A callable gets the masked
+        model in eval mode and may enable gradients, but has to leave weights and buffers as they were.
+    loss : callable, optional
+        Own task: ``loss(outputs, labels)`` -> mean over the images, as a scalar tensor. Goes with ``objective="loss"``,
+        whose score is then minus this loss; outputs may be anything.
+    device : str or torch.device, optional
+        Where to score; by default where the model is.
+    batch_size : int
+        Images per forward pass.
+
+    Raises
+    ------
+    InputError
+        If images or weights are not finite, or the outputs don't fit the objective.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        space: NetworkSpace,
+        split: Split,
+        objective: str | CustomObjective = "accuracy",
+        *,
+        loss: Callable[..., Tensor] | None = None,
+        device: str | torch.device | None = None,
+        batch_size: int = 1000,
+    ) -> None:
+        if loss is not None and objective != "loss":
+            raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
+        device = device or next(model.parameters()).device
+        self.space = space
+        self.objective = objective
+        self._measure = OBJECTIVES[objective] if isinstance(objective, str) else None
+        self._loss = loss
+        self._model = copy.deepcopy(model).to(device).eval()
+        self._images = split.images.to(device)
+        self._labels = split.labels.to(device)
+        self._batches = list(zip(self._images.split(batch_size), self._labels.split(batch_size), strict=True))
+        self._check()
+
+    def __call__(self, mask: Mask) -> Score:
+        """The exact score of one mask."""
+        return self.score([Proposal.of(mask)])[0]
+
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """One score per proposal, in order. This scorer always scores exactly, whatever the threshold."""
+        return [self._score(proposal.mask) for proposal in proposals]
+
+    def _score(self, mask: Mask) -> Score:
+        start = time.perf_counter()
+        with self.space.applied(self._model, mask):
+            value = self._value()
+        return Score(value, exact=True, seconds=time.perf_counter() - start, images=len(self._labels))
+
+    def _value(self) -> float:
+        if self._measure is None:
+            assert callable(self.objective)
+            return float(self.objective(self._model, self._images, self._labels))
+        with torch.no_grad():
+            if self._loss is not None:
+                losses = [self._loss(self._model(images), labels) * len(labels) for images, labels in self._batches]
+                return -float(torch.stack(losses).sum()) / len(self._labels)
+            logits = torch.cat([self._model(images) for images, _ in self._batches])
+            return float(self._measure(logits, self._labels))
+
+    def _check(self) -> None:
+        if not len(self._labels):
+            raise InputError("images to score on: there are none")
+        if not self._images.isfinite().all():
+            raise InputError("images to score on: some are NaN or infinite")
+        for name, parameter in self._model.named_parameters():
+            if not parameter.isfinite().all():
+                raise InputError(f"weights: {name} has NaN or infinite values")
+        if self._measure is None or self._loss is not None:
+            return
+        with torch.no_grad():
+            logits = self._model(self._images[:2])
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(
+                f"model: returns a {what}; objective {self.objective!r} needs logits (n, classes), "
+                "or give loss= or a callable objective"
+            )
+        worst = int(self._labels.max())
+        if int(self._labels.min()) < 0 or worst >= logits.shape[1]:
+            raise InputError(
+                f"labels: {int(self._labels.min())} to {worst}; the model knows 0 to {logits.shape[1] - 1}"
+            )

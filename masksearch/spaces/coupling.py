@@ -1,0 +1,142 @@
+"""Which channels stand or fall together: labels on the dimensions of tensors, ties between labels, and fixed labels.
+
+Every position along every dimension of every parameter and buffer gets a label. While the network runs once, each
+operation says what it does with the labels of its inputs: a residual addition ties them pairwise, a concatenation puts
+them one after the other, a flattening repeats them, a convolution ties its input's labels to those of its weight's
+second dimension. Labels that a normalisation over channels, the output, or an operation without a rule sees are fixed:
+they can't be removed. What is tied together and nowhere fixed is a unit.
+
+A four-channel example: ``conv1`` (3 -> 4 channels) feeds ``conv2`` (4 -> 4), whose output is added to that of ``conv1``
+and read by ``head`` (4 -> 10 features). Labels of ``conv1.weight`` dimension 0 are tied to those of ``conv2.weight``
+dimension 1 (its input), and, by the addition, to those of ``conv2.weight`` dimension 0 and ``head.weight`` dimension 1:
+four units, each of five slices with the biases. The 3 image channels and the 10 outputs are fixed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+__all__ = ["FIXED", "Coupling", "Labels", "Leaf"]
+
+FIXED = -1  # label of a position that nobody can remove, for example a channel of padded zeros
+Labels = np.ndarray | None  # int64 (size of the dimension,); None: every position is fixed
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One dimension of a parameter or buffer, and the labels of its positions."""
+
+    tensor: str
+    dim: int
+    labels: np.ndarray  # int64 (size of the dimension,)
+
+
+class Coupling:
+    """Labels, ties and fixed labels of one run of a network. The rules of the operations write here.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that will run. Its parameters and buffers are recognised by identity.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.leaves: list[Leaf] = []
+        self.producers: list[Leaf] = []  # the dimensions of weights that make channels, in the order they ran
+        self.macs: dict[str, int] = {}  # by weight: multiply-adds that shrink with it
+        self.other_macs = 0  # multiply-adds that no mask changes
+        self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            self._names[tensor] = name
+        self._weights: WeakIdKeyDictionary = WeakIdKeyDictionary()  # views of parameters -> name
+        for name, parameter in model.named_parameters():
+            self._weights[parameter] = name
+        self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._ties: list[tuple[np.ndarray, np.ndarray]] = []
+        self._fixed: list[tuple[np.ndarray, str]] = []
+        self._n_labels = 0
+
+    def labels(self, tensor: Tensor) -> list[Labels]:
+        """Labels of every dimension of ``tensor``; a parameter or buffer that is met for the first time gets new ones."""
+        if tensor not in self._labels:
+            self._labels[tensor] = [None] * tensor.ndim
+            if tensor in self._names:
+                self._labels[tensor] = [self._new(tensor, dim) for dim in range(tensor.ndim)]
+        return list(self._labels[tensor])
+
+    def _new(self, tensor: Tensor, dim: int) -> Labels:
+        size = tensor.shape[dim]
+        if size == 1:  # can't shrink, and broadcasting would lose sight of it
+            return None
+        labels = np.arange(self._n_labels, self._n_labels + size)
+        self._n_labels += size
+        self.leaves.append(Leaf(self._names[tensor], dim, labels))
+        return labels
+
+    def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
+        """Say what the dimensions of ``tensor`` carry. In-place results keep the labels that they had, and more ties."""
+        assert len(labels) == tensor.ndim
+        self._labels[tensor] = list(labels)
+
+    def weight_name(self, tensor: Tensor) -> str | None:
+        """Name of the parameter that ``tensor`` is or is a mere view of: zeroing the parameter zeroes it. Else None."""
+        return self._weights.get(tensor)
+
+    def mark_view(self, view: Tensor, base: Tensor) -> None:
+        """``view`` holds entries of ``base`` and nothing else."""
+        if base in self._weights:
+            self._weights[view] = self._weights[base]
+
+    def tie(self, labels: Sequence[Labels], reason: str) -> Labels:
+        """Positions that must be removed together: tie them one by one, and give the labels of the result.
+
+        A position that is fixed in one of them is fixed in all, for ``reason``.
+        """
+        first = next((one for one in labels if one is not None), None)
+        if first is None:
+            return None
+        result = first
+        for other in labels:
+            if other is None:
+                self.fix(result, reason)
+                continue
+            both = (result != FIXED) & (other != FIXED)
+            self._ties.append((result[both], other[both]))
+            self.fix(result[other == FIXED], reason)
+            self.fix(other[result == FIXED], reason)
+            result = np.where(result != FIXED, result, other)
+        return result
+
+    def fix(self, labels: Labels, reason: str) -> None:
+        """Nobody removes these."""
+        if labels is not None:
+            real = labels[labels != FIXED]
+            if len(real):
+                self._fixed.append((real, reason))
+
+    def fix_all(self, tensor: Tensor, reason: str) -> None:
+        """Fix every label of a tensor."""
+        for labels in self.labels(tensor):
+            self.fix(labels, reason)
+
+    def produce(self, weight: str, made: Labels) -> None:
+        """A layer makes channels with these labels, those of one dimension of its weight."""
+        if made is not None:
+            leaf = next(leaf for leaf in self.leaves if leaf.tensor == weight and made[0] in leaf.labels)
+            self.producers.append(leaf)
+
+    def classes(self) -> tuple[np.ndarray, dict[int, str]]:
+        """The class of every label, int64 (n_labels,), and why a class is fixed, for those that are."""
+        left, right = (np.concatenate([tie[side] for tie in self._ties] or [np.empty(0, int)]) for side in (0, 1))
+        graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._n_labels, self._n_labels))
+        _, classes = connected_components(graph, directed=False)
+        reasons: dict[int, str] = {}
+        for labels, reason in self._fixed:
+            for one in np.unique(classes[labels]).tolist():
+                reasons.setdefault(one, reason)
+        return classes, reasons

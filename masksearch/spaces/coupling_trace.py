@@ -1,0 +1,85 @@
+"""One run of a network with every operation watched: its coupling of channels, and what each weight's products cost."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from masksearch.errors import InputError
+from masksearch.spaces.coupling import Coupling
+from masksearch.spaces.coupling_rules import Call, rule_of
+
+__all__ = ["trace"]
+
+
+class _Watch(TorchDispatchMode):
+    """Hands every operation to its rule, and its multiply-adds to the weight that they shrink with."""
+
+    def __init__(self, coupling: Coupling, network: str) -> None:
+        super().__init__()
+        self.coupling = coupling
+        self.running = [network]  # innermost module last
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        call = Call(func, args, kwargs or {}, result, self.running[-1])
+        if call.inputs:
+            rule_of(call)(self.coupling, call)
+        if func._overloadpacket in flop_registry:
+            self._count(call)
+        return result
+
+    def _count(self, call: Call) -> None:
+        count = flop_registry[call.function._overloadpacket]
+        macs = int(count(*call.args, **call.kwargs, out_val=call.result)) // 2
+        weight = call.inputs[1] if call.name == "convolution" else call.inputs[-1]
+        name = self.coupling.weight_name(weight)
+        if name is None:
+            self.coupling.other_macs += macs
+        else:
+            self.coupling.macs[name] = self.coupling.macs.get(name, 0) + macs
+
+
+def trace(model: nn.Module, image: Tensor) -> Coupling:
+    """Run ``model`` (in eval mode, on the CPU) on a batch of one and follow the channels.
+
+    Raises
+    ------
+    InputError
+        If a layer with weights runs twice.
+    """
+    coupling = Coupling(model)
+    watch = _Watch(coupling, type(model).__name__)
+    runs: dict[str, int] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+        owns = any(True for _ in module.parameters(recurse=False))
+
+        def enter(module: nn.Module, inputs: Any, where: str = where, owns: bool = owns) -> None:
+            watch.running.append(where)
+            if owns:
+                runs[where] = runs.get(where, 0) + 1
+                if runs[where] > 1:
+                    raise InputError(
+                        f"model: {where} of {type(model).__name__} runs twice in one forward pass; a filter space needs "
+                        "every layer with weights to run once, so give each place a layer of its own"
+                    )
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            watch.running.pop()
+
+        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    try:
+        with torch.enable_grad(), watch:  # without gradients some modules take fused paths that can't be followed
+            output = model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    coupling.fix_all(output, f"they are outputs of {type(model).__name__}")
+    return coupling

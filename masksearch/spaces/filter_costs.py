@@ -1,0 +1,62 @@
+"""What a filter mask leaves of a network's parameters and multiply-adds, from counts per layer, without running it."""
+
+from typing import Literal
+
+import numpy as np
+
+from masksearch.spaces.coupling import FIXED
+from masksearch.spaces.filter_groups import Groups
+
+__all__ = ["Costs", "Hold"]
+
+Hold = Literal["units", "params", "macs"]
+
+
+class Costs:
+    """Exact sizes of pruned networks.
+
+    A weight keeps as many entries as the product of what its dimensions keep, and costs MACs in proportion to its
+    entries. A dimension keeps what is fixed, plus, for every family, the units kept times the positions each takes.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        names = list(groups.parameters & groups.by_tensor.keys())
+        names.sort()
+        runs = [run for name in names for run in groups.by_tensor[name]]
+        sizes = [family.size for family in groups.families]
+        self._sizes = np.array(sizes, dtype=np.int64)
+        self._fixed = np.array([(run.units == FIXED).sum() for run in runs], dtype=np.int64)
+        self._per_unit = np.zeros((len(runs), len(sizes)), dtype=np.int64)  # positions of a run that one unit takes
+        family_of = np.repeat(np.arange(len(sizes)), sizes)
+        for row, run in enumerate(runs):
+            counts = np.bincount(family_of[run.units[run.units != FIXED]], minlength=len(sizes))
+            self._per_unit[row] = counts // self._sizes
+        self._parameter = np.repeat(np.arange(len(names)), [len(groups.by_tensor[name]) for name in names])
+        full = np.array([np.prod(groups.shapes[name], dtype=np.int64) for name in names], dtype=np.int64)
+        macs = np.array([groups.macs.get(name, 0) for name in names], dtype=np.int64)
+        uncut = full // self._entries(self._sizes, np.ones_like(full))  # entries per combination of cut positions
+        self._weights = {"params": uncut, "macs": macs // full * uncut}
+        others = sum(int(np.prod(groups.shapes[name])) for name in groups.parameters - set(names))
+        self._base = {
+            "params": others,
+            "macs": groups.other_macs + sum(macs for name, macs in groups.macs.items() if name not in names),
+        }
+
+    def of(self, hold: str, kept: np.ndarray) -> int:
+        """Parameters, or MACs per image, of the network whose families keep ``kept`` units, int64 (n_families,)."""
+        if hold == "units":
+            return int(kept.sum())
+        return self._base[hold] + int(self._entries(kept, self._weights[hold]).sum())
+
+    def per_unit(self, hold: str) -> np.ndarray:
+        """What removing a unit, and no other, saves: float64 (n_units,)."""
+        if hold == "units":
+            return np.ones(self._sizes.sum())
+        total = self.of(hold, self._sizes)
+        saved = [total - self.of(hold, self._sizes - one) for one in np.eye(len(self._sizes), dtype=np.int64)]
+        return np.repeat(np.array(saved, dtype=np.float64), self._sizes)
+
+    def _entries(self, kept: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        entries = weights.copy()
+        np.multiply.at(entries, self._parameter, self._fixed + self._per_unit @ kept)
+        return entries

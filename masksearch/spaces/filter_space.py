@@ -1,0 +1,253 @@
+"""The filter space: one unit per group of channels that must be removed together."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.space import Density, OnEmpty, Scope
+from masksearch.spaces.base import NetworkSpace
+from masksearch.spaces.coupling_trace import trace
+from masksearch.spaces.filter_costs import Costs, Hold
+from masksearch.spaces.filter_groups import Groups, groups_of
+from masksearch.spaces.filter_proof import prove, scratch_copy
+from masksearch.table import choose
+
+__all__ = ["FilterSpace", "filter_space"]
+
+
+class FilterSpace(NetworkSpace):
+    """Masks with one bit per group of coupled channels. Made by :func:`filter_space`.
+
+    A layer of the space is a family of units that run through the same dimensions of the same weights, named after the
+    first layer that makes them. ``groups`` knows which positions of which tensors each unit takes away.
+
+    Attributes
+    ----------
+    left_out : tuple of (str, str)
+        Layers whose channels are no units, all or some of them, and why.
+    """
+
+    def __init__(self, groups: Groups) -> None:
+        super().__init__([(family.name, family.shape, family.size) for family in groups.families], "filter")
+        self.groups = groups
+        self.left_out = groups.left_out
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that are equal exactly for equal layers whose units take the same positions."""
+        digest = hashlib.sha256(super().fingerprint.encode())
+        for run in self.groups.runs:
+            digest.update(f"{run.tensor}/{run.dim}/{self.groups.shapes[run.tensor]}".encode())
+            digest.update(run.units.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
+        """Everything that removal would delete: filters, biases, normalisation scales, and consumers' input slices."""
+        return self.groups.kept_entries(mask.bits)
+
+    def layer_weights(self) -> list[str]:
+        """Weights of every layer that makes removable channels, in the order in which the layers run."""
+        cut = {(run.tensor, run.dim) for run in self.groups.runs}
+        return [weight for weight, dim in self.groups.filters if (weight, dim) in cut]
+
+    def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
+        """Sum what ``tensors`` hold where each unit is, float (n_units,), on the tensors' device.
+
+        Parameters
+        ----------
+        tensors : mapping
+            Parameter name -> tensor of its shape, say gradient times weight; those that are left out count nothing.
+        part : {"all", "filters"}
+            Over everything that a unit removes; or over filters alone: the slices of the weights that make its channels.
+            An entry between two units counts for both.
+        """
+        choose("part", part, ["all", "filters"])
+        sums: Tensor | None = None
+        for run in self.groups.runs:
+            if run.tensor in tensors and (part == "all" or (run.tensor, run.dim) in self.groups.filters):
+                tensor = tensors[run.tensor].detach()
+                per_position = tensor.sum([dim for dim in range(tensor.ndim) if dim != run.dim]) if tensor.ndim > 1 else tensor
+                if sums is None:
+                    sums = per_position.new_zeros(self.n_units + 1)
+                sums.index_add_(0, run.index.to(sums.device) % (self.n_units + 1), per_position)
+        if sums is None:
+            raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
+        return sums[:-1]
+
+    def unit_costs(self, hold: Hold = "params") -> Tensor:
+        """Parameters, or MACs per image, that removing one unit and no other saves: float64 (n_units,)."""
+        choose("hold", hold, list(get_args(Hold)))
+        return torch.from_numpy(self._costs.per_unit(hold))
+
+    def kept_params(self, mask: Mask) -> int:
+        """Parameters of the pruned network."""
+        return self._cost(mask, "params")
+
+    def kept_macs(self, mask: Mask) -> int:
+        """Multiply-adds of the pruned network per image, as torch's own counter has them."""
+        return self._cost(mask, "macs")
+
+    def top_k(
+        self,
+        saliency: Tensor,
+        density: Density,
+        scope: Scope = "global",
+        generator: torch.Generator | None = None,
+        on_empty: OnEmpty = "raise",
+        hold: Hold = "units",
+    ) -> Mask:
+        """The mask that keeps the units of highest saliency, so many that ``density`` is held in units, params or MACs.
+
+        With ``hold="params"`` or ``"macs"`` it is the longest prefix of the ranking (within the scope's shares of the
+        layers) whose pruned network has at most ``density`` of the full network's parameters or MACs, those of layers
+        outside the space included.
+
+        Raises
+        ------
+        InputError
+            As :meth:`MaskSpace.top_k`; also if a network with one unit per layer is already too large, and for a density
+            per layer with a hold other than units.
+        """
+        choose("hold", hold, list(get_args(Hold)))
+        generator = generator or torch.Generator().manual_seed(0)
+        if hold == "units":
+            return super().top_k(saliency, density, scope, generator, on_empty)
+        if isinstance(density, Mapping):
+            raise InputError(f"density: one per layer can't hold {hold}; give one float, or hold='units'")
+        if not 0 < density <= 1:
+            raise InputError(f"density: {density!r}; it must lie in (0, 1]")
+        allowed = density * self._costs.of(hold, self._sizes)
+        state = generator.get_state()
+
+        def prefix(n: int, on_empty: OnEmpty) -> Mask:
+            generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
+            return super(FilterSpace, self).top_k(saliency, n / self.n_units, scope, generator, on_empty)
+
+        low, high = len(self.layers), self.n_units
+        while low < high:  # the longest prefix that fits lies in [low, high], if any does
+            middle = (low + high + 1) // 2
+            if self._cost(prefix(middle, "allow"), hold) <= allowed:
+                low = middle
+            else:
+                high = middle - 1
+        # A unit kept in an emptied layer, or shares by largest remainder, can cost more than the prefix they stand for.
+        for n in range(low, len(self.layers) - 1, -1):
+            mask = prefix(n, on_empty)
+            if self._cost(mask, hold) <= allowed:
+                return mask
+        least = self._cost(mask, hold) / self._costs.of(hold, self._sizes)
+        raise InputError(f"density: {density} of the {hold} is less than {least:.3g}, what {low} units and the rest need")
+
+    def random(
+        self,
+        density: Density,
+        scope: Scope = "global",
+        generator: torch.Generator | None = None,
+        on_empty: OnEmpty = "raise",
+        hold: Hold = "units",
+    ) -> Mask:
+        """A random mask of this density: the top of a uniform ranking."""
+        ranking = torch.rand(self.n_units, generator=generator)
+        return self.top_k(ranking, density, scope, generator, on_empty, hold)
+
+    @cached_property
+    def _costs(self) -> Costs:
+        return Costs(self.groups)
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array([layer.size for layer in self.layers], dtype=np.int64)
+
+    def _cost(self, mask: Mask, hold: Hold) -> int:
+        return self._costs.of(hold, np.add.reduceat(mask.bits.numpy().astype(np.int64), self.starts))
+
+
+def filter_space(model: nn.Module, example_input: Tensor) -> FilterSpace:
+    """The space of filter masks of a network, with the proof that masked and pruned networks are equal.
+
+    One unit is one group of channels that must be removed together: through residual additions, concatenations,
+    depthwise and grouped convolutions, flattenings, and also the hidden units of MLPs. The network runs once, on a
+    float64 copy on the CPU, and every operation says how it couples channels; then random masks are applied and pruned
+    and the outputs compared. Outputs, channels that a normalisation or reduction over channels sees, and whatever fails
+    the comparison are left out, each with its reason (``space.left_out``).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module with one input and one output tensor. It is only read; mode, gradients and random state stay.
+    example_input : Tensor (n, ...)
+        A batch that it takes; only its shape and type matter (values, too, if they are integers).
+
+    Raises
+    ------
+    InputError
+        If the network takes two inputs, returns no single tensor, uses a layer or a weight twice, doesn't take the
+        example, or has no channel that can be removed.
+    """
+    name = type(model).__name__
+    _check_inputs(model, example_input)
+    _check_shared(model)
+    image = example_input.detach()[:1].cpu().clone()
+    image = image.double() if image.is_floating_point() else image
+    scratch = scratch_copy(model)
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
+        with torch.random.fork_rng(devices=[]):
+            _check_runs(scratch, image, example_input.shape)
+            groups = groups_of(scratch, trace(scratch, image))
+            if groups.families:
+                groups = prove(scratch, groups, image)
+    finally:
+        torch.set_default_dtype(default)
+    if not groups.families:
+        why = "; ".join(f"{layer}: {reason}" for layer, reason in groups.left_out[:3])
+        raise InputError(f"model: {name} has no channels that can be removed ({why or 'it has no layers that make any'})")
+    return FilterSpace(groups)
+
+
+def _check_inputs(model: nn.Module, example_input: Tensor) -> None:
+    name = type(model).__name__
+    if not isinstance(example_input, Tensor):
+        raise InputError(f"example_input: a {type(example_input).__name__}; {name} needs one tensor, a batch of inputs")
+    if example_input.ndim < 2 or not example_input.numel():
+        raise InputError(f"example_input: shape {tuple(example_input.shape)}; a batch (n, ...) with n at least 1 is needed")
+    needed = [
+        parameter.name
+        for parameter in inspect.signature(model.forward).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise InputError(f"model: {name} needs {len(needed)} inputs ({', '.join(needed)}); a filter space needs one")
+
+
+def _check_runs(model: nn.Module, image: Tensor, shape: torch.Size) -> None:
+    try:
+        with torch.no_grad():
+            output = model(image)
+    except Exception as error:  # whatever a user's forward raises means that it doesn't take this
+        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        raise InputError(f"example_input: {type(model).__name__} doesn't take shape {tuple(shape)} ({reason})") from None
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"model: {type(model).__name__} returns a {type(output).__name__}; a filter space needs one output tensor"
+        )
+
+
+def _check_shared(model: nn.Module) -> None:
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in names:
+            raise InputError(
+                f"model: {names[id(parameter)]!r} and {name!r} of {type(model).__name__} are one weight; "
+                "a filter space needs every layer to have weights of its own"
+            )
+        names[id(parameter)] = name

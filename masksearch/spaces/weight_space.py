@@ -1,0 +1,97 @@
+"""The weight space: one unit per weight of the network's linear and convolutional layers."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.spaces.base import NetworkSpace
+from masksearch.table import choose
+
+__all__ = ["LayerKind", "WeightSpace", "weight_space"]
+
+LayerKind = Literal["all", "conv", "linear"]
+
+_CONVOLUTIONS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_KINDS: dict[str, tuple[type[nn.Module], ...]] = {
+    "all": (nn.Linear, *_CONVOLUTIONS),
+    "conv": _CONVOLUTIONS,
+    "linear": (nn.Linear,),
+}
+
+
+class WeightSpace(NetworkSpace):
+    """Masks with one bit per weight. Made by :func:`weight_space`."""
+
+    def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
+        """Weight name -> bool tensor of the weight's shape."""
+        return {_weight(layer.name): mask.bits[layer.slice].view(layer.shape) for layer in self.layers}
+
+    def layer_weights(self) -> list[str]:
+        """Names of the masked weights, in order of the layers."""
+        return [_weight(layer.name) for layer in self.layers]
+
+    def gather(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The entries of ``tensors`` (by parameter name, a state dict say) that units stand for, as one (n_units,)."""
+        return torch.cat([tensors[_weight(layer.name)].detach().flatten() for layer in self.layers])
+
+
+def _weight(layer: str) -> str:
+    """Name of the weight of a layer; a model that is itself a layer has the name ""."""
+    return f"{layer}.weight" if layer else "weight"
+
+
+def weight_space(
+    model: nn.Module,
+    kinds: LayerKind = "all",
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> WeightSpace:
+    """The space of weight masks of a network. Biases and normalisations are never masked.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module; it is only read.
+    kinds : {"all", "conv", "linear"}
+        Which kinds of layers have units.
+    include, exclude : sequences of str
+        Shell patterns over layer names (``"features.*"``): in is what one of ``include`` fits and none of ``exclude``.
+
+    Raises
+    ------
+    InputError
+        If no layer is left, or a weight serves two layers (then one mask bit would stand for two places).
+    """
+    choose("kinds", kinds, list(get_args(LayerKind)))
+    sizes: list[tuple[str, tuple[int, ...], int]] = []
+    owner: dict[int, str] = {}
+    for name, module in model.named_modules():
+        chosen = any(fnmatch(name, p) for p in include) and not any(fnmatch(name, p) for p in exclude)
+        if not isinstance(module, _KINDS[kinds]) or not chosen:
+            continue
+        weight = module.weight
+        if not isinstance(weight, nn.Parameter):
+            raise InputError(
+                f"model: the weight of layer {name!r} is computed from others (a parametrization); remove that first"
+            )
+        if id(weight) in owner:
+            raise InputError(
+                f"model: layers {owner[id(weight)]!r} and {name!r} share one weight; leave one out by its name"
+            )
+        owner[id(weight)] = name
+        sizes.append((name, tuple(weight.shape), weight.numel()))
+    if not sizes:
+        raise InputError(f"model: {type(model).__name__} has no {kinds} layer with weights that fits {list(include)}")
+    return WeightSpace(sizes, "weight")

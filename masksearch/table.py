@@ -1,0 +1,60 @@
+"""A table: the catalogue of one kind of component, by name."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Generic, TypeVar
+
+from masksearch.errors import InputError
+
+__all__ = ["Table", "choose"]
+
+Row = TypeVar("Row")
+
+
+def choose(kind: str, name: str, names: list[str]) -> str:
+    """Return ``name`` if it is among ``names``; else raise an error that says which one is nearest.
+
+    Raises
+    ------
+    InputError
+        If ``name`` is not in ``names``.
+    """
+    if name in names:
+        return name
+    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"unknown {kind} {name!r}: {hint}there are {', '.join(names)}")
+
+
+class Table(Mapping[str, Row], Generic[Row]):
+    """Rows by name, in the order they were written down.
+
+    Looking up a name that isn't there raises an error with the nearest name and all names. The command line,
+    ``--list``, the contract tests and the benchmarks read these tables, so that a new row is all a component needs.
+
+    Parameters
+    ----------
+    kind : str
+        What a row is, for messages: ``"searcher"``, ``"model"``.
+    rows : mapping
+        Name -> row.
+    """
+
+    def __init__(self, kind: str, rows: Mapping[str, Row]) -> None:
+        self.kind = kind
+        self._rows = dict(rows)
+
+    def __getitem__(self, name: str) -> Row:
+        return self._rows[choose(self.kind, name, list(self._rows))]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._rows
+
+    def __repr__(self) -> str:
+        return f"Table({self.kind!r}, {list(self._rows)})"

@@ -1,0 +1,73 @@
+"""A training on disk, from epoch to epoch: one file that a later call continues from, to the same result."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from masksearch.duration import Duration
+from masksearch.errors import InputError
+from masksearch.files import load_tree, save_tree
+from masksearch.training.optimizer import load_optimizer
+from masksearch.training.record import Best, EpochRow, Training, copy_weights
+
+__all__ = ["digest", "load_checkpoint", "save_checkpoint"]
+
+_FORMAT = "masksearch.training"
+
+
+def digest(tensors: Mapping[str, Tensor] | None) -> str:
+    """16 hex digits that are equal exactly for equal names, types, shapes and values."""
+    sha = hashlib.sha256()
+    for name, tensor in (tensors or {}).items():
+        plain = tensor.detach().cpu().contiguous()
+        sha.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        sha.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def save_checkpoint(path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer) -> None:
+    """Write everything that the rest of the training depends on. Random numbers derive from the seed: none is kept."""
+    best = training.best
+    tree = {
+        "format": _FORMAT,
+        "identity": identity,
+        "model": copy_weights(training.model),
+        "optimizer": optimizer.state_dict(),
+        "epochs": [asdict(row) for row in training.epochs],
+        "snapshots": {str(moment): weights for moment, weights in training.snapshots.items()},
+        "best": best and {"row": asdict(best.row), "weights": best.weights},
+        "stopped": training.stopped,
+    }
+    save_tree(path, tree)
+
+
+def load_checkpoint(path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer) -> None:
+    """Put network, optimiser and record into the state that the file holds.
+
+    Raises
+    ------
+    InputError
+        If the file is no checkpoint, or one of another training; the first thing that differs is named.
+    """
+    tree = load_tree(path)
+    if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
+        raise InputError(f"checkpoint: {path} is not a checkpoint of a training")
+    for name, value in identity.items():
+        if (kept := tree["identity"].get(name)) != value:
+            raise InputError(
+                f"checkpoint: {path} is of a training with {name} {kept}, this one has {value}; "
+                "go on as it began, or name another file"
+            )
+    training.model.load_state_dict(tree["model"])
+    load_optimizer(optimizer, tree["optimizer"])
+    training.epochs = [EpochRow(**row) for row in tree["epochs"]]
+    training.snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
+    if tree["best"]:
+        training.best = Best(EpochRow(**tree["best"]["row"]), tree["best"]["weights"])
+    training.stopped = tree["stopped"]

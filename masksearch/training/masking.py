@@ -1,0 +1,52 @@
+"""Pruned weights stay exactly zero: momentum, weight decay and Adam's moments would move them without this."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.errors import InputError
+
+__all__ = ["Masking"]
+
+
+class Masking:
+    """Zeroes what masks prune, once at the start and after every optimiser step.
+
+    Parameters
+    ----------
+    model : nn.Module
+        On its device already.
+    masks : mapping
+        Parameter name -> bool tensor of its shape, True = kept.
+
+    Raises
+    ------
+    InputError
+        If a mask names no parameter, or has another shape or type.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, keep in masks.items():
+            if name not in parameters:
+                raise InputError(f"masks: {name!r} is no parameter of {type(model).__name__}")
+            if keep.dtype != torch.bool or keep.shape != parameters[name].shape:
+                raise InputError(
+                    f"masks: {name!r} is {keep.dtype} {tuple(keep.shape)}; "
+                    f"torch.bool {tuple(parameters[name].shape)} is needed"
+                )
+        self._parameters: list[Tensor] = [parameters[name] for name in masks]
+        self._factors = [
+            torch.empty_like(parameter).copy_(keep)  # strides of the parameter: multiplied side by side
+            for parameter, keep in zip(self._parameters, masks.values(), strict=True)
+        ]
+        with torch.no_grad():
+            for parameter, factor in zip(self._parameters, self._factors, strict=True):
+                parameter.masked_fill_(factor == 0, 0)  # not a product: NaN x 0 is NaN
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Zero the pruned weights again, all parameters in one call."""
+        if self._parameters:
+            torch._foreach_mul_(self._parameters, self._factors)

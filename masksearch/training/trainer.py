@@ -1,0 +1,191 @@
+"""The one trainer: dense networks, masked ones and pruned ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.duration import Duration
+from masksearch.errors import InputError
+from masksearch.training.checkpoint import digest, load_checkpoint, save_checkpoint
+from masksearch.training.epoch import EpochPass
+from masksearch.training.evaluation import evaluate_feed
+from masksearch.training.feed import Feed, Images, steps_per_epoch
+from masksearch.training.masking import Masking
+from masksearch.training.optimizer import build_optimizer
+from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
+from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.schedule import learning_rate
+from masksearch.training.settings import TrainSettings
+
+__all__ = ["train"]
+
+CHECKPOINT_SECONDS = 5.0  # between two checkpoints, at the least
+
+OnEpoch = Callable[[EpochRow], bool | None]
+
+
+def train(
+    model: nn.Module,
+    split: Images,
+    settings: TrainSettings,
+    *,
+    val: Images | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    augment: bool = False,
+    loss: Loss | None = None,
+    snapshots: Sequence[Duration] = (),
+    checkpoint: str | Path | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> Training:
+    """Train a network in place.
+
+    Equal arguments give equal weights, bit for bit, also where the training was interrupted in between: order of the
+    images, augmentation and dropout derive from (seed, epoch). The global random state and the modes of the network's
+    modules are left as they were found.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Moved to ``device``.
+    split : Images
+        What it learns: ``.images`` float (n, c, h, w) and ``.labels`` int64 (n,).
+    settings : TrainSettings
+        How.
+    val : Images, optional
+        Evaluated after every epoch; ``best`` and the plateau schedule need it.
+    masks : mapping, optional
+        Parameter name -> bool tensor of its shape, True = kept. What is pruned is exactly zero from the start.
+    seed : int
+        Of everything random.
+    device : torch.device or str
+        Where it trains.
+    augment : bool
+        What the data set says about crops and flips, for ``settings.augment`` = ``"auto"``.
+    loss : callable, optional
+        Any outputs and labels (b,) -> mean loss, a scalar tensor. Cross-entropy if left out.
+    snapshots : sequence of Duration
+        Moments at which to keep the weights.
+    checkpoint : str or Path, optional
+        A file that is written after epochs, at most every few seconds, and at the end. If it is there already, the
+        training continues from it; one that is over returns at once.
+    on_epoch : callable, optional
+        Gets the row of every epoch of this call once it is over; returning True ends the training there.
+
+    Returns
+    -------
+    Training
+        Rows, snapshots, best weights. A loss that is no longer finite ends the training; ``diverged`` says so.
+
+    Raises
+    ------
+    InputError
+        Before any work, for data, outputs, masks, moments or a checkpoint that don't fit.
+    """
+    device = torch.device(device)
+    _check_request(split, settings, val, loss, snapshots)
+    model.to(device)
+    seen = probe(model, split, device, loss, "train")
+    if val is not None:
+        probe(model, val, device, loss, "val")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"model: {type(model).__name__} has no parameter that wants a gradient; at least one is needed"
+        )
+    masking = Masking(model, masks or {})
+    optimizer = build_optimizer(model.parameters(), settings, device)
+    training = Training(model)
+    cropped = augment if settings.augment == "auto" else settings.augment == "crop_flip"
+
+    path = None if checkpoint is None else Path(checkpoint)
+    identity: dict[str, Any] = {}
+    if path:
+        identity = asdict(settings) | {
+            "seed": seed,
+            "augment": cropped,
+            "images": len(split.images),
+            "snapshots": sorted(map(str, snapshots)),
+            "masks": digest(masks or {}),
+            "starting weights": digest(model.state_dict()),
+        }
+        if path.exists():
+            load_checkpoint(path, identity, training, optimizer)
+
+    feed = Feed(split, device, seen.channels_last)
+    val_feed = None if val is None else Feed(val, device, seen.channels_last)
+    epochs = EpochPass(
+        model=model,
+        feed=feed,
+        batch_size=settings.batch_size,
+        optimizer=optimizer,
+        masking=masking,
+        loss=loss or partial(cross_entropy, label_smoothing=settings.label_smoothing),
+        seed=seed,
+        cropped=cropped,
+        bfloat16=settings.precision == "bfloat16",
+        classifies=seen.classifies,
+    )
+    steps = steps_per_epoch(len(feed), settings.batch_size)
+    due = {moment: moment.steps(steps, settings.epochs) for moment in snapshots}
+
+    def snap(step: int) -> None:
+        now = [moment for moment, at in due.items() if at == step]
+        if now:
+            weights = copy_weights(model)
+            training.snapshots |= dict.fromkeys(now, weights)
+
+    saved = monotonic()
+    with mode_kept(model):
+        if not training.epochs:
+            snap(0)
+        while not training.over(settings.epochs):
+            began, epoch = monotonic(), len(training.epochs)
+            lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
+            train_loss, train_accuracy = epochs.run(epoch, lr, snap)
+            scored = None
+            if val_feed is not None:
+                scored = evaluate_feed(model, val_feed, loss or cross_entropy, seen.classifies)
+            row = EpochRow(
+                epoch=epoch + 1,
+                train_loss=train_loss,
+                train_accuracy=train_accuracy,
+                val_loss=scored.loss if scored else None,
+                val_accuracy=scored.accuracy if scored else None,
+                lr=lr,
+                seconds=monotonic() - began,
+            )
+            training.epochs.append(row)
+            if scored and row.finite and (training.best is None or row.better_than(training.best.row)):
+                training.best = Best(row, copy_weights(model))
+            if path and (training.over(settings.epochs) or monotonic() - saved >= CHECKPOINT_SECONDS):
+                save_checkpoint(path, identity, training, optimizer)
+                saved = monotonic()
+            if on_epoch and on_epoch(row):
+                training.stopped = True
+                if path:
+                    save_checkpoint(path, identity, training, optimizer)
+    for moment in due:
+        if moment.unit == "end" and moment not in training.snapshots:  # ended before its time
+            training.snapshots[moment] = copy_weights(model)
+    return training
+
+
+def _check_request(
+    split: Images, settings: TrainSettings, val: Images | None, loss: Loss | None, snapshots: Sequence[Duration]
+) -> None:
+    steps = steps_per_epoch(len(split.images), settings.batch_size)
+    for moment in snapshots:
+        moment.check_within(steps, settings.epochs, "snapshots")
+    if settings.schedule == "plateau" and val is None:
+        raise InputError("schedule: plateau watches the validation loss; pass val, or another schedule")
+    if settings.label_smoothing and loss is not None:
+        raise InputError(
+            f"label_smoothing: {settings.label_smoothing}; a loss of your own does its own smoothing, so it must be 0"
+        )

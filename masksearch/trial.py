@@ -1,0 +1,118 @@
+"""What passes between searcher, scorer and loop: problems, proposals, scores, trials, budgets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.move import Move
+from masksearch.space import Density, MaskSpace, OnEmpty
+
+__all__ = ["Budget", "Problem", "Proposal", "Score", "Trial"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends: after so many scorings, so many seconds of scoring, or whichever comes first."""
+
+    scorings: int | None = None
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scorings is None and self.seconds is None:
+            raise InputError("budget: neither scorings nor seconds; at least one is needed, or the search has no end")
+        if self.scorings is not None and self.scorings < 1:
+            raise InputError(f"budget: {self.scorings} scorings; at least 1 is needed")
+        if self.seconds is not None and not self.seconds > 0:
+            raise InputError(f"budget: {self.seconds} seconds; more than 0 is needed")
+
+    @classmethod
+    def of(cls, budget: "int | Budget") -> "Budget":
+        """``1000`` is short for ``Budget(scorings=1000)``."""
+        return budget if isinstance(budget, Budget) else cls(scorings=budget)
+
+    def left(self, scorings: int, seconds: float) -> int | None:
+        """Scorings left; None: no limit but the seconds; 0: the budget is spent."""
+        if self.spent(scorings, seconds) >= 1:
+            return 0
+        return None if self.scorings is None else self.scorings - scorings
+
+    def spent(self, scorings: int, seconds: float) -> float:
+        """Share of the budget that is used up; 1 or more: the search is over."""
+        shares = []
+        if self.scorings is not None:
+            shares.append(scorings / self.scorings)
+        if self.seconds is not None:
+            shares.append(seconds / self.seconds)
+        return max(shares)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a searcher is asked to solve. It sees sizes, layers and scores, and knows nothing about networks."""
+
+    space: MaskSpace
+    density: Density
+    budget: Budget
+    seed: int
+    start: Mask | None = None  # a warm start, at the problem's density
+    saliencies: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # by name, (n_units,) each: knowledge a searcher may use
+    on_empty: OnEmpty = "raise"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """A mask that waits for its score: a base mask and the move from it."""
+
+    base: Mask
+    move: Move
+    mask: Mask  # base.moved(move); bits are worked out when read
+    threshold: float | None = None  # a score below it is as good as any other below it; None: the exact score is wanted
+
+    @classmethod
+    def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
+        """The proposal to make ``move`` from ``base``."""
+        return cls(base, move, base.moved(move), threshold)
+
+    @classmethod
+    def of(cls, mask: Mask) -> "Proposal":
+        """The proposal of a mask that comes from nowhere."""
+        return cls(mask, Move.nowhere(), mask)
+
+    @property
+    def dropped(self) -> np.ndarray:
+        """Units that go from kept to pruned, int64 (r,)."""
+        return self.move.dropped
+
+    @property
+    def regrown(self) -> np.ndarray:
+        """Units that go from pruned to kept, int64 (r,)."""
+        return self.move.regrown
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a scorer says of a mask. Higher is better."""
+
+    value: float  # NaN: the mask can't be scored; it is never best and never accepted
+    exact: bool = True  # False: an upper bound, below the proposal's threshold; scoring stopped there
+    seconds: float = 0.0  # wall clock that the scoring took
+    images: int = 0  # images that were looked at
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One scored mask of a history."""
+
+    number: int  # from 0
+    score: Score
+    mask_hash: int  # equal for equal masks
+    is_best: bool  # the best exact score up to here
+    is_repeat: bool  # the mask had been scored before; the old score stands
+    metrics: Mapping[str, float] = field(default_factory=dict)  # what the searcher and the loop report, by name
+    mask: Mask | None = None  # kept for the best few only

@@ -1,0 +1,88 @@
+"""Learning rates against closed forms and against torch's schedulers, and the settings' checks."""
+
+import math
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
+
+from masksearch.errors import InputError
+from masksearch.training import TrainSettings, learning_rate
+
+
+def dummy(lr):
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+
+
+def test_constant():
+    assert {learning_rate(TrainSettings(lr=0.3), epoch) for epoch in range(10)} == {0.3}
+
+
+def test_multistep():
+    settings = TrainSettings(epochs=160, lr=0.1, schedule="multistep", milestones=(80, 120), factor=0.1)
+    rates = [learning_rate(settings, epoch) for epoch in range(160)]
+    assert rates == pytest.approx([0.1] * 80 + [0.01] * 40 + [0.001] * 40)
+    optimizer = dummy(0.1)
+    scheduler = MultiStepLR(optimizer, [80, 120], 0.1)
+    for rate in rates:
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_cosine():
+    settings = TrainSettings(epochs=30, lr=0.2, schedule="cosine")
+    rates = [learning_rate(settings, epoch) for epoch in range(30)]
+    assert rates[0] == 0.2
+    assert rates[15] == pytest.approx(0.1)
+    assert rates == pytest.approx([0.1 + 0.1 * math.cos(math.pi * epoch / 30) for epoch in range(30)])
+    optimizer = dummy(0.2)
+    scheduler = CosineAnnealingLR(optimizer, 30)
+    for rate in rates:
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_plateau_is_torch_s(patience, seed):
+    settings = TrainSettings(epochs=40, lr=0.5, schedule="plateau", patience=patience, factor=0.5)
+    losses = (torch.rand(40, generator=torch.Generator().manual_seed(seed)) + 3 / torch.arange(1, 41)).tolist()
+    optimizer = dummy(0.5)
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, eps=0)
+    for epoch in range(40):
+        assert learning_rate(settings, epoch, losses) == pytest.approx(optimizer.param_groups[0]["lr"])
+        scheduler.step(losses[epoch])
+    assert optimizer.param_groups[0]["lr"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": -1}, "epochs: -1"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"optimizer": "sdg"}, "unknown optimizer 'sdg': did you mean 'sgd'"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'"),
+        ({"precision": "float16"}, "unknown precision"),
+        ({"augment": "flip"}, "unknown augment"),
+        ({"lr": 0}, "lr: 0; allowed is a finite number above 0"),
+        ({"lr": math.nan}, "lr: nan"),
+        ({"lr": math.inf}, "lr: inf"),
+        ({"momentum": 1}, "momentum: 1"),
+        ({"weight_decay": -1e-4}, "weight_decay: -0.0001"),
+        ({"factor": 1}, "factor: 1"),
+        ({"patience": -1}, "patience: -1"),
+        ({"label_smoothing": 1}, "label_smoothing: 1"),
+        ({"milestones": (3, 3)}, "milestones: (3, 3)"),
+        ({"milestones": (0,)}, "milestones: (0,)"),
+        ({"schedule": "multistep"}, "milestones: ()"),
+        ({"nesterov": True, "momentum": 0}, "nesterov: True"),
+        ({"nesterov": True, "optimizer": "adam"}, "nesterov: True"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_in_one_line(changes, message):
+    with pytest.raises(InputError) as caught:
+        TrainSettings(**changes)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)

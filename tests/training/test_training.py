@@ -1,0 +1,478 @@
+"""One trainer: exact zeros, bitwise resumption, seeds, snapshots, refusals."""
+
+import itertools
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from masksearch.duration import Duration
+from masksearch.errors import InputError
+from masksearch.training import TrainSettings, evaluate, steps_per_epoch, train, trainer
+from masksearch.training.checkpoint import digest
+from masksearch.training.feed import batch_sizes
+
+OPTIMIZERS = {"sgd": 0.05, "adam": 0.003, "adamw": 0.003, "adadelta": 1.0}
+SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
+SETTINGS = TrainSettings(epochs=3, batch_size=32, lr=0.05, nesterov=True, weight_decay=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_split(n=150, channels=1, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(10, channels, 8, 8, generator=torch.Generator().manual_seed(99))
+    labels = torch.randint(0, 10, (n,), generator=g)
+    return SimpleNamespace(images=centres[labels] + torch.randn(n, channels, 8, 8, generator=g), labels=labels)
+
+
+def make_model(seed=0, dropout=0.3):
+    """A small convolutional network with everything that has a state or draws random numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Flatten(),
+            nn.Linear(216, 16),
+            nn.ReLU(),
+            nn.Linear(16, 10),
+        )
+
+
+def make_masks(model, density=0.3):
+    g = torch.Generator().manual_seed(5)
+    return {
+        name: torch.rand(parameter.shape, generator=g) < density
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1
+    }
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def without_seconds(rows):
+    return [{name: value for name, value in vars(row).items() if name != "seconds"} for row in rows]
+
+
+def settings(**changes):
+    return TrainSettings(**(vars(SETTINGS) | changes))
+
+
+def for_optimizer(optimizer, **changes):
+    return settings(optimizer=optimizer, lr=OPTIMIZERS[optimizer], nesterov=optimizer == "sgd", **changes)
+
+
+@pytest.fixture(scope="module")
+def split():
+    return make_split()
+
+
+@pytest.fixture(scope="module")
+def val():
+    return make_split(60, seed=1)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_pruned_weights_are_exactly_zero_at_every_moment(split, optimizer):
+    model = make_model()
+    masks = make_masks(model)
+    moments = [Duration.parse(text) for text in ("0", "1it", "7it", "2ep", "end")]
+    training = train(model, split, for_optimizer(optimizer), masks=masks, snapshots=moments)
+    start = make_model().state_dict()
+    for weights in (*training.snapshots.values(), model.state_dict()):
+        for name, keep in masks.items():
+            assert torch.count_nonzero(weights[name][~keep]) == 0
+    for name, keep in masks.items():
+        assert torch.equal(training.snapshots[moments[0]][name][keep], start[name][keep])
+        assert (model.state_dict()[name] != start[name])[keep].float().mean() > 0.9
+
+
+def test_masked_network_trains_like_one_without_the_pruned_weights(split):
+    """Masking the input columns of a linear layer = a network that never had them."""
+    kept = torch.arange(64) % 3 != 0
+    masked = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    small = nn.Sequential(nn.Flatten(), nn.Linear(int(kept.sum()), 10))
+    small[1].weight.data = masked[1].weight.data[:, kept].clone()
+    small[1].bias.data = masked[1].bias.data.clone()
+    columns = split.images.flatten(1)[:, kept][:, None, None]
+    train(masked, split, SETTINGS, masks={"1.weight": kept.expand(10, -1)})
+    train(small, SimpleNamespace(images=columns, labels=split.labels), SETTINGS)
+    torch.testing.assert_close(masked[1].weight[:, kept], small[1].weight, rtol=1e-4, atol=1e-6)
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def interrupted_and_resumed(path, split, val, chosen, *, after=1, monkeypatch, build=make_model, **more):
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+
+    def stop(row):
+        if row.epoch == after:
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        train(build(), split, chosen, val=val, checkpoint=path, on_epoch=stop, **more)
+    seen = []
+    torch.manual_seed(1234)  # another global state than before the interruption
+    training = train(
+        build(), split, chosen, val=val, checkpoint=path, on_epoch=lambda row: seen.append(row.epoch), **more
+    )
+    assert seen == list(range(after + 1, chosen.epochs + 1))
+    return training
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), [*itertools.product(OPTIMIZERS, SCHEDULES)])
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val, optimizer, schedule):
+    chosen = for_optimizer(optimizer, schedule=schedule, milestones=(1,), patience=0, augment="crop_flip")
+    more = {
+        "masks": make_masks(make_model()),
+        "snapshots": [Duration.parse(text) for text in ("0", "4it", "8it", "end")],
+    }
+    whole = train(make_model(), split, chosen, val=val, **more)
+    again = interrupted_and_resumed(tmp_path / "c", split, val, chosen, monkeypatch=monkeypatch, **more)
+    assert same(whole.model.state_dict(), again.model.state_dict())
+    assert without_seconds(whole.epochs) == without_seconds(again.epochs)
+    assert whole.snapshots.keys() == again.snapshots.keys() == set(more["snapshots"])
+    assert all(same(whole.snapshots[moment], again.snapshots[moment]) for moment in whole.snapshots)
+    assert whole.best.epoch == again.best.epoch
+    assert same(whole.best.weights, again.best.weights)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_resumed_is_uninterrupted_for_channels_last_weights(tmp_path, monkeypatch, val, optimizer):
+    def build():
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 10)).to(
+            memory_format=torch.channels_last
+        )
+
+    start = state(build())
+
+    def built():
+        model = build()
+        model.load_state_dict(start)
+        return model
+
+    coloured = make_split(channels=3)
+    masks = make_masks(build())
+    whole = train(built(), coloured, for_optimizer(optimizer), masks=masks)
+    again = interrupted_and_resumed(
+        tmp_path / "c", coloured, None, for_optimizer(optimizer), monkeypatch=monkeypatch, build=built, masks=masks
+    )
+    assert same(whole.model.state_dict(), again.model.state_dict())
+
+
+def test_finished_checkpoint_returns_at_once(tmp_path, split, val):
+    first = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c")
+    seen = []
+    again = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c", on_epoch=seen.append)
+    assert not seen
+    assert first.epochs == again.epochs
+    assert same(first.model.state_dict(), again.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": settings(lr=0.01)}, "lr 0.05, this one has 0.01"),
+        ({"seed": 1}, "seed 0"),
+        ({"masks": {"0.weight": torch.ones(6, 1, 3, 3, dtype=torch.bool)}}, "masks"),
+        ({"model": make_model(seed=3)}, "starting weights"),
+        ({"snapshots": [Duration.parse("1ep")]}, "snapshots"),
+        ({"augment": True}, "augment False"),
+    ],
+)
+def test_checkpoint_of_another_training_is_refused(tmp_path, split, change, named):
+    call = {"model": make_model(), "split": split, "settings": SETTINGS, "checkpoint": tmp_path / "c"}
+    train(**call)
+    with pytest.raises(InputError, match=named):
+        train(**(call | {"model": make_model()} | change))
+
+
+def test_file_that_is_no_checkpoint_is_refused(tmp_path, split):
+    (tmp_path / "c").write_text("hello")
+    with pytest.raises(InputError, match="c can't be read"):
+        train(make_model(), split, SETTINGS, checkpoint=tmp_path / "c")
+
+
+def test_stopped_by_on_epoch_stays_stopped(tmp_path, split):
+    end = Duration.parse("end")
+    stopped = train(
+        make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end], on_epoch=lambda row: row.epoch == 2
+    )
+    assert stopped.stopped
+    assert len(stopped.epochs) == 2
+    again = train(make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end])
+    assert again.stopped
+    assert len(again.epochs) == 2
+    assert same(again.model.state_dict(), stopped.snapshots[end])
+
+
+def test_same_seed_same_weights_other_seed_other_weights(split):
+    # Without dropout: the order of the images alone must tell the seeds apart.
+    runs = [train(make_model(dropout=0), split, SETTINGS, seed=seed).model.state_dict() for seed in (7, 7, 8)]
+    assert same(runs[0], runs[1])
+    assert not torch.equal(runs[0]["5.weight"], runs[2]["5.weight"])
+
+
+def test_fresh_process_gives_the_same_weights(split):
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import torch; torch.set_num_threads(1)\n"
+        "from test_training import *\n"
+        "print(digest(train(make_model(), make_split(), settings(augment='crop_flip'), seed=3).model.state_dict()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    here = train(make_model(), split, settings(augment="crop_flip"), seed=3).model.state_dict()
+    assert done.stdout.strip() == digest(here)
+
+
+def test_global_random_state_and_modes_are_left_alone(split, val):
+    model = make_model()
+    model[1].eval()  # a frozen BatchNorm in a network in train mode
+    modes = [module.training for module in model.modules()]
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    train(model, split, settings(augment="crop_flip"), val=val)
+    evaluate(model, val)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.array_equal(np.random.get_state()[1], before[2])  # noqa: NPY002
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_snapshots_are_the_weights_of_shorter_trainings(split):
+    moments = {text: Duration.parse(text) for text in ("0", "2ep", "3it", "end")}
+    training = train(make_model(), split, SETTINGS, snapshots=list(moments.values()))
+    assert same(training.snapshots[moments["0"]], make_model().state_dict())
+    assert same(training.snapshots[moments["2ep"]], train(make_model(), split, settings(epochs=2)).model.state_dict())
+    assert same(training.snapshots[moments["end"]], training.model.state_dict())
+
+    class EnoughError(Exception):
+        pass
+
+    calls = itertools.count(1)
+
+    def loss(outputs, labels):
+        if outputs.requires_grad and next(calls) > 3:
+            raise EnoughError
+        return F.cross_entropy(outputs, labels)
+
+    model = make_model()
+    with pytest.raises(EnoughError):
+        train(model, split, SETTINGS, loss=loss)
+    third = training.snapshots[moments["3it"]]
+    parameters = dict(model.named_parameters())  # BatchNorm's statistics have seen the fourth batch already
+    assert same({name: third[name] for name in parameters}, {name: p.detach() for name, p in parameters.items()})
+    assert int(third["1.num_batches_tracked"]) == 3
+
+
+def test_snapshot_after_the_end_is_refused_before_work(split):
+    model = make_model()
+    with pytest.raises(InputError, match="snapshots: 4ep is longer than the training"):
+        train(model, split, SETTINGS, snapshots=[Duration.parse("4ep")])
+    assert same(model.state_dict(), make_model().state_dict())
+
+
+def test_no_epochs_changes_nothing(split, val):
+    end = Duration.parse("end")
+    training = train(make_model(), split, settings(epochs=0), val=val, snapshots=[end])
+    assert training.epochs == []
+    assert training.best is None
+    assert same(training.snapshots[end], make_model().state_dict())
+
+
+def test_plain_sgd_is_the_loop_everybody_writes(split):
+    """Against torch's own optimiser, DataLoader-free, in the order that the trainer drew."""
+    from masksearch.seeds import torch_generator
+
+    model, twin = make_model(dropout=0), make_model(dropout=0)
+    training = train(model, split, SETTINGS)
+    optimizer = torch.optim.SGD(
+        twin.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-2, foreach=False
+    )
+    for epoch in range(3):
+        losses, correct = 0.0, 0
+        for batch in torch.randperm(150, generator=torch_generator(0, "epoch", epoch, "order")).split(32):
+            outputs = twin(split.images[batch])
+            loss = F.cross_entropy(outputs, split.labels[batch])
+            losses += loss.item() * len(batch)
+            correct += (outputs.argmax(1) == split.labels[batch]).sum().item()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert training.epochs[epoch].train_loss == pytest.approx(losses / 150, rel=1e-4)
+        assert training.epochs[epoch].train_accuracy == pytest.approx(correct / 150, abs=0.01)
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_it_learns_and_best_is_best_by_validation(split, val):
+    training = train(make_model(), split, settings(epochs=8), val=val)
+    accuracies = [row.val_accuracy for row in training.epochs]
+    assert max(accuracies) > 0.8
+    assert training.best.epoch == 1 + accuracies.index(max(accuracies))
+    model = make_model()
+    model.load_state_dict(training.best.weights)
+    assert evaluate(model, val).accuracy == max(accuracies)
+    assert [row.epoch for row in training.epochs] == list(range(1, 9))
+
+
+def test_label_smoothing_is_the_formula(split):
+    rows = train(make_model(dropout=0), split, settings(epochs=1, batch_size=150, label_smoothing=0.2)).epochs
+    model = make_model(dropout=0).train()
+    log_p = model(split.images).log_softmax(1)
+    truth = log_p.gather(1, split.labels[:, None]).squeeze(1)
+    expected = -(0.8 * truth + 0.2 * log_p.mean(1)).mean()
+    assert rows[0].train_loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("n", "batch"), [(150, 32), (97, 32), (65, 32), (1, 32), (5, 2), (4, 1), (33, 16)])
+def test_batches_cover_the_epoch(n, batch):
+    sizes = batch_sizes(n, batch)
+    assert sum(sizes) == n
+    assert len(sizes) == steps_per_epoch(n, batch)
+    assert max(sizes) <= batch
+    if batch > 2 and n > 1:
+        assert min(sizes) > 1
+
+
+def test_a_single_image_left_over_trains_batch_norm():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    training = train(model, make_split(65), settings(epochs=1))
+    assert int(model[2].num_batches_tracked) == 3
+    assert not training.diverged
+
+
+@pytest.mark.parametrize("where", ["train", "val"])
+def test_diverged_training_ends_with_a_row_and_no_exception(tmp_path, split, val, where):
+    def loss(outputs, labels):
+        value = F.cross_entropy(outputs, labels)
+        spoiled = outputs.requires_grad == (where == "train") and len(outputs) > 2  # not the trial run's two images
+        return value * (float("nan") if spoiled else 1)
+
+    training = train(make_model(), split, SETTINGS, val=val, loss=loss, checkpoint=tmp_path / "c")
+    assert training.diverged
+    assert len(training.epochs) == 1
+    assert np.isnan(getattr(training.epochs[0], f"{where}_loss"))
+    assert training.best is None
+    assert train(make_model(), split, SETTINGS, val=val, loss=loss, checkpoint=tmp_path / "c").diverged
+
+
+def test_too_high_a_rate_diverges_by_itself(split):
+    training = train(make_model(), split, settings(lr=1e30))
+    assert training.diverged
+    assert len(training.epochs) < 3 or not np.isfinite(training.epochs[-1].train_loss)
+
+
+def test_bfloat16_autocast_trains_float32_weights(split, val):
+    training = train(make_model(), split, settings(precision="bfloat16", epochs=6), val=val)
+    assert all(p.dtype == torch.float32 for p in training.model.parameters())
+    assert training.best.row.val_accuracy > 0.7
+    assert not same(training.model.state_dict(), train(make_model(), split, settings(epochs=6)).model.state_dict())
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, images):
+        return {"logits": self.body(images), "size": 1}
+
+
+def test_own_loss_takes_any_outputs(split, val):
+    def loss(outputs, labels):
+        return F.cross_entropy(outputs["logits"], labels)
+
+    training = train(Pair(), split, SETTINGS, val=val, loss=loss)
+    assert training.epochs[-1].train_loss < training.epochs[0].train_loss
+    assert training.epochs[0].train_accuracy is None
+    assert training.best.epoch == 1 + int(np.argmin([row.val_loss for row in training.epochs]))
+    assert evaluate(training.model, val, loss=loss).accuracy is None
+
+
+class Viewing(nn.Module):
+    """A network that channels-last outputs don't fit."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(144, 10)
+
+    def forward(self, images):
+        return self.head(self.conv(images).view(-1, 144))
+
+
+def test_networks_that_call_view_are_trained(val):
+    assert not train(Viewing(), make_split(channels=3), SETTINGS).diverged
+
+
+def broken(**parts):
+    return SimpleNamespace(**(vars(make_split(40)) | parts))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"split": broken(images=torch.full((40, 1, 8, 8), float("nan")))}, "train: 2560 values of its images"),
+        ({"split": broken(images=torch.full((40, 1, 8, 8), float("-inf")))}, "train: 2560 values of its images"),
+        ({"split": broken(images=torch.zeros(40, 64))}, r"train: images are a float32 tensor \(40, 64\)"),
+        ({"split": broken(labels=torch.zeros(39, dtype=torch.int64))}, r"train: labels are a int64 tensor \(39,\)"),
+        ({"split": broken(labels=torch.zeros(40))}, "train: labels are a float32"),
+        ({"split": broken(labels=torch.full((40,), 10))}, "train: label 10; Sequential has the classes 0 to 9"),
+        ({"split": broken(labels=torch.full((40,), -1))}, "train: label -1"),
+        ({"val": broken(labels=torch.full((40,), 11))}, "val: label 11"),
+        ({"split": make_split(0)}, "train: 0 images"),
+        ({"model": Pair()}, "Pair returns a dict"),
+        ({"loss": lambda outputs, labels: outputs}, r"loss: returned a float32 tensor \(2, 10\)"),
+        ({"loss": lambda outputs, labels: 1.0}, "loss: returned a float"),
+        ({"masks": {"nope": torch.ones(1, dtype=torch.bool)}}, "masks: 'nope' is no parameter"),
+        ({"masks": {"0.weight": torch.ones(2, dtype=torch.bool)}}, "masks: '0.weight' is torch.bool"),
+        ({"masks": {"0.weight": torch.ones(6, 1, 3, 3)}}, "masks: '0.weight' is torch.float32"),
+        ({"settings": settings(schedule="plateau")}, "schedule: plateau"),
+        (
+            {"settings": settings(label_smoothing=0.1), "loss": lambda outputs, labels: outputs.mean()},
+            "label_smoothing: 0.1",
+        ),
+        ({"model": make_model().requires_grad_(False)}, "no parameter that wants a gradient"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_work(call, message):
+    call = {"model": make_model(), "split": make_split(40), "settings": SETTINGS} | call
+    before = state(call["model"])
+    with pytest.raises(InputError, match=message) as caught:
+        train(**call)
+    assert "\n" not in str(caught.value)
+    assert same(call["model"].state_dict(), before)
+    assert call["model"].training
+
+
+def test_evaluation_is_the_definition(val):
+    model = make_model()
+    scored = evaluate(model, val, batch_size=7)
+    model.eval()
+    outputs = model(val.images)
+    assert scored.n == 60
+    assert scored.accuracy == (outputs.argmax(1) == val.labels).double().mean().item()
+    assert scored.loss == pytest.approx(F.cross_entropy(outputs, val.labels).item(), rel=1e-5)
