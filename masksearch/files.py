@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, tensors as safetensors, everything else as JSON, never pickle."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,8 +47,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically. Key order is kept: equal content, equal bytes."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+    """Write ``content`` as indented JSON, atomically. Key order is kept: equal content, equal bytes.
+
+    NaN and infinity, which JSON doesn't know, become null.
+    """
+    write_bytes(path, (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _finite(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(value) for value in node]
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def read_json(path: str | Path) -> Any:

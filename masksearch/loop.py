@@ -77,7 +77,8 @@ def search(
         Where the history grows on disk. If it holds an unfinished search, that goes on, to the same result as if it had
         never stopped.
     callbacks : iterable of callables
-        ``f(trial, history, searcher)`` after every trial. An exception ends the search; what was scored is on disk.
+        ``f(trial, history, searcher)`` after every trial, those of an earlier process first, with history and searcher
+        as they are now. An exception ends the search; what was scored is on disk.
 
     Returns
     -------
@@ -100,8 +101,12 @@ def search(
         history, state = file.open(space, keep)
         if state is not None:
             searcher.load_state_dict(state)
+    callbacks = list(callbacks)
     try:
-        _run(searcher, scorer, problem, history, file, batch, list(callbacks))
+        for trial in history:
+            for callback in callbacks:
+                callback(trial, history, searcher)
+        _run(searcher, scorer, problem, history, file, batch, callbacks)
     finally:
         if file is not None:
             file.close()

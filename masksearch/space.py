@@ -145,10 +145,10 @@ class MaskSpace(Layout):
         spare = bits.clone()
         for layer in self.layers:
             if not bits[layer.slice].any():
-                best = _top(saliency[layer.slice], 1, generator)
-                bits[layer.slice] = best
+                bits[layer.slice] = _top(saliency[layer.slice], 1, generator)
             else:
-                spare[layer.slice] &= ~_top(saliency[layer.slice].where(bits[layer.slice], -torch.inf), 1, generator)
+                kept = layer.start + bits[layer.slice].nonzero().flatten()
+                spare[kept[_top(saliency[kept], 1, generator)]] = False
         candidates = spare.nonzero().flatten()
         worst = _top(-saliency[candidates], len(empty), generator)
         bits[candidates[worst]] = False

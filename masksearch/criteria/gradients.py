@@ -40,14 +40,14 @@ def snip(
     network = working_copy(model)
     if alive is not None:
         space.apply(network, alive)
-    parameters = dict(network.named_parameters())
+    parameters = dict(network.named_parameters(remove_duplicate=False))
     weights = [parameters[name] for name in space.layer_weights()]
     total = [torch.zeros_like(weight) for weight in weights]
     seen = False
     for images, labels in batches:
         device = weights[0].device
         value = loss(network(images.to(device)), labels.to(device))
-        for place, gradient in zip(total, torch.autograd.grad(value, weights), strict=True):
+        for place, gradient in zip(total, torch.autograd.grad(value, weights, materialize_grads=True), strict=True):
             place += gradient
         seen = True
     if not seen:

@@ -36,7 +36,7 @@ def magnitude(
     alive: Mask | None = None,
 ) -> Tensor:
     """|w|, (n_units,) (Han et al. 2015); meant for trained weights."""
-    return space.gather(dict(model.named_parameters())).abs()
+    return space.gather(dict(model.named_parameters(remove_duplicate=False))).abs()
 
 
 def mag_sign(
@@ -54,4 +54,4 @@ def mag_sign(
     """
     if initial is None:
         raise InputError("mag_sign: needs initial=, the weights at initialisation by parameter name")
-    return space.gather(dict(model.named_parameters())) * space.gather(initial).sign()
+    return space.gather(dict(model.named_parameters(remove_duplicate=False))) * space.gather(initial).sign()

@@ -1,5 +1,6 @@
 """Run folders: one process at a time, settings compared on reopening, states that survive a kill."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,9 @@ class RunFolder:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         settings = path / "settings.json"
-        if settings.exists() and read_json(settings) != identity:
+        if settings.exists() and read_json(settings) != json.loads(
+            json.dumps(identity)
+        ):  # a tuple reads back as a list
             raise InputError(f"run folder {path}: its settings.json tells of another run; move it away")
         if not settings.exists():
             write_json(settings, identity)

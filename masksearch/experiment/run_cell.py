@@ -1,5 +1,6 @@
 """One cell: find the mask, look at the ticket untrained, retrain it, look again."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -83,25 +84,34 @@ def _find(
     tracker: Tracker,
     watcher: Watcher,
 ) -> Found:
-    stride = max(1, cell.settings.sweep.budget // _POINTS)
+    curves = _SearchCurves(tracker, max(1, cell.settings.sweep.budget // _POINTS))
 
     def on_trial(trial: Trial, history: History, searcher: Searcher) -> None:
-        if trial.number % stride == 0 or "hamming_best" in trial.metrics:
-            _track_trial(tracker, trial, history)
-        watcher.trial(cell, trial, history)
+        curves.add(trial)
+        watcher.trial(cell, trial)
 
     model.load_state_dict(dense.weights[cell.find_at])
     return find_mask(cell, model, space, data, dense.weights["0"], device, folder.path, on_trial)
 
 
-def _track_trial(tracker: Tracker, trial: Trial, history: History) -> None:
-    curves = {name if "/" in name else f"search/{name}": value for name, value in trial.metrics.items()}
-    curves["search/score"] = trial.score.value
-    if history.has_best:
-        curves["search/best"] = history.best.score.value
-    if history.seconds > 0:
-        curves["search/scorings_per_second"] = len(history) / history.seconds
-    tracker.scalars(curves, trial.number)
+class _SearchCurves:
+    """The curves of a search over its trials: one in ``stride``, and those at which the loop took a closer look."""
+
+    def __init__(self, tracker: Tracker, stride: int) -> None:
+        self._tracker, self._stride = tracker, stride
+        self._best, self._seconds = math.nan, 0.0
+
+    def add(self, trial: Trial) -> None:
+        if trial.is_best:
+            self._best = trial.score.value
+        self._seconds += trial.score.seconds
+        if trial.number % self._stride and "hamming_best" not in trial.metrics:
+            return
+        curves = {name if "/" in name else f"search/{name}": value for name, value in trial.metrics.items()}
+        curves |= {"search/score": trial.score.value, "search/best": self._best}
+        if self._seconds:
+            curves["search/scorings_per_second"] = (trial.number + 1) / self._seconds
+        self._tracker.scalars(curves, trial.number)
 
 
 def _retrain(
@@ -178,7 +188,12 @@ def _describe(mask: Mask) -> dict[str, Any]:
 
 def _compare_by(tracker: Tracker, cell: Cell, metrics: dict[str, Any]) -> None:
     """The cell's row in the hparams tab."""
-    settings = {"method": cell.method, "sparsity": cell.sparsity, "find_at": cell.find_at, "seed": cell.seed}
+    settings: dict[str, bool | str | float | int] = {
+        "method": cell.method,
+        "sparsity": cell.sparsity,
+        "find_at": cell.find_at,
+        "seed": cell.seed,
+    }
     final = {
         "final/untrained_test_accuracy": metrics["untrained"]["test_accuracy"],
         "final/trained_test_accuracy": metrics["trained"]["test_accuracy"],

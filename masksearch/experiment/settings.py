@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
@@ -96,6 +96,8 @@ class ScoringSettings:
     """Training images of every class that gradient criteria see."""
 
     def __post_init__(self) -> None:
+        for name, kind in (("weights", Weights), ("scope", Scope), ("on_empty", OnEmpty), ("layers", LayerKind)):
+            choose(name, getattr(self, name), list(get_args(kind)))
         if self.seconds is not None:
             Budget(seconds=self.seconds)
         if self.images_per_class < 1:
@@ -180,8 +182,10 @@ class Settings:
 
 def parse_rewind(text: str) -> Duration | Literal["none", "random"]:
     """Read a ``rewind_to``: a duration, ``none`` or ``random``."""
-    if text == "none" or text == "random":
-        return text
+    if text == "none":
+        return "none"
+    if text == "random":
+        return "random"
     return Duration.parse(text, "rewind_to (besides none and random)")
 
 

@@ -64,6 +64,8 @@ def run_sweep(settings: Settings, watcher: Watcher | None = None) -> SweepResult
         watcher.sweep_begins(cells, to_do)
         dense: dict[int, DenseNetwork] = {}
         for cell in cells:
+            if cell not in to_do:
+                continue
             if cell.seed not in dense:
                 watcher.dense_begins(cell.seed, settings.train.epochs)
                 dense = {cell.seed: dense_network(settings, data, cell.seed, _moments(cells), device, watcher.epoch)}

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from masksearch.experiment.cells import Cell
-from masksearch.history import History
 from masksearch.training import EpochRow
 from masksearch.trial import Trial
 
@@ -23,8 +22,8 @@ class Watcher:
     def cell_begins(self, cell: Cell) -> None:
         """A cell is worked on now."""
 
-    def trial(self, cell: Cell, trial: Trial, history: History) -> None:
-        """A mask was scored."""
+    def trial(self, cell: Cell, trial: Trial) -> None:
+        """A mask was scored, now or by the process that was here before."""
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
         """The mask is found; retraining it begins."""

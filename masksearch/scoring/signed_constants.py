@@ -16,7 +16,7 @@ def signed_constants(model: nn.Module, space: NetworkSpace) -> nn.Module:
     (Zhou et al. 2019, section 5: a mask over signed constants is all that such a network learns.)
     """
     model = copy.deepcopy(model)
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name in space.layer_weights():
             weight = parameters[name]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
@@ -14,6 +14,7 @@ from masksearch.searchers.tabu import TabuMemory
 from masksearch.searchers.thesis_annealing import ThesisAnnealing
 from masksearch.seeds import numpy_generator, torch_generator
 from masksearch.space import Scope
+from masksearch.table import choose
 from masksearch.trial import Problem, Proposal, Score
 
 __all__ = ["Annealing"]
@@ -36,9 +37,9 @@ class Annealing(Searcher):
     share p of them. So the temperature follows the objective's scale, and the radius, without being told.
     """
 
-    radius_start: float = 0.05  # share of the largest possible swap, at the beginning
+    radius_start: float = 0.01  # share of the largest possible swap, at the beginning
     radius_end: float = 0.0002  # and at the end; never less than one unit
-    accept_start: float = 0.2  # share of worsening moves accepted at the beginning
+    accept_start: float = 0.05  # share of worsening moves accepted at the beginning
     accept_end: float = 0.005  # and at the end
     temperature_start: float | None = None  # score units; with temperature_end in place of the measured temperature
     temperature_end: float | None = None  # score units
@@ -55,6 +56,7 @@ class Annealing(Searcher):
         given = [value for value in (self.temperature_start, self.temperature_end) if value is not None]
         if len(given) == 1 or any(value <= 0 for value in given):
             raise InputError(f"annealing: temperatures {given}; both must be given and positive, or neither")
+        choose("scope of annealing", self.scope, list(get_args(Scope)))
         if self.probe_first < 1 or self.probe_every < 1 or self.tabu < 0:
             raise InputError("annealing: probe_first and probe_every must be at least 1, tabu at least 0")
 
@@ -115,19 +117,20 @@ class Annealing(Searcher):
         return measured and (number <= self.probe_first or number % self.probe_every == 0)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
-        base = self._current
+        base, value = self._current, self._value
         for proposal, score in zip(proposals, scores, strict=True):
             self._told += 1
             self._seconds += score.seconds
             if math.isnan(self._value):
-                self._value = score.value
+                # A start that can't be scored is left for the first mask that can.
+                self._value = -math.inf if math.isnan(score.value) else score.value
                 continue
             if self._tabu is not None:
                 moved_on = self._current is not base
                 distance = self._current.hamming(proposal.mask) if moved_on else len(proposal.move)
                 self._tabu.remember(proposal.mask, distance)
             if proposal.threshold is None and score.exact:
-                self._measure(self._value - score.value)
+                self._measure(value - score.value)
             # Proposals that were asked for together share a base: once one is taken, the others start from a past mask.
             bar = self._bar() if proposal.threshold is None else proposal.threshold
             taken = self._current is base and score.exact and score.value >= bar  # False for NaN

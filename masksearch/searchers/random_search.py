@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from masksearch.searchers.base import Searcher
 from masksearch.seeds import torch_generator
 from masksearch.space import Scope
+from masksearch.table import choose
 from masksearch.trial import Problem, Proposal, Score
 
 __all__ = ["RandomSearch"]
@@ -19,6 +20,9 @@ class RandomSearch(Searcher):
     """Masks drawn independently and uniformly among those of the density (Bergstra & Bengio 2012, for masks)."""
 
     scope: Scope = "global"  # layerwise, erk: with every layer's density fixed, a stronger baseline
+
+    def __post_init__(self) -> None:
+        choose("scope of random_search", self.scope, list(get_args(Scope)))
 
     def start(self, problem: Problem) -> None:  # noqa: D102
         self.problem = problem

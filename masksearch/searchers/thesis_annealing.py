@@ -45,12 +45,12 @@ class ThesisAnnealing(Searcher):
 
     @classmethod
     def mlp(cls) -> "ThesisAnnealing":
-        """The variant for the MLP."""
+        """The thesis' annealing for its MLP: 1,450 levels, 42,706 scorings."""
         return cls(1450, 0.006, 0.999, 1, 50, memory=50, tries=50, known="within_radius", carry="before")
 
     @classmethod
     def cnn(cls) -> "ThesisAnnealing":
-        """The variant for the CNN's filters."""
+        """The thesis' annealing for its CNN's filters: 1,000 levels, about 8,200 scorings."""
         return cls(1000, 0.005, 0.995, 2, 10, memory=60, tries=30, known="equal", carry="after")
 
     def start(self, problem: Problem) -> None:  # noqa: D102

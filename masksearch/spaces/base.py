@@ -58,7 +58,7 @@ class NetworkSpace(MaskSpace, ABC):
     def _touched(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
         if mask.space is not self and mask.space.fingerprint != self.fingerprint:
             raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied weight has two names
         touched = {}
         for name, keep in self.parameter_masks(mask).items():
             parameter = parameters.get(name)

@@ -48,6 +48,7 @@ class Coupling:
     def __init__(self, model: nn.Module) -> None:
         self.leaves: list[Leaf] = []
         self.producers: list[Leaf] = []  # the dimensions of weights that make channels, in the order they ran
+        self.unfollowed: list[tuple[str, str]] = []  # layers without a weight that a mask could zero, and why
         self.macs: dict[str, int] = {}  # by weight: multiply-adds that shrink with it
         self.other_macs = 0  # multiply-adds that no mask changes
         self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -62,7 +63,7 @@ class Coupling:
         self._n_labels = 0
 
     def labels(self, tensor: Tensor) -> list[Labels]:
-        """Labels of every dimension of ``tensor``; a parameter or buffer that is met for the first time gets new ones."""
+        """Labels of every dimension of ``tensor``; a parameter or buffer gets new ones when first met."""
         if tensor not in self._labels:
             self._labels[tensor] = [None] * tensor.ndim
             if tensor in self._names:
@@ -79,7 +80,7 @@ class Coupling:
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
-        """Say what the dimensions of ``tensor`` carry. In-place results keep the labels that they had, and more ties."""
+        """Say what the dimensions of ``tensor`` carry."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
 

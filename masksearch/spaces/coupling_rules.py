@@ -197,13 +197,14 @@ def _split(coupling: Coupling, call: Call) -> None:
     source = call.inputs[0]
     [dim] = call.dims("dim", source.ndim)
     labels = coupling.labels(source)
-    if labels[dim] is not None:
+    along = labels[dim]
+    if along is not None:
         reason = f"{call.name} in {call.where} takes them by number"
-        parts = np.split(labels[dim], np.cumsum([part.shape[dim] for part in call.outputs])[:-1])
+        parts = np.split(along, np.cumsum([part.shape[dim] for part in call.outputs])[:-1])
         if len({len(part) for part in parts}) == 1:
             labels[dim] = coupling.tie(parts, reason)
         else:
-            coupling.fix(labels[dim], reason)
+            coupling.fix(along, reason)
             labels[dim] = None
     for part in call.outputs:
         coupling.write(part, labels)
@@ -223,6 +224,24 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
     coupling.write(result, labels)
 
 
+def _stack(coupling: Coupling, call: Call) -> None:
+    parts = [coupling.labels(part) for part in call.inputs]
+    reason = f"{call.name} in {call.where} joins them to channels that can't be removed"
+    labels = [coupling.tie(meeting, reason) for meeting in zip(*parts, strict=True)]
+    labels.insert(call.arguments["dim"] % call.result.ndim, None)
+    coupling.write(call.result, labels)
+
+
+def _gate(coupling: Coupling, call: Call) -> None:
+    """First half of the channels times a function of the second."""
+    [dim] = call.dims("dim", call.result.ndim)
+    labels = coupling.labels(call.inputs[0])
+    along = labels[dim]
+    if along is not None:
+        labels[dim] = coupling.tie(np.split(along, 2), f"{call.name} in {call.where} takes them by number")
+    coupling.write(call.result, labels)
+
+
 def _filled(labels: Labels, size: int) -> np.ndarray:
     return np.full(size, FIXED) if labels is None else labels
 
@@ -233,13 +252,14 @@ def _pad(coupling: Coupling, call: Call) -> None:
     labels, pad = coupling.labels(source), call.arguments["pad"]
     for place in range(len(pad) // 2):
         dim, (before, after) = source.ndim - 1 - place, pad[2 * place : 2 * place + 2]
-        if labels[dim] is None or before == after == 0:
+        channels = labels[dim]
+        if channels is None or before == after == 0:
             continue
         if min(before, after) < 0:
-            coupling.fix(labels[dim], f"{call.name} in {call.where} takes them by number")
+            coupling.fix(channels, f"{call.name} in {call.where} takes them by number")
             labels[dim] = None
         else:
-            labels[dim] = np.pad(labels[dim], (before, after), constant_values=FIXED)
+            labels[dim] = np.pad(channels, (before, after), constant_values=FIXED)
     coupling.write(call.result, labels)
 
 
@@ -248,9 +268,13 @@ def _reduce(coupling: Coupling, call: Call) -> None:
     dims, labels = call.dims("dim", source.ndim), coupling.labels(source)
     for dim in dims:
         coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over them")
-        labels[dim] = None
     for result in call.outputs:
-        coupling.write(result, labels if result.ndim == source.ndim else [labels[d] for d in _others(dims, source)])
+        if result.shape == source.shape:  # a softmax: the same channels go on
+            coupling.write(result, labels)
+        elif result.ndim == source.ndim:
+            coupling.write(result, [None if dim in dims else one for dim, one in enumerate(labels)])
+        else:
+            coupling.write(result, [labels[dim] for dim in _others(dims, source)])
 
 
 def _pool(coupling: Coupling, call: Call) -> None:
@@ -278,12 +302,19 @@ def _normalise_over(coupling: Coupling, call: Call) -> None:
     source, *vectors = call.inputs
     labels = coupling.labels(source)
     over = len(call.arguments["normalized_shape"]) if "normalized_shape" in call.arguments else source.ndim - 1
-    for dim in range(source.ndim - over, source.ndim):
-        coupling.fix(labels[dim], f"{call.where} normalises over them")
-        labels[dim] = None
+    reason = f"{call.where} normalises over them"
+    for one in labels[source.ndim - over :]:
+        coupling.fix(one, reason)
     for vector in vectors:
-        coupling.fix_all(vector, f"{call.where} normalises over them")
+        coupling.fix_all(vector, reason)
     coupling.write(call.outputs[0], labels)
+
+
+def _unfollowed(coupling: Coupling, call: Call) -> None:
+    """A product whose weight is no parameter (it is computed from others, or is data), or of a kind without a rule."""
+    _unknown(coupling, call)
+    if not any(coupling.weight_name(one) for one in call.inputs if one.ndim > 1):
+        coupling.unfollowed.append((call.where, f"{call.name} with a weight that is computed and no parameter itself"))
 
 
 def _matrix_product(coupling: Coupling, call: Call) -> None:
@@ -292,7 +323,7 @@ def _matrix_product(coupling: Coupling, call: Call) -> None:
     name = coupling.weight_name(weight)
     scaled = call.arguments.get("alpha", 1) != 1 or call.arguments.get("beta", 1) != 1
     if name is None or scaled or any(one.ndim != 1 for one in bias):
-        return _unknown(coupling, call)
+        return _unfollowed(coupling, call)
     rows, features = coupling.labels(data)
     columns, made = coupling.labels(weight)
     coupling.tie([features, columns], f"{call.where} reads channels that can't be removed")
@@ -309,7 +340,7 @@ def _convolution(coupling: Coupling, call: Call) -> None:
     data, weight, bias, groups = given["input"], given["weight"], given["bias"], given["groups"]
     name = coupling.weight_name(weight)
     if name is None or data.ndim != weight.ndim or (given["transposed"] and groups > 1):
-        return _unknown(coupling, call)
+        return _unfollowed(coupling, call)
     channels, (outer, inner, *kernel) = coupling.labels(data), coupling.labels(weight)
     reads, makes = (f"{call.where} {does} channels that can't be removed" for does in ("reads", "makes"))
     for one in (*channels[2:], *kernel):
@@ -341,9 +372,11 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(["flip", "index_select", "roll", "select", "slice", "unbind"], _pick),
     **dict.fromkeys(["split", "split_with_sizes", "unsafe_split"], _split),
     "cat": _concatenate,
+    "stack": _stack,
+    "glu": _gate,
     "constant_pad_nd": _pad,
     **dict.fromkeys(["amax", "amin", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean"], _reduce),
-    **dict.fromkeys(["min", "softmax", "std", "sum", "var", "var_mean"], _reduce),
+    **dict.fromkeys(["linalg_vector_norm", "min", "softmax", "std", "sum", "var", "var_mean"], _reduce),
     **dict.fromkeys([f"avg_pool{n}d" for n in "123"], _pool),
     **dict.fromkeys([f"adaptive_avg_pool{n}d" for n in "123"], _pool),
     **dict.fromkeys([f"adaptive_max_pool{n}d" for n in "123"], _pool),

@@ -51,7 +51,7 @@ def trace(model: nn.Module, image: Tensor) -> Coupling:
     Raises
     ------
     InputError
-        If a layer with weights runs twice.
+        If a layer with weights runs twice, or the output is not one tensor.
     """
     coupling = Coupling(model)
     watch = _Watch(coupling, type(model).__name__)
@@ -67,8 +67,8 @@ def trace(model: nn.Module, image: Tensor) -> Coupling:
                 runs[where] = runs.get(where, 0) + 1
                 if runs[where] > 1:
                     raise InputError(
-                        f"model: {where} of {type(model).__name__} runs twice in one forward pass; a filter space needs "
-                        "every layer with weights to run once, so give each place a layer of its own"
+                        f"model: {where} of {type(model).__name__} runs twice in one forward pass; a filter space "
+                        "needs every layer with weights to run once, so give each place a layer of its own"
                     )
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -81,5 +81,9 @@ def trace(model: nn.Module, image: Tensor) -> Coupling:
     finally:
         for hook in hooks:
             hook.remove()
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"model: {type(model).__name__} returns a {type(output).__name__}; a filter space needs one output tensor"
+        )
     coupling.fix_all(output, f"they are outputs of {type(model).__name__}")
     return coupling

@@ -1,7 +1,8 @@
-"""The knife: parameters and buffers without the removed positions, in a copy of the network whose layers know their sizes."""
+"""The knife: a copy of a network without the removed positions of its parameters and buffers, whose layers know it."""
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,15 +12,16 @@ from torch.nn.modules.conv import _ConvNd
 from masksearch.errors import InputError
 from masksearch.spaces.filter_groups import Groups
 
-__all__ = ["check_shapes", "cut", "cut_tensors", "fit_sizes"]
+__all__ = ["check_shapes", "cut", "cut_tensors", "named_tensors", "with_tensors"]
 
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise an :class:`InputError` if a tensor that masks cut is missing or has another shape."""
+    """Raise an :class:`InputError` if a parameter that masks cut is missing, or a tensor has another shape."""
     for name in groups.by_tensor:
-        if name not in tensors or tuple(tensors[name].shape) != groups.shapes[name]:
-            has = f"shape {tuple(tensors[name].shape)}" if name in tensors else "no such tensor"
-            raise InputError(f"{what}: {has} for {name!r}, which the filter space knows as {groups.shapes[name]}")
+        shape = tuple(tensors[name].shape) if name in tensors else None
+        if shape != groups.shapes[name] and (shape is not None or name in groups.parameters):
+            has = "no" if shape is None else f"shape {shape} for"
+            raise InputError(f"{what} has {has} {name!r}; this filter space knows it with shape {groups.shapes[name]}")
 
 
 def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -43,22 +45,31 @@ def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> 
 
 def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
     """A copy of ``model`` without the units that ``bits`` (n_units,) removes. The model is only read."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    check_shapes(groups, tensors, f"model: {type(model).__name__} has")
+    tensors = named_tensors(model)
+    check_shapes(groups, tensors, f"model: {type(model).__name__}")
     with torch.no_grad():
         small = cut_tensors(groups, bits, tensors)
-    # deepcopy looks here first: it takes the cut tensor wherever it comes across the whole one.
-    replaced = {id(tensors[name]): _like(tensors[name], small[name]) for name in groups.by_tensor}
+    return with_tensors(model, {name: small[name] for name in groups.by_tensor})
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, also those that a state dict leaves out."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of ``model`` with other tensors in the place of those parameters and buffers, and sizes that follow."""
+    replaced: dict[int, Any] = {}  # deepcopy takes the new tensor wherever it comes across the old one
+    for name, old in named_tensors(model).items():
+        if name in tensors:
+            new = tensors[name]
+            replaced[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
     copied = copy.deepcopy(model, replaced)
-    fit_sizes(copied)
+    _fit_sizes(copied)
     return copied
 
 
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-
-
-def fit_sizes(model: nn.Module) -> None:
+def _fit_sizes(model: nn.Module) -> None:
     """Make what layers say about their sizes follow from their weights."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear):

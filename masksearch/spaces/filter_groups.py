@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -129,7 +130,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         families=tuple(_families([(made[number][0], len(m)) for (number, _), m in by_family.items()], shapes)),
         runs=tuple(run for run in runs if (run.units != FIXED).any()),
         filters=tuple(made),
-        left_out=tuple(_left_out(coupling.producers, classes, reasons)),
+        left_out=(*_left_out(coupling.producers, classes, reasons), *coupling.unfollowed),
         shapes=shapes,
         parameters=frozenset(name for name, _ in model.named_parameters()),
         macs=dict(coupling.macs),
@@ -147,11 +148,7 @@ def _taken(leaves: list[Leaf], classes: np.ndarray) -> list[bytes]:
     columns = np.repeat(np.arange(len(leaves)), [len(leaf.labels) for leaf in leaves])
     counts = csr_array((np.ones(len(rows), int), (rows, columns)), shape=(classes.max() + 1, len(leaves)))
     counts.sum_duplicates()
-    ends = counts.indptr
-    return [
-        counts.indices[a:b].tobytes() + b"|" + counts.data[a:b].tobytes()
-        for a, b in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    return [counts.indices[a:b].tobytes() + b"|" + counts.data[a:b].tobytes() for a, b in pairwise(counts.indptr)]
 
 
 def _families(members: list[tuple[str, int]], shapes: dict[str, tuple[int, ...]]) -> list[Family]:

@@ -14,9 +14,10 @@ from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.space import Density, OnEmpty, Scope
 from masksearch.spaces.base import NetworkSpace
+from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_costs import Costs, Hold
-from masksearch.spaces.filter_groups import Groups, groups_of
+from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
 from masksearch.table import choose
 
@@ -66,18 +67,23 @@ class FilterSpace(NetworkSpace):
         tensors : mapping
             Parameter name -> tensor of its shape, say gradient times weight; those that are left out count nothing.
         part : {"all", "filters"}
-            Over everything that a unit removes; or over filters alone: the slices of the weights that make its channels.
+            Over everything that a unit removes; or over its filters, the slices of the weights that make its channels.
             An entry between two units counts for both.
         """
         choose("part", part, ["all", "filters"])
+        filters = set(self.groups.filters)
         sums: Tensor | None = None
-        for run in self.groups.runs:
-            if run.tensor in tensors and (part == "all" or (run.tensor, run.dim) in self.groups.filters):
-                tensor = tensors[run.tensor].detach()
-                per_position = tensor.sum([dim for dim in range(tensor.ndim) if dim != run.dim]) if tensor.ndim > 1 else tensor
+        for name, tensor in tensors.items():
+            runs = self.groups.by_tensor.get(name, [])
+            runs = runs if part == "all" else [run for run in runs if (name, run.dim) in filters]
+            for number, run in enumerate(runs):
+                counted = tensor.detach()
+                for earlier in runs[:number]:
+                    counted = _uncounted(counted, run, earlier)
+                per_position = counted.transpose(0, run.dim).flatten(1).sum(1) if counted.ndim > 1 else counted
                 if sums is None:
-                    sums = per_position.new_zeros(self.n_units + 1)
-                sums.index_add_(0, run.index.to(sums.device) % (self.n_units + 1), per_position)
+                    sums = per_position.new_zeros(self.n_units + 1)  # the last one collects what no unit takes
+                sums.index_add_(0, run.index.to(sums.device) % len(sums), per_position)
         if sums is None:
             raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
         return sums[:-1]
@@ -113,8 +119,8 @@ class FilterSpace(NetworkSpace):
         Raises
         ------
         InputError
-            As :meth:`MaskSpace.top_k`; also if a network with one unit per layer is already too large, and for a density
-            per layer with a hold other than units.
+            As :meth:`MaskSpace.top_k`; also if a network with one unit per layer is already too large, and for a
+            density per layer with a hold other than units.
         """
         choose("hold", hold, list(get_args(Hold)))
         generator = generator or torch.Generator().manual_seed(0)
@@ -144,7 +150,9 @@ class FilterSpace(NetworkSpace):
             if self._cost(mask, hold) <= allowed:
                 return mask
         least = self._cost(mask, hold) / self._costs.of(hold, self._sizes)
-        raise InputError(f"density: {density} of the {hold} is less than {least:.3g}, what {low} units and the rest need")
+        raise InputError(
+            f"density: {density} of the {hold} is less than {least:.3g}, what {low} units and the rest need"
+        )
 
     def random(
         self,
@@ -168,6 +176,17 @@ class FilterSpace(NetworkSpace):
 
     def _cost(self, mask: Mask, hold: Hold) -> int:
         return self._costs.of(hold, np.add.reduceat(mask.bits.numpy().astype(np.int64), self.starts))
+
+
+def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
+    """``tensor`` with zeros where both dimensions belong to one unit, which must not count such an entry twice."""
+    if not np.intersect1d(run.units[run.units != FIXED], earlier.units).size:
+        return tensor
+    here, there = (
+        one.index.to(tensor.device).view([-1 if dim == one.dim else 1 for dim in range(tensor.ndim)])
+        for one in (run, earlier)
+    )
+    return tensor.masked_fill((here == there) & (here != FIXED), 0)
 
 
 def filter_space(model: nn.Module, example_input: Tensor) -> FilterSpace:
@@ -202,15 +221,16 @@ def filter_space(model: nn.Module, example_input: Tensor) -> FilterSpace:
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
         with torch.random.fork_rng(devices=[]):
-            _check_runs(scratch, image, example_input.shape)
-            groups = groups_of(scratch, trace(scratch, image))
+            groups = groups_of(scratch, _trace(scratch, image, example_input.shape))
             if groups.families:
                 groups = prove(scratch, groups, image)
     finally:
         torch.set_default_dtype(default)
     if not groups.families:
         why = "; ".join(f"{layer}: {reason}" for layer, reason in groups.left_out[:3])
-        raise InputError(f"model: {name} has no channels that can be removed ({why or 'it has no layers that make any'})")
+        raise InputError(
+            f"model: {name} has no channels that can be removed ({why or 'it has no layers that make any'})"
+        )
     return FilterSpace(groups)
 
 
@@ -219,27 +239,34 @@ def _check_inputs(model: nn.Module, example_input: Tensor) -> None:
     if not isinstance(example_input, Tensor):
         raise InputError(f"example_input: a {type(example_input).__name__}; {name} needs one tensor, a batch of inputs")
     if example_input.ndim < 2 or not example_input.numel():
-        raise InputError(f"example_input: shape {tuple(example_input.shape)}; a batch (n, ...) with n at least 1 is needed")
+        raise InputError(
+            f"example_input: shape {tuple(example_input.shape)}; a batch (n, ...) with n at least 1 is needed"
+        )
     needed = [
         parameter.name
         for parameter in inspect.signature(model.forward).parameters.values()
-        if parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     if len(needed) > 1:
         raise InputError(f"model: {name} needs {len(needed)} inputs ({', '.join(needed)}); a filter space needs one")
 
 
-def _check_runs(model: nn.Module, image: Tensor, shape: torch.Size) -> None:
+def _trace(model: nn.Module, image: Tensor, shape: torch.Size) -> Coupling:
     try:
-        with torch.no_grad():
-            output = model(image)
-    except Exception as error:  # whatever a user's forward raises means that it doesn't take this
-        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
-        raise InputError(f"example_input: {type(model).__name__} doesn't take shape {tuple(shape)} ({reason})") from None
-    if not isinstance(output, Tensor):
-        raise InputError(
-            f"model: {type(model).__name__} returns a {type(output).__name__}; a filter space needs one output tensor"
-        )
+        return trace(model, image)
+    except InputError:
+        raise
+    except Exception:
+        try:
+            with torch.no_grad():
+                model(image)
+        except Exception as error:  # whatever a user's forward raises means that it doesn't take this
+            reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+            raise InputError(
+                f"example_input: {type(model).__name__} doesn't take a float64 batch of shape {tuple(shape)} ({reason})"
+            ) from None
+        raise
 
 
 def _check_shared(model: nn.Module) -> None:

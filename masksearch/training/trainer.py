@@ -77,7 +77,8 @@ def train(
         A file that is written after epochs, at most every few seconds, and at the end. If it is there already, the
         training continues from it; one that is over returns at once.
     on_epoch : callable, optional
-        Gets the row of every epoch of this call once it is over; returning True ends the training there.
+        Gets the row of every epoch once it is over, those of an earlier process first; returning True ends the training
+        there.
 
     Returns
     -------
@@ -117,6 +118,9 @@ def train(
         }
         if path.exists():
             load_checkpoint(path, identity, training, optimizer)
+            if on_epoch:
+                for row in training.epochs:
+                    on_epoch(row)
 
     feed = Feed(split, device, seen.channels_last)
     val_feed = None if val is None else Feed(val, device, seen.channels_last)

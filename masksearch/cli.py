@@ -1,0 +1,121 @@
+"""The command line: ``masksearch run`` and ``masksearch show``."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from masksearch import models
+from masksearch.analysis import summarise
+from masksearch.criteria import CRITERIA
+from masksearch.data import DATASETS
+from masksearch.errors import InputError
+from masksearch.experiment import Settings, read_sweep, recipe_names, recipe_text, run_sweep
+from masksearch.flags import parse
+from masksearch.progress import ProgressBars
+from masksearch.report import terminal_table, write_report
+from masksearch.scoring import OBJECTIVES
+from masksearch.searchers import SEARCHERS
+from masksearch.table import choose
+
+__all__ = ["main"]
+
+_USAGE = """\
+usage: masksearch run [flags]     search, prune and retrain; --help lists the flags
+       masksearch show FOLDER     the results of a sweep that ran, or is running
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
+    args = sys.argv[1:] if args is None else list(args)
+    try:
+        return _dispatch(args)
+    except InputError as error:
+        return _fail(str(error))
+    except BrokenPipeError:
+        # Whoever read has left. What is still buffered must go somewhere when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(f"disk:{where} {error.strerror or error}; what was finished is kept")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _dispatch(args: Sequence[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0
+    if args[0] == "--list":
+        return _list()
+    command = choose("command", args[0], ["run", "show"])
+    if command == "run":
+        asked = parse(args[1:], "masksearch run")
+        return _list() if asked == "list" else _run(asked, args)
+    if len(args) != 2:
+        raise InputError("show: takes one folder, as runs/sweep")
+    return _show(Path(args[1]))
+
+
+def _run(settings: Settings, args: Sequence[str]) -> int:
+    console = _console()
+    with ProgressBars(console) as bars:
+        result = run_sweep(settings, bars)
+    console.print(terminal_table(summarise(result.cells), console.width))
+    report = write_report(result, ["masksearch", *args])
+    console.print(f"curves  tensorboard --logdir {result.path}", highlight=False, soft_wrap=True)
+    console.print(f"report  {report}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _show(folder: Path) -> int:
+    console = _console()
+    result = read_sweep(folder)
+    if not result.cells:
+        raise InputError(f"{folder}: no cell is finished yet")
+    console.print(terminal_table(summarise(result.cells), console.width))
+    console.print(f"report  {write_report(result)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _list() -> int:
+    console = Console(highlight=False)
+    catalogue = {
+        "searchers": {name: _first_line(row) for name, row in SEARCHERS.items()},
+        "criteria": {name: row.source for name, row in CRITERIA.items()},
+        "objectives": {name: _first_line(row) for name, row in OBJECTIVES.items()},
+        "models": {
+            **{name: row.about for name, row in models.MODELS.items()},
+            "torchvision:NAME": "torchvision's classifiers",
+        },
+        "data sets": {name: row.about for name, row in DATASETS.items()},
+        "recipes": {name: recipe_text(name) for name in recipe_names()},
+    }
+    for kind, rows in catalogue.items():
+        console.print(f"[bold]{kind}[/]")
+        for name, text in rows.items():
+            console.print(f"  {name:<22} {text}", soft_wrap=True, markup=False)
+    return 0
+
+
+def _console() -> Console:
+    """As wide as the terminal; wide where there is none, for a log or a pipe to hold whole rows."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def _first_line(row: object) -> str:
+    return (row.__doc__ or "").strip().splitlines()[0]
+
+
+def _fail(message: str) -> int:
+    print(f"masksearch: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

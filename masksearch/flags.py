@@ -1,0 +1,86 @@
+"""Flags: made by tyro from the settings' dataclasses, with recipes as defaults and one-line errors."""
+
+import io
+import os
+import re
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+from unittest.mock import patch
+
+import tyro
+
+from masksearch.errors import InputError
+from masksearch.experiment import Settings, load_recipe
+from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.searchers import Annealing
+from masksearch.training import TrainSettings
+
+__all__ = ["parse"]
+
+_CONFIG = (tyro.conf.FlagCreatePairsOff,)
+
+_FLAT = tyro.conf.arg(name="")  # --sparsity, not --sweep.sparsity
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """Find pruning masks by search and by criteria, retrain each, compare them all."""
+
+    sweep: Annotated[SweepSettings, _FLAT] = field(default_factory=SweepSettings)
+    train: Annotated[TrainSettings, _FLAT] = field(default_factory=TrainSettings)
+    scoring: Annotated[ScoringSettings, _FLAT] = field(default_factory=ScoringSettings)
+    annealing: Annealing = field(default_factory=Annealing)
+    run: Annotated[RunSettings, _FLAT] = field(default_factory=RunSettings)
+    recipe: str | None = None
+    """A published experiment, as defaults for all other flags; --list names them."""
+    scale: Literal["smoke", "cpu", "paper"] = "cpu"
+    """How large a recipe: seconds, at most an hour on two cores, or as published."""
+    list: bool = False
+    """Print every method, objective, model, data set and recipe, and end."""
+
+
+def parse(args: Sequence[str], prog: str) -> Settings | Literal["list"]:
+    """The settings that the flags ask for; ``"list"`` for ``--list``.
+
+    Raises
+    ------
+    InputError
+        For a flag or value that can't be, in one line.
+    SystemExit
+        After ``--help``.
+    """
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--recipe")
+    early.add_argument("--scale", default="cpu")
+    given, _ = early.parse_known_args(args)
+    base = load_recipe(given.recipe, given.scale) if given.recipe else Settings()
+    default = _Flags(base.sweep, base.train, base.scoring, base.annealing, base.run)
+    if {"-h", "--help"} & set(args):
+        tyro.cli(_Flags, prog=prog, args=["--help"], default=default, config=_CONFIG)  # prints, and exits with 0
+    errors = io.StringIO()
+    try:
+        # Wide, so that no message is broken over lines.
+        with patch.dict(os.environ, {"COLUMNS": "10000"}), redirect_stderr(errors):
+            flags = tyro.cli(_Flags, prog=prog, args=list(args), default=default, config=_CONFIG)
+    except SystemExit:
+        raise InputError(_in_one_line(errors.getvalue())) from None
+    if flags.list:
+        return "list"
+    return Settings(flags.sweep, flags.train, flags.scoring, flags.annealing, flags.run)
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro's box says: the mistake, and the flag's own help, or the flag that was meant."""
+    lines = [line.strip(" │") for line in box.splitlines() if line.startswith("│")]
+    message, *notes = (" ".join(part.split()) for part in re.split(r"─{3,}", " ".join(lines)))
+    message = re.sub(r"^Error parsing (sweep|train|scoring|annealing|run): ", "", message)
+    for note in notes:
+        note = note.removeprefix("Argument helptext: ")
+        if note.startswith("Perhaps you meant: "):
+            note = f"perhaps you meant {' or '.join(re.findall(r'--[a-z.-]+', note)[:1])}"
+        if not note.startswith("For full helptext"):
+            message += f"; {note}"
+    return message

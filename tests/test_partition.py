@@ -1,0 +1,106 @@
+"""Partitions: swaps of the radius that was asked for, whatever they have done before."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masksearch.files import load_tree, save_tree
+from masksearch.layout import Layout
+from masksearch.mask import Mask
+from masksearch.partition import Partition
+
+many = settings(deadline=None, max_examples=60)
+
+
+def layered_mask(sizes, density, seed=0):
+    layout = Layout([(f"layer{i}", (1, size), size) for i, size in enumerate(sizes)])
+    kept = torch.randperm(layout.n_units, generator=torch.Generator().manual_seed(seed))
+    return Mask.of_units(layout, kept[: round(density * layout.n_units)].numpy())
+
+
+@many
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 15), st.integers(0, 99))
+def test_a_long_walk_stays_consistent(sizes, density, radius, seed):
+    mask = layered_mask(sizes, density, seed)
+    partition, rng = Partition(mask), np.random.default_rng(seed)
+    largest = min(mask.n_kept, mask.space.n_units - mask.n_kept)
+    assert partition.max_radius == largest
+    for _ in range(12):
+        move = partition.draw(radius, rng)
+        assert len(move.dropped) == len(move.regrown) == min(radius, largest)
+        assert len({*move.dropped, *move.regrown}) == len(move)  # no unit twice
+        assert mask.bits[move.dropped].all()
+        assert not mask.bits[move.regrown].any()
+        moved = mask.moved(move)
+        assert partition.empties(move) == bool(moved.empty_layers())
+        partition.make(move)
+        mask = moved
+        assert partition.mask() == mask
+        assert partition.n_kept == mask.n_kept
+
+
+def test_every_swap_is_equally_likely():
+    partition, rng = Partition(layered_mask([6], 0.5)), np.random.default_rng(0)
+    seen: dict[tuple[int, int], int] = {}
+    for _ in range(9000):
+        move = partition.draw(1, rng)
+        pair = (int(move.dropped[0]), int(move.regrown[0]))
+        seen[pair] = seen.get(pair, 0) + 1
+    assert len(seen) == 9
+    assert all(abs(count - 1000) < 160 for count in seen.values())
+
+
+def test_a_state_from_a_file_draws_the_same_moves(tmp_path):
+    partition, rng = Partition(layered_mask([30, 20], 0.4)), np.random.default_rng(0)
+    for _ in range(10):
+        partition.make(partition.draw(3, rng))
+    save_tree(tmp_path / "state", partition.state_dict())
+    again = Partition.from_state(partition.space, load_tree(tmp_path / "state"))
+    a, b = np.random.default_rng(1), np.random.default_rng(1)
+    for _ in range(10):
+        move, same = partition.draw(4, a), again.draw(4, b)
+        assert np.array_equal(move.dropped, same.dropped)
+        assert np.array_equal(move.regrown, same.regrown)
+        assert partition.empties(move) == again.empties(same)
+        partition.make(move)
+        again.make(same)
+    assert partition.mask() == again.mask()
+
+
+def test_a_state_is_a_copy():
+    partition, rng = Partition(layered_mask([20], 0.5)), np.random.default_rng(0)
+    state = partition.state_dict()
+    order = state["order"].copy()
+    for _ in range(20):
+        partition.make(partition.draw(3, rng))
+    assert np.array_equal(state["order"], order)
+
+
+def test_swaps_cost_no_more_in_a_larger_space():
+    def seconds(n):
+        mask = layered_mask([n], 0.5)
+        partition, rng = Partition(mask), np.random.default_rng(0)
+        best = float("inf")
+        for _ in range(5):
+            began = time.perf_counter()
+            for _ in range(200):
+                move = partition.draw(10, rng)
+                mask.moved(move)
+                partition.make(move)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    assert seconds(2_000_000) < 5 * seconds(20_000)  # a hundred times as many units
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_with_nothing_to_swap_the_move_goes_nowhere(density):
+    partition = Partition(layered_mask([7, 3], density))
+    move = partition.draw(5, np.random.default_rng(0))
+    assert len(move) == 0
+    partition.make(move)
+    assert partition.mask().density == density
