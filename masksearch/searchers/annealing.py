@@ -38,9 +38,9 @@ class Annealing(Searcher):
     """
 
     radius_start: float = 0.01  # share of the largest possible swap, at the beginning
-    radius_end: float = 0.0002  # and at the end; never less than one unit
-    accept_start: float = 0.05  # share of worsening moves accepted at the beginning
-    accept_end: float = 0.005  # and at the end
+    radius_end: float = 0.0001  # and at the end; never less than one unit
+    accept_start: float = 0.1  # share of worsening moves accepted at the beginning
+    accept_end: float = 0.01  # and at the end
     temperature_start: float | None = None  # score units; with temperature_end in place of the measured temperature
     temperature_end: float | None = None  # score units
     probe_first: int = 20  # moves at the start that are all probes

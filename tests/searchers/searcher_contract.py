@@ -1,0 +1,262 @@
+"""What every searcher promises, as checks that any searcher can be put through.
+
+Each check takes ``make``, a function without arguments that returns a new searcher, and raises AssertionError where the
+promise is broken. Scores come from :class:`Planted`: the share of a hidden mask's units that a mask keeps.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from masksearch.files import load_tree, save_tree
+from masksearch.mask import Mask
+from masksearch.searchers import Searcher
+from masksearch.space import Density, MaskSpace, OnEmpty
+from masksearch.trial import Budget, Problem, Proposal, Score
+
+Make = Callable[[], Searcher]
+
+SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
+
+
+class Planted:
+    """Scores a mask by the share of a hidden mask that it keeps; says NaN, or only a bound, when it is told to.
+
+    Parameters
+    ----------
+    density : float
+        Of the hidden mask.
+    nan_every, bound_every : int
+        Every so many-th scoring is NaN, or a bound far above any true score. 0: never. A bound is given only where
+        the proposal has a threshold, as scorers may.
+    """
+
+    def __init__(self, density: Density = 0.3, nan_every: int = 0, bound_every: int = 0, space: MaskSpace = SPACE) -> None:
+        generator = torch.Generator().manual_seed(123)
+        self.goal = space.random(density, generator=generator, on_empty="allow")
+        self._nan_every, self._bound_every = nan_every, bound_every
+        self.scored: list[Mask] = []
+
+    def value(self, mask: Mask) -> float:
+        """The true score."""
+        return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
+
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """One score per proposal."""
+        return [self._score(proposal) for proposal in proposals]
+
+    def _score(self, proposal: Proposal) -> Score:
+        self.scored.append(proposal.mask)
+        number, value = len(self.scored), self.value(proposal.mask)
+        if self._nan_every and number % self._nan_every == 0:
+            return Score(math.nan)
+        threshold = proposal.threshold
+        if self._bound_every and number % self._bound_every == 0 and threshold is not None and value < threshold:
+            return Score(threshold - 1e-9, exact=False)
+        return Score(value)
+
+
+def problem(
+    seed: int = 0,
+    density: Density = 0.3,
+    start: Mask | None = None,
+    scorings: int = 200,
+    on_empty: OnEmpty = "allow",
+    space: MaskSpace = SPACE,
+) -> Problem:
+    """A small problem."""
+    return Problem(space, density, Budget(scorings), seed, start, on_empty=on_empty)
+
+
+def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:
+    """Ask, score and tell ``steps`` times, or until the searcher is through; the proposals in order."""
+    made = []
+    for _ in range(steps):
+        proposals = searcher.ask(batch)
+        if not proposals:
+            break
+        searcher.tell(proposals, scorer.score(proposals))
+        made += proposals
+    return made
+
+
+def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
+    """What identifies a search's path: hash and threshold of every proposal."""
+    return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]
+
+
+def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
+    """Every proposal has exactly the density that was asked for, and its mask is its base after its move."""
+    searcher = make()
+    searcher.start(problem(density=density))
+    for proposal in drive(searcher, Planted(density), 120, batch):
+        assert int(proposal.mask.bits.sum()) == proposal.mask.n_kept == SPACE.count(density)
+        assert proposal.base.moved(proposal.move) == proposal.mask
+        assert proposal.base.hamming(proposal.mask) == len(proposal.move)
+        assert len(proposal.dropped) == len(proposal.regrown)
+
+
+def check_radius(make: Make) -> None:
+    """A proposal lies at most 2 x radius from the incumbent, where the searcher tells a radius."""
+    searcher, scorer = make(), Planted()
+    searcher.start(problem())
+    for _ in range(150):
+        radius, incumbent = searcher.metrics().get("radius"), searcher.incumbent
+        proposals = drive(searcher, scorer, 1)
+        if not proposals or radius is None or incumbent is None:
+            return
+        assert incumbent.hamming(proposals[0].mask) <= 2 * radius
+
+
+def check_batches(make: Make) -> None:
+    """``ask(n)`` gives at least one proposal and at most n."""
+    for n in (1, 2, 7):
+        searcher, scorer = make(), Planted()
+        searcher.start(problem())
+        for _ in range(20):
+            proposals = searcher.ask(n)
+            assert 1 <= len(proposals) <= n
+            searcher.tell(proposals, scorer.score(proposals))
+
+
+def check_arguments_unmodified(make: Make) -> None:
+    """The problem, the start mask, proposals and scores are what they were."""
+    start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
+    bits, given = start.bits.clone(), problem(start=start)
+    before, state = repr(given), torch.get_rng_state()
+    searcher, scorer = make(), Planted()
+    searcher.start(given)
+    settings = repr(searcher)
+    for _ in range(60):
+        proposals = searcher.ask(3)
+        scores = scorer.score(proposals)
+        masks, copies = [proposal.mask.bits.clone() for proposal in proposals], (list(proposals), list(scores))
+        searcher.tell(proposals, scores)
+        assert (proposals, scores) == copies
+        assert all(torch.equal(p.mask.bits, m) for p, m in zip(proposals, masks, strict=True))
+    assert torch.equal(start.bits, bits)
+    assert repr(given) == before
+    assert repr(searcher) == settings
+    assert torch.equal(torch.get_rng_state(), state), "torch's global random state was used"
+
+
+def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
+    """Equal seeds give equal paths, also on a searcher that has been used before; other seeds give others."""
+    first, second = make(), make()
+    first.start(problem(seed=1))
+    path = path_of(drive(first, Planted(), 80))
+    second.start(problem(seed=2))
+    assert path_of(drive(second, Planted(), 80)) != path
+    second.start(problem(seed=1))
+    assert path_of(drive(second, Planted(), 80)) == path
+    return path
+
+
+def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> None:
+    """A state that went through a file, at any moment, continues the same path."""
+    for moment in (0, 1, 2, 17, 60):
+        whole, scorer = make(), Planted(nan_every=9)
+        whole.start(problem())
+        drive(whole, scorer, moment, batch)
+        save_tree(folder / "state", whole.state_dict())
+        taken_up = make()
+        taken_up.start(problem())
+        taken_up.load_state_dict(load_tree(folder / "state"))
+        again = Planted(nan_every=9)
+        again.scored = list(scorer.scored)
+        assert taken_up.metrics() == whole.metrics() or math.isnan(whole.metrics().get("current", 0.0))
+        expected = drive(whole, scorer, 50, batch)
+        assert path_of(drive(taken_up, again, 50, batch)) == path_of(expected)
+        assert taken_up.incumbent == whole.incumbent
+        assert taken_up.metrics() == whole.metrics()
+
+
+def check_state_is_a_snapshot(make: Make) -> None:
+    """A state doesn't change when the searcher goes on."""
+    searcher, scorer = make(), Planted()
+    searcher.start(problem())
+    drive(searcher, scorer, 20)
+    state = searcher.state_dict()
+    expected = path_of(drive(searcher, Planted(), 30))
+    again = make()
+    again.start(problem())
+    again.load_state_dict(state)
+    assert path_of(drive(again, Planted(), 30)) == expected
+
+
+def check_nan(make: Make) -> None:
+    """NaN scores, from the first one on or all of them, are survived; a mask that can't be scored is never stood on."""
+    searcher, scorer = make(), Planted(nan_every=1)
+    searcher.start(problem())
+    assert drive(searcher, scorer, 40)
+    for nan_every in (2, 3):
+        searcher, scorer = make(), Planted(nan_every=nan_every)
+        searcher.start(problem())
+        for _ in range(100):
+            proposals = searcher.ask(1)
+            scores, before = scorer.score(proposals), searcher.incumbent
+            searcher.tell(proposals, scores)
+            if math.isnan(scores[0].value):
+                assert searcher.incumbent == before
+
+
+def check_recovers_from_an_unscorable_start(make: Make) -> None:
+    """Only the first scoring is NaN: the search still goes to other masks."""
+    searcher, planted = make(), Planted()
+    searcher.start(problem())
+    proposals = searcher.ask(1)
+    searcher.tell(proposals, [Score(math.nan)])
+    hashes = {proposal.mask.hash for proposal in drive(searcher, planted, 60)}
+    assert len(hashes) > 30
+    assert not math.isnan(searcher.metrics().get("current", 0.0))
+
+
+def check_bounds(make: Make) -> None:
+    """A bound teaches nothing but that the threshold was missed: its value doesn't matter, and it is not accepted."""
+
+    def path(bound: float) -> list[tuple[int, float | None]]:
+        searcher, planted = make(), Planted()
+        searcher.start(problem())
+        made, bounds = [], 0
+        for number in range(100):
+            proposals = searcher.ask(1)
+            [score], before = planted.score(proposals), searcher.incumbent
+            threshold = proposals[0].threshold
+            if number % 2 and threshold is not None:
+                score, bounds = Score(bound, exact=False), bounds + 1
+            searcher.tell(proposals, [score])
+            if not score.exact:
+                assert searcher.incumbent == before
+            made += path_of(proposals)
+        return made
+
+    assert path(-5.0) == path(1e6)
+
+
+def check_warm_start(make: Make) -> None:
+    """A given start mask is scored first, or is where the first move begins."""
+    start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
+    searcher = make()
+    searcher.start(problem(start=start))
+    [first] = searcher.ask(1)
+    assert start in (first.mask, first.base)
+
+
+def check_ends(make: Make, density: float) -> None:
+    """A search of any density comes to its end, also where there is nothing to swap."""
+    searcher = make()
+    searcher.start(problem(density=density))
+    for proposal in drive(searcher, Planted(density), 60):
+        assert proposal.mask.n_kept == SPACE.count(density)
+
+
+def check_empty_layers(make: Make, on_empty: OnEmpty) -> None:
+    """Unless empty layers are allowed, no proposal empties one, where a random mask often would."""
+    space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
+    searcher, scorer = make(), Planted(20 / 72, space=space)
+    start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")
+    searcher.start(problem(density=20 / 72, start=start, on_empty=on_empty, space=space))
+    emptied = [bool(proposal.mask.empty_layers()) for proposal in drive(searcher, scorer, 200)]
+    assert any(emptied) == (on_empty == "allow")

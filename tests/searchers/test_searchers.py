@@ -1,0 +1,453 @@
+"""Every searcher keeps the contract; annealing anneals; the thesis' variant counts as the thesis does."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import searcher_contract as contract
+import torch
+from searcher_contract import SPACE, Planted, drive, problem
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.searchers import SEARCHERS, Annealing, RandomSearch, ThesisAnnealing
+from masksearch.searchers.tabu import TabuMemory
+from masksearch.space import MaskSpace
+from masksearch.trial import Budget, Problem, Score
+
+MAKES = {
+    **dict(SEARCHERS.items()),
+    "annealing with tabu": lambda: Annealing(tabu=7),
+    "annealing with temperatures": lambda: Annealing(temperature_start=0.1, temperature_end=0.001),
+    "annealing, large radius": lambda: Annealing(radius_start=1.0, radius_end=0.2, probe_every=3),
+    "random_search, erk": lambda: RandomSearch("erk"),
+}
+every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+
+
+@every
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.5, 0.9])
+def test_every_proposal_has_the_exact_density(make, density):
+    contract.check_density(make, density)
+
+
+@every
+def test_so_have_batches(make):
+    contract.check_density(make, batch=5)
+    contract.check_batches(make)
+
+
+@every
+def test_proposals_stay_within_the_radius(make):
+    contract.check_radius(make)
+
+
+@every
+def test_arguments_and_the_global_random_state_stay_as_they_are(make):
+    contract.check_arguments_unmodified(make)
+
+
+@every
+def test_same_seed_same_path_other_seed_other_path(make):
+    contract.check_same_seed_same_path(make)
+
+
+@every
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_state_from_a_file_continues_the_same_path(make, batch, tmp_path):
+    contract.check_state_round_trip(make, tmp_path, batch)
+
+
+@every
+def test_a_state_is_a_snapshot(make):
+    contract.check_state_is_a_snapshot(make)
+
+
+@every
+def test_nan_is_survived_and_never_stood_on(make):
+    contract.check_nan(make)
+    contract.check_recovers_from_an_unscorable_start(make)
+
+
+@every
+def test_bounds_are_no_values(make):
+    contract.check_bounds(make)
+
+
+@every
+def test_warm_starts_are_honoured(make):
+    contract.check_warm_start(make)
+
+
+@every
+@pytest.mark.parametrize("density", [2 / 60, 59 / 60, 1.0])
+def test_searches_end_at_extreme_densities(make, density):
+    contract.check_ends(make, density)
+
+
+@every
+@pytest.mark.parametrize("on_empty", ["allow", "keep_one", "raise"])
+def test_layers_are_emptied_only_where_that_is_allowed(make, on_empty):
+    contract.check_empty_layers(make, on_empty)
+
+
+def test_the_same_paths_in_a_fresh_process():
+    script = (
+        "import json, sys; sys.path.insert(0, sys.argv[1])\n"
+        "import searcher_contract as c\nfrom masksearch.searchers import SEARCHERS\n"
+        "print(json.dumps({name: c.check_same_seed_same_path(make) for name, make in SEARCHERS.items()}))"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    mine = {name: contract.check_same_seed_same_path(make) for name, make in SEARCHERS.items()}
+    assert json.loads(done.stdout) == json.loads(json.dumps(mine))
+
+
+class TestContract:
+    """Checks that can't fail say nothing: searchers that break one promise each."""
+
+    def test_a_searcher_that_forgets_its_generator_is_caught(self, tmp_path):
+        class Forgetful(RandomSearch):
+            def state_dict(self):
+                return {**super().state_dict(), "generator": torch.Generator().get_state()}
+
+        with pytest.raises(AssertionError):
+            contract.check_state_round_trip(Forgetful, tmp_path)
+
+    def test_a_searcher_that_believes_bounds_is_caught(self):
+        class Gullible(Annealing):
+            def tell(self, proposals, scores):
+                super().tell(proposals, [Score(score.value) for score in scores])
+
+        with pytest.raises(AssertionError):
+            contract.check_bounds(Gullible)
+
+    def test_a_searcher_with_the_wrong_density_is_caught(self):
+        class Fat(RandomSearch):
+            def ask(self, n=1):
+                self.problem = problem(density=0.4)
+                return super().ask(n)
+
+        with pytest.raises(AssertionError):
+            contract.check_density(Fat)
+
+    def test_a_searcher_that_draws_from_the_global_state_is_caught(self):
+        class Global(RandomSearch):
+            def start(self, problem):
+                super().start(problem)
+                self._generator = torch.default_generator
+
+        with pytest.raises(AssertionError, match="global random state"):
+            contract.check_arguments_unmodified(Global)
+
+
+class Decoupled:
+    """A score that is a sum over units: the optimum keeps the units of highest worth."""
+
+    def __init__(self, space, seed=0):
+        self.worth = torch.randn(space.n_units, generator=torch.Generator().manual_seed(seed)).double()
+
+    def score(self, proposals):
+        return [Score(float(self.worth[proposal.mask.bits].sum())) for proposal in proposals]
+
+
+def test_annealing_finds_a_planted_optimum_and_random_search_does_not():
+    space = MaskSpace([("a", (5, 8), 40), ("b", (4, 10), 40)])
+    ends = {}
+    for name, searcher in {"annealing": Annealing(), "random": RandomSearch()}.items():
+        ends[name] = []
+        for seed in range(4):
+            scorer = Decoupled(space, seed)
+            optimum = scorer.score([_asked(space.top_k(scorer.worth, 0.25, on_empty="allow"))])[0].value
+            searcher.start(problem(seed, 0.25, scorings=3000, space=space))
+            best = -math.inf
+            for _ in range(3000):
+                proposals = searcher.ask()
+                scores = scorer.score(proposals)
+                searcher.tell(proposals, scores)
+                best = max(best, scores[0].value)
+            assert best <= optimum + 1e-9
+            ends[name].append(optimum - best)
+    assert max(ends["annealing"]) < 0.3  # of about 25: the optimum, or one swap of near equals away
+    assert min(ends["random"]) > 8
+
+
+def _asked(mask):
+    from masksearch.trial import Proposal
+
+    return Proposal.of(mask)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("accept", [0.05, 0.3])
+def test_annealing_accepts_about_the_promised_share_of_worsening_moves(scale, accept):
+    """Losses are drawn from an exponential distribution: its share above a temperature of s p / (1 - p) is p."""
+    searcher = Annealing(accept_start=accept, accept_end=accept)
+    searcher.start(problem(scorings=6000))
+    rng = np.random.default_rng(0)
+    current, taken = 0.0, []
+    searcher.tell(searcher.ask(), [Score(current)])
+    for _ in range(5999):
+        proposals = searcher.ask()
+        value = current - scale * rng.exponential()
+        before = searcher.incumbent
+        searcher.tell(proposals, [Score(value)])
+        moved = searcher.incumbent is not before
+        if proposals[0].threshold is not None:
+            taken.append(moved)
+            assert moved == (value >= proposals[0].threshold)
+        if moved:
+            current = value
+    assert 0.6 * accept < np.mean(taken) < 1.5 * accept
+
+
+def test_explicit_temperatures_are_metropolis_rule():
+    searcher = Annealing(temperature_start=0.5, temperature_end=0.5)
+    searcher.start(problem(scorings=5000))
+    searcher.tell(searcher.ask(), [Score(1.0)])
+    thresholds = []
+    for _ in range(4000):
+        proposals = searcher.ask()
+        thresholds.append(proposals[0].threshold)
+        searcher.tell(proposals, [Score(-math.inf)])
+    losses = (1.0 - np.array(thresholds)) / 0.5  # a loss of x temperatures passes with probability exp(-x)
+    for x in (0.1, 1.0, 2.0):
+        assert np.mean(losses >= x) == pytest.approx(math.exp(-x), abs=0.03)
+    assert searcher.temperature == 0.5
+
+
+def test_schedules_fall_geometrically_with_the_budget():
+    searcher = Annealing(0.5, 0.05, temperature_start=1.0, temperature_end=0.01)
+    searcher.start(problem(density=0.5, scorings=101))
+    seen = []
+    for _ in range(101):
+        seen.append((searcher.progress, searcher.radius, searcher.temperature))
+        drive(searcher, Planted(0.5), 1)
+    assert [round(progress * 101) for progress, _, _ in seen] == list(range(101))
+    for progress, radius, temperature in seen:
+        assert radius == max(1, round(30 * 0.5 * 0.1**progress))
+        assert temperature == pytest.approx(0.01**progress)
+    assert searcher.progress == 1.0
+
+
+def test_a_budget_of_seconds_drives_the_schedules_too():
+    searcher = Annealing()
+    searcher.start(Problem(SPACE, 0.3, Budget(seconds=10), 0, on_empty="allow"))
+    for _ in range(5):
+        searcher.tell(searcher.ask(), [Score(0.0, seconds=1.0)])
+    assert searcher.progress == pytest.approx(0.5)
+
+
+def test_probes_come_as_often_as_the_settings_say():
+    searcher = Annealing(probe_first=5, probe_every=10)
+    searcher.start(problem(scorings=100))
+    thresholds = [proposal.threshold for proposal in drive(searcher, Planted(), 41)]
+    assert [i for i, threshold in enumerate(thresholds) if threshold is None] == [0, 1, 2, 3, 4, 5, 10, 20, 30, 40]
+
+
+def test_in_a_batch_losses_are_measured_from_the_mask_that_the_batch_began_with():
+    searcher = Annealing()
+    searcher.start(problem(scorings=100))
+    searcher.tell(searcher.ask(), [Score(0.0)])
+    proposals = searcher.ask(3)
+    searcher.tell(proposals, [Score(10.0), Score(-1.0), Score(11.0)])
+    assert searcher.incumbent == proposals[0].mask  # the others start from a past mask
+    assert searcher.temperature == pytest.approx(0.2 / 0.8, rel=0.2)  # a loss of 1, not of 11
+
+
+def test_tabu_masks_are_not_proposed_again():
+    space = MaskSpace([("only", (1, 6), 6)])  # twenty masks of three units
+
+    def repeats(tabu):
+        searcher = Annealing(1.0, 1.0, tabu=tabu)
+        searcher.start(problem(density=0.5, scorings=60, space=space))
+        proposals = drive(searcher, Planted(0.5, space=space), 60)
+        return sum(
+            any(proposal.mask == earlier.mask for earlier in proposals[max(1, i - 4) : i])
+            for i, proposal in enumerate(proposals)
+        )
+
+    assert repeats(0) > 5
+    assert repeats(4) == 0
+
+
+BAD = [
+    dict(radius_start=0.0),
+    dict(radius_end=1.5),
+    dict(accept_start=1.0),
+    dict(accept_end=-0.1),
+    dict(accept_end=math.nan),
+    dict(temperature_start=1.0),
+    dict(temperature_end=1.0),
+    dict(temperature_start=0.0, temperature_end=1.0),
+    dict(probe_first=0),
+    dict(probe_every=0),
+    dict(tabu=-1),
+    dict(scope="globl"),
+]
+
+
+@pytest.mark.parametrize("settings", BAD, ids=map(str, BAD))
+def test_bad_settings_are_errors_of_one_line(settings):
+    with pytest.raises(InputError, match="annealing") as caught:
+        Annealing(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_random_search_checks_its_scope_and_keeps_its_quotas():
+    with pytest.raises(InputError, match="did you mean 'layerwise'"):
+        RandomSearch("layerwis")
+    searcher = RandomSearch("erk")
+    searcher.start(problem())
+    for proposal in drive(searcher, Planted(), 10):
+        assert list(proposal.mask.kept_per_layer().values()) == SPACE.quotas(0.3, "erk")
+
+
+class TestThesis:
+    """Numbers of the thesis, and its rules derived once more from its text."""
+
+    @pytest.mark.parametrize("variant, levels", [("mlp", 1450), ("cnn", 1000)])
+    def test_scorings_and_schedules(self, variant, levels):
+        # By its text: h0 = ones, x .99 a level, back up to .75 of the last peak once below half of it; T x .999 or .995;
+        # 1 or 2 scorings a level, x 1.005 up to 50 or 10.
+        temperature, cooling, iterations, most = {
+            "mlp": (0.006, 0.999, 1.0, 50),
+            "cnn": (0.005, 0.995, 2.0, 10),
+        }[variant]
+        space = MaskSpace([("only", (30, 20), 600)])
+        searcher = getattr(Annealing, f"thesis_{variant}")()
+        searcher.start(problem(density=0.5, scorings=10**6, space=space))
+        radius = peak = 300
+        total = 0
+        for _ in range(levels):
+            for _ in range(int(iterations)):
+                told = searcher.metrics()
+                assert told["radius"] == min(radius, 300)
+                assert told["temperature"] == pytest.approx(temperature)
+                [proposal] = searcher.ask(5)
+                assert len(proposal.dropped) == radius
+                searcher.tell([proposal], [Score(0.5)])
+                total += 1
+            radius = max(1, int(0.99 * radius))
+            if radius < 0.5 * peak:
+                radius = peak = max(1, int(0.75 * peak))
+            temperature *= cooling
+            iterations = min(most, iterations * 1.005)
+        assert searcher.ask() == []
+        assert total == 42_706 if variant == "mlp" else abs(total - 8_200) < 50
+
+    def test_the_mlp_variant_compares_with_its_start_value_for_139_levels(self):
+        """One scoring a level, and `a` carried over as it stood before it: everything above 5 % is accepted."""
+        searcher = Annealing.thesis_mlp()
+        searcher.start(problem(scorings=10**6))
+        means = []
+        for _ in range(145):
+            means.append(100 * searcher.metrics()["current"])
+            [proposal] = searcher.ask()
+            before = searcher.incumbent
+            searcher.tell([proposal], [Score(0.4)])
+            assert searcher.incumbent is proposal.mask is not before
+        # from level 139 on there are two scorings a level: the second one sees the first
+        assert means[:140] == pytest.approx([5.0] * 140)
+        assert means[140] == pytest.approx((5 + 40) / 2)
+
+    @pytest.mark.parametrize("variant, carry", [("mlp", "before"), ("cnn", "after")])
+    def test_the_running_mean(self, variant, carry):
+        """`a` against a plain loop: the mean of the previous level's `a` and what was accepted in this level."""
+        searcher = getattr(Annealing, f"thesis_{variant}")()
+        searcher.iterations_start = 3
+        searcher.start(problem(scorings=10**6))
+        rng = np.random.default_rng(0)
+        carried = 5.0
+        for _ in range(40):  # three scorings a level for the first 57 levels
+            accepted = [carried]
+            for _ in range(3):
+                before = float(np.mean(accepted))
+                assert 100 * searcher.metrics()["current"] == pytest.approx(before)
+                [proposal] = searcher.ask()
+                value = float(rng.uniform(0, 0.9))
+                searcher.tell([proposal], [Score(value)])
+                if value >= proposal.threshold:
+                    accepted.append(100 * value)
+            carried = before if carry == "before" else float(np.mean(accepted))
+
+    def test_acceptance_is_exp_of_minus_delta_over_the_temperature(self):
+        searcher = ThesisAnnealing(10**6, 0.02, 1.0, 1, 1, memory=1, tries=1, known="equal", carry="before")
+        searcher.start(problem(scorings=10**6))
+        thresholds = []
+        for _ in range(4000):
+            [proposal] = searcher.ask()
+            thresholds.append(proposal.threshold)
+            searcher.tell([proposal], [Score(-1.0)])
+        for loss in (0.005, 0.02, 0.04):  # accuracy 5 % - loss
+            assert np.mean(np.array(thresholds) <= 0.05 - loss) == pytest.approx(math.exp(-loss / 0.02), abs=0.03)
+        assert max(thresholds) <= 0.05  # what passes `a` is always accepted
+
+    @pytest.mark.parametrize("known", ["within_radius", "equal"])
+    def test_known_masks_are_redrawn_up_to_so_many_tries(self, known):
+        space = MaskSpace([("only", (1, 7), 7)])
+        searcher = ThesisAnnealing(10**6, 0.01, 1.0, 1, 1, memory=5, tries=200, known=known, carry="before")
+        searcher.start(problem(density=3 / 7, scorings=10**6, space=space))
+        searcher._radius = searcher._peak = 2
+        remembered: list[Mask] = []
+        rng, unknown = np.random.default_rng(0), 0
+        everything = [Mask.of_units(space, np.array(units)) for units in itertools.combinations(range(7), 3)]
+        for _ in range(60):
+            searcher._radius = 2
+            reach = 2 if known == "within_radius" else 1
+
+            def is_known(mask, reach=reach):
+                return any(mask.hamming(other) < reach for other in remembered[-5:])
+
+            current = searcher.incumbent
+            possible = [m for m in everything if m.hamming(current) == 4 and not is_known(m)]
+            [proposal] = searcher.ask()
+            if possible:
+                assert not is_known(proposal.mask)
+                unknown += 1
+            remembered.append(proposal.mask)
+            searcher.tell([proposal], [Score(float(rng.choice([-1.0, 1.0])))])
+        assert unknown > 20
+
+    def test_the_last_try_is_scored_whatever_it_is(self):
+        space = MaskSpace([("only", (1, 2), 2)])
+        searcher = Annealing.thesis_cnn()
+        searcher.start(problem(density=0.5, scorings=100, space=space))
+        with pytest.raises(AssertionError):  # two masks, both soon known: proposals go on all the same
+            assert len(drive(searcher, _Zero(), 20)) < 20
+
+
+class _Zero:
+    def score(self, proposals):
+        return [Score(0.0) for _ in proposals]
+
+
+def test_tabu_distances_against_brute_force():
+    rng = np.random.default_rng(0)
+    mask = SPACE.random(0.4, generator=torch.Generator().manual_seed(0))
+    from masksearch.partition import Partition
+
+    partition, memory, remembered = Partition(mask), TabuMemory(6, mask), []
+    for _ in range(60):
+        move = partition.draw(int(rng.integers(1, 6)), rng)
+        moved = mask.moved(move)
+        assert memory.distances(move).tolist() == [moved.hamming(other) for other in _ring(remembered, 6)]
+        memory.remember(moved, len(move))
+        remembered.append(moved)
+        if rng.random() < 0.5:
+            partition.make(move)
+            memory.follow(move)
+            mask = moved
+
+
+def _ring(masks, size):
+    """The last `size` masks, in the places of a ring."""
+    places: dict[int, Mask] = {}
+    for i, mask in enumerate(masks):
+        places[i % size] = mask
+    return [places[i] for i in sorted(places)]

@@ -1,0 +1,172 @@
+"""Histories: best-so-far, NaN, bounds, repeats, the masks of the best few; the same after a restart."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masksearch.errors import InputError
+from masksearch.history import History
+from masksearch.history_file import HistoryFile, read_rows
+from masksearch.mask import Mask
+from masksearch.move import Move
+from masksearch.space import MaskSpace
+from masksearch.trial import Budget, Score
+
+SPACE = MaskSpace([("only", (1, 8), 8)])
+
+
+def mask(code):
+    return Mask(SPACE, torch.tensor([bool(code >> i & 1) for i in range(8)]))
+
+
+def exact(score):
+    return score.exact and not math.isnan(score.value)
+
+
+values = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, math.nan])
+trials = st.lists(st.tuples(st.integers(0, 255), values, st.booleans()), min_size=1, max_size=30)
+
+
+def fill(history, rows):
+    """Add rows as the loop does: a mask that is known keeps its score."""
+    for code, value, is_exact in rows:
+        score = history.known_score(mask(code)) or Score(value, is_exact, seconds=1.0)
+        history.add(mask(code), score, {})
+    return history
+
+
+@settings(deadline=None, max_examples=100)
+@given(trials, st.integers(1, 4))
+def test_best_and_top_against_sorting(rows, keep):
+    history = fill(History(keep), rows)
+    first_exact = {}
+    for trial in history:
+        if exact(trial.score):
+            first_exact.setdefault(trial.mask_hash, trial)
+    wanted = sorted(first_exact.values(), key=lambda trial: (-trial.score.value, trial.number))[:keep]
+    assert history.has_best == bool(wanted)
+    if not wanted:
+        with pytest.raises(InputError, match="none of its"):
+            _ = history.best
+        return
+    assert [trial.number for trial in history.top] == [trial.number for trial in wanted]
+    assert history.best.score.value == max(trial.score.value for trial in history if exact(trial.score))
+    for trial in history.top:
+        assert trial.mask == mask(rows[trial.number][0])
+    kept = [trial.number for trial in history if trial.mask is not None]
+    assert sorted(kept) == sorted(trial.number for trial in wanted)  # no other mask is kept
+
+
+@settings(deadline=None, max_examples=60)
+@given(trials)
+def test_the_anytime_curve_is_the_running_maximum_of_exact_scores(rows):
+    history = fill(History(), rows)
+    best = math.nan
+    for trial, point in zip(history, history.best_so_far(), strict=True):
+        improves = exact(trial.score) and not trial.score.value <= best
+        assert trial.is_best == improves
+        best = trial.score.value if improves else best
+        assert point == best or (math.isnan(point) and math.isnan(best))
+
+
+def test_repeats_are_known_by_their_exact_scores_alone():
+    history = History()
+    assert not history.add(mask(1), Score(0.9, exact=False), {}).is_repeat
+    assert history.known_score(mask(1)) is None
+    assert not history.add(mask(1), Score(0.2), {}).is_repeat
+    assert history.known_score(mask(1)).value == 0.2
+    assert history.add(mask(1), Score(0.2), {}).is_repeat
+    assert history.best.number == 1
+
+
+def test_the_first_mask_and_the_seconds():
+    history = History()
+    history.add(mask(7), Score(math.nan, seconds=0.5), {})
+    history.add(mask(8), Score(1.0, seconds=0.25), {})
+    assert history.first == mask(7)
+    assert history.seconds == 0.75
+    assert len(history) == 2
+
+
+def test_a_history_keeps_at_least_one_mask():
+    with pytest.raises(InputError, match="keep: 0"):
+        History(0)
+
+
+def write(folder, rows, identity, start=0, keep=3):
+    """Open, append the rows from `start` on, checkpoint, close."""
+    file = HistoryFile(folder, identity)
+    history, state = file.open(SPACE, keep)
+    for code, value, is_exact in rows[start:]:
+        score = history.known_score(mask(code)) or Score(value, is_exact, seconds=0.25, images=3)
+        trial = history.add(mask(code), score, {"temperature": value, "radius": code})
+        file.append(trial, Move(*map(torch.Tensor.numpy, (torch.tensor([code % 3]), torch.tensor([4])))))
+    file.checkpoint(history, {"at": len(history)})
+    file.close()
+    return history, state
+
+
+@settings(deadline=None, max_examples=25)
+@given(trials, st.data())
+def test_a_history_from_disk_is_the_same_and_goes_on_the_same(tmp_path_factory, rows, data):
+    whole, parts = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("parts")
+    cut = data.draw(st.integers(1, len(rows)))
+    expected, _ = write(whole, rows, {"seed": 1})
+    write(parts, rows[:cut], {"seed": 1})
+    for name in ("history.jsonl", "moves.i32"):  # appended after the checkpoint: not to be believed
+        with (parts / name).open("ab") as sink:
+            sink.write(b'{"number": 99, "sco')
+    found, state = write(parts, rows, {"seed": 1}, start=cut)
+    assert state == {"at": cut}
+    for name in ("history.jsonl", "moves.i32"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    assert [trial.number for trial in found] == list(range(len(rows)))
+    assert found.first == expected.first
+    assert found.has_best == expected.has_best
+    if found.has_best:
+        assert [trial.number for trial in found.top] == [trial.number for trial in expected.top]
+        assert [trial.mask for trial in found.top] == [trial.mask for trial in expected.top]
+
+
+def test_rows_read_back_what_was_told(tmp_path):
+    history, _ = write(tmp_path, [(3, 0.5, True), (4, math.nan, True), (5, 0.9, False)], {})
+    for told, read in zip(history, read_rows(tmp_path), strict=True):
+        assert (read.number, read.mask_hash, read.is_best) == (told.number, told.mask_hash, told.is_best)
+        assert read.score == told.score or (math.isnan(read.score.value) and math.isnan(told.score.value))
+        assert set(read.metrics) == {"temperature", "radius"}
+        assert read.metrics["radius"] == told.metrics["radius"]
+
+
+def test_another_search_in_the_folder_is_refused_and_left_as_it_is(tmp_path):
+    write(tmp_path, [(3, 0.5, True)], {"seed": 1, "density": 0.5})
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="its density is 0.5, asked for is 0.25"):
+        HistoryFile(tmp_path, {"seed": 1, "density": 0.25}).open(SPACE, 3)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_without_a_checkpoint_a_history_begins_anew(tmp_path):
+    (tmp_path / "history.jsonl").write_text("half a ro")
+    (tmp_path / "moves.i32").write_bytes(b"1234567")
+    history, state = write(tmp_path, [(3, 0.5, True)], {})
+    assert state is None
+    assert len(list(read_rows(tmp_path))) == len(history) == 1
+    assert (tmp_path / "moves.i32").stat().st_size == 8
+
+
+def test_budgets():
+    assert Budget.of(10) == Budget(scorings=10)
+    assert Budget.of(Budget(5, 2.0)) == Budget(5, 2.0)
+    assert Budget(10).left(4, 99.0) == 6
+    assert Budget(10).left(10, 0.0) == 0
+    assert Budget(seconds=2.0).left(10**6, 1.9) is None
+    assert Budget(seconds=2.0).left(0, 2.0) == 0
+    assert Budget(10, 2.0).left(3, 2.5) == 0
+    assert Budget(10, 2.0).left(3, 1.0) == 7
+    assert Budget(10, 2.0).spent(2, 1.0) == 0.5
+    for bad in ((None, None), (0, None), (-3, None), (None, 0.0), (None, math.nan), (5, -1.0)):
+        with pytest.raises(InputError, match="budget"):
+            Budget(*bad)
