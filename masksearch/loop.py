@@ -28,7 +28,12 @@ class Scoring(Protocol):
     """What the loop needs of a scorer."""
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order."""
+        """One score per proposal, in order.
+
+        A scorer that carries something over from one scoring to the next has, besides, ``refresh()``, which drops it,
+        and ``refresh_every``, the scorings after which that is due. Checkpoints are taken just then, so that a search
+        that is taken up again finds its scorer as one that never stopped.
+        """
 
 
 def search(
@@ -123,8 +128,16 @@ def _run(
     callbacks: list[Callback],
 ) -> None:
     stride = max(1, (problem.budget.scorings or 20_000) // _LOOKS)
-    saved = time.monotonic()
+    refresh, refresh_every = getattr(scorer, "refresh", None), getattr(scorer, "refresh_every", 1)
+    saved, refreshed = time.monotonic(), len(history)
     while (left := problem.budget.left(len(history), history.seconds)) != 0:
+        if len(history) - refreshed >= refresh_every:
+            refreshed = len(history)
+            if refresh is not None:
+                refresh()
+            if file is not None and time.monotonic() - saved > _CHECKPOINT_EVERY:
+                file.checkpoint(history, searcher.state_dict())
+                saved = time.monotonic()
         proposals = searcher.ask(batch if left is None else min(batch, left))
         if not proposals:
             break
@@ -134,16 +147,13 @@ def _run(
         for proposal, score in zip(proposals, scores, strict=True):
             metrics = searcher.metrics()
             if len(history) % stride == 0 and (incumbent := searcher.incumbent) is not None:
-                metrics |= _look(incumbent, problem, history)
+                metrics |= _look(incumbent, history)
             trial = history.add(proposal.mask, score, metrics)
             if file is not None:
                 taken = searcher.incumbent is proposal.mask and proposal.mask is not before
                 file.append(trial, proposal.move if taken else None)
             for callback in callbacks:
                 callback(trial, history, searcher)
-        if file is not None and time.monotonic() - saved > _CHECKPOINT_EVERY:
-            file.checkpoint(history, searcher.state_dict())
-            saved = time.monotonic()
     if file is not None:
         file.checkpoint(history, searcher.state_dict())
 
@@ -155,7 +165,7 @@ def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> 
     return [next(fresh) if score is None else Score(score.value, seconds=0.0, images=0) for score in known]
 
 
-def _look(incumbent: Mask, problem: Problem, history: History) -> dict[str, float]:
+def _look(incumbent: Mask, history: History) -> dict[str, float]:
     """How far the incumbent is from the start and from the best, and the density of every layer."""
     look = {f"density/{name}": value for name, value in incumbent.densities().items()}
     if history.first is not None:

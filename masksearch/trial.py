@@ -24,8 +24,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.scorings is None and self.seconds is None:
             raise InputError("budget: neither scorings nor seconds; at least one is needed, or the search has no end")
-        if self.scorings is not None and self.scorings < 1:
-            raise InputError(f"budget: {self.scorings} scorings; at least 1 is needed")
+        if self.scorings is not None and (not isinstance(self.scorings, int) or self.scorings < 1):
+            raise InputError(f"budget: {self.scorings!r} scorings; a whole number, at least 1, is needed")
         if self.seconds is not None and not self.seconds > 0:
             raise InputError(f"budget: {self.seconds} seconds; more than 0 is needed")
 

@@ -7,7 +7,7 @@ from masksearch.errors import InputError
 
 
 @pytest.mark.parametrize(
-    "text, canonical, steps",
+    ("text", "canonical", "steps"),
     [("0", "0", 0), ("0ep", "0", 0), ("0it", "0", 0), ("3ep", "3ep", 21), ("500it", "500it", 500), ("end", "end", 70)],
 )
 def test_texts_and_steps(text, canonical, steps):
@@ -32,5 +32,5 @@ def test_moments_within_the_training(text):
 
 @pytest.mark.parametrize("text", ["11ep", "71it"])
 def test_moments_after_its_end_are_errors(text):
-    with pytest.raises(InputError, match="k: .* 10ep = 70it"):
+    with pytest.raises(InputError, match=r"k: .* 10ep = 70it"):
         Duration.parse(text).check_within(7, 10, "k")

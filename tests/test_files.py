@@ -18,18 +18,18 @@ from masksearch import files
 from masksearch.errors import InputError
 from masksearch.files import load_tensors, load_tree, read_json, save_tensors, save_tree, write_bytes, write_json
 
-scalars = (
-    st.none() | st.booleans() | st.integers(-(2**130), 2**130) | st.floats(allow_nan=False) | st.text(max_size=8)
-)
+scalars = st.none() | st.booleans() | st.integers(-(2**130), 2**130) | st.floats(allow_nan=False) | st.text(max_size=8)
 arrays = st.sampled_from([np.int64, np.float64, np.uint8, np.bool_]).flatmap(
     lambda kind: st.lists(st.integers(0, 1), max_size=4).map(lambda values: np.array(values, dtype=kind))
 )
 leaves = scalars | arrays | arrays.map(lambda array: torch.from_numpy(array.copy()))
 trees = st.recursive(
     leaves,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(st.text(max_size=12) | st.integers(), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.text(max_size=12) | st.integers(), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 

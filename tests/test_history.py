@@ -143,7 +143,7 @@ def test_rows_read_back_what_was_told(tmp_path):
 def test_another_search_in_the_folder_is_refused_and_left_as_it_is(tmp_path):
     write(tmp_path, [(3, 0.5, True)], {"seed": 1, "density": 0.5})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(InputError, match="its density is 0.5, asked for is 0.25"):
+    with pytest.raises(InputError, match=r"its density is 0\.5, asked for is 0\.25"):
         HistoryFile(tmp_path, {"seed": 1, "density": 0.25}).open(SPACE, 3)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -167,6 +167,6 @@ def test_budgets():
     assert Budget(10, 2.0).left(3, 2.5) == 0
     assert Budget(10, 2.0).left(3, 1.0) == 7
     assert Budget(10, 2.0).spent(2, 1.0) == 0.5
-    for bad in ((None, None), (0, None), (-3, None), (None, 0.0), (None, math.nan), (5, -1.0)):
+    for bad in ((None, None), (0, None), (-3, None), (2.5, None), (None, 0.0), (None, math.nan), (5, -1.0)):
         with pytest.raises(InputError, match="budget"):
             Budget(*bad)

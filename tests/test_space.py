@@ -174,7 +174,7 @@ def test_erk_follows_its_formula_where_no_layer_is_full(case):
     space, density = case
     quotas = space.quotas(density, "erk")
     total = sum(quotas)
-    # Evci et al. 2020: density (n_in + n_out) / (n_in n_out), scaled; a layer above 1 is full, the others share the rest.
+    # Evci et al. 2020: density (n_in + n_out) / (n_in n_out), scaled; a layer above 1 is full, others share the rest.
     raw = [Fraction(sum(layer.shape), layer.shape[0] * layer.shape[1]) for layer in space.layers]
     full: set[int] = set()
     while True:
@@ -215,7 +215,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("density, message", BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("density", "message"), BAD.values(), ids=BAD)
 def test_bad_densities_say_what_is_allowed(density, message):
     with pytest.raises(InputError, match=message) as caught:
         make_space([40, 20]).count(density)

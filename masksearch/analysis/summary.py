@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 __all__ = ["Estimate", "SummaryRow", "summarise"]
 
@@ -26,7 +26,7 @@ class Estimate:
         n = len(data)
         if n < 2:
             return cls(float(data.mean()) if n else math.nan, math.nan, n)
-        return cls(float(data.mean()), float(stats.t.ppf(0.975, n - 1) * data.std(ddof=1) / math.sqrt(n)), n)
+        return cls(float(data.mean()), float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)), n)
 
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
         """``mean ± half width``, both times ``scale``; only the mean if there is no interval, – if there is no mean."""

@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torchvision.datasets import ImageFolder
 
 from masksearch.data.raw import RawImages
 from masksearch.errors import InputError
@@ -57,7 +57,10 @@ def read_folder(folder: Path) -> RawImages:
     return RawImages(**tensors, classes=len(train_classes))
 
 
-def _listing(folder: Path, part: str) -> ImageFolder:
+def _listing(folder: Path, part: str) -> Any:
+    """The ImageFolder of one part."""
+    from torchvision.datasets import ImageFolder  # here, because it takes a second to load and few commands need it
+
     if not (folder / part).is_dir():
         raise InputError(f"no folder {folder / part}; allowed is a folder with train/<class>/* and test/<class>/*")
     try:

@@ -3,11 +3,11 @@
 from collections.abc import Sized
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from masksearch.errors import InputError
 
@@ -42,4 +42,7 @@ def gather(dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def _tensor(image: Any) -> Tensor:
-    return pil_to_tensor(image) if isinstance(image, Image.Image) else torch.as_tensor(image)
+    if not isinstance(image, Image.Image):
+        return torch.as_tensor(image)
+    pixels = torch.from_numpy(np.array(image))  # (h, w) or (h, w, c)
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)

@@ -1,12 +1,13 @@
-"""Where published data sets come from: scikit-learn's digits, and what torchvision reads or downloads."""
+"""Where published data sets come from: scikit-learn's digits, and what torchvision reads or downloads.
+
+Both are imported where they are used: together they take longer to load than torch, and few commands need them.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.datasets
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from masksearch.data.folder import read_folder
@@ -22,6 +23,8 @@ Source = Callable[[Path, bool], RawImages]  # (data root, may it be downloaded?)
 
 def digits(root: Path, download: bool) -> RawImages:
     """1,797 handwritten digits, 1x8x8, that come with scikit-learn; a stratified fifth is the test set."""
+    from sklearn.datasets import load_digits
+
     bunch = load_digits()
     # 17 grey levels, 0 to 16; 255 / 16 is no integer, and rounding is far below one level.
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8)[:, None]
@@ -36,9 +39,11 @@ def from_torchvision(name: str) -> Source:
 
     torchvision's CIFAR files hold pickles; torchvision opens them only after their published MD5 sums match.
     """
-    kind = getattr(torchvision.datasets, name)
 
     def read(root: Path, download: bool) -> RawImages:
+        from torchvision import datasets
+
+        kind = getattr(datasets, name)
         try:
             train, test = (kind(root, train=train, download=download) for train in (True, False))
         except (RuntimeError, ValueError, OSError) as error:
@@ -62,7 +67,7 @@ def from_torchvision(name: str) -> Source:
 
 def cifar10(root: Path, download: bool) -> RawImages:
     """CIFAR-10 as torchvision keeps it; where that is absent, ``root/cifar10/{train,test}/<class>/*``."""
-    published = root / torchvision.datasets.CIFAR10.base_folder
+    published = root / "cifar-10-batches-py"  # torchvision's own
     folder = root / "cifar10"
     if not published.is_dir() and (folder / "train").is_dir():
         return read_folder(folder)

@@ -54,9 +54,8 @@ class RunFolder:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path = path
         settings = path / "settings.json"
-        if settings.exists() and read_json(settings) != json.loads(
-            json.dumps(identity)
-        ):  # a tuple reads back as a list
+        as_read = json.loads(json.dumps(identity))  # a tuple reads back as a list
+        if settings.exists() and read_json(settings) != as_read:
             raise InputError(f"run folder {path}: its settings.json tells of another run; move it away")
         if not settings.exists():
             write_json(settings, identity)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from masksearch.criteria import CRITERIA
 from masksearch.data import Data, load_data
 from masksearch.duration import Duration
 from masksearch.errors import InputError
@@ -102,7 +103,8 @@ def _check(settings: Settings, data: Data, cells: list[Cell]) -> None:
     for moment in _moments(cells):
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at or rewind_to")
     smallest = int(data.train.labels.bincount(minlength=data.classes).min())
-    if settings.scoring.images_per_class > smallest:
+    sees_images = any(cell.method in CRITERIA and CRITERIA[cell.method].needs_batches for cell in cells)
+    if sees_images and settings.scoring.images_per_class > smallest:
         raise InputError(
             f"images_per_class: {settings.scoring.images_per_class}; the smallest class has {smallest} training images"
         )

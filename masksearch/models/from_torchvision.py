@@ -2,17 +2,22 @@
 
 from typing import Any
 
-import torchvision.models
 from torch import nn
 
 from masksearch.errors import InputError
 from masksearch.models.chain import Shape
 from masksearch.table import choose
 
-__all__ = ["NAMES", "from_torchvision"]
+__all__ = ["from_torchvision", "torchvision_names"]
 
-NAMES: list[str] = torchvision.models.list_models(module=torchvision.models)
 _AUXILIARY = ("googlenet", "inception_v3")  # classifiers in mid-network, which training would have to know of
+
+
+def torchvision_names() -> list[str]:
+    """Names of torchvision's classifiers."""
+    from torchvision import models
+
+    return models.list_models(module=models)
 
 
 def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
@@ -23,7 +28,9 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
     InputError
         For unknown names, and images that have other than 3 channels.
     """
-    choose("torchvision classifier", name, NAMES)
+    from torchvision import models  # here, because it takes a second to load and few commands need it
+
+    choose("torchvision classifier", name, torchvision_names())
     c, h, w = shape
     if c != 3:
         raise InputError(f"torchvision's {name} takes images of 3 channels, not {c}")
@@ -36,4 +43,4 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
         settings = {"image_size": h}
     elif name.startswith("maxvit"):
         settings = {"input_size": (h, w)}
-    return torchvision.models.get_model(name, weights=None, num_classes=classes, **settings)
+    return models.get_model(name, weights=None, num_classes=classes, **settings)

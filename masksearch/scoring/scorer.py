@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
+from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective
-from masksearch.spaces import NetworkSpace
+from masksearch.scoring.paths import Path, ReferencePath
+from masksearch.spaces import NetworkSpace, WeightSpace
 from masksearch.trial import Proposal, Score
 
 __all__ = ["Scorer"]
@@ -41,6 +43,9 @@ class Scorer:
         Where to score; by default where the model is.
     batch_size : int
         Images per forward pass.
+    fast : bool
+        Take a faster path to the logits where there is one for the network (on a CPU: chains of linear layers); else,
+        and for callables and own losses, the plain one.
 
     Raises
     ------
@@ -58,6 +63,7 @@ class Scorer:
         loss: Callable[..., Tensor] | None = None,
         device: str | torch.device | None = None,
         batch_size: int = 1000,
+        fast: bool = True,
     ) -> None:
         if loss is not None and objective != "loss":
             raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
@@ -69,8 +75,9 @@ class Scorer:
         self._model = copy.deepcopy(model).to(device).eval()
         self._images = split.images.to(device)
         self._labels = split.labels.to(device)
-        self._batches = list(zip(self._images.split(batch_size), self._labels.split(batch_size), strict=True))
+        self._batch_size = batch_size
         self._check()
+        self._path = self._choose_path(fast)
 
     def __call__(self, mask: Mask) -> Score:
         """The exact score of one mask."""
@@ -78,24 +85,42 @@ class Scorer:
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         """One score per proposal, in order. This scorer always scores exactly, whatever the threshold."""
-        return [self._score(proposal.mask) for proposal in proposals]
+        return [self._score(proposal) for proposal in proposals]
 
-    def _score(self, mask: Mask) -> Score:
+    @property
+    def refresh_every(self) -> int:
+        """Scorings after which the path wants a :meth:`refresh`; a search can only be taken up again after one."""
+        return self._path.refresh_every
+
+    def refresh(self) -> None:
+        """Drop what is carried over from one scoring to the next, and with it the rounding errors."""
+        self._path.refresh()
+
+    def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
-        with self.space.applied(self._model, mask):
-            value = self._value()
+        if self._measure is not None and self._loss is None:
+            with torch.no_grad():
+                value = float(self._measure(self._path.logits(proposal), self._labels))
+        else:
+            with self.space.applied(self._model, proposal.mask):
+                value = self._own_value()
         return Score(value, exact=True, seconds=time.perf_counter() - start, images=len(self._labels))
 
-    def _value(self) -> float:
-        if self._measure is None:
+    def _own_value(self) -> float:
+        """What the caller's own objective or loss says of the masked network."""
+        if self._loss is None:
             assert callable(self.objective)
             return float(self.objective(self._model, self._images, self._labels))
+        batches = zip(self._images.split(self._batch_size), self._labels.split(self._batch_size), strict=True)
         with torch.no_grad():
-            if self._loss is not None:
-                losses = [self._loss(self._model(images), labels) * len(labels) for images, labels in self._batches]
-                return -float(torch.stack(losses).sum()) / len(self._labels)
-            logits = torch.cat([self._model(images) for images, _ in self._batches])
-            return float(self._measure(logits, self._labels))
+            losses = [self._loss(self._model(images), labels) * len(labels) for images, labels in batches]
+            return -float(torch.stack(losses).sum()) / len(self._labels)
+
+    def _choose_path(self, fast: bool) -> Path:
+        chain = linear_chain(self._model) if fast and self._images.device.type == "cpu" else None
+        if chain is not None and isinstance(self.space, WeightSpace):
+            return IncrementalPath(chain, self.space, self._images)
+        return ReferencePath(self._model, self.space, self._images.split(self._batch_size))
 
     def _check(self) -> None:
         if not len(self._labels):
@@ -110,7 +135,7 @@ class Scorer:
         with torch.no_grad():
             logits = self._model(self._images[:2])
         if not isinstance(logits, Tensor) or logits.ndim != 2:
-            what = f"a tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            what = f"tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise InputError(
                 f"model: returns a {what}; objective {self.objective!r} needs logits (n, classes), "
                 "or give loss= or a callable objective"

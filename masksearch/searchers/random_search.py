@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import torch
 
+from masksearch.mask import Mask
 from masksearch.searchers.base import Searcher
 from masksearch.seeds import torch_generator
 from masksearch.space import Scope
@@ -13,6 +14,8 @@ from masksearch.table import choose
 from masksearch.trial import Problem, Proposal, Score
 
 __all__ = ["RandomSearch"]
+
+_TRIES = 100
 
 
 @dataclass
@@ -35,10 +38,17 @@ class RandomSearch(Searcher):
             masks.append(self.problem.start)
             self._start_is_due = False
         while len(masks) < n:
-            masks.append(
-                self.problem.space.random(self.problem.density, self.scope, self._generator, self.problem.on_empty)
-            )
+            masks.append(self._draw())
         return [Proposal.of(mask) for mask in masks]
+
+    def _draw(self) -> Mask:
+        """Under ``raise``, a mask that empties a layer is drawn again; an error only if hardly any draw is whole."""
+        problem = self.problem
+        for _ in range(_TRIES if problem.on_empty == "raise" else 0):
+            mask = problem.space.random(problem.density, self.scope, self._generator, "allow")
+            if not mask.empty_layers():
+                return mask
+        return problem.space.random(problem.density, self.scope, self._generator, problem.on_empty)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         pass

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from masksearch.mask import Mask
+from masksearch.move import Move
 from masksearch.partition import Partition
 from masksearch.searchers.base import Searcher
 from masksearch.searchers.tabu import TabuMemory
@@ -76,10 +77,13 @@ class ThesisAnnealing(Searcher):
         """One proposal: the published walk knows no batches."""
         if self._level == self.levels:
             return []
+        reach = self._radius if self.known == "within_radius" else 1
+        careful = self.problem.on_empty != "allow"  # as published, layers may be emptied
         for _ in range(self.tries):
             move = self._partition.draw(self._radius, self._rng)
-            reach = self._radius if self.known == "within_radius" else 1
-            if (self._memory.distances(move) >= reach).all():
+            if careful and self._partition.empties(move):
+                move = Move.nowhere()
+            elif (self._memory.distances(move) >= reach).all():
                 break
         # exp(-delta / T) > u, with delta = (a - accuracy) / 100, solved for the accuracy.
         threshold = self._mean / 100 + self._temperature * math.log(1 - self._rng.random())

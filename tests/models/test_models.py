@@ -11,7 +11,7 @@ from torch import nn
 
 from masksearch.errors import InputError
 from masksearch.models import MODELS, build_model, built_as
-from masksearch.models.from_torchvision import NAMES
+from masksearch.models.from_torchvision import torchvision_names
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet
 
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
@@ -261,7 +261,7 @@ def test_torchvision_auxiliary_heads_are_left_out():
 
 
 def test_torchvision_refuses_images_it_cannot_take():
-    assert "resnet50" in NAMES
+    assert "resnet50" in torchvision_names()
     with pytest.raises(InputError, match="takes images of 3 channels, not 1"):
         build_model("torchvision:resnet18", MNIST)
     with pytest.raises(InputError, match="can't take images of 3x32x32"):

@@ -1,0 +1,126 @@
+"""Cells: the grid, and names that derive from what decides the result."""
+
+from dataclasses import replace
+
+import pytest
+
+from masksearch.experiment import Settings, grid
+from masksearch.experiment.cells import dense_identity, short_hash
+from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.searchers import Annealing, RandomSearch
+from masksearch.training import TrainSettings
+
+SWEEP = SweepSettings(methods=("annealing", "snip"), sparsity=(0.5, 0.9), seeds=2, find_at=("0", "1ep"))
+BASE = Settings(sweep=SWEEP)
+
+
+def first(settings, method="annealing"):
+    return next(cell for cell in grid(settings) if cell.method == method)
+
+
+def test_the_grid_has_every_combination_once_seed_by_seed():
+    cells = grid(BASE)
+    points = [(cell.method, cell.sparsity, cell.find_at, cell.seed) for cell in cells]
+    assert len(set(points)) == len(points) == 2 * 2 * 2 * 2
+    assert [cell.seed for cell in cells] == [0] * 8 + [1] * 8
+    assert len({cell.folder for cell in cells}) == len({cell.label for cell in cells}) == 16
+
+
+def test_criteria_of_trained_weights_have_one_cell_at_the_end():
+    cells = grid(replace(BASE, sweep=replace(SWEEP, methods=("magnitude", "mag_sign", "random"))))
+    assert {cell.find_at for cell in cells if cell.method != "random"} == {"end"}
+    assert len(cells) == 2 * 2 * (1 + 1 + 2)
+
+
+def test_moments_that_are_the_same_are_one_cell():
+    assert len(grid(replace(BASE, sweep=replace(SWEEP, find_at=("0", "0ep", "0it"))))) == 8
+
+
+def test_densities_carry_no_rounding_error():
+    cells = grid(replace(BASE, sweep=replace(SWEEP, sparsity=(0.7, 0.9, 0.999))))
+    assert [cell.density for cell in cells[:6:2]] == [0.3, 0.1, 0.001]
+
+
+DECIDES = {
+    "sparsity": replace(BASE, sweep=replace(SWEEP, sparsity=(0.6,))),
+    "find_at": replace(BASE, sweep=replace(SWEEP, find_at=("2ep",))),
+    "rewind_to": replace(BASE, sweep=replace(SWEEP, rewind_to="1ep")),
+    "retrain_epochs": replace(BASE, sweep=replace(SWEEP, retrain_epochs=3)),
+    "dataset": replace(BASE, sweep=replace(SWEEP, dataset="mnist")),
+    "model": replace(BASE, sweep=replace(SWEEP, model="fc")),
+    "budget": replace(BASE, sweep=replace(SWEEP, budget=7)),
+    "objective": replace(BASE, sweep=replace(SWEEP, objective="loss")),
+    "epochs": replace(BASE, train=TrainSettings(epochs=3)),
+    "lr": replace(BASE, train=TrainSettings(lr=0.1)),
+    "search_images": replace(BASE, scoring=ScoringSettings(search_images=9)),
+    "train_images": replace(BASE, scoring=ScoringSettings(train_images=99)),
+    "weights": replace(BASE, scoring=ScoringSettings(weights="signed_constant")),
+    "layers": replace(BASE, scoring=ScoringSettings(layers="linear")),
+    "on_empty": replace(BASE, scoring=ScoringSettings(on_empty="keep_one")),
+    "seconds": replace(BASE, scoring=ScoringSettings(seconds=9.0)),
+    "annealing": replace(BASE, annealing=Annealing(tabu=3)),
+}
+
+
+@pytest.mark.parametrize("changed", DECIDES.values(), ids=DECIDES)
+def test_what_decides_the_result_decides_the_folder(changed):
+    assert first(changed).folder != first(BASE).folder
+
+
+def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_does_not():
+    for scoring in (ScoringSettings(scope="erk"), ScoringSettings(images_per_class=3)):
+        assert first(replace(BASE, scoring=scoring), "snip").folder != first(BASE, "snip").folder
+        assert first(replace(BASE, scoring=scoring)).folder == first(BASE).folder
+    for changed in (DECIDES["budget"], DECIDES["annealing"], DECIDES["seconds"]):
+        assert first(changed, "snip").folder == first(BASE, "snip").folder
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(BASE, run=RunSettings(name="other", runs="elsewhere", device="cpu", threads=3)),
+        replace(BASE, sweep=replace(SWEEP, seeds=9)),
+        replace(BASE, sweep=replace(SWEEP, methods=("annealing", "random"))),
+        replace(BASE, sweep=replace(SWEEP, sparsity=(0.5, 0.7))),
+    ],
+    ids=["run", "seeds", "methods", "sparsities"],
+)
+def test_what_does_not_decide_a_cell_leaves_its_folder(changed):
+    assert first(changed).folder == first(BASE).folder
+
+
+def test_the_dense_network_is_shared_by_all_cells_of_a_seed():
+    identities = {cell.seed: short_hash(cell.identity["dense"]) for cell in grid(BASE)}
+    assert len(set(identities.values())) == 2
+    for cell in grid(BASE):
+        assert cell.identity["dense"] == dense_identity(BASE, cell.seed)
+    shared = replace(
+        BASE, sweep=replace(SWEEP, budget=7, retrain_epochs=1, rewind_to="end"), annealing=Annealing(tabu=2)
+    )
+    assert dense_identity(shared, 0) == dense_identity(BASE, 0)
+
+
+def test_labels_are_readable_and_folders_are_names():
+    cell = first(BASE)
+    assert cell.label == "annealing_s0.5_k0_seed0"
+    assert cell.folder.startswith(cell.label + "_")
+    assert len(cell.folder) == len(cell.label) + 9
+    assert "/" not in cell.folder
+
+
+def test_the_retraining_is_the_dense_one_but_for_its_epochs():
+    assert first(BASE).retraining == BASE.train
+    assert first(DECIDES["retrain_epochs"]).retraining == replace(BASE.train, epochs=3)
+
+
+def test_searchers_have_the_sweeps_settings():
+    assert first(DECIDES["annealing"]).searcher() == Annealing(tabu=3)
+    random = replace(BASE, sweep=replace(SWEEP, methods=("random_search",)))
+    assert first(random, "random_search").searcher() == RandomSearch()
+    assert first(BASE).searches
+    assert not first(BASE, "snip").searches
+
+
+def test_hashes_stay_as_they_are():
+    """Run folders of earlier versions are found again only as long as this is so."""
+    assert short_hash({"b": 1, "a": [1.5, None]}) == short_hash({"a": [1.5, None], "b": 1}) == "ad387916"

@@ -1,0 +1,157 @@
+"""Settings: every mistake gets one line that names it; recipes are settings by name."""
+
+import dataclasses
+
+import pytest
+
+from masksearch.errors import InputError
+from masksearch.experiment import SCALES, Settings, load_recipe, methods, recipe_names, recipe_text, recipes
+from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.searchers import Annealing
+from masksearch.training import TrainSettings
+
+BAD_SWEEPS = {
+    "sparsity 0": ({"sparsity": (0.0,)}, "sparsity: 0.0; it must lie between 0 and 1"),
+    "sparsity 1": ({"sparsity": (0.5, 1.0)}, "sparsity: 1.0"),
+    "sparsity in percent": ({"sparsity": (90,)}, "sparsity: 90"),
+    "sparsity nan": ({"sparsity": (float("nan"),)}, "sparsity: nan"),
+    "no sparsity": ({"sparsity": ()}, "sparsity: nothing given"),
+    "a sparsity twice": ({"sparsity": (0.5, 0.5)}, "sparsity: 0.5 0.5; each may stand there once"),
+    "method": ({"methods": ("anneling",)}, "unknown method 'anneling': did you mean 'annealing'"),
+    "criterion": ({"methods": ("snp",)}, "did you mean 'snip'"),
+    "no method": ({"methods": ()}, "methods: nothing given"),
+    "model": ({"model": "lenet_300"}, "unknown model 'lenet_300': did you mean 'lenet_300_100'"),
+    "data set": ({"dataset": "mnits"}, "unknown data set 'mnits': did you mean 'mnist'"),
+    "objective": ({"objective": "acuracy"}, "unknown objective 'acuracy': did you mean 'accuracy'"),
+    "seeds": ({"seeds": 0}, "seeds: 0; at least 1"),
+    "budget": ({"budget": 0}, "budget: 0"),
+    "find_at": ({"find_at": ("3",)}, "find_at: '3' is no moment"),
+    "rewind_to": ({"rewind_to": "nowhere"}, "rewind_to.*'nowhere'"),
+    "retrain_epochs": ({"retrain_epochs": -1}, "retrain_epochs: -1"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_SWEEPS.values(), ids=BAD_SWEEPS)
+def test_bad_sweeps(change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        SweepSettings(**change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        (ScoringSettings, {"seconds": 0.0}, "seconds"),
+        (ScoringSettings, {"images_per_class": 0}, "images_per_class: 0"),
+        (ScoringSettings, {"weights": "signed"}, "unknown weights 'signed': did you mean 'signed_constant'"),
+        (ScoringSettings, {"scope": "globl"}, "unknown scope 'globl': did you mean 'global'"),
+        (ScoringSettings, {"on_empty": "alow"}, "unknown on_empty 'alow': did you mean 'allow'"),
+        (ScoringSettings, {"layers": "convs"}, "unknown layers 'convs': did you mean 'conv'"),
+        (RunSettings, {"name": ""}, "name: ''"),
+        (RunSettings, {"name": "a/b"}, "name: 'a/b'"),
+        (RunSettings, {"name": "../up"}, "name: '../up'"),
+        (RunSettings, {"threads": 0}, "threads: 0"),
+        (TrainSettings, {"epochs": -1}, "epochs: -1"),
+        (TrainSettings, {"optimizer": "sdg"}, "did you mean 'sgd'"),
+    ],
+    ids=str,
+)
+def test_bad_groups(group, change, message):
+    with pytest.raises(InputError, match=message):
+        group(**change)
+
+
+@pytest.mark.parametrize("change", [{"find_at": ("0", "11ep")}, {"rewind_to": "11ep"}], ids=str)
+def test_moments_after_the_training_are_errors(change):
+    with pytest.raises(InputError, match="11ep is longer than the training of 10ep"):
+        Settings(SweepSettings(**change), TrainSettings(epochs=10))
+    Settings(SweepSettings(**change), TrainSettings(epochs=11))
+
+
+def test_methods_are_the_tables():
+    assert {"annealing", "random_search", "magnitude", "mag_sign", "snip", "random"} <= set(methods())
+    assert len(set(methods())) == len(methods())
+
+
+def test_updated_finds_the_group_of_every_name():
+    flat = {"sparsity": [0.5], "epochs": 3, "images_per_class": 2, "name": "x", "annealing": {"radius_start": 0.5}}
+    settings = Settings().updated(flat, "here")
+    assert settings.sweep.sparsity == (0.5,)
+    assert (settings.train.epochs, settings.scoring.images_per_class, settings.run.name) == (3, 2, "x")
+    assert settings.annealing == Annealing(radius_start=0.5)
+    assert settings.updated({}, "here") == settings
+
+
+def test_names_belong_to_one_group():
+    names = [
+        item.name for group in dataclasses.fields(Settings()) for item in dataclasses.fields(group.default_factory)
+    ]
+    plain = [name for name in names if name not in {item.name for item in dataclasses.fields(Annealing)}]
+    assert len(set(plain)) == len(plain)
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"sparsty": [0.5]}, "unknown key in recipe 'x' 'sparsty': did you mean 'sparsity'"),
+        ({"annealing": {"radius": 1}}, "did you mean 'radius_end'"),
+        ({"sparsity": [1.5]}, "sparsity: 1.5"),
+        ({"annealing": {"accept_start": 2}}, "accept_start"),
+    ],
+    ids=str,
+)
+def test_updates_that_do_not_fit(flat, message):
+    with pytest.raises(InputError, match=message):
+        Settings().updated(flat, "recipe 'x'")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads_at_every_scale(name, scale):
+    assert load_recipe(name, scale).run.name == f"{name}_{scale}"
+    text = recipe_text(name)
+    assert text
+    assert "\n" not in text
+
+
+def test_scales_differ():
+    name = recipe_names()[0]
+    assert len({repr(load_recipe(name, scale)) for scale in SCALES}) == len(SCALES)
+
+
+@pytest.fixture
+def own_recipe(tmp_path, monkeypatch):
+    """Writes recipes where the package looks for its own."""
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.setattr(recipes, "files", lambda package: tmp_path)
+    return lambda text: (tmp_path / "recipes" / "own.toml").write_text(text)
+
+
+RECIPES = {
+    "unknown key": ("[settings]\nepochz = 3", "unknown key in recipe 'own' 'epochz': did you mean 'epochs'"),
+    "unknown key of a scale": ("[scale.cpu]\nbuget = 3", "'buget': did you mean 'budget'"),
+    "unknown table": ("[setings]\nepochs = 3", "'setings': did you mean 'settings'"),
+    "no TOML": ("epochs 3", "recipe 'own': not valid TOML"),
+    "bad value": ("[settings]\nsparsity = [2.0]", "sparsity: 2.0"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), RECIPES.values(), ids=RECIPES)
+def test_recipes_with_mistakes(own_recipe, text, message):
+    own_recipe(text)
+    with pytest.raises(InputError, match=message) as caught:
+        load_recipe("own")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_scale_overrides_the_recipe(own_recipe):
+    own_recipe("[settings]\nepochs = 3\nbudget = 7\n[scale.cpu]\nepochs = 4")
+    assert (load_recipe("own", "cpu").train.epochs, load_recipe("own", "cpu").sweep.budget) == (4, 7)
+    assert load_recipe("own", "paper").train.epochs == 3
+
+
+def test_unknown_recipes_and_scales():
+    with pytest.raises(InputError, match="unknown recipe"):
+        load_recipe("no_such_recipe")
+    with pytest.raises(InputError, match="unknown scale 'cup': did you mean 'cpu'"):
+        load_recipe(recipe_names()[0], "cup")

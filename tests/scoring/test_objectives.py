@@ -1,0 +1,87 @@
+"""Objectives: by hand, and what all of them promise."""
+
+import math
+
+import pytest
+import torch
+
+from masksearch.errors import InputError
+from masksearch.scoring import OBJECTIVES
+
+LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.5, 0.0], [0.0, 3.0, 1.0], [1.0, 1.0, 4.0]])
+LABELS = torch.tensor([0, 1, 2, 2])
+
+every = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+
+
+def cross_entropy(logits, labels):
+    """Minus the mean log-probability of the labels, in plain Python."""
+    losses = []
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        losses.append(math.log(sum(math.exp(z) for z in row)) - row[label])
+    return sum(losses) / len(losses)
+
+
+def test_accuracy_and_loss_by_hand():
+    assert OBJECTIVES["accuracy"](LOGITS, LABELS).item() == 0.75
+    assert OBJECTIVES["loss"](LOGITS, LABELS).item() == pytest.approx(-cross_entropy(LOGITS, LABELS))
+
+
+def test_calibrated_loss_by_hand():
+    values = LOGITS.flatten().tolist()
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((z - mean) ** 2 for z in values) / (len(values) - 1))
+    wanted = -cross_entropy(3 * LOGITS / deviation, LABELS)
+    assert OBJECTIVES["calibrated_loss"](LOGITS, LABELS).item() == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 0.1, 7.0, 1e6])
+def test_calibrated_loss_and_accuracy_ignore_the_logits_scale_and_loss_does_not(scale):
+    for name in ("calibrated_loss", "accuracy"):
+        objective = OBJECTIVES[name]
+        assert objective(scale * LOGITS, LABELS).item() == pytest.approx(objective(LOGITS, LABELS).item(), rel=1e-4)
+    assert OBJECTIVES["loss"](scale * LOGITS, LABELS).item() != pytest.approx(OBJECTIVES["loss"](LOGITS, LABELS).item())
+
+
+@every
+def test_right_logits_score_higher(objective):
+    right = torch.nn.functional.one_hot(LABELS, 3).float()
+    wrong = torch.nn.functional.one_hot((LABELS + 1) % 3, 3).float()
+    assert objective(right, LABELS) > objective(wrong, LABELS)
+
+
+@every
+def test_the_order_of_images_does_not_matter(objective):
+    order = torch.tensor([2, 0, 3, 1])
+    assert objective(LOGITS[order], LABELS[order]).item() == pytest.approx(objective(LOGITS, LABELS).item())
+
+
+@every
+@pytest.mark.parametrize("value", [0.0, 5.0, -3e4])
+def test_constant_outputs_of_a_cut_network_are_no_better_than_chance_and_finite(objective, value):
+    labels = torch.arange(3).repeat(10)
+    score = objective(torch.full((30, 3), value), labels).item()
+    assert score == pytest.approx(1 / 3) or score == pytest.approx(-math.log(3), rel=1e-4)
+
+
+@every
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_have_no_score(objective, bad):
+    logits = LOGITS.clone()
+    logits[1, 1] = bad
+    assert math.isnan(objective(logits, LABELS).item())
+
+
+@every
+def test_arguments_are_left_alone_and_the_result_is_one_number_on_their_device(objective):
+    logits, labels = LOGITS.clone(), LABELS.clone()
+    score = objective(logits, labels)
+    assert score.shape == ()
+    assert score.device == logits.device
+    assert torch.equal(logits, LOGITS)
+    assert torch.equal(labels, LABELS)
+
+
+def test_an_unknown_objective_gets_the_nearest():
+    with pytest.raises(InputError, match="unknown objective 'acuracy': did you mean 'accuracy'"):
+        OBJECTIVES["acuracy"]

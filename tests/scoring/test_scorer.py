@@ -1,0 +1,236 @@
+"""The scorer: what an independent forward pass says, on a copy, with clear words for what can't be scored."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from masksearch.data import Split
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.scoring import OBJECTIVES, Scorer
+from masksearch.spaces import weight_space
+from masksearch.trial import Proposal
+
+
+def make_net():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 5)
+        )
+        net[1].running_mean.normal_()
+        net[1].running_var.uniform_(0.5, 2)
+    return net.train()
+
+
+def make_split(n=37, classes=5, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return Split(torch.randn(n, 1, 6, 6, generator=g), torch.randint(0, classes, (n,), generator=g))
+
+
+def state_of(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def by_hand(model, mask, split, objective):
+    """An independent forward: functional, in eval mode, weights multiplied by the mask."""
+    conv, linear = mask.bits[:36].view(4, 1, 3, 3), mask.bits[36:].view(5, 64)
+    x = F.conv2d(split.images, model[0].weight * conv, model[0].bias)
+    norm = model[1]
+    x = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, training=False, eps=norm.eps)
+    x = F.linear(x.relu().flatten(1), model[5].weight * linear, model[5].bias)
+    if objective == "accuracy":
+        return (x.argmax(1) == split.labels).double().mean().item()
+    if objective == "calibrated_loss":
+        x = 3 * x / x.std()
+    return -F.cross_entropy(x, split.labels).item()
+
+
+@pytest.mark.parametrize("batch_size", [1000, 37, 10, 1])
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_scores_are_those_of_an_independent_forward_whatever_the_batches(objective, batch_size):
+    model, split = make_net(), make_split()
+    space = weight_space(model)
+    scorer = Scorer(model, space, split, objective, batch_size=batch_size)
+    masks = [space.full(), *(space.random(0.3, generator=torch.Generator().manual_seed(i)) for i in range(4))]
+    values = [score.value for score in scorer.score([Proposal.of(mask) for mask in masks])]
+    assert values == pytest.approx([by_hand(model, mask, split, objective) for mask in masks], abs=1e-5)
+    assert len(set(values)) > 1
+    assert scorer(masks[2]).value == values[2]
+    score = scorer(masks[2])
+    assert (score.exact, score.images) == (True, 37)
+    assert score.seconds > 0
+
+
+def test_proposals_are_scored_as_their_masks_and_always_exactly():
+    model, split = make_net(), make_split()
+    space = weight_space(model)
+    scorer = Scorer(model, space, split)
+    base = space.random(0.5, generator=torch.Generator().manual_seed(0))
+    move = base.move_to(space.random(0.5, generator=torch.Generator().manual_seed(1)))
+    [score] = scorer.score([Proposal.moving(base, move, threshold=2.0)])
+    assert score.exact
+    assert score.value == scorer(base.moved(move)).value
+
+
+def test_the_model_is_copied_and_nothing_of_it_changes():
+    model, split = make_net(), make_split()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    before, modes, rng = state_of(model), [m.training for m in model.modules()], torch.get_rng_state()
+    space = weight_space(model)
+    scorer = Scorer(model, space, split, "loss")
+    mask = space.random(0.2, generator=torch.Generator().manual_seed(0))
+    value = scorer(mask).value
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+    assert torch.equal(torch.get_rng_state(), rng)
+    with torch.no_grad():
+        model[0].weight.zero_()  # the scorer keeps the weights as they were
+    assert scorer(mask).value == value
+    assert scorer(space.full()).value == scorer(space.full()).value
+
+
+def test_any_callable_scores_the_masked_model_in_eval_mode():
+    model, split = make_net(), make_split()
+    space = weight_space(model)
+    mask = space.random(0.25, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def objective(network, images, labels):
+        assert not any(module.training for module in network.modules())
+        assert torch.equal(images, split.images)
+        assert torch.equal(labels, split.labels)
+        seen.append(int((network[5].weight != 0).sum() + (network[0].weight != 0).sum()))
+        F.cross_entropy(network(images), labels).backward()  # gradients may be asked for
+        return torch.tensor(seen[-1] / 2)
+
+    scorer = Scorer(model, space, split, objective)
+    assert scorer(mask).value == mask.n_kept / 2
+    assert seen == [mask.n_kept]
+    assert isinstance(scorer(mask).value, float)
+
+
+def test_a_callable_that_fails_leaves_the_scorer_as_it_was():
+    model, split = make_net(), make_split()
+    space = weight_space(model)
+    state = {"fails": True}
+
+    def objective(network, images, labels):
+        if state["fails"]:
+            raise ZeroDivisionError
+        return network(images).sum().item()
+
+    scorer = Scorer(model, space, split, objective)
+    with pytest.raises(ZeroDivisionError):
+        scorer(space.random(0.2))
+    state["fails"] = False
+    assert scorer(space.full()).value == pytest.approx(make_net().eval()(split.images).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1000, 10])
+def test_own_losses(batch_size):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = make_net()
+
+        def forward(self, images):
+            return self.net(images), images.mean()
+
+    def own(outputs, labels):
+        return F.cross_entropy(outputs[0], labels)
+
+    model, split = Pair(), make_split()
+    space = weight_space(model)
+    value = Scorer(model, space, split, "loss", loss=own, batch_size=batch_size)(space.full()).value
+    inner = weight_space(model.net)
+    assert value == pytest.approx(Scorer(model.net, inner, split, "loss")(inner.full()).value, rel=1e-5)
+    with pytest.raises(InputError, match="loss: goes with objective 'loss' alone"):
+        Scorer(model, space, split, "accuracy", loss=own)
+
+
+def test_nan_scores_are_scores():
+    model, split = make_net(), make_split()
+    space = weight_space(model)
+    assert math.isnan(Scorer(model, space, split, lambda *_: math.nan)(space.full()).value)
+
+
+class Returns(nn.Module):
+    """A network with any kind of output."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.layer, self.output = nn.Linear(36, 5), output
+
+    def forward(self, images):
+        return self.output(self.layer(images.flatten(1)))
+
+
+def with_bad_weight(value):
+    model = make_net()
+    with torch.no_grad():
+        model[5].bias[2] = value
+    return model
+
+
+def with_bad_pixel(value):
+    split = make_split()
+    split.images[3, 0, 2, 2] = value
+    return split
+
+
+BAD = {
+    "tuple": (Returns(lambda z: (z, z)), make_split(), "model: returns a tuple"),
+    "images out": (Returns(lambda z: z.view(-1, 5, 1)), make_split(), r"returns a tensor of shape \(2, 5, 1\)"),
+    "dict": (Returns(lambda z: {"logits": z}), make_split(), "returns a dict"),
+    "label above": (make_net(), make_split(classes=9), "labels: 0 to 8; the model knows 0 to 4"),
+    "label below": (make_net(), Split(torch.zeros(2, 1, 6, 6), torch.tensor([-1, 0])), "labels: -1 to 0"),
+    "NaN weight": (with_bad_weight(math.nan), make_split(), "weights: 5.bias has NaN"),
+    "infinite weight": (with_bad_weight(math.inf), make_split(), "weights: 5.bias has NaN or infinite"),
+    "NaN image": (make_net(), with_bad_pixel(math.nan), "images to score on: some are NaN"),
+    "infinite image": (make_net(), with_bad_pixel(-math.inf), "images to score on: some are NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize(("model", "split", "message"), BAD.values(), ids=BAD)
+def test_what_can_not_be_scored_is_said_when_the_scorer_is_made(model, split, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Scorer(model, weight_space(model), split)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_objective_and_a_mask_of_another_network_are_errors():
+    model, split = make_net(), make_split()
+    with pytest.raises(InputError, match="did you mean 'accuracy'"):
+        Scorer(model, weight_space(model), split, "acc")
+    other = weight_space(nn.Linear(3, 3))
+    scorer = Scorer(model, weight_space(model), split)
+    with pytest.raises(InputError, match="doesn't fit this weight space"):
+        scorer(Mask(other, torch.ones(9, dtype=torch.bool)))
+
+
+def test_the_device_is_where_scoring_happens():
+    model, split = make_net(), make_split()
+    space = weight_space(model)
+    devices = set()
+
+    def objective(network, images, labels):
+        devices.update({images.device, labels.device, *(p.device for p in network.parameters())})
+        return 0.0
+
+    Scorer(model, space, split, objective, device="cpu")(space.full())
+    assert devices == {torch.device("cpu")}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("objective", list(OBJECTIVES))
+def test_scores_on_a_gpu_are_those_of_the_cpu(objective):
+    model, split = make_net(), make_split(500)
+    space = weight_space(model)
+    mask = space.random(0.5, generator=torch.Generator().manual_seed(0))
+    on_cpu, on_gpu = (Scorer(model, space, split, objective, device=device)(mask).value for device in ("cpu", "cuda"))
+    assert on_gpu == pytest.approx(on_cpu, abs=5e-3)

@@ -1,0 +1,210 @@
+"""Weight spaces: which layers have units, and masks applied and taken off again to the last bit."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.scoring import signed_constants
+from masksearch.spaces import weight_space
+
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+        nn.LayerNorm(5),
+        nn.Linear(5, 3),
+    )
+
+
+def bits_of(model):
+    """Every parameter and buffer as raw bits, so that NaN equals NaN and -0.0 differs from 0.0."""
+    return {name: t.detach().clone().flatten().view(torch.uint8) for name, t in model.state_dict().items()}
+
+
+def same_bits(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(autouse=True)
+def _keep_the_global_state():
+    with torch.random.fork_rng():
+        yield
+
+
+def test_units_are_the_weights_of_linear_and_convolutional_layers():
+    space = weight_space(make_net())
+    assert [(layer.name, layer.shape, layer.size) for layer in space.layers] == [
+        ("0", (4, 1, 3, 3), 36),
+        ("4", (5, 16), 80),
+        ("6", (3, 5), 15),
+    ]
+    assert space.granularity == "weight"
+    assert space.layer_weights() == ["0.weight", "4.weight", "6.weight"]
+
+
+def test_layers_are_chosen_by_kind_and_by_name():
+    net = make_net()
+    assert [layer.name for layer in weight_space(net, "conv").layers] == ["0"]
+    assert [layer.name for layer in weight_space(net, "linear").layers] == ["4", "6"]
+    assert [layer.name for layer in weight_space(net, exclude=["6"]).layers] == ["0", "4"]
+    assert [layer.name for layer in weight_space(net, include=["[45]", "0"]).layers] == ["0", "4"]
+    assert [layer.name for layer in weight_space(nn.Linear(3, 2)).layers] == [""]
+    assert weight_space(nn.Linear(3, 2)).layer_weights() == ["weight"]
+    one_d_and_three_d = nn.Sequential(
+        nn.Conv1d(2, 3, 3), nn.ConvTranspose2d(2, 3, 3), nn.Conv3d(1, 2, 2), nn.Bilinear(2, 2, 2)
+    )
+    assert [layer.name for layer in weight_space(one_d_and_three_d).layers] == ["0", "1", "2"]
+
+
+def test_what_can_not_be_a_space_is_an_error_of_one_line():
+    with pytest.raises(InputError, match="has no conv layer"):
+        weight_space(nn.Linear(2, 2), "conv")
+    with pytest.raises(InputError, match=r"fits \['features"):
+        weight_space(make_net(), include=["features.*"])
+    with pytest.raises(InputError, match="did you mean 'linear'"):
+        weight_space(make_net(), "linar")
+    with pytest.raises(InputError, match="'1' is computed from others"):
+        weight_space(nn.Sequential(nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))))
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(InputError, match="'0' and '1' share one weight"):
+        weight_space(tied)
+
+
+@pytest.mark.parametrize("left_out", ["0", "1"])
+def test_a_tied_weight_can_be_masked_under_either_name(left_out):
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    space = weight_space(tied, exclude=[left_out])
+    mask = space.random(0.5)
+    with space.applied(tied, mask):
+        assert torch.equal(tied[0].weight != 0, mask.bits.view(4, 4))
+    assert bool((tied[0].weight != 0).all())
+    signed_constants(tied, space)
+
+
+def poisoned(model, seed):
+    """Negative zeros, NaN with payloads, infinities and subnormal numbers in every tensor."""
+    odd = torch.tensor([0x80000000, 0x7FC12345, 0xFFC00001, 0x7F800001, 0xFF800000, 0x00000001], dtype=torch.int64)
+    odd = (odd - (odd >= 2**31) * 2**32).to(torch.int32)  # as signed
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            if tensor.dtype == torch.float32:
+                chosen = torch.rand(tensor.shape, generator=generator) < 0.5
+                picks = odd[torch.randint(len(odd), tensor.shape, generator=generator)]
+                raw = tensor.view(torch.int32)
+                raw.copy_(torch.where(chosen, picks, raw))
+    return model
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**31), st.floats(0.03, 1), st.booleans())
+def test_applied_gives_every_bit_back_also_after_an_exception(seed, density, fails):
+    model = poisoned(make_net(), seed)
+    space = weight_space(model)
+    mask = space.random(density, generator=torch.Generator().manual_seed(seed), on_empty="allow")
+    before, kept_before = bits_of(model), mask.bits.clone()
+    try:
+        with space.applied(model, mask) as inside:
+            assert inside is model
+            for layer in space.layers:
+                raw = dict(model.named_parameters())[f"{layer.name}.weight"].detach().view(torch.int32).flatten()
+                old = before[f"{layer.name}.weight"].view(torch.int32)
+                keep = mask.bits[layer.slice]
+                assert (raw[~keep] == 0).all()
+                assert torch.equal(raw[keep], old[keep])
+            untouched = [name for name in before if name not in space.layer_weights()]
+            assert all(torch.equal(bits_of(model)[name], before[name]) for name in untouched)
+            with torch.no_grad():
+                model[4].weight.fill_(3.0)  # what is written meanwhile is lost
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert same_bits(bits_of(model), before)
+    assert torch.equal(mask.bits, kept_before)
+
+
+def test_applied_leaves_gradients_modes_and_autograd_alone():
+    model = make_net().train()
+    model[1].eval()
+    model[4].weight.requires_grad_(False)
+    space = weight_space(model)
+    model(torch.randn(4, 1, 4, 4)).sum().backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    modes = [module.training for module in model.modules()]
+    with space.applied(model, space.random(0.5)):
+        out = model(torch.randn(4, 1, 4, 4))
+    out.detach()
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()].count(False) == 1
+    assert all(torch.equal(dict(model.named_parameters())[name].grad, grad) for name, grad in grads.items())
+
+
+def test_applied_masks_nest():
+    model = make_net()
+    space = weight_space(model)
+    before = bits_of(model)
+    a, b = space.random(0.5), space.random(0.5)
+    with space.applied(model, a):
+        with space.applied(model, b):
+            assert torch.equal(space.gather(model.state_dict()) != 0, a.bits & b.bits)
+        assert torch.equal(space.gather(model.state_dict()) != 0, a.bits)
+    assert same_bits(bits_of(model), before)
+
+
+def test_apply_is_for_good_and_gather_is_its_inverse_reading():
+    model = make_net()
+    space = weight_space(model)
+    weights = space.gather(model.state_dict()).clone()
+    mask = space.random(0.3)
+    space.apply(model, mask)
+    assert torch.equal(space.gather(model.state_dict()), weights * mask.bits)
+
+
+def test_a_mask_or_model_of_another_architecture_is_refused_and_the_model_untouched():
+    model, other = make_net(), nn.Sequential(nn.Linear(16, 5), nn.Linear(5, 3))
+    space, other_space = weight_space(model), weight_space(other)
+    before = bits_of(model)
+    for act in (space.apply, lambda m, k: space.applied(m, k).__enter__()):
+        with pytest.raises(InputError, match=r"mask of a weight space of 95 units.*doesn't fit"):
+            act(model, other_space.random(0.5))
+        with pytest.raises(InputError, match=r"has nothing for 4.weight|has nothing for 6.weight|has shape"):
+            act(other, space.random(0.5))
+    assert same_bits(bits_of(model), before)
+    assert (other[0].weight != 0).all()
+
+
+def test_an_equal_architecture_is_the_same_space(tmp_path):
+    space, again = weight_space(make_net()), weight_space(copy.deepcopy(make_net()))
+    assert space.fingerprint == again.fingerprint
+    mask = space.random(0.2)
+    mask.save(tmp_path / "mask")
+    model = make_net()
+    again.apply(model, Mask.load(tmp_path / "mask", again))
+    assert torch.equal(again.gather(model.state_dict()) != 0, mask.bits)
+
+
+def test_signed_constants_keep_signs_and_the_layers_deviation():
+    model = make_net()
+    before = bits_of(model)
+    space = weight_space(model)
+    constant = signed_constants(model, space)
+    assert same_bits(bits_of(model), before)
+    for name in space.layer_weights():
+        old, new = model.get_parameter(name), constant.get_parameter(name)
+        assert torch.equal(new.sign(), old.sign())
+        assert torch.allclose(new.abs(), old.std().expand_as(new))
+    assert torch.equal(constant[4].bias, model[4].bias)

@@ -1,0 +1,285 @@
+"""The loop: budgets, repeats, the best mask, and going on after an interruption as if there had been none."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from masksearch import loop
+from masksearch.errors import InputError
+from masksearch.history_file import read_rows
+from masksearch.loop import search
+from masksearch.mask import Mask
+from masksearch.move import Move
+from masksearch.searchers import Annealing, RandomSearch, ThesisAnnealing
+from masksearch.space import MaskSpace
+from masksearch.trial import Budget, Score
+
+SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
+SMALL = MaskSpace([("only", (1, 5), 5)])
+
+
+class Overlap:
+    """The share of a hidden mask that a mask keeps; every so many-th new mask can't be scored."""
+
+    def __init__(self, nan_every=0, seconds=0.0):
+        self.goal = SPACE.random(0.3, generator=torch.Generator().manual_seed(9)).bits
+        self.nan_every, self.seconds, self.scored = nan_every, seconds, []
+
+    def score(self, proposals):
+        return [self._score(proposal.mask) for proposal in proposals]
+
+    def _score(self, mask):
+        self.scored.append(mask)
+        if self.nan_every and mask.hash % self.nan_every == 0:
+            return Score(math.nan, seconds=self.seconds)
+        goal = self.goal[: mask.space.n_units]
+        return Score(float((mask.bits & goal).sum() / 18), seconds=self.seconds, images=7)
+
+
+SEARCHERS = {
+    "annealing": Annealing,
+    "tabu": lambda: Annealing(tabu=5),
+    "thesis": ThesisAnnealing.mlp,
+    "random": RandomSearch,
+}
+every = pytest.mark.parametrize("make", SEARCHERS.values(), ids=SEARCHERS)
+
+
+def rows_of(folder):
+    """The rows without their wall-clock field."""
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 1000])
+@pytest.mark.parametrize("budget", [1, 2, 50])
+def test_the_budget_is_kept_exactly(budget, batch):
+    history = search(SPACE, Annealing(), Overlap(), 0.3, budget, batch=batch)
+    assert len(history) == budget
+    assert [trial.number for trial in history] == list(range(budget))
+
+
+def test_a_budget_of_seconds_counts_the_seconds_of_scoring():
+    assert len(search(SPACE, RandomSearch(), Overlap(seconds=0.5), 0.3, Budget(seconds=4.9))) == 10
+    assert len(search(SPACE, RandomSearch(), Overlap(seconds=0.5), 0.3, Budget(5, 4.9))) == 5
+    assert len(search(SPACE, RandomSearch(), Overlap(seconds=0.5), 0.3, Budget(50, 0.9))) == 2
+
+
+def test_a_searcher_that_is_through_ends_the_search():
+    short = ThesisAnnealing(7, 0.01, 0.9, 1, 1, memory=2, tries=1, known="equal", carry="after")
+    assert len(search(SPACE, short, Overlap(), 0.3, 1000)) == 7
+
+
+def test_repeats_are_not_scored_again_but_count_and_are_told():
+    scorer = Overlap(nan_every=3)
+    history = search(SMALL, RandomSearch(), scorer, 0.4, 80)
+    assert len({trial.mask_hash for trial in history}) == len(scorer.scored) == 10  # of 5 units, 2
+    assert len({mask.hash for mask in scorer.scored}) == 10
+    assert sum(trial.is_repeat for trial in history) == 70
+    by_hash = {}
+    for trial in history:
+        first = by_hash.setdefault(trial.mask_hash, trial)
+        assert trial.is_repeat == (first is not trial)
+        assert trial.score.value == first.score.value or math.isnan(first.score.value)
+        if trial.is_repeat:
+            assert (trial.score.seconds, trial.score.images) == (0, 0)
+
+
+@every
+def test_the_best_is_the_best_and_has_its_mask(make):
+    scorer = Overlap(nan_every=4)
+    history = search(SPACE, make(), scorer, 0.3, 100, on_empty="allow")
+    values = [trial.score.value for trial in history]
+    assert any(map(math.isnan, values))
+    assert history.best.score.value == max(value for value in values if not math.isnan(value))
+    assert float((history.best.mask.bits & scorer.goal).sum() / 18) == history.best.score.value
+    assert history.best.mask.hash == history.best.mask_hash
+
+
+def test_where_nothing_can_be_scored_there_is_no_best():
+    history = search(SPACE, Annealing(), Overlap(nan_every=1), 0.3, 20)
+    assert len(history) == 20
+    with pytest.raises(InputError, match="none of its 20 trials has a score"):
+        _ = history.best
+
+
+def test_annealing_leaves_a_start_that_can_not_be_scored():
+    class FirstFails(Overlap):
+        def _score(self, mask):
+            return Score(math.nan) if not self.scored and not self.scored.append(mask) else super()._score(mask)
+
+    history = search(SPACE, Annealing(), FirstFails(), 0.3, 100)
+    assert math.isnan(history.trials[0].score.value)
+    assert len({trial.mask_hash for trial in history}) > 50
+    assert history.best.score.value > history.trials[1].score.value
+
+
+def test_callbacks_hear_of_every_trial_once_the_searcher_knows_it():
+    heard = []
+
+    def hear(trial, history, searcher):
+        assert history.trials[-1].number == trial.number
+        heard.append((trial.number, searcher.progress))
+
+    search(SPACE, Annealing(), Overlap(), 0.3, 20, callbacks=[hear])
+    assert heard == [(i, (i + 1) / 20) for i in range(20)]
+
+
+class StopError(Exception):
+    pass
+
+
+@every
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("at", [0, 17, 39])
+@pytest.mark.parametrize("often", [True, False], ids=["checkpoints", "no checkpoints"])
+def test_an_interrupted_search_goes_on_to_the_same_end(make, batch, at, often, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0 if often else 1e9)
+    options = {"density": 0.3, "budget": 40, "seed": 4, "batch": batch, "on_empty": "allow"}
+    whole = search(SPACE, make(), Overlap(nan_every=5), **options, folder=tmp_path / "whole")
+
+    def stop(trial, history, searcher):
+        if trial.number == at:
+            raise StopError
+
+    with pytest.raises(StopError):
+        search(SPACE, make(), Overlap(nan_every=5), **options, folder=tmp_path / "parts", callbacks=[stop])
+    scorer = Overlap(nan_every=5)
+    parts = search(SPACE, make(), scorer, **options, folder=tmp_path / "parts")
+    if often and at > batch:
+        assert len(scorer.scored) <= 40 - (at - at % batch) + batch  # it did go on, and did not begin anew
+    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
+    assert (tmp_path / "parts" / "moves.i32").read_bytes() == (tmp_path / "whole" / "moves.i32").read_bytes()
+    assert [trial.mask for trial in parts.top] == [trial.mask for trial in whole.top]
+    assert parts.best_so_far()[-1] == whole.best_so_far()[-1]
+
+
+def test_a_finished_search_is_not_done_again(tmp_path):
+    first = search(SPACE, Annealing(), Overlap(), 0.3, 30, folder=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    scorer = Overlap()
+    again = search(SPACE, Annealing(), scorer, 0.3, 30, folder=tmp_path)
+    assert scorer.scored == []
+    assert again.best.mask == first.best.mask
+    assert [trial.score for trial in again] == [trial.score for trial in first]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_makes_no_difference_to_the_search(tmp_path):
+    on_disk = search(SPACE, Annealing(), Overlap(), 0.3, 60, folder=tmp_path)
+    in_memory = search(SPACE, Annealing(), Overlap(), 0.3, 60)
+    assert [trial.mask_hash for trial in on_disk] == [trial.mask_hash for trial in in_memory]
+    assert [trial.mask_hash for trial in read_rows(tmp_path)] == [trial.mask_hash for trial in in_memory]
+
+
+def test_the_moves_on_disk_lead_along_the_walk(tmp_path):
+    seen = []
+
+    def look(trial, history, searcher):
+        seen.append(searcher.incumbent)
+
+    history = search(SPACE, Annealing(), Overlap(), 0.3, 120, folder=tmp_path, callbacks=[look])
+    units = np.fromfile(tmp_path / "moves.i32", dtype="<i4").astype(np.int64)
+    mask, place = history.first, 0
+    for row, incumbent in zip(rows_of(tmp_path), seen, strict=True):
+        if "move" in row:
+            out, back = row["move"]
+            mask = mask.moved(Move(units[place : place + out], units[place + out : place + out + back]))
+            place += out + back
+            assert mask.hash == int(row["mask"], 16)
+        assert mask == incumbent
+    assert place == len(units) > 0
+
+
+def test_rows_say_how_far_the_walk_has_come(tmp_path):
+    seen = []
+
+    def look(trial, history, searcher):
+        seen.append((searcher.incumbent.hamming(history.first), searcher.incumbent.densities()))
+
+    search(SPACE, Annealing(), Overlap(), 0.3, 50, folder=tmp_path, callbacks=[look])
+    for row, (distance, densities) in list(zip(rows_of(tmp_path), seen, strict=True))[1:]:
+        assert row["hamming_start"] == distance
+        assert {name: row[f"density/{name}"] for name in densities} == densities
+
+
+OTHERS = {
+    "seed": ({"seed": 5}, "its seed is 4, asked for is 5"),
+    "density": ({"density": 0.4}, "its density is 0.3, asked for is 0.4"),
+    "budget": ({"budget": 31}, "its budget is .*30.*31"),
+    "searcher": ({"searcher": Annealing(tabu=3)}, "its searcher is .*tabu=0.*tabu=3"),
+    "policy": ({"on_empty": "allow"}, "its on_empty is raise, asked for is allow"),
+    "start": ({"start": SPACE.random(0.3, generator=torch.Generator().manual_seed(1))}, "its start is None"),
+    "space": ({"space": MaskSpace([("first", (5, 8), 40), ("third", (4, 5), 20)])}, "its space is"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_folder_with_another_search_is_refused_and_kept(change, message, tmp_path):
+    request = {"space": SPACE, "searcher": Annealing(), "scorer": Overlap(), "density": 0.3, "budget": 30, "seed": 4}
+    search(**request, folder=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=message) as caught:
+        search(**{**request, **change}, folder=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_warm_starts():
+    mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(1))
+    saliency = torch.randn(60, generator=torch.Generator().manual_seed(2))
+    assert search(SPACE, Annealing(), Overlap(), 0.3, 5, start=mask).first == mask
+    assert search(SPACE, RandomSearch(), Overlap(), 0.3, 5, start=mask).first == mask
+    assert search(SPACE, Annealing(), Overlap(), 0.3, 5, start=saliency).first == SPACE.top_k(saliency, 0.3)
+
+
+def test_bad_requests_are_errors_before_any_work(tmp_path):
+    scorer = Overlap()
+    other = MaskSpace([("other", (1, 60), 60)])
+    for change, message in (
+        ({"density": 0.0}, "density: 0.0"),
+        ({"density": 1 / 60}, "fewer than the 2 layers"),
+        ({"budget": 0}, "budget: 0"),
+        ({"keep": 0}, "keep: 0"),
+        ({"start": SPACE.random(0.5)}, "start: keeps 30 units, density 0.3 keeps 18"),
+        ({"start": other.random(0.3)}, "start: a mask of a .*doesn't fit"),
+        ({"start": torch.zeros(59)}, r"saliency: shape \(59,\)"),
+        ({"start": torch.full((60,), torch.nan)}, "60 of 60 values are NaN"),
+    ):
+        request = {"searcher": Annealing(), "scorer": scorer, "density": 0.3, "budget": 5, "folder": tmp_path / "run"}
+        with pytest.raises(InputError, match=message):
+            search(SPACE, **{**request, **change})
+    assert scorer.scored == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_same_seed_same_search_other_seed_other_search():
+    def path(seed):
+        return [trial.mask_hash for trial in search(SPACE, Annealing(), Overlap(), 0.3, 40, seed)]
+
+    assert path(1) == path(1) != path(2)
+
+
+def test_bounds_are_kept_apart_from_scores():
+    class Bounding(Overlap):
+        def score(self, proposals):
+            scores = super().score(proposals)
+            return [
+                Score(p.threshold - 1e-9, exact=False) if p.threshold is not None and s.value < p.threshold else s
+                for p, s in zip(proposals, scores, strict=True)
+            ]
+
+    exact = search(SPACE, Annealing(), Overlap(), 0.3, 200)
+    bounded = search(SPACE, Annealing(), Bounding(), 0.3, 200)
+    assert any(not trial.score.exact for trial in bounded)
+    assert [trial.mask_hash for trial in bounded] == [trial.mask_hash for trial in exact]  # the same decisions
+    assert bounded.best.score.exact
+    assert bounded.best.score == exact.best.score
+
+
+def test_masks_of_a_search_are_forgotten_but_the_best_few():
+    history = search(SPACE, Annealing(), Overlap(), 0.3, 100, keep=3)
+    assert sum(isinstance(trial.mask, Mask) for trial in history) == 3
