@@ -1,4 +1,5 @@
 import sys
+
 from masksearch.cli import main
 
 sys.exit(main(["run", *sys.argv[1:]]))

@@ -1,6 +1,6 @@
 """masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion."""
 
-from masksearch import criteria, data, models, searchers
+from masksearch import cost, criteria, data, deploy, export, models, searchers
 from masksearch.data import Data, Split, load_data
 from masksearch.errors import InputError
 from masksearch.history import History
@@ -8,9 +8,10 @@ from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.move import Move
+from masksearch.pruning import load_pruned, prune, save_pruned, slice_state
 from masksearch.scoring import Scorer
 from masksearch.space import MaskSpace
-from masksearch.spaces import weight_space
+from masksearch.spaces import filter_space, weight_space
 from masksearch.training import TrainSettings, evaluate, train
 from masksearch.trial import Budget, Problem, Proposal, Score, Trial
 
@@ -30,13 +31,21 @@ __all__ = [
     "TrainSettings",
     "Trial",
     "build_model",
+    "cost",
     "criteria",
     "data",
+    "deploy",
     "evaluate",
+    "export",
+    "filter_space",
     "load_data",
+    "load_pruned",
     "models",
+    "prune",
+    "save_pruned",
     "search",
     "searchers",
+    "slice_state",
     "train",
     "weight_space",
 ]

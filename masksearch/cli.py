@@ -105,7 +105,7 @@ def _list() -> int:
 
 def _console() -> Console:
     """As wide as the terminal; wide where there is none, for a log or a pipe to hold whole rows."""
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return Console() if sys.stdout.isatty() else Console(width=150)
 
 
 def _first_line(row: object) -> str:

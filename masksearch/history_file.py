@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,7 +76,7 @@ class HistoryFile:
             "repeat": trial.is_repeat,
             "mask": f"{trial.mask_hash:016x}",
             "images": trial.score.images,
-            **{name: None if math.isnan(value) else value for name, value in trial.metrics.items()},
+            "metrics": {name: None if math.isnan(value) else value for name, value in trial.metrics.items()},
             "seconds": round(trial.score.seconds, 6),
         }
         if move is not None:
@@ -85,8 +86,9 @@ class HistoryFile:
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any]) -> None:
         """Make everything up to here the point from which the search would go on."""
-        self._rows.flush()
-        self._moves.flush()
+        for handle in (self._rows, self._moves):
+            handle.flush()
+            os.fsync(handle.fileno())
         tree = {
             "identity": self._identity,
             "searcher": searcher_state,
@@ -104,18 +106,18 @@ class HistoryFile:
 
 
 def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
-    """The trials that ``history.jsonl`` of ``folder`` holds (in its first ``end`` bytes); their masks are not in it."""
+    """The trials that ``history.jsonl`` of ``folder`` holds (in its first ``end`` bytes); their masks are not in it.
+
+    A last line that is not whole, of a search that is running or was killed, is left out.
+    """
     with (folder / "history.jsonl").open("rb") as source:
         content = source.read(-1 if end is None else end)
-    for line in content.splitlines():
+    for line in content[: content.rfind(b"\n") + 1].splitlines():
         row = json.loads(line)
-        row.pop("move", None)
-        value = row.pop("score")
-        score = Score(math.nan if value is None else value, row.pop("exact"), row.pop("seconds"), row.pop("images"))
-        number, is_best, is_repeat = row.pop("number"), row.pop("best"), row.pop("repeat")
-        mask_hash = int(row.pop("mask"), 16)
-        metrics = {name: math.nan if value is None else value for name, value in row.items()}
-        yield Trial(number, score, mask_hash, is_best, is_repeat, metrics)
+        value = math.nan if row["score"] is None else row["score"]
+        score = Score(value, row["exact"], row["seconds"], row["images"])
+        metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
+        yield Trial(row["number"], score, int(row["mask"], 16), row["best"], row["repeat"], metrics)
 
 
 def _pack(mask: Mask | None) -> np.ndarray:

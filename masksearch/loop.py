@@ -1,10 +1,13 @@
 """The loop: ask, score, tell, until the budget is spent. Budgets, repeats, checkpoints and the history live here."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from masksearch.errors import InputError
@@ -12,7 +15,7 @@ from masksearch.history import History
 from masksearch.history_file import HistoryFile
 from masksearch.mask import Mask
 from masksearch.searchers import Searcher
-from masksearch.space import Density, MaskSpace, OnEmpty
+from masksearch.space import Density, Hold, MaskSpace, OnEmpty
 from masksearch.trial import Budget, Problem, Proposal, Score, Trial
 
 __all__ = ["Callback", "Scoring", "search"]
@@ -21,6 +24,8 @@ Callback = Callable[[Trial, History, Searcher], None]
 """Called after every trial, once the searcher knows it."""
 
 _CHECKPOINT_EVERY = 10.0  # seconds; what a kill costs at most
+_LOOK_UP_SECONDS = 1e-4  # charged for a mask that was scored before
+_PENDING = Score(math.nan)
 _LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
 
@@ -47,6 +52,7 @@ def search(
     start: Mask | Tensor | None = None,
     saliencies: Mapping[str, Tensor] | None = None,
     on_empty: OnEmpty = "raise",
+    hold: Hold = "units",
     batch: int = 1,
     keep: int = 5,
     folder: str | Path | None = None,
@@ -74,6 +80,9 @@ def search(
         Saliencies by name, for searchers that use them.
     on_empty : {"raise", "allow", "keep_one"}
         Whether masks may empty a layer; see :class:`MaskSpace`.
+    hold : {"units", "params", "macs"}
+        What the density is a share of. In parameters or MACs, moves keep the number of units that the first mask has,
+        and never cost more than the density allows.
     batch : int
         Proposals asked for at once.
     keep : int
@@ -95,18 +104,22 @@ def search(
     InputError
         If density, start or budget don't fit, or the folder holds another search.
     """
+    if batch < 1:
+        raise InputError(f"batch: {batch}; at least 1 proposal is asked for at once")
     budget = Budget.of(budget)
-    mask = _start_mask(start, space, density, on_empty)
-    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty)
-    space.count(density)  # a density that can't be is an error before any work
+    mask = _start_mask(start, space, density, on_empty, hold)
+    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold)
+    if hold == "units":
+        space.count(density)  # a density that can't be is an error before any work
     searcher.start(problem)
     file, history = None, History(keep)
     if folder is not None:
-        file = HistoryFile(Path(folder), _identity(problem, searcher))
+        file = HistoryFile(Path(folder), _identity(problem, searcher, batch))
         history, state = file.open(space, keep)
         if state is not None:
             searcher.load_state_dict(state)
     callbacks = list(callbacks)
+    history.first = history.first or searcher.incumbent
     try:
         for trial in history:
             for callback in callbacks:
@@ -154,15 +167,33 @@ def _run(
                 file.append(trial, proposal.move if taken else None)
             for callback in callbacks:
                 callback(trial, history, searcher)
-    if file is not None:
+    if file is not None and len(history):
         file.checkpoint(history, searcher.state_dict())
 
 
 def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> list[Score]:
-    """Scores of all proposals; a mask that was scored before is not scored again."""
-    known = [history.known_score(proposal.mask) for proposal in proposals]
-    fresh = iter(scorer.score([p for p, score in zip(proposals, known, strict=True) if score is None]))
-    return [next(fresh) if score is None else Score(score.value, seconds=0.0, images=0) for score in known]
+    """Scores of all proposals; a mask that was scored before, or stands there twice, is scored once."""
+    scores: dict[int, Score] = {}
+    fresh: list[Proposal] = []
+    for proposal in proposals:
+        known = history.known_score(proposal.mask)
+        if known is not None:
+            scores[proposal.mask.hash] = _repeated(known)
+        elif proposal.mask.hash not in scores:
+            scores[proposal.mask.hash] = _PENDING
+            fresh.append(proposal)
+    scores |= {p.mask.hash: score for p, score in zip(fresh, scorer.score(fresh) if fresh else [], strict=True)}
+    given, seen = [], set()
+    for proposal in proposals:
+        score = scores[proposal.mask.hash]
+        given.append(_repeated(score) if proposal.mask.hash in seen else score)
+        seen.add(proposal.mask.hash)
+    return given
+
+
+def _repeated(score: Score) -> Score:
+    """The same score, for the price of looking it up: a budget in seconds must end, whatever is proposed."""
+    return Score(score.value, score.exact, seconds=_LOOK_UP_SECONDS, images=0)
 
 
 def _look(incumbent: Mask, history: History) -> dict[str, float]:
@@ -176,25 +207,37 @@ def _look(incumbent: Mask, history: History) -> dict[str, float]:
     return look
 
 
-def _start_mask(start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty) -> Mask | None:
+def _start_mask(
+    start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty, hold: Hold
+) -> Mask | None:
     if isinstance(start, Tensor):
-        return space.top_k(start, density, on_empty=on_empty)
+        return space.top_k(start, density, on_empty=on_empty, hold=hold)
     if start is None:
         return None
     if start.space.fingerprint != space.fingerprint:
         raise InputError(f"start: a mask of a {start.space.describe()}; it doesn't fit this {space.describe()}")
-    if start.n_kept != space.count(density):
+    if on_empty != "allow" and start.empty_layers():
+        raise InputError(
+            f"start: keeps nothing of layer {start.empty_layers()[0]!r}; on_empty={on_empty!r} forbids that"
+        )
+    if hold != "units":
+        kept = np.array(list(start.kept_per_layer().values()))
+        if not space.fits(kept, density, hold):
+            raise InputError(f"start: costs more than density {density} of the {hold}")
+    elif start.n_kept != space.count(density):
         raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {space.count(density)}")
     return start
 
 
-def _identity(problem: Problem, searcher: Searcher) -> dict[str, object]:
+def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:
     return {
         "space": problem.space.fingerprint,
-        "searcher": repr(searcher),
+        "searcher": repr(searcher) if is_dataclass(searcher) else type(searcher).__qualname__,
         "density": problem.density if isinstance(problem.density, float | int) else dict(problem.density),
         "budget": repr(problem.budget),
         "seed": problem.seed,
         "start": problem.start.hash if problem.start else None,
         "on_empty": problem.on_empty,
+        "hold": problem.hold,
+        "batch": batch,
     }

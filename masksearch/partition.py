@@ -47,17 +47,16 @@ class Partition:
         back = rng.choice(self.space.n_units - self.n_kept, radius, replace=False, shuffle=False)
         return Move(self._order[out], self._order[self.n_kept + back])
 
-    def empties(self, move: Move) -> bool:
-        """Whether ``move`` would leave some layer with nothing."""
-        kept = self._kept_per_layer - self._per_layer(move.dropped) + self._per_layer(move.regrown)
-        return bool((kept == 0).any())
+    def kept_after(self, move: Move) -> np.ndarray:
+        """Units that every layer would keep after ``move``, int64 (n_layers,)."""
+        return self._kept_per_layer - self._per_layer(move.dropped) + self._per_layer(move.regrown)
 
     def make(self, move: Move) -> None:
         """Make a swap of equal numbers: each unit that comes in takes the place of one that goes out."""
         out, back = self._place[move.dropped], self._place[move.regrown]
         self._order[out], self._order[back] = move.regrown, move.dropped
         self._place[move.regrown], self._place[move.dropped] = out, back
-        self._kept_per_layer += self._per_layer(move.regrown) - self._per_layer(move.dropped)
+        self._kept_per_layer = self.kept_after(move)
 
     def mask(self) -> Mask:
         """The mask it stands on, in O(n_units)."""

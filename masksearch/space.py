@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,8 +12,9 @@ from masksearch.layout import Layout
 from masksearch.mask import Mask
 from masksearch.table import choose
 
-__all__ = ["Density", "MaskSpace", "OnEmpty", "Scope"]
+__all__ = ["Density", "Hold", "MaskSpace", "OnEmpty", "Scope"]
 
+Hold = Literal["units", "params", "macs"]
 Scope = Literal["global", "layerwise", "erk"]
 OnEmpty = Literal["raise", "allow", "keep_one"]
 Density = float | Mapping[str, float]
@@ -80,6 +82,7 @@ class MaskSpace(Layout):
         scope: Scope = "global",
         generator: torch.Generator | None = None,
         on_empty: OnEmpty = "raise",
+        hold: Hold = "units",
     ) -> Mask:
         """The mask that keeps the units of highest saliency.
 
@@ -91,6 +94,8 @@ class MaskSpace(Layout):
             As the class says. With a density per layer, ``scope`` plays no part.
         generator : torch.Generator, optional
             Breaks ties; by default one with seed 0, so that equal calls give equal masks.
+        hold : {"units", "params", "macs"}
+            What the density is a share of. Only spaces whose units differ in cost know anything but units.
 
         Raises
         ------
@@ -99,6 +104,8 @@ class MaskSpace(Layout):
         """
         _check_choice("scope", scope, get_args(Scope))
         _check_choice("on_empty", on_empty, get_args(OnEmpty))
+        if hold != "units":
+            raise InputError(f"hold: {hold!r}; in a {self.granularity} space all units are equal, so hold 'units'")
         if saliency.shape != (self.n_units,):
             raise InputError(
                 f"saliency: shape {tuple(saliency.shape)}; ({self.n_units},) is needed, one value per unit"
@@ -121,12 +128,20 @@ class MaskSpace(Layout):
         scope: Scope = "global",
         generator: torch.Generator | None = None,
         on_empty: OnEmpty = "raise",
+        hold: Hold = "units",
     ) -> Mask:
         """A mask drawn uniformly among those of exactly this density (within each layer, if the scope fixes quotas).
 
         ``generator`` defaults to torch's global one, as in torch's own random functions.
         """
-        return self.top_k(torch.rand(self.n_units, generator=generator), density, scope, generator, on_empty)
+        return self.top_k(torch.rand(self.n_units, generator=generator), density, scope, generator, on_empty, hold)
+
+    def fits(self, kept: np.ndarray, density: Density, hold: Hold) -> bool:
+        """Whether masks that keep ``kept`` units of the layers, int64 (n_layers,), are within a density in cost.
+
+        Always so for ``units``, of which a swap changes nothing.
+        """
+        return hold == "units"
 
     def full(self) -> Mask:
         """The mask that keeps everything."""

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.move import Move
-from masksearch.space import Density, MaskSpace, OnEmpty
+from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 
 __all__ = ["Budget", "Problem", "Proposal", "Score", "Trial"]
 
@@ -63,6 +64,15 @@ class Problem:
         default_factory=dict
     )  # by name, (n_units,) each: knowledge a searcher may use
     on_empty: OnEmpty = "raise"
+    hold: Hold = "units"  # what the density is a share of
+
+    def random(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
+        """A random mask that the problem allows."""
+        return self.space.random(self.density, scope, generator, self.on_empty, self.hold)
+
+    def allows(self, kept: np.ndarray) -> bool:
+        """Whether a mask may keep ``kept`` units of the layers, int64 (n_layers,): none empty, and none too costly."""
+        return (self.on_empty == "allow" or bool(kept.all())) and self.space.fits(kept, self.density, self.hold)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

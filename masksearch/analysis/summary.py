@@ -46,6 +46,9 @@ class SummaryRow:
     untrained: Estimate  # test accuracy under the mask at the rewound weights, in [0, 1]
     trained: Estimate  # test accuracy after the last epoch of retraining
     accuracy_gap: Estimate  # accuracy on the search images minus accuracy on the rest of val
+    params: Estimate  # non-zero ones
+    macs: Estimate  # effective ones, as a share of the dense network's
+    speedup: Estimate  # latency of the dense network / of this one, batches of 64, measured in turn
     scorings: Estimate
     search_seconds: Estimate
     retrain_seconds: Estimate
@@ -61,8 +64,25 @@ def summarise(cells: Iterable[Mapping[str, Any]]) -> list[SummaryRow]:
     rows.sort(key=lambda row: row.sparsity)  # stable: within a sparsity, in the order of the sweep
     seeds = {cell["seed"]: cell["dense"]["test_accuracy"] for group in groups.values() for cell in group}
     nothing = Estimate.of([])
-    dense = SummaryRow("dense", 0.0, "–", nothing, Estimate.of(seeds.values()), nothing, nothing, nothing, nothing, 0)
-    return [dense, *rows] if rows else []
+    if not rows:
+        return []
+    whole = next(iter(groups.values()))[0]["dense"]["cost"]
+    dense = SummaryRow(
+        "dense",
+        0.0,
+        "–",
+        untrained=nothing,
+        trained=Estimate.of(seeds.values()),
+        accuracy_gap=nothing,
+        params=Estimate.of([whole["nonzero_params"]]),
+        macs=Estimate.of([1.0]),
+        speedup=Estimate.of([1.0]),
+        scorings=nothing,
+        search_seconds=nothing,
+        retrain_seconds=nothing,
+        emptied=0,
+    )
+    return [dense, *rows]
 
 
 def _row(method: str, sparsity: float, find_at: str, cells: list[Mapping[str, Any]]) -> SummaryRow:
@@ -76,6 +96,11 @@ def _row(method: str, sparsity: float, find_at: str, cells: list[Mapping[str, An
         untrained=over_seeds("untrained", "test_accuracy"),
         trained=over_seeds("trained", "test_accuracy"),
         accuracy_gap=over_seeds("score", "accuracy_gap"),
+        params=over_seeds("cost", "nonzero_params"),
+        macs=Estimate.of(cell["cost"]["effective_macs"] / cell["dense"]["cost"]["macs"] for cell in cells),
+        speedup=Estimate.of(
+            cell["seconds"]["latency_dense_batch_64"] / cell["seconds"]["latency_ticket_batch_64"] for cell in cells
+        ),
         scorings=over_seeds("score", "scorings"),
         search_seconds=over_seeds("seconds", "search"),
         retrain_seconds=over_seeds("seconds", "retrain"),

@@ -8,15 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.criteria.batches import balanced_batch
-from masksearch.criteria.gradients import snip
+from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
+from masksearch.criteria.gradients import snip, taylor
 from masksearch.criteria.weights import mag_sign, magnitude, random
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.space import Density, OnEmpty, Scope
+from masksearch.space import Density, Hold, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.table import Table
 
-__all__ = ["CRITERIA", "Criterion", "balanced_batch", "mag_sign", "magnitude", "random", "select", "snip"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "balanced_batch",
+    "bn_scale",
+    "filter_l1",
+    "filter_l2",
+    "fpgm",
+    "mag_sign",
+    "magnitude",
+    "random",
+    "select",
+    "snip",
+    "taylor",
+]
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Criterion:
 
     saliency: Callable[..., Tensor]  # f(model, space, batches, *, initial=None, alive=None) -> (n_units,)
     source: str
-    weights: Literal["any", "trained"] = "any"  # trained: means little before training
+    weights: Literal["none", "any", "trained"] = "any"  # it looks at; trained: means little before training
     needs_batches: bool = False
     needs_initial: bool = False
     draws: bool = False  # takes generator=
@@ -33,13 +48,39 @@ class Criterion:
     granularities: tuple[str, ...] = ("weight",)
 
 
+_BOTH, _FILTER = ("weight", "filter"), ("filter",)
+
 CRITERIA: Table[Criterion] = Table(
     "criterion",
     {
-        "random": Criterion(random, "uniform noise", draws=True),
-        "magnitude": Criterion(magnitude, "Han et al. 2015", weights="trained"),
-        "mag_sign": Criterion(mag_sign, "Zhou et al. 2019", weights="trained", needs_initial=True),
-        "snip": Criterion(snip, "Lee et al. 2019", needs_batches=True),
+        "random": Criterion(random, "uniform noise", weights="none", draws=True, granularities=_BOTH),
+        "magnitude": Criterion(magnitude, "|w| (Han et al. 2015)", weights="trained"),
+        "mag_sign": Criterion(
+            mag_sign,
+            "large final weights of the same sign (Zhou et al. 2019); filters: thesis 2020",
+            weights="trained",
+            needs_initial=True,
+            granularities=_BOTH,
+        ),
+        "snip": Criterion(snip, "|g w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH),
+        "mag": Criterion(magnitude, "filters: mean |w| (thesis 2020)", weights="trained", granularities=_FILTER),
+        "filter_l1": Criterion(
+            filter_l1, "filters: L1 norm (Li et al. 2017)", weights="trained", granularities=_FILTER
+        ),
+        "filter_l2": Criterion(
+            filter_l2, "filters: L2 norm (He et al. 2018)", weights="trained", granularities=_FILTER
+        ),
+        "fpgm": Criterion(fpgm, "filters: geometric median (He et al. 2019)", weights="trained", granularities=_FILTER),
+        "bn_scale": Criterion(
+            bn_scale, "filters: |gamma| of BatchNorm (Liu et al. 2017)", weights="trained", granularities=_FILTER
+        ),
+        "taylor": Criterion(
+            taylor,
+            "filters: |sum of g w| (Molchanov et al. 2019)",
+            weights="trained",
+            needs_batches=True,
+            granularities=_FILTER,
+        ),
     },
 )
 
@@ -55,6 +96,7 @@ def select(
     generator: torch.Generator | None = None,
     initial: Mapping[str, Tensor] | None = None,
     on_empty: OnEmpty = "raise",
+    hold: Hold = "units",
 ) -> Mask:
     """The mask that a criterion chooses, after as many rounds as its row says.
 
@@ -70,6 +112,8 @@ def select(
         Breaks ties, and feeds criteria that draw.
     initial : mapping, optional
         Weights at initialisation, by parameter name.
+    hold : {"units", "params", "macs"}
+        What ``density`` is a share of.
 
     Raises
     ------
@@ -89,6 +133,6 @@ def select(
             saliency = saliency.masked_fill(~alive.bits, -torch.inf)
         last = r == row.rounds
         step = density if last or isinstance(density, Mapping) else density ** (r / row.rounds)
-        alive = space.top_k(saliency, step, scope, generator, on_empty)
+        alive = space.top_k(saliency, step, scope, generator, on_empty, hold)
     assert alive is not None
     return alive

@@ -8,7 +8,7 @@ from typing import Any
 
 from masksearch.criteria import CRITERIA
 from masksearch.duration import Duration
-from masksearch.experiment.settings import Settings
+from masksearch.experiment.settings import Settings, parse_rewind
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.training import TrainSettings
 
@@ -29,6 +29,11 @@ class Cell:
     def density(self) -> float:
         """1 - sparsity, without the rounding error of the subtraction."""
         return round(1 - self.sparsity, 12)
+
+    @property
+    def rewind_to(self) -> str:
+        """The weights that retraining starts from, in its one spelling: ``0ep`` is ``0``."""
+        return str(parse_rewind(self.settings.sweep.rewind_to))
 
     @property
     def searches(self) -> bool:
@@ -54,7 +59,9 @@ class Cell:
             "method": self.method,
             "sparsity": self.sparsity,
             "find_at": self.find_at,
-            "rewind_to": sweep.rewind_to,
+            "rewind_to": self.rewind_to,
+            "granularity": sweep.granularity,
+            "hold": scoring.hold,
             "retraining": asdict(self.retraining),
             "objective": sweep.objective,
             "search_images": scoring.search_images,
@@ -82,14 +89,15 @@ class Cell:
 def grid(settings: Settings) -> list[Cell]:
     """All cells of a sweep, seed by seed, so that every seed's dense network is followed by the cells that use it.
 
-    A criterion made for trained weights has one cell per sparsity and seed, at the end of training, whatever
-    ``find_at`` says.
+    Whatever ``find_at`` says, a criterion made for trained weights has one cell per sparsity and seed, at the end of the
+    dense training, and one that looks at no weights has one at its beginning.
     """
     sweep = settings.sweep
     cells = []
     for seed, find_at, sparsity, method in product(range(sweep.seeds), sweep.find_at, sweep.sparsity, sweep.methods):
-        trained_only = method in CRITERIA and CRITERIA[method].weights == "trained"
-        moment = "end" if trained_only else str(Duration.parse(find_at))
+        moment = str(Duration.parse(find_at))
+        if method in CRITERIA:
+            moment = {"none": "0", "any": moment, "trained": "end"}[CRITERIA[method].weights]
         cell = Cell(settings, method, sparsity, moment, seed)
         if cell not in cells:
             cells.append(cell)

@@ -11,6 +11,7 @@ from torch import nn
 from masksearch.data import Data
 from masksearch.duration import Duration
 from masksearch.experiment.cells import dense_identity, short_hash
+from masksearch.experiment.costs import costs
 from masksearch.experiment.folder import RunFolder, locked
 from masksearch.experiment.settings import Settings
 from masksearch.files import load_tensors, read_json, save_tensors, write_json
@@ -55,7 +56,7 @@ def dense_network(
     identity = dense_identity(settings, seed)
     name = f"{settings.sweep.dataset}_{settings.sweep.model}_seed{seed}".replace("/", "-").replace(":", "-")
     path = Path(settings.run.runs) / "dense" / f"{name}_{short_hash(identity)}"
-    with locked(path):
+    with locked(path, wait=True):  # another sweep may be training just this network
         folder = RunFolder(path, identity)
         if not (folder.is_done and all((folder / _file(moment)).exists() for moment in wanted)):
             _train(settings, data, seed, wanted, device, folder, on_epoch)
@@ -103,6 +104,7 @@ def _train(
         "test_loss": test.loss,
         "best_val_epoch": training.best.epoch if training.best else None,
         "diverged": training.diverged,
+        "cost": costs(model, {}, data.test.images[:1].to(device)),
         "epochs": [asdict(row) for row in training.epochs],
     }
     write_json(folder / "metrics.json", metrics)

@@ -69,6 +69,7 @@ def find_mask(
             Budget(sweep.budget, scoring.seconds),
             derive(cell.seed, "search"),
             on_empty=scoring.on_empty,
+            hold=scoring.hold,
             folder=folder,
             callbacks=[on_trial],
         )
@@ -101,6 +102,7 @@ def _by_criterion(
         generator=generator,
         initial=at_start,
         on_empty=scoring.on_empty,
+        hold=scoring.hold,
     )
 
 

@@ -11,21 +11,23 @@ from filelock import FileLock, Timeout
 from masksearch.errors import InputError
 from masksearch.files import read_json, write_json
 
-__all__ = ["RunFolder", "locked"]
+__all__ = ["RunFolder", "is_done", "locked"]
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process. The system frees it when the process ends, however it ends.
+
+    If another process holds it, ``wait`` for that one to end.
 
     Raises
     ------
     InputError
-        If another process holds it, or it can't be written to.
+        If another process holds it and this one doesn't wait, or it can't be written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
+        lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
         lock.acquire()
     except Timeout:
         raise InputError(
@@ -63,12 +65,6 @@ class RunFolder:
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    @property
-    def stage(self) -> str | None:
-        """The last stage that was begun, or ``done``; None for a new folder."""
-        status = self.path / "status.json"
-        return read_json(status)["stage"] if status.exists() else None
-
     def enter(self, stage: str) -> None:
         """Note that a stage begins."""
         write_json(self.path / "status.json", {"stage": stage})
@@ -76,4 +72,10 @@ class RunFolder:
     @property
     def is_done(self) -> bool:
         """Whether everything of this run is on disk."""
-        return self.stage == "done"
+        return is_done(self.path)
+
+
+def is_done(path: Path) -> bool:
+    """Whether the run in the folder ``path``, if there is one, is finished."""
+    status = path / "status.json"
+    return status.exists() and read_json(status)["stage"] == "done"

@@ -11,7 +11,7 @@ from masksearch.errors import InputError
 from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Annealing
-from masksearch.space import OnEmpty, Scope
+from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
 from masksearch.table import choose
 from masksearch.training import TrainSettings
@@ -35,6 +35,8 @@ class SweepSettings:
     """Data set: a row of --list, or imagefolder:PATH."""
     model: str = "lenet_300_100"
     """Network: a row of --list, name:width, or torchvision:NAME."""
+    granularity: Literal["weight", "filter"] = "weight"
+    """What a mask bit switches: a weight, or a filter with everything that is removed together with it."""
     methods: tuple[str, ...] = ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random")
     """Searchers and criteria to compare: rows of --list."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
@@ -58,6 +60,9 @@ class SweepSettings:
         _check_some("methods", self.methods)
         for method in self.methods:
             choose("method", method, methods())
+            if method in CRITERIA and self.granularity not in CRITERIA[method].granularities:
+                allowed = " and ".join(CRITERIA[method].granularities)
+                raise InputError(f"methods: {method} ranks {allowed} units only, and granularity is {self.granularity}")
         _check_some("sparsity", self.sparsity)
         for sparsity in self.sparsity:
             if not 0 < sparsity < 1:
@@ -88,10 +93,12 @@ class ScoringSettings:
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
     scope: Scope = "global"
     """How a criterion's saliency becomes a mask: ranked globally, within layers, or with ERK's layer densities."""
+    hold: Hold = "units"
+    """What a density of filters is a share of: units, params or macs of the dense network."""
     on_empty: OnEmpty = "allow"
     """What happens to masks that empty a layer: allow and report, keep_one unit there, or raise an error."""
     layers: LayerKind = "all"
-    """Which layers have units."""
+    """Which layers have units, for weight masks."""
     images_per_class: int = 10
     """Training images of every class that gradient criteria see."""
 
@@ -147,6 +154,9 @@ class Settings:
             duration = Duration.parse(moment)
             if duration.unit == "ep" and duration.count > self.train.epochs:
                 raise InputError(f"find_at or rewind_to: {moment} is longer than the training of {self.train.epochs}ep")
+
+        if self.scoring.hold != "units" and self.sweep.granularity == "weight":
+            raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON."""

@@ -10,9 +10,22 @@ from masksearch.report.style import name_of
 
 __all__ = ["COLUMNS", "cells_of", "markdown_table", "terminal_table"]
 
-COLUMNS = ("method", "sparsity", "found", "untrained %", "trained %", "gap", "scorings", "search s", "train s")
-_WIDE = 112  # characters that all columns need
-_OMITTED = ("found", "scorings", "search s", "train s")
+COLUMNS = (
+    "method",
+    "sparsity",
+    "found",
+    "untrained %",
+    "trained %",
+    "gap",
+    "params",
+    "MACs %",
+    "speed x",
+    "scorings",
+    "search s",
+    "train s",
+)
+_WIDE = 132  # characters that all columns need
+_OMITTED = ("found", "params", "scorings", "search s", "train s")
 
 
 def cells_of(row: SummaryRow) -> tuple[str, ...]:
@@ -25,6 +38,9 @@ def cells_of(row: SummaryRow) -> tuple[str, ...]:
         row.untrained.text(100),
         row.trained.text(100),
         _mean(row.accuracy_gap, "+.1f", 100),
+        _mean(row.params, ",.0f"),
+        _mean(row.macs, ".1f", 100),
+        _mean(row.speedup, ".2f"),
         _mean(row.scorings, ".0f"),
         _mean(row.search_seconds, ".1f"),
         _mean(row.retrain_seconds, ".1f"),
@@ -63,5 +79,7 @@ def caption(seeds: int) -> str:
         f"Test accuracy after the last epoch, {interval} over {seeds} seed{'s' * (seeds > 1)}. "
         "found: moment of the dense training whose weights the mask was found at. "
         "untrained: under the mask, at the weights that retraining starts from. "
-        "gap: the optimism gap, accuracy on the search images minus on the rest of val, in points."
+        "gap: the optimism gap, accuracy on the search images minus on the rest of val, in points. "
+        "params: not zero. MACs: effective, of the dense network's. "
+        "speed: latency of the dense network / of this one, batches of 64, measured in turn."
     )

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
+from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective
 from masksearch.scoring.paths import Path, ReferencePath
-from masksearch.spaces import NetworkSpace, WeightSpace
+from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.trial import Proposal, Score
 
 __all__ = ["Scorer"]
@@ -44,8 +45,8 @@ class Scorer:
     batch_size : int
         Images per forward pass.
     fast : bool
-        Take a faster path to the logits where there is one for the network (on a CPU: chains of linear layers); else,
-        and for callables and own losses, the plain one.
+        Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes for
+        weight masks of linear chains on a CPU. Callables, own losses and all others take the plain one.
 
     Raises
     ------
@@ -120,6 +121,8 @@ class Scorer:
         chain = linear_chain(self._model) if fast and self._images.device.type == "cpu" else None
         if chain is not None and isinstance(self.space, WeightSpace):
             return IncrementalPath(chain, self.space, self._images)
+        if fast and isinstance(self.space, FilterSpace):
+            return CompactPath(self._model, self.space, self._images.split(self._batch_size))
         return ReferencePath(self._model, self.space, self._images.split(self._batch_size))
 
     def _check(self) -> None:

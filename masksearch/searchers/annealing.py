@@ -71,11 +71,14 @@ class Annealing(Searcher):
         return ThesisAnnealing.cnn()
 
     def start(self, problem: Problem) -> None:  # noqa: D102
+        if isinstance(problem.density, Mapping):
+            raise InputError(
+                "annealing: swaps units across layers, so a density per layer isn't held; give one density"
+            )
         self.problem = problem
         self._rng = numpy_generator(problem.seed, "annealing")
-        self._current = problem.start or problem.space.random(
-            problem.density, self.scope, torch_generator(problem.seed, "annealing", "start"), problem.on_empty
-        )
+        generator = torch_generator(problem.seed, "annealing", "start")
+        self._current = problem.start or problem.random(generator, self.scope)
         self._partition = Partition(self._current)
         self._tabu = TabuMemory(self.tabu, self._current) if self.tabu else None
         self._value = math.nan  # score of the current mask; NaN until it has been scored
@@ -102,15 +105,16 @@ class Annealing(Searcher):
         return self._value + self.temperature * math.log(1 - self._rng.random())
 
     def _draw(self) -> Move:
-        careful = self.problem.on_empty != "allow"
+        allowed = Move.nowhere()
         for attempt in range(_TRIES):
             radius = self.radius if attempt < _TRIES // 2 else 1
             move = self._partition.draw(radius, self._rng)
-            if careful and self._partition.empties(move):
+            if not self.problem.allows(self._partition.kept_after(move)):
                 continue
             if self._tabu is None or (self._tabu.distances(move) > 0).all():
                 return move
-        return move if not careful or not self._partition.empties(move) else Move.nowhere()
+            allowed = move
+        return allowed
 
     def _is_probe(self, number: int) -> bool:
         measured = self.temperature_start is None

@@ -1,7 +1,7 @@
 """Random search: independent masks of the right density. What every other searcher has to beat."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -44,11 +44,12 @@ class RandomSearch(Searcher):
     def _draw(self) -> Mask:
         """Under ``raise``, a mask that empties a layer is drawn again; an error only if hardly any draw is whole."""
         problem = self.problem
+        patient = replace(problem, on_empty="allow")
         for _ in range(_TRIES if problem.on_empty == "raise" else 0):
-            mask = problem.space.random(problem.density, self.scope, self._generator, "allow")
+            mask = patient.random(self._generator, self.scope)
             if not mask.empty_layers():
                 return mask
-        return problem.space.random(problem.density, self.scope, self._generator, problem.on_empty)
+        return problem.random(self._generator, self.scope)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         pass

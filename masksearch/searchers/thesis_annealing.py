@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.partition import Partition
@@ -55,10 +56,14 @@ class ThesisAnnealing(Searcher):
         return cls(1000, 0.005, 0.995, 2, 10, memory=60, tries=30, known="equal", carry="after")
 
     def start(self, problem: Problem) -> None:  # noqa: D102
+        if isinstance(problem.density, Mapping):
+            raise InputError(
+                "thesis annealing: swaps units across layers, so a density per layer isn't held; give one density"
+            )
         self.problem = problem
         self._rng = numpy_generator(problem.seed, "thesis_annealing")
         generator = torch_generator(problem.seed, "thesis_annealing", "start")
-        self._current = problem.start or problem.space.random(problem.density, "global", generator, problem.on_empty)
+        self._current = problem.start or problem.random(generator)
         self._partition = Partition(self._current)
         self._memory = TabuMemory(self.memory, self._current)
         self._radius = self._peak = self._current.n_kept
@@ -78,10 +83,9 @@ class ThesisAnnealing(Searcher):
         if self._level == self.levels:
             return []
         reach = self._radius if self.known == "within_radius" else 1
-        careful = self.problem.on_empty != "allow"  # as published, layers may be emptied
         for _ in range(self.tries):
             move = self._partition.draw(self._radius, self._rng)
-            if careful and self._partition.empties(move):
+            if not self.problem.allows(self._partition.kept_after(move)):
                 move = Move.nowhere()
             elif (self._memory.distances(move) >= reach).all():
                 break

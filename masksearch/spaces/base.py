@@ -1,7 +1,7 @@
 """A space over the parameters of a network: which of their entries a mask zeroes, and how to zero them for a while."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -24,6 +24,13 @@ class NetworkSpace(MaskSpace, ABC):
     @abstractmethod
     def layer_weights(self) -> list[str]:
         """Names of the weights whose units the space's layers are made of."""
+
+    @abstractmethod
+    def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
+        """Sum what ``tensors`` (by parameter name) hold where each unit is: (n_units,), on the tensors' device.
+
+        ``part`` is ``"all"``, everything that the unit removes, or ``"filters"``, the weights that make its channels.
+        """
 
     @contextmanager
     def applied(self, model: nn.Module, mask: Mask) -> Iterator[nn.Module]:

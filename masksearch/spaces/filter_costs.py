@@ -1,15 +1,11 @@
 """What a filter mask leaves of a network's parameters and multiply-adds, from counts per layer, without running it."""
 
-from typing import Literal
-
 import numpy as np
 
 from masksearch.spaces.coupling import FIXED
 from masksearch.spaces.filter_groups import Groups
 
-__all__ = ["Costs", "Hold"]
-
-Hold = Literal["units", "params", "macs"]
+__all__ = ["Costs"]
 
 
 class Costs:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.space import Density, OnEmpty, Scope
+from masksearch.space import Density, Hold, OnEmpty, Scope
 from masksearch.spaces.base import NetworkSpace
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
-from masksearch.spaces.filter_costs import Costs, Hold
+from masksearch.spaces.filter_costs import Costs
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
 from masksearch.table import choose
@@ -165,6 +165,12 @@ class FilterSpace(NetworkSpace):
         """A random mask of this density: the top of a uniform ranking."""
         ranking = torch.rand(self.n_units, generator=generator)
         return self.top_k(ranking, density, scope, generator, on_empty, hold)
+
+    def fits(self, kept: np.ndarray, density: Density, hold: Hold) -> bool:
+        """Whether masks that keep ``kept`` units of the layers, int64 (n_layers,), are within a density in cost."""
+        if hold == "units" or isinstance(density, Mapping):
+            return hold == "units"
+        return self._costs.of(hold, kept) <= density * self._costs.of(hold, self._sizes)
 
     @cached_property
     def _costs(self) -> Costs:

@@ -42,8 +42,11 @@ class WeightSpace(NetworkSpace):
         """Names of the masked weights, in order of the layers."""
         return [_weight(layer.name) for layer in self.layers]
 
-    def gather(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The entries of ``tensors`` (by parameter name, a state dict say) that units stand for, as one (n_units,)."""
+    def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
+        """What ``tensors`` (by parameter name, a state dict say) hold where each unit is, as one (n_units,).
+
+        A unit is one entry, so that there is nothing to sum and no ``part`` to choose.
+        """
         return torch.cat([tensors[_weight(layer.name)].detach().flatten() for layer in self.layers])
 
 
@@ -55,8 +58,8 @@ def _weight(layer: str) -> str:
 def weight_space(
     model: nn.Module,
     kinds: LayerKind = "all",
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
 ) -> WeightSpace:
     """The space of weight masks of a network. Biases and normalisations are never masked.
 
@@ -66,7 +69,7 @@ def weight_space(
         Any module; it is only read.
     kinds : {"all", "conv", "linear"}
         Which kinds of layers have units.
-    include, exclude : sequences of str
+    include, exclude : str or sequence of str
         Shell patterns over layer names (``"features.*"``): in is what one of ``include`` fits and none of ``exclude``.
 
     Raises
@@ -74,6 +77,7 @@ def weight_space(
     InputError
         If no layer is left, or a weight serves two layers (then one mask bit would stand for two places).
     """
+    include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     choose("kinds", kinds, list(get_args(LayerKind)))
     sizes: list[tuple[str, tuple[int, ...], int]] = []
     owner: dict[int, str] = {}
@@ -93,5 +97,5 @@ def weight_space(
         owner[id(weight)] = name
         sizes.append((name, tuple(weight.shape), weight.numel()))
     if not sizes:
-        raise InputError(f"model: {type(model).__name__} has no {kinds} layer with weights that fits {list(include)}")
+        raise InputError(f"model: {type(model).__name__} has no {kinds} layer with weights that fits {include}")
     return WeightSpace(sizes, "weight")

@@ -63,10 +63,9 @@ def test_settings_are_kept_and_compared(tmp_path):
 
 def test_stages(tmp_path):
     folder = RunFolder(tmp_path / "run", {})
-    assert folder.stage is None
     assert not folder.is_done
     folder.enter("search")
-    assert RunFolder(tmp_path / "run", {}).stage == "search"
+    assert not RunFolder(tmp_path / "run", {}).is_done
     folder.enter("done")
     assert RunFolder(tmp_path / "run", {}).is_done
     assert read_json(folder / "status.json") == {"stage": "done"}

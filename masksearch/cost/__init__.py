@@ -1,0 +1,24 @@
+"""What a network costs: multiply-adds, parameters, bytes, seconds and memory, in whole and per layer."""
+
+from masksearch.cost.counting import Macs, effective_macs, macs
+from masksearch.cost.layers import LayerCost, table
+from masksearch.cost.memory import peak_memory
+from masksearch.cost.sizes import Disk, disk, nonzero_params, params
+from masksearch.cost.timing import Latency, Timing, latency, time_runs
+
+__all__ = [
+    "Disk",
+    "Latency",
+    "LayerCost",
+    "Macs",
+    "Timing",
+    "disk",
+    "effective_macs",
+    "latency",
+    "macs",
+    "nonzero_params",
+    "params",
+    "peak_memory",
+    "table",
+    "time_runs",
+]

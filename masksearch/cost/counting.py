@@ -1,0 +1,214 @@
+"""Multiply-adds (MACs): torch's own counter, layer by layer, and what it didn't count."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward, watched
+from masksearch.errors import InputError
+from masksearch.table import choose
+
+__all__ = ["Macs", "effective_macs", "macs"]
+
+aten = torch.ops.aten
+
+
+class Macs(int):
+    """A number of multiply-adds that knows where they are: the sum over ``per_layer``.
+
+    Attributes
+    ----------
+    per_layer : dict
+        Layer name -> MACs, in the network's order: layers with a weight of two or more dimensions (0 where it
+        multiplies nothing, as an embedding), and modules that multiply activations with each other (attention).
+    uncounted : Counter
+        Operator -> how often it ran without being counted, though it multiplies tensors: normalisations, scales and
+        whatever has no formula. Empty means that ``per_layer`` is the whole truth.
+    """
+
+    per_layer: dict[str, int]
+    uncounted: Counter[str]
+
+    def __new__(cls, per_layer: Mapping[str, int], uncounted: Mapping[str, int]) -> "Macs":
+        """The sum, with its parts."""
+        self = super().__new__(cls, sum(per_layer.values()))
+        self.per_layer, self.uncounted = dict(per_layer), Counter(uncounted)
+        return self
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return self.per_layer, self.uncounted
+
+
+def macs(model: nn.Module, example_input: Tensor) -> Macs:
+    """Multiply-adds of one input's forward pass in eval mode. 1 MAC = 2 FLOPs.
+
+    Counted are the products of convolutions, linear layers, matrix products of every kind and attention, by the
+    formulas of ``torch.utils.flop_counter``; not the additions of biases, nor elementwise operators. Causal attention
+    counts as full attention, a sparse matrix as a dense one. An operator's MACs go to the layer whose weight it
+    multiplies with, else to the innermost module that ran it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it was found: mode, buffers, gradients, and the global random state.
+    example_input : Tensor (n, ...)
+        A batch; its first input is counted, so that n plays no part.
+
+    Raises
+    ------
+    InputError
+        If the network doesn't take ``example_input``.
+    """
+    check_batch(model, example_input)
+    # Operators that take functions run uncounted only if asked to, and older versions of torch refuse them.
+    lenient: dict[str, Any] = (
+        {"skip_unsupported": True} if "skip_unsupported" in signature(FlopCounterMode).parameters else {}
+    )
+    counter = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS, **lenient)
+    attribution = _Attribution(model, counter)
+    with evaluated(model), watched(model, attribution.enter, attribution.leave), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="FlopCounterMode does not have")  # they are in `uncounted`
+        # Without gradients some modules run fused operators that no formula knows (fast paths of attention).
+        with torch.enable_grad(), _no_fused_attention_blocks(), counter, attribution:
+            forward(model, batch_of(example_input, 1, device_of(model)))
+    counts = attribution.macs
+    names = [
+        name for name, module in model.named_modules() if counts[name] or any(p.ndim > 1 for p in _own(module).values())
+    ]
+    return Macs({name: counts[name] for name in names}, attribution.uncounted)
+
+
+def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
+    """MACs that don't multiply with a pruned weight: each layer's times its density.
+
+    Parameters
+    ----------
+    counted : Macs
+        Of the dense network.
+    densities : mapping
+        Layer name -> kept / all weights, as ``mask.densities()``; layers left out are dense.
+
+    Raises
+    ------
+    InputError
+        For a layer that the network doesn't have, or a density outside [0, 1].
+    """
+    for name, density in densities.items():
+        choose("layer in densities", name, list(counted.per_layer))
+        if not 0 <= density <= 1:
+            raise InputError(f"densities: {density!r} for layer {name!r}; it must lie in [0, 1]")
+    effective = {name: round(count * densities.get(name, 1.0)) for name, count in counted.per_layer.items()}
+    return Macs(effective, counted.uncounted)
+
+
+# Products of vectors, for which torch has no formula. In FLOPs, as the counter wants them.
+def _mv_flops(matrix: Any, vector: Any, *rest: Any, **_: Any) -> int:
+    return 2 * prod(matrix)
+
+
+def _addmv_flops(added: Any, matrix: Any, vector: Any, *rest: Any, **_: Any) -> int:
+    return 2 * prod(matrix)
+
+
+def _dot_flops(left: Any, right: Any, *rest: Any, **_: Any) -> int:
+    return 2 * prod(left)
+
+
+_MORE_FORMULAS = {aten.mv: _mv_flops, aten.addmv: _addmv_flops, aten.dot: _dot_flops, aten.vdot: _dot_flops}
+
+# Operators that take several tensors and multiply none.
+_MOVERS = {"cat", "stack", "copy_", "index_put", "index_put_", "scatter", "scatter_", "slice_scatter", "select_scatter"}
+_MOVERS |= {"as_strided_", "set_", "resize_as_", "_unsafe_view", "masked_scatter", "index_copy", "_index_put_impl_"}
+
+
+class _Attribution(TorchDispatchMode):
+    """Sees every operator before the counter does, and books what the counter adds for it on a layer."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module, counter: FlopCounterMode) -> None:
+        super().__init__()
+        self.counter = counter
+        self.running = [""]  # innermost module last
+        self.macs: Counter[str] = Counter()
+        self.uncounted: Counter[str] = Counter()
+        self.owners: dict[int, list[str]] = {}  # storage of a parameter -> modules that have it
+        for name, module in model.named_modules(remove_duplicate=False):
+            for parameter in _own(module).values():
+                if (storage := _storage(parameter)) is not None:
+                    self.owners.setdefault(storage, []).append(name)
+
+    def enter(self, name: str) -> None:
+        self.running.append(name)
+
+    def leave(self, name: str) -> None:
+        self.running.pop()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        before = self.counter.get_total_flops()
+        result = func(*args, **(kwargs or {}))
+        flops = self.counter.get_total_flops() - before
+        operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if flops:
+            self.macs[self._layer_of(operands)] += flops // 2
+        elif not isinstance(func, torch._ops.OpOverload):  # takes functions, and no formula says what they multiply
+            self.uncounted[str(func)] += 1
+        elif self._multiplies(func, operands, result):
+            self.uncounted[str(func._overloadpacket)] += 1
+        return result
+
+    def _layer_of(self, operands: list[Tensor]) -> str:
+        innermost = self.running[-1]
+        for operand in operands:
+            owners = self.owners.get(_storage(operand) or 0, [])
+            if operand.ndim > 1 and owners:
+                return innermost if innermost in owners else owners[0]
+        return innermost
+
+    def _multiplies(self, func: torch._ops.OpOverload, operands: list[Tensor], result: Any) -> bool:
+        """Whether an operator without a formula multiplies tensors of numbers, as far as its declaration tells."""
+        packet = func._overloadpacket
+        if packet in self.counter.flop_registry:  # counted, and it came to nothing
+            return False
+        if func.namespace not in ("aten", "prim", "prims"):
+            return True  # somebody's own operator: nobody knows
+        numbers = [operand for operand in operands if operand.is_floating_point() or operand.is_complex()]
+        name = packet.__name__
+        if torch.Tag.pointwise in func.tags:
+            outer = name in ("mul", "mul_") and all(result.numel() > number.numel() for number in numbers)
+            return len(numbers) > 1 and (outer or any(_storage(number) in self.owners for number in numbers))
+        if name.lstrip("_").startswith(("linalg", "fft")):
+            return bool(numbers)
+        return len(numbers) > 1 and not func.is_view and name not in _MOVERS
+
+
+@contextmanager
+def _no_fused_attention_blocks() -> Iterator[None]:
+    """Have ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` run their separate operators."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _own(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
+
+
+def _storage(tensor: Tensor) -> int | None:
+    """What tells two tensors on the same memory, views of one parameter say, from others."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else None

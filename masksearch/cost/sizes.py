@@ -1,0 +1,135 @@
+"""Parameters and bytes of a network, dense and under a weight mask."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from masksearch.errors import InputError
+from masksearch.table import choose
+
+__all__ = ["Disk", "compressed", "dense", "disk", "kept_entries", "nonzero_params", "params", "tensors_of"]
+
+
+def params(model: nn.Module) -> int:
+    """Number of parameters, trainable or not; one that serves several layers counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def nonzero_params(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> int:
+    """Number of parameters that are neither zero nor pruned.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Masks of ``torch.nn.utils.prune`` on its layers count as applied.
+    masks : mapping, optional
+        Parameter name -> bool tensor of its shape, True = kept, as ``space.parameter_masks(mask)``.
+
+    Raises
+    ------
+    InputError
+        If a mask fits no parameter.
+    """
+    tensors, names = tensors_of(model), _parameter_names(model)
+    kept = kept_entries(tensors, names, masks)
+    return sum(int((tensors[name][kept[name]] if name in kept else tensors[name]).count_nonzero()) for name in names)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes of a network's file."""
+
+    dense: int  # safetensors of all parameters and buffers
+    compressed: int  # kept weights and one bit per weight of masked tensors, the rest in full
+    codec: str  # what the compressed bytes went through
+
+
+def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
+    """Bytes on disk, dense and compressed. Both files are made, in memory, and measured.
+
+    In the compressed one, a masked tensor is its kept values in order and a bit per entry that says which were kept;
+    deflate then shrinks the bits of very sparse masks.
+
+    Parameters
+    ----------
+    model : nn.Module
+        As in :func:`nonzero_params`.
+    masks : mapping, optional
+        As in :func:`nonzero_params`. Default: what isn't zero in parameters of two or more dimensions is kept.
+
+    Raises
+    ------
+    InputError
+        If a mask fits no parameter.
+    """
+    tensors = tensors_of(model)
+    kept = kept_entries(tensors, _parameter_names(model), masks)
+    return Disk(len(dense(tensors)), len(compressed(tensors, kept)), f"zlib {zlib.ZLIB_RUNTIME_VERSION}, level 6")
+
+
+def dense(tensors: Mapping[str, Tensor]) -> bytes:
+    """The tensors as a safetensors file."""
+    return to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
+    """The tensors as a deflated safetensors file, those in ``kept`` as ``NAME.values`` and ``NAME.bits``."""
+    content: dict[str, Tensor] = {}
+    shapes = {}
+    for name, tensor in tensors.items():
+        if name not in kept or bool(kept[name].all()):
+            content[name] = tensor.contiguous()
+        else:
+            shapes[name] = list(tensor.shape)
+            content[f"{name}.values"] = tensor[kept[name]]
+            content[f"{name}.bits"] = torch.from_numpy(np.packbits(kept[name].numpy()))
+    return zlib.compress(to_safetensors(content, metadata={"shapes": json.dumps(shapes)}), level=6)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Everything that a file of the network holds, on the CPU, each tensor once.
+
+    A weight that ``torch.nn.utils.prune`` keeps as ``weight_orig`` and ``weight_mask`` comes masked, as ``weight``.
+    """
+    state = {name: value.detach() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    tensors: dict[str, Tensor] = {}
+    seen = set()
+    for name, tensor in state.items():
+        base = name.removesuffix("_orig")
+        if name.endswith("_orig") and f"{base}_mask" in state:
+            tensors[base] = (tensor * state[f"{base}_mask"]).cpu()
+        elif name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in state:
+            continue
+        elif (place := (tensor.data_ptr(), tensor.shape, tensor.stride())) not in seen or not tensor.numel():
+            seen.add(place)  # tied weights are in the state dict twice
+            tensors[name] = tensor.cpu()
+    return tensors
+
+
+def kept_entries(
+    tensors: Mapping[str, Tensor], names: list[str], masks: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """Parameter name -> bool tensor (CPU) of its shape: the masks, or where weights aren't zero if there are none."""
+    if masks is None:
+        return {name: tensors[name] != 0 for name in names if tensors[name].ndim > 1}
+    for name, keep in masks.items():
+        choose("parameter in masks", name, names)
+        if keep.shape != tensors[name].shape or keep.dtype != torch.bool:
+            raise InputError(
+                f"masks: {keep.dtype} of shape {tuple(keep.shape)} for {name}; a bool tensor "
+                f"{tuple(tensors[name].shape)} is needed"
+            )
+    return {name: keep.cpu() for name, keep in masks.items()}
+
+
+def _parameter_names(model: nn.Module) -> list[str]:
+    """Names in :func:`tensors_of` that are parameters."""
+    tensors = tensors_of(model)
+    found = (name if name in tensors else name.removesuffix("_orig") for name, _ in model.named_parameters())
+    return [name for name in found if name in tensors]

@@ -1,0 +1,97 @@
+"""Criteria that rank filters, by the weights of all layers that make the unit's channels.
+
+Where residual additions tie the channels of several layers into one unit, its saliency is taken over all their filters.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.spaces import FilterSpace
+
+__all__ = ["bn_scale", "filter_l1", "filter_l2", "fpgm"]
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+def filter_l1(
+    model: nn.Module,
+    space: FilterSpace,
+    batches: Batches = (),
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Sum of |w| over the unit's filters, (n_units,) (Li et al. 2017); published layerwise."""
+    return _sums(model, space, torch.abs)
+
+
+def filter_l2(
+    model: nn.Module,
+    space: FilterSpace,
+    batches: Batches = (),
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Euclidean norm of the unit's filters, (n_units,) (He et al. 2018); published layerwise."""
+    return _sums(model, space, torch.square).sqrt()
+
+
+def fpgm(
+    model: nn.Module,
+    space: FilterSpace,
+    batches: Batches = (),
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Sum of the Euclidean distances to the layer's other filters, (n_units,) (He et al. 2019, eq. 4).
+
+    A filter near the geometric median of its layer is what the others can stand in for. Published layerwise.
+    """
+    parameters = dict(model.named_parameters())
+    distances = {}
+    for name, dim in space.groups.filters:
+        weight = parameters[name].detach()
+        filters = weight.transpose(0, dim).flatten(1)  # (filters, entries)
+        spread = torch.zeros_like(weight.transpose(0, dim).flatten(1))
+        spread[:, 0] = torch.cdist(filters, filters).sum(1)  # one entry per filter: its sum
+        distances[name] = spread.view_as(weight.transpose(0, dim)).transpose(0, dim)
+    return space.unit_sums(distances, "filters").cpu()
+
+
+def bn_scale(
+    model: nn.Module,
+    space: FilterSpace,
+    batches: Batches = (),
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Sum of |gamma| over the unit's BatchNorm channels, (n_units,) (Liu et al. 2017, network slimming); global.
+
+    Raises
+    ------
+    InputError
+        If units of a layer pass through no BatchNorm that has a scale.
+    """
+    scales = {
+        f"{name}.weight": module.weight.detach()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+    }
+    covered = space.unit_sums({name: torch.ones_like(scale) for name, scale in scales.items()}) if scales else None
+    for layer in space.layers:
+        if covered is None or not (covered[layer.slice] > 0).all():
+            raise InputError(f"bn_scale: channels of layer {layer.name!r} pass through no BatchNorm with a scale")
+    return space.unit_sums({name: scale.abs() for name, scale in scales.items()}).cpu()
+
+
+def _sums(model: nn.Module, space: FilterSpace, of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sums of ``of(weight)`` over every unit's filters, (n_units,), on the CPU."""
+    parameters = dict(model.named_parameters())
+    return space.unit_sums({name: of(parameters[name].detach()) for name in space.layer_weights()}, "filters").cpu()

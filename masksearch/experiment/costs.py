@@ -1,0 +1,51 @@
+"""What the network of a cell costs, beside what it is worth."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch import cost
+
+__all__ = ["costs", "latencies"]
+
+_LATENCY_SECONDS = 0.5  # of one measurement
+_BATCHES = (1, 64)
+
+
+def costs(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> dict[str, Any]:
+    """Parameters, MACs (1 MAC = 2 FLOPs) and bytes of a network. Effective MACs: a layer's MACs times its density."""
+    counted = cost.macs(network, example)
+    densities = {
+        name.removesuffix(".weight"): float(kept.float().mean())
+        for name, kept in masks.items()
+        if name.removesuffix(".weight") in counted.per_layer
+    }
+    disk = cost.disk(network, masks or None)
+    return {
+        "params": cost.params(network),
+        "nonzero_params": cost.nonzero_params(network, masks or None),
+        "macs": int(counted),
+        "effective_macs": int(cost.effective_macs(counted, densities)),
+        "uncounted": dict(counted.uncounted),
+        "bytes": disk.dense,
+        "compressed_bytes": disk.compressed,
+    }
+
+
+def latencies(network: nn.Module, full: nn.Module, example: Tensor) -> dict[str, float]:
+    """Median seconds of a forward pass of 1 and of 64 images, of the ticket and of the dense network in turn."""
+    device = next(network.parameters()).device
+    measured = {}
+    modes = network.training, full.training
+    network.eval(), full.eval()
+    with torch.no_grad():
+        for size in _BATCHES:
+            batch = example[:1].expand(size, *example.shape[1:]).contiguous().to(device)
+            runs = {"ticket": partial(network, batch), "dense": partial(full, batch)}
+            for name, timing in cost.time_runs(runs, device, _LATENCY_SECONDS).items():
+                measured[f"latency_{name}_batch_{size}"] = timing.median
+    network.train(modes[0]), full.train(modes[1])
+    return measured
