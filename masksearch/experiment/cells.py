@@ -89,8 +89,8 @@ class Cell:
 def grid(settings: Settings) -> list[Cell]:
     """All cells of a sweep, seed by seed, so that every seed's dense network is followed by the cells that use it.
 
-    Whatever ``find_at`` says, a criterion made for trained weights has one cell per sparsity and seed, at the end of the
-    dense training, and one that looks at no weights has one at its beginning.
+    Whatever ``find_at`` says, a criterion made for trained weights has one cell per sparsity and seed, at the end of
+    the dense training, and one that looks at no weights has one at its beginning.
     """
     sweep = settings.sweep
     cells = []

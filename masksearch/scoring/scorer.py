@@ -45,8 +45,8 @@ class Scorer:
     batch_size : int
         Images per forward pass.
     fast : bool
-        Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes for
-        weight masks of linear chains on a CPU. Callables, own losses and all others take the plain one.
+        Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes
+        for weight masks of linear chains on a CPU. Callables, own losses and all others take the plain one.
 
     Raises
     ------
