@@ -11,13 +11,14 @@ from masksearch.move import Move
 from masksearch.pruning import load_pruned, prune, save_pruned, slice_state
 from masksearch.scoring import Scorer
 from masksearch.space import MaskSpace
-from masksearch.spaces import filter_space, weight_space
+from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
 from masksearch.training import TrainSettings, evaluate, train
 from masksearch.trial import Budget, Problem, Proposal, Score, Trial
 
 __all__ = [
     "Budget",
     "Data",
+    "FilterSpace",
     "History",
     "InputError",
     "Mask",
@@ -30,6 +31,7 @@ __all__ = [
     "Split",
     "TrainSettings",
     "Trial",
+    "WeightSpace",
     "build_model",
     "cost",
     "criteria",

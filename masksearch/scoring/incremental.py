@@ -9,6 +9,7 @@ where dW is sparse and dA is zero outside the rows that the layer before has cha
 done afresh instead.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,16 +53,21 @@ class _Change:
 
 
 def linear_chain(model: nn.Module) -> list[tuple[str, nn.Linear, list[nn.Module]]] | None:
-    """(name, layer, elementwise modules after it) of a plain chain of linear layers; None for any other network."""
-    if type(model) is not nn.Sequential or any(module._forward_hooks for module in model.modules()):
+    """(name, layer, elementwise modules after it) of a plain chain of linear layers; None for any other network.
+
+    A chain has no hooks, no classes derived from torch's, and no weight that serves twice. An activation may.
+    """
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    shared = len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters()))
+    if type(model) is not nn.Sequential or hooked or shared:
         return None
     chain: list[tuple[str, nn.Linear, list[nn.Module]]] = []
-    for name, module in model.named_children():
+    for name, module in zip(model._modules, model, strict=True):  # named_children() leaves repeated modules out
         if type(module) is nn.Linear:
             chain.append((name, module, []))
-        elif chain and isinstance(module, _ELEMENTWISE):
+        elif chain and type(module) in _ELEMENTWISE:
             chain[-1][2].append(module)
-        elif chain or not (isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)):
+        elif chain or not (type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)):
             return None
     return chain or None
 
@@ -92,7 +98,7 @@ class IncrementalPath:
                 linear.weight.detach().clone(),
                 linear.weight.detach().clone(),
                 None if linear.bias is None else linear.bias.detach()[:, None].clone(),
-                nn.Sequential(*after).eval(),
+                _pure(after),
                 starts.get(name, -1),
                 empty,
                 empty,
@@ -108,6 +114,13 @@ class IncrementalPath:
     @torch.no_grad()
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
+        try:
+            return self._logits(proposal)
+        except BaseException:  # an interruption leaves some layers changed and others not
+            self.refresh()
+            raise
+
+    def _logits(self, proposal: Proposal) -> Tensor:
         self._settle(proposal.base)
         if self._mask is not proposal.base:
             self._compute(proposal.base)
@@ -199,6 +212,15 @@ class IncrementalPath:
             if rows is not None and update is not None:
                 z.index_add_(0, rows, update)
         return _Change(None, z, layer.activation(z))
+
+
+def _pure(modules: Sequence[nn.Module]) -> nn.Module:
+    """The modules one after another, in eval mode, leaving what they are given as it is."""
+    activation = copy.deepcopy(nn.Sequential(*modules)).eval()
+    for module in activation:
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return activation
 
 
 def _within(units: np.ndarray, layer: _Layer) -> np.ndarray:
