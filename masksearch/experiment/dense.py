@@ -10,6 +10,7 @@ from torch import nn
 
 from masksearch.data import Data
 from masksearch.duration import Duration
+from masksearch.errors import InputError
 from masksearch.experiment.cells import dense_identity, short_hash
 from masksearch.experiment.costs import costs
 from masksearch.experiment.folder import RunFolder, locked
@@ -60,8 +61,14 @@ def dense_network(
         folder = RunFolder(path, identity)
         if not (folder.is_done and all((folder / _file(moment)).exists() for moment in wanted)):
             _train(settings, data, seed, wanted, device, folder, on_epoch)
+        metrics = read_json(folder / "metrics.json")
+        if metrics["diverged"]:
+            raise InputError(
+                f"dense network of seed {seed}: its loss was no number after epoch {len(metrics['epochs'])}; "
+                f"--lr {settings.train.lr:g} may be too high"
+            )
         weights = {moment: load_tensors(folder / _file(moment))[0] for moment in wanted}
-        return DenseNetwork(weights, read_json(folder / "metrics.json"))
+        return DenseNetwork(weights, metrics)
 
 
 def _train(

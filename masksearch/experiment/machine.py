@@ -1,5 +1,6 @@
 """The machine a sweep runs on: its device, threads and versions."""
 
+import os
 import platform
 from importlib.metadata import version
 
@@ -21,6 +22,10 @@ def prepare(run: RunSettings) -> torch.device:
     """
     if run.threads is not None:
         torch.set_num_threads(run.threads)
+    if run.deterministic:
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS is deterministic only with fixed workspaces
     torch.use_deterministic_algorithms(run.deterministic)
     torch.backends.cudnn.benchmark = not run.deterministic
     if run.device == "auto":

@@ -198,9 +198,13 @@ class IncrementalPath:
             if rows is None or update is None:
                 return None
             z = layer.z.index_select(0, rows).add_(update)
+            if layer is self._layers[-1]:
+                z = layer.weights.index_select(0, rows) @ inputs
+                if layer.bias is not None:
+                    z += layer.bias.index_select(0, rows)
             return _Change(rows, z, layer.activation(z))
         changed = len(inputs) if before.rows is None else len(before.rows)
-        if changed > _AFRESH * len(inputs):
+        if layer is self._layers[-1] or changed > _AFRESH * len(inputs):
             now = before.a if before.rows is None else inputs.index_copy(0, before.rows, before.a)
             z = layer.weights @ now
             if layer.bias is not None:

@@ -154,18 +154,6 @@ class FilterSpace(NetworkSpace):
             f"density: {density} of the {hold} is less than {least:.3g}, what {low} units and the rest need"
         )
 
-    def random(
-        self,
-        density: Density,
-        scope: Scope = "global",
-        generator: torch.Generator | None = None,
-        on_empty: OnEmpty = "raise",
-        hold: Hold = "units",
-    ) -> Mask:
-        """A random mask of this density: the top of a uniform ranking."""
-        ranking = torch.rand(self.n_units, generator=generator)
-        return self.top_k(ranking, density, scope, generator, on_empty, hold)
-
     def fits(self, kept: np.ndarray, density: Density, hold: Hold) -> bool:
         """Whether masks that keep ``kept`` units of the layers, int64 (n_layers,), are within a density in cost."""
         if hold == "units" or isinstance(density, Mapping):
