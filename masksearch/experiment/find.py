@@ -109,8 +109,11 @@ def _by_criterion(
 def _gap(scorer: Scorer, model: nn.Module, mask: Mask, data: Data, objective: str) -> dict[str, float]:
     """Objective and accuracy on the search images and on the rest of val; the differences are the optimism gap."""
     on_search, on_rest = scorer(mask).value, Scorer(model, scorer.space, data.rest, objective)(mask).value
-    accuracy_search = Scorer(model, scorer.space, data.search)(mask).value
-    accuracy_rest = Scorer(model, scorer.space, data.rest)(mask).value
+    if objective == "accuracy":
+        accuracy_search, accuracy_rest = on_search, on_rest
+    else:
+        accuracy_search = Scorer(model, scorer.space, data.search)(mask).value
+        accuracy_rest = Scorer(model, scorer.space, data.rest)(mask).value
     return {
         "search_score": on_search,
         "rest_score": on_rest,

@@ -59,8 +59,9 @@ def run_cell(
         on_trial = _trial_watcher(cell, tracker, watcher)
         found = find_mask(cell, model, space, data, dense.weights["0"], device, folder.path, on_trial)
         found.mask.save(folder / "mask.safetensors")
-        space.apply(model, found.mask)
-        at_found = evaluate(model, data.test, device=device)
+        at_found = evaluate(
+            draw_ticket(model, space, found.mask, dense.weights[cell.find_at]).network, data.test, device=device
+        )
 
         folder.enter("retrain")
         ticket = draw_ticket(model, space, found.mask, rewound_weights(cell, data, dense))

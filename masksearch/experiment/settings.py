@@ -2,7 +2,8 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
@@ -19,7 +20,10 @@ from masksearch.trial import Budget
 
 __all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings", "methods", "parse_rewind"]
 
+Granularity = Literal["weight", "filter"]
 Weights = Literal["own", "signed_constant"]
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def methods() -> list[str]:
@@ -35,7 +39,7 @@ class SweepSettings:
     """Data set: a row of --list, or imagefolder:PATH."""
     model: str = "lenet_300_100"
     """Network: a row of --list, name:width, or torchvision:NAME."""
-    granularity: Literal["weight", "filter"] = "weight"
+    granularity: Granularity = "weight"
     """What a mask bit switches: a weight, or a filter with everything that is removed together with it."""
     methods: tuple[str, ...] = ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random")
     """Searchers and criteria to compare: rows of --list."""
@@ -55,6 +59,7 @@ class SweepSettings:
     """Epochs of retraining; as many as the dense training if not given."""
 
     def __post_init__(self) -> None:
+        choose("granularity", self.granularity, list(get_args(Granularity)))
         choose("data set", self.dataset.partition(":")[0], list(DATASETS))
         _check_model(self.model)
         _check_some("methods", self.methods)
@@ -103,7 +108,8 @@ class ScoringSettings:
     """Training images of every class that gradient criteria see."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("weights", Weights), ("scope", Scope), ("on_empty", OnEmpty), ("layers", LayerKind)):
+        choices = {"weights": Weights, "scope": Scope, "hold": Hold, "on_empty": OnEmpty, "layers": LayerKind}
+        for name, kind in choices.items():
             choose(name, getattr(self, name), list(get_args(kind)))
         if self.seconds is not None:
             Budget(seconds=self.seconds)
@@ -179,14 +185,19 @@ class Settings:
         }
         changes: dict[str, dict[str, Any]] = {name: {} for name in groups}
         for key, value in flat.items():
+            choose(f"key in {source}", key, [*owner, "annealing"])
             if key == "annealing":
-                known = [item.name for item in dataclasses.fields(Annealing)]
+                if not isinstance(value, dict):
+                    raise InputError(f"{source}: annealing is {value!r}; a table of its settings is needed")
+                for name in value:
+                    choose(f"key in {source} [annealing]", name, [item.name for item in dataclasses.fields(Annealing)])
                 changes["annealing"] = {
-                    choose(f"key in {source} [annealing]", name, known): v for name, v in value.items()
+                    name: _fitted(inner, get_type_hints(Annealing)[name], f"{source}: annealing.{name}")
+                    for name, inner in value.items()
                 }
             else:
-                choose(f"key in {source}", key, [*owner, "annealing"])
-                changes[owner[key]][key] = tuple(value) if isinstance(value, list) else value
+                hint = get_type_hints(type(groups[owner[key]]))[key]
+                changes[owner[key]][key] = _fitted(value, hint, f"{source}: {key}")
         return Settings(**{name: dataclasses.replace(group, **changes[name]) for name, group in groups.items()})
 
 
@@ -197,6 +208,28 @@ def parse_rewind(text: str) -> Duration | Literal["none", "random"]:
     if text == "random":
         return "random"
     return Duration.parse(text, "rewind_to (besides none and random)")
+
+
+def _fitted(value: Any, hint: Any, name: str) -> Any:
+    """``value`` as TOML has it, as what a field's type ``hint`` asks for: lists become tuples, and 1 is a float, too.
+
+    Raises
+    ------
+    InputError
+        If it is of another type. Which texts a field takes is its group's to say.
+    """
+    if get_origin(hint) is UnionType:  # X | None; TOML has no null
+        [hint] = [kind for kind in get_args(hint) if kind is not NoneType]
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise InputError(f"{name} is {value!r}; a list is needed")
+        return tuple(_fitted(item, get_args(hint)[0], name) for item in value)
+    kind = str if get_origin(hint) is Literal else hint
+    if type(value) is int and kind is float:
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"{name} is {value!r}; {_WORDS[kind]} is needed")
+    return value
 
 
 def _check_some(name: str, values: tuple[Any, ...]) -> None:
