@@ -1,5 +1,6 @@
 """The command line: ``masksearch run`` and ``masksearch show``."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ usage: masksearch run [flags]     search, prune and retrain; --help lists the fl
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
     args = sys.argv[1:] if args is None else list(args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ± must not end a sweep
     try:
         return _dispatch(args)
     except InputError as error:
@@ -66,8 +69,8 @@ def _run(settings: Settings, args: Sequence[str]) -> int:
     console = _console()
     with ProgressBars(console) as bars:
         result = run_sweep(settings, bars)
-    console.print(terminal_table(summarise(result.cells), console.width))
     report = write_report(result, ["masksearch", *args])
+    console.print(terminal_table(summarise(result.cells), console.width))
     console.print(f"curves  tensorboard --logdir {result.path}", highlight=False, soft_wrap=True)
     console.print(f"report  {report}", highlight=False, soft_wrap=True)
     return 0

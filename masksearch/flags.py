@@ -53,8 +53,8 @@ def parse(args: Sequence[str], prog: str) -> Settings | Literal["list"]:
         After ``--help``.
     """
     early = ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--recipe")
-    early.add_argument("--scale", default="cpu")
+    early.add_argument("--recipe", nargs="?")  # a value that is missing is tyro's to tell
+    early.add_argument("--scale", nargs="?", default="cpu", const="cpu")
     given, _ = early.parse_known_args(args)
     base = load_recipe(given.recipe, given.scale) if given.recipe else Settings()
     default = _Flags(base.sweep, base.train, base.scoring, base.annealing, base.run)
@@ -74,8 +74,14 @@ def parse(args: Sequence[str], prog: str) -> Settings | Literal["list"]:
 
 def _in_one_line(box: str) -> str:
     """What tyro's box says: the mistake, and the flag's own help, or the flag that was meant."""
-    lines = [line.strip(" │") for line in box.splitlines() if line.startswith("│")]
-    message, *notes = (" ".join(part.split()) for part in re.split(r"─{3,}", " ".join(lines)))
+    parts = [""]
+    for line in box.splitlines()[1:]:  # the first is the box's title
+        text = line.strip(" │")
+        if re.fullmatch("[─╰╯-]+", text):  # a rule; of dashes, where the terminal has no others
+            parts.append("")
+        else:
+            parts[-1] += f" {text}"
+    message, *notes = (" ".join(part.split()) for part in parts if part.strip())
     message = re.sub(r"^Error parsing (sweep|train|scoring|annealing|run): ", "", message)
     for note in notes:
         note = note.removeprefix("Argument helptext: ")

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from masksearch.criteria.batches import balanced_batch
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import snip, taylor
-from masksearch.criteria.weights import mag_sign, magnitude, random
+from masksearch.criteria.grasp import grasp
+from masksearch.criteria.rounds import step_densities
+from masksearch.criteria.synflow import synflow
+from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.space import Density, Hold, OnEmpty, Scope
@@ -25,11 +28,16 @@ __all__ = [
     "filter_l1",
     "filter_l2",
     "fpgm",
+    "grasp",
+    "lamp",
     "mag_sign",
     "magnitude",
+    "magnitude_increase",
+    "movement",
     "random",
     "select",
     "snip",
+    "synflow",
     "taylor",
 ]
 
@@ -62,7 +70,31 @@ CRITERIA: Table[Criterion] = Table(
             needs_initial=True,
             granularities=_BOTH,
         ),
+        "magnitude_increase": Criterion(
+            magnitude_increase,
+            "|w| - |w0| (Zhou et al. 2019)",
+            weights="trained",
+            needs_initial=True,
+            granularities=_BOTH,
+        ),
+        "movement": Criterion(
+            movement, "|w - w0| (Zhou et al. 2019)", weights="trained", needs_initial=True, granularities=_BOTH
+        ),
+        "lamp": Criterion(
+            lamp,
+            "w^2 / sum of those in the layer at least as large (Lee et al. 2021)",
+            weights="trained",
+            granularities=_BOTH,
+        ),
         "snip": Criterion(snip, "|g w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH),
+        "grasp": Criterion(grasp, "(H g) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH),
+        "synflow": Criterion(
+            synflow,
+            "flow of ones through |w|, 100 rounds (Tanaka et al. 2020)",
+            needs_batches=True,  # for the shape of an image
+            rounds=100,
+            granularities=_BOTH,
+        ),
         "mag": Criterion(magnitude, "filters: mean |w| (thesis 2020)", weights="trained", granularities=_FILTER),
         "filter_l1": Criterion(
             filter_l1, "filters: L1 norm (Li et al. 2017)", weights="trained", granularities=_FILTER
@@ -97,10 +129,12 @@ def select(
     initial: Mapping[str, Tensor] | None = None,
     on_empty: OnEmpty = "raise",
     hold: Hold = "units",
+    alive: Mask | None = None,
 ) -> Mask:
     """The mask that a criterion chooses, after as many rounds as its row says.
 
-    Round r of n keeps density ** (r / n) of the units, among those still alive.
+    Round r of n keeps density ** (r / n) of the units, or of every layer's where the scope fixes the layers' densities.
+    Masks are cumulative: what a round prunes stays pruned.
 
     Parameters
     ----------
@@ -114,11 +148,14 @@ def select(
         Weights at initialisation, by parameter name.
     hold : {"units", "params", "macs"}
         What ``density`` is a share of.
+    alive : Mask, optional
+        Where to begin: what it prunes stays pruned, and densities fall from its own. Default: nothing is pruned yet.
 
     Raises
     ------
     InputError
-        If the criterion doesn't know the space's granularity, or lacks something that it needs.
+        If the criterion doesn't know the space's granularity, or lacks something that it needs; if a round empties a
+        layer and ``on_empty`` forbids it; if ``density`` asks for more than is ``alive``.
     """
     row = CRITERIA[name]
     if space.granularity not in row.granularities:
@@ -126,13 +163,13 @@ def select(
     generator = generator or torch.Generator().manual_seed(0)
     extras: dict[str, Any] = {"generator": generator} if row.draws else {}
     batches = list(batches)
-    alive: Mask | None = None
-    for r in range(1, row.rounds + 1):
+    steps = step_densities(space, density, scope, hold, row.rounds, space.full() if alive is None else alive)
+    for step in steps:
         saliency = row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
         if alive is not None:
             saliency = saliency.masked_fill(~alive.bits, -torch.inf)
-        last = r == row.rounds
-        step = density if last or isinstance(density, Mapping) else density ** (r / row.rounds)
-        alive = space.top_k(saliency, step, scope, generator, on_empty, hold)
+        chosen = space.top_k(saliency, step, scope, generator, on_empty, hold)
+        # Held in params or MACs, a pruned unit that is cheap could fill what is left below the limit.
+        alive = chosen if alive is None else Mask(space, chosen.bits & alive.bits)
     assert alive is not None
     return alive

@@ -59,7 +59,8 @@ def fpgm(
         weight = parameters[name].detach()
         filters = weight.transpose(0, dim).flatten(1)  # (filters, entries)
         spread = torch.zeros_like(weight.transpose(0, dim).flatten(1))
-        spread[:, 0] = torch.cdist(filters, filters).sum(1)  # one entry per filter: its sum
+        # One entry per filter: its sum. Not by matrix products, which cancel where filters are nearly equal.
+        spread[:, 0] = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
         distances[name] = spread.view_as(weight.transpose(0, dim)).transpose(0, dim)
     return space.unit_sums(distances, "filters").cpu()
 

@@ -1,4 +1,4 @@
-"""Criteria that look at gradients of the loss."""
+"""Criteria that look at gradients of the loss, and what they share."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -11,9 +11,10 @@ from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
 
-__all__ = ["snip", "taylor"]
+__all__ = ["maskable", "snip", "summed_gradients", "taylor", "working_copy"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def snip(
@@ -23,7 +24,7 @@ def snip(
     *,
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Loss = F.cross_entropy,
 ) -> Tensor:
     """|(sum over batches of g) w|, (n_units,): how much the loss depends on the unit being there (Lee et al. 2019).
 
@@ -48,7 +49,7 @@ def taylor(
     *,
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    loss: Loss = F.cross_entropy,
 ) -> Tensor:
     """|sum of g w| over all parameters that the unit removes, (n_units,) (Molchanov et al. 2019, eq. 8, first order).
 
@@ -58,23 +59,35 @@ def taylor(
 
 
 def _gradients_times_weights(
-    model: nn.Module,
-    space: NetworkSpace,
-    batches: Batches,
-    alive: Mask | None,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    model: nn.Module, space: NetworkSpace, batches: Batches, alive: Mask | None, loss: Loss
 ) -> dict[str, Tensor]:
-    """Parameter name -> (sum over batches of the loss's gradient) x parameter, of all parameters that masks touch.
+    """Parameter name -> (sum over batches of the loss's gradient) x parameter, of all parameters that masks touch."""
+    network = working_copy(model, space, alive)
+    weights = maskable(network, space)
+    gradients = summed_gradients(network, list(weights.values()), batches, loss)
+    return {name: g * w.detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
-    Runs on a copy of ``model`` with batch statistics in BatchNorm and dropout off.
-    """
-    network = working_copy(model)
+
+def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> nn.Module:
+    """A copy under ``alive``, in eval mode but for BatchNorm, which uses batch statistics: no random draws."""
+    network = copy.deepcopy(model).eval().requires_grad_(True)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
     if alive is not None:
         space.apply(network, alive)
+    return network
+
+
+def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
+    """Name -> parameter, of all parameters that masks touch."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
-    names = list(space.parameter_masks(space.full()))
-    weights = [parameters[name] for name in names]
-    total = [torch.zeros_like(weight) for weight in weights]
+    return {name: parameters[name] for name in space.parameter_masks(space.full())}
+
+
+def summed_gradients(network: nn.Module, weights: list[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
+    """Sum over batches of the loss's gradient; 0 where the loss doesn't depend on a weight."""
+    total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     seen = False
     for images, labels in batches:
         device = weights[0].device
@@ -85,13 +98,4 @@ def _gradients_times_weights(
         seen = True
     if not seen:
         raise InputError("batches: none; at least one (images, labels) is needed")
-    return {name: (g * w).detach() for name, g, w in zip(names, total, weights, strict=True)}
-
-
-def working_copy(model: nn.Module) -> nn.Module:
-    """A copy whose BatchNorm layers use batch statistics and whose other layers are in eval mode: no random draws."""
-    network = copy.deepcopy(model).eval().requires_grad_(True)
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()
-    return network
+    return total

@@ -9,7 +9,7 @@ from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
 
-__all__ = ["mag_sign", "magnitude", "random"]
+__all__ = ["lamp", "mag_sign", "magnitude", "magnitude_increase", "movement", "random"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -52,12 +52,72 @@ def mag_sign(
     Weights whose sign changed rank below all others. Of filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign).
     ``initial`` holds w0 by parameter name: the state dict at initialisation.
     """
-    if initial is None:
-        raise InputError("mag_sign: needs initial=, the weights at initialisation by parameter name")
-    missing = [name for name in space.layer_weights() if name not in initial]
-    if missing:
-        raise InputError(f"mag_sign: initial= has no {missing[0]!r}; it needs every weight at initialisation")
-    return _means(space, _weights(space, _parameters(model))) * _means(space, _weights(space, initial)).sign()
+    weights = _weights(space, _parameters(model))
+    start = _at_start("mag_sign", weights, initial)
+    return _means(space, weights) * _means(space, start).sign()
+
+
+def magnitude_increase(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches = (),
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """|w| - |w0|, (n_units,): what training has made larger (Zhou et al. 2019).
+
+    Of filters, the sum over all parameters that the unit removes. ``initial`` holds w0 by parameter name.
+    """
+    weights = _removed(space, _parameters(model))
+    start = _at_start("magnitude_increase", weights, initial)
+    return space.unit_sums({name: weight.abs() - start[name].abs() for name, weight in weights.items()}).cpu()
+
+
+def movement(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches = (),
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """|w - w0|, (n_units,): what training has moved (Zhou et al. 2019; not Sanh's movement of gradients).
+
+    Of filters, the sum over all parameters that the unit removes. ``initial`` holds w0 by parameter name.
+    """
+    weights = _removed(space, _parameters(model))
+    start = _at_start("movement", weights, initial)
+    return space.unit_sums({name: (weight - start[name]).abs() for name, weight in weights.items()}).cpu()
+
+
+def lamp(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches = (),
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """w^2 / sum of those w^2 in its layer that are at least as large, float64 (n_units,) (Lee et al. 2021).
+
+    Meant for global scope: the largest weight of every layer has 1, so that no layer is emptied before all are down to
+    one unit. A filter's w^2 is the sum of squares of all parameters that its unit removes. Under ``alive``, what is
+    pruned counts as 0.
+    """
+    keep = space.parameter_masks(alive) if alive is not None else {}
+    squares = {name: weight.double().square() for name, weight in _removed(space, _parameters(model)).items()}
+    for name, kept in keep.items():
+        squares[name] *= kept.to(squares[name].device)
+    sizes = space.unit_sums(squares).cpu()
+    return torch.cat([_share_of_larger(sizes[layer.slice]) for layer in space.layers])
+
+
+def _share_of_larger(sizes: Tensor) -> Tensor:
+    """Each value / the sum of all that are at least as large, itself among them; 0 for 0. Values are not negative."""
+    values, place, counts = sizes.unique(return_inverse=True, return_counts=True)
+    at_least_as_large = (values * counts).flip(0).cumsum(0).flip(0)
+    return sizes / at_least_as_large[place].clamp_min(torch.finfo(sizes.dtype).tiny)
 
 
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -66,6 +126,25 @@ def _parameters(model: nn.Module) -> dict[str, Tensor]:
 
 def _weights(space: NetworkSpace, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in space.layer_weights()}
+
+
+def _removed(space: NetworkSpace, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensors[name] for name in space.parameter_masks(space.full())}
+
+
+def _at_start(criterion: str, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Those of ``initial`` that belong to ``weights``, on their devices."""
+    if initial is None:
+        raise InputError(f"{criterion}: needs initial=, the weights at initialisation by parameter name")
+    for name, weight in weights.items():
+        if name not in initial:
+            raise InputError(f"{criterion}: initial= has no {name!r}; it needs every weight at initialisation")
+        if initial[name].shape != weight.shape:
+            raise InputError(
+                f"{criterion}: initial= has shape {tuple(initial[name].shape)} for {name!r}, "
+                f"and the model {tuple(weight.shape)}"
+            )
+    return {name: initial[name].detach().to(weight.device) for name, weight in weights.items()}
 
 
 def _means(space: NetworkSpace, weights: Mapping[str, Tensor]) -> Tensor:

@@ -8,13 +8,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from masksearch.analysis import SummaryRow, summarise
 from masksearch.experiment import SweepResult
 from masksearch.files import write_bytes
 from masksearch.report.figures import accuracy_figure, trajectory_figure, trajectory_folders
-from masksearch.report.style import name_of
+from masksearch.report.style import STYLE, name_of
 from masksearch.report.tables import COLUMNS, caption, cells_of
 
 __all__ = ["write_report"]
@@ -84,7 +85,8 @@ def _results(rows: Sequence[SummaryRow]) -> str:
 
 def _figure(figure: Figure, text: str) -> str:
     sink = io.StringIO()
-    figure.savefig(sink, format="svg", metadata={"Date": None})
+    with mpl.rc_context(STYLE):  # how text and names are written is decided here
+        figure.savefig(sink, format="svg", metadata={"Date": None})
     svg = sink.getvalue()
     return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{escape(text)}</figcaption></figure>"
 

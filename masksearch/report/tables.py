@@ -1,5 +1,6 @@
 """The results table, in the terminal and as Markdown."""
 
+import math
 from collections.abc import Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -48,7 +49,7 @@ def cells_of(row: SummaryRow) -> tuple[str, ...]:
 
 
 def _mean(estimate: Estimate, form: str, scale: float = 1.0) -> str:
-    return f"{scale * estimate.mean:{form}}" if estimate.n else "–"
+    return "–" if math.isnan(estimate.mean) else f"{scale * estimate.mean:{form}}"
 
 
 def terminal_table(rows: Sequence[SummaryRow], width: int) -> Table:

@@ -7,6 +7,9 @@ layer's pre-activations. Per layer, with inputs A (in, n), masked weights W (out
 
 where dW is sparse and dA is zero outside the rows that the layer before has changed. If those are many, the product is
 done afresh instead.
+
+Logits are those of the reference but for rounding. Where its two largest are exactly equal, which takes neurons that
+are cut off and have no bias (all zero), another of them may be the largest here.
 """
 
 import copy
@@ -198,13 +201,9 @@ class IncrementalPath:
             if rows is None or update is None:
                 return None
             z = layer.z.index_select(0, rows).add_(update)
-            if layer is self._layers[-1]:
-                z = layer.weights.index_select(0, rows) @ inputs
-                if layer.bias is not None:
-                    z += layer.bias.index_select(0, rows)
             return _Change(rows, z, layer.activation(z))
         changed = len(inputs) if before.rows is None else len(before.rows)
-        if layer is self._layers[-1] or changed > _AFRESH * len(inputs):
+        if changed > _AFRESH * len(inputs):
             now = before.a if before.rows is None else inputs.index_copy(0, before.rows, before.a)
             z = layer.weights @ now
             if layer.bias is not None:
@@ -222,8 +221,8 @@ def _pure(modules: Sequence[nn.Module]) -> nn.Module:
     """The modules one after another, in eval mode, leaving what they are given as it is."""
     activation = copy.deepcopy(nn.Sequential(*modules)).eval()
     for module in activation:
-        if hasattr(module, "inplace"):
-            module.inplace = False
+        if "inplace" in vars(module):
+            vars(module)["inplace"] = False  # nn.Module's own setattr is typed for tensors and modules
     return activation
 
 

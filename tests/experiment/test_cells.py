@@ -29,7 +29,8 @@ def test_the_grid_has_every_combination_once_seed_by_seed():
 def test_criteria_of_trained_weights_have_one_cell_at_the_end():
     cells = grid(replace(BASE, sweep=replace(SWEEP, methods=("magnitude", "mag_sign", "random"))))
     assert {cell.find_at for cell in cells if cell.method != "random"} == {"end"}
-    assert len(cells) == 2 * 2 * (1 + 1 + 2)
+    assert {cell.find_at for cell in cells if cell.method == "random"} == {"0"}  # it looks at no weights
+    assert len(cells) == 2 * 2 * (1 + 1 + 1)
 
 
 def test_moments_that_are_the_same_are_one_cell():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,7 +51,7 @@ def make_mlp(activation="relu", bias=True, dtype=torch.float64, sizes=(20, 16, 1
         torch.manual_seed(0)
         act = ACTIVATIONS[activation]()
         layers = [nn.Flatten()]
-        for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out, bias=bias), act]
         return nn.Sequential(*layers[:-1]).to(dtype).train()
 
@@ -187,7 +188,10 @@ def test_scores_of_the_fast_and_the_plain_scorer_agree(objective, dtype):
     ids=str,
 )
 def test_annealing_walks_the_same_way_on_either_path(dtype, objective):
-    model, split = make_mlp(bias=False, dtype=dtype), make_split(80, dtype)
+    model, split = make_mlp(dtype=dtype), make_split(80, dtype)
+    with torch.no_grad():
+        for layer in (model[1], model[3], model[5]):
+            layer.weight *= 4  # else the biases decide
     space = weight_space(model)
     fast, plain = (
         search(space, Annealing(), Scorer(model, space, split, objective, fast=fast), 0.3, budget=500, seed=0)
@@ -198,6 +202,24 @@ def test_annealing_walks_the_same_way_on_either_path(dtype, objective):
     assert fast.best.score.value > fast.trials[0].score.value
     values = [trial.score.value for trial in fast]
     assert values == pytest.approx([trial.score.value for trial in plain], abs=1e-12)
+    assert len(set(values)) > 20
+
+
+def test_predictions_differ_only_where_the_largest_logits_are_exactly_equal():
+    """Without biases, cut-off neurons make logits of exactly zero, and rounding decides between them."""
+    model, images = make_mlp(bias=False), make_split(80).images
+    space = weight_space(model)
+    path, reference = incremental(model, space, images), ReferencePath(model, space, [images])
+    rng, base, differ = np.random.default_rng(0), space.random(0.15, generator=generator()), 0
+    for number in range(300):
+        proposal = Proposal.moving(base, draw_move(base, 5, rng))
+        one, two = path.logits(proposal), reference.logits(proposal)
+        others = one.argmax(1) != two.argmax(1)
+        largest = two[others].topk(2).values
+        assert torch.equal(largest[:, 0], largest[:, 1])
+        differ += int(others.sum())
+        base = proposal.mask if number % 2 else base
+    assert differ < 0.05 * 300 * 80
 
 
 class OwnSequential(nn.Sequential):
@@ -325,7 +347,7 @@ def test_scores_of_other_networks_are_those_of_the_network(name):
     assert value == pytest.approx(-F.cross_entropy(model.eval()(split.images), split.labels).item(), rel=1e-5)
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818 (no error)
     """Ends a search from within."""
 
 
@@ -352,7 +374,7 @@ def test_a_search_taken_up_again_is_byte_for_byte_one_that_never_stopped(stops, 
 
     whole = run(tmp_path / "whole")
     assert "checkpoint" in events[:-1]
-    assert all(before == "refresh" for before, now in zip(events, events[1:-1], strict=False) if now == "checkpoint")
+    assert all(before == "refresh" for before, now in pairwise(events[:-1]) if now == "checkpoint")
     for stop in stops:
         with pytest.raises(Stop):
             run(tmp_path / "stopped", stop)
@@ -404,7 +426,7 @@ def test_filter_masks_are_scored_on_the_pruned_network_as_the_reference_scores_t
         proposal = Proposal.of(space.random(density, generator=generator(seed), on_empty="keep_one"))
         seen.append(compact.logits(proposal))
         assert (seen[-1] - reference.logits(proposal)).abs().max() <= tolerance * seen[-1].std()
-    assert len({logits.sum().item() for logits in seen}) == 4
+    assert len({logits.sum().item() for logits in seen}) > 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

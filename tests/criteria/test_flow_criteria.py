@@ -1,0 +1,511 @@
+"""GraSP, SynFlow, LAMP and what training changed: against derivations of their own; rounds; layers that collapse."""
+
+import copy
+import os
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from masksearch.criteria import CRITERIA, balanced_batch, select
+from masksearch.criteria.grasp import grasp
+from masksearch.criteria.synflow import synflow
+from masksearch.criteria.weights import lamp, magnitude, magnitude_increase, movement
+from masksearch.data import load_data
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.models import build_model
+from masksearch.spaces import filter_space, weight_space
+
+F64 = torch.float64
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def mlp(*sizes, bias=False, activation=nn.ReLU, dtype=F64):
+    """Linear layers, an activation between them, weights of both signs."""
+    layers = []
+    g = generator(sum(sizes))
+    for n_in, n_out in pairwise(sizes):
+        layers += [nn.Linear(n_in, n_out, bias=bias, dtype=dtype), activation()]
+    net = nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=g, dtype=dtype) / parameter.shape[-1] ** 0.5)
+    return net
+
+
+def make_batches(features, n=1, classes=3):
+    g = generator(7)
+    return [
+        (torch.randn(6, features, generator=g, dtype=F64), torch.randint(0, classes, (6,), generator=g))
+        for _ in range(n)
+    ]
+
+
+def by_layer(values, space):
+    return [values[layer.slice].view(layer.shape) for layer in space.layers]
+
+
+def initial_of(model, seed=3):
+    g = generator(seed)
+    return {
+        name: t.detach() + 0.3 * torch.randn(t.shape, generator=g, dtype=t.dtype)
+        for name, t in model.named_parameters()
+    }
+
+
+# GraSP
+
+
+def gradient_at(vector, shapes, batches):
+    """Flat gradient of the summed loss of a tanh network without biases, backpropagated by hand."""
+    weights = [part.view(shape) for part, shape in zip(vector.split([a * b for a, b in shapes]), shapes, strict=True)]
+    total = [torch.zeros_like(weight) for weight in weights]
+    for images, labels in batches:
+        acts = [images]
+        for weight in weights[:-1]:
+            acts.append(torch.tanh(acts[-1] @ weight.T))
+        logits = acts[-1] @ weights[-1].T
+        delta = (torch.softmax(logits / 200, 1) - F.one_hot(labels, logits.shape[1])) / 200 / len(labels)
+        for i in reversed(range(len(weights))):
+            total[i] += delta.T @ acts[i]
+            delta = (delta @ weights[i]) * (1 - acts[i] ** 2)
+    return torch.cat([part.flatten() for part in total])
+
+
+@pytest.mark.parametrize("n_batches", [1, 3])
+@pytest.mark.parametrize("density", [None, 0.6])
+def test_grasp_is_a_difference_of_gradients_along_the_gradient(n_batches, density):
+    """H g by central differences: (g(w + h v) - g(w - h v)) / 2h along v = g, where alive, without autograd."""
+    model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4, n_batches)
+    space = weight_space(model)
+    alive = None if density is None else space.random(density, generator=generator())
+    keep = torch.ones(space.n_units, dtype=torch.bool) if alive is None else alive.bits
+    w = torch.cat([p.detach().flatten() for p in model.parameters()]) * keep
+    shapes = [layer.shape for layer in space.layers]
+    v = gradient_at(w, shapes, batches) * keep
+    h = 1e-4 / v.norm()
+    product = (gradient_at(w + h * v, shapes, batches) - gradient_at(w - h * v, shapes, batches)) / (2 * h)
+    found = grasp(model, space, batches, alive=alive)
+    assert torch.allclose(found, product * w, rtol=1e-6, atol=1e-14)
+    assert (found > 0).any()
+    assert (found < 0).any()
+
+
+def test_grasp_is_what_the_gradients_norm_loses_with_a_weight():
+    """Wang et al. 2020: |g|^2 / 2 changes by -(H g) w to first order, a share of the weight at a time."""
+    model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4)
+    space = weight_space(model)
+    w = torch.cat([p.detach().flatten() for p in model.parameters()])
+    shapes, share = [layer.shape for layer in space.layers], 1e-4
+    wanted = []
+    for unit in range(space.n_units):
+        flows = []
+        for factor in (1 + share, 1 - share):
+            moved = w.clone()
+            moved[unit] *= factor
+            flows.append(gradient_at(moved, shapes, batches).square().sum() / 2)
+        wanted.append((flows[0] - flows[1]) / (2 * share))
+    assert torch.allclose(grasp(model, space, batches), torch.stack(wanted), rtol=1e-5, atol=1e-13)
+
+
+def test_grasp_takes_all_gradients_before_any_product():
+    """(sum of H)(sum of g) is not the sum of H g."""
+    model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4, 2)
+    space = weight_space(model)
+    whole, parts = grasp(model, space, batches), sum(grasp(model, space, [batch]) for batch in batches)
+    assert not torch.allclose(whole, parts, rtol=0.1)
+    assert torch.equal(whole, grasp(model, space, iter(batches)))  # gone through twice, also where that is hard
+
+
+def test_grasp_ignores_what_the_loss_does_not_reach_and_gradients_that_are_constant():
+    class Idle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 3, dtype=F64), nn.Linear(3, 3, dtype=F64)
+
+        def forward(self, images):
+            return self.used(images)
+
+    model = Idle()
+    space = weight_space(model)
+    found = grasp(model, space, make_batches(4))
+    assert (found[:12] != 0).all()
+    assert (found[12:] == 0).all()
+    plain = mlp(4, 3)
+    linear = grasp(plain, weight_space(plain), make_batches(4), loss=lambda outputs, labels: outputs.sum())
+    assert (linear == 0).all()  # no curvature
+
+
+def test_grasp_of_a_plain_loss_takes_no_temperature():
+    model, batches = mlp(4, 5, 3, activation=nn.Tanh), make_batches(4)
+    space = weight_space(model)
+    softened = grasp(model, space, batches, loss=lambda logits, labels: F.cross_entropy(logits / 200, labels))
+    assert torch.allclose(softened, grasp(model, space, batches), rtol=1e-12)
+    assert not torch.allclose(softened, grasp(model, space, batches, loss=F.cross_entropy))
+
+
+@pytest.mark.parametrize("criterion", [grasp, synflow])
+def test_they_work_where_gradients_are_switched_off_and_need_a_batch(criterion):
+    model, batches = mlp(4, 5, 3), make_batches(4)
+    space = weight_space(model)
+    with torch.no_grad():
+        inside = criterion(model, space, batches)
+    assert torch.equal(inside, criterion(model, space, batches))
+    with pytest.raises(InputError, match="batches: none"):
+        criterion(model, space, [])
+
+
+# SynFlow
+
+
+def flow_of(model, features):
+    """R of a chain of linear layers without biases, as a product of matrices."""
+    x = torch.ones(features, 1, dtype=F64)
+    for module in model:
+        if isinstance(module, nn.Linear):
+            x = module.weight.detach().double().abs() @ x
+    return x.sum()
+
+
+@pytest.mark.parametrize("density", [1.0, 0.5])
+def test_synflow_is_conserved(density):
+    """Tanaka et al. 2020, theorems 1 and 2: each layer's saliencies add up to R; a neuron's in equal its out."""
+    model, batches = mlp(6, 7, 5, 4), make_batches(6)
+    space = weight_space(model)
+    alive = space.random(density, "layerwise", generator=generator())
+    masked = copy.deepcopy(model)
+    space.apply(masked, alive)
+    found = synflow(model, space, batches, alive=alive)
+    layers = by_layer(found, space)
+    assert found.dtype == F64
+    for values in layers:
+        assert torch.allclose(values.sum(), flow_of(masked, 6), rtol=1e-12)
+    for before, after in pairwise(layers):
+        assert torch.allclose(before.sum(1), after.sum(0), rtol=1e-12)
+    assert (found[~alive.bits] == 0).all()
+
+
+def test_synflow_of_a_linear_chain_in_closed_form():
+    """Of weight (i, j): what arrives at j, times |w|, times what goes on from i: products of matrices of |w|."""
+    model = mlp(4, 3, 5, 2, activation=nn.Identity)
+    a, b, c = (p.detach().abs() for p in model.parameters())
+    ones = torch.ones
+    wanted = [
+        (ones(2, dtype=F64) @ c @ b)[:, None] * a * ones(4, dtype=F64),
+        (ones(2, dtype=F64) @ c)[:, None] * b * (a @ ones(4, dtype=F64)),
+        c * (b @ a @ ones(4, dtype=F64)),
+    ]
+    space = weight_space(model)
+    for found, closed in zip(by_layer(synflow(model, space, make_batches(4)), space), wanted, strict=True):
+        assert torch.allclose(found, closed, rtol=1e-12)
+
+
+def test_synflow_is_what_the_flow_loses_with_a_weight():
+    """R is linear in every single weight, biases and BatchNorm in eval mode included: knock one out and look."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(), nn.Flatten())
+        model.append(nn.Linear(12, 4))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn_like(parameter))
+        model[1].running_var.copy_(torch.tensor([0.3, 1.0, 4.0]))
+        model[1].running_mean.copy_(torch.tensor([-0.5, 0.1, 0.0]))
+    images = torch.randn(5, 2, 4, 4, generator=generator())
+    space = weight_space(model)
+    model.train()
+    found = synflow(model, space, [(images, torch.zeros(5))])
+
+    def flow(unit=None):
+        ours = copy.deepcopy(model).double()
+        if unit is not None:
+            bits = torch.ones(space.n_units, dtype=torch.bool)
+            bits[unit] = False
+            space.apply(ours, Mask(space, bits))
+        conv, norm, head = ours[0], ours[1], ours[5]
+        x = F.conv2d(torch.ones(1, 2, 4, 4, dtype=F64), conv.weight.abs(), conv.bias.abs())
+        x = (x - norm.running_mean.view(-1, 1, 1)) / (norm.running_var.view(-1, 1, 1) + norm.eps).sqrt()
+        x = (x * norm.weight.abs().view(-1, 1, 1) + norm.bias.abs().view(-1, 1, 1)).clamp_min(0)
+        return (x.flatten(1) @ head.weight.abs().T + head.bias.abs()).sum().item()
+
+    wanted = [flow() - flow(unit) for unit in range(space.n_units)]
+    assert torch.allclose(found, torch.tensor(wanted, dtype=F64), rtol=1e-9)
+    again = synflow(model, space, [(images * 0 - 3, None)])
+    assert torch.equal(again, found)  # of the batch, only the shape counts
+
+
+def test_synflow_of_deep_networks_stays_finite_or_says_so():
+    deep = nn.Sequential(*[nn.Linear(8, 8, bias=False) for _ in range(60)])
+    batches = [(torch.zeros(1, 8), None)]
+    with torch.no_grad():
+        for layer in deep:
+            layer.weight.fill_(-1.0)  # R = 8 ** 61, above float32's range
+    found = synflow(deep, weight_space(deep), batches)
+    assert torch.allclose(found.log(), torch.full_like(found, 8.0).log() * 59)
+    with torch.no_grad():
+        for layer in deep:
+            layer.weight.fill_(1e6)
+    with pytest.raises(InputError, match="synflow: the flow through Sequential is too large for float64"):
+        synflow(deep, weight_space(deep), batches)
+
+
+# LAMP and what training changed
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_lamp_by_its_definition(ties):
+    model = mlp(6, 5, 3, bias=True, dtype=torch.float32)
+    if ties:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_((parameter * 4).round() / 4)  # some are 0
+    space = weight_space(model)
+    wanted = []
+    for layer in (model[0], model[2]):
+        squares = [w * w for w in layer.weight.detach().flatten().tolist()]
+        wanted += [w / sum(other for other in squares if other >= w) for w in squares]
+    found = lamp(model, space)
+    assert torch.allclose(found, torch.tensor(wanted, dtype=F64), rtol=1e-12)
+    assert any(len(values.unique()) < values.numel() for values in by_layer(found, space)) == ties
+
+
+def test_lamp_under_a_mask_counts_what_is_alive():
+    model = mlp(6, 5, 3)
+    space = weight_space(model)
+    alive = space.random(0.5, generator=generator())
+    masked = copy.deepcopy(model)
+    space.apply(masked, alive)
+    assert torch.equal(lamp(model, space, alive=alive), lamp(masked, space))
+    assert not torch.equal(lamp(model, space, alive=alive)[alive.bits], lamp(model, space)[alive.bits])
+
+
+def test_lamp_of_a_layer_of_zeros_is_zero():
+    model = mlp(3, 2)
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert lamp(model, weight_space(model)).tolist() == [0] * 6
+
+
+def test_what_training_changed_by_hand():
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
+        model[1].weight.copy_(torch.tensor([[-3.0, 0.25]]))
+    initial = {"0.weight": torch.tensor([[-2.0, -0.5], [0.5, 4.0]]), "1.weight": torch.tensor([[1.0, 0.0]])}
+    space = weight_space(model)
+    assert magnitude_increase(model, space, initial=initial).tolist() == [-1, 1.5, 0, -4, 2, 0.25]
+    assert movement(model, space, initial=initial).tolist() == [3, 1.5, 0, 4, 4, 0.25]
+
+
+@pytest.mark.parametrize("name", ["magnitude_increase", "movement"])
+def test_initial_weights_of_another_network_are_refused(name):
+    model = mlp(4, 3)
+    for initial, message in (({}, "has no '0.weight'"), ({"0.weight": torch.zeros(2, 2)}, r"has shape \(2, 2\)")):
+        with pytest.raises(InputError, match=f"{name}: initial= {message}"):
+            select(name, model, weight_space(model), initial=initial)
+
+
+# Filters
+
+
+def test_a_filters_saliency_is_the_sum_over_what_its_unit_removes():
+    """Of a hidden neuron: its weights, its bias, and the next layer's column; LAMP's is that of the sum of squares."""
+    model, batches = mlp(4, 6, 3, bias=True), make_batches(4)
+    initial = initial_of(model)
+    space = filter_space(model, batches[0][0])
+    rest, bias, outgoing = model[0].weight.detach(), model[0].bias.detach(), model[2].weight.detach()
+    start = initial["0.weight"], initial["0.bias"], initial["2.weight"]
+
+    def summed(f):
+        parts = [f(now, then) for now, then in zip((rest, bias, outgoing), start, strict=True)]
+        return parts[0].sum(1) + parts[1] + parts[2].sum(0)
+
+    sizes = summed(lambda now, then: now**2)
+    wanted = {
+        "movement": summed(lambda now, then: (now - then).abs()),
+        "magnitude_increase": summed(lambda now, then: now.abs() - then.abs()),
+        "lamp": torch.stack([size / sizes[sizes >= size].sum() for size in sizes]),
+    }
+    for name, values in wanted.items():
+        assert torch.allclose(CRITERIA[name].saliency(model, space, initial=initial), values, rtol=1e-12)
+
+
+@pytest.mark.parametrize("criterion", [grasp, synflow])
+def test_a_filters_flow_is_the_sum_over_its_weights_in_and_out(criterion):
+    model, batches = mlp(4, 6, 3, activation=nn.Tanh if criterion is grasp else nn.ReLU), make_batches(4)
+    incoming, outgoing = by_layer(criterion(model, weight_space(model), batches), weight_space(model))
+    found = criterion(model, filter_space(model, batches[0][0]), batches)
+    assert torch.allclose(found, incoming.sum(1) + outgoing.sum(0), rtol=1e-12)
+    if criterion is synflow:
+        assert torch.allclose(found, 2 * incoming.sum(1), rtol=1e-12)  # what comes in goes out
+
+
+# Rounds
+
+
+def watched(monkeypatch, name, rounds=None):
+    """The masks that a criterion is shown, round by round."""
+    row, seen = CRITERIA[name], []
+
+    def spy(*args, alive=None, **options):
+        seen.append(alive)
+        return row.saliency(*args, alive=alive, **options)
+
+    monkeypatch.setitem(
+        CRITERIA._rows, name, type(row)(**{**vars(row), "saliency": spy, "rounds": rounds or row.rounds})
+    )
+    return seen
+
+
+def nest(masks):
+    return all(not (after.bits & ~before.bits).any() for before, after in pairwise(masks))
+
+
+def test_synflow_takes_a_hundred_rounds_of_exponentially_fewer_weights(monkeypatch):
+    model = mlp(20, 15, 10, 5)
+    space = weight_space(model)
+    seen = watched(monkeypatch, "synflow")
+    last = select("synflow", model, space, make_batches(20), 0.1)
+    assert len(seen) == 100
+    assert seen[0] is None
+    for r, mask in enumerate([*seen[1:], last], start=1):
+        assert mask.n_kept == round(0.1 ** (r / 100) * space.n_units)
+    assert nest([*seen[1:], last])
+
+
+@pytest.mark.parametrize("on_empty", ["allow", "keep_one"])
+@pytest.mark.parametrize("scope", ["global", "layerwise", "erk", "each"])
+@pytest.mark.parametrize("density", [0.03, 0.11, 0.37])
+def test_rounds_nest_and_end_at_the_density_of_the_scope(monkeypatch, scope, on_empty, density):
+    model = mlp(30, 12, 9, 6, 3)
+    space = weight_space(model)
+    if scope == "each":
+        density = {layer.name: density * f for layer, f in zip(space.layers, (1, 1.5, 2.2, 0), strict=True)}
+    options = {} if scope == "each" else {"scope": scope}
+    seen = watched(monkeypatch, "synflow")
+    last = select("synflow", model, space, make_batches(30), density, on_empty=on_empty, **options)
+    assert nest([*seen[1:], last])
+    assert last.n_kept == space.count(density)
+    if scope != "global" and (on_empty == "allow" or not any(q == 0 for q in space.quotas(density, scope))):
+        assert list(last.kept_per_layer().values()) == space.quotas(density, scope)
+        for layer, kept in zip(space.layers, space.quotas(density, scope), strict=True):
+            halfway = seen[50].kept_per_layer()[layer.name]  # before round 51: 50 are done
+            assert halfway == pytest.approx((layer.size * max(kept, 1)) ** 0.5, abs=1.001)
+    if on_empty == "keep_one":
+        assert not last.empty_layers()
+
+
+@pytest.mark.parametrize("hold", ["params", "macs"])
+@pytest.mark.parametrize("scope", ["global", "layerwise"])
+def test_rounds_that_hold_a_cost_nest_too(monkeypatch, hold, scope):
+    """Rounds so close that some prune nothing, where cheap units that are out would fit again beside dear ones."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 12), nn.ReLU(), nn.Linear(12, 3))
+    image = torch.zeros(1, 1, 8, 8)
+    space = filter_space(model, image)
+    seen = watched(monkeypatch, "synflow")
+    last = select("synflow", model, space, [(image, None)], 0.4, hold=hold, scope=scope, on_empty="keep_one")
+    assert nest([*seen[1:], last])
+    cost = space.kept_params if hold == "params" else space.kept_macs
+    assert 0.2 * cost(space.full()) < cost(last) <= 0.4 * cost(space.full())
+
+
+@pytest.mark.parametrize("name", [name for name, row in CRITERIA.items() if "weight" in row.granularities])
+@pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
+def test_what_is_pruned_already_stays_pruned(name, scope):
+    """Iterative use: each call begins from the mask of the one before."""
+    model = mlp(12, 9, 6, 3)
+    space = weight_space(model)
+    options = {"scope": scope, "initial": initial_of(model), "on_empty": "allow", "generator": generator()}
+    masks = [space.full()]
+    for density in (0.7, 0.5, 0.48, 0.46, 0.44, 0.2):
+        masks.append(select(name, model, space, make_batches(12), density, alive=masks[-1], **options))
+        assert masks[-1].n_kept == space.count(density)
+    assert nest(masks)
+    with pytest.raises(InputError, match=r"density: 0\.5 keeps .* units, and only .* are alive"):
+        select(name, model, space, make_batches(12), 0.5, alive=masks[-1], **options)
+
+
+def test_an_uneven_mask_is_thinned_out_to_the_exact_density():
+    """Layers that have less than their share keep it all; the others make up for it."""
+    model = mlp(20, 10, 10)
+    space = weight_space(model)
+    bits = torch.ones(300, dtype=torch.bool)
+    bits[10:200] = False  # the first layer has 10 left
+    mask = select("magnitude", model, space, density=0.3, scope="layerwise", alive=Mask(space, bits))
+    assert list(mask.kept_per_layer().values()) == [10, 80]
+    assert (mask.bits <= bits).all()
+    bits[:10] = False  # now it has none; a hundred rounds go by without it
+    options = {"scope": "layerwise", "on_empty": "allow", "alive": Mask(space, bits)}
+    assert list(select("synflow", model, space, make_batches(20), 0.2, **options).kept_per_layer().values()) == [0, 60]
+
+
+# Layers that collapse
+
+
+def fc():
+    model = build_model("fc", (1, 28, 28), seed=0)
+    return model, weight_space(model), [(torch.zeros(1, 1, 28, 28), None)]
+
+
+def test_one_round_of_synflow_empties_the_first_layer_and_a_hundred_leave_all_alive():
+    model, space, batches = fc()
+    once = space.top_k(synflow(model, space, batches), 0.1, on_empty="allow")
+    assert "fc1" in once.empty_layers()
+    with pytest.raises(InputError, match="keeps nothing of layer 'fc1'"):
+        space.top_k(synflow(model, space, batches), 0.1)
+    hundred = select("synflow", model, space, batches, 0.1)
+    assert hundred.empty_layers() == []
+    assert hundred.n_kept == space.count(0.1)
+    masked = copy.deepcopy(model)
+    space.apply(masked, hundred)
+    assert flow_of(masked, 784) > 0  # and connected
+
+
+def test_global_magnitude_at_initialisation_empties_the_first_layer():
+    model, space, _ = fc()
+    mask = space.top_k(magnitude(model, space), 0.1, on_empty="allow")
+    assert mask.empty_layers() == ["fc1"]  # its weights are the smallest: 1 / sqrt(784) against 1 / sqrt(100)
+    with pytest.raises(InputError, match="keeps nothing of layer 'fc1'"):
+        select("magnitude", model, space, density=0.1)
+
+
+def test_lamp_and_layers_of_their_own_densities_survive_where_magnitude_does_not():
+    model, space, _ = fc()
+    assert select("lamp", model, space, density=0.01).empty_layers() == []
+    for scope in ("layerwise", "erk"):
+        assert select("magnitude", model, space, density=0.01, scope=scope).empty_layers() == []
+
+
+@pytest.mark.images
+def test_grasp_and_synflow_masks_of_mnist_look_as_they_should():
+    root = os.environ.get("MASKSEARCH_DATA")
+    if not root:
+        pytest.skip("MASKSEARCH_DATA is not set: it names the folder with MNIST/raw")
+    data = load_data("mnist", root=root)
+    model = build_model("fc", data, seed=0)
+    space = weight_space(model)
+    batches = [balanced_batch(data.train, 10, generator())]
+    middle = torch.zeros(28, 28, dtype=torch.bool)
+    middle[8:20, 8:20] = True
+    flow, data_free = (select(name, model, space, batches, 0.1, on_empty="allow") for name in ("grasp", "synflow"))
+    share = {}
+    for name, mask in {"grasp": flow, "synflow": data_free}.items():
+        used = mask.bits[space.layers[0].slice].view(100, 784).sum(0)
+        share[name] = (used[middle.flatten()].sum() / used.sum()).item()
+        assert mask.empty_layers() == []
+    assert share["grasp"] > 0.3  # pixels that are lit, 144 of 784
+    assert abs(share["synflow"] - 144 / 784) < 0.1  # knows of no pixels

@@ -1,0 +1,103 @@
+"""Recipes: each runs at its smallest scale through the command line; mistakes in one are one line."""
+
+import re
+
+import pytest
+
+from masksearch.cli import main
+from masksearch.errors import InputError
+from masksearch.experiment import Settings, costs, load_recipe, read_sweep, recipe_names
+from masksearch.experiment.cells import grid
+from masksearch.searchers import Annealing
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_in_seconds(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(costs, "_LATENCY_SECONDS", 0.002)
+    runs = tmp_path / "runs"
+    args = ["run", "--recipe", name, "--scale", "smoke", "--runs", str(runs), "--device", "cpu", "--threads", "1"]
+    assert main([*args, "--epochs", "2", "--milestones", "1", "--budget", "20"]) == 0
+    captured = capsys.readouterr()
+    result = read_sweep(runs / f"{name}_smoke")
+    settings = load_recipe(name, "smoke")
+    assert len(result.cells) == len(grid(settings))
+    assert {cell["method"] for cell in result.cells} == set(settings.sweep.methods)
+    for method in settings.sweep.methods:
+        assert method.replace("_", " ") in captured.out
+    assert (result.path / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr("masksearch.cli._run", lambda settings, args: seen.append(settings) or 0)
+    assert main(["run", "--recipe", name, "--scale", "smoke", "--budget", "7", "--sparsity", "0.25"]) == 0
+    recipe = load_recipe(name, "smoke")
+    assert (seen[0].sweep.budget, seen[0].sweep.sparsity) == (7, (0.25,))
+    assert seen[0].sweep.methods == recipe.sweep.methods
+    assert (seen[0].train, seen[0].scoring, seen[0].annealing) == (recipe.train, recipe.scoring, recipe.annealing)
+    assert seen[0].run.name == f"{name}_smoke"
+
+
+WRONG = {
+    "a number for a list": ({"sparsity": 0.9}, "here: sparsity is 0.9; a list is needed"),
+    "a text for a list": ({"methods": "annealing"}, "here: methods is 'annealing'; a list is needed"),
+    "a text for a list of moments": ({"find_at": "end"}, "here: find_at is 'end'; a list is needed"),
+    "texts in a list of numbers": ({"sparsity": ["0.9"]}, "here: sparsity is '0.9'; a number is needed"),
+    "a truth in a list of numbers": ({"sparsity": [True]}, "here: sparsity is True; a number is needed"),
+    "numbers in a list of texts": ({"find_at": [0]}, "here: find_at is 0; text is needed"),
+    "a list in a list": ({"sparsity": [[0.9]]}, r"here: sparsity is \[0.9\]; a number is needed"),
+    "fractions of epochs": ({"milestones": [1.5]}, "here: milestones is 1.5; a whole number is needed"),
+    "a text for a number": ({"seeds": "three"}, "here: seeds is 'three'; a whole number is needed"),
+    "a fraction": ({"seeds": 2.5}, "here: seeds is 2.5; a whole number is needed"),
+    "a whole float": ({"epochs": 3.0}, "here: epochs is 3.0; a whole number is needed"),
+    "a truth for a number": ({"budget": True}, "here: budget is True; a whole number is needed"),
+    "a text for a rate": ({"lr": "0.1"}, "here: lr is '0.1'; a number is needed"),
+    "a number that may be missing": ({"retrain_epochs": "all"}, "retrain_epochs is 'all'; a whole number is needed"),
+    "a text for a truth": ({"download": "yes"}, "here: download is 'yes'; true or false is needed"),
+    "a number for a truth": ({"nesterov": 1}, "here: nesterov is 1; true or false is needed"),
+    "a number for a text": ({"model": 5}, "here: model is 5; text is needed"),
+    "a list for a text": ({"dataset": ["digits"]}, r"here: dataset is \['digits'\]; text is needed"),
+    "a number for a choice": ({"optimizer": 1}, "here: optimizer is 1; text is needed"),
+    "a table for a number": ({"lr": {"start": 1}}, r"here: lr is {'start': 1}; a number is needed"),
+    "an unknown choice": ({"granularity": "filtre"}, "unknown granularity 'filtre': did you mean 'filter'"),
+    "another unknown choice": ({"hold": "mac"}, "unknown hold 'mac': did you mean 'macs'"),
+    "a number for a table": ({"annealing": 3}, "here: annealing is 3; a table of its settings is needed"),
+    "a list for a table": ({"annealing": [1]}, r"here: annealing is \[1\]; a table of its settings is needed"),
+    "a text in the table": ({"annealing": {"tabu": "no"}}, "here: annealing.tabu is 'no'; a whole number is needed"),
+    "a text for a temperature": ({"annealing": {"temperature_start": "hot"}}, "temperature_start is 'hot'; a number"),
+    "an unknown name in the table": ({"annealing": {"tabbu": 3}}, r"key in here \[annealing\] 'tabbu': did you mean"),
+    "an unknown name": ({"epoch": 3}, "unknown key in here 'epoch': did you mean 'epochs'"),
+}
+
+
+@pytest.mark.parametrize(("flat", "message"), WRONG.values(), ids=WRONG)
+def test_values_of_another_type_are_one_line(flat, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Settings().updated(flat, "here")
+    assert "\n" not in str(caught.value)
+
+
+def test_values_that_fit_are_taken_as_the_flags_would_have_them():
+    flat = {
+        "sparsity": [0.5, 0.75],
+        "lr": 1,
+        "seconds": 5,
+        "retrain_epochs": 0,
+        "download": True,
+        "milestones": [1, 2],
+        "annealing": {"radius_start": 1, "tabu": 3, "scope": "erk"},
+    }
+    settings = Settings().updated(flat, "here")
+    assert settings.sweep.sparsity == (0.5, 0.75)
+    assert settings.train.milestones == (1, 2)
+    assert settings.annealing == Annealing(radius_start=1.0, tabu=3, scope="erk")
+    for value, wanted in ((settings.train.lr, 1.0), (settings.scoring.seconds, 5.0), (settings.annealing.tabu, 3)):
+        assert (value, type(value)) == (wanted, type(wanted))
+    assert (settings.sweep.retrain_epochs, settings.run.download) == (0, True)
+
+
+def test_a_whole_number_for_a_rate_is_the_same_cell_as_a_fraction():
+    one, other = (grid(Settings().updated({"lr": lr}, "here"))[0] for lr in (1, 1.0))
+    assert one.folder == other.folder
+    assert re.fullmatch(r"annealing_s0\.7_k0_seed0_[0-9a-f]{8}", one.folder)

@@ -1,0 +1,163 @@
+"""TensorBoard files, read back with TensorBoard's own reader: every curve there, no step twice, whatever happened."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from masksearch import loop
+from masksearch.experiment import Settings, Watcher, costs, run_sweep
+from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.scoring.incremental import IncrementalPath
+from masksearch.tracking import Tracker
+from masksearch.training import TrainSettings, trainer
+
+SEARCH = {
+    *("search/score", "search/best", "search/current", "search/temperature", "search/radius"),
+    *("search/acceptance_rate", "search/hamming_start", "search/hamming_best", "search/scorings_per_second"),
+}
+TRAINING = {"train/loss", "train/accuracy", "train/lr", "val/loss", "val/accuracy"}
+DENSITIES = {"density/fc1", "density/fc2", "density/fc3"}
+FINAL = {
+    *("final/untrained_test_accuracy", "final/trained_test_accuracy", "final/search_score"),
+    *("final/optimism_gap", "final/effective_macs"),
+}
+BUDGET, EPOCHS = 120, 3
+
+
+def settings_in(folder):
+    sweep = SweepSettings(
+        model="lenet_300_100:0.05", methods=("annealing", "random"), sparsity=(0.8,), seeds=1, budget=BUDGET
+    )
+    run = RunSettings(runs=str(folder), device="cpu", threads=1)
+    scoring = ScoringSettings(train_images=300, search_images=60)
+    return Settings(sweep, TrainSettings(epochs=EPOCHS), scoring, run=run)
+
+
+def read(folder):
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+
+
+def points(events, tag):
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Short latencies; checkpoints whenever they may be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "_LATENCY_SECONDS", 0.005)
+        patch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+        patch.setattr(IncrementalPath, "refresh_every", 16)
+        patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, quick):
+    return run_sweep(settings_in(tmp_path_factory.mktemp("tracking")))
+
+
+class Killed(BaseException):
+    """Ends a sweep at some trial or epoch."""
+
+
+class Kills(Watcher):
+    """Raises at the n-th trial, or the n-th epoch of the retraining, that it hears of."""
+
+    def __init__(self, trial=None, epoch=None):
+        self._trial, self._epoch, self._retrains = trial, epoch, False
+
+    def trial(self, cell, trial):
+        if trial.number == self._trial:
+            raise Killed
+
+    def retraining_begins(self, cell, epochs):
+        self._retrains = True
+
+    def epoch(self, row):
+        if self._retrains and row.epoch == self._epoch:
+            raise Killed
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory, quick):
+    """The same sweep, ended by force in the search, later in the search, and in the retraining."""
+    settings = settings_in(tmp_path_factory.mktemp("resumed"))
+    for kills in (Kills(trial=40), Kills(trial=100), Kills(epoch=2)):
+        with pytest.raises(Killed):
+            run_sweep(settings, kills)
+    return run_sweep(settings)
+
+
+def test_every_curve_is_there(finished):
+    searched, drawn = (read(folder) for folder in finished.folders)
+    assert set(searched.Tags()["scalars"]) == SEARCH | TRAINING | DENSITIES | FINAL
+    assert set(drawn.Tags()["scalars"]) == TRAINING | FINAL
+    [dense] = (finished.path.parent / "dense").iterdir()
+    assert set(read(dense).Tags()["scalars"]) == TRAINING
+
+
+def test_curves_are_what_happened(finished):
+    events, metrics = read(finished.folders[0]), finished.cells[0]
+    scores = points(events, "search/score")
+    assert [step for step, _ in scores] == list(range(BUDGET))
+    best = [value for _, value in points(events, "search/best")]
+    assert best == [max(value for _, value in scores[: n + 1]) for n in range(BUDGET)]
+    assert best[-1] == pytest.approx(metrics["score"]["search_score"], abs=1e-5)
+    assert points(events, "search/hamming_start")[0] == (0, 0)
+    assert {step for step, _ in points(events, "search/hamming_best")} <= set(range(BUDGET))
+    assert all(value > 0 for _, value in points(events, "search/scorings_per_second"))
+    radii = [value for _, value in points(events, "search/radius")]
+    assert radii == sorted(radii, reverse=True)
+    assert [step for step, _ in points(events, "val/accuracy")] == [1, 2, 3]
+    for name in ("train/loss", "val/accuracy"):
+        noted = [epoch[name.replace("/", "_")] for epoch in metrics["epochs"]]
+        assert [value for _, value in points(events, name)] == pytest.approx(noted, abs=1e-6)
+    total = sum(
+        value * size
+        for (_, value), size in zip(
+            (points(events, tag)[-1] for tag in sorted(DENSITIES)), (64 * 15, 15 * 5, 5 * 10), strict=True
+        )
+    )
+    assert total == pytest.approx(metrics["mask"]["kept"], abs=1e-3)
+
+
+def test_the_hparams_tab_compares_cells_by_their_final_figures(finished):
+    for folder, metrics in zip(finished.folders, finished.cells, strict=True):
+        events = read(folder)
+        assert set(events.PluginTagToContent("hparams")) >= {
+            "_hparams_/experiment",
+            "_hparams_/session_start_info",
+        }
+        [(_, accuracy)] = points(events, "final/trained_test_accuracy")
+        assert accuracy == pytest.approx(metrics["trained"]["test_accuracy"], abs=1e-6)
+        started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+        assert metrics["method"].encode() in started
+
+
+def test_a_run_that_was_ended_by_force_tells_its_story_once_and_whole(finished, resumed):
+    for folder, other in zip(finished.folders, resumed.folders, strict=True):
+        once, again = read(folder), read(other)
+        assert set(once.Tags()["scalars"]) == set(again.Tags()["scalars"])
+        for tag in once.Tags()["scalars"]:
+            steps = [event.step for event in again.Scalars(tag)]
+            assert all(before < now for before, now in pairwise(steps)), tag
+            if tag == "search/scorings_per_second":
+                assert steps == [event.step for event in once.Scalars(tag)]
+            else:
+                assert points(again, tag) == points(once, tag), tag
+
+
+def test_nan_is_left_out_and_an_older_story_removed(tmp_path):
+    first = Tracker(tmp_path)
+    first.scalars({"a": 1.0, "b": math.nan}, 5)
+    first.close()
+    second = Tracker(tmp_path)
+    second.scalars({"a": 2.0}, 3)
+    second.hyperparameters({"method": "x"}, {"m": 0.5, "n": math.nan})
+    second.close()
+    events = read(tmp_path)
+    assert points(events, "a") == [(3, 2.0)]
+    assert set(events.Tags()["scalars"]) == {"a", "m"}
