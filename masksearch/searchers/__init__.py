@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 from masksearch.searchers.annealing import Annealing
 from masksearch.searchers.base import Searcher
+from masksearch.searchers.eda import EDA
+from masksearch.searchers.evolution import Evolution
+from masksearch.searchers.optuna_searcher import OptunaSearch
 from masksearch.searchers.random_search import RandomSearch
 from masksearch.searchers.thesis_annealing import ThesisAnnealing
 from masksearch.table import Table
 
-__all__ = ["SEARCHERS", "Annealing", "RandomSearch", "Searcher", "ThesisAnnealing"]
+__all__ = ["EDA", "SEARCHERS", "Annealing", "Evolution", "OptunaSearch", "RandomSearch", "Searcher", "ThesisAnnealing"]
 
 SEARCHERS: Table[Callable[[], Searcher]] = Table(
     "searcher",
@@ -17,5 +20,16 @@ SEARCHERS: Table[Callable[[], Searcher]] = Table(
         "annealing_thesis_mlp": ThesisAnnealing.mlp,
         "annealing_thesis_cnn": ThesisAnnealing.cnn,
         "random_search": RandomSearch,
+        "eda": EDA,
+        "evolution": Evolution,
+        "optuna_random": OptunaSearch.random,
+        "optuna_tpe": OptunaSearch.tpe,
+        "optuna_cmaes": OptunaSearch.cmaes,
+        "optuna_gp": OptunaSearch.gp,
+        "optuna_qmc": OptunaSearch.qmc,
+        "optuna_nsga2": OptunaSearch.nsga2,
+        "optuna_nsga3": OptunaSearch.nsga3,
+        "optuna_grid": OptunaSearch.grid,
+        "optuna_brute_force": OptunaSearch.brute_force,
     },
 )

@@ -1,0 +1,164 @@
+"""Estimation of distribution: learn, unit by unit, how often good masks keep it, and draw masks accordingly."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.searchers.base import Searcher
+from masksearch.seeds import torch_generator
+from masksearch.space import OnEmpty, Scope
+from masksearch.table import choose
+from masksearch.trial import Problem, Proposal, Score
+
+__all__ = ["EDA"]
+
+_LEARNING = 40  # rate x generations of a whole search: enough to make up its mind, slow enough not to guess (measured)
+_RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it counts seconds alone
+
+
+@dataclass
+class EDA(Searcher):
+    """Estimation of distribution over masks, all units independent (UMDA, PBIL and the cross-entropy method).
+
+    Every unit has a probability of being kept. A generation of masks is drawn from them; then the probabilities move by
+    ``rate`` towards the shares in which its best masks keep each unit: Baluja 1994 (PBIL), Mühlenbein & Paass 1996
+    (UMDA, rate 1), Rubinstein 1999 (the cross-entropy method, where the rate is called smoothing).
+
+    Masks have the exact density: the units of highest ``logit(p) + noise`` are kept. The noise is logistic, which is
+    the difference of two Gumbel variables, one for keeping the unit and one for pruning it. So drawn (Pareto sampling,
+    Rosén 1997), a unit is kept about as often as its probability says; with one Gumbel variable alone (Gumbel-top-k,
+    Kool et al. 2019) it isn't, and the search settles early, on a worse mask (measured).
+
+    Once a generation has its full number of elites, proposals carry a threshold, the worst elite's score.
+    """
+
+    generation: int = 50  # masks between two updates
+    elites: int = 12  # of them, the best that are learned from
+    rate: float | None = None  # of learning, a share per generation; None: what the budget has time for
+    margin: float = 0.3  # of n_units: no probability comes nearer than margin / n_units to 0 or 1
+    trust: float = 0.8  # weight of the warm start in the first probabilities; the rest says "all units alike"
+    saliency: str | None = None  # the problem's saliency to begin with; None: its start mask, or nothing
+    scope: Scope = "global"  # layerwise, erk: the layers' densities are fixed, and only places within them learned
+
+    def __post_init__(self) -> None:
+        if self.generation < 1 or not 1 <= self.elites <= self.generation:
+            raise InputError(
+                f"eda: {self.elites} elites of a generation of {self.generation}; 1 to all of it are needed"
+            )
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise InputError(f"eda: rate {self.rate}; a share in (0, 1] is needed")
+        if not 0 < self.margin <= 0.5:
+            raise InputError(f"eda: margin {self.margin}; it must lie in (0, 0.5]")
+        if not 0 <= self.trust <= 1:
+            raise InputError(f"eda: trust {self.trust}; a share in [0, 1] is needed")
+        choose("scope of eda", self.scope, list(get_args(Scope)))
+
+    def start(self, problem: Problem) -> None:  # noqa: D102
+        self.problem = problem
+        self._generator = torch_generator(problem.seed, "eda")
+        self._start_is_due = problem.start is not None
+        self._rate = self.rate or _rate_for(problem.budget.scorings, self.generation)
+        self._seen = 0  # masks of this generation that have been told
+        self._best: list[tuple[float, Mask]] = []  # the best of them so far, best first; of equals, the earlier
+        self._generations = 0
+        self._set(self._prior())
+
+    def _prior(self) -> Tensor:
+        problem = self.problem
+        if self.saliency is not None:
+            name = choose("saliency of eda", self.saliency, list(problem.saliencies))
+            believed = _by_rank(problem.saliencies[name], self._draw(problem.saliencies[name]).n_kept)
+        elif problem.start is not None:
+            believed = problem.start.bits.double()
+        else:
+            believed = self._draw(torch.rand(problem.space.n_units, generator=self._generator)).bits.double()
+            return torch.full_like(believed, believed.mean().item())
+        return (1 - self.trust) * believed.mean() + self.trust * believed
+
+    def _set(self, probabilities: Tensor) -> None:
+        least = self.margin / self.problem.space.n_units
+        self._probabilities = probabilities.clamp(least, 1 - least)
+        self._logits = self._probabilities.logit()
+        self._entropy = float(torch.special.entr(torch.stack([self._probabilities, 1 - self._probabilities])).sum())
+
+    def _draw(self, ranking: Tensor) -> Mask:
+        """The mask of the highest-ranking units; a layer that would be empty keeps one, unless it may be empty."""
+        problem = self.problem
+        on_empty: OnEmpty = "allow" if problem.on_empty == "allow" else "keep_one"
+        return problem.space.top_k(ranking, problem.density, self.scope, self._generator, on_empty, problem.hold)
+
+    def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
+        masks = []
+        if self._start_is_due and self.problem.start is not None:
+            masks.append(self.problem.start)
+            self._start_is_due = False
+        while len(masks) < min(n, self.generation - self._seen):
+            noise = torch.rand(len(self._logits), generator=self._generator, dtype=torch.float64).logit()
+            masks.append(self._draw(self._logits + noise))
+        # What scores below the last of a full set of elites teaches nothing, by however much it does.
+        threshold = self._best[-1][0] if len(self._best) == self.elites else None
+        return [replace(Proposal.of(mask), threshold=threshold) for mask in masks]
+
+    def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
+        for proposal, score in zip(proposals, scores, strict=True):
+            self._seen += 1
+            if score.exact and not np.isnan(score.value):
+                place = sum(value >= score.value for value, _ in self._best)
+                self._best.insert(place, (score.value, proposal.mask))
+                del self._best[self.elites :]
+        if self._seen >= self.generation:
+            self._learn()
+
+    def _learn(self) -> None:
+        if self._best:
+            shares = torch.zeros_like(self._probabilities)
+            for _, mask in self._best:
+                shares += mask.bits
+            self._set(self._probabilities.lerp(shares / len(self._best), self._rate))
+        self._seen, self._best = 0, []
+        self._generations += 1
+
+    def metrics(self) -> dict[str, float]:  # noqa: D102
+        return {"entropy": self._entropy, "generation": self._generations}
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "generator": self._generator.get_state(),
+            "start_is_due": self._start_is_due,
+            "probabilities": self._probabilities.clone(),
+            "seen": self._seen,
+            "best": [(value, np.packbits(mask.bits.numpy())) for value, mask in self._best],
+            "generations": self._generations,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+        space = self.problem.space
+        self._generator = torch.Generator()
+        self._generator.set_state(state["generator"])
+        self._start_is_due, self._seen = state["start_is_due"], state["seen"]
+        self._generations = state["generations"]
+        self._best = [
+            (value, Mask(space, torch.from_numpy(np.unpackbits(bits, count=space.n_units).astype(bool))))
+            for value, bits in state["best"]
+        ]
+        self._set(state["probabilities"])
+
+
+def _rate_for(scorings: int | None, generation: int) -> float:
+    """The rate at which a search of so many scorings has settled before it ends."""
+    return _RATE_UNKNOWN if scorings is None else min(_RATE_MOST, _LEARNING * generation / scorings)
+
+
+def _by_rank(saliency: Tensor, kept: int) -> Tensor:
+    """Probabilities that fall with the rank, 1/2 at the border of the ``kept`` best: float64 (n_units,)."""
+    n = len(saliency)
+    rank = torch.empty(n, dtype=torch.float64)
+    rank[saliency.detach().cpu().argsort(descending=True, stable=True)] = torch.arange(n, dtype=torch.float64)
+    width = max(1, min(kept, n - kept)) / 4
+    return ((kept - 0.5 - rank) / width).sigmoid()

@@ -1,0 +1,243 @@
+"""Evolution: a population of masks that mutate by swaps and cross by exchanging what they differ in."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from masksearch.errors import InputError
+from masksearch.layout import Layout
+from masksearch.mask import Mask
+from masksearch.move import Move
+from masksearch.searchers.base import Searcher
+from masksearch.seeds import numpy_generator, torch_generator
+from masksearch.space import OnEmpty, Scope
+from masksearch.table import choose
+from masksearch.trial import Problem, Proposal, Score
+
+__all__ = ["Evolution"]
+
+_TRIES = 100  # draws of a child before one that is its parent over again is put up with
+_LOOKS = 8  # random units of a layer that are looked at to find one that is pruned
+_POWER = 1.5  # of the mutations' radius
+
+
+@dataclass(frozen=True, eq=False)
+class _Member:
+    """A mask of the population."""
+
+    mask: Mask
+    value: float
+    kept: np.ndarray  # units kept per layer, int64 (n_layers,)
+
+    @property
+    def bits(self) -> np.ndarray:
+        return self.mask.bits.numpy()
+
+    def kept_after(self, move: Move) -> np.ndarray:
+        return self.kept - _per_layer(self.mask.space, move.dropped) + _per_layer(self.mask.space, move.regrown)
+
+
+@dataclass
+class Evolution(Searcher):
+    """Evolution in steady state: two parents, one child, which takes the lesser parent's place unless it is worse.
+
+    Replacing a parent, and not the worst of all, keeps the population varied (in the manner of Mahfoud's crowding,
+    1995), which crossing lives on. The better parent is the base of the move, so that a child costs no more to propose
+    than what it changes, and the lesser one's score its threshold. A child is one of two:
+
+    - *crossed*: the better parent, with about half of what the other has different: every unit with probability 1/2
+      (Syswerda 1989), or whole layers with probability 1/2. As many units come in as go out.
+    - *mutated*: the better parent after a swap, either anywhere or of units of the same layers. The radius follows a
+      power law, radius ** -1.5, so that there is no step size to choose (Doerr et al. 2017).
+
+    It begins with the problem's start mask, the top units of every saliency, and swaps of these; without any, with
+    random masks.
+    """
+
+    population: int = 50
+    crossover: float = 0.5  # share of the children that are crossed, the others are mutated
+    by_layer: float = 0.2  # share of the crossed ones that exchange whole layers
+    within: float = 0.5  # share of the mutations that leave the layers' densities as they are
+    radius_most: float = 0.1  # largest mutation, a share of the largest possible swap
+    scope: Scope = "global"  # of the random masks it starts from
+
+    def __post_init__(self) -> None:
+        if self.population < 2:
+            raise InputError(f"evolution: a population of {self.population}; at least 2 are needed")
+        for name in ("crossover", "by_layer", "within"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"evolution: {name} {getattr(self, name)}; a share in [0, 1] is needed")
+        if not 0 < self.radius_most <= 1:
+            raise InputError(f"evolution: radius_most {self.radius_most}; a share in (0, 1] is needed")
+        choose("scope of evolution", self.scope, list(get_args(Scope)))
+
+    def start(self, problem: Problem) -> None:  # noqa: D102
+        if isinstance(problem.density, Mapping):
+            raise InputError(
+                "evolution: swaps units across layers, so a density per layer isn't held; give one density"
+            )
+        self.problem = problem
+        self._rng = numpy_generator(problem.seed, "evolution")
+        self._generator = torch_generator(problem.seed, "evolution", "start")
+        self._known = self._known_masks()
+        self._begun = 0  # masks proposed to begin with
+        self._members: list[_Member] = []
+        # Of every proposal that waits for its score: its place in the population (None: a new one), its kept units.
+        self._waiting: list[tuple[int | None, np.ndarray]] = []
+
+    @property
+    def _on_empty(self) -> OnEmpty:
+        return "allow" if self.problem.on_empty == "allow" else "keep_one"
+
+    def _known_masks(self) -> list[Mask]:
+        problem = self.problem
+        masks = [
+            problem.space.top_k(saliency, problem.density, self.scope, None, self._on_empty, problem.hold)
+            for saliency in problem.saliencies.values()
+        ]
+        return masks if problem.start is None else [problem.start, *masks]
+
+    def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
+        missing = self.population - len(self._members)
+        self._waiting = []
+        return [self._beginner() for _ in range(min(n, missing))] if missing else [self._child() for _ in range(n)]
+
+    def _beginner(self) -> Proposal:
+        problem, number = self.problem, self._begun
+        self._begun += 1
+        if number < len(self._known):
+            proposal = Proposal.of(self._known[number])
+        elif self._known:
+            base = _member(self._known[number % len(self._known)])
+            proposal = Proposal.moving(base.mask, self._allowed(base, self._mutated))
+        else:
+            drawn = problem.space.random(problem.density, self.scope, self._generator, self._on_empty, problem.hold)
+            proposal = Proposal.of(drawn)
+        self._waiting.append((None, _member(proposal.mask).kept))
+        return proposal
+
+    def _child(self) -> Proposal:
+        place, other_place = self._rng.choice(self.population, 2, replace=False)
+        if self._members[other_place].value > self._members[place].value:
+            place, other_place = other_place, place
+        base, other = self._members[place], self._members[other_place]
+        move = Move.nowhere()
+        if self._rng.random() < self.crossover:
+            move = self._allowed(base, lambda base: self._crossed(base, other))
+        if not len(move):
+            move = self._allowed(base, self._mutated)
+        self._waiting.append((int(other_place), base.kept_after(move)))
+        return Proposal.moving(base.mask, move, other.value)
+
+    def _allowed(self, base: _Member, draw: Callable[[_Member], Move]) -> Move:
+        """A move that leads to a mask that the problem allows; nowhere, if hardly any does."""
+        for _ in range(_TRIES):
+            move = draw(base)
+            if self.problem.allows(base.kept_after(move)):
+                return move
+        return Move.nowhere()
+
+    def _crossed(self, base: _Member, other: _Member) -> Move:
+        """Some of what ``other`` keeps, against as much of what it doesn't; nowhere, if that is nothing or all."""
+        mine, theirs = np.flatnonzero(base.bits & ~other.bits), np.flatnonzero(other.bits & ~base.bits)
+        if self._rng.random() < self.by_layer:
+            space = base.mask.space
+            taken = self._rng.random(len(space.layers)) < 0.5
+            out, back = mine[taken[space.layer_of(mine)]], theirs[taken[space.layer_of(theirs)]]
+        else:
+            out, back = (units[self._rng.random(len(units)) < 0.5] for units in (mine, theirs))
+        radius = min(len(out), len(back))
+        if 2 * radius in (0, len(mine) + len(theirs)):
+            return Move.nowhere()
+        return Move(self._rng.permutation(out)[:radius], self._rng.permutation(back)[:radius])
+
+    def _mutated(self, base: _Member) -> Move:
+        """A swap, in time O(radius / share of the rarer units)."""
+        kept, pruned = base.mask.n_kept, base.mask.space.n_units - base.mask.n_kept
+        if not min(kept, pruned):
+            return Move.nowhere()
+        radius = self._radius(min(kept, pruned))
+        out = self._some(base.bits, True, kept, radius)
+        if self._rng.random() < self.within:
+            move = self._regrown_beside(base, out)
+            if len(move):
+                return move
+        return Move(out, self._some(base.bits, False, pruned, radius))
+
+    def _radius(self, largest: int) -> int:
+        """A whole number from 1 to the largest mutation, r with a probability of about r ** -_POWER."""
+        most = max(1, round(self.radius_most * largest))
+        tail = (most + 1) ** (1 - _POWER)
+        return min(most, int((1 - self._rng.random() * (1 - tail)) ** (1 / (1 - _POWER))))
+
+    def _some(self, bits: np.ndarray, kept: bool, there_are: int, wanted: int) -> np.ndarray:
+        """So many random units that are kept, or pruned: drawn blindly, and listed only where that doesn't do."""
+        n = len(bits)
+        draws = 2 * wanted * n // there_are + 16
+        if draws < n:
+            units = self._rng.integers(n, size=draws)
+            units = units[bits[units] == kept]
+            units = units[np.sort(np.unique(units, return_index=True)[1])]  # distinct, in the order they were drawn
+            if len(units) >= wanted:
+                return units[:wanted]
+        return self._rng.choice(np.flatnonzero(bits == kept), wanted, replace=False)
+
+    def _regrown_beside(self, base: _Member, out: np.ndarray) -> Move:
+        """``out`` against pruned units of the same layers, without those that none was found for."""
+        space = base.mask.space
+        layers = space.layer_of(out)
+        sizes = np.diff(space.starts, append=space.n_units)[layers]
+        looks = space.starts[layers] + self._rng.integers(sizes, size=(_LOOKS, len(out)))
+        pruned = ~base.bits[looks]
+        back = looks[pruned.argmax(0), np.arange(len(out))]
+        found = np.flatnonzero(pruned.any(0))
+        found = found[np.unique(back[found], return_index=True)[1]]
+        return Move(out[found], back[found])
+
+    def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
+        for proposal, score, (place, kept) in zip(proposals, scores, self._waiting, strict=True):
+            if not score.exact or math.isnan(score.value):
+                continue
+            member = _Member(proposal.mask, score.value, kept)
+            if place is None:
+                self._members.append(member)
+            elif score.value >= self._members[place].value and not self._has(proposal.mask):
+                self._members[place] = member
+
+    def _has(self, mask: Mask) -> bool:
+        return any(member.mask.hash == mask.hash for member in self._members)
+
+    def metrics(self) -> dict[str, float]:  # noqa: D102
+        return {"median": median(member.value for member in self._members)} if self._members else {}
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            "rng": self._rng.bit_generator.state,
+            "generator": self._generator.get_state(),
+            "begun": self._begun,
+            "masks": [np.packbits(member.bits) for member in self._members],
+            "values": [member.value for member in self._members],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+        space = self.problem.space
+        self._rng.bit_generator.state = state["rng"]
+        self._generator = torch.Generator()
+        self._generator.set_state(state["generator"])
+        self._begun = state["begun"]
+        bits = [np.unpackbits(packed, count=space.n_units).astype(bool) for packed in state["masks"]]
+        masks = [Mask(space, torch.from_numpy(one)) for one in bits]
+        self._members = [_member(mask, value) for mask, value in zip(masks, state["values"], strict=True)]
+
+
+def _member(mask: Mask, value: float = math.nan) -> _Member:
+    return _Member(mask, value, np.array(list(mask.kept_per_layer().values()), dtype=np.int64))
+
+
+def _per_layer(space: Layout, units: np.ndarray) -> np.ndarray:
+    return np.bincount(space.layer_of(units), minlength=len(space.layers))

@@ -1,0 +1,72 @@
+"""A copy of a search's trials in a storage of Optuna's, for dashboards and plots; the search itself never reads it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from masksearch.errors import InputError
+
+__all__ = ["Mirror", "quiet"]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna says nothing short of an error; the user's own setting holds again afterwards."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+class Mirror:
+    """One study of a storage, kept equal to a growing list of trials.
+
+    A killed search may have left trials there that it doesn't remember. It makes them again: where they turn out the
+    same they stay, and where they don't, the study is written anew.
+
+    Parameters
+    ----------
+    url : str
+        Of the storage: ``sqlite:///file.db``, ``postgresql://...``.
+    study : str
+        Name of the study; a study of that name is taken for an earlier copy of this search.
+    """
+
+    def __init__(self, url: str, study: str) -> None:
+        self._name = study
+        try:
+            self._storage = optuna.storages.RDBStorage(url)
+        except Exception as error:  # of a driver, of SQLAlchemy, of the operating system
+            reason = str(error).split("\n", 1)[0]
+            raise InputError(f"storage: {url!r} can't be opened ({reason}); an SQLAlchemy URL is needed") from None
+        if study in [other.study_name for other in self._storage.get_all_studies()]:
+            self._id = self._storage.get_study_id_from_name(study)
+        else:
+            self._id = self._create()
+        self._there = self._storage.get_all_trials(self._id, deepcopy=False)
+        self._equal = 0  # trials known to be the same here and there
+
+    def _create(self) -> int:
+        with quiet():
+            return self._storage.create_new_study([StudyDirection.MAXIMIZE], self._name)
+
+    def write(self, trials: Sequence[FrozenTrial]) -> None:
+        """Make the study hold ``trials``, of which those of the last call are the first."""
+        while self._equal < min(len(trials), len(self._there)):
+            if not _same(trials[self._equal], self._there[self._equal]):
+                self._storage.delete_study(self._id)
+                self._id, self._there, self._equal = self._create(), [], 0
+                break
+            self._equal += 1
+        for trial in trials[self._equal :]:
+            self._storage.create_new_trial(self._id, trial)
+        self._equal = len(trials)
+
+
+def _same(mine: FrozenTrial, theirs: FrozenTrial) -> bool:
+    return (mine.state, mine.values, mine.params) == (theirs.state, theirs.values, theirs.params)

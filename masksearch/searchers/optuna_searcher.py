@@ -1,0 +1,247 @@
+"""Optuna's samplers as searchers of masks."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.searchers.base import Searcher
+from masksearch.searchers.optuna_parametrisations import (
+    Bits,
+    Blocks,
+    Enumeration,
+    Layers,
+    Mixture,
+    Parametrisation,
+    checked_saliency,
+)
+from masksearch.table import choose
+from masksearch.trial import Problem, Proposal, Score
+
+if TYPE_CHECKING:
+    from masksearch.searchers.optuna_mirror import Mirror
+    from masksearch.searchers.optuna_study import MemoryStudy
+
+__all__ = ["SAMPLERS", "OptunaSearch"]
+
+PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What is known of a sampler before it is asked."""
+
+    most: int  # parameters that it is still fast with
+    cost: str  # measured with as many, one core
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "random": Sampler(1000, "a proposal takes 0.08 s"),
+    "tpe": Sampler(1000, "a proposal takes 0.3 s after 40 trials, and more with each"),
+    "cmaes": Sampler(1000, "a proposal takes 0.12 s"),
+    "gp": Sampler(100, "a proposal takes 0.35 s after 100 trials, and more with each"),
+    "qmc": Sampler(1000, "a proposal takes 0.11 s"),
+    "nsga2": Sampler(1000, "a proposal takes 0.07 s"),
+    "nsga3": Sampler(1000, "a proposal takes 0.07 s"),
+    "grid": Sampler(13, "2 values each make 8,192 points"),
+    "brute_force": Sampler(20, "a proposal takes 0.08 s after 400 trials, and more with each"),
+}
+_MOST_MASKS = 2_000  # gone through by brute force, in about three minutes beside their scoring
+_MOST_POINTS = 10_000  # of a grid
+_GRID_POINTS = 1_000  # of a grid where the budget says nothing about scorings
+
+
+@dataclass
+class OptunaSearch(Searcher):
+    """Black-box optimisation of a few numbers that a mask is made from (Akiba et al. 2019).
+
+    The masks have the exact density whatever the numbers are; the parametrisations say how:
+    :class:`~masksearch.searchers.optuna_parametrisations.Layers`,
+    :class:`~masksearch.searchers.optuna_parametrisations.Mixture`,
+    :class:`~masksearch.searchers.optuna_parametrisations.Blocks`,
+    :class:`~masksearch.searchers.optuna_parametrisations.Bits`.
+
+    A warm start is scored first. Scores that are NaN, infinite or mere bounds make failed trials, which teach nothing.
+
+    The trials are the state. A storage only gets a copy of them, for optuna-dashboard and other readers.
+    """
+
+    sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3, grid, brute_force
+    parametrisation: str = "layers"  # layers, mixture, blocks, bits
+    saliency: str | None = None  # of the problem's, ranks units in layers and blocks; None: its first, or chance
+    densities: bool = False  # mixture: one parameter per layer beside the weights
+    spread: float = 3.0  # layers, mixture: densities per layer differ by log-odds of at most twice this
+    blocks: int = 32  # blocks: about so many in all
+    storage: str | None = field(default=None, repr=False)  # an Optuna storage URL to copy the study to; None: memory
+
+    def __post_init__(self) -> None:
+        choose("sampler of Optuna", self.sampler, list(SAMPLERS))
+        choose("parametrisation", self.parametrisation, list(PARAMETRISATIONS))
+        if self.sampler == "brute_force" and self.parametrisation != "bits":
+            raise InputError(
+                f"parametrisation: {self.parametrisation!r}; brute_force goes through masks, so give 'bits'"
+            )
+        if not 0 < self.spread < math.inf:
+            raise InputError(f"spread: {self.spread}; a positive number is needed")
+        if self.blocks < 2:
+            raise InputError(f"blocks: {self.blocks}; at least 2 are needed")
+
+    @classmethod
+    def random(cls) -> "OptunaSearch":
+        """Optuna's random sampler on densities per layer: what its other samplers have to beat."""
+        return cls("random")
+
+    @classmethod
+    def tpe(cls) -> "OptunaSearch":
+        """Tree-structured Parzen estimator on densities per layer (Bergstra et al. 2011; Watanabe 2023)."""
+        return cls("tpe")
+
+    @classmethod
+    def cmaes(cls) -> "OptunaSearch":
+        """CMA-ES on densities per layer (Hansen 2016), diagonal above 100 parameters."""
+        return cls("cmaes")
+
+    @classmethod
+    def gp(cls) -> "OptunaSearch":
+        """Gaussian process with expected improvement on densities per layer; for a few hundred scorings."""
+        return cls("gp")
+
+    @classmethod
+    def qmc(cls) -> "OptunaSearch":
+        """Scrambled Sobol points on densities per layer."""
+        return cls("qmc")
+
+    @classmethod
+    def nsga2(cls) -> "OptunaSearch":
+        """NSGA-II, with one objective a genetic algorithm, on densities per layer (Deb et al. 2002)."""
+        return cls("nsga2")
+
+    @classmethod
+    def nsga3(cls) -> "OptunaSearch":
+        """NSGA-III, with one objective a genetic algorithm, on densities per layer (Deb & Jain 2014)."""
+        return cls("nsga3")
+
+    @classmethod
+    def grid(cls) -> "OptunaSearch":
+        """The finest grid over densities per layer that the budget can finish; ends by itself."""
+        return cls("grid")
+
+    @classmethod
+    def brute_force(cls) -> "OptunaSearch":
+        """Every mask of the density once, in random order, for spaces of few masks; ends by itself."""
+        return cls("brute_force", "bits")
+
+    def start(self, problem: Problem) -> None:  # noqa: D102
+        self.problem = problem
+        self._points = self._parametrise(problem)
+        n = len(self._points.names)
+        self._check_parameters(n)
+        self._grid_levels = self._levels(n, problem) if self.sampler == "grid" else 0
+        self._end = self._grid_levels**n if self.sampler == "grid" else self._points.n_points
+        if self.sampler == "brute_force" and self._end is not None and self._end > _MOST_MASKS:
+            raise InputError(
+                f"brute_force: {self._end} masks have this density; at most {_MOST_MASKS} are gone through"
+            )
+        self._study = self._new_study()
+        self._mirror: Mirror | None = None
+        self._start_is_due = problem.start is not None
+        self._asked: list[int | None] = []  # trial of every proposal that waits for its score; None: the warm start
+
+    def _new_study(self) -> "MemoryStudy":
+        from masksearch.searchers.optuna_study import MemoryStudy  # importing Optuna takes its time
+
+        return MemoryStudy(self.sampler, self._points, self.problem.seed, self._grid_levels)
+
+    def _parametrise(self, problem: Problem) -> Parametrisation:
+        if self.parametrisation == "bits":
+            self._check_parameters(problem.space.n_units)  # before so many names are made
+            return Enumeration(problem) if self.sampler == "brute_force" else Bits(problem)
+        if self.parametrisation == "mixture":
+            return Mixture(problem, self.densities, self.spread)
+        names = list(problem.saliencies)
+        ranking = None
+        if self.saliency is not None or names:
+            name = names[0] if self.saliency is None else choose("saliency of the problem", self.saliency, names)
+            ranking = checked_saliency(problem, name)
+        if self.parametrisation == "blocks":
+            return Blocks(problem, ranking, self.blocks)
+        return Layers(problem, ranking, self.spread)
+
+    def _check_parameters(self, n: int) -> None:
+        known = SAMPLERS[self.sampler]
+        if n > known.most:
+            raise InputError(
+                f"{self.sampler}: {n} parameters ({self.parametrisation}); at most {known.most}, where {known.cost}"
+            )
+
+    def _levels(self, n: int, problem: Problem) -> int:
+        """Values per parameter of the finest grid that the budget can finish."""
+        scorings = problem.budget.scorings
+        points = _GRID_POINTS if scorings is None else min(scorings - (problem.start is not None), _MOST_POINTS)
+        levels = 1
+        while (levels + 1) ** n <= points:
+            levels += 1
+        if levels < 2:
+            raise InputError(
+                f"grid: {n} parameters ({self.parametrisation}) at 2 values each are {2**n} points; at most "
+                f"{points} can be scored"
+            )
+        return levels
+
+    def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
+        masks: list[Mask] = []
+        self._asked = []
+        if self._start_is_due and self.problem.start is not None:
+            masks.append(self.problem.start)
+            self._asked.append(None)
+            self._start_is_due = False
+        room = self._study.room
+        n = n if room is None else min(n, len(masks) + room)
+        while len(masks) < n and len(self._study) != self._end:
+            number, values = self._study.ask()
+            mask = self._points.mask(values, number)
+            if mask is None:
+                self._study.tell(number, None)
+                continue
+            masks.append(mask)
+            self._asked.append(number)
+        return [Proposal.of(mask) for mask in masks]
+
+    def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
+        for number, score in zip(self._asked, scores, strict=True):
+            if number is not None:
+                self._study.tell(number, score.value if score.exact and math.isfinite(score.value) else None)
+        if self.storage is not None:
+            self._copy(self.storage)
+
+    def _copy(self, url: str) -> None:
+        from masksearch.searchers.optuna_mirror import Mirror
+
+        if self._mirror is None:
+            self._mirror = Mirror(url, self.study_name)
+        self._mirror.write(self._study.trials)
+
+    @property
+    def study_name(self) -> str:
+        """Name of the copy in the storage: sampler, parametrisation and a hash of all that decides the search."""
+        problem = self.problem
+        identity = (
+            *(repr(self), problem.space.fingerprint, problem.density, problem.budget, problem.seed),
+            *(problem.start and problem.start.hash, problem.on_empty, problem.hold, list(problem.saliencies)),
+        )
+        return f"{self.sampler} {self.parametrisation} {hashlib.sha256(repr(identity).encode()).hexdigest()[:8]}"
+
+    def metrics(self) -> dict[str, float]:  # noqa: D102
+        step_size = self._study.step_size
+        return {} if step_size is None else {"step_size": step_size}
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
+        self._study = self._new_study()
+        self._study.load_state_dict(state["study"])
+        self._start_is_due = state["start_is_due"]

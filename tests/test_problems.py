@@ -1,0 +1,139 @@
+"""Planted problems: the optimum is where it was planted, moves score as masks do, and tables say what happened."""
+
+import importlib
+import itertools
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from masksearch.errors import InputError
+from masksearch.loop import search
+from masksearch.mask import Mask
+from masksearch.partition import Partition
+from masksearch.searchers import Annealing, Evolution, RandomSearch
+from masksearch.space import MaskSpace
+from masksearch.trial import Budget, Problem, Proposal
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+problems = importlib.import_module("benchmarks.problems")
+
+every = pytest.mark.parametrize("name", problems.PROBLEMS)
+
+
+def planted(name, space, density, seed=0):
+    return problems.PROBLEMS[name](space, density, np.random.default_rng(seed))
+
+
+def value(scorer, mask):
+    return scorer.score([Proposal.of(mask)])[0].value
+
+
+@every
+@pytest.mark.parametrize("kept", [4, 8])
+def test_no_mask_passes_the_planted_one(name, kept):
+    space = MaskSpace([("a", (1, 7), 7), ("b", (1, 4), 4)])
+    scorer = planted(name, space, kept / 11)
+    everything = [Mask.of_units(space, np.array(units)) for units in itertools.combinations(range(11), kept)]
+    best = max(everything, key=lambda mask: value(scorer, mask))
+    assert value(scorer, best) == 1.0
+    assert sorted(scorer.planted) == best.bits.nonzero().flatten().tolist()
+    assert [value(scorer, mask) for mask in everything].count(1.0) == 1
+
+
+@every
+def test_units_left_over_by_blocks_are_worth_nothing(name):
+    space = problems.space_of(100)
+    scorer = planted(name, space, 0.11)
+    rest = np.setdiff1d(np.arange(100), scorer.planted)[: 11 - len(scorer.planted)]
+    assert value(scorer, Mask.of_units(space, np.concatenate([scorer.planted, rest]))) == 1.0
+
+
+@every
+def test_a_move_is_scored_as_its_mask_is(name):
+    space = problems.space_of(300)
+    walking, afresh = planted(name, space, 0.3), planted(name, space, 0.3)
+    rng = np.random.default_rng(1)
+    mask = space.random(0.3, generator=torch.Generator().manual_seed(0))
+    partition = Partition(mask)
+    for _ in range(200):
+        move = partition.draw(int(rng.integers(1, 12)), rng)
+        proposal = Proposal.moving(mask, move)
+        expected = value(afresh, Mask(space, proposal.mask.bits))
+        assert walking.score([proposal])[0].value == expected
+        if rng.random() < 0.4:
+            partition.make(move)
+            mask = proposal.mask
+
+
+def test_traps_lead_away_from_their_optimum():
+    """Dropping a planted unit pays until the last of a block of four is there."""
+    space = problems.space_of(40)
+    scorer = planted("deceptive", space, 0.1)  # a single block
+    others = np.setdiff1d(np.arange(40), scorer.planted)
+    worth = [value(scorer, Mask.of_units(space, np.append(scorer.planted[:n], others[: 4 - n]))) for n in range(5)]
+    assert worth == [0.75, 0.5, 0.25, 0.0, 1.0]
+
+
+def test_coupled_units_are_worth_nothing_alone():
+    space = problems.space_of(40)
+    scorer = planted("coupled", space, 0.1)  # two pairs
+    pairs, others = scorer.planted.reshape(2, 2), np.setdiff1d(np.arange(40), scorer.planted)
+    assert value(scorer, Mask.of_units(space, np.concatenate([pairs[:, 0], others[:2]]))) == 0.0
+    assert value(scorer, Mask.of_units(space, np.concatenate([pairs[0], others[:2]]))) == 0.5
+
+
+@pytest.mark.parametrize("units", [100, 1000, 12_345])
+def test_spaces_have_all_their_units_in_unequal_layers(units):
+    space = problems.space_of(units)
+    assert space.n_units == units
+    assert [layer.size / units for layer in space.layers] == pytest.approx([0.7, 0.2, 0.1], abs=0.02)
+
+
+def test_solve_counts_scorings_to_the_optimum():
+    space = problems.space_of(60)
+    given = Problem(space, 0.05, Budget(2000), 0, on_empty="allow")
+    scorer = planted("equal", space, 0.05)
+    run = problems.solve(Evolution(), scorer, given, [10, 2000])
+    history = search(space, Evolution(), planted("equal", space, 0.05), 0.05, 2000, seed=0, on_empty="allow")
+    curve = history.best_so_far()
+    assert run.scorings == curve.index(1.0) + 1 < 2000
+    assert run.best == [curve[9], 1.0]
+    assert run.seconds > 0
+    lost = problems.solve(RandomSearch(), scorer, replace(given, budget=Budget(20)), [10, 20])
+    assert lost.scorings == math.inf
+    assert lost.best[0] <= lost.best[1] < 1
+
+
+def test_the_table_holds_random_search_and_the_settings(capsys):
+    searcher = "evolution:population=4,scope=erk"
+    sizes = ["--units", "100", "--seeds", "3", "--budget", "90"]
+    problems.main(["--problems", "equal", "coupled", *sizes, "--searchers", searcher])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ")[0] for line in lines if line.startswith(("| evolution", "| random"))]
+    assert rows == 2 * [f"| {searcher}", "| random_search"]
+    heads = [line for line in lines if line.startswith("| searcher")]
+    assert all("at 3 | at 9 | at 30 | at 90" in head for head in heads)
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "equal: 10 of 100 units kept, seeds 0 to 2, 90 scorings at most" in lines
+
+
+def test_only_the_optimum_shows_as_one():
+    rows = problems._row("x", [problems.Run(math.inf, [0.99999], 0.001)], 50)
+    assert rows == "| x | 0 of 1 | > 50 | 0.9999 | 1.000 |"
+
+
+def test_settings_are_read_and_mistakes_are_named():
+    assert problems.searcher_of("annealing:accept_end=1e-6,scope=erk") == Annealing(accept_end=1e-6, scope="erk")
+    for text in ("annealing:accept=1", "annealing:accept_end", "anealing", "annealing:scope=er"):
+        with pytest.raises(InputError, match=text.split(":")[0]):
+            problems.searcher_of(text)
+
+
+def test_a_density_below_one_block_is_an_error():
+    with pytest.raises(InputError, match="one block takes 4"):
+        planted("deceptive", problems.space_of(30), 0.1)
