@@ -16,7 +16,10 @@ _BATCHES = (1, 64)
 
 
 def costs(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> dict[str, Any]:
-    """Parameters, MACs (1 MAC = 2 FLOPs) and bytes of a network. Effective MACs: a layer's MACs times its density."""
+    """Parameters, MACs (1 MAC = 2 FLOPs), bytes, and peak memory of a forward pass of one image.
+
+    Effective MACs: each layer's MACs times its density under ``masks`` (parameter name -> bool tensor of its shape).
+    """
     counted = cost.macs(network, example)
     densities = {
         name.removesuffix(".weight"): float(kept.float().mean())
@@ -30,6 +33,7 @@ def costs(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> d
         "macs": int(counted),
         "effective_macs": int(cost.effective_macs(counted, densities)),
         "uncounted": dict(counted.uncounted),
+        "peak_bytes": cost.peak_memory(network, example),
         "bytes": disk.dense,
         "compressed_bytes": disk.compressed,
     }
