@@ -166,9 +166,9 @@ def test_the_same_settings_elsewhere_give_the_same_results_and_touch_no_global_s
 
 def test_moments_of_finding_and_rewinding(tmp_path):
     moments = {"find_at": ("0", "1ep", "end"), "rewind_to": "5it", "retrain_epochs": 0}
-    sweep = replace(SWEEP, methods=("magnitude", "random"), sparsity=(0.5,), seeds=1, **moments)
+    sweep = replace(SWEEP, methods=("magnitude", "snip", "random"), sparsity=(0.5,), seeds=1, **moments)
     result = run_sweep(settings_in(tmp_path, sweep))
-    assert [cell["find_at"] for cell in result.cells] == ["end", "0", "1ep", "end"]
+    assert [cell["find_at"] for cell in result.cells] == ["end", "0", "0", "1ep", "end"]
     rewound = load_tensors(next((tmp_path / "runs" / "dense").glob("*/weights_5it.safetensors")))[0]
     for folder, metrics in zip(result.folders, result.cells, strict=True):
         weights = load_tensors(folder / "retrained.safetensors")[0]  # no epochs: the rewound weights under the mask
