@@ -161,6 +161,10 @@ class Settings:
             if duration.unit == "ep" and duration.count > self.train.epochs:
                 raise InputError(f"find_at or rewind_to: {moment} is longer than the training of {self.train.epochs}ep")
 
+        if self.scoring.layers != "all" and self.sweep.granularity == "filter":
+            raise InputError(
+                f"layers: {self.scoring.layers}; it chooses layers of weight masks, and granularity is filter"
+            )
         if self.scoring.hold != "units" and self.sweep.granularity == "weight":
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
 

@@ -155,3 +155,9 @@ def test_unknown_recipes_and_scales():
         load_recipe("no_such_recipe")
     with pytest.raises(InputError, match="unknown scale 'cup': did you mean 'cpu'"):
         load_recipe(recipe_names()[0], "cup")
+
+
+def test_a_choice_of_layers_is_for_weight_masks():
+    flat = {"granularity": "filter", "methods": ["random"], "layers": "conv"}
+    with pytest.raises(InputError, match="layers: conv; it chooses layers of weight masks"):
+        Settings().updated(flat, "test")
