@@ -72,7 +72,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--epochs -1": ["epochs: -1", "0 or more"],
     "--lr nan": ["lr: nan", "finite number above 0"],
     "--optimizer sdg": ["--optimizer", "'sdg'", "'sgd', 'adam', 'adamw', 'adadelta'"],
-    "--schedule multistep": ["milestones", "at least one epoch"],
+    "--lr-schedule multistep": ["milestones", "at least one epoch"],
     "--milestones 3 2": ["milestones: (3, 2)", "ascending"],
     "--scope globl": ["--scope", "globl", "'global'"],
     "--on-empty never": ["--on-empty", "never", "'keep_one'"],

@@ -3,9 +3,9 @@
 from masksearch.training.augment import crop_flip, draw_crop_flip
 from masksearch.training.evaluation import Evaluation, evaluate
 from masksearch.training.feed import Images, steps_per_epoch
+from masksearch.training.learning_rate import learning_rate
 from masksearch.training.probe import Loss
 from masksearch.training.record import Best, EpochRow, Training
-from masksearch.training.schedule import learning_rate
 from masksearch.training.settings import TrainSettings
 from masksearch.training.trainer import train
 

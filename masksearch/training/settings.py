@@ -6,10 +6,10 @@ from typing import Literal, get_args
 from masksearch.errors import InputError
 from masksearch.table import choose
 
-__all__ = ["Augment", "Optimizer", "Precision", "Schedule", "TrainSettings"]
+__all__ = ["Augment", "LrSchedule", "Optimizer", "Precision", "TrainSettings"]
 
 Optimizer = Literal["sgd", "adam", "adamw", "adadelta"]
-Schedule = Literal["constant", "multistep", "plateau", "cosine"]
+LrSchedule = Literal["constant", "multistep", "plateau", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 Augment = Literal["auto", "none", "crop_flip"]
 
@@ -32,7 +32,7 @@ class TrainSettings:
     """Nesterov's momentum, for SGD."""
     weight_decay: float = 1e-4
     """L2 penalty on every parameter (decoupled from the gradient in AdamW)."""
-    schedule: Schedule = "constant"
+    lr_schedule: LrSchedule = "constant"
     """How the learning rate changes from epoch to epoch."""
     milestones: tuple[int, ...] = ()
     """Epochs after which the multistep schedule multiplies the learning rate by factor, ascending."""
@@ -50,7 +50,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         for name, kind in (
             ("optimizer", Optimizer),
-            ("schedule", Schedule),
+            ("lr_schedule", LrSchedule),
             ("precision", Precision),
             ("augment", Augment),
         ):
@@ -66,7 +66,7 @@ class TrainSettings:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
         _need("milestones", self.milestones, ascending, "ascending epochs, 1 or more")
-        if self.schedule == "multistep":
+        if self.lr_schedule == "multistep":
             _need("milestones", self.milestones, bool(self.milestones), "at least one epoch for the multistep schedule")
         if self.nesterov:
             _need("nesterov", True, self.optimizer == "sgd" and self.momentum > 0, "for sgd with momentum above 0")

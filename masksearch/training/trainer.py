@@ -16,11 +16,11 @@ from masksearch.training.checkpoint import digest, load_checkpoint, save_checkpo
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
 from masksearch.training.feed import Feed, Images, steps_per_epoch
+from masksearch.training.learning_rate import learning_rate
 from masksearch.training.masking import Masking
 from masksearch.training.optimizer import build_optimizer
 from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
-from masksearch.training.schedule import learning_rate
 from masksearch.training.settings import TrainSettings
 
 __all__ = ["train"]
@@ -60,7 +60,7 @@ def train(
     settings : TrainSettings
         How.
     val : Images, optional
-        Evaluated after every epoch; ``best`` and the plateau schedule need it.
+        Evaluated after every epoch; ``best`` and the plateau lr_schedule need it.
     masks : mapping, optional
         Parameter name -> bool tensor of its shape, True = kept. What is pruned is exactly zero from the start.
     seed : int
@@ -187,8 +187,8 @@ def _check_request(
     steps = steps_per_epoch(len(split.images), settings.batch_size)
     for moment in snapshots:
         moment.check_within(steps, settings.epochs, "snapshots")
-    if settings.schedule == "plateau" and val is None:
-        raise InputError("schedule: plateau watches the validation loss; pass val, or another schedule")
+    if settings.lr_schedule == "plateau" and val is None:
+        raise InputError("lr_schedule: plateau watches the validation loss; pass val, or another schedule")
     if settings.label_smoothing and loss is not None:
         raise InputError(
             f"label_smoothing: {settings.label_smoothing}; a loss of your own does its own smoothing, so it must be 0"

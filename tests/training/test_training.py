@@ -146,7 +146,7 @@ def interrupted_and_resumed(path, split, val, chosen, *, after=1, monkeypatch, b
 
 @pytest.mark.parametrize(("optimizer", "schedule"), [*itertools.product(OPTIMIZERS, SCHEDULES)])
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val, optimizer, schedule):
-    chosen = for_optimizer(optimizer, schedule=schedule, milestones=(1,), patience=0, augment="crop_flip")
+    chosen = for_optimizer(optimizer, lr_schedule=schedule, milestones=(1,), patience=0, augment="crop_flip")
     more = {
         "masks": make_masks(make_model()),
         "snapshots": [Duration.parse(text) for text in ("0", "4it", "8it", "end")],
@@ -449,7 +449,7 @@ def broken(**parts):
         ({"masks": {"nope": torch.ones(1, dtype=torch.bool)}}, "masks: 'nope' is no parameter"),
         ({"masks": {"0.weight": torch.ones(2, dtype=torch.bool)}}, "masks: '0.weight' is torch.bool"),
         ({"masks": {"0.weight": torch.ones(6, 1, 3, 3)}}, "masks: '0.weight' is torch.float32"),
-        ({"settings": settings(schedule="plateau")}, "schedule: plateau"),
+        ({"settings": settings(lr_schedule="plateau")}, "lr_schedule: plateau"),
         (
             {"settings": settings(label_smoothing=0.1), "loss": lambda outputs, labels: outputs.mean()},
             "label_smoothing: 0.1",

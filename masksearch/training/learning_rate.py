@@ -28,11 +28,11 @@ def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[floa
     and Hutter 2017, equation 5: one cycle down to 0). ``plateau`` multiplies by factor whenever the loss has failed to
     fall for more than ``patience`` epochs in a row.
     """
-    if settings.schedule == "multistep":
+    if settings.lr_schedule == "multistep":
         return settings.lr * settings.factor ** sum(epoch >= milestone for milestone in settings.milestones)
-    if settings.schedule == "cosine":
+    if settings.lr_schedule == "cosine":
         return settings.lr * (1 + cos(pi * epoch / settings.epochs)) / 2
-    if settings.schedule == "plateau":
+    if settings.lr_schedule == "plateau":
         return settings.lr * settings.factor ** _falls(val_losses[:epoch], settings.patience)
     return settings.lr
 

@@ -19,7 +19,7 @@ def test_constant():
 
 
 def test_multistep():
-    settings = TrainSettings(epochs=160, lr=0.1, schedule="multistep", milestones=(80, 120), factor=0.1)
+    settings = TrainSettings(epochs=160, lr=0.1, lr_schedule="multistep", milestones=(80, 120), factor=0.1)
     rates = [learning_rate(settings, epoch) for epoch in range(160)]
     assert rates == pytest.approx([0.1] * 80 + [0.01] * 40 + [0.001] * 40)
     optimizer = dummy(0.1)
@@ -31,7 +31,7 @@ def test_multistep():
 
 
 def test_cosine():
-    settings = TrainSettings(epochs=30, lr=0.2, schedule="cosine")
+    settings = TrainSettings(epochs=30, lr=0.2, lr_schedule="cosine")
     rates = [learning_rate(settings, epoch) for epoch in range(30)]
     assert rates[0] == 0.2
     assert rates[15] == pytest.approx(0.1)
@@ -47,7 +47,7 @@ def test_cosine():
 @pytest.mark.parametrize("patience", [0, 1, 3])
 @pytest.mark.parametrize("seed", range(5))
 def test_plateau_is_torch_s(patience, seed):
-    settings = TrainSettings(epochs=40, lr=0.5, schedule="plateau", patience=patience, factor=0.5)
+    settings = TrainSettings(epochs=40, lr=0.5, lr_schedule="plateau", patience=patience, factor=0.5)
     losses = (torch.rand(40, generator=torch.Generator().manual_seed(seed)) + 3 / torch.arange(1, 41)).tolist()
     optimizer = dummy(0.5)
     scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=patience, eps=0)
@@ -63,7 +63,7 @@ def test_plateau_is_torch_s(patience, seed):
         ({"epochs": -1}, "epochs: -1"),
         ({"batch_size": 0}, "batch_size: 0"),
         ({"optimizer": "sdg"}, "unknown optimizer 'sdg': did you mean 'sgd'"),
-        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'"),
+        ({"lr_schedule": "cosin"}, "unknown lr_schedule 'cosin': did you mean 'cosine'"),
         ({"precision": "float16"}, "unknown precision"),
         ({"augment": "flip"}, "unknown augment"),
         ({"lr": 0}, "lr: 0; allowed is a finite number above 0"),
@@ -76,7 +76,7 @@ def test_plateau_is_torch_s(patience, seed):
         ({"label_smoothing": 1}, "label_smoothing: 1"),
         ({"milestones": (3, 3)}, "milestones: (3, 3)"),
         ({"milestones": (0,)}, "milestones: (0,)"),
-        ({"schedule": "multistep"}, "milestones: ()"),
+        ({"lr_schedule": "multistep"}, "milestones: ()"),
         ({"nesterov": True, "momentum": 0}, "nesterov: True"),
         ({"nesterov": True, "optimizer": "adam"}, "nesterov: True"),
     ],
