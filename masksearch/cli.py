@@ -13,12 +13,14 @@ from masksearch.analysis import summarise
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.errors import InputError
-from masksearch.experiment import Settings, read_sweep, recipe_names, recipe_text, run_sweep
+from masksearch.experiment import Settings, SweepResult, read_sweep, recipe_names, recipe_text, run_sweep
 from masksearch.flags import parse
 from masksearch.progress import ProgressBars
 from masksearch.report import terminal_table, write_report
+from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
+from masksearch.supermasks import SUPERMASKS
 from masksearch.table import choose
 
 __all__ = ["main"]
@@ -65,24 +67,31 @@ def _dispatch(args: Sequence[str]) -> int:
     return _show(Path(args[1]))
 
 
-def _run(settings: Settings, args: Sequence[str]) -> int:
+def _run(parts: Sequence[Settings], args: Sequence[str]) -> int:
     console = _console()
-    with ProgressBars(console) as bars:
-        result = run_sweep(settings, bars)
-    report = write_report(result, ["masksearch", *args])
-    console.print(terminal_table(summarise(result.cells), console.width))
+    sweeps: dict[str, list[Settings]] = {}
+    for part in parts:
+        sweeps.setdefault(part.run.name, []).append(part)
+    for sweep in sweeps.values():
+        with ProgressBars(console) as bars:
+            result = run_sweep(sweep, bars)
+        _print(result, ["masksearch", *args], console)
+    return 0
+
+
+def _print(result: SweepResult, command: Sequence[str], console: Console) -> None:
+    report = write_report(result, command)
+    console.print(terminal_table(summarise(result.cells, result.dense), console.width))
     console.print(f"curves  tensorboard --logdir {result.path}", highlight=False, soft_wrap=True)
     console.print(f"report  {report}", highlight=False, soft_wrap=True)
-    return 0
 
 
 def _show(folder: Path) -> int:
     console = _console()
     result = read_sweep(folder)
-    if not result.cells:
+    if not result.cells and not result.dense:
         raise InputError(f"{folder}: no cell is finished yet")
-    console.print(terminal_table(summarise(result.cells), console.width))
-    console.print(f"report  {write_report(result)}", highlight=False, soft_wrap=True)
+    _print(result, (), console)
     return 0
 
 
@@ -90,6 +99,10 @@ def _list() -> int:
     console = Console(highlight=False)
     catalogue = {
         "searchers": {name: _first_line(row) for name, row in SEARCHERS.items()},
+        "supermasks (learned by gradient, beside searches and criteria)": {
+            name: f"{row.about} ({row.source})" for name, row in SUPERMASKS.items()
+        },
+        "schedules": {name: row.about for name, row in SCHEDULES.items()},
         "criteria": {name: row.source for name, row in CRITERIA.items()},
         "objectives": {name: _first_line(row) for name, row in OBJECTIVES.items()},
         "models": {

@@ -1,4 +1,4 @@
-"""Moments in a training, with their unit: ``0``, ``3ep``, ``500it``, ``end``."""
+"""Moments in a training, with their unit: ``0``, ``3ep``, ``500it``, ``end``; or the best by then: ``best:3ep``."""
 
 import re
 from dataclasses import dataclass
@@ -7,37 +7,47 @@ from masksearch.errors import InputError
 
 __all__ = ["Duration"]
 
+_BEST = "best"
+
 
 @dataclass(frozen=True)
 class Duration:
     """A moment in a training: so many epochs or optimiser steps after its start, or its end.
 
+    With ``best`` it means the state after the epoch that validation liked best, of all epochs until that moment.
     ``str(Duration.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.
     """
 
     count: int  # of `unit`; 0 for "end"
     unit: str  # "ep", "it" or "end"
+    best: bool = False  # by validation until then; the unit is "ep" or "end"
 
     @classmethod
     def parse(cls, text: str, name: str = "duration") -> "Duration":
-        """Read ``0``, ``3ep``, ``500it`` or ``end``.
+        """Read ``0``, ``3ep``, ``500it``, ``end``, ``best`` (of the whole training) or ``best:3ep`` (of 3 epochs).
 
         Raises
         ------
         InputError
             For anything else; the message begins with ``name``.
         """
-        if text == "end":
-            return cls(0, "end")
-        match = re.fullmatch(r"(\d+)(ep|it)?", text)
-        if not match or (match[2] is None and int(match[1]) != 0):
-            raise InputError(
-                f"{name}: {text!r} is no moment of a training; write 0, 3ep (epochs), 500it (steps) or end"
-            )
-        return cls(int(match[1]), match[2] if int(match[1]) else "ep")
+        if text in ("end", _BEST):
+            return cls(0, "end", text == _BEST)
+        if match := re.fullmatch(rf"{_BEST}:(\d+)ep", text):
+            if int(match[1]):
+                return cls(int(match[1]), "ep", True)
+        elif (match := re.fullmatch(r"(\d+)(ep|it)?", text)) and (match[2] or not int(match[1])):
+            return cls(int(match[1]), match[2] if int(match[1]) else "ep")
+        raise InputError(
+            f"{name}: {text!r} is no moment of a training; write 0, 3ep (epochs), 500it (steps), end, "
+            "best (by validation) or best:3ep (of the first 3 epochs)"
+        )
 
     def steps(self, steps_per_epoch: int, epochs: int) -> int:
-        """The number of optimiser steps from the start of a training of ``epochs`` epochs."""
+        """The number of optimiser steps from the start of a training of ``epochs`` epochs.
+
+        For the best state by a moment, those until that moment: which state is best is not known before.
+        """
         if self.unit == "end":
             return epochs * steps_per_epoch
         return self.count * (steps_per_epoch if self.unit == "ep" else 1)
@@ -50,4 +60,7 @@ class Duration:
             )
 
     def __str__(self) -> str:
-        return "end" if self.unit == "end" else f"{self.count}{self.unit}" if self.count else "0"
+        if self.unit == "end":
+            return _BEST if self.best else "end"
+        text = f"{self.count}{self.unit}" if self.count else "0"
+        return f"{_BEST}:{text}" if self.best else text

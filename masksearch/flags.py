@@ -6,7 +6,7 @@ import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Literal
 from unittest.mock import patch
 
@@ -14,8 +14,10 @@ import tyro
 
 from masksearch.errors import InputError
 from masksearch.experiment import Settings, load_recipe
+from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.searchers import Annealing
+from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
 
 __all__ = ["parse"]
@@ -31,8 +33,10 @@ class _Flags:
 
     sweep: Annotated[SweepSettings, _FLAT] = field(default_factory=SweepSettings)
     train: Annotated[TrainSettings, _FLAT] = field(default_factory=TrainSettings)
+    schedules: Annotated[ScheduleSettings, _FLAT] = field(default_factory=ScheduleSettings)
     scoring: Annotated[ScoringSettings, _FLAT] = field(default_factory=ScoringSettings)
     annealing: Annealing = field(default_factory=Annealing)
+    supermask: SupermaskSettings = field(default_factory=SupermaskSettings)
     run: Annotated[RunSettings, _FLAT] = field(default_factory=RunSettings)
     recipe: str | None = None
     """A published experiment, as defaults for all other flags; --list names them."""
@@ -42,8 +46,8 @@ class _Flags:
     """Print every method, objective, model, data set and recipe, and end."""
 
 
-def parse(args: Sequence[str], prog: str) -> Settings | Literal["list"]:
-    """The settings that the flags ask for; ``"list"`` for ``--list``.
+def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
+    """The settings that the flags ask for, one for each part of a recipe; ``"list"`` for ``--list``.
 
     Raises
     ------
@@ -56,20 +60,39 @@ def parse(args: Sequence[str], prog: str) -> Settings | Literal["list"]:
     early.add_argument("--recipe", nargs="?")  # a value that is missing is tyro's to tell
     early.add_argument("--scale", nargs="?", default="cpu", const="cpu")
     given, _ = early.parse_known_args(args)
-    base = load_recipe(given.recipe, given.scale) if given.recipe else Settings()
-    default = _Flags(base.sweep, base.train, base.scoring, base.annealing, base.run)
+    parts = load_recipe(given.recipe, given.scale) if given.recipe else [Settings()]
     if {"-h", "--help"} & set(args):
-        tyro.cli(_Flags, prog=prog, args=["--help"], default=default, config=_CONFIG)  # prints, and exits with 0
+        tyro.cli(
+            _Flags, prog=prog, args=["--help"], default=_defaults(parts[0]), config=_CONFIG
+        )  # prints, exits with 0
+    asked = [_parsed(args, prog, part) for part in parts]
+    if asked[0].list:
+        return "list"
+    return [_settings(flags, part) for flags, part in zip(asked, parts, strict=True)]
+
+
+def _parsed(args: Sequence[str], prog: str, part: Settings) -> _Flags:
     errors = io.StringIO()
     try:
         # Wide, so that no message is broken over lines.
         with patch.dict(os.environ, {"COLUMNS": "10000"}), redirect_stderr(errors):
-            flags = tyro.cli(_Flags, prog=prog, args=list(args), default=default, config=_CONFIG)
+            return tyro.cli(_Flags, prog=prog, args=list(args), default=_defaults(part), config=_CONFIG)
     except SystemExit:
         raise InputError(_in_one_line(errors.getvalue())) from None
-    if flags.list:
-        return "list"
-    return Settings(flags.sweep, flags.train, flags.scoring, flags.annealing, flags.run)
+
+
+def _defaults(part: Settings) -> _Flags:
+    return _Flags(**{group.name: getattr(part, group.name) for group in fields(Settings)})
+
+
+def _settings(flags: _Flags, part: Settings) -> Settings:
+    settings = Settings(**{group.name: getattr(flags, group.name) for group in fields(Settings)})
+    # A name that is asked for stands for that of the recipe; what tells its sweeps apart stays behind it.
+    recipe = f"{flags.recipe}_{flags.scale}"
+    if flags.recipe and settings.run.name != part.run.name:
+        name = part.run.name.replace(recipe, settings.run.name, 1)
+        settings = replace(settings, run=replace(settings.run, name=name))
+    return settings
 
 
 def _in_one_line(box: str) -> str:
@@ -82,7 +105,7 @@ def _in_one_line(box: str) -> str:
         else:
             parts[-1] += f" {text}"
     message, *notes = (" ".join(part.split()) for part in parts if part.strip())
-    message = re.sub(r"^Error parsing (sweep|train|scoring|annealing|run): ", "", message)
+    message = re.sub(r"^Error parsing (sweep|train|schedules|scoring|annealing|supermask|run): ", "", message)
     for note in notes:
         note = note.removeprefix("Argument helptext: ")
         if note.startswith("Perhaps you meant: "):

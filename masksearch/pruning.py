@@ -14,10 +14,10 @@ from masksearch.files import load_tensors, read_json, save_tensors, write_json
 from masksearch.layout import Layout
 from masksearch.mask import Mask
 from masksearch.models import build_model, built_as
-from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, named_tensors, with_tensors
+from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, filled_tensors, named_tensors, with_tensors
 from masksearch.spaces.filter_space import FilterSpace
 
-__all__ = ["load_pruned", "prune", "save_pruned", "slice_state"]
+__all__ = ["load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
 
 _FORMAT = "masksearch.pruned"
 _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetensors"
@@ -56,6 +56,24 @@ def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> 
     _check_mask(space, mask)
     check_shapes(space.groups, state, "state")
     return cut_tensors(space.groups, mask.bits, state)
+
+
+def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the pruned network as one of the full network, zero wherever ``mask`` removes something.
+
+    The way back from :func:`slice_state`: a later round of pruning ranks the units of the full network, with the
+    weights that the smaller one has learnt. In eval mode both give the same.
+
+    Raises
+    ------
+    InputError
+        For a mask of another space, or a state dict that isn't of the sizes that the mask leaves.
+    """
+    _check_mask(space, mask)
+    for name, shape in _pruned_shapes(space, mask).items():
+        if name in state and tuple(state[name].shape) != shape:
+            raise InputError(f"state has shape {tuple(state[name].shape)} for {name!r}; this mask leaves {shape}")
+    return filled_tensors(space.groups, mask.bits, state)
 
 
 def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Mask) -> None:

@@ -53,6 +53,7 @@ def load_data(
     download: bool = False,
     search_images: int | None = None,
     train_images: int | None = None,
+    val_images: int | None = None,
 ) -> Data:
     """Load a data set of the table, split and normalised.
 
@@ -64,7 +65,7 @@ def load_data(
         The folder that data sets lie in. Default: ``data`` in the current folder.
     download : bool
         Whether to download what is not there.
-    search_images, train_images : int, optional
+    search_images, train_images, val_images : int, optional
         See :meth:`Data.from_tensors`.
 
     Raises
@@ -85,4 +86,5 @@ def load_data(
         augment=row.augment,
         search_images=search_images,
         train_images=train_images,
+        val_images=val_images,
     )

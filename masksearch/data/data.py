@@ -66,6 +66,7 @@ class Data:
         augment: bool = False,
         search_images: int | None = None,
         train_images: int | None = None,
+        val_images: int | None = None,
     ) -> "Data":
         """Splits of any images.
 
@@ -87,6 +88,8 @@ class Data:
             How many images of ``val`` are for searching. Default: half of them, at most 2,000.
         train_images : int, optional
             Train on so many images only: a fixed, class-stratified choice. The other splits stay as they are.
+        val_images : int, optional
+            Validate and search on so many images only: the first ones of what would be val. The others are not used.
 
         Raises
         ------
@@ -114,6 +117,9 @@ class Data:
             own = stratified_order(splits["val"].labels, numpy_generator(SPLIT_SEED, "val"))
             splits["val"] = splits["val"][own]
         n_val = len(splits["val"])
+        if val_images is not None:
+            _check_count("val_images", val_images, n_val, "the images of the whole val")
+            splits["val"], n_val = splits["val"][:val_images], val_images
         search_images = min(MAX_SEARCH, n_val // 2) if search_images is None else search_images
         _check_count("search_images", search_images, n_val - 1, "val has to keep one image that search doesn't see")
 
@@ -137,6 +143,7 @@ class Data:
         augment: bool = False,
         search_images: int | None = None,
         train_images: int | None = None,
+        val_images: int | None = None,
     ) -> "Data":
         """Splits of any map-style :class:`torch.utils.data.Dataset` of (image, label).
 
@@ -152,6 +159,7 @@ class Data:
             augment=augment,
             search_images=search_images,
             train_images=train_images,
+            val_images=val_images,
         )
 
 

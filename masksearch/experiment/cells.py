@@ -2,67 +2,117 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from masksearch.criteria import CRITERIA
 from masksearch.duration import Duration
-from masksearch.experiment.settings import Settings, parse_rewind
+from masksearch.experiment.schedule_settings import parse_rewind
+from masksearch.experiment.settings import Settings, parse_layer_sparsity, split_method
+from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.searchers import SEARCHERS, Searcher
+from masksearch.space import Density
+from masksearch.spaces import NetworkSpace
+from masksearch.supermasks import SUPERMASKS
 from masksearch.training import TrainSettings
 
-__all__ = ["Cell", "dense_identity", "grid", "short_hash"]
+__all__ = ["AUTO", "Cell", "dense_identity", "dense_training", "grid", "short_hash"]
+
+AUTO = "auto"
+"""A cell's ``find_at`` where the schedule finds the moment."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one sparsity, with masks found at one moment of the dense training of one seed."""
+    """One method at one sparsity and seed, with what becomes of its mask."""
 
     settings: Settings
     method: str
     sparsity: float
-    find_at: str
+    find_at: str  # moment of the dense training, or AUTO
     seed: int
+    schedule: str = "one_shot"
+    rounds: int = 1
+    rewind_to: str = "0"  # in its one spelling: ``0ep`` is ``0``
+    retrain_lr: float | None = None  # None: as in the dense training
+    control: str = "none"
+
+    @property
+    def row(self) -> Schedule:
+        """The row of its schedule."""
+        return SCHEDULES[self.schedule]
 
     @property
     def density(self) -> float:
         """1 - sparsity, without the rounding error of the subtraction."""
         return round(1 - self.sparsity, 12)
 
-    @property
-    def rewind_to(self) -> str:
-        """The weights that retraining starts from, in its one spelling: ``0ep`` is ``0``."""
-        return str(parse_rewind(self.settings.sweep.rewind_to))
+    def densities(self, space: NetworkSpace) -> list[Density]:
+        """After every round: each round prunes the same share of what is alive, in every layer if layers differ."""
+        shares = [r / self.rounds for r in range(1, self.rounds + 1)]
+        own = dict(map(parse_layer_sparsity, self.settings.sweep.layer_sparsity))
+        if not own:
+            return [self.density**share if share < 1 else self.density for share in shares]
+        final = {layer.name: round(1 - own.pop(layer.name, self.sparsity), 12) for layer in space.layers}
+        final |= {name: 1 - sparsity for name, sparsity in own.items()}  # of no layer: the space says so
+        return [{name: density**share for name, density in final.items()} for share in shares]
 
     @property
     def searches(self) -> bool:
-        """Whether the method is a searcher, not a criterion."""
+        """Whether the method is a searcher."""
         return self.method in SEARCHERS
+
+    @property
+    def learns(self) -> bool:
+        """Whether the method learns its mask by gradient: a supermask, no black-box search and no criterion."""
+        return self.method in SUPERMASKS
 
     def searcher(self) -> Searcher:
         """A new searcher of the cell's method, with the sweep's settings where there are any."""
         return self.settings.annealing if self.method == "annealing" else SEARCHERS[self.method]()
 
     @property
-    def retraining(self) -> TrainSettings:
-        """How the masked network is trained: as the dense one, but for the number of epochs if that is given."""
-        epochs = self.settings.sweep.retrain_epochs
-        return self.settings.train if epochs is None else _with_epochs(self.settings.train, epochs)
+    def epochs(self) -> int | None:
+        """Epochs of retraining after the last round, if they are given; None: what the rewinding leaves."""
+        asked = self.settings.schedules.retrain_epochs
+        return self.row.epochs if asked is None else asked
+
+    def epochs_after(self, number: int) -> int | None:
+        """Epochs of training after round ``number``, if they are given."""
+        if number == self.rounds:
+            return self.epochs
+        asked = self.settings.schedules.between_epochs
+        if asked is None:
+            return self.epochs if self.row.trains_between else 0
+        return asked
+
+    @property
+    def treated(self) -> "Cell":
+        """The cell whose mask a control takes; for others, the cell itself."""
+        return replace(self, control="none")
 
     @property
     def identity(self) -> dict[str, Any]:
         """Everything that decides the cell's result, as plain values."""
-        sweep, scoring = self.settings.sweep, self.settings.scoring
+        sweep, scoring, schedules = self.settings.sweep, self.settings.scoring, self.settings.schedules
         identity: dict[str, Any] = {
-            "dense": dense_identity(self.settings, self.seed),
+            "dense": dense_identity(self.settings, self.schedule, self.seed),
             "method": self.method,
             "sparsity": self.sparsity,
+            "layer_sparsity": sweep.layer_sparsity,
             "find_at": self.find_at,
-            "rewind_to": self.rewind_to,
             "granularity": sweep.granularity,
             "hold": scoring.hold,
-            "retraining": asdict(self.retraining),
+            "schedule": self.schedule,
+            "rounds": self.rounds,
+            "rewind_to": self.rewind_to,
+            "retrain_lr": self.retrain_lr,
+            "control": self.control,
+            "epochs": [self.epochs_after(number) for number in range(1, self.rounds + 1)],
+            "save_at": schedules.save_at,
             "objective": sweep.objective,
             "search_images": scoring.search_images,
             "weights": scoring.weights,
@@ -73,12 +123,29 @@ class Cell:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
         else:
             identity |= {"scope": scoring.scope, "images_per_class": scoring.images_per_class}
+        if self.learns:
+            identity["supermask"] = asdict(self.settings.supermask)
+        if self.row.changes:
+            identity |= {"update_every": schedules.update_every, "drop_share": schedules.drop_share}
+        if self.row.detects:
+            identity["early_bird"] = [schedules.early_bird_threshold, schedules.early_bird_relative]
         return identity
 
     @property
     def label(self) -> str:
         """Readable, short, unique within a sweep."""
-        return f"{self.method}_s{self.sparsity:g}_k{self.find_at}_seed{self.seed}"
+        schedules = self.settings.schedules
+        parts = [self.method]
+        if self.schedule != "one_shot":
+            parts.append(self.schedule + (str(self.rounds) if self.rounds > 1 else ""))
+        parts += [f"s{self.sparsity:g}", f"k{self.find_at}".replace(":", "")]
+        if len(schedules.rewind_to) > 1 or len(schedules.schedule) > 1:
+            parts.append(f"r{self.rewind_to}".replace(":", ""))
+        if self.retrain_lr is not None:
+            parts.append(f"lr{self.retrain_lr:g}")
+        if self.control != "none":
+            parts.append(self.control)
+        return "_".join([*parts, f"seed{self.seed}"])
 
     @property
     def folder(self) -> str:
@@ -89,36 +156,70 @@ class Cell:
 def grid(settings: Settings) -> list[Cell]:
     """All cells of a sweep, seed by seed, so that every seed's dense network is followed by the cells that use it.
 
-    Whatever ``find_at`` says, a criterion made for trained weights has one cell per sparsity and seed, at the end of
-    the dense training, and one that looks at no weights has one at its beginning.
+    Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
+    trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start.
     """
-    sweep = settings.sweep
+    if settings.schedules.dense_alone:
+        return []
     cells = []
-    for seed, find_at, sparsity, method in product(range(sweep.seeds), sweep.find_at, sweep.sparsity, sweep.methods):
-        moment = str(Duration.parse(find_at))
-        if method in CRITERIA:
-            moment = {"none": "0", "any": moment, "trained": "end"}[CRITERIA[method].weights]
-        cell = Cell(settings, method, sparsity, moment, seed)
-        if cell not in cells:
-            cells.append(cell)
+    for seed in range(settings.sweep.seeds):
+        for schedule, rounds, moment, rewind in _plans(settings):
+            for lr, sparsity, method in product(
+                settings.schedules.retrain_lr or (None,), settings.sweep.sparsities, settings.sweep.methods
+            ):
+                name, pinned = split_method(method)
+                find_at = _moment(name, SCHEDULES[schedule], pinned or moment)
+                cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
+                if cell not in cells:
+                    cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
     return cells
 
 
-def dense_identity(settings: Settings, seed: int) -> dict[str, Any]:
+def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
+    """Schedule, rounds, find-at ("" for the method's own) and rewind-to of the cells."""
+    asked = settings.schedules
+    for schedule in asked.schedule:
+        row = SCHEDULES[schedule]
+        rounds = (asked.rounds or (row.rounds,)) if row.rounds > 1 else (1,)
+        for combination in product(rounds, settings.sweep.find_at or ("",), asked.rewind_to or (row.rewind_to,)):
+            number, moment, rewind = combination
+            yield schedule, number, moment, str(parse_rewind(rewind))
+
+
+def _moment(method: str, row: Schedule, asked: str) -> str:
+    if row.detects:
+        return AUTO
+    if row.changes == "ramp":
+        return "0"  # its ranking begins with the training
+    if method in CRITERIA and CRITERIA[method].weights == "none":
+        return "0"
+    if asked:
+        return str(Duration.parse(asked))
+    return "end" if method in CRITERIA and CRITERIA[method].weights == "trained" and not row.changes else "0"
+
+
+def dense_training(settings: Settings, schedule: str) -> TrainSettings:
+    """How the dense network is trained: as the settings say, with the L1 term that the schedule needs."""
+    train, needed = settings.train, SCHEDULES[schedule].bn_l1
+    return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
+
+
+def dense_identity(settings: Settings, schedule: str, seed: int) -> dict[str, Any]:
     """Everything that decides what the dense network of a seed becomes."""
-    return {
+    identity = {
         "dataset": settings.sweep.dataset,
         "train_images": settings.scoring.train_images,
+        "val_images": settings.scoring.val_images,
         "model": settings.sweep.model,
-        "training": asdict(settings.train),
+        "training": asdict(dense_training(settings, schedule)),
         "seed": seed,
     }
+    if settings.sweep.dense != "auto":
+        path = Path(settings.sweep.dense.format(seed=seed))
+        identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
+    return identity
 
 
 def short_hash(identity: dict[str, Any]) -> str:
     """8 hex digits of the canonical JSON."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _with_epochs(settings: TrainSettings, epochs: int) -> TrainSettings:
-    return TrainSettings(**{**asdict(settings), "epochs": epochs})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from masksearch import cost
 
-__all__ = ["costs", "latencies"]
+__all__ = ["costs", "latencies", "layer_costs"]
 
 _LATENCY_SECONDS = 0.15  # of one measurement; at least 11 runs are timed whatever that takes
 _BATCHES = (1, 64)
@@ -37,6 +37,28 @@ def costs(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> d
         "bytes": disk.dense,
         "compressed_bytes": disk.compressed,
     }
+
+
+def layer_costs(
+    network: nn.Module, masks: Mapping[str, Tensor], full: nn.Module, example: Tensor
+) -> dict[str, dict[str, int]]:
+    """For every layer of the full network: its MACs and weights, and what ``network`` has left under ``masks``."""
+    whole, left = cost.macs(full, example).per_layer, cost.macs(network, example).per_layer
+    weights = {name: dict(model.named_parameters()) for name, model in (("full", full), ("left", network))}
+    layers = {}
+    for name, macs in whole.items():
+        weight = f"{name}.weight"
+        if weight not in weights["full"]:
+            continue
+        kept = masks.get(weight)
+        n_left = weights["left"][weight].numel() if kept is None else int(kept.sum())
+        layers[name] = {
+            "macs": macs,
+            "weights": weights["full"][weight].numel(),
+            "macs_left": left[name] if kept is None else round(left[name] * n_left / kept.numel()),
+            "weights_left": n_left,
+        }
+    return layers
 
 
 def latencies(network: nn.Module, full: nn.Module, example: Tensor) -> dict[str, float]:

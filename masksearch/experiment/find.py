@@ -1,4 +1,4 @@
-"""Finding a cell's mask: by a search, or by a criterion, from the same weights and with the same scores beside it."""
+"""Finding a cell's mask, by a search, a criterion or a learned supermask; and what scoring says of a mask."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,117 +8,135 @@ from typing import Any
 import torch
 from torch import nn
 
-from masksearch.criteria import CRITERIA, balanced_batch, select
+from masksearch.alive import AliveScorer, AliveSpace
 from masksearch.data import Data
+from masksearch.errors import InputError
 from masksearch.experiment.cells import Cell
+from masksearch.experiment.rank import criterion_mask
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.scoring import Scorer, signed_constants
 from masksearch.searchers import Searcher
 from masksearch.seeds import derive, torch_generator
+from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
+from masksearch.supermasks import learn
+from masksearch.training import EpochRow
 from masksearch.training.record import Weights
 from masksearch.trial import Budget, Trial
 
-__all__ = ["Found", "find_mask"]
+__all__ = ["Finder", "Found", "gaps"]
 
 
 @dataclass(frozen=True)
 class Found:
-    """A mask, and what scoring says of it at the weights that it was found at."""
+    """A mask, and what it took."""
 
     mask: Mask
-    metrics: dict[str, Any]
-    seconds: float  # spent on scoring by the search; 0 for a criterion
+    scorings: int = 0  # by a search
+    seconds: float = 0.0  # spent on scoring by a search, on learning by a supermask
 
 
-def find_mask(
-    cell: Cell,
-    model: nn.Module,
-    space: NetworkSpace,
-    data: Data,
-    initial: Weights,
-    device: torch.device,
-    folder: Path,
-    on_trial: Callable[[Trial, History, Searcher], None],
-) -> Found:
-    """Find the mask of a cell.
+@dataclass(frozen=True)
+class Finder:
+    """What finding a mask needs beside the network and its density."""
 
-    Parameters
-    ----------
-    model : nn.Module
-        With the weights to find it at.
-    initial : state dict
-        The weights at initialisation, for criteria that compare with them.
-    folder : Path
-        Where a search keeps its history; an unfinished one goes on.
-    on_trial : callable
-        Called after every trial of a search.
-    """
-    sweep, scoring = cell.settings.sweep, cell.settings.scoring
-    model.to(device)
-    scored = signed_constants(model, space) if scoring.weights == "signed_constant" else model
-    scorer = Scorer(scored, space, data.search, sweep.objective)
-    if cell.searches:
-        history = search(
-            space,
-            cell.searcher(),
-            scorer,
-            cell.density,
-            Budget(sweep.budget, scoring.seconds),
-            derive(cell.seed, "search"),
-            on_empty=scoring.on_empty,
-            hold=scoring.hold,
-            folder=folder,
-            callbacks=[on_trial],
+    cell: Cell
+    space: NetworkSpace
+    data: Data
+    initial: Weights  # at initialisation, for criteria that compare with them
+    device: torch.device
+    on_trial: Callable[[Trial, History, Searcher], None]
+    on_epoch: Callable[[EpochRow], None]
+
+    def __call__(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
+        """Find a mask for the weights that ``model`` has, within what is alive.
+
+        Parameters
+        ----------
+        folder : Path
+            Where a search keeps its history, and a supermask its checkpoint; unfinished ones go on.
+        """
+        cell = self.cell
+        model.to(self.device)
+        if cell.searches or cell.learns:
+            scored = weights_scored(cell, model, self.space)
+            return (self._search if cell.searches else self._learn)(scored, density, alive, folder)
+        return Found(criterion_mask(cell, model, self.space, self.data, self.initial, self.device, density, alive))
+
+    def _search(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
+        settings, cell = self.cell.settings, self.cell
+        scorer = Scorer(model, self.space, self.data.search, settings.sweep.objective)
+        arguments: dict[str, Any] = {
+            "budget": Budget(settings.sweep.budget, settings.scoring.seconds),
+            "seed": derive(cell.seed, "search"),
+            "on_empty": settings.scoring.on_empty,
+            "folder": folder,
+            "callbacks": [self.on_trial],
+        }
+        if alive is None:
+            history = search(self.space, cell.searcher(), scorer, density, hold=settings.scoring.hold, **arguments)
+            assert history.best.mask is not None
+            return Found(history.best.mask, len(history), history.seconds)
+        if settings.scoring.hold != "units" or not isinstance(density, float):
+            raise InputError(
+                f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to one "
+                "density in units only"
+            )
+        left = AliveSpace(alive)
+        history = search(left, cell.searcher(), AliveScorer(scorer, left), left.density(density), **arguments)
+        assert history.best.mask is not None
+        return Found(left.lifted(history.best.mask), len(history), history.seconds)
+
+    def _learn(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
+        if alive is not None:
+            raise InputError(
+                f"rounds: {self.cell.rounds}; {self.cell.method} learns a mask of all weights in one round"
+            )
+        seconds = 0.0
+
+        def on_epoch(row: EpochRow) -> None:
+            nonlocal seconds
+            seconds += row.seconds
+            self.on_epoch(row)
+
+        mask = learn(
+            self.cell.method,
+            model,
+            self.space,
+            self.data.train,
+            density,
+            settings=self.cell.settings.supermask,
+            # Published layer by layer; a ranking over all layers is what the flag means for criteria.
+            scope="erk" if self.cell.settings.scoring.scope == "erk" else "layerwise",
+            seed=derive(self.cell.seed, "supermask"),
+            device=self.device,
+            augment=self.data.augment,
+            on_empty=self.cell.settings.scoring.on_empty,
+            generator=torch_generator(self.cell.seed, "supermask", "ties"),
+            checkpoint=folder / "supermask.safetensors",
+            on_epoch=on_epoch,
         )
-        mask, scorings, seconds = history.best.mask, len(history), history.seconds
-        assert mask is not None
-    else:
-        mask, scorings, seconds = _by_criterion(cell, model, space, data, initial, device), 0, 0.0
-    metrics = {"objective": sweep.objective, "scorings": scorings, **_gap(scorer, scored, mask, data, sweep.objective)}
-    return Found(mask, metrics, seconds)
+        return Found(mask, seconds=seconds)
 
 
-def _by_criterion(
-    cell: Cell, model: nn.Module, space: NetworkSpace, data: Data, initial: Weights, device: torch.device
-) -> Mask:
-    scoring = cell.settings.scoring
-    # One stream per seed, not per method: random masks and ties are paired over sparsities and with other sweeps.
-    generator = torch_generator(cell.seed, "criterion", cell.method)
-    batches = []
-    if CRITERIA[cell.method].needs_batches:
-        images = torch_generator(cell.seed, "criterion", "images")
-        batches = [balanced_batch(data.train, scoring.images_per_class, images)]
-    at_start = {name: tensor.to(device) for name, tensor in initial.items()}
-    return select(
-        cell.method,
-        model,
-        space,
-        batches,
-        cell.density,
-        scope=scoring.scope,
-        generator=generator,
-        initial=at_start,
-        on_empty=scoring.on_empty,
-        hold=scoring.hold,
-    )
+def weights_scored(cell: Cell, model: nn.Module, space: NetworkSpace) -> nn.Module:
+    """The network that masks are scored on: ``model``, or one with constants of its weights' signs."""
+    return signed_constants(model, space) if cell.settings.scoring.weights == "signed_constant" else model
 
 
-def _gap(scorer: Scorer, model: nn.Module, mask: Mask, data: Data, objective: str) -> dict[str, float]:
-    """Objective and accuracy on the search images and on the rest of val; the differences are the optimism gap."""
-    on_search, on_rest = scorer(mask).value, Scorer(model, scorer.space, data.rest, objective)(mask).value
-    if objective == "accuracy":
-        accuracy_search, accuracy_rest = on_search, on_rest
-    else:
-        accuracy_search = Scorer(model, scorer.space, data.search)(mask).value
-        accuracy_rest = Scorer(model, scorer.space, data.rest)(mask).value
-    return {
-        "search_score": on_search,
-        "rest_score": on_rest,
-        "gap": on_search - on_rest,
-        "search_accuracy": accuracy_search,
-        "rest_accuracy": accuracy_rest,
-        "accuracy_gap": accuracy_search - accuracy_rest,
-    }
+def gaps(cell: Cell, model: nn.Module, space: NetworkSpace, mask: Mask, data: Data) -> dict[str, float]:
+    """Objective and accuracy of a mask on the search images and on the rest of val, for the weights of ``model``.
+
+    The differences are the optimism gaps.
+    """
+    objective = cell.settings.sweep.objective
+    model = weights_scored(cell, model, space)
+    found: dict[str, float] = {}
+    for split, images in (("search", data.search), ("rest", data.rest)):
+        found[f"{split}_score"] = Scorer(model, space, images, objective)(mask).value
+        found[f"{split}_accuracy"] = Scorer(model, space, images)(mask).value
+    found["gap"] = found["search_score"] - found["rest_score"]
+    found["accuracy_gap"] = found["search_accuracy"] - found["rest_accuracy"]
+    return found

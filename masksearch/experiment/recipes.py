@@ -19,8 +19,12 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def load_recipe(name: str, scale: str = "cpu") -> Settings:
-    """The settings of a recipe at a scale: its ``[settings]``, overridden by its ``[scale.<scale>]``.
+def load_recipe(name: str, scale: str = "cpu") -> list[Settings]:
+    """The settings of a recipe at a scale, one for each of its parts.
+
+    A part has the recipe's ``[settings]``, overridden by ``[scale.<scale>]``, then by its own ``[[part]]`` and by what
+    that says for the scale, ``[part.scale.<scale>]``. Parts of one ``name`` make one sweep; the name is added to the
+    recipe's and the scale's.
 
     Raises
     ------
@@ -29,11 +33,22 @@ def load_recipe(name: str, scale: str = "cpu") -> Settings:
     """
     choose("scale", scale, list(SCALES))
     recipe = _read(name)
-    unknown = set(recipe) - {"about", "settings", "scale"}
-    if unknown:
-        choose(f"key in recipe {name!r}", sorted(unknown)[0], ["about", "settings", "scale"])
-    base = Settings().updated({"name": f"{name}_{scale}"} | recipe.get("settings", {}), f"recipe {name!r}")
-    return base.updated(recipe.get("scale", {}).get(scale, {}), f"recipe {name!r}, scale {scale}")
+    source = f"recipe {name!r}"
+    _check_keys(recipe, ("about", "settings", "scale", "part"), source)
+    whole = recipe.get("settings", {}) | recipe.get("scale", {}).get(scale, {})
+    loaded = []
+    for number, part in enumerate(recipe.get("part", [{}]), start=1):
+        own = {key: value for key, value in part.items() if key != "scale"} | part.get("scale", {}).get(scale, {})
+        suffix = own.pop("name", "")
+        settings = Settings().updated(whole | own, f"{source}, scale {scale}, part {number}")
+        full_name = "_".join(filter(None, [name, scale, suffix]))
+        loaded.append(settings.updated({"name": full_name}, source))
+    return loaded
+
+
+def _check_keys(table: dict[str, Any], allowed: tuple[str, ...], source: str) -> None:
+    for key in table:
+        choose(f"key in {source}", key, list(allowed))
 
 
 def recipe_text(name: str) -> str:

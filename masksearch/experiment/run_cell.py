@@ -1,37 +1,40 @@
-"""One cell: find the mask, look at the ticket untrained, retrain it, look again."""
+"""One cell: round by round, find the mask, draw the ticket, train it; look at it at every moment that is published."""
 
-import copy
-import math
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from masksearch.data import Data
+from masksearch.duration import Duration
 from masksearch.experiment.cells import Cell
-from masksearch.experiment.costs import costs, latencies
+from masksearch.experiment.changing import changing_mask
+from masksearch.experiment.curves import SearchCurves, compare_by
 from masksearch.experiment.dense import DenseNetwork, track_epoch
-from masksearch.experiment.find import Found, find_mask
+from masksearch.experiment.find import Finder, Found
 from masksearch.experiment.folder import RunFolder
-from masksearch.experiment.ticket import Ticket, draw_ticket, rewound_weights
+from masksearch.experiment.look import PRICES, Looker
+from masksearch.experiment.retraining import Course, course, rewound_weights
+from masksearch.experiment.watch import Watch
 from masksearch.experiment.watcher import Watcher
 from masksearch.files import read_json, save_tensors, write_json
 from masksearch.history import History
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.pruning import save_pruned
+from masksearch.rounds import Round, Ticket, draw_ticket, run_rounds
+from masksearch.schedules import mask_distances
 from masksearch.searchers import Searcher
-from masksearch.seeds import derive
+from masksearch.seeds import derive, torch_generator
+from masksearch.space import Density
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tracking import Tracker
-from masksearch.training import EpochRow, Evaluation, Training, evaluate, train
+from masksearch.training import EpochRow, Training, steps_per_epoch, train
 from masksearch.trial import Trial
 
 __all__ = ["run_cell"]
-
-_POINTS = 1000  # of a curve in TensorBoard, about
 
 
 def run_cell(
@@ -51,159 +54,197 @@ def run_cell(
     if folder.is_done:
         return read_json(folder / "metrics.json")
     watcher.cell_begins(cell)
-    tracker = Tracker(folder.path)
-    try:
-        folder.enter("search")
-        model = build_model(cell.settings.sweep.model, data, seed=cell.seed)
-        model.load_state_dict(dense.weights[cell.find_at])
-        on_trial = _trial_watcher(cell, tracker, watcher)
-        found = find_mask(cell, model, space, data, dense.weights["0"], device, folder.path, on_trial)
-        found.mask.save(folder / "mask.safetensors")
-        at_found = evaluate(
-            draw_ticket(model, space, found.mask, dense.weights[cell.find_at]).network, data.test, device=device
-        )
-
-        folder.enter("retrain")
-        ticket = draw_ticket(model, space, found.mask, rewound_weights(cell, data, dense))
-        untrained = evaluate(ticket.network, data.test, device=device)
-        watcher.retraining_begins(cell, cell.retraining.epochs)
-        training = _retrain(cell, ticket, data, device, folder, tracker, watcher)
-        trained = evaluate(ticket.network, data.test, device=device)
-        save_tensors(folder / "retrained.safetensors", ticket.network.state_dict())
-        if ticket.pruned and isinstance(space, FilterSpace):
-            save_pruned(folder / "pruned", ticket.network, space, found.mask)
-
-        metrics = {
-            "method": cell.method,
-            "sparsity": cell.sparsity,
-            "find_at": cell.find_at,
-            "seed": cell.seed,
-            "score": found.metrics,
-            "found": _accuracy(at_found),
-            "untrained": _accuracy(untrained),
-            "trained": _accuracy(trained) | _course(training),
-            "dense": {name: dense.metrics[name] for name in ("test_accuracy", "test_loss", "cost")},
-            "cost": costs(ticket.network, ticket.masks, data.test.images[:1].to(device)),
-            "mask": _describe(found.mask),
-            "epochs": [asdict(row) for row in training.epochs],
-            "seconds": _seconds(cell, found, training, ticket, data, device),
-        }
-        _compare_by(tracker, cell, metrics)
-    finally:
-        tracker.close()
+    metrics = _Run(cell, data, space, dense, folder, device, watcher).metrics()
     write_json(folder / "metrics.json", metrics)
     folder.enter("done")
-    (folder / "retraining.safetensors").unlink(missing_ok=True)
+    for checkpoint in [*folder.path.rglob("retraining.safetensors"), *folder.path.rglob("supermask.safetensors")]:
+        checkpoint.unlink()
     watcher.cell_ends(cell, metrics)
     return metrics
 
 
-def _retrain(
-    cell: Cell,
-    ticket: Ticket,
-    data: Data,
-    device: torch.device,
-    folder: RunFolder,
-    tracker: Tracker,
-    watcher: Watcher,
-) -> Training:
-    def on_epoch(row: EpochRow) -> None:
-        track_epoch(tracker, row)
-        watcher.epoch(row)
+class _Run:
+    """What the rounds of a cell have in common."""
 
-    return train(
-        ticket.network,
-        data.train,
-        cell.retraining,
-        val=data.val,
-        masks=ticket.masks,
-        seed=derive(cell.seed, "retrain"),  # the same for every method: same batches, in the same order
-        device=device,
-        augment=data.augment,
-        checkpoint=folder / "retraining.safetensors",
-        on_epoch=on_epoch,
-    )
+    def __init__(
+        self,
+        cell: Cell,
+        data: Data,
+        space: NetworkSpace,
+        dense: DenseNetwork,
+        folder: RunFolder,
+        device: torch.device,
+        watcher: Watcher,
+    ) -> None:
+        self.cell, self.data, self.space, self.dense = cell, data, space, dense
+        self.folder, self.device, self.watcher = folder, device, watcher
+        self.watch: Watch | None = None
+        self.found_at = cell.find_at
+        if cell.row.detects:
+            self.watch = dense.watches[Watch.name_of(cell)]
+            self.found_at = self.watch.moment
+        self.found = Found(space.full())
 
+    def metrics(self) -> dict[str, Any]:
+        """Run all rounds and tell what they have shown, the last one's figures first."""
+        cell = self.cell
+        rounds = [self._look(round_) for round_ in self._rounds()]
+        last = rounds[-1]
+        metrics = {
+            "method": cell.method,
+            "learned": cell.learns,
+            "granularity": cell.settings.sweep.granularity,
+            "sparsity": cell.sparsity,
+            "find_at": self.found_at,
+            "seed": cell.seed,
+            "schedule": cell.schedule,
+            "n_rounds": cell.rounds,
+            "rewind_to": cell.rewind_to,
+            "retrain_lr": cell.retrain_lr,
+            "control": cell.control,
+            **{name: value for name, value in last.items() if name != "number"},
+            "dense": {name: value for name, value in self.dense.metrics.items() if name != "epochs"},
+            "rounds": [{name: value for name, value in row.items() if name not in PRICES} for row in rounds],
+        }
+        if self.watch is not None:
+            metrics["early_bird"] = {
+                "fired": self.watch.fired,
+                "fires": {"absolute": self.watch.fires(False), "relative": self.watch.fires(True)},
+                "distances": mask_distances(self.watch.masks).tolist(),
+            }
+        tracker = Tracker(self.folder.path)
+        compare_by(tracker, cell, metrics)
+        tracker.close()
+        return metrics
 
-def _accuracy(evaluation: Evaluation) -> dict[str, Any]:
-    return {"test_accuracy": evaluation.accuracy, "test_loss": evaluation.loss}
+    def _rounds(self) -> Iterator[Round]:
+        cell = self.cell
+        densities = cell.densities(self.space) if cell.control == "none" else [self._controlled_mask().density]
+        return run_rounds(
+            self._build,
+            self.space,
+            densities,
+            self.dense.weights[self.found_at],
+            find=self._find,
+            rewind=lambda number, weights: rewound_weights(cell, weights, self.data, self.dense),
+            train=self._train,
+            physically=cell.row.changes is None,
+        )
 
+    def _build(self) -> nn.Module:
+        return build_model(self.cell.settings.sweep.model, self.data, seed=self.cell.seed)
 
-def _course(training: Training) -> dict[str, Any]:
-    return {
-        "val_accuracy": training.epochs[-1].val_accuracy if training.epochs else None,
-        "best_val_epoch": training.best.epoch if training.best else None,
-        "diverged": training.diverged,
-    }
+    def _place(self, number: int) -> Path:
+        """The folder of a round: the last one's files lie in the cell's own."""
+        last = self.cell.rounds if self.cell.control == "none" else 1
+        return self.folder.path if number == last else self.folder / f"round{number}"
 
+    def _find(self, number: int, model: nn.Module, density: Density, alive: Mask | None) -> Mask:
+        cell, place = self.cell, self._place(number)
+        self.folder.enter("search")
+        if cell.control != "none" or cell.row.changes == "ramp":
+            # Its mask is found elsewhere, or within the training; there is nothing to score beforehand.
+            self.found = Found(self._controlled_mask() if cell.control != "none" else self.space.full())
+        else:
+            tracker = Tracker(place)
+            curves = SearchCurves(tracker, cell.settings.sweep.budget)
 
-def _describe(mask: Mask) -> dict[str, Any]:
-    return {
-        "granularity": mask.space.granularity,
-        "n_units": mask.space.n_units,
-        "kept": mask.n_kept,
-        "density": mask.density,
-        "densities": mask.densities(),
-        "empty_layers": mask.empty_layers(),
-    }
+            def on_trial(trial: Trial, history: History, searcher: Searcher) -> None:
+                curves.add(trial)
+                self.watcher.trial(cell, trial)
 
+            find = Finder(
+                cell, self.space, self.data, self.dense.weights["0"], self.device, on_trial, self.watcher.epoch
+            )
+            self.found = find(model, density, alive, place)
+            tracker.close()
+        self.found.mask.save(place / "mask.safetensors")
+        return self.found.mask
 
-def _seconds(
-    cell: Cell, found: Found, training: Training, ticket: Ticket, data: Data, device: torch.device
-) -> dict[str, float]:
-    """Everything that depends on the machine's mood: how long stages took, and latencies."""
-    full = build_model(cell.settings.sweep.model, data, seed=cell.seed).to(device)
-    example = data.test.images[:1].to(device)
-    return {
-        "search": found.seconds,
-        "retrain": sum(row.seconds for row in training.epochs),
-        **latencies(copy.deepcopy(ticket.network), full, example),
-    }
+    def _controlled_mask(self) -> Mask:
+        """The mask of the cell that this one is a control of, permuted within its layers if that is the control."""
+        mask = Mask.load(self.folder.path.parent / self.cell.treated.folder / "mask.safetensors", self.space)
+        if self.cell.control != "shuffle":
+            return mask
+        generator = torch_generator(self.cell.seed, "control", "shuffle")
+        bits = mask.bits.clone()
+        for layer in self.space.layers:
+            bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
+        return Mask(self.space, bits)
 
+    def _course(self, number: int) -> Course:
+        cell = self.cell
+        epochs = cell.epochs_after(number) if cell.control == "none" else cell.epochs
+        found_at = self.found_at if number == 1 else "end"
+        return course(cell, found_at, epochs, self.dense, len(self.data.train))
 
-def _trial_watcher(cell: Cell, tracker: Tracker, watcher: Watcher) -> Callable[[Trial, History, Searcher], None]:
-    curves = _SearchCurves(tracker, max(1, cell.settings.sweep.budget // _POINTS))
+    def _train(self, number: int, ticket: Ticket, mask: Mask) -> tuple[Training | None, Mask]:
+        cell, place, plan = self.cell, self._place(number), self._course(number)
+        if not plan.epochs and place != self.folder.path:
+            return None, mask
+        self.folder.enter("retrain")
+        self.watcher.retraining_begins(cell, plan.epochs)
+        tracker = Tracker(place)
 
-    def on_trial(trial: Trial, history: History, searcher: Searcher) -> None:
-        curves.add(trial)
-        watcher.trial(cell, trial)
+        def on_epoch(row: EpochRow) -> None:
+            track_epoch(tracker, row)
+            self.watcher.epoch(row)
 
-    return on_trial
+        per_epoch = steps_per_epoch(len(self.data.train), plan.settings.batch_size)
+        remask = None
+        if cell.row.changes and cell.control == "none":
+            ticket.network.to(self.device)
+            remask = changing_mask(
+                cell,
+                ticket.network,
+                self.space,
+                mask,
+                self.data,
+                self.dense.weights["0"],
+                self.device,
+                plan.begin * per_epoch,
+                plan.until * per_epoch,
+            )
+        training = train(
+            ticket.network,
+            self.data.train,
+            plan.settings,
+            val=self.data.val,
+            masks=None if remask else ticket.masks,
+            remask=remask,
+            begin=plan.begin,
+            until=plan.until,
+            seed=derive(cell.seed, "retrain"),  # the same for every method: same batches, in the same order
+            device=self.device,
+            augment=self.data.augment,
+            snapshots=self._snapshots(plan, per_epoch),
+            checkpoint=place / "retraining.safetensors",
+            on_epoch=on_epoch,
+        )
+        tracker.close()
+        if remask:
+            mask = remask.mask
+            mask.save(place / "mask.safetensors")
+        for moment, weights in training.snapshots.items():
+            save_tensors(place / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
+        return training, mask
 
+    def _snapshots(self, plan: Course, per_epoch: int) -> list[Duration]:
+        """Those moments to save weights at that lie within this training."""
+        moments = [Duration.parse(text) for text in self.cell.settings.schedules.save_at]
+        return [m for m in moments if plan.begin * per_epoch < m.steps(per_epoch, plan.until) <= plan.until * per_epoch]
 
-class _SearchCurves:
-    """The curves of a search over its trials: one in ``stride``, and those at which the loop took a closer look."""
-
-    def __init__(self, tracker: Tracker, stride: int) -> None:
-        self._tracker, self._stride = tracker, stride
-        self._best, self._seconds = math.nan, 0.0
-
-    def add(self, trial: Trial) -> None:
-        if trial.is_best:
-            self._best = trial.score.value
-        self._seconds += trial.score.seconds
-        if trial.number % self._stride and "hamming_best" not in trial.metrics:
-            return
-        curves = {name if "/" in name else f"search/{name}": value for name, value in trial.metrics.items()}
-        curves |= {"search/score": trial.score.value, "search/best": self._best}
-        if self._seconds:
-            curves["search/scorings_per_second"] = (trial.number + 1) / self._seconds
-        self._tracker.scalars(curves, trial.number)
-
-
-def _compare_by(tracker: Tracker, cell: Cell, metrics: dict[str, Any]) -> None:
-    """The cell's row in the hparams tab."""
-    settings: dict[str, bool | str | float | int] = {
-        "method": cell.method,
-        "sparsity": cell.sparsity,
-        "find_at": cell.find_at,
-        "seed": cell.seed,
-    }
-    final = {
-        "final/untrained_test_accuracy": metrics["untrained"]["test_accuracy"],
-        "final/trained_test_accuracy": metrics["trained"]["test_accuracy"],
-        "final/search_score": metrics["score"]["search_score"],
-        "final/optimism_gap": metrics["score"]["accuracy_gap"],
-        "final/effective_macs": metrics["cost"]["effective_macs"],
-    }
-    tracker.hyperparameters(settings, final)
+    def _look(self, round_: Round) -> dict[str, Any]:
+        """Write down a round: its files, and its mask at every moment that is published."""
+        place, space = self._place(round_.number), self.space
+        network = round_.ticket.network
+        if self.cell.row.changes:  # it was trained whole; what is left of it is known only now
+            network = draw_ticket(self._build(), space, round_.mask, round_.trained).network.to(self.device)
+        save_tensors(place / "retrained.safetensors", network.state_dict())
+        looker = Looker(self.cell, self._build, space, self.data, self.dense, self.device)
+        row = looker.row(round_, self.found)
+        if place == self.folder.path:
+            row |= looker.costs(network, round_, self.found)
+            if isinstance(space, FilterSpace) and not round_.mask.empty_layers():
+                save_pruned(place / "pruned", network, space, round_.mask)
+        return row

@@ -9,31 +9,35 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.duration import Duration
 from masksearch.errors import InputError
+from masksearch.experiment.schedule_settings import ScheduleSettings, check_some, parse_rewind
 from masksearch.models import MODELS
+from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Annealing
 from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
+from masksearch.supermasks import SUPERMASKS, SupermaskSettings
 from masksearch.table import choose
 from masksearch.training import TrainSettings
 from masksearch.trial import Budget
 
-__all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings", "methods", "parse_rewind"]
+__all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings", "methods"]
 
 Granularity = Literal["weight", "filter"]
 Weights = Literal["own", "signed_constant"]
 
+_NESTED = ("annealing", "supermask")  # groups whose fields keep the group's name, also as flags
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def methods() -> list[str]:
-    """Names of everything that makes masks: searchers and criteria."""
-    return [*SEARCHERS, *CRITERIA]
+    """Names of everything that makes masks: searchers, criteria, and supermasks, which learn them by gradient."""
+    return [*SEARCHERS, *CRITERIA, *SUPERMASKS]
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What is compared: a grid of method x sparsity x find-at x seed."""
+    """What is compared: a grid of method x sparsity x find-at x seed, times the schedules and what belongs to them."""
 
     dataset: str = "digits"
     """Data set: a row of --list, or imagefolder:PATH."""
@@ -42,46 +46,65 @@ class SweepSettings:
     granularity: Granularity = "weight"
     """What a mask bit switches: a weight, or a filter with everything that is removed together with it."""
     methods: tuple[str, ...] = ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random")
-    """Searchers and criteria to compare: rows of --list."""
+    """Searchers, criteria and supermasks to compare: rows of --list; NAME@MOMENT finds its masks at that moment."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
     """Shares of the units that are pruned, each in (0, 1)."""
+    compression: tuple[float, ...] = ()
+    """Sparsities as powers of ten: A keeps one unit of 10^A. In the place of sparsity."""
+    layer_sparsity: tuple[str, ...] = ()
+    """Layers with a sparsity of their own, as fc1=0.9; all others have the sweep's."""
     seeds: int = 3
     """Seeds 0, 1, ... of initial weights, training and search; results are means over them."""
     budget: int = 1000
     """Scorings per search."""
     objective: str = "calibrated_loss"
     """What a search maximises: a row of --list."""
-    find_at: tuple[str, ...] = ("0",)
-    """When in the dense training masks are found: 0, 3ep, 500it, end. Criteria made for trained weights: always end."""
-    rewind_to: str = "0"
-    """Which weights retraining starts from: 0, 3ep, 500it, none (the trained ones), random (fresh ones)."""
-    retrain_epochs: int | None = None
-    """Epochs of retraining; as many as the dense training if not given."""
+    find_at: tuple[str, ...] = ()
+    """When in the dense training masks are found: 0, 3ep, 500it, end, best, best:3ep (the best weights by validation up
+    to there). If not given: at the end for criteria made for trained weights, else at the start."""
+    dense: str = "auto"
+    """The trained dense network: auto trains it, or takes the one that the same settings have trained before; or a file
+    with its state dict (.safetensors, .pt), where {seed} stands for the seed."""
 
     def __post_init__(self) -> None:
         choose("granularity", self.granularity, list(get_args(Granularity)))
         choose("data set", self.dataset.partition(":")[0], list(DATASETS))
         _check_model(self.model)
-        _check_some("methods", self.methods)
+        check_some("methods", self.methods)
         for method in self.methods:
-            choose("method", method, methods())
-            if method in CRITERIA and self.granularity not in CRITERIA[method].granularities:
-                allowed = " and ".join(CRITERIA[method].granularities)
-                raise InputError(f"methods: {method} ranks {allowed} units only, and granularity is {self.granularity}")
-        _check_some("sparsity", self.sparsity)
+            self._check_method(*split_method(method))
+        check_some("sparsity", self.sparsity)
         for sparsity in self.sparsity:
             if not 0 < sparsity < 1:
                 raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
+        for power in self.compression:
+            if not 0 < power < float("inf"):
+                raise InputError(f"compression: {power}; a power of ten above 0 is needed")
+        for text in self.layer_sparsity:
+            parse_layer_sparsity(text)
         if self.seeds < 1:
             raise InputError(f"seeds: {self.seeds}; at least 1 is needed")
         Budget(scorings=self.budget)
         choose("objective", self.objective, list(OBJECTIVES))
-        _check_some("find_at", self.find_at)
+        if self.find_at:
+            check_some("find_at", self.find_at)
         for moment in self.find_at:
             Duration.parse(moment, "find_at")
-        parse_rewind(self.rewind_to)
-        if self.retrain_epochs is not None and self.retrain_epochs < 0:
-            raise InputError(f"retrain_epochs: {self.retrain_epochs}; at least 0 is needed")
+
+    def _check_method(self, name: str, moment: str) -> None:
+        choose("method", name, methods())
+        if moment:
+            Duration.parse(moment, f"methods: {name}@{moment}")
+        allowed = CRITERIA[name].granularities if name in CRITERIA else ("weight",) if name in SUPERMASKS else None
+        if allowed and self.granularity not in allowed:
+            raise InputError(
+                f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}"
+            )
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """The sparsities that are asked for, whichever way."""
+        return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
 
 
 @dataclass(frozen=True)
@@ -94,6 +117,8 @@ class ScoringSettings:
     """Validation images that scorers see; 2,000 or half of them if not given."""
     train_images: int | None = None
     """Training images; all if not given."""
+    val_images: int | None = None
+    """Validation images, those that scorers see included; all if not given."""
     weights: Weights = "own"
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
     scope: Scope = "global"
@@ -149,31 +174,52 @@ class Settings:
 
     sweep: SweepSettings = field(default_factory=SweepSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    schedules: ScheduleSettings = field(default_factory=ScheduleSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
     annealing: Annealing = field(default_factory=Annealing)
+    supermask: SupermaskSettings = field(default_factory=SupermaskSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        for moment in (*self.sweep.find_at, self.sweep.rewind_to):
-            if moment in ("none", "random"):
+        for moment in (*self.sweep.find_at, *self.schedules.rewind_to):
+            duration = parse_rewind(moment)
+            if isinstance(duration, str):
                 continue
-            duration = Duration.parse(moment)
             if duration.unit == "ep" and duration.count > self.train.epochs:
                 raise InputError(f"find_at or rewind_to: {moment} is longer than the training of {self.train.epochs}ep")
-
+            if self.sweep.dense != "auto" and (duration.best or str(duration) not in ("0", "end")):
+                raise InputError(
+                    f"find_at or rewind_to: {moment}; of a dense network from a file only 0 and end are known"
+                )
         if self.scoring.layers != "all" and self.sweep.granularity == "filter":
             raise InputError(
                 f"layers: {self.scoring.layers}; it chooses layers of weight masks, and granularity is filter"
             )
         if self.scoring.hold != "units" and self.sweep.granularity == "weight":
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
+        for schedule in self.schedules.schedule:
+            self._check_schedule(schedule)
+
+    def _check_schedule(self, name: str) -> None:
+        row = SCHEDULES[name]
+        chosen = [split_method(method)[0] for method in self.sweep.methods]
+        if row.changes in ("set", "rigl") and self.sweep.granularity == "filter":
+            raise InputError(f"schedule: {name} regrows weights, and granularity is filter")
+        if row.changes == "ramp" or row.detects:
+            for method in chosen:
+                if method not in CRITERIA:
+                    raise InputError(f"schedule: {name} ranks units again and again, and {method} is no criterion")
+        if row.detects and self.sweep.dense != "auto":
+            raise InputError(f"schedule: {name} watches the dense training, and dense is {self.sweep.dense}")
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON."""
         return dataclasses.asdict(self)
 
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
-        """These settings with some values replaced, given by field name without its group (``annealing`` keeps it).
+        """These settings with some values replaced, given by field name without its group.
+
+        ``annealing`` and ``supermask`` are tables of their own fields.
 
         Raises
         ------
@@ -184,34 +230,45 @@ class Settings:
         owner = {
             item.name: name
             for name, group in groups.items()
-            if name != "annealing"
+            if name not in _NESTED
             for item in dataclasses.fields(group)
         }
         changes: dict[str, dict[str, Any]] = {name: {} for name in groups}
         for key, value in flat.items():
-            choose(f"key in {source}", key, [*owner, "annealing"])
-            if key == "annealing":
-                if not isinstance(value, dict):
-                    raise InputError(f"{source}: annealing is {value!r}; a table of its settings is needed")
-                for name in value:
-                    choose(f"key in {source} [annealing]", name, [item.name for item in dataclasses.fields(Annealing)])
-                changes["annealing"] = {
-                    name: _fitted(inner, get_type_hints(Annealing)[name], f"{source}: annealing.{name}")
-                    for name, inner in value.items()
-                }
+            choose(f"key in {source}", key, [*owner, *_NESTED])
+            if key in _NESTED:
+                changes[key] = _nested(type(groups[key]), key, value, source)
             else:
                 hint = get_type_hints(type(groups[owner[key]]))[key]
                 changes[owner[key]][key] = _fitted(value, hint, f"{source}: {key}")
         return Settings(**{name: dataclasses.replace(group, **changes[name]) for name, group in groups.items()})
 
 
-def parse_rewind(text: str) -> Duration | Literal["none", "random"]:
-    """Read a ``rewind_to``: a duration, ``none`` or ``random``."""
-    if text == "none":
-        return "none"
-    if text == "random":
-        return "random"
-    return Duration.parse(text, "rewind_to (besides none and random)")
+def split_method(text: str) -> tuple[str, str]:
+    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
+    name, _, moment = text.partition("@")
+    return name, moment
+
+
+def parse_layer_sparsity(text: str) -> tuple[str, float]:
+    """``fc1=0.9`` as (``fc1``, 0.9)."""
+    name, _, number = text.rpartition("=")
+    try:
+        sparsity = float(number)
+    except ValueError:
+        sparsity = -1.0
+    if not name or not 0 <= sparsity < 1:
+        raise InputError(f"layer_sparsity: {text!r}; a layer and its sparsity in [0, 1) are needed, as fc1=0.9")
+    return name, sparsity
+
+
+def _nested(group: type, key: str, values: Any, source: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise InputError(f"{source}: {key} is {values!r}; a table of its settings is needed")
+    hints = get_type_hints(group)
+    for name in values:
+        choose(f"key in {source} [{key}]", name, [item.name for item in dataclasses.fields(group)])
+    return {name: _fitted(value, hints[name], f"{source}: {key}.{name}") for name, value in values.items()}
 
 
 def _fitted(value: Any, hint: Any, name: str) -> Any:
@@ -234,13 +291,6 @@ def _fitted(value: Any, hint: Any, name: str) -> Any:
     if type(value) is not kind:
         raise InputError(f"{name} is {value!r}; {_WORDS[kind]} is needed")
     return value
-
-
-def _check_some(name: str, values: tuple[Any, ...]) -> None:
-    if not values:
-        raise InputError(f"{name}: nothing given; at least one is needed")
-    if len(set(values)) < len(values):
-        raise InputError(f"{name}: {' '.join(map(str, values))}; each may stand there once")
 
 
 def _check_model(model: str) -> None:

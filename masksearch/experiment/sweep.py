@@ -1,6 +1,6 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,10 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import Data, load_data
 from masksearch.duration import Duration
 from masksearch.errors import InputError
-from masksearch.experiment.cells import Cell, grid
-from masksearch.experiment.dense import DenseNetwork, dense_network
+from masksearch.experiment.cells import AUTO, Cell, dense_training, grid
+from masksearch.experiment.dense import dense_folder, dense_network
 from masksearch.experiment.folder import is_done, locked
+from masksearch.experiment.given import given_weights
 from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.run_cell import run_cell
 from masksearch.experiment.settings import Settings
@@ -21,6 +22,8 @@ from masksearch.models import build_model
 from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training import steps_per_epoch
+from masksearch.training.slimming import Slimming
+from masksearch.trial import Budget, Problem
 
 __all__ = ["SweepResult", "read_sweep", "run_sweep"]
 
@@ -30,14 +33,25 @@ class SweepResult:
     """What a sweep left on disk."""
 
     path: Path  # runs/<name>
-    settings: dict[str, Any]
+    settings: list[dict[str, Any]]  # of its parts, one after the other
     machine: dict[str, str]
     cells: list[dict[str, Any]]  # metrics.json of every cell, in order of the grid
     folders: list[Path]  # theirs
+    dense: list[dict[str, Any]]  # metrics.json of the dense networks, with the seed of each
+
+    @property
+    def sweep(self) -> dict[str, Any]:
+        """What is compared, of the first part: all have the same data and the same network."""
+        return self.settings[0]["sweep"]
 
 
-def run_sweep(settings: Settings, watcher: Watcher | None = None) -> SweepResult:
+def run_sweep(settings: Settings | Sequence[Settings], watcher: Watcher | None = None) -> SweepResult:
     """Run a sweep, or what is left of it.
+
+    Parameters
+    ----------
+    settings : Settings or sequence of Settings
+        Several are the parts of one sweep, whose cells are compared with one another: same name, data and network.
 
     Raises
     ------
@@ -46,32 +60,62 @@ def run_sweep(settings: Settings, watcher: Watcher | None = None) -> SweepResult
         another process works in the same folder.
     """
     watcher = watcher or Watcher()
-    device = prepare(settings.run)
-    data = load_data(
-        settings.sweep.dataset,
-        settings.run.data_root,
-        download=settings.run.download,
-        search_images=settings.scoring.search_images,
-        train_images=settings.scoring.train_images,
-    )
-    cells = grid(settings)
-    space = _check(settings, data, cells)
-    path = Path(settings.run.runs) / settings.run.name
+    parts = [settings] if isinstance(settings, Settings) else list(settings)
+    _check_parts(parts)
+    device = prepare(parts[0].run)
+    stages = _stages(parts)
+    cells = [cell for stage in stages for cell in stage.cells]
+    path = Path(parts[0].run.runs) / parts[0].run.name
     with locked(path):
-        machine = describe_machine(device)
-        plan = {"settings": settings.as_dict(), "machine": machine, "cells": [cell.folder for cell in cells]}
+        networks = {dense_folder(cell): cell.seed for stage in stages for cell in [*stage.dense, *stage.cells]}
+        plan = {
+            "settings": [part.as_dict() for part in parts],
+            "machine": describe_machine(device),
+            "cells": [cell.folder for cell in cells],
+            "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
+        }
         write_json(path / "sweep.json", plan)
         to_do = [cell for cell in cells if not is_done(path / cell.folder)]
         watcher.sweep_begins(cells, to_do)
-        dense: dict[int, DenseNetwork] = {}
-        for cell in cells:
-            if cell not in to_do:
-                continue
-            if cell.seed not in dense:
-                watcher.dense_begins(cell.seed, settings.train.epochs)
-                dense = {cell.seed: dense_network(settings, data, cell.seed, _moments(cells), device, watcher.epoch)}
-            run_cell(cell, data, space, dense[cell.seed], path, device, watcher)
+        for stage in stages:
+            for folder in dict.fromkeys(map(dense_folder, [*stage.dense, *stage.cells])):
+                sharing = [cell for cell in stage.cells if dense_folder(cell) == folder]
+                waiting = [cell for cell in sharing if cell in to_do]
+                if not waiting and is_done(folder):
+                    continue
+                first = (sharing or [cell for cell in stage.dense if dense_folder(cell) == folder])[0]
+                watcher.dense_begins(first.seed, first.settings.train.epochs)
+                dense = dense_network(
+                    sharing or [first], stage.data, stage.space, _moments(sharing), device, watcher.epoch
+                )
+                for cell in waiting:
+                    run_cell(cell, stage.data, stage.space, dense, path, device, watcher)
     return read_sweep(path)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A part of a sweep, and what its cells have in common."""
+
+    cells: list[Cell]
+    dense: list[Cell]  # stand for the dense networks of all seeds: of no method
+    data: Data
+    space: NetworkSpace
+
+
+def _stages(parts: Sequence[Settings]) -> list[_Stage]:
+    """The parts, checked."""
+    loaded: dict[str, Data] = {}
+    stages = []
+    for part in parts:
+        wanted = repr((part.sweep.dataset, part.run, part.scoring))
+        if wanted not in loaded:
+            loaded[wanted] = _load(part)
+        cells = grid(part)
+        space = _check(part, loaded[wanted], cells)
+        dense = [Cell(part, "", 0.0, "0", seed) for seed in range(part.sweep.seeds)]
+        stages.append(_Stage(cells, dense, loaded[wanted], space))
+    return stages
 
 
 def read_sweep(path: Path) -> SweepResult:
@@ -87,21 +131,52 @@ def read_sweep(path: Path) -> SweepResult:
     plan = read_json(path / "sweep.json")
     done = [path / name for name in plan["cells"] if is_done(path / name)]
     cells = [read_json(folder / "metrics.json") for folder in done]
-    return SweepResult(path, plan["settings"], plan["machine"], cells, done)
+    dense = [
+        {"seed": seed, **read_json(Path(folder) / "metrics.json")}
+        for folder, seed in plan["dense"].items()
+        if is_done(Path(folder))
+    ]
+    return SweepResult(path, plan["settings"], plan["machine"], cells, done, dense)
+
+
+def _load(part: Settings) -> Data:
+    return load_data(
+        part.sweep.dataset,
+        part.run.data_root,
+        download=part.run.download,
+        search_images=part.scoring.search_images,
+        train_images=part.scoring.train_images,
+        val_images=part.scoring.val_images,
+    )
 
 
 def _moments(cells: Iterable[Cell]) -> set[str]:
     """Moments of the dense training whose weights some cell needs."""
-    cells = list(cells)
-    rewinds = {cell.settings.sweep.rewind_to for cell in cells} - {"none", "random"}
-    return {cell.find_at for cell in cells} | {str(Duration.parse(moment)) for moment in rewinds}
+    moments = set()
+    for cell in cells:
+        moments |= {cell.find_at} - {AUTO}
+        moments |= {cell.rewind_to} - {"none", "lr", "random"}
+        moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
+    return moments
+
+
+def _check_parts(parts: Sequence[Settings]) -> None:
+    first = parts[0]
+    for part in parts[1:]:
+        for name, one, other in (
+            ("name", first.run.name, part.run.name),
+            ("dataset", first.sweep.dataset, part.sweep.dataset),
+            ("model", first.sweep.model, part.sweep.model),
+        ):
+            if one != other:
+                raise InputError(f"{name}: {one} and {other} in parts of one sweep; they must be the same")
 
 
 def _check(settings: Settings, data: Data, cells: list[Cell]) -> NetworkSpace:
     """Check everything that can be known before the first epoch; return the space, which is the same for all seeds."""
     steps = steps_per_epoch(len(data.train), settings.train.batch_size)
     for moment in _moments(cells):
-        Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at or rewind_to")
+        Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
     smallest = int(data.train.labels.bincount(minlength=data.classes).min())
     sees_images = any(cell.method in CRITERIA and CRITERIA[cell.method].needs_batches for cell in cells)
     if sees_images and settings.scoring.images_per_class > smallest:
@@ -109,14 +184,33 @@ def _check(settings: Settings, data: Data, cells: list[Cell]) -> NetworkSpace:
             f"images_per_class: {settings.scoring.images_per_class}; the smallest class has {smallest} training images"
         )
     model = build_model(settings.sweep.model, data, seed=0)
+    if settings.sweep.dense != "auto":
+        for seed in range(settings.sweep.seeds):
+            given_weights(settings.sweep.dense.format(seed=seed), model)
     space: NetworkSpace
     if settings.sweep.granularity == "filter":
         space = filter_space(model, data.test.images[:1])
     else:
         space = weight_space(model, settings.scoring.layers)
     for cell in cells:
-        if settings.scoring.hold == "units":
-            space.count(cell.density)
-        else:
-            space.random(cell.density, on_empty="allow", hold=settings.scoring.hold, generator=torch_generator(0))
+        _check_density(cell, space)
+        Slimming(model, dense_training(settings, cell.schedule).bn_l1)  # raises if there is nothing to slim
     return space
+
+
+def _check_density(cell: Cell, space: NetworkSpace) -> None:
+    density, hold = cell.densities(space)[-1], cell.settings.scoring.hold
+    if hold == "units":
+        space.count(density)
+    else:
+        space.random(density, on_empty="allow", hold=hold, generator=torch_generator(0))
+    if cell.rounds > 1 and cell.learns:
+        raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
+    if cell.searches and not isinstance(density, float):
+        if cell.rounds > 1:
+            raise InputError(
+                f"rounds: {cell.rounds}; {cell.method} searches one density in later rounds, not one a layer"
+            )
+        cell.searcher().start(Problem(space, density, Budget(1), 0, on_empty=cell.settings.scoring.on_empty))
+    if cell.searches and cell.rounds > 1 and hold != "units":
+        raise InputError(f"hold: {hold}; in rounds {cell.method} searches densities in units")

@@ -31,8 +31,8 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
     command : sequence of str
         The command line that made it, if there was one.
     """
-    rows = summarise(result.cells)
-    sweep = result.settings["sweep"]
+    rows = summarise(result.cells, result.dense)
+    sweep = result.sweep
     title = f"{sweep['model']} on {sweep['dataset']}"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -51,7 +51,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
         cell = result.cells[result.folders.index(folder)]
         text = f"{name_of(cell['method'])}, {100 * cell['sparsity']:g} % sparse, seed {cell['seed']}"
         parts.append(_figure(trajectory_figure(folder, cell["method"], sweep["objective"]), text))
-    parts += ["<h2>Settings and versions</h2>", _settings({**result.settings, "machine": result.machine})]
+    parts += ["<h2>Settings and versions</h2>", _settings({**_merged(result.settings), "machine": result.machine})]
     if command:
         parts.append(f"<h2>Command</h2><pre>{escape(shlex.join(command))}</pre>")
     path = result.path / "report.html"
@@ -89,6 +89,17 @@ def _figure(figure: Figure, text: str) -> str:
         figure.savefig(sink, format="svg", metadata={"Date": None})
     svg = sink.getvalue()
     return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{escape(text)}</figcaption></figure>"
+
+
+def _merged(parts: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The settings of all parts as one: where they differ, all values, one after the other."""
+    merged: dict[str, dict[str, Any]] = {}
+    for group, values in parts[0].items():
+        merged[group] = {}
+        for name in values:
+            different = dict.fromkeys(_plain(part[group][name]) for part in parts)
+            merged[group][name] = " | ".join(different)
+    return merged
 
 
 def _settings(groups: Mapping[str, Mapping[str, Any]]) -> str:

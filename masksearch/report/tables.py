@@ -31,10 +31,11 @@ _OMITTED = ("found", "params", "scorings", "search s", "train s")
 
 def cells_of(row: SummaryRow) -> tuple[str, ...]:
     """The texts of a row, in order of ``COLUMNS``: test accuracies and the optimism gap in percent and points."""
-    method = name_of(row.method) + (f" (empties a layer: {row.emptied} of {row.trained.n})" if row.emptied else "")
+    method = name_of(row.method) + f" ({row.variant})" * bool(row.variant)
+    method += f" (empties a layer: {row.emptied} of {row.trained.n})" if row.emptied else ""
     return (
         method,
-        f"{100 * row.sparsity:g} %" if row.sparsity else "–",
+        f"{100 * row.sparsity:.4g} %" if row.sparsity else "–",
         row.find_at,
         row.untrained.text(100),
         row.trained.text(100),

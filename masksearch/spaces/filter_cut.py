@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from masksearch.errors import InputError
 from masksearch.spaces.filter_groups import Groups
 
-__all__ = ["check_shapes", "cut", "cut_tensors", "named_tensors", "with_tensors"]
+__all__ = ["check_shapes", "cut", "cut_tensors", "filled_tensors", "named_tensors", "with_tensors"]
 
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -41,6 +41,19 @@ def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> 
                     raise InputError(f"mask: keeps nothing of layer {name.rpartition('.')[0]!r}; at least 1 is needed")
                 small[name] = small[name].index_select(run.dim, keep.to(small[name].device))
     return small
+
+
+def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What :func:`cut_tensors` has cut, back at its old places in tensors of the old shapes, with zeros elsewhere."""
+    whole = dict(tensors)
+    for name, runs in groups.by_tensor.items():
+        if name in whole:
+            for run in runs:
+                keep = run.kept(bits).nonzero().flatten().to(whole[name].device)
+                shape = list(whole[name].shape)
+                shape[run.dim] = groups.shapes[name][run.dim]
+                whole[name] = whole[name].new_zeros(shape).index_copy(run.dim, keep, whole[name])
+    return whole
 
 
 def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:

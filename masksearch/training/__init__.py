@@ -6,6 +6,7 @@ from masksearch.training.feed import Images, steps_per_epoch
 from masksearch.training.learning_rate import learning_rate
 from masksearch.training.probe import Loss
 from masksearch.training.record import Best, EpochRow, Training
+from masksearch.training.remask import Remask
 from masksearch.training.settings import TrainSettings
 from masksearch.training.trainer import train
 
@@ -15,6 +16,7 @@ __all__ = [
     "Evaluation",
     "Images",
     "Loss",
+    "Remask",
     "TrainSettings",
     "Training",
     "crop_flip",

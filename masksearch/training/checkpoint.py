@@ -15,6 +15,7 @@ from masksearch.errors import InputError
 from masksearch.files import load_tree, save_tree
 from masksearch.training.optimizer import load_optimizer
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.remask import Remask
 
 __all__ = ["digest", "load_checkpoint", "save_checkpoint"]
 
@@ -31,7 +32,9 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
     return sha.hexdigest()[:16]
 
 
-def save_checkpoint(path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer) -> None:
+def save_checkpoint(
+    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: Remask | None
+) -> None:
     """Write everything that the rest of the training depends on. Random numbers derive from the seed: none is kept."""
     best = training.best
     tree = {
@@ -39,6 +42,7 @@ def save_checkpoint(path: Path, identity: dict[str, Any], training: Training, op
         "identity": identity,
         "model": copy_weights(training.model),
         "optimizer": optimizer.state_dict(),
+        "remask": None if remask is None else remask.state_dict(),
         "epochs": [asdict(row) for row in training.epochs],
         "snapshots": {str(moment): weights for moment, weights in training.snapshots.items()},
         "best": best and {"row": asdict(best.row), "weights": best.weights},
@@ -47,8 +51,10 @@ def save_checkpoint(path: Path, identity: dict[str, Any], training: Training, op
     save_tree(path, tree)
 
 
-def load_checkpoint(path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer) -> None:
-    """Put network, optimiser and record into the state that the file holds.
+def load_checkpoint(
+    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: Remask | None
+) -> None:
+    """Put network, optimiser, changing masks and record into the state that the file holds.
 
     Raises
     ------
@@ -66,6 +72,8 @@ def load_checkpoint(path: Path, identity: dict[str, Any], training: Training, op
             )
     training.model.load_state_dict(tree["model"])
     load_optimizer(optimizer, tree["optimizer"])
+    if remask is not None:
+        remask.load_state_dict(tree["remask"])
     training.epochs = [EpochRow(**row) for row in tree["epochs"]]
     training.snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
     if tree["best"]:

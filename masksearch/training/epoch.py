@@ -14,6 +14,8 @@ from masksearch.training.feed import Feed, batch_sizes
 from masksearch.training.masking import Masking
 from masksearch.training.probe import Loss
 from masksearch.training.randomness import seeded
+from masksearch.training.remask import Remask
+from masksearch.training.slimming import Slimming
 
 __all__ = ["EpochPass"]
 
@@ -26,7 +28,9 @@ class EpochPass:
     feed: Feed
     batch_size: int
     optimizer: Optimizer
+    slimming: Slimming
     masking: Masking
+    remask: Remask | None
     loss: Loss
     seed: int
     cropped: bool  # random crops and flips
@@ -41,11 +45,11 @@ class EpochPass:
         Parameters
         ----------
         epoch : int
-            0 for the first one.
+            Epochs of the schedule that are over: 0 for the first one.
         lr : float
             Learning rate of all its steps.
         after_step : callable
-            Gets the number of steps since the training's start after each one.
+            Gets the number of steps since the schedule's epoch 0 after each one.
         """
         n, device = len(self.feed), self.feed.device
         order = torch.randperm(n, generator=torch_generator(self.seed, "epoch", epoch, "order"))
@@ -64,8 +68,11 @@ class EpochPass:
                     loss = self.loss(outputs, labels)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                self.slimming()
                 self.optimizer.step()
                 self.masking()
+                if self.remask is not None and self.remask(step + 1):
+                    self.masking.change(self.remask.masks, self.optimizer)
                 losses.append(loss.detach().reshape(()))
                 if self.classifies:
                     guesses.append(outputs.detach().argmax(1))

@@ -18,20 +18,22 @@ def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[floa
     settings : TrainSettings
         Names the schedule and its numbers.
     epoch : int
-        Epochs that are over: 0 for the first one.
+        Epochs of the schedule that are over: 0 for the first one.
     val_losses : sequence of float
-        Validation losses after each of them; only ``plateau`` reads them.
+        Validation losses of the epochs that are over, since the training began; only ``plateau`` reads them.
 
     Notes
     -----
     ``multistep`` is lr x factor^(milestones reached). ``cosine`` is lr x (1 + cos(pi x epoch / epochs)) / 2 (Loshchilov
     and Hutter 2017, equation 5: one cycle down to 0). ``plateau`` multiplies by factor whenever the loss has failed to
-    fall for more than ``patience`` epochs in a row.
+    fall for more than ``patience`` epochs in a row. Epochs beyond ``settings.epochs`` keep the rate of the last one;
+    ``plateau``, which knows no end, goes on.
     """
+    scheduled = max(0, min(epoch, settings.epochs - 1))
     if settings.lr_schedule == "multistep":
-        return settings.lr * settings.factor ** sum(epoch >= milestone for milestone in settings.milestones)
+        return settings.lr * settings.factor ** sum(scheduled >= milestone for milestone in settings.milestones)
     if settings.lr_schedule == "cosine":
-        return settings.lr * (1 + cos(pi * epoch / settings.epochs)) / 2
+        return settings.lr * (1 + cos(pi * scheduled / max(1, settings.epochs))) / 2
     if settings.lr_schedule == "plateau":
         return settings.lr * settings.factor ** _falls(val_losses[:epoch], settings.patience)
     return settings.lr

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from masksearch.errors import InputError
 
@@ -36,6 +37,7 @@ class Masking:
                     f"masks: {name!r} is {keep.dtype} {tuple(keep.shape)}; "
                     f"torch.bool {tuple(parameters[name].shape)} is needed"
                 )
+        self._names = list(masks)
         self._parameters: list[Tensor] = [parameters[name] for name in masks]
         self._factors = [
             torch.empty_like(parameter).copy_(keep)  # strides of the parameter: multiplied side by side
@@ -50,3 +52,19 @@ class Masking:
         """Zero the pruned weights again, all parameters in one call."""
         if self._parameters:
             torch._foreach_mul_(self._parameters, self._factors)
+
+    @torch.no_grad()
+    def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        """Go over to other masks of the same parameters. What is dropped becomes zero, what is regrown begins there.
+
+        What ``optimizer`` remembers of either (momentum, moments) is forgotten: while a weight was pruned, it gathered
+        gradients of steps that were never made.
+        """
+        for name, parameter, factor in zip(self._names, self._parameters, self._factors, strict=True):
+            keep = masks[name].to(parameter.device)
+            changed = (factor != 0) ^ keep
+            parameter.masked_fill_(changed, 0)
+            for entry, value in optimizer.state.get(parameter, {}).items():
+                if entry != "step" and isinstance(value, Tensor) and value.shape == parameter.shape:
+                    value.masked_fill_(changed, 0)
+            factor.copy_(keep)

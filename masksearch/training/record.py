@@ -22,7 +22,7 @@ def copy_weights(model: nn.Module) -> Weights:
 class EpochRow:
     """One epoch of a training."""
 
-    epoch: int  # 1 for the first one
+    epoch: int  # of the learning-rate schedule: 1 for the first one
     train_loss: float  # mean over the epoch's images, each as it was seen: augmented, in train mode, smoothed
     train_accuracy: float | None  # the same; None where outputs aren't logits
     val_loss: float | None  # in eval mode, without label smoothing; None without a validation split
@@ -67,7 +67,7 @@ class Training:
         In order.
     snapshots : dict of Duration -> weights
         The weights at the moments asked for, masked like the network. Moments that a training which ended early has
-        not reached are missing, and ``end`` is where it ended.
+        not reached are missing, ``end`` is where it ended, and the best by a moment is the best so far.
     best : Best or None
         None without a validation split or without an epoch that ended in finite losses.
     stopped : bool
@@ -86,5 +86,5 @@ class Training:
         return bool(self.epochs) and not self.epochs[-1].finite
 
     def over(self, epochs: int) -> bool:
-        """Whether nothing is left to do of a training of so many epochs."""
+        """Whether nothing is left to do of a training that makes so many epochs."""
         return len(self.epochs) >= epochs or self.stopped or self.diverged

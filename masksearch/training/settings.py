@@ -32,6 +32,8 @@ class TrainSettings:
     """Nesterov's momentum, for SGD."""
     weight_decay: float = 1e-4
     """L2 penalty on every parameter (decoupled from the gradient in AdamW)."""
+    bn_l1: float = 0.0
+    """L1 penalty on every BatchNorm scale (network slimming, Liu et al. 2017: 1e-4 for VGG, 1e-5 for ResNet)."""
     lr_schedule: LrSchedule = "constant"
     """How the learning rate changes from epoch to epoch."""
     milestones: tuple[int, ...] = ()
@@ -60,6 +62,7 @@ class TrainSettings:
         _need("lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0")
         _need("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         _need("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "a finite number, 0 or more")
+        _need("bn_l1", self.bn_l1, 0 <= self.bn_l1 < float("inf"), "a finite number, 0 or more")
         _need("factor", self.factor, 0 < self.factor < 1, "in (0, 1)")
         _need("patience", self.patience, self.patience >= 0, "0 or more")
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")

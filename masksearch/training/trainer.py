@@ -18,10 +18,13 @@ from masksearch.training.evaluation import evaluate_feed
 from masksearch.training.feed import Feed, Images, steps_per_epoch
 from masksearch.training.learning_rate import learning_rate
 from masksearch.training.masking import Masking
+from masksearch.training.moments import Moments
 from masksearch.training.optimizer import build_optimizer
 from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.remask import Remask
 from masksearch.training.settings import TrainSettings
+from masksearch.training.slimming import Slimming
 
 __all__ = ["train"]
 
@@ -37,6 +40,9 @@ def train(
     *,
     val: Images | None = None,
     masks: Mapping[str, Tensor] | None = None,
+    remask: Remask | None = None,
+    begin: int = 0,
+    until: int | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     augment: bool = False,
@@ -63,6 +69,14 @@ def train(
         Evaluated after every epoch; ``best`` and the plateau lr_schedule need it.
     masks : mapping, optional
         Parameter name -> bool tensor of its shape, True = kept. What is pruned is exactly zero from the start.
+    remask : Remask, optional
+        Masks that change during the training, instead of ``masks``. It must be as new where a training is resumed.
+    begin : int
+        Epochs of the schedule that are over: learning rates, random numbers and the rows' numbers go on from there.
+        The optimiser's state, and what ``plateau`` and ``best`` look at, begin anew.
+    until : int, optional
+        Epoch after which the training ends; ``settings.epochs`` if left out. Epochs beyond those keep the learning
+        rate of the last one (``plateau`` goes on).
     seed : int
         Of everything random.
     device : torch.device or str
@@ -72,7 +86,8 @@ def train(
     loss : callable, optional
         Any outputs and labels (b,) -> mean loss, a scalar tensor. Cross-entropy if left out.
     snapshots : sequence of Duration
-        Moments at which to keep the weights.
+        Moments at which to keep the weights, counted from epoch 0 of the schedule; none before ``begin``. ``end`` is
+        the end of this training, and ``best`` the best of its epochs.
     checkpoint : str or Path, optional
         A file that is written after epochs, at most every few seconds, and at the end. If it is there already, the
         training continues from it; one that is over returns at once.
@@ -91,7 +106,10 @@ def train(
         Before any work, for data, outputs, masks, moments or a checkpoint that don't fit.
     """
     device = torch.device(device)
-    _check_request(split, settings, val, loss, snapshots)
+    until = settings.epochs if until is None else until
+    _check_request(settings, val, loss, masks, remask, begin, until)
+    steps = steps_per_epoch(len(split.images), settings.batch_size)
+    moments = Moments(snapshots, steps, begin, until, val is not None)
     model.to(device)
     seen = probe(model, split, device, loss, "train")
     if val is not None:
@@ -100,7 +118,9 @@ def train(
         raise InputError(
             f"model: {type(model).__name__} has no parameter that wants a gradient; at least one is needed"
         )
-    masking = Masking(model, masks or {})
+    slimming = Slimming(model, settings.bn_l1)
+    masks = (masks or {}) if remask is None else remask.masks
+    masking = Masking(model, masks)
     optimizer = build_optimizer(model.parameters(), settings, device)
     training = Training(model)
     cropped = augment if settings.augment == "auto" else settings.augment == "crop_flip"
@@ -113,11 +133,16 @@ def train(
             "augment": cropped,
             "images": len(split.images),
             "snapshots": sorted(map(str, snapshots)),
-            "masks": digest(masks or {}),
+            "begin": begin,
+            "until": until,
+            "masks": digest(masks),
+            "remask": None if remask is None else type(remask).__name__,
             "starting weights": digest(model.state_dict()),
         }
         if path.exists():
-            load_checkpoint(path, identity, training, optimizer)
+            load_checkpoint(path, identity, training, optimizer, remask)
+            if remask is not None:
+                masking = Masking(model, remask.masks)
             if on_epoch:
                 for row in training.epochs:
                     on_epoch(row)
@@ -129,30 +154,24 @@ def train(
         feed=feed,
         batch_size=settings.batch_size,
         optimizer=optimizer,
+        slimming=slimming,
         masking=masking,
+        remask=remask,
         loss=loss or partial(cross_entropy, label_smoothing=settings.label_smoothing),
         seed=seed,
         cropped=cropped,
         bfloat16=settings.precision == "bfloat16",
         classifies=seen.classifies,
     )
-    steps = steps_per_epoch(len(feed), settings.batch_size)
-    due = {moment: moment.steps(steps, settings.epochs) for moment in snapshots}
-
-    def snap(step: int) -> None:
-        now = [moment for moment, at in due.items() if at == step]
-        if now:
-            weights = copy_weights(model)
-            training.snapshots |= dict.fromkeys(now, weights)
-
+    after_step = partial(moments.after_step, training)
     saved = monotonic()
     with mode_kept(model):
         if not training.epochs:
-            snap(0)
-        while not training.over(settings.epochs):
-            began, epoch = monotonic(), len(training.epochs)
+            after_step(begin * steps)
+        while not training.over(until - begin):
+            began, epoch = monotonic(), begin + len(training.epochs)
             lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
-            train_loss, train_accuracy = epochs.run(epoch, lr, snap)
+            train_loss, train_accuracy = epochs.run(epoch, lr, after_step)
             scored = None
             if val_feed is not None:
                 scored = evaluate_feed(model, val_feed, loss or cross_entropy, seen.classifies)
@@ -168,25 +187,31 @@ def train(
             training.epochs.append(row)
             if scored and row.finite and (training.best is None or row.better_than(training.best.row)):
                 training.best = Best(row, copy_weights(model))
-            if path and (training.over(settings.epochs) or monotonic() - saved >= CHECKPOINT_SECONDS):
-                save_checkpoint(path, identity, training, optimizer)
+            moments.after_epoch(training, row.epoch)
+            if path and (training.over(until - begin) or monotonic() - saved >= CHECKPOINT_SECONDS):
+                save_checkpoint(path, identity, training, optimizer, remask)
                 saved = monotonic()
             if on_epoch and on_epoch(row):
                 training.stopped = True
                 if path:
-                    save_checkpoint(path, identity, training, optimizer)
-    for moment in due:
-        if moment.unit == "end" and moment not in training.snapshots:  # ended before its time
-            training.snapshots[moment] = copy_weights(model)
+                    save_checkpoint(path, identity, training, optimizer, remask)
+    moments.at_end(training)
     return training
 
 
 def _check_request(
-    split: Images, settings: TrainSettings, val: Images | None, loss: Loss | None, snapshots: Sequence[Duration]
+    settings: TrainSettings,
+    val: Images | None,
+    loss: Loss | None,
+    masks: Mapping[str, Tensor] | None,
+    remask: Remask | None,
+    begin: int,
+    until: int,
 ) -> None:
-    steps = steps_per_epoch(len(split.images), settings.batch_size)
-    for moment in snapshots:
-        moment.check_within(steps, settings.epochs, "snapshots")
+    if not 0 <= begin <= until:
+        raise InputError(f"begin: {begin}; allowed is 0 to {until}, the epoch at which the training ends")
+    if remask is not None and masks is not None:
+        raise InputError("remask: brings masks of its own; leave masks out")
     if settings.lr_schedule == "plateau" and val is None:
         raise InputError("lr_schedule: plateau watches the validation loss; pass val, or another schedule")
     if settings.label_smoothing and loss is not None:

@@ -44,6 +44,15 @@ def test_cosine():
         scheduler.step()
 
 
+@pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
+def test_epochs_beyond_the_last_keep_its_rate(schedule):
+    settings = TrainSettings(epochs=30, lr=0.2, lr_schedule=schedule, milestones=(10, 30))
+    last = learning_rate(settings, 29)
+    assert {learning_rate(settings, epoch) for epoch in range(29, 60)} == {last}
+    assert last > 0
+    assert learning_rate(TrainSettings(epochs=0, lr=0.2, lr_schedule=schedule, milestones=(1,)), 5) == 0.2
+
+
 @pytest.mark.parametrize("patience", [0, 1, 3])
 @pytest.mark.parametrize("seed", range(5))
 def test_plateau_is_torch_s(patience, seed):
@@ -71,6 +80,8 @@ def test_plateau_is_torch_s(patience, seed):
         ({"lr": math.inf}, "lr: inf"),
         ({"momentum": 1}, "momentum: 1"),
         ({"weight_decay": -1e-4}, "weight_decay: -0.0001"),
+        ({"bn_l1": -1e-4}, "bn_l1: -0.0001; allowed is a finite number, 0 or more"),
+        ({"bn_l1": math.inf}, "bn_l1: inf"),
         ({"factor": 1}, "factor: 1"),
         ({"patience": -1}, "patience: -1"),
         ({"label_smoothing": 1}, "label_smoothing: 1"),

@@ -12,16 +12,27 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from training_cases import (
+    OPTIMIZERS,
+    SETTINGS,
+    for_optimizer,
+    interrupted_and_resumed,
+    make_masks,
+    make_model,
+    make_split,
+    same,
+    settings,
+    state,
+    without_seconds,
+)
 
 from masksearch.duration import Duration
 from masksearch.errors import InputError
-from masksearch.training import TrainSettings, evaluate, steps_per_epoch, train, trainer
+from masksearch.training import evaluate, steps_per_epoch, train
 from masksearch.training.checkpoint import digest
 from masksearch.training.feed import batch_sizes
 
-OPTIMIZERS = {"sgd": 0.05, "adam": 0.003, "adamw": 0.003, "adadelta": 1.0}
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
-SETTINGS = TrainSettings(epochs=3, batch_size=32, lr=0.05, nesterov=True, weight_decay=1e-2)
 
 
 @pytest.fixture(autouse=True)
@@ -30,58 +41,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def make_split(n=150, channels=1, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    centres = torch.randn(10, channels, 8, 8, generator=torch.Generator().manual_seed(99))
-    labels = torch.randint(0, 10, (n,), generator=g)
-    return SimpleNamespace(images=centres[labels] + torch.randn(n, channels, 8, 8, generator=g), labels=labels)
-
-
-def make_model(seed=0, dropout=0.3):
-    """A small convolutional network with everything that has a state or draws random numbers."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(1, 6, 3),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Flatten(),
-            nn.Linear(216, 16),
-            nn.ReLU(),
-            nn.Linear(16, 10),
-        )
-
-
-def make_masks(model, density=0.3):
-    g = torch.Generator().manual_seed(5)
-    return {
-        name: torch.rand(parameter.shape, generator=g) < density
-        for name, parameter in model.named_parameters()
-        if parameter.ndim > 1
-    }
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def state(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def without_seconds(rows):
-    return [{name: value for name, value in vars(row).items() if name != "seconds"} for row in rows]
-
-
-def settings(**changes):
-    return TrainSettings(**(vars(SETTINGS) | changes))
-
-
-def for_optimizer(optimizer, **changes):
-    return settings(optimizer=optimizer, lr=OPTIMIZERS[optimizer], nesterov=optimizer == "sgd", **changes)
 
 
 @pytest.fixture(scope="module")
@@ -120,28 +79,6 @@ def test_masked_network_trains_like_one_without_the_pruned_weights(split):
     train(masked, split, SETTINGS, masks={"1.weight": kept.expand(10, -1)})
     train(small, SimpleNamespace(images=columns, labels=split.labels), SETTINGS)
     torch.testing.assert_close(masked[1].weight[:, kept], small[1].weight, rtol=1e-4, atol=1e-6)
-
-
-class InterruptionError(Exception):
-    pass
-
-
-def interrupted_and_resumed(path, split, val, chosen, *, after=1, monkeypatch, build=make_model, **more):
-    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-
-    def stop(row):
-        if row.epoch == after:
-            raise InterruptionError
-
-    with pytest.raises(InterruptionError):
-        train(build(), split, chosen, val=val, checkpoint=path, on_epoch=stop, **more)
-    seen = []
-    torch.manual_seed(1234)  # another global state than before the interruption
-    training = train(
-        build(), split, chosen, val=val, checkpoint=path, on_epoch=lambda row: seen.append(row.epoch), **more
-    )
-    assert seen == list(range(1, chosen.epochs + 1))
-    return training
 
 
 @pytest.mark.parametrize(("optimizer", "schedule"), [*itertools.product(OPTIMIZERS, SCHEDULES)])

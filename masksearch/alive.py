@@ -1,0 +1,101 @@
+"""A later round of pruning as a search of its own: over the units that earlier rounds have left, and no others."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.move import Move
+from masksearch.space import MaskSpace
+from masksearch.trial import Proposal, Score
+
+__all__ = ["AliveScorer", "AliveSpace"]
+
+
+class AliveSpace(MaskSpace):
+    """The masks of another space that keep nothing that ``alive`` has pruned.
+
+    Its units are the alive ones, in their old order, in layers of their old names; a layer of which nothing is alive is
+    no layer of it. Units count alike: only a density held in units can be asked for.
+    """
+
+    def __init__(self, alive: Mask) -> None:
+        self.alive = alive
+        self.units = alive.bits.nonzero().flatten().numpy()  # int64 (n_units,): numbers in the space of ``alive``
+        kept = alive.kept_per_layer()
+        sizes = [(layer.name, layer.shape, kept[layer.name]) for layer in alive.space.layers if kept[layer.name]]
+        super().__init__(sizes, alive.space.granularity)
+
+    def density(self, of_all: float) -> float:
+        """The density here of masks that keep the share ``of_all`` of all units.
+
+        Raises
+        ------
+        InputError
+            If that is more than is alive.
+        """
+        wanted = round(of_all * self.alive.space.n_units)
+        if wanted > self.n_units:
+            raise InputError(f"density: {of_all} keeps {wanted} units, and only {self.n_units} are alive")
+        return wanted / self.n_units
+
+    def reduced(self, per_unit: Tensor) -> Tensor:
+        """What belongs to the alive units of a tensor (all units,): (n_units,)."""
+        return per_unit[torch.from_numpy(self.units)]
+
+    def lifted(self, mask: Mask) -> Mask:
+        """The mask of all units that a mask of the alive ones stands for."""
+        bits = torch.zeros(self.alive.space.n_units, dtype=torch.bool)
+        bits[torch.from_numpy(self.units)] = mask.bits
+        return Mask(self.alive.space, bits)
+
+    def lifted_move(self, move: Move) -> Move:
+        """The same move in numbers of all units."""
+        return Move(self.units[move.dropped], self.units[move.regrown])
+
+
+class _Scorer(Protocol):
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]: ...
+    def refresh(self) -> None: ...
+    @property
+    def refresh_every(self) -> int: ...
+
+
+class AliveScorer:
+    """Lets a scorer of all units score masks of the alive ones. Moves stay moves, so that its faster paths work."""
+
+    def __init__(self, scorer: _Scorer, space: AliveSpace) -> None:
+        self._scorer, self._space = scorer, space
+        self._lifted: dict[int, tuple[Mask, Mask]] = {}  # by identity of the small mask: it and its large one
+
+    @property
+    def refresh_every(self) -> int:
+        """As the scorer says."""
+        return self._scorer.refresh_every
+
+    def refresh(self) -> None:
+        """Drop what the scorer carries over."""
+        self._scorer.refresh()
+
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """One score per proposal, in order."""
+        return self._scorer.score([self._lift(proposal) for proposal in proposals])
+
+    def _lift(self, proposal: Proposal) -> Proposal:
+        base = self._large(proposal.base)
+        if proposal.mask is proposal.base:
+            self._lifted = {id(proposal.base): (proposal.base, base)}
+            return Proposal.of(base)
+        lifted = Proposal.moving(base, self._space.lifted_move(proposal.move), proposal.threshold)
+        # A search goes on from a mask that it has proposed: that one, and the base, are all it can come back to.
+        self._lifted = {id(proposal.base): (proposal.base, base), id(proposal.mask): (proposal.mask, lifted.mask)}
+        return lifted
+
+    def _large(self, mask: Mask) -> Mask:
+        known = self._lifted.get(id(mask))
+        if known is not None and known[0] is mask:
+            return known[1]
+        return self._space.lifted(mask)

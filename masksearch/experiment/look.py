@@ -1,0 +1,110 @@
+"""A look at a round that is over: its mask at all moments that are published, and what the smaller network costs."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from masksearch.data import Data
+from masksearch.experiment.cells import Cell
+from masksearch.experiment.costs import costs, latencies, layer_costs
+from masksearch.experiment.dense import DenseNetwork
+from masksearch.experiment.find import Found, gaps
+from masksearch.mask import Mask
+from masksearch.rounds import Round, draw_ticket
+from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.training import Training, evaluate
+from masksearch.training.record import Weights
+
+__all__ = ["PRICES", "Looker"]
+
+PRICES = ("cost", "layers", "seconds")
+"""What :meth:`Looker.costs` tells."""
+
+
+@dataclass(frozen=True)
+class Looker:
+    """Looks at rounds of one cell."""
+
+    cell: Cell
+    build: Callable[[], nn.Module]
+    space: NetworkSpace
+    data: Data
+    dense: DenseNetwork
+    device: torch.device
+
+    def row(self, round_: Round, found: Found) -> dict[str, Any]:
+        """The round's mask, scores and accuracies.
+
+        Test accuracy and loss under the mask: ``found`` at the weights that it was found at, which are those of the
+        last round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
+        weights of the dense network by validation ("@w0"); ``trained`` after the last epoch.
+        """
+        moments = {
+            "found": round_.found_at,
+            "untrained": round_.rewound,
+            "best_dense": self.dense.weights["best"],
+            "trained": round_.trained,
+        }
+        seen: dict[int, dict[str, Any]] = {}  # by identity: some moments are the same
+        for weights in moments.values():
+            if id(weights) not in seen:
+                seen[id(weights)] = self._accuracy(round_.mask, weights)
+        model = self.build()
+        model.load_state_dict(round_.found_at)
+        scored = gaps(self.cell, model.to(self.device), self.space, round_.mask, self.data)
+        row: dict[str, Any] = {
+            "number": round_.number,
+            "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **scored},
+            **{name: dict(seen[id(weights)]) for name, weights in moments.items()},
+            "mask": _describe(round_.mask),
+            "epochs": [asdict(epoch) for epoch in round_.training.epochs] if round_.training else [],
+        }
+        row["trained"] |= _end_of(round_.training)
+        return row
+
+    def costs(self, network: nn.Module, round_: Round, found: Found) -> dict[str, Any]:
+        """What the trained ``network`` costs, in whole and per layer, and every time that was measured."""
+        pruned = isinstance(self.space, FilterSpace) and not round_.mask.empty_layers()
+        masks = {} if pruned else self.space.parameter_masks(round_.mask)
+        example, full = self.data.test.images[:1].to(self.device), self.build().to(self.device)
+        began = perf_counter()
+        evaluate(network, self.data.test, device=self.device)
+        return {
+            "cost": costs(network, masks, example),
+            "layers": layer_costs(network, masks, full, example),
+            "seconds": {
+                "search": found.seconds,
+                "retrain": sum(row.seconds for row in round_.training.epochs) if round_.training else 0.0,
+                "test": perf_counter() - began,
+                **latencies(copy.deepcopy(network), full, example),
+            },
+        }
+
+    def _accuracy(self, mask: Mask, weights: Weights) -> dict[str, Any]:
+        ticket = draw_ticket(self.build(), self.space, mask, weights)
+        seen = evaluate(ticket.network, self.data.test, device=self.device)
+        return {"test_accuracy": seen.accuracy, "test_loss": seen.loss}
+
+
+def _end_of(training: Training | None) -> dict[str, Any]:
+    return {
+        "val_accuracy": training.epochs[-1].val_accuracy if training and training.epochs else None,
+        "best_val_epoch": training.best.epoch if training and training.best else None,
+        "diverged": bool(training and training.diverged),
+    }
+
+
+def _describe(mask: Mask) -> dict[str, Any]:
+    return {
+        "granularity": mask.space.granularity,
+        "n_units": mask.space.n_units,
+        "kept": mask.n_kept,
+        "density": mask.density,
+        "densities": mask.densities(),
+        "empty_layers": mask.empty_layers(),
+    }

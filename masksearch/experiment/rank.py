@@ -1,0 +1,64 @@
+"""A cell's criterion at the weights that a network has now."""
+
+import torch
+from torch import nn
+
+from masksearch.criteria import CRITERIA, balanced_batch, select
+from masksearch.data import Data
+from masksearch.experiment.cells import Cell
+from masksearch.mask import Mask
+from masksearch.seeds import torch_generator
+from masksearch.space import Density
+from masksearch.spaces import NetworkSpace
+from masksearch.training.record import Weights
+
+__all__ = ["criterion_mask", "rank_units"]
+
+
+def criterion_mask(
+    cell: Cell,
+    model: nn.Module,
+    space: NetworkSpace,
+    data: Data,
+    initial: Weights,
+    device: torch.device,
+    density: Density,
+    alive: Mask | None = None,
+) -> Mask:
+    """The mask of a cell's criterion at some density, within what is alive."""
+    scoring = cell.settings.scoring
+    # One stream per seed, not per method: random masks and ties are paired over sparsities and with other sweeps.
+    generator = torch_generator(cell.seed, "criterion", cell.method)
+    batches = []
+    if CRITERIA[cell.method].needs_batches:
+        images = torch_generator(cell.seed, "criterion", "images")
+        batches = [balanced_batch(data.train, scoring.images_per_class, images)]
+    return select(
+        cell.method,
+        model,
+        space,
+        batches,
+        density,
+        scope=scoring.scope,
+        generator=generator,
+        initial={name: tensor.to(device) for name, tensor in initial.items()},
+        on_empty=scoring.on_empty,
+        hold=scoring.hold,
+        alive=alive,
+    )
+
+
+def rank_units(
+    cell: Cell, model: nn.Module, space: NetworkSpace, data: Data, initial: Weights, device: torch.device
+) -> Mask | None:
+    """The mask at the cell's density; None where ties alone would decide it.
+
+    All units of every layer are worth the same then. So it is before the first step for BatchNorm scales, all of which start at one value.
+    """
+    row = CRITERIA[cell.method]
+    if not row.needs_batches and not row.draws:
+        at_start = {name: tensor.to(device) for name, tensor in initial.items()}
+        saliency = row.saliency(model, space, [], initial=at_start, alive=None)
+        if all(saliency[layer.slice].min() == saliency[layer.slice].max() for layer in space.layers):
+            return None
+    return criterion_mask(cell, model, space, data, initial, device, cell.densities(space)[-1])

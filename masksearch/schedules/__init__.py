@@ -1,0 +1,74 @@
+"""Schedules: how density falls over rounds of pruning and training, or within a training, and their table."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from masksearch.errors import InputError
+from masksearch.schedules.early_bird import EarlyBird, mask_distances
+from masksearch.table import Table
+
+__all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densities"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A row of the table: what a schedule does, and what holds unless its user says otherwise."""
+
+    about: str
+    rounds: int = 1  # of pruning and training; 1: the schedule has no rounds to choose
+    rewind_to: str = "0"  # weights that every round's training starts from
+    epochs: int | None = None  # of every round's training; None: as many as the dense training
+    trains_between: bool = True  # rounds are followed by a training each, not only the last one
+    changes: Literal["ramp", "set", "rigl"] | None = None  # how the mask changes within the training
+    detects: bool = False  # the mask is found when it no longer changes from epoch to epoch
+    bn_l1: float = 0.0  # L1 term on BatchNorm scales of the dense training, where its settings have none
+
+
+SCHEDULES: Table[Schedule] = Table(
+    "schedule",
+    {
+        "one_shot": Schedule("prune once, retrain"),
+        "iterative": Schedule(
+            "rounds that prune an equal share of what is alive and train on (Han et al. 2015)", 4, rewind_to="none"
+        ),
+        "lottery_ticket": Schedule("rounds of the same, each rewound (Frankle & Carbin 2019)", 4),
+        "prune_finetune": Schedule(
+            "rounds of the same, a few epochs of fine-tuning after each (Li et al. 2017)", 3, rewind_to="none", epochs=4
+        ),
+        "multi_shot": Schedule(
+            "rounds of ranking and pruning alone, then training (Tanaka et al. 2020)", 10, trains_between=False
+        ),
+        "gradual": Schedule("sparsity rises along a cubic during the training (Zhu & Gupta 2017)", changes="ramp"),
+        "set": Schedule("drop by magnitude, regrow at random during the training (Mocanu et al. 2018)", changes="set"),
+        "rigl": Schedule(
+            "drop by magnitude, regrow by gradient during the training (Evci et al. 2020)", changes="rigl"
+        ),
+        "early_bird": Schedule(
+            "draw the ticket once it stops changing from epoch to epoch (You et al. 2020)",
+            rewind_to="none",
+            detects=True,
+        ),
+        "network_slimming": Schedule(
+            "dense training with an L1 term on BatchNorm scales, prune, fine-tune (Liu et al. 2017)",
+            rewind_to="none",
+            bn_l1=1e-4,
+        ),
+    },
+)
+
+
+def round_densities(density: float, rounds: int) -> list[float]:
+    """Densities after each of the rounds: density ** (r / rounds), so that every round prunes the same share.
+
+    That share, of what is still alive, is 1 - density ** (1 / rounds).
+
+    Raises
+    ------
+    InputError
+        For fewer than one round, or a density outside (0, 1].
+    """
+    if rounds < 1:
+        raise InputError(f"rounds: {rounds}; at least 1 is needed")
+    if not 0 < density <= 1:
+        raise InputError(f"density: {density}; it must lie in (0, 1]")
+    return [*(density ** (r / rounds) for r in range(1, rounds)), density]

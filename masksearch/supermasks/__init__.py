@@ -1,0 +1,186 @@
+"""Learned supermasks: masks under which a network works whose weights are never trained.
+
+Methods of their own kind, and the ceiling to compare a search with: a search and a criterion look at scores of masks or
+at one saliency, these see the loss's gradient for every weight at every step, over epochs of the training images.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.seeds import torch_generator
+from masksearch.space import Density, OnEmpty, Scope
+from masksearch.spaces import NetworkSpace
+from masksearch.supermasks.methods import constant, draw_edge_popup, draw_zhou, kaiming
+from masksearch.supermasks.network import ScoredNetwork, frozen_weights, rescale
+from masksearch.supermasks.settings import SupermaskSettings
+from masksearch.table import Table
+from masksearch.training import EpochRow, Images, TrainSettings, train
+from masksearch.training.settings import LrSchedule
+
+__all__ = ["SUPERMASKS", "Supermask", "SupermaskSettings", "learn", "rescaled"]
+
+
+@dataclass(frozen=True)
+class Supermask:
+    """A row of the table: what scores are, and the published settings of the SGD that learns them."""
+
+    start: Callable[[Tensor, torch.Generator], Tensor]  # weight -> its scores before the first step
+    draw: Callable[[Tensor, int], Tensor]  # scores (n,), ones -> 0/1 mask (n,) with a gradient for the scores
+    rank: Callable[[Tensor], Tensor]  # scores -> saliency
+    about: str
+    source: str
+    lr: float
+    weight_decay: float
+    lr_schedule: LrSchedule
+    power: float  # weights of a layer times (all / kept) ** power, where settings.rescale is on
+    momentum: float = 0.9
+
+
+SUPERMASKS: Table[Supermask] = Table(
+    "supermask",
+    {
+        "edge_popup": Supermask(
+            kaiming,
+            draw_edge_popup,
+            torch.abs,
+            about="the largest |score|, straight-through",
+            source="Ramanujan et al. 2020",
+            lr=0.1,
+            weight_decay=5e-4,
+            lr_schedule="cosine",
+            power=0.5,  # section 4.5, scaled Kaiming: the variance of a layer's outputs stays that of the dense one
+        ),
+        "zhou": Supermask(
+            constant,
+            draw_zhou,
+            torch.Tensor.detach,
+            about="Bernoulli(sigmoid(score)), straight-through",
+            source="Zhou et al. 2019",
+            lr=100.0,
+            weight_decay=0.0,
+            lr_schedule="constant",
+            power=1.0,  # section 5, dynamic weight rescaling
+        ),
+    },
+)
+
+_DEFAULTS = SupermaskSettings()
+
+
+def learn(
+    name: str,
+    model: nn.Module,
+    space: NetworkSpace,
+    split: Images,
+    density: Density,
+    *,
+    settings: SupermaskSettings = _DEFAULTS,
+    scope: Scope = "layerwise",
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    augment: bool = False,
+    on_empty: OnEmpty = "allow",
+    generator: torch.Generator | None = None,
+    checkpoint: str | Path | None = None,
+    on_epoch: Callable[[EpochRow], bool | None] | None = None,
+) -> Mask:
+    """Learn a mask for the weights that ``model`` has; they, and everything else in it, stay as they are.
+
+    A copy of the network is trained with cross-entropy, in which scores are the only parameters: biases and
+    normalisations are frozen too. Every forward pass has the density asked for, and so has the mask.
+
+    Parameters
+    ----------
+    name : str
+        A row of ``SUPERMASKS``.
+    space : NetworkSpace
+        A weight space of ``model``.
+    split : Images
+        What is learned from: ``.images`` float (n, c, h, w) and ``.labels`` int64 (n,).
+    density : float or mapping
+        Kept / all weights, or one for each layer.
+    settings : SupermaskSettings
+        How long and how fast.
+    scope : {"layerwise", "erk", "global"}
+        How a density is spread over layers. Layerwise is the published one; ``global`` ranks the scores of all layers
+        together, at every step and in the end, though edge-popup's scores start larger where the fan-in is small.
+    seed : int
+        Of the scores, the order of the images, augmentation and drawn masks.
+    device, augment, checkpoint, on_epoch
+        As in :func:`masksearch.training.train`; ``on_epoch`` returning True ends the learning there.
+    on_empty : {"raise", "allow", "keep_one"}
+        About the mask in the end; before that a layer may be empty.
+    generator : torch.Generator, optional
+        Breaks ties in the end, of scores that never got a gradient.
+
+    Raises
+    ------
+    InputError
+        For other granularities, what :func:`masksearch.training.train` and ``space.top_k`` refuse, and a loss that is
+        no longer finite.
+
+    Notes
+    -----
+    BatchNorm normalises by the batch while scores are learned, as in both papers, and dropout drops. The running
+    statistics that gather meanwhile are thrown away with the copy: where the model's own were never trained, the mask's
+    accuracy in eval mode has to wait for some that were.
+    """
+    row = SUPERMASKS[name]
+    if space.granularity != "weight":
+        raise InputError(f"supermask {name!r}: is for weight masks, not {space.granularity}")
+    separate = isinstance(density, Mapping) or scope != "global"
+    kept = space.quotas(density, scope) if separate else [space.count(density)]
+    draws = torch_generator(seed, "supermask", "scores")
+    learner = ScoredNetwork(
+        model,
+        space,
+        [row.start(weight, draws) for weight in frozen_weights(model, space)],
+        kept,
+        row.draw,
+        row.rank,
+        row.power if settings.rescale else 0.0,
+    )
+    sgd = TrainSettings(
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=row.lr if settings.lr is None else settings.lr,
+        momentum=row.momentum,
+        weight_decay=row.weight_decay,
+        lr_schedule=row.lr_schedule,
+    )
+    training = train(
+        learner,
+        split,
+        sgd,
+        seed=seed,
+        device=device,
+        augment=augment,
+        checkpoint=checkpoint,
+        on_epoch=on_epoch,
+    )
+    if training.diverged:
+        raise InputError(
+            f"lr: {sgd.lr}; with it the loss is {training.epochs[-1].train_loss} in epoch {len(training.epochs)}; "
+            "a smaller one is needed"
+        )
+    return space.top_k(learner.saliency(), density, scope, generator, on_empty)
+
+
+def rescaled(name: str, model: nn.Module, space: NetworkSpace, mask: Mask) -> nn.Module:
+    """A copy of ``model`` with the weights that ``mask`` was learned for when ``settings.rescale`` was on.
+
+    A ReLU network without biases gives the same classes without it, as does one whose every layer is normalised by the
+    batch; others need it, unless their weights are trained anyway.
+
+    Parameters
+    ----------
+    name : str
+        The row of ``SUPERMASKS`` that found the mask.
+    """
+    return rescale(model, space, mask, SUPERMASKS[name].power)

@@ -1,0 +1,57 @@
+"""Edge-popup and Zhou's supermask: how scores start, how a step draws a mask from them, how they rank in the end.
+
+Scores and masks are flat here, (n,): the entries that are ranked together, of one layer or of all. A drawn mask is 0/1
+with exactly ``kept`` ones; backwards it hands its gradient on to the scores (straight-through, Bengio et al. 2013).
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["constant", "draw_edge_popup", "draw_zhou", "kaiming", "top"]
+
+
+def top(values: Tensor, kept: int) -> Tensor:
+    """0/1 tensor like ``values`` (n,) with ones at its ``kept`` highest values."""
+    # Indices, not a threshold: the count is exact among equals too, and no device has to be waited for.
+    return torch.zeros_like(values).scatter_(0, values.topk(kept, sorted=False).indices, 1)
+
+
+def kaiming(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Scores of a weight's shape, uniform in +-1/sqrt(fan in): Kaiming's with a = sqrt(5)."""
+    scores = torch.empty(weight.shape, dtype=weight.dtype)
+    return nn.init.kaiming_uniform_(scores, a=sqrt(5), generator=generator)
+
+
+def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Scores 0 of a weight's shape: every weight is equally likely, and only differences of scores matter."""
+    return torch.zeros(weight.shape, dtype=weight.dtype)
+
+
+def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
+    """The mask of the largest ``|s|``.
+
+    Ramanujan et al. 2020, equations 2 to 4: the step d loss / d s is d loss / d (w m) times w for every weight, kept or
+    not. Ranked by ``|s|`` as in the paper's experiments, it gets the sign of s, so that what helps moves away from 0.
+    """
+    rank = scores.abs()
+    return _straight_through(top(rank.detach(), kept), rank)
+
+
+def draw_zhou(scores: Tensor, kept: int) -> Tensor:
+    """A mask drawn from Bernoulli(sigmoid(s - t)) (Zhou et al. 2019, section 5), with exactly ``kept`` ones.
+
+    A Bernoulli(sigmoid(a)) is the event that a plus logistic noise is above 0. Here the t that it is compared with is
+    the kept-th highest of all s + noise, so that every draw has the density asked for instead of one that drifts as
+    scores grow; the rest is the paper's. Gradients pass through sigmoid(s - t), t being a constant to them.
+    """
+    noisy = scores.detach() + torch.rand_like(scores).logit()
+    drawn = noisy.topk(kept, sorted=False)
+    mask = torch.zeros_like(noisy).scatter_(0, drawn.indices, 1)
+    return _straight_through(mask, torch.sigmoid(scores - drawn.values.min()))
+
+
+def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """``hard`` forwards, bit for bit; the gradient of ``soft`` backwards."""
+    return hard + (soft - soft.detach())

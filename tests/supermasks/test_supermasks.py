@@ -1,0 +1,448 @@
+"""Learned supermasks: gradients against derivations by hand, exact densities, frozen networks, what they reach."""
+
+import copy
+import os
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from masksearch.data import load_data
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.models import build_model
+from masksearch.spaces import filter_space, weight_space
+from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn, rescaled
+from masksearch.supermasks.methods import draw_edge_popup, draw_zhou, kaiming, top
+from masksearch.supermasks.network import ScoredNetwork
+from masksearch.training import evaluate, trainer
+
+F64 = torch.float64
+SHORT = SupermaskSettings(epochs=2, batch_size=32)
+METHODS = list(SUPERMASKS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_split(n=150, channels=1, seed=0, classes=10):
+    g = generator(seed)
+    centres = torch.randn(classes, channels, 8, 8, generator=generator(99))
+    labels = torch.randint(0, classes, (n,), generator=g)
+    return SimpleNamespace(images=centres[labels] + torch.randn(n, channels, 8, 8, generator=g), labels=labels)
+
+
+def make_conv(seed=0):
+    """Odd sizes, groups, biases, a transposed convolution, BatchNorm, dropout; one bias is not trained."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Conv2d(1, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Conv2d(6, 6, (1, 3), groups=3, bias=False),
+            nn.ReLU(),
+            nn.ConvTranspose2d(6, 3, 2),
+            nn.Dropout(0.2),
+            nn.Flatten(),
+            nn.Linear(105, 13),
+            nn.ReLU(),
+            nn.Linear(13, 10),
+        )
+    net[8].bias.requires_grad_(False)
+    return net
+
+
+def make_mlp(*sizes, seed=0, dtype=torch.float32):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = [nn.Flatten()]
+        for n_in, n_out in pairwise(sizes):
+            layers += [nn.Linear(n_in, n_out, bias=False, dtype=dtype), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def scored(name, model, space, density, scope="layerwise", power=0.0, seed=0):
+    row = SUPERMASKS[name]
+    kept = space.quotas(density, scope) if scope != "global" else [space.count(density)]
+    parameters = dict(model.named_parameters())
+    scores = [row.start(parameters[weight], generator(seed)) for weight in space.layer_weights()]
+    return ScoredNetwork(model, space, scores, kept, row.draw, row.rank, power)
+
+
+def ones_of(masks):
+    return [int(mask.sum()) for mask in masks]
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_edge_popup_gradients_are_those_of_the_effective_weights_times_the_weights(power):
+    """Ramanujan et al. 2020, equation 4, backpropagated by hand: of kept weights and of others, times the sign of s."""
+    model = make_mlp(5, 7, 3, dtype=F64)
+    space = weight_space(model)
+    learner = scored("edge_popup", model, space, 0.4, power=power)
+    images, labels = torch.randn(6, 5, generator=generator(1), dtype=F64), torch.tensor([0, 1, 2, 2, 1, 0])
+    F.cross_entropy(learner(images), labels).backward()
+
+    weights = [p.detach() for p in model.parameters()]
+    effective, factors = [], []
+    for weight, score in zip(weights, learner.scores, strict=True):
+        kept = round(0.4 * weight.numel())
+        keep = score.abs() >= score.abs().flatten().sort(descending=True).values[kept - 1]
+        factors.append((weight.numel() / kept) ** power)
+        effective.append(weight * keep * factors[-1])
+    before = images @ effective[0].T
+    hidden = before.clamp(min=0)
+    delta = (torch.softmax(hidden @ effective[1].T, 1) - F.one_hot(labels, 3)) / 6
+    of_effective = [((delta @ effective[1]) * (before > 0)).T @ images, delta.T @ hidden]
+    for score, grad, weight, factor in zip(learner.scores, of_effective, weights, factors, strict=True):
+        wanted = grad * weight * factor * score.sign()
+        assert torch.allclose(score.grad, wanted, rtol=1e-12, atol=1e-15)
+        assert (wanted != 0).sum() > 0.4 * wanted.numel()  # pruned weights get one too
+
+
+def test_zhou_gradients_pass_through_the_sigmoid():
+    scores = torch.randn(9, generator=generator(3), dtype=F64, requires_grad=True)
+    back = torch.randn(9, generator=generator(4), dtype=F64)
+    torch.manual_seed(5)
+    noise = torch.rand(9, dtype=F64).logit()
+    torch.manual_seed(5)
+    mask = draw_zhou(scores, 4)
+    (mask * back).sum().backward()
+    noisy = scores.detach() + noise
+    threshold = noisy.sort(descending=True).values[3]
+    p = 1 / (1 + torch.exp(threshold - scores.detach()))
+    assert torch.equal(mask.detach(), (noisy >= threshold).to(F64))
+    assert torch.allclose(scores.grad, back * p * (1 - p), rtol=1e-12)
+
+
+def test_zhou_draws_weights_as_often_as_bernoulli_says():
+    """Frequencies against sigmoid(s + c) with the one c whose mean is the density, found by bisection."""
+    scores = torch.randn(400, generator=generator(6), dtype=F64) * 2
+    low, high = -20.0, 20.0
+    for _ in range(60):
+        c = (low + high) / 2
+        low, high = (c, high) if torch.sigmoid(scores + c).mean() < 0.25 else (low, c)
+    wanted = torch.sigmoid(scores + c)
+    torch.manual_seed(0)
+    draws = 4000
+    seen = sum(draw_zhou(scores, 100) for _ in range(draws)) / draws
+    assert (seen - wanted).abs().max() < 5 * 0.5 / draws**0.5
+    assert (seen - wanted).abs().mean() < 0.01
+
+
+def test_masks_are_exactly_zero_and_one_and_hand_gradients_through_unchanged():
+    scores = torch.randn(1001, generator=generator()).mul(1e-3).requires_grad_()
+    mask = draw_edge_popup(scores, 333)
+    assert set(mask.detach().unique().tolist()) == {0.0, 1.0}
+    back = torch.randn(1001, generator=generator(1))
+    mask.backward(back)
+    assert torch.equal(scores.grad, back * scores.detach().sign())
+
+
+# Densities
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.sampled_from([-1.5, -1.0, 0.0, 0.0, 1.0, 2.0]), min_size=1, max_size=30),
+    share=st.floats(0, 1),
+)
+def test_top_marks_exactly_as_many_of_the_highest_also_among_equals(values, share):
+    kept = round(share * len(values))
+    values = torch.tensor(values)
+    mask = top(values, kept)
+    assert int(mask.sum()) == kept
+    assert torch.equal((values * mask).sum(), values.sort(descending=True).values[:kept].sum())
+    assert set(mask.tolist()) <= {0.0, 1.0}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(METHODS),
+    sizes=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+    density=st.floats(0.05, 1),
+    scope=st.sampled_from(["layerwise", "erk", "global"]),
+    seed=st.integers(0, 3),
+)
+def test_every_draw_has_the_density_asked_for(name, sizes, density, scope, seed):
+    model = make_mlp(*sizes)
+    space = weight_space(model)
+    if round(density * space.n_units) < len(space.layers):
+        return
+    learner = scored(name, model, space, density, scope, seed=seed)
+    torch.manual_seed(seed)
+    for mode in (True, False):
+        ones = ones_of(learner.train(mode).masks())
+        assert sum(ones) == round(density * space.n_units)
+        if scope != "global":
+            assert ones == space.quotas(density, scope)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("scope", ["layerwise", "erk", "global", "per layer"])
+def test_steps_and_result_are_exact_in_every_scope(name, scope, monkeypatch):
+    model, density = make_conv(), 0.217
+    space = weight_space(model)
+    if scope == "per layer":
+        density = {layer.name: [0.5, 0.0, 1.0, 0.03, 0.3][i] for i, layer in enumerate(space.layers)}
+    chosen = "layerwise" if scope == "per layer" else scope
+    drawn, plain = [], ScoredNetwork.masks
+
+    def masks(self):
+        found = plain(self)
+        drawn.append(ones_of(found))
+        return found
+
+    monkeypatch.setattr(ScoredNetwork, "masks", masks)
+    mask = learn(name, model, space, make_split(), density, scope=chosen, settings=SHORT)
+    assert len(drawn) > 10
+    assert {sum(ones) for ones in drawn} == {space.count(density)}
+    assert mask.n_kept == space.count(density)
+    if scope != "global":
+        quotas = space.quotas(density, chosen)
+        assert all(ones == quotas for ones in drawn)
+        assert list(mask.kept_per_layer().values()) == quotas
+
+
+def test_the_result_ranks_by_the_scores():
+    model = make_mlp(64, 9, 10)
+    space, kept = weight_space(model), SupermaskSettings(epochs=0)
+    mask = learn("edge_popup", model, space, make_split(), 0.1, settings=kept, seed=4)
+    other = learn("edge_popup", model, space, make_split(), 0.1, settings=kept, seed=5)
+    learner = scored("edge_popup", model, space, 0.1, seed=4)
+    found = learner.saliency()
+    assert found.min() >= 0
+    assert mask != other
+    by_hand = torch.cat([m.flatten() for m in learner.eval().masks()]).bool()
+    assert torch.equal(space.top_k(found, 0.1, "layerwise").bits, by_hand)
+
+
+# Contract of every row
+
+
+def state_of(model):
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    return {
+        "values": {name: tensor.detach().clone() for name, tensor in tensors.items()},
+        "ids": {name: (id(tensor), tensor.data_ptr()) for name, tensor in tensors.items()},
+        "grads": {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()},
+        "wants": {name: p.requires_grad for name, p in model.named_parameters()},
+        "modes": [module.training for module in model.modules()],
+    }
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("training", [True, False])
+def test_model_and_global_random_state_stay_as_they_were(name, training):
+    model = make_conv().train(training)
+    model[2].train(not training)
+    F.cross_entropy(model(make_split().images), make_split().labels).backward()
+    before, torch_state = state_of(model), torch.get_rng_state()
+    learn(name, model, weight_space(model), make_split(), 0.3, settings=SHORT)
+    after = state_of(model)
+    for what in ("ids", "wants", "modes"):
+        assert after[what] == before[what]
+    assert all(torch.equal(after["values"][n], t) for n, t in before["values"].items())
+    assert all(t is None or torch.equal(after["grads"][n], t) for n, t in before["grads"].items())
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_only_scores_change(name, monkeypatch):
+    """The network that is trained: weights, biases and normalisation bitwise as before, BatchNorm statistics not."""
+    seen, plain = [], trainer.train
+
+    def spy(learner, *args, **kwargs):
+        before = copy.deepcopy(learner)
+        training = plain(learner, *args, **kwargs)
+        seen.append((before, learner))
+        return training
+
+    monkeypatch.setattr("masksearch.supermasks.train", spy)
+    model = make_conv()
+    learn(name, model, weight_space(model), make_split(), 0.3, settings=SHORT)
+    before, after = seen[0]
+    for (label, old), new in zip(before.network.named_parameters(), after.network.parameters(), strict=True):
+        assert torch.equal(old, new), label
+    assert not torch.equal(before.network[1].running_mean, after.network[1].running_mean)
+    assert all(not torch.equal(old, new) for old, new in zip(before.scores, after.scores, strict=True))
+    assert [label for label, p in after.named_parameters() if p.requires_grad] == [f"scores.{i}" for i in range(5)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_calls_give_equal_masks_and_seeds_different_ones(name):
+    model = make_conv()
+    space = weight_space(model)
+    first, again, other = (
+        learn(name, model, space, make_split(), 0.2, settings=SHORT, seed=seed, augment=True) for seed in (1, 1, 2)
+    )
+    assert isinstance(first, Mask)
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_it_learns(name):
+    """Far above chance, and above an untrained network under random masks, on images that it has not seen."""
+    model = make_mlp(64, 60, 30, 10)
+    space, held_out = weight_space(model), make_split(400, seed=1)
+    mask = learn(name, model, space, make_split(600), 0.2, settings=SupermaskSettings(epochs=20))
+    with space.applied(model, mask):
+        found = evaluate(model, held_out).accuracy
+    with space.applied(model, space.random(0.2, "layerwise", generator())):
+        chance = evaluate(model, held_out).accuracy
+    assert found > 0.8
+    assert found > chance + 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_resumed_is_uninterrupted(name, tmp_path):
+    model, path = make_conv(), tmp_path / "scores.safetensors"
+    space, longer = weight_space(model), SupermaskSettings(epochs=4, batch_size=32)
+
+    def run(checkpoint=None, on_epoch=None, density=0.2, rescale=True):
+        with_it = SupermaskSettings(epochs=longer.epochs, batch_size=longer.batch_size, rescale=rescale)
+        return learn(
+            name, model, space, make_split(), density, settings=with_it, checkpoint=checkpoint, on_epoch=on_epoch
+        )
+
+    def killed(row):
+        if row.epoch == 3:
+            raise KeyboardInterrupt
+
+    wanted = run()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            run(path, killed)
+    rows = []
+    assert run(path, rows.append) == wanted
+    assert [row.epoch for row in rows] == [1, 2, 3, 4]
+    assert run(path) == wanted
+    with pytest.raises(InputError, match="starting weights"):
+        run(path, density=0.3)
+    with pytest.raises(InputError, match="starting weights"):
+        run(path, rescale=False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_layer_as_a_model_works(name):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double()
+    split = make_split()
+    split.images = split.images.double()
+    mask = learn(name, model, weight_space(model), split, 0.1, settings=SHORT)
+    assert mask.n_kept == 64
+
+
+# Rescaling
+
+
+@pytest.mark.parametrize(("name", "power"), [("edge_popup", 0.5), ("zhou", 1.0)])
+def test_rescaled_is_the_network_that_was_learned_for(name, power):
+    model = make_conv()
+    space = weight_space(model)
+    learner = scored(name, model, space, 0.2, power=power).eval()
+    mask = Mask(space, torch.cat([m.flatten() for m in learner.masks()]).bool())
+    copied = rescaled(name, model, space, mask).eval()
+    for layer, weight in zip(space.layers, space.layer_weights(), strict=True):
+        factor = (layer.size / mask.kept_per_layer()[layer.name]) ** power
+        assert torch.allclose(copied.get_parameter(weight), model.get_parameter(weight) * factor)
+    with space.applied(copied, mask):
+        assert torch.allclose(copied(make_split().images), learner(make_split().images), atol=1e-6)
+
+
+# Scores at the start, refusals
+
+
+def test_edge_popup_scores_start_as_kaimings():
+    scores = kaiming(torch.empty(300, 49), generator())
+    assert scores.abs().max() <= 1 / 7
+    assert scores.std() == pytest.approx(1 / 7 / 3**0.5, rel=0.02)
+
+
+def test_published_settings():
+    edge, zhou = SUPERMASKS["edge_popup"], SUPERMASKS["zhou"]
+    assert (edge.lr, edge.momentum, edge.weight_decay, edge.lr_schedule) == (0.1, 0.9, 5e-4, "cosine")
+    assert (edge.power, zhou.power) == (0.5, 1.0)
+    assert (zhou.lr, zhou.momentum, zhou.weight_decay, zhou.lr_schedule) == (100.0, 0.9, 0.0, "constant")
+
+
+def test_an_end_asked_for_comes_and_the_mask_is_exact():
+    model, rows = make_mlp(64, 9, 10), []
+    space = weight_space(model)
+    mask = learn("zhou", model, space, make_split(), 0.25, settings=SHORT, on_epoch=lambda row: not rows.append(row))
+    assert len(rows) == 1
+    assert mask.n_kept == round(0.25 * space.n_units)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"epochs": -1}, "epochs: -1; allowed is 0 or more"),
+        ({"batch_size": 0}, "batch_size: 0; allowed is 1 or more"),
+        ({"lr": 0.0}, "lr: 0.0; allowed is a finite number above 0"),
+        ({"lr": float("nan")}, "lr: nan"),
+        ({"lr": float("inf")}, "lr: inf"),
+    ],
+)
+def test_settings_are_checked(fields, said):
+    with pytest.raises(InputError, match=said):
+        SupermaskSettings(**fields)
+
+
+def test_refusals_name_what_is_wrong():
+    model = make_mlp(64, 9, 10)
+    space, split = weight_space(model), make_split()
+    with pytest.raises(InputError, match="unknown supermask 'edge_pop': did you mean 'edge_popup'"):
+        learn("edge_pop", model, space, split, 0.1)
+    with pytest.raises(InputError, match="supermask 'zhou': is for weight masks, not filter"):
+        learn("zhou", model, filter_space(make_mlp(64, 9, 10), split.images[:2]), split, 0.1)
+    with pytest.raises(InputError, match="model: Sequential has shape"):
+        learn("zhou", make_mlp(64, 8, 10), space, split, 0.1)
+    with pytest.raises(InputError, match=r"density: 1\.5"):
+        learn("zhou", model, space, split, 1.5)
+    with pytest.raises(InputError, match="scope: 'erkk'"):
+        learn("zhou", model, space, split, 0.1, scope="erkk")
+    none = {"1": 0.1, "3": 0.0}
+    with pytest.raises(InputError, match="keeps nothing of layer '3'"):
+        learn("zhou", model, space, split, none, on_empty="raise", settings=SupermaskSettings(epochs=0))
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_names_the_learning_rate():
+    model = make_mlp(64, 9, 10)
+    with torch.no_grad():
+        model[1].weight.mul_(1e38)
+    with pytest.raises(InputError, match=r"lr: 0\.1; with it the loss is \w+ in epoch 1"):
+        learn("edge_popup", model, weight_space(model), make_split(), 0.5, settings=SHORT)
+
+
+@pytest.mark.images
+def test_edge_popup_finds_a_supermask_of_an_untrained_mlp():
+    root = os.environ.get("MASKSEARCH_DATA")
+    if not root:
+        pytest.skip("MASKSEARCH_DATA is not set: it names the folder with MNIST/raw")
+    data = load_data("mnist", root=root)
+    model = build_model("thesis_mlp", data, seed=0)
+    space = weight_space(model)
+    few = SimpleNamespace(images=data.train.images[:15000], labels=data.train.labels[:15000])
+    mask = learn("edge_popup", model, space, few, 0.1)
+    assert mask.n_kept == 26620
+    with space.applied(model, mask):
+        assert evaluate(model, data.val).accuracy > 0.9

@@ -1,0 +1,148 @@
+"""The best by validation as a moment, and trainings that are a stretch of a schedule."""
+
+import pytest
+from training_cases import (
+    SETTINGS,
+    interrupted_and_resumed,
+    make_masks,
+    make_model,
+    make_split,
+    same,
+    settings,
+    without_seconds,
+)
+
+from masksearch.duration import Duration
+from masksearch.errors import InputError
+from masksearch.training import learning_rate, train
+
+BEST, BEST_OF_2, BEST_OF_5, END = (Duration.parse(text) for text in ("best", "best:2ep", "best:5ep", "end"))
+NOISY = settings(epochs=6, lr=0.4)  # its accuracy goes up and down
+
+
+@pytest.fixture(scope="module")
+def split():
+    return make_split()
+
+
+@pytest.fixture(scope="module")
+def val():
+    return make_split(60, seed=1)
+
+
+def test_best_is_the_best_until_then(split, val):
+    training = train(make_model(), split, NOISY, val=val, snapshots=[BEST, BEST_OF_2, BEST_OF_5])
+    accuracies = [row.val_accuracy for row in training.epochs]
+    assert accuracies.index(max(accuracies[:2])) != accuracies.index(max(accuracies)) != 5
+    for moment, epochs in ((BEST, 6), (BEST_OF_2, 2), (BEST_OF_5, 5)):
+        number = 1 + accuracies.index(max(accuracies[:epochs]))
+        expected = train(make_model(), split, NOISY, val=val, until=number)
+        assert same(training.snapshots[moment], expected.model.state_dict())
+    assert same(training.snapshots[BEST], training.best.weights)
+
+
+def test_before_the_end_of_a_training_cut_short_best_is_the_best_so_far(split, val):
+    moments = [BEST, BEST_OF_5]
+    training = train(make_model(), split, NOISY, val=val, snapshots=moments, on_epoch=lambda row: row.epoch == 3)
+    assert training.stopped
+    for moment in moments:
+        assert same(training.snapshots[moment], training.best.weights)
+
+
+def test_without_a_finite_epoch_best_is_the_weights_as_they_are(split, val):
+    diverged = train(make_model(), split, settings(lr=1e30), val=val, snapshots=[BEST, BEST_OF_2])
+    assert diverged.diverged
+    if diverged.best is None:
+        assert diverged.snapshots.keys() == {BEST, BEST_OF_2}
+    none = train(make_model(), split, settings(epochs=0), val=val, snapshots=[BEST])
+    assert same(none.snapshots[BEST], make_model().state_dict())
+
+
+def test_best_moments_survive_an_interruption(tmp_path, monkeypatch, split, val):
+    more = {"snapshots": [BEST, BEST_OF_2, BEST_OF_5, END]}
+    whole = train(make_model(), split, NOISY, val=val, **more)
+    for after in (1, 3, 6):
+        again = interrupted_and_resumed(
+            tmp_path / f"c{after}", split, val, NOISY, after=after, monkeypatch=monkeypatch, **more
+        )
+        assert whole.snapshots.keys() == again.snapshots.keys()
+        assert all(same(whole.snapshots[moment], again.snapshots[moment]) for moment in whole.snapshots)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "multistep", "cosine"])
+def test_two_stretches_are_the_whole(split, val, schedule):
+    """With an optimiser that remembers nothing, since its state begins anew."""
+    chosen = settings(
+        epochs=4, momentum=0, nesterov=False, lr_schedule=schedule, milestones=(1, 3), augment="crop_flip"
+    )
+    moments = [Duration.parse(text) for text in ("1ep", "13it", "2ep", "4ep")]
+    whole = train(make_model(), split, chosen, val=val, snapshots=moments)
+    model = make_model()
+    first = train(model, split, chosen, val=val, until=2, snapshots=moments[:1])
+    second = train(model, split, chosen, val=val, begin=2, snapshots=moments[1:])
+    assert same(whole.model.state_dict(), model.state_dict())
+    assert without_seconds(whole.epochs) == without_seconds(first.epochs + second.epochs)
+    assert [row.epoch for row in second.epochs] == [3, 4]
+    for moment in moments:
+        assert same(whole.snapshots[moment], (first.snapshots | second.snapshots)[moment])
+
+
+def test_beyond_the_schedule_the_last_rate_stays(split):
+    chosen = settings(epochs=3, lr_schedule="cosine")
+    rows = train(make_model(), split, chosen, begin=2, until=5).epochs
+    assert [row.epoch for row in rows] == [3, 4, 5]
+    assert {row.lr for row in rows} == {learning_rate(chosen, 2)}
+
+
+def test_plateau_looks_only_at_this_stretch(split, val):
+    chosen = settings(epochs=6, lr_schedule="plateau", patience=0, lr=0.4)
+    rows = train(make_model(), split, chosen, val=val, begin=3).epochs
+    losses = [row.val_loss for row in rows]
+    assert [row.lr for row in rows] == [learning_rate(chosen, n, losses[:n]) for n in range(3)]
+    assert rows[0].lr == 0.4
+
+
+def test_a_stretch_is_resumed_bit_for_bit(tmp_path, monkeypatch, split, val):
+    more = {"begin": 1, "until": 5, "snapshots": [BEST, END], "masks": make_masks(make_model())}
+    whole = train(make_model(), split, SETTINGS, val=val, **more)
+    again = interrupted_and_resumed(tmp_path / "c", split, val, SETTINGS, after=3, monkeypatch=monkeypatch, **more)
+    assert same(whole.model.state_dict(), again.model.state_dict())
+    assert without_seconds(whole.epochs) == without_seconds(again.epochs)
+    assert all(same(whole.snapshots[moment], again.snapshots[moment]) for moment in more["snapshots"])
+
+
+def test_a_stretch_of_no_epochs_changes_nothing(split, val):
+    training = train(make_model(), split, SETTINGS, val=val, begin=2, until=2, snapshots=[BEST, Duration.parse("2ep")])
+    assert training.epochs == []
+    assert all(same(weights, make_model().state_dict()) for weights in training.snapshots.values())
+
+
+@pytest.mark.parametrize("change", [{"begin": 2}, {"until": 2}])
+def test_checkpoint_of_another_stretch_is_refused(tmp_path, split, change):
+    train(make_model(), split, SETTINGS, begin=1, until=3, checkpoint=tmp_path / "c")
+    with pytest.raises(InputError, match=f"with {next(iter(change))} "):
+        train(make_model(), split, SETTINGS, **({"begin": 1, "until": 3} | change), checkpoint=tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"snapshots": [BEST]}, "snapshots: best is best by validation; pass val"),
+        ({"snapshots": [BEST_OF_2]}, "snapshots: best:2ep is best by validation"),
+        ({"snapshots": [BEST_OF_5]}, "snapshots: best:5ep is longer than the training, which has 3ep"),
+        ({"begin": 2, "snapshots": [Duration.parse("1ep")]}, "snapshots: 1ep is over before .* begins, at 2ep"),
+        ({"begin": 1, "snapshots": [Duration.parse("4it")]}, "snapshots: 4it is over"),
+        ({"begin": 1, "snapshots": [Duration.parse("0")]}, "snapshots: 0 is over"),
+        ({"begin": 2, "snapshots": [BEST_OF_2], "val": make_split(40)}, "snapshots: best:2ep is over"),
+        ({"until": 2, "snapshots": [Duration.parse("3ep")]}, "snapshots: 3ep is longer than the training"),
+        ({"begin": -1}, "begin: -1; allowed is 0 to 3"),
+        ({"begin": 4}, "begin: 4; allowed is 0 to 3"),
+        ({"begin": 1, "until": 0}, "begin: 1; allowed is 0 to 0"),
+    ],
+)
+def test_moments_and_stretches_that_make_no_sense_are_refused_before_work(split, call, message):
+    model = make_model()
+    with pytest.raises(InputError, match=message) as caught:
+        train(model, split, SETTINGS, **call)
+    assert "\n" not in str(caught.value)
+    assert same(model.state_dict(), make_model().state_dict())
