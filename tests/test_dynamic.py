@@ -278,6 +278,31 @@ def test_set_draws_differ_from_step_to_step_and_seed_to_seed():
     assert masks[0] == masks[1] != masks[2]
 
 
+def test_set_draws_anew_at_every_step():
+    masks = []
+    for step in (2, 2, 4):
+        remask = regrowing("set", interval=2)(make_model())
+        assert remask(step)
+        masks.append(remask.mask)
+    assert masks[0] == masks[1] != masks[2]
+
+
+def test_a_ramp_that_is_over_stays_over_when_resumed():
+    model, space = make_model(), SPACES["weight"]
+    calls = []
+
+    def choose(density, alive):
+        calls.append(density)
+        return chooser(model, space)(density, alive)
+
+    first, second = (Gradual(model, space, choose, 0.1, STEPS) for _ in range(2))
+    assert first(18)
+    second.load_state_dict(first.state_dict())
+    assert not second(19)
+    assert calls == [0.1]
+    assert second.mask == first.mask
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, kind, optimizer):

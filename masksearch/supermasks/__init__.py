@@ -54,7 +54,7 @@ SUPERMASKS: Table[Supermask] = Table(
             lr=0.1,
             weight_decay=5e-4,
             lr_schedule="cosine",
-            power=0.5,  # section 4.5, scaled Kaiming: the variance of a layer's outputs stays that of the dense one
+            power=0.5,  # scaled Kaiming: the variance of a layer's outputs stays that of the dense one
         ),
         "zhou": Supermask(
             constant,
@@ -175,8 +175,8 @@ def learn(
 def rescaled(name: str, model: nn.Module, space: NetworkSpace, mask: Mask) -> nn.Module:
     """A copy of ``model`` with the weights that ``mask`` was learned for when ``settings.rescale`` was on.
 
-    A ReLU network without biases gives the same classes without it, as does one whose every layer is normalised by the
-    batch; others need it, unless their weights are trained anyway.
+    A ReLU network without biases gives the same classes without it; others may need it, unless their weights are
+    trained afterwards.
 
     Parameters
     ----------

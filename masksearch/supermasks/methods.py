@@ -32,8 +32,8 @@ def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
 def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
     """The mask of the largest ``|s|``.
 
-    Ramanujan et al. 2020, equations 2 to 4: the step d loss / d s is d loss / d (w m) times w for every weight, kept or
-    not. Ranked by ``|s|`` as in the paper's experiments, it gets the sign of s, so that what helps moves away from 0.
+    Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight, kept or not. The
+    rank is ``|s|``, as in the authors' experiments: s gets that times its sign, and moves away from 0 where w helps.
     """
     rank = scores.abs()
     return _straight_through(top(rank.detach(), kept), rank)

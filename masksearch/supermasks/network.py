@@ -63,7 +63,8 @@ class ScoredNetwork(nn.Module):
         self._kept = list(kept)
         self._draw, self._rank, self._power = draw, rank, power
         # In the state, so that a checkpoint of other densities or without rescaling is not taken for one of this.
-        self.register_buffer("asked", torch.tensor([*kept, power], dtype=torch.float64))
+        self.register_buffer("kept", torch.tensor(self._kept))
+        self.register_buffer("power", torch.tensor(float(power)))
 
     def forward(self, images: Tensor) -> Tensor:
         """Outputs of the masked network for images (b, c, h, w)."""

@@ -31,8 +31,7 @@ class Slimming:
     def __init__(self, model: nn.Module, strength: float) -> None:
         self._strength = strength
         scales = [module.weight for module in model.modules() if isinstance(module, _BatchNorm)] if strength else []
-        # As keys, because two modules may share a scale.
-        self._scales = list(dict.fromkeys(scale for scale in scales if scale is not None and scale.requires_grad))
+        self._scales = [scale for scale in scales if scale is not None and scale.requires_grad]
         if strength and not self._scales:
             raise InputError(
                 f"bn_l1: {strength}; {type(model).__name__} has no BatchNorm scale to train, so it must be 0"
@@ -41,6 +40,7 @@ class Slimming:
     @torch.no_grad()
     def __call__(self) -> None:
         """Add the subgradient; between the backward pass and the optimiser's step."""
+        # By scale, because two modules may share one.
         gradients = {scale: scale.grad for scale in self._scales if scale.grad is not None}
         if gradients:
             signs = torch._foreach_sign(list[Tensor](gradients))
