@@ -108,6 +108,8 @@ class _Run:
         }
         if self.watch is not None:
             metrics["early_bird"] = {
+                "threshold": cell.settings.schedules.early_bird_threshold,
+                "relative": cell.settings.schedules.early_bird_relative,
                 "fired": self.watch.fired,
                 "fires": {"absolute": self.watch.fires(False), "relative": self.watch.fires(True)},
                 "distances": mask_distances(self.watch.masks).tolist(),
