@@ -15,7 +15,7 @@ import torch
 from masksearch import cli, models
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
-from masksearch.experiment import costs, read_sweep, recipe_names, run_cell
+from masksearch.experiment import costs, read_sweep, recipe_names, run_cell, sweep
 from masksearch.experiment.folder import locked
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.scoring import OBJECTIVES
@@ -68,7 +68,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--find-at 3": ["find_at: '3'", "3ep"],
     "--find-at 11ep": ["11ep is longer than the training of 10ep"],
     "--find-at 0 9999it": ["9999it is longer than the training"],
-    "--rewind-to back": ["rewind_to", "'back'", "none and random"],
+    "--rewind-to back": ["rewind_to", "'back'", "none, lr, random"],
     "--epochs -1": ["epochs: -1", "0 or more"],
     "--lr nan": ["lr: nan", "finite number above 0"],
     "--optimizer sdg": ["--optimizer", "'sdg'", "'sgd', 'adam', 'adamw', 'adadelta'"],
@@ -202,7 +202,7 @@ def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_cell, "find_mask", interrupted)
+    monkeypatch.setattr(sweep, "dense_network", interrupted)
     assert cli.main(TINY) == 130
     assert capsys.readouterr().err.strip() == "interrupted; the same command goes on from here"
     assert cli.main(["show", "runs/sweep"]) == 2

@@ -53,7 +53,7 @@ def rank_units(
 ) -> Mask | None:
     """The mask at the cell's density; None where ties alone would decide it.
 
-    All units of every layer are worth the same then. So it is before the first step for BatchNorm scales, all of which start at one value.
+    All units of every layer are worth the same then, as BatchNorm scales are before the first step.
     """
     row = CRITERIA[cell.method]
     if not row.needs_batches and not row.draws:

@@ -37,10 +37,11 @@ def load_recipe(name: str, scale: str = "cpu") -> list[Settings]:
     _check_keys(recipe, ("about", "settings", "scale", "part"), source)
     whole = recipe.get("settings", {}) | recipe.get("scale", {}).get(scale, {})
     loaded = []
-    for number, part in enumerate(recipe.get("part", [{}]), start=1):
+    parts = recipe.get("part", [{}])
+    for number, part in enumerate(parts, start=1):
         own = {key: value for key, value in part.items() if key != "scale"} | part.get("scale", {}).get(scale, {})
         suffix = own.pop("name", "")
-        settings = Settings().updated(whole | own, f"{source}, scale {scale}, part {number}")
+        settings = Settings().updated(whole | own, f"{source}, part {number}" if len(parts) > 1 else source)
         full_name = "_".join(filter(None, [name, scale, suffix]))
         loaded.append(settings.updated({"name": full_name}, source))
     return loaded

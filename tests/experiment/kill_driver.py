@@ -13,6 +13,7 @@ import sklearn.datasets  # noqa: F401 (by the digits)
 
 from masksearch import loop
 from masksearch.experiment import Settings, Watcher, run_sweep
+from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, SweepSettings
 from masksearch.training import TrainSettings, trainer
 
@@ -32,10 +33,11 @@ class Slow(Watcher):
 
 def settings(runs):
     sweep = SweepSettings(
-        model="lenet_300_100:0.1", methods=("annealing", "snip"), sparsity=(0.8,), seeds=1, budget=200, rewind_to="1ep"
+        model="lenet_300_100:0.1", methods=("annealing", "snip"), sparsity=(0.8,), seeds=1, budget=200
     )
+    schedules = ScheduleSettings(schedule=("one_shot", "iterative"), rounds=(2,), rewind_to=("1ep",))
     run = RunSettings(runs=str(runs), device="cpu", threads=1)
-    return Settings(sweep, TrainSettings(epochs=10, lr=0.1), run=run)
+    return Settings(sweep, TrainSettings(epochs=10, lr=0.1), schedules=schedules, run=run)
 
 
 def main():

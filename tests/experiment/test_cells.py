@@ -6,6 +6,7 @@ import pytest
 
 from masksearch.experiment import Settings, grid
 from masksearch.experiment.cells import dense_identity, short_hash
+from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.searchers import Annealing, RandomSearch
 from masksearch.training import TrainSettings
@@ -27,10 +28,26 @@ def test_the_grid_has_every_combination_once_seed_by_seed():
 
 
 def test_criteria_of_trained_weights_have_one_cell_at_the_end():
-    cells = grid(replace(BASE, sweep=replace(SWEEP, methods=("magnitude", "mag_sign", "random"))))
-    assert {cell.find_at for cell in cells if cell.method != "random"} == {"end"}
-    assert {cell.find_at for cell in cells if cell.method == "random"} == {"0"}  # it looks at no weights
-    assert len(cells) == 2 * 2 * (1 + 1 + 1)
+    own = replace(SWEEP, methods=("magnitude", "mag_sign", "snip", "random"), find_at=())
+    assert {cell.method: cell.find_at for cell in grid(replace(BASE, sweep=own))} == {
+        "magnitude": "end",
+        "mag_sign": "end",
+        "snip": "0",
+        "random": "0",
+    }
+
+
+def test_moments_that_are_asked_for_are_for_all_methods_but_those_that_have_their_own():
+    asked = replace(SWEEP, methods=("magnitude", "mag_sign@best", "snip", "random"), find_at=("1ep", "end"))
+    moments = {}
+    for cell in grid(replace(BASE, sweep=asked)):
+        moments.setdefault(cell.method, set()).add(cell.find_at)
+    assert moments == {
+        "magnitude": {"1ep", "end"},
+        "mag_sign": {"best"},
+        "snip": {"1ep", "end"},
+        "random": {"0"},  # it looks at no weights
+    }
 
 
 def test_moments_that_are_the_same_are_one_cell():
@@ -45,8 +62,14 @@ def test_densities_carry_no_rounding_error():
 DECIDES = {
     "sparsity": replace(BASE, sweep=replace(SWEEP, sparsity=(0.6,))),
     "find_at": replace(BASE, sweep=replace(SWEEP, find_at=("2ep",))),
-    "rewind_to": replace(BASE, sweep=replace(SWEEP, rewind_to="1ep")),
-    "retrain_epochs": replace(BASE, sweep=replace(SWEEP, retrain_epochs=3)),
+    "layer_sparsity": replace(BASE, sweep=replace(SWEEP, layer_sparsity=("fc1=0.9",))),
+    "rewind_to": replace(BASE, schedules=ScheduleSettings(rewind_to=("1ep",))),
+    "retrain_epochs": replace(BASE, schedules=ScheduleSettings(retrain_epochs=3)),
+    "retrain_lr": replace(BASE, schedules=ScheduleSettings(retrain_lr=(0.3,))),
+    "schedule": replace(BASE, schedules=ScheduleSettings(schedule=("iterative",))),
+    "rounds": replace(BASE, schedules=ScheduleSettings(schedule=("iterative",), rounds=(3,))),
+    "between_epochs": replace(BASE, schedules=ScheduleSettings(schedule=("iterative",), between_epochs=1)),
+    "save_at": replace(BASE, schedules=ScheduleSettings(save_at=("1ep",))),
     "dataset": replace(BASE, sweep=replace(SWEEP, dataset="mnist")),
     "model": replace(BASE, sweep=replace(SWEEP, model="fc")),
     "budget": replace(BASE, sweep=replace(SWEEP, budget=7)),
@@ -55,6 +78,7 @@ DECIDES = {
     "lr": replace(BASE, train=TrainSettings(lr=0.1)),
     "search_images": replace(BASE, scoring=ScoringSettings(search_images=9)),
     "train_images": replace(BASE, scoring=ScoringSettings(train_images=99)),
+    "val_images": replace(BASE, scoring=ScoringSettings(val_images=99)),
     "weights": replace(BASE, scoring=ScoringSettings(weights="signed_constant")),
     "layers": replace(BASE, scoring=ScoringSettings(layers="linear")),
     "on_empty": replace(BASE, scoring=ScoringSettings(on_empty="keep_one")),
@@ -94,11 +118,13 @@ def test_the_dense_network_is_shared_by_all_cells_of_a_seed():
     identities = {cell.seed: short_hash(cell.identity["dense"]) for cell in grid(BASE)}
     assert len(set(identities.values())) == 2
     for cell in grid(BASE):
-        assert cell.identity["dense"] == dense_identity(BASE, cell.seed)
-    shared = replace(
-        BASE, sweep=replace(SWEEP, budget=7, retrain_epochs=1, rewind_to="end"), annealing=Annealing(tabu=2)
-    )
-    assert dense_identity(shared, 0) == dense_identity(BASE, 0)
+        assert cell.identity["dense"] == dense_identity(BASE, "one_shot", cell.seed)
+    schedules = ScheduleSettings(schedule=("lottery_ticket",), retrain_epochs=1, rewind_to=("end",))
+    shared = replace(BASE, sweep=replace(SWEEP, budget=7), schedules=schedules, annealing=Annealing(tabu=2))
+    assert dense_identity(shared, "lottery_ticket", 0) == dense_identity(BASE, "one_shot", 0)
+    slimmed = dense_identity(BASE, "network_slimming", 0)
+    assert slimmed["training"]["bn_l1"] == 1e-4
+    assert slimmed != dense_identity(BASE, "one_shot", 0)
 
 
 def test_labels_are_readable_and_folders_are_names():
@@ -107,11 +133,6 @@ def test_labels_are_readable_and_folders_are_names():
     assert cell.folder.startswith(cell.label + "_")
     assert len(cell.folder) == len(cell.label) + 9
     assert "/" not in cell.folder
-
-
-def test_the_retraining_is_the_dense_one_but_for_its_epochs():
-    assert first(BASE).retraining == BASE.train
-    assert first(DECIDES["retrain_epochs"]).retraining == replace(BASE.train, epochs=3)
 
 
 def test_searchers_have_the_sweeps_settings():

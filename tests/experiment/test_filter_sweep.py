@@ -34,7 +34,7 @@ SCORING = ScoringSettings(train_images=300, search_images=60)
 
 def settings_in(folder, sweep=SWEEP, scoring=SCORING):
     run = RunSettings(runs=str(folder / "runs"), device="cpu", threads=1)
-    return Settings(sweep, TrainSettings(epochs=2, lr=0.05), scoring, run=run)
+    return Settings(sweep, TrainSettings(epochs=2, lr=0.05), scoring=scoring, run=run)
 
 
 @pytest.fixture(scope="module", autouse=True)

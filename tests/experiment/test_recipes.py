@@ -16,15 +16,18 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(costs, "_LATENCY_SECONDS", 0.002)
     runs = tmp_path / "runs"
     args = ["run", "--recipe", name, "--scale", "smoke", "--runs", str(runs), "--device", "cpu", "--threads", "1"]
-    assert main([*args, "--epochs", "2", "--milestones", "1", "--budget", "20"]) == 0
+    assert main([*args, "--budget", "20"]) == 0
     captured = capsys.readouterr()
-    result = read_sweep(runs / f"{name}_smoke")
-    settings = load_recipe(name, "smoke")
-    assert len(result.cells) == len(grid(settings))
-    assert {cell["method"] for cell in result.cells} == set(settings.sweep.methods)
-    for method in settings.sweep.methods:
-        assert method.replace("_", " ") in captured.out
-    assert (result.path / "report.html").exists()
+    sweeps = {}
+    for part in load_recipe(name, "smoke"):
+        sweeps.setdefault(part.run.name, []).append(part)
+    for folder, parts in sweeps.items():
+        result = read_sweep(runs / folder)
+        cells = [cell for part in parts for cell in grid(part)]
+        assert [cell["method"] for cell in result.cells] == [cell.method for cell in cells]
+        for cell in cells:
+            assert cell.method.replace("_", " ") in captured.out
+        assert (result.path / "report.html").exists()
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -32,11 +35,18 @@ def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli._run", lambda settings, args: seen.append(settings) or 0)
     assert main(["run", "--recipe", name, "--scale", "smoke", "--budget", "7", "--sparsity", "0.25"]) == 0
-    recipe = load_recipe(name, "smoke")
-    assert (seen[0].sweep.budget, seen[0].sweep.sparsity) == (7, (0.25,))
-    assert seen[0].sweep.methods == recipe.sweep.methods
-    assert (seen[0].train, seen[0].scoring, seen[0].annealing) == (recipe.train, recipe.scoring, recipe.annealing)
-    assert seen[0].run.name == f"{name}_smoke"
+    for asked, recipe in zip(seen[0], load_recipe(name, "smoke"), strict=True):
+        assert (asked.sweep.budget, asked.sweep.sparsity) == (7, (0.25,))
+        assert asked.sweep.methods == recipe.sweep.methods
+        for group in ("train", "schedules", "scoring", "annealing", "supermask", "run"):
+            assert getattr(asked, group) == getattr(recipe, group)
+
+
+def test_a_name_that_is_asked_for_keeps_the_sweeps_of_a_recipe_apart(monkeypatch):
+    seen = []
+    monkeypatch.setattr("masksearch.cli._run", lambda settings, args: seen.append(settings) or 0)
+    assert main(["run", "--recipe", "criteria_at_init", "--scale", "smoke", "--name", "mine"]) == 0
+    assert [part.run.name for part in seen[0]] == ["mine_vgg", "mine_fc"]
 
 
 WRONG = {
@@ -94,7 +104,7 @@ def test_values_that_fit_are_taken_as_the_flags_would_have_them():
     assert settings.annealing == Annealing(radius_start=1.0, tabu=3, scope="erk")
     for value, wanted in ((settings.train.lr, 1.0), (settings.scoring.seconds, 5.0), (settings.annealing.tabu, 3)):
         assert (value, type(value)) == (wanted, type(wanted))
-    assert (settings.sweep.retrain_epochs, settings.run.download) == (0, True)
+    assert (settings.schedules.retrain_epochs, settings.run.download) == (0, True)
 
 
 def test_a_whole_number_for_a_rate_is_the_same_cell_as_a_fraction():

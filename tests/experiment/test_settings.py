@@ -1,13 +1,16 @@
 """Settings: every mistake gets one line that names it; recipes are settings by name."""
 
 import dataclasses
+import re
 
 import pytest
 
 from masksearch.errors import InputError
 from masksearch.experiment import SCALES, Settings, load_recipe, methods, recipe_names, recipe_text, recipes
+from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.searchers import Annealing
+from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
 
 BAD_SWEEPS = {
@@ -26,8 +29,14 @@ BAD_SWEEPS = {
     "seeds": ({"seeds": 0}, "seeds: 0; at least 1"),
     "budget": ({"budget": 0}, "budget: 0"),
     "find_at": ({"find_at": ("3",)}, "find_at: '3' is no moment"),
-    "rewind_to": ({"rewind_to": "nowhere"}, "rewind_to.*'nowhere'"),
-    "retrain_epochs": ({"retrain_epochs": -1}, "retrain_epochs: -1"),
+    "method's moment": ({"methods": ("snip@3",)}, "methods: snip@3: '3' is no moment"),
+    "compression": ({"compression": (0.0,)}, "compression: 0.0; a power of ten above 0"),
+    "layer_sparsity": ({"layer_sparsity": ("fc1",)}, "layer_sparsity: 'fc1'; a layer and its sparsity"),
+    "layer_sparsity 1": ({"layer_sparsity": ("fc1=1",)}, "layer_sparsity: 'fc1=1'"),
+    "a supermask of filters": (
+        {"methods": ("edge_popup",), "granularity": "filter"},
+        "edge_popup ranks weight units only, and granularity is filter",
+    ),
 }
 
 
@@ -47,6 +56,20 @@ def test_bad_sweeps(change, message):
         (ScoringSettings, {"scope": "globl"}, "unknown scope 'globl': did you mean 'global'"),
         (ScoringSettings, {"on_empty": "alow"}, "unknown on_empty 'alow': did you mean 'allow'"),
         (ScoringSettings, {"layers": "convs"}, "unknown layers 'convs': did you mean 'conv'"),
+        (ScheduleSettings, {"rewind_to": ("nowhere",)}, "rewind_to.*'nowhere'"),
+        (ScheduleSettings, {"retrain_epochs": -1}, "retrain_epochs: -1"),
+        (ScheduleSettings, {"between_epochs": -1}, "between_epochs: -1"),
+        (ScheduleSettings, {"schedule": ("itterative",)}, "unknown schedule 'itterative': did you mean 'iterative'"),
+        (ScheduleSettings, {"schedule": ()}, "schedule: nothing given"),
+        (ScheduleSettings, {"rounds": (4,)}, "rounds: 4; one_shot has none to choose, iterative, .* have"),
+        (ScheduleSettings, {"rounds": (0, 4)}, "rounds: 0 4; allowed is 0, for the dense network alone, by itself"),
+        (ScheduleSettings, {"rounds": (-1,)}, "rounds: -1"),
+        (ScheduleSettings, {"retrain_lr": (0.0,)}, "retrain_lr: 0.0"),
+        (ScheduleSettings, {"control": ("shufle",)}, "unknown control 'shufle': did you mean 'shuffle'"),
+        (ScheduleSettings, {"early_bird_threshold": 1.0}, "threshold: 1.0"),
+        (ScheduleSettings, {"update_every": 0}, "update_every: 0"),
+        (ScheduleSettings, {"drop_share": 1.0}, "drop_share: 1.0"),
+        (ScheduleSettings, {"save_at": ("3",)}, "save_at: '3' is no moment"),
         (RunSettings, {"name": ""}, "name: ''"),
         (RunSettings, {"name": "a/b"}, "name: 'a/b'"),
         (RunSettings, {"name": "../up"}, "name: '../up'"),
@@ -61,11 +84,32 @@ def test_bad_groups(group, change, message):
         group(**change)
 
 
-@pytest.mark.parametrize("change", [{"find_at": ("0", "11ep")}, {"rewind_to": "11ep"}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [{"sweep": SweepSettings(find_at=("0", "11ep"))}, {"schedules": ScheduleSettings(rewind_to=("11ep",))}],
+    ids=["find_at", "rewind_to"],
+)
 def test_moments_after_the_training_are_errors(change):
     with pytest.raises(InputError, match="11ep is longer than the training of 10ep"):
-        Settings(SweepSettings(**change), TrainSettings(epochs=10))
-    Settings(SweepSettings(**change), TrainSettings(epochs=11))
+        Settings(train=TrainSettings(epochs=10), **change)
+    Settings(train=TrainSettings(epochs=11), **change)
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"schedule": ["gradual"], "methods": ["annealing"]}, "gradual ranks units again and again, and annealing"),
+        ({"schedule": ["early_bird"], "methods": ["edge_popup"]}, "early_bird ranks .* edge_popup is no criterion"),
+        ({"schedule": ["rigl"], "granularity": "filter", "methods": ["random"]}, "rigl regrows weights"),
+        ({"schedule": ["early_bird"], "dense": "x.pt", "methods": ["snip"]}, "early_bird watches the dense training"),
+        ({"find_at": ["1ep"], "dense": "x.pt"}, "of a dense network from a file only 0 and end are known"),
+    ],
+    ids=str,
+)
+def test_schedules_that_do_not_fit_the_rest(flat, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Settings().updated(flat, "here")
+    assert "\n" not in str(caught.value)
 
 
 def test_methods_are_the_tables():
@@ -86,7 +130,8 @@ def test_names_belong_to_one_group():
     names = [
         item.name for group in dataclasses.fields(Settings()) for item in dataclasses.fields(group.default_factory)
     ]
-    plain = [name for name in names if name not in {item.name for item in dataclasses.fields(Annealing)}]
+    nested = {item.name for group in (Annealing, SupermaskSettings) for item in dataclasses.fields(group)}
+    plain = [name for name in names if name not in nested]
     assert len(set(plain)) == len(plain)
 
 
@@ -108,7 +153,8 @@ def test_updates_that_do_not_fit(flat, message):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_at_every_scale(name, scale):
-    assert load_recipe(name, scale).run.name == f"{name}_{scale}"
+    for part in load_recipe(name, scale):
+        assert re.fullmatch(rf"{name}_{scale}(_[a-z]+)?", part.run.name)
     text = recipe_text(name)
     assert text
     assert "\n" not in text
@@ -146,8 +192,19 @@ def test_recipes_with_mistakes(own_recipe, text, message):
 
 def test_a_scale_overrides_the_recipe(own_recipe):
     own_recipe("[settings]\nepochs = 3\nbudget = 7\n[scale.cpu]\nepochs = 4")
-    assert (load_recipe("own", "cpu").train.epochs, load_recipe("own", "cpu").sweep.budget) == (4, 7)
-    assert load_recipe("own", "paper").train.epochs == 3
+    [part] = load_recipe("own", "cpu")
+    assert (part.train.epochs, part.sweep.budget) == (4, 7)
+    assert load_recipe("own", "paper")[0].train.epochs == 3
+
+
+def test_parts_override_the_recipe_and_its_scales(own_recipe):
+    own_recipe(
+        "[settings]\nepochs = 3\nbudget = 7\n[scale.cpu]\nepochs = 4\nseeds = 2\n"
+        "[[part]]\nepochs = 5\n[part.scale.cpu]\nseeds = 1\n[[part]]\nname = 'second'\nbudget = 8"
+    )
+    parts = load_recipe("own", "cpu")
+    assert [(p.train.epochs, p.sweep.budget, p.sweep.seeds) for p in parts] == [(5, 7, 1), (4, 8, 2)]
+    assert [p.run.name for p in parts] == ["own_cpu", "own_cpu_second"]
 
 
 def test_unknown_recipes_and_scales():

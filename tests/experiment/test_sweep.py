@@ -11,6 +11,7 @@ from masksearch.data import load_data
 from masksearch.errors import InputError
 from masksearch.experiment import Settings, Watcher, grid, read_sweep, run_sweep
 from masksearch.experiment.folder import locked
+from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.files import load_tensors, read_json
 from masksearch.mask import Mask
@@ -165,9 +166,10 @@ def test_the_same_settings_elsewhere_give_the_same_results_and_touch_no_global_s
 
 
 def test_moments_of_finding_and_rewinding(tmp_path):
-    moments = {"find_at": ("0", "1ep", "end"), "rewind_to": "5it", "retrain_epochs": 0}
-    sweep = replace(SWEEP, methods=("magnitude", "snip", "random"), sparsity=(0.5,), seeds=1, **moments)
-    result = run_sweep(settings_in(tmp_path, sweep))
+    methods = ("magnitude@end", "snip", "random")
+    sweep = replace(SWEEP, methods=methods, sparsity=(0.5,), seeds=1, find_at=("0", "1ep", "end"))
+    schedules = ScheduleSettings(rewind_to=("5it",), retrain_epochs=0)
+    result = run_sweep(settings_in(tmp_path, sweep, schedules=schedules))
     assert [cell["find_at"] for cell in result.cells] == ["end", "0", "0", "1ep", "end"]
     rewound = load_tensors(next((tmp_path / "runs" / "dense").glob("*/weights_5it.safetensors")))[0]
     for folder, metrics in zip(result.folders, result.cells, strict=True):
@@ -200,7 +202,7 @@ def test_an_exception_of_a_watcher_ends_the_sweep_and_nothing_is_lost(finished, 
 BAD = {
     "too sparse": ({"sweep": replace(SWEEP, sparsity=(0.9999,))}, "fewer than the 3 layers"),
     "find_at in steps": ({"sweep": replace(SWEEP, find_at=("37it",))}, "37it is longer than the training.*2ep = 36it"),
-    "rewind_to in steps": ({"sweep": replace(SWEEP, rewind_to="37it")}, "37it is longer"),
+    "rewind_to in steps": ({"schedules": ScheduleSettings(rewind_to=("37it",))}, "37it is longer"),
     "images per class": (
         {"scoring": ScoringSettings(images_per_class=500)},
         "images_per_class: 500; the smallest class",
