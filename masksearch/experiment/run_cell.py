@@ -246,7 +246,9 @@ class _Run:
         looker = Looker(self.cell, self._build, space, self.data, self.dense, self.device)
         row = looker.row(round_, self.found)
         if place == self.folder.path:
-            row |= looker.costs(network, round_, self.found)
+            prices = looker.costs(network, round_, self.found)
+            prices["seconds"] |= row["seconds"]
+            row |= prices
             if isinstance(space, FilterSpace) and not round_.mask.empty_layers():
                 save_pruned(place / "pruned", network, space, round_.mask)
         return row
