@@ -15,6 +15,7 @@ from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective
 from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
+from masksearch.training.feed import forward_batch
 from masksearch.trial import Proposal, Score
 
 __all__ = ["Scorer"]
@@ -42,8 +43,8 @@ class Scorer:
         whose score is then minus this loss; outputs may be anything.
     device : str or torch.device, optional
         Where to score; by default where the model is.
-    batch_size : int
-        Images per forward pass.
+    batch_size : int, optional
+        Images per forward pass; if left out, what suits the device.
     fast : bool
         Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes
         for weight masks of linear chains on a CPU. Callables, own losses and all others take the plain one.
@@ -63,7 +64,7 @@ class Scorer:
         *,
         loss: Callable[..., Tensor] | None = None,
         device: str | torch.device | None = None,
-        batch_size: int = 1000,
+        batch_size: int | None = None,
         fast: bool = True,
     ) -> None:
         if loss is not None and objective != "loss":
@@ -76,7 +77,7 @@ class Scorer:
         self._model = copy.deepcopy(model).to(device).eval()
         self._images = split.images.to(device)
         self._labels = split.labels.to(device)
-        self._batch_size = batch_size
+        self._batch_size = batch_size or forward_batch(self._images.device)
         self._check()
         self._path = self._choose_path(fast)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from masksearch.training.feed import Feed, Images
+from masksearch.training.feed import Feed, Images, forward_batch
 from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
 from masksearch.training.randomness import seeded
 
@@ -27,7 +27,7 @@ def evaluate(
     *,
     device: torch.device | str = "cpu",
     loss: Loss | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Score a network in eval mode, in its own precision. Its weights, modes and the random state stay as they were.
 
@@ -41,8 +41,8 @@ def evaluate(
         Where it runs.
     loss : callable, optional
         Outputs and labels -> mean loss, a scalar tensor; cross-entropy if left out.
-    batch_size : int
-        Images per forward pass.
+    batch_size : int, optional
+        Images per forward pass; if left out, what suits the device.
 
     Raises
     ------
@@ -57,14 +57,16 @@ def evaluate(
     )
 
 
-def evaluate_feed(model: nn.Module, feed: Feed, loss: Loss, classifies: bool, batch_size: int = 1000) -> Evaluation:
+def evaluate_feed(
+    model: nn.Module, feed: Feed, loss: Loss, classifies: bool, batch_size: int | None = None
+) -> Evaluation:
     """:func:`evaluate` for images that are on the device and have been looked at before."""
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     sizes: list[int] = []
     with mode_kept(model), seeded(0, feed.device), torch.no_grad():
         model.eval()
-        for images, labels in feed.in_order(batch_size):
+        for images, labels in feed.in_order(batch_size or forward_batch(feed.device)):
             outputs = model(images)
             losses.append(loss(outputs, labels).reshape(()))
             sizes.append(len(labels))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masksearch.training.augment import crop_flip
 
-__all__ = ["Feed", "Images", "batch_sizes", "steps_per_epoch"]
+__all__ = ["Feed", "Images", "batch_sizes", "forward_batch", "steps_per_epoch"]
 
 _SHARE = 0.5  # of the device's free memory that images may take
 _CHUNK_BATCHES = 16  # gathered by one call, which costs less than a call per batch
@@ -31,6 +31,14 @@ class Images(Protocol):
 def steps_per_epoch(n: int, batch_size: int) -> int:
     """Optimiser steps that ``n`` images give: n / batch_size, rounded up."""
     return -(-n // batch_size)
+
+
+def forward_batch(device: torch.device) -> int:
+    """Images per forward pass without gradients: activations that stay in a CPU's cache; launches that pay on others.
+
+    On a CPU, 128 images take a third to the whole of the time per image that 1,000 take, by network.
+    """
+    return 128 if device.type == "cpu" else 1000
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
