@@ -1,6 +1,6 @@
 """masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion."""
 
-from masksearch import cost, criteria, data, deploy, export, models, searchers
+from masksearch import cost, criteria, data, deploy, export, models, schedules, searchers, supermasks
 from masksearch.data import Data, Split, load_data
 from masksearch.errors import InputError
 from masksearch.history import History
@@ -8,7 +8,8 @@ from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.move import Move
-from masksearch.pruning import load_pruned, prune, save_pruned, slice_state
+from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
+from masksearch.rounds import draw_ticket, run_rounds
 from masksearch.scoring import Scorer
 from masksearch.space import MaskSpace
 from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
@@ -37,6 +38,7 @@ __all__ = [
     "criteria",
     "data",
     "deploy",
+    "draw_ticket",
     "evaluate",
     "export",
     "filter_space",
@@ -44,10 +46,14 @@ __all__ = [
     "load_pruned",
     "models",
     "prune",
+    "restore_state",
+    "run_rounds",
     "save_pruned",
+    "schedules",
     "search",
     "searchers",
     "slice_state",
+    "supermasks",
     "train",
     "weight_space",
 ]
