@@ -16,6 +16,7 @@ from masksearch.scoring.objectives import OBJECTIVES, CustomObjective
 from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.feed import forward_batch
+from masksearch.training.probe import takes_channels_last
 from masksearch.trial import Proposal, Score
 
 __all__ = ["Scorer"]
@@ -79,6 +80,9 @@ class Scorer:
         self._labels = split.labels.to(device)
         self._batch_size = batch_size or forward_batch(self._images.device)
         self._check()
+        with torch.no_grad():
+            if takes_channels_last(self._model, self._images[:2]):
+                self._images = self._images.contiguous(memory_format=torch.channels_last)
         self._path = self._choose_path(fast)
 
     def __call__(self, mask: Mask) -> Score:

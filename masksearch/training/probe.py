@@ -13,7 +13,7 @@ from masksearch.errors import InputError
 from masksearch.training.feed import Images
 from masksearch.training.randomness import seeded
 
-__all__ = ["Loss", "Probe", "cross_entropy", "mode_kept", "probe"]
+__all__ = ["Loss", "Probe", "cross_entropy", "mode_kept", "probe", "takes_channels_last"]
 
 Loss = Callable[[Any, Tensor], Tensor]
 """A loss: the network's outputs and labels (b,) -> their mean loss, a scalar tensor."""
@@ -54,11 +54,9 @@ def probe(model: nn.Module, split: Images, device: torch.device, loss: Loss | No
     """
     _check_split(split, name)
     images, labels = split.images[:2].to(device), split.labels[:2].to(device)
-    # Convolutions are faster that way on the CPU and in bfloat16; weights stay as they are, so files don't notice.
-    wanted = images.shape[1] > 1 and any(isinstance(module, nn.Conv2d) for module in model.modules())
     with mode_kept(model), seeded(0, device), torch.no_grad():
         model.eval()
-        channels_last = wanted and _takes_channels_last(model, images)
+        channels_last = takes_channels_last(model, images)
         outputs = model(images.contiguous(memory_format=torch.channels_last) if channels_last else images)
         classifies = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.is_floating_point()
         if loss is not None:
@@ -76,8 +74,14 @@ def probe(model: nn.Module, split: Images, device: torch.device, loss: Loss | No
     return Probe(classifies, channels_last)
 
 
-def _takes_channels_last(model: nn.Module, images: Tensor) -> bool:
-    """A network that calls ``view`` on a convolution's output raises for this layout: it gets the ordinary one."""
+def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
+    """Whether images go in with the channels innermost: convolutions are faster that way on the CPU and in bfloat16.
+
+    Weights stay as they are, so that files don't notice. A network that calls ``view`` on a convolution's output raises
+    for this layout: it gets the ordinary one. ``model`` is in eval mode, ``images`` are few.
+    """
+    if images.shape[1] == 1 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return False
     try:
         model(images.contiguous(memory_format=torch.channels_last))
     except RuntimeError:

@@ -1,0 +1,86 @@
+"""The pruned path for filter masks: folded and sliced networks give what the masked network gives."""
+
+import pytest
+import torch
+from torch import nn
+
+from masksearch.models import build_model
+from masksearch.scoring.compact import CompactPath
+from masksearch.scoring.folding import folded
+from masksearch.scoring.paths import ReferencePath
+from masksearch.spaces import filter_space
+from masksearch.trial import Proposal
+
+
+def lived_in(name, shape=(3, 32, 32)):
+    """A network whose normalisations are not the identity, in eval mode."""
+    model = build_model(name, shape, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low in ((module.weight, 0.5), (module.bias, -0.5), (module.running_mean, -0.5)):
+                tensor.data.uniform_(low, low + 1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return model.eval()
+
+
+SLICED = {
+    "vgg11_bn:0.25": True,
+    "resnet20:0.5": True,
+    "resnetb20:0.25": True,
+    "basic_cnn:0.25": True,
+    "conv2:0.25": True,
+    "torchvision:densenet121": True,
+    "torchvision:mobilenet_v3_small": False,  # depthwise convolutions know their number of groups
+}
+
+
+@pytest.mark.parametrize(("name", "sliced"), SLICED.items())
+def test_logits_are_the_masked_networks(name, sliced):
+    model = lived_in(name)
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    space = filter_space(model, images[:1])
+    compact, reference = (path(model, space, images.split(4)) for path in (CompactPath, ReferencePath))
+    assert compact._sliced is sliced
+    for seed, density in enumerate((0.2, 0.5, 0.9)):
+        generator = torch.Generator().manual_seed(seed)
+        proposal = Proposal.of(space.random(density, "layerwise", generator, on_empty="keep_one"))
+        wanted = reference.logits(proposal)
+        assert torch.allclose(compact.logits(proposal), wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_normalisations_are_folded_and_units_stay():
+    model = lived_in("vgg11_bn:0.25")
+    space = filter_space(model, torch.zeros(1, 3, 32, 32))
+    small, groups = folded(model, space.groups)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in small.modules())
+    assert groups.families == space.groups.families
+    assert {run.tensor for run in groups.runs} <= set(small.state_dict())
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # it was only read
+
+
+class Branching(nn.Module):
+    """A network that torch.fx can't trace: what it does depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, images):
+        hidden = self.norm(self.conv(images)).relu()
+        if float(hidden.detach().sum()) < -1:
+            hidden = -hidden
+        return self.fc(hidden.mean((2, 3)))
+
+
+def test_what_cannot_be_traced_is_sliced_as_it_is():
+    model = Branching().eval()
+    images = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    space = filter_space(model, images[:1])
+    same, groups = folded(model, space.groups)
+    assert type(same) is Branching
+    assert groups is space.groups
+    proposal = Proposal.of(space.random(0.5, generator=torch.Generator().manual_seed(0)))
+    compact, reference = (path(model, space, [images]) for path in (CompactPath, ReferencePath))
+    assert compact._sliced
+    assert torch.allclose(compact.logits(proposal), reference.logits(proposal), atol=1e-6)
