@@ -1,9 +1,10 @@
-"""Take a finished sweep into the benchmarks: its rows as CSV, its table into README.md.
+"""Take a finished sweep into the benchmarks: its rows as CSV, its tables into README.md, its figures as PNG.
 
     python -m benchmarks.collect runs/thesis_mlp_cpu
 
-The rows go to ``benchmarks/results/<name>.csv``; the table goes between the lines ``<!-- <name> -->`` and
-``<!-- end of <name> -->`` of ``benchmarks/README.md``, with the machine and the versions that made it.
+The rows go to ``benchmarks/results/<name>.csv`` and the figures to ``benchmarks/figures/<name>_<figure>.png``. The
+tables and links to the figures go between the lines ``<!-- <name> -->`` and ``<!-- end of <name> -->`` of
+``benchmarks/README.md``, with the machine and the versions that made them.
 """
 
 import csv
@@ -14,30 +15,97 @@ from pathlib import Path
 from masksearch.analysis import summarise
 from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
-from masksearch.report import markdown_table
+from masksearch.files import write_bytes
+from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
 
 HERE = Path(__file__).parent
-_GROUPS = ("score", "found", "untrained", "trained", "cost", "seconds")
+_NAMES = (
+    *("method", "learned", "granularity", "sparsity", "find_at", "seed"),
+    *("schedule", "n_rounds", "rewind_to", "retrain_lr", "control"),
+)
+_MOMENTS = ("found", "untrained", "best_dense", "trained")
+_GROUPS = ("score", *_MOMENTS, "cost", "seconds")
+_SHARPNESS = (110, 95, 80, 65, 50)  # dots per inch: the first at which a figure is small enough
+_BYTES = 150_000  # of a figure
 
 
 def flat_row(cell: dict, machine: dict) -> dict:
-    """One cell as a flat row: what it is, every single number, and what made it."""
-    row = {name: cell[name] for name in ("method", "sparsity", "find_at", "seed")}
+    """One cell as a flat row: what it is, every single number, and what made it.
+
+    Keys differ between cells: those with several rounds, or an early-bird ticket, have more of them.
+    """
+    row = {name: cell[name] for name in _NAMES}
     row["density"], row["empty_layers"] = cell["mask"]["density"], " ".join(cell["mask"]["empty_layers"])
     for group in _GROUPS:
         row |= {f"{group}.{name}": value for name, value in cell[group].items() if not isinstance(value, dict)}
     row |= {f"dense.{name}": value for name, value in cell["dense"].items() if not isinstance(value, dict)}
     row |= {f"dense.{name}": cell["dense"]["cost"][name] for name in ("params", "macs")}
-    return row | {name: machine[name] for name in ("masksearch", "torch", "device", "threads")}
+    row |= {name: machine[name] for name in ("masksearch", "torch", "device", "threads")}
+    if len(cell["rounds"]) > 1:
+        for round_ in cell["rounds"]:
+            row |= _flat_round(round_)
+    if "early_bird" in cell:
+        seen = cell["early_bird"]
+        row |= {f"early_bird.{name}": seen[name] for name in ("fired", "threshold", "relative")}
+        row |= {f"early_bird.fires.{name}": epoch for name, epoch in seen["fires"].items()}
+    return row
+
+
+def _flat_round(round_: dict) -> dict:
+    prefix = f"round{round_['number']}"
+    row = {f"{prefix}.density": round_["mask"]["density"]}
+    for moment in _MOMENTS:
+        row |= {f"{prefix}.{moment}.{name}": round_[moment][name] for name in ("test_accuracy", "test_loss")}
+    return row | {f"{prefix}.trained.best_val_epoch": round_["trained"]["best_val_epoch"]}
 
 
 def write_rows(result: SweepResult, path: Path) -> None:
-    """All cells, a row each."""
+    """All cells, a row each; what a cell doesn't have is empty."""
     rows = [flat_row(cell, result.machine) for cell in result.cells]
+    names = dict.fromkeys(name for row in rows for name in row)
     with path.open("w", newline="") as sink:
-        writer = csv.DictWriter(sink, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(sink, list(names), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_figures(result: SweepResult, folder: Path) -> list[str]:
+    """All figures of the sweep as files; lines of Markdown that show them."""
+    lines = []
+    for _, drawings in sweep_drawings(result, summarise(result.cells, result.dense)):
+        for drawing in drawings:
+            path = folder / f"{result.path.name}_{drawing.name}.png"
+            write_bytes(path, small_png(drawing))
+            lines.append(f"![{drawing.name.replace('_', ' ')}]({folder.name}/{path.name})\n\n{drawing.caption}\n")
+    return lines
+
+
+def small_png(drawing: Drawing) -> bytes:
+    """The sharpest file that is small enough."""
+    for dpi in _SHARPNESS:
+        content = drawing.png(dpi)
+        if len(content) <= _BYTES:
+            break
+    return content
+
+
+def block_of(result: SweepResult, figures: list[str]) -> str:
+    """What stands between the markers: the results, the figures, and two longer tables folded away."""
+    rows = summarise(result.cells, result.dense)
+    machine = result.machine
+    made = (
+        f"masksearch {machine['masksearch']}, torch {machine['torch']}, {machine['device']}, "
+        f"{machine['threads']} thread{'s' * (machine['threads'] != '1')}"
+    )
+    made += f"; rows in `results/{result.path.name}.csv`." if result.cells else "."
+    folded = {
+        "Figures": "\n".join(figures),
+        "Masks at all moments": moments_markdown(rows),
+        "Costs": costs_markdown(rows),
+    }
+    parts = [markdown_table(rows), f"{made}\n"]
+    parts += [f"<details><summary>{title}</summary>\n\n{text}\n</details>\n" for title, text in folded.items() if text]
+    return "\n".join(parts)
 
 
 def replace_block(page: str, name: str, text: str) -> str:
@@ -48,18 +116,15 @@ def replace_block(page: str, name: str, text: str) -> str:
     return pattern.sub(lambda match: match[1] + text + match[2], page)
 
 
-def main(folder: str) -> None:
-    """Collect the sweep in ``folder``."""
+def main(folder: str, home: Path = HERE) -> None:
+    """Collect the sweep in ``folder`` into the folder ``home``."""
     result = read_sweep(Path(folder))
     name = result.path.name
-    write_rows(result, HERE / "results" / f"{name}.csv")
-    machine = result.machine
-    made = (
-        f"masksearch {machine['masksearch']}, torch {machine['torch']}, {machine['device']}, "
-        f"{machine['threads']} thread{'s' * (machine['threads'] != '1')}; rows in `results/{name}.csv`."
-    )
-    page = HERE / "README.md"
-    block = f"{markdown_table(summarise(result.cells))}\n{made}\n"
+    page = home / "README.md"
+    replace_block(page.read_text(), name, "")  # raises if the page has no place for it
+    if result.cells:
+        write_rows(result, home / "results" / f"{name}.csv")
+    block = block_of(result, write_figures(result, home / "figures"))
     page.write_text(replace_block(page.read_text(), name, block))
 
 

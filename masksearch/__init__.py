@@ -1,6 +1,6 @@
 """masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion."""
 
-from masksearch import cost, criteria, data, deploy, export, models, schedules, searchers, supermasks
+from masksearch import analysis, cost, criteria, data, deploy, export, models, schedules, searchers, supermasks
 from masksearch.data import Data, Split, load_data
 from masksearch.errors import InputError
 from masksearch.history import History
@@ -33,6 +33,7 @@ __all__ = [
     "TrainSettings",
     "Trial",
     "WeightSpace",
+    "analysis",
     "build_model",
     "cost",
     "criteria",

@@ -70,8 +70,8 @@ def run_rounds(
 ) -> Iterator[Round]:
     """Prune and train in rounds; every round is given out before the next begins.
 
-    A round finds its mask at the weights that the last one's training has left; where that didn't train, at the same
-    weights as it. What a round prunes stays pruned.
+    A round finds its mask at the weights that the last one's training has left; where that didn't train, or diverged
+    and left none worth the name, at the same weights as it. What a round prunes stays pruned.
 
     Parameters
     ----------
@@ -113,6 +113,6 @@ def run_rounds(
         training, mask = train(number, ticket, mask)
         trained = ticket.weights(space, mask)
         yield Round(number, mask, ticket, weights, rewound, trained, training)
-        if training is not None:
+        if training is not None and not training.diverged:
             weights = trained
         alive = mask

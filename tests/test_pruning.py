@@ -12,7 +12,7 @@ from torch import nn
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.models import MODELS, build_model
-from masksearch.pruning import load_pruned, prune, save_pruned, slice_state
+from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.spaces import weight_space
 from masksearch.spaces.filter_space import filter_space
 
@@ -228,3 +228,55 @@ def test_only_what_the_mask_leaves_is_saved(own, tmp_path):
     ):
         save_pruned(tmp_path / "small", net, space, mask)
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["lenet5", "basic_cnn:0.25", "conv4:0.25", "vgg11_bn:0.1", "resnet20:0.5", "resnetb20:0.5"]
+)
+def test_restored_states_are_masked_ones_and_the_way_back_from_slices(name):
+    shape = (3, 32, 32)
+    generator = torch.Generator().manual_seed(0)
+    net = build_model(name, shape).eval()
+    space = filter_space(net, torch.zeros(1, *shape))
+    randomise(net, generator)
+    images = torch.randn(4, *shape, generator=generator)
+    mask = space.random(0.4, "layerwise", generator)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    restored = restore_state(space, mask, slice_state(space, mask, state))
+    assert list(restored) == list(state)
+    with space.applied(net, mask):
+        masked = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    parameters = dict(net.named_parameters())
+    for tensor_name, tensor in restored.items():
+        assert (tensor.shape, tensor.dtype) == (state[tensor_name].shape, state[tensor_name].dtype)
+        if tensor_name in parameters:
+            assert torch.equal(tensor, masked[tensor_name]), tensor_name
+        else:  # statistics of a removed channel, which nothing reads, are zero
+            assert torch.equal(tensor[tensor != 0], state[tensor_name][tensor != 0]), tensor_name
+    # There and back, from a smaller network with weights of its own.
+    small = prune(net, space, mask)
+    randomise(small, generator)
+    small.eval()
+    back = restore_state(space, mask, small.state_dict())
+    for tensor_name, tensor in slice_state(space, mask, back).items():
+        assert torch.equal(tensor, small.state_dict()[tensor_name]), tensor_name
+    whole = build_model(name, shape).eval()
+    whole.load_state_dict(back)
+    with torch.no_grad():
+        outputs, expected = whole(images), small(images)
+    assert (outputs - expected).abs().max() <= 1e-5 * expected.std()
+
+
+def test_states_that_no_mask_leaves_are_not_restored(own):
+    net, space, mask = own
+    state = slice_state(space, mask, net.state_dict())
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    restore_state(space, mask, state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in before.items())  # only read
+    with pytest.raises(InputError, match=r"shape \(16, 3, 3, 3\) for 'conv\.weight'; this mask leaves \(8, 3, 3, 3\)"):
+        restore_state(space, mask, net.state_dict())
+    with pytest.raises(InputError, match="doesn't fit"):
+        restore_state(space, filter_space(Own(20), torch.zeros(1, 3, 8, 8)).full(), state)
+    weights = weight_space(net)
+    with pytest.raises(InputError, match="a weight space; only filters"):
+        restore_state(weights, weights.full(), state)

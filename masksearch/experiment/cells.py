@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from masksearch.criteria import CRITERIA
@@ -157,7 +156,8 @@ def grid(settings: Settings) -> list[Cell]:
     """All cells of a sweep, seed by seed, so that every seed's dense network is followed by the cells that use it.
 
     Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
-    trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start.
+    trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start, unless
+    its ticket goes on from the weights of that moment.
     """
     if settings.schedules.dense_alone:
         return []
@@ -168,7 +168,7 @@ def grid(settings: Settings) -> list[Cell]:
                 settings.schedules.retrain_lr or (None,), settings.sweep.sparsities, settings.sweep.methods
             ):
                 name, pinned = split_method(method)
-                find_at = _moment(name, SCHEDULES[schedule], pinned or moment)
+                find_at = _moment(name, SCHEDULES[schedule], rewind, pinned, moment)
                 cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
                 if cell not in cells:
                     cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
@@ -186,13 +186,16 @@ def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
             yield schedule, number, moment, str(parse_rewind(rewind))
 
 
-def _moment(method: str, row: Schedule, asked: str) -> str:
+def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) -> str:
+    """The moment that a method's mask is found at: its own (``pinned``), or one that is asked for, or the usual one."""
     if row.detects:
         return AUTO
     if row.changes == "ramp":
         return "0"  # its ranking begins with the training
-    if method in CRITERIA and CRITERIA[method].weights == "none":
-        return "0"
+    if pinned:
+        return str(Duration.parse(pinned))
+    if method in CRITERIA and CRITERIA[method].weights == "none" and rewind not in ("none", "lr"):
+        return "0"  # at any moment it finds the same
     if asked:
         return str(Duration.parse(asked))
     return "end" if method in CRITERIA and CRITERIA[method].weights == "trained" and not row.changes else "0"
@@ -215,7 +218,7 @@ def dense_identity(settings: Settings, schedule: str, seed: int) -> dict[str, An
         "seed": seed,
     }
     if settings.sweep.dense != "auto":
-        path = Path(settings.sweep.dense.format(seed=seed))
+        path = settings.sweep.dense_file(seed)
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
     return identity
 

@@ -73,7 +73,9 @@ def dense_network(
         folder = RunFolder(path, identity)
         watching = [Watch(cell, data, space, path) for cell in cells if cell.row.detects]
         watches = {watch.name: watch for watch in watching}
-        wanted = {"0", *moments, "end", "best"} | {watch.moment for watch in watches.values()}
+        wanted = {"0", *moments, "end", "best"}
+        # A watch keeps the weights of its own moment; those of one that is interrupted are no new wish.
+        wanted |= {watch.moment for watch in watches.values() if not (folder / _file(watch.moment)).exists()}
         kept = all((folder / _file(moment)).exists() for moment in wanted)
         if not (folder.is_done and kept and all(watch.is_done for watch in watches.values())):
             if first.settings.sweep.dense == "auto":
@@ -106,7 +108,7 @@ def _train(
     tracker = Tracker(folder.path)
 
     def report(row: EpochRow) -> None:
-        for watch in watches:
+        for watch in watches if row.finite else ():  # what has diverged can't be ranked
             if watch.see(row.epoch, model, initial, device):
                 save_tensors(folder / _file(f"{row.epoch}ep"), copy_weights(model))
             watch.keep()
@@ -150,7 +152,7 @@ def _take(cell: Cell, data: Data, device: torch.device, folder: RunFolder) -> No
     """Take the weights of a file for those of the end of the training."""
     model = build_model(cell.settings.sweep.model, data, seed=cell.seed)
     save_tensors(folder / _file("0"), copy_weights(model))
-    model.load_state_dict(given_weights(cell.settings.sweep.dense.format(seed=cell.seed), model))
+    model.load_state_dict(given_weights(cell.settings.sweep.dense_file(cell.seed), model))
     for moment in ("end", "best"):
         save_tensors(folder / _file(moment), copy_weights(model))
     nothing: dict[str, Any] = {"best_val_epoch": None, "diverged": False, "epochs": []}

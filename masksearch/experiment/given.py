@@ -24,7 +24,8 @@ def given_weights(path: str | Path, model: nn.Module) -> Weights:
     Raises
     ------
     InputError
-        If the file isn't there, can't be read, or doesn't fit the model; the first tensor that doesn't is named.
+        If the file isn't there, can't be read, doesn't fit the model or holds no finite numbers; the first tensor that
+        doesn't is named.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,10 +40,19 @@ def given_weights(path: str | Path, model: nn.Module) -> Weights:
             raise InputError(
                 f"dense: {path} has {has} for {name!r}; {type(model).__name__} needs {tuple(tensor.shape)}"
             )
+        _check_numbers(state[name], tensor, f"dense: {path} has", repr(name))
     extra = sorted(set(state) - set(wanted))
     if extra:
         raise InputError(f"dense: {path} has {extra[0]!r}, which {type(model).__name__} has not")
     return state
+
+
+def _check_numbers(tensor: Tensor, wanted: Tensor, has: str, name: str) -> None:
+    plain = tensor.layout == torch.strided and not tensor.is_meta
+    if not plain or tensor.is_floating_point() != wanted.is_floating_point():
+        raise InputError(f"{has} a {tensor.type()} for {name}; a plain {wanted.type()} is needed")
+    if not tensor.double().isfinite().all():
+        raise InputError(f"{has} NaN or infinite values for {name}")
 
 
 def _read(path: Path) -> object:
@@ -52,6 +62,8 @@ def _read(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises all kinds for files that are no checkpoints
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if reason.startswith("Weights only load failed"):
+            reason = "it holds more than tensors and plain containers, and nothing is executed"
         raise InputError(f"dense: {path} can't be read as a state dict: {reason}") from None
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -77,11 +78,13 @@ class SweepSettings:
         for sparsity in self.sparsity:
             if not 0 < sparsity < 1:
                 raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
+        if self.compression:
+            check_some("compression", self.compression)
         for power in self.compression:
-            if not 0 < power < float("inf"):
-                raise InputError(f"compression: {power}; a power of ten above 0 is needed")
-        for text in self.layer_sparsity:
-            parse_layer_sparsity(text)
+            if not 0 < power < 12 or not round(1 - 10**-power, 12):
+                raise InputError(f"compression: {power}; a power of ten above 0 and below 12 is needed")
+        if self.layer_sparsity:
+            check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
         if self.seeds < 1:
             raise InputError(f"seeds: {self.seeds}; at least 1 is needed")
         Budget(scorings=self.budget)
@@ -105,6 +108,15 @@ class SweepSettings:
     def sparsities(self) -> tuple[float, ...]:
         """The sparsities that are asked for, whichever way."""
         return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The moments of the dense training that masks are asked to be found at, by ``find_at`` or by a method."""
+        return (*self.find_at, *filter(None, (split_method(method)[1] for method in self.methods)))
+
+    def dense_file(self, seed: int) -> Path:
+        """The file with the dense network of a seed, where ``dense`` is one."""
+        return Path(self.dense.replace("{seed}", str(seed)))
 
 
 @dataclass(frozen=True)
@@ -181,7 +193,7 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        for moment in (*self.sweep.find_at, *self.schedules.rewind_to):
+        for moment in (*self.sweep.moments, *self.schedules.rewind_to):
             duration = parse_rewind(moment)
             if isinstance(duration, str):
                 continue
@@ -199,6 +211,10 @@ class Settings:
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
         for schedule in self.schedules.schedule:
             self._check_schedule(schedule)
+        if self.sweep.moments and all(SCHEDULES[name].has_own_moment for name in self.schedules.schedule):
+            raise InputError(
+                f"find_at: {' '.join(self.sweep.moments)}; {' '.join(self.schedules.schedule)} has a moment of its own"
+            )
 
     def _check_schedule(self, name: str) -> None:
         row = SCHEDULES[name]
@@ -209,6 +225,15 @@ class Settings:
             for method in chosen:
                 if method not in CRITERIA:
                     raise InputError(f"schedule: {name} ranks units again and again, and {method} is no criterion")
+        if row.changes == "ramp" and self.sweep.layer_sparsity:
+            raise InputError(
+                f"layer_sparsity: {' '.join(self.sweep.layer_sparsity)}; {name} follows one density, not one a layer"
+            )
+        asked = self.schedules.retrain_epochs
+        if row.changes == "ramp" and not (self.train.epochs if asked is None else asked):
+            raise InputError(f"schedule: {name} prunes while it retrains, and there are no epochs of that")
+        if row.detects and not self.train.epochs:
+            raise InputError(f"schedule: {name} watches the dense training, and epochs is 0")
         if row.detects and self.sweep.dense != "auto":
             raise InputError(f"schedule: {name} watches the dense training, and dense is {self.sweep.dense}")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from masksearch.experiment.settings import Settings
 from masksearch.experiment.watcher import Watcher
 from masksearch.files import read_json, write_json
 from masksearch.models import build_model
+from masksearch.schedules import SCHEDULES
 from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training import steps_per_epoch
@@ -81,13 +83,11 @@ def run_sweep(settings: Settings | Sequence[Settings], watcher: Watcher | None =
             for folder in dict.fromkeys(map(dense_folder, [*stage.dense, *stage.cells])):
                 sharing = [cell for cell in stage.cells if dense_folder(cell) == folder]
                 waiting = [cell for cell in sharing if cell in to_do]
-                if not waiting and is_done(folder):
+                if sharing and not waiting and is_done(folder):
                     continue
-                first = (sharing or [cell for cell in stage.dense if dense_folder(cell) == folder])[0]
-                watcher.dense_begins(first.seed, first.settings.train.epochs)
-                dense = dense_network(
-                    sharing or [first], stage.data, stage.space, _moments(sharing), device, watcher.epoch
-                )
+                users = sharing or [cell for cell in stage.dense if dense_folder(cell) == folder]
+                watcher.dense_begins(users[0].seed, users[0].settings.train.epochs)
+                dense = dense_network(users, stage.data, stage.space, _moments(users), device, watcher.epoch)
                 for cell in waiting:
                     run_cell(cell, stage.data, stage.space, dense, path, device, watcher)
     return read_sweep(path)
@@ -112,10 +112,16 @@ def _stages(parts: Sequence[Settings]) -> list[_Stage]:
         if wanted not in loaded:
             loaded[wanted] = _load(part)
         cells = grid(part)
-        space = _check(part, loaded[wanted], cells)
-        dense = [Cell(part, "", 0.0, "0", seed) for seed in range(part.sweep.seeds)]
+        dense = [Cell(part, "", 0.0, "0", seed, name) for seed, name in product(range(part.sweep.seeds), _plain(part))]
+        space = _check(part, loaded[wanted], cells, dense)
         stages.append(_Stage(cells, dense, loaded[wanted], space))
     return stages
+
+
+def _plain(part: Settings) -> list[str]:
+    """Schedules, of one round each, that stand for the dense trainings that a part has beside those of its cells."""
+    asked = part.schedules.schedule if part.schedules.dense_alone else ()
+    return list(dict.fromkeys(name if SCHEDULES[name].bn_l1 else "one_shot" for name in asked)) or ["one_shot"]
 
 
 def read_sweep(path: Path) -> SweepResult:
@@ -156,7 +162,8 @@ def _moments(cells: Iterable[Cell]) -> set[str]:
     for cell in cells:
         moments |= {cell.find_at} - {AUTO}
         moments |= {cell.rewind_to} - {"none", "lr", "random"}
-        moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
+        if cell.settings.sweep.dense == "auto":  # another training has no moments left to keep
+            moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
     return moments
 
 
@@ -172,10 +179,10 @@ def _check_parts(parts: Sequence[Settings]) -> None:
                 raise InputError(f"{name}: {one} and {other} in parts of one sweep; they must be the same")
 
 
-def _check(settings: Settings, data: Data, cells: list[Cell]) -> NetworkSpace:
+def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell]) -> NetworkSpace:
     """Check everything that can be known before the first epoch; return the space, which is the same for all seeds."""
     steps = steps_per_epoch(len(data.train), settings.train.batch_size)
-    for moment in _moments(cells):
+    for moment in {*_moments([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
     smallest = int(data.train.labels.bincount(minlength=data.classes).min())
     sees_images = any(cell.method in CRITERIA and CRITERIA[cell.method].needs_batches for cell in cells)
@@ -186,7 +193,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell]) -> NetworkSpace:
     model = build_model(settings.sweep.model, data, seed=0)
     if settings.sweep.dense != "auto":
         for seed in range(settings.sweep.seeds):
-            given_weights(settings.sweep.dense.format(seed=seed), model)
+            given_weights(settings.sweep.dense_file(seed), model)
     space: NetworkSpace
     if settings.sweep.granularity == "filter":
         space = filter_space(model, data.test.images[:1])
@@ -194,7 +201,12 @@ def _check(settings: Settings, data: Data, cells: list[Cell]) -> NetworkSpace:
         space = weight_space(model, settings.scoring.layers)
     for cell in cells:
         _check_density(cell, space)
-        Slimming(model, dense_training(settings, cell.schedule).bn_l1)  # raises if there is nothing to slim
+    for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
+        Slimming(model, dense_training(settings, schedule).bn_l1)  # raises if there is nothing to slim
+    for method in dict.fromkeys(cell.method for cell in cells if cell.method in CRITERIA):
+        row = CRITERIA[method]
+        if not row.needs_batches and not row.draws:
+            row.saliency(model, space, [], initial=model.state_dict(), alive=None)  # raises where it knows no value
     return space
 
 

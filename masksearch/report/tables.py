@@ -1,87 +1,177 @@
-"""The results table, in the terminal and as Markdown."""
+"""Tables, in the terminal, as Markdown and in the page; first of all the results table."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
 from rich.table import Table
 
-from masksearch.analysis import Estimate, SummaryRow
+from masksearch.analysis import SummaryRow
+from masksearch.report.costs import COST_COLUMNS, COST_TEXTS, COSTS_ABOUT, cost_rows
+from masksearch.report.moments import MOMENT_COLUMNS, MOMENT_TEXTS, MOMENTS_ABOUT, moments_rows, moments_terminal
 from masksearch.report.style import name_of
 
-__all__ = ["COLUMNS", "cells_of", "markdown_table", "terminal_table"]
+__all__ = [
+    "caption",
+    "columns_of",
+    "costs_markdown",
+    "html_table",
+    "markdown_table",
+    "moments_markdown",
+    "table_rows",
+    "terminal_table",
+]
 
-COLUMNS = (
-    "method",
-    "sparsity",
-    "found",
-    "untrained %",
-    "trained %",
-    "gap",
-    "params",
-    "MACs %",
-    "speed x",
-    "scorings",
-    "search s",
-    "train s",
-)
-_WIDE = 132  # characters that all columns need
-_OMITTED = ("found", "params", "scorings", "search s", "train s")
-
-
-def cells_of(row: SummaryRow) -> tuple[str, ...]:
-    """The texts of a row, in order of ``COLUMNS``: test accuracies and the optimism gap in percent and points."""
-    method = name_of(row.method) + f" ({row.variant})" * bool(row.variant)
-    method += f" (empties a layer: {row.emptied} of {row.trained.n})" if row.emptied else ""
-    return (
-        method,
-        f"{100 * row.sparsity:.4g} %" if row.sparsity else "–",
-        row.find_at,
-        row.untrained.text(100),
-        row.trained.text(100),
-        _mean(row.accuracy_gap, "+.1f", 100),
-        _mean(row.params, ",.0f"),
-        _mean(row.macs, ".1f", 100),
-        _mean(row.speedup, ".2f"),
-        _mean(row.scorings, ".0f"),
-        _mean(row.search_seconds, ".1f"),
-        _mean(row.retrain_seconds, ".1f"),
-    )
-
-
-def _mean(estimate: Estimate, form: str, scale: float = 1.0) -> str:
-    return "–" if math.isnan(estimate.mean) else f"{scale * estimate.mean:{form}}"
+_COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
+    "method": lambda row: _method(row),
+    "variant": lambda row: row.variant,
+    "sparsity": lambda row: f"{100 * row.sparsity:.4g} %" if row.sparsity else "–",
+    "found": lambda row: row.find_at,
+    "untrained %": lambda row: row.untrained.text(100),
+    "trained %": lambda row: row.trained.text(100),
+    "gap": lambda row: row.accuracy_gap.plain("+.1f", 100),
+    "params": lambda row: row.params.plain(",.0f"),
+    "MACs %": lambda row: row.macs.plain(".1f", 100),
+    "speed x": lambda row: row.speedup.plain(".2f"),
+    "scorings": lambda row: row.scorings.plain(".0f"),
+    "search s": lambda row: row.search_seconds.plain(".1f"),
+    "train s": lambda row: row.retrain_seconds.plain(".1f"),
+}
+_TEXTS = {"method": 18, "variant": 16}  # columns that may fold, and the width that they fold to at most
+_LESS = ("train s", "search s", "scorings", "params", "gap", "speed x", "MACs %", "found", "untrained %")
+"""What a narrow terminal leaves out, in this order."""
+_MEANINGS = {
+    "variant": "variant: what tells rows of a method apart.",
+    "found": "found: moment of the dense training whose weights the mask was found at.",
+    "untrained %": "untrained: under the mask, at the weights that retraining starts from.",
+    "gap": "gap: the optimism gap, accuracy on the search images minus on the rest of val, in points.",
+    "params": "params: not zero.",
+    "MACs %": "MACs: effective, of the dense network's.",
+    "speed x": "speed: latency of the dense network / of this one, batches of 64, measured in turn.",
+}
 
 
-def terminal_table(rows: Sequence[SummaryRow], width: int) -> Table:
-    """For a rich console of that many characters; a narrow one gets the columns that matter."""
-    shown = [place for place, column in enumerate(COLUMNS) if width >= _WIDE or column not in _OMITTED]
-    seeds = rows[0].trained.n if rows else 0
-    table = Table(caption=caption(seeds), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for place in shown:
-        table.add_column(COLUMNS[place], justify="left" if place == 0 else "right", no_wrap=True)
-    for before, row in zip([None, *rows], rows, strict=False):
+def _method(row: SummaryRow) -> str:
+    notes = {"empties a layer": row.emptied, "diverged": row.diverged}
+    marks = [f"{note}: {count} of {row.trained.n}" for note, count in notes.items() if count]
+    return name_of(row.method, row.learned) + (f" ({'; '.join(marks)})" if marks else "")
+
+
+def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
+    """The columns of the whole table: without ``variant`` where no row has one."""
+    return [column for column in _COLUMNS if column != "variant" or any(row.variant for row in rows)]
+
+
+def table_rows(rows: Sequence[SummaryRow], columns: Sequence[str]) -> list[list[str]]:
+    """The texts of every row; test accuracies and the optimism gap in percent and points."""
+    return [[_COLUMNS[column](row) for column in columns] for row in rows]
+
+
+def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
+    """For a rich console of that many characters; a narrow one gets the columns that matter.
+
+    If there are several rounds of pruning, a table of them follows.
+    """
+    columns = columns_of(rows)
+    for column in _LESS:
+        if _needed(rows, columns) > width:
+            columns.remove(column)
+    about = caption(rows, columns)
+    table = Table(caption=about, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        text = column in _TEXTS
+        table.add_column(column, justify="left" if text else "right", no_wrap=not text, overflow="fold")
+        table.columns[-1].min_width = min(_TEXTS[column], _longest(rows, column)) if text else None
+    for before, row, cells in zip([None, *rows], rows, table_rows(rows, columns), strict=False):
         if before is not None and before.sparsity != row.sparsity:
             table.add_section()
-        cells = cells_of(row)
-        table.add_row(*(cells[place] for place in shown))
-    return table
+        table.add_row(*cells)
+    if not any(len(row.rounds) > 1 for row in rows):
+        return table
+    return Group(table, "", moments_terminal(rows, width))
+
+
+def _needed(rows: Sequence[SummaryRow], columns: Sequence[str]) -> int:
+    """Characters that a table of these columns needs, its texts folded as far as they may be."""
+    widths = []
+    for column in columns:
+        longest = _longest(rows, column)
+        widths.append(min(longest, _TEXTS.get(column, longest)))
+    return sum(widths) + 3 * len(widths) - 1  # between columns, and at both ends
+
+
+def _longest(rows: Sequence[SummaryRow], column: str) -> int:
+    return max(map(len, [column, *map(_COLUMNS[column], rows)]))
 
 
 def markdown_table(rows: Sequence[SummaryRow]) -> str:
     """For a page."""
-    lines = [COLUMNS, ("---",) + ("---:",) * (len(COLUMNS) - 1), *map(cells_of, rows)]
+    columns = columns_of(rows)
+    return _markdown(columns, table_rows(rows, columns), texts=sum(column in _TEXTS for column in columns))
+
+
+def moments_markdown(rows: Sequence[SummaryRow]) -> str:
+    """The table of moments, for a page."""
+    return _markdown(MOMENT_COLUMNS, moments_rows(rows), MOMENT_TEXTS) + f"\n{MOMENTS_ABOUT}\n"
+
+
+def costs_markdown(rows: Sequence[SummaryRow]) -> str:
+    """The table of costs, for a page."""
+    return _markdown(COST_COLUMNS, cost_rows(rows), COST_TEXTS) + f"\n{COSTS_ABOUT}\n"
+
+
+def _markdown(head: Sequence[str], body: Iterable[Sequence[str]], texts: int) -> str:
+    """A table whose first ``texts`` columns are words, the others numbers."""
+    head, body, texts = _with_words(head, body, texts)
+    lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def caption(seeds: int) -> str:
-    """What the columns are."""
-    interval = "mean ± 95 % interval" if seeds > 1 else "one seed, no interval"
-    return (
-        f"Test accuracy after the last epoch, {interval} over {seeds} seed{'s' * (seeds > 1)}. "
-        "found: moment of the dense training whose weights the mask was found at. "
-        "untrained: under the mask, at the weights that retraining starts from. "
-        "gap: the optimism gap, accuracy on the search images minus on the rest of val, in points. "
-        "params: not zero. MACs: effective, of the dense network's. "
-        "speed: latency of the dense network / of this one, batches of 64, measured in turn."
+def html_table(
+    head: Sequence[str], body: Sequence[Sequence[str]], texts: int, about: str, first: Iterable[int] = ()
+) -> str:
+    """A table whose first ``texts`` columns are words, the others numbers; rows of number ``first`` begin a part."""
+    head, body, texts = _with_words(head, body, texts)
+    kinds = [' class="text"'] * texts + [""] * (len(head) - texts)
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+
+    begins, mark = set(first), ' class="first"'
+    rows = "".join(
+        f"<tr{mark if place in begins else ''}>{line('td', cells)}</tr>\n" for place, cells in enumerate(body)
     )
+    return (
+        f'<div class="wide"><table>\n<tr>{line("th", head)}</tr>\n{rows}</table></div>'
+        f'<p class="about">{escape(about)}</p>'
+    )
+
+
+def _with_words(
+    head: Sequence[str], body: Iterable[Sequence[str]], texts: int
+) -> tuple[Sequence[str], list[Sequence[str]], int]:
+    """The table without its columns of words in which there is none."""
+    rows = list(body)
+    kept = [place for place in range(len(head)) if place >= texts or any(row[place] for row in rows)]
+    words = sum(place < texts for place in kept)
+    return [head[place] for place in kept], [[row[place] for place in kept] for row in rows], words
+
+
+def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
+    """What the columns are."""
+    seeds = max((row.trained.n for row in rows), default=0)
+    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so without intervals"
+    sentences = [f"Test accuracy after the last epoch: {over}."]
+    sentences += [text for column, text in _MEANINGS.items() if column in columns]
+    if any(row.control != "none" for row in rows):
+        sentences.append(
+            "shuffled: a control, the mask permuted within its layers; reinitialised: a control, the mask on fresh "
+            "weights."
+        )
+    if any(row.learned for row in rows):
+        sentences.append(
+            "(learned): supermasks, whose masks gradients have trained: they see more than scores and are no "
+            "black-box search."
+        )
+    return " ".join(sentences)

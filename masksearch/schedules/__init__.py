@@ -23,6 +23,11 @@ class Schedule:
     detects: bool = False  # the mask is found when it no longer changes from epoch to epoch
     bn_l1: float = 0.0  # L1 term on BatchNorm scales of the dense training, where its settings have none
 
+    @property
+    def has_own_moment(self) -> bool:
+        """Whether it says itself when masks are found: nobody is asked."""
+        return self.detects or self.changes == "ramp"
+
 
 SCHEDULES: Table[Schedule] = Table(
     "schedule",

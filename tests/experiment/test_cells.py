@@ -50,6 +50,16 @@ def test_moments_that_are_asked_for_are_for_all_methods_but_those_that_have_thei
     }
 
 
+def test_a_criterion_that_looks_at_no_weights_has_a_moment_where_tickets_go_on_from_it():
+    def moments(method, **schedules):
+        asked = replace(SWEEP, methods=(method,), find_at=("1ep", "end") if method == "random" else ())
+        return {cell.find_at for cell in grid(replace(BASE, sweep=asked, schedules=ScheduleSettings(**schedules)))}
+
+    assert moments("random", rewind_to=("none",)) == moments("random", rewind_to=("lr",)) == {"1ep", "end"}
+    assert moments("random", rewind_to=("end",)) == {"0"}
+    assert moments("random@end", rewind_to=("0",)) == {"end"}
+
+
 def test_moments_that_are_the_same_are_one_cell():
     assert len(grid(replace(BASE, sweep=replace(SWEEP, find_at=("0", "0ep", "0it"))))) == 8
 

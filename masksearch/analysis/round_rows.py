@@ -1,0 +1,76 @@
+"""Rounds over seeds: every round's mask at every moment that is published."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from masksearch.analysis.estimate import Estimate
+
+__all__ = ["MOMENTS", "Moment", "RoundRow", "dense_row", "round_rows"]
+
+MOMENTS = ("untrained", "best_dense", "found", "trained")
+"""Under the round's mask: at the weights that training starts from; at the dense network's best weights by validation
+("@w0"); at the weights that the mask was found at, those of the last round ("@w(t-1)"); after training."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Test accuracy, in [0, 1], and test loss."""
+
+    accuracy: Estimate
+    loss: Estimate
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round of a group, over all seeds; or the dense network (``number`` 0)."""
+
+    number: int
+    density: Estimate
+    moments: Mapping[str, Moment]  # by MOMENTS; without numbers where there was nothing to look at
+    best_epoch: Estimate  # by validation, counted as the learning-rate schedule counts
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its figures, as they stand in tables: means alone, accuracies and density in percent."""
+        moments = [self.moments[name] for name in MOMENTS]
+        figures = [text for m in moments for text in (m.accuracy.plain(".2f", 100), m.loss.plain(".3f"))]
+        whole = self.best_epoch.mean.is_integer()
+        number = str(self.number) if self.number else "–"
+        return (number, self.density.plain(".4g", 100), *figures, self.best_epoch.plain(".0f" if whole else ".1f"))
+
+
+def round_rows(cells: Sequence[Mapping[str, Any]]) -> tuple[RoundRow, ...]:
+    """The rounds of cells that differ in their seed alone."""
+    rows = []
+    for rounds in zip(*(cell["rounds"] for cell in cells), strict=True):
+        moments = {name: _moment([r[name] for r in rounds]) for name in MOMENTS}
+        if not any(r["epochs"] for r in rounds):
+            moments["trained"] = _moment([])  # there was no training after this round
+        rows.append(
+            RoundRow(
+                rounds[0]["number"],
+                Estimate.of(r["mask"]["density"] for r in rounds),
+                moments,
+                Estimate.of(r["trained"]["best_val_epoch"] for r in rounds),
+            )
+        )
+    return tuple(rows)
+
+
+def dense_row(networks: Sequence[Mapping[str, Any]]) -> RoundRow:
+    """The dense networks of all seeds: ``trained`` is their last state, ``best_dense`` the best by validation."""
+    nothing = _moment([])
+    best = [{"test_accuracy": n["best_test_accuracy"], "test_loss": n["best_test_loss"]} for n in networks]
+    return RoundRow(
+        0,
+        Estimate.of(1.0 for _ in networks),
+        {"untrained": nothing, "best_dense": _moment(best), "found": nothing, "trained": _moment(networks)},
+        Estimate.of(network["best_val_epoch"] for network in networks),
+    )
+
+
+def _moment(looks: Sequence[Mapping[str, Any]]) -> Moment:
+    return Moment(
+        Estimate.of(look["test_accuracy"] for look in looks), Estimate.of(look["test_loss"] for look in looks)
+    )

@@ -1,0 +1,82 @@
+"""A drawing: a figure with its name and its caption, as SVG for a page and as PNG for a paper."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from masksearch.analysis import Group
+from masksearch.report.style import STYLE
+
+__all__ = ["Drawing", "few", "one_sparsity", "over_seeds", "percent"]
+
+_SAVING = STYLE | {"figure.constrained_layout.use": False}  # a figure is laid out once, not for every file again
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a sweep."""
+
+    name: str  # of its file
+    caption: str
+    figure: Figure
+
+    def svg(self) -> str:
+        """As an element of a page."""
+        sink = io.StringIO()
+        with mpl.rc_context(_SAVING):  # how text and names are written is decided here
+            self._settle()
+            self.figure.savefig(sink, format="svg", metadata={"Date": None})
+        text = sink.getvalue()
+        return text[text.index("<svg") :]
+
+    def png(self, dpi: int = 150) -> bytes:
+        """As a file; the same figure gives the same bytes."""
+        sink = io.BytesIO()
+        with mpl.rc_context(_SAVING):
+            self._settle()
+            self.figure.savefig(sink, format="png", dpi=dpi, metadata={"Software": None})
+        return sink.getvalue()
+
+    def _settle(self) -> None:
+        """Lay the figure out: with many axes that takes most of the time that a file needs."""
+        if isinstance(self.figure.get_layout_engine(), ConstrainedLayoutEngine):
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine(None)
+
+
+def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
+    """Up to ``limit`` pairs of a method and a way, for figures that can't hold them all.
+
+    The first ways of all methods come before the last way of any. Controls are left out: what is drawn for them would
+    be the same, or is in the tables.
+    """
+    series = list(dict.fromkeys((group.method, group.way) for group in groups if group.control == "none"))
+    methods = list(dict.fromkeys(method for method, _ in series))
+    turns: dict[tuple[str, str], int] = {}
+    seen: dict[str, int] = {}
+    for method, way in series:
+        turns[method, way] = seen[method] = seen.get(method, -1) + 1
+    chosen = sorted(series, key=lambda one: (turns[one], methods.index(one[0])))[:limit]
+    return sorted(chosen, key=series.index)
+
+
+def one_sparsity(groups: Iterable[Group]) -> float:
+    """The sparsity for figures that show one: in the middle, the higher one of two."""
+    ordered = sorted({group.sparsity for group in groups})
+    return ordered[len(ordered) // 2]
+
+
+def over_seeds(number: int, intervals: bool = False) -> str:
+    """What the figures of a caption are of."""
+    if number == 1:
+        return "one seed"
+    return f"means over {number} seeds" + " with 95 % intervals" * intervals
+
+
+def percent(sparsity: float) -> str:
+    """A sparsity, as it stands in titles."""
+    return f"{100 * sparsity:.4g} %"

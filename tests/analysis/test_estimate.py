@@ -1,0 +1,64 @@
+"""Estimates: Student's interval as SciPy has it, and nothing that is missing goes unseen."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t
+
+from masksearch.analysis import Estimate
+
+NUMBERS = st.floats(-1e6, 1e6)
+
+
+@given(st.lists(NUMBERS, min_size=2, max_size=8))
+def test_the_interval_is_students(values):
+    estimate = Estimate.of(values)
+    mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
+    assert estimate.n == len(values)
+    assert estimate.mean == pytest.approx(mean, rel=1e-9, abs=1e-9)
+    low, high = t.interval(0.95, len(values) - 1, loc=0, scale=error) if error else (0, 0)
+    assert estimate.half_width == pytest.approx(high, rel=1e-6, abs=1e-9)
+    assert -estimate.half_width == pytest.approx(low, rel=1e-6, abs=1e-9)
+
+
+def test_the_interval_of_three_seeds_by_hand():
+    """4.303 is Student's quantile at 97.5 % for 2 degrees of freedom."""
+    estimate = Estimate.of([0.1, 0.2, 0.3])
+    assert estimate.half_width == pytest.approx(4.303 * 0.1 / math.sqrt(3), rel=1e-3)
+    assert estimate.text(100) == "20.00 ± 24.84"
+    assert estimate.text(100, digits=1, sign="+") == "+20.0 ± 24.8"
+
+
+@given(NUMBERS)
+def test_one_value_has_no_interval(value):
+    estimate = Estimate.of([value])
+    assert (estimate.mean, estimate.n) == (value, 1)
+    assert math.isnan(estimate.half_width)
+    assert "±" not in estimate.text()
+    assert float(estimate.text(digits=12)) == pytest.approx(value, abs=1e-6)
+
+
+def test_of_nothing_there_is_no_estimate():
+    estimate = Estimate.of([])
+    assert estimate.n == 0
+    assert math.isnan(estimate.mean)
+    assert math.isnan(estimate.half_width)
+    assert estimate.text() == "–"
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+@pytest.mark.parametrize("others", [[], [0.5], [0.5, 0.6]])
+def test_a_missing_value_makes_the_mean_missing(missing, others):
+    estimate = Estimate.of([*others, missing])
+    assert math.isnan(estimate.mean)
+    assert estimate.n == len(others) + 1
+    assert estimate.text() == "–"
+
+
+def test_the_mean_alone_has_a_form_and_a_dash():
+    assert Estimate.of([0.5, 0.25]).plain(".1f", 100) == "37.5"
+    assert Estimate.of([1234.0]).plain(",.0f") == "1,234"
+    assert Estimate.of([]).plain(".1f") == "–"

@@ -1,0 +1,81 @@
+"""Taking sweeps into the benchmarks: all numbers as CSV, tables and figures on the page."""
+
+import csv
+import re
+
+import pytest
+
+from benchmarks.collect import main, replace_block
+from masksearch.errors import InputError
+
+
+@pytest.fixture
+def home(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "README.md").write_text("before\n<!-- rounds -->\nold\n<!-- end of rounds -->\nafter\n")
+    return tmp_path
+
+
+def test_rows_hold_every_cell_and_its_rounds(rounds, home):
+    main(rounds.path, home)
+    with (home / "results" / "rounds.csv").open() as source:
+        rows = list(csv.DictReader(source))
+    assert len(rows) == len(rounds.cells)
+    for row, cell in zip(rows, rounds.cells, strict=True):
+        for name in ("method", "schedule", "rewind_to", "control", "granularity", "find_at"):
+            assert row[name] == cell[name]
+        assert (int(row["n_rounds"]), row["retrain_lr"]) == (cell["n_rounds"], "")
+        for moment in ("found", "untrained", "best_dense", "trained"):
+            assert float(row[f"{moment}.test_accuracy"]) == cell[moment]["test_accuracy"]
+            for round_ in cell["rounds"] if len(cell["rounds"]) > 1 else []:
+                figure = row[f"round{round_['number']}.{moment}.test_accuracy"]
+                assert float(figure) == round_[moment]["test_accuracy"]
+        if len(cell["rounds"]) == 1:
+            assert row["round1.density"] == ""
+        assert float(row["dense.best_test_loss"]) == cell["dense"]["best_test_loss"]
+
+
+def test_the_page_has_tables_figures_and_what_was_there(rounds, home):
+    main(rounds.path, home)
+    page = (home / "README.md").read_text()
+    assert page.startswith("before\n<!-- rounds -->\n| method | variant |")
+    assert page.endswith("<!-- end of rounds -->\nafter\n")
+    assert "old" not in page
+    assert "| @w(t-1) % |" in page
+    links = re.findall(r"\]\((figures/[^)]*)\)", page)
+    assert "figures/rounds_accuracy.png" in links
+    assert "figures/rounds_found_at.png" in links
+    assert {f"figures/{path.name}" for path in (home / "figures").iterdir()} == set(links)
+    assert all((home / link).stat().st_size <= 150_000 for link in links)
+    main(rounds.path, home)
+    assert (home / "README.md").read_text() == page
+
+
+def test_early_birds_and_their_epochs_are_in_the_rows(rounds, home, monkeypatch):
+    from benchmarks import collect
+
+    seen = {"fired": 3, "fires": {"absolute": 3, "relative": None}, "threshold": 0.1, "relative": False}
+    cells = [rounds.cells[0], rounds.cells[1] | {"early_bird": seen | {"distances": [[0.0]]}}]
+    result = type(rounds)(rounds.path, rounds.settings, rounds.machine, cells, rounds.folders[:2], rounds.dense)
+    collect.write_rows(result, home / "rows.csv")
+    with (home / "rows.csv").open() as source:
+        first, second = csv.DictReader(source)
+    assert first["early_bird.fired"] == ""
+    assert (second["early_bird.fired"], second["early_bird.fires.absolute"]) == ("3", "3")
+    assert second["early_bird.fires.relative"] == ""
+    assert (second["early_bird.threshold"], second["early_bird.relative"]) == ("0.1", "False")
+
+
+def test_a_dense_network_alone_has_no_rows_and_a_page(dense_alone, home):
+    (home / "README.md").write_text("<!-- dense -->\n<!-- end of dense -->\n")
+    main(dense_alone.path, home)
+    assert not list((home / "results").iterdir())
+    assert "figures/dense_training.png" in (home / "README.md").read_text()
+
+
+def test_a_page_without_the_place_is_refused_before_anything_is_written(rounds, home):
+    (home / "README.md").write_text("nothing\n")
+    with pytest.raises(InputError, match="no lines <!-- rounds -->"):
+        main(rounds.path, home)
+    assert not (home / "figures").exists()
+    assert replace_block("<!-- a -->\nx<!-- end of a -->", "a", "\\1") == "<!-- a -->\n\\1<!-- end of a -->"

@@ -1,0 +1,224 @@
+"""Pages: whole in one file, their numbers those of the cells, the same bytes for the same cells."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from report_cases import COMMAND, METHODS, SPARSITY, Page, table_called
+from scipy.stats import t
+
+from masksearch.analysis import summarise
+from masksearch.experiment import read_sweep
+from masksearch.files import read_json
+from masksearch.report import write_report
+
+COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"
+
+
+@pytest.fixture(scope="module")
+def page(finished):
+    return Page(finished[1].read_text())
+
+
+def elsewhere(result, path, **changes):
+    """The page of a result with changes, written into another folder."""
+    (path / "sweep.json").write_bytes((result.path / "sweep.json").read_bytes())
+    return Page(write_report(replace(result, path=path, **changes)).read_text())
+
+
+def test_the_page_is_well_formed(page):
+    assert page.open == []
+    assert page.tags[:2] == ["html", "head"]
+    assert {"title", "style", "body", "table", "svg", "figure"} <= set(page.tags)
+
+
+def test_the_page_loads_nothing_and_runs_nothing(finished, page):
+    assert not {"script", "link", "iframe", "img", "object", "embed", "image"} & set(page.tags)
+    loads = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
+    references = [value for _, name, value in page.attributes if name in loads]
+    assert references  # of matplotlib's glyphs and clip paths, within the page
+    assert all(value.startswith("#") for value in references)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    text = finished[1].read_text()
+    assert all(target.startswith("#") for target in re.findall(r"""url\(["']?([^)]*)\)""", text))
+    assert "@import" not in text
+    links = {(tag, name) for tag, name, value in page.attributes if value and re.match("https?:|//", value)}
+    assert links <= {(tag, name) for tag, name in links if name.startswith("xmlns") or tag.startswith(("cc:", "dc:"))}
+
+
+def estimate(values, scale=100.0):
+    """``mean ± half width``, by SciPy."""
+    values = np.array(values)
+    error = values.std(ddof=1) / len(values) ** 0.5
+    half = t.interval(0.95, len(values) - 1, scale=error)[1] if error else 0.0
+    return f"{scale * values.mean():.2f} ± {scale * half:.2f}"
+
+
+def test_the_table_holds_the_numbers_of_the_cells(finished, page):
+    result, _ = finished
+    metrics = [read_json(path) for path in sorted(result.path.glob("*/metrics.json"))]
+    assert len(metrics) == 18
+    head, dense, *rows = page.tables[0]
+    assert head == [column.replace("_", " ") for column in COLUMNS.split()]
+    seeds = {cell["seed"]: cell["dense"]["test_accuracy"] for cell in metrics}
+    assert dense[0] == "dense"
+    assert dense[head.index("trained %")] == estimate(list(seeds.values()))
+    expected = [(method, sparsity) for sparsity in SPARSITY for method in METHODS]
+    assert len(rows) == len(expected)
+    for row, (method, sparsity) in zip(rows, expected, strict=True):
+        cells = [cell for cell in metrics if (cell["method"], cell["sparsity"]) == (method, sparsity)]
+        assert sorted(cell["seed"] for cell in cells) == [0, 1, 2]
+        shown = dict(zip(head, row, strict=True))
+        name = method.replace("_", " ") + " (learned)" * (method == "edge_popup")
+        assert shown["method"].partition(" (empties")[0] == name
+        assert shown["sparsity"] == f"{sparsity:.0%}".replace("%", " %")
+        assert shown["untrained %"] == estimate([cell["untrained"]["test_accuracy"] for cell in cells])
+        assert shown["trained %"] == estimate([cell["trained"]["test_accuracy"] for cell in cells])
+        gap = 100 * np.mean([cell["score"]["accuracy_gap"] for cell in cells])
+        assert float(shown["gap"]) == pytest.approx(gap, abs=0.051)
+        params = np.mean([cell["cost"]["nonzero_params"] for cell in cells])
+        assert float(shown["params"].replace(",", "")) == pytest.approx(params, abs=0.51)
+        macs = 100 * np.mean([cell["cost"]["effective_macs"] / cell["dense"]["cost"]["macs"] for cell in cells])
+        assert float(shown["MACs %"]) == pytest.approx(macs, abs=0.051)
+        assert shown["scorings"] == ("15" if method == "annealing" else "0")
+
+
+def test_what_gradients_have_learned_is_called_so(page):
+    assert "(learned): supermasks, whose masks gradients have trained" in " ".join("".join(page.text).split())
+
+
+def test_costs_are_those_of_the_cells(finished, page):
+    rows = table_called(page, "compression", "latency ms")
+    cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.9)]
+    [row] = [row for row in rows if (row["method"].partition(" (e")[0], row["sparsity"]) == ("snip", "90 %")]
+    for column, scale, values in (
+        ("accuracy %", 100, [cell["trained"]["test_accuracy"] for cell in cells]),
+        ("params", 1, [cell["cost"]["nonzero_params"] for cell in cells]),
+        ("MACs", 1, [cell["cost"]["effective_macs"] for cell in cells]),
+        ("test s", 1, [cell["seconds"]["test"] for cell in cells]),
+        ("latency ms", 1000, [cell["seconds"]["latency_ticket_batch_64"] for cell in cells]),
+        ("compression", 1, [c["dense"]["cost"]["nonzero_params"] / c["cost"]["nonzero_params"] for c in cells]),
+    ):
+        digits = len(row[column].partition(".")[2])
+        got = float(row[column].replace(",", ""))
+        assert got == pytest.approx(scale * np.mean(values), abs=0.51 * 10**-digits)
+
+
+def test_moments_are_those_of_the_rounds(rounds, tmp_path):
+    page = elsewhere(rounds, tmp_path)
+    rows = table_called(page, "round", "best epoch")
+    chosen = [row for row in rows if row["method"] == "magnitude" and row["variant"].startswith("lottery ticket")]
+    [first, last, *_] = [
+        row for row in chosen if (row["sparsity"], row["found"]) == ("80 %", "1ep") and "shuffled" not in row["variant"]
+    ]
+    cells = [
+        cell
+        for cell in rounds.cells
+        if (cell["method"], cell["schedule"], cell["sparsity"]) == ("magnitude", "lottery_ticket", 0.8)
+        and (cell["find_at"], cell["control"]) == ("1ep", "none")
+    ]
+    assert len(cells) == 2
+    for number, row in enumerate((first, last)):
+        assert row["round"] == str(number + 1)
+        rounds_ = [cell["rounds"][number] for cell in cells]
+        assert float(row["density %"]) == pytest.approx(100 * 0.2 ** ((number + 1) / 2), abs=0.2)
+        for column, moment in (
+            ("rewound %", "untrained"),
+            ("@w0 %", "best_dense"),
+            ("@w(t-1) %", "found"),
+            ("trained %", "trained"),
+        ):
+            mean = np.mean([round_[moment]["test_accuracy"] for round_ in rounds_])
+            assert row[column] == f"{100 * mean:.2f}"
+        assert row["loss"] == f"{np.mean([r['trained']['test_loss'] for r in rounds_]):.3f}"  # the last one's
+
+
+def test_figures_are_there_and_say_what_they_are(finished, page):
+    figures = ["accuracy", "training", "layers", "weights", "search_annealing"]
+    assert page.tags.count("svg") == page.tags.count("figcaption") == len(figures)
+    assert page.captions[0] == "Test accuracy after the last epoch, means over 3 seeds with 95 % intervals."
+    assert page.captions[-1] == "annealing, 90 % sparse, seed 0"
+    text = "".join(page.text)
+    for words in ("Hamming distance (units)", "scorings", "test accuracy (%)", "score (calibrated loss)", "dense"):
+        assert words in text
+    files = {path.stem: path.read_bytes() for path in (finished[0].path / "figures").iterdir()}
+    assert set(files) == set(figures)
+    assert all(content.startswith(b"\x89PNG") for content in files.values())
+
+
+def test_settings_versions_and_the_command_are_there(finished, page):
+    shown = {row[0]: row[1] for table in page.tables[1:] for row in table if len(row) == 2}
+    result, _ = finished
+    assert shown["budget"] == "15"
+    assert shown["sparsity"] == "0.5 0.9"
+    assert shown["torch"] == result.machine["torch"]
+    assert shown["name"] == "<a> & b"  # and no markup
+    assert "masksearch run --name '<a> & b'" in "".join(page.text)
+
+
+def test_the_best_method_is_named_with_its_figure(finished, page):
+    text = " ".join("".join(page.text).split())
+    for sparsity in SPARSITY:
+        rows = [row for row in summarise(finished[0].cells)[1:] if row.sparsity == sparsity]
+        best = max(rows, key=lambda row: row.trained.mean)
+        name = best.method.replace("_", " ") + " (learned)" * best.learned
+        figure = best.trained.text(100)
+        assert f"At {100 * sparsity:g} % sparsity, {name} has the highest mean after retraining: {figure} %" in text
+        if best.learned:
+            other = max((row for row in rows if not row.learned), key=lambda row: row.trained.mean)
+            assert f"learned by gradient it is {other.method.replace('_', ' ')}: {other.trained.text(100)} %" in text
+
+
+def test_a_control_is_never_the_best_method(rounds, tmp_path):
+    cells = [dict(cell) for cell in rounds.cells]
+    for cell in cells:
+        cell["trained"] = {**cell["trained"], "test_accuracy": 0.999 if cell["control"] == "shuffle" else 0.5}
+    text = " ".join("".join(elsewhere(rounds, tmp_path, cells=cells).text).split())
+    answer = text[text.index("The dense network reaches") : text.index("Results")]
+    assert answer.count("50.00 ± 0.00 %") == 2
+    assert "shuffled" not in answer
+    assert "magnitude (one shot, found at 1ep) has the highest mean" in answer
+
+
+def test_the_dense_network_alone_has_a_page(dense_alone, tmp_path):
+    page = elsewhere(dense_alone, tmp_path)
+    text = " ".join("".join(page.text).split())
+    accuracies = [network["test_accuracy"] for network in dense_alone.dense]
+    assert f"The dense network reaches {estimate(accuracies)} %." in text
+    assert "0 cells, 2 seeds" in text
+    assert [row["trained %"] for row in table_called(page, "round")] == [f"{100 * np.mean(accuracies):.2f}"]
+    assert page.captions == ["Training loss and validation accuracy of the dense training, means over 2 seeds."]
+
+
+def test_the_same_cells_make_the_same_bytes(finished):
+    result, path = finished
+    before = path.read_bytes(), (path.parent / "figures" / "layers.png").read_bytes()
+    again = write_report(read_sweep(result.path), COMMAND)
+    assert again == path
+    assert (again.read_bytes(), (path.parent / "figures" / "layers.png").read_bytes()) == before
+
+
+def test_one_seed_has_no_intervals_and_no_searches_no_trajectories(finished, tmp_path):
+    result, _ = finished
+    chosen = [place for place, cell in enumerate(result.cells) if cell["method"] == "snip" and cell["seed"] == 0]
+    cells, folders = ([part[i] for i in chosen] for part in (result.cells, result.folders))
+    page = elsewhere(result, tmp_path, cells=cells, folders=folders, dense=result.dense[:1])
+    assert page.open == []
+    assert not any(caption.startswith("annealing") for caption in page.captions)
+    assert not any("±" in cell for row in page.tables[0] for cell in row)
+    assert "one seed, so without intervals" in "".join(page.text)
+    assert "Command" not in "".join(page.text)
+
+
+def test_a_heat_map_is_the_only_picture_and_lies_within_the_page(rounds, tmp_path):
+    seen = {"fired": 2, "fires": {"absolute": 2, "relative": None}, "threshold": 0.1, "relative": False}
+    seen["distances"] = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
+    cells = [cell | {"early_bird": seen} for cell in rounds.cells if cell["control"] == "none"]
+    folders = [f for f, cell in zip(rounds.folders, rounds.cells, strict=True) if cell["control"] == "none"]
+    page = elsewhere(rounds, tmp_path, cells=cells, folders=folders)
+    pictures = [value for tag, name, value in page.attributes if tag == "image" and name == "xlink:href"]
+    assert pictures
+    assert all(value.startswith("data:image/png;base64,") for value in pictures)
+    row = table_called(page, "drawn at")[0]
+    assert (row["drawn at"], row["absolute"], row["relative"]) == ("2", "2", "never")

@@ -1,0 +1,66 @@
+"""The table of schedules, and the densities of rounds."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from masksearch.errors import InputError
+from masksearch.experiment.schedule_settings import parse_rewind
+from masksearch.schedules import SCHEDULES, round_densities
+
+
+@pytest.mark.parametrize(
+    ("density", "rounds", "expected"),
+    [
+        (0.027, 3, [0.3, 0.09, 0.027]),  # LeNet: 70 % of what is alive go in each round, 2.7 % stay: 37 times fewer
+        (0.25, 2, [0.5, 0.25]),
+        (0.2, 1, [0.2]),
+        (1.0, 3, [1.0, 1.0, 1.0]),
+    ],
+)
+def test_densities_by_hand(density, rounds, expected):
+    assert round_densities(density, rounds) == pytest.approx(expected)
+
+
+@given(st.floats(0.001, 1), st.integers(1, 40))
+def test_every_round_prunes_the_same_share_and_the_last_is_exact(density, rounds):
+    densities = round_densities(density, rounds)
+    assert len(densities) == rounds
+    assert densities[-1] == density
+    share = 1 - density ** (1 / rounds)
+    for before, after in pairwise([1.0, *densities]):
+        assert 1 - after / before == pytest.approx(share, abs=1e-9)
+        assert after <= before
+
+
+@pytest.mark.parametrize(
+    ("density", "rounds", "message"),
+    [(0.5, 0, "rounds: 0; at least 1"), (0.0, 2, "density: 0.0"), (1.5, 2, "density: 1.5"), (-1, 2, "density: -1")],
+)
+def test_what_makes_no_sense_is_refused(density, rounds, message):
+    with pytest.raises(InputError, match=message):
+        round_densities(density, rounds)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_rows_make_sense(name):
+    row = SCHEDULES[name]
+    assert row.about
+    assert "\n" not in row.about
+    assert row.rounds >= 1
+    parse_rewind(row.rewind_to)
+    assert row.epochs is None or row.epochs > 0
+    assert not (row.changes and row.detects)
+    if row.changes or row.detects:
+        assert row.rounds == 1  # the mask of a round that changes on the way would be nobody's
+    assert row.has_own_moment == (row.detects or row.changes == "ramp")
+
+
+def test_what_is_published():
+    assert SCHEDULES["lottery_ticket"].rewind_to == "0"  # Frankle and Carbin: the initial weights
+    assert SCHEDULES["iterative"].rewind_to == SCHEDULES["prune_finetune"].rewind_to == "none"
+    assert (SCHEDULES["prune_finetune"].rounds, SCHEDULES["prune_finetune"].epochs) == (3, 4)
+    assert not SCHEDULES["multi_shot"].trains_between
+    assert SCHEDULES["network_slimming"].bn_l1 == 1e-4
