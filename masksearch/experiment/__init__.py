@@ -2,8 +2,9 @@
 
 from masksearch.experiment.cells import Cell, grid
 from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
-from masksearch.experiment.settings import Settings, methods
+from masksearch.experiment.settings import Settings
 from masksearch.experiment.sweep import SweepResult, read_sweep, run_sweep
+from masksearch.experiment.sweep_settings import methods
 from masksearch.experiment.watcher import Watcher
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any
 from masksearch.criteria import CRITERIA
 from masksearch.duration import Duration
 from masksearch.experiment.schedule_settings import parse_rewind
-from masksearch.experiment.settings import Settings, parse_layer_sparsity, split_method
+from masksearch.experiment.settings import Settings
+from masksearch.experiment.sweep_settings import parse_layer_sparsity, split_method
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.space import Density

@@ -23,8 +23,7 @@ class ScheduleSettings:
     rounds: tuple[int, ...] = ()
     """Rounds of the schedules that have some; each schedule's own number if not given. 0: the dense network alone."""
     rewind_to: tuple[str, ...] = ()
-    """Weights that retraining starts from: 0, 3ep, 500it, end, best, best:3ep, random (fresh ones), none (training goes
-    on), lr (it goes on with the learning rate from the start). Each schedule's own if not given."""
+    """Where retraining starts: 0, 3ep, 500it, end, best, random, none (goes on), lr (so, at the first rate again)."""
     retrain_epochs: int | None = None
     """Epochs of retraining; if not given, what the schedule says, or as many as the dense training has or has left."""
     between_epochs: int | None = None

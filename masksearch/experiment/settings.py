@@ -2,121 +2,27 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from masksearch.criteria import CRITERIA
-from masksearch.data import DATASETS
-from masksearch.duration import Duration
 from masksearch.errors import InputError
-from masksearch.experiment.schedule_settings import ScheduleSettings, check_some, parse_rewind
-from masksearch.models import MODELS
+from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
+from masksearch.experiment.sweep_settings import SweepSettings, split_method
+from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.schedules import SCHEDULES
-from masksearch.scoring import OBJECTIVES
-from masksearch.searchers import SEARCHERS, Annealing
+from masksearch.searchers import Annealing
 from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
-from masksearch.supermasks import SUPERMASKS, SupermaskSettings
+from masksearch.supermasks import SupermaskSettings
 from masksearch.table import choose
 from masksearch.training import TrainSettings
 from masksearch.trial import Budget
 
-__all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings", "methods"]
+__all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
 
-Granularity = Literal["weight", "filter"]
 Weights = Literal["own", "signed_constant"]
 
 _NESTED = ("annealing", "supermask")  # groups whose fields keep the group's name, also as flags
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-
-
-def methods() -> list[str]:
-    """Names of everything that makes masks: searchers, criteria, and supermasks, which learn them by gradient."""
-    return [*SEARCHERS, *CRITERIA, *SUPERMASKS]
-
-
-@dataclass(frozen=True)
-class SweepSettings:
-    """What is compared: a grid of method x sparsity x find-at x seed, times the schedules and what belongs to them."""
-
-    dataset: str = "digits"
-    """Data set: a row of --list, or imagefolder:PATH."""
-    model: str = "lenet_300_100"
-    """Network: a row of --list, name:width, or torchvision:NAME."""
-    granularity: Granularity = "weight"
-    """What a mask bit switches: a weight, or a filter with everything that is removed together with it."""
-    methods: tuple[str, ...] = ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random")
-    """Searchers, criteria and supermasks to compare: rows of --list; NAME@MOMENT finds its masks at that moment."""
-    sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
-    """Shares of the units that are pruned, each in (0, 1)."""
-    compression: tuple[float, ...] = ()
-    """Sparsities as powers of ten: A keeps one unit of 10^A. In the place of sparsity."""
-    layer_sparsity: tuple[str, ...] = ()
-    """Layers with a sparsity of their own, as fc1=0.9; all others have the sweep's."""
-    seeds: int = 3
-    """Seeds 0, 1, ... of initial weights, training and search; results are means over them."""
-    budget: int = 1000
-    """Scorings per search."""
-    objective: str = "calibrated_loss"
-    """What a search maximises: a row of --list."""
-    find_at: tuple[str, ...] = ()
-    """When in the dense training masks are found: 0, 3ep, 500it, end, best, best:3ep (the best weights by validation up
-    to there). If not given: at the end for criteria made for trained weights, else at the start."""
-    dense: str = "auto"
-    """The trained dense network: auto trains it, or takes the one that the same settings have trained before; or a file
-    with its state dict (.safetensors, .pt), where {seed} stands for the seed."""
-
-    def __post_init__(self) -> None:
-        choose("granularity", self.granularity, list(get_args(Granularity)))
-        choose("data set", self.dataset.partition(":")[0], list(DATASETS))
-        _check_model(self.model)
-        check_some("methods", self.methods)
-        for method in self.methods:
-            self._check_method(*split_method(method))
-        check_some("sparsity", self.sparsity)
-        for sparsity in self.sparsity:
-            if not 0 < sparsity < 1:
-                raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
-        if self.compression:
-            check_some("compression", self.compression)
-        for power in self.compression:
-            if not 0 < power < 12 or not round(1 - 10**-power, 12):
-                raise InputError(f"compression: {power}; a power of ten above 0 and below 12 is needed")
-        if self.layer_sparsity:
-            check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
-        if self.seeds < 1:
-            raise InputError(f"seeds: {self.seeds}; at least 1 is needed")
-        Budget(scorings=self.budget)
-        choose("objective", self.objective, list(OBJECTIVES))
-        if self.find_at:
-            check_some("find_at", self.find_at)
-        for moment in self.find_at:
-            Duration.parse(moment, "find_at")
-
-    def _check_method(self, name: str, moment: str) -> None:
-        choose("method", name, methods())
-        if moment:
-            Duration.parse(moment, f"methods: {name}@{moment}")
-        allowed = CRITERIA[name].granularities if name in CRITERIA else ("weight",) if name in SUPERMASKS else None
-        if allowed and self.granularity not in allowed:
-            raise InputError(
-                f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}"
-            )
-
-    @property
-    def sparsities(self) -> tuple[float, ...]:
-        """The sparsities that are asked for, whichever way."""
-        return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
-
-    @property
-    def moments(self) -> tuple[str, ...]:
-        """The moments of the dense training that masks are asked to be found at, by ``find_at`` or by a method."""
-        return (*self.find_at, *filter(None, (split_method(method)[1] for method in self.methods)))
-
-    def dense_file(self, seed: int) -> Path:
-        """The file with the dense network of a seed, where ``dense`` is one."""
-        return Path(self.dense.replace("{seed}", str(seed)))
 
 
 @dataclass(frozen=True)
@@ -262,63 +168,8 @@ class Settings:
         for key, value in flat.items():
             choose(f"key in {source}", key, [*owner, *_NESTED])
             if key in _NESTED:
-                changes[key] = _nested(type(groups[key]), key, value, source)
+                changes[key] = fitted_table(type(groups[key]), key, value, source)
             else:
                 hint = get_type_hints(type(groups[owner[key]]))[key]
-                changes[owner[key]][key] = _fitted(value, hint, f"{source}: {key}")
+                changes[owner[key]][key] = fitted(value, hint, f"{source}: {key}")
         return Settings(**{name: dataclasses.replace(group, **changes[name]) for name, group in groups.items()})
-
-
-def split_method(text: str) -> tuple[str, str]:
-    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
-    name, _, moment = text.partition("@")
-    return name, moment
-
-
-def parse_layer_sparsity(text: str) -> tuple[str, float]:
-    """``fc1=0.9`` as (``fc1``, 0.9)."""
-    name, _, number = text.rpartition("=")
-    try:
-        sparsity = float(number)
-    except ValueError:
-        sparsity = -1.0
-    if not name or not 0 <= sparsity < 1:
-        raise InputError(f"layer_sparsity: {text!r}; a layer and its sparsity in [0, 1) are needed, as fc1=0.9")
-    return name, sparsity
-
-
-def _nested(group: type, key: str, values: Any, source: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise InputError(f"{source}: {key} is {values!r}; a table of its settings is needed")
-    hints = get_type_hints(group)
-    for name in values:
-        choose(f"key in {source} [{key}]", name, [item.name for item in dataclasses.fields(group)])
-    return {name: _fitted(value, hints[name], f"{source}: {key}.{name}") for name, value in values.items()}
-
-
-def _fitted(value: Any, hint: Any, name: str) -> Any:
-    """``value`` as TOML has it, as what a field's type ``hint`` asks for: lists become tuples, and 1 is a float, too.
-
-    Raises
-    ------
-    InputError
-        If it is of another type. Which texts a field takes is its group's to say.
-    """
-    if get_origin(hint) is UnionType:  # X | None; TOML has no null
-        [hint] = [kind for kind in get_args(hint) if kind is not NoneType]
-    if get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple):
-            raise InputError(f"{name} is {value!r}; a list is needed")
-        return tuple(_fitted(item, get_args(hint)[0], name) for item in value)
-    kind = str if get_origin(hint) is Literal else hint
-    if type(value) is int and kind is float:
-        return float(value)
-    if type(value) is not kind:
-        raise InputError(f"{name} is {value!r}; {_WORDS[kind]} is needed")
-    return value
-
-
-def _check_model(model: str) -> None:
-    name = model.partition(":")[0]
-    if name != "torchvision":
-        choose("model", name, [*MODELS, "torchvision:NAME"])

@@ -19,9 +19,7 @@ class SupermaskSettings:
     lr: float | None = None
     """Learning rate of the scores at the start; None takes the method's published one."""
     rescale: bool = True
-    """While scores are learned, scale up the weights that are kept, by as much as the method's paper does. Without it,
-    low densities leave a network with ordinary initial weights logits that are too small to learn from.
-    """
+    """Scale kept weights up while scores are learned, as the papers do; without it logits are too small to learn."""
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, self.epochs >= 0, "0 or more")

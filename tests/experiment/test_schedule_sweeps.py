@@ -332,3 +332,12 @@ def test_the_best_dense_weights_are_those_of_the_best_epoch_by_validation(tmp_pa
     expected, other = (evaluate(cell.build(cell.masked(weights)), small_data().test).loss for weights in (best, end))
     assert cell.metrics["best_dense"]["test_loss"] == pytest.approx(expected, rel=1e-5)
     assert expected != pytest.approx(other, rel=1e-2)
+
+
+@pytest.mark.parametrize("method", ["movement", "mag_sign", "lamp"])
+def test_criteria_for_which_a_zeroed_weight_is_worth_something_keep_within_what_is_alive(method, tmp_path):
+    """A pruned weight has moved all the way from its initial value to zero."""
+    [cell] = sweep_in(tmp_path, methods=[method], schedule=["lottery_ticket"], rounds=[2], retrain_epochs=1)
+    first, second = cell.masks
+    assert (first.n_kept, second.n_kept) == (cell.space.count(0.5), cell.space.count(0.25))
+    assert not (second.bits & ~first.bits).any()

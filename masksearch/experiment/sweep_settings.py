@@ -1,0 +1,131 @@
+"""What a sweep compares: the axes of its grid."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from masksearch.criteria import CRITERIA
+from masksearch.data import DATASETS
+from masksearch.duration import Duration
+from masksearch.errors import InputError
+from masksearch.experiment.schedule_settings import check_some
+from masksearch.models import MODELS
+from masksearch.scoring import OBJECTIVES
+from masksearch.searchers import SEARCHERS
+from masksearch.supermasks import SUPERMASKS
+from masksearch.table import choose
+from masksearch.trial import Budget
+
+__all__ = ["SweepSettings", "methods", "parse_layer_sparsity", "split_method"]
+
+Granularity = Literal["weight", "filter"]
+
+
+def methods() -> list[str]:
+    """Names of everything that makes masks: searchers, criteria, and supermasks, which learn them by gradient."""
+    return [*SEARCHERS, *CRITERIA, *SUPERMASKS]
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What is compared: a grid of method x sparsity x find-at x seed, times the schedules and what belongs to them."""
+
+    dataset: str = "digits"
+    """Data set: a row of --list, or imagefolder:PATH."""
+    model: str = "lenet_300_100"
+    """Network: a row of --list, name:width, or torchvision:NAME."""
+    granularity: Granularity = "weight"
+    """What a mask bit switches: a weight, or a filter with everything that is removed together with it."""
+    methods: tuple[str, ...] = ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random")
+    """Searchers, criteria and supermasks to compare: rows of --list; NAME@MOMENT finds its masks at that moment."""
+    sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
+    """Shares of the units that are pruned, each in (0, 1)."""
+    compression: tuple[float, ...] = ()
+    """Sparsities as powers of ten: A keeps one unit of 10^A. In the place of sparsity."""
+    layer_sparsity: tuple[str, ...] = ()
+    """Layers with a sparsity of their own, as fc1=0.9; all others have the sweep's."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of initial weights, training and search; results are means over them."""
+    budget: int = 1000
+    """Scorings per search."""
+    objective: str = "calibrated_loss"
+    """What a search maximises: a row of --list."""
+    find_at: tuple[str, ...] = ()
+    """Moments to find masks at: 0, 3ep, 500it, end, best, best:3ep (by validation); the methods' own if not given."""
+    dense: str = "auto"
+    """The dense network: auto (trained here, or before), or a file of its state dict; {seed} stands for the seed."""
+
+    def __post_init__(self) -> None:
+        choose("granularity", self.granularity, list(get_args(Granularity)))
+        choose("data set", self.dataset.partition(":")[0], list(DATASETS))
+        _check_model(self.model)
+        check_some("methods", self.methods)
+        for method in self.methods:
+            self._check_method(*split_method(method))
+        check_some("sparsity", self.sparsity)
+        for sparsity in self.sparsity:
+            if not 0 < sparsity < 1:
+                raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
+        if self.compression:
+            check_some("compression", self.compression)
+        for power in self.compression:
+            if not 0 < power < 12 or not round(1 - 10**-power, 12):
+                raise InputError(f"compression: {power}; a power of ten above 0 and below 12 is needed")
+        if self.layer_sparsity:
+            check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
+        if self.seeds < 1:
+            raise InputError(f"seeds: {self.seeds}; at least 1 is needed")
+        Budget(scorings=self.budget)
+        choose("objective", self.objective, list(OBJECTIVES))
+        if self.find_at:
+            check_some("find_at", self.find_at)
+        for moment in self.find_at:
+            Duration.parse(moment, "find_at")
+
+    def _check_method(self, name: str, moment: str) -> None:
+        choose("method", name, methods())
+        if moment:
+            Duration.parse(moment, f"methods: {name}@{moment}")
+        allowed = CRITERIA[name].granularities if name in CRITERIA else ("weight",) if name in SUPERMASKS else None
+        if allowed and self.granularity not in allowed:
+            raise InputError(
+                f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}"
+            )
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """The sparsities that are asked for, whichever way."""
+        return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The moments of the dense training that masks are asked to be found at, by ``find_at`` or by a method."""
+        return (*self.find_at, *filter(None, (split_method(method)[1] for method in self.methods)))
+
+    def dense_file(self, seed: int) -> Path:
+        """The file with the dense network of a seed, where ``dense`` is one."""
+        return Path(self.dense.replace("{seed}", str(seed)))
+
+
+def split_method(text: str) -> tuple[str, str]:
+    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
+    name, _, moment = text.partition("@")
+    return name, moment
+
+
+def parse_layer_sparsity(text: str) -> tuple[str, float]:
+    """``fc1=0.9`` as (``fc1``, 0.9)."""
+    name, _, number = text.rpartition("=")
+    try:
+        sparsity = float(number)
+    except ValueError:
+        sparsity = -1.0
+    if not name or not 0 <= sparsity < 1:
+        raise InputError(f"layer_sparsity: {text!r}; a layer and its sparsity in [0, 1) are needed, as fc1=0.9")
+    return name, sparsity
+
+
+def _check_model(model: str) -> None:
+    name = model.partition(":")[0]
+    if name != "torchvision":
+        choose("model", name, [*MODELS, "torchvision:NAME"])
