@@ -64,7 +64,8 @@ def _some(names: Sequence[str]) -> list[str]:
 def _kept(result: SweepResult, group: Group, folder: Path) -> tuple[Layers, Layers]:
     """Kept weights of the layers of a group's first cell: after training, and when its mask was found if known.
 
-    What a mask prunes is zero in the trained weights, and nothing else is; filters are gone.
+    What a mask prunes is zero in the trained weights, and nothing else is; filters are gone. A training that diverged
+    leaves weights that are no numbers: those have no place in a histogram.
     """
     cell = group.cells[0]
     layers = list(cell["layers"])
@@ -74,7 +75,7 @@ def _kept(result: SweepResult, group: Group, folder: Path) -> tuple[Layers, Laye
     after, before = {}, {}
     for layer in layers:
         weights = trained[f"{layer}.weight"].float().numpy().ravel()
-        places = np.flatnonzero(weights)
+        places = np.flatnonzero(np.isfinite(weights) & (weights != 0))
         places = places[:: max(1, len(places) // _SAMPLE)]
         after[layer] = weights[places]
         earlier = found.get(f"{layer}.weight")

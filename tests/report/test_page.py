@@ -9,9 +9,12 @@ from report_cases import COMMAND, METHODS, SPARSITY, Page, table_called
 from scipy.stats import t
 
 from masksearch.analysis import summarise
-from masksearch.experiment import read_sweep
+from masksearch.experiment import Settings, read_sweep, run_sweep
+from masksearch.experiment.schedule_settings import ScheduleSettings
+from masksearch.experiment.settings import RunSettings, SweepSettings
 from masksearch.files import read_json
 from masksearch.report import write_report
+from masksearch.training import TrainSettings
 
 COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"
 
@@ -222,3 +225,12 @@ def test_a_heat_map_is_the_only_picture_and_lies_within_the_page(rounds, tmp_pat
     assert all(value.startswith("data:image/png;base64,") for value in pictures)
     row = table_called(page, "drawn at")[0]
     assert (row["drawn at"], row["absolute"], row["relative"]) == ("2", "2", "never")
+
+
+def test_a_retraining_that_diverged_has_its_place_on_the_page(tmp_path):
+    sweep = SweepSettings(model="lenet_300_100:0.1", methods=("random",), sparsity=(0.5,), seeds=1)
+    schedules = ScheduleSettings(retrain_lr=(1e30,))
+    run = RunSettings(runs=str(tmp_path), device="cpu", threads=1)
+    result = run_sweep(Settings(sweep, TrainSettings(epochs=1), schedules, run=run))
+    assert result.cells[0]["trained"]["diverged"]
+    assert "diverged: 1 of 1" in write_report(result).read_text()
