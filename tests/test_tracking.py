@@ -1,6 +1,7 @@
 """TensorBoard files, read back with TensorBoard's own reader: every curve there, no step twice, whatever happened."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from masksearch import loop
 from masksearch.experiment import Settings, Watcher, costs, run_sweep
+from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.scoring.incremental import IncrementalPath
 from masksearch.tracking import Tracker
@@ -32,7 +34,7 @@ def settings_in(folder):
     )
     run = RunSettings(runs=str(folder), device="cpu", threads=1)
     scoring = ScoringSettings(train_images=300, search_images=60)
-    return Settings(sweep, TrainSettings(epochs=EPOCHS), scoring, run=run)
+    return Settings(sweep, TrainSettings(epochs=EPOCHS), scoring=scoring, run=run)
 
 
 def read(folder):
@@ -161,3 +163,14 @@ def test_nan_is_left_out_and_an_older_story_removed(tmp_path):
     events = read(tmp_path)
     assert points(events, "a") == [(3, 2.0)]
     assert set(events.Tags()["scalars"]) == {"a", "m"}
+
+
+def test_earlier_rounds_have_curves_of_their_own(tmp_path):
+    settings = settings_in(tmp_path)
+    schedules = ScheduleSettings(schedule=("iterative",), rounds=(2,))
+    result = run_sweep(replace(settings, schedules=schedules))
+    for folder, cell in zip(result.folders, result.cells, strict=True):
+        for place, row in ((folder / "round1", cell["rounds"][0]), (folder, cell["rounds"][1])):
+            noted = [epoch["val_accuracy"] for epoch in row["epochs"]]
+            assert [value for _, value in points(read(place), "val/accuracy")] == pytest.approx(noted, abs=1e-6)
+    assert points(read(result.folders[0] / "round1"), "search/score")

@@ -79,7 +79,9 @@ def rewound_weights(cell: Cell, found_at: Weights, data: Data, dense: DenseNetwo
     """The weights that a training starts from, equal for all methods of a seed unless they go on from their own."""
     rewind = parse_rewind(cell.rewind_to)
     if cell.control == "reinit" or rewind == "random":
-        name = "reinitialised weights" if cell.control == "reinit" else "fresh weights"  # those of its control are others
+        name = (
+            "reinitialised weights" if cell.control == "reinit" else "fresh weights"
+        )  # those of its control are others
         return build_model(cell.settings.sweep.model, data, seed=derive(cell.seed, name)).state_dict()
     if rewind in ("none", "lr"):
         return found_at

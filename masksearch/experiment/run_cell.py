@@ -1,6 +1,7 @@
 """One cell: round by round, find the mask, draw the ticket, train it; look at it at every moment that is published."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def run_cell(
     if folder.is_done:
         return read_json(folder / "metrics.json")
     watcher.cell_begins(cell)
-    metrics = _Run(cell, data, space, dense, folder, device, watcher).metrics()
+    with ExitStack() as trackers:
+        metrics = _Run(cell, data, space, dense, folder, device, watcher, trackers).metrics()
     write_json(folder / "metrics.json", metrics)
     folder.enter("done")
     for checkpoint in [*folder.path.rglob("retraining.safetensors"), *folder.path.rglob("supermask.safetensors")]:
@@ -75,7 +77,9 @@ class _Run:
         folder: RunFolder,
         device: torch.device,
         watcher: Watcher,
+        trackers: ExitStack,
     ) -> None:
+        self._opened, self._trackers = trackers, dict[Path, Tracker]()
         self.cell, self.data, self.space, self.dense = cell, data, space, dense
         self.folder, self.device, self.watcher = folder, device, watcher
         self.watch: Watch | None = None
@@ -114,9 +118,7 @@ class _Run:
                 "fires": {"absolute": self.watch.fires(False), "relative": self.watch.fires(True)},
                 "distances": mask_distances(self.watch.masks).tolist(),
             }
-        tracker = Tracker(self.folder.path)
-        compare_by(tracker, cell, metrics)
-        tracker.close()
+        compare_by(self._tracker(self.folder.path), cell, metrics)
         return metrics
 
     def _rounds(self) -> Iterator[Round]:
@@ -141,6 +143,13 @@ class _Run:
         last = self.cell.rounds if self.cell.control == "none" else 1
         return self.folder.path if number == last else self.folder / f"round{number}"
 
+    def _tracker(self, place: Path) -> Tracker:
+        """The curves of a round: one file for all its stages, since opening it anew begins them anew."""
+        if place not in self._trackers:
+            self._trackers[place] = tracker = Tracker(place)
+            self._opened.callback(tracker.close)
+        return self._trackers[place]
+
     def _find(self, number: int, model: nn.Module, density: Density, alive: Mask | None) -> Mask:
         cell, place = self.cell, self._place(number)
         self.folder.enter("search")
@@ -148,8 +157,7 @@ class _Run:
             # Its mask is found elsewhere, or within the training; there is nothing to score beforehand.
             self.found = Found(self._controlled_mask() if cell.control != "none" else self.space.full())
         else:
-            tracker = Tracker(place)
-            curves = SearchCurves(tracker, cell.settings.sweep.budget)
+            curves = SearchCurves(self._tracker(place), cell.settings.sweep.budget)
 
             def on_trial(trial: Trial, history: History, searcher: Searcher) -> None:
                 curves.add(trial)
@@ -159,7 +167,6 @@ class _Run:
                 cell, self.space, self.data, self.dense.weights["0"], self.device, on_trial, self.watcher.epoch
             )
             self.found = find(model, density, alive, place)
-            tracker.close()
         self.found.mask.save(place / "mask.safetensors")
         return self.found.mask
 
@@ -186,7 +193,7 @@ class _Run:
             return None, mask
         self.folder.enter("retrain")
         self.watcher.retraining_begins(cell, plan.epochs)
-        tracker = Tracker(place)
+        tracker = self._tracker(place)
 
         def on_epoch(row: EpochRow) -> None:
             track_epoch(tracker, row)
@@ -223,7 +230,6 @@ class _Run:
             checkpoint=place / "retraining.safetensors",
             on_epoch=on_epoch,
         )
-        tracker.close()
         if remask:
             mask = remask.mask
             mask.save(place / "mask.safetensors")
