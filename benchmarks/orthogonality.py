@@ -1,6 +1,6 @@
 """Orthogonality scores of masks found at initialisation: thesis_mlp on MNIST, 90 % sparse.
 
-    python benchmarks/orthogonality.py ROOT_OF_MNIST
+python benchmarks/orthogonality.py ROOT_OF_MNIST
 """
 
 import sys
