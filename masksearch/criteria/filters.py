@@ -1,6 +1,6 @@
 """Criteria that rank filters, by the weights of all layers that make the unit's channels.
 
-Where residual additions tie the channels of several layers into one unit, its saliency is taken over all their filters.
+Where residual additions tie the channels of several layers into one unit, its saliency is taken over all of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -73,7 +73,9 @@ def bn_scale(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Sum of |gamma| over the unit's BatchNorm channels, (n_units,) (Liu et al. 2017, network slimming); global.
+    """Mean of |gamma| over the unit's BatchNorm channels, (n_units,) (Liu et al. 2017, network slimming); global.
+
+    The mean, because all layers share one threshold: a sum would favour units that residual additions tie together.
 
     Raises
     ------
@@ -85,11 +87,12 @@ def bn_scale(
         for name, module in model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
     }
-    covered = space.unit_sums({name: torch.ones_like(scale) for name, scale in scales.items()}) if scales else None
+    gammas = {name: torch.ones_like(scale) for name, scale in scales.items()}
+    covered = space.unit_sums(gammas) if scales else torch.zeros(space.n_units)
     for layer in space.layers:
-        if covered is None or not (covered[layer.slice] > 0).all():
+        if not (covered[layer.slice] > 0).all():
             raise InputError(f"bn_scale: channels of layer {layer.name!r} pass through no BatchNorm with a scale")
-    return space.unit_sums({name: scale.abs() for name, scale in scales.items()}).cpu()
+    return (space.unit_sums({name: scale.abs() for name, scale in scales.items()}) / covered).cpu()
 
 
 def _sums(model: nn.Module, space: FilterSpace, of: Callable[[Tensor], Tensor]) -> Tensor:

@@ -205,10 +205,10 @@ def test_fpgm_tells_filters_apart_that_are_nearly_equal():
     assert torch.allclose(fpgm(model, space).double(), wanted, rtol=1e-4)
 
 
-def test_bn_scale_sums_the_scales_of_a_unit():
+def test_bn_scale_is_the_mean_of_the_scales_of_a_unit():
     model = make_net(hidden=False)
     space = make_space(model)
-    scales = [model.norm1.weight.abs() + model.norm3.weight.abs(), model.norm2.weight.abs()]
+    scales = [(model.norm1.weight.abs() + model.norm3.weight.abs()) / 2, model.norm2.weight.abs()]
     assert [layer.name for layer in space.layers] == ["stem", "inner"]
     assert torch.allclose(bn_scale(model, space), torch.cat(scales).detach(), rtol=1e-12)
     assert (model.norm1.weight < 0).any() or (model.norm2.weight < 0).any() or (model.norm3.weight < 0).any()
