@@ -9,10 +9,11 @@ from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.move import Move
 from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
-from masksearch.rounds import draw_ticket, run_rounds
-from masksearch.scoring import Scorer
+from masksearch.rounds import run_rounds
+from masksearch.scoring import Scorer, ShortTraining
 from masksearch.space import MaskSpace
 from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
+from masksearch.ticket import draw_ticket
 from masksearch.training import TrainSettings, evaluate, train
 from masksearch.trial import Budget, Problem, Proposal, Score, Trial
 
@@ -29,6 +30,7 @@ __all__ = [
     "Proposal",
     "Score",
     "Scorer",
+    "ShortTraining",
     "Split",
     "TrainSettings",
     "Trial",

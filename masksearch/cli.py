@@ -104,7 +104,7 @@ def _list() -> int:
         },
         "schedules": {name: row.about for name, row in SCHEDULES.items()},
         "criteria": {name: row.source for name, row in CRITERIA.items()},
-        "objectives": {name: _first_line(row) for name, row in OBJECTIVES.items()},
+        "objectives": {name: row.about for name, row in OBJECTIVES.items()},
         "models": {
             **{name: row.about for name, row in models.MODELS.items()},
             "torchvision:NAME": "torchvision's classifiers",

@@ -15,6 +15,7 @@ import tyro
 from masksearch.errors import InputError
 from masksearch.experiment import Settings, load_recipe
 from masksearch.experiment.schedule_settings import ScheduleSettings
+from masksearch.experiment.search_settings import OptunaSettings, SearchSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
@@ -35,7 +36,9 @@ class _Flags:
     train: Annotated[TrainSettings, _FLAT] = field(default_factory=TrainSettings)
     schedules: Annotated[ScheduleSettings, _FLAT] = field(default_factory=ScheduleSettings)
     scoring: Annotated[ScoringSettings, _FLAT] = field(default_factory=ScoringSettings)
+    search: Annotated[SearchSettings, _FLAT] = field(default_factory=SearchSettings)
     annealing: Annealing = field(default_factory=Annealing)
+    optuna: OptunaSettings = field(default_factory=OptunaSettings)
     supermask: SupermaskSettings = field(default_factory=SupermaskSettings)
     run: Annotated[RunSettings, _FLAT] = field(default_factory=RunSettings)
     recipe: str | None = None
@@ -105,7 +108,8 @@ def _in_one_line(box: str) -> str:
         else:
             parts[-1] += f" {text}"
     message, *notes = (" ".join(part.split()) for part in parts if part.strip())
-    message = re.sub(r"^Error parsing (sweep|train|schedules|scoring|annealing|supermask|run): ", "", message)
+    groups = "|".join(group.name for group in fields(Settings))
+    message = re.sub(f"^Error parsing ({groups}): ", "", message)
     for note in notes:
         note = note.removeprefix("Argument helptext: ")
         if note.startswith("Perhaps you meant: "):

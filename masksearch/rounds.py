@@ -3,30 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.pruning import prune, restore_state
 from masksearch.space import Density
-from masksearch.spaces import FilterSpace, NetworkSpace
-from masksearch.training.record import Training, Weights, copy_weights
+from masksearch.spaces import NetworkSpace
+from masksearch.ticket import Ticket, draw_ticket
+from masksearch.training.record import Training, Weights
 
-__all__ = ["Round", "Ticket", "draw_ticket", "run_rounds"]
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """A mask and the weights it is meant for, as a network ready to be trained."""
-
-    network: nn.Module
-    masks: dict[str, Tensor]  # what training has to keep at zero; empty for a pruned network
-    pruned: bool  # physically
-
-    def weights(self, space: NetworkSpace, mask: Mask) -> Weights:
-        """The network's weights as they are now, as those of the full network: zero where it is pruned."""
-        state = copy_weights(self.network)
-        return restore_state(space, mask, state) if self.pruned and isinstance(space, FilterSpace) else state
+__all__ = ["Round", "run_rounds"]
 
 
 @dataclass(frozen=True)
@@ -40,21 +26,6 @@ class Round:
     rewound: Weights  # that training started from, not masked yet
     trained: Weights
     training: Training | None  # None: a round without training
-
-
-def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
-    """The network under ``mask`` with ``weights``: filters are removed, weights are zeroed.
-
-    A filter mask that empties a layer has no network that is smaller and whole; there, and where filters are not to go
-    ``physically``, they are zeroed, too. ``model`` gets the weights, masked.
-    """
-    model.load_state_dict(weights)
-    if physically and isinstance(space, FilterSpace) and not mask.empty_layers():
-        ticket = Ticket(prune(model, space, mask), {}, pruned=True)
-        space.apply(model, mask)
-        return ticket
-    space.apply(model, mask)
-    return Ticket(model, space.parameter_masks(mask), pruned=False)
 
 
 def run_rounds(

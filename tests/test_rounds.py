@@ -7,9 +7,10 @@ from torch import nn
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.pruning import restore_state, slice_state
-from masksearch.rounds import draw_ticket, run_rounds
+from masksearch.rounds import run_rounds
 from masksearch.schedules import round_densities
 from masksearch.spaces import filter_space, weight_space
+from masksearch.ticket import draw_ticket
 from masksearch.training import Training
 from masksearch.training.record import EpochRow, copy_weights
 

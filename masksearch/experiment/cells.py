@@ -10,10 +10,11 @@ from typing import Any
 from masksearch.criteria import CRITERIA
 from masksearch.duration import Duration
 from masksearch.experiment.schedule_settings import parse_rewind
+from masksearch.experiment.search_settings import split_method
 from masksearch.experiment.settings import Settings
-from masksearch.experiment.sweep_settings import parse_layer_sparsity, split_method
+from masksearch.experiment.sweep_settings import parse_layer_sparsity
 from masksearch.schedules import SCHEDULES, Schedule
-from masksearch.searchers import SEARCHERS, Searcher
+from masksearch.searchers import SEARCHERS, OptunaSearch, Searcher
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
@@ -72,7 +73,16 @@ class Cell:
 
     def searcher(self) -> Searcher:
         """A new searcher of the cell's method, with the sweep's settings where there are any."""
-        return self.settings.annealing if self.method == "annealing" else SEARCHERS[self.method]()
+        if self.method == "annealing":
+            return self.settings.annealing
+        searcher = SEARCHERS[self.method]()
+        if not isinstance(searcher, OptunaSearch):
+            return searcher
+        asked = self.settings.optuna
+        own = searcher.parametrisation if searcher.sampler == "brute_force" else asked.parametrisation
+        return replace(
+            searcher, parametrisation=own, densities=asked.densities, spread=asked.spread, blocks=asked.blocks
+        )
 
     @property
     def epochs(self) -> int | None:
@@ -121,6 +131,7 @@ class Cell:
         }
         if self.searches:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
+            identity |= asdict(self.settings.search)
         else:
             identity |= {"scope": scoring.scope, "images_per_class": scoring.images_per_class}
         if self.learns:
@@ -163,7 +174,7 @@ def grid(settings: Settings) -> list[Cell]:
     if settings.schedules.dense_alone:
         return []
     cells = []
-    for seed in range(settings.sweep.seeds):
+    for seed in settings.sweep.seed_range:
         for schedule, rounds, moment, rewind in _plans(settings):
             for lr, sparsity, method in product(
                 settings.schedules.retrain_lr or (None,), settings.sweep.sparsities, settings.sweep.methods

@@ -1,8 +1,11 @@
-"""Finding a cell's mask, by a search, a criterion or a learned supermask; and what scoring says of a mask."""
+"""Finding a cell's mask, by a search, a criterion or a learned supermask."""
 
+import copy
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -10,23 +13,25 @@ from torch import nn
 
 from masksearch.alive import AliveScorer, AliveSpace
 from masksearch.data import Data
+from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.cells import Cell
-from masksearch.experiment.rank import criterion_mask
+from masksearch.experiment.dense import DenseNetwork
+from masksearch.experiment.rank import criterion_mask, criterion_saliency
+from masksearch.experiment.score import cell_scorer, weights_scored
+from masksearch.experiment.search_settings import split_method
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
-from masksearch.scoring import Scorer, signed_constants
-from masksearch.searchers import Searcher
+from masksearch.searchers import OptunaSearch, Searcher
 from masksearch.seeds import derive, torch_generator
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
-from masksearch.training.record import Weights
-from masksearch.trial import Budget, Trial
+from masksearch.trial import Budget, Proposal, Trial
 
-__all__ = ["Finder", "Found", "gaps"]
+__all__ = ["Finder", "Found"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Finder:
     cell: Cell
     space: NetworkSpace
     data: Data
-    initial: Weights  # at initialisation, for criteria that compare with them
+    dense: DenseNetwork
     device: torch.device
     on_trial: Callable[[Trial, History, Searcher], None]
     on_epoch: Callable[[EpochRow], None]
@@ -58,16 +63,31 @@ class Finder:
         folder : Path
             Where a search keeps its history, and a supermask its checkpoint; unfinished ones go on.
         """
-        cell = self.cell
         model.to(self.device)
-        if cell.searches or cell.learns:
-            scored = weights_scored(cell, model, self.space)
-            return (self._search if cell.searches else self._learn)(scored, density, alive, folder)
-        return Found(criterion_mask(cell, model, self.space, self.data, self.initial, self.device, density, alive))
+        if self.cell.searches:
+            return self._search(model, density, alive, folder)
+        if self.cell.learns:
+            return self._learn(weights_scored(self.cell, model, self.space), density, alive, folder)
+        return Found(self._criterion(self.cell.method, model, density, alive))
 
     def _search(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         settings, cell = self.cell.settings, self.cell
-        scorer = Scorer(model, self.space, self.data.search, settings.sweep.objective)
+        begun = perf_counter()
+        start = None
+        if settings.search.warm_start:
+            name, there = self._at_moment(settings.search.warm_start, model, alive)
+            start = self._criterion(name, there, density, alive)
+        saliencies = {}
+        for text in settings.search.saliencies:
+            name, there = self._at_moment(text, model, alive)
+            saliencies[text] = criterion_saliency(
+                cell, there, self.space, self.data, self.dense.weights["0"], self.device, name, alive
+            )
+        prepared = perf_counter() - begun
+        scorer = cell_scorer(cell, model, self.space, self.data.search, self.data, self.dense, later=alive is not None)
+        searcher = cell.searcher()
+        if isinstance(searcher, OptunaSearch):
+            searcher = replace(searcher, storage=settings.optuna.storage or f"sqlite:///{folder / 'optuna.db'}")
         arguments: dict[str, Any] = {
             "budget": Budget(settings.sweep.budget, settings.scoring.seconds),
             "seed": derive(cell.seed, "search"),
@@ -76,18 +96,48 @@ class Finder:
             "callbacks": [self.on_trial],
         }
         if alive is None:
-            history = search(self.space, cell.searcher(), scorer, density, hold=settings.scoring.hold, **arguments)
-            assert history.best.mask is not None
-            return Found(history.best.mask, len(history), history.seconds)
-        if settings.scoring.hold != "units" or not isinstance(density, float):
-            raise InputError(
-                f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to one "
-                "density in units only"
-            )
-        left = AliveSpace(alive)
-        history = search(left, cell.searcher(), AliveScorer(scorer, left), left.density(density), **arguments)
-        assert history.best.mask is not None
-        return Found(left.lifted(history.best.mask), len(history), history.seconds)
+            arguments |= {"start": start, "saliencies": saliencies, "hold": settings.scoring.hold}
+            history = search(self.space, searcher, scorer, density, **arguments)
+            masks = [trial.mask for trial in history.top if trial.mask is not None]
+        else:
+            if settings.scoring.hold != "units" or not isinstance(density, float):
+                raise InputError(
+                    f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to "
+                    "one density in units only"
+                )
+            left = AliveSpace(alive)
+            arguments["start"] = None if start is None else Mask(left, left.reduced(start.bits))
+            arguments["saliencies"] = {name: left.reduced(values) for name, values in saliencies.items()}
+            history = search(left, searcher, AliveScorer(scorer, left), left.density(density), **arguments)
+            masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
+        rescored = perf_counter()
+        mask = self._best(masks[: settings.search.rescore], model, later=alive is not None)
+        return Found(mask, len(history), prepared + history.seconds + perf_counter() - rescored)
+
+    def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:
+        """The best of a search's best masks, by validation images that the search has not seen."""
+        if len(masks) == 1:
+            return masks[0]
+        scorer = cell_scorer(self.cell, model, self.space, self.data.rest, self.data, self.dense, later=later)
+        scores = [score.value for score in scorer.score([Proposal.of(mask) for mask in masks])]
+        return max(zip(scores, masks, strict=True), key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])[1]
+
+    def _criterion(self, name: str, model: nn.Module, density: Density, alive: Mask | None) -> Mask:
+        initial = self.dense.weights["0"]
+        return criterion_mask(
+            self.cell, model, self.space, self.data, initial, self.device, density, alive, criterion=name
+        )
+
+    def _at_moment(self, text: str, model: nn.Module, alive: Mask | None) -> tuple[str, nn.Module]:
+        """A criterion's name, and the network at the moment that it looks at: ``model`` itself if none is named."""
+        name, moment = split_method(text)
+        if not moment:
+            return name, model
+        there = copy.deepcopy(model)
+        there.load_state_dict(self.dense.weights[str(Duration.parse(moment))])
+        if alive is not None:
+            self.space.apply(there, alive)
+        return name, there
 
     def _learn(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         if alive is not None:
@@ -119,24 +169,3 @@ class Finder:
             on_epoch=on_epoch,
         )
         return Found(mask, seconds=seconds)
-
-
-def weights_scored(cell: Cell, model: nn.Module, space: NetworkSpace) -> nn.Module:
-    """The network that masks are scored on: ``model``, or one with constants of its weights' signs."""
-    return signed_constants(model, space) if cell.settings.scoring.weights == "signed_constant" else model
-
-
-def gaps(cell: Cell, model: nn.Module, space: NetworkSpace, mask: Mask, data: Data) -> dict[str, float]:
-    """Objective and accuracy of a mask on the search images and on the rest of val, for the weights of ``model``.
-
-    The differences are the optimism gaps.
-    """
-    objective = cell.settings.sweep.objective
-    model = weights_scored(cell, model, space)
-    found: dict[str, float] = {}
-    for split, images in (("search", data.search), ("rest", data.rest)):
-        found[f"{split}_score"] = Scorer(model, space, images, objective)(mask).value
-        found[f"{split}_accuracy"] = Scorer(model, space, images)(mask).value
-    found["gap"] = found["search_score"] - found["rest_score"]
-    found["accuracy_gap"] = found["search_accuracy"] - found["rest_accuracy"]
-    return found

@@ -13,10 +13,12 @@ from masksearch.data import Data
 from masksearch.experiment.cells import Cell
 from masksearch.experiment.costs import costs, latencies, layer_costs
 from masksearch.experiment.dense import DenseNetwork
-from masksearch.experiment.find import Found, gaps
+from masksearch.experiment.find import Found
+from masksearch.experiment.score import gaps
 from masksearch.mask import Mask
-from masksearch.rounds import Round, draw_ticket
+from masksearch.rounds import Round
 from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.ticket import draw_ticket
 from masksearch.training import Training, evaluate
 from masksearch.training.record import Weights
 
@@ -57,7 +59,8 @@ class Looker:
                 seen[id(weights)], seconds = self._accuracy(round_.mask, weights)
         model = self.build()
         model.load_state_dict(round_.found_at)
-        scored = gaps(self.cell, model.to(self.device), self.space, round_.mask, self.data)
+        model.to(self.device)
+        scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=round_.number > 1)
         row: dict[str, Any] = {
             "number": round_.number,
             "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **scored},

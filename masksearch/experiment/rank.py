@@ -1,7 +1,7 @@
 """A cell's criterion at the weights that a network has now."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from masksearch.criteria import CRITERIA, balanced_batch, select
 from masksearch.data import Data
@@ -12,7 +12,7 @@ from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Weights
 
-__all__ = ["criterion_mask", "rank_units"]
+__all__ = ["criterion_mask", "criterion_saliency", "rank_units"]
 
 
 def criterion_mask(
@@ -24,20 +24,17 @@ def criterion_mask(
     device: torch.device,
     density: Density,
     alive: Mask | None = None,
+    criterion: str | None = None,
 ) -> Mask:
-    """The mask of a cell's criterion at some density, within what is alive."""
-    scoring = cell.settings.scoring
+    """The mask of a criterion, the cell's own if none is named, at some density, within what is alive."""
+    scoring, name = cell.settings.scoring, criterion or cell.method
     # One stream per seed, not per method: random masks and ties are paired over sparsities and with other sweeps.
-    generator = torch_generator(cell.seed, "criterion", cell.method)
-    batches = []
-    if CRITERIA[cell.method].needs_batches:
-        images = torch_generator(cell.seed, "criterion", "images")
-        batches = [balanced_batch(data.train, scoring.images_per_class, images)]
+    generator = torch_generator(cell.seed, "criterion", name)
     return select(
-        cell.method,
+        name,
         model,
         space,
-        batches,
+        _batches(cell, data, name),
         density,
         scope=scoring.scope,
         generator=generator,
@@ -46,6 +43,31 @@ def criterion_mask(
         hold=scoring.hold,
         alive=alive,
     )
+
+
+def criterion_saliency(
+    cell: Cell,
+    model: nn.Module,
+    space: NetworkSpace,
+    data: Data,
+    initial: Weights,
+    device: torch.device,
+    criterion: str,
+    alive: Mask | None = None,
+) -> Tensor:
+    """The saliency (n_units,) of one round of a criterion, on the CPU."""
+    row = CRITERIA[criterion]
+    extras = {"generator": torch_generator(cell.seed, "criterion", criterion)} if row.draws else {}
+    at_start = {name: tensor.to(device) for name, tensor in initial.items()}
+    return row.saliency(model, space, _batches(cell, data, criterion), initial=at_start, alive=alive, **extras)
+
+
+def _batches(cell: Cell, data: Data, criterion: str) -> list[tuple[Tensor, Tensor]]:
+    """What a criterion sees of the training images: the same balanced batch for all of a seed."""
+    if not CRITERIA[criterion].needs_batches:
+        return []
+    images = torch_generator(cell.seed, "criterion", "images")
+    return [balanced_batch(data.train, cell.settings.scoring.images_per_class, images)]
 
 
 def rank_units(

@@ -25,12 +25,13 @@ from masksearch.history import History
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.pruning import save_pruned
-from masksearch.rounds import Round, Ticket, draw_ticket, run_rounds
+from masksearch.rounds import Round, run_rounds
 from masksearch.schedules import mask_distances
 from masksearch.searchers import Searcher
 from masksearch.seeds import derive, torch_generator
 from masksearch.space import Density
 from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.ticket import Ticket, draw_ticket
 from masksearch.tracking import Tracker
 from masksearch.training import EpochRow, Training, steps_per_epoch, train
 from masksearch.trial import Trial
@@ -163,9 +164,7 @@ class _Run:
                 curves.add(trial)
                 self.watcher.trial(cell, trial)
 
-            find = Finder(
-                cell, self.space, self.data, self.dense.weights["0"], self.device, on_trial, self.watcher.epoch
-            )
+            find = Finder(cell, self.space, self.data, self.dense, self.device, on_trial, self.watcher.epoch)
             self.found = find(model, density, alive, place)
         self.found.mask.save(place / "mask.safetensors")
         return self.found.mask

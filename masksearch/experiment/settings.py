@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args, get_type_hints
 from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
-from masksearch.experiment.sweep_settings import SweepSettings, split_method
+from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
+from masksearch.experiment.sweep_settings import SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.schedules import SCHEDULES
 from masksearch.searchers import Annealing
@@ -22,7 +23,7 @@ __all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
 
 Weights = Literal["own", "signed_constant"]
 
-_NESTED = ("annealing", "supermask")  # groups whose fields keep the group's name, also as flags
+_NESTED = ("annealing", "optuna", "supermask")  # groups whose fields keep the group's name, also as flags
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,15 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     schedules: ScheduleSettings = field(default_factory=ScheduleSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
     annealing: Annealing = field(default_factory=Annealing)
+    optuna: OptunaSettings = field(default_factory=OptunaSettings)
     supermask: SupermaskSettings = field(default_factory=SupermaskSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        for moment in (*self.sweep.moments, *self.schedules.rewind_to):
+        known = [moment for _, moment in map(split_method, self.search.criteria) if moment]
+        for moment in (*self.sweep.moments, *self.schedules.rewind_to, *known):
             duration = parse_rewind(moment)
             if isinstance(duration, str):
                 continue
@@ -115,6 +119,15 @@ class Settings:
             )
         if self.scoring.hold != "units" and self.sweep.granularity == "weight":
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
+        if self.scoring.weights != "own" and self.sweep.objective == "short_training":
+            raise InputError(f"weights: {self.scoring.weights}; short_training trains the tickets' own weights")
+        for name, _ in map(split_method, self.search.criteria):
+            allowed = CRITERIA[name].granularities
+            if self.sweep.granularity not in allowed:
+                raise InputError(
+                    f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
+                    f"{self.sweep.granularity}"
+                )
         for schedule in self.schedules.schedule:
             self._check_schedule(schedule)
         if self.sweep.moments and all(SCHEDULES[name].has_own_moment for name in self.schedules.schedule):
@@ -150,7 +163,7 @@ class Settings:
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
         """These settings with some values replaced, given by field name without its group.
 
-        ``annealing`` and ``supermask`` are tables of their own fields.
+        ``annealing``, ``optuna`` and ``supermask`` are tables of their own fields.
 
         Raises
         ------

@@ -16,6 +16,7 @@ from masksearch.experiment.folder import is_done, locked
 from masksearch.experiment.given import given_weights
 from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.run_cell import run_cell
+from masksearch.experiment.search_settings import split_method
 from masksearch.experiment.settings import Settings
 from masksearch.experiment.watcher import Watcher
 from masksearch.files import read_json, write_json
@@ -112,7 +113,7 @@ def _stages(parts: Sequence[Settings]) -> list[_Stage]:
         if wanted not in loaded:
             loaded[wanted] = _load(part)
         cells = grid(part)
-        dense = [Cell(part, "", 0.0, "0", seed, name) for seed, name in product(range(part.sweep.seeds), _plain(part))]
+        dense = [Cell(part, "", 0.0, "0", seed, name) for seed, name in product(part.sweep.seed_range, _plain(part))]
         space = _check(part, loaded[wanted], cells, dense)
         stages.append(_Stage(cells, dense, loaded[wanted], space))
     return stages
@@ -162,6 +163,8 @@ def _moments(cells: Iterable[Cell]) -> set[str]:
     for cell in cells:
         moments |= {cell.find_at} - {AUTO}
         moments |= {cell.rewind_to} - {"none", "lr", "random"}
+        if cell.searches:
+            moments |= {str(Duration.parse(at)) for _, at in map(split_method, cell.settings.search.criteria) if at}
         if cell.settings.sweep.dense == "auto":  # another training has no moments left to keep
             moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
     return moments
@@ -192,7 +195,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         )
     model = build_model(settings.sweep.model, data, seed=0)
     if settings.sweep.dense != "auto":
-        for seed in range(settings.sweep.seeds):
+        for seed in settings.sweep.seed_range:
             given_weights(settings.sweep.dense_file(seed), model)
     space: NetworkSpace
     if settings.sweep.granularity == "filter":

@@ -9,6 +9,7 @@ from masksearch.data import DATASETS
 from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import check_some
+from masksearch.experiment.search_settings import split_method
 from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
@@ -16,7 +17,7 @@ from masksearch.supermasks import SUPERMASKS
 from masksearch.table import choose
 from masksearch.trial import Budget
 
-__all__ = ["SweepSettings", "methods", "parse_layer_sparsity", "split_method"]
+__all__ = ["SweepSettings", "methods", "parse_layer_sparsity"]
 
 Granularity = Literal["weight", "filter"]
 
@@ -45,7 +46,9 @@ class SweepSettings:
     layer_sparsity: tuple[str, ...] = ()
     """Layers with a sparsity of their own, as fc1=0.9; all others have the sweep's."""
     seeds: int = 3
-    """Seeds 0, 1, ... of initial weights, training and search; results are means over them."""
+    """How many seeds of initial weights, training and search; results are means over them."""
+    first_seed: int = 0
+    """The first of the seeds, which follow one another: settings are chosen on others than results are shown of."""
     budget: int = 1000
     """Scorings per search."""
     objective: str = "calibrated_loss"
@@ -75,6 +78,8 @@ class SweepSettings:
             check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
         if self.seeds < 1:
             raise InputError(f"seeds: {self.seeds}; at least 1 is needed")
+        if self.first_seed < 0:
+            raise InputError(f"first_seed: {self.first_seed}; 0 or more is needed")
         Budget(scorings=self.budget)
         choose("objective", self.objective, list(OBJECTIVES))
         if self.find_at:
@@ -93,6 +98,11 @@ class SweepSettings:
             )
 
     @property
+    def seed_range(self) -> range:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    @property
     def sparsities(self) -> tuple[float, ...]:
         """The sparsities that are asked for, whichever way."""
         return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
@@ -105,12 +115,6 @@ class SweepSettings:
     def dense_file(self, seed: int) -> Path:
         """The file with the dense network of a seed, where ``dense`` is one."""
         return Path(self.dense.replace("{seed}", str(seed)))
-
-
-def split_method(text: str) -> tuple[str, str]:
-    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
-    name, _, moment = text.partition("@")
-    return name, moment
 
 
 def parse_layer_sparsity(text: str) -> tuple[str, float]:

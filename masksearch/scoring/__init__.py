@@ -2,6 +2,7 @@
 
 from masksearch.scoring.objectives import OBJECTIVES
 from masksearch.scoring.scorer import Scorer
+from masksearch.scoring.short_training import ShortTraining
 from masksearch.scoring.signed_constants import signed_constants
 
-__all__ = ["OBJECTIVES", "Scorer", "signed_constants"]
+__all__ = ["OBJECTIVES", "Scorer", "ShortTraining", "signed_constants"]

@@ -1,14 +1,24 @@
 """Objectives: what a scorer measures. Higher is better, always."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from masksearch.scoring.proxies import bn_recalibrated, gradient_flow, ntk_condition, synflow_flow
 from masksearch.table import Table
 
-__all__ = ["OBJECTIVES", "CustomObjective", "LogitObjective", "accuracy", "calibrated_loss", "loss"]
+__all__ = [
+    "OBJECTIVES",
+    "CustomObjective",
+    "LogitObjective",
+    "Objective",
+    "accuracy",
+    "calibrated_loss",
+    "loss",
+]
 
 LogitObjective = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), labels (n,)) -> scalar tensor, without a synchronisation with the host."""
@@ -40,6 +50,29 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return loss(_LOGIT_DEVIATION * logits / deviation, labels)
 
 
-OBJECTIVES: Table[LogitObjective] = Table(
-    "objective", {"accuracy": accuracy, "loss": loss, "calibrated_loss": calibrated_loss}
+@dataclass(frozen=True)
+class Objective:
+    """A row of the table: one of the two functions; neither for what only :class:`ShortTraining` can score."""
+
+    about: str
+    of_logits: LogitObjective | None = None
+    of_network: CustomObjective | None = None
+
+
+OBJECTIVES: Table[Objective] = Table(
+    "objective",
+    {
+        "accuracy": Objective("share of images that are classified rightly", accuracy),
+        "loss": Objective("minus the mean cross-entropy", loss),
+        "calibrated_loss": Objective("minus the cross-entropy of logits brought to one deviation", calibrated_loss),
+        "bn_recalibrated": Objective(
+            "minus the cross-entropy, BatchNorm statistics taken anew under the mask", of_network=bn_recalibrated
+        ),
+        "short_training": Objective("minus the cross-entropy after a few steps of the ticket's training"),
+        "gradient_flow": Objective("norm of the loss's gradient in the kept weights", of_network=gradient_flow),
+        "synflow_flow": Objective("log of the synaptic flow through the masked network", of_network=synflow_flow),
+        "ntk_condition": Objective(
+            "minus the log condition number of the neural tangent kernel", of_network=ntk_condition
+        ),
+    },
 )

@@ -12,7 +12,7 @@ from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
-from masksearch.scoring.objectives import OBJECTIVES, CustomObjective
+from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective
 from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.feed import forward_batch
@@ -48,7 +48,8 @@ class Scorer:
         Images per forward pass; if left out, what suits the device.
     fast : bool
         Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes
-        for weight masks of linear chains on a CPU. Callables, own losses and all others take the plain one.
+        for weight masks of linear chains on a CPU. Callables, own losses, objectives that look at the network and all
+        others take the plain one.
 
     Raises
     ------
@@ -73,7 +74,7 @@ class Scorer:
         device = device or next(model.parameters()).device
         self.space = space
         self.objective = objective
-        self._measure = OBJECTIVES[objective] if isinstance(objective, str) else None
+        self._measure, self._own = _functions(objective)
         self._loss = loss
         self._model = copy.deepcopy(model).to(device).eval()
         self._images = split.images.to(device)
@@ -115,8 +116,8 @@ class Scorer:
     def _own_value(self) -> float:
         """What the caller's own objective or loss says of the masked network."""
         if self._loss is None:
-            assert callable(self.objective)
-            return float(self.objective(self._model, self._images, self._labels))
+            assert self._own is not None
+            return float(self._own(self._model, self._images, self._labels))
         batches = zip(self._images.split(self._batch_size), self._labels.split(self._batch_size), strict=True)
         with torch.no_grad():
             losses = [self._loss(self._model(images), labels) * len(labels) for images, labels in batches]
@@ -153,3 +154,13 @@ class Scorer:
             raise InputError(
                 f"labels: {int(self._labels.min())} to {worst}; the model knows 0 to {logits.shape[1] - 1}"
             )
+
+
+def _functions(objective: str | CustomObjective) -> tuple[LogitObjective | None, CustomObjective | None]:
+    """What measures logits, or what measures the masked network: one of the two is there."""
+    if not isinstance(objective, str):
+        return None, objective
+    row = OBJECTIVES[objective]
+    if row.of_logits is None and row.of_network is None:
+        raise InputError(f"objective: {objective} trains every ticket for a while, which ShortTraining does")
+    return row.of_logits, row.of_network

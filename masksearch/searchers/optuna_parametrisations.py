@@ -124,7 +124,8 @@ class Mixture(Parametrisation):
 
     Saliencies are on scales that can't be added, so each becomes the log-odds of its quantile in the whole network.
     The mixture is their weighted mean (plus the layer's parameter). Every saliency alone is scored first, and gives
-    exactly the mask that it gives as a criterion; so the search begins at the best of them.
+    exactly the mask that it gives as a global criterion, or, where layers have parameters, as a layerwise one and under
+    ERK as far as the bounds allow; so the search begins at the best of them.
 
     Parameters
     ----------
@@ -155,7 +156,24 @@ class Mixture(Parametrisation):
         self._odds = torch.stack([_odds(ranks, n_units) for ranks in ranked])
         self._sizes = torch.tensor([layer.size for layer in layers])
         alone = np.eye(len(weights), len(self.names))
-        self._begin_with(*alone, alone.sum(0))
+        self._begin_with(*alone)
+        if densities:
+            first = self.mask(alone[0], 0)
+            assert first is not None
+            for scope in ("erk", "layerwise"):
+                quotas = problem.space.quotas(first.density, scope)
+                self._begin_with(*(point + self._offsets(point, quotas) for point in alone))
+        self._begin_with(alone.sum(0))
+
+    def _offsets(self, point: np.ndarray, quotas: Sequence[int]) -> np.ndarray:
+        """What to add to a mixture's point, so that layers keep just so many units each: their parameters."""
+        mixed, ends = self.saliency(point, 0), []
+        for layer, kept in zip(self.problem.space.layers, quotas, strict=True):
+            ranked = mixed[layer.slice].sort(descending=True).values
+            inside = ranked[max(kept - 1, 0) : kept + 1]  # the last unit that is kept and the first that is not
+            ends.append(-float(inside.mean()))
+        offsets = np.array(ends) - (min(ends) + max(ends)) / 2
+        return np.concatenate([np.zeros(len(point) - len(offsets)), offsets])
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
         n = len(self._odds)

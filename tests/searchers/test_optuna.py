@@ -108,6 +108,11 @@ class TestParametrisations:
         for point, saliency in zip(made.starts, scaled.values(), strict=False):
             assert made.mask(point, 0) == NETWORK.top_k(saliency, 0.1)
 
+    def test_a_mixture_with_densities_goes_on_with_every_saliency_as_the_scopes_have_it(self):
+        made = Mixture(on(saliencies=SALIENCIES), True, 20.0)
+        scoped = [NETWORK.top_k(s, 0.1, scope=scope) for scope in ("erk", "layerwise") for s in SALIENCIES.values()]
+        assert [made.mask(point, 0) for point in made.starts[2:6]] == scoped
+
     def test_blocks_are_kept_whole_but_for_one_and_each_lies_in_one_layer(self):
         made = Blocks(on(on_empty="allow"), ranked(), 16)
         point = np.random.default_rng(0).random(len(made.names))

@@ -1,0 +1,79 @@
+"""What scores a cell's masks, and what it says of the one that was found."""
+
+import copy
+
+from torch import nn
+
+from masksearch.data import Data, Split
+from masksearch.experiment.cells import AUTO, Cell
+from masksearch.experiment.dense import DenseNetwork
+from masksearch.experiment.retraining import course, rewound_weights
+from masksearch.mask import Mask
+from masksearch.scoring import Scorer, ShortTraining, signed_constants
+from masksearch.seeds import derive
+from masksearch.spaces import NetworkSpace
+
+__all__ = ["cell_scorer", "gaps", "weights_scored"]
+
+
+def cell_scorer(
+    cell: Cell,
+    model: nn.Module,
+    space: NetworkSpace,
+    images: Split,
+    data: Data,
+    dense: DenseNetwork,
+    *,
+    objective: str | None = None,
+    later: bool = False,
+) -> Scorer | ShortTraining:
+    """The scorer of a cell's objective, or of another, on some images.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With the weights that the mask is found at. Short trainings start from those that the retraining starts from,
+        where it starts in the learning rate's schedule.
+    later : bool
+        Whether the mask is that of a second or later round.
+    """
+    objective = objective or cell.settings.sweep.objective
+    if objective != "short_training":
+        return Scorer(weights_scored(cell, model, space), space, images, objective)
+    network = copy.deepcopy(model)
+    network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
+    found_at = "end" if later or cell.find_at == AUTO else cell.find_at
+    plan = course(cell, found_at, cell.epochs, dense, len(data.train))
+    return ShortTraining(
+        network,
+        space,
+        data.train,
+        images,
+        plan.settings,
+        steps=cell.settings.search.training_steps,
+        begin=plan.begin,
+        seed=derive(cell.seed, "short training"),
+        augment=data.augment,
+    )
+
+
+def weights_scored(cell: Cell, model: nn.Module, space: NetworkSpace) -> nn.Module:
+    """The network that masks are scored on: ``model``, or one with constants of its weights' signs."""
+    return signed_constants(model, space) if cell.settings.scoring.weights == "signed_constant" else model
+
+
+def gaps(
+    cell: Cell, model: nn.Module, space: NetworkSpace, mask: Mask, data: Data, dense: DenseNetwork, *, later: bool
+) -> dict[str, float]:
+    """Objective and accuracy of a mask on the search images and on the rest of val, for the weights of ``model``.
+
+    The differences are the optimism gaps.
+    """
+    found: dict[str, float] = {}
+    for split, images in (("search", data.search), ("rest", data.rest)):
+        for name, objective in (("score", None), ("accuracy", "accuracy")):
+            scorer = cell_scorer(cell, model, space, images, data, dense, objective=objective, later=later)
+            found[f"{split}_{name}"] = scorer(mask).value
+    found["gap"] = found["search_score"] - found["rest_score"]
+    found["accuracy_gap"] = found["search_accuracy"] - found["rest_accuracy"]
+    return found

@@ -1,0 +1,65 @@
+"""What searches are given beside a budget: where they start, what they rank units by, what a short training is."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from masksearch.criteria import CRITERIA
+from masksearch.duration import Duration
+from masksearch.errors import InputError
+from masksearch.experiment.schedule_settings import check_some
+from masksearch.table import choose
+
+__all__ = ["OptunaSettings", "SearchSettings", "split_method"]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What searches know before their first scoring, and how their best masks are told apart."""
+
+    saliencies: tuple[str, ...] = ()
+    """Criteria (NAME or NAME@MOMENT; one round of each) whose saliencies optuna_* and eda make their masks from."""
+    warm_start: str | None = None
+    """Criterion (NAME or NAME@MOMENT) whose mask searches start from; a random mask if not given."""
+    training_steps: int = 250
+    """Optimiser steps of a ticket per scoring, for the objective short_training."""
+    rescore: int = 1
+    """So many of a search's best masks (at most 5) are scored again on the other validation images; the best counts."""
+
+    def __post_init__(self) -> None:
+        if self.saliencies:
+            check_some("saliencies", self.saliencies)
+        for name, moment in map(split_method, self.criteria):
+            choose("criterion", name, list(CRITERIA))
+            if moment:
+                Duration.parse(moment, f"saliencies or warm_start: {name}@{moment}")
+        if self.training_steps < 1:
+            raise InputError(f"training_steps: {self.training_steps}; at least 1 is needed")
+        if not 1 <= self.rescore <= 5:
+            raise InputError(f"rescore: {self.rescore}; 1 to 5 of the best masks can be scored again")
+
+    @property
+    def criteria(self) -> tuple[str, ...]:
+        """The criteria that searches need, with their moments."""
+        return self.saliencies + ((self.warm_start,) if self.warm_start else ())
+
+
+@dataclass(frozen=True)
+class OptunaSettings:
+    """What the numbers mean that Optuna's samplers choose: see :class:`masksearch.searchers.OptunaSearch`."""
+
+    parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
+    """What is searched: densities of layers, weights of the saliencies, blocks of units, or single units."""
+    densities: bool = False
+    """Whether a mixture searches densities of layers, too."""
+    spread: float = 3.0
+    """Log-odds by which a layer's density may differ from the mean, either way."""
+    blocks: int = 32
+    """About so many blocks in all."""
+    storage: str | None = None
+    """Optuna storage URL that studies are copied to; a SQLite file in the folder of each search if not given."""
+
+
+def split_method(text: str) -> tuple[str, str]:
+    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
+    name, _, moment = text.partition("@")
+    return name, moment

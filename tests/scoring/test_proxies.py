@@ -1,0 +1,130 @@
+"""Objectives that look at the masked network, against derivations of their own."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from masksearch.data import Split
+from masksearch.scoring import OBJECTIVES, Scorer
+from masksearch.spaces import filter_space, weight_space
+
+OF_NETWORK = [name for name, row in OBJECTIVES.items() if row.of_network]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_net():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(4 * 16, 3)),
+    ).double()
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(generator=generator(1))
+                module.running_var.uniform_(0.5, 2, generator=generator(2))
+    return net.eval()
+
+
+def make_split(n=20):
+    return Split(torch.randn(n, 1, 8, 8, generator=generator(3), dtype=torch.float64), torch.arange(n) % 3)
+
+
+def state_of(model):
+    return (
+        copy.deepcopy(model.state_dict()),
+        [m.training for m in model.modules()],
+        [p.grad for p in model.parameters()],
+    )
+
+
+@pytest.mark.parametrize("name", OF_NETWORK)
+def test_the_network_is_left_as_it_was(name):
+    model, split = make_net(), make_split()
+    weights, modes, gradients = state_of(model)
+    OBJECTIVES[name].of_network(model, split.images, split.labels)
+    after = state_of(model)
+    assert all(torch.equal(weights[key], after[0][key]) for key in weights)
+    assert (after[1], after[2]) == (modes, gradients)
+    assert [m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("name", OF_NETWORK)
+def test_masks_score_differently_and_equal_masks_equally(name):
+    model, split = make_net(), make_split()
+    space = filter_space(model.float(), split.images[:1].float())
+    scorer = Scorer(model, space, Split(split.images.float(), split.labels), name)
+    values = [scorer(space.random(0.5, generator=generator(seed))).value for seed in range(6)]
+    assert len(set(values)) > 1
+    assert values == [scorer(space.random(0.5, generator=generator(seed))).value for seed in range(6)]
+
+
+def test_recalibrated_statistics_are_those_of_the_masked_networks_own_activations():
+    """By hand: layer after layer, normalised with the batch's mean and (biased) variance."""
+    model, split = make_net(), make_split()
+    with torch.no_grad():
+        x = split.images
+        for module in model:
+            if isinstance(module, nn.BatchNorm2d):
+                mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), unbiased=False, keepdim=True)
+                x = (x - mean) / (variance + module.eps).sqrt() * module.weight.view(-1, 1, 1)
+                x = x + module.bias.view(-1, 1, 1)
+            else:
+                x = module(x)
+        wanted = -F.cross_entropy(x, split.labels).item()
+        stale = -F.cross_entropy(model(split.images), split.labels).item()
+    value = OBJECTIVES["bn_recalibrated"].of_network(model, split.images, split.labels)
+    assert value == pytest.approx(wanted, rel=1e-9)
+    assert value != pytest.approx(stale, rel=1e-3)
+
+
+def test_gradient_flow_is_that_of_the_kept_weights_by_finite_differences():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, bias=False)).double()
+    split, space = make_split(), weight_space(model)
+    mask = space.random(0.1, generator=generator())
+    space.apply(model, mask)
+    step, squares = 1e-6, 0.0
+    weight = model[1].weight
+    with torch.no_grad():
+        for i in mask.bits.nonzero().flatten().tolist():
+            losses = []
+            for sign in (1, -1):
+                weight.view(-1)[i] += sign * step
+                losses.append(F.cross_entropy(model(split.images), split.labels).item())
+                weight.view(-1)[i] -= sign * step
+            squares += ((losses[0] - losses[1]) / (2 * step)) ** 2
+    value = OBJECTIVES["gradient_flow"].of_network(model, split.images, split.labels)
+    assert value == pytest.approx(math.sqrt(squares), rel=1e-5)
+
+
+def test_the_flow_of_a_linear_chain_is_the_sum_over_paths_and_nothing_where_it_is_cut():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False))
+    images = torch.zeros(1, 1, 2, 2)
+    first, second = model[1].weight.abs().double(), model[3].weight.abs().double()
+    paths = sum((first[j, i] * second[k, j]).item() for i in range(4) for j in range(3) for k in range(2))
+    flow = OBJECTIVES["synflow_flow"].of_network
+    assert flow(model, images, torch.zeros(1)) == pytest.approx(math.log(paths))
+    with torch.no_grad():
+        model[1].weight.zero_()
+    assert flow(model, images, torch.zeros(1)) == -math.inf
+
+
+def test_the_tangent_kernel_of_a_linear_layer_is_the_gram_matrix_of_its_inputs():
+    """The gradient of the summed outputs of W x by W is x in every row: the kernel is (rows) x X X^T."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, bias=False)).double()
+    split = make_split()
+    eigenvalues = torch.linalg.eigvalsh(split.images[:16].flatten(1) @ split.images[:16].flatten(1).T)
+    value = OBJECTIVES["ntk_condition"].of_network(model, split.images, split.labels)
+    assert value == pytest.approx(-math.log10(eigenvalues[-1] / eigenvalues[0]), rel=1e-6)
+    same = split.images[:1].expand(16, -1, -1, -1)
+    assert OBJECTIVES["ntk_condition"].of_network(model, same, split.labels) == -math.inf

@@ -1,0 +1,100 @@
+"""Scores after a short training."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from masksearch.data import Split
+from masksearch.errors import InputError
+from masksearch.scoring import Scorer, ShortTraining
+from masksearch.spaces import filter_space, weight_space
+from masksearch.ticket import draw_ticket
+from masksearch.training import TrainSettings, evaluate, train
+from masksearch.training.record import copy_weights
+
+SETTINGS = TrainSettings(epochs=9, batch_size=10, lr=0.1, lr_schedule="multistep", milestones=(1,))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 10), nn.ReLU()),
+        nn.Linear(10, 3),
+    )
+
+
+def make_split(n, seed=0):
+    images = torch.randn(n, 1, 8, 8, generator=generator(seed))
+    return Split(images, (images[:, 0, 0, 0] > 0).long() + (images[:, 0, 4, 4] > 0).long())
+
+
+def spaces(model):
+    return {"weight": weight_space(model), "filter": filter_space(model, torch.zeros(1, 1, 8, 8))}
+
+
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+def test_the_score_is_the_loss_of_the_ticket_after_just_those_steps(granularity):
+    """With as many images as there are, the chosen ones are all, and a plain training must come to the same."""
+    model, learned, scored = make_net(), make_split(60), make_split(40, seed=1)
+    space = spaces(model)[granularity]
+    mask = space.random(0.5, generator=generator(2))
+    scorer = ShortTraining(model, space, learned, scored, SETTINGS, steps=12, seed=7)
+    ticket = draw_ticket(copy.deepcopy(model), space, mask, copy_weights(model))
+    order = scorer._train  # the draw: the same images in another order
+    assert sorted(order.images.sum((1, 2, 3)).tolist()) == sorted(learned.images.sum((1, 2, 3)).tolist())
+    train(ticket.network, order, SETTINGS, masks=ticket.masks, until=2, seed=7)
+    score = scorer(mask)
+    assert score.value == -evaluate(ticket.network, scored).loss
+    assert (score.exact, score.images) == (True, 2 * 60 + 40)
+
+
+@pytest.mark.parametrize(("steps", "epochs", "images"), [(3, 1, 30), (6, 1, 60), (9, 2, 45), (13, 3, 43)])
+def test_steps_are_spread_over_whole_epochs(steps, epochs, images):
+    model, split = make_net(), make_split(60)
+    scorer = ShortTraining(model, weight_space(model), split, split, SETTINGS, steps=steps)
+    assert scorer(scorer.space.full()).images == epochs * images + 60
+
+
+def test_scores_depend_on_the_mask_alone_and_the_model_stays():
+    model, split = make_net(), make_split(60)
+    before = copy_weights(model)
+    space = weight_space(model)
+    masks = [space.random(0.3, generator=generator(seed)) for seed in range(3)]
+    scorer = ShortTraining(model, space, split, split, SETTINGS, steps=5)
+    values = [scorer(mask).value for mask in masks]
+    again = ShortTraining(model, space, split, split, SETTINGS, steps=5)
+    assert [again(mask).value for mask in reversed(masks)] == values[::-1]
+    assert len(set(values)) == 3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_training_counts():
+    model, split = make_net(), make_split(300)
+    space = weight_space(model)
+    mask = space.random(0.5, generator=generator())
+    untrained = Scorer(model, space, split, "loss")(mask).value
+    few, many = (ShortTraining(model, space, split, split, SETTINGS, steps=n)(mask).value for n in (3, 30))
+    assert untrained < few < many
+
+
+def test_a_training_that_diverges_has_no_score():
+    model, split = make_net(), make_split(60)
+    space = weight_space(model)
+    wild = TrainSettings(epochs=1, batch_size=10, lr=1e30)
+    assert math.isnan(ShortTraining(model, space, split, split, wild, steps=6)(space.full()).value)
+
+
+def test_no_steps_and_the_plain_scorer_are_errors():
+    model, split = make_net(), make_split(60)
+    space = weight_space(model)
+    with pytest.raises(InputError, match="steps: 0; a short training has at least 1"):
+        ShortTraining(model, space, split, split, SETTINGS, steps=0)
+    with pytest.raises(InputError, match="objective: short_training trains every ticket"):
+        Scorer(model, space, split, "short_training")
