@@ -1,6 +1,7 @@
 """What scores a cell's masks, and what it says of the one that was found."""
 
 import copy
+from dataclasses import replace
 
 from torch import nn
 
@@ -44,12 +45,13 @@ def cell_scorer(
     network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
     found_at = "end" if later or cell.find_at == AUTO else cell.find_at
     plan = course(cell, found_at, cell.epochs, dense, len(data.train))
+    lr = cell.settings.search.training_lr
     return ShortTraining(
         network,
         space,
         data.train,
         images,
-        plan.settings,
+        plan.settings if lr is None else replace(plan.settings, lr=lr),
         steps=cell.settings.search.training_steps,
         begin=plan.begin,
         seed=derive(cell.seed, "short training"),

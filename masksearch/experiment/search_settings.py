@@ -22,6 +22,8 @@ class SearchSettings:
     """Criterion (NAME or NAME@MOMENT) whose mask searches start from; a random mask if not given."""
     training_steps: int = 250
     """Optimiser steps of a ticket per scoring, for the objective short_training."""
+    training_lr: float | None = None
+    """Learning rate of those steps; retraining's own if not given. A larger one tells masks apart in fewer steps."""
     rescore: int = 1
     """So many of a search's best masks (at most 5) are scored again on the other validation images; the best counts."""
 
@@ -34,6 +36,8 @@ class SearchSettings:
                 Duration.parse(moment, f"saliencies or warm_start: {name}@{moment}")
         if self.training_steps < 1:
             raise InputError(f"training_steps: {self.training_steps}; at least 1 is needed")
+        if self.training_lr is not None and not 0 < self.training_lr < float("inf"):
+            raise InputError(f"training_lr: {self.training_lr}; a finite number above 0 is needed")
         if not 1 <= self.rescore <= 5:
             raise InputError(f"rescore: {self.rescore}; 1 to 5 of the best masks can be scored again")
 
