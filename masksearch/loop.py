@@ -16,7 +16,7 @@ from masksearch.history_file import HistoryFile
 from masksearch.mask import Mask
 from masksearch.searchers import Searcher
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty
-from masksearch.trial import Budget, Problem, Proposal, Score, Trial
+from masksearch.trial import Budget, Problem, Proposal, Refine, Score, Trial
 
 __all__ = ["Callback", "Scoring", "search"]
 
@@ -53,6 +53,7 @@ def search(
     saliencies: Mapping[str, Tensor] | None = None,
     on_empty: OnEmpty = "raise",
     hold: Hold = "units",
+    refine: Refine | None = None,
     batch: int = 1,
     keep: int = 5,
     folder: str | Path | None = None,
@@ -83,6 +84,9 @@ def search(
     hold : {"units", "params", "macs"}
         What the density is a share of. In parameters or MACs, moves keep the number of units that the first mask has,
         and never cost more than the density allows.
+    refine : callable, optional
+        How searchers that rank units (Optuna's) make masks, if not by taking the top ones:
+        ``f(saliency, rank) -> mask``, where ``rank(saliency)`` is the mask of the top ones.
     batch : int
         Proposals asked for at once.
     keep : int
@@ -108,7 +112,7 @@ def search(
         raise InputError(f"batch: {batch}; at least 1 proposal is asked for at once")
     budget = Budget.of(budget)
     mask = _start_mask(start, space, density, on_empty, hold)
-    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold)
+    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold, refine)
     if hold == "units":
         space.count(density)  # a density that can't be is an error before any work
     searcher.start(problem)
@@ -239,5 +243,6 @@ def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, obj
         "start": problem.start.hash if problem.start else None,
         "on_empty": problem.on_empty,
         "hold": problem.hold,
+        "refined": problem.refine is not None,
         "batch": batch,
     }

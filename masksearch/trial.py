@@ -1,6 +1,6 @@
 """What passes between searcher, scorer and loop: problems, proposals, scores, trials, budgets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,10 @@ from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 
-__all__ = ["Budget", "Problem", "Proposal", "Score", "Trial"]
+__all__ = ["Budget", "Problem", "Proposal", "Refine", "Score", "Trial"]
+
+Refine = Callable[[Tensor, Callable[[Tensor], Mask]], Mask]
+"""(saliency (n_units,), what makes the mask of the top units of a saliency) -> mask."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,16 @@ class Problem:
     )  # by name, (n_units,) each: knowledge a searcher may use
     on_empty: OnEmpty = "raise"
     hold: Hold = "units"  # what the density is a share of
+    refine: "Refine | None" = None  # how searchers that rank units make masks, if not by taking the top ones
+
+    def top_k(self, saliency: Tensor) -> Mask:
+        """The mask of a saliency (n_units,) that the problem allows; where it would raise, a layer keeps one unit."""
+        on_empty: OnEmpty = "keep_one" if self.on_empty == "raise" else self.on_empty
+
+        def rank(values: Tensor) -> Mask:
+            return self.space.top_k(values, self.density, on_empty=on_empty, hold=self.hold)
+
+        return rank(saliency) if self.refine is None else self.refine(saliency, rank)
 
     def random(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
         """A random mask that the problem allows."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from masksearch.criteria.batches import balanced_batch
+from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import snip, taylor
 from masksearch.criteria.grasp import grasp
@@ -22,9 +24,11 @@ from masksearch.table import Table
 
 __all__ = [
     "CRITERIA",
+    "Connectivity",
     "Criterion",
     "balanced_batch",
     "bn_scale",
+    "connected",
     "filter_l1",
     "filter_l2",
     "fpgm",
@@ -130,6 +134,7 @@ def select(
     on_empty: OnEmpty = "raise",
     hold: Hold = "units",
     alive: Mask | None = None,
+    connectivity: Connectivity | None = None,
 ) -> Mask:
     """The mask that a criterion chooses, after as many rounds as its row says.
 
@@ -150,6 +155,8 @@ def select(
         What ``density`` is a share of.
     alive : Mask, optional
         Where to begin: what it prunes stays pruned, and densities fall from its own. Default: nothing is pruned yet.
+    connectivity : Connectivity, optional
+        Of the network: units that no signal passes through give their places to the next best.
 
     Raises
     ------
@@ -168,7 +175,8 @@ def select(
         saliency = row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
         if alive is not None:
             saliency = saliency.masked_fill(~alive.bits, -torch.inf)
-        chosen = space.top_k(saliency, step, scope, generator, on_empty, hold)
+        rank = partial(space.top_k, density=step, scope=scope, generator=generator, on_empty=on_empty, hold=hold)
+        chosen = rank(saliency) if connectivity is None else connected(saliency, rank, connectivity)
         # Held in params or MACs, a pruned unit that is cheap could fill what is left below the limit.
         alive = chosen if alive is None else Mask(space, chosen.bits & alive.bits)
     assert alive is not None

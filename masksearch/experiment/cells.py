@@ -128,6 +128,7 @@ class Cell:
             "weights": scoring.weights,
             "layers": scoring.layers,
             "on_empty": scoring.on_empty,
+            "connected": scoring.connected,
         }
         if self.searches:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from masksearch.alive import AliveScorer, AliveSpace
+from masksearch.criteria import Connectivity, connected
 from masksearch.data import Data
 from masksearch.duration import Duration
 from masksearch.errors import InputError
@@ -97,6 +99,9 @@ class Finder:
         }
         if alive is None:
             arguments |= {"start": start, "saliencies": saliencies, "hold": settings.scoring.hold}
+            if settings.scoring.connected:
+                connectivity = Connectivity(model, self.space, self.data.test.images[:1])
+                arguments["refine"] = partial(connected, connectivity=connectivity)
             history = search(self.space, searcher, scorer, density, **arguments)
             masks = [trial.mask for trial in history.top if trial.mask is not None]
         else:
@@ -118,7 +123,8 @@ class Finder:
         """The best of a search's best masks, by validation images that the search has not seen."""
         if len(masks) == 1:
             return masks[0]
-        scorer = cell_scorer(self.cell, model, self.space, self.data.rest, self.data, self.dense, later=later)
+        data, steps = self.data, self.cell.settings.search.rescore_steps
+        scorer = cell_scorer(self.cell, model, self.space, data.rest, data, self.dense, steps=steps, later=later)
         scores = [score.value for score in scorer.score([Proposal.of(mask) for mask in masks])]
         return max(zip(scores, masks, strict=True), key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])[1]
 

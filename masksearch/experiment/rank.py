@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from masksearch.criteria import CRITERIA, balanced_batch, select
+from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, select
 from masksearch.data import Data
 from masksearch.experiment.cells import Cell
 from masksearch.mask import Mask
@@ -42,6 +42,7 @@ def criterion_mask(
         on_empty=scoring.on_empty,
         hold=scoring.hold,
         alive=alive,
+        connectivity=Connectivity(model, space, data.test.images[:1]) if scoring.connected else None,
     )
 
 

@@ -26,6 +26,7 @@ def cell_scorer(
     dense: DenseNetwork,
     *,
     objective: str | None = None,
+    steps: int | None = None,
     later: bool = False,
 ) -> Scorer | ShortTraining:
     """The scorer of a cell's objective, or of another, on some images.
@@ -35,6 +36,8 @@ def cell_scorer(
     model : nn.Module
         With the weights that the mask is found at. Short trainings start from those that the retraining starts from,
         where it starts in the learning rate's schedule.
+    steps : int, optional
+        Of a short training, if not the sweep's.
     later : bool
         Whether the mask is that of a second or later round.
     """
@@ -52,7 +55,7 @@ def cell_scorer(
         data.train,
         images,
         plan.settings if lr is None else replace(plan.settings, lr=lr),
-        steps=cell.settings.search.training_steps,
+        steps=steps or cell.settings.search.training_steps,
         begin=plan.begin,
         seed=derive(cell.seed, "short training"),
         augment=data.augment,

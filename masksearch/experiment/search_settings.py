@@ -27,6 +27,9 @@ class SearchSettings:
     rescore: int = 1
     """So many of a search's best masks (at most 5) are scored again on the other validation images; the best counts."""
 
+    rescore_steps: int | None = None
+    """Optimiser steps of a ticket when it is scored again; as before if not given."""
+
     def __post_init__(self) -> None:
         if self.saliencies:
             check_some("saliencies", self.saliencies)
@@ -38,6 +41,8 @@ class SearchSettings:
             raise InputError(f"training_steps: {self.training_steps}; at least 1 is needed")
         if self.training_lr is not None and not 0 < self.training_lr < float("inf"):
             raise InputError(f"training_lr: {self.training_lr}; a finite number above 0 is needed")
+        if self.rescore_steps is not None and self.rescore_steps < 1:
+            raise InputError(f"rescore_steps: {self.rescore_steps}; at least 1 is needed")
         if not 1 <= self.rescore <= 5:
             raise InputError(f"rescore: {self.rescore}; 1 to 5 of the best masks can be scored again")
 

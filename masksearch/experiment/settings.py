@@ -46,6 +46,8 @@ class ScoringSettings:
     """What a density of filters is a share of: units, params or macs of the dense network."""
     on_empty: OnEmpty = "allow"
     """What happens to masks that empty a layer: allow and report, keep_one unit there, or raise an error."""
+    connected: bool = False
+    """Whether weights on no path from input to output give their places to the next best, in criteria and optuna_*."""
     layers: LayerKind = "all"
     """Which layers have units, for weight masks."""
     images_per_class: int = 10
@@ -119,6 +121,8 @@ class Settings:
             )
         if self.scoring.hold != "units" and self.sweep.granularity == "weight":
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
+        if self.scoring.connected:
+            self._check_connected()
         if self.scoring.weights != "own" and self.sweep.objective == "short_training":
             raise InputError(f"weights: {self.scoring.weights}; short_training trains the tickets' own weights")
         for name, _ in map(split_method, self.search.criteria):
@@ -134,6 +138,17 @@ class Settings:
             raise InputError(
                 f"find_at: {' '.join(self.sweep.moments)}; {' '.join(self.schedules.schedule)} has a moment of its own"
             )
+
+    def _check_connected(self) -> None:
+        if self.sweep.granularity == "filter":
+            raise InputError("connected: of filters, none is left without a path; granularity must be weight")
+        for name, _ in map(split_method, self.sweep.methods):
+            if name not in CRITERIA and not name.startswith("optuna_"):
+                raise InputError(f"connected: {name} doesn't rank units; criteria and optuna_* do")
+            if name not in CRITERIA and any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
+                raise InputError(f"connected: {name} searches connected masks in one round only")
+        if any(SCHEDULES[name].changes for name in self.schedules.schedule):
+            raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
 
     def _check_schedule(self, name: str) -> None:
         row = SCHEDULES[name]

@@ -58,10 +58,7 @@ class Parametrisation(ABC):
 
     def mask(self, values: np.ndarray, number: int) -> Mask | None:
         """The mask of one point; None if the problem doesn't allow it."""
-        problem = self.problem
-        on_empty = "keep_one" if problem.on_empty == "raise" else problem.on_empty
-        saliency = self.saliency(values, number)
-        return problem.space.top_k(saliency, problem.density, on_empty=on_empty, hold=problem.hold)
+        return self.problem.top_k(self.saliency(values, number))
 
     def _begin_with(self, *points: np.ndarray) -> None:
         """Add to the starts what is new, moved into the bounds."""
@@ -158,10 +155,9 @@ class Mixture(Parametrisation):
         alone = np.eye(len(weights), len(self.names))
         self._begin_with(*alone)
         if densities:
-            first = self.mask(alone[0], 0)
-            assert first is not None
+            held = problem.top_k(self.saliency(alone[0], 0)).density  # in units, whatever the problem holds
             for scope in ("erk", "layerwise"):
-                quotas = problem.space.quotas(first.density, scope)
+                quotas = problem.space.quotas(held, scope)
                 self._begin_with(*(point + self._offsets(point, quotas) for point in alone))
         self._begin_with(alone.sum(0))
 

@@ -1,0 +1,97 @@
+"""Dead units, against paths counted by hand."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from masksearch.criteria import Connectivity, connected, select
+from masksearch.mask import Mask
+from masksearch.models import build_model
+from masksearch.spaces import weight_space
+
+IMAGE = torch.zeros(1, 1, 3, 2)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_chain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+
+
+def on_a_path(space, mask):
+    """Reachable from an input forwards and from an output backwards, unit by unit."""
+    matrices = list(space.parameter_masks(mask).values())  # (out, in), first layer first
+    forwards, backwards = [torch.ones(6, dtype=torch.bool)], [torch.ones(3, dtype=torch.bool)]
+    for matrix in matrices:
+        forwards.append((matrix & forwards[-1]).any(1))
+    for matrix in reversed(matrices):
+        backwards.insert(0, (matrix & backwards[0][:, None]).any(0))
+    live = [m & forwards[i] & backwards[i + 1][:, None] for i, m in enumerate(matrices)]
+    return torch.cat([layer.flatten() for layer in live])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.05, 0.9))
+def test_dead_are_kept_weights_on_no_path(seed, density):
+    model = make_chain()
+    space = weight_space(model)
+    mask = space.random(density, generator=generator(seed), on_empty="allow")
+    assert torch.equal(Connectivity(model, space, IMAGE).dead(mask), mask.bits & ~on_a_path(space, mask))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.2, 0.9))
+def test_connected_masks_have_no_dead_units_the_exact_density_and_the_best_units(seed, density):
+    model = make_chain()
+    space = weight_space(model)
+    saliency = torch.rand(space.n_units, generator=generator(seed))
+    rank = partial(space.top_k, density=density, on_empty="allow")
+    connectivity = Connectivity(model, space, IMAGE)
+    mask = connected(saliency, rank, connectivity)
+    assert mask.n_kept == space.count(density)
+    assert not connectivity.dead(mask).any()
+    if not connectivity.dead(rank(saliency)).any():
+        assert mask == rank(saliency)
+
+
+def test_a_bias_alone_is_no_signal():
+    model = make_chain()
+    space = weight_space(model)
+    bits = torch.ones(space.n_units, dtype=torch.bool)
+    bits[0:6] = False  # nothing goes into the first hidden unit, whose bias is still there
+    dead = Connectivity(model, space, IMAGE).dead(Mask(space, bits))
+    assert dead.nonzero().flatten().tolist() == [30, 35, 40, 45]  # what it feeds, in the second layer
+
+
+@pytest.mark.parametrize("name", ["lenet5", "vgg11_bn:0.25", "resnet20:0.25", "basic_cnn:0.25"])
+def test_of_a_whole_network_only_what_sees_padding_alone_is_dead(name):
+    """A 3x3 kernel on one pixel has eight entries that no image reaches."""
+    shape = (1, 28, 28) if name == "lenet5" else (3, 32, 32)
+    model = build_model(name, shape, classes=10, seed=0)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    space = weight_space(model)
+    dead = Connectivity(model, space, torch.zeros(1, *shape)).dead(space.full())
+    for layer in space.layers:
+        inside = dead[layer.slice].view(layer.shape)
+        if inside.any():
+            assert layer.shape[-2:] == (3, 3)
+            assert not inside[..., 1, 1].any()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_criteria_choose_connected_masks_if_they_are_asked_to():
+    model = make_chain()
+    space = weight_space(model)
+    connectivity = Connectivity(model, space, IMAGE)
+    plain = select("magnitude", model, space, density=0.2, on_empty="allow")
+    refined = select("magnitude", model, space, density=0.2, on_empty="allow", connectivity=connectivity)
+    assert connectivity.dead(plain).any()
+    assert not connectivity.dead(refined).any()
+    assert refined.n_kept == plain.n_kept
