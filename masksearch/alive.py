@@ -1,6 +1,7 @@
 """A later round of pruning as a search of its own: over the units that earlier rounds have left, and no others."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -88,7 +89,7 @@ class AliveScorer:
         base = self._large(proposal.base)
         if proposal.mask is proposal.base:
             self._lifted = {id(proposal.base): (proposal.base, base)}
-            return Proposal.of(base)
+            return replace(Proposal.of(base), threshold=proposal.threshold)
         lifted = Proposal.moving(base, self._space.lifted_move(proposal.move), proposal.threshold)
         # A search goes on from a mask that it has proposed: that one, and the base, are all it can come back to.
         self._lifted = {id(proposal.base): (proposal.base, base), id(proposal.mask): (proposal.mask, lifted.mask)}

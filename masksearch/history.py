@@ -29,6 +29,7 @@ class History:
         self.first: Mask | None = None  # the mask that was scored first: where a walk begins
         self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
         self._scores: dict[int, Score] = {}  # mask hash -> exact score
+        self._bounds: dict[int, Score] = {}  # mask hash -> lowest bound, of masks without an exact score
 
     @classmethod
     def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
@@ -45,7 +46,9 @@ class History:
         is_best = _counts(score) and (not self._top or score.value > self.best.score.value)
         known = mask.hash in self._scores
         worth_keeping = _counts(score) and not known
-        trial = Trial(len(self.trials), score, mask.hash, is_best, known, metrics, mask if worth_keeping else None)
+        bound = self._bounds.get(mask.hash)
+        repeat = known or (bound is not None and not score.exact and bound.value == score.value)
+        trial = Trial(len(self.trials), score, mask.hash, is_best, repeat, metrics, mask if worth_keeping else None)
         self._append(trial)
         return trial
 
@@ -54,6 +57,11 @@ class History:
         self.seconds += trial.score.seconds
         if trial.score.exact:
             self._scores[trial.mask_hash] = trial.score
+            self._bounds.pop(trial.mask_hash, None)
+        elif trial.mask_hash not in self._scores:
+            lowest = self._bounds.setdefault(trial.mask_hash, trial.score)
+            if trial.score.value < lowest.value:
+                self._bounds[trial.mask_hash] = trial.score
         if trial.mask is not None:
             self._rank(trial)
 
@@ -64,8 +72,11 @@ class History:
             forgotten = self._top.pop()
             self.trials[forgotten] = replace(self.trials[forgotten], mask=None)
 
-    def known_score(self, mask: Mask) -> Score | None:
-        """The exact score of a mask that was scored before, or None."""
+    def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
+        """The exact score of a mask that was scored before, or a bound below this threshold, or None."""
+        bound = self._bounds.get(mask.hash)
+        if bound is not None:
+            return bound if threshold is not None and bound.value < threshold else None
         return self._scores.get(mask.hash)
 
     @property

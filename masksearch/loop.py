@@ -1,9 +1,8 @@
 """The loop: ask, score, tell, until the budget is spent. Budgets, repeats, checkpoints and the history live here."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,7 +24,6 @@ Callback = Callable[[Trial, History, Searcher], None]
 
 _CHECKPOINT_EVERY = 10.0  # seconds; what a kill costs at most
 _LOOK_UP_SECONDS = 1e-4  # charged for a mask that was scored before
-_PENDING = Score(math.nan)
 _LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
 
@@ -176,23 +174,34 @@ def _run(
 
 
 def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> list[Score]:
-    """Scores of all proposals; a mask that was scored before, or stands there twice, is scored once."""
+    """Scores of all proposals; a mask that was scored before, or stands there twice, is scored once.
+
+    It is scored to the lowest of its thresholds: what settles that one settles the others.
+    """
     scores: dict[int, Score] = {}
-    fresh: list[Proposal] = []
+    fresh: dict[int, Proposal] = {}
     for proposal in proposals:
-        known = history.known_score(proposal.mask)
-        if known is not None:
+        twin = fresh.get(proposal.mask.hash)
+        known = history.known_score(proposal.mask, proposal.threshold)
+        if twin is not None:
+            fresh[proposal.mask.hash] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold))
+        elif known is not None and proposal.mask.hash not in scores:
             scores[proposal.mask.hash] = _repeated(known)
-        elif proposal.mask.hash not in scores:
-            scores[proposal.mask.hash] = _PENDING
-            fresh.append(proposal)
-    scores |= {p.mask.hash: score for p, score in zip(fresh, scorer.score(fresh) if fresh else [], strict=True)}
+        elif known is None:
+            fresh[proposal.mask.hash] = proposal
+    new = scorer.score(list(fresh.values())) if fresh else []
+    scores |= dict(zip(fresh, new, strict=True))
     given, seen = [], set()
     for proposal in proposals:
         score = scores[proposal.mask.hash]
         given.append(_repeated(score) if proposal.mask.hash in seen else score)
         seen.add(proposal.mask.hash)
     return given
+
+
+def _lowest(one: float | None, other: float | None) -> float | None:
+    """Of two thresholds; None, the wish for an exact score, is below all."""
+    return None if one is None or other is None else min(one, other)
 
 
 def _repeated(score: Score) -> Score:

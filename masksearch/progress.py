@@ -69,7 +69,9 @@ class ProgressBars(Watcher):
         if trial.is_best:
             self._best = trial.score.value
         if self._stage is not None:
-            self._bars.update(self._stage, advance=1, note=f"score {trial.score.value:.4f}  best {self._best:.4f}")
+            sign = "" if trial.score.exact else "<= "
+            note = f"score {sign}{trial.score.value:.4f}  best {self._best:.4f}"
+            self._bars.update(self._stage, advance=1, note=note)
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
         """Show the retraining."""

@@ -82,6 +82,21 @@ def test_repeats_are_known_by_their_exact_scores_alone():
     assert history.best.number == 1
 
 
+def test_a_bound_is_known_where_it_settles_another_threshold_too():
+    history = History()
+    history.add(mask(1), Score(0.5, exact=False), {})
+    assert history.known_score(mask(1), None) is None
+    assert history.known_score(mask(1), 0.5) is None
+    assert history.known_score(mask(1), 0.6).value == 0.5
+    assert history.add(mask(1), Score(0.5, exact=False), {}).is_repeat
+    assert not history.add(mask(1), Score(0.4, exact=False), {}).is_repeat
+    assert history.known_score(mask(1), 0.5).value == 0.4  # the lower bound of two
+    assert not history.has_best
+    history.add(mask(1), Score(0.3), {})
+    assert history.known_score(mask(1), 0.1) == history.known_score(mask(1)) == Score(0.3)
+    assert history.best.mask == mask(1)
+
+
 def test_the_first_mask_and_the_seconds():
     history = History()
     history.add(mask(7), Score(math.nan, seconds=0.5), {})

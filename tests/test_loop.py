@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ import torch
 
 from masksearch import loop
 from masksearch.errors import InputError
+from masksearch.history import History
 from masksearch.history_file import read_rows
 from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.searchers import Annealing, RandomSearch, ThesisAnnealing
 from masksearch.space import MaskSpace
-from masksearch.trial import Budget, Score
+from masksearch.trial import Budget, Proposal, Score
 
 SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 SMALL = MaskSpace([("only", (1, 5), 5)])
@@ -284,3 +286,26 @@ def test_bounds_are_kept_apart_from_scores():
 def test_masks_of_a_search_are_forgotten_but_the_best_few():
     history = search(SPACE, Annealing(), Overlap(), 0.3, 100, keep=3)
     assert sum(isinstance(trial.mask, Mask) for trial in history) == 3
+
+
+def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold():
+    mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
+    asked = []
+
+    class Bounding:
+        def score(self, proposals):
+            asked.extend(proposal.threshold for proposal in proposals)
+            return [Score(0.1, exact=proposal.threshold is None, images=7) for proposal in proposals]
+
+    def scores(*thresholds, history=None):
+        proposals = [replace(Proposal.of(mask), threshold=threshold) for threshold in thresholds]
+        return [(score.value, score.exact, score.images) for score in loop._score(Bounding(), proposals, history)]
+
+    history = History()
+    assert scores(0.5, 0.3, history=history) == [(0.1, False, 7), (0.1, False, 0)]
+    assert scores(0.5, None, 0.3, history=history) == [(0.1, True, 7), (0.1, True, 0), (0.1, True, 0)]
+    assert asked == [0.3, None]
+    history.add(mask, Score(0.1, exact=False), {})
+    assert scores(0.2, history=history) == [(0.1, False, 0)]  # the bound settles it
+    assert scores(0.2, 0.05, history=history) == [(0.1, False, 7), (0.1, False, 0)]
+    assert asked == [0.3, None, 0.05]

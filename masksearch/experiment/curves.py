@@ -27,7 +27,9 @@ class SearchCurves:
         if trial.number % self._stride and "hamming_best" not in trial.metrics:
             return
         curves = {name if "/" in name else f"search/{name}": value for name, value in trial.metrics.items()}
-        curves |= {"search/score": trial.score.value, "search/best": self._best}
+        curves["search/best"] = self._best
+        if trial.score.exact:  # a bound is no score
+            curves["search/score"] = trial.score.value
         if self._seconds:
             curves["search/scorings_per_second"] = (trial.number + 1) / self._seconds
         self._tracker.scalars(curves, trial.number)

@@ -44,7 +44,8 @@ def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:
         stride = math.ceil(len(trials) / _POINTS)
         shown = trials[::stride]
         numbers = [trial.number for trial in shown]
-        axes.plot(numbers, [trial.score.value for trial in shown], ".", color="#bbbbbb", markersize=2, label="score")
+        scores = [trial.score.value if trial.score.exact else math.nan for trial in shown]  # a bound is no score
+        axes.plot(numbers, scores, ".", color="#bbbbbb", markersize=2, label="score")
         if "current" in trials[-1].metrics:
             current = [trial.metrics["current"] for trial in shown]
             axes.plot(numbers, current, color=colour, linewidth=1, alpha=0.6, label="current")

@@ -1,6 +1,6 @@
 """A faster path for filter masks: run the network without the channels that the mask removes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from masksearch.pruning import prune
 from masksearch.scoring.folding import folded
-from masksearch.scoring.paths import ReferencePath
+from masksearch.scoring.paths import ReferencePath, laid_out_like
 from masksearch.spaces import FilterSpace
 from masksearch.spaces.filter_cut import cut_tensors, named_tensors
 from masksearch.trial import Proposal
@@ -27,9 +27,11 @@ class CompactPath:
 
     refresh_every = 1
 
-    def __init__(self, model: nn.Module, space: FilterSpace, batches: Sequence[Tensor]) -> None:
-        self._model, self._space, self._batches = model, space, batches
-        self._plain = ReferencePath(model, space, batches)
+    def __init__(self, model: nn.Module, space: FilterSpace, images: Tensor, batch_size: int) -> None:
+        self._model, self._space, self._images = model, space, images
+        self._batches = images.split(batch_size)
+        self.part = batch_size
+        self._plain = ReferencePath(model, space, images, batch_size)
         self._folded, self._groups = folded(model, space.groups)
         self._tensors = {name: tensor.detach() for name, tensor in named_tensors(self._folded).items()}
         self._sliced = self._takes_slices()
@@ -39,16 +41,28 @@ class CompactPath:
         """Logits (n, classes) of all images under ``proposal.mask``."""
         if proposal.mask.empty_layers():
             return self._plain.logits(proposal)
-        if self._sliced:
-            return torch.cat([self._run(proposal.mask.bits, images) for images in self._batches])
-        small = prune(self._model, self._space, proposal.mask)
-        return torch.cat([small(images) for images in self._batches])
+        network = self._network(proposal)
+        return torch.cat([network(images) for images in self._batches])
+
+    @torch.no_grad()
+    def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Logits (b, classes) part by part."""
+        if proposal.mask.empty_layers():
+            yield from self._plain.parts(proposal, places)
+            return
+        network = self._network(proposal)
+        for place in places:
+            yield network(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
         """Nothing is carried over."""
 
-    def _run(self, bits: Tensor, images: Tensor) -> Tensor:
-        return functional_call(self._folded, cut_tensors(self._groups, bits, self._tensors), (images,))
+    def _network(self, proposal: Proposal) -> Callable[[Tensor], Tensor]:
+        return self._cut(proposal.mask.bits) if self._sliced else prune(self._model, self._space, proposal.mask)
+
+    def _cut(self, bits: Tensor) -> Callable[[Tensor], Tensor]:
+        tensors = cut_tensors(self._groups, bits, self._tensors)
+        return lambda images: functional_call(self._folded, tensors, (images,))
 
     @torch.no_grad()
     def _takes_slices(self) -> bool:
@@ -59,7 +73,7 @@ class CompactPath:
         images = self._batches[0][:2]
         wanted = prune(self._model, self._space, mask)(images)
         try:
-            given = self._run(mask.bits, images)
+            given = self._cut(mask.bits)(images)
         except RuntimeError:  # some layer insists on its old size
             return False
         return given.shape == wanted.shape and torch.allclose(given, wanted, rtol=1e-3, atol=1e-4 * float(wanted.std()))

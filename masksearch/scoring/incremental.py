@@ -14,8 +14,10 @@ are cut off and have no bias (all zero), another of them may be the largest here
 
 import copy
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -29,30 +31,81 @@ from masksearch.trial import Proposal
 __all__ = ["IncrementalPath", "linear_chain"]
 
 _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.Dropout)
-_AFRESH = 0.4  # share of a layer's inputs that have changed from which on a whole product is faster (measured)
-_REFRESH_EVERY = 256  # scorings; rounding errors of that many updates stay below 1e-5 of the logits' deviation
+_AFRESH = 0.75  # share of a layer's inputs that have changed from which on a whole product is faster (measured)
+_REFRESH_EVERY = 512  # scorings; rounding errors of that many updates stay below 1e-5 of the logits' deviation
+_PART = 2000
 
 
 @dataclass
 class _Layer:
-    """A linear layer and the activation after it, on all images; a neuron's values are one row."""
+    """A linear layer and the activation after it; a neuron's values on one part of the images are one row."""
 
     dense: Tensor  # weights without mask (out, in)
     weights: Tensor  # under the current mask (out, in)
     bias: Tensor | None  # (out, 1)
     activation: Callable[[Tensor], Tensor]
     start: int  # of its units in the space; -1 if it has none
-    z: Tensor  # pre-activations (out, n)
-    a: Tensor  # activations (out, n)
+    z: list[Tensor]  # pre-activations (out, b) of every part; activations are worked out again, to spare memory's time
+
+    def write(self, places: np.ndarray, values: np.ndarray) -> None:
+        """Set weights, by their places in the flat tensor."""
+        self.weights.view(-1).numpy()[places] = values
+
+
+@dataclass
+class _LayerMove:
+    """What a move does to one layer's weights (out, in)."""
+
+    places: np.ndarray  # in the flat weight, ascending
+    before: np.ndarray  # their values under the base
+    after: np.ndarray  # and under the moved mask
+    inputs: int  # of the layer
+    hidden: bool  # whether these are the outputs of another layer
+
+    @cached_property
+    def update(self) -> "_Update":
+        """DW, without its zero rows."""
+        row, column = np.divmod(self.places, self.inputs)
+        firsts = np.concatenate([[0], np.flatnonzero(row[1:] != row[:-1]) + 1])
+        columns = None
+        if self.hidden:
+            columns, column = np.unique(column, return_inverse=True)
+        matrix = torch.sparse_csr_tensor(
+            torch.from_numpy(np.append(firsts, len(row)).astype(np.int32)),
+            torch.from_numpy(column.astype(np.int32)),
+            torch.from_numpy(self.after - self.before),
+            size=(len(firsts), self.inputs if columns is None else len(columns)),
+            check_invariants=False,
+        )
+        return _Update(torch.from_numpy(row[firsts]), None if columns is None else torch.from_numpy(columns), matrix)
+
+
+@dataclass
+class _Update:
+    """A change of weights, DW."""
+
+    rows: Tensor  # that aren't zero
+    columns: Tensor | None  # that aren't zero; None: all, zero or not
+    matrix: Tensor  # sparse (rows, columns)
 
 
 @dataclass
 class _Change:
-    """What a move makes of one layer's outputs."""
+    """What a move makes of one layer's pre-activations on one part of the images."""
 
     rows: Tensor | None  # indices of changed rows; None: all
-    z: Tensor  # their new pre-activations
-    a: Tensor  # and activations
+    z: Tensor  # what they are now
+    old: Tensor  # and were
+
+
+@dataclass
+class _Tried:
+    """A proposal whose fate is unknown. The weights are those of its mask, the activations those of its base."""
+
+    mask: Mask
+    moves: list[_LayerMove | None]
+    columns: list[Tensor | None]  # of every layer's weights: those that meet the rows that the layer before changes
+    changes: list[list[_Change | None]]  # of every part so far, of every layer
 
 
 def linear_chain(model: nn.Module) -> list[tuple[str, nn.Linear, list[nn.Module]]] | None:
@@ -85,17 +138,17 @@ class IncrementalPath:
     space : WeightSpace
         The masks' space.
     images : float tensor (n, c, h, w)
-        All images.
+        All images, float32 or float64, on the CPU.
     """
 
     refresh_every = _REFRESH_EVERY
+    part = _PART
 
     def __init__(
         self, chain: Sequence[tuple[str, nn.Linear, list[nn.Module]]], space: WeightSpace, images: Tensor
     ) -> None:
-        self._inputs = images.flatten(1).T.contiguous()  # (in, n)
+        self._images = images.flatten(1)
         starts = {layer.name: layer.start for layer in space.layers}
-        empty = images.new_empty(0)
         self._layers = [
             _Layer(
                 linear.weight.detach().clone(),
@@ -103,122 +156,179 @@ class IncrementalPath:
                 None if linear.bias is None else linear.bias.detach()[:, None].clone(),
                 _pure(after),
                 starts.get(name, -1),
-                empty,
-                empty,
+                [],
             )
             for name, linear, after in chain
         ]
         with warnings.catch_warnings():  # torch calls its CSR tensors beta, once a process
             warnings.simplefilter("ignore")
             torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))
-        self._mask: Mask | None = None  # whose activations the layers hold
-        self._tried: tuple[Mask, Move, list[_Change | None]] | None = None  # the last proposal, its fate unknown
+        self._whole = torch.arange(len(images)).split(_PART)
+        self._places: Sequence[Tensor] = ()
+        self._inputs: list[Tensor] = []  # (in, b) of every part
+        self.refresh()
 
-    @torch.no_grad()
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
+        return torch.cat(list(self.parts(proposal, self._whole)))
+
+    def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Logits (b, classes) part by part."""
+        with self._forgetting():
+            if places is not self._places:
+                self._places = places
+                self._inputs = [self._images[place].T.contiguous() for place in places]
+                self.refresh()
+            self._prepare(proposal)
+        for part in range(len(places)):
+            with self._forgetting():
+                logits = self._part_logits(part)
+            yield logits
+
+    def refresh(self) -> None:
+        """Forget the activations; what comes next is computed from bits."""
+        self._mask: Mask | None = None  # whose weights the layers have
+        self._held = 0  # parts of which they have its activations
+        self._tried: _Tried | None = None
+        self._missed: Mask | None = None  # a base that was asked for when it wasn't at hand
+
+    @contextmanager
+    def _forgetting(self) -> Iterator[None]:
+        """An interruption leaves some layers changed and others not."""
         try:
-            return self._logits(proposal)
-        except BaseException:  # an interruption leaves some layers changed and others not
+            yield
+        except BaseException:
             self.refresh()
             raise
 
-    def _logits(self, proposal: Proposal) -> Tensor:
-        self._settle(proposal.base)
-        if self._mask is not proposal.base:
-            self._compute(proposal.base)
-        changes = self._try(proposal.move)
-        self._tried = (proposal.mask, proposal.move, changes)
-        last = changes[-1]
-        if last is None:
-            return self._layers[-1].a.T
-        if last.rows is None:
-            return last.a.T
-        return self._layers[-1].a.index_copy(0, last.rows, last.a).T
-
-    def refresh(self) -> None:
-        """Forget the activations; the next proposal's are computed from its base's bits."""
-        self._mask = self._tried = None
+    def _prepare(self, proposal: Proposal) -> None:
+        """Make the weights those of the proposal's mask, with its base's activations or without any."""
+        base, move = proposal.base, proposal.move
+        self._settle(base)
+        if self._mask is not base and len(move) and self._missed is not base:
+            # Nobody knows whether this base will be asked for again; if it is, that is the time to compute it.
+            self._missed = base
+            base, move = proposal.mask, Move.nowhere()
+        if self._mask is not base:
+            self._load(base)
+        if len(move):
+            for part in range(self._held, len(self._inputs)):
+                self._compute(part)
+            moves = _layer_moves(self._layers, move)
+            for layer, moved in zip(self._layers, moves, strict=True):
+                if moved is not None:
+                    layer.write(moved.places, moved.after)
+            self._tried = _Tried(proposal.mask, moves, [None] * len(moves), [])
 
     def _settle(self, base: Mask) -> None:
         """Keep the last proposal's changes if ``base`` is its mask, else take them back."""
-        if self._tried is None:
+        tried, self._tried = self._tried, None
+        if tried is None:
             return
-        mask, move, changes = self._tried
-        self._tried = None
-        if mask is not base:
-            self._write(move.undone())
-            return
-        for layer, change in zip(self._layers, changes, strict=True):
-            if change is None:
-                continue
-            if change.rows is None:
-                layer.z, layer.a = change.z, change.a
-            else:
-                layer.z.index_copy_(0, change.rows, change.z)
-                layer.a.index_copy_(0, change.rows, change.a)
-        self._mask = mask
+        if tried.mask is not base:
+            for layer, moved in zip(self._layers, tried.moves, strict=True):
+                if moved is not None:
+                    layer.write(moved.places, moved.before)
+        elif len(tried.changes) < len(self._inputs):
+            self._mask = None  # stopped, and taken nevertheless
+        else:
+            for part, changes in enumerate(tried.changes):
+                for layer, change in zip(self._layers, changes, strict=True):
+                    if change is not None:
+                        _keep(layer, part, change)
+            self._mask = tried.mask
 
-    def _compute(self, mask: Mask) -> None:
-        """Everything from scratch."""
-        inputs = self._inputs
+    def _load(self, mask: Mask) -> None:
+        """Weights under ``mask``, and no activations yet."""
         for layer in self._layers:
             layer.weights = layer.dense.clone()
             if layer.start >= 0:
                 keep = mask.bits[layer.start : layer.start + layer.dense.numel()].view_as(layer.dense)
-                layer.weights.masked_fill_(~keep.to(inputs.device), 0)
-            layer.z = layer.weights @ inputs
-            if layer.bias is not None:
-                layer.z += layer.bias
-            inputs = layer.a = layer.activation(layer.z)
-        self._mask = mask
+                layer.weights.masked_fill_(~keep, 0)
+        self._mask, self._held = mask, 0
 
-    def _write(self, move: Move) -> None:
-        """Set the weights that ``move`` drops to zero and those that it regrows to their values."""
-        for layer in self._layers:
-            flat, dense = layer.weights.view(-1), layer.dense.view(-1)
-            for units, kept in ((move.dropped, False), (move.regrown, True)):
-                places = _within(units, layer)
-                if len(places):
-                    index = torch.from_numpy(places)
-                    flat[index] = dense[index] if kept else 0.0
+    def _compute(self, part: int) -> None:
+        """One part's activations from scratch; parts come in order."""
+        inputs = self._inputs[part]
+        for number, layer in enumerate(self._layers):
+            if number:
+                inputs = self._layers[number - 1].activation(inputs)
+            inputs = _product(layer, inputs)
+            layer.z[part:] = [inputs]
+        self._held = part + 1
 
-    def _try(self, move: Move) -> list[_Change | None]:
-        """What ``move`` makes of every layer. Afterwards the weights are those of the moved mask."""
-        self._write(move)
+    def _part_logits(self, part: int) -> Tensor:
+        tried, last = self._tried, self._layers[-1]
+        if tried is None:
+            if part >= self._held:
+                self._compute(part)
+            return last.activation(last.z[part]).T
         changes: list[_Change | None] = []
-        inputs, before = self._inputs, None
-        for layer in self._layers:
-            change = self._change(layer, move, inputs, before)
+        change: _Change | None = None
+        for number in range(len(self._layers)):
+            change = self._change(tried, number, part, change)
             changes.append(change)
-            inputs, before = layer.a, change
-        return changes
+        tried.changes.append(changes)
+        return last.activation(_whole(last, part, change)).T
 
-    def _change(self, layer: _Layer, move: Move, inputs: Tensor, before: _Change | None) -> _Change | None:
-        """``inputs`` are the layer's inputs before the move, ``before`` what the move has made of them."""
-        rows, update = _weight_update(layer, move, inputs)
+    def _change(self, tried: _Tried, number: int, part: int, before: _Change | None) -> _Change | None:
+        """What the move makes of a layer; ``before`` is what it makes of the layer before."""
+        layer, moved = self._layers[number], tried.moves[number]
         if before is None:
-            if rows is None or update is None:
+            if moved is None:
                 return None
-            z = layer.z.index_select(0, rows).add_(update)
-            return _Change(rows, z, layer.activation(z))
-        changed = len(inputs) if before.rows is None else len(before.rows)
-        if changed > _AFRESH * len(inputs):
-            now = before.a if before.rows is None else inputs.index_copy(0, before.rows, before.a)
-            z = layer.weights @ now
-            if layer.bias is not None:
-                z += layer.bias
-        else:
-            assert before.rows is not None
-            difference = before.a - inputs.index_select(0, before.rows)
-            z = torch.addmm(layer.z, layer.weights.index_select(1, before.rows), difference)
-            if rows is not None and update is not None:
-                z.index_add_(0, rows, update)
-        return _Change(None, z, layer.activation(z))
+            update = moved.update
+            old = layer.z[part].index_select(0, update.rows)
+            return _Change(update.rows, torch.addmm(old, update.matrix, self._inputs_of(update, number, part)), old)
+        activation = self._layers[number - 1].activation
+        if before.rows is None:
+            return _Change(None, _product(layer, activation(before.z)), layer.z[part])
+        if len(before.rows) > _AFRESH * layer.dense.shape[1]:
+            values = self._layers[number - 1].z[part].index_copy(0, before.rows, before.z)
+            return _Change(None, _product(layer, activation(values)), layer.z[part])
+        columns = tried.columns[number]
+        if columns is None:
+            columns = tried.columns[number] = layer.weights.index_select(1, before.rows)
+        difference = activation(before.old)
+        torch.sub(activation(before.z), difference, out=difference)  # nobody reads before.old any more
+        z = torch.addmm(layer.z[part], columns, difference)
+        if moved is not None:
+            update = moved.update
+            z.index_add_(0, update.rows, update.matrix @ self._inputs_of(update, number, part))
+        return _Change(None, z, layer.z[part])
+
+    def _inputs_of(self, update: _Update, number: int, part: int) -> Tensor:
+        """What an update of a layer's weights is multiplied by: its inputs before the move (columns, b)."""
+        if update.columns is None:
+            return self._inputs[part]
+        before = self._layers[number - 1]
+        return before.activation(before.z[part].index_select(0, update.columns))
 
 
-def _pure(modules: Sequence[nn.Module]) -> nn.Module:
+def _product(layer: _Layer, inputs: Tensor) -> Tensor:
+    return layer.weights @ inputs if layer.bias is None else torch.addmm(layer.bias, layer.weights, inputs)
+
+
+def _keep(layer: _Layer, part: int, change: _Change) -> None:
+    if change.rows is None:
+        layer.z[part] = change.z
+    else:
+        layer.z[part].index_copy_(0, change.rows, change.z)
+
+
+def _whole(layer: _Layer, part: int, change: _Change | None) -> Tensor:
+    """All pre-activations of a layer on one part of the images."""
+    if change is None:
+        return layer.z[part]
+    return change.z if change.rows is None else layer.z[part].index_copy(0, change.rows, change.z)
+
+
+def _pure(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     """The modules one after another, in eval mode, leaving what they are given as it is."""
+    if not modules:
+        return lambda values: values
+    if [type(module) for module in modules] == [nn.ReLU]:
+        return torch.relu  # a module's call costs more than its work
     activation = copy.deepcopy(nn.Sequential(*modules)).eval()
     for module in activation:
         if "inplace" in vars(module):
@@ -226,31 +336,19 @@ def _pure(modules: Sequence[nn.Module]) -> nn.Module:
     return activation
 
 
-def _within(units: np.ndarray, layer: _Layer) -> np.ndarray:
-    """Places in the layer's flat weight of those ``units`` that are its own."""
-    if layer.start < 0:
-        return units[:0]
-    own = units[(units >= layer.start) & (units < layer.start + layer.dense.numel())]
-    return own - layer.start
-
-
-def _weight_update(layer: _Layer, move: Move, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """DW A as (changed rows, their values (rows, n)); None, None if the move leaves this layer's weights alone."""
-    dropped, regrown = _within(move.dropped, layer), _within(move.regrown, layer)
-    places = np.concatenate([dropped, regrown])
-    if not len(places):
-        return None, None
-    values = layer.dense.view(-1)[torch.from_numpy(places)]
-    values[: len(dropped)].neg_()
-    row, column = np.divmod(places, layer.dense.shape[1])
-    order = np.argsort(row, kind="stable")
-    rows, firsts = np.unique(row[order], return_index=True)
-    crow = torch.from_numpy(np.append(firsts, len(places)))
-    sparse = torch.sparse_csr_tensor(
-        crow,
-        torch.from_numpy(column[order]),
-        values[torch.from_numpy(order)],
-        size=(len(rows), layer.dense.shape[1]),
-        check_invariants=False,
-    )
-    return torch.from_numpy(rows), sparse @ inputs
+def _layer_moves(layers: Sequence[_Layer], move: Move) -> list[_LayerMove | None]:
+    """What ``move`` does to every layer's weights; None where it leaves them alone."""
+    units = np.concatenate([move.dropped, move.regrown])
+    order = units.argsort()
+    units, comes = units[order], order >= len(move.dropped)
+    moves: list[_LayerMove | None] = []
+    for number, layer in enumerate(layers):
+        first, last = units.searchsorted((layer.start, layer.start + layer.dense.numel()))
+        if layer.start < 0 or first == last:
+            moves.append(None)
+            continue
+        places = units[first:last] - layer.start
+        values = layer.dense.view(-1).numpy()[places]
+        after = values * comes[first:last]
+        moves.append(_LayerMove(places, values - after, after, layer.dense.shape[1], number > 0))
+    return moves

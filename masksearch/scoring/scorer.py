@@ -1,4 +1,4 @@
-"""The plain scorer: apply the mask, run the network over the images, measure. It says what a score means."""
+"""The scorer: a mask's network, run over the images on the path that is fastest, and measured."""
 
 import copy
 import time
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
+from masksearch.scoring.accuracy import Accuracy
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective
@@ -49,7 +50,8 @@ class Scorer:
     fast : bool
         Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes
         for weight masks of linear chains on a CPU. Callables, own losses, objectives that look at the network and all
-        others take the plain one.
+        others take the plain one. Accuracies on a CPU are those of the plain one, image by image, and end as soon as a
+        proposal is sure to miss its threshold.
 
     Raises
     ------
@@ -84,34 +86,45 @@ class Scorer:
         with torch.no_grad():
             if takes_channels_last(self._model, self._images[:2]):
                 self._images = self._images.contiguous(memory_format=torch.channels_last)
+        self._since_refresh = 0
         self._path = self._choose_path(fast)
+        self._accuracy: Accuracy | None = None
+        if fast and objective == "accuracy" and self._images.device.type == "cpu":
+            self._accuracy = Accuracy(self._path, self._reference(), self._labels)
 
     def __call__(self, mask: Mask) -> Score:
         """The exact score of one mask."""
         return self.score([Proposal.of(mask)])[0]
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order. This scorer always scores exactly, whatever the threshold."""
+        """One score per proposal, in order; a bound where the outcome was certain before all images had been seen."""
         return [self._score(proposal) for proposal in proposals]
 
     @property
     def refresh_every(self) -> int:
-        """Scorings after which the path wants a :meth:`refresh`; a search can only be taken up again after one."""
-        return self._path.refresh_every
+        """Scorings after which a :meth:`refresh` is due; a search can only be taken up again after one."""
+        return (self._accuracy or self._path).refresh_every
 
     def refresh(self) -> None:
         """Drop what is carried over from one scoring to the next, and with it the rounding errors."""
-        self._path.refresh()
+        (self._accuracy or self._path).refresh()
+        self._since_refresh = 0
 
     def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
-        if self._measure is not None and self._loss is None:
+        if self._since_refresh == self.refresh_every:  # nobody else has thought of it
+            self.refresh()
+        self._since_refresh += 1
+        exact, images = True, len(self._labels)
+        if self._accuracy is not None:
+            value, exact, images = self._accuracy.score(proposal)
+        elif self._measure is not None and self._loss is None:
             with torch.no_grad():
                 value = float(self._measure(self._path.logits(proposal), self._labels))
         else:
             with self.space.applied(self._model, proposal.mask):
                 value = self._own_value()
-        return Score(value, exact=True, seconds=time.perf_counter() - start, images=len(self._labels))
+        return Score(value, exact, seconds=time.perf_counter() - start, images=images)
 
     def _own_value(self) -> float:
         """What the caller's own objective or loss says of the masked network."""
@@ -124,12 +137,16 @@ class Scorer:
             return -float(torch.stack(losses).sum()) / len(self._labels)
 
     def _choose_path(self, fast: bool) -> Path:
-        chain = linear_chain(self._model) if fast and self._images.device.type == "cpu" else None
+        usual = self._images.device.type == "cpu" and self._images.dtype in (torch.float32, torch.float64)
+        chain = linear_chain(self._model) if fast and usual else None
         if chain is not None and isinstance(self.space, WeightSpace):
             return IncrementalPath(chain, self.space, self._images)
         if fast and isinstance(self.space, FilterSpace):
-            return CompactPath(self._model, self.space, self._images.split(self._batch_size))
-        return ReferencePath(self._model, self.space, self._images.split(self._batch_size))
+            return CompactPath(self._model, self.space, self._images, self._batch_size)
+        return self._reference()
+
+    def _reference(self) -> ReferencePath:
+        return ReferencePath(self._model, self.space, self._images, self._batch_size)
 
     def _check(self) -> None:
         if not len(self._labels):

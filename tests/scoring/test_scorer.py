@@ -65,7 +65,7 @@ def test_scores_are_those_of_an_independent_forward_whatever_the_batches(objecti
     assert score.seconds > 0
 
 
-def test_proposals_are_scored_as_their_masks_and_always_exactly():
+def test_proposals_are_scored_as_their_masks():
     model, split = make_net(), make_split()
     space = weight_space(model)
     scorer = Scorer(model, space, split)
