@@ -1,19 +1,23 @@
 """How fast are scorings? The thesis' way, a resident masked forward, and the scorer, in turn, in one run.
 
-    python benchmarks/speed.py DATA_ROOT [--seconds 5]
+    python benchmarks/speed.py DATA_ROOT [--only chain filters large search] [--seconds 5]
 
 Prints Markdown tables of medians and ratios. The thesis' way, per scoring: apply the mask, go through torchvision's
 DataLoader with ToTensor and Normalize, forward, accuracy. Resident: the plain scorer (``fast=False``), images in
-memory.
+memory. "The rate": MACs a second of a product of two square matrices, taken in turn with the scorings.
 """
 
 import argparse
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from itertools import cycle
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 import masksearch as ms
@@ -34,14 +38,16 @@ def in_turn(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, 
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def walk(space: ms.MaskSpace, scorer: ms.Scorer, density: float, radius: int) -> Callable[[], None]:
+def walk(
+    space: ms.MaskSpace, scorer: ms.Scorer, density: float, radius: int, start: ms.Mask | None = None, calls: int = 20
+) -> Callable[[], None]:
     """Scorings of annealing's proposals at one radius, 20 a call, so that cheap ones are timed together."""
     share = radius / min(density, 1 - density) / space.n_units
     searcher = ms.searchers.Annealing(radius_start=share, radius_end=share)
-    searcher.start(ms.Problem(space, density, ms.Budget(10**9), seed=0))
+    searcher.start(ms.Problem(space, density, ms.Budget(10**9), seed=0, start=start))
 
     def run() -> None:
-        for _ in range(20):
+        for _ in range(calls):
             proposals = searcher.ask()
             searcher.tell(proposals, scorer.score(proposals))
 
@@ -66,26 +72,38 @@ def thesis_way(model: torch.nn.Module, space: ms.WeightSpace, root: str, images:
     return run
 
 
-def weights(root: str, seconds: float) -> None:
-    """thesis_mlp on 2,000 images of MNIST at 90 %."""
+def chain(root: str, seconds: float) -> None:
+    """thesis_mlp on 2,000 images of MNIST at 90 %, from a random mask and from one that a search has found."""
     data = ms.load_data("mnist", root)
     model = ms.build_model("thesis_mlp", data).eval()
     space = ms.weight_space(model)
+    smooth = ms.Scorer(model, space, data.search, "calibrated_loss")
+    found = ms.search(space, ms.searchers.Annealing(), smooth, 0.1, budget=2000).best.mask
+    assert found is not None
+    reached = ms.Scorer(model, space, data.search)(found).value
     print("| thesis_mlp, 90 %, 2,000 images | ms per scoring | x the thesis' way | x resident |")
     print("|---|---:|---:|---:|")
     for radius in (100, 4):
-        plain = ms.Scorer(model, space, data.search, fast=False)
+        scorers = [ms.Scorer(model, space, data.search, fast=fast) for fast in (False, True, True)]
+        later = f"scorer, from {reached:.0%} accuracy"
         runs = {
             "the thesis' way": thesis_way(model, space, root, len(data.search)),
-            "resident": walk(space, plain, 0.1, radius),
-            "scorer": walk(space, ms.Scorer(model, space, data.search), 0.1, radius),
+            "resident": walk(space, scorers[0], 0.1, radius),
+            "scorer": walk(space, scorers[1], 0.1, radius),
+            later: walk(space, scorers[2], 0.1, radius, found),
         }
         times = in_turn(runs, seconds)
-        times |= {name: times[name] / 20 for name in ("resident", "scorer")}
+        times |= {name: times[name] / 20 for name in ("resident", "scorer", later)}
         published = times["the thesis' way"]
         for name, median in times.items():
             ratios = f"{published / median:.1f} | {times['resident'] / median:.1f}"
             print(f"| {name}, radius {radius} | {1e3 * median:.2f} | {ratios} |", flush=True)
+
+
+def square_product() -> Callable[[], Tensor]:
+    """A product of two matrices of 1024 x 1024: 2**30 MACs."""
+    one, two = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    return lambda: one @ two
 
 
 def scorings(scorer: ms.Scorer, masks: Iterator[ms.Mask]) -> Callable[[], ms.Score]:
@@ -95,8 +113,8 @@ def scorings(scorer: ms.Scorer, masks: Iterator[ms.Mask]) -> Callable[[], ms.Sco
 
 def filters(seconds: float) -> None:
     """Networks for CIFAR-10 on 1,000 random images, masks of half to a fifth of the filters."""
-    print("\n| filter masks, 1,000 images | resident, ms | scorer, ms | x resident | kept MACs, % |")
-    print("|---|---:|---:|---:|---:|")
+    print("\n| filter masks, 1,000 images | resident, ms | scorer, ms | x resident | kept MACs, % | of the rate, % |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name, density in (("vgg16_bn", 0.2), ("basic_cnn", 0.3), ("resnet20", 0.2)):
         model = ms.build_model(name, (3, 32, 32)).eval()
         space = ms.filter_space(model, torch.zeros(1, 3, 32, 32))
@@ -104,11 +122,95 @@ def filters(seconds: float) -> None:
         split = ms.Split(torch.randn(1000, 3, 32, 32, generator=generator), torch.randint(10, (1000,)))
         masks = cycle([space.random(density, "layerwise", torch_generator(seed)) for seed in range(8)])
         plain, fast = ms.Scorer(model, space, split, fast=False), ms.Scorer(model, space, split)
-        times = in_turn({"resident": scorings(plain, masks), "scorer": scorings(fast, masks)}, seconds)
-        share = space.kept_macs(next(masks)) / space.kept_macs(space.full())
+        runs = {"resident": scorings(plain, masks), "scorer": scorings(fast, masks), "product": square_product()}
+        times = in_turn(runs, seconds)
+        kept = space.kept_macs(next(masks))
+        share = kept / space.kept_macs(space.full())
+        rate = 1000 * kept / times["scorer"] / (2**30 / times["product"])
         print(
             f"| {name}, {1 - density:.0%} | {1e3 * times['resident']:.0f} | {1e3 * times['scorer']:.0f} | "
-            f"{times['resident'] / times['scorer']:.1f} | {100 * share:.1f} |",
+            f"{times['resident'] / times['scorer']:.1f} | {100 * share:.1f} | {100 * rate:.0f} |",
+            flush=True,
+        )
+
+
+def resident_bytes() -> int:
+    """Of this process, now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def activation_bytes(model: torch.nn.Module, images: Tensor) -> int:
+    """All outputs of all layers for one batch."""
+    sizes: list[int] = []
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output: sizes.append(output.numel() * output.element_size()))
+        for module in model.modules()
+        if not list(module.children())
+    ]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(sizes)
+
+
+def large(seconds: float) -> None:
+    """vgg16's 14.7 million weights at radius 100: what a scoring costs beside its forward pass, and in memory.
+
+    Peak memory is taken first, before anything else has raised it.
+    """
+    model = ms.build_model("vgg16", (3, 32, 32)).eval()
+    space = ms.weight_space(model)
+    split = ms.Split(torch.randn(500, 3, 32, 32), torch.randint(10, (500,)))
+    start = space.random(0.1, generator=torch_generator(0))
+    model(torch.zeros(1, 3, 32, 32))  # libraries are loaded
+    before = resident_bytes()
+    scorer = ms.Scorer(model, space, split, "loss")
+    steps = walk(space, scorer, 0.1, 100, start, calls=1)
+    steps()
+    steps()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    images = split.images.numel() * split.images.element_size()
+    needed = weights + images + activation_bytes(model, split.images[:250])
+    batches = split.images.contiguous(memory_format=torch.channels_last).split(250)
+
+    def forward() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                model(batch)
+
+    times = in_turn({"forward": forward, "scoring": steps, "product": square_product()}, seconds)
+    rate = 500 * ms.cost.macs(model, split.images[:1]) / times["scoring"] / (2**30 / times["product"])
+    print("\n| vgg16, weight masks, 500 images, radius 100 | |")
+    print("|---|---:|")
+    print(f"| forward passes alone, ms | {1e3 * times['forward']:.0f} |")
+    print(f"| proposal and scoring, ms | {1e3 * times['scoring']:.0f} |")
+    print(f"| outside of the forward passes, % | {100 * (1 - times['forward'] / times['scoring']):.1f} |")
+    print(f"| of the rate (masked weights are multiplied, too), % | {100 * rate:.0f} |")
+    print(f"| weights, images and one batch's activations, MB | {needed / 1e6:.0f} |")
+    print(f"| peak memory of a search's scorings, MB | {peak / 1e6:.0f} ({peak / needed:.2f} x) |", flush=True)
+
+
+def whole_search(root: str) -> None:
+    """As many scorings as the thesis' search for the MLP."""
+    data = ms.load_data("mnist", root)
+    model = ms.build_model("thesis_mlp", data).eval()
+    space = ms.weight_space(model)
+    print(
+        "\n| 42,700 scorings, thesis_mlp, 90 % | seconds | ms per scoring | stopped early, % | images seen, % | score |"
+    )
+    print("|---|---:|---:|---:|---:|---:|")
+    for objective in ("accuracy", "calibrated_loss"):
+        scorer = ms.Scorer(model, space, data.search, objective)
+        start = perf_counter()
+        history = ms.search(space, ms.searchers.Annealing(), scorer, 0.1, budget=42_700)
+        seconds = perf_counter() - start
+        stopped = sum(not trial.score.exact for trial in history) / len(history)
+        seen = sum(trial.score.images for trial in history) / len(history) / len(data.search)
+        print(
+            f"| {objective} | {seconds:.0f} | {1e3 * seconds / len(history):.2f} | {100 * stopped:.0f} | "
+            f"{100 * seen:.0f} | {history.best.score.value:.4f} |",
             flush=True,
         )
 
@@ -117,11 +219,19 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", help="folder with MNIST")
+    tables = ("large", "chain", "filters", "search")
+    parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="tables to print")
     parser.add_argument("--seconds", type=float, default=5.0, help="per row")
     flags = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    weights(flags.root, flags.seconds)
-    filters(flags.seconds)
+    if "large" in flags.only and sys.platform == "linux":
+        large(flags.seconds)
+    if "chain" in flags.only:
+        chain(flags.root, flags.seconds)
+    if "filters" in flags.only:
+        filters(flags.seconds)
+    if "search" in flags.only:
+        whole_search(flags.root)
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from masksearch.trial import Proposal
 
 __all__ = ["Accuracy"]
 
-_ROUNDING = 32  # a path's logits differ from the reference's by less than so many units in the last place (measured: 6)
-_REFRESH_EVERY = 32  # scorings that an order of images serves, where the path itself has no reason for another number
+_ROUNDING = 32  # a path's logits differ from the reference's by less than so many units in the last place (measured: 7)
+_REFRESH_EVERY = 16  # scorings that an order of images serves, where the path itself has no reason for another number
 _AT_FIRST = 0.05  # of the images, beyond those that are wrong now: before that, certainty is rare
 _THEN = 0.25  # of the images, from one look at the bound to the next
 _WORTH = 0.75  # of the images: if more are to be seen at first, their order doesn't matter
