@@ -1,6 +1,6 @@
 """How fast are scorings? The thesis' way, a resident masked forward, and the scorer, in turn, in one run.
 
-    python benchmarks/speed.py DATA_ROOT [--only chain filters large search] [--seconds 5]
+    python benchmarks/speed.py DATA_ROOT [--only large chain profile filters search] [--seconds 5]
 
 Prints Markdown tables of medians and ratios. The thesis' way, per scoring: apply the mask, go through torchvision's
 DataLoader with ToTensor and Normalize, forward, accuracy. Resident: the plain scorer (``fast=False``), images in
@@ -8,12 +8,14 @@ memory. "The rate": MACs a second of a product of two square matrices, taken in 
 """
 
 import argparse
+import cProfile
+import pstats
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from itertools import cycle
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 import torch
@@ -98,6 +100,47 @@ def chain(root: str, seconds: float) -> None:
         for name, median in times.items():
             ratios = f"{published / median:.1f} | {times['resident'] / median:.1f}"
             print(f"| {name}, radius {radius} | {1e3 * median:.2f} | {ratios} |", flush=True)
+
+
+_PARTS = {
+    "proposing": ("annealing.py", "ask"),
+    "learning from the score": ("annealing.py", "tell"),
+    "what the move does to the weights": ("incremental.py", "_prepare"),
+    "what that does to the layers": ("incremental.py", "_part_logits"),
+    "margins": ("accuracy.py", "_look"),
+    "doubtful images": ("accuracy.py", "_settled"),
+}
+
+
+def profile(root: str) -> None:
+    """Where the time of thesis_mlp's scorings goes, in seconds of this thread; profiling itself slows Python down."""
+    data = ms.load_data("mnist", root)
+    model = ms.build_model("thesis_mlp", data).eval()
+    space = ms.weight_space(model)
+    shares: dict[str, list[float]] = {name: [] for name in (*_PARTS, "everything else")}
+    for radius in (100, 4):
+        run = walk(space, ms.Scorer(model, space, data.search), 0.1, radius)
+        run()
+        profiler = cProfile.Profile(thread_time)
+        profiler.enable()
+        for _ in range(50):
+            run()
+        profiler.disable()
+        seconds = {(Path(file).name, name): row[3] for (file, _, name), row in profiler_rows(profiler).items()}
+        total = seconds["speed.py", "run"]
+        for part, where in _PARTS.items():
+            shares[part].append(seconds[where] / total)
+        shares["everything else"].append(1 - sum(shares[part][-1] for part in _PARTS))
+    print("\n| share of a scoring's time, % | radius 100 | radius 4 |")
+    print("|---|---:|---:|")
+    for part, values in shares.items():
+        print(f"| {part} | {' | '.join(f'{100 * value:.0f}' for value in values)} |")
+
+
+def profiler_rows(profiler: cProfile.Profile) -> dict[tuple[str, int, str], tuple[float, ...]]:
+    """(file, line, function) -> calls, calls, own seconds, seconds with what it calls."""
+    rows = vars(pstats.Stats(profiler))["stats"]
+    return {where: row[:4] for where, row in rows.items()}
 
 
 def square_product() -> Callable[[], Tensor]:
@@ -219,7 +262,7 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", help="folder with MNIST")
-    tables = ("large", "chain", "filters", "search")
+    tables = ("large", "chain", "profile", "filters", "search")
     parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="tables to print")
     parser.add_argument("--seconds", type=float, default=5.0, help="per row")
     flags = parser.parse_args()
@@ -228,6 +271,8 @@ def main() -> None:
         large(flags.seconds)
     if "chain" in flags.only:
         chain(flags.root, flags.seconds)
+    if "profile" in flags.only:
+        profile(flags.root)
     if "filters" in flags.only:
         filters(flags.seconds)
     if "search" in flags.only:
