@@ -1,0 +1,67 @@
+"""Anytime curves: the best score so far against what it has cost, with bands over seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from masksearch.errors import InputError
+
+__all__ = ["Band", "band", "best_so_far"]
+
+
+def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence[float]) -> np.ndarray:
+    """The best score of one search at every look.
+
+    Parameters
+    ----------
+    costs : sequence of float (n_trials,)
+        What was spent when each trial was scored, never falling: scorings, image-evaluations or seconds.
+    scores : sequence of float (n_trials,)
+        NaN where there is no score: a mask that fails, or a bound, which is never best.
+    looks : sequence of float (n_looks,)
+        Costs at which to look.
+
+    Returns
+    -------
+    float array (n_looks,)
+        Never falling along rising looks; NaN before the first score.
+
+    Raises
+    ------
+    InputError
+        If the costs fall, or there are not as many as scores.
+    """
+    spent, values = np.asarray(costs, dtype=float), np.asarray(scores, dtype=float)
+    if spent.shape != values.shape or (np.diff(spent) < 0).any():
+        raise InputError(f"costs: {spent.shape} for {values.shape} scores; as many are needed, and they may not fall")
+    best = np.fmax.accumulate(np.append(np.nan, values))
+    return best[np.searchsorted(spent, np.asarray(looks, dtype=float), side="right")]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve over seeds, at every look."""
+
+    mean: np.ndarray
+    low: np.ndarray  # ends of the 95 % interval (Student's t); NaN with one seed
+    high: np.ndarray
+
+
+def band(curves: np.ndarray) -> Band:
+    """The mean curve and its pointwise 95 % interval.
+
+    Parameters
+    ----------
+    curves : float array (n_seeds, n_looks)
+        NaN in one seed makes the look NaN: means over fewer seeds would jump.
+    """
+    curves = np.asarray(curves, dtype=float)
+    n = len(curves)
+    mean = curves.mean(0)
+    if n < 2:
+        nothing = np.full_like(mean, np.nan)
+        return Band(mean, nothing, nothing)
+    half = stdtrit(n - 1, 0.975) * curves.std(0, ddof=1) / np.sqrt(n)
+    return Band(mean, mean - half, mean + half)
