@@ -1,0 +1,145 @@
+"""Running a suite: sweep after sweep, a row a case as soon as it is finished, and how long the rest will take."""
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.collect import flat_row, flat_rows, write_rows
+from benchmarks.suites import Sweep
+from masksearch.analysis import best_so_far
+from masksearch.errors import InputError
+from masksearch.experiment import Cell, grid, run_sweep
+from masksearch.files import read_json
+from masksearch.history_file import read_rows
+from masksearch.progress import ProgressBars
+
+__all__ = ["LOOKS", "anytime", "read_csv", "run_suite"]
+
+LOOKS = 13  # a search's best so far is written down at so many points of every axis, evenly on a log scale
+_DECADES = 2.0  # that they span
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a file; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as source:
+        return list(csv.DictReader(source))
+
+
+def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console) -> None:
+    """Run all sweeps, or what is left of them.
+
+    A case whose row is in ``home/results`` is finished, wherever that was; one that ``runs`` holds is only read. The
+    rest runs, and every finished case adds its row.
+    """
+    files = [_Rows(sweep, home / "results" / f"{sweep.name}.csv") for sweep in sweeps]
+    with _SuiteBars(console, files) as bars:
+        for rows in files:
+            bars.file = rows
+            parts = [part for part in rows.sweep.parts if any(cell.folder not in rows for cell in grid(part))]
+            if parts:
+                result = run_sweep(parts, bars)
+                for row, folder in zip(flat_rows(result), result.folders, strict=True):
+                    rows.add(row | anytime(folder, rows.cells[folder.name]))
+                rows.write()
+
+
+class _Rows:
+    """The rows of a sweep, those of earlier runs with them."""
+
+    def __init__(self, sweep: Sweep, path: Path) -> None:
+        self.sweep, self.path = sweep, path
+        self.cells = {cell.folder: cell for cell in sweep.cells}
+        found = read_csv(path)
+        if found and "cell" not in found[0]:
+            raise InputError(f"{path}: rows without the column cell; take the sweep in again, or move the file away")
+        self._rows: dict[str, dict[str, Any]] = {row["cell"]: row for row in found}
+
+    def __contains__(self, folder: str) -> bool:
+        return folder in self._rows
+
+    @property
+    def left(self) -> int:
+        """Cases without a row."""
+        return sum(folder not in self for folder in self.cells)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a case's row, or replace it."""
+        self._rows[row["cell"]] = row
+
+    def write(self) -> None:
+        """In the order of the cases; rows of other seeds or methods, which were asked for before, come last."""
+        places = {folder: place for place, folder in enumerate(self.cells)}
+        write_rows(sorted(self._rows.values(), key=lambda row: places.get(row["cell"], len(places))), self.path)
+
+
+class _SuiteBars(ProgressBars):
+    """One bar for all sweeps; a row in the file for every finished case."""
+
+    def __init__(self, console: Console, files: Sequence[_Rows]) -> None:
+        super().__init__(console)
+        self._files, self._begun = files, 0.0
+        self._taken: dict[Path, list[float]] = {}  # seconds of cases, by file
+        self._total = sum(rows.left for rows in files)
+        self._sweep = self._bars.add_task("cases", total=self._total, note="")
+        self.file = files[0]
+
+    def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
+        """Count; the bar of the suite is there already."""
+        self._begun = time.monotonic()
+
+    def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
+        """Write the case's row, and how long the suite will take from here."""
+        super().cell_ends(cell, metrics)
+        runs = Path(cell.settings.run.runs) / self.file.sweep.name
+        machine = read_json(runs / "sweep.json")["machine"]
+        row = flat_row(dict(metrics), machine, cell.folder, cell.identity)
+        self.file.add(row | anytime(runs / cell.folder, cell))
+        self.file.write()
+        now = time.monotonic()
+        self._taken.setdefault(self.file.path, []).append(now - self._begun)  # its dense network counts too
+        self._begun = now
+        done = sum(map(len, self._taken.values()))
+        self._console.print(f"{done} of {self._total} cases, {_minutes(self._left())} left", highlight=False)
+
+    def _left(self) -> float:
+        """Seconds: a sweep's cases take as long as those before them, those of sweeps to come as long as all."""
+        everything = [seconds for taken in self._taken.values() for seconds in taken]
+        return sum(rows.left * float(np.mean(self._taken.get(rows.path, everything))) for rows in self._files)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} min"
+
+
+def anytime(folder: Path, cell: Cell) -> dict[str, float]:
+    """A search's best score along its costs, as columns of its row: ``best.scorings.100``, ``best.images.50000``.
+
+    Looks lie at :data:`LOOKS` points, evenly on a log scale up to the budget and the same for all methods: of scorings
+    and image-evaluations, or of seconds where these end the search.
+    """
+    if not cell.searches:
+        return {}
+    trials = list(read_rows(folder))
+    scores = [trial.score.value if trial.score.exact else np.nan for trial in trials]
+    images = [trial.score.images for trial in trials]
+    seconds, budget = cell.settings.scoring.seconds, cell.settings.sweep.budget
+    if seconds is not None:
+        axes = {"seconds": (np.cumsum([trial.score.seconds for trial in trials]), seconds)}
+    else:
+        axes = {
+            "scorings": (np.arange(1, len(trials) + 1), budget),
+            "images": (np.cumsum(images), budget * max(images)),
+        }
+    row = {}
+    for axis, (spent, end) in axes.items():
+        looks = end * np.logspace(-_DECADES, 0, LOOKS)
+        best = best_so_far(spent, scores, looks)
+        row |= {f"best.{axis}.{look:.4g}": float(value) for look, value in zip(looks, best, strict=True)}
+    return row
