@@ -1,6 +1,5 @@
 """Running a suite: sweep after sweep, a row a case as soon as it is finished, and how long the rest will take."""
 
-import csv
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.collect import flat_row, flat_rows, write_rows
+from benchmarks.rows import read_csv
 from benchmarks.suites import Sweep
 from masksearch.analysis import best_so_far
 from masksearch.errors import InputError
@@ -18,18 +18,10 @@ from masksearch.files import read_json
 from masksearch.history_file import read_rows
 from masksearch.progress import ProgressBars
 
-__all__ = ["LOOKS", "anytime", "read_csv", "run_suite"]
+__all__ = ["LOOKS", "anytime", "run_suite"]
 
 LOOKS = 13  # a search's best so far is written down at so many points of every axis, evenly on a log scale
 _DECADES = 2.0  # that they span
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a file; none if there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as source:
-        return list(csv.DictReader(source))
 
 
 def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console) -> None:

@@ -1,0 +1,102 @@
+"""Rows of finished cases, as ``results/*.csv`` holds them: read back, and told apart by what they are cases of."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from masksearch.errors import InputError
+
+__all__ = ["Row", "Series", "number", "read_csv", "read_rows", "series"]
+
+Row = dict[str, str]
+Series = dict[str, dict[tuple[float, int], Row]]
+"""Rows of every method, by sparsity and seed."""
+
+_SCOPES = ("global", "layerwise", "erk")
+_CONTROLS = {"shuffle": "shuffled", "reinit": "reinitialised"}
+_DEFAULTS = {"schedule": "one_shot", "control": "none"}  # of rows from before there were such columns
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows of a file; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as source:
+        return list(csv.DictReader(source))
+
+
+def read_rows(paths: Iterable[Path]) -> list[Row]:
+    """The rows of several files, each with ``sweep``, the name of its file, and the ``scope`` that this may tell.
+
+    Raises
+    ------
+    InputError
+        For a file that isn't there or holds no rows, or files of several data sets or networks.
+    """
+    rows = []
+    for path in paths:
+        found = read_csv(path)
+        if not found:
+            raise InputError(f"{path}: no rows, or no such file")
+        named = [word for word in path.stem.split("_") if word in _SCOPES]
+        rows += [{"scope": named[-1] if named else "", **row, "sweep": path.stem} for row in found]
+    for column in ("dataset", "model", "granularity"):
+        values = {row[column] for row in rows if row.get(column)}
+        if len(values) > 1:
+            raise InputError(f"rows: {column} is {', '.join(sorted(values))}; what is compared has one")
+    return rows
+
+
+def number(row: Row, column: str) -> float:
+    """A figure of a row; NaN if it has none."""
+    text = row.get(column, "")
+    return float(text) if text else math.nan
+
+
+def series(rows: Sequence[Row]) -> Series:
+    """The rows by method, with what tells a method's rows from others: scope, schedule, control, moment, sweep.
+
+    Raises
+    ------
+    InputError
+        If two rows of one sweep are of the same case.
+    """
+    names = list(map(_name, rows))
+    for column in ("n_rounds", "rewind_to", "find_at", "sweep"):
+        names = _told_apart(rows, names, column)
+    found: Series = {}
+    for row, name in zip(rows, names, strict=True):
+        place = (number(row, "sparsity"), int(row["seed"]))
+        if place in found.setdefault(name, {}):
+            raise InputError(f"rows: {name} twice at sparsity {place[0]:g}, seed {place[1]}")
+        found[name][place] = row
+    return found
+
+
+def _name(row: Row) -> str:
+    words = [row["method"]]
+    if row.get("scope") in ("layerwise", "erk"):
+        words.append(row["scope"])
+    schedule = row.get("schedule") or _DEFAULTS["schedule"]
+    if schedule != "one_shot":
+        words.append(schedule)
+    control = row.get("control") or _DEFAULTS["control"]
+    if control != "none":
+        words.append(_CONTROLS.get(control, control))
+    return " ".join(words)
+
+
+def _told_apart(rows: Sequence[Row], names: Sequence[str], column: str) -> list[str]:
+    """Names, with the column's value where rows of one name at the same sparsity and seed differ in it."""
+    values: dict[tuple[str, str, str], set[str]] = {}
+    for row, name in zip(rows, names, strict=True):
+        values.setdefault((name, row["sparsity"], row["seed"]), set()).add(row.get(column, ""))
+    several = {name for (name, _, _), found in values.items() if len(found) > 1}
+    return [
+        f"{name} {_WORDS[column].format(row.get(column, ''))}" if name in several else name
+        for row, name in zip(rows, names, strict=True)
+    ]
+
+
+_WORDS = {"n_rounds": "{} rounds", "rewind_to": "from {}", "find_at": "@{}", "sweep": "({})"}

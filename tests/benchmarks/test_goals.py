@@ -1,0 +1,144 @@
+"""Verdicts on rows whose answers are known."""
+
+import numpy as np
+import pytest
+
+from benchmarks.collect import write_rows
+from benchmarks.goals import Bar, main, verdicts
+from benchmarks.rows import read_rows, series
+from masksearch.errors import InputError
+
+SEEDS = 10
+
+
+def rows_of(method, test, val, sparsity=0.9, **changes):
+    """Rows of ten seeds: ``test`` is a number, or one a seed."""
+    tests = np.broadcast_to(test, SEEDS)
+    base = {
+        "method": method,
+        "sparsity": str(sparsity),
+        "find_at": "0",
+        "control": "none",
+        "schedule": "one_shot",
+        "scope": "global",
+        "dataset": "digits",
+        "model": "fc",
+        "trained.val_accuracy": str(val),
+        "score.accuracy_gap": "0.05",
+        "score.scorings": "100",
+        "seconds.search": "6",
+        "seconds.retrain": "3",
+    }
+    return [base | {"seed": str(seed), "trained.test_accuracy": str(tests[seed])} | changes for seed in range(SEEDS)]
+
+
+def noisy(mean):
+    return mean + 0.001 * np.arange(SEEDS) - 0.0045
+
+
+@pytest.fixture
+def rows():
+    """At 0.9 the search is a point above the best baseline, at 0.95 a point below; magnitude misleads on test."""
+    return [
+        *rows_of("annealing", noisy(0.93), 0.9),
+        *rows_of("annealing", noisy(0.90), 0.9, 0.95),
+        *rows_of("snip", noisy(0.92), 0.95),
+        *rows_of("snip", noisy(0.91), 0.95, 0.95),
+        *rows_of("snip", noisy(0.91), 0.96, scope="erk"),
+        *rows_of("snip", noisy(0.85), 0.90, 0.95, scope="erk"),
+        *rows_of("magnitude", 0.99, 0.94),  # the best on test, not on validation
+        *rows_of("random_search", noisy(0.88), 0.99),
+        *rows_of("annealing", noisy(0.87), 0.99, control="shuffle"),
+    ]
+
+
+def test_the_best_baseline_is_chosen_on_validation_at_every_sparsity(rows):
+    found = verdicts(rows, "annealing", Bar(0.005))
+    assert [(v.sparsity, v.baseline) for v in found] == [(0.9, "snip erk"), (0.95, "snip")]
+
+
+def test_differences_tests_and_verdicts(rows):
+    above, below = verdicts(rows, "annealing", Bar(0.005))
+    assert above.pair.difference.mean == pytest.approx(0.02)
+    assert below.pair.difference.mean == pytest.approx(-0.01)
+    assert above.pair.p == below.pair.p == pytest.approx(2**-9)
+    assert above.p == below.p == pytest.approx(2**-8)  # Holm: both times two, the second no lower
+    assert (above.met, below.met) == (True, False)
+    (alone,) = verdicts(rows, "annealing", Bar(0.005), sparsities=[0.9])
+    assert alone.p == pytest.approx(2**-9)
+
+
+def test_bars(rows):
+    def met(bar, *baselines):
+        return [v.met for v in verdicts(rows, "annealing", bar, baselines, sparsities=[0.9])]
+
+    assert met(Bar(0.019)) == [True]
+    assert met(Bar(0.021)) == [False]
+    assert met(Bar()) == [True]
+    assert met(Bar(), "magnitude") == [False]
+    equal = [*rows_of("annealing", noisy(0.9), 0.9), *rows_of("snip", noisy(0.9), 0.9)]
+    assert verdicts(equal, "annealing", Bar())[0].met
+    assert not verdicts(equal, "annealing", Bar(0.0))[0].met  # equal is not above
+    few = [row for row in rows if int(row["seed"]) < 5]  # five seeds can't be significant
+    assert not verdicts(few, "annealing", Bar(0.005), sparsities=[0.9])[0].met
+
+
+def test_not_below_wants_the_whole_interval():
+    other = 0.894 + 0.02 * (np.arange(SEEDS) % 2)  # higher in the mean, but up and down
+    wide = [*rows_of("annealing", other, 0.9), *rows_of("snip", 0.9, 0.9)]
+    (verdict,) = verdicts(wide, "annealing", Bar())
+    assert verdict.pair.difference.mean > 0
+    assert not verdict.met
+
+
+def test_controls_stand_beside(rows):
+    found = verdicts(rows, "annealing", Bar(), warm_start="magnitude")
+    assert found[0].controls["random search"].difference.mean == pytest.approx(0.05)
+    assert found[0].controls["shuffled"].difference.mean == pytest.approx(0.06)
+    assert found[0].controls["warm start"].difference.mean == pytest.approx(0.93 - 0.99)
+    assert found[0].controls["random"] is None
+    assert found[1].controls["random search"] is None
+
+
+def test_a_baseline_without_all_seeds_is_left_out(rows):
+    fewer = [row for row in rows if (row["method"], row["scope"], row["seed"]) != ("snip", "erk", "3")]
+    found = verdicts(fewer, "annealing", Bar())
+    assert found[0].baseline == "snip"
+    assert found[0].left_out == ["snip erk"]
+
+
+def test_what_cannot_be_compared_is_said(rows):
+    with pytest.raises(InputError, match="no rows of 'eda'; there are annealing, "):
+        verdicts(rows, "eda", Bar())
+    with pytest.raises(InputError, match=r"sparsity: 0\.5; annealing has 0\.9, 0\.95"):
+        verdicts(rows, "annealing", Bar(), sparsities=[0.5])
+    with pytest.raises(InputError, match="none has the seeds"):
+        verdicts([row for row in rows if row["method"] != "snip"], "annealing", Bar())
+
+
+def test_names_tell_rows_apart():
+    rows = [*rows_of("annealing", 0.9, 0.9), *rows_of("annealing", 0.8, 0.9, find_at="end"), *rows_of("snip", 0.9, 0.9)]
+    assert set(series(rows)) == {"annealing @0", "annealing @end", "snip"}
+    with pytest.raises(InputError, match=r"twice at sparsity 0\.9, seed 0"):
+        series(rows_of("snip", 0.9, 0.9) * 2)
+
+
+def test_scopes_by_files_and_the_command(rows, tmp_path, capsys):
+    old = [{name: value for name, value in row.items() if name != "scope"} for row in rows_of("snip", 0.92, 0.97)]
+    write_rows(rows, tmp_path / "mine.csv")
+    write_rows(old, tmp_path / "mine_layerwise.csv")
+    files = [str(tmp_path / "mine.csv"), str(tmp_path / "mine_layerwise.csv")]
+    assert "snip layerwise" in series(read_rows(map(type(tmp_path), files)))
+    (tmp_path / "README.md").write_text("a\n<!-- goal -->\n<!-- end of goal -->\nb\n")
+    flags = ["--method", "annealing", "--above", "0.5", "--write", "goal"]
+    assert main([*files, *flags, "--sparsity", "0.9"], tmp_path) == 0
+    out = capsys.readouterr().out
+    assert (
+        "| 90 % | 10 | 93.00 ± 0.22 | snip layerwise | 92.00 ± 0.00 | +1.00 | +0.78 to +1.22 | 0.0020 | 0.0020 |" in out
+    )
+    assert "| +0.5 | yes | yes |" in out
+    assert "| +5.00 ± 0.00 | +6.00 ± 0.00 | +5.0 | 100 | 6.0 | 3.0 | 2.00 |" in out
+    assert out in (tmp_path / "README.md").read_text()
+    assert main([*files, *flags], tmp_path) == 1  # not met at 0.95
+    assert main([*files, "--method", "eda", "--not-below"], tmp_path) == 2
+    assert main([str(tmp_path / "none.csv"), "--method", "eda", "--not-below"], tmp_path) == 2
