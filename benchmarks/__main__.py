@@ -7,7 +7,9 @@
 
 Rows go to ``benchmarks/results/<sweep>.csv`` as cases finish; the same command goes on after a kill, and on another
 machine from the rows that are there. At the end, or with ``--tables`` from the rows alone, the tables go between the
-lines ``<!-- suite_<suite>_<scale> -->`` of ``benchmarks/README.md``. At scale ``smoke`` all of that is in ``<runs>``.
+lines ``<!-- suite_<suite>_<scale> -->`` of ``benchmarks/README.md``. At scale ``smoke`` rows go to ``<runs>/results``
+and the tables are printed. Recipes (``published``) are taken in sweep by sweep, as ``python -m benchmarks.collect``
+does; ``speed`` runs scripts, whose output has its own places on the page.
 """
 
 import argparse
@@ -18,12 +20,18 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks import collect
+from benchmarks.anytime import drawing
+from benchmarks.collect import HERE, replace_block, small_png
+from benchmarks.rows import read_rows
 from benchmarks.running import run_suite
+from benchmarks.scripts import commands, run_scripts
 from benchmarks.suites import SUITES, Sweep, chosen
+from benchmarks.tables import suite_text
 from masksearch.errors import InputError
 from masksearch.experiment import SCALES
-
-HERE = Path(__file__).parent
+from masksearch.files import write_bytes
+from masksearch.table import choose
 
 
 def main(arguments: Sequence[str] | None = None, home: Path = HERE) -> int:
@@ -48,7 +56,7 @@ def _flags() -> argparse.ArgumentParser:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--list", action="store_true", help="print the suites and their sweeps, and end")
-    parser.add_argument("--suite", default="criteria", metavar="NAME", help=", ".join(SUITES))
+    parser.add_argument("--suite", default="criteria", metavar="NAME", help=", ".join([*SUITES, "speed"]))
     parser.add_argument("--scale", default="smoke", metavar="NAME", help=", ".join(SCALES))
     parser.add_argument("--seeds", type=int, help="how many, in place of the suite's own")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="methods, and parts of names of sweeps")
@@ -63,11 +71,60 @@ def _flags() -> argparse.ArgumentParser:
 
 
 def _run(asked: argparse.Namespace, home: Path, console: Console) -> int:
+    choose("scale", asked.scale, list(SCALES))
+    choose("suite", asked.suite, [*SUITES, "speed"])
+    if asked.suite == "speed":
+        run_scripts(asked.scale, asked.data_root, home)
+        return 0
+    if asked.scale == "smoke":
+        home = Path(asked.runs)
     suite = SUITES[asked.suite]
     run = {name: getattr(asked, name) for name in ("data_root", "runs", "device", "threads")}
-    sweeps = chosen(suite.sweeps(asked.scale), asked.only, asked.seeds, run)
-    run_suite(sweeps, home, console)
+    whole = suite.sweeps(asked.scale)
+    if asked.scale != "smoke" and not suite.published:
+        _place(asked, home, "")  # raises if the page has no place for the tables
+    if not asked.tables:
+        run_suite(chosen(whole, asked.only, asked.seeds, run), home, console, grows=not suite.published)
+    if suite.published:
+        _collect(chosen(whole, asked.only, asked.seeds, run), home)
+    else:
+        _write_tables(asked, whole, home)
     return 0
+
+
+def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path) -> None:
+    """The suite's block, from the rows of all its sweeps; at scale smoke it is only printed."""
+    suite = SUITES[asked.suite]
+    paths = [path for sweep in sweeps if (path := home / "results" / f"{sweep.name}.csv").exists()]
+    files = {path.stem: read_rows([path]) for path in paths}
+    text = suite_text(suite, files, sum(len(sweep.cells) for sweep in sweeps))
+    for name, rows in files.items():
+        if any(column.startswith("best.") for column in rows[0]):
+            curves = drawing(rows)
+            path = home / "figures" / f"{name}_{curves.name}.png"
+            write_bytes(path, small_png(curves))
+            text += f"\n![{curves.name}]({path.parent.name}/{path.name})\n\n{curves.caption}\n"
+    if asked.scale == "smoke":
+        print(text)
+        return
+    (home / "README.md").write_text(_place(asked, home, text))
+    print(f"tables  {home / 'README.md'}")
+
+
+def _place(asked: argparse.Namespace, home: Path, text: str) -> str:
+    """The page, with a text in the suite's place."""
+    return replace_block((home / "README.md").read_text(), f"suite_{asked.suite}_{asked.scale}", text)
+
+
+def _collect(sweeps: Sequence[Sweep], home: Path) -> None:
+    """Take finished sweeps of recipes in, where the page has a place for them."""
+    page = home / "README.md"
+    for sweep in sweeps:
+        if page.exists() and f"<!-- {sweep.name} -->" in page.read_text():
+            collect.main(str(Path(sweep.parts[0].run.runs) / sweep.name), home)
+            print(f"tables  {page}: {sweep.name}")
+        else:
+            print(f"no place for {sweep.name} on {page}: no lines <!-- {sweep.name} -->")
 
 
 def _list(console: Console) -> None:
@@ -76,6 +133,10 @@ def _list(console: Console) -> None:
         for scale in SCALES:
             for sweep in suite.sweeps(scale):
                 console.print(f"  {scale:<5}  {sweep.name:<36} {_line(sweep)}", highlight=False, soft_wrap=True)
+    console.print("[bold]speed[/]  scripts that measure, one after the other", highlight=False)
+    for scale in SCALES:
+        for script, *flags in commands(scale, "$MASKSEARCH_DATA").values():
+            console.print(f"  {scale:<5}  {script} {' '.join(flags)}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _line(sweep: Sweep) -> str:

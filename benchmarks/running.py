@@ -14,6 +14,7 @@ from benchmarks.suites import Sweep
 from masksearch.analysis import best_so_far
 from masksearch.errors import InputError
 from masksearch.experiment import Cell, grid, run_sweep
+from masksearch.experiment.folder import is_done
 from masksearch.files import read_json
 from masksearch.history_file import read_rows
 from masksearch.progress import ProgressBars
@@ -24,13 +25,14 @@ LOOKS = 13  # a search's best so far is written down at so many points of every 
 _DECADES = 2.0  # that they span
 
 
-def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console) -> None:
+def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console, grows: bool = True) -> None:
     """Run all sweeps, or what is left of them.
 
     A case whose row is in ``home/results`` is finished, wherever that was; one that ``runs`` holds is only read. The
-    rest runs, and every finished case adds its row.
+    rest runs, and every finished case adds its row. If the files don't grow, only what ``runs`` holds is finished, and
+    files are left alone.
     """
-    files = [_Rows(sweep, home / "results" / f"{sweep.name}.csv") for sweep in sweeps]
+    files = [_Rows(sweep, home / "results" / f"{sweep.name}.csv", grows) for sweep in sweeps]
     with _SuiteBars(console, files) as bars:
         for rows in files:
             bars.file = rows
@@ -45,10 +47,10 @@ def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console) -> None:
 class _Rows:
     """The rows of a sweep, those of earlier runs with them."""
 
-    def __init__(self, sweep: Sweep, path: Path) -> None:
-        self.sweep, self.path = sweep, path
+    def __init__(self, sweep: Sweep, path: Path, grows: bool) -> None:
+        self.sweep, self.path, self._grows = sweep, path, grows
         self.cells = {cell.folder: cell for cell in sweep.cells}
-        found = read_csv(path)
+        found = read_csv(path) if grows else []
         if found and "cell" not in found[0]:
             raise InputError(f"{path}: rows without the column cell; take the sweep in again, or move the file away")
         self._rows: dict[str, dict[str, Any]] = {row["cell"]: row for row in found}
@@ -57,9 +59,14 @@ class _Rows:
         return folder in self._rows
 
     @property
+    def runs(self) -> Path:
+        """The folder of the sweep's cells."""
+        return Path(self.sweep.parts[0].run.runs) / self.sweep.name
+
+    @property
     def left(self) -> int:
-        """Cases without a row."""
-        return sum(folder not in self for folder in self.cells)
+        """Cells that are still to run."""
+        return sum(folder not in self and not is_done(self.runs / folder) for folder in self.cells)
 
     def add(self, row: dict[str, Any]) -> None:
         """Add a case's row, or replace it."""
@@ -67,6 +74,8 @@ class _Rows:
 
     def write(self) -> None:
         """In the order of the cases; rows of other seeds or methods, which were asked for before, come last."""
+        if not self._grows:
+            return
         places = {folder: place for place, folder in enumerate(self.cells)}
         write_rows(sorted(self._rows.values(), key=lambda row: places.get(row["cell"], len(places))), self.path)
 
@@ -89,10 +98,9 @@ class _SuiteBars(ProgressBars):
     def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
         """Write the case's row, and how long the suite will take from here."""
         super().cell_ends(cell, metrics)
-        runs = Path(cell.settings.run.runs) / self.file.sweep.name
-        machine = read_json(runs / "sweep.json")["machine"]
+        machine = read_json(self.file.runs / "sweep.json")["machine"]
         row = flat_row(dict(metrics), machine, cell.folder, cell.identity)
-        self.file.add(row | anytime(runs / cell.folder, cell))
+        self.file.add(row | anytime(self.file.runs / cell.folder, cell))
         self.file.write()
         now = time.monotonic()
         self._taken.setdefault(self.file.path, []).append(now - self._begun)  # its dense network counts too

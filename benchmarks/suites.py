@@ -6,7 +6,7 @@ suite that was stopped has all methods at some sparsities rather than some metho
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
@@ -40,9 +40,12 @@ class Suite:
 
     about: str
     sweeps: Callable[[str], list[Sweep]]  # by scale
-    compared: str = "method"  # column of the rows; what a row is called in the tables
     value: str = "trained.test_accuracy"  # column that is compared
     chosen_by: str = "trained.val_accuracy"  # column that chooses the best baseline
+    scale: float = 100.0  # of the value, in tables
+    digits: int = 2
+    blocks: Literal["sparsities", "seeds"] = "sparsities"  # what the tests take as independent measurements
+    published: bool = False  # recipes: rows and tables of whole sweeps, taken in by benchmarks.collect
 
 
 def _criteria_of(granularity: str, bn: bool) -> list[str]:
@@ -221,9 +224,12 @@ SUITES: Table[Suite] = Table(
             _search,
             value="score.search_score",
             chosen_by="score.rest_score",
+            scale=1.0,
+            digits=4,
+            blocks="seeds",
         ),
-        "schedules": Suite("all schedules, with one criterion", _schedules, compared="schedule"),
-        "published": Suite("all recipes", _published),
+        "schedules": Suite("all schedules, with one criterion", _schedules),
+        "published": Suite("all recipes", _published, published=True),
     },
 )
 

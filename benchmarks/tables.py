@@ -1,0 +1,181 @@
+"""What a suite says, from its rows alone: means, wins, tests against the best baseline, Pareto fronts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.rows import Row, number, series
+from benchmarks.suites import Suite
+from masksearch.analysis import Estimate, holm, paired, pareto_front, ranks, win_matrix
+
+__all__ = ["Blocks", "comparison", "suite_text"]
+
+_COSTS = {"cost.nonzero_params": "parameters", "cost.effective_macs": "MACs"}
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Measurements of several methods under equal conditions, block by block."""
+
+    names: tuple[str, ...]
+    values: np.ndarray  # (n_blocks, n_methods)
+    choosing: np.ndarray  # the same, of what chooses the best baseline
+
+
+def suite_text(suite: Suite, files: Mapping[str, Sequence[Row]], cases: int) -> str:
+    """The block of ``benchmarks/README.md`` that tells what a suite has shown.
+
+    Parameters
+    ----------
+    files : mapping
+        Rows by sweep, as far as they are there.
+    cases : int
+        How many there are when all is finished.
+    """
+    files = {name: rows for name, rows in files.items() if rows}
+    parts = [_made_by(files.values(), cases)]
+    for name, rows in files.items():
+        parts += [f"`{name}`: {_title(rows[0])}", _means(suite, rows)]
+        if suite.blocks == "sparsities":
+            parts.append(_fronts(rows))
+    for title, blocks in _all_blocks(suite, files).items():
+        parts += [f"{title}, {len(blocks.values)} blocks:", comparison(blocks, suite.scale, suite.digits)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _made_by(files: Iterable[Sequence[Row]], cases: int) -> str:
+    rows = [row for rows in files for row in rows]
+    machines = {
+        f"masksearch {row['masksearch']}, torch {row['torch']}, {row['device']}, threads: {row['threads']}"
+        for row in rows
+    }
+    return f"{len(rows)} of {cases} cases. {'; '.join(sorted(machines))}."
+
+
+def _title(row: Row) -> str:
+    return f"{row['dataset']}, {row['model']}, {row['granularity']}s; rows in `results/{row['sweep']}.csv`."
+
+
+def _means(suite: Suite, rows: Sequence[Row]) -> str:
+    """Methods x sparsities; the method that validation chooses is bold."""
+    found = series(rows)
+    sparsities = sorted({sparsity for places in found.values() for sparsity, _ in places})
+    most = max(int(row["seed"]) for row in rows) + 1
+    table = {name: {} for name in found}
+    best: dict[float, tuple[float, str]] = {}
+    for name, places in found.items():
+        for sparsity in sparsities:
+            own = [row for (other, _), row in sorted(places.items()) if other == sparsity]
+            if own:
+                text = Estimate.of(number(row, suite.value) for row in own).text(suite.scale, suite.digits)
+                table[name][sparsity] = text + f" ({len(own)})" * (len(own) < most)
+                chosen = Estimate.of(number(row, suite.chosen_by) for row in own).mean
+                best[sparsity] = max(best.get(sparsity, (-np.inf, "")), (chosen, name))
+    head = ["method", *(f"{100 * sparsity:g} %" for sparsity in sparsities)]
+    lines = [_line(head), _line(["---", *["---:"] * len(sparsities)])]
+    for name, cells in table.items():
+        texts = [cells.get(sparsity, "–") for sparsity in sparsities]
+        bold = [f"**{text}**" if best[one][1] == name else text for one, text in zip(sparsities, texts, strict=True)]
+        lines.append(_line([name, *bold]))
+    return "\n".join(lines)
+
+
+def _fronts(rows: Sequence[Row]) -> str:
+    """Methods and sparsities on the fronts of mean test accuracy and cost, from the cheapest on."""
+    points: dict[tuple[str, float], list[Row]] = {}
+    for name, places in series(rows).items():
+        for (sparsity, _), row in sorted(places.items()):
+            points.setdefault((name, sparsity), []).append(row)
+    accuracy = [np.mean([number(row, "trained.test_accuracy") for row in own]) for own in points.values()]
+    lines = []
+    for column, word in _COSTS.items():
+        costs = [np.mean([number(row, column) for row in own]) for own in points.values()]
+        labels = [f"{name} {100 * sparsity:g} %" for name, sparsity in points]
+        front = [f"{labels[place]} ({costs[place]:,.0f})" for place in pareto_front(accuracy, costs)]
+        lines.append(f"Pareto front of test accuracy and {word}: {', '.join(front)}.")
+    return " ".join(lines)
+
+
+def _all_blocks(suite: Suite, files: Mapping[str, Sequence[Row]]) -> dict[str, Blocks]:
+    """Blocks by title: of seeds, for every sweep and sparsity; or of sweeps and sparsities, for every granularity."""
+    found: dict[str, Blocks] = {}
+    if suite.blocks == "seeds":
+        for name, rows in files.items():
+            for sparsity in sorted({number(row, "sparsity") for row in rows}):
+                own = series([row for row in rows if number(row, "sparsity") == sparsity])
+                found[f"`{name}` at {100 * sparsity:g} %, a block a seed"] = _blocks(suite, [own], by_seed=True)
+    else:
+        for granularity in dict.fromkeys(rows[0]["granularity"] for rows in files.values()):
+            own = [series(rows) for rows in files.values() if rows[0]["granularity"] == granularity]
+            title = f"{granularity.capitalize()}s, a block a sweep and sparsity, means over seeds"
+            found[title] = _blocks(suite, own, by_seed=False)
+    return {title: blocks for title, blocks in found.items() if len(blocks.values) and len(blocks.names) > 1}
+
+
+def _blocks(suite: Suite, sweeps: Sequence[Mapping[str, Mapping[tuple[float, int], Row]]], by_seed: bool) -> Blocks:
+    """Blocks in which every method that all sweeps have has every seed of the block, and a number."""
+    names = tuple(name for name in sweeps[0] if all(name in sweep for sweep in sweeps))
+    values, choosing = [], []
+    for sweep in sweeps:
+        places = sorted({place for name in names for place in sweep[name]})
+        for block in dict.fromkeys(place if by_seed else place[:1] for place in places):
+            inside = [place for place in places if place[: len(block)] == block]
+            if all(place in sweep[name] for name in names for place in inside):
+                means = {
+                    column: [np.mean([number(sweep[name][place], column) for place in inside]) for name in names]
+                    for column in (suite.value, suite.chosen_by)
+                }
+                if not np.isnan(list(means.values())).any():
+                    values.append(means[suite.value])
+                    choosing.append(means[suite.chosen_by])
+    shape = (len(values), len(names))
+    return Blocks(names, np.array(values).reshape(shape), np.array(choosing).reshape(shape))
+
+
+def comparison(blocks: Blocks, scale: float = 100.0, digits: int = 2) -> str:
+    """Mean ranks, differences to the best baseline with intervals and tests, and who beats whom, as Markdown."""
+    names, values = blocks.names, blocks.values
+    best = int(np.argmax(blocks.choosing.mean(0)))
+    others = [place for place in range(len(names)) if place != best]
+    pairs = {place: paired(values[:, place], values[:, best]) for place in others}
+    corrected = dict(zip(others, holm([pairs[place].p for place in others]), strict=True))
+    ranked, wins = ranks(values), win_matrix(values)
+    order = sorted(range(len(names)), key=lambda place: ranked.mean[place])
+    head = ["method", "mean", "mean rank", f"minus {names[best]}", "wins–losses", "p", "p, Holm"]
+    lines = [_line(head), _line(["---", *["---:"] * 6])]
+    for place in order:
+        row = [names[place], f"{scale * values[:, place].mean():.{digits}f}", f"{ranked.mean[place]:.2f}"]
+        if place == best:
+            row += ["best by validation", "", "", ""]
+        else:
+            pair = pairs[place]
+            row += [pair.difference.text(scale, digits, "+"), f"{pair.wins}–{pair.losses}"]
+            row += [f"{pair.p:.4f}", f"{corrected[place]:.4f}"]
+        lines.append(_line(row))
+    notes = [f"Wilcoxon's signed-rank test, Holm's correction over the {len(others)} comparisons of the table."]
+    if not np.isnan(ranked.p):
+        notes.append(
+            f"Friedman's test: p = {ranked.p:.2g}; mean ranks that differ by more than {ranked.critical:.2f} differ "
+            "(Nemenyi, 5 %)."
+        )
+    lines += [
+        "",
+        " ".join(notes),
+        "",
+        "<details><summary>Who beats whom</summary>",
+        "",
+        _line([f"of {len(values)} blocks", *(names[place] for place in order)]),
+        _line(["---", *["---:"] * len(order)]),
+        *(
+            _line([names[row], *("–" if row == column else f"{wins[row, column]:g}" for column in order)])
+            for row in order
+        ),
+        "",
+        "</details>",
+    ]
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
