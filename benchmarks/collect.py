@@ -7,12 +7,11 @@ tables and links to the figures go between the lines ``<!-- <name> -->`` and ``<
 ``benchmarks/README.md``, with the machine and the versions that made them.
 """
 
-import csv
-import io
 import re
 import sys
 from pathlib import Path
 
+from benchmarks.rows import case_columns, write_csv
 from masksearch.analysis import summarise
 from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
@@ -30,15 +29,12 @@ _SHARPNESS = (110, 95, 80, 65, 50)  # dots per inch: the first at which a figure
 _BYTES = 150_000  # of a figure
 
 
-def flat_row(cell: dict, machine: dict, folder: str, identity: dict) -> dict:
+def flat_row(cell: dict, machine: dict) -> dict:
     """One cell as a flat row: what it is, every single number, and what made it.
 
-    ``folder`` is the cell's, and ``identity`` the content of its ``settings.json``. Keys differ between cells: those
-    with several rounds, or an early-bird ticket, have more of them.
+    Keys differ between cells: those with several rounds, or an early-bird ticket, have more of them.
     """
-    row = {"cell": folder} | {name: identity["dense"][name] for name in ("dataset", "model")}
-    row |= {name: cell[name] for name in _NAMES}
-    row |= {name: identity.get(name, "") for name in ("scope", "budget")}  # of criteria; of searches
+    row = {name: cell[name] for name in _NAMES}
     row["density"], row["empty_layers"] = cell["mask"]["density"], " ".join(cell["mask"]["empty_layers"])
     for group in _GROUPS:
         row |= {f"{group}.{name}": value for name, value in cell[group].items() if not isinstance(value, dict)}
@@ -66,18 +62,9 @@ def _flat_round(round_: dict) -> dict:
 def flat_rows(result: SweepResult) -> list[dict]:
     """All cells, a row each."""
     return [
-        flat_row(cell, result.machine, folder.name, read_json(folder / "settings.json"))
+        case_columns(folder.name, read_json(folder / "settings.json")) | flat_row(cell, result.machine)
         for cell, folder in zip(result.cells, result.folders, strict=True)
     ]
-
-
-def write_rows(rows: list[dict], path: Path) -> None:
-    """Rows as a file that is whole at any moment; what a row doesn't have is empty."""
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_bytes(path, sink.getvalue().encode())
 
 
 def write_figures(result: SweepResult, folder: Path) -> list[str]:
@@ -134,7 +121,7 @@ def main(folder: str, home: Path = HERE) -> None:
     page = home / "README.md"
     replace_block(page.read_text(), name, "")  # raises if the page has no place for it
     if result.cells:
-        write_rows(flat_rows(result), home / "results" / f"{name}.csv")
+        write_csv(flat_rows(result), home / "results" / f"{name}.csv")
     block = block_of(result, write_figures(result, home / "figures"))
     page.write_text(replace_block(page.read_text(), name, block))
 

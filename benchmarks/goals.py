@@ -95,7 +95,8 @@ def verdicts(
     baselines : sequence of str
         Methods that may be the best baseline, by the same names; all criteria if left out.
     warm_start : str, optional
-        The name of the rows of what the search starts from, as a control.
+        The name of the rows of what the search starts from, as a control; where the search's rows tell it, the
+        criterion's own rows if left out.
     sparsities : sequence of float
         The stated comparisons, which the correction counts; all that the search has if left out.
 
@@ -113,7 +114,7 @@ def verdicts(
         "random search": next(
             (name for name in (method.replace(own, "random_search", 1), "random_search") if name in found), ""
         ),
-        "warm start": warm_start or "",
+        "warm start": warm_start or _warm_start(found, method),
         "shuffled": next((name for name in found if name != method and name.replace(" shuffled", "") == method), ""),
         "random": "random",
         "random, ERK": "random erk",
@@ -138,6 +139,18 @@ def verdicts(
         Verdict(sparsity, search, best, against, pair, float(p), bar, pairs, left_out)
         for (sparsity, search, best, against, pairs, left_out), pair, p in zip(cases, compared, corrected, strict=True)
     ]
+
+
+def _warm_start(found: Series, method: str) -> str:
+    """The rows of the criterion that a search starts from, ranked globally; nothing if there are none."""
+    started = {row.get("warm_start", "") for row in found[method].values()}
+    name, _, moment = started.pop().partition("@") if len(started) == 1 else ("", "", "")
+    for title, rows in found.items():
+        row = next(iter(rows.values()))
+        same = row["method"] == name and moment in ("", row["find_at"])
+        if same and _is_baseline(rows) and row.get("scope", "global") in ("", "global"):
+            return title
+    return ""
 
 
 def _need(found: Series, names: Iterable[str]) -> None:

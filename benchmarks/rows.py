@@ -1,13 +1,16 @@
-"""Rows of finished cases, as ``results/*.csv`` holds them: read back, and told apart by what they are cases of."""
+"""Rows of finished cases, as ``results/*.csv`` holds them: written, read, told apart by what they are cases of."""
 
 import csv
+import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from masksearch.errors import InputError
+from masksearch.files import write_bytes
 
-__all__ = ["Row", "Series", "number", "read_csv", "read_rows", "series"]
+__all__ = ["Row", "Series", "case_columns", "number", "read_csv", "read_rows", "series", "write_csv"]
 
 Row = dict[str, str]
 Series = dict[str, dict[tuple[float, int], Row]]
@@ -15,6 +18,15 @@ Series = dict[str, dict[tuple[float, int], Row]]
 
 _SCOPES = ("global", "layerwise", "erk")
 _CONTROLS = {"shuffle": "shuffled", "reinit": "reinitialised"}
+_WORDS = {
+    "n_rounds": "{} rounds",
+    "rewind_to": "from {}",
+    "find_at": "@{}",
+    "warm_start": "started at {}",
+    "score.objective": "on {}",
+    "budget": "budget {}",
+    "sweep": "({})",
+}
 _DEFAULTS = {"schedule": "one_shot", "control": "none"}  # of rows from before there were such columns
 
 
@@ -24,6 +36,25 @@ def read_csv(path: Path) -> list[Row]:
         return []
     with path.open(newline="") as source:
         return list(csv.DictReader(source))
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Rows as a file that is whole at any moment; what a row doesn't have is empty."""
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, sink.getvalue().encode())
+
+
+def case_columns(folder: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells a case from those of other sweeps: its cell's folder, and some of what that one's name stands for.
+
+    ``identity`` is the content of the folder's ``settings.json``. Criteria have a scope, searches the rest.
+    """
+    dense = identity["dense"]
+    row = {"cell": folder, "dataset": dense["dataset"], "model": dense["model"]}
+    return row | {name: identity.get(name) or "" for name in ("scope", "budget", "seconds", "warm_start")}
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
@@ -55,7 +86,7 @@ def number(row: Row, column: str) -> float:
 
 
 def series(rows: Sequence[Row]) -> Series:
-    """The rows by method, with what tells a method's rows from others: scope, schedule, control, moment, sweep.
+    """The rows by method, with what tells a method's rows from others: scope, schedule, control, moment ... sweep.
 
     Raises
     ------
@@ -63,7 +94,7 @@ def series(rows: Sequence[Row]) -> Series:
         If two rows of one sweep are of the same case.
     """
     names = list(map(_name, rows))
-    for column in ("n_rounds", "rewind_to", "find_at", "sweep"):
+    for column in _WORDS:
         names = _told_apart(rows, names, column)
     found: Series = {}
     for row, name in zip(rows, names, strict=True):
@@ -97,6 +128,3 @@ def _told_apart(rows: Sequence[Row], names: Sequence[str], column: str) -> list[
         f"{name} {_WORDS[column].format(row.get(column, ''))}" if name in several else name
         for row, name in zip(rows, names, strict=True)
     ]
-
-
-_WORDS = {"n_rounds": "{} rounds", "rewind_to": "from {}", "find_at": "@{}", "sweep": "({})"}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from benchmarks.collect import flat_row, flat_rows, write_rows
-from benchmarks.rows import read_csv
+from benchmarks.collect import flat_row, flat_rows
+from benchmarks.rows import case_columns, read_csv, write_csv
 from benchmarks.suites import Sweep
 from masksearch.analysis import best_so_far
 from masksearch.errors import InputError
@@ -77,7 +77,7 @@ class _Rows:
         if not self._grows:
             return
         places = {folder: place for place, folder in enumerate(self.cells)}
-        write_rows(sorted(self._rows.values(), key=lambda row: places.get(row["cell"], len(places))), self.path)
+        write_csv(sorted(self._rows.values(), key=lambda row: places.get(row["cell"], len(places))), self.path)
 
 
 class _SuiteBars(ProgressBars):
@@ -99,7 +99,7 @@ class _SuiteBars(ProgressBars):
         """Write the case's row, and how long the suite will take from here."""
         super().cell_ends(cell, metrics)
         machine = read_json(self.file.runs / "sweep.json")["machine"]
-        row = flat_row(dict(metrics), machine, cell.folder, cell.identity)
+        row = case_columns(cell.folder, cell.identity) | flat_row(dict(metrics), machine)
         self.file.add(row | anytime(self.file.runs / cell.folder, cell))
         self.file.write()
         now = time.monotonic()

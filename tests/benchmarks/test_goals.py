@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks.collect import write_rows
 from benchmarks.goals import Bar, main, verdicts
-from benchmarks.rows import read_rows, series
+from benchmarks.rows import read_rows, series, write_csv
 from masksearch.errors import InputError
 
 SEEDS = 10
@@ -98,6 +97,13 @@ def test_controls_stand_beside(rows):
     assert found[0].controls["warm start"].difference.mean == pytest.approx(0.93 - 0.99)
     assert found[0].controls["random"] is None
     assert found[1].controls["random search"] is None
+    assert (
+        found[0].controls["warm start"]
+        == verdicts(
+            [row | {"warm_start": "magnitude@0" * (row["method"] == "annealing")} for row in rows], "annealing", Bar()
+        )[0].controls["warm start"]
+    )
+    assert verdicts(rows, "annealing", Bar())[0].controls["warm start"] is None
 
 
 def test_a_baseline_without_all_seeds_is_left_out(rows):
@@ -125,8 +131,8 @@ def test_names_tell_rows_apart():
 
 def test_scopes_by_files_and_the_command(rows, tmp_path, capsys):
     old = [{name: value for name, value in row.items() if name != "scope"} for row in rows_of("snip", 0.92, 0.97)]
-    write_rows(rows, tmp_path / "mine.csv")
-    write_rows(old, tmp_path / "mine_layerwise.csv")
+    write_csv(rows, tmp_path / "mine.csv")
+    write_csv(old, tmp_path / "mine_layerwise.csv")
     files = [str(tmp_path / "mine.csv"), str(tmp_path / "mine_layerwise.csv")]
     assert "snip layerwise" in series(read_rows(map(type(tmp_path), files)))
     (tmp_path / "README.md").write_text("a\n<!-- goal -->\n<!-- end of goal -->\nb\n")

@@ -59,7 +59,7 @@ def test_early_birds_and_their_epochs_are_in_the_rows(rounds, home, monkeypatch)
     seen = {"fired": 3, "fires": {"absolute": 3, "relative": None}, "threshold": 0.1, "relative": False}
     cells = [rounds.cells[0], rounds.cells[1] | {"early_bird": seen | {"distances": [[0.0]]}}]
     result = type(rounds)(rounds.path, rounds.settings, rounds.machine, cells, rounds.folders[:2], rounds.dense)
-    collect.write_rows(collect.flat_rows(result), home / "rows.csv")
+    collect.write_csv(collect.flat_rows(result), home / "rows.csv")
     with (home / "rows.csv").open() as source:
         first, second = csv.DictReader(source)
     assert first["early_bird.fired"] == ""
