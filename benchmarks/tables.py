@@ -87,6 +87,8 @@ def _fronts(rows: Sequence[Row]) -> str:
     for name, places in series(rows).items():
         for (sparsity, _), row in sorted(places.items()):
             points.setdefault((name, sparsity), []).append(row)
+    seeds = max(map(len, points.values()))
+    points = {place: own for place, own in points.items() if len(own) == seeds}  # those with all their seeds
     accuracy = [np.mean([number(row, "trained.test_accuracy") for row in own]) for own in points.values()]
     lines = []
     for column, word in _COSTS.items():

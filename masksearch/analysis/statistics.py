@@ -52,8 +52,9 @@ class Paired:
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     """Compare paired measurements.
 
-    Pairs without a difference don't count in the test (Wilcoxon 1945). The p-value is exact for few pairs, with ties
-    too: 10 pairs reach 0.002, 5 can't go below 0.0625. Differences are rounded to 12 digits, so that ties are ties.
+    Pairs without a difference don't count in the test (Wilcoxon 1945). The p-value is exact up to 50 pairs, or 13 where
+    differences tie: 10 pairs reach 0.002, 5 can't go below 0.0625. Differences are rounded to 12 digits, so that ties
+    are ties.
 
     Parameters
     ----------
