@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
 from masksearch.files import write_bytes
 
@@ -107,7 +108,7 @@ def series(rows: Sequence[Row]) -> Series:
 
 def _name(row: Row) -> str:
     words = [row["method"]]
-    if row.get("scope") in ("layerwise", "erk"):
+    if row["method"] in CRITERIA and row.get("scope") in ("layerwise", "erk"):  # nothing else has a scope
         words.append(row["scope"])
     schedule = row.get("schedule") or _DEFAULTS["schedule"]
     if schedule != "one_shot":

@@ -134,7 +134,10 @@ def test_scopes_by_files_and_the_command(rows, tmp_path, capsys):
     write_csv(rows, tmp_path / "mine.csv")
     write_csv(old, tmp_path / "mine_layerwise.csv")
     files = [str(tmp_path / "mine.csv"), str(tmp_path / "mine_layerwise.csv")]
-    assert "snip layerwise" in series(read_rows(map(type(tmp_path), files)))
+    assert "snip layerwise" in series(read_rows([tmp_path / "mine.csv", tmp_path / "mine_layerwise.csv"]))
+    search = [{name: value for name, value in row.items() if name != "scope"} for row in rows_of("annealing", 0.9, 0.9)]
+    write_csv(search, tmp_path / "search_erk.csv")
+    assert set(series(read_rows([tmp_path / "search_erk.csv"]))) == {"annealing"}
     (tmp_path / "README.md").write_text("a\n<!-- goal -->\n<!-- end of goal -->\nb\n")
     flags = ["--method", "annealing", "--above", "0.5", "--write", "goal"]
     assert main([*files, *flags, "--sparsity", "0.9"], tmp_path) == 0
