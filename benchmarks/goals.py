@@ -70,7 +70,7 @@ class Verdict:
     p: float  # corrected for the number of sparsities
     bar: Bar
     controls: dict[str, Paired | None]  # search minus control; None: there are no such rows
-    left_out: list[str]  # baselines that lack seeds
+    left_out: list[str]  # baselines that lack seeds, or their validation accuracy
 
     @property
     def met(self) -> bool:
@@ -125,9 +125,14 @@ def verdicts(
         if not search:
             raise InputError(f"sparsity: {sparsity:g}; {method} has {_list(sorted({s for s, _ in found[method]}))}")
         full = {name: rows for name in rivals if len(rows := _same(found[name], sparsity, search)) == len(search)}
+        scores = {name: float(np.mean([number(row, _VAL) for row in rows])) for name, rows in full.items()}
+        full = {name: rows for name, rows in full.items() if not math.isnan(scores[name])}
         if not full:
-            raise InputError(f"baselines: none has the seeds of {method} at sparsity {sparsity:g}: {_list(search)}")
-        best = max(full, key=lambda name: Estimate.of(number(row, _VAL) for row in full[name]).mean)
+            raise InputError(
+                f"baselines: none has a validation accuracy of every seed of {method} at sparsity {sparsity:g}: "
+                f"{_list(search)}"
+            )
+        best = max(full, key=lambda name: scores[name])
         pairs = {
             title: _paired(search, _same(found.get(name, {}), sparsity, search)) for title, name in controls.items()
         }
@@ -217,7 +222,7 @@ def report(found: Sequence[Verdict], method: str) -> str:
     )
     left_out = sorted({name for verdict in found for name in verdict.left_out})
     if left_out:
-        note += f" Left out, for want of seeds: {', '.join(left_out)}."
+        note += f" Left out, for want of seeds or of validation accuracies: {', '.join(left_out)}."
     return "\n".join([*lines, "", note, ""])
 
 
