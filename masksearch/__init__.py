@@ -8,6 +8,7 @@ from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.move import Move
+from masksearch.plugin import load_plugins
 from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.rounds import run_rounds
 from masksearch.scoring import Scorer, ShortTraining
@@ -46,6 +47,7 @@ __all__ = [
     "export",
     "filter_space",
     "load_data",
+    "load_plugins",
     "load_pruned",
     "models",
     "prune",

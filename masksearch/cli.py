@@ -27,6 +27,7 @@ __all__ = ["main"]
 
 _USAGE = """\
 usage: masksearch run [flags]     search, prune and retrain; --help lists the flags
+       masksearch --list          every method, schedule, objective, model, data set and recipe
        masksearch show FOLDER     the results of a sweep that ran, or is running
 """
 
@@ -57,6 +58,7 @@ def _dispatch(args: Sequence[str]) -> int:
         print(_USAGE, end="")
         return 0
     if args[0] == "--list":
+        parse(args, "masksearch")
         return _list()
     command = choose("command", args[0], ["run", "show"])
     if command == "run":
@@ -125,7 +127,7 @@ def _console() -> Console:
 
 
 def _first_line(row: object) -> str:
-    return (row.__doc__ or "").strip().splitlines()[0]
+    return (row.__doc__ or "of your own").strip().splitlines()[0]
 
 
 def _fail(message: str) -> int:

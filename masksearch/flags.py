@@ -17,6 +17,7 @@ from masksearch.experiment import Settings, load_recipe
 from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.plugin import load_plugins
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
@@ -62,7 +63,9 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
     early = ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", nargs="?")  # a value that is missing is tyro's to tell
     early.add_argument("--scale", nargs="?", default="cpu", const="cpu")
+    early.add_argument("--plugin", nargs="*", default=[])
     given, _ = early.parse_known_args(args)
+    load_plugins(given.plugin)  # before any flag is checked against the tables
     parts = load_recipe(given.recipe, given.scale) if given.recipe else [Settings()]
     if {"-h", "--help"} & set(args):
         tyro.cli(

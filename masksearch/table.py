@@ -43,6 +43,24 @@ class Table(Mapping[str, Row], Generic[Row]):
     def __init__(self, kind: str, rows: Mapping[str, Row]) -> None:
         self.kind = kind
         self._rows = dict(rows)
+        self._added: dict[str, str] = {}
+
+    def add(self, name: str, row: Row, digest: str) -> None:
+        """Add a row of a user's module; ``digest`` is of the file that it stands in.
+
+        Raises
+        ------
+        InputError
+            If there is a row of that name.
+        """
+        if name in self._rows:
+            raise InputError(f"{self.kind} {name!r}: there is one already; choose another name")
+        self._rows[name] = row
+        self._added[name] = digest
+
+    def added(self, name: str) -> str | None:
+        """The digest of the file that a row comes from; None for the package's own rows."""
+        return self._added.get(name)
 
     def __getitem__(self, name: str) -> Row:
         return self._rows[choose(self.kind, name, list(self._rows))]

@@ -8,16 +8,20 @@ from itertools import product
 from typing import Any
 
 from masksearch.criteria import CRITERIA
+from masksearch.data import DATASETS
 from masksearch.duration import Duration
 from masksearch.experiment.schedule_settings import parse_rewind
 from masksearch.experiment.search_settings import split_method
 from masksearch.experiment.settings import Settings
 from masksearch.experiment.sweep_settings import parse_layer_sparsity
+from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES, Schedule
+from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, OptunaSearch, Searcher
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
+from masksearch.table import Table
 from masksearch.training import TrainSettings
 
 __all__ = ["AUTO", "Cell", "dense_identity", "dense_training", "grid", "short_hash"]
@@ -141,7 +145,8 @@ class Cell:
             identity |= {"update_every": schedules.update_every, "drop_share": schedules.drop_share}
         if self.row.detects:
             identity["early_bird"] = [schedules.early_bird_threshold, schedules.early_bird_relative]
-        return identity
+        rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
+        return identity | _from_plugins(*rows, (SCHEDULES, self.schedule), (OBJECTIVES, sweep.objective))
 
     @property
     def label(self) -> str:
@@ -233,7 +238,14 @@ def dense_identity(settings: Settings, schedule: str, seed: int) -> dict[str, An
     if settings.sweep.dense != "auto":
         path = settings.sweep.dense_file(seed)
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
-    return identity
+    rows: list[tuple[Table[Any], str]] = [(MODELS, settings.sweep.model), (DATASETS, settings.sweep.dataset)]
+    return identity | _from_plugins(*rows)
+
+
+def _from_plugins(*rows: tuple[Table[Any], str]) -> dict[str, list[str]]:
+    """The digests of the users' files that some of the rows come from: with another file it is another run."""
+    digests = {table.added(name.partition(":")[0]) for table, name in rows} - {None}
+    return {"plugin": sorted(map(str, digests))} if digests else {}
 
 
 def short_hash(identity: dict[str, Any]) -> str:

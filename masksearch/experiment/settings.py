@@ -10,6 +10,7 @@ from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewi
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
 from masksearch.experiment.sweep_settings import SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
+from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
 from masksearch.searchers import Annealing
 from masksearch.space import Hold, OnEmpty, Scope
@@ -69,6 +70,8 @@ class RunSettings:
 
     name: str = "sweep"
     """Name of the experiment: its folder under runs."""
+    plugin: tuple[str, ...] = ()
+    """Modules with rows of your own, by dotted name or as .py files; each has a dictionary MASKSEARCH of them."""
     runs: str = "runs"
     """Folder of all experiments."""
     data_root: str = "data"
@@ -185,6 +188,7 @@ class Settings:
         InputError
             For a name that no group has, or a value that doesn't fit; ``source`` is named.
         """
+        load_plugins(flat.get("plugin", ()))  # before rows are looked up
         groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
         owner = {
             item.name: name

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from typing import Any
+from zlib import crc32
 
 import matplotlib as mpl
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Group
-from masksearch.experiment import methods
+from masksearch.criteria import CRITERIA
+from masksearch.searchers import SEARCHERS
+from masksearch.supermasks import SUPERMASKS
+from masksearch.table import Table
 
 __all__ = ["DENSE", "STYLE", "Looks", "legend_columns", "name_of", "shades"]
 
@@ -71,9 +75,11 @@ class Looks:
             ways[group.way] = None
         self.methods, self.ways = list(self._learned), list(ways)
         self._colours: dict[str, str] = {}
-        known = methods()
+        tables: list[Table[Any]] = [SEARCHERS, CRITERIA, SUPERMASKS]
+        known = [name for table in tables for name in table if table.added(name) is None]
         for method in self.methods:
-            place = known.index(method) if method in known else 0
+            # Of a user's own module, which whoever reads a sweep may not have loaded: by the name alone.
+            place = known.index(method) if method in known else crc32(method.encode())
             turns = (_PALETTE[(place + turn) % len(_PALETTE)] for turn in range(len(_PALETTE)))
             free = [colour for colour in turns if colour not in self._colours.values()]
             self._colours[method] = free[0] if free else _PALETTE[place % len(_PALETTE)]

@@ -1,7 +1,6 @@
 """Criteria: against independent derivations; nothing leaks; every row of the table through one contract."""
 
 import copy
-import inspect
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.space import MaskSpace
 from masksearch.spaces import weight_space
+from masksearch.testing import criteria as contract
 
 every = pytest.mark.parametrize("name", [name for name, row in CRITERIA.items() if "weight" in row.granularities])
 
@@ -53,41 +53,17 @@ def saliency(name, model, space, batches, **extras):
 
 
 @every
-def test_saliencies_are_finite_one_per_unit_and_repeatable(name):
+def test_a_weight_has_a_finite_value_that_is_its_own_and_repeatable(name):
+    contract.check_saliency(CRITERIA[name])
+    contract.check_alive(CRITERIA[name])
     model = make_net()
     space = weight_space(model)
-    first = saliency(name, model, space, make_batches())
-    assert first.shape == (space.n_units,)
-    assert first.is_floating_point()
-    assert first.isfinite().all()
-    assert not first.requires_grad
-    assert len(first.unique()) > space.n_units / 2
-    assert torch.equal(saliency(name, model, space, make_batches()), first)
+    assert len(saliency(name, model, space, make_batches()).unique()) > space.n_units / 2
 
 
 @every
-@pytest.mark.parametrize("training", [True, False])
-def test_nothing_leaks(name, training):
-    model = make_net().train(training)
-    model[1].train(not training)
-    model[0].bias.requires_grad_(False)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 7.0)
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    grads = [parameter.grad.clone() for parameter in model.parameters()]
-    modes, wants = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
-    batches, initial = make_batches(), changed(model)
-    copies, rng = copy.deepcopy((batches, initial)), torch.get_rng_state()
-    select(name, model, weight_space(model), batches, 0.3, generator=generator(), initial=initial)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-    assert all(torch.equal(p.grad, grad) for p, grad in zip(model.parameters(), grads, strict=True))
-    assert [m.training for m in model.modules()] == modes
-    assert [p.requires_grad for p in model.parameters()] == wants
-    assert torch.equal(torch.get_rng_state(), rng)
-    for (images, labels), (images_before, labels_before) in zip(batches, copies[0], strict=True):
-        assert torch.equal(images, images_before)
-        assert torch.equal(labels, labels_before)
-    assert all(torch.equal(tensor, copies[1][key]) for key, tensor in initial.items())
+def test_nothing_leaks(name):
+    contract.check_leaves_no_trace(CRITERIA[name])
 
 
 @every
@@ -119,20 +95,7 @@ def test_select_draws_from_its_generator_alone(name):
 
 @every
 def test_rows_tell_what_they_need(name):
-    row = CRITERIA[name]
-    model = make_net()
-    space = weight_space(model)
-    for needs, given, message in (
-        (row.needs_batches, {"initial": changed(model)}, "batches"),
-        (row.needs_initial, {"batches": make_batches()}, "needs initial="),
-    ):
-        if needs:
-            with pytest.raises(InputError, match=message):
-                select(name, model, space, density=0.3, generator=generator(), **given)
-        else:
-            select(name, model, space, density=0.3, generator=generator(), **given)
-    assert row.source
-    assert ("generator" in inspect.signature(row.saliency).parameters) == row.draws
+    contract.check_needs(CRITERIA[name])
 
 
 @every

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masksearch.errors import InputError
-from masksearch.experiment.schedule_settings import parse_rewind
 from masksearch.schedules import SCHEDULES, round_densities
+from masksearch.testing import check_schedule
 
 
 @pytest.mark.parametrize(
@@ -46,16 +46,7 @@ def test_what_makes_no_sense_is_refused(density, rounds, message):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_rows_make_sense(name):
-    row = SCHEDULES[name]
-    assert row.about
-    assert "\n" not in row.about
-    assert row.rounds >= 1
-    parse_rewind(row.rewind_to)
-    assert row.epochs is None or row.epochs > 0
-    assert not (row.changes and row.detects)
-    if row.changes or row.detects:
-        assert row.rounds == 1  # the mask of a round that changes on the way would be nobody's
-    assert row.has_own_moment == (row.detects or row.changes == "ramp")
+    check_schedule(SCHEDULES[name])
 
 
 def test_what_is_published():

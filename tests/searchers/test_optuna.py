@@ -11,9 +11,7 @@ from itertools import combinations
 import numpy as np
 import optuna
 import pytest
-import searcher_contract as contract
 import torch
-from searcher_contract import SPACE, Planted, drive, path_of, problem
 
 from masksearch.errors import InputError
 from masksearch.files import load_tree, save_tree
@@ -21,6 +19,8 @@ from masksearch.searchers.optuna_cmaes import Cmaes
 from masksearch.searchers.optuna_parametrisations import Bits, Blocks, Enumeration, Layers, Mixture
 from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
 from masksearch.space import MaskSpace
+from masksearch.testing import searchers as contract
+from masksearch.testing.searchers import SPACE, Planted, drive, path_of, problem
 from masksearch.trial import Budget, Problem, Proposal, Score
 
 NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])

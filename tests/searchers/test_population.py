@@ -6,9 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import searcher_contract as contract
 import torch
-from searcher_contract import SPACE, Planted, drive, path_of, problem
 from torch import nn
 
 from masksearch.errors import InputError
@@ -16,6 +14,8 @@ from masksearch.mask import Mask
 from masksearch.searchers import EDA, SEARCHERS, Evolution, RandomSearch
 from masksearch.space import MaskSpace
 from masksearch.spaces import filter_space
+from masksearch.testing import searchers as contract
+from masksearch.testing.searchers import SPACE, Planted, drive, path_of, problem
 from masksearch.trial import Budget, Problem, Score
 
 MAKES = {

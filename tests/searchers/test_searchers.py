@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import searcher_contract as contract
 import torch
-from searcher_contract import SPACE, Planted, drive, problem
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
@@ -20,6 +18,8 @@ from masksearch.partition import Partition
 from masksearch.searchers import SEARCHERS, Annealing, RandomSearch, ThesisAnnealing
 from masksearch.searchers.tabu import TabuMemory
 from masksearch.space import MaskSpace
+from masksearch.testing import searchers as contract
+from masksearch.testing.searchers import SPACE, Planted, drive, problem
 from masksearch.trial import Budget, Problem, Proposal, Score
 
 MAKES = {
@@ -102,7 +102,7 @@ def test_layers_are_emptied_only_where_that_is_allowed(make, on_empty):
 def test_the_same_paths_in_a_fresh_process():
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-        "import searcher_contract as c\nfrom masksearch.searchers import SEARCHERS\n"
+        "from masksearch.testing import searchers as c\nfrom masksearch.searchers import SEARCHERS\n"
         "print(json.dumps({name: c.check_same_seed_same_path(SEARCHERS[name]) for name in sys.argv[2:]}))"
     )
     names = [name for name in SEARCHERS if not name.startswith("optuna_")]

@@ -16,6 +16,29 @@ from masksearch.searchers import Searcher
 from masksearch.space import Density, MaskSpace, OnEmpty
 from masksearch.trial import Budget, Problem, Proposal, Score
 
+__all__ = [
+    "SPACE",
+    "Make",
+    "Planted",
+    "check_arguments_unmodified",
+    "check_batches",
+    "check_bounds",
+    "check_density",
+    "check_empty_layers",
+    "check_ends",
+    "check_nan",
+    "check_radius",
+    "check_recovers_from_an_unscorable_start",
+    "check_same_seed_same_path",
+    "check_searcher",
+    "check_state_is_a_snapshot",
+    "check_state_round_trip",
+    "check_warm_start",
+    "drive",
+    "path_of",
+    "problem",
+]
+
 Make = Callable[[], Searcher]
 
 SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
@@ -87,6 +110,35 @@ def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> li
 def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
     """What identifies a search's path: hash and threshold of every proposal."""
     return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]
+
+
+def check_searcher(make: Make, folder: str | Path) -> None:
+    """All promises.
+
+    Parameters
+    ----------
+    make : callable
+        Without arguments; a new searcher each time.
+    folder : path
+        Where states are written to and read from.
+    """
+    for density, batch in ((0.05, 1), (0.3, 1), (0.3, 5), (0.9, 1)):
+        check_density(make, density, batch)
+    check_radius(make)
+    check_batches(make)
+    check_arguments_unmodified(make)
+    check_same_seed_same_path(make)
+    for batch in (1, 4):
+        check_state_round_trip(make, Path(folder), batch)
+    check_state_is_a_snapshot(make)
+    check_nan(make)
+    check_recovers_from_an_unscorable_start(make)
+    check_bounds(make)
+    check_warm_start(make)
+    for density in (2 / 60, 59 / 60, 1.0):
+        check_ends(make, density)
+    check_empty_layers(make, "keep_one")
+    check_empty_layers(make, "raise")
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
@@ -255,7 +307,7 @@ def check_ends(make: Make, density: float) -> None:
 
 
 def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
-    """Unless empty layers are allowed, no proposal empties one, where a random mask often would. Did any?"""
+    """Unless empty layers are allowed, no proposal empties one, where a random mask often would; whether any does."""
     space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
     searcher, scorer = make(), Planted(20 / 72, space=space)
     start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")
