@@ -17,46 +17,11 @@ from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.files import read_json, write_bytes
 from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
+from masksearch.report.rows import flat_row
 
 HERE = Path(__file__).parent
-_NAMES = (
-    *("method", "learned", "granularity", "sparsity", "find_at", "seed"),
-    *("schedule", "n_rounds", "rewind_to", "retrain_lr", "control"),
-)
-_MOMENTS = ("found", "untrained", "best_dense", "trained")
-_GROUPS = ("score", *_MOMENTS, "cost", "seconds")
 _SHARPNESS = (110, 95, 80, 65, 50)  # dots per inch: the first at which a figure is small enough
 _BYTES = 150_000  # of a figure
-
-
-def flat_row(cell: dict, machine: dict) -> dict:
-    """One cell as a flat row: what it is, every single number, and what made it.
-
-    Keys differ between cells: those with several rounds, or an early-bird ticket, have more of them.
-    """
-    row = {name: cell[name] for name in _NAMES}
-    row["density"], row["empty_layers"] = cell["mask"]["density"], " ".join(cell["mask"]["empty_layers"])
-    for group in _GROUPS:
-        row |= {f"{group}.{name}": value for name, value in cell[group].items() if not isinstance(value, dict)}
-    row |= {f"dense.{name}": value for name, value in cell["dense"].items() if not isinstance(value, dict)}
-    row |= {f"dense.{name}": cell["dense"]["cost"][name] for name in ("params", "macs")}
-    row |= {name: machine[name] for name in ("masksearch", "torch", "device", "threads")}
-    if len(cell["rounds"]) > 1:
-        for round_ in cell["rounds"]:
-            row |= _flat_round(round_)
-    if "early_bird" in cell:
-        seen = cell["early_bird"]
-        row |= {f"early_bird.{name}": seen[name] for name in ("fired", "threshold", "relative")}
-        row |= {f"early_bird.fires.{name}": epoch for name, epoch in seen["fires"].items()}
-    return row
-
-
-def _flat_round(round_: dict) -> dict:
-    prefix = f"round{round_['number']}"
-    row = {f"{prefix}.density": round_["mask"]["density"]}
-    for moment in _MOMENTS:
-        row |= {f"{prefix}.{moment}.{name}": round_[moment][name] for name in ("test_accuracy", "test_loss")}
-    return row | {f"{prefix}.trained.best_val_epoch": round_["trained"]["best_val_epoch"]}
 
 
 def flat_rows(result: SweepResult) -> list[dict]:

@@ -24,6 +24,7 @@ class SummaryRow:
     learned: bool  # by gradient: a supermask
     untrained: Estimate  # test accuracy under the mask at the rewound weights, in [0, 1]
     trained: Estimate  # test accuracy after the last epoch of retraining
+    validation: Estimate  # accuracy after the last epoch, or under the mask where nothing was retrained; diverged: 0
     accuracy_gap: Estimate  # accuracy on the search images minus accuracy on the rest of val
     params: Estimate  # non-zero ones
     compression: Estimate  # parameters of the dense network / non-zero ones
@@ -74,6 +75,7 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
         False,
         untrained=nothing,
         trained=Estimate.of(metrics["test_accuracy"] for metrics in networks),
+        validation=nothing,
         accuracy_gap=nothing,
         params=Estimate.of([whole["nonzero_params"]]),
         compression=Estimate.of([1.0]),
@@ -107,6 +109,7 @@ def _row(group: Group) -> SummaryRow:
         group.learned,
         untrained=over_seeds("untrained", "test_accuracy"),
         trained=over_seeds("trained", "test_accuracy"),
+        validation=Estimate.of(map(_validation, cells)),
         accuracy_gap=over_seeds("score", "accuracy_gap"),
         params=over_seeds("cost", "nonzero_params"),
         compression=Estimate.of(
@@ -126,3 +129,10 @@ def _row(group: Group) -> SummaryRow:
         diverged=sum(cell["trained"]["diverged"] for cell in cells),
         rounds=round_rows(cells),
     )
+
+
+def _validation(cell: Mapping[str, Any]) -> float:
+    if cell["trained"]["diverged"]:
+        return 0.0
+    accuracy = cell["trained"]["val_accuracy"]
+    return cell["score"]["rest_accuracy"] if accuracy is None else accuracy

@@ -1,6 +1,7 @@
 """The settings of a sweep: typed, checked when they are made, and the source of the command line's flags."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -177,6 +178,21 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, groups: Mapping[str, Mapping[str, Any]], source: str = "settings") -> "Settings":
+        """What :meth:`as_dict` gave, as JSON has it; users' modules that it names are loaded.
+
+        Raises
+        ------
+        InputError
+            If they are of a version that had other settings; ``source`` is named.
+        """
+        flat: dict[str, Any] = {}
+        for name, values in groups.items():
+            known = {key: value for key, value in values.items() if value is not None}
+            flat |= {name: known} if name in _NESTED else known
+        return cls().updated(flat, source)
 
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
         """These settings with some values replaced, given by field name without its group.

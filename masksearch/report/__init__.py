@@ -3,6 +3,7 @@
 from masksearch.report.drawing import Drawing
 from masksearch.report.figures import sweep_drawings
 from masksearch.report.page import write_report
+from masksearch.report.rows import write_rows
 from masksearch.report.tables import costs_markdown, markdown_table, moments_markdown, terminal_table
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "sweep_drawings",
     "terminal_table",
     "write_report",
+    "write_rows",
 ]

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate, SummaryRow
-from masksearch.report.drawing import Drawing, over_seeds
+from masksearch.report.drawing import Drawing, over_seeds, percent
+from masksearch.report.hover import tell
 from masksearch.report.style import DENSE, STYLE, Looks, legend_columns
 
 __all__ = ["accuracy_drawings"]
@@ -102,7 +103,7 @@ def _curves(
         estimates = [moment(row) for row in points]
         # A little aside, each line its own way, so that intervals don't hide each other.
         aside = min(0.15, 0.25 * step / len(lines)) * (number - (len(lines) - 1) / 2)
-        axes.errorbar(
+        bars = axes.errorbar(
             [100 * row.sparsity + aside for row in points],
             [100 * e.mean for e in estimates],
             yerr=[_half(e) for e in estimates],
@@ -115,6 +116,12 @@ def _curves(
             ecolor=to_rgba(looks.colour(method), 0.5),  # of few seeds they are long, and must not hide the lines
             **styles[way],
         )
+        name = looks.of_series(method, way)
+        tell(bars.lines[0], [f"{name}, {_value(row, moment)}" for row in points])
+
+
+def _value(row: SummaryRow, moment: _Moment) -> str:
+    return f"{percent(row.sparsity)}: {moment(row).text(100)} %"
 
 
 def _half(estimate: Estimate) -> float:
@@ -149,7 +156,7 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
             for row in rows[1:]:
                 estimate = moment(row)
                 aside = 0.7 * (looks.methods.index(row.method) / (crowd - 1) - 0.5) if crowd > 1 else 0
-                axes.errorbar(
+                bars = axes.errorbar(
                     100 * estimate.mean,
                     names.index(row.way if several else row.method) + aside,
                     xerr=_half(estimate),
@@ -158,6 +165,7 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
                     markersize=5,
                     capsize=2.5,
                 )
+                tell(bars.lines[0], [f"{looks.of_series(row.method, row.way)}, {_value(row, moment)}"])
             means = np.array([100 * moment(row).mean for row in rows])
             if not np.isnan(means).all():
                 axes.set_xlim(max(0, np.nanmin(means) - 5), min(101, np.nanmax(means) + 5))

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from masksearch.analysis import Group
+from masksearch.report.hover import with_titles
 from masksearch.report.style import STYLE
+from masksearch.report.theme import themed
 
 __all__ = ["Drawing", "few", "one_sparsity", "over_seeds", "percent"]
 
@@ -25,13 +27,13 @@ class Drawing:
     figure: Figure
 
     def svg(self) -> str:
-        """As an element of a page."""
+        """As an element of a page: of both themes, with values to point at."""
         sink = io.StringIO()
         with mpl.rc_context(_SAVING):  # how text and names are written is decided here
             self._settle()
             self.figure.savefig(sink, format="svg", metadata={"Date": None})
         text = sink.getvalue()
-        return text[text.index("<svg") :]
+        return themed(with_titles(text[text.index("<svg") :]))
 
     def png(self, dpi: int = 150) -> bytes:
         """As a file; the same figure gives the same bytes."""

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from masksearch.analysis import Estimate, Group
 from masksearch.duration import Duration
 from masksearch.report.drawing import Drawing, over_seeds, percent
+from masksearch.report.hover import tell
 from masksearch.report.style import DENSE, STYLE, Looks, legend_columns, shades
 
 __all__ = ["found_at_drawings"]
@@ -74,10 +75,10 @@ def _figure(
         for ((method, variant), curves), axes in zip(panels.items(), grid.flat, strict=False):
             for sparsity, points in curves.items():
                 look = {"marker": "o", "markersize": 4, "linewidth": 1.5}
-                _draw(axes, sorted(points, key=lambda point: point[0]), color=colours[sparsity], **look)
+                _draw(axes, sorted(points, key=lambda point: point[0]), sparsity, color=colours[sparsity], **look)
             for sparsity, point in stars[method, variant]:
                 look = {"marker": "*", "markersize": 13, "linestyle": "", "markeredgecolor": "white"}
-                _draw(axes, [point], color=colours[sparsity], **look)
+                _draw(axes, [point], sparsity, color=colours[sparsity], **look)
             if dense:
                 accuracy = np.mean([_nan(network["test_accuracy"]) for network in dense])
                 axes.axhline(100 * accuracy, color=DENSE, linewidth=1, linestyle=":")
@@ -98,14 +99,15 @@ def _figure(
         return figure
 
 
-def _draw(axes: Axes, points: Sequence[_Point], **look: Any) -> None:
-    axes.errorbar(
+def _draw(axes: Axes, points: Sequence[_Point], sparsity: float, **look: Any) -> None:
+    bars = axes.errorbar(
         [epoch for epoch, _ in points],
         [100 * estimate.mean for _, estimate in points],
         yerr=[0 if math.isnan(e.half_width) else 100 * e.half_width for _, e in points],
         capsize=2.5,
         **look,
     )
+    tell(bars.lines[0], [f"{percent(sparsity)}, epoch {epoch:.3g}: {e.text(100)} %" for epoch, e in points])
 
 
 def _epoch(cell: Mapping[str, Any], dense: Sequence[Mapping[str, Any]]) -> float | None:

@@ -10,12 +10,14 @@ from matplotlib.lines import Line2D
 
 from masksearch.analysis import Group
 from masksearch.report.drawing import Drawing, few, one_sparsity, over_seeds, percent
+from masksearch.report.hover import tell
 from masksearch.report.style import STYLE, Looks, legend_columns
 
 __all__ = ["layer_drawings"]
 
 _SERIES = 8
 _STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # of one method's ways
+_WHAT = {"weights_left": "weights", "macs_left": "MACs"}
 _Left = Mapping[str, Mapping[str, float]]
 
 
@@ -73,12 +75,16 @@ def _figure(series: Mapping[tuple[str, str], _Left], looks: Looks) -> Figure:
                 "markersize": 3.5,
             }
             shares = [100 * left[layer]["weights_left"] / left[layer]["weights"] for layer in layers]
-            density.plot(shares, places, linewidth=1.3, **look)
+            name = looks.of_series(method, way)
+            [line] = density.plot(shares, places, linewidth=1.3, **look)
+            tell(line, [f"{name}, {layer}: {share:.3g} %" for layer, share in zip(layers, shares, strict=True)])
             for axes, key in ((weights, "weights_left"), (macs, "macs_left")):
                 # A layer that is empty has no place on a logarithmic axis: its point is missing.
                 values = [left[layer][key] or np.nan for layer in layers]
-                axes.plot(values, places, linewidth=1.3, **look)
-            handles.append(Line2D([], [], linewidth=1.3, label=looks.of_series(method, way), **look))
+                [line] = axes.plot(values, places, linewidth=1.3, **look)
+                pairs = zip(layers, values, strict=True)
+                tell(line, [f"{name}, {layer}: {value:,.0f} {_WHAT[key]}" for layer, value in pairs])
+            handles.append(Line2D([], [], linewidth=1.3, label=name, **look))
         handles.append(Line2D([], [], color="#aaaaaa", linewidth=5, alpha=0.5, label="dense"))
         density.set(xlabel="density of the weights (%)", ylim=(len(layers) - 0.5, -0.5))
         density.set_xlim(left=min(0, density.get_xlim()[0]))

@@ -7,14 +7,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from masksearch.analysis import SummaryRow, group_cells, summarise
+from masksearch.analysis import Group, SummaryRow, group_cells, summarise
 from masksearch.experiment import SweepResult
 from masksearch.files import write_bytes
+from masksearch.report.answer import answer_html
+from masksearch.report.commands import row_commands
 from masksearch.report.costs import COST_COLUMNS, COST_TEXTS, COSTS_ABOUT, cost_rows
-from masksearch.report.drawing import Drawing
+from masksearch.report.drawing import Drawing, percent
 from masksearch.report.early_bird import EARLY_ABOUT, EARLY_COLUMNS, EARLY_TEXTS, early_bird_rows
 from masksearch.report.figures import sweep_drawings
 from masksearch.report.moments import MOMENT_COLUMNS, MOMENT_TEXTS, MOMENTS_ABOUT, moments_rows
+from masksearch.report.rows import write_rows
 from masksearch.report.style import name_of
 from masksearch.report.tables import caption, columns_of, html_table, table_rows
 
@@ -24,7 +27,7 @@ _LONG = 40  # rows of a table that is folded away until somebody wants to see it
 
 
 def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
-    """Write ``report.html`` and ``figures/*.png`` into the sweep's folder and return the page's path.
+    """Write ``report.html``, ``results.csv`` and ``figures/*.png`` into the sweep's folder and return the page's path.
 
     Parameters
     ----------
@@ -33,18 +36,21 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
     command : sequence of str
         The command line that made it, if there was one.
     """
+    groups = group_cells(result.cells)
     rows = summarise(result.cells, result.dense)
     sweep = result.sweep
     title = f"{sweep['model']} on {sweep['dataset']}"
     numbers = f"{_count(len(result.cells), 'cell')}, {_count(sweep['seeds'], 'seed')}"
+    write_rows(result, result.path / "results.csv")
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="about">masksearch {escape(result.machine["masksearch"])}: {numbers}</p>',
-        f'<p class="answer">{_answer(rows)}</p>',
+        f'<div class="answer">{answer_html(rows, _masks(result, groups))}</div>',
         "<h2>Results</h2>",
         _results(rows),
+        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>.</p>',
     ]
-    early = early_bird_rows(group_cells(result.cells))
+    early = early_bird_rows(groups)
     for heading, drawings in sweep_drawings(result, rows):
         parts.append(f"<h2>{escape(heading)}</h2>")
         for drawing in drawings:
@@ -60,52 +66,44 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
         _table("all costs", COST_COLUMNS, cost_rows(rows), COST_TEXTS, COSTS_ABOUT),
         "<h2>Settings and versions</h2>",
         _settings(settings),
+        *_commands(result, groups, command),
     ]
-    if command:
-        parts.append(f"<h2>Command</h2><pre>{escape(shlex.join(command))}</pre>")
     path = result.path / "report.html"
     write_bytes(path, _page(title, parts).encode())
     return path
 
 
+def _masks(result: SweepResult, groups: Sequence[Group]) -> list[Path | None]:
+    """The file of the mask of every row's first seed, as the page would call it."""
+    paths = [Path(result.folders[group.places[0]].name) / "mask.safetensors" for group in groups]
+    return [None, *(path if (result.path / path).exists() else None for path in paths)]
+
+
+def _commands(result: SweepResult, groups: Sequence[Group], command: Sequence[str]) -> list[str]:
+    parts = ["<h2>Once again</h2>"]
+    if command:
+        parts.append(f"<p>The whole sweep:</p><pre>{escape(shlex.join(command))}</pre>")
+    lines = [
+        f'<tr><td>{escape(percent(group.sparsity))}</td><td class="text">{escape(_called(group))}</td>'
+        f"<td><pre>{escape(text)}</pre></td></tr>"
+        for group, text in zip(groups, row_commands(result, groups), strict=True)
+        if text
+    ]
+    if not lines:
+        return parts if command else []
+    return [
+        *parts,
+        "<details><summary>each row by itself, all its seeds</summary>",
+        f'<div class="wide"><table>{"".join(lines)}</table></div></details>',
+    ]
+
+
+def _called(group: Group) -> str:
+    return ", ".join(filter(None, [name_of(group.method, group.learned), group.way]))
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def _answer(rows: Sequence[SummaryRow]) -> str:
-    """What a reader wants to know first: the best method at every sparsity, against the dense network.
-
-    Controls are no methods. Where a method that learns its mask by gradient is best, the best of the others follows.
-    """
-    if not rows:
-        return "Nothing is finished yet."
-    dense = rows[0].trained
-    sentences = [f"The dense network reaches {dense.text(100)} %."]
-    candidates = [row for row in rows[1:] if row.control == "none" and row.trained.mean == row.trained.mean]
-    for sparsity in sorted({row.sparsity for row in candidates}):
-        here = [row for row in candidates if row.sparsity == sparsity]
-        best = max(here, key=lambda row: row.trained.mean)
-        highest = "mean" if best.trained.n > 1 else "accuracy"
-        sentences.append(
-            f"At {100 * sparsity:.4g} % sparsity, <b>{_name(best)}</b> has the highest {highest} after "
-            f"retraining: {best.trained.text(100)} % ({_points(best, dense.mean)})."
-        )
-        others = [row for row in here if not row.learned]
-        if best.learned and others:
-            next_best = max(others, key=lambda row: row.trained.mean)
-            sentences.append(
-                f"Of those that aren't learned by gradient it is <b>{_name(next_best)}</b>: "
-                f"{next_best.trained.text(100)} % ({_points(next_best, dense.mean)})."
-            )
-    return " ".join(sentences)
-
-
-def _name(row: SummaryRow) -> str:
-    return escape(name_of(row.method, row.learned) + (f" ({row.way})" if row.way else ""))
-
-
-def _points(row: SummaryRow, dense: float) -> str:
-    return f"{100 * (row.trained.mean - dense):+.2f} points"
 
 
 def _results(rows: Sequence[SummaryRow]) -> str:
@@ -125,7 +123,7 @@ def _table(what: str, head: Sequence[str], body: Sequence[Sequence[str]], texts:
 
 
 def _figure(drawing: Drawing) -> str:
-    return f"<figure>{drawing.svg()}<figcaption>{escape(drawing.caption)}</figcaption></figure>"
+    return f'<figure><div class="wide">{drawing.svg()}</div><figcaption>{escape(drawing.caption)}</figcaption></figure>'
 
 
 def _merged(parts: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -152,11 +150,11 @@ def _plain(value: Any) -> str:
 
 
 def _page(title: str, parts: Iterable[str]) -> str:
-    css = (files("masksearch.report") / "page.css").read_text()
+    css, js = ((files("masksearch.report") / f"page.{kind}").read_text() for kind in ("css", "js"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>\n{css}</style></head>\n<body>\n"
         + "\n".join(parts)
-        + "\n</body></html>\n"
+        + f"\n<script>\n{js}</script>\n</body></html>\n"
     )

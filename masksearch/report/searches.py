@@ -11,6 +11,7 @@ from masksearch.analysis import Group
 from masksearch.experiment import SweepResult
 from masksearch.history_file import read_rows
 from masksearch.report.drawing import Drawing, percent
+from masksearch.report.hover import tell_along
 from masksearch.report.style import STYLE, Looks
 from masksearch.trial import Trial
 
@@ -49,7 +50,10 @@ def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:
         if "current" in trials[-1].metrics:
             current = [trial.metrics["current"] for trial in shown]
             axes.plot(numbers, current, color=colour, linewidth=1, alpha=0.6, label="current")
-        axes.plot(*_steps(trials), color=colour, linewidth=2, label="best", drawstyle="steps-post")
+        numbers, values = _steps(trials)
+        axes.plot(numbers, values, color=colour, linewidth=2, label="best", drawstyle="steps-post")
+        texts = [f"best after scoring {number}: {value:.4g}" for number, value in zip(numbers, values, strict=True)]
+        tell_along(axes, numbers, values, texts)
         axes.set(xlabel="scorings", ylabel=f"score ({objective})", xlim=(0, len(trials)))
         looks = [trial for trial in trials if "hamming_start" in trial.metrics]
         if looks:

@@ -131,19 +131,19 @@ def _markdown(head: Sequence[str], body: Iterable[Sequence[str]], texts: int) ->
 def html_table(
     head: Sequence[str], body: Sequence[Sequence[str]], texts: int, about: str, first: Iterable[int] = ()
 ) -> str:
-    """A table whose first ``texts`` columns are words, the others numbers; rows of number ``first`` begin a part."""
+    """A table that sorts: its first ``texts`` columns are words, the others numbers; rows ``first`` begin a part."""
     head, body, texts = _with_words(head, body, texts)
     kinds = [' class="text"'] * texts + [""] * (len(head) - texts)
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
-
+    heads = "".join(f"<th{kind}><button>{escape(cell)}</button></th>" for kind, cell in zip(kinds, head, strict=True))
     begins, mark = set(first), ' class="first"'
     rows = "".join(
-        f"<tr{mark if place in begins else ''}>{line('td', cells)}</tr>\n" for place, cells in enumerate(body)
+        f"<tr{mark if place in begins else ''}>"
+        + "".join(f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, cells, strict=True))
+        + "</tr>\n"
+        for place, cells in enumerate(body)
     )
     return (
-        f'<div class="wide"><table>\n<tr>{line("th", head)}</tr>\n{rows}</table></div>'
+        f'<div class="wide"><table class="sorts">\n<thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table></div>'
         f'<p class="about">{escape(about)}</p>'
     )
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Group
 from masksearch.report.drawing import Drawing, few, over_seeds, percent
+from masksearch.report.hover import tell_along
 from masksearch.report.style import DENSE, STYLE, Looks, legend_columns, shades
 
 __all__ = ["trajectory_drawings"]
@@ -64,11 +65,12 @@ def _figure(groups: Sequence[Group], series: Sequence[tuple[str, str]], dense: S
         for (name, _, scale), row in zip(_ROWS, grid, strict=True):
             for place, axes in enumerate(row):
                 if dense:
-                    _line(axes, _curve([[epochs] for epochs in dense], name, scale), DENSE, ":")
+                    _line(axes, _curve([[epochs] for epochs in dense], name, scale), DENSE, ":", "dense")
                 for group in groups:
                     if series and (group.method, group.way) == series[place]:
                         rounds = [[round_["epochs"] for round_ in cell["rounds"]] for cell in group.cells]
-                        _line(axes, _curve(rounds, name, scale), colours[group.sparsity], "-")
+                        curve = _curve(rounds, name, scale)
+                        _line(axes, curve, colours[group.sparsity], "-", percent(group.sparsity))
                         partings[place] |= _partings(rounds)
                 if name == "train_loss":
                     losses += [value for line in axes.lines for value in np.asarray(line.get_ydata()) if value > 0]
@@ -94,11 +96,13 @@ def _figure(groups: Sequence[Group], series: Sequence[tuple[str, str]], dense: S
         return figure
 
 
-def _line(axes: Axes, points: tuple[np.ndarray, np.ndarray], colour: Any, style: str) -> None:
+def _line(axes: Axes, points: tuple[np.ndarray, np.ndarray], colour: Any, style: str, name: str) -> None:
     stride = math.ceil(len(points[0]) / _POINTS) or 1
     few_points = ~np.isnan(points[1]) & (len(points[0]) <= 3)
     marker = "." if few_points.any() else ""  # a line of one point can't be seen
     axes.plot(points[0][::stride], points[1][::stride], color=colour, linestyle=style, linewidth=1.5, marker=marker)
+    texts = [f"{name}, epoch {epoch:g}: {value:.4g}" for epoch, value in zip(*points, strict=True)]
+    tell_along(axes, list(points[0]), list(points[1]), texts)
 
 
 def _curve(

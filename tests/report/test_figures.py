@@ -117,7 +117,9 @@ def test_trainings_are_means_over_seeds_the_rounds_one_after_the_other(rounds):
     columns = len(drawing.figure.axes) // 2
     loss, accuracy = drawing.figure.axes[place], drawing.figure.axes[place + columns]
     for axes, name, scale in ((loss, "train_loss", 1), (accuracy, "val_accuracy", 100)):
-        curves = [line for line in axes.lines if len(line.get_xdata()) == 5]  # two rounds of two epochs and a gap
+        curves = [
+            line for line in axes.lines if len(line.get_xdata()) == 5 and line.get_alpha() is None
+        ]  # two rounds of two epochs and a gap
         assert len(curves) == 2  # sparsities
         for line, sparsity in zip(curves, (0.5, 0.8), strict=True):
             own = [cell for cell in cells if cell["sparsity"] == sparsity]

@@ -1,0 +1,79 @@
+"""What a reader wants to know first: which mask, how much smaller and faster, and what it costs in accuracy."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from masksearch.analysis import SummaryRow
+from masksearch.report.drawing import percent
+from masksearch.report.style import name_of
+
+__all__ = ["answer_html", "best_rows", "speech_of"]
+
+
+def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
+    """The best method of every sparsity by validation, and after one that gradients have made the best of the others.
+
+    Controls are no methods.
+    """
+    candidates = [row for row in rows[1:] if row.control == "none" and row.validation.mean == row.validation.mean]
+    chosen = []
+    for sparsity in sorted({row.sparsity for row in candidates}):
+        here = [row for row in candidates if row.sparsity == sparsity]
+        best = max(here, key=lambda row: row.validation.mean)
+        chosen.append(best)
+        others = [row for row in here if not row.learned]
+        if best.learned and others:
+            chosen.append(max(others, key=lambda row: row.validation.mean))
+    return chosen
+
+
+def speech_of(row: SummaryRow, dense: SummaryRow) -> str:
+    """What a row says beside the dense network, in one sentence."""
+    points = 100 * (row.trained.mean - dense.trained.mean)
+    return (
+        f"{row.trained.text(100)} % on the test set, {abs(points):.2f} points {'above' if points > 0 else 'below'} the "
+        f"dense network; {row.compression.plain('.1f')} times fewer parameters, {_fewer(row)} times fewer MACs, "
+        f"measured {row.speedup.plain('.2f')} times as fast."
+    )
+
+
+def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str:
+    """The answer, for the top of the page.
+
+    Parameters
+    ----------
+    masks : sequence of path or None
+        The file of every row's mask, of its first seed, relative to the page.
+    """
+    if not rows:
+        return "<p>Nothing is finished yet.</p>"
+    dense = rows[0]
+    parts = [
+        f"<p>The dense network reaches {dense.trained.text(100)} % with {dense.params.plain(',.0f')} parameters and "
+        f"{dense.total_macs.plain(',.0f')} MACs.</p>"
+    ]
+    for row in best_rows(rows):
+        path = masks[list(rows).index(row)]
+        among = " of those that aren't learned by gradient" if _follows(row, rows) else ""
+        mask = f' <span class="file">Mask: <code>{escape(str(path))}</code></span>' if path else ""
+        parts.append(
+            f'<p><span class="head">{percent(row.sparsity)} sparse: <b>{_name(row)}</b>{among}</span> '
+            f"{escape(speech_of(row, dense))}{mask}</p>"
+        )
+    if len(parts) > 1:
+        parts.append('<p class="about">Chosen by accuracy on validation images, which the test set has no part in.</p>')
+    return "\n".join(parts)
+
+
+def _follows(row: SummaryRow, rows: Sequence[SummaryRow]) -> bool:
+    chosen = [one for one in best_rows(rows) if one.sparsity == row.sparsity]
+    return chosen[0] is not row
+
+
+def _name(row: SummaryRow) -> str:
+    return escape(name_of(row.method, row.learned) + (f" ({row.way})" if row.way else ""))
+
+
+def _fewer(row: SummaryRow) -> str:
+    return f"{1 / row.macs.mean:.1f}" if row.macs.mean else "infinitely many"

@@ -1,0 +1,91 @@
+"""The page in a browser, where there is one: nothing complains, tables sort, points tell their values."""
+
+import json
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from masksearch.report.hover import with_titles
+from masksearch.report.theme import _luminance, dark, themed
+
+CHROMIUM = shutil.which("chromium")
+PROBE = """
+<script>
+{
+const table = document.querySelector("table.sorts");
+const button = [...table.tHead.querySelectorAll("button")].find((b) => b.textContent === "trained %");
+const place = button.parentElement.cellIndex;
+const column = () => [...table.tBodies[0].rows].map((row) => parseFloat(row.cells[place].textContent));
+const before = column();
+button.click();
+const up = column();
+button.click();
+const down = column();
+const point = document.querySelector("figure use title").parentElement;
+const title = point.querySelector("title").textContent;
+point.dispatchEvent(new PointerEvent("pointerover", { bubbles: true, clientX: 50, clientY: 200 }));
+const note = document.querySelector(".note");
+const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+const seen = { before, up, down, title, note: note.textContent, hidden: note.hidden, wide };
+document.body.dataset.seen = JSON.stringify(seen);
+}
+</script>
+"""
+
+
+def opened(path, *flags):
+    """The page's document after its scripts have run, and what the browser logged."""
+    done = subprocess.run(
+        [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"),
+            *(f"--user-data-dir={path.parent / 'browser'}", "--virtual-time-budget=3000", *flags, f"file://{path}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+@pytest.mark.parametrize("flags", [(), ("--blink-settings=preferredColorScheme=0",)], ids=["light", "dark"])
+def test_the_page_in_a_browser(finished, tmp_path, flags):
+    path = tmp_path / "page.html"
+    path.write_text(finished[1].read_text().replace("</body>", PROBE + "</body>"))
+    document, complaints = opened(path, "--window-size=500,900", *flags)
+    assert complaints == []
+    seen = json.loads(unescape(document.partition('data-seen="')[2].partition('"')[0]))
+    assert sorted(seen["before"]) == seen["up"] == seen["down"][::-1]
+    assert seen["before"] != seen["up"]
+    assert seen["note"] == seen["title"] != ""
+    assert not seen["hidden"]
+    assert not seen["wide"]  # figures and tables scroll by themselves
+
+
+def test_points_tell_the_values_of_their_rows(finished):
+    text = Path(finished[1]).read_text()
+    assert "<title>snip, 90 %: " in text
+    assert "<title>annealing, fc1: " in text
+    assert "<title>best after scoring 14: " in text
+    assert "tell:" not in text
+
+
+def test_a_line_whose_points_are_not_all_there_tells_nothing():
+    use = '    <use x="1" style=""/>\n'
+    group = '   <g id="tell:a&lt;\x1fb">\n{}   </g>\n'
+    assert with_titles(group.format(2 * use)).count("<title>") == 2
+    assert "<title>a&lt;</title></use>" in with_titles(group.format(2 * use))
+    assert "<title>" not in with_titles(group.format(3 * use))
+
+
+def test_dark_pages_have_colours_that_can_be_seen():
+    assert dark("#ffffff") < "#222222" < "#d0d0d0" < dark("#000000")
+    for colour in ("#0072b2", "#440154", "#1b7837", "#cc79a7"):
+        red, green, blue = (int(dark(colour)[place : place + 2], 16) / 255 for place in (1, 3, 5))
+        assert (_luminance(red, green, blue) + 0.05) / 0.06 >= 4.4
+    assert themed('style="fill: #000000; font-family: a, b; x: 1"') == (
+        f'style="fill: light-dark(#000000, {dark("#000000")}); x: 1"'
+    )

@@ -1,0 +1,70 @@
+"""The command of a row makes the same cells again; the rows of the CSV are the cells."""
+
+import csv
+import shlex
+
+import pytest
+
+from masksearch.analysis import group_cells
+from masksearch.experiment import Settings, grid, recipe_names
+from masksearch.experiment.cells import short_hash
+from masksearch.experiment.recipes import SCALES, load_recipe
+from masksearch.flags import parse
+from masksearch.report.commands import _alone, flags_of, row_commands
+
+
+@pytest.mark.parametrize("sweep", ["finished", "rounds"])
+def test_every_row_has_a_command_for_its_cells(sweep, request):
+    result = request.getfixturevalue(sweep)
+    result = result[0] if sweep == "finished" else result
+    groups = group_cells(result.cells)
+    commands = row_commands(result, groups)
+    assert len(commands) == len(groups) > 3
+    for group, command in zip(groups, commands, strict=True):
+        program, verb, *flags = shlex.split(command)
+        assert (program, verb) == ("masksearch", "run")
+        [settings] = parse(flags, "masksearch run")
+        assert settings.run.name == f"{result.path.name}_again"
+        found = {short_hash(cell.identity) for cell in grid(settings)}
+        wanted = {result.folders[place].name.rpartition("_")[2] for place in group.places}
+        assert wanted <= found
+        assert len(found) == len(wanted) * (1 + (group.control != "none"))  # a control needs its treated cell
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_cell_of_any_recipe_has_a_command(name, scale):
+    for part in load_recipe(name, scale):
+        cells = grid(part)
+        for cell in cells[:: max(1, len(cells) // 7)]:
+            [settings] = parse(flags_of(_alone(cell, "again")), "masksearch run")
+            assert short_hash(cell.identity) in {short_hash(other.identity) for other in grid(settings)}
+
+
+def test_flags_say_what_is_not_as_usual_and_nothing_else():
+    assert flags_of(Settings()) == []
+    settings = Settings().updated({"budget": 5, "lr": 1e-05, "annealing": {"tabu": 3}, "nesterov": True}, "test")
+    assert flags_of(settings) == ["--budget", "5", "--lr", "1e-05", "--nesterov", "--annealing.tabu", "3"]
+    assert parse(flags_of(settings), "masksearch run") == [settings]
+    off = Settings().updated({"supermask": {"rescale": not Settings().supermask.rescale}}, "test")
+    assert parse(flags_of(off), "masksearch run") == [off]
+
+
+def test_settings_read_back_from_their_file(finished):
+    [part] = finished[0].settings
+    assert Settings.from_dict(part).as_dict() == Settings.from_dict(Settings.from_dict(part).as_dict()).as_dict()
+    assert [cell.folder for cell in grid(Settings.from_dict(part))] == [path.name for path in finished[0].folders]
+
+
+def test_the_csv_beside_the_page_has_every_cell(finished):
+    result, page = finished
+    rows = list(csv.DictReader((page.parent / "results.csv").open()))
+    assert len(rows) == len(result.cells)
+    for row, cell in zip(rows, result.cells, strict=True):
+        assert (row["method"], float(row["sparsity"]), int(row["seed"])) == (
+            cell["method"],
+            cell["sparsity"],
+            cell["seed"],
+        )
+        assert float(row["trained.test_accuracy"]) == cell["trained"]["test_accuracy"]
+        assert float(row["cost.effective_macs"]) == cell["cost"]["effective_macs"]
