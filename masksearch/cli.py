@@ -84,7 +84,8 @@ def _run(parts: Sequence[Settings], args: Sequence[str]) -> int:
 def _print(result: SweepResult, command: Sequence[str], console: Console) -> None:
     report = write_report(result, command)
     console.print(terminal_table(summarise(result.cells, result.dense), console.width))
-    console.print(f"curves  tensorboard --logdir {result.path}", highlight=False, soft_wrap=True)
+    page = "http://localhost:6006/#custom_scalars"
+    console.print(f"curves  tensorboard --logdir {result.path}    then {page}", highlight=False, soft_wrap=True)
     console.print(f"report  {report}", highlight=False, soft_wrap=True)
 
 

@@ -18,7 +18,7 @@ from masksearch.move import Move
 from masksearch.space import MaskSpace
 from masksearch.trial import Score, Trial
 
-__all__ = ["HistoryFile", "read_rows"]
+__all__ = ["HistoryFile", "incumbents", "read_rows"]
 
 
 class HistoryFile:
@@ -110,14 +110,45 @@ def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
 
     A last line that is not whole, of a search that is running or was killed, is left out.
     """
-    with (folder / "history.jsonl").open("rb") as source:
-        content = source.read(-1 if end is None else end)
-    for line in content[: content.rfind(b"\n") + 1].splitlines():
-        row = json.loads(line)
+    for row in _raw_rows(folder, end):
         value = math.nan if row["score"] is None else row["score"]
         score = Score(value, row["exact"], row["seconds"], row["images"])
         metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
         yield Trial(row["number"], score, int(row["mask"], 16), row["best"], row["repeat"], metrics)
+
+
+def _raw_rows(folder: Path, end: int | None) -> list[dict[str, Any]]:
+    with (folder / "history.jsonl").open("rb") as source:
+        content = source.read(-1 if end is None else end)
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
+    """Some of the masks that a finished search stood on, evenly spread over its trials, with the trials' numbers.
+
+    Made again from the first mask and the moves that were taken; a searcher that takes none has none.
+
+    Parameters
+    ----------
+    space : MaskSpace
+        What was searched.
+    """
+    saved = load_tree(folder / "search.safetensors")
+    mask, rows = _unpack(space, saved["first"]), _raw_rows(folder, saved["rows_end"])
+    moves = np.fromfile(folder / "moves.i32", "<i4")
+    wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
+    place, taken = 0, False
+    for row in rows:
+        if "move" in row:
+            dropped, regrown = row["move"]
+            move = Move(moves[place : place + dropped], moves[place + dropped : place + dropped + regrown])
+            place += dropped + regrown
+            mask = mask.moved(move) if row["number"] else mask
+            if f"{mask.hash:016x}" != row["mask"]:
+                return  # the searcher went back to a mask that it had left
+            taken = True
+        if taken and row["number"] in wanted:
+            yield row["number"], mask
 
 
 def _pack(mask: Mask | None) -> np.ndarray:

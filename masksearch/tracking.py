@@ -1,12 +1,29 @@
 """TensorBoard files of one run. They are derived data: made anew whenever the run is taken up again."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["Tracker"]
+__all__ = ["LAYOUT", "Tracker"]
+
+LAYOUT = {
+    "Search": {
+        "score, best, current": ["Multiline", ["search/score", "search/best", "search/current"]],
+        "temperature and radius": ["Multiline", ["search/temperature", "search/radius"]],
+        "distance to the start and to the best": ["Multiline", ["search/hamming_start", "search/hamming_best"]],
+        "density of the layers": ["Multiline", ["density/.*"]],
+    },
+    "Training": {
+        "accuracy": ["Multiline", ["val/accuracy", "train/accuracy"]],
+        "loss": ["Multiline", ["val/loss", "train/loss"]],
+        "learning rate": ["Multiline", ["train/lr"]],
+    },
+}
+"""The charts of TensorBoard's tab Custom Scalars: each with its curves, of all runs that are chosen there."""
 
 
 class Tracker:
@@ -25,12 +42,22 @@ class Tracker:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = SummaryWriter(str(folder))
+        self._writer.add_custom_scalars(LAYOUT)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point on each of several curves, by tag; NaN is left out."""
         for tag, value in values.items():
             if not math.isnan(value):
                 self._writer.add_scalar(tag, value, step)
+
+    def pictures(self, values: Mapping[str, Tensor], step: int) -> None:
+        """One picture for each tag: (1, height, width), in [0, 1]."""
+        for tag, picture in values.items():
+            self._writer.add_image(tag, picture, step)
+
+    def histogram(self, tag: str, values: Sequence[float], step: int) -> None:
+        """How some values are spread at one step."""
+        self._writer.add_histogram(tag, torch.tensor(values), step)
 
     def hyperparameters(self, settings: Mapping[str, bool | str | float | int], metrics: Mapping[str, float]) -> None:
         """The run's row in the hparams tab: its settings, and the final metrics to compare by."""

@@ -182,7 +182,11 @@ def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsy
     assert cli.main(TINY) == 0
     captured = capsys.readouterr()
     result = read_sweep(tmp_path / "runs" / "sweep")
-    assert re.search(r"^curves +tensorboard --logdir runs/sweep$", captured.out, re.MULTILINE)
+    assert re.search(
+        r"^curves +tensorboard --logdir runs/sweep +then http://localhost:6006/#custom_scalars$",
+        captured.out,
+        re.MULTILINE,
+    )
     assert re.search(r"^report +runs/sweep/report.html$", captured.out, re.MULTILINE)
     for cell in result.cells:
         row = next(line for line in captured.out.splitlines() if re.match(rf" *{cell['method']} .*80 %", line))

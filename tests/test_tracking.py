@@ -1,18 +1,30 @@
 """TensorBoard files, read back with TensorBoard's own reader: every curve there, no step twice, whatever happened."""
 
+import io
+import json
 import math
+import re
+import time
+import urllib.request
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch import loop
 from masksearch.experiment import Settings, Watcher, costs, run_sweep
 from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.history_file import incumbents, read_rows
+from masksearch.models import build_model
 from masksearch.scoring.incremental import IncrementalPath
-from masksearch.tracking import Tracker
+from masksearch.spaces import weight_space
+from masksearch.tracking import LAYOUT, Tracker
 from masksearch.training import TrainSettings, trainer
 
 SEARCH = {
@@ -23,9 +35,11 @@ TRAINING = {"train/loss", "train/accuracy", "train/lr", "val/loss", "val/accurac
 DENSITIES = {"density/fc1", "density/fc2", "density/fc3"}
 FINAL = {
     *("final/untrained_test_accuracy", "final/trained_test_accuracy", "final/search_score"),
-    *("final/optimism_gap", "final/effective_macs"),
+    *("final/optimism_gap", "final/effective_macs", "final/params", "final/speedup", "final/val_accuracy"),
 }
+PICTURES = {"mask/fc1", "mask/fc2", "mask/fc3"}
 BUDGET, EPOCHS = 120, 3
+DOCS = Path(__file__).parents[1] / "docs" / "tensorboard.md"
 
 
 def settings_in(folder):
@@ -38,7 +52,7 @@ def settings_in(folder):
 
 
 def read(folder):
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
 
 
 def points(events, tag):
@@ -101,6 +115,66 @@ def test_every_curve_is_there(finished):
     assert set(read(dense).Tags()["scalars"]) == TRAINING
 
 
+def test_pictures_of_masks_and_the_spread_of_densities_are_there(finished):
+    for folder, metrics in zip(finished.folders, finished.cells, strict=True):
+        events = read(folder)
+        assert set(events.Tags()["images"]) == PICTURES
+        assert events.Tags()["histograms"] == ["layers/density"]
+        steps = [image.step for image in events.Images("mask/fc2")]
+        searched = metrics["method"] == "annealing"
+        assert steps == sorted(set(steps))
+        assert steps[-1] == (BUDGET if searched else 0)
+        assert (len(steps) > 5) == searched
+        last = events.Images("mask/fc3")[-1]
+        pixels = np.asarray(Image.open(io.BytesIO(last.encoded_image_string)))[..., 0] / 255
+        assert pixels.shape == (10, 5)
+        assert pixels.mean() == pytest.approx(metrics["mask"]["densities"]["fc3"], abs=0.01)
+
+
+def test_masks_of_a_search_are_made_again_from_its_moves(finished):
+    cell = finished.folders[0]
+    space = weight_space(build_model("lenet_300_100:0.05", (1, 8, 8), seed=0))
+    trials = list(read_rows(cell))
+    made = list(incumbents(cell, space, 30))
+    assert len(made) > 20
+    for number, mask in made:
+        look = {name: value for name, value in trials[number].metrics.items() if name.startswith("density/")}
+        assert not look or {f"density/{name}": value for name, value in mask.densities().items()} == look
+        assert mask.n_kept == made[0][1].n_kept
+    assert len({mask.hash for _, mask in made}) > 5
+
+
+def test_tensorboard_itself_finds_what_the_documents_name(finished):
+    """Over its HTTP interface, as its pages do."""
+    told = {name: set() for name in ("scalars", "images", "histograms")}
+    for kind, tag in re.findall(r"^\| (scalars|images|histograms) \| `([^`]+)`", DOCS.read_text(), re.MULTILINE):
+        told[kind].add(tag)
+    board = program.TensorBoard()
+    board.configure(argv=["", "--logdir", str(finished.path), "--port", "0", "--load_fast=false"])
+    url = board.launch()
+
+    def get(path):
+        with urllib.request.urlopen(f"{url}data/plugin/{path}") as answer:
+            return json.loads(answer.read())
+
+    deadline = time.monotonic() + 30
+    while len(get("scalars/tags")) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for kind in told:
+        found = {
+            re.sub(r"^(density|mask)/.*", r"\1/<layer>", tag) for tags in get(f"{kind}/tags").values() for tag in tags
+        }
+        assert found == told[kind], kind
+    layout = get("custom_scalars/layout")
+    charts = {chart["title"] for category in layout["category"] for chart in category["chart"]}
+    assert charts == {title for category in LAYOUT.values() for title in category}
+    scalars = {tag for tags in get("scalars/tags").values() for tag in tags}
+    for category in layout["category"]:
+        for chart in category["chart"]:
+            for pattern in chart["multiline"]["tag"]:
+                assert any(re.fullmatch(pattern, tag) for tag in scalars), pattern
+
+
 def test_curves_are_what_happened(finished):
     events, metrics = read(finished.folders[0]), finished.cells[0]
     scores = points(events, "search/score")
@@ -146,10 +220,13 @@ def test_a_run_that_was_ended_by_force_tells_its_story_once_and_whole(finished, 
         for tag in once.Tags()["scalars"]:
             steps = [event.step for event in again.Scalars(tag)]
             assert all(before < now for before, now in pairwise(steps)), tag
-            if tag == "search/scorings_per_second":
+            if tag in ("search/scorings_per_second", "final/speedup"):  # times, as measured
                 assert steps == [event.step for event in once.Scalars(tag)]
             else:
                 assert points(again, tag) == points(once, tag), tag
+        for tag in PICTURES:
+            shown = [(image.step, image.encoded_image_string) for image in once.Images(tag)]
+            assert [(image.step, image.encoded_image_string) for image in again.Images(tag)] == shown
 
 
 def test_nan_is_left_out_and_an_older_story_removed(tmp_path):

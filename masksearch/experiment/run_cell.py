@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from masksearch.alive import AliveSpace
 from masksearch.data import Data
 from masksearch.duration import Duration
 from masksearch.experiment.cells import Cell
 from masksearch.experiment.changing import changing_mask
-from masksearch.experiment.curves import SearchCurves, compare_by
+from masksearch.experiment.curves import SearchCurves, compare_by, show_mask, show_search
 from masksearch.experiment.dense import DenseNetwork, track_epoch
 from masksearch.experiment.find import Finder, Found
 from masksearch.experiment.folder import RunFolder
@@ -166,6 +167,10 @@ class _Run:
 
             find = Finder(cell, self.space, self.data, self.dense, self.device, on_trial, self.watcher.epoch)
             self.found = find(model, density, alive, place)
+            if cell.searches:
+                left = None if alive is None else AliveSpace(alive)
+                show_search(self._tracker(place), place, left or self.space, left.lifted if left else None)
+            show_mask(self._tracker(place), self.found.mask, self.found.scorings)
         self.found.mask.save(place / "mask.safetensors")
         return self.found.mask
 
@@ -232,6 +237,7 @@ class _Run:
         if remask:
             mask = remask.mask
             mask.save(place / "mask.safetensors")
+            show_mask(tracker, mask, plan.until)
         for moment, weights in training.snapshots.items():
             save_tensors(place / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
         return training, mask
