@@ -1,4 +1,4 @@
-"""The command line: ``masksearch run`` and ``masksearch show``."""
+"""The command line: ``masksearch run``, ``show``, ``compare`` and ``analyse``."""
 
 import io
 import os
@@ -16,6 +16,7 @@ from masksearch.errors import InputError
 from masksearch.experiment import Settings, SweepResult, read_sweep, recipe_names, recipe_text, run_sweep
 from masksearch.flags import parse
 from masksearch.progress import ProgressBars
+from masksearch.reading import analyse, compare, show_contents
 from masksearch.report import terminal_table, write_report
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -28,7 +29,10 @@ __all__ = ["main"]
 _USAGE = """\
 usage: masksearch run [flags]     search, prune and retrain; --help lists the flags
        masksearch --list          every method, schedule, objective, model, data set and recipe
-       masksearch show FOLDER     the results of a sweep that ran, or is running
+       masksearch show FOLDER     the results of a sweep that ran, or is running, and all that its folder holds
+       masksearch compare RUN RUN ...   how sweeps differ: settings, and results paired by cell
+       masksearch analyse RUN ... [--what similarity orthogonality densities macs gap] [--measure cosine hamming iou]
+                                  [--sparsity S ...] [--out FOLDER]     what masks are like
 """
 
 
@@ -60,10 +64,13 @@ def _dispatch(args: Sequence[str]) -> int:
     if args[0] == "--list":
         parse(args, "masksearch")
         return _list()
-    command = choose("command", args[0], ["run", "show"])
+    command = choose("command", args[0], ["run", "show", "compare", "analyse"])
     if command == "run":
         asked = parse(args[1:], "masksearch run")
         return _list() if asked == "list" else _run(asked, args)
+    if command in ("compare", "analyse"):
+        (compare if command == "compare" else analyse)(args[1:], _console())
+        return 0
     if len(args) != 2:
         raise InputError("show: takes one folder, as runs/sweep")
     return _show(Path(args[1]))
@@ -91,10 +98,12 @@ def _print(result: SweepResult, command: Sequence[str], console: Console) -> Non
 
 def _show(folder: Path) -> int:
     console = _console()
-    result = read_sweep(folder)
-    if not result.cells and not result.dense:
-        raise InputError(f"{folder}: no cell is finished yet")
-    _print(result, (), console)
+    if (folder / "sweep.json").exists():
+        result = read_sweep(folder)
+        if not result.cells and not result.dense:
+            raise InputError(f"{folder}: no cell is finished yet")
+        _print(result, (), console)
+    show_contents(folder, console)
     return 0
 
 

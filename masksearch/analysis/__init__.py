@@ -1,32 +1,48 @@
 """Reading results: cells grouped over seeds, estimates, comparisons, curves, rows of tables."""
 
 from masksearch.analysis.anytime import Band, band, best_so_far
+
+"""Reading results: cells grouped over seeds, estimates, rows of tables, likeness of masks, sweeps beside each other."""
+
+from masksearch.analysis.compared import PairedRow, different_settings, paired_rows
 from masksearch.analysis.estimate import Estimate
 from masksearch.analysis.groups import Group, group_cells
 from masksearch.analysis.orthogonality import orthogonality_score
 from masksearch.analysis.pareto import pareto_front
 from masksearch.analysis.round_rows import MOMENTS, RoundRow
+from masksearch.analysis.similarity import SIMILARITIES, random_like, similarity_matrix
 from masksearch.analysis.statistics import MARGIN, Paired, Ranks, holm, paired, ranks, win_matrix
 from masksearch.analysis.summary import SummaryRow, summarise
+from masksearch.analysis.tickets import group_masks, group_orthogonality, layer_means, read_mask
 
 __all__ = [
     "MARGIN",
     "MOMENTS",
+    "SIMILARITIES",
     "Band",
     "Estimate",
     "Group",
     "Paired",
+    "PairedRow",
     "Ranks",
     "RoundRow",
     "SummaryRow",
     "band",
     "best_so_far",
+    "different_settings",
     "group_cells",
+    "group_masks",
+    "group_orthogonality",
     "holm",
+    "layer_means",
     "orthogonality_score",
     "paired",
+    "paired_rows",
     "pareto_front",
+    "random_like",
     "ranks",
+    "read_mask",
+    "similarity_matrix",
     "summarise",
     "win_matrix",
 ]

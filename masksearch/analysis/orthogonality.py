@@ -1,12 +1,14 @@
 """How far masked weights are from preserving lengths and angles, which goes with training slowly."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
 
-__all__ = ["orthogonality_score"]
+__all__ = ["orthogonality_score", "weights_orthogonality"]
 
 
 def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None = None) -> float:
@@ -27,11 +29,16 @@ def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None
     InputError
         If mask or model are not of this space.
     """
-    score = 0.0
     with space.applied(model, space.full() if mask is None else mask), torch.no_grad():
-        for name in space.layer_weights():
-            weight = model.get_parameter(name).flatten(1).double()  # (out, in)
-            gram = weight.T @ weight
-            gram.diagonal().sub_(1)
-            score += float(gram.square().mean())
+        return weights_orthogonality(model.get_parameter(name) for name in space.layer_weights())
+
+
+def weights_orthogonality(weights: Iterable[Tensor]) -> float:
+    """The same of the weights of some layers, as they are."""
+    score = 0.0
+    for tensor in weights:
+        weight = tensor.detach().flatten(1).double()  # (out, in)
+        gram = weight.T @ weight
+        gram.diagonal().sub_(1)
+        score += float(gram.square().mean())
     return score

@@ -17,6 +17,7 @@ __all__ = [
     "columns_of",
     "costs_markdown",
     "html_table",
+    "markdown",
     "markdown_table",
     "moments_markdown",
     "table_rows",
@@ -108,20 +109,20 @@ def _longest(rows: Sequence[SummaryRow], column: str) -> int:
 def markdown_table(rows: Sequence[SummaryRow]) -> str:
     """For a page."""
     columns = columns_of(rows)
-    return _markdown(columns, table_rows(rows, columns), texts=sum(column in _TEXTS for column in columns))
+    return markdown(columns, table_rows(rows, columns), texts=sum(column in _TEXTS for column in columns))
 
 
 def moments_markdown(rows: Sequence[SummaryRow]) -> str:
     """The table of moments, for a page."""
-    return _markdown(MOMENT_COLUMNS, moments_rows(rows), MOMENT_TEXTS) + f"\n{MOMENTS_ABOUT}\n"
+    return markdown(MOMENT_COLUMNS, moments_rows(rows), MOMENT_TEXTS) + f"\n{MOMENTS_ABOUT}\n"
 
 
 def costs_markdown(rows: Sequence[SummaryRow]) -> str:
     """The table of costs, for a page."""
-    return _markdown(COST_COLUMNS, cost_rows(rows), COST_TEXTS) + f"\n{COSTS_ABOUT}\n"
+    return markdown(COST_COLUMNS, cost_rows(rows), COST_TEXTS) + f"\n{COSTS_ABOUT}\n"
 
 
-def _markdown(head: Sequence[str], body: Iterable[Sequence[str]], texts: int) -> str:
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]], texts: int) -> str:
     """A table whose first ``texts`` columns are words, the others numbers."""
     head, body, texts = _with_words(head, body, texts)
     lines = [head, ["---"] * texts + ["---:"] * (len(head) - texts), *body]

@@ -1,0 +1,83 @@
+"""The masks of a finished sweep, and what they and their initial weights say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from masksearch.analysis.estimate import Estimate
+from masksearch.analysis.groups import Group
+from masksearch.analysis.orthogonality import weights_orthogonality
+from masksearch.experiment import SweepResult
+from masksearch.files import load_tensors, read_json
+from masksearch.mask import Mask
+from masksearch.space import MaskSpace
+
+__all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
+
+
+def read_mask(path: Path, granularity: str) -> Mask:
+    """A mask of a file, on the space that the file describes: sizes and layers, without a network."""
+    _, about = load_tensors(path)
+    sizes = [(name, tuple(shape), units) for name, shape, units in about["layers"]]
+    return Mask.load(path, MaskSpace(sizes, granularity))
+
+
+def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
+    """Seed -> mask, of the cells of a group whose files are there."""
+    masks = {}
+    for place, cell in zip(group.places, group.cells, strict=True):
+        path = result.folders[place] / "mask.safetensors"
+        if path.exists():
+            masks[cell["seed"]] = read_mask(path, cell["granularity"])
+    return masks
+
+
+def group_orthogonality(result: SweepResult, masks: Mapping[int, Mask] | None, seeds: list[int]) -> Estimate:
+    """Orthogonality scores over seeds, at the initial weights (:func:`~masksearch.analysis.orthogonality_score`).
+
+    Parameters
+    ----------
+    masks : mapping or None
+        Seed -> weight mask; None: nothing is masked.
+    """
+    scores = []
+    for seed in seeds:
+        weights = _initial(result, seed)
+        mask = masks.get(seed) if masks is not None else None
+        if weights is None or (masks is not None and mask is None):
+            continue
+        if mask is None:
+            tensors = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.ndim > 1]
+        else:
+            tensors = [
+                weights[f"{layer.name}.weight"] * mask.bits[layer.slice].view(layer.shape)
+                for layer in mask.space.layers
+            ]
+        scores.append(weights_orthogonality(tensors))
+    return Estimate.of(scores)
+
+
+def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
+    networks = read_json(result.path / "sweep.json")["dense"]
+    files = [Path(folder) / "init.safetensors" for folder, one in networks.items() if one == seed]
+    known = [path for path in files if path.exists()]
+    return load_tensors(known[0])[0] if known else None
+
+
+def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
+    """By layer: density of the units, effective MACs, and MACs of the dense layer; means over seeds.
+
+    Units of filters have layers of their own, and weights theirs: a density is NaN where a layer has no units.
+    """
+    n = len(group.cells)
+    names = list(group.cells[0]["layers"])
+    densities = [cell["mask"]["densities"] for cell in group.cells]
+    return {
+        name: (
+            sum(one.get(name, float("nan")) for one in densities) / n,
+            sum(cell["layers"][name]["macs_left"] for cell in group.cells) / n,
+            sum(cell["layers"][name]["macs"] for cell in group.cells) / n,
+        )
+        for name in names
+    }

@@ -1,0 +1,166 @@
+"""Tables and figures of what masks are like: likeness, orthogonality, densities and MACs of layers, optimism gaps."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from masksearch.analysis import (
+    SIMILARITIES,
+    Estimate,
+    Group,
+    group_cells,
+    group_masks,
+    group_orthogonality,
+    layer_means,
+    random_like,
+    similarity_matrix,
+)
+from masksearch.experiment import SweepResult
+from masksearch.report.drawing import Drawing, percent
+from masksearch.report.grid import Grid
+from masksearch.report.style import STYLE, name_of
+
+__all__ = ["densities", "gaps", "macs", "orthogonality", "similarity"]
+
+_MEASURES = {
+    "cosine": "common units / sqrt(kept x kept)",
+    "hamming": "share of all units that differ: a distance",
+    "iou": "common units / units that either keeps",
+}
+
+
+def similarity(
+    result: SweepResult, groups: Sequence[Group], measures: Iterable[str] = SIMILARITIES
+) -> tuple[list[Grid], list[Drawing]]:
+    """A matrix over methods for each sparsity and measure, and the same of random masks."""
+    grids, drawings = [], []
+    for sparsity, own in _by_sparsity(groups):
+        masks = [group_masks(result, group) for group in own]
+        kept = [(group, some) for group, some in zip(own, masks, strict=True) if some]
+        if not kept:
+            continue
+        names = [_name(group) for group, _ in kept]
+        drawn = [{seed: random_like(mask, seed) for seed, mask in some.items()} for _, some in kept]
+        for measure in measures:
+            found = similarity_matrix([some for _, some in kept], measure)
+            chance = similarity_matrix(drawn, measure)
+            rows = [
+                (name, *(_pair(found[i, j], chance[i, j]) for j in range(len(names)))) for i, name in enumerate(names)
+            ]
+            about = (
+                f"{measure}: {_MEASURES[measure]}. In brackets: of random masks that keep as much of every layer. "
+                "Within a method: pairs of different seeds; between methods: the same seed."
+            )
+            grids.append(
+                Grid(f"Likeness of masks at {percent(sparsity)}, {measure}", ("method", *names), rows, 1, about)
+            )
+            figure = _matrices(names, found, chance, measure)
+            drawings.append(Drawing(f"similarity_{measure}_{100 * sparsity:.4g}", about, figure))
+    return grids, drawings
+
+
+def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
+    """Scores at the initial weights, of weight masks."""
+    rows = []
+    seeds = sorted({cell["seed"] for cell in result.cells})
+    whole = group_orthogonality(result, None, seeds)
+    if whole.n and all(cell["granularity"] == "weight" for cell in result.cells):
+        rows.append(("dense", "–", whole.text(1, 5)))
+        for group in groups:
+            score = group_orthogonality(result, group_masks(result, group), [cell["seed"] for cell in group.cells])
+            rows.append((_name(group), percent(group.sparsity), score.text(1, 5) if score.n else "–"))
+    about = (
+        "Sum over layers of the mean of (W^T W - I)^2 at the initial weights, masked; mean ± 95 % interval over seeds."
+    )
+    return [Grid("Orthogonality scores", ("method", "sparsity", "score"), rows, 1, about)] if rows else []
+
+
+def densities(groups: Sequence[Group]) -> list[Grid]:
+    """Density of every layer's units."""
+    about = "Kept / all units of every layer in %, means over seeds; – where a layer has no units of its own."
+    return _layers("Densities of layers", groups, 0, lambda value: f"{100 * value:.2f}", about)
+
+
+def macs(groups: Sequence[Group]) -> list[Grid]:
+    """Multiply-adds of every layer: what is left, and of the dense network."""
+    about = "Effective multiply-adds of one image, of kept weights only; means over seeds."
+    return _layers("MACs of layers", groups, 1, lambda value: f"{value:,.0f}", about, dense=2)
+
+
+def gaps(results: Sequence[SweepResult]) -> list[Grid]:
+    """Optimism gaps of searches, by the number of images that they saw."""
+    rows = []
+    for result, groups in ((result, _groups(result)) for result in results):
+        images = " | ".join(
+            dict.fromkeys(str(part["scoring"]["search_images"] or "default") for part in result.settings)
+        )
+        for group in groups:
+            if group.cells[0]["score"]["scorings"]:
+                gap = Estimate.of(100 * cell["score"]["accuracy_gap"] for cell in group.cells)
+                score = Estimate.of(cell["score"]["gap"] for cell in group.cells)
+                names = (result.path.name, images, _name(group), percent(group.sparsity))
+                rows.append((*names, gap.text(1, 2, "+"), score.text(1, 4, "+")))
+    about = (
+        "A search's accuracy (in points) and score on the images that it saw, minus those on the rest of val. Runs "
+        "with different --search-images show how it falls with their number."
+    )
+    head = ("run", "search images", "method", "sparsity", "accuracy gap", "score gap")
+    return [Grid("Optimism gaps", head, rows, 3, about)] if rows else []
+
+
+def _layers(
+    title: str, groups: Sequence[Group], what: int, text: Callable[[float], str], about: str, dense: int | None = None
+) -> list[Grid]:
+    grids = []
+    for sparsity, own in _by_sparsity(groups):
+        columns = {_name(group): layer_means(group) for group in own}
+        first = next(iter(columns.values()))
+        head = ("layer", *(["dense"] if dense is not None else []), *columns)
+        rows = []
+        for layer, values in first.items():
+            cells = [text(values[dense])] if dense is not None else []
+            cells += ["–" if np.isnan(one[layer][what]) else text(one[layer][what]) for one in columns.values()]
+            rows.append((layer, *cells))
+        grids.append(Grid(f"{title} at {percent(sparsity)}", head, rows, 1, about))
+    return grids
+
+
+def _groups(result: SweepResult) -> list[Group]:
+    return [group for group in group_cells(result.cells) if group.control == "none"]
+
+
+def _by_sparsity(groups: Sequence[Group]) -> Iterable[tuple[float, list[Group]]]:
+    plain = [group for group in groups if group.control == "none"]
+    return ((sparsity, list(own)) for sparsity, own in groupby(plain, key=lambda group: group.sparsity))
+
+
+def _name(group: Group) -> str:
+    return ", ".join(filter(None, [name_of(group.method, group.learned), group.way]))
+
+
+def _pair(found: float, chance: float) -> str:
+    return "–" if np.isnan(found) else f"{found:.3f} ({chance:.3f})"
+
+
+def _matrices(names: Sequence[str], found: np.ndarray, chance: np.ndarray, measure: str) -> Figure:
+    """Two heat maps on one scale: the masks, and random ones."""
+    highest = float(np.nanmax([found, chance])) if not np.isnan(found).all() else 1.0
+    side = 1.6 + 0.55 * len(names)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2 * side + 1.2, side + 0.6))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, matrix, title in zip(panels, (found, chance), ("as found", "random, as dense by layer"), strict=True):
+            image = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=highest or 1)
+            axes.grid(visible=False)
+            axes.set_title(title)
+            axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+            axes.set_yticks(range(len(names)), names)
+            for (row, column), value in np.ndenumerate(matrix):
+                if not np.isnan(value):
+                    ink = "white" if value < 0.6 * highest else "black"
+                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
+        figure.colorbar(image, ax=panels, label=measure, shrink=0.8)
+        return figure

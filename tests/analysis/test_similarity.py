@@ -1,0 +1,62 @@
+"""Likeness of masks: published formulas on masks by hand, and what chance gives."""
+
+import numpy as np
+import pytest
+import torch
+
+from masksearch.analysis import SIMILARITIES, random_like, similarity_matrix
+from masksearch.mask import Mask
+from masksearch.space import MaskSpace
+
+SPACE = MaskSpace([("a", (50, 100), 5000), ("b", (10, 100), 1000)])
+TINY = MaskSpace([("only", (2, 3), 6)])
+
+
+def mask(*bits, space=TINY):
+    return Mask(space, torch.tensor(bits, dtype=torch.bool))
+
+
+ONE, OTHER = mask(1, 1, 1, 0, 0, 0), mask(0, 1, 1, 1, 1, 0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("cosine", 2 / 12**0.5), ("hamming", 3 / 6), ("iou", 2 / 5)])
+def test_measures_by_hand(name, value):
+    measure = SIMILARITIES[name]
+    assert measure(ONE, OTHER) == pytest.approx(value)
+    assert measure(OTHER, ONE) == measure(ONE, OTHER)
+    assert measure(ONE, ONE) == pytest.approx(0 if name == "hamming" else 1)
+    empty = mask(0, 0, 0, 0, 0, 0)
+    assert measure(empty, ONE) == (0.5 if name == "hamming" else 0)
+    assert measure(empty, empty) == 0
+
+
+@pytest.mark.parametrize("density", [0.1, 0.4])
+def test_chance_is_what_the_measures_say_it_is(density):
+    rows = [
+        {seed: SPACE.random(density, generator=torch.Generator().manual_seed(10 * row + seed)) for seed in range(4)}
+        for row in range(3)
+    ]
+    expected = {"cosine": density, "hamming": 2 * density * (1 - density), "iou": density / (2 - density)}
+    for name, value in expected.items():
+        matrix = similarity_matrix(rows, name)
+        assert matrix.shape == (3, 3)
+        assert np.array_equal(matrix, matrix.T)
+        assert matrix == pytest.approx(np.full((3, 3), value), abs=0.02)
+
+
+def test_random_masks_keep_the_densities_of_layers_and_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    given = SPACE.random({"a": 0.1, "b": 0.7}, generator=generator)
+    drawn = random_like(given, 3)
+    assert drawn.kept_per_layer() == given.kept_per_layer()
+    assert drawn == random_like(given, 3)
+    assert drawn != random_like(given, 4)
+    assert abs(given.cosine(drawn) - random_like(given, 5).cosine(drawn)) < 0.05
+
+
+def test_pairs_within_a_row_are_of_different_seeds_and_between_rows_of_the_same():
+    rows = [{0: ONE, 1: OTHER}, {0: ONE}, {5: OTHER}]
+    matrix = similarity_matrix(rows, "iou")
+    assert matrix[0, 0] == pytest.approx(0.4)
+    assert matrix[0, 1] == 1
+    assert np.isnan([matrix[1, 1], matrix[0, 2], matrix[1, 2]]).all()

@@ -1,0 +1,166 @@
+"""show, compare and analyse: their tables hold the numbers of the files."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from masksearch import cli
+from masksearch.analysis import group_cells, group_orthogonality, orthogonality_score, paired_rows, read_mask
+from masksearch.experiment import Settings, costs, read_sweep, run_sweep
+from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.files import load_tensors
+from masksearch.models import build_model
+from masksearch.spaces import weight_space
+from masksearch.training import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two sweeps that differ in their training, and in one method each."""
+    home = tmp_path_factory.mktemp("reading")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
+        for name, method, epochs in (("one", "snip", 1), ("other", "magnitude", 2)):
+            sweep = SweepSettings(
+                model="lenet_300_100:0.05", methods=("annealing", method), sparsity=(0.5, 0.8), seeds=3, budget=15
+            )
+            settings = Settings(
+                sweep,
+                TrainSettings(epochs=epochs, lr=0.1),
+                scoring=ScoringSettings(train_images=150, search_images=50),
+                run=RunSettings(name=name, runs=str(home), device="cpu", threads=1),
+            )
+            run_sweep(settings)
+    return home
+
+
+def said(capsys, *args):
+    """What a command prints, one line a row, without what tables are drawn with."""
+    assert cli.main(list(args)) == 0
+    return capsys.readouterr().out
+
+
+def test_compare_pairs_seeds_and_names_the_settings_that_differ(home, capsys):
+    out = said(capsys, "compare", str(home / "one"), str(home / "other"), "--out", str(home / "compared.md"))
+    assert re.search(r"train\.epochs +1 +2", out)
+    assert re.search(r"sweep\.methods +annealing snip +annealing magnitude", out)
+    assert "sweep.model" not in out
+    one, other = (
+        {(c["method"], c["sparsity"], c["seed"]): c["trained"]["test_accuracy"] for c in read_sweep(home / name).cells}
+        for name in ("one", "other")
+    )
+    [row] = [
+        row
+        for row in paired_rows([read_sweep(home / "one"), read_sweep(home / "other")])
+        if (row.key["method"], row.key["sparsity"]) == ("annealing", 0.8)
+    ]
+    differences = [other["annealing", 0.8, seed] - one["annealing", 0.8, seed] for seed in range(3)]
+    assert row.difference[0].mean == pytest.approx(sum(differences) / 3)
+    assert row.difference[0].n == 3
+    assert row.difference[0].text(100, sign="+") in out
+    lines = [line for line in out.splitlines() if re.match(r" *(snip|magnitude) +80 %", line)]
+    assert len(lines) == 2
+    assert all(line.rstrip().endswith("–") for line in lines)
+    assert "| annealing | 80 %" in (home / "compared.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["compare"], "two or more runs"),
+        (["compare", "{one}"], "two or more runs"),
+        (["compare", "{one}", "nowhere"], "nowhere holds no sweep"),
+        (["analyse"], "one or more runs"),
+        (["analyse", "{one}", "--what", "similarty"], "did you mean 'similarity'"),
+        (["analyse", "{one}", "--measure", "cosin"], "did you mean 'cosine'"),
+        (["analyse", "{one}", "--sparsity", "0.7"], "sparsity: 0.7; the run has 0.5, 0.8"),
+        (["analyse", "{one}", "--wat"], "unrecognized arguments: --wat"),
+        (["show", "{one}/.."], "no cell (no settings.json)"),
+    ],
+)
+def test_mistakes_are_one_line(args, message, home, capsys):
+    assert cli.main([arg.format(one=home / "one") for arg in args]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_analyse_prints_and_writes_all_its_tables(home, capsys):
+    out = said(capsys, "analyse", str(home / "one"), str(home / "other"))
+    for title in ("Likeness of masks at 80 %, iou", "Orthogonality scores", "Densities of layers at 50 %"):
+        assert out.count(title) == 2
+    assert out.count("Optimism gaps") == 1
+    written = home / "one" / "analysis"
+    text = (written / "analysis.md").read_text()
+    assert text.count("## MACs of layers") == 4
+    figures = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(figures) == 12
+    assert all((written / name).read_bytes().startswith(b"\x89PNG") for name in figures)
+    result = read_sweep(home / "one")
+    cells = [cell for cell in result.cells if (cell["method"], cell["sparsity"]) == ("snip", 0.8)]
+    density = sum(cell["mask"]["densities"]["fc2"] for cell in cells) / 3
+    macs = sum(cell["layers"]["fc2"]["macs_left"] for cell in cells) / 3
+    assert re.search(rf"^ *fc2 .* {100 * density:.2f} *$", out, re.MULTILINE)
+    assert re.search(rf"^ *fc2 +75 .* {macs:,.0f} *$", out, re.MULTILINE)
+    gap = 100 * sum(c["score"]["accuracy_gap"] for c in result.cells if c["method"] == "annealing") / 6
+    shown = re.findall(r"one +50 +annealing +\d+ % +([+-][0-9.]+)", out)
+    assert sum(map(float, shown)) / 2 == pytest.approx(gap, abs=0.01)
+
+
+def test_analyse_does_what_is_asked_for_alone(home, capsys, tmp_path):
+    out = said(capsys, "analyse", str(home / "one"), "--what", "macs", "--sparsity", "0.8", "--out", str(tmp_path))
+    assert out.count("MACs of layers at 80 %") == 1
+    assert "50 %" not in out
+    assert "Likeness" not in out
+    assert [path.name for path in tmp_path.iterdir()] == ["analysis.md"]
+
+
+def test_orthogonality_from_files_is_that_of_the_network(home):
+    result = read_sweep(home / "one")
+    group = next(g for g in group_cells(result.cells) if (g.method, g.sparsity) == ("snip", 0.8))
+    folder = result.folders[group.places[1]]
+    seed = group.cells[1]["seed"]
+    model = build_model("lenet_300_100:0.05", (1, 8, 8), seed=seed)
+    mask = read_mask(folder / "mask.safetensors", "weight")
+    space = weight_space(model)
+    assert mask.space.fingerprint == space.fingerprint
+    assert torch.equal(load_tensors(folder / "mask.safetensors")[0]["bits"], mask_bits(mask))
+    expected = orthogonality_score(model, space, mask)
+    assert group_orthogonality(result, {seed: mask}, [seed]).mean == pytest.approx(expected)
+    assert group_orthogonality(result, None, [seed]).mean == pytest.approx(orthogonality_score(model, space))
+
+
+def mask_bits(mask):
+    return torch.from_numpy(np.packbits(mask.bits.numpy()))
+
+
+def test_show_says_all_that_a_sweep_holds(home, capsys):
+    out = said(capsys, "show", str(home / "one"))
+    assert re.search(r"run +masksearch run .*--methods annealing snip", out)
+    assert re.search(r"done +12 of 12", out)
+    assert re.search(r"\*/mask\.safetensors +the mask: ms\.Mask\.load +12 ", out)
+    assert re.search(r"\*/history\.jsonl .* 6 ", out)
+    assert len(re.findall(r"lenet_300_100-0\.05_seed\d_", out)) == 3
+
+
+def test_show_says_what_a_cell_and_a_dense_network_hold(home, capsys):
+    result = read_sweep(home / "one")
+    out = said(capsys, "show", str(result.folders[0]))
+    accuracy = result.cells[0]["trained"]["test_accuracy"]
+    assert re.search(rf"trained\.test_accuracy +{accuracy}", out)
+    assert re.search(r"dense\.training\.epochs +1", out)
+    assert re.search(r"mask\.safetensors +the mask", out)
+    [dense, *_] = (home / "dense").iterdir()
+    assert re.search(r"init\.safetensors +weights at the start +1", said(capsys, "show", str(dense)))
+
+
+def test_pairs_need_equal_keys(home):
+    one = read_sweep(home / "one")
+    changed = [{**cell, "rewind_to": "end"} for cell in one.cells]
+    rows = paired_rows([one, replace(one, cells=changed)])
+    assert len(rows) == 8
+    assert all(row.difference[0].n == 0 for row in rows)
+    assert all(row.difference[0].mean == 0 for row in paired_rows([one, one]))
