@@ -1,16 +1,13 @@
-"""Reading results: cells grouped over seeds, estimates, comparisons, curves, rows of tables."""
+"""Reading results: cells over seeds, estimates, comparisons and their tests, curves, likeness of masks, rows of tables."""
 
 from masksearch.analysis.anytime import Band, band, best_so_far
-
-"""Reading results: cells grouped over seeds, estimates, rows of tables, likeness of masks, sweeps beside each other."""
-
 from masksearch.analysis.compared import PairedRow, different_settings, paired_rows
 from masksearch.analysis.estimate import Estimate
 from masksearch.analysis.groups import Group, group_cells
 from masksearch.analysis.orthogonality import orthogonality_score
 from masksearch.analysis.pareto import pareto_front
 from masksearch.analysis.round_rows import MOMENTS, RoundRow
-from masksearch.analysis.similarity import SIMILARITIES, random_like, similarity_matrix
+from masksearch.analysis.similarity import SIMILARITIES, random_like, similarity_matrix, similarity_means
 from masksearch.analysis.statistics import MARGIN, Paired, Ranks, holm, paired, ranks, win_matrix
 from masksearch.analysis.summary import SummaryRow, summarise
 from masksearch.analysis.tickets import group_masks, group_orthogonality, layer_means, read_mask
@@ -43,6 +40,7 @@ __all__ = [
     "ranks",
     "read_mask",
     "similarity_matrix",
+    "similarity_means",
     "summarise",
     "win_matrix",
 ]

@@ -1,6 +1,6 @@
 """How alike masks are: three measures, matrices over named masks, and random masks of the same densities to compare."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from masksearch.mask import Mask
 from masksearch.seeds import torch_generator
 from masksearch.table import Table
 
-__all__ = ["SIMILARITIES", "cosine", "hamming", "iou", "random_like", "similarity_matrix"]
+__all__ = ["SIMILARITIES", "cosine", "hamming", "iou", "random_like", "similarity_matrix", "similarity_means"]
 
 
 def cosine(one: Mask, other: Mask) -> float:
@@ -44,27 +44,42 @@ def random_like(mask: Mask, seed: int) -> Mask:
     return Mask(mask.space, bits)
 
 
-def similarity_matrix(rows: Sequence[Mapping[int, Mask]], measure: str) -> np.ndarray:
-    """Means of a measure over all pairs of seeds, (len(rows), len(rows)); symmetric, NaN where there is no pair.
-
-    Within a row the pairs are those of different seeds: how alike the masks are that one method finds. Between two rows
-    they are the pairs of the same seed, which share their initial weights.
+def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
+    """A measure of all pairs of masks, (len(masks), len(masks)); all of one space.
 
     Parameters
     ----------
-    rows : sequence of mapping
-        Seed -> mask, of every row; all of one space.
     measure : str
         A row of :data:`SIMILARITIES`.
     """
     compute = SIMILARITIES[measure]
-    matrix = np.full((len(rows), len(rows)), np.nan)
-    for i, one in enumerate(rows):
-        for j, other in enumerate(rows[: i + 1]):
-            if i == j:
-                pairs = [(one[a], one[b]) for a in one for b in one if a < b]
-            else:
-                pairs = [(one[seed], other[seed]) for seed in one if seed in other]
-            if pairs:
-                matrix[i, j] = matrix[j, i] = np.mean([compute(a, b) for a, b in pairs])
+    matrix = np.empty((len(masks), len(masks)))
+    for i, one in enumerate(masks):
+        for j, other in enumerate(masks[: i + 1]):
+            matrix[i, j] = matrix[j, i] = compute(one, other)
     return matrix
+
+
+def similarity_means(matrix: np.ndarray, owners: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Means over pairs of seeds, (methods, methods); NaN where there is no pair.
+
+    Within a method the pairs are those of different seeds: how alike the masks are that one method finds. Between two
+    methods they are the pairs of the same seed, which share their initial weights.
+
+    Parameters
+    ----------
+    matrix : array (n, n)
+        Of :func:`similarity_matrix`.
+    owners : sequence of (method, seed)
+        Of its n masks; methods are numbered from 0.
+    """
+    methods, seeds = np.array(owners).T
+    n = methods.max() + 1
+    same = seeds[:, None] == seeds[None, :]
+    means = np.full((n, n), np.nan)
+    for i in range(n):
+        for j in range(n):
+            pairs = (methods[:, None] == i) & (methods[None, :] == j) & (same if i != j else ~same)
+            if pairs.any():
+                means[i, j] = matrix[pairs].mean()
+    return means

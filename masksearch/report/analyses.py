@@ -1,7 +1,7 @@
 """Tables and figures of what masks are like: likeness, orthogonality, densities and MACs of layers, optimism gaps."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +17,7 @@ from masksearch.analysis import (
     layer_means,
     random_like,
     similarity_matrix,
+    similarity_means,
 )
 from masksearch.experiment import SweepResult
 from masksearch.report.drawing import Drawing, percent
@@ -38,26 +39,27 @@ def similarity(
     """A matrix over methods for each sparsity and measure, and the same of random masks."""
     grids, drawings = [], []
     for sparsity, own in _by_sparsity(groups):
-        masks = [group_masks(result, group) for group in own]
-        kept = [(group, some) for group, some in zip(own, masks, strict=True) if some]
+        found = [group_masks(result, group) for group in own]
+        kept = [(group, masks) for group, masks in zip(own, found, strict=True) if masks]
         if not kept:
             continue
         names = [_name(group) for group, _ in kept]
-        drawn = [{seed: random_like(mask, seed) for seed, mask in some.items()} for _, some in kept]
+        owners = [(place, seed) for place, (_, masks) in enumerate(kept) for seed in masks]
+        masks = [kept[place][1][seed] for place, seed in owners]
+        drawn = [random_like(mask, seed) for mask, (_, seed) in zip(masks, owners, strict=True)]
         for measure in measures:
-            found = similarity_matrix([some for _, some in kept], measure)
-            chance = similarity_matrix(drawn, measure)
+            all_found, all_drawn = similarity_matrix(masks, measure), similarity_matrix(drawn, measure)
+            means, chance = similarity_means(all_found, owners), similarity_means(all_drawn, owners)
             rows = [
-                (name, *(_pair(found[i, j], chance[i, j]) for j in range(len(names)))) for i, name in enumerate(names)
+                (name, *(_pair(means[i, j], chance[i, j]) for j in range(len(names)))) for i, name in enumerate(names)
             ]
             about = (
                 f"{measure}: {_MEASURES[measure]}. In brackets: of random masks that keep as much of every layer. "
                 "Within a method: pairs of different seeds; between methods: the same seed."
             )
-            grids.append(
-                Grid(f"Likeness of masks at {percent(sparsity)}, {measure}", ("method", *names), rows, 1, about)
-            )
-            figure = _matrices(names, found, chance, measure)
+            title = f"Likeness of masks at {percent(sparsity)}, {measure}"
+            grids.append(Grid(title, ("method", *names), rows, 1, about))
+            figure = _matrices(names, owners, all_found, all_drawn, measure)
             drawings.append(Drawing(f"similarity_{measure}_{100 * sparsity:.4g}", about, figure))
     return grids, drawings
 
@@ -145,22 +147,28 @@ def _pair(found: float, chance: float) -> str:
     return "–" if np.isnan(found) else f"{found:.3f} ({chance:.3f})"
 
 
-def _matrices(names: Sequence[str], found: np.ndarray, chance: np.ndarray, measure: str) -> Figure:
-    """Two heat maps on one scale: the masks, and random ones."""
-    highest = float(np.nanmax([found, chance])) if not np.isnan(found).all() else 1.0
-    side = 1.6 + 0.55 * len(names)
+def _matrices(
+    names: Sequence[str], owners: Sequence[tuple[int, int]], found: np.ndarray, drawn: np.ndarray, measure: str
+) -> Figure:
+    """Two heat maps on one scale, of the masks of all methods and seeds: as they are, and random ones."""
+    off = ~np.eye(len(owners), dtype=bool)  # a mask is like itself, which says nothing and takes the scale
+    highest = max([*found[off], *drawn[off]], default=1.0) or 1.0
+    side = 2.2 + max(0.5 * len(names), 0.16 * len(owners))
+    ends = [place for place, (one, other) in enumerate(pairwise(owners)) if one[0] != other[0]]
+    middles = [np.mean([place for place, (method, _) in enumerate(owners) if method == i]) for i in range(len(names))]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2 * side + 1.2, side + 0.6))
+        figure = Figure(figsize=(2 * side + 0.8, side + 0.4))
         panels = figure.subplots(1, 2, sharey=True)
-        for axes, matrix, title in zip(panels, (found, chance), ("as found", "random, as dense by layer"), strict=True):
-            image = axes.imshow(matrix, cmap="cividis", vmin=0, vmax=highest or 1)
+        titles = ("as found", "random masks, as dense in every layer")
+        for axes, matrix, title in zip(panels, (found, drawn), titles, strict=True):
+            shown = np.where(off, matrix, np.nan)
+            image = axes.imshow(shown, cmap=mpl.colormaps["cividis"].with_extremes(bad="#dddddd"), vmin=0, vmax=highest)
             axes.grid(visible=False)
             axes.set_title(title)
-            axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
-            axes.set_yticks(range(len(names)), names)
-            for (row, column), value in np.ndenumerate(matrix):
-                if not np.isnan(value):
-                    ink = "white" if value < 0.6 * highest else "black"
-                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
-        figure.colorbar(image, ax=panels, label=measure, shrink=0.8)
+            for end in ends:
+                axes.axvline(end + 0.5, color="white", linewidth=0.8)
+                axes.axhline(end + 0.5, color="white", linewidth=0.8)
+            axes.set_xticks(middles, names, rotation=60, ha="right")
+            axes.set_yticks(middles, names)
+        figure.colorbar(image, ax=panels, label=f"{measure}, a square per pair of masks", shrink=0.8)
         return figure

@@ -11,6 +11,7 @@ from masksearch.analysis import Group, SummaryRow, group_cells, summarise
 from masksearch.experiment import SweepResult
 from masksearch.files import write_bytes
 from masksearch.report.answer import answer_html
+from masksearch.report.board import board_link
 from masksearch.report.commands import row_commands
 from masksearch.report.costs import COST_COLUMNS, COST_TEXTS, COSTS_ABOUT, cost_rows
 from masksearch.report.drawing import Drawing, percent
@@ -48,7 +49,8 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
         f'<div class="answer">{answer_html(rows, _masks(result, groups))}</div>',
         "<h2>Results</h2>",
         _results(rows),
-        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>.</p>',
+        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>.'
+        f"{_board(result, groups)}</p>",
     ]
     early = early_bird_rows(groups)
     for heading, drawings in sweep_drawings(result, rows):
@@ -77,6 +79,15 @@ def _masks(result: SweepResult, groups: Sequence[Group]) -> list[Path | None]:
     """The file of the mask of every row's first seed, as the page would call it."""
     paths = [Path(result.folders[group.places[0]].name) / "mask.safetensors" for group in groups]
     return [None, *(path if (result.path / path).exists() else None for path in paths)]
+
+
+def _board(result: SweepResult, groups: Sequence[Group]) -> str:
+    link = board_link(result, groups)
+    if link is None:
+        return ""
+    address, about = link
+    start = shlex.join(["tensorboard", "--logdir", str(result.path)])
+    return f' Curves: start <code>{escape(start)}</code>, then open <a href="{escape(address)}">{escape(about)}</a>.'
 
 
 def _commands(result: SweepResult, groups: Sequence[Group], command: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from masksearch.analysis import SIMILARITIES, random_like, similarity_matrix
+from masksearch.analysis import SIMILARITIES, random_like, similarity_matrix, similarity_means
 from masksearch.mask import Mask
 from masksearch.space import MaskSpace
 
@@ -32,16 +32,13 @@ def test_measures_by_hand(name, value):
 
 @pytest.mark.parametrize("density", [0.1, 0.4])
 def test_chance_is_what_the_measures_say_it_is(density):
-    rows = [
-        {seed: SPACE.random(density, generator=torch.Generator().manual_seed(10 * row + seed)) for seed in range(4)}
-        for row in range(3)
-    ]
+    masks = [SPACE.random(density, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
     expected = {"cosine": density, "hamming": 2 * density * (1 - density), "iou": density / (2 - density)}
     for name, value in expected.items():
-        matrix = similarity_matrix(rows, name)
-        assert matrix.shape == (3, 3)
+        matrix = similarity_matrix(masks, name)
         assert np.array_equal(matrix, matrix.T)
-        assert matrix == pytest.approx(np.full((3, 3), value), abs=0.02)
+        assert matrix[~np.eye(8, dtype=bool)] == pytest.approx(np.full(56, value), abs=0.03)
+        assert np.diag(matrix) == pytest.approx(0 if name == "hamming" else 1)
 
 
 def test_random_masks_keep_the_densities_of_layers_and_nothing_else():
@@ -54,9 +51,10 @@ def test_random_masks_keep_the_densities_of_layers_and_nothing_else():
     assert abs(given.cosine(drawn) - random_like(given, 5).cosine(drawn)) < 0.05
 
 
-def test_pairs_within_a_row_are_of_different_seeds_and_between_rows_of_the_same():
-    rows = [{0: ONE, 1: OTHER}, {0: ONE}, {5: OTHER}]
-    matrix = similarity_matrix(rows, "iou")
-    assert matrix[0, 0] == pytest.approx(0.4)
-    assert matrix[0, 1] == 1
-    assert np.isnan([matrix[1, 1], matrix[0, 2], matrix[1, 2]]).all()
+def test_pairs_within_a_method_are_of_different_seeds_and_between_methods_of_the_same():
+    owners = [(0, 0), (0, 1), (1, 0), (2, 5)]
+    means = similarity_means(similarity_matrix([ONE, OTHER, ONE, OTHER], "iou"), owners)
+    assert means.shape == (3, 3)
+    assert means[0, 0] == pytest.approx(0.4)
+    assert means[0, 1] == means[1, 0] == 1
+    assert np.isnan([means[1, 1], means[0, 2], means[1, 2]]).all()

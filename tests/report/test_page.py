@@ -1,7 +1,10 @@
 """Pages: whole in one file, their numbers those of the cells, the same bytes for the same cells."""
 
+import base64
+import json
 import re
 from dataclasses import replace
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -42,12 +45,15 @@ def test_the_page_loads_nothing_and_runs_only_what_it_holds(finished, page):
     loads = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
     references = [value for _, name, value in page.attributes if name in loads]
     assert references  # of matplotlib's glyphs and clip paths, within the page
-    assert [value for value in references if not value.startswith("#")] == ["results.csv"]
+    led = [value for value in references if not value.startswith("#")]
+    assert led[0] == "results.csv"
+    assert all(value.startswith("http://localhost:6006/#custom_scalars&") for value in led[1:])
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     text = finished[1].read_text()
     assert all(target.startswith("#") for target in re.findall(r"""url\(["']?([^)]*)\)""", text))
     assert not any(word in text for word in ("@import", "import(", "fetch(", "XMLHttpRequest", "WebSocket"))
     links = {(tag, name) for tag, name, value in page.attributes if value and re.match("https?:|//", value)}
+    links -= {("a", "href")}  # led to by a click, not loaded
     assert links <= {(tag, name) for tag, name in links if name.startswith("xmlns") or tag.startswith(("cc:", "dc:"))}
 
 
@@ -195,6 +201,15 @@ def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
     assert answer.count("50.00 ± 0.00 %") == 2
     assert "shuffled" not in answer
     assert "magnitude (one shot, found at 1ep)" in answer
+
+
+def test_the_link_to_tensorboard_chooses_runs_that_are(finished, page):
+    [address] = [value for tag, name, value in page.attributes if tag == "a" and value.startswith("http")]
+    state = parse_qs(address.partition("#")[2])["runSelectionState"][0]
+    runs = json.loads(base64.b64decode(state))
+    assert len(runs) == len(METHODS)
+    assert all((finished[0].path / run).is_dir() for run in runs)
+    assert all("s0.9" in run and "seed0" in run for run in runs)
 
 
 def test_a_row_without_retraining_is_chosen_by_what_its_mask_is_worth_and_a_diverged_one_by_nothing(finished):
