@@ -19,6 +19,7 @@ from masksearch.errors import InputError
 from masksearch.models import MODELS, ModelRow
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.scoring import OBJECTIVES
+from masksearch.scoring.objectives import Objective
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.supermasks import SUPERMASKS, Supermask
 from masksearch.table import Table, choose
@@ -41,7 +42,7 @@ _KINDS = {
     "schedules": _Kind(SCHEDULES, Schedule),
     "models": _Kind(MODELS, ModelRow),
     "datasets": _Kind(DATASETS, DatasetRow),
-    "objectives": _Kind(OBJECTIVES, None),
+    "objectives": _Kind(OBJECTIVES, Objective),
 }
 _METHODS = ("searchers", "criteria", "supermasks")  # stand side by side in --methods
 
@@ -56,8 +57,8 @@ def load_plugins(names: Iterable[str]) -> None:
         MASKSEARCH = {"criteria": {"mine": Criterion(mine, "what it is")}, "searchers": {"hill": Hill}}
 
     The tables are ``criteria`` (rows are :class:`~masksearch.criteria.Criterion`), ``searchers`` (functions without
-    arguments that return a searcher), ``supermasks``, ``schedules``, ``models``, ``datasets`` (rows of these names) and
-    ``objectives`` (functions of logits and labels).
+    arguments that return a searcher), ``supermasks``, ``schedules``, ``models``, ``datasets`` and ``objectives`` (rows
+    of their tables' types).
 
     Parameters
     ----------

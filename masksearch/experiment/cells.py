@@ -146,6 +146,8 @@ class Cell:
         if self.row.detects:
             identity["early_bird"] = [schedules.early_bird_threshold, schedules.early_bird_relative]
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
+        if self.searches:
+            rows += [(CRITERIA, split_method(text)[0]) for text in self.settings.search.criteria]
         return identity | _from_plugins(*rows, (SCHEDULES, self.schedule), (OBJECTIVES, sweep.objective))
 
     @property

@@ -21,11 +21,11 @@ from masksearch.table import choose
 from masksearch.training import TrainSettings
 from masksearch.trial import Budget
 
-__all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
+__all__ = ["NESTED", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
 
 Weights = Literal["own", "signed_constant"]
 
-_NESTED = ("annealing", "optuna", "supermask")  # groups whose fields keep the group's name, also as flags
+NESTED = ("annealing", "optuna", "supermask")  # groups whose fields keep the group's name, also as flags
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Settings:
         flat: dict[str, Any] = {}
         for name, values in groups.items():
             known = {key: value for key, value in values.items() if value is not None}
-            flat |= {name: known} if name in _NESTED else known
+            flat |= {name: known} if name in NESTED else known
         return cls().updated(flat, source)
 
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
@@ -209,13 +209,13 @@ class Settings:
         owner = {
             item.name: name
             for name, group in groups.items()
-            if name not in _NESTED
+            if name not in NESTED
             for item in dataclasses.fields(group)
         }
         changes: dict[str, dict[str, Any]] = {name: {} for name in groups}
         for key, value in flat.items():
-            choose(f"key in {source}", key, [*owner, *_NESTED])
-            if key in _NESTED:
+            choose(f"key in {source}", key, [*owner, *NESTED])
+            if key in NESTED:
                 changes[key] = fitted_table(type(groups[key]), key, value, source)
             else:
                 hint = get_type_hints(type(groups[owner[key]]))[key]

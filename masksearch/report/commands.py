@@ -9,10 +9,9 @@ from typing import Any
 from masksearch.analysis import Group
 from masksearch.errors import InputError
 from masksearch.experiment import Cell, Settings, SweepResult, grid
+from masksearch.experiment.settings import NESTED
 
 __all__ = ["flags_of", "row_commands"]
-
-_GROUPS_WITH_NAMES = ("annealing", "supermask")  # whose flags have the group's name before them
 
 
 def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:
@@ -62,7 +61,7 @@ def flags_of(settings: Settings) -> list[str]:
     for group in dataclasses.fields(Settings):
         own = getattr(settings, group.name)
         usual = getattr(Settings(), group.name)
-        prefix = f"--{group.name}." if group.name in _GROUPS_WITH_NAMES else "--"
+        prefix = f"--{group.name}." if group.name in NESTED else "--"
         for item in dataclasses.fields(own):
             value = getattr(own, item.name)
             if value != getattr(usual, item.name):
