@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from masksearch import cli
-from masksearch.experiment import Settings
+from masksearch import cli, plugin, reading
+from masksearch.criteria import CRITERIA
+from masksearch.errors import InputError
+from masksearch.experiment import Settings, costs
 from masksearch.flags import parse
+from masksearch.schedules import SCHEDULES
+from masksearch.supermasks import SUPERMASKS
+from masksearch.testing import check_criterion, check_searcher
 
 ROOT = Path(__file__).parents[1]
+BIB = ROOT / "docs" / "references.bib"
 PAGES = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
 
 
@@ -34,14 +41,22 @@ COMMANDS = [
     for page in PAGES
     for _, block in blocks(page, "sh")
     for line in block.replace("\\\n", " ").splitlines()
-    if re.search(r"\bmasksearch (run|show)\b|run_search\.py", line)
+    if re.search(r"\bmasksearch (run|show|compare|analyse|--list)( |$)|run_search\.py", line)
 ]
+
+
+PLUGIN = next(code for heading, code in PYTHON if heading == "Add one of your own")
 
 
 @pytest.fixture
 def in_a_folder(tmp_path, monkeypatch):
-    """Own working directory, random state and threads."""
+    """Own working directory with the README's plugin in it, tables that forget its rows, random state and threads."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    monkeypatch.setattr(plugin, "_loaded", set())
+    for kind in plugin._KINDS.values():
+        for name in ("_rows", "_added"):
+            monkeypatch.setattr(kind.table, name, dict(getattr(kind.table, name)))
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -62,12 +77,13 @@ def test_python_runs_as_it_stands(code, in_a_folder):
 def test_the_blocks_that_were_promised_are_there():
     headings = {heading for heading, _ in PYTHON}
     assert {"Ask, score, tell", "Your own network, your own task", "Prune your own network", "Schedules"} <= headings
-    pruning = next(code for heading, code in PYTHON if heading == "Prune your own network")
-    assert len([line for line in pruning.splitlines() if line.strip() and "import" not in line]) <= 10
+    for promised in ("Prune your own network", "Ask, score, tell"):  # in ten lines
+        code = next(code for heading, code in PYTHON if heading == promised)
+        assert len([line for line in code.splitlines() if line.strip() and "import" not in line]) <= 10
 
 
 @pytest.mark.parametrize("line", [line for _, line in COMMANDS], ids=[f"{page}: {line}" for page, line in COMMANDS])
-def test_commands_have_flags_and_values_that_are(line):
+def test_commands_have_flags_and_values_that_are(line, in_a_folder):
     words = shlex.split(line, comments=True)
     at = next(i for i, word in enumerate(words) if word.endswith(("masksearch", "run_search.py")))
     args = words[at + 1 :] if words[at].endswith("masksearch") else ["run", *words[at + 1 :]]
@@ -75,9 +91,35 @@ def test_commands_have_flags_and_values_that_are(line):
         args = args[: args.index(stop)] if stop in args else args
     if args[0] == "show":
         assert len(args) == 2
+    elif args[0] in ("compare", "analyse"):
+        with pytest.raises(InputError, match="holds no sweep"):  # all else is fine
+            getattr(reading, args[0])(args[1:], Console())
+    elif args[0] == "--list":
+        assert cli.main(args) == 0
     elif "--help" not in args:
         settings = parse(args[1:], "masksearch run")
         assert settings == "list" if "--list" in args else all(isinstance(part, Settings) for part in settings)
+
+
+def test_the_plugin_of_the_readme_keeps_the_contracts_and_runs(in_a_folder, monkeypatch):
+    monkeypatch.setattr(costs, "_LATENCY_SECONDS", 0.002)
+    plugin.load_plugins(["mine.py"])
+    check_criterion(plugin.CRITERIA["relative"])
+    check_searcher(plugin.SEARCHERS["greedy"], in_a_folder)
+    small = "--model lenet_300_100:0.05 --sparsity 0.5 --seeds 1 --budget 5 --epochs 1 --threads 1 --device cpu"
+    assert cli.main(["run", "--plugin", "mine.py", "--methods", "relative", "greedy", *small.split()]) == 0
+
+
+def test_every_source_of_a_row_can_be_cited():
+    entries = dict(re.findall(r"^@\w+\{(\w+), author = \{([^}]*)\}", BIB.read_text(), re.MULTILINE))
+    rows = [row.source for row in (*CRITERIA.values(), *SUPERMASKS.values())]
+    rows += [row.about for row in SCHEDULES.values()]
+    text = f"{' '.join(rows)} {PAGES[0].read_text().partition('## Sources')[2]}"
+    cited = re.findall(r"([A-Z]\w+)(?: et al\.| and [A-Z]\w+| & [A-Z]\w+) (\d{4})", text)
+    assert len(set(cited)) >= 18
+    for author, year in cited:
+        assert f"{author.lower()}{year}" in entries, (author, year)
+        assert entries[f"{author.lower()}{year}"].startswith(author)
 
 
 def test_there_are_commands_to_check():
