@@ -134,20 +134,22 @@ def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[in
         What was searched.
     """
     saved = load_tree(folder / "search.safetensors")
-    mask, rows = _unpack(space, saved["first"]), _raw_rows(folder, saved["rows_end"])
+    rows = _raw_rows(folder, saved["rows_end"])
     moves = np.fromfile(folder / "moves.i32", "<i4")
     wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
-    place, taken = 0, False
+    bits = np.unpackbits(saved["first"], count=space.n_units).astype(bool)
+    place, there = 0, ""
     for row in rows:
         if "move" in row:
-            dropped, regrown = row["move"]
-            move = Move(moves[place : place + dropped], moves[place + dropped : place + dropped + regrown])
-            place += dropped + regrown
-            mask = mask.moved(move) if row["number"] else mask
-            if f"{mask.hash:016x}" != row["mask"]:
-                return  # the searcher went back to a mask that it had left
-            taken = True
-        if taken and row["number"] in wanted:
+            middle = place + row["move"][0]
+            end = middle + row["move"][1]
+            if row["number"]:  # the first mask is where its move has led
+                bits[moves[place:middle]], bits[moves[middle:end]] = False, True
+            place, there = end, row["mask"]
+        if there and row["number"] in wanted:
+            mask = Mask(space, torch.from_numpy(bits.copy()))
+            if f"{mask.hash:016x}" != there:
+                return  # a searcher that went back to a mask that it had left
             yield row["number"], mask
 
 

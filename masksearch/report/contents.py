@@ -89,7 +89,7 @@ def _asked(part: Mapping[str, Any]) -> str:
     try:
         return shlex.join(["masksearch", "run", *flags_of(Settings.from_dict(part))])
     except InputError as error:
-        return f"of another version: {error}"
+        return f"can't be told: {error}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
