@@ -11,7 +11,17 @@ from masksearch.errors import InputError
 from masksearch.experiment import Cell, Settings, SweepResult, grid
 from masksearch.experiment.settings import NESTED
 
-__all__ = ["flags_of", "row_commands"]
+__all__ = ["flags_of", "row_commands", "sweep_command"]
+
+
+def sweep_command(result: SweepResult) -> list[str]:
+    """The command line of the whole sweep; empty for one of several parts, or of another version."""
+    if len(result.settings) != 1:
+        return []
+    try:
+        return ["masksearch", "run", *flags_of(Settings.from_dict(result.settings[0]))]
+    except InputError:
+        return []
 
 
 def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:

@@ -12,7 +12,7 @@ from masksearch.experiment import SweepResult
 from masksearch.files import write_bytes
 from masksearch.report.answer import answer_html
 from masksearch.report.board import board_link
-from masksearch.report.commands import row_commands
+from masksearch.report.commands import row_commands, sweep_command
 from masksearch.report.costs import COST_COLUMNS, COST_TEXTS, COSTS_ABOUT, cost_rows
 from masksearch.report.drawing import Drawing, percent
 from masksearch.report.early_bird import EARLY_ABOUT, EARLY_COLUMNS, EARLY_TEXTS, early_bird_rows
@@ -35,7 +35,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
     result : SweepResult
         With at least one finished cell or dense network.
     command : sequence of str
-        The command line that made it, if there was one.
+        The command line that made it; if it isn't known, one that asks for the same settings.
     """
     groups = group_cells(result.cells)
     rows = summarise(result.cells, result.dense)
@@ -68,7 +68,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
         _table("all costs", COST_COLUMNS, cost_rows(rows), COST_TEXTS, COSTS_ABOUT),
         "<h2>Settings and versions</h2>",
         _settings(settings),
-        *_commands(result, groups, command),
+        *_commands(result, groups, command or sweep_command(result)),
     ]
     path = result.path / "report.html"
     write_bytes(path, _page(title, parts).encode())

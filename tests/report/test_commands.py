@@ -2,6 +2,7 @@
 
 import csv
 import shlex
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from masksearch.experiment import Settings, grid, recipe_names
 from masksearch.experiment.cells import short_hash
 from masksearch.experiment.recipes import SCALES, load_recipe
 from masksearch.flags import parse
-from masksearch.report.commands import _alone, flags_of, row_commands
+from masksearch.report.commands import _alone, flags_of, row_commands, sweep_command
 
 
 @pytest.mark.parametrize("sweep", ["finished", "rounds"])
@@ -29,6 +30,14 @@ def test_every_row_has_a_command_for_its_cells(sweep, request):
         wanted = {result.folders[place].name.rpartition("_")[2] for place in group.places}
         assert wanted <= found
         assert len(found) == len(wanted) * (1 + (group.control != "none"))  # a control needs its treated cell
+
+
+def test_the_whole_sweep_has_a_command_of_the_same_settings(finished):
+    result, _ = finished
+    program, verb, *flags = sweep_command(result)
+    assert (program, verb) == ("masksearch", "run")
+    assert parse(flags, "masksearch run") == [Settings.from_dict(result.settings[0])]
+    assert sweep_command(replace(result, settings=result.settings * 2)) == []
 
 
 @pytest.mark.parametrize("name", recipe_names())
