@@ -1,4 +1,4 @@
-"""Reading results: cells over seeds, estimates, comparisons and their tests, curves, likeness of masks, rows of tables."""
+"""Reading results: cells over seeds, estimates, paired tests, curves, fronts, likeness of masks, rows of tables."""
 
 from masksearch.analysis.anytime import Band, band, best_so_far
 from masksearch.analysis.compared import PairedRow, different_settings, paired_rows
