@@ -4,9 +4,10 @@
     python -m benchmarks.goals results/goal.csv --method annealing --warm-start magnitude --not-below --write goal_mlp
 
 Rows are those of finished sweeps (``python -m benchmarks.collect``), of one data set and network. A baseline is a
-criterion at a scope, which is the rows' or that which the file is named after. Of all baselines that have the search's
-seeds, the best is the one with the highest *validation* accuracy after the last epoch, in the mean over seeds. The
-verdict looks at *test* accuracies after the last epoch, in pairs by seed: the mean difference, its 95 % interval
+criterion at a scope, which is the rows' or that which the file is named after. Criteria's masks without dead ends
+("connected") are no baseline, but what searches of such masks start from: a control. Of all baselines that have the
+search's seeds, the best is the one with the highest *validation* accuracy after the last epoch, in the mean over seeds.
+The verdict looks at *test* accuracies after the last epoch, in pairs by seed: the mean difference, its 95 % interval
 (Student's t), Wilcoxon's signed-rank test, corrected by Holm's method over the sparsities that are looked at.
 
 ``--above X``: met if the mean difference is at least X points and the corrected p below 0.05. ``--not-below``: met if
@@ -166,7 +167,7 @@ def _need(found: Series, names: Iterable[str]) -> None:
 
 def _is_baseline(rows: dict[tuple[float, int], Row]) -> bool:
     row = next(iter(rows.values()))
-    return row["method"] in CRITERIA and (row.get("control") or "none") == "none"
+    return row["method"] in CRITERIA and (row.get("control") or "none") == "none" and not row.get("connected")
 
 
 def _seeds(rows: dict[tuple[float, int], Row], sparsity: float) -> dict[int, Row]:

@@ -55,7 +55,7 @@ def case_columns(folder: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     """
     dense = identity["dense"]
     row = {"cell": folder, "dataset": dense["dataset"], "model": dense["model"]}
-    return row | {name: identity.get(name) or "" for name in ("scope", "budget", "seconds", "warm_start")}
+    return row | {name: identity.get(name) or "" for name in ("scope", "connected", "budget", "seconds", "warm_start")}
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
@@ -110,6 +110,8 @@ def _name(row: Row) -> str:
     words = [row["method"]]
     if row["method"] in CRITERIA and row.get("scope") in ("layerwise", "erk"):  # nothing else has a scope
         words.append(row["scope"])
+    if row["method"] in CRITERIA and row.get("connected"):
+        words.append("connected")
     schedule = row.get("schedule") or _DEFAULTS["schedule"]
     if schedule != "one_shot":
         words.append(schedule)

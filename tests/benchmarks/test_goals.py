@@ -56,6 +56,16 @@ def test_the_best_baseline_is_chosen_on_validation_at_every_sparsity(rows):
     assert [(v.sparsity, v.baseline) for v in found] == [(0.9, "snip erk"), (0.95, "snip")]
 
 
+def test_masks_without_dead_ends_are_a_control_and_no_baseline(rows):
+    rows += [
+        *rows_of("snip", noisy(0.925), 0.97, connected="True"),
+        *rows_of("snip", noisy(0.89), 0.97, 0.95, connected="True"),
+    ]
+    [verdict, _] = verdicts(rows, "annealing", Bar(0.005), warm_start="snip connected")
+    assert verdict.baseline == "snip erk"
+    assert verdict.controls["warm start"].difference.mean == pytest.approx(0.005)
+
+
 def test_differences_tests_and_verdicts(rows):
     above, below = verdicts(rows, "annealing", Bar(0.005))
     assert above.pair.difference.mean == pytest.approx(0.02)
