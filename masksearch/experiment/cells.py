@@ -137,7 +137,7 @@ class Cell:
         if self.searches:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
             identity |= asdict(self.settings.search)
-        else:
+        if not self.searches or self.settings.search.criteria:
             identity |= {"scope": scoring.scope, "images_per_class": scoring.images_per_class}
         if self.learns:
             identity["supermask"] = asdict(self.settings.supermask)

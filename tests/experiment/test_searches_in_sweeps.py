@@ -1,0 +1,120 @@
+"""What searches are given in sweeps: saliencies, starts, short trainings, connected masks, a second look."""
+
+import optuna
+import pytest
+import torch
+from small_sweeps import MLP, settings_in, small_data, small_world, sweep_in  # noqa: F401
+
+from masksearch.criteria import Connectivity, select
+from masksearch.errors import InputError
+from masksearch.experiment import run_sweep
+from masksearch.history_file import read_rows
+from masksearch.scoring import ShortTraining
+from masksearch.seeds import derive
+from masksearch.training import TrainSettings
+
+TRAINED = {"find_at": ["end"], "methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one"}
+MIXTURE = {"saliencies": ["magnitude", "snip@0"], "optuna": {"parametrisation": "mixture"}}
+SHORT = {"objective": "short_training", "training_steps": 3, "training_lr": 0.3, "batch_size": 50}
+
+
+def test_a_mixture_begins_with_the_masks_of_its_criteria_at_their_moments(tmp_path):
+    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE, budget=3)
+    criteria = sweep_in(tmp_path, methods=["magnitude@end", "snip@0"], sparsity=[0.9], on_empty="keep_one", name="c")
+    rows = list(read_rows(cell.folder))
+    assert [row.mask_hash for row in rows[:2]] == [one.mask.hash for one in criteria]
+
+
+def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
+    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    [name] = optuna.get_all_study_names(f"sqlite:///{cell.folder / 'optuna.db'}")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{cell.folder / 'optuna.db'}")
+    scores = [row.score.value for row in read_rows(cell.folder)]
+    assert [trial.value for trial in study.trials] == pytest.approx(scores)
+
+
+def test_a_search_starts_from_a_criterions_mask(tmp_path):
+    [cell] = sweep_in(tmp_path, methods=["annealing"], warm_start="magnitude@end", find_at=["0"], budget=1)
+    trained = cell.build(cell.moment("end"))
+    assert cell.mask == select("magnitude", trained, cell.space, density=0.25, on_empty="allow")
+
+
+def test_short_trainings_start_where_the_retraining_starts(tmp_path):
+    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE, **SHORT, rewind_to=["1ep"])
+    data = small_data()
+    scorer = ShortTraining(
+        cell.build(cell.moment("1ep")),
+        cell.space,
+        data.train,
+        data.search,
+        TrainSettings(epochs=2, lr=0.3, batch_size=50),
+        steps=3,
+        begin=1,
+        seed=derive(0, "short training"),
+    )
+    best = max(row.score.value for row in read_rows(cell.folder))
+    assert scorer(cell.mask).value == pytest.approx(best, abs=1e-6)
+    assert cell.metrics["score"]["search_score"] == pytest.approx(best, abs=1e-6)
+
+
+def test_the_best_masks_are_scored_again_on_other_images_and_for_longer(tmp_path):
+    flat = TRAINED | MIXTURE | SHORT
+    [cell] = sweep_in(tmp_path, **flat, rescore=5, rescore_steps=8)
+    data = small_data()
+    settings = TrainSettings(epochs=2, lr=0.3, batch_size=50)
+    scorer = ShortTraining(
+        *(cell.build(cell.moment("0")), cell.space, data.train, data.rest, settings),
+        steps=8,
+        seed=derive(0, "short training"),
+    )
+    rows = {row.mask_hash: row.score.value for row in read_rows(cell.folder)}
+    best = sorted(rows, key=lambda mask: -rows[mask])[:5]
+    assert cell.mask.hash in best
+    [plain] = sweep_in(tmp_path, **flat, name="plain")
+    assert plain.mask.hash == best[0]
+    assert scorer(cell.mask).value >= scorer(plain.mask).value
+
+
+@pytest.mark.parametrize("method", ["magnitude", "optuna_random"])
+def test_connected_masks_have_no_dead_ends(tmp_path, method):
+    flat = TRAINED | {"methods": [method], "sparsity": [0.97], "saliencies": ["magnitude"], "on_empty": "allow"}
+    plain, connected = (sweep_in(tmp_path, **flat, connected=on, name=f"{on}".lower())[0] for on in (False, True))
+    connectivity = Connectivity(plain.build(), plain.space, torch.zeros(1, 1, 8, 8))
+    assert connectivity.dead(plain.mask).any()
+    assert not connectivity.dead(connected.mask).any()
+    assert plain.mask.n_kept == connected.mask.n_kept
+
+
+def test_seeds_begin_at_the_first(tmp_path):
+    cells = sweep_in(tmp_path, seeds=2, first_seed=7)
+    assert [cell.metrics["seed"] for cell in cells] == [7, 8]
+
+
+WRONG = {
+    "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
+    "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
+    "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},
+    "training_steps: 0; at least 1": {"training_steps": 0},
+    "training_lr: 0.0; a finite number": {"training_lr": 0.0},
+    "rescore: 6; 1 to 5": {"rescore": 6},
+    "rescore_steps: 0; at least 1": {"rescore_steps": 0},
+    "first_seed: -1; 0 or more": {"first_seed": -1},
+    "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
+    "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
+    "connected: of filters": {"granularity": "filter", "methods": ["filter_l1"], "connected": True},
+    "connected: not with gradual": {"schedule": ["gradual"], "connected": True},
+    "connected: optuna_tpe searches connected masks in one round": {
+        "methods": ["optuna_tpe"],
+        "schedule": ["iterative"],
+        "connected": True,
+    },
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_does_not_fit_is_told_before_any_work(tmp_path, message):
+    with pytest.raises(InputError, match=message) as caught:
+        run_sweep(settings_in(tmp_path, **WRONG[message]))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
