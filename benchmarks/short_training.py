@@ -20,7 +20,7 @@ import masksearch as ms
 from masksearch.files import read_json
 from masksearch.training import TrainSettings
 
-STEPS_AND_FACTORS = [(100, 1), (100, 8), (150, 1), (150, 3), (150, 8), (150, 16), (400, 1), (400, 8)]
+STEPS_AND_FACTORS = [(100, 1), (100, 8), (150, 1), (150, 3), (150, 8), (150, 16)]
 
 
 def trained_masks(sweeps: Sequence[Path], space: ms.WeightSpace, seed: int) -> dict[float, list[tuple[float, ms.Mask]]]:
