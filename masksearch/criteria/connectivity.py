@@ -61,6 +61,9 @@ class Connectivity:
 def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Connectivity) -> Mask:
     """The mask of the top units, dead ones replaced by the next best until none is left.
 
+    A unit that was dead once doesn't come back. Where so few units are kept that the others find no path together, the
+    answer is the mask with the fewest dead units on the way.
+
     Parameters
     ----------
     saliency : Tensor (n_units,)
@@ -68,11 +71,14 @@ def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Co
         Saliency -> mask, at the wanted density.
     connectivity : Connectivity
     """
-    mask = rank(saliency)
+    best, fewest = None, saliency.numel() + 1
     for _ in range(_ROUNDS):
+        mask = rank(saliency)
         dead = connectivity.dead(mask)
-        if not dead.any():
+        if (n_dead := int(dead.sum())) < fewest:
+            best, fewest = mask, n_dead
+        if not n_dead:
             break
         saliency = saliency.masked_fill(dead, -torch.inf)
-        mask = rank(saliency)
-    return mask
+    assert best is not None
+    return best

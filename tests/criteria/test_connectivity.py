@@ -47,7 +47,7 @@ def test_dead_are_kept_weights_on_no_path(seed, density):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 10**6), density=st.floats(0.2, 0.9))
+@given(seed=st.integers(0, 10**6), density=st.floats(0.5, 0.9))
 def test_connected_masks_have_no_dead_units_the_exact_density_and_the_best_units(seed, density):
     model = make_chain()
     space = weight_space(model)
@@ -59,6 +59,19 @@ def test_connected_masks_have_no_dead_units_the_exact_density_and_the_best_units
     assert not connectivity.dead(mask).any()
     if not connectivity.dead(rank(saliency)).any():
         assert mask == rank(saliency)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), density=st.floats(0.05, 0.5))
+def test_where_too_few_units_are_kept_there_are_never_more_dead_ones_than_before(seed, density):
+    model = make_chain()
+    space = weight_space(model)
+    saliency = torch.rand(space.n_units, generator=generator(seed))
+    rank = partial(space.top_k, density=density, on_empty="allow")
+    connectivity = Connectivity(model, space, IMAGE)
+    mask = connected(saliency, rank, connectivity)
+    assert mask.n_kept == space.count(density)
+    assert connectivity.dead(mask).sum() <= connectivity.dead(rank(saliency)).sum()
 
 
 def test_a_bias_alone_is_no_signal():
