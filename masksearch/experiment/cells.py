@@ -144,7 +144,8 @@ class Cell:
         if self.row.changes:
             identity |= {"update_every": schedules.update_every, "drop_share": schedules.drop_share}
         if self.row.detects:
-            identity["early_bird"] = [schedules.early_bird_threshold, schedules.early_bird_relative]
+            rule = schedules.early_bird(schedules.early_bird_relative)
+            identity["early_bird"] = [rule.threshold, rule.relative]
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
         if self.searches:
             rows += [(CRITERIA, split_method(text)[0]) for text in self.settings.search.criteria]

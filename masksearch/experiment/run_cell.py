@@ -113,9 +113,10 @@ class _Run:
             "rounds": [{name: value for name, value in row.items() if name not in PRICES} for row in rounds],
         }
         if self.watch is not None:
+            rule = cell.settings.schedules.early_bird(cell.settings.schedules.early_bird_relative)
             metrics["early_bird"] = {
-                "threshold": cell.settings.schedules.early_bird_threshold,
-                "relative": cell.settings.schedules.early_bird_relative,
+                "threshold": rule.threshold,
+                "relative": rule.relative,
                 "fired": self.watch.fired,
                 "fires": {"absolute": self.watch.fires(False), "relative": self.watch.fires(True)},
                 "distances": mask_distances(self.watch.masks).tolist(),

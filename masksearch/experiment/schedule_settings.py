@@ -32,10 +32,10 @@ class ScheduleSettings:
     """Learning rates of retraining to compare; per sparsity the best by validation counts, the same for all methods."""
     control: tuple[Control, ...] = ()
     """Controls beside every method: shuffle permutes its mask within layers, reinit starts from fresh weights."""
-    early_bird_threshold: float = 0.1
-    """Distance between masks of five epochs, as a share of the units, below which the early-bird ticket is drawn."""
+    early_bird_threshold: float | None = None
+    """Distance of masks of five epochs below which an early-bird ticket is drawn; 0.1 of the units if not given."""
     early_bird_relative: bool = False
-    """Whether that threshold is a share of 2 d (1 - d), the distance of unrelated masks of density d."""
+    """Whether it is a share of 2 d (1 - d), the distance of unrelated masks of density d; then 0.2 if not given."""
     update_every: int | None = None
     """Steps between changes of the mask in gradual, set and rigl; 100, or a fortieth of a training below 4,000."""
     drop_share: float = 0.3
@@ -67,7 +67,7 @@ class ScheduleSettings:
             _need("retrain_lr", lr, 0 < lr < float("inf"), "a finite number above 0")
         _need("update_every", self.update_every, self.update_every is None or self.update_every >= 1, "1 or more")
         _need("drop_share", self.drop_share, 0 < self.drop_share < 1, "between 0 and 1, both excluded")
-        EarlyBird(self.early_bird_threshold, self.early_bird_relative)
+        self.early_bird(self.early_bird_relative)
 
     def _check_rounds(self) -> None:
         for rounds in self.rounds:
@@ -80,6 +80,10 @@ class ScheduleSettings:
                 f"rounds: {' '.join(map(str, self.rounds))}; {' '.join(self.schedule)} has none to choose, "
                 f"{', '.join(with_rounds)} have"
             )
+
+    def early_bird(self, relative: bool) -> EarlyBird:
+        """The rule that draws an early-bird ticket, its threshold taken one way or the other."""
+        return EarlyBird(self.early_bird_threshold, relative)
 
     @property
     def dense_alone(self) -> bool:

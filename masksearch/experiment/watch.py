@@ -10,7 +10,6 @@ from masksearch.experiment.cells import Cell, short_hash
 from masksearch.experiment.rank import rank_units
 from masksearch.files import load_tree, save_tree
 from masksearch.mask import Mask
-from masksearch.schedules import EarlyBird
 from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Weights
 
@@ -72,5 +71,5 @@ class Watch:
 
     def fires(self, relative: bool) -> int | None:
         """The epoch at which the rule fires with its threshold taken one way or the other."""
-        rule = EarlyBird(self._cell.settings.schedules.early_bird_threshold, relative)
+        rule = self._cell.settings.schedules.early_bird(relative)
         return next((epoch for epoch, mask in enumerate(self.masks, start=1) if rule.see(mask)), None)

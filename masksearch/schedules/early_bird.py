@@ -16,8 +16,9 @@ class EarlyBird:
 
     Parameters
     ----------
-    threshold : float
-        Largest distance that counts as close: changed units / all units.
+    threshold : float, optional
+        Largest distance that counts as close: changed units / all units. The paper's 0.1 if not given, and 0.2 if
+        ``relative``, which is the same for masks of half of the units.
     relative : bool
         Measure ``threshold`` as a share of 2 d (1 - d), the distance that two unrelated masks of density d have: 0.1 of
         all units is little at half of the units, and everything at a twentieth.
@@ -25,7 +26,9 @@ class EarlyBird:
         Masks that are compared, the newest included: 5 in the paper (section 3.2). It can't fire before it is full.
     """
 
-    def __init__(self, threshold: float = 0.1, relative: bool = False, memory: int = 5) -> None:
+    def __init__(self, threshold: float | None = None, relative: bool = False, memory: int = 5) -> None:
+        if threshold is None:
+            threshold = 0.2 if relative else 0.1
         if not 0 < threshold < 1:
             raise InputError(f"threshold: {threshold}; it must lie between 0 and 1, both excluded")
         if memory < 2:

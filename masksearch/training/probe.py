@@ -15,6 +15,8 @@ from masksearch.training.randomness import seeded
 
 __all__ = ["Loss", "Probe", "cross_entropy", "mode_kept", "probe", "takes_channels_last"]
 
+_FEW_FILTERS = 8  # a vector register's width: narrower layers were up to 1.8 times slower with channels innermost
+
 Loss = Callable[[Any, Tensor], Tensor]
 """A loss: the network's outputs and labels (b,) -> their mean loss, a scalar tensor."""
 
@@ -77,10 +79,12 @@ def probe(model: nn.Module, split: Images, device: torch.device, loss: Loss | No
 def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
     """Whether images go in with the channels innermost: convolutions are faster that way on the CPU and in bfloat16.
 
-    Weights stay as they are, so that files don't notice. A network that calls ``view`` on a convolution's output raises
-    for this layout: it gets the ordinary one. ``model`` is in eval mode, ``images`` are few.
+    Those of very few filters, which heavy pruning leaves, are not. Weights stay as they are, so that files don't
+    notice. A network that calls ``view`` on a convolution's output raises for this layout: it gets the ordinary one.
+    ``model`` is in eval mode, ``images`` are few.
     """
-    if images.shape[1] == 1 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    filters = [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+    if images.shape[1] == 1 or min(filters, default=0) < _FEW_FILTERS:
         return False
     try:
         model(images.contiguous(memory_format=torch.channels_last))
