@@ -18,12 +18,16 @@ from scipy.stats import spearmanr
 
 import masksearch as ms
 from masksearch.files import read_json
+from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings
 
-STEPS_AND_FACTORS = [(100, 1), (100, 8), (150, 1), (150, 3), (150, 8), (150, 16)]
+STEPS_AND_FACTORS = {
+    "weight": [(100, 1), (100, 8), (150, 1), (150, 3), (150, 8), (150, 16)],
+    "filter": [(50, 1), (50, 3), (100, 1), (100, 3)],
+}
 
 
-def trained_masks(sweeps: Sequence[Path], space: ms.WeightSpace, seed: int) -> dict[float, list[tuple[float, ms.Mask]]]:
+def trained_masks(sweeps: Sequence[Path], space: NetworkSpace, seed: int) -> dict[float, list[tuple[float, ms.Mask]]]:
     """By sparsity: validation accuracy after retraining and the mask, best first; of equal masks one."""
     found: dict[float, dict[int, tuple[float, ms.Mask]]] = {}
     for sweep in sweeps:
@@ -39,11 +43,12 @@ def table(data: ms.Data, sweeps: Sequence[Path]) -> Iterator[str]:
     plan = read_json(sweeps[0] / "sweep.json")["settings"][0]
     seed, settings = plan["sweep"]["first_seed"], TrainSettings(**plan["train"])
     model = ms.build_model(plan["sweep"]["model"], data, seed=seed)
-    space = ms.weight_space(model)
+    granularity = plan["sweep"]["granularity"]
+    space = ms.weight_space(model) if granularity == "weight" else ms.filter_space(model, data.search.images[:1])
     masks = trained_masks(sweeps, space, seed)
     yield "| steps | learning rate | sparsity | masks | all | better half | chosen % | best % |"
     yield "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for steps, factor in STEPS_AND_FACTORS:
+    for steps, factor in STEPS_AND_FACTORS[granularity]:
         lr = factor * settings.lr
         scorer = ms.ShortTraining(model, space, data.train, data.search, replace(settings, lr=lr), steps=steps)
         for sparsity, pairs in masks.items():
@@ -61,7 +66,8 @@ def table(data: ms.Data, sweeps: Sequence[Path]) -> Iterator[str]:
 def main() -> None:
     """Print the table."""
     plan = read_json(Path(sys.argv[2]) / "sweep.json")["settings"][0]
-    data = ms.load_data(plan["sweep"]["dataset"], sys.argv[1])
+    kept = ("search_images", "train_images", "val_images")
+    data = ms.load_data(plan["sweep"]["dataset"], sys.argv[1], **{name: plan["scoring"][name] for name in kept})
     for line in table(data, [Path(argument) for argument in sys.argv[2:]]):
         print(line, flush=True)
 
