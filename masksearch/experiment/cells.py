@@ -85,7 +85,12 @@ class Cell:
         asked = self.settings.optuna
         own = searcher.parametrisation if searcher.sampler == "brute_force" else asked.parametrisation
         return replace(
-            searcher, parametrisation=own, densities=asked.densities, spread=asked.spread, blocks=asked.blocks
+            searcher,
+            parametrisation=own,
+            densities=asked.densities,
+            spread=asked.spread,
+            blocks=asked.blocks,
+            pruner=asked.pruner,
         )
 
     @property

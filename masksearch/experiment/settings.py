@@ -13,6 +13,7 @@ from masksearch.experiment.sweep_settings import SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
+from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import Annealing
 from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
@@ -136,6 +137,11 @@ class Settings:
                     f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
                     f"{self.sweep.granularity}"
                 )
+        if self.optuna.pruner != "none" and OBJECTIVES[self.sweep.objective].of_network is not None:
+            raise InputError(
+                f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "
+                "can be stopped early"
+            )
         for schedule in self.schedules.schedule:
             self._check_schedule(schedule)
         if self.sweep.moments and all(SCHEDULES[name].has_own_moment for name in self.schedules.schedule):
