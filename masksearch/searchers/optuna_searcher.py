@@ -70,7 +70,8 @@ class OptunaSearch(Searcher):
     With one of Optuna's pruners, a trial is stopped early where its score so far is bad: worse than the median of the
     finished trials that far (``median``), not among the better half of all that came as far (``successive_halving``,
     Li et al. 2020), or that within brackets which ask later and later (``hyperband``, Li et al. 2018). It is a pruned
-    trial of the study, with its scores so far; what that teaches is the sampler's business, and most ignore it.
+    trial of the study, with its scores so far. TPE learns from those, the others from finished trials alone, for which
+    the Gaussian process isn't stopped: it would propose the same again.
 
     The trials are the state. A storage only gets a copy of them, for optuna-dashboard and other readers.
     """
@@ -88,6 +89,11 @@ class OptunaSearch(Searcher):
         choose("sampler of Optuna", self.sampler, list(SAMPLERS))
         choose("parametrisation", self.parametrisation, list(PARAMETRISATIONS))
         choose("pruner of Optuna", self.pruner, list(PRUNERS))
+        if self.sampler == "gp" and self.pruner != "none":
+            raise InputError(
+                f"pruner: {self.pruner!r}; gp learns from finished trials alone, and proposes again what was stopped: "
+                "give 'none', or another sampler"
+            )
         if self.sampler == "brute_force" and self.parametrisation != "bits":
             raise InputError(
                 f"parametrisation: {self.parametrisation!r}; brute_force goes through masks, so give 'bits'"
