@@ -137,11 +137,8 @@ class Settings:
                     f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
                     f"{self.sweep.granularity}"
                 )
-        if self.optuna.pruner != "none" and OBJECTIVES[self.sweep.objective].of_network is not None:
-            raise InputError(
-                f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "
-                "can be stopped early"
-            )
+        if self.optuna.pruner != "none":
+            self._check_pruner()
         for schedule in self.schedules.schedule:
             self._check_schedule(schedule)
         if self.sweep.moments and all(SCHEDULES[name].has_own_moment for name in self.schedules.schedule):
@@ -159,6 +156,18 @@ class Settings:
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
+
+    def _check_pruner(self) -> None:
+        if OBJECTIVES[self.sweep.objective].of_network is not None:
+            raise InputError(
+                f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "
+                "can be stopped early"
+            )
+        if "optuna_gp" in (split_method(method)[0] for method in self.sweep.methods):
+            raise InputError(
+                f"optuna.pruner: {self.optuna.pruner}; optuna_gp learns from finished trials alone, and proposes again "
+                "what was stopped"
+            )
 
     def _check_schedule(self, name: str) -> None:
         row = SCHEDULES[name]
