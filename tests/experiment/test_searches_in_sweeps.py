@@ -128,6 +128,9 @@ WRONG = {
         "methods": ["optuna_gp"],
         "optuna": {"pruner": "median"},
     },
+    "cost_weight: 0.5; all weights cost the same": {"cost_weight": 0.5},
+    "cost_weight: -1.0; a finite number": {"cost_weight": -1.0},
+    "unknown cost_of 'mac'": {"cost_of": "mac"},
     "connected: of filters": {"granularity": "filter", "methods": ["filter_l1"], "connected": True},
     "connected: not with gradual": {"schedule": ["gradual"], "connected": True},
     "connected: optuna_tpe searches connected masks in one round": {
