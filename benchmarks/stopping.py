@@ -29,7 +29,7 @@ def table(sweeps: Sequence[SweepResult]) -> Iterator[str]:
         seconds = [sum(trial.score.seconds for trial in history) for history in histories]
         best, rest = ([cell["score"][f"{part}_score"] for cell in sweep.cells] for part in ("search", "rest"))
         yield (
-            f"| {pruner} | {len(histories)} | {len(histories[0])} | {np.mean(stopped):.0%} | {np.mean(images):.2f} | "
+            f"| {pruner} | {len(histories)} | {len(histories[0])} | {100 * np.mean(stopped):.0f} % | {np.mean(images):.2f} | "
             f"{np.mean(seconds):.1f} | {np.mean(best):.4f} | {np.mean(rest):.4f} | "
             f"{', '.join(f'{score:.4f}' for score in rest)} |"
         )
