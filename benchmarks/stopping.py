@@ -24,12 +24,12 @@ def table(sweeps: Sequence[SweepResult]) -> Iterator[str]:
     for sweep in sweeps:
         pruner = read_json(sweep.path / "sweep.json")["settings"][0]["optuna"]["pruner"]
         histories = [list(read_rows(folder)) for folder in sweep.folders]
-        stopped = [np.mean([not trial.score.exact for trial in history]) for history in histories]
+        stopped = [100 * np.mean([not trial.score.exact for trial in history]) for history in histories]
         images = [sum(trial.score.images for trial in history) / 1e6 for history in histories]
         seconds = [sum(trial.score.seconds for trial in history) for history in histories]
         best, rest = ([cell["score"][f"{part}_score"] for cell in sweep.cells] for part in ("search", "rest"))
         yield (
-            f"| {pruner} | {len(histories)} | {len(histories[0])} | {100 * np.mean(stopped):.0f} % | {np.mean(images):.2f} | "
+            f"| {pruner} | {len(histories)} | {len(histories[0])} | {np.mean(stopped):.0f} % | {np.mean(images):.2f} | "
             f"{np.mean(seconds):.1f} | {np.mean(best):.4f} | {np.mean(rest):.4f} | "
             f"{', '.join(f'{score:.4f}' for score in rest)} |"
         )
