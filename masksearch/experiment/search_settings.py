@@ -64,7 +64,7 @@ class OptunaSettings:
     blocks: int = 32
     """About so many blocks in all."""
     pruner: Literal["none", "median", "successive_halving", "hyperband"] = "none"
-    """Optuna's pruner that stops bad trials early: on part of a short training's steps, or of several batches of images."""
+    """Optuna's pruner that stops bad trials early: on some of a short training's steps, or of many images."""
     storage: str | None = None
     """Optuna storage URL that studies are copied to; a SQLite file in the folder of each search if not given."""
 
