@@ -176,7 +176,8 @@ def _run(
 def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> list[Score]:
     """Scores of all proposals; a mask that was scored before, or stands there twice, is scored once.
 
-    It is scored to the lowest of its thresholds: what settles that one settles the others.
+    It is scored to the lowest of its thresholds: what settles that one settles the others. It may be stopped if all
+    that propose it allow it; the first one's judge is asked.
     """
     scores: dict[int, Score] = {}
     fresh: dict[int, Proposal] = {}
@@ -184,7 +185,8 @@ def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> 
         twin = fresh.get(proposal.mask.hash)
         known = history.known_score(proposal.mask, proposal.threshold)
         if twin is not None:
-            fresh[proposal.mask.hash] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold))
+            stop = None if proposal.stop is None else twin.stop
+            fresh[proposal.mask.hash] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold), stop=stop)
         elif known is not None and proposal.mask.hash not in scores:
             scores[proposal.mask.hash] = _repeated(known)
         elif known is None:

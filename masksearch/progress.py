@@ -1,5 +1,6 @@
 """The live view of a sweep in a terminal: a bar for the sweep, a bar for what is running now."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.progress import (
 
 from masksearch.experiment import Cell, Watcher
 from masksearch.training import EpochRow
-from masksearch.trial import Trial
+from masksearch.trial import Score, Trial
 
 __all__ = ["ProgressBars"]
 
@@ -69,8 +70,7 @@ class ProgressBars(Watcher):
         if trial.is_best:
             self._best = trial.score.value
         if self._stage is not None:
-            sign = "" if trial.score.exact else "<= "
-            note = f"score {sign}{trial.score.value:.4f}  best {self._best:.4f}"
+            note = f"score {_shown(trial.score)}  best {self._best:.4f}"
             self._bars.update(self._stage, advance=1, note=note)
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
@@ -101,3 +101,9 @@ class ProgressBars(Watcher):
         if self._stage is not None:
             self._bars.remove_task(self._stage)
         self._stage = self._bars.add_task(description, total=total, note="")
+
+
+def _shown(score: Score) -> str:
+    if score.exact:
+        return f"{score.value:.4f}"
+    return "stopped" if math.isnan(score.value) else f"<= {score.value:.4f}"

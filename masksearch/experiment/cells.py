@@ -85,7 +85,12 @@ class Cell:
         asked = self.settings.optuna
         own = searcher.parametrisation if searcher.sampler == "brute_force" else asked.parametrisation
         return replace(
-            searcher, parametrisation=own, densities=asked.densities, spread=asked.spread, blocks=asked.blocks
+            searcher,
+            parametrisation=own,
+            densities=asked.densities,
+            spread=asked.spread,
+            blocks=asked.blocks,
+            pruner=asked.pruner,
         )
 
     @property
@@ -137,6 +142,8 @@ class Cell:
         if self.searches:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
             identity |= asdict(self.settings.search)
+        if scoring.cost_weight:
+            identity |= {"cost_weight": scoring.cost_weight, "cost_of": scoring.cost_of}
         if not self.searches or self.settings.search.criteria:
             identity |= {"scope": scoring.scope, "images_per_class": scoring.images_per_class}
         if self.learns:

@@ -10,7 +10,8 @@ from masksearch.experiment.cells import AUTO, Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.retraining import course, rewound_weights
 from masksearch.mask import Mask
-from masksearch.scoring import Scorer, ShortTraining, signed_constants
+from masksearch.scoring import CostWeighted, Scorer, ShortTraining, signed_constants
+from masksearch.scoring.cost_weighted import NetworkScorer
 from masksearch.seeds import derive
 from masksearch.spaces import NetworkSpace
 
@@ -28,8 +29,8 @@ def cell_scorer(
     objective: str | None = None,
     steps: int | None = None,
     later: bool = False,
-) -> Scorer | ShortTraining:
-    """The scorer of a cell's objective, or of another, on some images.
+) -> NetworkScorer:
+    """The scorer of a cell's objective, less what masks cost if that has a weight, or of another, on some images.
 
     Parameters
     ----------
@@ -41,6 +42,11 @@ def cell_scorer(
     later : bool
         Whether the mask is that of a second or later round.
     """
+    weight = cell.settings.scoring.cost_weight
+    if objective is None and weight:
+        own = cell.settings.sweep.objective
+        plain = cell_scorer(cell, model, space, images, data, dense, objective=own, steps=steps, later=later)
+        return CostWeighted(plain, weight, cell.settings.scoring.cost_of)
     objective = objective or cell.settings.sweep.objective
     if objective != "short_training":
         return Scorer(weights_scored(cell, model, space), space, images, objective)

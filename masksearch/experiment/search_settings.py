@@ -63,6 +63,8 @@ class OptunaSettings:
     """Log-odds by which a layer's density may differ from the mean, either way."""
     blocks: int = 32
     """About so many blocks in all."""
+    pruner: Literal["none", "median", "successive_halving", "hyperband"] = "none"
+    """Optuna's pruner that stops bad trials early: on some of a short training's steps, or of many images."""
     storage: str | None = None
     """Optuna storage URL that studies are copied to; a SQLite file in the folder of each search if not given."""
 

@@ -1,6 +1,7 @@
 """The settings of a sweep: typed, checked when they are made, and the source of the command line's flags."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
@@ -13,6 +14,8 @@ from masksearch.experiment.sweep_settings import SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
+from masksearch.scoring import OBJECTIVES
+from masksearch.scoring.cost_weighted import CostOf
 from masksearch.searchers import Annealing
 from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
@@ -40,6 +43,10 @@ class ScoringSettings:
     """Training images; all if not given."""
     val_images: int | None = None
     """Validation images, those that scorers see included; all if not given."""
+    cost_weight: float = 0.0
+    """Taken off every score: so much, times the share of the dense network's MACs that a filter mask keeps."""
+    cost_of: CostOf = "macs"
+    """What that is a share of: macs or params."""
     weights: Weights = "own"
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
     scope: Scope = "global"
@@ -56,11 +63,20 @@ class ScoringSettings:
     """Training images of every class that gradient criteria see."""
 
     def __post_init__(self) -> None:
-        choices = {"weights": Weights, "scope": Scope, "hold": Hold, "on_empty": OnEmpty, "layers": LayerKind}
+        choices = {
+            "weights": Weights,
+            "scope": Scope,
+            "hold": Hold,
+            "on_empty": OnEmpty,
+            "layers": LayerKind,
+            "cost_of": CostOf,
+        }
         for name, kind in choices.items():
             choose(name, getattr(self, name), list(get_args(kind)))
         if self.seconds is not None:
             Budget(seconds=self.seconds)
+        if not 0 <= self.cost_weight < math.inf:
+            raise InputError(f"cost_weight: {self.cost_weight}; a finite number from 0 on is needed")
         if self.images_per_class < 1:
             raise InputError(f"images_per_class: {self.images_per_class}; at least 1 is needed")
 
@@ -125,6 +141,10 @@ class Settings:
             )
         if self.scoring.hold != "units" and self.sweep.granularity == "weight":
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
+        if self.scoring.cost_weight and self.sweep.granularity == "weight":
+            raise InputError(
+                f"cost_weight: {self.scoring.cost_weight}; all weights cost the same, so granularity must be filter"
+            )
         if self.scoring.connected:
             self._check_connected()
         if self.scoring.weights != "own" and self.sweep.objective == "short_training":
@@ -136,6 +156,8 @@ class Settings:
                     f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
                     f"{self.sweep.granularity}"
                 )
+        if self.optuna.pruner != "none":
+            self._check_pruner()
         for schedule in self.schedules.schedule:
             self._check_schedule(schedule)
         if self.sweep.moments and all(SCHEDULES[name].has_own_moment for name in self.schedules.schedule):
@@ -153,6 +175,18 @@ class Settings:
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
+
+    def _check_pruner(self) -> None:
+        if OBJECTIVES[self.sweep.objective].of_network is not None:
+            raise InputError(
+                f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "
+                "can be stopped early"
+            )
+        if "optuna_gp" in (split_method(method)[0] for method in self.sweep.methods):
+            raise InputError(
+                f"optuna.pruner: {self.optuna.pruner}; optuna_gp learns from finished trials alone, and proposes again "
+                "what was stopped"
+            )
 
     def _check_schedule(self, name: str) -> None:
         row = SCHEDULES[name]

@@ -39,10 +39,17 @@ class CompactPath:
     @torch.no_grad()
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
+        return torch.cat(list(self.batches(proposal)))
+
+    @torch.no_grad()
+    def batches(self, proposal: Proposal) -> Iterator[Tensor]:
+        """Logits (b, classes) batch by batch."""
         if proposal.mask.empty_layers():
-            return self._plain.logits(proposal)
+            yield from self._plain.batches(proposal)
+            return
         network = self._network(proposal)
-        return torch.cat([network(images) for images in self._batches])
+        for images in self._batches:
+            yield network(images)
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:

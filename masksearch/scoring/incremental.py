@@ -170,7 +170,11 @@ class IncrementalPath:
 
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
-        return torch.cat(list(self.parts(proposal, self._whole)))
+        return torch.cat(list(self.batches(proposal)))
+
+    def batches(self, proposal: Proposal) -> Iterator[Tensor]:
+        """Logits (b, classes) batch by batch."""
+        yield from self.parts(proposal, self._whole)
 
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
         """Logits (b, classes) part by part."""

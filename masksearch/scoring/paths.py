@@ -24,6 +24,9 @@ class Path(Protocol):
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
 
+    def batches(self, proposal: Proposal) -> Iterator[Tensor]:
+        """Those logits (b, classes) batch by batch, in their order, bit for bit. Close it to stop in between."""
+
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
         """Logits (b, classes) of the images that each of ``places``, int64 (b,), names. Close it to stop in between.
 
@@ -46,7 +49,14 @@ class ReferencePath:
 
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
-        return self.batch_logits(proposal, range(len(self._batches)))
+        return torch.cat(list(self.batches(proposal)))
+
+    @torch.no_grad()
+    def batches(self, proposal: Proposal) -> Iterator[Tensor]:
+        """Logits (b, classes) batch by batch. The mask stays applied until the last one, or until it is closed."""
+        with self._space.applied(self._model, proposal.mask):
+            for images in self._batches:
+                yield self._model(images)
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:

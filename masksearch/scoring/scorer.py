@@ -1,8 +1,10 @@
 """The scorer: a mask's network, run over the images on the path that is fastest, and measured."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
+from masksearch.rungs import reached, stops
 from masksearch.scoring.accuracy import Accuracy
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
@@ -52,6 +55,11 @@ class Scorer:
         for weight masks of linear chains on a CPU. Callables, own losses, objectives that look at the network and all
         others take the plain one. Accuracies on a CPU are those of the plain one, image by image, and end as soon as a
         proposal is sure to miss its threshold.
+
+    Notes
+    -----
+    A proposal's judge is asked at the rungs of the images, about the objective of those seen so far. Objectives that
+    look at the network, callables and own losses have no score before their end: they aren't stopped.
 
     Raises
     ------
@@ -119,12 +127,29 @@ class Scorer:
         if self._accuracy is not None:
             value, exact, images = self._accuracy.score(proposal)
         elif self._measure is not None and self._loss is None:
-            with torch.no_grad():
-                value = float(self._measure(self._path.logits(proposal), self._labels))
+            value, exact, images = self._measured(proposal, self._measure)
         else:
             with self.space.applied(self._model, proposal.mask):
                 value = self._own_value()
         return Score(value, exact, seconds=time.perf_counter() - start, images=images)
+
+    @torch.no_grad()
+    def _measured(self, proposal: Proposal, measure: LogitObjective) -> tuple[float, bool, int]:
+        """What an objective says of the logits, whether of all images, and of how many; NaN if its judge stops it."""
+        seen: list[Tensor] = []
+        looked_at, n = 0, len(self._labels)
+
+        def so_far() -> float:
+            return float(measure(torch.cat(seen), self._labels[:looked_at]))
+
+        with closing(self._path.batches(proposal)) as batches:  # type: ignore[type-var]
+            for logits in batches:
+                seen.append(logits)
+                rung = reached(looked_at, looked_at + len(logits), n)
+                looked_at += len(logits)
+                if stops(proposal.stop, rung, so_far):
+                    return math.nan, False, looked_at
+        return so_far(), True, n
 
     def _own_value(self) -> float:
         """What the caller's own objective or loss says of the masked network."""

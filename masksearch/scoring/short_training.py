@@ -4,7 +4,8 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,10 +13,11 @@ from torch import nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
+from masksearch.rungs import WHOLE, Judge, reached, stops
 from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace
 from masksearch.ticket import draw_ticket
-from masksearch.training import TrainSettings, evaluate, train
+from masksearch.training import TrainSettings, evaluate, steps_per_epoch, train
 from masksearch.training.record import copy_weights
 from masksearch.trial import Proposal, Score
 
@@ -28,6 +30,9 @@ class ShortTraining:
     Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
     mask alone. Filters are removed before the training: it costs what the smaller network costs. A training that
     diverges scores NaN.
+
+    A proposal's judge is asked at the rungs of the steps, about the loss on as large a part of the validation images.
+    What isn't stopped scores what it would have scored without a judge.
 
     Parameters
     ----------
@@ -88,21 +93,31 @@ class ShortTraining:
 
     def __call__(self, mask: Mask) -> Score:
         """The score of one mask."""
+        return self._score(Proposal.of(mask))
+
+    def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
-        ticket = draw_ticket(copy.deepcopy(self._model), self.space, mask, self._weights)
-        training = train(
-            ticket.network,
-            self._train,
-            self._settings,
-            masks=ticket.masks,
-            begin=self._begin,
-            until=self._begin + self._epochs,
-            seed=self._seed,
-            device=self._device,
-            augment=self._augment,
-        )
-        value = math.nan if training.diverged else -evaluate(ticket.network, self._val, device=self._device).loss
-        images = self._epochs * len(self._train) + len(self._val)
+        ticket = draw_ticket(copy.deepcopy(self._model), self.space, proposal.mask, self._weights)
+        steps = self._epochs * steps_per_epoch(len(self._train), self._settings.batch_size)
+        watch = _Watch(ticket.network, self._val, steps, proposal.stop)
+        try:
+            training = train(
+                ticket.network,
+                self._train,
+                self._settings,
+                masks=ticket.masks,
+                begin=self._begin,
+                until=self._begin + self._epochs,
+                seed=self._seed,
+                device=self._device,
+                augment=self._augment,
+                on_step=watch,
+            )
+        except _Stopped:
+            images = min(watch.done * self._settings.batch_size, self._epochs * len(self._train)) + watch.evaluated
+            return Score(math.nan, exact=False, seconds=time.perf_counter() - start, images=images)
+        value = math.nan if training.diverged else watch.score(self._val)
+        images = self._epochs * len(self._train) + watch.evaluated
         return Score(value, exact=True, seconds=time.perf_counter() - start, images=images)
 
     refresh_every = 1
@@ -111,5 +126,35 @@ class ShortTraining:
         """Nothing is carried over from one scoring to the next."""
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order; always exact."""
-        return [self(proposal.mask) for proposal in proposals]
+        """One score per proposal, in order; exact where its judge doesn't stop it."""
+        return [self._score(proposal) for proposal in proposals]
+
+
+class _Stopped(Exception):  # noqa: N818 - no error
+    """A judge has ended the training."""
+
+
+@dataclass
+class _Watch:
+    """Asks the judge when a training reaches a rung, and counts."""
+
+    network: nn.Module
+    val: Split
+    steps: int
+    judge: Judge | None
+    done: int = 0  # steps
+    evaluated: int = 0  # images
+
+    def __call__(self) -> None:
+        rung = reached(self.done, self.done + 1, self.steps)
+        self.done += 1
+        if rung is None:
+            return
+        part = self.val[: max(1, len(self.val) * rung // WHOLE)]
+        if stops(self.judge, rung, partial(self.score, part)):
+            raise _Stopped
+
+    def score(self, split: Split) -> float:
+        """Minus the loss on ``split``, in nats."""
+        self.evaluated += len(split)
+        return -evaluate(self.network, split, device=split.images.device).loss

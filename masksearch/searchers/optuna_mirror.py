@@ -69,4 +69,6 @@ class Mirror:
 
 
 def _same(mine: FrozenTrial, theirs: FrozenTrial) -> bool:
-    return (mine.state, mine.values, mine.params) == (theirs.state, theirs.values, theirs.params)
+    return all(
+        getattr(mine, name) == getattr(theirs, name) for name in ("state", "values", "params", "intermediate_values")
+    )

@@ -3,11 +3,11 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.searchers.base import Searcher
 from masksearch.searchers.optuna_parametrisations import (
     Bits,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLERS", "OptunaSearch"]
 
 PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
+PRUNERS = ("none", "median", "successive_halving", "hyperband")
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class OptunaSearch(Searcher):
 
     A warm start is scored first. Scores that are NaN, infinite or mere bounds make failed trials, which teach nothing.
 
+    With one of Optuna's pruners, a trial is stopped early where its score so far is bad: worse than the median of the
+    finished trials that far (``median``), not among the better half of all that came as far (``successive_halving``,
+    Li et al. 2020), or that within brackets which ask later and later (``hyperband``, Li et al. 2018). It is a pruned
+    trial of the study, with its scores so far. TPE learns from those, the others from finished trials alone, for which
+    the Gaussian process isn't stopped: it would propose the same again.
+
     The trials are the state. A storage only gets a copy of them, for optuna-dashboard and other readers.
     """
 
@@ -75,11 +82,18 @@ class OptunaSearch(Searcher):
     densities: bool = False  # mixture: one parameter per layer beside the weights
     spread: float = 3.0  # layers, mixture: densities per layer differ by log-odds of at most twice this
     blocks: int = 32  # blocks: about so many in all
+    pruner: str = "none"  # Optuna's, of those in PRUNERS: stops trials early where the scorer has scores on the way
     storage: str | None = field(default=None, repr=False)  # an Optuna storage URL to copy the study to; None: memory
 
     def __post_init__(self) -> None:
         choose("sampler of Optuna", self.sampler, list(SAMPLERS))
         choose("parametrisation", self.parametrisation, list(PARAMETRISATIONS))
+        choose("pruner of Optuna", self.pruner, list(PRUNERS))
+        if self.sampler == "gp" and self.pruner != "none":
+            raise InputError(
+                f"pruner: {self.pruner!r}; gp learns from finished trials alone, and proposes again what was stopped: "
+                "give 'none', or another sampler"
+            )
         if self.sampler == "brute_force" and self.parametrisation != "bits":
             raise InputError(
                 f"parametrisation: {self.parametrisation!r}; brute_force goes through masks, so give 'bits'"
@@ -153,7 +167,7 @@ class OptunaSearch(Searcher):
     def _new_study(self) -> "MemoryStudy":
         from masksearch.searchers.optuna_study import MemoryStudy  # importing Optuna takes its time
 
-        return MemoryStudy(self.sampler, self._points, self.problem.seed, self._grid_levels)
+        return MemoryStudy(self.sampler, self._points, self.problem.seed, self._grid_levels, self.pruner)
 
     def _parametrise(self, problem: Problem) -> Parametrisation:
         if self.parametrisation == "bits":
@@ -192,28 +206,32 @@ class OptunaSearch(Searcher):
         return levels
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
-        masks: list[Mask] = []
+        proposals: list[Proposal] = []
         self._asked = []
         if self._start_is_due and self.problem.start is not None:
-            masks.append(self.problem.start)
+            proposals.append(Proposal.of(self.problem.start))
             self._asked.append(None)
             self._start_is_due = False
         room = self._study.room
-        n = n if room is None else min(n, len(masks) + room)
-        while len(masks) < n and len(self._study) != self._end:
+        n = n if room is None else min(n, len(proposals) + room)
+        while len(proposals) < n and len(self._study) != self._end:
             number, values = self._study.ask()
             mask = self._points.mask(values, number)
             if mask is None:
                 self._study.tell(number, None)
                 continue
-            masks.append(mask)
+            proposal = Proposal.of(mask)
+            if self.pruner != "none":
+                proposal = replace(proposal, stop=partial(self._study.stops, number))
+            proposals.append(proposal)
             self._asked.append(number)
-        return [Proposal.of(mask) for mask in masks]
+        return proposals
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         for number, score in zip(self._asked, scores, strict=True):
             if number is not None:
-                self._study.tell(number, score.value if score.exact and math.isfinite(score.value) else None)
+                value = score.value if score.exact and math.isfinite(score.value) else None
+                self._study.tell(number, value, stopped=not score.exact)
         if self.storage is not None:
             self._copy(self.storage)
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from masksearch.rungs import RUNGS, WHOLE
 from masksearch.searchers.optuna_cmaes import Cmaes
 from masksearch.searchers.optuna_mirror import quiet
 from masksearch.searchers.optuna_parametrisations import Parametrisation
@@ -28,7 +30,7 @@ class MemoryStudy:
 
     What a sampler proposes is a function of the finished trials, the seed and the trial's number, and of nothing else:
     every trial has a sampler of its own, seeded from (seed, number). So the trials are the whole state, with the notes
-    that samplers pin to trial and study (a generation's number, its parents, a position in a sequence).
+    that samplers and pruners pin to trial and study (a generation's number, its parents, a rung).
 
     Parameters
     ----------
@@ -39,15 +41,20 @@ class MemoryStudy:
     seed : int
     levels : int
         Values per parameter, for the grid.
+    pruner : str
+        A name that :data:`~masksearch.searchers.optuna_searcher.PRUNERS` has.
     """
 
-    def __init__(self, sampler: str, parametrisation: Parametrisation, seed: int, levels: int) -> None:
+    def __init__(
+        self, sampler: str, parametrisation: Parametrisation, seed: int, levels: int, pruner: str = "none"
+    ) -> None:
         self._sampler, self._parametrisation, self._seed, self._levels = sampler, parametrisation, seed, levels
         self._starts = [] if sampler in ("grid", "brute_force") else parametrisation.starts
         self._storage = InMemoryStorage()
         with quiet():
             self._id = self._storage.create_new_study([StudyDirection.MAXIMIZE], _NAME)
         self._study = optuna.load_study(study_name=_NAME, storage=self._storage)
+        self._pruner = _new_pruner(pruner)
         self._distributions = _distributions(parametrisation, parametrisation.low)
         self._cmaes: Cmaes | None = None
         if sampler == "cmaes":
@@ -136,12 +143,18 @@ class MemoryStudy:
         values = [np.linspace(low, high, self._levels).tolist() for low, high in bounds]
         return dict(zip(known.names, values, strict=True))
 
-    def tell(self, number: int, score: float | None) -> None:
-        """Take a trial's score; None: it has none, and the trial has failed."""
+    def stops(self, number: int, rung: int, score: float) -> bool:
+        """Take a trial's score so far; whether the pruner stops it there."""
+        trial_id = self.trials[number]._trial_id
+        self._storage.set_trial_intermediate_value(trial_id, rung, score)
+        return self._pruner.prune(self._study, self._storage.get_trial(trial_id))
+
+    def tell(self, number: int, score: float | None, *, stopped: bool = False) -> None:
+        """Take a trial's score; None: it has none, and the trial was stopped at a rung, or has failed."""
         trial = self.trials[number]
         # Not Study.tell: there, samplers that are through try to stop Optuna's own loop, and raise where there is none.
-        state = TrialState.FAIL if score is None else TrialState.COMPLETE
-        self._storage.set_trial_state_values(trial._trial_id, state, None if score is None else [score])
+        state, value = _outcome(score, stopped, trial.intermediate_values)
+        self._storage.set_trial_state_values(trial._trial_id, state, None if value is None else [value])
         self._learn(self._values(trial), score)
 
     def _learn(self, values: np.ndarray, score: float | None) -> None:
@@ -157,7 +170,11 @@ class MemoryStudy:
         trials = self.trials
         return {
             "values": np.array([self._values(trial) for trial in trials]).reshape(-1, len(self._parametrisation.names)),
-            "scores": np.array([math.nan if trial.value is None else trial.value for trial in trials]),
+            "scores": np.array([trial.value if trial.state == TrialState.COMPLETE else math.nan for trial in trials]),
+            "stopped": np.array([trial.state == TrialState.PRUNED for trial in trials], dtype=bool),
+            "rungs": np.array(
+                [[trial.intermediate_values.get(rung, math.nan) for rung in RUNGS] for trial in trials]
+            ).reshape(-1, len(RUNGS)),
             "notes": [
                 {key: note for key, note in trial.system_attrs.items() if key != "fixed_params"} for trial in trials
             ],
@@ -166,24 +183,50 @@ class MemoryStudy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Fill a new study."""
-        for values, score, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
+        columns = (state["scores"].tolist(), state["stopped"].tolist(), state["rungs"].tolist(), state["notes"])
+        for values, score, stopped, so_far, notes in zip(state["values"], *columns, strict=True):
             distributions = self._distributions
             if self._parametrisation.integers:
                 distributions = _distributions(self._parametrisation, values)
             named = zip(distributions.items(), values.tolist(), strict=True)
             params = {name: distribution.to_external_repr(value) for (name, distribution), value in named}
             told = None if math.isnan(score) else score
+            known = {rung: value for rung, value in zip(RUNGS, so_far, strict=True) if not math.isnan(value)}
+            outcome, value = _outcome(told, stopped, known)
             trial = create_trial(
-                state=TrialState.FAIL if told is None else TrialState.COMPLETE,
-                value=told,
+                state=outcome,
+                value=value,
                 params=params,
                 distributions=distributions,
                 system_attrs=dict(notes),
+                intermediate_values=known,
             )
             self._storage.create_new_trial(self._id, trial)
             self._learn(values, told)
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)
+
+
+def _outcome(score: float | None, stopped: bool, so_far: Mapping[int, float]) -> tuple[TrialState, float | None]:
+    """State and value of a trial. That of one that was stopped is its last score so far, as Optuna has it."""
+    if score is not None:
+        return TrialState.COMPLETE, score
+    if stopped and so_far:
+        return TrialState.PRUNED, so_far[max(so_far)]
+    return TrialState.FAIL, None
+
+
+def _new_pruner(name: str) -> BasePruner:
+    """Optuna's pruner of that name. A step is a rung, and all resources are given: nothing is guessed from trials."""
+    match name:
+        case "median":
+            return MedianPruner()
+        case "successive_halving":
+            return SuccessiveHalvingPruner(min_resource=min(RUNGS), reduction_factor=2)
+        case "hyperband":
+            return HyperbandPruner(min_resource=min(RUNGS), max_resource=WHOLE, reduction_factor=2)
+        case _:
+            return NopPruner()
 
 
 def _distributions(parametrisation: Parametrisation, values: np.ndarray) -> dict[str, BaseDistribution]:

@@ -31,6 +31,7 @@ __all__ = ["train"]
 CHECKPOINT_SECONDS = 5.0  # between two checkpoints, at the least
 
 OnEpoch = Callable[[EpochRow], bool | None]
+OnStep = Callable[[], None]
 
 
 def train(
@@ -49,6 +50,7 @@ def train(
     loss: Loss | None = None,
     snapshots: Sequence[Duration] = (),
     checkpoint: str | Path | None = None,
+    on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Training:
     """Train a network in place.
@@ -91,6 +93,8 @@ def train(
     checkpoint : str or Path, optional
         A file that is written after epochs, at most every few seconds, and at the end. If it is there already, the
         training continues from it; one that is over returns at once.
+    on_step : callable, optional
+        Called after every step. An exception that it raises ends the training there.
     on_epoch : callable, optional
         Gets the row of every epoch once it is over, those of an earlier process first; returning True ends the training
         there.
@@ -163,11 +167,16 @@ def train(
         bfloat16=settings.precision == "bfloat16",
         classifies=seen.classifies,
     )
-    after_step = partial(moments.after_step, training)
+
+    def after_step(step: int) -> None:
+        moments.after_step(training, step)
+        if on_step is not None:
+            on_step()
+
     saved = monotonic()
     with mode_kept(model):
         if not training.epochs:
-            after_step(begin * steps)
+            moments.after_step(training, begin * steps)
         while not training.over(until - begin):
             began, epoch = monotonic(), begin + len(training.epochs)
             lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])

@@ -14,6 +14,7 @@ from masksearch.errors import InputError
 from masksearch.experiment import Settings, Watcher, costs, grid, run_sweep
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.files import load_tensors
+from masksearch.history_file import read_rows
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.report import write_report
@@ -204,3 +205,22 @@ def test_every_mask_that_is_scored_costs_no_more_than_its_share(hold, tmp_path, 
 def test_what_is_held_is_part_of_a_cells_identity(tmp_path):
     cells = [grid(settings_in(tmp_path, scoring=replace(SCORING, hold=hold)))[0] for hold in ("units", "macs")]
     assert cells[0].folder != cells[1].folder
+
+
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_a_weight_takes_costs_off_the_scores_of_search_and_of_its_gap(of, tmp_path, data):
+    def run(name, **weighed):
+        sweep = replace(SWEEP, methods=("annealing",), sparsity=(0.5,), objective="loss")
+        settings = settings_in(tmp_path, sweep, replace(SCORING, **weighed))
+        return run_sweep(replace(settings, run=replace(settings.run, name=name)))
+
+    plain, weighed = run("plain"), run("weighed", cost_weight=3.0, cost_of=of)
+    assert plain.folders[0].name != weighed.folders[0].name
+    space = filter_space(build(data), data.test.images[:1])
+    kept = space.kept_macs if of == "macs" else space.kept_params
+    mask = Mask.load(weighed.folders[0] / "mask.safetensors", space)
+    scores, price = weighed.cells[0]["score"], 3.0 * kept(mask) / kept(space.full())
+    assert scores["search_score"] == pytest.approx(max(t.score.value for t in read_rows(weighed.folders[0])), abs=1e-6)
+    assert scores["search_score"] + price < 0 < price  # minus a loss
+    assert scores["gap"] == pytest.approx(scores["search_score"] - scores["rest_score"])
+    assert weighed.cells[0]["cost"][of] < plain.cells[0]["cost"][of]

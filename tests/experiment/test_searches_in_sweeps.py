@@ -34,6 +34,24 @@ def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
     assert [trial.value for trial in study.trials] == pytest.approx(scores)
 
 
+def test_bad_trials_are_stopped_early_and_cost_less(tmp_path):
+    searches = {**TRAINED, **SHORT, "training_steps": 16, "methods": ["optuna_random"], "budget": 14}
+    [whole] = sweep_in(tmp_path, **searches)
+    [stopping] = sweep_in(tmp_path, **searches, optuna={"pruner": "median"}, name="stopping")
+    rows, full = list(read_rows(stopping.folder)), list(read_rows(whole.folder))
+    finished = [row.number for row in rows if row.score.exact]
+    assert 5 <= len(finished) < 14
+    assert [rows[number].score.value for number in finished] == [full[number].score.value for number in finished]
+    assert sum(row.score.images for row in rows if not row.score.exact) < 0.8 * sum(
+        row.score.images for row in full if row.number not in finished
+    )
+    [name] = optuna.get_all_study_names(f"sqlite:///{stopping.folder / 'optuna.db'}")
+    study = optuna.load_study(study_name=name, storage=f"sqlite:///{stopping.folder / 'optuna.db'}")
+    states = ["COMPLETE" if row.score.exact else "PRUNED" for row in rows]
+    assert [trial.state.name for trial in study.trials] == states
+    assert all(trial.intermediate_values for trial in study.trials)
+
+
 def test_a_search_starts_from_a_criterions_mask(tmp_path):
     [cell] = sweep_in(tmp_path, methods=["annealing"], warm_start="magnitude@end", find_at=["0"], budget=1)
     trained = cell.build(cell.moment("end"))
@@ -102,6 +120,17 @@ WRONG = {
     "first_seed: -1; 0 or more": {"first_seed": -1},
     "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
     "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
+    "optuna.pruner: median; bn_recalibrated has no score before its end": {
+        "objective": "bn_recalibrated",
+        "optuna": {"pruner": "median"},
+    },
+    "optuna.pruner: median; optuna_gp learns from finished trials": {
+        "methods": ["optuna_gp"],
+        "optuna": {"pruner": "median"},
+    },
+    "cost_weight: 0.5; all weights cost the same": {"cost_weight": 0.5},
+    "cost_weight: -1.0; a finite number": {"cost_weight": -1.0},
+    "unknown cost_of 'mac'": {"cost_of": "mac"},
     "connected: of filters": {"granularity": "filter", "methods": ["filter_l1"], "connected": True},
     "connected: not with gradual": {"schedule": ["gradual"], "connected": True},
     "connected: optuna_tpe searches connected masks in one round": {

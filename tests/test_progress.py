@@ -1,0 +1,29 @@
+"""What a bar says of a trial: its score, a bound, or that it was stopped."""
+
+import io
+import math
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from masksearch.progress import ProgressBars
+from masksearch.trial import Score, Trial
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (Score(0.25), "score 0.2500"),
+        (Score(math.nan), "score nan"),
+        (Score(0.25, exact=False), "score <= 0.2500"),
+        (Score(math.nan, exact=False), "score stopped"),
+    ],
+)
+def test_a_bar_tells_scores_from_bounds_and_stops(score, text):
+    bars = ProgressBars(Console(file=io.StringIO()))
+    cell = SimpleNamespace(searches=True, label="cell", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5)))
+    bars.cell_begins(cell)
+    bars.trial(cell, Trial(0, score, 1, is_best=False, is_repeat=False))
+    [task] = bars._bars.tasks
+    assert task.fields["note"] == f"{text}  best nan"
