@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,14 +39,19 @@ class MemoryStudy:
     seed : int
     levels : int
         Values per parameter, for the grid.
+    weighs_costs : bool
+        Whether trials have a second value, their cost, which is to be small.
     """
 
-    def __init__(self, sampler: str, parametrisation: Parametrisation, seed: int, levels: int) -> None:
+    def __init__(
+        self, sampler: str, parametrisation: Parametrisation, seed: int, levels: int, weighs_costs: bool = False
+    ) -> None:
         self._sampler, self._parametrisation, self._seed, self._levels = sampler, parametrisation, seed, levels
         self._starts = [] if sampler in ("grid", "brute_force") else parametrisation.starts
         self._storage = InMemoryStorage()
+        self.directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * weighs_costs
         with quiet():
-            self._id = self._storage.create_new_study([StudyDirection.MAXIMIZE], _NAME)
+            self._id = self._storage.create_new_study(self.directions, _NAME)
         self._study = optuna.load_study(study_name=_NAME, storage=self._storage)
         self._distributions = _distributions(parametrisation, parametrisation.low)
         self._cmaes: Cmaes | None = None
@@ -126,6 +131,8 @@ class MemoryStudy:
                     return samplers.BruteForceSampler(seed=seed)
                 case _:
                     return samplers.RandomSampler(seed=seed)  # for cmaes, too, whose points it doesn't touch
+        if self._sampler == "tpe" and len(self.directions) > 1:
+            return sampler  # beside a cost, Optuna's own choice is to sample each parameter by itself
         # The parameters are known. A new sampler would look for them in all trials, in time trials x parameters.
         sampler.infer_relative_search_space = lambda study, trial: self._distributions  # type: ignore[method-assign]
         return sampler
@@ -136,13 +143,13 @@ class MemoryStudy:
         values = [np.linspace(low, high, self._levels).tolist() for low, high in bounds]
         return dict(zip(known.names, values, strict=True))
 
-    def tell(self, number: int, score: float | None) -> None:
-        """Take a trial's score; None: it has none, and the trial has failed."""
+    def tell(self, number: int, values: Sequence[float] | None) -> None:
+        """Take a trial's score, and its cost if it has one; None: it has no score, and the trial has failed."""
         trial = self.trials[number]
         # Not Study.tell: there, samplers that are through try to stop Optuna's own loop, and raise where there is none.
-        state = TrialState.FAIL if score is None else TrialState.COMPLETE
-        self._storage.set_trial_state_values(trial._trial_id, state, None if score is None else [score])
-        self._learn(self._values(trial), score)
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        self._storage.set_trial_state_values(trial._trial_id, state, values)
+        self._learn(self._values(trial), None if values is None else values[0])
 
     def _learn(self, values: np.ndarray, score: float | None) -> None:
         if self._cmaes is not None:
@@ -155,9 +162,10 @@ class MemoryStudy:
     def state_dict(self) -> dict[str, Any]:
         """All trials, none of them running."""
         trials = self.trials
+        no_score = [math.nan] * len(self.directions)
         return {
             "values": np.array([self._values(trial) for trial in trials]).reshape(-1, len(self._parametrisation.names)),
-            "scores": np.array([math.nan if trial.value is None else trial.value for trial in trials]),
+            "scores": np.array([trial.values or no_score for trial in trials]).reshape(-1, len(self.directions)),
             "notes": [
                 {key: note for key, note in trial.system_attrs.items() if key != "fixed_params"} for trial in trials
             ],
@@ -166,22 +174,22 @@ class MemoryStudy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Fill a new study."""
-        for values, score, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
+        for values, scores, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
             distributions = self._distributions
             if self._parametrisation.integers:
                 distributions = _distributions(self._parametrisation, values)
             named = zip(distributions.items(), values.tolist(), strict=True)
             params = {name: distribution.to_external_repr(value) for (name, distribution), value in named}
-            told = None if math.isnan(score) else score
+            told = None if math.isnan(scores[0]) else scores
             trial = create_trial(
                 state=TrialState.FAIL if told is None else TrialState.COMPLETE,
-                value=told,
+                values=told,
                 params=params,
                 distributions=distributions,
                 system_attrs=dict(notes),
             )
             self._storage.create_new_trial(self._id, trial)
-            self._learn(values, told)
+            self._learn(values, None if told is None else told[0])
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)
 
