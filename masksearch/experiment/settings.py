@@ -9,11 +9,11 @@ from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
-from masksearch.experiment.sweep_settings import SweepSettings
+from masksearch.experiment.sweep_settings import Capped, SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
-from masksearch.searchers import Annealing
+from masksearch.searchers import SEARCHERS, Annealing
 from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
 from masksearch.supermasks import SupermaskSettings
@@ -125,6 +125,8 @@ class Settings:
             )
         if self.scoring.hold != "units" and self.sweep.granularity == "weight":
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
+        if self.sweep.capped is not None:
+            self._check_caps(self.sweep.capped)
         if self.scoring.connected:
             self._check_connected()
         if self.scoring.weights != "own" and self.sweep.objective == "short_training":
@@ -142,6 +144,31 @@ class Settings:
             raise InputError(
                 f"find_at: {' '.join(self.sweep.moments)}; {' '.join(self.schedules.schedule)} has a moment of its own"
             )
+
+    @property
+    def hold(self) -> Hold:
+        """What densities are shares of: as ``scoring`` says, or what has a cap. Those of capped latencies: MACs."""
+        capped = self.sweep.capped
+        if capped is None:
+            return self.scoring.hold
+        return "macs" if capped == "latency" else capped
+
+    def _check_caps(self, capped: Capped) -> None:
+        flag = f"max_{capped}"
+        if self.scoring.hold not in ("units", self.hold):
+            raise InputError(f"hold: {self.scoring.hold}; {flag} holds {self.hold}")
+        for name, _ in map(split_method, self.sweep.methods):
+            if not (name in SEARCHERS and SEARCHERS[name]().weighs_costs):
+                if capped == "latency":
+                    able = [other for other, make in SEARCHERS.items() if make().weighs_costs]
+                    raise InputError(f"{flag}: {name} can't tell latencies; {' '.join(able)} can")
+                continue
+            if any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
+                raise InputError(f"{flag}: {name} searches a front in one round only")
+            if self.search.warm_start:
+                raise InputError(
+                    f"warm_start: {self.search.warm_start}; with {flag} {name} starts at several costs, with saliencies"
+                )
 
     def _check_connected(self) -> None:
         if self.sweep.granularity == "filter":
