@@ -44,17 +44,8 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
 }
 _TEXTS = {"method": 18, "variant": 16}  # columns that may fold, and the width that they fold to at most
 _LESS = (
-    "train s",
-    "search s",
-    "scorings",
-    "params",
-    "gap",
-    "speed x",
-    "MACs %",
-    "found",
-    "cap",
-    "cost %",
-    "untrained %",
+    *("train s", "search s", "scorings", "params", "gap", "speed x"),
+    *("MACs %", "found", "cap", "cost %", "untrained %"),
 )
 """What a narrow terminal leaves out, in this order."""
 _MEANINGS = {
