@@ -86,7 +86,7 @@ def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
     """
     columns = columns_of(rows)
     for column in _LESS:
-        if _needed(rows, columns) > width:
+        if column in columns and _needed(rows, columns) > width:
             columns.remove(column)
     about = caption(rows, columns)
     table = Table(caption=about, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
