@@ -11,7 +11,7 @@ from masksearch.move import Move
 from masksearch.plugin import load_plugins
 from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.rounds import run_rounds
-from masksearch.scoring import CostWeighted, Scorer, ShortTraining
+from masksearch.scoring import CostWeighted, LatencyShare, Scorer, ShortTraining
 from masksearch.space import MaskSpace
 from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
 from masksearch.ticket import draw_ticket
@@ -25,6 +25,7 @@ __all__ = [
     "FilterSpace",
     "History",
     "InputError",
+    "LatencyShare",
     "Mask",
     "MaskSpace",
     "Move",

@@ -1,6 +1,7 @@
-"""The history of a search: every trial in order, with the masks of the best few."""
+"""The history of a search: every trial in order, with the masks of the best few and of the Pareto front."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ class History:
     Parameters
     ----------
     keep : int
-        How many of the best masks to keep; the others are forgotten once they are scored.
+        How many of the best masks to keep, beside those of the front; the others are forgotten once they are scored.
     """
 
     def __init__(self, keep: int = 5) -> None:
@@ -28,12 +29,13 @@ class History:
         self.seconds = 0.0  # spent on scoring
         self.first: Mask | None = None  # the mask that was scored first: where a walk begins
         self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
+        self._front: list[int] = []  # numbers of the trials of the front, the cheapest first
         self._scores: dict[int, Score] = {}  # mask hash -> exact score
         self._bounds: dict[int, Score] = {}  # mask hash -> lowest bound, of masks without an exact score
 
     @classmethod
     def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
-        """The history with these trials; the best few's masks are given by trial number."""
+        """The history with these trials; masks of the best few and of the front are given by trial number."""
         history = cls(keep)
         history.first = first
         for trial in trials:
@@ -63,14 +65,34 @@ class History:
             if trial.score.value < lowest.value:
                 self._bounds[trial.mask_hash] = trial.score
         if trial.mask is not None:
-            self._rank(trial)
+            left = self._rank(trial) + self._extend_front(trial)
+            for number in left:
+                if number not in self._top and number not in self._front:
+                    self.trials[number] = replace(self.trials[number], mask=None)
 
-    def _rank(self, trial: Trial) -> None:
+    def _rank(self, trial: Trial) -> list[int]:
+        """Put a trial among the best; the trials that are not among them now."""
         better = sum(self.trials[number].score.value >= trial.score.value for number in self._top)
         self._top.insert(better, trial.number)
-        if len(self._top) > self.keep:
-            forgotten = self._top.pop()
-            self.trials[forgotten] = replace(self.trials[forgotten], mask=None)
+        return [self._top.pop()] if len(self._top) > self.keep else []
+
+    def _extend_front(self, trial: Trial) -> list[int]:
+        """Put a trial on the front if none there beats or equals it; the trials that are not on it now."""
+        value, cost = trial.score.value, trial.score.cost
+        if cost is None or math.isnan(cost):
+            return []
+        place = bisect_right(self._front, cost, key=lambda number: self._point(number)[1])
+        if place and self._point(self._front[place - 1])[0] >= value:
+            return [trial.number]
+        beaten = [n for n in self._front if self._point(n)[1] >= cost and self._point(n)[0] <= value]
+        self._front[place:place] = [trial.number]
+        self._front = [number for number in self._front if number not in beaten]
+        return beaten
+
+    def _point(self, number: int) -> tuple[float, float]:
+        score = self.trials[number].score
+        assert score.cost is not None, "trials of the front have costs"
+        return score.value, score.cost
 
     def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
         """The exact score of a mask that was scored before, or a bound below this threshold, or None."""
@@ -101,6 +123,33 @@ class History:
         if not self._top:
             raise InputError(f"history: none of its {len(self.trials)} trials has a score, so no mask is the best")
         return [self.trials[number] for number in self._top]
+
+    @property
+    def front(self) -> list[Trial]:
+        """The Pareto front with its masks, the cheapest first: costs rise along it, and so do scores.
+
+        Every trial with an exact score and a cost is on it, or there is one on it that scores as high at no higher
+        cost; of equals the first. Empty for a search without costs.
+        """
+        return [self.trials[number] for number in self._front]
+
+    def within(self, cost: float) -> list[Trial]:
+        """The trials of the front that cost no more than this, the best first.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        if not self._front:
+            raise InputError(f"history: none of its {len(self.trials)} trials has a score and a cost, so has no front")
+        found = [trial for trial in self.front if self._point(trial.number)[1] <= cost]
+        if not found:
+            least = self._point(self._front[0])[1]
+            raise InputError(
+                f"cost: {cost:g}; the cheapest of {len(self.trials)} masks that were scored has {least:.3g}"
+            )
+        return found[::-1]
 
     def best_so_far(self) -> list[float]:
         """The anytime curve: the best exact score after every trial, NaN before there is one."""

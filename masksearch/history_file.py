@@ -26,8 +26,9 @@ class HistoryFile:
 
     ``history.jsonl``: one row a trial. ``moves.i32``: the moves that the searcher's incumbent made, as little-endian
     int32 unit indices; a row that took one has ``move``: [units dropped, units regrown], and they follow each other in
-    the order of the rows. ``search.safetensors``: the searcher's state, the best masks and the lengths of the other two
-    at that time. What was appended later is cut off when the search goes on, and made again, the same.
+    the order of the rows. ``search.safetensors``: the searcher's state, the masks of the best few and of the front, and
+    the lengths of the other two at that time. What was appended later is cut off when the search goes on, and made
+    again, the same.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ class HistoryFile:
                     f"{self._folder}: holds another search: {_difference(saved['identity'], self._identity)}"
                 )
             state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
-            masks = {number: _unpack(space, bits) for number, bits in saved["top"].items()}
+            masks = {number: _unpack(space, bits) for number, bits in saved["masks"].items()}
             history = History.restored(read_rows(self._folder, ends[0]), masks, _unpack(space, saved["first"]), keep)
         self._rows = _cut(self._folder / "history.jsonl", ends[0])
         self._moves = _cut(self._folder / "moves.i32", ends[1])
@@ -79,6 +80,8 @@ class HistoryFile:
             "metrics": {name: None if math.isnan(value) else value for name, value in trial.metrics.items()},
             "seconds": round(trial.score.seconds, 6),
         }
+        if trial.score.cost is not None:
+            row["cost"] = trial.score.cost
         if move is not None:
             row["move"] = [len(move.dropped), len(move.regrown)]
             self._moves.write(np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes())
@@ -89,13 +92,14 @@ class HistoryFile:
         for handle in (self._rows, self._moves):
             handle.flush()
             os.fsync(handle.fileno())
+        kept = [*history.top, *history.front] if history.has_best else []
         tree = {
             "identity": self._identity,
             "searcher": searcher_state,
             "rows_end": self._rows.tell(),
             "moves_end": self._moves.tell(),
             "first": _pack(history.first),
-            "top": {trial.number: _pack(trial.mask) for trial in history.top} if history.has_best else {},
+            "masks": {trial.number: _pack(trial.mask) for trial in kept},
         }
         save_tree(self._folder / "search.safetensors", tree)
 
@@ -112,7 +116,7 @@ def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
     """
     for row in _raw_rows(folder, end):
         value = math.nan if row["score"] is None else row["score"]
-        score = Score(value, row["exact"], row["seconds"], row["images"])
+        score = Score(value, row["exact"], row["seconds"], row["images"], row.get("cost"))
         metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
         yield Trial(row["number"], score, int(row["mask"], 16), row["best"], row["repeat"], metrics)
 
@@ -154,7 +158,7 @@ def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[in
 
 
 def _pack(mask: Mask | None) -> np.ndarray:
-    assert mask is not None, "the first and the best few trials keep their masks"
+    assert mask is not None, "the first mask, those of the best few and of the front are kept"
     return np.packbits(mask.bits.numpy())
 
 

@@ -13,9 +13,9 @@ from masksearch.errors import InputError
 from masksearch.history import History
 from masksearch.history_file import HistoryFile
 from masksearch.mask import Mask
-from masksearch.searchers import Searcher
+from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty
-from masksearch.trial import Budget, Problem, Proposal, Refine, Score, Trial
+from masksearch.trial import Budget, Cost, Problem, Proposal, Refine, Score, Trial
 
 __all__ = ["Callback", "Scoring", "search"]
 
@@ -52,6 +52,7 @@ def search(
     on_empty: OnEmpty = "raise",
     hold: Hold = "units",
     refine: Refine | None = None,
+    cost: Cost | None = None,
     batch: int = 1,
     keep: int = 5,
     folder: str | Path | None = None,
@@ -85,6 +86,11 @@ def search(
     refine : callable, optional
         How searchers that rank units (Optuna's) make masks, if not by taking the top ones:
         ``f(saliency, rank) -> mask``, where ``rank(saliency)`` is the mask of the top ones.
+    cost : {"units", "params", "macs"} or callable, optional
+        Search the Pareto front of score and cost, ``history.front``. A name says what of the full mask's is counted by
+        the space; ``f(mask)`` gives any other share. Masks then are of any density up to ``density``, a share of what
+        ``hold`` says, and keep at least one unit of every layer; a start may be of any of these densities.
+        Only searchers that ``weigh_costs`` can do it: Optuna's, but for CMA-ES and brute force.
     batch : int
         Proposals asked for at once.
     keep : int
@@ -104,13 +110,15 @@ def search(
     Raises
     ------
     InputError
-        If density, start or budget don't fit, or the folder holds another search.
+        If density, start, budget or cost don't fit, or the folder holds another search.
     """
     if batch < 1:
         raise InputError(f"batch: {batch}; at least 1 proposal is asked for at once")
     budget = Budget.of(budget)
-    mask = _start_mask(start, space, density, on_empty, hold)
-    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold, refine)
+    if cost is not None:
+        _check_cost(cost, searcher, space)
+    mask = _start_mask(start, space, density, on_empty, hold, up_to=cost is not None)
+    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold, refine, cost)
     if hold == "units":
         space.count(density)  # a density that can't be is an error before any work
     searcher.start(problem)
@@ -156,7 +164,7 @@ def _run(
         proposals = searcher.ask(batch if left is None else min(batch, left))
         if not proposals:
             break
-        scores = _score(scorer, proposals, history)
+        scores = _score(scorer, proposals, history, problem)
         before = searcher.incumbent
         searcher.tell(proposals, scores)
         for proposal, score in zip(proposals, scores, strict=True):
@@ -173,8 +181,8 @@ def _run(
         file.checkpoint(history, searcher.state_dict())
 
 
-def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> list[Score]:
-    """Scores of all proposals; a mask that was scored before, or stands there twice, is scored once.
+def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, problem: Problem) -> list[Score]:
+    """Scores of all proposals, with costs; a mask that was scored before, or stands there twice, is scored once.
 
     It is scored to the lowest of its thresholds: what settles that one settles the others. It may be stopped if all
     that propose it allow it; the first one's judge is asked.
@@ -192,7 +200,12 @@ def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History) -> 
         elif known is None:
             fresh[proposal.mask.hash] = proposal
     new = scorer.score(list(fresh.values())) if fresh else []
-    scores |= dict(zip(fresh, new, strict=True))
+    for (number, proposal), score in zip(fresh.items(), new, strict=True):
+        began = time.perf_counter()
+        priced = problem.priced(proposal.mask, score)
+        scores[number] = (
+            replace(priced, seconds=priced.seconds + time.perf_counter() - began) if problem.cost else priced
+        )
     given, seen = [], set()
     for proposal in proposals:
         score = scores[proposal.mask.hash]
@@ -208,7 +221,7 @@ def _lowest(one: float | None, other: float | None) -> float | None:
 
 def _repeated(score: Score) -> Score:
     """The same score, for the price of looking it up: a budget in seconds must end, whatever is proposed."""
-    return Score(score.value, score.exact, seconds=_LOOK_UP_SECONDS, images=0)
+    return replace(score, seconds=_LOOK_UP_SECONDS, images=0)
 
 
 def _look(incumbent: Mask, history: History) -> dict[str, float]:
@@ -222,8 +235,16 @@ def _look(incumbent: Mask, history: History) -> dict[str, float]:
     return look
 
 
+def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
+    if not searcher.weighs_costs:
+        able = [name for name, make in SEARCHERS.items() if make().weighs_costs]
+        raise InputError(f"cost: this {type(searcher).__name__} goes by the score alone; {', '.join(able)} weigh costs")
+    if isinstance(cost, str):
+        space.share(space.full(), cost)  # raises if the space doesn't know it
+
+
 def _start_mask(
-    start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty, hold: Hold
+    start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty, hold: Hold, *, up_to: bool
 ) -> Mask | None:
     if isinstance(start, Tensor):
         return space.top_k(start, density, on_empty=on_empty, hold=hold)
@@ -239,7 +260,7 @@ def _start_mask(
         kept = np.array(list(start.kept_per_layer().values()))
         if not space.fits(kept, density, hold):
             raise InputError(f"start: costs more than density {density} of the {hold}")
-    elif start.n_kept != space.count(density):
+    elif start.n_kept > space.count(density) or (start.n_kept < space.count(density) and not up_to):
         raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {space.count(density)}")
     return start
 
@@ -255,5 +276,6 @@ def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, obj
         "on_empty": problem.on_empty,
         "hold": problem.hold,
         "refined": problem.refine is not None,
+        "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
         "batch": batch,
     }

@@ -143,6 +143,19 @@ class MaskSpace(Layout):
         """
         return hold == "units"
 
+    def share(self, mask: Mask, hold: Hold) -> float:
+        """What a mask keeps of all units, or of the full network's parameters or MACs.
+
+        Raises
+        ------
+        InputError
+            For parameters and MACs of a space that doesn't know them.
+        """
+        _check_choice("cost", hold, get_args(Hold))
+        if hold != "units":
+            raise InputError(f"cost: {hold!r}; a {self.granularity} space knows 'units' only; give a function of masks")
+        return mask.density
+
     def full(self) -> Mask:
         """The mask that keeps everything."""
         return Mask(self, torch.ones(self.n_units, dtype=torch.bool))

@@ -1,7 +1,7 @@
 """What passes between searcher, scorer and loop: problems, proposals, scores, trials, budgets."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from masksearch.move import Move
 from masksearch.rungs import Judge
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 
-__all__ = ["Budget", "Problem", "Proposal", "Refine", "Score", "Trial"]
+__all__ = ["Budget", "Cost", "Problem", "Proposal", "Refine", "Score", "Trial"]
+
+Cost = Hold | Callable[[Mask], float]
+"""What a mask costs as a share of what the full mask does: by name, as the space counts it, or by a function."""
 
 Refine = Callable[[Tensor, Callable[[Tensor], Mask]], Mask]
 """(saliency (n_units,), what makes the mask of the top units of a saliency) -> mask."""
@@ -70,6 +73,7 @@ class Problem:
     on_empty: OnEmpty = "raise"
     hold: Hold = "units"  # what the density is a share of
     refine: "Refine | None" = None  # how searchers that rank units make masks, if not by taking the top ones
+    cost: "Cost | None" = None  # what is made small beside the score made large; the density is then the largest
 
     def top_k(self, saliency: Tensor) -> Mask:
         """The mask of a saliency (n_units,) that the problem allows; where it would raise, a layer keeps one unit."""
@@ -87,6 +91,12 @@ class Problem:
     def allows(self, kept: np.ndarray) -> bool:
         """Whether a mask may keep ``kept`` units of the layers, int64 (n_layers,): none empty, and none too costly."""
         return (self.on_empty == "allow" or bool(kept.all())) and self.space.fits(kept, self.density, self.hold)
+
+    def priced(self, mask: Mask, score: "Score") -> "Score":
+        """The score of a mask with its cost, where the problem has one and the score doesn't."""
+        if self.cost is None or score.cost is not None:
+            return score
+        return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,6 +138,7 @@ class Score:
     exact: bool = True  # False: an upper bound, below the proposal's threshold; scoring stopped there
     seconds: float = 0.0  # wall clock that the scoring took
     images: int = 0  # images that were looked at
+    cost: float | None = None  # of the mask, as a share of the full one's; None: the search has no costs
 
 
 @dataclass(frozen=True)
@@ -140,4 +151,4 @@ class Trial:
     is_best: bool  # the best exact score up to here
     is_repeat: bool  # the mask had been scored before; the old score stands
     metrics: Mapping[str, float] = field(default_factory=dict)  # what the searcher and the loop report, by name
-    mask: Mask | None = None  # kept for the best few only
+    mask: Mask | None = None  # kept for the best few and those of the front only

@@ -17,7 +17,7 @@ from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.searchers import Annealing, RandomSearch, ThesisAnnealing
 from masksearch.space import MaskSpace
-from masksearch.trial import Budget, Proposal, Score
+from masksearch.trial import Budget, Problem, Proposal, Score
 
 SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 SMALL = MaskSpace([("only", (1, 5), 5)])
@@ -299,9 +299,11 @@ def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold()
 
     def scores(*thresholds, history=None):
         proposals = [replace(Proposal.of(mask), threshold=threshold) for threshold in thresholds]
-        return [(score.value, score.exact, score.images) for score in loop._score(Bounding(), proposals, history)]
+        return [
+            (score.value, score.exact, score.images) for score in loop._score(Bounding(), proposals, history, problem)
+        ]
 
-    history = History()
+    history, problem = History(), Problem(SPACE, 0.3, Budget(1), 0)
     assert scores(0.5, 0.3, history=history) == [(0.1, False, 7), (0.1, False, 0)]
     assert scores(0.5, None, 0.3, history=history) == [(0.1, True, 7), (0.1, True, 0), (0.1, True, 0)]
     assert asked == [0.3, None]

@@ -13,7 +13,7 @@ from masksearch.duration import Duration
 from masksearch.experiment.schedule_settings import parse_rewind
 from masksearch.experiment.search_settings import split_method
 from masksearch.experiment.settings import Settings
-from masksearch.experiment.sweep_settings import parse_layer_sparsity
+from masksearch.experiment.sweep_settings import Capped, parse_layer_sparsity
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.scoring import OBJECTIVES
@@ -71,6 +71,12 @@ class Cell:
         return self.method in SEARCHERS
 
     @property
+    def front(self) -> Capped | None:
+        """The cost whose Pareto front with the score is searched, to take the best mask within the cap from it."""
+        capped = self.settings.sweep.capped
+        return capped if capped and self.searches and self.searcher().weighs_costs else None
+
+    @property
     def learns(self) -> bool:
         """Whether the method learns its mask by gradient: a supermask, no black-box search and no criterion."""
         return self.method in SUPERMASKS
@@ -124,7 +130,7 @@ class Cell:
             "layer_sparsity": sweep.layer_sparsity,
             "find_at": self.find_at,
             "granularity": sweep.granularity,
-            "hold": scoring.hold,
+            "hold": self.settings.hold,
             "schedule": self.schedule,
             "rounds": self.rounds,
             "rewind_to": self.rewind_to,
@@ -144,6 +150,7 @@ class Cell:
             identity |= asdict(self.settings.search)
         if scoring.cost_weight:
             identity |= {"cost_weight": scoring.cost_weight, "cost_of": scoring.cost_of}
+            identity |= {"front": self.front} if self.front else {}
         if not self.searches or self.settings.search.criteria:
             identity |= {"scope": scoring.scope, "images_per_class": scoring.images_per_class}
         if self.learns:
@@ -157,6 +164,14 @@ class Cell:
         if self.searches:
             rows += [(CRITERIA, split_method(text)[0]) for text in self.settings.search.criteria]
         return identity | _from_plugins(*rows, (SCHEDULES, self.schedule), (OBJECTIVES, sweep.objective))
+
+    @property
+    def front_identity(self) -> dict[str, Any]:
+        """Everything that decides its search of a front: the same for all caps, and whatever becomes of the masks."""
+        later = ["sparsity", "control", "save_at", "rescore", "rescore_steps"]
+        if self.settings.sweep.objective != "short_training":
+            later += ["schedule", "rewind_to", "epochs", "retrain_lr"]
+        return {name: value for name, value in self.identity.items() if name not in later}
 
     @property
     def label(self) -> str:

@@ -37,6 +37,8 @@ class SearchCurves:
         curves["search/best"] = self._best
         if trial.score.exact:  # a bound is no score
             curves["search/score"] = trial.score.value
+        if trial.score.cost is not None:
+            curves["search/cost"] = trial.score.cost
         if self._seconds:
             curves["search/scorings_per_second"] = (trial.number + 1) / self._seconds
         self._tracker.scalars(curves, trial.number)

@@ -19,6 +19,8 @@ from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.cells import Cell
 from masksearch.experiment.dense import DenseNetwork
+from masksearch.experiment.folder import RunFolder, locked
+from masksearch.experiment.fronts import front_cost, front_folder
 from masksearch.experiment.rank import criterion_mask, criterion_saliency
 from masksearch.experiment.score import cell_scorer, weights_scored
 from masksearch.experiment.search_settings import split_method
@@ -43,6 +45,7 @@ class Found:
     mask: Mask
     scorings: int = 0  # by a search
     seconds: float = 0.0  # spent on scoring by a search, on learning by a supermask
+    front: dict[str, Any] | None = None  # where it lies on the front of a search with costs
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Finder:
         prepared = perf_counter() - begun
         scorer = cell_scorer(cell, model, self.space, self.data.search, self.data, self.dense, later=alive is not None)
         searcher = cell.searcher()
+        folder = front_folder(cell) if cell.front else folder
         if isinstance(searcher, OptunaSearch):
             searcher = replace(searcher, storage=settings.optuna.storage or f"sqlite:///{folder / 'optuna.db'}")
         arguments: dict[str, Any] = {
@@ -97,15 +101,22 @@ class Finder:
             "folder": folder,
             "callbacks": [self.on_trial],
         }
-        if alive is None:
-            arguments |= {"start": start, "saliencies": saliencies, "hold": settings.scoring.hold}
+        if cell.front:
+            arguments |= {"cost": front_cost(cell, model, self.space, self.data), "hold": settings.hold}
+            with locked(folder, wait=True):  # another sweep may be searching just this front
+                RunFolder(folder, cell.front_identity)
+                history = search(self.space, searcher, scorer, 1.0, saliencies=saliencies, **arguments)
+            trials = history.within(cell.density)
+            masks = [trial.mask for trial in trials if trial.mask is not None]
+        elif alive is None:
+            arguments |= {"start": start, "saliencies": saliencies, "hold": settings.hold}
             if settings.scoring.connected:
                 connectivity = Connectivity(model, self.space, self.data.test.images[:1])
                 arguments["refine"] = partial(connected, connectivity=connectivity)
             history = search(self.space, searcher, scorer, density, **arguments)
             masks = [trial.mask for trial in history.top if trial.mask is not None]
         else:
-            if settings.scoring.hold != "units" or not isinstance(density, float):
+            if settings.hold != "units" or not isinstance(density, float):
                 raise InputError(
                     f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to "
                     "one density in units only"
@@ -117,7 +128,11 @@ class Finder:
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
         rescored = perf_counter()
         mask = self._best(masks[: settings.search.rescore], model, later=alive is not None)
-        return Found(mask, len(history), prepared + history.seconds + perf_counter() - rescored)
+        front = None
+        if cell.front:
+            trial = next(trial for trial in trials if trial.mask is mask)
+            front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
+        return Found(mask, len(history), prepared + history.seconds + perf_counter() - rescored, front)
 
     def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:
         """The best of a search's best masks, by validation images that the search has not seen."""

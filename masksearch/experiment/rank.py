@@ -40,7 +40,7 @@ def criterion_mask(
         generator=generator,
         initial={name: tensor.to(device) for name, tensor in initial.items()},
         on_empty=scoring.on_empty,
-        hold=scoring.hold,
+        hold=cell.settings.hold,
         alive=alive,
         connectivity=Connectivity(model, space, data.test.images[:1]) if scoring.connected else None,
     )

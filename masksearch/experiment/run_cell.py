@@ -112,6 +112,10 @@ class _Run:
             "dense": {name: value for name, value in self.dense.metrics.items() if name != "epochs"},
             "rounds": [{name: value for name, value in row.items() if name not in PRICES} for row in rounds],
         }
+        if cell.settings.sweep.capped:
+            metrics["cap"] = {"cost": cell.settings.sweep.capped, "share": cell.density}
+        if self.found.front is not None:
+            metrics["front"] = self.found.front
         if self.watch is not None:
             rule = cell.settings.schedules.early_bird(cell.settings.schedules.early_bird_relative)
             metrics["early_bird"] = {
@@ -168,7 +172,7 @@ class _Run:
 
             find = Finder(cell, self.space, self.data, self.dense, self.device, on_trial, self.watcher.epoch)
             self.found = find(model, density, alive, place)
-            if cell.searches:
+            if cell.searches and not cell.front:  # the searches of fronts stand on no mask
                 left = None if alive is None else AliveSpace(alive)
                 show_search(self._tracker(place), place, left or self.space, left.lifted if left else None)
             show_mask(self._tracker(place), self.found.mask, self.found.scorings)

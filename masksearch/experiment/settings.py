@@ -10,13 +10,13 @@ from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
-from masksearch.experiment.sweep_settings import SweepSettings
+from masksearch.experiment.sweep_settings import Capped, SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.scoring.cost_weighted import CostOf
-from masksearch.searchers import Annealing
+from masksearch.searchers import SEARCHERS, Annealing
 from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
 from masksearch.supermasks import SupermaskSettings
@@ -145,6 +145,8 @@ class Settings:
             raise InputError(
                 f"cost_weight: {self.scoring.cost_weight}; all weights cost the same, so granularity must be filter"
             )
+        if self.sweep.capped is not None:
+            self._check_caps(self.sweep.capped)
         if self.scoring.connected:
             self._check_connected()
         if self.scoring.weights != "own" and self.sweep.objective == "short_training":
@@ -165,6 +167,31 @@ class Settings:
                 f"find_at: {' '.join(self.sweep.moments)}; {' '.join(self.schedules.schedule)} has a moment of its own"
             )
 
+    @property
+    def hold(self) -> Hold:
+        """What densities are shares of: as ``scoring`` says, or what has a cap. Those of capped latencies: MACs."""
+        capped = self.sweep.capped
+        if capped is None:
+            return self.scoring.hold
+        return "macs" if capped == "latency" else capped
+
+    def _check_caps(self, capped: Capped) -> None:
+        flag = f"max_{capped}"
+        if self.scoring.hold not in ("units", self.hold):
+            raise InputError(f"hold: {self.scoring.hold}; {flag} holds {self.hold}")
+        for name, _ in map(split_method, self.sweep.methods):
+            if not (name in SEARCHERS and SEARCHERS[name]().weighs_costs):
+                if capped == "latency":
+                    able = [other for other, make in SEARCHERS.items() if make().weighs_costs]
+                    raise InputError(f"{flag}: {name} can't tell latencies; {' '.join(able)} can")
+                continue
+            if any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
+                raise InputError(f"{flag}: {name} searches a front in one round only")
+            if self.search.warm_start:
+                raise InputError(
+                    f"warm_start: {self.search.warm_start}; with {flag} {name} starts at several costs, with saliencies"
+                )
+
     def _check_connected(self) -> None:
         if self.sweep.granularity == "filter":
             raise InputError("connected: of filters, none is left without a path; granularity must be weight")
@@ -177,6 +204,11 @@ class Settings:
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
 
     def _check_pruner(self) -> None:
+        if self.sweep.capped is not None:
+            raise InputError(
+                f"optuna.pruner: {self.optuna.pruner}; with max_{self.sweep.capped} searches weigh scores and costs, and "
+                "pruners look at one value"
+            )
         if OBJECTIVES[self.sweep.objective].of_network is not None:
             raise InputError(
                 f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "

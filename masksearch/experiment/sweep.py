@@ -214,11 +214,13 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
 
 
 def _check_density(cell: Cell, space: NetworkSpace) -> None:
-    density, hold = cell.densities(space)[-1], cell.settings.scoring.hold
-    if hold == "units":
+    density, hold = cell.densities(space)[-1], cell.settings.hold
+    if cell.front == "latency":
+        pass  # known once it is measured
+    elif hold == "units":
         space.count(density)
     else:
-        space.random(density, on_empty="allow", hold=hold, generator=torch_generator(0))
+        space.random(density, on_empty="keep_one" if cell.front else "allow", hold=hold, generator=torch_generator(0))
     if cell.rounds > 1 and cell.learns:
         raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
     if cell.searches and not isinstance(density, float):

@@ -13,13 +13,16 @@ from masksearch.experiment.search_settings import split_method
 from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
+from masksearch.searchers.optuna_parametrisations import RANGE
 from masksearch.supermasks import SUPERMASKS
 from masksearch.table import choose
 from masksearch.trial import Budget
 
-__all__ = ["SweepSettings", "methods", "parse_layer_sparsity"]
+__all__ = ["CAPPED", "Capped", "SweepSettings", "methods", "parse_layer_sparsity"]
 
 Granularity = Literal["weight", "filter"]
+Capped = Literal["macs", "params", "latency"]
+CAPPED: tuple[Capped, ...] = get_args(Capped)
 
 
 def methods() -> list[str]:
@@ -43,6 +46,12 @@ class SweepSettings:
     """Shares of the units that are pruned, each in (0, 1)."""
     compression: tuple[float, ...] = ()
     """Sparsities as powers of ten: A keeps one unit of 10^A. In the place of sparsity."""
+    max_macs: tuple[float, ...] = ()
+    """Shares of the network's MACs that filter masks may cost, in the place of sparsity; optuna_* search one front."""
+    max_params: tuple[float, ...] = ()
+    """The same, of its parameters."""
+    max_latency: tuple[float, ...] = ()
+    """The same, of its measured latency (a batch of 64), for those samplers only; no run can be repeated to the bit."""
     layer_sparsity: tuple[str, ...] = ()
     """Layers with a sparsity of their own, as fc1=0.9; all others have the sweep's."""
     seeds: int = 3
@@ -74,6 +83,7 @@ class SweepSettings:
         for power in self.compression:
             if not 0 < power < 12 or not round(1 - 10**-power, 12):
                 raise InputError(f"compression: {power}; a power of ten above 0 and below 12 is needed")
+        self._check_caps()
         if self.layer_sparsity:
             check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
         if self.seeds < 1:
@@ -86,6 +96,21 @@ class SweepSettings:
             check_some("find_at", self.find_at)
         for moment in self.find_at:
             Duration.parse(moment, "find_at")
+
+    def _check_caps(self) -> None:
+        given = [f"max_{name}" for name in CAPPED if getattr(self, f"max_{name}")]
+        given += ["compression"] if self.compression else []
+        if self.capped is None:
+            return
+        flag = f"max_{self.capped}"
+        if len(given) > 1:
+            raise InputError(f"{flag}: given beside {given[given[0] == flag]}; one of them says how small masks are")
+        check_some(flag, self.caps)
+        for cap in self.caps:
+            if not 1 / RANGE <= cap < 1:
+                raise InputError(f"{flag}: {cap}; a share from {1 / RANGE:g} to below 1 is needed")
+        if self.granularity != "filter":
+            raise InputError(f"{flag}: of {self.granularity} masks all units cost the same; granularity must be filter")
 
     def _check_method(self, name: str, moment: str) -> None:
         choose("method", name, methods())
@@ -105,7 +130,19 @@ class SweepSettings:
     @property
     def sparsities(self) -> tuple[float, ...]:
         """The sparsities that are asked for, whichever way."""
+        if self.capped is not None:
+            return tuple(round(1 - cap, 12) for cap in self.caps)
         return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
+
+    @property
+    def capped(self) -> Capped | None:
+        """Which cost masks have caps on, if on any."""
+        return next((name for name in CAPPED if getattr(self, f"max_{name}")), None)
+
+    @property
+    def caps(self) -> tuple[float, ...]:
+        """The caps, as shares of the dense network's cost."""
+        return getattr(self, f"max_{self.capped}", ())
 
     @property
     def moments(self) -> tuple[str, ...]:

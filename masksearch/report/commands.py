@@ -50,8 +50,7 @@ def _alone(cell: Cell, name: str) -> Settings:
     sweep = replace(
         settings.sweep,
         methods=(cell.method,),
-        sparsity=(cell.sparsity,),
-        compression=(),
+        **_size(cell),
         find_at=(cell.find_at,) if pinned else (),
     )
     schedules = replace(
@@ -63,6 +62,14 @@ def _alone(cell: Cell, name: str) -> Settings:
         control=() if cell.control == "none" else (cell.control,),  # type: ignore[arg-type]
     )
     return replace(settings, sweep=sweep, schedules=schedules, run=replace(settings.run, name=name))
+
+
+def _size(cell: Cell) -> dict[str, Any]:
+    """The settings that say how large the cell's masks are."""
+    capped = cell.settings.sweep.capped
+    if capped is not None:
+        return {f"max_{capped}": (cell.density,)}
+    return {"sparsity": (cell.sparsity,), "compression": ()}
 
 
 def flags_of(settings: Settings) -> list[str]:

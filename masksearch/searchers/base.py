@@ -42,6 +42,11 @@ class Searcher(ABC):
         """Take up a state, after :meth:`start` with the same problem."""
 
     @property
+    def weighs_costs(self) -> bool:
+        """Whether it takes problems with a cost, and searches the Pareto front of score and cost."""
+        return False
+
+    @property
     def incumbent(self) -> Mask | None:
         """The mask it stands on, if it stands on one: annealing's current mask."""
         return None

@@ -35,10 +35,12 @@ class Mirror:
         Of the storage: ``sqlite:///file.db``, ``postgresql://...``.
     study : str
         Name of the study; a study of that name is taken for an earlier copy of this search.
+    directions : sequence of StudyDirection
+        Of the trials' values.
     """
 
-    def __init__(self, url: str, study: str) -> None:
-        self._name = study
+    def __init__(self, url: str, study: str, directions: Sequence[StudyDirection]) -> None:
+        self._name, self._directions = study, directions
         try:
             self._storage = optuna.storages.RDBStorage(url)
         except Exception as error:  # of a driver, of SQLAlchemy, of the operating system
@@ -53,7 +55,7 @@ class Mirror:
 
     def _create(self) -> int:
         with quiet():
-            return self._storage.create_new_study([StudyDirection.MAXIMIZE], self._name)
+            return self._storage.create_new_study(self._directions, self._name)
 
     def write(self, trials: Sequence[FrozenTrial]) -> None:
         """Make the study hold ``trials``, of which those of the last call are the first."""

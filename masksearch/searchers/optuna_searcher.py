@@ -13,6 +13,7 @@ from masksearch.searchers.optuna_parametrisations import (
     Bits,
     Blocks,
     Enumeration,
+    FreeDensity,
     Layers,
     Mixture,
     Parametrisation,
@@ -37,18 +38,19 @@ class Sampler:
 
     most: int  # parameters that it is still fast with
     cost: str  # measured with as many, one core
+    weighs_costs: bool = True
 
 
 SAMPLERS: Mapping[str, Sampler] = {
     "random": Sampler(1000, "a proposal takes 0.08 s"),
     "tpe": Sampler(1000, "a proposal takes 0.3 s after 40 trials, and more with each"),
-    "cmaes": Sampler(1000, "a proposal takes 0.12 s"),
+    "cmaes": Sampler(1000, "a proposal takes 0.12 s", weighs_costs=False),
     "gp": Sampler(100, "a proposal takes 0.35 s after 100 trials, and more with each"),
     "qmc": Sampler(1000, "a proposal takes 0.11 s"),
     "nsga2": Sampler(1000, "a proposal takes 0.07 s"),
     "nsga3": Sampler(1000, "a proposal takes 0.07 s"),
     "grid": Sampler(13, "2 values each make 8,192 points"),
-    "brute_force": Sampler(20, "a proposal takes 0.08 s after 400 trials, and more with each"),
+    "brute_force": Sampler(20, "a proposal takes 0.08 s after 400 trials, and more with each", weighs_costs=False),
 }
 _MOST_MASKS = 2_000  # gone through by brute force, in about three minutes beside their scoring
 _MOST_POINTS = 10_000  # of a grid
@@ -64,6 +66,10 @@ class OptunaSearch(Searcher):
     :class:`~masksearch.searchers.optuna_parametrisations.Mixture`,
     :class:`~masksearch.searchers.optuna_parametrisations.Blocks`,
     :class:`~masksearch.searchers.optuna_parametrisations.Bits`.
+
+    Where the problem has a cost, studies have two directions, the score upwards and the cost downwards, and one more
+    parameter, the density (:class:`~masksearch.searchers.optuna_parametrisations.FreeDensity`). Multi-objective TPE:
+    Ozaki et al. 2022.
 
     A warm start is scored first. Scores that are NaN, infinite or mere bounds make failed trials, which teach nothing.
 
@@ -148,9 +154,17 @@ class OptunaSearch(Searcher):
         """Every mask of the density once, in random order, for spaces of few masks; ends by itself."""
         return cls("brute_force", "bits")
 
+    @property
+    def weighs_costs(self) -> bool:  # noqa: D102
+        return SAMPLERS[self.sampler].weighs_costs
+
     def start(self, problem: Problem) -> None:  # noqa: D102
         self.problem = problem
-        self._points = self._parametrise(problem)
+        if problem.cost is not None and self.pruner != "none":
+            raise InputError(
+                f"pruner: {self.pruner}; a front weighs scores and costs, and pruners look at one value"
+            )
+        self._points = self._parametrise(problem) if problem.cost is None else FreeDensity(problem, self._parametrise)
         n = len(self._points.names)
         self._check_parameters(n)
         self._grid_levels = self._levels(n, problem) if self.sampler == "grid" else 0
@@ -167,7 +181,10 @@ class OptunaSearch(Searcher):
     def _new_study(self) -> "MemoryStudy":
         from masksearch.searchers.optuna_study import MemoryStudy  # importing Optuna takes its time
 
-        return MemoryStudy(self.sampler, self._points, self.problem.seed, self._grid_levels, self.pruner)
+        weighs_costs = self.problem.cost is not None
+        return MemoryStudy(
+            self.sampler, self._points, self.problem.seed, self._grid_levels, self.pruner, weighs_costs=weighs_costs
+        )
 
     def _parametrise(self, problem: Problem) -> Parametrisation:
         if self.parametrisation == "bits":
@@ -228,10 +245,12 @@ class OptunaSearch(Searcher):
         return proposals
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
-        for number, score in zip(self._asked, scores, strict=True):
+        for number, proposal, score in zip(self._asked, proposals, scores, strict=True):
             if number is not None:
-                value = score.value if score.exact and math.isfinite(score.value) else None
-                self._study.tell(number, value, stopped=not score.exact)
+                priced = self.problem.priced(proposal.mask, score)
+                values = [priced.value] if priced.cost is None else [priced.value, priced.cost]
+                fine = score.exact and all(map(math.isfinite, values))
+                self._study.tell(number, values if fine else None, stopped=not score.exact)
         if self.storage is not None:
             self._copy(self.storage)
 
@@ -239,7 +258,7 @@ class OptunaSearch(Searcher):
         from masksearch.searchers.optuna_mirror import Mirror
 
         if self._mirror is None:
-            self._mirror = Mirror(url, self.study_name)
+            self._mirror = Mirror(url, self.study_name, self._study.directions)
         self._mirror.write(self._study.trials)
 
     @property
@@ -249,6 +268,7 @@ class OptunaSearch(Searcher):
         identity = (
             *(repr(self), problem.space.fingerprint, problem.density, problem.budget, problem.seed),
             *(problem.start and problem.start.hash, problem.on_empty, problem.hold, list(problem.saliencies)),
+            *([] if problem.cost is None else [problem.cost if isinstance(problem.cost, str) else "cost"]),
         )
         return f"{self.sampler} {self.parametrisation} {hashlib.sha256(repr(identity).encode()).hexdigest()[:8]}"
 

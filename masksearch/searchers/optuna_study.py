@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,16 +43,26 @@ class MemoryStudy:
         Values per parameter, for the grid.
     pruner : str
         A name that :data:`~masksearch.searchers.optuna_searcher.PRUNERS` has.
+    weighs_costs : bool
+        Whether trials have a second value, their cost, which is to be small.
     """
 
     def __init__(
-        self, sampler: str, parametrisation: Parametrisation, seed: int, levels: int, pruner: str = "none"
+        self,
+        sampler: str,
+        parametrisation: Parametrisation,
+        seed: int,
+        levels: int,
+        pruner: str = "none",
+        *,
+        weighs_costs: bool = False,
     ) -> None:
         self._sampler, self._parametrisation, self._seed, self._levels = sampler, parametrisation, seed, levels
         self._starts = [] if sampler in ("grid", "brute_force") else parametrisation.starts
         self._storage = InMemoryStorage()
+        self.directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * weighs_costs
         with quiet():
-            self._id = self._storage.create_new_study([StudyDirection.MAXIMIZE], _NAME)
+            self._id = self._storage.create_new_study(self.directions, _NAME)
         self._study = optuna.load_study(study_name=_NAME, storage=self._storage)
         self._pruner = _new_pruner(pruner)
         self._distributions = _distributions(parametrisation, parametrisation.low)
@@ -133,6 +143,8 @@ class MemoryStudy:
                     return samplers.BruteForceSampler(seed=seed)
                 case _:
                     return samplers.RandomSampler(seed=seed)  # for cmaes, too, whose points it doesn't touch
+        if self._sampler == "tpe" and len(self.directions) > 1:
+            return sampler  # beside a cost, Optuna's own choice is to sample each parameter by itself
         # The parameters are known. A new sampler would look for them in all trials, in time trials x parameters.
         sampler.infer_relative_search_space = lambda study, trial: self._distributions  # type: ignore[method-assign]
         return sampler
@@ -149,13 +161,13 @@ class MemoryStudy:
         self._storage.set_trial_intermediate_value(trial_id, rung, score)
         return self._pruner.prune(self._study, self._storage.get_trial(trial_id))
 
-    def tell(self, number: int, score: float | None, *, stopped: bool = False) -> None:
-        """Take a trial's score; None: it has none, and the trial was stopped at a rung, or has failed."""
+    def tell(self, number: int, values: Sequence[float] | None, *, stopped: bool = False) -> None:
+        """Take a trial's score, and its cost if it has one; None: it was stopped at a rung, or has failed."""
         trial = self.trials[number]
         # Not Study.tell: there, samplers that are through try to stop Optuna's own loop, and raise where there is none.
-        state, value = _outcome(score, stopped, trial.intermediate_values)
-        self._storage.set_trial_state_values(trial._trial_id, state, None if value is None else [value])
-        self._learn(self._values(trial), score)
+        ended, outcome = _outcome(values, stopped, trial.intermediate_values)
+        self._storage.set_trial_state_values(trial._trial_id, ended, outcome)
+        self._learn(self._values(trial), None if values is None else values[0])
 
     def _learn(self, values: np.ndarray, score: float | None) -> None:
         if self._cmaes is not None:
@@ -168,9 +180,12 @@ class MemoryStudy:
     def state_dict(self) -> dict[str, Any]:
         """All trials, none of them running."""
         trials = self.trials
+        no_score = [math.nan] * len(self.directions)
         return {
             "values": np.array([self._values(trial) for trial in trials]).reshape(-1, len(self._parametrisation.names)),
-            "scores": np.array([trial.value if trial.state == TrialState.COMPLETE else math.nan for trial in trials]),
+            "scores": np.array(
+                [trial.values if trial.state == TrialState.COMPLETE else no_score for trial in trials]
+            ).reshape(-1, len(self.directions)),
             "stopped": np.array([trial.state == TrialState.PRUNED for trial in trials], dtype=bool),
             "rungs": np.array(
                 [[trial.intermediate_values.get(rung, math.nan) for rung in RUNGS] for trial in trials]
@@ -184,35 +199,37 @@ class MemoryStudy:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Fill a new study."""
         columns = (state["scores"].tolist(), state["stopped"].tolist(), state["rungs"].tolist(), state["notes"])
-        for values, score, stopped, so_far, notes in zip(state["values"], *columns, strict=True):
+        for values, scores, stopped, so_far, notes in zip(state["values"], *columns, strict=True):
             distributions = self._distributions
             if self._parametrisation.integers:
                 distributions = _distributions(self._parametrisation, values)
             named = zip(distributions.items(), values.tolist(), strict=True)
             params = {name: distribution.to_external_repr(value) for (name, distribution), value in named}
-            told = None if math.isnan(score) else score
+            told = None if math.isnan(scores[0]) else scores
             known = {rung: value for rung, value in zip(RUNGS, so_far, strict=True) if not math.isnan(value)}
-            outcome, value = _outcome(told, stopped, known)
+            ended, outcome = _outcome(told, stopped, known)
             trial = create_trial(
-                state=outcome,
-                value=value,
+                state=ended,
+                values=outcome,
                 params=params,
                 distributions=distributions,
                 system_attrs=dict(notes),
                 intermediate_values=known,
             )
             self._storage.create_new_trial(self._id, trial)
-            self._learn(values, told)
+            self._learn(values, None if told is None else told[0])
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)
 
 
-def _outcome(score: float | None, stopped: bool, so_far: Mapping[int, float]) -> tuple[TrialState, float | None]:
-    """State and value of a trial. That of one that was stopped is its last score so far, as Optuna has it."""
-    if score is not None:
-        return TrialState.COMPLETE, score
+def _outcome(
+    values: Sequence[float] | None, stopped: bool, so_far: Mapping[int, float]
+) -> tuple[TrialState, Sequence[float] | None]:
+    """State and values of a trial. That of one that was stopped is its last score so far, as Optuna has it."""
+    if values is not None:
+        return TrialState.COMPLETE, values
     if stopped and so_far:
-        return TrialState.PRUNED, so_far[max(so_far)]
+        return TrialState.PRUNED, [so_far[max(so_far)]]
     return TrialState.FAIL, None
 
 

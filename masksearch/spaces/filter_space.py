@@ -160,6 +160,11 @@ class FilterSpace(NetworkSpace):
             return hold == "units"
         return self._costs.of(hold, kept) <= density * self._costs.of(hold, self._sizes)
 
+    def share(self, mask: Mask, hold: Hold) -> float:
+        """What a mask keeps of all units, or its pruned network of the full one's parameters or MACs."""
+        choose("cost", hold, list(get_args(Hold)))
+        return self._cost(mask, hold) / self._costs.of(hold, self._sizes)
+
     @cached_property
     def _costs(self) -> Costs:
         return Costs(self.groups)
