@@ -175,8 +175,8 @@ class RankedLayers(_ByLayer):
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
         """One layer keeps fewer units, another as many more.
 
-        How many is drawn evenly from 1 to the same share of the largest swap between these two as ``radius`` is of the
-        largest swap of all: small layers would otherwise be emptied by the steps of large ones.
+        How many, has a logarithm that is drawn evenly, from one unit to all that the two have room for, at most
+        ``radius``: large layers and small ones, the search's beginning and its end want steps of different sizes.
         """
         givers = np.flatnonzero(self._kept)
         giver = givers[rng.integers(len(givers))]
@@ -186,8 +186,8 @@ class RankedLayers(_ByLayer):
         if not len(takers):
             return Move.nowhere()
         taker = takers[rng.integers(len(takers))]
-        most = max(1, round(radius / self.max_radius * min(self._kept[giver], room[taker])))
-        units = 1 + rng.integers(most)
+        most = min(int(self._kept[giver]), int(room[taker]), radius)
+        units = min(most, int((most + 1) ** rng.random()))
         end, start = (self.space.starts[layer] + self._kept[layer] for layer in (giver, taker))
         return Move(self._order[end - units : end], self._order[start : start + units])
 

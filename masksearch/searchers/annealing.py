@@ -46,7 +46,8 @@ class Annealing(Searcher):
     share p of them. So the temperature follows the objective's scale, and the radius, without being told.
 
     ``densities`` searches nothing but the layers' densities: units of a layer rank by the problem's saliency, or in a
-    random order, and a move prunes the last units that one layer keeps for the next ones of another.
+    random order, and a move prunes the last units that one layer keeps for the next ones of another: few or many, with
+    no radius to choose.
 
     Several ``chains`` walk in turn, or side by side where proposals come in batches. Twenty times in a search the one
     of lowest score goes on from the mask of the highest (Ram et al. 1996). With ``reheat_after``, a search that hasn't
@@ -84,8 +85,8 @@ class Annealing(Searcher):
                 raise InputError(f"annealing: {name} {value}; a share in (0, 1) is needed")
         if not 0 <= self.within <= 1:
             raise InputError(f"annealing: within {self.within}; a share in [0, 1] is needed")
-        if self.densities and self.within:
-            raise InputError(f"annealing: within {self.within}; moves of densities go between layers, so 0 is needed")
+        if self.densities and (self.within or self.acceptance is not None):
+            raise InputError("annealing: within or acceptance; moves of densities go between layers and have no radius")
         if self.chains < 1:
             raise InputError(f"annealing: {self.chains} chains; at least 1 is needed")
         if self.probe_first < 1 or self.probe_every < 1 or self.tabu < 0:
@@ -232,7 +233,9 @@ class Annealing(Searcher):
 
     @property
     def radius(self) -> int:
-        """Units dropped and units regrown by the next move."""
+        """Units dropped and units regrown by the next move; with ``densities``, at most."""
+        if self.densities:
+            return max(1, self._chains[0].ground.max_radius)
         share = self.radius_start * (self.radius_end / self.radius_start) ** self.cooled
         return max(1, round((share if self.acceptance is None else self._adapted) * self._chains[0].ground.max_radius))
 
