@@ -48,6 +48,15 @@ class _ByLayer:
         runs = zip(self.space.starts, self._kept, strict=True)
         return Mask.of_units(self.space, np.concatenate([self._order[start : start + kept] for start, kept in runs]))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The order of the units: draws depend on it, so the bits alone would not continue the same search."""
+        return {"order": self._order.copy(), "kept": self._kept.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self._order = np.array(state["order"], dtype=np.int64)
+        self._kept = np.array(state["kept"], dtype=np.int64)
+
 
 class LayeredPartition(_ByLayer):
     """Swaps that leave the layers' densities as they are, and swaps of units anywhere.
@@ -132,20 +141,15 @@ class LayeredPartition(_ByLayer):
         outside = (places < start) | (places >= start + len(units))
         self._exchange(units[outside], there[~np.isin(there, units)])
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        super().load_state_dict(state)
+        self._place = np.argsort(self._order)
+
     def _exchange(self, ones: np.ndarray, others: np.ndarray) -> None:
         a, b = self._place[ones], self._place[others]
         self._order[a], self._order[b] = others, ones
         self._place[ones], self._place[others] = b, a
-
-    def state_dict(self) -> dict[str, Any]:
-        """The order of the units: draws depend on it, so the bits alone would not continue the same search."""
-        return {"order": self._order.copy(), "kept": self._kept.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        self._order = np.array(state["order"], dtype=np.int64)
-        self._kept = np.array(state["kept"], dtype=np.int64)
-        self._place = np.argsort(self._order)
 
 
 class RankedLayers(_ByLayer):
@@ -194,14 +198,6 @@ class RankedLayers(_ByLayer):
     def make(self, move: Move) -> None:
         """Make a move that :meth:`draw` gave."""
         self._kept = self.kept_after(move)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the layers keep; the ranking is the start's."""
-        return {"kept": self._kept.copy()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        self._kept = np.array(state["kept"], dtype=np.int64)
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -194,7 +194,7 @@ class Annealing(Searcher):
         self._reheat()
 
     def _measure(self, loss: float) -> None:
-        if loss > 0:  # False for NaN
+        if 0 < loss < math.inf:  # False for NaN
             self._probes += 1
             weight = 1 / min(self._probes, _MEMORY_OF_SPREAD)
             self._spread = loss if self._probes == 1 else self._spread + weight * (loss - self._spread)
