@@ -23,7 +23,7 @@ import torch
 import masksearch as ms
 from masksearch.searchers import Annealing, OptunaSearch, Searcher
 
-SEEDS = range(3)
+SEEDS = {"schedules": range(1), "additions": range(3), "densities": range(3)}
 SCORINGS = {"schedules": 3000, "additions": 3000, "densities": 300}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "schedules": [
@@ -38,6 +38,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     ],
     "additions": [
         {},
+        {"scope": "erk"},
         {"acceptance": 0.1},
         {"acceptance": 0.2},
         {"acceptance": 0.4},
@@ -55,7 +56,7 @@ def untrained(data: ms.Data, part: str) -> Iterator[str]:
     yield "| settings | score | search accuracy | rest accuracy | ms per scoring |\n|---|---:|---:|---:|---:|"
     for settings in SETTINGS[part]:
         rows = []
-        for seed in SEEDS:
+        for seed in SEEDS[part]:
             model = ms.build_model("thesis_mlp", data, seed=seed)
             rows.append(_searched(model, data, Annealing(**settings), SCORINGS[part], 0.1, seed))
         yield _row(", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults", rows)
@@ -75,7 +76,7 @@ def densities(data: ms.Data) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|"
     for density in (0.05, 0.02):
         rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in searchers}
-        for seed in SEEDS:
+        for seed in SEEDS["densities"]:
             model = ms.build_model("lenet_300_100", data, seed=seed)
             ms.train(model, data.train, ms.TrainSettings(epochs=1), seed=seed)
             for name, searcher in searchers.items():
@@ -101,15 +102,15 @@ def _searched(
 
 def _row(name: str, rows: list[tuple[float, ...]]) -> str:
     score, search, rest, ms_per_scoring = np.mean(rows, axis=0)
-    spread = np.std(rows, axis=0, ddof=1)[2]
-    return f"| {name} | {score:.4f} | {search:.2f} | {rest:.2f} ± {spread:.2f} | {ms_per_scoring:.2f} |"
+    spread = f" ± {np.std(rows, axis=0, ddof=1)[2]:.2f}" if len(rows) > 1 else ""
+    return f"| {name} | {score:.4f} | {search:.2f} | {rest:.2f}{spread} | {ms_per_scoring:.2f} |"
 
 
 def main(root: str, part: str) -> None:
     """Print one part's table, row by row."""
     data = ms.load_data("mnist", root)
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    print(f"{machine}, {SCORINGS[part]} scorings, seeds 0 to {SEEDS[-1]}\n")
+    print(f"{machine}, {SCORINGS[part]} scorings, seeds 0 to {SEEDS[part][-1]}\n")
     for line in densities(data) if part == "densities" else untrained(data, part):
         print(line, flush=True)
 

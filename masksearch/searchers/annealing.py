@@ -25,7 +25,7 @@ _MEMORY_OF_SPREAD = 10  # probes over which the spread of worsening moves is ave
 _MEMORY_OF_ACCEPTANCE = 100  # moves over which the acceptance rate is averaged, and an adapted radius is moved
 _SCALARS = (
     *("_spread", "_probes", "_told", "_seconds", "_acceptance", "_adapted"),
-    *("_best", "_best_at", "_since", "_from"),
+    *("_best", "_best_at", "_since", "_from", "_met"),
 )
 _STRETCH = 100  # scorings in a row of one chain, where proposals come one by one: scorers are fast on one base mask
 _MEETINGS = 20  # of chains, in a search
@@ -45,9 +45,9 @@ class Annealing(Searcher):
     probes lose s on average, and losses are about exponentially distributed, a temperature of s p / (1 - p) accepts a
     share p of them. So the temperature follows the objective's scale, and the radius, without being told.
 
-    ``densities`` searches nothing but the layers' densities: units of a layer rank by the problem's saliency, or in a
-    random order, and a move prunes the last units that one layer keeps for the next ones of another: few or many, with
-    no radius to choose.
+    ``densities`` searches nothing but the layers' densities: units of a layer rank by the problem's first saliency, or
+    in a random order, and a move prunes the last units that one layer keeps for the next ones of another, few or many;
+    there is no radius to choose.
 
     Several ``chains`` walk in turn, or side by side where proposals come in batches. Twenty times in a search the one
     of lowest score goes on from the mask of the highest (Ram et al. 1996). With ``reheat_after``, a search that hasn't
@@ -62,7 +62,7 @@ class Annealing(Searcher):
     temperature_end: float | None = None  # score units
     acceptance: float | None = None  # share of all moves accepted that the radius is adapted to, in place of radius_end
     within: float = 0.0  # share of moves that keep the layers' densities; all do where the problem has one per layer
-    densities: bool = False  # search the layers' densities alone, units ranked by the one saliency, if there is one
+    densities: bool = False  # search the layers' densities alone, units ranked by the first saliency, or at random
     chains: int = 1  # walks that share the budget
     reheat_after: float | None = None  # share of the budget without a better mask that makes it reheat; None: never
     probe_first: int = 20  # moves at the start that are all probes
@@ -114,6 +114,7 @@ class Annealing(Searcher):
         self._acceptance = 1.0
         self._adapted = self.radius_start  # the radius that follows the acceptance, a share as radius_start is
         self._best, self._best_at = -math.inf, 0.0  # best score, and the progress at which it was found
+        self._met = 0  # meetings of the chains that are over
         self._since, self._from = 0.0, 0.0  # progress at the last reheating, and where schedules went on from then
 
     def _chain(self) -> Chain:
@@ -128,10 +129,6 @@ class Annealing(Searcher):
         problem, saliencies = self.problem, list(self.problem.saliencies.values())
         if isinstance(problem.density, Mapping):
             raise InputError("annealing: densities per layer are given, so there are none to search; give one density")
-        if len(saliencies) > 1:
-            raise InputError(
-                f"annealing: {len(saliencies)} saliencies ({', '.join(problem.saliencies)}); densities need one at most"
-            )
         drawn = not saliencies
         saliency = torch.rand(problem.space.n_units, generator=self._generator) if drawn else saliencies[0].cpu()
         on_empty: OnEmpty = "keep_one" if problem.on_empty == "raise" else problem.on_empty
@@ -190,7 +187,7 @@ class Annealing(Searcher):
                 self._adapt(taken, self.acceptance)
             if taken:
                 chain.take(proposal, score.value)
-        self._meet(len(proposals))
+        self._meet()
         self._reheat()
 
     def _measure(self, loss: float) -> None:
@@ -205,11 +202,11 @@ class Annealing(Searcher):
         least = 1 / max(1, self._chains[0].ground.max_radius)
         self._adapted = min(1.0, max(least, self._adapted * factor))
 
-    def _meet(self, told: int) -> None:
+    def _meet(self) -> None:
         """Where the chains' time has come, the last of them goes on from the first."""
-        spent = [self.problem.budget.spent(number, self._seconds) for number in (self._told - told, self._told)]
-        before, now = (int(_MEETINGS * share) for share in spent)
-        if now > before:
+        meetings = int(_MEETINGS * self.progress)
+        if meetings > self._met:
+            self._met = meetings
             ranking = sorted(self._chains, key=lambda chain: -math.inf if math.isnan(chain.value) else chain.value)
             if ranking[0].value < ranking[-1].value:
                 ranking[0].go_on_from(ranking[-1])
