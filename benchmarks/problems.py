@@ -64,6 +64,7 @@ class Planted:
         self._base: Mask | None = None
         self._counts, self._value = np.empty(0, dtype=np.int64), 0  # of the last base
         self.planted = blocks[:planted].flatten()
+        self.saliencies: dict[str, torch.Tensor] = {}  # what searchers are given, by name
         self.optimum = int(weights[:planted].sum()) * steps[-1]
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
@@ -105,6 +106,21 @@ def weighted(space: MaskSpace, density: float, rng: np.random.Generator) -> Plan
     return Planted(space, ranking[:, None], worth[ranking], (0, 1), space.count(density))
 
 
+def layered(space: MaskSpace, density: float, rng: np.random.Generator) -> Planted:
+    """Decoupled as ``weighted``, and units of each layer are worth three times as much as those of the one before.
+
+    So the planted mask has a density of its own in every layer. The problem has a saliency, as criteria are: it ranks
+    the units of a layer about right, and says nothing of how layers compare.
+    """
+    scale = 3.0 ** space.layer_of(np.arange(space.n_units))
+    share = rng.exponential(size=space.n_units)
+    worth = 1 + np.round(1e6 * scale * share).astype(np.int64)
+    ranking = np.argsort(-worth, kind="stable")
+    planted = Planted(space, ranking[:, None], worth[ranking], (0, 1), space.count(density))
+    planted.saliencies["hint"] = torch.from_numpy(share * np.exp(rng.normal(size=space.n_units) / 2))
+    return planted
+
+
 def coupled(space: MaskSpace, density: float, rng: np.random.Generator) -> Planted:
     """Pairs of planted units, each unit worth something only beside the other."""
     return _blocks(space, density, rng, (0, 0, 1))
@@ -129,7 +145,7 @@ def _blocks(space: MaskSpace, density: float, rng: np.random.Generator, steps: S
 
 
 PROBLEMS: Table[Callable[[MaskSpace, float, np.random.Generator], Planted]] = Table(
-    "problem", {"equal": equal, "weighted": weighted, "coupled": coupled, "deceptive": deceptive}
+    "problem", {"equal": equal, "weighted": weighted, "layered": layered, "coupled": coupled, "deceptive": deceptive}
 )
 
 
@@ -199,7 +215,7 @@ def table(
         runs = []
         for seed in seeds:
             scorer = PROBLEMS[name](space, density, numpy_generator(seed, "planted", name))
-            problem = Problem(space, density, Budget(budget), seed, on_empty="allow")
+            problem = Problem(space, density, Budget(budget), seed, None, scorer.saliencies, "allow")
             runs.append(solve(searcher_of(text), scorer, problem, looks))
         lines.append(_row(text, runs, budget))
         print(lines[-1], flush=True)

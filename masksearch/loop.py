@@ -262,7 +262,19 @@ def _start_mask(
             raise InputError(f"start: costs more than density {density} of the {hold}")
     elif start.n_kept > space.count(density) or (start.n_kept < space.count(density) and not up_to):
         raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {space.count(density)}")
+    elif isinstance(density, Mapping):
+        _check_layers(start, space, density, on_empty)
     return start
+
+
+def _check_layers(start: Mask, space: MaskSpace, density: Density, on_empty: OnEmpty) -> None:
+    """That a start keeps of every layer what its density says (a unit more or less, where emptied ones keep one)."""
+    quotas = space.quotas(density)
+    if on_empty != "allow" and not all(quotas):
+        return
+    for (name, kept), quota in zip(start.kept_per_layer().items(), quotas, strict=True):
+        if kept != quota:
+            raise InputError(f"start: keeps {kept} units of layer {name!r}, and its density keeps {quota}")
 
 
 def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:

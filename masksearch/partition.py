@@ -66,9 +66,6 @@ class Partition:
         """The order of the units: draws depend on it, so the bits alone would not continue the same search."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 
-    @classmethod
-    def from_state(cls, space: Layout, state: Mapping[str, Any]) -> "Partition":
-        """The partition that :meth:`state_dict` described."""
-        partition = object.__new__(cls)
-        partition._fill(space, np.array(state["order"], dtype=np.int64), int(state["n_kept"]))
-        return partition
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self._fill(self.space, np.array(state["order"], dtype=np.int64), int(state["n_kept"]))

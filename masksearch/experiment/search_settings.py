@@ -17,7 +17,7 @@ class SearchSettings:
     """What searches know before their first scoring, and how their best masks are told apart."""
 
     saliencies: tuple[str, ...] = ()
-    """Criteria (NAME or NAME@MOMENT; one round of each) whose saliencies optuna_* and eda make their masks from."""
+    """Criteria (NAME or NAME@MOMENT) that optuna_*, eda, evolution, annealing.densities rank by; one round of each."""
     warm_start: str | None = None
     """Criterion (NAME or NAME@MOMENT) whose mask searches start from; a random mask if not given."""
     training_steps: int = 250

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from masksearch.errors import InputError
+from masksearch.layered_partition import spread
 from masksearch.layout import Layout
 from masksearch.mask import Mask
 from masksearch.move import Move
@@ -22,7 +23,6 @@ from masksearch.trial import Problem, Proposal, Score
 __all__ = ["Evolution"]
 
 _TRIES = 100  # draws of a child before one that is its parent over again is put up with
-_LOOKS = 8  # random units of a layer that are looked at to find one that is pruned
 _POWER = 1.5  # of the mutations' radius
 
 
@@ -55,6 +55,8 @@ class Evolution(Searcher):
     - *mutated*: the better parent after a swap, either anywhere or of units of the same layers. The radius follows a
       power law, radius ** -1.5, so that there is no step size to choose (Doerr et al. 2017).
 
+    With a density per layer, every child keeps it: as many units come into each layer as go out of it.
+
     It begins with the problem's start mask, the top units of every saliency, and swaps of these; without any, with
     random masks.
     """
@@ -77,10 +79,6 @@ class Evolution(Searcher):
         choose("scope of evolution", self.scope, list(get_args(Scope)))
 
     def start(self, problem: Problem) -> None:  # noqa: D102
-        if isinstance(problem.density, Mapping):
-            raise InputError(
-                "evolution: swaps units across layers, so a density per layer isn't held; give one density"
-            )
         self.problem = problem
         self._rng = numpy_generator(problem.seed, "evolution")
         self._generator = torch_generator(problem.seed, "evolution", "start")
@@ -89,6 +87,10 @@ class Evolution(Searcher):
         self._members: list[_Member] = []
         # Of every proposal that waits for its score: its place in the population (None: a new one), its kept units.
         self._waiting: list[tuple[int | None, np.ndarray]] = []
+
+    @property
+    def _within(self) -> float:
+        return 1.0 if isinstance(self.problem.density, Mapping) else self.within
 
     @property
     def _on_empty(self) -> OnEmpty:
@@ -154,20 +156,39 @@ class Evolution(Searcher):
         radius = min(len(out), len(back))
         if 2 * radius in (0, len(mine) + len(theirs)):
             return Move.nowhere()
-        return Move(self._rng.permutation(out)[:radius], self._rng.permutation(back)[:radius])
+        out, back = self._rng.permutation(out), self._rng.permutation(back)
+        if isinstance(self.problem.density, Mapping):
+            return _balanced(base.mask.space, out, back)
+        return Move(out[:radius], back[:radius])
 
     def _mutated(self, base: _Member) -> Move:
-        """A swap, in time O(radius / share of the rarer units)."""
-        kept, pruned = base.mask.n_kept, base.mask.space.n_units - base.mask.n_kept
+        """A swap, in time O(radius / share of the rarer units) where units of a layer are not nearly all alike."""
+        space = base.mask.space
+        kept, pruned = base.mask.n_kept, space.n_units - base.mask.n_kept
         if not min(kept, pruned):
             return Move.nowhere()
-        radius = self._radius(min(kept, pruned))
-        out = self._some(base.bits, True, kept, radius)
-        if self._rng.random() < self.within:
-            move = self._regrown_beside(base, out)
-            if len(move):
+        if self._rng.random() < self._within:
+            move = self._swapped_within(base)
+            if len(move) or self._within == 1:
                 return move
-        return Move(out, self._some(base.bits, False, pruned, radius))
+        radius = self._radius(min(kept, pruned))
+        return Move(self._some(base.bits, True, kept, radius), self._some(base.bits, False, pruned, radius))
+
+    def _swapped_within(self, base: _Member) -> Move:
+        """Units against units of the same layers; nowhere, if every layer is full or empty."""
+        space = base.mask.space
+        pruned = np.diff(space.starts, append=space.n_units) - base.kept
+        room = np.minimum(base.kept, pruned)
+        if not room.any():
+            return Move.nowhere()
+        swaps = spread(self._radius(int(room.sum())), room, self._rng)
+        out, back = [], []
+        for place in np.flatnonzero(swaps):
+            layer = space.layers[place]
+            bits = base.bits[layer.slice]
+            out.append(layer.start + self._some(bits, True, int(base.kept[place]), int(swaps[place])))
+            back.append(layer.start + self._some(bits, False, int(pruned[place]), int(swaps[place])))
+        return Move(np.concatenate(out), np.concatenate(back))
 
     def _radius(self, largest: int) -> int:
         """A whole number from 1 to the largest mutation, r with a probability of about r ** -_POWER."""
@@ -186,18 +207,6 @@ class Evolution(Searcher):
             if len(units) >= wanted:
                 return units[:wanted]
         return self._rng.choice(np.flatnonzero(bits == kept), wanted, replace=False)
-
-    def _regrown_beside(self, base: _Member, out: np.ndarray) -> Move:
-        """``out`` against pruned units of the same layers, without those that none was found for."""
-        space = base.mask.space
-        layers = space.layer_of(out)
-        sizes = np.diff(space.starts, append=space.n_units)[layers]
-        looks = space.starts[layers] + self._rng.integers(sizes, size=(_LOOKS, len(out)))
-        pruned = ~base.bits[looks]
-        back = looks[pruned.argmax(0), np.arange(len(out))]
-        found = np.flatnonzero(pruned.any(0))
-        found = found[np.unique(back[found], return_index=True)[1]]
-        return Move(out[found], back[found])
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         for proposal, score, (place, kept) in zip(proposals, scores, self._waiting, strict=True):
@@ -237,6 +246,18 @@ class Evolution(Searcher):
 
 def _member(mask: Mask, value: float = math.nan) -> _Member:
     return _Member(mask, value, np.array(list(mask.kept_per_layer().values()), dtype=np.int64))
+
+
+def _balanced(space: Layout, out: np.ndarray, back: np.ndarray) -> Move:
+    """The move of the first of ``out`` and ``back``, as many of both in every layer."""
+    kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    layers_out, layers_back = space.layer_of(out), space.layer_of(back)
+    for layer in range(len(space.layers)):
+        here_out, here_back = out[layers_out == layer], back[layers_back == layer]
+        radius = min(len(here_out), len(here_back))
+        kept[0].append(here_out[:radius])
+        kept[1].append(here_back[:radius])
+    return Move(np.concatenate(kept[0]), np.concatenate(kept[1]))
 
 
 def _per_layer(space: Layout, units: np.ndarray) -> np.ndarray:

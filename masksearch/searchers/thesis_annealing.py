@@ -138,7 +138,7 @@ class ThesisAnnealing(Searcher):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._rng.bit_generator.state = state["rng"]
-        self._partition = Partition.from_state(self.problem.space, state["partition"])
+        self._partition.load_state_dict(state["partition"])
         self._current = self._partition.mask()
         self._memory.load_state_dict(state["memory"])
         for name in _SCALARS:

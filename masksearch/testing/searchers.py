@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from masksearch.errors import InputError
 from masksearch.files import load_tree, save_tree
 from masksearch.mask import Mask
 from masksearch.rungs import RUNGS, WHOLE, stops
@@ -28,6 +29,7 @@ __all__ = [
     "check_density",
     "check_empty_layers",
     "check_ends",
+    "check_layer_densities",
     "check_nan",
     "check_radius",
     "check_recovers_from_an_unscorable_start",
@@ -151,6 +153,7 @@ def check_searcher(make: Make, folder: str | Path) -> None:
         check_ends(make, density)
     check_empty_layers(make, "keep_one")
     check_empty_layers(make, "raise")
+    check_layer_densities(make)
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
@@ -164,16 +167,32 @@ def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
         assert len(proposal.dropped) == len(proposal.regrown)
 
 
+def check_layer_densities(make: Make) -> bool:
+    """A density per layer is held by every proposal, or refused by an InputError before any; whether it is held."""
+    per_layer = {"first": 0.25, "second": 0.5}
+    start = SPACE.random(per_layer, generator=torch.Generator().manual_seed(5))
+    for given in (problem(density=per_layer), problem(density=per_layer, start=start)):
+        searcher, scorer = make(), Planted(per_layer)
+        try:
+            searcher.start(given)
+        except InputError:
+            return False
+        proposals = [*drive(searcher, scorer, 100), *drive(searcher, scorer, 20, 5)]
+        assert all(list(proposal.mask.kept_per_layer().values()) == [10, 10] for proposal in proposals)
+        assert len({proposal.mask.hash for proposal in proposals}) > 30
+    return True
+
+
 def check_radius(make: Make) -> None:
-    """A proposal lies at most 2 x radius from the incumbent, where the searcher tells a radius."""
+    """A proposal lies at most 2 x radius from its base, where the searcher tells a radius."""
     searcher, scorer = make(), Planted()
     searcher.start(problem())
     for _ in range(150):
-        radius, incumbent = searcher.metrics().get("radius"), searcher.incumbent
+        radius = searcher.metrics().get("radius")
         proposals = drive(searcher, scorer, 1)
-        if not proposals or radius is None or incumbent is None:
+        if not proposals or radius is None:
             return
-        assert incumbent.hamming(proposals[0].mask) <= 2 * radius
+        assert proposals[0].base.hamming(proposals[0].mask) <= 2 * radius
 
 
 def check_batches(make: Make) -> None:

@@ -316,6 +316,11 @@ class TestEvolution:
         spread = math.sqrt(share * (1 - share) / 600)
         assert np.abs(counts[bits] / 600 - share).max() <= 5 * spread
 
-    def test_a_density_per_layer_is_refused(self):
-        with pytest.raises(InputError, match="one density"):
-            Evolution().start(problem(density={"first": 0.25, "second": 0.5}))
+    @pytest.mark.parametrize("by_layer", [0.0, 1.0])
+    def test_densities_per_layer_are_crossed_too(self, by_layer):
+        searcher = Evolution(population=6, by_layer=by_layer)
+        searcher.start(problem(density={"first": 0.25, "second": 0.5}))
+        drive(searcher, Planted(), 6)
+        moves = [searcher._crossed(*searcher._members[:2]) for _ in range(50)]
+        assert sum(len(move) > 0 for move in moves) > 10
+        assert all((searcher._members[0].kept_after(move) == [10, 10]).all() for move in moves)

@@ -27,6 +27,10 @@ MAKES = {
     "annealing with tabu": lambda: Annealing(tabu=7),
     "annealing with temperatures": lambda: Annealing(temperature_start=0.1, temperature_end=0.001),
     "annealing, large radius": lambda: Annealing(radius_start=1.0, radius_end=0.2, probe_every=3),
+    "annealing, within layers": lambda: Annealing(within=0.7, radius_start=0.3),
+    "annealing, chains": lambda: Annealing(chains=3, tabu=4, within=0.2),
+    "annealing, reheated": lambda: Annealing(reheat_after=0.05),
+    "annealing, radius adapted": lambda: Annealing(acceptance=0.3),
     "random_search, erk": lambda: RandomSearch("erk"),
 }
 every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
@@ -97,6 +101,33 @@ def test_searches_end_at_extreme_densities(make, density):
 def test_layers_are_emptied_only_where_that_is_allowed(make, on_empty):
     emptied = contract.check_empty_layers(make, on_empty)
     assert emptied == (on_empty == "allow" and getattr(make(), "scope", "global") == "global")
+
+
+@every
+def test_densities_per_layer_are_held_or_refused(make):
+    assert contract.check_layer_densities(make) != isinstance(make(), ThesisAnnealing)
+
+
+@pytest.mark.parametrize("chains", [1, 3])
+def test_densities_alone_keep_the_contract_too(chains, tmp_path):
+    def make():
+        return Annealing(densities=True, chains=chains)
+
+    for density in (0.05, 0.3, 0.9):
+        contract.check_density(make, density, batch=2)
+    contract.check_radius(make)
+    contract.check_batches(make)
+    contract.check_arguments_unmodified(make)
+    contract.check_same_seed_same_path(make)
+    contract.check_state_round_trip(make, tmp_path, 4)
+    contract.check_state_is_a_snapshot(make)
+    contract.check_nan(make)
+    contract.check_bounds(make)
+    contract.check_warm_start(make)
+    for density in (2 / 60, 1.0):
+        contract.check_ends(make, density)
+    assert not contract.check_empty_layers(make, "raise")
+    assert not contract.check_layer_densities(make)
 
 
 def test_the_same_paths_in_a_fresh_process():
@@ -219,6 +250,14 @@ def test_explicit_temperatures_are_metropolis_rule():
     assert searcher.temperature == 0.5
 
 
+@pytest.mark.parametrize("searcher", [Annealing(), Annealing(within=0.5), Annealing(densities=True)])
+def test_moves_begin_at_the_incumbent(searcher):
+    searcher.start(problem())
+    for _ in range(60):
+        incumbent = searcher.incumbent
+        assert drive(searcher, Planted(), 1)[0].base is incumbent
+
+
 def test_schedules_fall_geometrically_with_the_budget():
     searcher = Annealing(0.5, 0.05, temperature_start=1.0, temperature_end=0.01)
     searcher.start(problem(density=0.5, scorings=101))
@@ -275,6 +314,141 @@ def test_tabu_masks_are_not_proposed_again():
     assert repeats(4) == 0
 
 
+def test_within_layers_is_the_share_of_moves_that_keep_their_densities():
+    for within, least, most in ((0.0, 0.3, 0.6), (0.8, 0.82, 0.95), (1.0, 1.0, 1.0)):  # of those anywhere some do, too
+        searcher = Annealing(within=within, radius_end=0.01)
+        searcher.start(problem())
+        searcher.tell(searcher.ask(), [Score(0.0)])
+        kept = [p.mask.kept_per_layer() == p.base.kept_per_layer() for p in searcher.ask(400)]
+        assert least <= np.mean(kept) <= most
+
+
+class TestDensities:
+    def given(self, *names, **more):
+        saliencies = {n: torch.randn(60, generator=torch.Generator().manual_seed(i)) for i, n in enumerate(names)}
+        return replace(problem(**more), saliencies=saliencies)
+
+    def test_every_mask_keeps_the_top_units_of_every_layer(self):
+        given = self.given("snip", "grasp")
+        searcher = Annealing(densities=True, accept_start=0.5)
+        searcher.start(given)
+        assert searcher.incumbent == SPACE.top_k(given.saliencies["snip"], 0.3)
+        seen = set()
+        for proposal in drive(searcher, Planted(), 150):
+            kept = proposal.mask.kept_per_layer()
+            seen.add(kept["second"])
+            own = {layer.name: kept[layer.name] / layer.size for layer in SPACE.layers}
+            assert proposal.mask == SPACE.top_k(given.saliencies["snip"], own, on_empty="allow")
+        assert len(seen) > 12  # of 19 that there are
+
+    def test_without_a_saliency_the_ranking_is_drawn_once(self):
+        searcher = Annealing(densities=True, accept_start=0.5)
+        searcher.start(problem())
+        by_density = {}
+        for proposal in drive(searcher, Planted(), 150):
+            same = by_density.setdefault(proposal.mask.kept_per_layer()["first"], proposal.mask)
+            assert proposal.mask == same
+
+    def test_a_start_is_where_it_begins_whatever_the_saliency_says(self):
+        start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
+        searcher = Annealing(densities=True)
+        searcher.start(self.given("snip", start=start))
+        assert searcher.incumbent == start
+        for proposal in drive(searcher, Planted(), 50):
+            units, first = proposal.mask.bits & ~start.bits, start.bits & ~proposal.mask.bits
+            assert not (
+                SPACE.layer_of(units.nonzero().flatten().numpy()) == SPACE.layer_of(first.nonzero().flatten().numpy())
+            ).any()  # what one layer gains, another has lost
+
+    def test_the_best_densities_are_found(self):
+        """The score is how near the first layer is to 6 units; masks are ranked by nothing."""
+        searcher = Annealing(densities=True)
+        searcher.start(problem(scorings=120))
+        best = -math.inf
+        for _ in range(120):
+            proposals = searcher.ask()
+            value = -abs(proposals[0].mask.kept_per_layer()["first"] - 6.0)
+            searcher.tell(proposals, [Score(value)])
+            best = max(best, value)
+        assert best == 0
+
+    def test_what_it_cannot_search_is_named(self):
+        with pytest.raises(InputError, match="none to search"):
+            Annealing(densities=True).start(problem(density={"first": 0.25, "second": 0.5}))
+
+
+class TestChains:
+    def test_a_batch_holds_a_move_of_every_chain(self):
+        searcher = Annealing(chains=3)
+        searcher.start(problem())
+        scorer = Planted()
+        starts = searcher.ask(3)
+        assert len({proposal.mask.hash for proposal in starts}) == 3
+        searcher.tell(starts, scorer.score(starts))
+        assert {proposal.base for proposal in searcher.ask(3)} == {proposal.mask for proposal in starts}
+        assert [sum(p.base == start.mask for p in searcher.ask(6)) for start in starts] == [2, 2, 2]
+
+    def test_one_by_one_they_walk_in_turn(self):
+        searcher = Annealing(chains=2)
+        searcher.start(problem(scorings=10_000))
+        drive(searcher, Planted(), 1, 2)
+        chains = [chain for _ in range(400) for chain in (drive(searcher, Planted(), 1) and searcher._asked)]
+        changes = [i for i in range(1, 400) if chains[i] != chains[i - 1]]
+        assert [b - a for a, b in itertools.pairwise(changes)] == [100] * (len(changes) - 1)
+        assert len(changes) == 4
+
+    def test_the_last_goes_on_from_the_first_when_they_meet(self):
+        searcher = Annealing(chains=3, tabu=2)
+        searcher.start(problem(scorings=200))
+        searcher.tell(searcher.ask(3), [Score(1.0), Score(3.0), Score(2.0)])
+        before = [chain.current for chain in searcher._chains]
+        for _ in range(2):
+            searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
+        assert [chain.current for chain in searcher._chains] == before  # 9 of 200 scorings: not yet
+        searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
+        assert [chain.current for chain in searcher._chains] == [before[1], before[1], before[2]]
+        assert [chain.value for chain in searcher._chains] == [3.0, 3.0, 2.0]
+
+
+def test_chains_meet_in_a_budget_of_seconds_too():
+    searcher = Annealing(chains=2)
+    searcher.start(Problem(SPACE, 0.3, Budget(seconds=100), 0, on_empty="allow"))
+    searcher.tell(searcher.ask(2), [Score(1.0, seconds=1.0), Score(2.0, seconds=1.0)])
+    assert searcher.incumbent != searcher._chains[1].current
+    searcher.tell(searcher.ask(1), [Score(-100.0, seconds=4.0)])
+    assert searcher.incumbent == searcher._chains[1].current
+
+
+def test_a_search_that_is_stuck_reheats_halfway_and_ends_cold():
+    searcher = Annealing(reheat_after=0.195, temperature_start=1.0, temperature_end=0.01)
+    searcher.start(problem(scorings=100))
+    cooled = []
+    for number in range(100):
+        searcher.tell(searcher.ask(), [Score(float(number) if number < 30 else -math.inf)])
+        cooled.append(searcher.cooled)
+        assert searcher.temperature == pytest.approx(0.01**searcher.cooled)
+    falls = [i + 1 for i in range(1, 100) if cooled[i] < cooled[i - 1]]
+    assert falls == [50, 70, 90]  # the best was number 30
+    assert cooled[49] == pytest.approx(cooled[48] / 2, abs=0.01)
+    assert cooled[28] == pytest.approx(0.29)
+    assert cooled[-1] == 1.0
+
+
+def test_the_radius_settles_where_the_wanted_share_is_accepted():
+    """A move of radius r is taken with probability 1 / r."""
+    searcher = Annealing(acceptance=0.1, radius_start=0.5, temperature_start=1e-9, temperature_end=1e-9)
+    space = MaskSpace([("only", (1, 400), 400)])
+    searcher.start(problem(density=0.5, scorings=5000, space=space))
+    searcher.tell(searcher.ask(), [Score(0.0)])
+    rng, radii = np.random.default_rng(0), []
+    for _ in range(4000):
+        proposals = searcher.ask()
+        radii.append(len(proposals[0].dropped))
+        searcher.tell(proposals, [Score(1e6 if rng.random() < 1 / radii[-1] else -math.inf)])
+    assert radii[0] == 100
+    assert 7 < np.mean(radii[2000:]) < 14
+
+
 BAD = [
     {"radius_start": 0.0},
     {"radius_end": 1.5},
@@ -284,6 +458,14 @@ BAD = [
     {"temperature_start": 1.0},
     {"temperature_end": 1.0},
     {"temperature_start": 0.0, "temperature_end": 1.0},
+    {"acceptance": 0.0},
+    {"acceptance": 1.0},
+    {"within": -0.1},
+    {"within": math.nan},
+    {"densities": True, "within": 0.5},
+    {"densities": True, "acceptance": 0.5},
+    {"chains": 0},
+    {"reheat_after": 0.0},
     {"probe_first": 0},
     {"probe_every": 0},
     {"tabu": -1},
