@@ -122,14 +122,21 @@ def test_every_source_of_a_row_can_be_cited():
         assert entries[f"{author.lower()}{year}"].startswith(author)
 
 
+def test_the_analyses_of_the_readme_are_those_there_are():
+    table = PAGES[0].read_text().partition("| `--what` |")[2].partition("\n\n")[0]
+    named = [name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall("`(.*?)`", cell)]
+    assert sorted(named) == sorted(reading.ANALYSES)
+
+
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 4
     assert (ROOT / "run_search.py").exists()
 
 
 def test_flags_that_the_text_names_exist(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["run", "--help"])
+    for command in ("run", "compare", "analyse"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
     known = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out))
     named = set(re.findall(r"`(--[a-z][a-z0-9.-]*)", PAGES[0].read_text())) - {"--help"}
     assert len(named) > 5

@@ -107,7 +107,7 @@ def _variants(cells: list[Cell]) -> list[str]:
         if several["retrain_lr"] and cell["retrain_lr"] is not None:
             words.append(f"lr {cell['retrain_lr']:g}")
         if cell["control"] != "none":
-            words.append({"shuffle": "shuffled", "reinit": "reinitialised"}[cell["control"]])
+            words.append({"shuffle": "shuffled", "reinit": "reinitialised", "repair": "repaired"}[cell["control"]])
         texts.append(", ".join(words))
     return texts
 
