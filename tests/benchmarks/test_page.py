@@ -1,13 +1,17 @@
 """The page of measurements: what stands between its markers is written there by a command that stands beside it."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import _flags
 from benchmarks.collect import HERE
 from benchmarks.scripts import commands
 from benchmarks.suites import SUITES
+from masksearch.experiment import SCALES
+from masksearch.table import choose
 
 PAGE = (HERE / "README.md").read_text()
 SCRIPTS = commands("cpu", "$MASKSEARCH_DATA", "runs")
@@ -40,6 +44,22 @@ def test_every_script_of_the_suite_has_its_place_below_its_command(name):
     forms = (f"python benchmarks/{script}", f"python -m benchmarks.{Path(script).stem}")
     before = PAGE.partition(f"<!-- {name} -->")[0]
     assert any(f"    {form} {' '.join(flags)}\n" in before for form in forms)
+
+
+def test_commands_of_the_suite_can_be_typed(monkeypatch):
+    """Modules are there, and so are their flags, in the usage that argparse prints, or in their text."""
+    typed = [shlex.split(line) for line in INDENTED if line.startswith("python ")]
+    assert len(typed) > 25
+    for words in typed:
+        if words[1] == "-m" and words[2] == "benchmarks":
+            asked = _flags().parse_args(words[3:])
+            choose("suite", asked.suite, [*SUITES, "speed"])
+            choose("scale", asked.scale, list(SCALES))
+            continue
+        path = words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
+        text = (HERE.parent / path).read_text()
+        assert all(f'"{flag}"' in text for flag in words if flag.startswith("--")), words
+        assert all(Path(HERE.parent / one).exists() for one in words if one.startswith("benchmarks/"))
 
 
 def test_tables_of_many_columns_stand_between_markers_or_are_published_ones():
