@@ -25,14 +25,6 @@ SWEEP = SweepSettings(model="lenet_300_100:0.1", methods=METHODS, sparsity=(0.5,
 TRAIN = TrainSettings(epochs=2, lr=0.1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def settings_in(folder, sweep=SWEEP, **groups):
     run = RunSettings(runs=str(folder / "runs"), data_root=str(folder / "data"), device="cpu")
     return Settings(**{"sweep": sweep, "train": TRAIN, "run": run, **groups})
