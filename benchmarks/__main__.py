@@ -9,7 +9,7 @@ Rows go to ``benchmarks/results/<sweep>.csv`` as cases finish; the same command 
 machine from the rows that are there. At the end, or with ``--tables`` from the rows alone, the tables go between the
 lines ``<!-- suite_<suite>_<scale> -->`` of ``benchmarks/README.md``. At scale ``smoke`` rows go to ``<runs>/results``
 and the tables are printed. Recipes (``published``) are taken in sweep by sweep, as ``python -m benchmarks.collect``
-does; ``speed`` runs scripts, whose output has its own places on the page.
+does; ``speed`` runs scripts, whose output has its own places on the page, all or those that ``--only`` names.
 """
 
 import argparse
@@ -59,7 +59,9 @@ def _flags() -> argparse.ArgumentParser:
     parser.add_argument("--suite", default="criteria", metavar="NAME", help=", ".join([*SUITES, "speed"]))
     parser.add_argument("--scale", default="smoke", metavar="NAME", help=", ".join(SCALES))
     parser.add_argument("--seeds", type=int, help="how many, in place of the suite's own")
-    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="methods, and parts of names of sweeps")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="methods, parts of names of sweeps, scripts"
+    )
     parser.add_argument("--tables", action="store_true", help="run nothing; tables from the rows that are there")
     parser.add_argument(
         "--data-root", default=os.environ.get("MASKSEARCH_DATA", "data"), help="folder of the data sets"
@@ -74,7 +76,7 @@ def _run(asked: argparse.Namespace, home: Path, console: Console) -> int:
     choose("scale", asked.scale, list(SCALES))
     choose("suite", asked.suite, [*SUITES, "speed"])
     if asked.suite == "speed":
-        run_scripts(asked.scale, asked.data_root, home)
+        run_scripts(asked.scale, asked.data_root, asked.runs, home, asked.only)
         return 0
     if asked.scale == "smoke":
         home = Path(asked.runs)
@@ -135,8 +137,9 @@ def _list(console: Console) -> None:
                 console.print(f"  {scale:<5}  {sweep.name:<36} {_line(sweep)}", highlight=False, soft_wrap=True)
     console.print("[bold]speed[/]  scripts that measure, one after the other", highlight=False)
     for scale in SCALES:
-        for script, *flags in commands(scale, "$MASKSEARCH_DATA").values():
-            console.print(f"  {scale:<5}  {script} {' '.join(flags)}", highlight=False, soft_wrap=True, markup=False)
+        for name, (script, *flags) in commands(scale, "$MASKSEARCH_DATA", "runs").items():
+            line = f"  {scale:<5}  {name:<20} {script} {' '.join(flags)}"
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _line(sweep: Sweep) -> str:

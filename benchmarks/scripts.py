@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.collect import HERE, replace_block
 from masksearch.errors import InputError
+from masksearch.table import choose
 
 __all__ = ["commands", "run_scripts"]
 
@@ -13,29 +15,55 @@ _NETWORKS = (
     *("resnet20", "resnetb20", "basic_cnn", "torchvision:resnet18", "torchvision:mobilenet_v3_small"),
     *("torchvision:densenet121", "torchvision:shufflenet_v2_x1_0", "torchvision:convnext_tiny", "torchvision:swin_t"),
 )
+_PLANTED = {
+    "equal": "--problems equal --searchers eda evolution",
+    "small": "--problems coupled deceptive --units 200 --density 0.5 --seeds 5 --budget 10000",
+    "large": "--problems equal --units 1000000 --seeds 1 --budget 300 --searchers annealing eda evolution",
+}
 
 
-def commands(scale: str, root: str) -> dict[str, list[str]]:
-    """Script and flags of every measurement, by its place on the page; ``root`` is the folder of the data sets."""
+def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
+    """Script and flags of every measurement, by its place on the page.
+
+    Parameters
+    ----------
+    root : str
+        Folder of the data sets.
+    runs : str
+        Folder of the runs, for a script that reads some.
+    """
     if scale == "smoke":
         return {"sparse": ["sparse.py", "--sizes", "64", "--rows", "1", "--sparsities", "0.5", "--seconds", "0.01"]}
     spaces = ["--size", "64" if scale == "cpu" else "224", "--only", *_NETWORKS]
-    return {
+    own = {
         "speed": ["speed.py", root, "--seconds", "3"],
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
         "filter_spaces": ["filter_spaces.py", *spaces],
+        "orthogonality": ["orthogonality.py", root],
+        "annealing_defaults": ["annealing_defaults.py", root],
     }
+    planted = {f"problems_{name}": ["problems.py", *flags.split()] for name, flags in _PLANTED.items()}
+    return own | planted | {"short_training": ["short_training.py", root, f"{runs}/pilot_erk", f"{runs}/pilot_global"]}
 
 
-def run_scripts(scale: str, root: str, home: Path) -> None:
+def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str] = ()) -> None:
     """Run them one after the other, so that none disturbs another; print what they print, and keep it on the page.
+
+    Parameters
+    ----------
+    only : sequence of str
+        Their places on the page; all if there are none.
 
     Raises
     ------
     InputError
-        If one of them fails.
+        For a place that there is not, or if a script fails.
     """
-    for name, (script, *flags) in commands(scale, root).items():
+    known = commands(scale, root, runs)
+    for name in only:
+        choose("script", name, list(known))
+    for name in only or known:
+        script, *flags = known[name]
         lines = []
         with subprocess.Popen([sys.executable, str(HERE / script), *flags], stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None

@@ -9,14 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from masksearch import models
-from masksearch.analysis import summarise
+from masksearch.analysis import SIMILARITIES, summarise
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.errors import InputError
 from masksearch.experiment import Settings, SweepResult, read_sweep, recipe_names, recipe_text, run_sweep
 from masksearch.flags import parse
 from masksearch.progress import ProgressBars
-from masksearch.reading import analyse, compare, show_contents
+from masksearch.reading import ANALYSES, analyse, compare, show_contents
 from masksearch.report import terminal_table, write_report
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -26,13 +26,14 @@ from masksearch.table import choose
 
 __all__ = ["main"]
 
-_USAGE = """\
+_USAGE = f"""\
 usage: masksearch run [flags]     search, prune and retrain; --help lists the flags
        masksearch --list          every method, schedule, objective, model, data set and recipe
        masksearch show FOLDER     the results of a sweep that ran, or is running, and all that its folder holds
        masksearch compare RUN RUN ...   how sweeps differ: settings, and results paired by cell
-       masksearch analyse RUN ... [--what similarity orthogonality densities macs gap] [--measure cosine hamming iou]
-                                  [--sparsity S ...] [--out FOLDER]     what masks are like
+       masksearch analyse RUN ... [--what {" ".join(ANALYSES)}]
+                                  [--measure {" ".join(SIMILARITIES)}] [--sparsity S ...] [--out FOLDER]
+                                  what masks are like, and what they are worth
 """
 
 

@@ -1,27 +1,40 @@
 """The commands that read finished runs: ``masksearch show``, ``compare`` and ``analyse``."""
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
-from masksearch.analysis import SIMILARITIES, group_cells
+from masksearch.analysis import SIMILARITIES, Group, group_cells
 from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.files import write_bytes
 from masksearch.report import analyses
 from masksearch.report.comparing import comparison
 from masksearch.report.contents import cell_contents, sweep_contents
-from masksearch.report.drawing import Drawing
+from masksearch.report.drawing import Drawing, by_sparsity
+from masksearch.report.early_bird import (
+    EARLY_ABOUT,
+    EARLY_COLUMNS,
+    EARLY_TEXTS,
+    early_bird_drawings,
+    early_bird_rows,
+)
+from masksearch.report.gaps import gaps
 from masksearch.report.grid import Grid
+from masksearch.report.histograms import weight_drawings
+from masksearch.report.layers import layer_drawings
+from masksearch.report.style import Looks
+from masksearch.report.trainability import controls, training
 from masksearch.table import choose
 
 __all__ = ["ANALYSES", "analyse", "compare", "show_contents"]
 
-ANALYSES = ("similarity", "orthogonality", "densities", "macs", "gap")
+_Shown = tuple[list[Grid], list[Drawing]]
 
 
 def show_contents(folder: Path, console: Console) -> None:
@@ -62,33 +75,85 @@ def analyse(args: Sequence[str], console: Console) -> None:
     home = Path(given.out) if given.out else results[0].path / "analysis"
     texts = []
     for result in results:
-        grids, drawings = _analyses(result, given.what, given.measure)
-        _print(grids, console)
-        texts += [f"# {result.path.name}\n", *(grid.markdown() for grid in grids)]
-        for drawing in drawings:
-            name = f"{result.path.name}_{drawing.name}.png"
-            write_bytes(home / name, drawing.png())
-            texts.append(f"![{drawing.name.replace('_', ' ')}]({name.replace(' ', '%20')})\n")
-    grids = analyses.gaps(results) if "gap" in given.what else []
-    _print(grids, console)
-    texts += [grid.markdown() for grid in grids]
+        groups = group_cells(result.cells)
+        looks = Looks(groups)
+        texts.append(f"# {result.path.name}\n")
+        for name in dict.fromkeys(given.what):
+            if name in _OF_A_RUN:
+                texts += _shown(*_OF_A_RUN[name](result, groups, looks, given.measure), home, result.path.name, console)
+    if "gap" in given.what:
+        texts += _shown(*gaps(results), home, "all", console)
     write_bytes(home / "analysis.md", "\n".join(texts).encode())
     console.print(f"written  {home / 'analysis.md'}", highlight=False, soft_wrap=True)
 
 
-def _analyses(result: SweepResult, what: Sequence[str], measures: Sequence[str]) -> tuple[list[Grid], list[Drawing]]:
-    groups = group_cells(result.cells)
-    grids: list[Grid] = []
-    drawings: list[Drawing] = []
-    if "similarity" in what:
-        grids, drawings = analyses.similarity(result, groups, measures)
-    if "orthogonality" in what:
-        grids = [*grids, *analyses.orthogonality(result, groups)]
-    if "densities" in what:
-        grids = [*grids, *analyses.densities(groups)]
-    if "macs" in what:
-        grids = [*grids, *analyses.macs(groups)]
-    return grids, drawings
+def _shown(grids: list[Grid], drawings: list[Drawing], home: Path, of: str, console: Console) -> list[str]:
+    """Print tables, write figures; lines of Markdown that show both."""
+    _print(grids, console)
+    lines = [grid.markdown() for grid in grids]
+    for drawing in drawings:
+        name = f"{of}_{drawing.name}"
+        write_bytes(home / f"{name}.png", drawing.png())
+        write_bytes(home / f"{name}.svg", drawing.svg_file())
+        lines.append(f"![{drawing.name.replace('_', ' ')}]({name.replace(' ', '%20')}.png)\n\n{drawing.caption}\n")
+    return lines
+
+
+def _similarity(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.similarity(result, groups, measures)
+
+
+def _orthogonality(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.orthogonality(result, groups), []
+
+
+def _densities(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
+
+
+def _macs(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.macs(groups), []
+
+
+def _weights(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
+
+
+def _training(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
+    return [grid for grids, _ in shown for grid in grids], [drawing for _, drawings in shown for drawing in drawings]
+
+
+def _controls(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return controls(groups, looks), []
+
+
+def _early_bird(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    rows = early_bird_rows(groups)
+    grids = [Grid("Early-bird tickets", EARLY_COLUMNS, rows, EARLY_TEXTS, EARLY_ABOUT)] if rows else []
+    return grids, list(early_bird_drawings(groups))
+
+
+def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing]]) -> list[Drawing]:
+    """What is drawn of one sparsity, of every sparsity."""
+    return [
+        replace(drawing, name=f"{drawing.name}_{100 * sparsity:.4g}")
+        for sparsity, own in by_sparsity(groups)
+        for drawing in draw(own)
+    ]
+
+
+_OF_A_RUN: dict[str, Callable[[SweepResult, list[Group], Looks, Sequence[str]], _Shown]] = {
+    "similarity": _similarity,
+    "orthogonality": _orthogonality,
+    "densities": _densities,
+    "macs": _macs,
+    "weights": _weights,
+    "training": _training,
+    "controls": _controls,
+    "early_bird": _early_bird,
+}
+ANALYSES = (*_OF_A_RUN, "gap")
 
 
 def _only(result: SweepResult, sparsities: Sequence[str]) -> SweepResult:

@@ -23,14 +23,6 @@ from masksearch.spaces import filter_space, weight_space
 from masksearch.trial import Proposal
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @st.composite
 def alive_masks(draw):
     """A mask of a layout, with at least one unit alive; whole layers may be empty."""

@@ -20,14 +20,6 @@ OPTIMIZERS = {"sgd": 0.05, "adam": 0.003, "adamw": 0.003, "adadelta": 1.0}
 STEPS = 25  # 5 epochs of 5
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_split(n=150, seed=0):
     g = torch.Generator().manual_seed(seed)
     centres = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(99))

@@ -22,14 +22,6 @@ TORCHVISION = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def randomise(net, generator):
     """Nothing is zero, one or tiny any more: those would hide errors. Matrices keep their initial weights."""
     with torch.no_grad():

@@ -8,11 +8,21 @@ import pytest
 import torch
 
 from masksearch import cli
-from masksearch.analysis import group_cells, group_orthogonality, orthogonality_score, paired_rows, read_mask
+from masksearch.analysis import (
+    control_rows,
+    group_cells,
+    group_orthogonality,
+    orthogonality_score,
+    paired_rows,
+    read_mask,
+)
 from masksearch.experiment import Settings, costs, read_sweep, run_sweep
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.files import load_tensors
 from masksearch.models import build_model
+from masksearch.report.gaps import gaps
+from masksearch.report.style import Looks
+from masksearch.report.trainability import training
 from masksearch.spaces import weight_space
 from masksearch.training import TrainSettings
 
@@ -97,8 +107,12 @@ def test_analyse_prints_and_writes_all_its_tables(home, capsys):
     text = (written / "analysis.md").read_text()
     assert text.count("## MACs of layers") == 4
     figures = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(figures) == 12
+    kinds = {"similarity_cosine", "similarity_hamming", "similarity_iou", "layers", "weights", "training"}
+    names = {f"{run}_{kind}_{sparsity}" for run in ("one", "other") for kind in kinds for sparsity in (50, 80)}
+    assert set(figures) == {f"{name}.png" for name in names}
     assert all((written / name).read_bytes().startswith(b"\x89PNG") for name in figures)
+    assert {path.stem for path in written.glob("*.svg")} == names
+    assert all("light-dark(" not in (written / f"{name}.svg").read_text() for name in names)
     result = read_sweep(home / "one")
     cells = [cell for cell in result.cells if (cell["method"], cell["sparsity"]) == ("snip", 0.8)]
     density = sum(cell["mask"]["densities"]["fc2"] for cell in cells) / 3
@@ -131,6 +145,81 @@ def test_orthogonality_from_files_is_that_of_the_network(home):
     expected = orthogonality_score(model, space, mask)
     assert group_orthogonality(result, {seed: mask}, [seed]).mean == pytest.approx(expected)
     assert group_orthogonality(result, None, [seed]).mean == pytest.approx(orthogonality_score(model, space))
+
+
+def test_trainability_is_the_course_of_the_retrainings(home, capsys, tmp_path):
+    out = said(capsys, "analyse", str(home / "other"), "--what", "training", "--out", str(tmp_path))
+    cells = [c for c in read_sweep(home / "other").cells if (c["method"], c["sparsity"]) == ("annealing", 0.5)]
+    first, last = (sum(cell["epochs"][place]["train_loss"] for cell in cells) / 3 for place in (0, 1))
+    assert re.search(rf"^ *annealing +{first:.4f} ± [0-9.]+ +{first:.4f} ± [0-9.]+ +{last:.4f} ", out, re.MULTILINE)
+    result = read_sweep(home / "other")
+    groups = [group for group in group_cells(result.cells) if group.sparsity == 0.5]
+    _, [drawing] = training(groups, Looks(groups))
+    [curve, *_] = [line.get_ydata() for line in drawing.figure.axes[0].lines if line.get_linestyle() == "-"]
+    assert list(curve) == pytest.approx([first, last])
+
+
+def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
+    result = read_sweep(home / "one")
+    seen = [
+        replace(
+            result,
+            cells=[
+                cell
+                | {"settings": cell["settings"] | {"search_images": images}}
+                | {"score": cell["score"] | {"accuracy_gap": 1 / images}}
+                for cell in result.cells
+            ],
+        )
+        for images in (100, 50)
+    ]
+    [grid], [drawing] = gaps(seen)
+    assert [row[1:5:3] for row in grid.rows[::2]] == [("100", "+1.00 ± 0.00"), ("50", "+2.00 ± 0.00")]
+    line, *_ = drawing.figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[50, 2.0], [100, 1.0]]
+    assert gaps(seen[:1])[1] == []
+
+
+def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
+    flat = {"model": "lenet_300_100:0.05", "methods": ["magnitude"], "sparsity": [0.5], "seeds": 1, "epochs": 6}
+    flat |= {"schedule": ["early_bird"], "train_images": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
+        result = run_sweep(Settings().updated(flat, "test"))
+    out = said(capsys, "analyse", str(result.path), "--what", "early_bird")
+    [cell] = result.cells
+    fired = cell["early_bird"]["fired"]
+    assert re.search(rf"magnitude +50 % +0 +{'never' if fired is None else fired} ", out)
+    assert (result.path / "analysis" / f"{result.path.name}_early_bird.png").exists()
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory):
+    """A sweep whose tickets have all controls."""
+    home = tmp_path_factory.mktemp("controlled")
+    flat = {"model": "lenet_300_100:0.05", "methods": ["snip"], "sparsity": [0.5], "seeds": 2, "epochs": 1}
+    flat |= {"control": ["shuffle", "reinit", "repair"], "train_images": 150, "runs": str(home), "threads": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
+        return run_sweep(Settings().updated(flat | {"device": "cpu"}, "test"))
+
+
+def test_controls_stand_beside_their_tickets(controlled, capsys):
+    accuracies = {(c["control"], c["seed"]): c["trained"]["test_accuracy"] for c in controlled.cells}
+    out = said(capsys, "analyse", str(controlled.path), "--what", "controls")
+    for control, word in (("shuffle", "shuffled"), ("reinit", "reinitialised"), ("repair", "repaired")):
+        lost = sum(accuracies[control, seed] - accuracies["none", seed] for seed in (0, 1)) / 2
+        assert re.search(rf"snip +{word} +50 % .* \{100 * lost:+.2f} ± ", out)
+    without = replace(controlled, cells=[c for c in controlled.cells if (c["control"], c["seed"]) != ("none", 0)])
+    [row, *_] = control_rows(group_cells(without.cells))
+    assert row.treated.n == row.control.n == 1
+
+
+def test_repaired_tickets_have_a_lower_orthogonality_score_and_fresh_ones_none(controlled, capsys):
+    out = said(capsys, "analyse", str(controlled.path), "--what", "orthogonality")
+    scores = dict(re.findall(r"^ *(snip[a-z, ]*?) +50 % +([0-9.]+)", out, re.MULTILINE))
+    assert set(scores) == {"snip", "snip, shuffled", "snip, repaired"}
+    assert float(scores["snip, repaired"]) < 0.95 * float(scores["snip"])
 
 
 def mask_bits(mask):

@@ -36,13 +36,20 @@ def blocks(page, language):
 
 
 PYTHON = blocks(PAGES[0], "python")
-COMMANDS = [
+_INDENTED = re.findall(r"^    (\w.*\n)", PAGES[1].read_text(), re.MULTILINE)
+SHELL = [
     (page.parent.name, line)
-    for page in PAGES
-    for _, block in blocks(page, "sh")
-    for line in block.replace("\\\n", " ").splitlines()
+    for page, texts in ((PAGES[0], [block for _, block in blocks(PAGES[0], "sh")]), (PAGES[1], _INDENTED))
+    for text in texts
+    for line in text.replace("\\\n", " ").splitlines()
+]
+COMMANDS = [
+    (page, line)
+    for page, line in SHELL
     if re.search(r"\bmasksearch (run|show|compare|analyse|--list)( |$)|run_search\.py", line)
 ]
+TOOLS = r"python3 -m venv |\.venv/bin/(pip install|ruff|mypy|lint-imports|python -m pytest)\b|tensorboard --logdir "
+BENCHMARKS = r"(for part in .*; do )?python (-m benchmarks|benchmarks/)|rows="
 
 
 PLUGIN = next(code for heading, code in PYTHON if heading == "Add one of your own")
@@ -122,14 +129,30 @@ def test_every_source_of_a_row_can_be_cited():
         assert entries[f"{author.lower()}{year}"].startswith(author)
 
 
+def test_the_analyses_of_the_readme_are_those_there_are():
+    table = PAGES[0].read_text().partition("| `--what` |")[2].partition("\n\n")[0]
+    named = [name for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for name in re.findall("`(.*?)`", cell)]
+    assert sorted(named) == sorted(reading.ANALYSES)
+
+
+def test_no_code_of_the_readme_goes_unchecked():
+    text = PAGES[0].read_text()
+    assert set(re.findall(r"^```(\w*)\n.*?^```$", text, re.MULTILINE | re.DOTALL)) == {"python", "sh", "mermaid"}
+    assert len(PYTHON) == text.count("\n```python\n")
+    for page, line in SHELL:
+        if (page, line) not in COMMANDS:  # what others make, and the suite's own, which its tests check
+            assert re.match(TOOLS if page == PAGES[0].parent.name else BENCHMARKS, line), line
+
+
 def test_there_are_commands_to_check():
     assert len(COMMANDS) > 4
     assert (ROOT / "run_search.py").exists()
 
 
 def test_flags_that_the_text_names_exist(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["run", "--help"])
+    for command in ("run", "compare", "analyse"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
     known = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out))
     named = set(re.findall(r"`(--[a-z][a-z0-9.-]*)", PAGES[0].read_text())) - {"--help"}
     assert len(named) > 5

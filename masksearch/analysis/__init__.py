@@ -2,6 +2,7 @@
 
 from masksearch.analysis.anytime import Band, band, best_so_far
 from masksearch.analysis.compared import PairedRow, different_settings, paired_rows
+from masksearch.analysis.controls import ControlRow, control_rows
 from masksearch.analysis.estimate import Estimate
 from masksearch.analysis.groups import Group, group_cells
 from masksearch.analysis.orthogonality import orthogonality_score
@@ -17,6 +18,7 @@ __all__ = [
     "MOMENTS",
     "SIMILARITIES",
     "Band",
+    "ControlRow",
     "Estimate",
     "Group",
     "Paired",
@@ -27,6 +29,7 @@ __all__ = [
     "band",
     "best_so_far",
     "cost_share",
+    "control_rows",
     "different_settings",
     "group_cells",
     "group_masks",

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from masksearch.analysis.apart import told_apart
 from masksearch.analysis.estimate import Estimate
 from masksearch.experiment import SweepResult
 
@@ -44,15 +45,16 @@ def _flat(result: SweepResult) -> dict[str, str]:
 def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
     """A row for each kind of cell that any of the sweeps has, in the order of the first that has it.
 
-    Cells match where method, sparsity, moment, schedule, rounds, rewinding, rate and control are equal; a difference is
-    taken seed by seed, since equal seeds share splits, order and initial weights where the settings agree.
+    Cells match where method, sparsity, moment, schedule, rounds, rewinding, rate and control are equal, and what tells
+    the parts of each sweep apart; a difference is taken seed by seed, since equal seeds share splits, order and initial
+    weights where the settings agree.
     """
     by_key: list[dict[tuple[Any, ...], dict[int, float]]] = []
     for result in results:
         cells: dict[tuple[Any, ...], dict[int, float]] = {}
-        for cell in result.cells:
-            key = tuple(cell[name] for name in _KEY)
-            cells.setdefault(key, {})[cell["seed"]] = cell["trained"]["test_accuracy"]
+        keys = [tuple(cell[name] for name in _KEY) for cell in result.cells]
+        for cell, key, words in zip(result.cells, keys, told_apart(result.cells, keys), strict=True):
+            cells.setdefault((*key, words), {})[cell["seed"]] = cell["trained"]["test_accuracy"]
         by_key.append(cells)
     rows = []
     for key in sorted(dict.fromkeys(key for cells in by_key for key in cells), key=lambda key: key[1]):
@@ -63,7 +65,7 @@ def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
         )
         rows.append(
             PairedRow(
-                dict(zip(_KEY, key, strict=True)),
+                dict(zip((*_KEY, "part"), key, strict=True)),
                 tuple(Estimate.of(own.values()) for own in values),
                 tuple(differences),
             )

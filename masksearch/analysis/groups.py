@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from masksearch.analysis.apart import told_apart
+
 __all__ = ["Group", "best_rates", "group_cells"]
 
 Cell = Mapping[str, Any]
@@ -14,7 +16,7 @@ class Group:
     """A method at a sparsity, over all seeds."""
 
     method: str
-    variant: str  # what tells it from others of the method: schedule, rounds, rewinding, control
+    variant: str  # what tells it from others of the method: schedule, rounds, rewinding, control, a part's settings
     sparsity: float
     find_at: str  # "early" where the schedule finds it
     way: str  # the variant, and the moment its masks were found at if that tells it from others
@@ -38,11 +40,13 @@ def group_cells(cells: Sequence[Cell]) -> list[Group]:
     Where learning rates of retraining are compared, only cells of each sparsity's best one count (:func:`best_rates`).
     """
     kept = best_rates(cells)
+    chosen = [cells[place] for place in kept]
+    variants, found = _variants(chosen), ["early" if "early_bird" in cell else cell["find_at"] for cell in chosen]
+    keys = [(c["method"], v, c["sparsity"], at) for c, v, at in zip(chosen, variants, found, strict=True)]
     places: dict[tuple[str, str, float, str], list[int]] = {}
-    for place, variant in zip(kept, _variants([cells[place] for place in kept]), strict=True):
-        cell = cells[place]
-        find_at = "early" if "early_bird" in cell else cell["find_at"]
-        places.setdefault((cell["method"], variant, cell["sparsity"], find_at), []).append(place)
+    for place, (method, variant, sparsity, find_at), part in zip(kept, keys, told_apart(chosen, keys), strict=True):
+        known = method, ", ".join(filter(None, [variant, part])), sparsity, find_at
+        places.setdefault(known, []).append(place)
     moments: dict[tuple[str, str], set[str]] = {}
     for method, variant, _, find_at in places:
         moments.setdefault((method, variant), set()).add(find_at)
@@ -106,7 +110,7 @@ def _variants(cells: list[Cell]) -> list[str]:
         if several["retrain_lr"] and cell["retrain_lr"] is not None:
             words.append(f"lr {cell['retrain_lr']:g}")
         if cell["control"] != "none":
-            words.append({"shuffle": "shuffled", "reinit": "reinitialised"}[cell["control"]])
+            words.append({"shuffle": "shuffled", "reinit": "reinitialised", "repair": "repaired"}[cell["control"]])
         texts.append(", ".join(words))
     return texts
 

@@ -11,6 +11,7 @@ from masksearch.analysis.orthogonality import weights_orthogonality
 from masksearch.experiment import SweepResult
 from masksearch.files import load_tensors, read_json
 from masksearch.mask import Mask
+from masksearch.repair import repaired
 from masksearch.space import MaskSpace
 
 __all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
@@ -33,13 +34,17 @@ def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
     return masks
 
 
-def group_orthogonality(result: SweepResult, masks: Mapping[int, Mask] | None, seeds: list[int]) -> Estimate:
+def group_orthogonality(
+    result: SweepResult, masks: Mapping[int, Mask] | None, seeds: list[int], repair: bool = False
+) -> Estimate:
     """Orthogonality scores over seeds, at the initial weights (:func:`~masksearch.analysis.orthogonality_score`).
 
     Parameters
     ----------
     masks : mapping or None
         Seed -> weight mask; None: nothing is masked.
+    repair : bool
+        Of the weights that :func:`masksearch.repair.repaired` makes of them under the mask.
     """
     scores = []
     for seed in seeds:
@@ -50,10 +55,9 @@ def group_orthogonality(result: SweepResult, masks: Mapping[int, Mask] | None, s
         if mask is None:
             tensors = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.ndim > 1]
         else:
-            tensors = [
-                weights[f"{layer.name}.weight"] * mask.bits[layer.slice].view(layer.shape)
-                for layer in mask.space.layers
-            ]
+            keep = {f"{layer.name}.weight": mask.bits[layer.slice].view(layer.shape) for layer in mask.space.layers}
+            weights = repaired(weights, keep) if repair else weights
+            tensors = [weights[name] * bits for name, bits in keep.items()]
         scores.append(weights_orthogonality(tensors))
     return Estimate.of(scores)
 

@@ -26,6 +26,7 @@ from masksearch.history import History
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.pruning import save_pruned
+from masksearch.repair import repaired
 from masksearch.rounds import Round, run_rounds
 from masksearch.schedules import mask_distances
 from masksearch.searchers import Searcher
@@ -35,6 +36,7 @@ from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.ticket import Ticket, draw_ticket
 from masksearch.tracking import Tracker
 from masksearch.training import EpochRow, Training, steps_per_epoch, train
+from masksearch.training.record import Weights
 from masksearch.trial import Trial
 
 __all__ = ["run_cell"]
@@ -137,7 +139,7 @@ class _Run:
             densities,
             self.dense.weights[self.found_at],
             find=self._find,
-            rewind=lambda number, weights: rewound_weights(cell, weights, self.data, self.dense),
+            rewind=self._rewind,
             train=self._train,
             physically=cell.row.changes is None,
         )
@@ -189,6 +191,12 @@ class _Run:
         for layer in self.space.layers:
             bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
         return Mask(self.space, bits)
+
+    def _rewind(self, number: int, weights: Weights) -> Weights:
+        rewound = rewound_weights(self.cell, weights, self.data, self.dense)
+        if self.cell.control != "repair":
+            return rewound
+        return repaired(rewound, self.space.parameter_masks(self._controlled_mask()))
 
     def _course(self, number: int) -> Course:
         cell = self.cell

@@ -10,7 +10,7 @@ from masksearch.table import choose
 
 __all__ = ["Control", "ScheduleSettings", "parse_rewind"]
 
-Control = Literal["shuffle", "reinit"]
+Control = Literal["shuffle", "reinit", "repair"]
 _WORDS = ("none", "lr", "random")
 
 
@@ -31,7 +31,7 @@ class ScheduleSettings:
     retrain_lr: tuple[float, ...] = ()
     """Learning rates of retraining to compare; per sparsity the best by validation counts, the same for all methods."""
     control: tuple[Control, ...] = ()
-    """Controls beside every method: shuffle permutes its mask within layers, reinit starts from fresh weights."""
+    """Beside every method: shuffle permutes its mask in layers, reinit takes fresh weights, repair orthonormal ones."""
     early_bird_threshold: float | None = None
     """Distance of masks of five epochs below which an early-bird ticket is drawn; 0.1 of the units if not given."""
     early_bird_relative: bool = False

@@ -38,7 +38,7 @@ class SweepResult:
     path: Path  # runs/<name>
     settings: list[dict[str, Any]]  # of its parts, one after the other
     machine: dict[str, str]
-    cells: list[dict[str, Any]]  # metrics.json of every cell, in order of the grid
+    cells: list[dict[str, Any]]  # metrics.json of every cell, its settings.json beside, in order of the grid
     folders: list[Path]  # theirs
     dense: list[dict[str, Any]]  # metrics.json of the dense networks, with the seed of each
 
@@ -137,7 +137,7 @@ def read_sweep(path: Path) -> SweepResult:
         raise InputError(f"{path} holds no sweep (no sweep.json)")
     plan = read_json(path / "sweep.json")
     done = [path / name for name in plan["cells"] if is_done(path / name)]
-    cells = [read_json(folder / "metrics.json") for folder in done]
+    cells = [read_json(folder / "metrics.json") | {"settings": read_json(folder / "settings.json")} for folder in done]
     dense = [
         {"seed": seed, **read_json(Path(folder) / "metrics.json")}
         for folder, seed in plan["dense"].items()

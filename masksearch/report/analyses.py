@@ -1,7 +1,7 @@
-"""Tables and figures of what masks are like: likeness, orthogonality, densities and MACs of layers, optimism gaps."""
+"""Tables and figures of what masks are like: likeness, orthogonality, densities and MACs of layers."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 
 from masksearch.analysis import (
     SIMILARITIES,
-    Estimate,
     Group,
-    group_cells,
     group_masks,
     group_orthogonality,
     layer_means,
@@ -20,11 +18,11 @@ from masksearch.analysis import (
     similarity_means,
 )
 from masksearch.experiment import SweepResult
-from masksearch.report.drawing import Drawing, percent
+from masksearch.report.drawing import Drawing, by_sparsity, percent
 from masksearch.report.grid import Grid
 from masksearch.report.style import STYLE, name_of
 
-__all__ = ["densities", "gaps", "macs", "orthogonality", "similarity"]
+__all__ = ["densities", "macs", "orthogonality", "similarity"]
 
 _MEASURES = {
     "cosine": "common units / sqrt(kept x kept)",
@@ -38,7 +36,7 @@ def similarity(
 ) -> tuple[list[Grid], list[Drawing]]:
     """A matrix over methods for each sparsity and measure, and the same of random masks."""
     grids, drawings = [], []
-    for sparsity, own in _by_sparsity(groups):
+    for sparsity, own in by_sparsity(groups):
         found = [group_masks(result, group) for group in own]
         kept = [(group, masks) for group, masks in zip(own, found, strict=True) if masks]
         if not kept:
@@ -72,7 +70,10 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
     if whole.n and all(cell["granularity"] == "weight" for cell in result.cells):
         rows.append(("dense", "–", whole.text(1, 5)))
         for group in groups:
-            score = group_orthogonality(result, group_masks(result, group), [cell["seed"] for cell in group.cells])
+            if group.control == "reinit":
+                continue  # its weights are others
+            own, repair = [cell["seed"] for cell in group.cells], group.control == "repair"
+            score = group_orthogonality(result, group_masks(result, group), own, repair)
             rows.append((_name(group), percent(group.sparsity), score.text(1, 5) if score.n else "–"))
     about = (
         "Sum over layers of the mean of (W^T W - I)^2 at the initial weights, masked; mean ± 95 % interval over seeds."
@@ -92,32 +93,11 @@ def macs(groups: Sequence[Group]) -> list[Grid]:
     return _layers("MACs of layers", groups, 1, lambda value: f"{value:,.0f}", about, dense=2)
 
 
-def gaps(results: Sequence[SweepResult]) -> list[Grid]:
-    """Optimism gaps of searches, by the number of images that they saw."""
-    rows = []
-    for result, groups in ((result, _groups(result)) for result in results):
-        images = " | ".join(
-            dict.fromkeys(str(part["scoring"]["search_images"] or "default") for part in result.settings)
-        )
-        for group in groups:
-            if group.cells[0]["score"]["scorings"]:
-                gap = Estimate.of(100 * cell["score"]["accuracy_gap"] for cell in group.cells)
-                score = Estimate.of(cell["score"]["gap"] for cell in group.cells)
-                names = (result.path.name, images, _name(group), percent(group.sparsity))
-                rows.append((*names, gap.text(1, 2, "+"), score.text(1, 4, "+")))
-    about = (
-        "A search's accuracy (in points) and score on the images that it saw, minus those on the rest of val. Runs "
-        "with different --search-images show how it falls with their number."
-    )
-    head = ("run", "search images", "method", "sparsity", "accuracy gap", "score gap")
-    return [Grid("Optimism gaps", head, rows, 3, about)] if rows else []
-
-
 def _layers(
     title: str, groups: Sequence[Group], what: int, text: Callable[[float], str], about: str, dense: int | None = None
 ) -> list[Grid]:
     grids = []
-    for sparsity, own in _by_sparsity(groups):
+    for sparsity, own in by_sparsity(groups):
         columns = {_name(group): layer_means(group) for group in own}
         first = next(iter(columns.values()))
         head = ("layer", *(["dense"] if dense is not None else []), *columns)
@@ -128,15 +108,6 @@ def _layers(
             rows.append((layer, *cells))
         grids.append(Grid(f"{title} at {percent(sparsity)}", head, rows, 1, about))
     return grids
-
-
-def _groups(result: SweepResult) -> list[Group]:
-    return [group for group in group_cells(result.cells) if group.control == "none"]
-
-
-def _by_sparsity(groups: Sequence[Group]) -> Iterable[tuple[float, list[Group]]]:
-    plain = [group for group in groups if group.control == "none"]
-    return ((sparsity, list(own)) for sparsity, own in groupby(plain, key=lambda group: group.sparsity))
 
 
 def _name(group: Group) -> str:

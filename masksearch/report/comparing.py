@@ -42,7 +42,7 @@ def _row(row: PairedRow) -> tuple[str, ...]:
     words += [f"{key['n_rounds']} rounds"] * (key["n_rounds"] > 1)
     words += [f"from {key['rewind_to']}"] * (key["rewind_to"] != "0")
     words += [] if key["retrain_lr"] is None else [f"lr {key['retrain_lr']:g}"]
-    words += [key["control"]] * (key["control"] != "none")
+    words += [key["part"]] * bool(key["part"]) + [key["control"]] * (key["control"] != "none")
     return (
         name_of(key["method"]),
         f"{100 * key['sparsity']:.4g} %",

@@ -1,8 +1,9 @@
 """A drawing: a figure with its name and its caption, as SVG for a page and as PNG for a paper."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from masksearch.report.hover import with_titles
 from masksearch.report.style import STYLE
 from masksearch.report.theme import themed
 
-__all__ = ["Drawing", "few", "one_sparsity", "over_seeds", "percent"]
+__all__ = ["Drawing", "by_sparsity", "few", "one_sparsity", "over_seeds", "percent"]
 
 _SAVING = STYLE | {"figure.constrained_layout.use": False}  # a figure is laid out once, not for every file again
 
@@ -28,12 +29,12 @@ class Drawing:
 
     def svg(self) -> str:
         """As an element of a page: of both themes, with values to point at."""
-        sink = io.StringIO()
-        with mpl.rc_context(_SAVING):  # how text and names are written is decided here
-            self._settle()
-            self.figure.savefig(sink, format="svg", metadata={"Date": None})
-        text = sink.getvalue()
-        return themed(with_titles(text[text.index("<svg") :]))
+        text = self._svg()
+        return themed(text[text.index("<svg") :])
+
+    def svg_file(self) -> bytes:
+        """As a file, for papers: in light colours, its texts in a typeface that any program has."""
+        return self._svg().encode()
 
     def png(self, dpi: int = 150) -> bytes:
         """As a file; the same figure gives the same bytes."""
@@ -43,11 +44,24 @@ class Drawing:
             self.figure.savefig(sink, format="png", dpi=dpi, metadata={"Software": None})
         return sink.getvalue()
 
+    def _svg(self) -> str:
+        sink = io.StringIO()
+        with mpl.rc_context(_SAVING):  # how text and names are written is decided here
+            self._settle()
+            self.figure.savefig(sink, format="svg", metadata={"Date": None})
+        return with_titles(sink.getvalue())
+
     def _settle(self) -> None:
         """Lay the figure out: with many axes that takes most of the time that a file needs."""
         if isinstance(self.figure.get_layout_engine(), ConstrainedLayoutEngine):
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine(None)
+
+
+def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
+    """Every sparsity with its groups, controls left out; ``groups`` are in order of sparsity."""
+    plain = [group for group in groups if group.control == "none"]
+    return ((sparsity, list(own)) for sparsity, own in groupby(plain, key=lambda group: group.sparsity))
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:

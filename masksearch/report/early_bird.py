@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from masksearch.analysis import Group
 from masksearch.report.drawing import Drawing, percent
+from masksearch.report.hover import tell, tell_cells
 from masksearch.report.style import STYLE, name_of
 
 __all__ = ["EARLY_ABOUT", "EARLY_COLUMNS", "EARLY_TEXTS", "early_bird_drawings", "early_bird_rows"]
@@ -78,12 +79,16 @@ def _figure(maps: Sequence[tuple[Group, np.ndarray, dict[str, Any]]]) -> Figure:
                 extent=(0.5, n + 0.5, 0.5, n + 0.5),
                 interpolation="nearest",
             )
+            epochs = range(1, n + 1)
+            shares = [["–" if np.isnan(value) else round(100 * value, 2) for value in row] for row in distances[::-1]]
+            tell_cells(image, [f"epochs {e} and" for e in reversed(epochs)], list(map(str, epochs)), shares, " %")
             axes.grid(visible=False)
             fired = seen["fired"]
             if fired is not None:
                 for line in (axes.axvline, axes.axhline):
                     line(fired, color="white", linewidth=1, linestyle="--")
-                axes.plot(fired, fired, marker="*", markersize=13, color="#D55E00", markeredgecolor="white")
+                [star] = axes.plot(fired, fired, marker="*", markersize=13, color="#D55E00", markeredgecolor="white")
+                tell(star, [f"fires after epoch {fired}"])
             title = f"{name_of(group.method)}, {percent(group.sparsity)}"
             axes.set_title(f"{title}\n{'never fires' if fired is None else f'fires after epoch {fired}'}", fontsize=9)
             ticks = np.unique(np.linspace(1, n, min(n, 6)).round().astype(int))

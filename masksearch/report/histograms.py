@@ -15,6 +15,7 @@ from masksearch.analysis import Group
 from masksearch.experiment import SweepResult
 from masksearch.files import load_tensors, read_json
 from masksearch.report.drawing import Drawing, few, one_sparsity, percent
+from masksearch.report.hover import tell_cells
 from masksearch.report.style import STYLE, Looks
 
 __all__ = ["weight_drawings"]
@@ -118,7 +119,7 @@ def _figure(columns: dict[str, tuple[str, Layers, Layers]], names: Sequence[str]
         panels = figure.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
         for axes, (title, (colour, trained, before)) in zip(panels, columns.items(), strict=True):
             for place, name in enumerate(names):
-                _ridge(axes, trained.get(name), before.get(name), place, colour, reach)
+                _ridge(axes, trained.get(name), before.get(name), name, place, colour, reach)
             axes.set_title(title, fontsize=8)
             axes.set_xlabel("weight")
             axes.grid(visible=False, axis="y")
@@ -134,19 +135,29 @@ def _figure(columns: dict[str, tuple[str, Layers, Layers]], names: Sequence[str]
 
 
 def _ridge(
-    axes: Axes, trained: np.ndarray | None, before: np.ndarray | None, place: int, colour: str, reach: float
+    axes: Axes, trained: np.ndarray | None, before: np.ndarray | None, name: str, place: int, colour: str, reach: float
 ) -> None:
     """One layer's histograms, drawn upwards from its line (the axis points down)."""
-    for weights, filled in ((trained, True), (before, False)):
-        if weights is None or not len(weights):
-            continue
-        bins = int(np.clip(2 * len(weights) ** 0.5, 12, _BINS))  # few weights in many bins would be all noise
-        counts, edges = np.histogram(weights, bins, (-reach, reach))
-        middles = (edges[1:] + edges[:-1]) / 2
-        heights = place - _OVERLAP * np.round(counts / max(1, counts.max()), 3)
-        if filled:
-            axes.fill_between(middles, place, heights, color=colour, alpha=0.6, linewidth=0.4, zorder=place)
-        else:
-            axes.plot(middles, heights, color="#222222", linewidth=0.9, zorder=place + 0.5)
     if trained is None or not len(trained):
         axes.text(0, place - 0.1, "empty", fontsize=6, color="#777777", ha="center", zorder=place + 2)
+        return
+    bins = int(np.clip(2 * len(trained) ** 0.5, 12, _BINS))  # few weights in many bins would be all noise
+    counts, edges = np.histogram(trained, bins, (-reach, reach))
+    middles = (edges[1:] + edges[:-1]) / 2
+    texts = [f"{100 * count / len(trained):.2g} %" for count in counts]
+    places = np.concatenate([edges[:1], middles, edges[-1:]])
+    area = axes.fill_between(
+        places, place, _heights(counts, place), color=colour, alpha=0.6, linewidth=0.4, zorder=place
+    )
+    if before is not None and len(before):
+        earlier = np.histogram(before, bins, (-reach, reach))[0]
+        axes.plot(places, _heights(earlier, place), color="#222222", linewidth=0.9, zorder=place + 0.5)
+        texts = [
+            f"{text}, {100 * count / len(before):.2g} % when found" for text, count in zip(texts, earlier, strict=True)
+        ]
+    tell_cells(area, [f"{name}, weights near"], [f"{middle:.2g}" for middle in middles], [texts])
+
+
+def _heights(counts: np.ndarray, place: int) -> np.ndarray:
+    """The outline of a histogram, from its first edge over the middles of its bins to its last edge."""
+    return np.pad(place - _OVERLAP * np.round(counts / max(1, counts.max()), 3), 1, mode="edge")

@@ -32,10 +32,21 @@ const note = document.createElement("div");
 note.className = "note";
 note.hidden = true;
 document.body.append(note);
+const known = new WeakMap();
+const cell = (area, event) => {
+  if (!known.has(area)) known.set(area, JSON.parse(area.dataset.cells));
+  const { rows, columns, values, unit } = known.get(area);
+  const { left, top, width, height } = area.getBoundingClientRect();
+  const place = (share, count) => Math.max(0, Math.min(count - 1, Math.floor(share * count)));
+  const row = place((event.clientY - top) / height, rows.length);
+  const column = place((event.clientX - left) / width, columns.length);
+  return `${rows[row]} ${columns[column]}: ${values[row][column]}${unit}`;
+};
 const tell = (event) => {
+  const area = event.target.closest && event.target.closest("figure [data-cells]");
   const point = event.target.closest ? event.target.closest("figure use") : null;
   const title = point && point.querySelector("title");
-  const text = title ? title.textContent : point && point.dataset.text;
+  const text = title ? title.textContent : area ? cell(area, event) : point && point.dataset.text;
   note.hidden = !text;
   if (!text) return;
   if (title) {
@@ -48,4 +59,5 @@ const tell = (event) => {
   note.style.top = `${Math.max(8, event.clientY - note.offsetHeight - 12)}px`;
 };
 document.addEventListener("pointerover", tell);
+document.addEventListener("pointermove", tell);
 document.addEventListener("pointerdown", tell);

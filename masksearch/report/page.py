@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page of a sweep, and its figures as files beside it."""
+"""``report.html``: one self-contained page of a sweep; its tables and its figures as files beside it, for papers."""
 
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ from masksearch.report.figures import sweep_drawings
 from masksearch.report.moments import MOMENT_COLUMNS, MOMENT_TEXTS, MOMENTS_ABOUT, moments_rows
 from masksearch.report.rows import write_rows
 from masksearch.report.style import name_of
-from masksearch.report.tables import caption, columns_of, html_table, table_rows
+from masksearch.report.tables import caption, columns_of, html_table, table_rows, tables_markdown
 
 __all__ = ["write_report"]
 
@@ -28,7 +28,9 @@ _LONG = 40  # rows of a table that is folded away until somebody wants to see it
 
 
 def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
-    """Write ``report.html``, ``results.csv`` and ``figures/*.png`` into the sweep's folder and return the page's path.
+    """Write a sweep's page, ``report.html``, into its folder and return the page's path.
+
+    Beside it go ``results.csv``, its tables as ``results.md``, and its figures as ``figures/*.png`` and ``*.svg``.
 
     Parameters
     ----------
@@ -43,13 +45,15 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
     title = f"{sweep['model']} on {sweep['dataset']}"
     numbers = f"{_count(len(result.cells), 'cell')}, {_count(sweep['seeds'], 'seed')}"
     write_rows(result, result.path / "results.csv")
+    write_bytes(result.path / "results.md", tables_markdown(title, rows).encode())
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="about">masksearch {escape(result.machine["masksearch"])}: {numbers}</p>',
         f'<div class="answer">{answer_html(rows, _masks(result, groups))}</div>',
         "<h2>Results</h2>",
         _results(rows),
-        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>.'
+        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>. For papers: '
+        '<a href="results.md">results.md</a>, and <code>figures/</code> as SVG and PNG.'
         f"{_board(result, groups)}</p>",
     ]
     early = early_bird_rows(groups)
@@ -57,6 +61,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
         parts.append(f"<h2>{escape(heading)}</h2>")
         for drawing in drawings:
             write_bytes(result.path / "figures" / f"{drawing.name}.png", drawing.png())
+            write_bytes(result.path / "figures" / f"{drawing.name}.svg", drawing.svg_file())
             parts.append(_figure(drawing))
             if drawing.name == "early_bird":
                 parts.append(_table("the epochs of all seeds", EARLY_COLUMNS, early, EARLY_TEXTS, EARLY_ABOUT))

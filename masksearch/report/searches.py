@@ -50,6 +50,8 @@ def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:
         if "current" in trials[-1].metrics:
             current = [trial.metrics["current"] for trial in shown]
             axes.plot(numbers, current, color=colour, linewidth=1, alpha=0.6, label="current")
+            texts = [f"current after scoring {n}: {value:.4g}" for n, value in zip(numbers, current, strict=True)]
+            tell_along(axes, numbers, current, texts)
         numbers, values = _steps(trials)
         axes.plot(numbers, values, color=colour, linewidth=2, label="best", drawstyle="steps-post")
         texts = [f"best after scoring {number}: {value:.4g}" for number, value in zip(numbers, values, strict=True)]
@@ -63,7 +65,9 @@ def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:
             for name, style in (("hamming_start", "-"), ("hamming_best", ":")):
                 points = [(t.number, t.metrics[name]) for t in looks if name in t.metrics]
                 label = f"distance to the {name.removeprefix('hamming_')}"
-                other.plot(*zip(*points, strict=True), color="#777777", linestyle=style, linewidth=1.2, label=label)
+                places, distances = zip(*points, strict=True)
+                other.plot(places, distances, color="#777777", linestyle=style, linewidth=1.2, label=label)
+                tell_along(other, places, distances, [f"{label} after scoring {n}: {d:g}" for n, d in points])
             other.set_ylabel("Hamming distance (units)")
             other.set_ylim(bottom=0)
         figure.legend(loc="outside lower center", ncols=5)

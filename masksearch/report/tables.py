@@ -21,6 +21,7 @@ __all__ = [
     "markdown_table",
     "moments_markdown",
     "table_rows",
+    "tables_markdown",
     "terminal_table",
 ]
 
@@ -132,6 +133,13 @@ def costs_markdown(rows: Sequence[SummaryRow]) -> str:
     return markdown(COST_COLUMNS, cost_rows(rows), COST_TEXTS) + f"\n{COSTS_ABOUT}\n"
 
 
+def tables_markdown(title: str, rows: Sequence[SummaryRow]) -> str:
+    """All tables of a sweep, as a page."""
+    results = f"{markdown_table(rows)}\n{caption(rows, columns_of(rows))}\n"
+    tables = {"Results": results, "Masks at all moments": moments_markdown(rows), "Costs": costs_markdown(rows)}
+    return "\n".join([f"# {title}\n", *(f"## {name}\n\n{text}" for name, text in tables.items())])
+
+
 def markdown(head: Sequence[str], body: Iterable[Sequence[str]], texts: int) -> str:
     """A table whose first ``texts`` columns are words, the others numbers."""
     head, body, texts = _with_words(head, body, texts)
@@ -178,7 +186,7 @@ def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
     if any(row.control != "none" for row in rows):
         sentences.append(
             "shuffled: a control, the mask permuted within its layers; reinitialised: a control, the mask on fresh "
-            "weights."
+            "weights; repaired: the mask on weights made as orthonormal under it as it allows."
         )
     if any(row.learned for row in rows):
         sentences.append(

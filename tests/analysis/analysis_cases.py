@@ -58,6 +58,7 @@ def make_cell(method="snip", sparsity=0.9, seed=0, rounds=1, **changes):
         "rewind_to": "0",
         "retrain_lr": None,
         "control": "none",
+        "settings": {"dense": {"seed": seed, "training": {"lr": 0.1}}, "scope": "global"},
         "score": {"objective": "accuracy", "accuracy_gap": 0.01 * (seed + 1), "scorings": 100},
         **{name: value for name, value in rows[-1].items() if name != "number"},
         "rounds": rows,

@@ -1,8 +1,11 @@
 """Groups: cells that differ in their seed alone, and names that tell the others apart."""
 
+from pathlib import Path
+
 from analysis_cases import make_cell
 
-from masksearch.analysis import group_cells
+from masksearch.analysis import group_cells, paired_rows
+from masksearch.experiment import SweepResult
 
 
 def names(cells):
@@ -66,3 +69,39 @@ def test_of_several_learning_rates_the_best_by_validation_counts_for_all():
             cells.append(make_cell(method, retrain_lr=rate))
             cells[-1]["trained"]["val_accuracy"] = accuracy
     assert [(group.method, group.places) for group in group_cells(cells)] == [("a", (0,)), ("b", (1,))]
+
+
+def part(seed=0, method="a", **settings):
+    return make_cell(method, seed=seed) | {"settings": {"dense": {"seed": seed, "file": f"{seed}"}} | settings}
+
+
+def test_parts_of_a_sweep_are_told_apart_by_what_differs_between_their_cells():
+    cells = [part(seed, scope=scope, connected=False) for scope in ("global", "erk") for seed in (0, 1)]
+    searches = [part(seed, "b", budget=9, searcher="S(tabu=0, scope='global')") for seed in (0, 1)]
+    groups = group_cells([*cells, part(method="c", scope="layerwise", connected=True), *searches])
+    assert [(g.method, g.variant, g.places) for g in groups] == [
+        ("a", "global", (0, 1)),
+        ("a", "ERK", (2, 3)),
+        ("c", "layerwise", (4,)),
+        ("b", "", (5, 6)),
+    ]
+
+
+def test_seeds_of_different_parts_are_no_group_and_a_searchers_settings_are_told():
+    cells = [part(0, connected=False), part(1, connected=True)]
+    assert [g.variant for g in group_cells(cells)] == ["", "connected"]
+    cells = [part(searcher=f"S(tabu={tabu}, ends=(1, 2))", search_images=20 * tabu) for tabu in (1, 2)]
+    assert [g.variant for g in group_cells(cells)] == ["tabu 1, search images 20", "tabu 2, search images 40"]
+
+
+def test_results_of_a_sweep_with_parts_are_paired_part_by_part():
+    cells = [part(0, scope=scope) for scope in ("global", "erk")]
+    for cell, accuracy in zip(cells, (0.5, 0.7), strict=True):
+        cell["trained"]["test_accuracy"] = accuracy
+    both = SweepResult(Path("both"), [{}], {}, cells, [], [])
+    alone = SweepResult(Path("alone"), [{}], {}, cells[1:], [], [])
+    assert [(row.key["part"], row.trained[0].mean) for row in paired_rows([both, both])] == [
+        ("global", 0.5),
+        ("ERK", 0.7),
+    ]
+    assert [row.key["part"] for row in paired_rows([alone, alone])] == [""]

@@ -1,9 +1,10 @@
-"""Controls: a shuffled mask with the same weights, and the same mask with other weights, and nothing else changed."""
+"""Controls: a shuffled mask with the same weights, the same mask with others or repaired ones; nothing else changes."""
 
 import pytest
 import torch
 from small_sweeps import same, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
+from masksearch.analysis.orthogonality import weights_orthogonality
 from masksearch.experiment import Watcher, grid, run_sweep
 from masksearch.models import build_model
 from masksearch.pruning import load_pruned
@@ -145,3 +146,27 @@ def test_a_control_that_comes_later_trains_nothing_of_its_model_again(tmp_path):
     log = Log()
     run_sweep(settings_in(tmp_path, methods=["random"], control=["shuffle"]), log)
     assert log.begun == ["shuffle"]
+
+
+@pytest.mark.parametrize("point", [POINTS["weights of a criterion"], POINTS["filters of a search"]], ids=["w", "f"])
+def test_repaired_tickets_have_the_same_mask_and_weights_nearer_to_orthonormal(point, tmp_path):
+    flat = point | {"control": ["repair"], "rewind_to": ["1ep"], "retrain_epochs": 0, "sparsity": [0.64]}
+    treated, repaired = sweep_in(tmp_path, **flat)
+    assert repaired.mask == treated.mask
+    assert repaired.metrics["control"] == "repair"
+    weights = [
+        [tensor for name, tensor in start(cell).items() if name.endswith("weight") and tensor.ndim > 1]
+        for cell in (treated, repaired)
+    ]
+    before, after = map(weights_orthogonality, weights)
+    assert after < 0.9 * before
+    kept = [[tensor != 0 for tensor in cell] for cell in weights]
+    assert all(map(torch.equal, *kept))
+
+
+def test_repaired_tickets_train_as_long_as_the_others_and_keep_their_zeros(tmp_path):
+    treated, repaired = sweep_in(tmp_path, methods=["magnitude"], control=["repair"], rewind_to=["0"])
+    assert len(repaired.metrics["epochs"]) == len(treated.metrics["epochs"]) == 2
+    keep = repaired.space.parameter_masks(repaired.mask)
+    assert all((repaired.raw()[name][~bits] == 0).all() for name, bits in keep.items())
+    assert not same(repaired.raw(), treated.raw())

@@ -25,14 +25,6 @@ SWEEP = SweepSettings(model="lenet_300_100:0.1", methods=METHODS, sparsity=(0.5,
 TRAIN = TrainSettings(epochs=2, lr=0.1)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def settings_in(folder, sweep=SWEEP, **groups):
     run = RunSettings(runs=str(folder / "runs"), data_root=str(folder / "data"), device="cpu")
     return Settings(**{"sweep": sweep, "train": TRAIN, "run": run, **groups})
@@ -80,7 +72,7 @@ def test_all_cells_end_and_are_heard_of(finished):
     for cell, metrics, folder in zip(cells, result.cells, result.folders, strict=True):
         assert (metrics["method"], metrics["sparsity"], metrics["seed"]) == (cell.method, cell.sparsity, cell.seed)
         assert read_json(folder / "status.json") == {"stage": "done"}
-        assert read_json(folder / "metrics.json") == metrics
+        assert of_files(folder) == metrics
         for name in ("settings.json", "mask.safetensors", "retrained.safetensors"):
             assert (folder / name).exists()
         assert (folder / "history.jsonl").exists() == cell.searches
@@ -144,6 +136,11 @@ def test_more_of_the_same_sweep_does_only_what_is_new(finished):
     run_sweep(settings)  # leaves the plan of the larger sweep, for the other tests
 
 
+def of_files(folder):
+    """A cell's metrics as its sweep reads them: beside what decides them."""
+    return read_json(folder / "metrics.json") | {"settings": read_json(folder / "settings.json")}
+
+
 def strip_seconds(node):
     """JSON without wall-clock fields."""
     if isinstance(node, dict):
@@ -162,7 +159,7 @@ def test_the_same_settings_elsewhere_give_the_same_results_and_touch_no_global_s
         other = result.path / folder.name
         assert (folder / "mask.safetensors").read_bytes() == (other / "mask.safetensors").read_bytes()
         assert (folder / "retrained.safetensors").read_bytes() == (other / "retrained.safetensors").read_bytes()
-        assert strip_seconds(metrics) == strip_seconds(read_json(other / "metrics.json"))
+        assert strip_seconds(metrics) == strip_seconds(of_files(other))
 
 
 def test_moments_of_finding_and_rewinding(tmp_path):
@@ -196,7 +193,7 @@ def test_an_exception_of_a_watcher_ends_the_sweep_and_nothing_is_lost(finished, 
     ended = run_sweep(settings, log)
     assert log.begun == ["snip_s0.9_k0_seed0"]
     for folder, metrics in zip(ended.folders, ended.cells, strict=True):
-        assert strip_seconds(metrics) == strip_seconds(read_json(result.path / folder.name / "metrics.json"))
+        assert strip_seconds(metrics) == strip_seconds(of_files(result.path / folder.name))
 
 
 BAD = {

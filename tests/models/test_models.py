@@ -34,14 +34,6 @@ VGG16_MACS = [1769472, 37748736, 18874368, 37748736, 18874368, 37748736, 3774873
 VGG16_MACS += [9437184, 9437184, 9437184, 5120]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def count(model, kind=nn.Module):
     return sum(p.numel() for m in model.modules() if isinstance(m, kind) for p in m.parameters(recurse=False))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from masksearch.analysis import group_cells
+from masksearch.report.early_bird import early_bird_drawings
 from masksearch.report.hover import with_titles
 from masksearch.report.theme import _luminance, dark, themed
 
@@ -28,8 +30,18 @@ const point = document.querySelector("figure use title").parentElement;
 const title = point.querySelector("title").textContent;
 point.dispatchEvent(new PointerEvent("pointerover", { bubbles: true, clientX: 50, clientY: 200 }));
 const note = document.querySelector(".note");
+const said = note.textContent;
+const at = (box, right, down) => {
+  const { left, top, width, height } = box.getBoundingClientRect();
+  const place = { clientX: left + right * width, clientY: top + down * height };
+  box.dispatchEvent(new PointerEvent("pointermove", { bubbles: true, ...place }));
+  return note.textContent;
+};
+const areas = [...document.querySelectorAll("figure [data-cells]")].map((box) => [
+  JSON.parse(box.dataset.cells), at(box, 0.01, 0.01), at(box, 0.99, 0.99), box.tagName,
+]);
 const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
-const seen = { before, up, down, title, note: note.textContent, hidden: note.hidden, wide };
+const seen = { before, up, down, title, note: said, areas, hidden: note.hidden, wide };
 document.body.dataset.seen = JSON.stringify(seen);
 }
 </script>
@@ -62,7 +74,28 @@ def test_the_page_in_a_browser(finished, tmp_path, flags):
     assert seen["before"] != seen["up"]
     assert seen["note"] == seen["title"] != ""
     assert not seen["hidden"]
+    assert len(seen["areas"]) == 9  # histograms of three layers for three methods
+    for cells, first, last, _ in seen["areas"]:
+        assert first == f"{cells['rows'][0]} {cells['columns'][0]}: {cells['values'][0][0]}"
+        assert last == f"{cells['rows'][-1]} {cells['columns'][-1]}: {cells['values'][-1][-1]}"
     assert not seen["wide"]  # figures and tables scroll by themselves
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_a_heat_map_tells_its_cells_in_a_browser(finished, tmp_path):
+    seen = {"fired": 2, "fires": {"absolute": 2, "relative": None}, "threshold": 0.1, "relative": False}
+    seen["distances"] = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
+    [drawing] = early_bird_drawings(group_cells([finished[0].cells[0] | {"early_bird": seen}]))
+    text = finished[1].read_text()
+    before, after = text.split("<figure>", 1)
+    path = tmp_path / "page.html"
+    path.write_text(f"{before}<figure>{drawing.svg()}</figure><figure>{after}".replace("</body>", PROBE + "</body>"))
+    document, complaints = opened(path)
+    assert complaints == []
+    [cells, first, last, tag] = json.loads(unescape(document.partition('data-seen="')[2].partition('"')[0]))["areas"][0]
+    assert tag == "image"
+    assert (first, last) == ("epochs 3 and 1: 20 %", "epochs 1 and 3: 20 %")
+    assert len(cells["values"]) == 3
 
 
 def test_points_tell_the_values_of_their_rows(finished):
@@ -70,6 +103,8 @@ def test_points_tell_the_values_of_their_rows(finished):
     assert "<title>snip, 90 %: " in text
     assert "<title>annealing, fc1: " in text
     assert "<title>best after scoring 14: " in text
+    assert "<title>current after scoring 14: " in text
+    assert "<title>distance to the start after scoring " in text
     assert "tell:" not in text
 
 

@@ -1,5 +1,8 @@
 """Figures: they have the lines that they should, at the values of the metrics."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from safetensors.torch import load_file
@@ -238,13 +241,21 @@ def test_histograms_are_of_kept_weights_now_and_when_the_mask_was_found(finished
     found = load_file(home / "init.safetensors")["fc1.weight"][trained != 0].numpy()
     line = axes.lines[0]
     x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+    x, y = x[1:-1], y[1:-1]  # the outline goes on to the edges
     width = x[1] - x[0]
     edges = np.append(x - width / 2, x[-1] + width / 2)
     counts = np.histogram(found, edges)[0]
     assert (-y / -y.min()).round(2) == pytest.approx((counts / counts.max()).round(2), abs=0.011)
     filled = np.unique(axes.collections[0].get_paths()[0].vertices[:, 0].round(6))
     assert len(kept) == len(found)
-    assert len(filled) == len(x)
+    assert len(filled) == len(x) + 2
+    cells = json.loads(axes.collections[0].get_gid().removeprefix("cells:"))
+    now, before = np.histogram(kept, edges)[0], counts
+    assert cells["rows"] == ["fc1, weights near"]
+    assert [float(text) for text in cells["columns"]] == pytest.approx(list(x), rel=0.05)
+    for text, one, other in zip(cells["values"][0], now, before, strict=True):
+        shares = [float(number) for number in re.findall(r"[0-9.e+-]+(?= %)", text)]
+        assert shares == pytest.approx([100 * one / len(kept), 100 * other / len(kept)], rel=0.06, abs=1e-9)
 
 
 def test_figures_that_cannot_hold_all_take_the_first_ways_of_all_methods(rounds):

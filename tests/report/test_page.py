@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from urllib.parse import parse_qs
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -46,8 +47,8 @@ def test_the_page_loads_nothing_and_runs_only_what_it_holds(finished, page):
     references = [value for _, name, value in page.attributes if name in loads]
     assert references  # of matplotlib's glyphs and clip paths, within the page
     led = [value for value in references if not value.startswith("#")]
-    assert led[0] == "results.csv"
-    assert all(value.startswith("http://localhost:6006/#custom_scalars&") for value in led[1:])
+    assert led[:2] == ["results.csv", "results.md"]
+    assert all(value.startswith("http://localhost:6006/#custom_scalars&") for value in led[2:])
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     text = finished[1].read_text()
     assert all(target.startswith("#") for target in re.findall(r"""url\(["']?([^)]*)\)""", text))
@@ -152,9 +153,24 @@ def test_figures_are_there_and_say_what_they_are(finished, page):
     text = "".join(page.text)
     for words in ("Hamming distance (units)", "scorings", "test accuracy (%)", "score (calibrated loss)", "dense"):
         assert words in text
-    files = {path.stem: path.read_bytes() for path in (finished[0].path / "figures").iterdir()}
-    assert set(files) == set(figures)
-    assert all(content.startswith(b"\x89PNG") for content in files.values())
+    folder = finished[0].path / "figures"
+    assert {path.name for path in folder.iterdir()} == {f"{n}.{kind}" for n in figures for kind in ("png", "svg")}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
+
+
+def test_figures_for_papers_are_whole_and_in_light_colours(finished):
+    for path in (finished[0].path / "figures").glob("*.svg"):
+        text = path.read_text()
+        assert ElementTree.fromstring(text).tag.endswith("svg")
+        assert "light-dark(" not in text
+        assert "font" in text
+
+
+def test_the_tables_of_the_page_are_there_as_markdown(finished, page):
+    text = (finished[0].path / "results.md").read_text()
+    assert re.findall("^## (.*)", text, re.MULTILINE) == ["Results", "Masks at all moments", "Costs"]
+    lines = text.splitlines()
+    assert all("| " + " | ".join(row) + " |" in lines for row in page.tables[0])
 
 
 def test_settings_versions_and_the_command_are_there(finished, page):

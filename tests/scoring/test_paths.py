@@ -1,64 +1,26 @@
 """Faster paths to the logits lead where the reference leads, whatever walk they are taken on."""
 
 import json
-import math
 from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from path_cases import ACTIVATIONS, generator, make_mlp, make_split
 
 from masksearch import loop
-from masksearch.data import Split
 from masksearch.history_file import HistoryFile
 from masksearch.loop import search
-from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.scoring import Scorer, scorer
-from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.paths import ReferencePath
 from masksearch.searchers import Annealing
-from masksearch.spaces import filter_space, weight_space
+from masksearch.spaces import weight_space
 from masksearch.trial import Proposal
-
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "relu in place": lambda: nn.ReLU(inplace=True),
-    "leaky": lambda: nn.LeakyReLU(0.1, inplace=True),
-    "elu in place": lambda: nn.ELU(inplace=True),
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "dropout": lambda: nn.Dropout(0.5, inplace=True),
-    "identity": nn.Identity,
-}
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def make_mlp(activation="relu", bias=True, dtype=torch.float64, sizes=(20, 16, 12, 5)):
-    """Flatten, then linear layers with an activation object that serves everywhere between them."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        act = ACTIVATIONS[activation]()
-        layers = [nn.Flatten()]
-        for n_in, n_out in pairwise(sizes):
-            layers += [nn.Linear(n_in, n_out, bias=bias), act]
-        return nn.Sequential(*layers[:-1]).to(dtype).train()
-
-
-def make_split(n=40, dtype=torch.float64, shape=(1, 4, 5), classes=5):
-    g = generator(1)
-    return Split(torch.randn(n, *shape, generator=g, dtype=dtype), torch.randint(0, classes, (n,), generator=g))
 
 
 def draw_move(mask, radius, rng, layers=None):
@@ -221,131 +183,6 @@ def test_predictions_differ_only_where_the_largest_logits_are_exactly_equal():
         base = proposal.mask if number % 2 else base
 
 
-class OwnSequential(nn.Sequential):
-    """A chain whose forward is its own."""
-
-    def forward(self, images):
-        return super().forward(images) * 2
-
-
-class OwnLinear(nn.Linear):
-    """A linear layer whose forward is its own."""
-
-    def forward(self, images):
-        return super().forward(images).abs()
-
-
-class OwnReLU(nn.ReLU):
-    """An activation that looks at all neurons."""
-
-    def forward(self, values):
-        return values - values.mean(1, keepdim=True)
-
-
-class OwnFlatten(nn.Flatten):
-    """No flattening alone."""
-
-    def forward(self, images):
-        return super().forward(images).flip(1)
-
-
-class Residual(nn.Module):
-    """x + linear(x)."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(20, 20)
-
-    def forward(self, values):
-        return values + self.layer(values)
-
-
-def tied():
-    first, second = nn.Linear(20, 20), nn.Linear(20, 20)
-    second.weight = first.weight
-    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second)
-
-
-def hooked(register, place):
-    model = make_mlp(dtype=torch.float32)
-    getattr(model if place is None else model[place], register)(
-        lambda *args: args[-1] * 2 if "pre" not in register else None
-    )
-    return model
-
-
-def repeated():
-    layer = nn.Linear(20, 20)
-    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
-
-
-def own_linear():
-    return nn.Sequential(nn.Flatten(), nn.Linear(20, 8), OwnLinear(8, 5))
-
-
-def parametrized():
-    model = make_mlp(dtype=torch.float32)
-    nn.utils.parametrizations.weight_norm(model[3])
-    return model
-
-
-def pruned_by_torch():
-    model = make_mlp(dtype=torch.float32)
-    nn.utils.prune.l1_unstructured(model[3], "weight", 0.5)
-    return model
-
-
-NO_CHAINS = {
-    "hook on the model": lambda: hooked("register_forward_hook", None),
-    "hook on a layer": lambda: hooked("register_forward_hook", 3),
-    "hook on an activation": lambda: hooked("register_forward_hook", 2),
-    "pre-hook on the model": lambda: hooked("register_forward_pre_hook", None),
-    "pre-hook on a layer": lambda: hooked("register_forward_pre_hook", 1),
-    "subclass of Sequential": lambda: OwnSequential(nn.Flatten(), nn.Linear(20, 5)),
-    "subclass of Linear": own_linear,
-    "subclass of an activation": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), OwnReLU(), nn.Linear(8, 5)),
-    "subclass of Flatten": lambda: nn.Sequential(OwnFlatten(), nn.Linear(20, 5)),
-    "residual": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 20), Residual(), nn.Linear(20, 5)),
-    "BatchNorm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)),
-    "LayerNorm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.LayerNorm(8), nn.Linear(8, 5)),
-    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 5), nn.Softmax(dim=1)),
-    "log softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 5), nn.LogSoftmax(dim=1)),
-    "PReLU": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.PReLU(8), nn.Linear(8, 5)),
-    "partial Flatten": lambda: nn.Sequential(nn.Flatten(2), nn.Linear(20, 5), nn.Flatten()),
-    "Flatten of everything": lambda: nn.Sequential(nn.Flatten(0), nn.Linear(20, 5)),
-    "Flatten in the middle": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 5), nn.Flatten()),
-    "activation first": lambda: nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(20, 5)),
-    "convolution": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(12, 5)),
-    "nested": lambda: nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(20, 5), nn.ReLU())),
-    "a layer twice": repeated,
-    "a weight twice": tied,
-    "parametrization": parametrized,
-    "mask of torch's own": pruned_by_torch,
-    "no linear layer": lambda: nn.Sequential(nn.Flatten()),
-    "a layer alone": lambda: nn.Linear(20, 5),
-}
-
-
-@pytest.mark.parametrize("make", NO_CHAINS.values(), ids=NO_CHAINS)
-def test_whatever_is_not_a_plain_chain_is_refused(make):
-    assert linear_chain(make()) is None
-
-
-def test_plain_chains_are_found_with_activations_that_serve_twice():
-    chain = linear_chain(make_mlp())
-    assert [(name, len(after)) for name, _, after in chain] == [("1", 1), ("3", 1), ("5", 0)]
-    assert linear_chain(nn.Sequential(nn.Linear(20, 8), nn.GELU(), nn.Dropout(), nn.Linear(8, 5))) is not None
-
-
-@pytest.mark.parametrize("name", ["a layer twice", "pre-hook on a layer", "subclass of an activation"])
-def test_scores_of_other_networks_are_those_of_the_network(name):
-    model = NO_CHAINS[name]().float()
-    split = make_split(dtype=torch.float32)
-    space = weight_space(model)
-    value = Scorer(model, space, split, "loss")(space.full()).value
-    assert value == pytest.approx(-F.cross_entropy(model.eval()(split.images), split.labels).item(), rel=1e-5)
-
-
 class Stop(Exception):  # noqa: N818 (no error)
     """Ends a search from within."""
 
@@ -382,78 +219,3 @@ def test_a_search_taken_up_again_is_byte_for_byte_one_that_never_stopped(stops, 
     for name in ("history.jsonl", "moves.i32", "search.safetensors"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert len([json.loads(line) for line in (tmp_path / "whole" / "history.jsonl").open()]) == 200
-
-
-class Net(nn.Module):
-    """A residual block, BatchNorm, and a linear head behind a flattening."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem, self.norm1 = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.inner, self.norm2 = nn.Conv2d(6, 5, 3, padding=1), nn.BatchNorm2d(5)
-        self.outer, self.norm3 = nn.Conv2d(5, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
-        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(6 * 9, 5)
-
-    def forward(self, images):
-        x = F.relu(self.norm1(self.stem(images)))
-        y = F.relu(self.norm2(self.inner(x)))
-        return self.head(self.pool(F.relu(x + self.norm3(self.outer(y)))).flatten(1))
-
-
-def make_conv_net(dtype):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = Net().to(dtype)
-        for norm in (net.norm1, net.norm2, net.norm3):
-            norm.running_mean.normal_()
-            norm.running_var.uniform_(0.5, 2)
-            nn.init.normal_(norm.weight)
-            nn.init.normal_(norm.bias)
-        return net.eval()
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)
-@pytest.mark.parametrize("density", [0.9, 0.5, 0.2])
-def test_filter_masks_are_scored_on_the_pruned_network_as_the_reference_scores_them(density, dtype, tolerance):
-    model, split = make_conv_net(dtype), make_split(30, dtype, (1, 6, 6))
-    space = filter_space(model, split.images[:1])
-    compact, reference = CompactPath(model, space, split.images, 8), ReferencePath(model, space, split.images, 8)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    seen = []
-    for seed in range(4):
-        proposal = Proposal.of(space.random(density, generator=generator(seed), on_empty="keep_one"))
-        seen.append(compact.logits(proposal))
-        assert (seen[-1] - reference.logits(proposal)).abs().max() <= tolerance * seen[-1].std()
-    assert len({logits.sum().item() for logits in seen}) > 1
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_a_filter_mask_that_empties_a_layer_is_scored_masked():
-    model, split = make_conv_net(torch.float32), make_split(30, torch.float32, (1, 6, 6))
-    space = filter_space(model, split.images[:1])
-    bits = torch.ones(space.n_units, dtype=torch.bool)
-    inner = next(layer for layer in space.layers if layer.name == "inner")
-    bits[inner.slice] = False
-    mask = Mask(space, bits)
-    fast, plain = (Scorer(model, space, split, "loss", fast=fast) for fast in (True, False))
-    assert fast(mask).value == plain(mask).value
-    assert math.isfinite(fast(mask).value)
-    x = F.relu(model.norm1(model.stem(split.images)))  # the branch brings nothing but its last BatchNorm's constant
-    y = x + model.norm3(torch.zeros_like(x))
-    wanted = -F.cross_entropy(model.head(model.pool(F.relu(y)).flatten(1)), split.labels).item()
-    assert fast(mask).value == pytest.approx(wanted, rel=1e-5)
-
-
-def test_paths_are_chosen_by_space_and_network():
-    split = make_split(30, torch.float32, (1, 6, 6))
-    conv = make_conv_net(torch.float32)
-    filters, weights = filter_space(conv, split.images[:1]), weight_space(conv)
-    mlp = make_mlp(dtype=torch.float32, sizes=(36, 8, 5))
-    chosen = [
-        (type(Scorer(model, space, split, fast=fast)._path), fast)
-        for model, space in ((conv, filters), (conv, weights), (mlp, weight_space(mlp)))
-        for fast in (True, False)
-    ]
-    fast = [path for path, is_fast in chosen if is_fast]
-    assert fast == [CompactPath, ReferencePath, IncrementalPath]
-    assert {path for path, is_fast in chosen if not is_fast} == {ReferencePath}

@@ -13,14 +13,6 @@ from masksearch.pruning import prune
 from masksearch.spaces.filter_space import FilterSpace, filter_space
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Net(nn.Module):
     """Layers by name, and a function of (net, images)."""
 

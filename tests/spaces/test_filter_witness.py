@@ -18,14 +18,6 @@ NETWORKS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def ours(space, unit):
     """(weight, dimension) -> positions, of the weights of convolutions and linear layers."""
     taken = {}

@@ -10,14 +10,6 @@ from masksearch.training import TrainSettings, crop_flip, draw_crop_flip, feed, 
 from masksearch.training.feed import Feed
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_split(n=70, channels=3):
     g = torch.Generator().manual_seed(0)
     images = torch.randn(n, channels, 8, 6, generator=g)

@@ -35,14 +35,6 @@ from masksearch.training.feed import batch_sizes
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def split():
     return make_split()

@@ -1,0 +1,83 @@
+"""The page of measurements: what stands between its markers is written there by a command that stands beside it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import _flags
+from benchmarks.collect import HERE
+from benchmarks.scripts import commands
+from benchmarks.suites import SUITES
+from masksearch.experiment import SCALES
+from masksearch.table import choose
+
+PAGE = (HERE / "README.md").read_text()
+SCRIPTS = commands("cpu", "$MASKSEARCH_DATA", "runs")
+BLOCKS = re.findall(r"^<!-- (\w+) -->$", PAGE, re.MULTILINE)
+INDENTED = [line[4:] for line in PAGE.splitlines() if line.startswith("    ")]
+
+
+def writers(name):
+    """Commands that write a block: of a suite, of a recipe's sweep, of a script, or one on the page."""
+    recipes = {sweep.name for sweep in SUITES["published"].sweeps("cpu")}
+    suites = {f"suite_{suite}_cpu" for suite in SUITES}
+    typed = [line for line in INDENTED if re.search(rf"--write {name}$|benchmarks\.collect runs/{name}$", line)]
+    return [*typed, *({name} & (recipes | suites | set(SCRIPTS)))]
+
+
+def test_every_block_is_there_once_and_closed():
+    assert len(BLOCKS) > 20
+    assert len(set(BLOCKS)) == len(BLOCKS)
+    assert re.findall(r"^<!-- end of (\w+) -->$", PAGE, re.MULTILINE) == BLOCKS
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_every_block_has_a_command(name):
+    assert writers(name)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_of_the_suite_has_its_place_below_its_command(name):
+    script, *flags = SCRIPTS[name]
+    forms = (f"python benchmarks/{script}", f"python -m benchmarks.{Path(script).stem}")
+    before = PAGE.partition(f"<!-- {name} -->")[0]
+    assert any(f"    {form} {' '.join(flags)}\n" in before for form in forms)
+
+
+def test_commands_of_the_suite_can_be_typed(monkeypatch):
+    """Modules are there, and so are their flags, in the usage that argparse prints, or in their text."""
+    typed = [shlex.split(line) for line in INDENTED if line.startswith("python ")]
+    assert len(typed) > 25
+    for words in typed:
+        if words[1] == "-m" and words[2] == "benchmarks":
+            asked = _flags().parse_args(words[3:])
+            choose("suite", asked.suite, [*SUITES, "speed"])
+            choose("scale", asked.scale, list(SCALES))
+            continue
+        path = words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
+        text = (HERE.parent / path).read_text()
+        assert all(f'"{flag}"' in text for flag in words if flag.startswith("--")), words
+        assert all(Path(HERE.parent / one).exists() for one in words if one.startswith("benchmarks/"))
+
+
+def test_tables_of_many_columns_stand_between_markers_or_are_published_ones():
+    """Tables outside are short ones of published figures, of words, or of this page."""
+    outside = re.sub(r"<!-- (\w+) -->\n.*?<!-- end of \1 -->", "", PAGE, flags=re.DOTALL)
+    heads = re.findall(r"^(\|.*)\n\|[-:| ]+\|$", outside, re.MULTILINE)
+    assert heads
+    measured = [head for head in heads if re.search("± | seed |ms |speed x|scorings", head)]
+    assert measured == []
+
+
+def test_figures_that_are_shown_are_there_and_no_others():
+    shown = set(re.findall(r"\]\(figures/([^)]+)\)", PAGE))
+    there = {path.name for path in (HERE / "figures").iterdir()}
+    assert shown == there
+
+
+def test_rows_behind_tables_are_there():
+    named = re.findall(r"`results/(\w+)\.csv`", PAGE)
+    assert named
+    assert all((HERE / "results" / f"{name}.csv").exists() for name in named)

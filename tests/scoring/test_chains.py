@@ -1,0 +1,136 @@
+"""Chains of linear layers that the incremental path takes: plain ones are found, and nothing else is."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from path_cases import make_mlp, make_split
+from torch import nn
+
+from masksearch.scoring import Scorer
+from masksearch.scoring.incremental import linear_chain
+from masksearch.spaces import weight_space
+
+
+class OwnSequential(nn.Sequential):
+    """A chain whose forward is its own."""
+
+    def forward(self, images):
+        return super().forward(images) * 2
+
+
+class OwnLinear(nn.Linear):
+    """A linear layer whose forward is its own."""
+
+    def forward(self, images):
+        return super().forward(images).abs()
+
+
+class OwnReLU(nn.ReLU):
+    """An activation that looks at all neurons."""
+
+    def forward(self, values):
+        return values - values.mean(1, keepdim=True)
+
+
+class OwnFlatten(nn.Flatten):
+    """No flattening alone."""
+
+    def forward(self, images):
+        return super().forward(images).flip(1)
+
+
+class Residual(nn.Module):
+    """x + linear(x)."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(20, 20)
+
+    def forward(self, values):
+        return values + self.layer(values)
+
+
+def tied():
+    first, second = nn.Linear(20, 20), nn.Linear(20, 20)
+    second.weight = first.weight
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), second)
+
+
+def hooked(register, place):
+    model = make_mlp(dtype=torch.float32)
+    getattr(model if place is None else model[place], register)(
+        lambda *args: args[-1] * 2 if "pre" not in register else None
+    )
+    return model
+
+
+def repeated():
+    layer = nn.Linear(20, 20)
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
+
+
+def own_linear():
+    return nn.Sequential(nn.Flatten(), nn.Linear(20, 8), OwnLinear(8, 5))
+
+
+def parametrized():
+    model = make_mlp(dtype=torch.float32)
+    nn.utils.parametrizations.weight_norm(model[3])
+    return model
+
+
+def pruned_by_torch():
+    model = make_mlp(dtype=torch.float32)
+    nn.utils.prune.l1_unstructured(model[3], "weight", 0.5)
+    return model
+
+
+NO_CHAINS = {
+    "hook on the model": lambda: hooked("register_forward_hook", None),
+    "hook on a layer": lambda: hooked("register_forward_hook", 3),
+    "hook on an activation": lambda: hooked("register_forward_hook", 2),
+    "pre-hook on the model": lambda: hooked("register_forward_pre_hook", None),
+    "pre-hook on a layer": lambda: hooked("register_forward_pre_hook", 1),
+    "subclass of Sequential": lambda: OwnSequential(nn.Flatten(), nn.Linear(20, 5)),
+    "subclass of Linear": own_linear,
+    "subclass of an activation": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), OwnReLU(), nn.Linear(8, 5)),
+    "subclass of Flatten": lambda: nn.Sequential(OwnFlatten(), nn.Linear(20, 5)),
+    "residual": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 20), Residual(), nn.Linear(20, 5)),
+    "BatchNorm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)),
+    "LayerNorm": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.LayerNorm(8), nn.Linear(8, 5)),
+    "softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 5), nn.Softmax(dim=1)),
+    "log softmax": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 5), nn.LogSoftmax(dim=1)),
+    "PReLU": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 8), nn.PReLU(8), nn.Linear(8, 5)),
+    "partial Flatten": lambda: nn.Sequential(nn.Flatten(2), nn.Linear(20, 5), nn.Flatten()),
+    "Flatten of everything": lambda: nn.Sequential(nn.Flatten(0), nn.Linear(20, 5)),
+    "Flatten in the middle": lambda: nn.Sequential(nn.Flatten(), nn.Linear(20, 5), nn.Flatten()),
+    "activation first": lambda: nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(20, 5)),
+    "convolution": lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(12, 5)),
+    "nested": lambda: nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(20, 5), nn.ReLU())),
+    "a layer twice": repeated,
+    "a weight twice": tied,
+    "parametrization": parametrized,
+    "mask of torch's own": pruned_by_torch,
+    "no linear layer": lambda: nn.Sequential(nn.Flatten()),
+    "a layer alone": lambda: nn.Linear(20, 5),
+}
+
+
+@pytest.mark.parametrize("make", NO_CHAINS.values(), ids=NO_CHAINS)
+def test_whatever_is_not_a_plain_chain_is_refused(make):
+    assert linear_chain(make()) is None
+
+
+def test_plain_chains_are_found_with_activations_that_serve_twice():
+    chain = linear_chain(make_mlp())
+    assert [(name, len(after)) for name, _, after in chain] == [("1", 1), ("3", 1), ("5", 0)]
+    assert linear_chain(nn.Sequential(nn.Linear(20, 8), nn.GELU(), nn.Dropout(), nn.Linear(8, 5))) is not None
+
+
+@pytest.mark.parametrize("name", ["a layer twice", "pre-hook on a layer", "subclass of an activation"])
+def test_scores_of_other_networks_are_those_of_the_network(name):
+    model = NO_CHAINS[name]().float()
+    split = make_split(dtype=torch.float32)
+    space = weight_space(model)
+    value = Scorer(model, space, split, "loss")(space.full()).value
+    assert value == pytest.approx(-F.cross_entropy(model.eval()(split.images), split.labels).item(), rel=1e-5)
