@@ -206,7 +206,7 @@ class Settings:
     def _check_pruner(self) -> None:
         if self.sweep.capped is not None:
             raise InputError(
-                f"optuna.pruner: {self.optuna.pruner}; with max_{self.sweep.capped} searches weigh scores and costs, and "
+                f"optuna.pruner: {self.optuna.pruner}; with max_{self.sweep.capped}, scores are weighed against costs, and "
                 "pruners look at one value"
             )
         if OBJECTIVES[self.sweep.objective].of_network is not None:

@@ -161,9 +161,7 @@ class OptunaSearch(Searcher):
     def start(self, problem: Problem) -> None:  # noqa: D102
         self.problem = problem
         if problem.cost is not None and self.pruner != "none":
-            raise InputError(
-                f"pruner: {self.pruner}; a front weighs scores and costs, and pruners look at one value"
-            )
+            raise InputError(f"pruner: {self.pruner}; a front weighs scores and costs, and pruners look at one value")
         self._points = self._parametrise(problem) if problem.cost is None else FreeDensity(problem, self._parametrise)
         n = len(self._points.names)
         self._check_parameters(n)
