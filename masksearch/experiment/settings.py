@@ -206,8 +206,8 @@ class Settings:
     def _check_pruner(self) -> None:
         if self.sweep.capped is not None:
             raise InputError(
-                f"optuna.pruner: {self.optuna.pruner}; with max_{self.sweep.capped}, scores are weighed against costs, and "
-                "pruners look at one value"
+                f"optuna.pruner: {self.optuna.pruner}; pruners look at one value, and max_{self.sweep.capped} searches "
+                "weigh two"
             )
         if OBJECTIVES[self.sweep.objective].of_network is not None:
             raise InputError(
