@@ -9,7 +9,7 @@ from masksearch.analysis.pareto import pareto_front
 from masksearch.analysis.round_rows import MOMENTS, RoundRow
 from masksearch.analysis.similarity import SIMILARITIES, random_like, similarity_matrix, similarity_means
 from masksearch.analysis.statistics import MARGIN, Paired, Ranks, holm, paired, ranks, win_matrix
-from masksearch.analysis.summary import SummaryRow, summarise
+from masksearch.analysis.summary import SummaryRow, cost_share, summarise
 from masksearch.analysis.tickets import group_masks, group_orthogonality, layer_means, read_mask
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "SummaryRow",
     "band",
     "best_so_far",
+    "cost_share",
     "different_settings",
     "group_cells",
     "group_masks",

@@ -86,12 +86,15 @@ def _variants(cells: list[Cell]) -> list[str]:
         name: len({cell[name] for cell in cells}) > 1
         for name in ("granularity", "schedule", "n_rounds", "rewind_to", "retrain_lr")
     }
+    caps = {(cell.get("cap") or {}).get("cost") for cell in cells}
     rules = {_rule(cell) for cell in cells if "early_bird" in cell}
     texts = []
     for cell in cells:
         words = []
         if several["granularity"]:
             words.append(f"{cell['granularity']}s")
+        if len(caps) > 1 and cell.get("cap"):
+            words.append(f"{cell['cap']['cost']} capped")
         if several["schedule"]:
             words.append(cell["schedule"].replace("_", " "))
         if len(rules) > 1 and "early_bird" in cell:

@@ -8,7 +8,7 @@ from masksearch.analysis.estimate import Estimate
 from masksearch.analysis.groups import Group, group_cells
 from masksearch.analysis.round_rows import RoundRow, dense_row, round_rows
 
-__all__ = ["SummaryRow", "summarise"]
+__all__ = ["SummaryRow", "cost_share", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class SummaryRow:
     emptied: int  # seeds whose mask empties a layer
     diverged: int  # seeds whose retraining ended early, because its loss was no number
     rounds: tuple[RoundRow, ...]  # of pruning and training, one after the other
+    cap: tuple[str, float] | None  # the cost that masks have a cap on, and the cap as a share of the dense network's
+    capped: Estimate  # that cost, as such a share; a latency as measured for the results
 
 
 def summarise(cells: Iterable[Mapping[str, Any]], dense: Iterable[Mapping[str, Any]] = ()) -> list[SummaryRow]:
@@ -90,11 +92,13 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
         emptied=0,
         diverged=0,
         rounds=(dense_row(networks),),
+        cap=None,
+        capped=nothing,
     )
 
 
 def _row(group: Group) -> SummaryRow:
-    cells = group.cells
+    cells, cap = group.cells, group.cells[0].get("cap")
 
     def over_seeds(part: str, name: str) -> Estimate:
         return Estimate.of(cell[part][name] for cell in cells)
@@ -128,7 +132,17 @@ def _row(group: Group) -> SummaryRow:
         emptied=sum(bool(cell["mask"]["empty_layers"]) for cell in cells),
         diverged=sum(cell["trained"]["diverged"] for cell in cells),
         rounds=round_rows(cells),
+        cap=None if cap is None else (cap["cost"], cap["share"]),
+        capped=Estimate.of([] if cap is None else [cost_share(cell, cap["cost"]) for cell in cells]),
     )
+
+
+def cost_share(cell: Mapping[str, Any], cost: str) -> float:
+    """What a cell's network has of the dense one's ``macs``, ``params`` or ``latency``."""
+    if cost == "latency":
+        return cell["seconds"]["latency_ticket_batch_64"] / cell["seconds"]["latency_dense_batch_64"]
+    name = {"macs": "effective_macs", "params": "params"}[cost]
+    return cell["cost"][name] / cell["dense"]["cost"][cost]
 
 
 def _validation(cell: Mapping[str, Any]) -> float:

@@ -8,6 +8,7 @@ from masksearch.report.accuracies import accuracy_drawings
 from masksearch.report.drawing import Drawing
 from masksearch.report.early_bird import early_bird_drawings
 from masksearch.report.found_at import found_at_drawings
+from masksearch.report.fronts import front_drawings
 from masksearch.report.histograms import weight_drawings
 from masksearch.report.layers import layer_drawings
 from masksearch.report.searches import search_drawings
@@ -34,6 +35,7 @@ def sweep_drawings(result: SweepResult, rows: Sequence[SummaryRow]) -> Iterator[
         "The trainings": trajectory_drawings(groups, result.dense, looks),
         "Layers": layer_drawings(groups, looks),
         "Weights": weight_drawings(result, groups, looks),
+        "Score against cost": front_drawings(result, groups, looks),
         "The searches": search_drawings(result, groups, looks),
     }
     for heading, drawings in parts.items():

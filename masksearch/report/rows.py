@@ -22,9 +22,11 @@ _GROUPS = ("score", *_MOMENTS, "cost", "seconds")
 def flat_row(cell: Mapping[str, Any], machine: Mapping[str, str]) -> dict[str, Any]:
     """One cell as a flat row: what it is, every single number, and what made it.
 
-    Keys differ between cells: those with several rounds, or an early-bird ticket, have more of them.
+    Keys differ between cells: those with several rounds, a cap on a cost, or an early-bird ticket, have more of them.
     """
     row = {name: cell[name] for name in _NAMES}
+    for group in ("cap", "front"):
+        row |= {f"{group}.{name}": value for name, value in cell.get(group, {}).items()}
     row["density"], row["empty_layers"] = cell["mask"]["density"], " ".join(cell["mask"]["empty_layers"])
     for group in _GROUPS:
         row |= {f"{group}.{name}": value for name, value in cell[group].items() if not isinstance(value, dict)}

@@ -24,10 +24,13 @@ __all__ = [
     "terminal_table",
 ]
 
+_COSTS = {"macs": "MACs", "params": "params", "latency": "latency"}
 _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "method": lambda row: _method(row),
     "variant": lambda row: row.variant,
     "sparsity": lambda row: f"{100 * row.sparsity:.4g} %" if row.sparsity else "–",
+    "cap": lambda row: f"{100 * row.cap[1]:.4g} % of {_COSTS[row.cap[0]]}" if row.cap else "–",
+    "cost %": lambda row: row.capped.plain(".1f", 100) if row.cap else "–",
     "found": lambda row: row.find_at,
     "untrained %": lambda row: row.untrained.text(100),
     "trained %": lambda row: row.trained.text(100),
@@ -40,10 +43,15 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "train s": lambda row: row.retrain_seconds.plain(".1f"),
 }
 _TEXTS = {"method": 18, "variant": 16}  # columns that may fold, and the width that they fold to at most
-_LESS = ("train s", "search s", "scorings", "params", "gap", "speed x", "MACs %", "found", "untrained %")
+_LESS = (
+    *("train s", "search s", "scorings", "params", "gap", "speed x"),
+    *("MACs %", "found", "cap", "cost %", "untrained %"),
+)
 """What a narrow terminal leaves out, in this order."""
 _MEANINGS = {
     "variant": "variant: what tells rows of a method apart.",
+    "cap": "cap: what a mask may cost, of the dense network's; sparsity: 1 - cap.",
+    "cost %": "cost: of that, what it does cost, means over seeds.",
     "found": "found: moment of the dense training whose weights the mask was found at.",
     "untrained %": "untrained: under the mask, at the weights that retraining starts from.",
     "gap": "gap: the optimism gap, accuracy on the search images minus on the rest of val, in points.",
@@ -60,8 +68,10 @@ def _method(row: SummaryRow) -> str:
 
 
 def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
-    """The columns of the whole table: without ``variant`` where no row has one."""
-    return [column for column in _COLUMNS if column != "variant" or any(row.variant for row in rows)]
+    """The columns of the whole table: without ``variant``, and without caps and their costs, where no row has one."""
+    left_out = set() if any(row.variant for row in rows) else {"variant"}
+    left_out |= set() if any(row.cap for row in rows) else {"cap", "cost %"}
+    return [column for column in _COLUMNS if column not in left_out]
 
 
 def table_rows(rows: Sequence[SummaryRow], columns: Sequence[str]) -> list[list[str]]:
@@ -76,7 +86,7 @@ def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
     """
     columns = columns_of(rows)
     for column in _LESS:
-        if _needed(rows, columns) > width:
+        if column in columns and _needed(rows, columns) > width:
             columns.remove(column)
     about = caption(rows, columns)
     table = Table(caption=about, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False)
