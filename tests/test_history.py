@@ -30,6 +30,47 @@ values = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, math.nan])
 trials = st.lists(st.tuples(st.integers(0, 255), values, st.booleans()), min_size=1, max_size=30)
 
 
+def test_a_search_without_costs_has_no_front():
+    history = fill(History(), [(1, 0.5, True)])
+    assert history.front == []
+    with pytest.raises(InputError, match="so has no front"):
+        history.within(1.0)
+
+
+priced = st.lists(
+    st.tuples(st.integers(0, 255), values, st.booleans(), st.sampled_from([0.1, 0.2, 0.2, 0.5, 0.9, math.nan])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(priced, st.integers(1, 4))
+def test_the_front_is_what_no_trial_beats(rows, keep):
+    history = History(keep)
+    for code, value, is_exact, cost in rows:
+        history.add(mask(code), history.known_score(mask(code)) or Score(value, is_exact, cost=cost), {})
+    points = [(t.score.value, -t.score.cost) for t in history if exact(t.score) and not math.isnan(t.score.cost)]
+    beaten = {p for p in points for q in points if q != p and q[0] >= p[0] and q[1] >= p[1]}
+    front = history.front
+    assert [(t.score.value, -t.score.cost) for t in front] == sorted(set(points) - beaten)
+    for trial in front:
+        assert trial.mask == mask(rows[trial.number][0])
+        equal = [t.number for t in history if exact(t.score) and t.score == trial.score]
+        assert trial.number == equal[0]
+    wanted = {t.number for t in front} | ({t.number for t in history.top} if history.has_best else set())
+    assert {t.number for t in history if t.mask is not None} == wanted  # no other mask is kept
+    for cap in (0.05, 0.2, 1.0):
+        cheap = [point for point in points if -point[1] <= cap]
+        if cheap:
+            found = history.within(cap)
+            assert (found[0].score.value, -found[0].score.cost) == max(cheap)
+            assert [t.score.value for t in found] == sorted((t.score.value for t in found), reverse=True)
+        elif front:
+            with pytest.raises(InputError, match=f"cost: {cap:g}; the cheapest of {len(rows)} masks"):
+                history.within(cap)
+
+
 def fill(history, rows):
     """Add rows as the loop does: a mask that is known keeps its score."""
     for code, value, is_exact in rows:
@@ -111,12 +152,17 @@ def test_a_history_keeps_at_least_one_mask():
         History(0)
 
 
+def cost_of(code):
+    """None, or the share of a mask's units in some; also NaN."""
+    return None if code % 5 == 0 else math.nan if code % 5 == 1 else code.bit_count() / 8
+
+
 def write(folder, rows, identity, start=0, keep=3):
     """Open, append the rows from `start` on, checkpoint, close."""
     file = HistoryFile(folder, identity)
     history, state = file.open(SPACE, keep)
     for code, value, is_exact in rows[start:]:
-        score = history.known_score(mask(code)) or Score(value, is_exact, seconds=0.25, images=3)
+        score = history.known_score(mask(code)) or Score(value, is_exact, 0.25, 3, cost=cost_of(code))
         trial = history.add(mask(code), score, {"temperature": value, "radius": code})
         file.append(trial, Move(*map(torch.Tensor.numpy, (torch.tensor([code % 3]), torch.tensor([4])))))
     file.checkpoint(history, {"at": len(history)})
@@ -144,6 +190,7 @@ def test_a_history_from_disk_is_the_same_and_goes_on_the_same(tmp_path_factory, 
     if found.has_best:
         assert [trial.number for trial in found.top] == [trial.number for trial in expected.top]
         assert [trial.mask for trial in found.top] == [trial.mask for trial in expected.top]
+    assert [(trial.number, trial.mask) for trial in found.front] == [(t.number, t.mask) for t in expected.front]
 
 
 def test_rows_read_back_what_was_told(tmp_path):

@@ -13,6 +13,7 @@ from masksearch.experiment.search_settings import split_method
 from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
+from masksearch.searchers.optuna_parametrisations import RANGE
 from masksearch.supermasks import SUPERMASKS
 from masksearch.table import choose
 from masksearch.trial import Budget
@@ -22,7 +23,6 @@ __all__ = ["CAPPED", "Capped", "SweepSettings", "methods", "parse_layer_sparsity
 Granularity = Literal["weight", "filter"]
 Capped = Literal["macs", "params", "latency"]
 CAPPED: tuple[Capped, ...] = get_args(Capped)
-LEAST_CAP = 1 / 32  # down to which a front is searched
 
 
 def methods() -> list[str]:
@@ -108,8 +108,8 @@ class SweepSettings:
             raise InputError(f"{flag}: given beside {given[given[0] == flag]}; one of them says how small masks are")
         check_some(flag, self.caps)
         for cap in self.caps:
-            if not LEAST_CAP <= cap < 1:
-                raise InputError(f"{flag}: {cap}; a share from {LEAST_CAP:g} to below 1 is needed")
+            if not 1 / RANGE <= cap < 1:
+                raise InputError(f"{flag}: {cap}; a share from {1 / RANGE:g} to below 1 is needed")
         if self.granularity != "filter":
             raise InputError(f"{flag}: of {self.granularity} masks all units cost the same; granularity must be filter")
 

@@ -15,9 +15,21 @@ from masksearch.seeds import torch_generator
 from masksearch.space import MaskSpace
 from masksearch.trial import Problem
 
-__all__ = ["Bits", "Blocks", "Enumeration", "FreeDensity", "Layers", "Mixture", "Parametrisation", "checked_saliency"]
+__all__ = [
+    "RANGE",
+    "Bits",
+    "Blocks",
+    "Enumeration",
+    "FreeDensity",
+    "Layers",
+    "Mixture",
+    "Parametrisation",
+    "checked_saliency",
+]
 
-_RANGE = 32  # the largest density of a search / its smallest
+RANGE = 32
+"""The largest density that is searched where masks have a cost / the smallest."""
+
 _WITHIN = 1e-6  # weight of a unit's rank beside its block's value in [0, 1]: it orders the units of one block
 
 
@@ -293,7 +305,7 @@ class FreeDensity(Parametrisation):
         problem = replace(problem, on_empty="keep_one")
         self._other = other = at(problem)
         high = math.log(density)
-        low = min(high, max(high - math.log(_RANGE), math.log(self._least(problem))))
+        low = min(high, max(high - math.log(RANGE), math.log(self._least(problem))))
         bounds = (np.concatenate([[low], other.low]), np.concatenate([[high], other.high]))
         super().__init__(problem, ["log density", *other.names], *bounds)
         for value, starts in [

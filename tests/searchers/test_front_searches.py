@@ -1,0 +1,248 @@
+"""Searches of a front: free densities that are exact, two directions, costs that are the space's, states that go on."""
+
+import math
+from dataclasses import replace
+from functools import cache, partial
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from torch import nn
+
+from masksearch import loop
+from masksearch.analysis import pareto_front
+from masksearch.errors import InputError
+from masksearch.history_file import read_rows
+from masksearch.loop import search
+from masksearch.scoring import LatencyShare
+from masksearch.searchers import SEARCHERS, Annealing, OptunaSearch
+from masksearch.searchers.optuna_parametrisations import RANGE, Bits, Blocks, FreeDensity, Layers, Mixture
+from masksearch.space import MaskSpace
+from masksearch.spaces import filter_space
+from masksearch.testing.searchers import Planted, drive
+from masksearch.trial import Budget, Problem, Score
+
+NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
+ABLE = [name for name, make in SEARCHERS.items() if make().weighs_costs]
+every = pytest.mark.parametrize("name", ABLE)
+
+
+@cache
+def filters():
+    """A small network, and the space of its filters."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(192, 10)]
+    model = nn.Sequential(*layers).eval()
+    return model, filter_space(model, torch.zeros(1, 1, 8, 8))
+
+
+class Spread:
+    """Higher for more units, and for more even layers; some masks can't be scored."""
+
+    def score(self, proposals):
+        return [Score(self.value(proposal.mask)) for proposal in proposals]
+
+    def value(self, mask):
+        if mask.hash % 11 == 0:
+            return math.nan
+        densities = np.array(list(mask.densities().values()))
+        return float(np.sqrt(densities).mean() - densities.std())
+
+
+def run(name, **changes):
+    options = {"density": 1.0, "budget": 30, "cost": "macs", "hold": "macs", **changes}
+    return search(filters()[1], SEARCHERS[name](), Spread(), **options)
+
+
+def ranked(seed=0):
+    return torch.randn(NETWORK.n_units, generator=torch.Generator().manual_seed(seed))
+
+
+PARAMETRISATIONS = {
+    "layers": lambda given: Layers(given, ranked(), 3.0),
+    "layers, drawn": lambda given: Layers(given, None, 3.0),
+    "mixture, densities": lambda given: Mixture(given, True, 3.0),
+    "blocks": lambda given: Blocks(given, ranked(), 16),
+    "bits": Bits,
+}
+
+
+@pytest.mark.parametrize("make", PARAMETRISATIONS.values(), ids=PARAMETRISATIONS)
+@pytest.mark.parametrize("density", [1.0, 0.25])
+def test_a_free_density_is_exact_and_no_layer_is_empty(make, density):
+    saliencies = {"first": ranked(1), "second": ranked(2)}
+    given = Problem(NETWORK, density, Budget(9), 0, saliencies=saliencies, on_empty="allow", cost="units")
+    made = FreeDensity(given, make)
+    rng = np.random.default_rng(0)
+    points = [made.low, made.high, *made.starts, *(rng.uniform(made.low, made.high) for _ in range(10))]
+    for number, point in enumerate(points):
+        mask = made.mask(point, number)
+        assert mask.n_kept == round(math.exp(point[0]) * NETWORK.n_units)
+        assert not mask.empty_layers()
+    kept = [made.mask(point, 0).n_kept for point in made.starts]
+    assert kept[:2] == [NETWORK.count(density), NETWORK.count(density / RANGE)]  # both ends of the front
+    assert set(kept[2:]) == {NETWORK.count(density / part) for part in (2, 4, 8)}
+
+
+def test_a_density_held_in_macs_is_the_longest_ranking_that_fits():
+    _, space = filters()
+    given = Problem(space, 1.0, Budget(9), 0, hold="macs", cost="macs")
+    made = FreeDensity(given, lambda at: Layers(at, None, 3.0))
+    assert math.exp(made.low[0]) >= 1 / RANGE
+    point = np.array([math.log(0.3), 0.5, -0.5])
+    assert made.mask(point, 4) == space.top_k(made.saliency(point, 4), 0.3, on_empty="keep_one", hold="macs")
+    for number in range(20):  # also at the least density there is a mask
+        assert space.share(made.mask(made.low, number), "macs") <= math.exp(made.low[0])
+
+
+@every
+def test_the_front_is_what_no_trial_beats_at_the_cost_that_the_space_counts(name):
+    _, space = filters()
+    scorings = {"optuna_gp": 13, "optuna_grid": 27}.get(name, 30)
+    history = run(name, budget=scorings)
+    assert len(history) == scorings
+    trials = [trial for trial in history if not math.isnan(trial.score.value)]
+    points = [(trial.score.value, trial.score.cost) for trial in trials]
+    front = {points[place] for place in pareto_front(*zip(*points, strict=True))}
+    assert {(trial.score.value, trial.score.cost) for trial in history.front} == front
+    assert len(front) > 2
+    for trial in history.front:
+        assert trial.score.cost == space.kept_macs(trial.mask) / space.kept_macs(space.full())
+        assert trial.score.value == Spread().value(trial.mask)
+        assert not trial.mask.empty_layers()
+    assert len({trial.mask_hash for trial in history}) > 10
+
+
+def test_params_and_functions_are_costs_too():
+    _, space = filters()
+    for trial in run("optuna_random", cost="params", hold="units").front:
+        assert trial.score.cost == space.kept_params(trial.mask) / space.kept_params(space.full())
+    for trial in run("optuna_random", cost=lambda mask: mask.densities()["0"]).front:
+        assert trial.score.cost == trial.mask.densities()["0"]
+    weights = search(NETWORK, SEARCHERS["optuna_random"](), Spread(), 0.5, 20, cost="units")
+    assert max(trial.score.cost for trial in weights) == 0.5
+    assert all(trial.score.cost == trial.mask.density for trial in weights.front)
+
+
+@pytest.mark.parametrize("name", [name for name in ABLE if name != "optuna_gp"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_interrupted_search_goes_on_to_the_same_front(name, batch, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+    whole = run(name, folder=tmp_path / "whole", batch=batch, seed=3)
+
+    def stop(trial, history, searcher):
+        if trial.number == 19:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(name, folder=tmp_path / "parts", batch=batch, seed=3, callbacks=[stop])
+    parts = run(name, folder=tmp_path / "parts", batch=batch, seed=3)
+    assert [(t.mask_hash, t.score.cost) for t in parts] == [(t.mask_hash, t.score.cost) for t in whole]
+    assert [(t.number, t.mask) for t in parts.front] == [(t.number, t.mask) for t in whole.front]
+    again = run(name, folder=tmp_path / "parts", batch=batch, seed=3)  # nothing is left to do
+    assert [(t.number, t.mask) for t in again.front] == [(t.number, t.mask) for t in whole.front]
+    assert [row.score.cost for row in read_rows(tmp_path / "parts")] == [t.score.cost for t in whole]
+
+
+def test_samplers_learn_what_is_cheap_and_good():
+    """At equal scorings, the fronts of TPE and NSGA-II cover more than that of random points."""
+    space = MaskSpace([(f"layer{i}", (10, 10), 100) for i in range(6)])
+    worth = np.array([5.0, 0.0, 3.0, 0.0, 0.0, 1.0])
+
+    class Weighted:
+        def score(self, proposals):
+            return [Score(float(worth @ np.sqrt(list(p.mask.densities().values())))) for p in proposals]
+
+    def covered(name):
+        history = search(space, SEARCHERS[name](), Weighted(), 1.0, 300, cost="units")
+        corners = [(t.score.cost, t.score.value) for t in history.front]
+        ends = [cost for cost, _ in corners[1:]] + [1.0]
+        return sum((end - cost) * value for (cost, value), end in zip(corners, ends, strict=True))
+
+    chance = covered("optuna_random")
+    assert covered("optuna_tpe") > 1.01 * chance
+    assert covered("optuna_nsga2") > 1.01 * chance
+
+
+def test_a_study_has_two_directions_and_both_values(tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    searcher = OptunaSearch("nsga2", storage=url)
+    searcher.start(Problem(NETWORK, 0.5, Budget(9), 0, cost="units"))
+    made = drive(searcher, Planted(0.1, space=NETWORK), 9)  # a scorer that knows no costs
+    study = optuna.load_study(study_name=searcher.study_name, storage=url)
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert [trial.values[1] for trial in study.trials] == [proposal.mask.density for proposal in made]
+    other = OptunaSearch("nsga2")
+    other.start(Problem(NETWORK, 0.5, Budget(9), 0))
+    assert other.study_name != searcher.study_name
+
+
+def test_a_start_may_be_of_any_density_and_is_scored_first():
+    start = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0))
+    history = search(NETWORK, OptunaSearch("tpe"), Spread(), 0.5, 5, start=start, cost="units")
+    assert history.first == start
+    with pytest.raises(InputError, match="start: keeps 85 units, density 0.05 keeps 42"):
+        search(NETWORK, OptunaSearch("tpe"), Spread(), 0.05, 5, start=start, cost="units")
+
+
+class TestLatency:
+    def test_it_is_a_share_of_the_dense_networks_and_small_for_small_masks(self):
+        torch.manual_seed(0)
+        convolutions = [nn.Conv2d(8, 128, 3), nn.ReLU(), nn.Conv2d(128, 8, 3), nn.Flatten(), nn.Linear(1152, 10)]
+        model = nn.Sequential(*convolutions)
+        space = filter_space(model, torch.zeros(1, 8, 16, 16))
+        latency = LatencyShare(model, space, torch.zeros(1, 8, 16, 16), seconds=0.05)
+        assert latency(space.random(0.05, on_empty="keep_one")) < 0.5
+        assert latency(space.full()) == pytest.approx(1.0, abs=0.4)
+        empty = space.top_k(torch.arange(space.n_units).float(), 2 / space.n_units, on_empty="allow")
+        assert empty.empty_layers()
+        assert latency(empty) == 1.0
+        assert model.training
+
+    def test_a_search_keeps_what_it_has_measured(self, tmp_path):
+        model, space = filters()
+        latency = LatencyShare(model, space, torch.zeros(1, 1, 8, 8), batch_size=2, seconds=0.0)
+        history = run("optuna_tpe", cost=latency, budget=8, folder=tmp_path)
+        again = run("optuna_tpe", cost=latency, budget=8, folder=tmp_path)
+        assert [trial.score.cost for trial in again] == [trial.score.cost for trial in history]
+        assert all(trial.score.cost > 0 for trial in history)
+        assert history.seconds > 0
+
+    def test_a_batch_has_an_image(self):
+        model, space = filters()
+        with pytest.raises(InputError, match="batch_size: 0"):
+            LatencyShare(model, space, torch.zeros(1, 1, 8, 8), batch_size=0)
+
+
+REFUSED = {
+    "this Annealing goes by the score alone; optuna_random, optuna_tpe": (Annealing, {}),
+    "this OptunaSearch goes by the score alone": (partial(OptunaSearch, "cmaes"), {}),
+    "unknown cost 'mac': did you mean 'macs'": (OptunaSearch, {"cost": "mac"}),
+    "density: one per layer; where masks have a cost": (
+        OptunaSearch,
+        {"density": {layer.name: 0.5 for layer in NETWORK.layers}, "cost": "units"},
+    ),
+    "cost: 'macs'; a weight space knows 'units' only": (OptunaSearch, {}),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_has_no_front_is_refused_in_one_line(message, tmp_path):
+    make, changes = REFUSED[message]
+    options = {"density": 0.5, "budget": 9, "cost": "macs", "folder": tmp_path / "run", **changes}
+    with pytest.raises(InputError, match=message) as caught:
+        search(NETWORK, make(), Spread(), **options)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_score_that_has_its_cost_keeps_it():
+    asked = []
+    given = Problem(NETWORK, 0.5, Budget(9), 0, cost=lambda mask: asked.append(mask) or 0.25)
+    mask = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0))
+    priced = given.priced(mask, Score(1.0))
+    assert given.priced(mask, priced) is priced
+    assert priced.cost == 0.25
+    assert asked == [mask]
+    assert replace(given, cost=None).priced(mask, Score(1.0)).cost is None
