@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 from small_sweeps import cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch.analysis import cost_share, group_cells, pareto_front, summarise
 from masksearch.cost import macs, params
@@ -79,6 +80,13 @@ def test_what_is_left_costs_what_the_front_says(cells):
         assert len(cell.metrics["rounds"][-1]["epochs"]) == 2  # it was retrained
         if "front" in cell.metrics:
             assert share == pytest.approx(cell.metrics["front"]["share"])
+
+
+def test_every_cap_has_the_curves_of_the_search(cells):
+    for cell in cells:
+        if "front" in cell.metrics:
+            costs = EventAccumulator(str(cell.folder)).Reload().Scalars("search/cost")
+            assert [event.value for event in costs] == pytest.approx([r.score.cost for r in read_rows(front_of(cell))])
 
 
 def test_other_methods_are_those_that_hold_macs_at_the_same_share(tmp_path):
