@@ -25,8 +25,7 @@ class SearchSettings:
     training_lr: float | None = None
     """Learning rate of those steps; retraining's own if not given. A larger one tells masks apart in fewer steps."""
     rescore: int = 1
-    """So many of a search's best masks (at most 5; of a front, of those within the cap) are scored again on the rest of
-    val, which the gap then knows."""
+    """So many of a search's best masks (at most 5), of a front within the cap, are scored again on the rest of val."""
     rescore_steps: int | None = None
     """Optimiser steps of a ticket when it is scored again; as before if not given."""
 

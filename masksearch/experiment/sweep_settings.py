@@ -47,12 +47,11 @@ class SweepSettings:
     compression: tuple[float, ...] = ()
     """Sparsities as powers of ten: A keeps one unit of 10^A. In the place of sparsity."""
     max_macs: tuple[float, ...] = ()
-    """Shares of the dense network's MACs that filter masks may keep, in the place of sparsity. Optuna's samplers (but
-    cmaes and brute_force) search one front of score and cost for all caps; other methods hold MACs at each cap."""
+    """Shares of the network's MACs that filter masks may cost, in the place of sparsity; optuna_* search one front."""
     max_params: tuple[float, ...] = ()
     """The same, of its parameters."""
     max_latency: tuple[float, ...] = ()
-    """The same, of its measured latency (a batch of 64), by those samplers only. It can't be repeated to the bit."""
+    """The same, of its measured latency (a batch of 64), for those samplers only; no run can be repeated to the bit."""
     layer_sparsity: tuple[str, ...] = ()
     """Layers with a sparsity of their own, as fc1=0.9; all others have the sweep's."""
     seeds: int = 3
