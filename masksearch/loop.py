@@ -201,17 +201,20 @@ def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, pro
             fresh[proposal.mask.hash] = proposal
     new = scorer.score(list(fresh.values())) if fresh else []
     for (number, proposal), score in zip(fresh.items(), new, strict=True):
-        began = time.perf_counter()
-        priced = problem.priced(proposal.mask, score)
-        scores[number] = (
-            replace(priced, seconds=priced.seconds + time.perf_counter() - began) if problem.cost else priced
-        )
+        scores[number] = score if problem.cost is None else _priced(problem, proposal.mask, score)
     given, seen = [], set()
     for proposal in proposals:
         score = scores[proposal.mask.hash]
         given.append(_repeated(score) if proposal.mask.hash in seen else score)
         seen.add(proposal.mask.hash)
     return given
+
+
+def _priced(problem: Problem, mask: Mask, score: Score) -> Score:
+    """The score with its mask's cost, and with the seconds that finding that out took."""
+    began = time.perf_counter()
+    priced = problem.priced(mask, score)
+    return replace(priced, seconds=priced.seconds + time.perf_counter() - began)
 
 
 def _lowest(one: float | None, other: float | None) -> float | None:
