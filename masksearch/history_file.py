@@ -26,9 +26,10 @@ class HistoryFile:
 
     ``history.jsonl``: one row a trial. ``moves.i32``: the moves that the searcher's incumbent made, as little-endian
     int32 unit indices; a row that took one has ``move``: [units dropped, units regrown], and they follow each other in
-    the order of the rows. ``search.safetensors``: the searcher's state, the masks of the best few and of the front, and
-    the lengths of the other two at that time. What was appended later is cut off when the search goes on, and made
-    again, the same.
+    the order of the rows. Where it led to another mask than the row's (a chain goes on from another one's mask), the
+    row has that mask's hash as ``incumbent``. ``search.safetensors``: the searcher's state, the masks of the best few
+    and of the front, and the lengths of the other two at that time. What was appended later is cut off when the search
+    goes on, and made again, the same.
 
     Parameters
     ----------
@@ -67,8 +68,8 @@ class HistoryFile:
         self._moves = _cut(self._folder / "moves.i32", ends[1])
         return history, state
 
-    def append(self, trial: Trial, move: Move | None) -> None:
-        """Add a row, and the move if the incumbent took it."""
+    def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
+        """Add a row, and the move that the incumbent made, to the trial's mask or to ``incumbent``."""
         row: dict[str, Any] = {
             "number": trial.number,
             "score": None if math.isnan(trial.score.value) else trial.score.value,
@@ -84,6 +85,8 @@ class HistoryFile:
             row["cost"] = trial.score.cost
         if move is not None:
             row["move"] = [len(move.dropped), len(move.regrown)]
+            if incumbent is not None:
+                row["incumbent"] = f"{incumbent.hash:016x}"
             self._moves.write(np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes())
         self._rows.write(json.dumps(row).encode() + b"\n")
 
@@ -149,7 +152,7 @@ def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[in
             end = middle + row["move"][1]
             if row["number"]:  # the first mask is where its move has led
                 bits[moves[place:middle]], bits[moves[middle:end]] = False, True
-            place, there = end, row["mask"]
+            place, there = end, row.get("incumbent", row["mask"])
         if there and row["number"] in wanted:
             mask = Mask(space, torch.from_numpy(bits.copy()))
             if f"{mask.hash:016x}" != there:

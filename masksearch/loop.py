@@ -13,6 +13,7 @@ from masksearch.errors import InputError
 from masksearch.history import History
 from masksearch.history_file import HistoryFile
 from masksearch.mask import Mask
+from masksearch.move import Move
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty
 from masksearch.trial import Budget, Cost, Problem, Proposal, Refine, Score, Trial
@@ -167,18 +168,29 @@ def _run(
         scores = _score(scorer, proposals, history, problem)
         before = searcher.incumbent
         searcher.tell(proposals, scores)
-        for proposal, score in zip(proposals, scores, strict=True):
+        after = searcher.incumbent
+        place = next((i for i, proposal in enumerate(proposals) if proposal.mask is after), len(proposals) - 1)
+        for i, (proposal, score) in enumerate(zip(proposals, scores, strict=True)):
             metrics = searcher.metrics()
             if len(history) % stride == 0 and (incumbent := searcher.incumbent) is not None:
                 metrics |= _look(incumbent, history)
             trial = history.add(proposal.mask, score, metrics)
             if file is not None:
-                taken = searcher.incumbent is proposal.mask and proposal.mask is not before
-                file.append(trial, proposal.move if taken else None)
+                gone = None if i != place else _gone(before, after, proposal)
+                file.append(trial, gone, None if gone is None or after is proposal.mask else after)
             for callback in callbacks:
                 callback(trial, history, searcher)
     if file is not None and len(history):
         file.checkpoint(history, searcher.state_dict())
+
+
+def _gone(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move | None:
+    """The move from one incumbent to the next, in O(radius) where it is the proposal's; None if it stayed."""
+    if after is None or after is before:
+        return None
+    if proposal.mask is after and (before is None or before is proposal.base):
+        return proposal.move
+    return None if before is None else before.move_to(after)
 
 
 def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, problem: Problem) -> list[Score]:

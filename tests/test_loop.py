@@ -11,7 +11,7 @@ import torch
 from masksearch import loop
 from masksearch.errors import InputError
 from masksearch.history import History
-from masksearch.history_file import read_rows
+from masksearch.history_file import incumbents, read_rows
 from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.move import Move
@@ -44,6 +44,7 @@ class Overlap:
 SEARCHERS = {
     "annealing": Annealing,
     "tabu": lambda: Annealing(tabu=5),
+    "chains": lambda: Annealing(chains=3, within=0.5, reheat_after=0.1),
     "thesis": ThesisAnnealing.mlp,
     "random": RandomSearch,
 }
@@ -197,6 +198,23 @@ def test_the_moves_on_disk_lead_along_the_walk(tmp_path):
     assert place == len(units) > 0
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_so_they_do_where_a_chain_goes_on_from_another_one(batch, tmp_path):
+    class Stood(Annealing):
+        def tell(self, proposals, scores):
+            super().tell(proposals, scores)
+            stood.append(self.incumbent.hash)
+
+    stood = []
+    search(SPACE, Stood(chains=4), Overlap(), 0.3, 400, seed=1, batch=batch, folder=tmp_path, on_empty="allow")
+    made = dict(incumbents(tmp_path, SPACE, 400))
+    rows = rows_of(tmp_path)
+    assert any("incumbent" in row for row in rows)
+    first = next(row["number"] for row in rows if "move" in row)
+    last = range(len(rows) - 1, first, -batch)  # of every batch, after which the searcher was asked where it stands
+    assert [made[number].hash for number in last] == stood[: -len(last) - 1 : -1]
+
+
 def test_rows_say_how_far_the_walk_has_come(tmp_path):
     seen = []
 
@@ -237,6 +255,15 @@ def test_warm_starts():
     assert search(SPACE, Annealing(), Overlap(), 0.3, 5, start=mask).first == mask
     assert search(SPACE, RandomSearch(), Overlap(), 0.3, 5, start=mask).first == mask
     assert search(SPACE, Annealing(), Overlap(), 0.3, 5, start=saliency).first == SPACE.top_k(saliency, 0.3)
+
+
+def test_a_start_must_have_the_layers_densities():
+    own = {"first": 0.25, "second": 0.5}
+    fits = SPACE.random(own, generator=torch.Generator().manual_seed(0))
+    assert search(SPACE, Annealing(), Overlap(), own, 5, start=fits).first == fits
+    even = SPACE.random(20 / 60, "layerwise", generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="start: keeps 13 units of layer 'first', and its density keeps 10"):
+        search(SPACE, Annealing(), Overlap(), own, 5, start=even)
 
 
 def test_bad_requests_are_errors_before_any_work(tmp_path):
