@@ -17,8 +17,15 @@ _NETWORKS = (
 )
 _PLANTED = {
     "equal": "--problems equal --searchers eda evolution",
+    "layered": "--problems layered --seeds 5 --budget 300 --searchers annealing annealing:densities=True "
+    "optuna_tpe:saliency=hint evolution eda:saliency=hint",
     "small": "--problems coupled deceptive --units 200 --density 0.5 --seeds 5 --budget 10000",
-    "large": "--problems equal --units 1000000 --seeds 1 --budget 300 --searchers annealing eda evolution",
+    "large": "--problems equal --units 1000000 --seeds 1 --budget 300 --searchers annealing annealing:within=0.5 "
+    "annealing:densities=True annealing:chains=4 eda evolution",
+}
+_STOPPED = {
+    "stop_steps": ("none", "median", "successive_halving", "hyperband", "median_80"),
+    "stop_images": ("none", "median", "successive_halving"),
 }
 
 
@@ -40,10 +47,15 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
         "filter_spaces": ["filter_spaces.py", *spaces],
         "orthogonality": ["orthogonality.py", root],
-        "annealing_defaults": ["annealing_defaults.py", root],
+        **{
+            f"annealing_{what}": ["annealing_defaults.py", root, what]
+            for what in ("schedules", "additions", "densities")
+        },
     }
     planted = {f"problems_{name}": ["problems.py", *flags.split()] for name, flags in _PLANTED.items()}
-    return own | planted | {"short_training": ["short_training.py", root, f"{runs}/pilot_erk", f"{runs}/pilot_global"]}
+    of_runs = {name: ["stopping.py", *(f"{runs}/{name}_{how}" for how in hows)] for name, hows in _STOPPED.items()}
+    of_runs["short_training"] = ["short_training.py", root, f"{runs}/pilot_erk", f"{runs}/pilot_global"]
+    return own | planted | of_runs
 
 
 def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str] = ()) -> None:
