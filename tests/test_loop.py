@@ -341,7 +341,7 @@ def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold()
 
 
 def test_a_mask_that_stands_twice_in_a_batch_is_stopped_only_if_both_allow_it():
-    mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
+    mask, problem = SPACE.random(0.3, generator=torch.Generator().manual_seed(0)), Problem(SPACE, 0.3, Budget(9), 0)
     asked = []
 
     class Stopping:
@@ -351,7 +351,7 @@ def test_a_mask_that_stands_twice_in_a_batch_is_stopped_only_if_both_allow_it():
 
     def exact(*judges, history=None):
         proposals = [replace(Proposal.of(mask), stop=judge) for judge in judges]
-        return [score.exact for score in loop._score(Stopping(), proposals, history or History())]
+        return [score.exact for score in loop._score(Stopping(), proposals, history or History(), problem)]
 
     one, other = (lambda rung, score: True), (lambda rung, score: True)
     assert exact(one, other) == [False, False]

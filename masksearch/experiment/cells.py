@@ -148,9 +148,9 @@ class Cell:
         if self.searches:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
             identity |= asdict(self.settings.search)
+            identity |= {"front": self.front} if self.front else {}
         if scoring.cost_weight:
             identity |= {"cost_weight": scoring.cost_weight, "cost_of": scoring.cost_of}
-            identity |= {"front": self.front} if self.front else {}
         if not self.searches or self.settings.search.criteria:
             identity |= {"scope": scoring.scope, "images_per_class": scoring.images_per_class}
         if self.learns:

@@ -154,7 +154,7 @@ def test_updates_that_do_not_fit(flat, message):
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads_at_every_scale(name, scale):
     for part in load_recipe(name, scale):
-        assert re.fullmatch(rf"{name}_{scale}(_[a-z]+)?", part.run.name)
+        assert re.fullmatch(rf"{name}_{scale}(_[a-z]+)*", part.run.name)
     text = recipe_text(name)
     assert text
     assert "\n" not in text
