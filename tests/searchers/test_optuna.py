@@ -6,163 +6,23 @@ import math
 import subprocess
 import sys
 import warnings
-from functools import partial
 from itertools import combinations
 
 import numpy as np
 import optuna
 import pytest
 import torch
+from small_network import NETWORK, SALIENCIES, TINY, on, ranked
 
 from masksearch.errors import InputError
 from masksearch.files import load_tree, save_tree
-from masksearch.loop import search
-from masksearch.rungs import RUNGS
 from masksearch.searchers.optuna_cmaes import Cmaes
-from masksearch.searchers.optuna_parametrisations import Bits, Blocks, Enumeration, Layers, Mixture
-from masksearch.searchers.optuna_searcher import PRUNERS, SAMPLERS, OptunaSearch
-from masksearch.searchers.optuna_study import _new_pruner
+from masksearch.searchers.optuna_parametrisations import Enumeration, Layers
+from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
 from masksearch.space import MaskSpace
 from masksearch.testing import searchers as contract
 from masksearch.testing.searchers import SPACE, Planted, drive, path_of, problem
-from masksearch.trial import Budget, Problem, Proposal, Score
-
-NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
-TINY = MaskSpace([("a", (2, 3), 6), ("b", (2, 2), 4)])
-
-
-stopping = [name for name in PRUNERS if name != "none"]
-
-
-def ranked(seed=0, space=NETWORK):
-    return torch.randn(space.n_units, generator=torch.Generator().manual_seed(seed))
-
-
-def on(space=NETWORK, density=0.1, **settings):
-    return Problem(space, density, **{"budget": Budget(200), "seed": 0, "on_empty": "keep_one", **settings})
-
-
-SALIENCIES = {"first": ranked(1), "second": ranked(2)}
-PARAMETRISATIONS = {
-    "layers": lambda given: Layers(given, ranked(), 3.0),
-    "layers, drawn": lambda given: Layers(given, None, 3.0),
-    "mixture": lambda given: Mixture(given, False, 3.0),
-    "mixture, densities": lambda given: Mixture(given, True, 3.0),
-    "blocks": lambda given: Blocks(given, ranked(), 16),
-    "blocks, random": lambda given: Blocks(given, None, 16),
-    "bits": Bits,
-}
-every = pytest.mark.parametrize("make", PARAMETRISATIONS.values(), ids=PARAMETRISATIONS)
-
-
-class TestParametrisations:
-    @every
-    @pytest.mark.parametrize("density", [0.005, 0.1, 0.995])
-    def test_any_point_gives_a_mask_of_the_exact_density_and_no_empty_layer(self, make, density):
-        made = make(on(density=density, saliencies=SALIENCIES))
-        rng = np.random.default_rng(0)
-        points = [made.low, made.high, *made.starts, *(rng.uniform(made.low, made.high) for _ in range(10))]
-        for number, point in enumerate(points):
-            mask = made.mask(point, number)
-            assert mask.n_kept == NETWORK.count(density)
-            assert not mask.empty_layers()
-
-    @every
-    def test_points_matter_and_starts_lie_within_the_bounds(self, make):
-        made = make(on(saliencies=SALIENCIES))
-        rng = np.random.default_rng(0)
-        assert len({made.mask(rng.uniform(made.low, made.high), 0).hash for _ in range(10)}) == 10
-        for start in made.starts:
-            assert (start >= made.low).all()
-            assert (start <= made.high).all()
-
-    @pytest.mark.parametrize("saliency", [ranked(), None])
-    def test_layers_densities_are_log_odds_apart(self, saliency):
-        made = Layers(on(density=0.3), saliency, 3.0)
-        densities = np.array(list(made.mask(np.array([0.0, 1.0, -1.0]), 5).densities().values()))
-        odds = np.log(densities / (1 - densities))
-        assert odds - odds[0] == pytest.approx([0, 1, -1], abs=0.25)  # of 50 units, one is about 0.1
-
-    def test_layers_begin_with_uniform_erk_and_the_saliencys_and_the_starts_own_densities(self):
-        saliency = ranked() + torch.cat([torch.zeros(600), torch.ones(250)])
-        start = NETWORK.top_k(ranked(7) + torch.cat([torch.ones(600), torch.zeros(250)]), 0.1)
-        made = Layers(on(start=start), saliency, 3.0)
-        masks = [made.mask(point, 0) for point in made.starts]
-        kept = [list(mask.kept_per_layer().values()) for mask in masks]
-        assert kept[0] == NETWORK.quotas(0.1, "layerwise")
-        assert kept[1] == NETWORK.quotas(0.1, "erk")
-        assert masks[2] == NETWORK.top_k(saliency, 0.1)
-        assert kept[3] == list(start.kept_per_layer().values())
-
-    def test_within_a_layer_the_saliency_ranks(self):
-        saliency = ranked()
-        mask = Layers(on(), saliency, 3.0).mask(np.array([1.0, -2.0, 0.3]), 0)
-        for layer in NETWORK.layers:
-            bits, values = mask.bits[layer.slice], saliency[layer.slice]
-            assert values[bits].min() > values[~bits].max()
-
-    def test_without_a_saliency_units_are_drawn_by_number_and_densities_are_not(self):
-        made = Layers(on(), None, 3.0)
-        point = np.array([1.0, -2.0, 0.3])
-        one, other, again = made.mask(point, 1), made.mask(point, 2), made.mask(point, 1)
-        assert one == again != other
-        assert one.kept_per_layer() == other.kept_per_layer()
-
-    @pytest.mark.parametrize("densities", [False, True])
-    def test_a_mixture_begins_with_every_saliency_alone_as_the_criterion_has_it(self, densities):
-        scaled = {"first": ranked(1) * 1e6, "second": ranked(2) * 1e-6}
-        made = Mixture(on(saliencies=scaled), densities, 3.0)
-        for point, saliency in zip(made.starts, scaled.values(), strict=False):
-            assert made.mask(point, 0) == NETWORK.top_k(saliency, 0.1)
-
-    def test_a_mixture_with_densities_goes_on_with_every_saliency_as_the_scopes_have_it(self):
-        made = Mixture(on(saliencies=SALIENCIES), True, 20.0)
-        scoped = [NETWORK.top_k(s, 0.1, scope=scope) for scope in ("erk", "layerwise") for s in SALIENCIES.values()]
-        assert [made.mask(point, 0) for point in made.starts[2:6]] == scoped
-
-    def test_blocks_are_kept_whole_but_for_one_and_each_lies_in_one_layer(self):
-        made = Blocks(on(on_empty="allow"), ranked(), 16)
-        point = np.random.default_rng(0).random(len(made.names))
-        bits = made.mask(point, 0).bits
-        shares = [bits[made._block_of == block].double().mean().item() for block in range(len(point))]
-        assert sum(0 < share < 1 for share in shares) <= 1
-        full = [value for value, share in zip(point, shares, strict=True) if share == 1]
-        assert min(full) > max(value for value, share in zip(point, shares, strict=True) if share == 0)
-        for block in range(len(point)):
-            assert len(set(NETWORK.layer_of((made._block_of == block).nonzero().flatten().numpy()))) == 1
-
-    def test_bits_keep_the_units_of_highest_value_and_begin_with_saliencies_and_the_start(self):
-        start = NETWORK.random(0.1, generator=torch.Generator().manual_seed(0), on_empty="keep_one")
-        made = Bits(on(saliencies=SALIENCIES, start=start))
-        point = np.random.default_rng(0).random(850)
-        assert made.mask(point, 0) == NETWORK.top_k(torch.from_numpy(point), 0.1, on_empty="keep_one")
-        assert made.mask(made.starts[0], 0) == NETWORK.top_k(SALIENCIES["first"], 0.1, on_empty="keep_one")
-        assert made.mask(made.starts[2], 0) == start
-
-    def test_costs_are_held_where_the_space_knows_them(self):
-        asked = []
-
-        class Costly(MaskSpace):
-            def top_k(self, saliency, density, scope="global", generator=None, on_empty="raise", hold="units"):
-                asked.append(hold)
-                return super().top_k(saliency, density, scope, generator, on_empty)
-
-        space = Costly([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
-        for make in PARAMETRISATIONS.values():
-            made = make(on(space, saliencies=SALIENCIES, hold="macs"))
-            asked.clear()
-            made.mask(made.low, 0)
-            assert asked == ["macs"]
-
-    def test_densities_per_layer_are_kept_by_what_does_not_search_them(self):
-        density = {"wide": 0.05, "middle": 0.2, "narrow": 0.4}
-        given = on(density=density, saliencies=SALIENCIES)
-        for made in (Mixture(given, False, 3.0), Blocks(given, None, 16), Bits(given)):
-            assert list(made.mask(made.high, 0).kept_per_layer().values()) == NETWORK.quotas(density)
-        for make in (lambda: Layers(given, None, 3.0), lambda: Mixture(given, True, 3.0)):
-            with pytest.raises(InputError, match="densities per layer are given"):
-                make()
-
+from masksearch.trial import Budget, Proposal, Score
 
 CHEAP = {sampler: lambda sampler=sampler: OptunaSearch(sampler) for sampler in ("random", "cmaes", "nsga2", "grid")}
 SLOW = {
@@ -351,104 +211,6 @@ class TestStorage:
         with pytest.raises(InputError, match="storage: 'nonsense'") as caught:
             drive(searcher, Planted(), 1)
         assert "\n" not in str(caught.value)
-
-
-class TestPruners:
-    def search(self, pruner, budget=40, sampler="tpe", **settings):
-        scorer = Planted(0.1, space=NETWORK)
-        searcher = OptunaSearch(sampler, pruner=pruner, **settings)
-        history = search(NETWORK, searcher, scorer, 0.1, budget, 3, on_empty="keep_one")
-        return history, searcher, scorer
-
-    @pytest.mark.parametrize("pruner", stopping)
-    def test_stopped_trials_are_never_best_and_have_no_score(self, pruner):
-        history, searcher, scorer = self.search(pruner)
-        stopped = [trial for trial in history if not trial.score.exact]
-        assert 0 < len(stopped) < 40
-        assert all(math.isnan(trial.score.value) and not trial.is_best and trial.mask is None for trial in stopped)
-        assert history.best.score.value == max(trial.score.value for trial in history if trial.score.exact)
-        assert history.best.score.value == scorer.value(history.best.mask)
-        assert [trial.state.name == "PRUNED" for trial in searcher._study.trials] == [
-            not trial.score.exact for trial in history
-        ]
-
-    @pytest.mark.parametrize("pruner", stopping)
-    def test_it_stops_where_optunas_own_loop_does(self, pruner):
-        _, searcher, scorer = self.search(pruner)
-
-        def rung_notes(trial):
-            return {key: note for key, note in trial.system_attrs.items() if key.startswith("completed_rung")}
-
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        own = optuna.create_study(study_name="search", direction="maximize", pruner=_new_pruner(pruner))
-        for trial, mask in zip(searcher._study.trials, scorer.scored, strict=True):
-            told = own.ask()
-            for rung in RUNGS:
-                told.report(scorer.so_far(mask, rung), rung)
-                if told.should_prune():
-                    own.tell(told, state=optuna.trial.TrialState.PRUNED)
-                    break
-            else:
-                own.tell(told, scorer.value(mask))
-            mine = own.trials[-1]
-            assert (mine.state, mine.value, mine.intermediate_values, rung_notes(mine)) == (
-                *(trial.state, trial.value, trial.intermediate_values),
-                rung_notes(trial),
-            )
-
-    @pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsga2"])
-    def test_one_that_never_stops_changes_nothing(self, sampler, monkeypatch):
-        without, _, _ = self.search("none", sampler=sampler)
-        monkeypatch.setattr("masksearch.searchers.optuna_study._new_pruner", lambda name: optuna.pruners.NopPruner())
-        judged, searcher, _ = self.search("median", sampler=sampler)
-        assert [(trial.mask_hash, trial.score) for trial in judged] == [
-            (trial.mask_hash, trial.score) for trial in without
-        ]
-        assert all(len(trial.intermediate_values) == len(RUNGS) for trial in searcher._study.trials)
-
-    @pytest.mark.parametrize("pruner", stopping)
-    def test_a_search_taken_up_again_stops_the_same_trials(self, pruner, tmp_path):
-        class Stop(Exception):  # noqa: N818
-            pass
-
-        def stop_at(number, trial, history, searcher):
-            if trial.number == number:
-                raise Stop
-
-        def run(folder, callbacks=()):
-            searcher = OptunaSearch(pruner=pruner, storage=f"sqlite:///{folder}.db")
-            scorer = Planted(0.1, space=NETWORK)
-            arguments = {"on_empty": "keep_one", "folder": folder, "callbacks": callbacks, "batch": 2}
-            return searcher, search(NETWORK, searcher, scorer, 0.1, 40, 3, **arguments)
-
-        whole, history = run(tmp_path / "whole")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("masksearch.loop._CHECKPOINT_EVERY", -1.0)
-            for at in (7, 18, 29):
-                with pytest.raises(Stop):
-                    run(tmp_path / "parts", [partial(stop_at, at)])
-        parts, again = run(tmp_path / "parts")
-        assert [(trial.mask_hash, trial.score.exact) for trial in again] == [
-            (trial.mask_hash, trial.score.exact) for trial in history
-        ]
-        trials = [
-            [(trial.state, trial.value, trial.intermediate_values, trial.system_attrs) for trial in trials]
-            for trials in (
-                whole._study.trials,
-                parts._study.trials,
-                optuna.load_study(study_name=parts.study_name, storage=f"sqlite:///{tmp_path}/parts.db").trials,
-            )
-        ]
-        states = [state.name for state, *_ in trials[0]]
-        assert {"COMPLETE", "PRUNED"} == set(states)
-        for other in trials[1:]:
-            assert [row[:3] for row in other] == [row[:3] for row in trials[0]]
-
-    def test_a_stopped_trial_without_scores_so_far_has_failed(self):
-        searcher = OptunaSearch(pruner="median")
-        searcher.start(problem())
-        searcher.tell(searcher.ask(), [Score(math.nan, exact=False)])
-        assert [trial.state.name for trial in searcher._study.trials] == ["FAIL"]
 
 
 def test_optuna_is_quiet_and_its_logging_as_the_user_left_it(capfd, caplog, tmp_path):

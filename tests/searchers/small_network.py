@@ -1,0 +1,20 @@
+"""A small network's space, and problems on it, for the tests of Optuna's searchers."""
+
+import torch
+
+from masksearch.space import MaskSpace
+from masksearch.trial import Budget, Problem
+
+NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
+TINY = MaskSpace([("a", (2, 3), 6), ("b", (2, 2), 4)])
+
+
+def ranked(seed=0, space=NETWORK):
+    return torch.randn(space.n_units, generator=torch.Generator().manual_seed(seed))
+
+
+def on(space=NETWORK, density=0.1, **settings):
+    return Problem(space, density, **{"budget": Budget(200), "seed": 0, "on_empty": "keep_one", **settings})
+
+
+SALIENCIES = {"first": ranked(1), "second": ranked(2)}

@@ -1,0 +1,341 @@
+"""Annealing anneals: temperatures, radii, probes, chains, reheating, densities alone, tabu masks."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from masksearch.errors import InputError
+from masksearch.mask import Mask
+from masksearch.partition import Partition
+from masksearch.searchers import Annealing, RandomSearch
+from masksearch.searchers.tabu import TabuMemory
+from masksearch.space import MaskSpace
+from masksearch.testing.searchers import SPACE, Planted, drive, problem
+from masksearch.trial import Budget, Problem, Proposal, Score
+
+
+class Decoupled:
+    """A score that is a sum over units: the optimum keeps the units of highest worth."""
+
+    def __init__(self, space, seed=0):
+        self.worth = torch.randn(space.n_units, generator=torch.Generator().manual_seed(seed)).double()
+
+    def score(self, proposals):
+        return [Score(float(self.worth[proposal.mask.bits].sum())) for proposal in proposals]
+
+
+def test_annealing_finds_a_planted_optimum_and_random_search_does_not():
+    space = MaskSpace([("a", (5, 8), 40), ("b", (4, 10), 40)])
+    ends = {}
+    for name, searcher in {"annealing": Annealing(), "random": RandomSearch()}.items():
+        ends[name] = []
+        for seed in range(3):
+            scorer = Decoupled(space, seed)
+            optimum = scorer.score([Proposal.of(space.top_k(scorer.worth, 0.25, on_empty="allow"))])[0].value
+            searcher.start(problem(seed, 0.25, scorings=3000, space=space))
+            best = -math.inf
+            for _ in range(3000):
+                proposals = searcher.ask()
+                scores = scorer.score(proposals)
+                searcher.tell(proposals, scores)
+                best = max(best, scores[0].value)
+            assert best <= optimum + 1e-9
+            ends[name].append(optimum - best)
+    assert max(ends["annealing"]) < 0.3  # of about 25: the optimum, or one swap of near equals away
+    assert min(ends["random"]) > 8
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("accept", [0.05, 0.3])
+def test_annealing_accepts_about_the_promised_share_of_worsening_moves(scale, accept):
+    """Losses are drawn from an exponential distribution: its share above a temperature of s p / (1 - p) is p."""
+    searcher = Annealing(accept_start=accept, accept_end=accept)
+    searcher.start(problem(scorings=6000))
+    rng = np.random.default_rng(0)
+    current, taken = 0.0, []
+    searcher.tell(searcher.ask(), [Score(current)])
+    for _ in range(5999):
+        proposals = searcher.ask()
+        value = current - scale * rng.exponential()
+        before = searcher.incumbent
+        searcher.tell(proposals, [Score(value)])
+        moved = searcher.incumbent is not before
+        if proposals[0].threshold is not None:
+            taken.append(moved)
+            assert moved == (value >= proposals[0].threshold)
+        if moved:
+            current = value
+    assert 0.6 * accept < np.mean(taken) < 1.5 * accept
+
+
+def test_explicit_temperatures_are_metropolis_rule():
+    searcher = Annealing(temperature_start=0.5, temperature_end=0.5)
+    searcher.start(problem(scorings=5000))
+    searcher.tell(searcher.ask(), [Score(1.0)])
+    thresholds = []
+    for _ in range(4000):
+        proposals = searcher.ask()
+        thresholds.append(proposals[0].threshold)
+        searcher.tell(proposals, [Score(-math.inf)])
+    losses = (1.0 - np.array(thresholds)) / 0.5  # a loss of x temperatures passes with probability exp(-x)
+    for x in (0.1, 1.0, 2.0):
+        assert np.mean(losses >= x) == pytest.approx(math.exp(-x), abs=0.03)
+    assert searcher.temperature == 0.5
+
+
+@pytest.mark.parametrize("searcher", [Annealing(), Annealing(within=0.5), Annealing(densities=True)])
+def test_moves_begin_at_the_incumbent(searcher):
+    searcher.start(problem())
+    for _ in range(60):
+        incumbent = searcher.incumbent
+        assert drive(searcher, Planted(), 1)[0].base is incumbent
+
+
+def test_schedules_fall_geometrically_with_the_budget():
+    searcher = Annealing(0.5, 0.05, temperature_start=1.0, temperature_end=0.01)
+    searcher.start(problem(density=0.5, scorings=101))
+    seen = []
+    for _ in range(101):
+        seen.append((searcher.progress, searcher.radius, searcher.temperature))
+        drive(searcher, Planted(0.5), 1)
+    assert [round(progress * 101) for progress, _, _ in seen] == list(range(101))
+    for progress, radius, temperature in seen:
+        assert radius == max(1, round(30 * 0.5 * 0.1**progress))
+        assert temperature == pytest.approx(0.01**progress)
+    assert searcher.progress == 1.0
+
+
+def test_a_budget_of_seconds_drives_the_schedules_too():
+    searcher = Annealing()
+    searcher.start(Problem(SPACE, 0.3, Budget(seconds=10), 0, on_empty="allow"))
+    for _ in range(5):
+        searcher.tell(searcher.ask(), [Score(0.0, seconds=1.0)])
+    assert searcher.progress == pytest.approx(0.5)
+
+
+def test_probes_come_as_often_as_the_settings_say():
+    searcher = Annealing(probe_first=5, probe_every=10)
+    searcher.start(problem(scorings=100))
+    thresholds = [proposal.threshold for proposal in drive(searcher, Planted(), 41)]
+    assert [i for i, threshold in enumerate(thresholds) if threshold is None] == [0, 1, 2, 3, 4, 5, 10, 20, 30, 40]
+
+
+def test_in_a_batch_losses_are_measured_from_the_mask_that_the_batch_began_with():
+    searcher = Annealing()
+    searcher.start(problem(scorings=100))
+    searcher.tell(searcher.ask(), [Score(0.0)])
+    proposals = searcher.ask(3)
+    searcher.tell(proposals, [Score(10.0), Score(-1.0), Score(11.0)])
+    assert searcher.incumbent == proposals[0].mask  # the others start from a past mask
+    accept = searcher.accept_start * (searcher.accept_end / searcher.accept_start) ** searcher.progress
+    assert searcher.temperature == pytest.approx(1.0 * accept / (1 - accept))  # a loss of 1, not of 11
+
+
+def test_tabu_masks_are_not_proposed_again():
+    space = MaskSpace([("only", (1, 6), 6)])  # twenty masks of three units
+
+    def repeats(tabu):
+        searcher = Annealing(1.0, 1.0, tabu=tabu)
+        searcher.start(problem(density=0.5, scorings=60, space=space))
+        proposals = drive(searcher, Planted(0.5, space=space), 60)
+        return sum(
+            any(proposal.mask == earlier.mask for earlier in proposals[max(1, i - 4) : i])
+            for i, proposal in enumerate(proposals)
+        )
+
+    assert repeats(0) > 5
+    assert repeats(4) == 0
+
+
+def test_within_layers_is_the_share_of_moves_that_keep_their_densities():
+    for within, least, most in ((0.0, 0.3, 0.6), (0.8, 0.82, 0.95), (1.0, 1.0, 1.0)):  # of those anywhere some do, too
+        searcher = Annealing(within=within, radius_end=0.01)
+        searcher.start(problem())
+        searcher.tell(searcher.ask(), [Score(0.0)])
+        kept = [p.mask.kept_per_layer() == p.base.kept_per_layer() for p in searcher.ask(400)]
+        assert least <= np.mean(kept) <= most
+
+
+class TestDensities:
+    def given(self, *names, **more):
+        saliencies = {n: torch.randn(60, generator=torch.Generator().manual_seed(i)) for i, n in enumerate(names)}
+        return replace(problem(**more), saliencies=saliencies)
+
+    def test_every_mask_keeps_the_top_units_of_every_layer(self):
+        given = self.given("snip", "grasp")
+        searcher = Annealing(densities=True, accept_start=0.5)
+        searcher.start(given)
+        assert searcher.incumbent == SPACE.top_k(given.saliencies["snip"], 0.3)
+        seen = set()
+        for proposal in drive(searcher, Planted(), 150):
+            kept = proposal.mask.kept_per_layer()
+            seen.add(kept["second"])
+            own = {layer.name: kept[layer.name] / layer.size for layer in SPACE.layers}
+            assert proposal.mask == SPACE.top_k(given.saliencies["snip"], own, on_empty="allow")
+        assert len(seen) > 12  # of 19 that there are
+
+    def test_without_a_saliency_the_ranking_is_drawn_once(self):
+        searcher = Annealing(densities=True, accept_start=0.5)
+        searcher.start(problem())
+        by_density = {}
+        for proposal in drive(searcher, Planted(), 150):
+            same = by_density.setdefault(proposal.mask.kept_per_layer()["first"], proposal.mask)
+            assert proposal.mask == same
+
+    def test_a_start_is_where_it_begins_whatever_the_saliency_says(self):
+        start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
+        searcher = Annealing(densities=True)
+        searcher.start(self.given("snip", start=start))
+        assert searcher.incumbent == start
+        for proposal in drive(searcher, Planted(), 50):
+            units, first = proposal.mask.bits & ~start.bits, start.bits & ~proposal.mask.bits
+            assert not (
+                SPACE.layer_of(units.nonzero().flatten().numpy()) == SPACE.layer_of(first.nonzero().flatten().numpy())
+            ).any()  # what one layer gains, another has lost
+
+    def test_the_best_densities_are_found(self):
+        """The score is how near the first layer is to 6 units; masks are ranked by nothing."""
+        searcher = Annealing(densities=True)
+        searcher.start(problem(scorings=120))
+        best = -math.inf
+        for _ in range(120):
+            proposals = searcher.ask()
+            value = -abs(proposals[0].mask.kept_per_layer()["first"] - 6.0)
+            searcher.tell(proposals, [Score(value)])
+            best = max(best, value)
+        assert best == 0
+
+    def test_what_it_cannot_search_is_named(self):
+        with pytest.raises(InputError, match="none to search"):
+            Annealing(densities=True).start(problem(density={"first": 0.25, "second": 0.5}))
+
+
+class TestChains:
+    def test_a_batch_holds_a_move_of_every_chain(self):
+        searcher = Annealing(chains=3)
+        searcher.start(problem())
+        scorer = Planted()
+        starts = searcher.ask(3)
+        assert len({proposal.mask.hash for proposal in starts}) == 3
+        searcher.tell(starts, scorer.score(starts))
+        assert {proposal.base for proposal in searcher.ask(3)} == {proposal.mask for proposal in starts}
+        assert [sum(p.base == start.mask for p in searcher.ask(6)) for start in starts] == [2, 2, 2]
+
+    def test_one_by_one_they_walk_in_turn(self):
+        searcher = Annealing(chains=2)
+        searcher.start(problem(scorings=10_000))
+        drive(searcher, Planted(), 1, 2)
+        chains = [chain for _ in range(400) for chain in (drive(searcher, Planted(), 1) and searcher._asked)]
+        changes = [i for i in range(1, 400) if chains[i] != chains[i - 1]]
+        assert [b - a for a, b in itertools.pairwise(changes)] == [100] * (len(changes) - 1)
+        assert len(changes) == 4
+
+    def test_the_last_goes_on_from_the_first_when_they_meet(self):
+        searcher = Annealing(chains=3, tabu=2)
+        searcher.start(problem(scorings=200))
+        searcher.tell(searcher.ask(3), [Score(1.0), Score(3.0), Score(2.0)])
+        before = [chain.current for chain in searcher._chains]
+        for _ in range(2):
+            searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
+        assert [chain.current for chain in searcher._chains] == before  # 9 of 200 scorings: not yet
+        searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
+        assert [chain.current for chain in searcher._chains] == [before[1], before[1], before[2]]
+        assert [chain.value for chain in searcher._chains] == [3.0, 3.0, 2.0]
+
+
+def test_chains_meet_in_a_budget_of_seconds_too():
+    searcher = Annealing(chains=2)
+    searcher.start(Problem(SPACE, 0.3, Budget(seconds=100), 0, on_empty="allow"))
+    searcher.tell(searcher.ask(2), [Score(1.0, seconds=1.0), Score(2.0, seconds=1.0)])
+    assert searcher.incumbent != searcher._chains[1].current
+    searcher.tell(searcher.ask(1), [Score(-100.0, seconds=4.0)])
+    assert searcher.incumbent == searcher._chains[1].current
+
+
+def test_a_search_that_is_stuck_reheats_halfway_and_ends_cold():
+    searcher = Annealing(reheat_after=0.195, temperature_start=1.0, temperature_end=0.01)
+    searcher.start(problem(scorings=100))
+    cooled = []
+    for number in range(100):
+        searcher.tell(searcher.ask(), [Score(float(number) if number < 30 else -math.inf)])
+        cooled.append(searcher.cooled)
+        assert searcher.temperature == pytest.approx(0.01**searcher.cooled)
+    falls = [i + 1 for i in range(1, 100) if cooled[i] < cooled[i - 1]]
+    assert falls == [50, 70, 90]  # the best was number 30
+    assert cooled[49] == pytest.approx(cooled[48] / 2, abs=0.01)
+    assert cooled[28] == pytest.approx(0.29)
+    assert cooled[-1] == 1.0
+
+
+def test_the_radius_settles_where_the_wanted_share_is_accepted():
+    """A move of radius r is taken with probability 1 / r."""
+    searcher = Annealing(acceptance=0.1, radius_start=0.5, temperature_start=1e-9, temperature_end=1e-9)
+    space = MaskSpace([("only", (1, 400), 400)])
+    searcher.start(problem(density=0.5, scorings=5000, space=space))
+    searcher.tell(searcher.ask(), [Score(0.0)])
+    rng, radii = np.random.default_rng(0), []
+    for _ in range(4000):
+        proposals = searcher.ask()
+        radii.append(len(proposals[0].dropped))
+        searcher.tell(proposals, [Score(1e6 if rng.random() < 1 / radii[-1] else -math.inf)])
+    assert radii[0] == 100
+    assert 7 < np.mean(radii[2000:]) < 14
+
+
+BAD = [
+    {"radius_start": 0.0},
+    {"radius_end": 1.5},
+    {"accept_start": 1.0},
+    {"accept_end": -0.1},
+    {"accept_end": math.nan},
+    {"temperature_start": 1.0},
+    {"temperature_end": 1.0},
+    {"temperature_start": 0.0, "temperature_end": 1.0},
+    {"acceptance": 0.0},
+    {"acceptance": 1.0},
+    {"within": -0.1},
+    {"within": math.nan},
+    {"densities": True, "within": 0.5},
+    {"densities": True, "acceptance": 0.5},
+    {"chains": 0},
+    {"reheat_after": 0.0},
+    {"probe_first": 0},
+    {"probe_every": 0},
+    {"tabu": -1},
+    {"scope": "globl"},
+]
+
+
+@pytest.mark.parametrize("settings", BAD, ids=map(str, BAD))
+def test_bad_settings_are_errors_of_one_line(settings):
+    with pytest.raises(InputError, match="annealing") as caught:
+        Annealing(**settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_tabu_distances_against_brute_force():
+    rng = np.random.default_rng(0)
+    mask = SPACE.random(0.4, generator=torch.Generator().manual_seed(0))
+    partition, memory, remembered = Partition(mask), TabuMemory(6, mask), []
+    for _ in range(60):
+        move = partition.draw(int(rng.integers(1, 6)), rng)
+        moved = mask.moved(move)
+        assert memory.distances(move).tolist() == [moved.hamming(other) for other in _ring(remembered, 6)]
+        memory.remember(moved, len(move))
+        remembered.append(moved)
+        if rng.random() < 0.5:
+            partition.make(move)
+            memory.follow(move)
+            mask = moved
+
+
+def _ring(masks, size):
+    """The last `size` masks, in the places of a ring."""
+    places: dict[int, Mask] = {}
+    for i, mask in enumerate(masks):
+        places[i % size] = mask
+    return [places[i] for i in sorted(places)]

@@ -1,0 +1,129 @@
+"""The thesis' variant counts as the thesis does."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from masksearch.mask import Mask
+from masksearch.searchers import Annealing, ThesisAnnealing
+from masksearch.space import MaskSpace
+from masksearch.testing.searchers import Planted, drive, problem
+from masksearch.trial import Score
+
+
+class TestThesis:
+    """Numbers of the thesis, and its rules derived once more from its text."""
+
+    @pytest.mark.parametrize(("variant", "levels"), [("mlp", 1450), ("cnn", 1000)])
+    def test_scorings_and_schedules(self, variant, levels):
+        # By its text: h0 = ones, x .99 a level, up to .75 of the last peak once below half of it; T x .999 or .995;
+        # 1 or 2 scorings a level, x 1.005 up to 50 or 10.
+        temperature, cooling, iterations, most = {
+            "mlp": (0.006, 0.999, 1.0, 50),
+            "cnn": (0.005, 0.995, 2.0, 10),
+        }[variant]
+        space = MaskSpace([("only", (30, 20), 600)])
+        searcher = replace(getattr(Annealing, f"thesis_{variant}")(), memory=1, tries=1)  # what is known plays no part
+        searcher.start(problem(density=0.5, scorings=10**6, space=space))
+        radius = peak = 300
+        total = 0
+        for _ in range(levels):
+            told = searcher.metrics()
+            assert told["radius"] == radius
+            assert told["temperature"] == pytest.approx(temperature)
+            for _ in range(int(iterations)):
+                [proposal] = searcher.ask(5)
+                assert len(proposal.dropped) == radius
+                searcher.tell([proposal], [Score(0.5)])
+                total += 1
+            radius = max(1, int(0.99 * radius))
+            if radius < 0.5 * peak:
+                radius = peak = max(1, int(0.75 * peak))
+            temperature *= cooling
+            iterations = min(most, iterations * 1.005)
+        assert searcher.ask() == []
+        assert total == 42_706 if variant == "mlp" else abs(total - 8_200) < 50
+
+    def test_the_mlp_variant_compares_with_its_start_value_for_139_levels(self):
+        """One scoring a level, and `a` carried over as it stood before it: everything above 5 % is accepted."""
+        searcher = Annealing.thesis_mlp()
+        searcher.start(problem(scorings=10**6))
+        means = []
+        for _ in range(145):
+            means.append(100 * searcher.metrics()["current"])
+            [proposal] = searcher.ask()
+            before = searcher.incumbent
+            searcher.tell([proposal], [Score(0.4)])
+            assert searcher.incumbent is proposal.mask is not before
+        # from level 139 on there are two scorings a level: the second one sees the first
+        assert means[:140] == pytest.approx([5.0] * 140)
+        assert means[140] == pytest.approx((5 + 40) / 2)
+
+    @pytest.mark.parametrize(("variant", "carry"), [("mlp", "before"), ("cnn", "after")])
+    def test_the_running_mean(self, variant, carry):
+        """`a` against a plain loop: the mean of the previous level's `a` and what was accepted in this level."""
+        searcher = getattr(Annealing, f"thesis_{variant}")()
+        searcher.iterations_start = 3
+        searcher.start(problem(scorings=10**6))
+        rng = np.random.default_rng(0)
+        carried = 5.0
+        for _ in range(40):  # three scorings a level for the first 57 levels
+            accepted = [carried]
+            for _ in range(3):
+                before = float(np.mean(accepted))
+                assert 100 * searcher.metrics()["current"] == pytest.approx(before)
+                [proposal] = searcher.ask()
+                value = float(rng.uniform(0, 0.9))
+                searcher.tell([proposal], [Score(value)])
+                if value >= proposal.threshold:
+                    accepted.append(100 * value)
+            carried = before if carry == "before" else float(np.mean(accepted))
+
+    def test_acceptance_is_exp_of_minus_delta_over_the_temperature(self):
+        searcher = ThesisAnnealing(10**6, 0.02, 1.0, 1, 1, memory=1, tries=1, known="equal", carry="before")
+        searcher.start(problem(scorings=10**6))
+        thresholds = []
+        for _ in range(4000):
+            [proposal] = searcher.ask()
+            thresholds.append(proposal.threshold)
+            searcher.tell([proposal], [Score(-1.0)])
+        for loss in (0.005, 0.02, 0.04):  # accuracy 5 % - loss
+            assert np.mean(np.array(thresholds) <= 0.05 - loss) == pytest.approx(math.exp(-loss / 0.02), abs=0.03)
+        assert max(thresholds) <= 0.05  # what passes `a` is always accepted
+
+    @pytest.mark.parametrize("known", ["within_radius", "equal"])
+    def test_known_masks_are_redrawn_up_to_so_many_tries(self, known):
+        space = MaskSpace([("only", (1, 7), 7)])
+        searcher = ThesisAnnealing(10**6, 0.01, 1.0, 1, 1, memory=5, tries=200, known=known, carry="before")
+        searcher.start(problem(density=3 / 7, scorings=10**6, space=space))
+        searcher._radius = searcher._peak = 2
+        remembered: list[Mask] = []
+        rng, unknown = np.random.default_rng(0), 0
+        everything = [Mask.of_units(space, np.array(units)) for units in itertools.combinations(range(7), 3)]
+        for _ in range(60):
+            searcher._radius = 2
+            reach = 2 if known == "within_radius" else 1
+
+            def is_known(mask, reach=reach):
+                return any(mask.hamming(other) < reach for other in remembered[-5:])
+
+            current = searcher.incumbent
+            possible = [m for m in everything if m.hamming(current) == 4 and not is_known(m)]
+            [proposal] = searcher.ask()
+            if possible:
+                assert not is_known(proposal.mask)
+                unknown += 1
+            remembered.append(proposal.mask)
+            searcher.tell([proposal], [Score(float(rng.choice([-1.0, 1.0])))])
+        assert unknown > 20
+
+    def test_the_last_try_is_scored_whatever_it_is(self):
+        space = MaskSpace([("only", (1, 2), 2)])
+        searcher = Annealing.thesis_cnn()
+        searcher.start(problem(density=0.5, scorings=100, space=space))
+        proposals = drive(searcher, Planted(0.5, space=space), 20)  # two masks, both soon known
+        assert len(proposals) == 20
+        assert len({proposal.mask for proposal in proposals}) == 2
