@@ -16,6 +16,7 @@ from masksearch.rungs import reached, stops
 from masksearch.scoring.accuracy import Accuracy
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
+from masksearch.scoring.moved import MovedPath, can_lie_in_one
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective
 from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
@@ -52,9 +53,9 @@ class Scorer:
         Images per forward pass; if left out, what suits the device.
     fast : bool
         Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes
-        for weight masks of linear chains on a CPU. Callables, own losses, objectives that look at the network and all
-        others take the plain one. Accuracies on a CPU are those of the plain one, image by image, and end as soon as a
-        proposal is sure to miss its threshold.
+        for weight masks, in the weights, or of linear chains on a CPU in what comes of them. Callables, own losses,
+        objectives that look at the network and all others take the plain one. Accuracies on a CPU are those of the
+        plain one, image by image, and end as soon as a proposal is sure to miss its threshold.
 
     Notes
     -----
@@ -168,6 +169,8 @@ class Scorer:
             return IncrementalPath(chain, self.space, self._images)
         if fast and isinstance(self.space, FilterSpace):
             return CompactPath(self._model, self.space, self._images, self._batch_size)
+        if fast and isinstance(self.space, WeightSpace) and can_lie_in_one(self._model, self.space):
+            return MovedPath(self._model, self.space, self._images, self._batch_size)
         return self._reference()
 
     def _reference(self) -> ReferencePath:

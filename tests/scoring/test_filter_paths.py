@@ -11,6 +11,7 @@ from masksearch.mask import Mask
 from masksearch.scoring import Scorer
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath
+from masksearch.scoring.moved import MovedPath
 from masksearch.scoring.paths import ReferencePath
 from masksearch.spaces import filter_space, weight_space
 from masksearch.trial import Proposal
@@ -59,5 +60,5 @@ def test_paths_are_chosen_by_space_and_network():
         for fast in (True, False)
     ]
     fast = [path for path, is_fast in chosen if is_fast]
-    assert fast == [CompactPath, ReferencePath, IncrementalPath]
+    assert fast == [CompactPath, MovedPath, IncrementalPath]
     assert {path for path, is_fast in chosen if not is_fast} == {ReferencePath}
