@@ -33,13 +33,13 @@ class Residual(nn.Module):
         body, n_in, stride = list[Named](), channels, 1
         for number, (kernel, filters, step) in enumerate(convolutions, start=1):
             if number > 1:
-                body.append((f"relu{number - 1}", nn.ReLU()))
+                body.append((f"relu{number - 1}", nn.ReLU(inplace=True)))
             body += _conv_norm(n_in, filters, kernel, step, str(number))
             n_in, stride = filters, stride * step
         self.body = chain(body)
         same = n_in == channels and stride == 1
         self.shortcut = nn.Identity() if same else chain(_conv_norm(channels, n_in, 1, stride))
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, h, w) -> (n, filters, h / stride, w / stride)."""
@@ -63,7 +63,7 @@ class ResNet(nn.Module):
         self, shape: Shape, classes: int, stem: int, stages: Sequence[Sequence[Sequence[tuple[int, int, int]]]]
     ) -> None:
         super().__init__()
-        self.stem = chain([*_conv_norm(shape[0], stem, 3, 1), ("relu", nn.ReLU())])
+        self.stem = chain([*_conv_norm(shape[0], stem, 3, 1), ("relu", nn.ReLU(inplace=True))])
         channels, built = stem, list[Named]()
         for number, stage in enumerate(stages, start=1):
             blocks = list[Named]()
