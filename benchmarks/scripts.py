@@ -44,6 +44,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
     spaces = ["--size", "64" if scale == "cpu" else "224", "--only", *_NETWORKS]
     own = {
         "speed": ["speed.py", root, "--seconds", "3"],
+        "training_speed": ["training_speed.py", root, "--turns", "7"],
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
         "filter_spaces": ["filter_spaces.py", *spaces],
         "orthogonality": ["orthogonality.py", root],
