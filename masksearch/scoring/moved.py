@@ -34,7 +34,7 @@ class MovedPath:
     refresh_every = 1
 
     def __init__(self, model: nn.Module, space: WeightSpace, images: Tensor, batch_size: int) -> None:
-        self._model, self._images = copy.deepcopy(model), images
+        self._model, self._space, self._images = copy.deepcopy(model), space, images
         self._batches = images.split(batch_size)
         self.part = batch_size
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
@@ -67,6 +67,7 @@ class MovedPath:
         """Nothing is carried over that a result depends on."""
 
     def _go_to(self, proposal: Proposal) -> None:
+        self._space.check_own(proposal.mask)
         last = self._last
         if proposal.base is self._at:
             self._make(proposal.move)

@@ -62,9 +62,13 @@ class NetworkSpace(MaskSpace, ABC):
             for parameter, keep in self._touched(model, mask).values():
                 parameter.masked_fill_(~keep, 0)
 
-    def _touched(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
+    def check_own(self, mask: Mask) -> None:
+        """Raise an :class:`InputError` if the mask is not of this space."""
         if mask.space is not self and mask.space.fingerprint != self.fingerprint:
             raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
+
+    def _touched(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        self.check_own(mask)
         parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied weight has two names
         touched = {}
         for name, keep in self.parameter_masks(mask).items():
