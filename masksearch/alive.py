@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from masksearch.around import AroundScorer, Asked
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.move import Move
@@ -58,28 +58,13 @@ class AliveSpace(MaskSpace):
         return Move(self.units[move.dropped], self.units[move.regrown])
 
 
-class _Scorer(Protocol):
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]: ...
-    def refresh(self) -> None: ...
-    @property
-    def refresh_every(self) -> int: ...
-
-
-class AliveScorer:
+class AliveScorer(AroundScorer[Asked]):
     """Lets a scorer of all units score masks of the alive ones. Moves stay moves, so that its faster paths work."""
 
-    def __init__(self, scorer: _Scorer, space: AliveSpace) -> None:
-        self._scorer, self._space = scorer, space
+    def __init__(self, scorer: Asked, space: AliveSpace) -> None:
+        super().__init__(scorer)
+        self._space = space
         self._lifted: dict[int, tuple[Mask, Mask]] = {}  # by identity of the small mask: it and its large one
-
-    @property
-    def refresh_every(self) -> int:
-        """As the scorer says."""
-        return self._scorer.refresh_every
-
-    def refresh(self) -> None:
-        """Drop what the scorer carries over."""
-        self._scorer.refresh()
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         """One score per proposal, in order."""

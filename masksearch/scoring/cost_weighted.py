@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, Protocol
 
+from masksearch.around import AroundScorer, Asked
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.rungs import Judge
@@ -20,19 +21,15 @@ CostOf = Literal["macs", "params"]
 _ROUNDING = 1e-9  # a threshold is lowered by so much of itself, so that none is missed by a rounding error
 
 
-class NetworkScorer(Protocol):
+class NetworkScorer(Asked, Protocol):
     """What :class:`Scorer` and :class:`ShortTraining` have in common."""
 
     @property
     def space(self) -> NetworkSpace: ...  # noqa: D102
-    @property
-    def refresh_every(self) -> int: ...  # noqa: D102
-    def refresh(self) -> None: ...  # noqa: D102
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]: ...  # noqa: D102
     def __call__(self, mask: Mask) -> Score: ...  # noqa: D102
 
 
-class CostWeighted:
+class CostWeighted(AroundScorer[NetworkScorer]):
     """Scores masks of filters by what another scorer says, minus a weight times the share of the cost that they keep.
 
     Masks of one number of filters differ much in cost. With a weight, a search finds which layers to take them from.
@@ -59,27 +56,17 @@ class CostWeighted:
         if not 0 <= weight < math.inf:
             raise InputError(f"cost_weight: {weight}; a finite number from 0 on is needed")
         choose("cost_of", of, ["macs", "params"])
+        super().__init__(scorer)
         self.space = space
-        self._scorer, self._weight = scorer, weight
-        self._count = space.kept_macs if of == "macs" else space.kept_params
-        self._whole = self._count(space.full())
+        self._weight, self._of = weight, of
 
     def price(self, mask: Mask) -> float:
         """What is taken off the mask's score."""
-        return self._weight * self._count(mask) / self._whole
+        return self._weight * self.space.share(mask, self._of)
 
     def __call__(self, mask: Mask) -> Score:
         """The score of one mask."""
         return self.score([Proposal.of(mask)])[0]
-
-    @property
-    def refresh_every(self) -> int:
-        """As the scorer says."""
-        return self._scorer.refresh_every
-
-    def refresh(self) -> None:
-        """Drop what the scorer carries over."""
-        self._scorer.refresh()
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         """One score per proposal, in order; thresholds and judges are about the weighted score."""

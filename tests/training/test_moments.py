@@ -20,16 +20,6 @@ BEST, BEST_OF_2, BEST_OF_5, END = (Duration.parse(text) for text in ("best", "be
 NOISY = settings(epochs=6, lr=0.4)  # its accuracy goes up and down
 
 
-@pytest.fixture(scope="module")
-def split():
-    return make_split()
-
-
-@pytest.fixture(scope="module")
-def val():
-    return make_split(60, seed=1)
-
-
 def test_best_is_the_best_until_then(split, val):
     training = train(make_model(), split, NOISY, val=val, snapshots=[BEST, BEST_OF_2, BEST_OF_5])
     accuracies = [row.val_accuracy for row in training.epochs]

@@ -13,7 +13,6 @@ from training_cases import (
     interrupted_and_resumed,
     make_masks,
     make_model,
-    make_split,
     same,
     without_seconds,
 )
@@ -50,16 +49,6 @@ class Shifting:
 
     def load_state_dict(self, state):
         self.shift = state["shift"]
-
-
-@pytest.fixture(scope="module")
-def split():
-    return make_split()
-
-
-@pytest.fixture(scope="module")
-def val():
-    return make_split(60, seed=1)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

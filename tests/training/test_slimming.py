@@ -4,18 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from training_cases import for_optimizer, make_model, make_split, settings
+from training_cases import for_optimizer, make_model, settings
 
 from masksearch.errors import InputError
 from masksearch.training import train
 from masksearch.training.optimizer import build_optimizer
 
 GAMMA = torch.tensor([0.5, -0.5, 0.0, 1e-3, -2.0, 1.0])
-
-
-@pytest.fixture(scope="module")
-def split():
-    return make_split()
 
 
 def network():

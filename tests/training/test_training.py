@@ -15,15 +15,13 @@ from torch import nn
 from training_cases import (
     OPTIMIZERS,
     SETTINGS,
+    Pair,
     for_optimizer,
-    interrupted_and_resumed,
     make_masks,
     make_model,
     make_split,
     same,
     settings,
-    state,
-    without_seconds,
 )
 
 from masksearch.duration import Duration
@@ -33,16 +31,6 @@ from masksearch.training.checkpoint import digest
 from masksearch.training.feed import batch_sizes
 
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
-
-
-@pytest.fixture(scope="module")
-def split():
-    return make_split()
-
-
-@pytest.fixture(scope="module")
-def val():
-    return make_split(60, seed=1)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -71,91 +59,6 @@ def test_masked_network_trains_like_one_without_the_pruned_weights(split):
     train(masked, split, SETTINGS, masks={"1.weight": kept.expand(10, -1)})
     train(small, SimpleNamespace(images=columns, labels=split.labels), SETTINGS)
     torch.testing.assert_close(masked[1].weight[:, kept], small[1].weight, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize(("optimizer", "schedule"), [*itertools.product(OPTIMIZERS, SCHEDULES)])
-def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val, optimizer, schedule):
-    chosen = for_optimizer(optimizer, lr_schedule=schedule, milestones=(1,), patience=0, augment="crop_flip")
-    more = {
-        "masks": make_masks(make_model()),
-        "snapshots": [Duration.parse(text) for text in ("0", "4it", "8it", "end")],
-    }
-    whole = train(make_model(), split, chosen, val=val, **more)
-    again = interrupted_and_resumed(tmp_path / "c", split, val, chosen, monkeypatch=monkeypatch, **more)
-    assert same(whole.model.state_dict(), again.model.state_dict())
-    assert without_seconds(whole.epochs) == without_seconds(again.epochs)
-    assert whole.snapshots.keys() == again.snapshots.keys() == set(more["snapshots"])
-    assert all(same(whole.snapshots[moment], again.snapshots[moment]) for moment in whole.snapshots)
-    assert whole.best.epoch == again.best.epoch
-    assert same(whole.best.weights, again.best.weights)
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_resumed_is_uninterrupted_for_channels_last_weights(tmp_path, monkeypatch, val, optimizer):
-    def build():
-        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 10)).to(
-            memory_format=torch.channels_last
-        )
-
-    start = state(build())
-
-    def built():
-        model = build()
-        model.load_state_dict(start)
-        return model
-
-    coloured = make_split(channels=3)
-    masks = make_masks(build())
-    whole = train(built(), coloured, for_optimizer(optimizer), masks=masks)
-    again = interrupted_and_resumed(
-        tmp_path / "c", coloured, None, for_optimizer(optimizer), monkeypatch=monkeypatch, build=built, masks=masks
-    )
-    assert same(whole.model.state_dict(), again.model.state_dict())
-
-
-def test_finished_checkpoint_returns_at_once(tmp_path, split, val):
-    first = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c")
-    seen = []
-    again = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c", on_epoch=seen.append)
-    assert first.epochs == again.epochs == seen
-    assert same(first.model.state_dict(), again.model.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"settings": settings(lr=0.01)}, "lr 0.05, this one has 0.01"),
-        ({"seed": 1}, "seed 0"),
-        ({"masks": {"0.weight": torch.ones(6, 1, 3, 3, dtype=torch.bool)}}, "masks"),
-        ({"model": make_model(seed=3)}, "starting weights"),
-        ({"snapshots": [Duration.parse("1ep")]}, "snapshots"),
-        ({"augment": True}, "augment False"),
-    ],
-)
-def test_checkpoint_of_another_training_is_refused(tmp_path, split, change, named):
-    call = {"model": make_model(), "split": split, "settings": SETTINGS, "checkpoint": tmp_path / "c"}
-    train(**call)
-    with pytest.raises(InputError, match=named):
-        train(**(call | {"model": make_model()} | change))
-
-
-def test_file_that_is_no_checkpoint_is_refused(tmp_path, split):
-    (tmp_path / "c").write_text("hello")
-    with pytest.raises(InputError, match="c can't be read"):
-        train(make_model(), split, SETTINGS, checkpoint=tmp_path / "c")
-
-
-def test_stopped_by_on_epoch_stays_stopped(tmp_path, split):
-    end = Duration.parse("end")
-    stopped = train(
-        make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end], on_epoch=lambda row: row.epoch == 2
-    )
-    assert stopped.stopped
-    assert len(stopped.epochs) == 2
-    again = train(make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end])
-    assert again.stopped
-    assert len(again.epochs) == 2
-    assert same(again.model.state_dict(), stopped.snapshots[end])
 
 
 def test_same_seed_same_weights_other_seed_other_weights(split):
@@ -293,41 +196,11 @@ def test_a_single_image_left_over_trains_batch_norm():
     assert not training.diverged
 
 
-@pytest.mark.parametrize("where", ["train", "val"])
-def test_diverged_training_ends_with_a_row_and_no_exception(tmp_path, split, val, where):
-    def loss(outputs, labels):
-        value = F.cross_entropy(outputs, labels)
-        spoiled = outputs.requires_grad == (where == "train") and len(outputs) > 2  # not the trial run's two images
-        return value * (float("nan") if spoiled else 1)
-
-    training = train(make_model(), split, SETTINGS, val=val, loss=loss, checkpoint=tmp_path / "c")
-    assert training.diverged
-    assert len(training.epochs) == 1
-    assert np.isnan(getattr(training.epochs[0], f"{where}_loss"))
-    assert training.best is None
-    assert train(make_model(), split, SETTINGS, val=val, loss=loss, checkpoint=tmp_path / "c").diverged
-
-
-def test_too_high_a_rate_diverges_by_itself(split):
-    training = train(make_model(), split, settings(lr=1e30))
-    assert training.diverged
-    assert len(training.epochs) < 3 or not np.isfinite(training.epochs[-1].train_loss)
-
-
 def test_bfloat16_autocast_trains_float32_weights(split, val):
     training = train(make_model(), split, settings(precision="bfloat16", epochs=6), val=val)
     assert all(p.dtype == torch.float32 for p in training.model.parameters())
     assert training.best.row.val_accuracy > 0.7
     assert not same(training.model.state_dict(), train(make_model(), split, settings(epochs=6)).model.state_dict())
-
-
-class Pair(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-
-    def forward(self, images):
-        return {"logits": self.body(images), "size": 1}
 
 
 def test_own_loss_takes_any_outputs(split, val):
@@ -354,46 +227,6 @@ class Viewing(nn.Module):
 
 def test_networks_that_call_view_are_trained(val):
     assert not train(Viewing(), make_split(channels=3), SETTINGS).diverged
-
-
-def broken(**parts):
-    return SimpleNamespace(**(vars(make_split(40)) | parts))
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        ({"split": broken(images=torch.full((40, 1, 8, 8), float("nan")))}, "train: 2560 values of its images"),
-        ({"split": broken(images=torch.full((40, 1, 8, 8), float("-inf")))}, "train: 2560 values of its images"),
-        ({"split": broken(images=torch.zeros(40, 64))}, r"train: images are a float32 tensor \(40, 64\)"),
-        ({"split": broken(labels=torch.zeros(39, dtype=torch.int64))}, r"train: labels are a int64 tensor \(39,\)"),
-        ({"split": broken(labels=torch.zeros(40))}, "train: labels are a float32"),
-        ({"split": broken(labels=torch.full((40,), 10))}, "train: label 10; Sequential has the classes 0 to 9"),
-        ({"split": broken(labels=torch.full((40,), -1))}, "train: label -1"),
-        ({"val": broken(labels=torch.full((40,), 11))}, "val: label 11"),
-        ({"split": make_split(0)}, "train: 0 images"),
-        ({"model": Pair()}, "Pair returns a dict"),
-        ({"loss": lambda outputs, labels: outputs}, r"loss: returned a float32 tensor \(2, 10\)"),
-        ({"loss": lambda outputs, labels: 1.0}, "loss: returned a float"),
-        ({"masks": {"nope": torch.ones(1, dtype=torch.bool)}}, "masks: 'nope' is no parameter"),
-        ({"masks": {"0.weight": torch.ones(2, dtype=torch.bool)}}, "masks: '0.weight' is torch.bool"),
-        ({"masks": {"0.weight": torch.ones(6, 1, 3, 3)}}, "masks: '0.weight' is torch.float32"),
-        ({"settings": settings(lr_schedule="plateau")}, "lr_schedule: plateau"),
-        (
-            {"settings": settings(label_smoothing=0.1), "loss": lambda outputs, labels: outputs.mean()},
-            "label_smoothing: 0.1",
-        ),
-        ({"model": make_model().requires_grad_(False)}, "no parameter that wants a gradient"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused_before_work(call, message):
-    call = {"model": make_model(), "split": make_split(40), "settings": SETTINGS} | call
-    before = state(call["model"])
-    with pytest.raises(InputError, match=message) as caught:
-        train(**call)
-    assert "\n" not in str(caught.value)
-    assert same(call["model"].state_dict(), before)
-    assert call["model"].training
 
 
 def test_evaluation_is_the_definition(val):

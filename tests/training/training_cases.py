@@ -88,3 +88,12 @@ def interrupted_and_resumed(path, split, val, chosen, *, after=1, monkeypatch, b
     training = run(lambda row: seen.append(row.epoch))
     assert seen == list(range(more.get("begin", 0) + 1, more.get("until", chosen.epochs) + 1))
     return training
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+    def forward(self, images):
+        return {"logits": self.body(images), "size": 1}

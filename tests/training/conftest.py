@@ -1,0 +1,14 @@
+"""Images to learn from, and others to look at."""
+
+import pytest
+from training_cases import make_split
+
+
+@pytest.fixture(scope="module")
+def split():
+    return make_split()
+
+
+@pytest.fixture(scope="module")
+def val():
+    return make_split(60, seed=1)

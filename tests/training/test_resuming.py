@@ -1,0 +1,111 @@
+"""A training that was stopped goes on to the same weights, bit for bit, or says why it can't."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from training_cases import (
+    OPTIMIZERS,
+    SETTINGS,
+    for_optimizer,
+    interrupted_and_resumed,
+    make_masks,
+    make_model,
+    make_split,
+    same,
+    settings,
+    state,
+    without_seconds,
+)
+
+from masksearch.duration import Duration
+from masksearch.errors import InputError
+from masksearch.training import train
+
+SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
+
+
+@pytest.mark.parametrize(("optimizer", "schedule"), [*itertools.product(OPTIMIZERS, SCHEDULES)])
+def test_resumed_is_uninterrupted_bit_for_bit(tmp_path, monkeypatch, split, val, optimizer, schedule):
+    chosen = for_optimizer(optimizer, lr_schedule=schedule, milestones=(1,), patience=0, augment="crop_flip")
+    more = {
+        "masks": make_masks(make_model()),
+        "snapshots": [Duration.parse(text) for text in ("0", "4it", "8it", "end")],
+    }
+    whole = train(make_model(), split, chosen, val=val, **more)
+    again = interrupted_and_resumed(tmp_path / "c", split, val, chosen, monkeypatch=monkeypatch, **more)
+    assert same(whole.model.state_dict(), again.model.state_dict())
+    assert without_seconds(whole.epochs) == without_seconds(again.epochs)
+    assert whole.snapshots.keys() == again.snapshots.keys() == set(more["snapshots"])
+    assert all(same(whole.snapshots[moment], again.snapshots[moment]) for moment in whole.snapshots)
+    assert whole.best.epoch == again.best.epoch
+    assert same(whole.best.weights, again.best.weights)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_resumed_is_uninterrupted_for_channels_last_weights(tmp_path, monkeypatch, val, optimizer):
+    def build():
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(64, 10)).to(
+            memory_format=torch.channels_last
+        )
+
+    start = state(build())
+
+    def built():
+        model = build()
+        model.load_state_dict(start)
+        return model
+
+    coloured = make_split(channels=3)
+    masks = make_masks(build())
+    whole = train(built(), coloured, for_optimizer(optimizer), masks=masks)
+    again = interrupted_and_resumed(
+        tmp_path / "c", coloured, None, for_optimizer(optimizer), monkeypatch=monkeypatch, build=built, masks=masks
+    )
+    assert same(whole.model.state_dict(), again.model.state_dict())
+
+
+def test_finished_checkpoint_returns_at_once(tmp_path, split, val):
+    first = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c")
+    seen = []
+    again = train(make_model(), split, SETTINGS, val=val, checkpoint=tmp_path / "c", on_epoch=seen.append)
+    assert first.epochs == again.epochs == seen
+    assert same(first.model.state_dict(), again.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": settings(lr=0.01)}, "lr 0.05, this one has 0.01"),
+        ({"seed": 1}, "seed 0"),
+        ({"masks": {"0.weight": torch.ones(6, 1, 3, 3, dtype=torch.bool)}}, "masks"),
+        ({"model": make_model(seed=3)}, "starting weights"),
+        ({"snapshots": [Duration.parse("1ep")]}, "snapshots"),
+        ({"augment": True}, "augment False"),
+    ],
+)
+def test_checkpoint_of_another_training_is_refused(tmp_path, split, change, named):
+    call = {"model": make_model(), "split": split, "settings": SETTINGS, "checkpoint": tmp_path / "c"}
+    train(**call)
+    with pytest.raises(InputError, match=named):
+        train(**(call | {"model": make_model()} | change))
+
+
+def test_file_that_is_no_checkpoint_is_refused(tmp_path, split):
+    (tmp_path / "c").write_text("hello")
+    with pytest.raises(InputError, match="c can't be read"):
+        train(make_model(), split, SETTINGS, checkpoint=tmp_path / "c")
+
+
+def test_stopped_by_on_epoch_stays_stopped(tmp_path, split):
+    end = Duration.parse("end")
+    stopped = train(
+        make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end], on_epoch=lambda row: row.epoch == 2
+    )
+    assert stopped.stopped
+    assert len(stopped.epochs) == 2
+    again = train(make_model(), split, SETTINGS, checkpoint=tmp_path / "c", snapshots=[end])
+    assert again.stopped
+    assert len(again.epochs) == 2
+    assert same(again.model.state_dict(), stopped.snapshots[end])

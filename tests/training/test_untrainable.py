@@ -1,0 +1,83 @@
+"""What diverges ends with a row; what can't be trained is refused before any work."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from training_cases import (
+    SETTINGS,
+    Pair,
+    make_model,
+    make_split,
+    same,
+    settings,
+    state,
+)
+
+from masksearch.errors import InputError
+from masksearch.training import train
+
+SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
+
+
+@pytest.mark.parametrize("where", ["train", "val"])
+def test_diverged_training_ends_with_a_row_and_no_exception(tmp_path, split, val, where):
+    def loss(outputs, labels):
+        value = F.cross_entropy(outputs, labels)
+        spoiled = outputs.requires_grad == (where == "train") and len(outputs) > 2  # not the trial run's two images
+        return value * (float("nan") if spoiled else 1)
+
+    training = train(make_model(), split, SETTINGS, val=val, loss=loss, checkpoint=tmp_path / "c")
+    assert training.diverged
+    assert len(training.epochs) == 1
+    assert np.isnan(getattr(training.epochs[0], f"{where}_loss"))
+    assert training.best is None
+    assert train(make_model(), split, SETTINGS, val=val, loss=loss, checkpoint=tmp_path / "c").diverged
+
+
+def test_too_high_a_rate_diverges_by_itself(split):
+    training = train(make_model(), split, settings(lr=1e30))
+    assert training.diverged
+    assert len(training.epochs) < 3 or not np.isfinite(training.epochs[-1].train_loss)
+
+
+def broken(**parts):
+    return SimpleNamespace(**(vars(make_split(40)) | parts))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"split": broken(images=torch.full((40, 1, 8, 8), float("nan")))}, "train: 2560 values of its images"),
+        ({"split": broken(images=torch.full((40, 1, 8, 8), float("-inf")))}, "train: 2560 values of its images"),
+        ({"split": broken(images=torch.zeros(40, 64))}, r"train: images are a float32 tensor \(40, 64\)"),
+        ({"split": broken(labels=torch.zeros(39, dtype=torch.int64))}, r"train: labels are a int64 tensor \(39,\)"),
+        ({"split": broken(labels=torch.zeros(40))}, "train: labels are a float32"),
+        ({"split": broken(labels=torch.full((40,), 10))}, "train: label 10; Sequential has the classes 0 to 9"),
+        ({"split": broken(labels=torch.full((40,), -1))}, "train: label -1"),
+        ({"val": broken(labels=torch.full((40,), 11))}, "val: label 11"),
+        ({"split": make_split(0)}, "train: 0 images"),
+        ({"model": Pair()}, "Pair returns a dict"),
+        ({"loss": lambda outputs, labels: outputs}, r"loss: returned a float32 tensor \(2, 10\)"),
+        ({"loss": lambda outputs, labels: 1.0}, "loss: returned a float"),
+        ({"masks": {"nope": torch.ones(1, dtype=torch.bool)}}, "masks: 'nope' is no parameter"),
+        ({"masks": {"0.weight": torch.ones(2, dtype=torch.bool)}}, "masks: '0.weight' is torch.bool"),
+        ({"masks": {"0.weight": torch.ones(6, 1, 3, 3)}}, "masks: '0.weight' is torch.float32"),
+        ({"settings": settings(lr_schedule="plateau")}, "lr_schedule: plateau"),
+        (
+            {"settings": settings(label_smoothing=0.1), "loss": lambda outputs, labels: outputs.mean()},
+            "label_smoothing: 0.1",
+        ),
+        ({"model": make_model().requires_grad_(False)}, "no parameter that wants a gradient"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_work(call, message):
+    call = {"model": make_model(), "split": make_split(40), "settings": SETTINGS} | call
+    before = state(call["model"])
+    with pytest.raises(InputError, match=message) as caught:
+        train(**call)
+    assert "\n" not in str(caught.value)
+    assert same(call["model"].state_dict(), before)
+    assert call["model"].training
