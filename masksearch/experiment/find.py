@@ -98,6 +98,7 @@ class Finder:
             "budget": Budget(settings.sweep.budget, settings.scoring.seconds),
             "seed": derive(cell.seed, "search"),
             "on_empty": settings.scoring.on_empty,
+            "batch": settings.search.proposals,
             "folder": folder,
             "callbacks": [self.on_trial],
         }

@@ -20,6 +20,8 @@ class SearchSettings:
     """Criteria (NAME or NAME@MOMENT) that optuna_*, eda, evolution, annealing.densities rank by; one round of each."""
     warm_start: str | None = None
     """Criterion (NAME or NAME@MOMENT) whose mask searches start from; a random mask if not given."""
+    proposals: int = 1
+    """Masks proposed at once. On a GPU, short trainings of their tickets go side by side."""
     training_steps: int = 250
     """Optimiser steps of a ticket per scoring, for the objective short_training."""
     training_lr: float | None = None
@@ -36,6 +38,8 @@ class SearchSettings:
             choose("criterion", name, list(CRITERIA))
             if moment:
                 Duration.parse(moment, f"saliencies or warm_start: {name}@{moment}")
+        if self.proposals < 1:
+            raise InputError(f"proposals: {self.proposals}; at least 1 is proposed at once")
         if self.training_steps < 1:
             raise InputError(f"training_steps: {self.training_steps}; at least 1 is needed")
         if self.training_lr is not None and not 0 < self.training_lr < float("inf"):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,14 +15,17 @@ from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.rungs import WHOLE, Judge, reached, stops
+from masksearch.scoring.side_by_side import SideBySide, can_stand_side_by_side, sum_of_losses
 from masksearch.seeds import torch_generator
-from masksearch.spaces import NetworkSpace
-from masksearch.ticket import draw_ticket
-from masksearch.training import TrainSettings, evaluate, steps_per_epoch, train
+from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.ticket import Ticket, draw_ticket
+from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
 from masksearch.training.record import copy_weights
 from masksearch.trial import Proposal, Score
 
 __all__ = ["ShortTraining"]
+
+_TOGETHER = {"cpu": 1, "cuda": 16}  # networks trained side by side; on the CPU it doesn't pay (benchmarks/README.md)
 
 
 class ShortTraining:
@@ -30,6 +34,10 @@ class ShortTraining:
     Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
     mask alone. Filters are removed before the training: it costs what the smaller network costs. A training that
     diverges scores NaN.
+
+    On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
+    numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from those of masks that come one
+    by one.
 
     A proposal's judge is asked at the rungs of the steps, about the loss on as large a part of the validation images.
     What isn't stopped scores what it would have scored without a judge.
@@ -90,6 +98,11 @@ class ShortTraining:
         self._val = Split(val_split.images.to(self._device), val_split.labels.to(self._device))
         self._settings = replace(settings, bn_l1=0.0)
         self._begin, self._seed, self._augment = begin, seed, augment
+        self._together = _TOGETHER.get(self._device.type, 1)
+        if self._together > 1 and (
+            isinstance(space, FilterSpace) or not can_stand_side_by_side(self._model, self._train.images[:2])
+        ):
+            self._together = 1
 
     def __call__(self, mask: Mask) -> Score:
         """The score of one mask."""
@@ -97,28 +110,52 @@ class ShortTraining:
 
     def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
-        ticket = draw_ticket(copy.deepcopy(self._model), self.space, proposal.mask, self._weights)
+        ticket = self._ticket(proposal)
         steps = self._epochs * steps_per_epoch(len(self._train), self._settings.batch_size)
         watch = _Watch(ticket.network, self._val, steps, proposal.stop)
         try:
-            training = train(
-                ticket.network,
-                self._train,
-                self._settings,
-                masks=ticket.masks,
-                begin=self._begin,
-                until=self._begin + self._epochs,
-                seed=self._seed,
-                device=self._device,
-                augment=self._augment,
-                on_step=watch,
-            )
+            training = self._learn(ticket.network, self._settings, masks=ticket.masks, on_step=watch)
         except _Stopped:
             images = min(watch.done * self._settings.batch_size, self._epochs * len(self._train)) + watch.evaluated
             return Score(math.nan, exact=False, seconds=time.perf_counter() - start, images=images)
         value = math.nan if training.diverged else watch.score(self._val)
         images = self._epochs * len(self._train) + watch.evaluated
         return Score(value, exact=True, seconds=time.perf_counter() - start, images=images)
+
+    def _score_side_by_side(self, proposals: Sequence[Proposal]) -> list[Score]:
+        start = time.perf_counter()
+        tickets = [self._ticket(proposal) for proposal in proposals]
+        networks = [ticket.network for ticket in tickets]
+        together = SideBySide(networks)
+        training = self._learn(
+            together,
+            replace(self._settings, label_smoothing=0.0),
+            masks=together.masks([ticket.masks for ticket in tickets]),
+            loss=partial(sum_of_losses, label_smoothing=self._settings.label_smoothing),
+        )
+        if training.diverged:  # one of them, which has ended the training of all
+            return [self._score(proposal) for proposal in proposals]
+        together.give(networks)
+        values = [-evaluate(network, self._val, device=self._device).loss for network in networks]
+        seconds = (time.perf_counter() - start) / len(proposals)
+        images = self._epochs * len(self._train) + len(self._val)
+        return [Score(value, exact=True, seconds=seconds, images=images) for value in values]
+
+    def _ticket(self, proposal: Proposal) -> Ticket:
+        return draw_ticket(copy.deepcopy(self._model), self.space, proposal.mask, self._weights)
+
+    def _learn(self, network: nn.Module, settings: TrainSettings, **rest: Any) -> Training:
+        return train(
+            network,
+            self._train,
+            settings,
+            begin=self._begin,
+            until=self._begin + self._epochs,
+            seed=self._seed,
+            device=self._device,
+            augment=self._augment,
+            **rest,
+        )
 
     refresh_every = 1
 
@@ -127,7 +164,11 @@ class ShortTraining:
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         """One score per proposal, in order; exact where its judge doesn't stop it."""
-        return [self._score(proposal) for proposal in proposals]
+        size = self._together if all(proposal.stop is None for proposal in proposals) else 1
+        scores: list[Score] = []
+        for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
+            scores += [self._score(group[0])] if len(group) == 1 else self._score_side_by_side(group)
+        return scores
 
 
 class _Stopped(Exception):  # noqa: N818 - no error
