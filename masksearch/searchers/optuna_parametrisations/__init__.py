@@ -1,0 +1,18 @@
+"""Parametrisations: how a few numbers become a mask of exact density. What a sampler sees of the mask space."""
+
+from masksearch.searchers.optuna_parametrisations.base import Parametrisation, checked_saliency
+from masksearch.searchers.optuna_parametrisations.densities import Layers, Mixture
+from masksearch.searchers.optuna_parametrisations.free_density import RANGE, FreeDensity
+from masksearch.searchers.optuna_parametrisations.units import Bits, Blocks, Enumeration
+
+__all__ = [
+    "RANGE",
+    "Bits",
+    "Blocks",
+    "Enumeration",
+    "FreeDensity",
+    "Layers",
+    "Mixture",
+    "Parametrisation",
+    "checked_saliency",
+]
