@@ -4,11 +4,15 @@ import optuna
 import pytest
 import torch
 from small_sweeps import MLP, settings_in, small_data, small_world, sweep_in  # noqa: F401
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from masksearch.analysis import group_cells
 from masksearch.criteria import Connectivity, select
 from masksearch.errors import InputError
 from masksearch.experiment import run_sweep
 from masksearch.history_file import read_rows
+from masksearch.report.searches import search_drawings
+from masksearch.report.style import Looks
 from masksearch.scoring import Scorer, ShortTraining
 from masksearch.seeds import derive
 from masksearch.training import TrainSettings
@@ -124,6 +128,20 @@ def test_searches_see_subsets_and_masks_are_looked_at_on_the_rest(kind, sizes, s
         for part, images in (("search", val[:20]), ("rest", val[seen:])):
             expected = Scorer(found, cell.space, images, "calibrated_loss", fast=False)(cell.mask).value
             assert cell.metrics["score"][f"{part}_score"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_curves_and_figures_tell_where_scores_jump(tmp_path):
+    captions = {}
+    for kind in ("fixed", "redrawn"):
+        flat = SEARCHING | {"methods": ["annealing"], "subsets": kind, "name": kind}
+        result = run_sweep(settings_in(tmp_path, **flat))
+        events = EventAccumulator(str(result.folders[0])).Reload()
+        assert ("search/subset_stage" in events.Tags()["scalars"]) == (kind == "redrawn")
+        groups = group_cells(result.cells)
+        [drawing] = search_drawings(result, groups, Looks(groups))
+        captions[kind] = drawing.caption
+    assert [event.value for event in events.Scalars("search/subset_stage")] == [0.0] * 6 + [1.0] * 6
+    assert captions["redrawn"] == f"{captions['fixed']}, other images after each dashed line"
 
 
 def test_best_masks_are_told_apart_by_images_that_no_stage_has_seen(tmp_path):
