@@ -58,7 +58,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "orthogonality": ["orthogonality.py", root],
         **{
             f"annealing_{what}": ["annealing_defaults.py", root, what]
-            for what in ("schedules", "additions", "densities")
+            for what in ("schedules", "additions", "densities", "subsets")
         },
     }
     planted = {f"problems_{name}": ["problems.py", *flags.split()] for name, flags in _PLANTED.items()}

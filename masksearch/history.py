@@ -15,6 +15,9 @@ __all__ = ["History"]
 class History:
     """All trials of one search, in order.
 
+    In a search of several stages, the best few, the front and the scores that are known are those of the last stage
+    that was entered.
+
     Parameters
     ----------
     keep : int
@@ -27,6 +30,7 @@ class History:
         self.keep = keep
         self.trials: list[Trial] = []
         self.seconds = 0.0  # spent on scoring
+        self.stage = 0
         self.first: Mask | None = None  # the mask that was scored first: where a walk begins
         self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
         self._front: list[int] = []  # numbers of the trials of the front, the cheapest first
@@ -42,6 +46,13 @@ class History:
             history._append(replace(trial, mask=masks.get(trial.number)))
         return history
 
+    def enter(self, stage: int) -> None:
+        """Begin another stage, whose scores can't be compared with those so far: nothing is known, and none is best."""
+        self.stage = stage
+        for number in {*self._top, *self._front}:
+            self.trials[number] = replace(self.trials[number], mask=None)
+        self._top, self._front, self._scores, self._bounds = [], [], {}, {}
+
     def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
         """Append a scored mask. A bound or NaN is never best; of equal scores, the first is."""
         self.first = self.first or mask
@@ -55,6 +66,8 @@ class History:
         return trial
 
     def _append(self, trial: Trial) -> None:
+        if trial.stage != self.stage:
+            self.enter(trial.stage)
         self.trials.append(trial)
         self.seconds += trial.score.seconds
         if trial.score.exact:
@@ -152,7 +165,7 @@ class History:
         return found[::-1]
 
     def best_so_far(self) -> list[float]:
-        """The anytime curve: the best exact score after every trial, NaN before there is one."""
+        """The anytime curve: the best exact score of its stage after every trial, NaN before there is one."""
         curve, best = [], math.nan
         for trial in self.trials:
             best = trial.score.value if trial.is_best else best

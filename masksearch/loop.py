@@ -2,11 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from masksearch.errors import InputError
@@ -16,9 +15,11 @@ from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty
-from masksearch.trial import Budget, Cost, Problem, Proposal, Refine, Score, Trial
+from masksearch.stages import Scoring, Stages, check_stages
+from masksearch.start import start_mask
+from masksearch.trial import STAGE, Budget, Cost, Problem, Proposal, Refine, Score, Trial
 
-__all__ = ["Callback", "Scoring", "search"]
+__all__ = ["Callback", "search"]
 
 Callback = Callable[[Trial, History, Searcher], None]
 """Called after every trial, once the searcher knows it."""
@@ -28,22 +29,10 @@ _LOOK_UP_SECONDS = 1e-4  # charged for a mask that was scored before
 _LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
 
-class Scoring(Protocol):
-    """What the loop needs of a scorer."""
-
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order.
-
-        A scorer that carries something over from one scoring to the next has, besides, ``refresh()``, which drops it,
-        and ``refresh_every``, the scorings after which that is due. Checkpoints are taken just then, so that a search
-        that is taken up again finds its scorer as one that never stopped.
-        """
-
-
 def search(
     space: MaskSpace,
     searcher: Searcher,
-    scorer: Scoring,
+    scorer: Scoring | Stages[Any],
     density: Density,
     budget: int | Budget,
     seed: int = 0,
@@ -68,7 +57,9 @@ def search(
     searcher : Searcher
         Proposes masks.
     scorer : object with ``score(proposals) -> scores``
-        Scores them; higher is better.
+        Scores them; higher is better. Or :class:`Stages`, scorers on one set of images after another, each for an equal
+        share of the budget; what the history calls best then is of the last stage that was reached. Not all searchers
+        can do it: Optuna's and the thesis' annealing can't.
     density : float or {layer name: float}
         Of every mask.
     budget : int or Budget
@@ -111,21 +102,23 @@ def search(
     Raises
     ------
     InputError
-        If density, start, budget or cost don't fit, or the folder holds another search.
+        If density, start, budget, cost or stages don't fit, or the folder holds another search.
     """
     if batch < 1:
         raise InputError(f"batch: {batch}; at least 1 proposal is asked for at once")
     budget = Budget.of(budget)
+    stages = scorer if isinstance(scorer, Stages) else Stages(lambda only: only, [scorer])
+    check_stages(searcher, len(stages), budget)
     if cost is not None:
         _check_cost(cost, searcher, space)
-    mask = _start_mask(start, space, density, on_empty, hold, up_to=cost is not None)
+    mask = start_mask(start, space, density, on_empty, hold, up_to=cost is not None)
     problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold, refine, cost)
     if hold == "units":
         space.count(density)  # a density that can't be is an error before any work
     searcher.start(problem)
     file, history = None, History(keep)
     if folder is not None:
-        file = HistoryFile(Path(folder), _identity(problem, searcher, batch))
+        file = HistoryFile(Path(folder), _identity(problem, searcher, len(stages), batch))
         history, state = file.open(space, keep)
         if state is not None:
             searcher.load_state_dict(state)
@@ -135,53 +128,90 @@ def search(
         for trial in history:
             for callback in callbacks:
                 callback(trial, history, searcher)
-        _run(searcher, scorer, problem, history, file, batch, callbacks)
+        _Loop(searcher, stages, problem, history, file, batch, callbacks).run()
     finally:
         if file is not None:
             file.close()
     return history
 
 
-def _run(
-    searcher: Searcher,
-    scorer: Scoring,
-    problem: Problem,
-    history: History,
-    file: HistoryFile | None,
-    batch: int,
-    callbacks: list[Callback],
-) -> None:
-    stride = max(1, (problem.budget.scorings or 20_000) // _LOOKS)
-    refresh, refresh_every = getattr(scorer, "refresh", None), getattr(scorer, "refresh_every", 1)
-    saved, refreshed = time.monotonic(), len(history)
-    while (left := problem.budget.left(len(history), history.seconds)) != 0:
-        if len(history) - refreshed >= refresh_every:
-            refreshed = len(history)
-            if refresh is not None:
-                refresh()
-            if file is not None and time.monotonic() - saved > _CHECKPOINT_EVERY:
-                file.checkpoint(history, searcher.state_dict())
-                saved = time.monotonic()
-        proposals = searcher.ask(batch if left is None else min(batch, left))
-        if not proposals:
-            break
-        scores = _score(scorer, proposals, history, problem)
-        before = searcher.incumbent
-        searcher.tell(proposals, scores)
-        after = searcher.incumbent
+@dataclass
+class _Loop:
+    """A search that is going on."""
+
+    searcher: Searcher
+    stages: Stages[Any]
+    problem: Problem
+    history: History
+    file: HistoryFile | None
+    batch: int
+    callbacks: list[Callback]
+
+    def __post_init__(self) -> None:
+        self._stride = max(1, (self.problem.budget.scorings or 20_000) // _LOOKS)
+        self._saved, self._refreshed = time.monotonic(), len(self.history)
+        self._scorer: Scoring = self.stages.scorer(self.history.stage)
+
+    def run(self) -> None:
+        """Go on to the end of the budget."""
+        budget, history = self.problem.budget, self.history
+        while budget.left(len(history), history.seconds) != 0:
+            stage, left = budget.part(len(self.stages), len(history), history.seconds)
+            if stage > history.stage:
+                self._enter(stage)
+                continue
+            self._refresh_if_due()
+            proposals = self.searcher.ask(self.batch if left is None else min(self.batch, left))
+            if not proposals:
+                break
+            scores = _score(self._scorer, proposals, history, self.problem)
+            before = self.searcher.incumbent
+            self.searcher.tell(proposals, scores)
+            self._record(proposals, scores, before)
+        if self.file is not None and len(history):
+            self.file.checkpoint(history, self.searcher.state_dict())
+
+    def _enter(self, stage: int) -> None:
+        """Begin a stage: with its scorer, and with new scores in the place of all that anybody goes by."""
+        history, held = self.history, self.searcher.held()
+        masks = list(held)
+        if history.has_best and history.best.mask is not None and history.best.mask not in held:
+            masks.append(history.best.mask)
+        history.enter(stage)
+        self._scorer, self._refreshed = self.stages.scorer(stage), len(history)
+        proposals = [Proposal.of(mask) for mask in masks]
+        scores = _score(self._scorer, proposals, history, self.problem)
+        self.searcher.rescored(scores[: len(held)])
+        self._record(proposals, scores, self.searcher.incumbent)
+
+    def _refresh_if_due(self) -> None:
+        """Refresh the scorer when its time has come, and take a checkpoint then, if the last one is old."""
+        refresh, refresh_every = getattr(self._scorer, "refresh", None), getattr(self._scorer, "refresh_every", 1)
+        if len(self.history) - self._refreshed < refresh_every:
+            return
+        self._refreshed = len(self.history)
+        if refresh is not None:
+            refresh()
+        if self.file is not None and time.monotonic() - self._saved > _CHECKPOINT_EVERY:
+            self.file.checkpoint(self.history, self.searcher.state_dict())
+            self._saved = time.monotonic()
+
+    def _record(self, proposals: Sequence[Proposal], scores: Sequence[Score], before: Mask | None) -> None:
+        """Write trials down, once the searcher knows them; ``before``: where it stood when it didn't."""
+        history, searcher, after = self.history, self.searcher, self.searcher.incumbent
         place = next((i for i, proposal in enumerate(proposals) if proposal.mask is after), len(proposals) - 1)
         for i, (proposal, score) in enumerate(zip(proposals, scores, strict=True)):
             metrics = searcher.metrics()
-            if len(history) % stride == 0 and (incumbent := searcher.incumbent) is not None:
+            if len(history) % self._stride == 0 and (incumbent := searcher.incumbent) is not None:
                 metrics |= _look(incumbent, history)
+            if len(self.stages) > 1:
+                metrics[STAGE] = history.stage
             trial = history.add(proposal.mask, score, metrics)
-            if file is not None:
+            if self.file is not None:
                 gone = None if i != place else _gone(before, after, proposal)
-                file.append(trial, gone, None if gone is None or after is proposal.mask else after)
-            for callback in callbacks:
+                self.file.append(trial, gone, None if gone is None or after is proposal.mask else after)
+            for callback in self.callbacks:
                 callback(trial, history, searcher)
-    if file is not None and len(history):
-        file.checkpoint(history, searcher.state_dict())
 
 
 def _gone(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move | None:
@@ -258,41 +288,7 @@ def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
         space.share(space.full(), cost)  # raises if the space doesn't know it
 
 
-def _start_mask(
-    start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty, hold: Hold, *, up_to: bool
-) -> Mask | None:
-    if isinstance(start, Tensor):
-        return space.top_k(start, density, on_empty=on_empty, hold=hold)
-    if start is None:
-        return None
-    if start.space.fingerprint != space.fingerprint:
-        raise InputError(f"start: a mask of a {start.space.describe()}; it doesn't fit this {space.describe()}")
-    if on_empty != "allow" and start.empty_layers():
-        raise InputError(
-            f"start: keeps nothing of layer {start.empty_layers()[0]!r}; on_empty={on_empty!r} forbids that"
-        )
-    if hold != "units":
-        kept = np.array(list(start.kept_per_layer().values()))
-        if not space.fits(kept, density, hold):
-            raise InputError(f"start: costs more than density {density} of the {hold}")
-    elif start.n_kept > space.count(density) or (start.n_kept < space.count(density) and not up_to):
-        raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {space.count(density)}")
-    elif isinstance(density, Mapping):
-        _check_layers(start, space, density, on_empty)
-    return start
-
-
-def _check_layers(start: Mask, space: MaskSpace, density: Density, on_empty: OnEmpty) -> None:
-    """That a start keeps of every layer what its density says (a unit more or less, where emptied ones keep one)."""
-    quotas = space.quotas(density)
-    if on_empty != "allow" and not all(quotas):
-        return
-    for (name, kept), quota in zip(start.kept_per_layer().items(), quotas, strict=True):
-        if kept != quota:
-            raise InputError(f"start: keeps {kept} units of layer {name!r}, and its density keeps {quota}")
-
-
-def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:
+def _identity(problem: Problem, searcher: Searcher, stages: int, batch: int) -> dict[str, object]:
     return {
         "space": problem.space.fingerprint,
         "searcher": repr(searcher) if is_dataclass(searcher) else type(searcher).__qualname__,
@@ -305,4 +301,5 @@ def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, obj
         "refined": problem.refine is not None,
         "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
         "batch": batch,
+        **({"stages": stages} if stages > 1 else {}),
     }

@@ -13,7 +13,10 @@ from masksearch.move import Move
 from masksearch.rungs import Judge
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 
-__all__ = ["Budget", "Cost", "Problem", "Proposal", "Refine", "Score", "Trial"]
+__all__ = ["STAGE", "Budget", "Cost", "Problem", "Proposal", "Refine", "Score", "Trial"]
+
+STAGE = "subset_stage"
+"""The metric that says, in searches of several stages, which one a trial is of."""
 
 Cost = Hold | Callable[[Mask], float]
 """What a mask costs as a share of what the full mask does: by name, as the space counts it, or by a function."""
@@ -47,6 +50,17 @@ class Budget:
         if self.spent(scorings, seconds) >= 1:
             return 0
         return None if self.scorings is None else self.scorings - scorings
+
+    def part(self, parts: int, scorings: int, seconds: float) -> tuple[int, int | None]:
+        """Which of so many equal parts of the budget comes next, from 0, and the scorings that are left in it.
+
+        Where both scorings and seconds are limited, the part is that of the one which is nearer to its end.
+        """
+        shares = [0 if self.scorings is None else scorings * parts // self.scorings]
+        if self.seconds is not None:
+            shares.append(int(seconds * parts / self.seconds))
+        part = min(max(shares), parts - 1)
+        return part, None if self.scorings is None else -(-self.scorings * (part + 1) // parts) - scorings
 
     def spent(self, scorings: int, seconds: float) -> float:
         """Share of the budget that is used up; 1 or more: the search is over."""
@@ -148,7 +162,12 @@ class Trial:
     number: int  # from 0
     score: Score
     mask_hash: int  # equal for equal masks
-    is_best: bool  # the best exact score up to here
-    is_repeat: bool  # the mask had been scored before; the old score stands
+    is_best: bool  # the best exact score of its stage up to here
+    is_repeat: bool  # the mask had been scored in its stage before; the old score stands
     metrics: Mapping[str, float] = field(default_factory=dict)  # what the searcher and the loop report, by name
     mask: Mask | None = None  # kept for the best few and those of the front only
+
+    @property
+    def stage(self) -> int:
+        """Which of the search's stages it is of, from 0: scores of different ones can't be compared."""
+        return int(self.metrics.get(STAGE, 0))

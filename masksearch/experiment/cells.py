@@ -149,6 +149,8 @@ class Cell:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
             identity |= asdict(self.settings.search)
             identity |= {"front": self.front} if self.front else {}
+        if scoring.subsets == "redrawn" or (scoring.subsets != "fixed" and self.searches):
+            identity |= {"subsets": scoring.subsets, "subset_stages": scoring.subset_stages}
         if scoring.cost_weight:
             identity |= {"cost_weight": scoring.cost_weight, "cost_of": scoring.cost_of}
         if not self.searches or self.settings.search.criteria:

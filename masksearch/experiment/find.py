@@ -14,7 +14,7 @@ from torch import nn
 
 from masksearch.alive import AliveScorer, AliveSpace
 from masksearch.criteria import Connectivity, connected
-from masksearch.data import Data
+from masksearch.data import Data, Split
 from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.cells import Cell
@@ -22,15 +22,17 @@ from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.folder import RunFolder, locked
 from masksearch.experiment.fronts import front_cost, front_folder
 from masksearch.experiment.rank import criterion_mask, criterion_saliency
-from masksearch.experiment.score import cell_scorer, weights_scored
+from masksearch.experiment.score import cell_scorer, cell_subsets, weights_scored
 from masksearch.experiment.search_settings import split_method
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
+from masksearch.scoring.cost_weighted import NetworkScorer
 from masksearch.searchers import OptunaSearch, Searcher
 from masksearch.seeds import derive, torch_generator
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
+from masksearch.stages import Stages
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
 from masksearch.trial import Budget, Proposal, Trial
@@ -89,7 +91,11 @@ class Finder:
                 cell, there, self.space, self.data, self.dense.weights["0"], self.device, name, alive
             )
         prepared = perf_counter() - begun
-        scorer = cell_scorer(cell, model, self.space, self.data.search, self.data, self.dense, later=alive is not None)
+        subsets = cell_subsets(cell, self.data).stages
+
+        def make(images: Split) -> NetworkScorer:
+            return cell_scorer(cell, model, self.space, images, self.data, self.dense, later=alive is not None)
+
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
         if isinstance(searcher, OptunaSearch):
@@ -106,7 +112,7 @@ class Finder:
             arguments |= {"cost": front_cost(cell, model, self.space, self.data), "hold": settings.hold}
             with locked(folder, wait=True):  # another sweep may be searching just this front
                 RunFolder(folder, cell.front_identity)
-                history = search(self.space, searcher, scorer, 1.0, saliencies=saliencies, **arguments)
+                history = search(self.space, searcher, Stages(make, subsets), 1.0, saliencies=saliencies, **arguments)
             trials = history.within(cell.density)
             masks = [trial.mask for trial in trials if trial.mask is not None]
         elif alive is None:
@@ -114,7 +120,7 @@ class Finder:
             if settings.scoring.connected:
                 connectivity = Connectivity(model, self.space, self.data.test.images[:1])
                 arguments["refine"] = partial(connected, connectivity=connectivity)
-            history = search(self.space, searcher, scorer, density, **arguments)
+            history = search(self.space, searcher, Stages(make, subsets), density, **arguments)
             masks = [trial.mask for trial in history.top if trial.mask is not None]
         else:
             if settings.hold != "units" or not isinstance(density, float):
@@ -125,7 +131,8 @@ class Finder:
             left = AliveSpace(alive)
             arguments["start"] = None if start is None else Mask(left, left.reduced(start.bits))
             arguments["saliencies"] = {name: left.reduced(values) for name, values in saliencies.items()}
-            history = search(left, searcher, AliveScorer(scorer, left), left.density(density), **arguments)
+            scorers = Stages(lambda images: AliveScorer(make(images), left), subsets)
+            history = search(left, searcher, scorers, left.density(density), **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
         rescored = perf_counter()
         mask = self._best(masks[: settings.search.rescore], model, later=alive is not None)
@@ -140,7 +147,8 @@ class Finder:
         if len(masks) == 1:
             return masks[0]
         data, steps = self.data, self.cell.settings.search.rescore_steps
-        scorer = cell_scorer(self.cell, model, self.space, data.rest, data, self.dense, steps=steps, later=later)
+        rest = cell_subsets(self.cell, data).rest
+        scorer = cell_scorer(self.cell, model, self.space, rest, data, self.dense, steps=steps, later=later)
         scores = [score.value for score in scorer.score([Proposal.of(mask) for mask in masks])]
         return max(zip(scores, masks, strict=True), key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])[1]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from masksearch.data import Data, Split
+from masksearch.data import Data, Split, Subsets, search_subsets
 from masksearch.experiment.cells import AUTO, Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.retraining import course, rewound_weights
@@ -15,7 +15,7 @@ from masksearch.scoring.cost_weighted import NetworkScorer
 from masksearch.seeds import derive
 from masksearch.spaces import NetworkSpace
 
-__all__ = ["cell_scorer", "gaps", "weights_scored"]
+__all__ = ["cell_scorer", "cell_subsets", "gaps", "weights_scored"]
 
 
 def cell_scorer(
@@ -68,6 +68,11 @@ def cell_scorer(
     )
 
 
+def cell_subsets(cell: Cell, data: Data) -> Subsets:
+    """The images that a cell's search sees, stage by stage, and those that it doesn't see."""
+    return search_subsets(data, cell.settings.scoring.subsets, cell.settings.scoring.subset_stages)
+
+
 def weights_scored(cell: Cell, model: nn.Module, space: NetworkSpace) -> nn.Module:
     """The network that masks are scored on: ``model``, or one with constants of its weights' signs."""
     return signed_constants(model, space) if cell.settings.scoring.weights == "signed_constant" else model
@@ -78,10 +83,10 @@ def gaps(
 ) -> dict[str, float]:
     """Objective and accuracy of a mask on the search images and on the rest of val, for the weights of ``model``.
 
-    The differences are the optimism gaps.
+    The differences are the optimism gaps. Of the rest no stage of a search has seen an image.
     """
     found: dict[str, float] = {}
-    for split, images in (("search", data.search), ("rest", data.rest)):
+    for split, images in (("search", data.search), ("rest", cell_subsets(cell, data).rest)):
         for name, objective in (("score", None), ("accuracy", "accuracy")):
             scorer = cell_scorer(cell, model, space, images, data, dense, objective=objective, later=later)
             found[f"{split}_{name}"] = scorer(mask).value

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from masksearch.criteria import CRITERIA
+from masksearch.data import SubsetKind
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
@@ -39,6 +40,10 @@ class ScoringSettings:
     """Seconds of scoring per search, beside the budget; whichever ends first. Results then depend on the machine."""
     search_images: int | None = None
     """Validation images that scorers see; 2,000 or half of them if not given."""
+    subsets: SubsetKind = "fixed"
+    """Images that a search sees: fixed; growing, from few to all search images; redrawn, other ones in every stage."""
+    subset_stages: int = 4
+    """Stages of growing or redrawn subsets: equal shares of the budget, each with its own images."""
     train_images: int | None = None
     """Training images; all if not given."""
     val_images: int | None = None
@@ -70,6 +75,7 @@ class ScoringSettings:
             "on_empty": OnEmpty,
             "layers": LayerKind,
             "cost_of": CostOf,
+            "subsets": SubsetKind,
         }
         for name, kind in choices.items():
             choose(name, getattr(self, name), list(get_args(kind)))
@@ -77,6 +83,8 @@ class ScoringSettings:
             Budget(seconds=self.seconds)
         if not 0 <= self.cost_weight < math.inf:
             raise InputError(f"cost_weight: {self.cost_weight}; a finite number from 0 on is needed")
+        if self.subset_stages < 2:
+            raise InputError(f"subset_stages: {self.subset_stages}; at least 2, or subsets that are fixed")
         if self.images_per_class < 1:
             raise InputError(f"images_per_class: {self.images_per_class}; at least 1 is needed")
 

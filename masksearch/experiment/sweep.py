@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from masksearch.criteria import CRITERIA
-from masksearch.data import Data, load_data
+from masksearch.data import Data, load_data, search_subsets
 from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.cells import AUTO, Cell, dense_training, grid
@@ -24,6 +24,7 @@ from masksearch.models import build_model
 from masksearch.schedules import SCHEDULES
 from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
+from masksearch.stages import check_stages
 from masksearch.training import steps_per_epoch
 from masksearch.training.slimming import Slimming
 from masksearch.trial import Budget, Problem
@@ -202,8 +203,11 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         space = filter_space(model, data.test.images[:1])
     else:
         space = weight_space(model, settings.scoring.layers)
+    subsets = search_subsets(data, settings.scoring.subsets, settings.scoring.subset_stages)
     for cell in cells:
         _check_density(cell, space)
+        if cell.searches:
+            _check_subsets(cell, len(subsets.stages))
     for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
         Slimming(model, dense_training(settings, schedule).bn_l1)  # raises if there is nothing to slim
     for method in dict.fromkeys(cell.method for cell in cells if cell.method in CRITERIA):
@@ -211,6 +215,13 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         if not row.needs_batches and not row.draws:
             row.saliency(model, space, [], initial=model.state_dict(), alive=None)  # raises where it knows no value
     return space
+
+
+def _check_subsets(cell: Cell, stages: int) -> None:
+    try:
+        check_stages(cell.searcher(), stages, Budget(cell.settings.sweep.budget))
+    except InputError as error:
+        raise InputError(f"subsets: {cell.settings.scoring.subsets}, {cell.method}: {error}") from None
 
 
 def _check_density(cell: Cell, space: NetworkSpace) -> None:

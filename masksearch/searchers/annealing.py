@@ -190,6 +190,27 @@ class Annealing(Searcher):
         self._meet()
         self._reheat()
 
+    @property
+    def holds(self) -> int:  # noqa: D102
+        return self.chains
+
+    def held(self) -> list[Mask]:
+        """The chains' current masks."""
+        return [chain.current for chain in self._scored]
+
+    @property
+    def _scored(self) -> list[Chain]:
+        return [chain for chain in self._chains if not math.isnan(chain.value)]
+
+    def rescored(self, scores: Sequence[Score]) -> None:
+        """Take other scores. What worsening moves lose, and so the temperature, goes on as it was."""
+        self._told += len(scores)
+        self._seconds += sum(score.seconds for score in scores)
+        for chain, score in zip(self._scored, scores, strict=True):
+            chain.value = -math.inf if math.isnan(score.value) else score.value
+        self._best = max((chain.value for chain in self._scored), default=-math.inf)
+        self._best_at = self.progress
+
     def _measure(self, loss: float) -> None:
         if 0 < loss < math.inf:  # False for NaN
             self._probes += 1

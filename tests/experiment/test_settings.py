@@ -55,6 +55,8 @@ def test_bad_sweeps(change, message):
         (ScoringSettings, {"weights": "signed"}, "unknown weights 'signed': did you mean 'signed_constant'"),
         (ScoringSettings, {"scope": "globl"}, "unknown scope 'globl': did you mean 'global'"),
         (ScoringSettings, {"on_empty": "alow"}, "unknown on_empty 'alow': did you mean 'allow'"),
+        (ScoringSettings, {"subsets": "growin"}, "unknown subsets 'growin': did you mean 'growing'"),
+        (ScoringSettings, {"subset_stages": 1}, "subset_stages: 1; at least 2"),
         (ScoringSettings, {"layers": "convs"}, "unknown layers 'convs': did you mean 'conv'"),
         (ScheduleSettings, {"rewind_to": ("nowhere",)}, "rewind_to.*'nowhere'"),
         (ScheduleSettings, {"retrain_epochs": -1}, "retrain_epochs: -1"),
