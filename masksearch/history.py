@@ -15,6 +15,8 @@ __all__ = ["History"]
 class History:
     """All trials of one search, in order.
 
+    Searches that share a study of Optuna's have a history each, of what each has scored itself.
+
     Parameters
     ----------
     keep : int

@@ -49,13 +49,17 @@ _ONCE = "one search goes through its points"
 SAMPLERS: Mapping[str, Sampler] = {
     "random": Sampler(1000, "a proposal takes 0.08 s"),
     "tpe": Sampler(1000, "a proposal takes 0.3 s after 40 trials, and more with each"),
-    "cmaes": Sampler(1000, "a proposal takes 0.12 s", False, "its populations are its own points"),
+    "cmaes": Sampler(
+        1000, "a proposal takes 0.12 s", weighs_costs=False, unshared="its populations are its own points"
+    ),
     "gp": Sampler(100, "a proposal takes 0.35 s after 100 trials, and more with each"),
     "qmc": Sampler(1000, "a proposal takes 0.11 s"),
     "nsga2": Sampler(1000, "a proposal takes 0.07 s"),
     "nsga3": Sampler(1000, "a proposal takes 0.07 s"),
-    "grid": Sampler(13, "2 values each make 8,192 points", True, _ONCE),
-    "brute_force": Sampler(20, "a proposal takes 0.08 s after 400 trials, and more with each", False, _ONCE),
+    "grid": Sampler(13, "2 values each make 8,192 points", unshared=_ONCE),
+    "brute_force": Sampler(
+        20, "a proposal takes 0.08 s after 400 trials, and more with each", weighs_costs=False, unshared=_ONCE
+    ),
 }
 _MOST_MASKS = 2_000  # gone through by brute force, in about three minutes beside their scoring
 _MOST_POINTS = 10_000  # of a grid
@@ -86,15 +90,16 @@ class OptunaSearch(Searcher):
 
     The trials are the state. A storage only gets a copy of them, for optuna-dashboard and other readers.
 
-    Unless a ``study`` is named: then the storage's study of that name is shared by all searches that name it, each a
-    process with a seed and a folder of its own. Before every ask a search takes in what the others have finished, and
-    after every tell it writes its own, whose user attribute ``seed`` says whose they are. So TPE, the Gaussian process
-    and NSGA propose from the trials of all; random and QMC points don't depend on any, and are only gathered. Starts
-    that another search has scored are left out, the others come in an order that the seed draws. Settings, space,
-    density and saliencies must be the same, to the bit, and so must the scorer, which a searcher doesn't see.
+    Where a ``study`` is named, the storage's study of that name is shared by all searches that name it, each a process
+    with a seed and a folder of its own. Before every ask a search takes in what the others have finished, and after
+    every tell it writes its own, whose user attribute ``seed`` says whose they are. So TPE, the Gaussian process and
+    NSGA propose from the trials of all; random and QMC points learn from none, and are only gathered. Starts that
+    another search has scored are left out, the others come in an order that the seed draws. Settings, space, density
+    and saliencies must be the same, to the bit, and so must the scorer, which a searcher doesn't see.
+
     Shared searches can't be repeated: what they propose depends on who was faster. One that was killed goes on with the
-    trials that it knew at its last checkpoint and takes in the rest, also what it had scored after that itself, which
-    is then in the study, but not in its history.
+    trials that it knew at its last checkpoint and takes in the rest, also what it had scored itself after that: this is
+    then in the study, but not in its history, unless it is proposed again, as QMC's points are.
     """
 
     sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3, grid, brute_force

@@ -173,7 +173,7 @@ class MemoryStudy:
     def take_in(self, trial: FrozenTrial) -> None:
         """Add a finished trial of another search's, of the same parameters."""
         if trial.distributions != self._distributions:
-            raise InputError(f"trial {trial.number}: it has other parameters than this search")
+            raise InputError(f"study: its trial {trial.number} has other parameters than this search")
         self._add(trial, self._values(trial))
 
     def _add(self, trial: FrozenTrial, values: np.ndarray) -> None:
