@@ -18,6 +18,8 @@ class History:
     In a search of several stages, the best few, the front and the scores that are known are those of the last stage
     that was entered.
 
+    Searches that share a study of Optuna's have a history each, of what each has scored itself.
+
     Parameters
     ----------
     keep : int

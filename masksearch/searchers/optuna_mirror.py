@@ -1,15 +1,19 @@
 """A copy of a search's trials in a storage of Optuna's, for dashboards and plots; the search itself never reads it."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
 from masksearch.errors import InputError
 
-__all__ = ["Mirror", "quiet"]
+__all__ = ["Mirror", "opened", "quiet"]
+
+_TRIES = 10  # at opening a storage whose tables another process is just making
 
 
 @contextmanager
@@ -21,6 +25,24 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
+
+
+def opened(url: str) -> optuna.storages.RDBStorage:
+    """The storage of that URL, its tables made if they aren't there; InputError if it can't be opened."""
+    from sqlalchemy.exc import DBAPIError  # importing it takes its time
+
+    waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None  # seconds, for another's writing
+    reason = ""
+    for _ in range(_TRIES):
+        try:
+            with quiet():
+                return optuna.storages.RDBStorage(url, engine_kwargs=waits)
+        except Exception as error:  # of a driver, of SQLAlchemy, of the operating system
+            reason = str(error).split("\n", 1)[0]
+            if not isinstance(error, DBAPIError | StorageInternalError):
+                break
+            time.sleep(0.1)
+    raise InputError(f"storage: {url!r} can't be opened ({reason}); an SQLAlchemy URL is needed")
 
 
 class Mirror:
@@ -41,11 +63,7 @@ class Mirror:
 
     def __init__(self, url: str, study: str, directions: Sequence[StudyDirection]) -> None:
         self._name, self._directions = study, directions
-        try:
-            self._storage = optuna.storages.RDBStorage(url)
-        except Exception as error:  # of a driver, of SQLAlchemy, of the operating system
-            reason = str(error).split("\n", 1)[0]
-            raise InputError(f"storage: {url!r} can't be opened ({reason}); an SQLAlchemy URL is needed") from None
+        self._storage = opened(url)
         if study in [other.study_name for other in self._storage.get_all_studies()]:
             self._id = self._storage.get_study_id_from_name(study)
         else:

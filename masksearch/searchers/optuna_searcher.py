@@ -19,11 +19,13 @@ from masksearch.searchers.optuna_parametrisations import (
     Parametrisation,
     checked_saliency,
 )
+from masksearch.seeds import derive, numpy_generator
 from masksearch.table import choose
 from masksearch.trial import Problem, Proposal, Score
 
 if TYPE_CHECKING:
     from masksearch.searchers.optuna_mirror import Mirror
+    from masksearch.searchers.optuna_shared import SharedStudy
     from masksearch.searchers.optuna_study import MemoryStudy
 
 __all__ = ["SAMPLERS", "OptunaSearch"]
@@ -39,18 +41,25 @@ class Sampler:
     most: int  # parameters that it is still fast with
     cost: str  # measured with as many, one core
     weighs_costs: bool = True
+    unshared: str = ""  # why searches can't share its study; empty: they can
 
+
+_ONCE = "one search goes through its points"
 
 SAMPLERS: Mapping[str, Sampler] = {
     "random": Sampler(1000, "a proposal takes 0.08 s"),
     "tpe": Sampler(1000, "a proposal takes 0.3 s after 40 trials, and more with each"),
-    "cmaes": Sampler(1000, "a proposal takes 0.12 s", weighs_costs=False),
+    "cmaes": Sampler(
+        1000, "a proposal takes 0.12 s", weighs_costs=False, unshared="its populations are its own points"
+    ),
     "gp": Sampler(100, "a proposal takes 0.35 s after 100 trials, and more with each"),
     "qmc": Sampler(1000, "a proposal takes 0.11 s"),
     "nsga2": Sampler(1000, "a proposal takes 0.07 s"),
     "nsga3": Sampler(1000, "a proposal takes 0.07 s"),
-    "grid": Sampler(13, "2 values each make 8,192 points"),
-    "brute_force": Sampler(20, "a proposal takes 0.08 s after 400 trials, and more with each", weighs_costs=False),
+    "grid": Sampler(13, "2 values each make 8,192 points", unshared=_ONCE),
+    "brute_force": Sampler(
+        20, "a proposal takes 0.08 s after 400 trials, and more with each", weighs_costs=False, unshared=_ONCE
+    ),
 }
 _MOST_MASKS = 2_000  # gone through by brute force, in about three minutes beside their scoring
 _MOST_POINTS = 10_000  # of a grid
@@ -80,6 +89,17 @@ class OptunaSearch(Searcher):
     the Gaussian process isn't stopped: it would propose the same again.
 
     The trials are the state. A storage only gets a copy of them, for optuna-dashboard and other readers.
+
+    Where a ``study`` is named, the storage's study of that name is shared by all searches that name it, each a process
+    with a seed and a folder of its own. Before every ask a search takes in what the others have finished, and after
+    every tell it writes its own, whose user attribute ``seed`` says whose they are. So TPE, the Gaussian process and
+    NSGA propose from the trials of all; random and QMC points learn from none, and are only gathered. Starts that
+    another search has scored are left out, the others come in an order that the seed draws. Settings, space, density
+    and saliencies must be the same, to the bit, and so must the scorer, which a searcher doesn't see.
+
+    Shared searches can't be repeated: what they propose depends on who was faster. One that was killed goes on with the
+    trials that it knew at its last checkpoint and takes in the rest, also what it had scored itself after that: this is
+    then in the study, but not in its history, unless it is proposed again, as QMC's points are.
     """
 
     sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3, grid, brute_force
@@ -90,6 +110,7 @@ class OptunaSearch(Searcher):
     blocks: int = 32  # blocks: about so many in all
     pruner: str = "none"  # Optuna's, of those in PRUNERS: stops trials early where the scorer has scores on the way
     storage: str | None = field(default=None, repr=False)  # an Optuna storage URL to copy the study to; None: memory
+    study: str | None = None  # name of a study in the storage that searches share; None: this search has its own
 
     def __post_init__(self) -> None:
         choose("sampler of Optuna", self.sampler, list(SAMPLERS))
@@ -108,6 +129,19 @@ class OptunaSearch(Searcher):
             raise InputError(f"spread: {self.spread}; a positive number is needed")
         if self.blocks < 2:
             raise InputError(f"blocks: {self.blocks}; at least 2 are needed")
+        if self.study is not None:
+            self._check_shared(self.study)
+
+    def _check_shared(self, study: str) -> None:
+        if not study or self.storage is None:
+            raise InputError(f"study: {study!r} in storage {self.storage!r}; to share one, a name and a URL are needed")
+        if why := SAMPLERS[self.sampler].unshared:
+            able = [name for name, known in SAMPLERS.items() if not known.unshared]
+            raise InputError(f"study: {study!r}; {self.sampler} can't share one, {why}; {', '.join(able)} can")
+        if self.pruner == "hyperband":
+            raise InputError(
+                f"study: {study!r}; hyperband's brackets go by one search's trial numbers: give another pruner"
+            )
 
     @classmethod
     def random(cls) -> "OptunaSearch":
@@ -162,7 +196,11 @@ class OptunaSearch(Searcher):
         self.problem = problem
         if problem.cost is not None and self.pruner != "none":
             raise InputError(f"pruner: {self.pruner}; a front weighs scores and costs, and pruners look at one value")
-        self._points = self._parametrise(problem) if problem.cost is None else FreeDensity(problem, self._parametrise)
+        # A point must be the same mask in all searches that share a study: what parametrisations draw goes by its name.
+        at = problem if self.study is None else replace(problem, seed=derive(0, "optuna", "study", self.study))
+        self._points = self._parametrise(at) if problem.cost is None else FreeDensity(at, self._parametrise)
+        if self.study is not None:
+            numpy_generator(problem.seed, "optuna", "starts").shuffle(self._points.starts)
         n = len(self._points.names)
         self._check_parameters(n)
         self._grid_levels = self._levels(n, problem) if self.sampler == "grid" else 0
@@ -173,6 +211,7 @@ class OptunaSearch(Searcher):
             )
         self._study = self._new_study()
         self._mirror: Mirror | None = None
+        self._shared = self._join()
         self._start_is_due = problem.start is not None
         self._asked: list[int | None] = []  # trial of every proposal that waits for its score; None: the warm start
 
@@ -183,6 +222,14 @@ class OptunaSearch(Searcher):
         return MemoryStudy(
             self.sampler, self._points, self.problem.seed, self._grid_levels, self.pruner, weighs_costs=weighs_costs
         )
+
+    def _join(self) -> "SharedStudy | None":
+        if self.study is None or self.storage is None:
+            return None
+        from masksearch.searchers.optuna_shared import SharedStudy, identity
+
+        who = identity(self, self.problem, self._points)
+        return SharedStudy(self.storage, self.study, self._study.directions, who, self.problem.seed)
 
     def _parametrise(self, problem: Problem) -> Parametrisation:
         if self.parametrisation == "bits":
@@ -227,6 +274,9 @@ class OptunaSearch(Searcher):
             proposals.append(Proposal.of(self.problem.start))
             self._asked.append(None)
             self._start_is_due = False
+        if self._shared is not None:
+            for trial in self._shared.news():
+                self._study.take_in(trial)
         room = self._study.room
         n = n if room is None else min(n, len(proposals) + room)
         while len(proposals) < n and len(self._study) != self._end:
@@ -249,7 +299,9 @@ class OptunaSearch(Searcher):
                 values = [priced.value] if priced.cost is None else [priced.value, priced.cost]
                 fine = score.exact and all(map(math.isfinite, values))
                 self._study.tell(number, values if fine else None, stopped=not score.exact)
-        if self.storage is not None:
+        if self._shared is not None:
+            self._shared.write(self._study.trials[number] for number in self._asked if number is not None)
+        elif self.storage is not None:
             self._copy(self.storage)
 
     def _copy(self, url: str) -> None:
@@ -261,7 +313,9 @@ class OptunaSearch(Searcher):
 
     @property
     def study_name(self) -> str:
-        """Name of the copy in the storage: sampler, parametrisation and a hash of all that decides the search."""
+        """That of the shared study, or the copy's: sampler, parametrisation, a hash of all that decides the search."""
+        if self.study is not None:
+            return self.study
         problem = self.problem
         identity = (
             *(repr(self), problem.space.fingerprint, problem.density, problem.budget, problem.seed),
@@ -275,9 +329,12 @@ class OptunaSearch(Searcher):
         return {} if step_size is None else {"step_size": step_size}
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
+        state = {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
+        return state if self._shared is None else {**state, "known": sorted(self._shared.known)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._study = self._new_study()
         self._study.load_state_dict(state["study"])
         self._start_is_due = state["start_is_due"]
+        if self._shared is not None:
+            self._shared.known = set(state["known"])

@@ -14,6 +14,7 @@ from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from masksearch.errors import InputError
 from masksearch.rungs import RUNGS, WHOLE
 from masksearch.searchers.optuna_cmaes import Cmaes
 from masksearch.searchers.optuna_mirror import quiet
@@ -37,7 +38,7 @@ class MemoryStudy:
     sampler : str
         A name that :data:`~masksearch.searchers.optuna_searcher.SAMPLERS` has.
     parametrisation : Parametrisation
-        Its starts are the first trials, but for grid and brute force, which come by everything.
+        Its starts are the first trials, but for those that were taken in; grid and brute force come by everything.
     seed : int
     levels : int
         Values per parameter, for the grid.
@@ -58,7 +59,7 @@ class MemoryStudy:
         weighs_costs: bool = False,
     ) -> None:
         self._sampler, self._parametrisation, self._seed, self._levels = sampler, parametrisation, seed, levels
-        self._starts = [] if sampler in ("grid", "brute_force") else parametrisation.starts
+        self._starts = [] if sampler in ("grid", "brute_force") else list(parametrisation.starts)  # that are to come
         self._storage = InMemoryStorage()
         self.directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * weighs_costs
         with quiet():
@@ -113,8 +114,8 @@ class MemoryStudy:
 
     def _fixed(self, number: int) -> np.ndarray | None:
         """The point of a trial that Optuna's samplers have no say in."""
-        if number < len(self._starts):
-            return self._starts[number]
+        if self._starts:
+            return self._starts.pop(0)
         if self._cmaes is None:
             return None
         low, high = self._parametrisation.low, self._parametrisation.high
@@ -169,6 +170,16 @@ class MemoryStudy:
         self._storage.set_trial_state_values(trial._trial_id, ended, outcome)
         self._learn(self._values(trial), None if values is None else values[0])
 
+    def take_in(self, trial: FrozenTrial) -> None:
+        """Add a finished trial of another search's, of the same parameters."""
+        if trial.distributions != self._distributions:
+            raise InputError(f"study: its trial {trial.number} has other parameters than this search")
+        self._add(trial, self._values(trial))
+
+    def _add(self, trial: FrozenTrial, values: np.ndarray) -> None:
+        self._storage.create_new_trial(self._id, trial)
+        self._starts = [start for start in self._starts if not np.array_equal(start, values)]
+
     def _learn(self, values: np.ndarray, score: float | None) -> None:
         if self._cmaes is not None:
             low, high = self._parametrisation.low, self._parametrisation.high
@@ -216,7 +227,7 @@ class MemoryStudy:
                 system_attrs=dict(notes),
                 intermediate_values=known,
             )
-            self._storage.create_new_trial(self._id, trial)
+            self._add(trial, values)
             self._learn(values, None if told is None else told[0])
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)

@@ -1,0 +1,244 @@
+"""Searches that share a study of a storage: each learns from the trials of all, and none from one twice."""
+
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import optuna
+import pytest
+from small_network import NETWORK, SALIENCIES, on, ranked
+
+from masksearch.errors import InputError
+from masksearch.files import load_tree, save_tree
+from masksearch.loop import search
+from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
+from masksearch.testing.searchers import Planted, drive, path_of
+from masksearch.trial import Score
+
+SHARED = {"storage": "sqlite:///studies.db", "study": "all"}
+SHARING = [name for name, known in SAMPLERS.items() if not known.unshared]
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f"sqlite:///{tmp_path}/studies.db"
+
+
+def joined(url, seed, sampler="tpe", given=None, **settings):
+    searcher = OptunaSearch(sampler, storage=url, study="all", **settings)
+    searcher.start(replace(given or on(saliencies={"first": ranked(1)}), seed=seed))
+    return searcher
+
+
+def planted(**settings):
+    return Planted(0.1, space=NETWORK, **settings)
+
+
+def known(searcher):
+    return [(trial.state.name, trial.values, trial.params) for trial in searcher._study.trials]
+
+
+def stored(url):
+    return [
+        (trial.state.name, trial.values, trial.params)
+        for trial in optuna.load_study(study_name="all", storage=url).trials
+    ]
+
+
+class TestSharing:
+    @pytest.mark.parametrize("sampler", SHARING)
+    def test_trials_of_one_are_known_to_the_other_before_its_next_ask(self, sampler, url):
+        one, other = joined(url, 1, sampler), joined(url, 2, sampler)
+        scorer = planted(nan_every=4)
+        for steps, batch in ((2, 1), (1, 3), (3, 1)):
+            for searcher in (one, other):
+                drive(searcher, scorer, steps, batch)
+                assert sorted(map(repr, known(searcher))) == sorted(map(repr, stored(url)))
+        study = optuna.load_study(study_name="all", storage=url)
+        assert Counter(trial.user_attrs["seed"] for trial in study.trials) == {1: 8, 2: 8}
+        assert {trial.state.name for trial in study.trials} == {"COMPLETE", "FAIL"}
+        one.ask()
+        assert len(stored(url)) == 16, "a proposal that waits for its score is in the study"
+
+    @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])
+    def test_samplers_learn_from_what_others_have_scored(self, sampler, tmp_path):
+        paths = []
+        for sign in (1, -1):
+            url = f"sqlite:///{tmp_path}/{sign}.db"
+            one, other = joined(url, 1, sampler), joined(url, 2, sampler)
+            for number in range(9):  # fewer than TPE and GP begin to learn with, so these points are the same
+                [proposal] = one.ask()
+                one.tell([proposal], [Score(sign * number)])
+            paths.append(path_of(drive(other, planted(), 6)))
+        assert (paths[0] == paths[1]) == (sampler in ("random", "qmc"))
+
+    def test_a_search_that_shares_proposes_otherwise_than_one_that_does_not(self, url):
+        alone = joined(url.replace("studies", "alone"), 2)
+        expected = path_of(drive(alone, planted(), 15))
+        one, other = joined(url, 1), joined(url, 2)
+        drive(one, planted(), 10)
+        found = path_of(drive(other, planted(), 15))
+        assert len(set(found) & set(expected)) <= len(other._points.starts)
+
+    @pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+    def test_populations_are_of_all(self, sampler, url):
+        searchers, scorer = [joined(url, seed, sampler) for seed in (1, 2)], planted()
+        for searcher in searchers:
+            drive(searcher, scorer, 27)
+        generations = [
+            next(note for key, note in trial.system_attrs.items() if key.endswith(":generation"))
+            for trial in optuna.load_study(study_name="all", storage=url).trials
+        ]
+        assert generations == [0] * 50 + [1] * 4
+
+    def test_a_start_is_scored_by_one_and_points_are_the_same_masks_for_all(self, url):
+        given = on(saliencies=SALIENCIES)
+        searchers = [joined(url, seed, "random", given, parametrisation="mixture") for seed in (1, 2)]
+        hashes = [path_of(drive(searcher, planted(), 2)) for searcher in searchers]
+        assert len(set(hashes[0] + hashes[1])) == 4
+        blocks = [joined(url.replace("studies", "blocks"), seed, parametrisation="blocks") for seed in (1, 2)]
+        point = blocks[0]._points.low + 0.5
+        point[::2] = 0.25
+        assert blocks[0]._points.mask(point, 0) == blocks[1]._points.mask(point, 0)
+
+    def test_costs_and_stopped_trials_are_shared_too(self, url):
+        for settings in ({"pruner": "median"}, {"pruner": "successive_halving"}, {}):
+            name = f"{url}.{settings.get('pruner')}"
+            given = on() if settings else on(cost="units", density=1.0)
+            one, other = (joined(name, seed, "tpe", given, **settings) for seed in (1, 2))
+            for searcher in (one, other, one):
+                drive(searcher, planted(), 9)
+            states = {state for state, *_ in stored(name)}
+            assert states == ({"COMPLETE", "PRUNED"} if settings else {"COMPLETE"})
+            assert sorted(map(repr, known(one))) == sorted(map(repr, stored(name)))
+            rungs = [len(trial.intermediate_values) for trial in one._study.trials]
+            assert any(rungs) == bool(settings)
+
+    def test_two_processes_at_once(self, url):
+        script = (
+            "import sys; from masksearch.searchers.optuna_searcher import OptunaSearch\n"
+            "from masksearch.testing.searchers import Planted, drive, problem\n"
+            f"searcher = OptunaSearch('random', storage={url!r}, study='all')\n"
+            "searcher.start(problem(seed=int(sys.argv[1])))\n"
+            "drive(searcher, Planted(), 20)\n"
+        )
+        running = [subprocess.Popen([sys.executable, "-c", script, str(seed)]) for seed in (1, 2)]
+        assert [process.wait(timeout=120) for process in running] == [0, 0]
+        trials = optuna.load_study(study_name="all", storage=url).trials
+        assert [trial.number for trial in trials] == list(range(40))
+        assert Counter(trial.user_attrs["seed"] for trial in trials) == {1: 20, 2: 20}
+
+
+class TestResume:
+    @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+    def test_a_killed_search_keeps_its_past_and_takes_in_what_came_since(self, sampler, url, tmp_path):
+        scorer = planted(nan_every=5)
+        one, other = joined(url, 1, sampler), joined(url, 2, sampler)
+        drive(one, scorer, 4)
+        drive(other, scorer, 5)
+        drive(one, scorer, 3)
+        save_tree(tmp_path / "state", one.state_dict())
+        past = known(one)
+        drive(one, scorer, 2)  # lost to the state, and there
+        drive(other, scorer, 3)
+        taken_up = joined(url, 1, sampler)
+        taken_up.load_state_dict(load_tree(tmp_path / "state"))
+        assert repr(known(taken_up)) == repr(past)
+        drive(taken_up, scorer, 1)
+        assert repr(known(taken_up)[: len(past)]) == repr(past)
+        assert len(past) == 12
+        assert sorted(map(repr, known(taken_up))) == sorted(map(repr, stored(url)))
+        assert len(stored(url)) == 18
+
+    def test_one_that_is_taken_up_proposes_as_if_it_had_gone_on_if_nothing_came_since(self, url, tmp_path):
+        one, other = joined(url, 1), joined(url, 2)
+        for searcher in (one, other, one):
+            drive(searcher, planted(), 7)
+        save_tree(tmp_path / "state", one.state_dict())
+        taken_up = joined(url, 1)
+        taken_up.load_state_dict(load_tree(tmp_path / "state"))
+        assert path_of(taken_up.ask(3)) == path_of(one.ask(3))
+
+    def test_the_loop_goes_on_and_a_history_holds_what_its_own_search_scored(self, url, tmp_path):
+        class Stop(Exception):  # noqa: N818
+            pass
+
+        def stop(trial, history, searcher):
+            if trial.number == 5:
+                raise Stop
+
+        def run(seed, callbacks=()):
+            searcher = OptunaSearch("tpe", storage=url, study="all")
+            arguments = {"on_empty": "keep_one", "folder": tmp_path / str(seed), "callbacks": callbacks}
+            return search(NETWORK, searcher, planted(), 0.1, 10, seed, **arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("masksearch.loop._CHECKPOINT_EVERY", -1.0)
+            with pytest.raises(Stop):
+                run(1, [stop])
+            assert len(run(2)) == 10
+            history = run(1)
+        assert len(history) == 10
+        counts = Counter(t.user_attrs["seed"] for t in optuna.load_study(study_name="all", storage=url).trials)
+        assert counts == {1: 11, 2: 10}  # the one scored after the last checkpoint is there, and not in the history
+
+    def test_a_storage_that_lost_its_trials_is_refused(self, url):
+        one = joined(url, 1)
+        drive(one, planted(), 3)
+        elsewhere = joined(url.replace("studies", "others"), 1)
+        elsewhere.load_state_dict(one.state_dict())
+        with pytest.raises(InputError, match="has 0 trials, and 3 that this search wrote"):
+            elsewhere.ask()
+
+
+OTHERS = {
+    "its density is 0.1, this one's is 0.2": {"given": on(density=0.2)},
+    "its on_empty is keep_one, this one's is allow": {"given": on(on_empty="allow")},
+    "its cost is False, this one's is units": {"given": on(cost="units")},
+    "its saliencies is {}, this one's is {'first'": {"given": on(saliencies={"first": ranked()})},
+    "its space is": {"given": on(type(NETWORK)([("a", (20, 30), 600), ("b", (25, 10), 250)]))},
+    "sampler='tpe'.*sampler='random'": {"sampler": "random"},
+    "its parameters is 3, .* this one's is 3, ": {"spread": 2.0},
+    "parametrisation='layers'.*parametrisation='bits'": {"parametrisation": "bits"},
+}
+
+
+class TestErrors:
+    @pytest.mark.parametrize(("message", "differing"), OTHERS.items(), ids=OTHERS)
+    def test_a_study_of_other_searches_is_refused_before_any_ask(self, message, differing, url):
+        joined(url, 1, given=on())
+        with pytest.raises(
+            InputError, match=f"study: 'all' of the storage is of other searches: .*{message}"
+        ) as caught:
+            joined(url, 2, **{"given": on(), **differing})
+        assert "\n" not in str(caught.value)
+
+    def test_a_study_of_other_programs_is_refused(self, url):
+        study = optuna.create_study(study_name="all", storage=url)
+        study.add_trial(optuna.create_trial(value=1.0))
+        with pytest.raises(InputError, match="'all' of the storage wasn't made to be shared"):
+            joined(url, 1)
+
+    def test_a_trial_of_other_programs_in_it_is_an_error(self, url):
+        searcher = joined(url, 1)
+        optuna.load_study(study_name="all", storage=url).add_trial(optuna.create_trial(value=1.0))
+        with pytest.raises(InputError, match="study: its trial 0 has other parameters"):
+            searcher.ask()
+
+    @pytest.mark.parametrize(
+        ("message", "settings"),
+        {
+            "a name and a URL are needed": {"study": "all"},
+            "'' in storage": {"study": "", "storage": "sqlite:///x.db"},
+            "cmaes can't share one, .*; random, tpe, gp, qmc, nsga2, nsga3 can": {**SHARED, "sampler": "cmaes"},
+            "grid can't share one": {**SHARED, "sampler": "grid"},
+            "brute_force can't share one": {**SHARED, "sampler": "brute_force", "parametrisation": "bits"},
+            "hyperband's brackets": {**SHARED, "pruner": "hyperband"},
+        }.items(),
+    )
+    def test_what_can_not_be_shared_is_refused(self, message, settings):
+        OptunaSearch(**{**settings, "study": None})  # alone it is fine
+        with pytest.raises(InputError, match=message) as caught:
+            OptunaSearch(**settings)
+        assert "\n" not in str(caught.value)
