@@ -168,9 +168,14 @@ class History:
 
     def best_so_far(self) -> list[float]:
         """The anytime curve: the best exact score of its stage after every trial, NaN before there is one."""
-        curve, best = [], math.nan
+        curve: list[float] = []
+        best, stage = math.nan, 0
         for trial in self.trials:
-            best = trial.score.value if trial.is_best else best
+            if trial.is_best:
+                best = trial.score.value
+            elif trial.stage != stage:
+                best = math.nan
+            stage = trial.stage
             curve.append(best)
         return curve
 

@@ -65,7 +65,7 @@ def search(
     budget : int or Budget
         Scorings, seconds of scoring, or both.
     seed : int
-        Same seed, same search.
+        Same seed, same search: but for budgets in seconds, and searches that share a study of Optuna's.
     start : Mask or float tensor (n_units,), optional
         Warm start: a mask, or a saliency whose top units make one.
     saliencies : mapping, optional
@@ -88,8 +88,8 @@ def search(
     keep : int
         How many of the best masks the history keeps.
     folder : path, optional
-        Where the history grows on disk. If it holds an unfinished search, that goes on, to the same result as if it had
-        never stopped.
+        Where the history grows on disk. If it holds an unfinished search, that goes on, to the same result (with the
+        same exceptions) as if it had never stopped.
     callbacks : iterable of callables
         ``f(trial, history, searcher)`` after every trial, those of an earlier process first, with history and searcher
         as they are now. An exception ends the search; what was scored is on disk.

@@ -24,7 +24,8 @@ class Data:
     """Training, validation and test images, on the CPU.
 
     ``train``, ``val`` and ``test`` are disjoint. ``search``, which scorers see, and ``rest``, which tells how far the
-    search has overfitted ``search``, are the two parts of ``val``. Made by :func:`~masksearch.data.load_data`,
+    search has overfitted ``search``, are the two parts of ``val``; redrawn subsets take from ``rest``, too
+    (:func:`~masksearch.data.search_subsets`). Made by :func:`~masksearch.data.load_data`,
     :meth:`from_tensors` or :meth:`from_datasets`.
     """
 
@@ -45,7 +46,7 @@ class Data:
 
     @property
     def rest(self) -> Split:
-        """The validation images that scorers don't see."""
+        """The validation images that scorers don't see, unless their subsets are redrawn."""
         return self.val[self.search_images :]
 
     @property

@@ -21,7 +21,7 @@ class SearchSettings:
     warm_start: str | None = None
     """Criterion (NAME or NAME@MOMENT) whose mask searches start from; a random mask if not given."""
     proposals: int = 1
-    """Masks proposed at once. On a GPU, short trainings of their tickets go side by side."""
+    """Masks proposed at once. On a GPU, short trainings of weight masks go side by side (no BatchNorm, no pruner)."""
     training_steps: int = 250
     """Optimiser steps of a ticket per scoring, for the objective short_training."""
     training_lr: float | None = None

@@ -39,11 +39,11 @@ class ScoringSettings:
     seconds: float | None = None
     """Seconds of scoring per search, beside the budget; whichever ends first. Results then depend on the machine."""
     search_images: int | None = None
-    """Validation images that scorers see; 2,000 or half of them if not given."""
+    """Validation images that scorers see (redrawn: in every stage); 2,000 or half of them if not given."""
     subsets: SubsetKind = "fixed"
     """Images that a search sees: fixed; growing, from few to all search images; redrawn, other ones in every stage."""
     subset_stages: int = 4
-    """Stages of growing or redrawn subsets: equal shares of the budget, each with its own images."""
+    """Stages of growing or redrawn subsets: equal shares of the budget."""
     train_images: int | None = None
     """Training images; all if not given."""
     val_images: int | None = None
@@ -84,7 +84,7 @@ class ScoringSettings:
         if not 0 <= self.cost_weight < math.inf:
             raise InputError(f"cost_weight: {self.cost_weight}; a finite number from 0 on is needed")
         if self.subset_stages < 2:
-            raise InputError(f"subset_stages: {self.subset_stages}; at least 2, or subsets that are fixed")
+            raise InputError(f"subset_stages: {self.subset_stages}; at least 2 are needed")
         if self.images_per_class < 1:
             raise InputError(f"images_per_class: {self.images_per_class}; at least 1 is needed")
 

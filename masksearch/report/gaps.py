@@ -16,7 +16,7 @@ __all__ = ["gaps"]
 
 
 def gaps(results: Sequence[SweepResult]) -> tuple[list[Grid], list[Drawing]]:
-    """Gaps of all searches of several runs, by the number of images that they saw; a figure for several numbers."""
+    """Gaps of all searches of several runs; a figure of those that saw the same images throughout, by their number."""
     rows = []
     lines: dict[tuple[str, float], list[tuple[int, Estimate]]] = {}
     searched: list[Group] = []
@@ -24,14 +24,16 @@ def gaps(results: Sequence[SweepResult]) -> tuple[list[Grid], list[Drawing]]:
         for group in group_cells(result.cells):
             if group.control != "none" or not group.cells[0]["score"]["scorings"]:
                 continue
-            images = group.cells[0]["settings"]["search_images"]
+            settings = group.cells[0]["settings"]
+            images, subsets = settings["search_images"], settings.get("subsets")
             gap = Estimate.of(cell["score"]["accuracy_gap"] for cell in group.cells)
             score = Estimate.of(cell["score"]["gap"] for cell in group.cells)
             name = ", ".join(filter(None, [name_of(group.method), group.way]))
             numbers = (gap.text(100, 2, "+"), score.text(1, 4, "+"))
-            rows.append((result.path.name, str(images or "default"), name, percent(group.sparsity), *numbers))
+            seen = ", ".join(filter(None, [str(images or "default"), subsets]))
+            rows.append((result.path.name, seen, name, percent(group.sparsity), *numbers))
             searched.append(group)
-            if images:
+            if images and not subsets:
                 lines.setdefault((group.method, group.sparsity), []).append((images, gap))
     about = (
         "A search's accuracy (in points) and score on the images that it saw, minus those on the rest of val. Runs "

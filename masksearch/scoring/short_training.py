@@ -36,8 +36,8 @@ class ShortTraining:
     diverges scores NaN.
 
     On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
-    numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from those of masks that come one
-    by one.
+    numbers nor has buffers (BatchNorm's statistics), and no proposal has a judge. Such scores differ by rounding from
+    those of masks that come one by one.
 
     A proposal's judge is asked at the rungs of the steps, about the loss on as large a part of the validation images.
     What isn't stopped scores what it would have scored without a judge.

@@ -15,8 +15,8 @@ class Searcher(ABC):
 
     Settings are dataclass fields and never change; everything else is state, made by :meth:`start`, and goes through
     :meth:`state_dict` and :meth:`load_state_dict`, random generator included, so that a search that is taken up again
-    makes the same proposals as one that never stopped. Budgets, the best mask so far, NaN and the history are the
-    loop's business.
+    makes the same proposals as one that never stopped (but for those that share a study of Optuna's). Budgets, the best
+    mask so far, NaN and the history are the loop's business.
     """
 
     problem: Problem

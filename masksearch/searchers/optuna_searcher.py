@@ -88,7 +88,7 @@ class OptunaSearch(Searcher):
     trial of the study, with its scores so far. TPE learns from those, the others from finished trials alone, for which
     the Gaussian process isn't stopped: it would propose the same again.
 
-    The trials are the state. A storage only gets a copy of them, for optuna-dashboard and other readers.
+    The trials are the state. Without a ``study``, a storage only gets a copy of them, for optuna-dashboard and others.
 
     Where a ``study`` is named, the storage's study of that name is shared by all searches that name it, each a process
     with a seed and a folder of its own. Before every ask a search takes in what the others have finished, and after
@@ -109,7 +109,7 @@ class OptunaSearch(Searcher):
     spread: float = 3.0  # layers, mixture: densities per layer differ by log-odds of at most twice this
     blocks: int = 32  # blocks: about so many in all
     pruner: str = "none"  # Optuna's, of those in PRUNERS: stops trials early where the scorer has scores on the way
-    storage: str | None = field(default=None, repr=False)  # an Optuna storage URL to copy the study to; None: memory
+    storage: str | None = field(default=None, repr=False)  # Optuna storage URL for the study's copy or the shared one
     study: str | None = None  # name of a study in the storage that searches share; None: this search has its own
 
     def __post_init__(self) -> None:
@@ -196,7 +196,7 @@ class OptunaSearch(Searcher):
         self.problem = problem
         if problem.cost is not None and self.pruner != "none":
             raise InputError(f"pruner: {self.pruner}; a front weighs scores and costs, and pruners look at one value")
-        # A point must be the same mask in all searches that share a study: what parametrisations draw goes by its name.
+        # What a parametrisation draws once must be the same in all searches that share a study, so it goes by its name.
         at = problem if self.study is None else replace(problem, seed=derive(0, "optuna", "study", self.study))
         self._points = self._parametrise(at) if problem.cost is None else FreeDensity(at, self._parametrise)
         if self.study is not None:

@@ -110,14 +110,16 @@ class SharedStudy:
 
 
 def identity(searcher: object, problem: Problem, points: Parametrisation) -> dict[str, Any]:
-    """All that must be the same for searches to learn from one another's trials: everything but seed and budget.
+    """What must be the same for searches to learn from one another's trials: everything but seed and budget.
 
-    Two saliencies are the same if all their bits are. A warm start only says where a search begins.
+    Two saliencies are the same if all their bits are; the first one may be what ranks units, so their order counts. Of
+    ``refine`` and a cost that is a function only whether there is one: that they do the same is up to the caller. A
+    warm start only says where a search begins.
     """
-    saliencies = {
-        name: hashlib.sha256(saliency.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]
+    saliencies = [
+        f"{name} {hashlib.sha256(saliency.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]}"
         for name, saliency in problem.saliencies.items()
-    }
+    ]
     bounds = repr([points.names, points.low.tolist(), points.high.tolist()])
     return {
         "searcher": repr(searcher),
@@ -127,6 +129,6 @@ def identity(searcher: object, problem: Problem, points: Parametrisation) -> dic
         "on_empty": problem.on_empty,
         "refined": problem.refine is not None,
         "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
-        "saliencies": saliencies,
+        "saliencies": ", ".join(saliencies) or "none",
         "parameters": f"{len(points.names)}, {hashlib.sha256(bounds.encode()).hexdigest()[:16]}",
     }

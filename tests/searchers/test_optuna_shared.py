@@ -196,7 +196,7 @@ OTHERS = {
     "its density is 0.1, this one's is 0.2": {"given": on(density=0.2)},
     "its on_empty is keep_one, this one's is allow": {"given": on(on_empty="allow")},
     "its cost is False, this one's is units": {"given": on(cost="units")},
-    "its saliencies is {}, this one's is {'first'": {"given": on(saliencies={"first": ranked()})},
+    "its saliencies is none, this one's is first ": {"given": on(saliencies={"first": ranked()})},
     "its space is": {"given": on(type(NETWORK)([("a", (20, 30), 600), ("b", (25, 10), 250)]))},
     "sampler='tpe'.*sampler='random'": {"sampler": "random"},
     "its parameters is 3, .* this one's is 3, ": {"spread": 2.0},
@@ -213,6 +213,12 @@ class TestErrors:
         ) as caught:
             joined(url, 2, **{"given": on(), **differing})
         assert "\n" not in str(caught.value)
+
+    def test_the_order_of_saliencies_counts_since_the_first_one_ranks(self, url):
+        one, other = ranked(), ranked().flip(0)
+        joined(url, 1, given=on(saliencies={"one": one, "other": other}))
+        with pytest.raises(InputError, match="its saliencies is one .*, other .*, this one's is other .*, one "):
+            joined(url, 2, given=on(saliencies={"other": other, "one": one}))
 
     def test_a_study_of_other_programs_is_refused(self, url):
         study = optuna.create_study(study_name="all", storage=url)

@@ -25,8 +25,9 @@ class Layers(Parametrisation):
     et al. 2020); that densities per layer matter more than which units are kept, in pruning at initialisation, is the
     finding of Frankle et al. 2021 and Su et al. 2020.
 
-    Without a saliency, the units of a layer are drawn anew for every trial, from the seed and the trial's number: what
-    is searched for are densities that are good for random units, not for one ranking. Scores are noisier for it.
+    Without a saliency, the units of a layer are drawn anew for every trial, from the seed (a shared study's name) and
+    the trial's number in its search: what is searched for are densities that are good for random units, not for one
+    ranking. Scores are noisier for it.
 
     Parameters
     ----------
