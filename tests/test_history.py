@@ -13,7 +13,7 @@ from masksearch.history_file import HistoryFile, read_rows
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.space import MaskSpace
-from masksearch.trial import Budget, Score
+from masksearch.trial import STAGE, Budget, Score
 
 SPACE = MaskSpace([("only", (1, 8), 8)])
 
@@ -28,6 +28,16 @@ def exact(score):
 
 values = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, math.nan])
 trials = st.lists(st.tuples(st.integers(0, 255), values, st.booleans()), min_size=1, max_size=30)
+
+
+def test_a_stage_that_begins_without_a_score_has_no_best_yet():
+    history = History()
+    for number, (stage, value) in enumerate([(0, 5.0), (1, math.nan), (1, 2.0), (1, 1.0)]):
+        if stage > history.stage:
+            history.enter(stage)
+        history.add(mask(number), Score(value), {STAGE: stage})
+    assert history.best_so_far() == pytest.approx([5.0, math.nan, 2.0, 2.0], nan_ok=True)
+    assert history.best.score.value == 2.0
 
 
 def test_a_search_without_costs_has_no_front():

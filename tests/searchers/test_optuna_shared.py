@@ -217,7 +217,7 @@ class TestErrors:
     def test_the_order_of_saliencies_counts_since_the_first_one_ranks(self, url):
         one, other = ranked(), ranked().flip(0)
         joined(url, 1, given=on(saliencies={"one": one, "other": other}))
-        with pytest.raises(InputError, match="its saliencies is one .*, other .*, this one's is other .*, one "):
+        with pytest.raises(InputError, match=r"its saliencies is one .*, other .*, this one's is other .*, one "):
             joined(url, 2, given=on(saliencies={"other": other, "one": one}))
 
     def test_a_study_of_other_programs_is_refused(self, url):
