@@ -136,7 +136,9 @@ class History:
     def top(self) -> list[Trial]:
         """The best few trials with their masks, best first; see :attr:`best`."""
         if not self._top:
-            raise InputError(f"history: none of its {len(self.trials)} trials has a score, so no mask is the best")
+            where = f" of the last stage ({self.stage})" if self.stage else ""
+            n = sum(trial.stage == self.stage for trial in self.trials)
+            raise InputError(f"history: none of its {n} trials{where} has a score, so no mask is the best")
         return [self.trials[number] for number in self._top]
 
     @property

@@ -58,8 +58,9 @@ def search(
         Proposes masks.
     scorer : object with ``score(proposals) -> scores``
         Scores them; higher is better. Or :class:`Stages`, scorers on one set of images after another, each for an equal
-        share of the budget; what the history calls best then is of the last stage that was reached. Not all searchers
-        can do it: Optuna's and the thesis' annealing can't.
+        share of the budget; what the history calls best then is of the last stage that was reached. Where a limit in
+        seconds leaves no time to score again what the searcher holds, the stage isn't entered. Not all searchers can do
+        it: Optuna's and the thesis' annealing can't.
     density : float or {layer name: float}
         Of every mask.
     budget : int or Budget
@@ -157,7 +158,7 @@ class _Loop:
         budget, history = self.problem.budget, self.history
         while budget.left(len(history), history.seconds) != 0:
             stage, left = budget.part(len(self.stages), len(history), history.seconds)
-            if stage > history.stage:
+            if stage > history.stage and self._has_time_for(stage):
                 self._enter(stage)
                 continue
             self._refresh_if_due()
@@ -173,6 +174,7 @@ class _Loop:
 
     def _enter(self, stage: int) -> None:
         """Begin a stage: with its scorer, and with new scores in the place of all that anybody goes by."""
+        self._checkpoint_if_due()
         history, held = self.history, self.searcher.held()
         masks = list(held)
         if history.has_best and history.best.mask is not None and history.best.mask not in held:
@@ -184,6 +186,14 @@ class _Loop:
         self.searcher.rescored(scores[: len(held)])
         self._record(proposals, scores, self.searcher.incumbent)
 
+    def _has_time_for(self, stage: int) -> bool:
+        """Whether there are seconds left to score again in a stage, at the pace so far, what the searcher holds."""
+        budget, history = self.problem.budget, self.history
+        if budget.seconds is None or self.searcher.holds is None:
+            return True
+        left = budget.seconds * (stage + 1) / len(self.stages) - history.seconds
+        return (self.searcher.holds + 2) * history.seconds / len(history) <= left
+
     def _refresh_if_due(self) -> None:
         """Refresh the scorer when its time has come, and take a checkpoint then, if the last one is old."""
         refresh, refresh_every = getattr(self._scorer, "refresh", None), getattr(self._scorer, "refresh_every", 1)
@@ -192,6 +202,10 @@ class _Loop:
         self._refreshed = len(self.history)
         if refresh is not None:
             refresh()
+        self._checkpoint_if_due()
+
+    def _checkpoint_if_due(self) -> None:
+        """Take a checkpoint if the last one is old. What scorers carry over is not in it: go on with a fresh one."""
         if self.file is not None and time.monotonic() - self._saved > _CHECKPOINT_EVERY:
             self.file.checkpoint(self.history, self.searcher.state_dict())
             self._saved = time.monotonic()

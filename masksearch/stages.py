@@ -50,6 +50,11 @@ class Stages(Generic[_Images]):
     images: Sequence[_Images]
 
     def __post_init__(self) -> None:
+        if not callable(self.make) or not isinstance(self.images, Sequence):
+            raise InputError(
+                f"stages: a {type(self.make).__name__} and a {type(self.images).__name__}; a function that makes "
+                "scorers and a sequence of what it makes them of are needed"
+            )
         if not self.images:
             raise InputError("stages: there are none; a search has at least 1")
 

@@ -38,6 +38,10 @@ def test_a_stage_that_begins_without_a_score_has_no_best_yet():
         history.add(mask(number), Score(value), {STAGE: stage})
     assert history.best_so_far() == pytest.approx([5.0, math.nan, 2.0, 2.0], nan_ok=True)
     assert history.best.score.value == 2.0
+    history.enter(2)
+    history.add(mask(9), Score(math.nan), {STAGE: 2})
+    with pytest.raises(InputError, match=r"none of its 1 trials of the last stage \(2\) has a score"):
+        _ = history.best
 
 
 def test_a_search_without_costs_has_no_front():

@@ -1,5 +1,8 @@
 """Searches in stages: other images, other scores, and nothing of the earlier ones left."""
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -96,6 +99,43 @@ def test_the_best_masks_are_those_of_the_last_stage_alone(make):
 
 class StopError(Exception):
     pass
+
+
+def test_a_checkpoint_is_taken_as_a_stage_begins_also_where_scorers_carry_much_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+
+    def carrying(goal):
+        made.append(Planted(goal=goal))
+        made[-1].refresh_every = 1000
+        return made[-1]
+
+    def stop(trial, history, searcher):
+        if trial.number == 200:
+            raise StopError
+
+    made = []
+    with pytest.raises(StopError):
+        staged(Annealing, carrying, folder=tmp_path, callbacks=[stop])
+    made.clear()
+    whole, parts = staged(Annealing), staged(Annealing, carrying, folder=tmp_path)
+    assert [trial.mask_hash for trial in parts] == [trial.mask_hash for trial in whole]
+    assert sum(len(scorer.scored) for scorer in made) <= 80  # from 160 on
+
+
+@pytest.mark.parametrize(("population", "entered"), [(20, 4), (50, 1)])
+def test_a_stage_is_entered_only_if_there_are_seconds_for_more_than_its_beginning(population, entered):
+    """At a tenth of a second a scoring, 20 seconds in 4 stages are 50 scorings each."""
+
+    class Slow(Planted):
+        def score(self, proposals):
+            return [replace(score, seconds=0.1) for score in super().score(proposals)]
+
+    stages = Stages(lambda goal: Slow(goal=goal), (11, 22, 33, 44))
+    history = search(SPACE, Evolution(population=population), stages, 0.3, Budget(seconds=20.0), on_empty="allow")
+    trials = Counter(trial.stage for trial in history)
+    assert len(trials) == entered
+    assert min(trials.values()) > population + 2
+    assert history.seconds < 20.2
 
 
 @able

@@ -1,11 +1,12 @@
 """Which validation images a search sees when: the same ones throughout, more and more, or others in every stage."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from masksearch.data.data import Data
 from masksearch.data.split import Split
 from masksearch.errors import InputError
+from masksearch.table import choose
 
 __all__ = ["SubsetKind", "Subsets", "search_subsets"]
 
@@ -41,6 +42,7 @@ def search_subsets(data: Data, kind: SubsetKind, stages: int = 4) -> Subsets:
     InputError
         If there are too few images, or fewer than 2 stages.
     """
+    choose("subsets", kind, list(get_args(SubsetKind)))
     if kind == "fixed":
         return Subsets((data.search,), data.rest)
     if stages < 2:

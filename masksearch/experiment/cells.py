@@ -148,6 +148,8 @@ class Cell:
         if self.searches:
             identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
             identity |= asdict(self.settings.search)
+            if self.settings.search.proposals == 1:
+                del identity["proposals"]  # as it always was
             identity |= {"front": self.front} if self.front else {}
         if scoring.subsets == "redrawn" or (scoring.subsets != "fixed" and self.searches):
             identity |= {"subsets": scoring.subsets, "subset_stages": scoring.subset_stages}

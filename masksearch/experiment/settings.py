@@ -168,6 +168,9 @@ class Settings:
                 )
         if self.optuna.pruner != "none":
             self._check_pruner()
+        mixes = self.optuna.parametrisation == "mixture" and not self.search.saliencies
+        if mixes and any(name.startswith("optuna_") for name, _ in map(split_method, self.sweep.methods)):
+            raise InputError("optuna.parametrisation: mixture; give the criteria to mix as saliencies")
         for schedule in self.schedules.schedule:
             self._check_schedule(schedule)
         if self.sweep.moments and all(SCHEDULES[name].has_own_moment for name in self.schedules.schedule):

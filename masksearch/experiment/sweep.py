@@ -6,6 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from masksearch.criteria import CRITERIA
 from masksearch.data import Data, load_data, search_subsets
 from masksearch.duration import Duration
@@ -22,6 +24,7 @@ from masksearch.experiment.watcher import Watcher
 from masksearch.files import read_json, write_json
 from masksearch.models import build_model
 from masksearch.schedules import SCHEDULES
+from masksearch.searchers import OptunaSearch
 from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.stages import check_stages
@@ -208,6 +211,8 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         _check_density(cell, space)
         if cell.searches:
             _check_subsets(cell, len(subsets.stages))
+    for cell in {cell.method: cell for cell in cells if cell.searches}.values():
+        _check_optuna(cell, space)
     for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
         Slimming(model, dense_training(settings, schedule).bn_l1)  # raises if there is nothing to slim
     for method in dict.fromkeys(cell.method for cell in cells if cell.method in CRITERIA):
@@ -222,6 +227,26 @@ def _check_subsets(cell: Cell, stages: int) -> None:
         check_stages(cell.searcher(), stages, Budget(cell.settings.sweep.budget))
     except InputError as error:
         raise InputError(f"subsets: {cell.settings.scoring.subsets}, {cell.method}: {error}") from None
+
+
+def _check_optuna(cell: Cell, space: NetworkSpace) -> None:
+    """Check that there aren't too many parameters or points, and that the storage opens."""
+    searcher, density, settings = cell.searcher(), cell.densities(space)[-1], cell.settings
+    if not isinstance(searcher, OptunaSearch):
+        return
+    saliencies = dict.fromkeys(settings.search.saliencies, torch.arange(space.n_units))
+    budget = Budget(settings.sweep.budget, settings.scoring.seconds)
+    problem = Problem(
+        space, density, budget, 0, saliencies=saliencies, on_empty=settings.scoring.on_empty, hold=settings.hold
+    )
+    try:
+        searcher.start(problem)
+    except InputError as error:
+        raise InputError(f"optuna.parametrisation: {settings.optuna.parametrisation}, {cell.method}: {error}") from None
+    if settings.optuna.storage is not None:
+        from masksearch.searchers.optuna_mirror import opened  # importing Optuna takes its time
+
+        opened(settings.optuna.storage)
 
 
 def _check_density(cell: Cell, space: NetworkSpace) -> None:

@@ -20,6 +20,7 @@ from masksearch.seeds import torch_generator
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.ticket import Ticket, draw_ticket
 from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
+from masksearch.training.probe import probe
 from masksearch.training.record import copy_weights
 from masksearch.trial import Proposal, Score
 
@@ -96,8 +97,12 @@ class ShortTraining:
         chosen = chosen[: round(images / self._epochs)]
         self._train = Split(train_split.images[chosen].to(self._device), train_split.labels[chosen].to(self._device))
         self._val = Split(val_split.images.to(self._device), val_split.labels.to(self._device))
-        self._settings = replace(settings, bn_l1=0.0)
+        # It ends before a plateau could be seen.
+        lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule
+        self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
         self._begin, self._seed, self._augment = begin, seed, augment
+        for name, split in (("train", self._train), ("val", self._val)):
+            probe(self._model, split, self._device, None, name)
         self._together = _TOGETHER.get(self._device.type, 1)
         if self._together > 1 and (
             isinstance(space, FilterSpace) or not can_stand_side_by_side(self._model, self._train.images[:2])
@@ -134,7 +139,9 @@ class ShortTraining:
             loss=partial(sum_of_losses, label_smoothing=self._settings.label_smoothing),
         )
         if training.diverged:  # one of them, which has ended the training of all
-            return [self._score(proposal) for proposal in proposals]
+            seconds = (time.perf_counter() - start) / len(proposals)
+            scores = [self._score(proposal) for proposal in proposals]
+            return [replace(score, seconds=score.seconds + seconds) for score in scores]
         together.give(networks)
         values = [-evaluate(network, self._val, device=self._device).loss for network in networks]
         seconds = (time.perf_counter() - start) / len(proposals)

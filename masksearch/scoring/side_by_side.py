@@ -37,6 +37,9 @@ class SideBySide(nn.Module):
         for name, stacked in parameters.items():
             self.register_parameter(stacked_name(name), nn.Parameter(stacked.detach(), stacked.requires_grad))
         self._names = list(parameters)
+        first = {id(parameter): name for name, parameter in networks[0].named_parameters()}
+        every = networks[0].named_parameters(remove_duplicate=False)
+        self._first = {name: first[id(parameter)] for name, parameter in every}  # a tied one has several names
         self._one = [copy.deepcopy(networks[0])]  # in a list, so that its parameters aren't this module's
 
     def train(self, mode: bool = True) -> Self:
@@ -59,13 +62,12 @@ class SideBySide(nn.Module):
 
     def masks(self, masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Masks of the networks, by parameter, as masks of the stacked parameters."""
-        named = (name for name in masks[0] if name in self._names)  # of a tied parameter, one of its names
-        return {stacked_name(name): torch.stack([one[name] for one in masks]) for name in named}
+        return {stacked_name(self._first[name]): torch.stack([one[name] for one in masks]) for name in masks[0]}
 
 
 def stacked_name(name: str) -> str:
-    """A stacked parameter's name: a module's own parameters can't have dots in theirs."""
-    return name.replace(".", "/")
+    """A stacked parameter's name: a module's own parameters can't have dots in theirs, nor its methods' names."""
+    return "/" + name.replace(".", "/")
 
 
 def sum_of_losses(outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

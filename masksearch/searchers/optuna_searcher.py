@@ -330,11 +330,11 @@ class OptunaSearch(Searcher):
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         state = {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
-        return state if self._shared is None else {**state, "known": sorted(self._shared.known)}
+        return state if self._shared is None else {**state, "shared": self._shared.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._study = self._new_study()
         self._study.load_state_dict(state["study"])
         self._start_is_due = state["start_is_due"]
         if self._shared is not None:
-            self._shared.known = set(state["known"])
+            self._shared.load_state_dict(state["shared"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
@@ -20,6 +21,7 @@ from masksearch.trial import Problem
 __all__ = ["SharedStudy", "identity"]
 
 _IDENTITY = "masksearch"  # user attribute of the study: whose trials belong into it
+_MADE = "made"  # and a number that no other study has, also where a storage uses a deleted one's ids again
 _PATIENCE = 2.0  # seconds between another process's making a study and its saying what the study is of
 _FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -54,13 +56,14 @@ class SharedStudy:
     def __init__(
         self, url: str, name: str, directions: Sequence[StudyDirection], identity: Mapping[str, Any], seed: int
     ) -> None:
-        self._name, self._seed = name, seed
+        self._name, self._seed = name, int(seed)
         self.known: set[int] = set()
         self._storage = get_storage(opened(url))  # remembers finished trials: only new ones are read
         identity = json.loads(json.dumps(identity))
         try:
             with quiet():
                 self._id = self._storage.create_new_study(directions, name)
+            self._storage.set_study_user_attr(self._id, _MADE, secrets.token_hex(8))
             self._storage.set_study_user_attr(self._id, _IDENTITY, identity)
         except DuplicatedStudyError:
             self._id = self._storage.get_study_id_from_name(name)
@@ -83,20 +86,28 @@ class SharedStudy:
                 )
             time.sleep(0.05)
 
-    def news(self) -> list[FrozenTrial]:
-        """The finished trials that are not known yet, in order; from now on they are.
+    def state_dict(self) -> dict[str, Any]:
+        """Which study this is, and what is known of it."""
+        return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there.
 
         Raises
         ------
         InputError
-            If known trials are gone: the study is not the one that this search has been writing to.
+            If the study is not the one that the search has been writing to.
         """
-        there = self._storage.get_all_trials(self._id, deepcopy=False)
-        if gone := self.known - {trial._trial_id for trial in there}:
+        if state["made"] != self._storage.get_study_user_attrs(self._id)[_MADE]:
             raise InputError(
-                f"study: {self._name!r} of the storage has {len(there)} trials, and {len(gone)} that this search wrote "
-                "or took in are not among them; it goes on with its own storage alone"
+                f"study: {self._name!r} of the storage is not the one with the {len(state['known'])} trials that this "
+                "search knows; it goes on with its own storage alone"
             )
+        self.known = set(state["known"])
+
+    def news(self) -> list[FrozenTrial]:
+        """The finished trials that are not known yet, in order; from now on they are."""
+        there = self._trials()
         new = [trial for trial in there if trial.state in _FINISHED and trial._trial_id not in self.known]
         self.known.update(trial._trial_id for trial in new)
         return new
@@ -106,7 +117,19 @@ class SharedStudy:
         for trial in trials:
             signed = copy(trial)
             signed.user_attrs = {"seed": self._seed}
-            self.known.add(self._storage.create_new_trial(self._id, signed))
+            try:
+                self.known.add(self._storage.create_new_trial(self._id, signed))
+            except KeyError:
+                raise self._is_gone() from None
+
+    def _trials(self) -> list[FrozenTrial]:
+        try:
+            return self._storage.get_all_trials(self._id, deepcopy=False)
+        except KeyError:
+            raise self._is_gone() from None
+
+    def _is_gone(self) -> InputError:
+        return InputError(f"study: {self._name!r} is no longer in the storage; searches that share it end with it")
 
 
 def identity(searcher: object, problem: Problem, points: Parametrisation) -> dict[str, Any]:
@@ -120,11 +143,13 @@ def identity(searcher: object, problem: Problem, points: Parametrisation) -> dic
         f"{name} {hashlib.sha256(saliency.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]}"
         for name, saliency in problem.saliencies.items()
     ]
+    density = problem.density
+    density = {name: float(d) for name, d in density.items()} if isinstance(density, Mapping) else float(density)
     bounds = repr([points.names, points.low.tolist(), points.high.tolist()])
     return {
         "searcher": repr(searcher),
         "space": problem.space.fingerprint,
-        "density": problem.density if isinstance(problem.density, float | int) else dict(problem.density),
+        "density": density,
         "hold": problem.hold,
         "on_empty": problem.on_empty,
         "refined": problem.refine is not None,

@@ -40,7 +40,6 @@ def test_growing_subsets_are_nested_double_and_end_with_all_search_images(data):
     assert all(map(is_stratified, subsets.stages))
     assert members(subsets.rest) == members(data.rest)
     images = data.val.images, data.val.labels
-    images = data.val.images, data.val.labels
     odd = Data.from_tensors("odd", images, images, images, search_images=47)
     assert [len(stage) for stage in search_subsets(odd, "growing").stages] == [5, 11, 23, 47]
 

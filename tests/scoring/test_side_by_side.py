@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from masksearch.data import Split
+from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.scoring import ShortTraining
@@ -43,6 +44,20 @@ def convolution():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
 
 
+def frozen():
+    """The first layer isn't trained."""
+    model = linear()
+    model[1].requires_grad_(False)
+    return model
+
+
+def masks():
+    """A parameter of its own that is called as a method is."""
+    model = linear()
+    model.masks = nn.Parameter(torch.ones(1))
+    return model
+
+
 def doubles(model):
     torch.manual_seed(0)
     return model().double()
@@ -72,7 +87,10 @@ def trained(monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(("model", "include"), [(linear, "*"), (convolution, "*"), (Tied, "last")])
+@pytest.mark.parametrize(
+    ("model", "include"),
+    [(linear, "*"), (convolution, "*"), (frozen, "*"), (masks, "*"), (Tied, "last"), (Tied, "second")],
+)
 def test_scores_are_those_of_masks_that_come_one_by_one(optimizer, model, include, trained):
     """In float64 but for the loss, so that what is left is its rounding."""
     model, split = doubles(model), double_split()
@@ -112,6 +130,14 @@ def test_one_that_diverges_does_not_take_the_others_with_it(trained):
     assert math.isnan(values[0])
     assert values[1] == scorer(Mask(space, sound)).value
     assert trained == [2, 1, 1, 1]
+
+
+def test_labels_beyond_the_classes_are_an_error_before_any_training():
+    model = linear()
+    wrong = Split(SPLIT.images, SPLIT.labels + 1)
+    for name, splits in (("train", (wrong, SPLIT)), ("val", (SPLIT, wrong))):
+        with pytest.raises(InputError, match=f"{name}: label 3; Sequential has the classes 0 to 2"):
+            ShortTraining(model, weight_space(model), *splits, TrainSettings(), steps=2)
 
 
 def test_a_judge_is_asked_about_every_mask(trained):

@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 from small_network import NETWORK, SALIENCIES, on, ranked
@@ -187,9 +188,28 @@ class TestResume:
         one = joined(url, 1)
         drive(one, planted(), 3)
         elsewhere = joined(url.replace("studies", "others"), 1)
-        elsewhere.load_state_dict(one.state_dict())
-        with pytest.raises(InputError, match="has 0 trials, and 3 that this search wrote"):
-            elsewhere.ask()
+        with pytest.raises(InputError, match="is not the one with the 3 trials that this search knows"):
+            elsewhere.load_state_dict(one.state_dict())
+
+    def test_a_study_made_anew_is_another_one(self, url):
+        """Also where the storage gives its ids again."""
+        one = joined(url, 1)
+        drive(one, planted(), 3)
+        state = one.state_dict()
+        optuna.delete_study(study_name="all", storage=url)
+        with pytest.raises(InputError, match="study: 'all' is no longer in the storage"):
+            one.ask()
+        other = joined(url, 2)
+        drive(other, planted(), 5)
+        with pytest.raises(InputError, match="is not the one with the 3 trials that this search knows"):
+            joined(url, 1).load_state_dict(state)
+
+    def test_seeds_and_densities_may_be_of_numpy(self, url):
+        layers = [layer.name for layer in on().space.layers]
+        given = on(density=dict.fromkeys(layers, np.float32(0.1)))
+        with pytest.raises(InputError, match="densities per layer are given"):  # by Layers, not by what is written
+            joined(url, np.int64(1), given=given)
+        drive(joined(url, np.int64(1)), planted(), 2)
 
 
 OTHERS = {

@@ -19,8 +19,6 @@ from training_cases import (
 from masksearch.errors import InputError
 from masksearch.training import train
 
-SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
-
 
 @pytest.mark.parametrize("where", ["train", "val"])
 def test_diverged_training_ends_with_a_row_and_no_exception(tmp_path, split, val, where):
