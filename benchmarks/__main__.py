@@ -20,8 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import collect
-from benchmarks.anytime import drawing
+from benchmarks import accuracies, anytime, collect
 from benchmarks.collect import HERE, replace_block, small_png
 from benchmarks.rows import read_rows
 from benchmarks.running import run_suite
@@ -101,11 +100,11 @@ def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path
     files = {path.stem: read_rows([path]) for path in paths}
     text = suite_text(suite, files, sum(len(sweep.cells) for sweep in sweeps))
     for name, rows in files.items():
-        if any(column.startswith("best.") for column in rows[0]):
-            curves = drawing(rows)
-            path = home / "figures" / f"{name}_{curves.name}.png"
-            write_bytes(path, small_png(curves))
-            text += f"\n![{curves.name}]({path.parent.name}/{path.name})\n\n{curves.caption}\n"
+        searched = any(column.startswith("best.") for column in rows[0])
+        figure = anytime.drawing(rows) if searched else accuracies.drawing(rows, suite.value, suite.scale)
+        path = home / "figures" / f"{name}_{figure.name}.png"
+        write_bytes(path, small_png(figure))
+        text += f"\n![{figure.name}]({path.parent.name}/{path.name})\n\n{figure.caption}\n"
     if asked.scale == "smoke":
         print(text)
         return

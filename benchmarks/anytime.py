@@ -7,10 +7,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from benchmarks.accuracies import lines
 from benchmarks.rows import Row, number, series
 from masksearch.analysis import Band, band
 from masksearch.report import Drawing
-from masksearch.report.style import STYLE
+from masksearch.report.style import STYLE, Looks
 
 __all__ = ["curves", "drawing"]
 
@@ -43,15 +44,16 @@ def drawing(rows: Sequence[Row]) -> Drawing:
     own = [row for row in rows if number(row, "sparsity") == sparsity]
     panels = {axis: found for axis in _WORDS if (found := curves(own, axis))}
     seeds = len({row["seed"] for row in own})
+    known = lines(own)
+    colours = Looks(known.values())
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
         for place, (axis, found) in enumerate(panels.items(), start=1):
             panel = figure.add_subplot(1, len(panels), place)
             for name, (looks, over_seeds) in found.items():
-                (line,) = panel.plot(looks, over_seeds.mean, label=name)
-                panel.fill_between(
-                    looks, over_seeds.low, over_seeds.high, color=line.get_color(), alpha=0.2, linewidth=0
-                )
+                colour = colours.colour(known[name].method)
+                panel.plot(looks, over_seeds.mean, label=name, color=colour)
+                panel.fill_between(looks, over_seeds.low, over_seeds.high, color=colour, alpha=0.2, linewidth=0)
             panel.set_xscale("log")
             panel.xaxis.set_minor_formatter(NullFormatter())  # less than a decade would fill the axis with numbers
             panel.set_xlabel(_WORDS[axis])

@@ -1,19 +1,18 @@
 """One look for all figures: the same colour for the same method everywhere, told apart by the colour-blind."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 from zlib import crc32
 
 import matplotlib as mpl
 from matplotlib.lines import Line2D
 
-from masksearch.analysis import Group
 from masksearch.criteria import CRITERIA
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.table import Table
 
-__all__ = ["DENSE", "STYLE", "Looks", "legend_columns", "name_of", "shades"]
+__all__ = ["DENSE", "STYLE", "Looks", "Shown", "legend_columns", "name_of", "shades"]
 
 # Okabe & Ito (2008), without yellow, which is too pale for lines; then darker and lighter siblings.
 _PALETTE = (
@@ -58,16 +57,27 @@ STYLE: Any = {  # matplotlib types its settings one name at a time
 }
 
 
+class Shown(Protocol):
+    """What has a colour and a line style: a :class:`~masksearch.analysis.Group`, say."""
+
+    @property
+    def method(self) -> str: ...  # noqa: D102
+    @property
+    def learned(self) -> bool: ...  # noqa: D102
+    @property
+    def way(self) -> str: ...  # noqa: D102
+
+
 class Looks:
     """Colours of the methods of a sweep, line styles of their ways, the same in all its figures.
 
     Parameters
     ----------
-    groups : iterable of Group
+    groups : iterable of Shown
         All of the sweep.
     """
 
-    def __init__(self, groups: Iterable[Group]) -> None:
+    def __init__(self, groups: Iterable[Shown]) -> None:
         self._learned: dict[str, bool] = {}
         ways: dict[str, None] = {}
         for group in groups:

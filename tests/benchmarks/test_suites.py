@@ -123,6 +123,7 @@ def test_schedules_run(brief, capsys):
     only = ["digits_lenet", "--seeds", "1"]
     assert main(["--suite", "schedules", "--scale", "smoke", "--device", "cpu", "--only", *only]) == 0
     assert "| magnitude lottery_ticket |" in capsys.readouterr().out
+    assert (brief / "runs" / "figures" / "schedules_smoke_digits_lenet_accuracy.png").exists()
 
 
 def test_recipes_run_and_go_to_their_places(brief, capsys):
