@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import goals
 from benchmarks.__main__ import _flags
 from benchmarks.collect import HERE
+from benchmarks.rows import read_rows
 from benchmarks.scripts import commands
 from benchmarks.suites import SUITES
+from benchmarks.tables import suite_text
 from masksearch.experiment import SCALES
 from masksearch.table import choose
 
@@ -81,3 +84,45 @@ def test_rows_behind_tables_are_there():
     named = re.findall(r"`results/(\w+)\.csv`", PAGE)
     assert named
     assert all((HERE / "results" / f"{name}.csv").exists() for name in named)
+
+
+def table_after(text, head):
+    """Cells of the Markdown table that begins so: rows by their first cell."""
+    lines = (head + text.partition(head)[2].partition("\n\n")[0]).splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return {cells[0]: cells[1:] for cells in rows}
+
+
+def test_the_results_of_the_readme_are_those_of_the_page():
+    told = table_after((HERE.parent / "README.md").read_text(), "| sparsity | best criterion")
+    block = PAGE.partition("<!-- goal_not_below -->")[2]
+    verdicts, costs = table_after(block, "| sparsity | seeds |"), table_after(block, "| sparsity | minus warm start |")
+    names = {"lamp": "LAMP"}
+    assert list(told) == list(verdicts)
+    for sparsity, (_, search, best, its, _, interval, _, p, *_) in verdicts.items():
+        its, search = (text.partition(" ±")[0] for text in (its, search))
+        shown = f"{float(p):.2f}" if float(p) >= 0.01 else f"{float(p):.3f}"
+        ratio = f"{float(costs[sparsity][-1]):.1f}"
+        assert told[sparsity] == [f"{its} ({names.get(best, best)})", search, interval, shown, ratio]
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suites_tables_are_those_of_the_committed_rows(name):
+    sweeps = SUITES[name].sweeps("cpu")
+    paths = [path for sweep in sweeps if (path := HERE / "results" / f"{sweep.name}.csv").exists()]
+    if SUITES[name].published or not paths:
+        return
+    text = suite_text(SUITES[name], {path.stem: read_rows([path]) for path in paths}, sum(len(s.cells) for s in sweeps))
+    assert text in PAGE.partition(f"<!-- suite_{name}_cpu -->")[2].partition("<!-- end of")[0]
+
+
+@pytest.mark.parametrize("line", [line for line in INDENTED if "benchmarks.goals $rows" in line])
+def test_the_verdicts_are_those_of_the_committed_rows(line, capsys):
+    files = next(line for line in INDENTED if line.startswith("rows="))
+    stem, parts = re.search(r"results/(\w+)_\{(.*)\}", files).groups()
+    words = shlex.split(line.partition("$rows ")[2])
+    place = words.index("--write")
+    rows = [str(HERE / "results" / f"{stem}_{part}.csv") for part in parts.split(",")]
+    goals.main([*rows, *words[:place]])
+    block = PAGE.partition(f"<!-- {words[place + 1]} -->")[2].partition("<!-- end of")[0]
+    assert capsys.readouterr().out.strip() == block.strip()
