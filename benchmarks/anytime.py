@@ -47,7 +47,7 @@ def drawing(rows: Sequence[Row]) -> Drawing:
     known = lines(own)
     colours = Looks(known.values())
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+        figure = Figure(figsize=(3.8 * len(panels) + 1.6, 3.2), layout="constrained")
         for place, (axis, found) in enumerate(panels.items(), start=1):
             panel = figure.add_subplot(1, len(panels), place)
             for name, (looks, over_seeds) in found.items():
@@ -58,6 +58,6 @@ def drawing(rows: Sequence[Row]) -> Drawing:
             panel.xaxis.set_minor_formatter(NullFormatter())  # less than a decade would fill the axis with numbers
             panel.set_xlabel(_WORDS[axis])
             panel.set_ylabel("best score so far")
-        panel.legend()
+        figure.legend(*panel.get_legend_handles_labels(), loc="outside right center")
     caption = f"Best score so far at {100 * sparsity:g} % sparsity, means over {seeds} seeds with 95 % intervals."
     return Drawing("anytime", caption, figure)
