@@ -116,13 +116,15 @@ def test_a_suites_tables_are_those_of_the_committed_rows(name):
     assert text in PAGE.partition(f"<!-- suite_{name}_cpu -->")[2].partition("<!-- end of")[0]
 
 
-@pytest.mark.parametrize("line", [line for line in INDENTED if "benchmarks.goals $rows" in line])
+@pytest.mark.parametrize("line", [line for line in INDENTED if "benchmarks.goals" in line and "--write" in line])
 def test_the_verdicts_are_those_of_the_committed_rows(line, capsys):
-    files = next(line for line in INDENTED if line.startswith("rows="))
-    stem, parts = re.search(r"results/(\w+)_\{(.*)\}", files).groups()
-    words = shlex.split(line.partition("$rows ")[2])
-    place = words.index("--write")
-    rows = [str(HERE / "results" / f"{stem}_{part}.csv") for part in parts.split(",")]
-    goals.main([*rows, *words[:place]])
+    rows = re.search(r"^rows=\$\(echo (.*)\)$", "\n".join(INDENTED), re.MULTILINE)[1]
+    words = shlex.split(line.replace("$rows", rows).partition("benchmarks.goals ")[2])
+    place, flags = words.index("--write"), words.index("--method")
+    files = []
+    for path in words[:flags]:
+        before, _, parts, after = re.match(r"benchmarks/([^{]*)(\{(.*)\})?(.*)", path).groups()
+        files += [str(HERE / f"{before}{part}{after}") for part in (parts or "").split(",")]
+    goals.main([*files, *words[flags:place]])
     block = PAGE.partition(f"<!-- {words[place + 1]} -->")[2].partition("<!-- end of")[0]
     assert capsys.readouterr().out.strip() == block.strip()
