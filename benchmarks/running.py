@@ -38,7 +38,7 @@ def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console, grows: bool
             bars.file = rows
             parts = [part for part in rows.sweep.parts if any(cell.folder not in rows for cell in grid(part))]
             if parts:
-                result = run_sweep(parts, bars)
+                result = run_sweep(parts, bars, known=rows)
                 for row, folder in zip(flat_rows(result), result.folders, strict=True):
                     rows.add(row | anytime(folder, rows.cells[folder.name]))
                 rows.write()

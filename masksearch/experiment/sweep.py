@@ -1,6 +1,6 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -52,13 +52,17 @@ class SweepResult:
         return self.settings[0]["sweep"]
 
 
-def run_sweep(settings: Settings | Sequence[Settings], watcher: Watcher | None = None) -> SweepResult:
+def run_sweep(
+    settings: Settings | Sequence[Settings], watcher: Watcher | None = None, known: Container[str] = ()
+) -> SweepResult:
     """Run a sweep, or what is left of it.
 
     Parameters
     ----------
     settings : Settings or sequence of Settings
         Several are the parts of one sweep, whose cells are compared with one another: same name, data and network.
+    known : container of str
+        Names of cells that are finished elsewhere: they are left out.
 
     Raises
     ------
@@ -82,13 +86,13 @@ def run_sweep(settings: Settings | Sequence[Settings], watcher: Watcher | None =
             "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
         }
         write_json(path / "sweep.json", plan)
-        to_do = [cell for cell in cells if not is_done(path / cell.folder)]
+        to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
         watcher.sweep_begins(cells, to_do)
         for stage in stages:
             for folder in dict.fromkeys(map(dense_folder, [*stage.dense, *stage.cells])):
                 sharing = [cell for cell in stage.cells if dense_folder(cell) == folder]
                 waiting = [cell for cell in sharing if cell in to_do]
-                if sharing and not waiting and is_done(folder):
+                if sharing and not waiting and (is_done(folder) or any(cell.folder in known for cell in sharing)):
                     continue
                 users = sharing or [cell for cell in stage.dense if dense_folder(cell) == folder]
                 watcher.dense_begins(users[0].seed, users[0].settings.train.epochs)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import running
 from benchmarks.__main__ import main
-from benchmarks.rows import number, read_csv
+from benchmarks.rows import number, read_csv, write_csv
 from benchmarks.suites import SUITES, chosen
 from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
@@ -96,9 +96,16 @@ def test_a_suite_writes_rows_as_it_grows_and_goes_on_from_them(brief, monkeypatc
     (brief / "runs" / "results").mkdir(parents=True)
     (brief / "elsewhere" / "results" / path.name).rename(path)
     with monkeypatch.context() as patch:
-        patch.setattr(running, "run_sweep", lambda *_: pytest.fail("all rows are there"))
+        patch.setattr(running, "run_sweep", lambda *_, **__: pytest.fail("all rows are there"))
         assert run() == 0
     assert read_csv(path) == rows
+
+    write_csv(rows[1:], path)  # and all rows of a part but one
+    capsys.readouterr()
+    assert run() == 0
+    assert {row["cell"] for row in read_csv(path)} == {row["cell"] for row in rows}
+    assert "1 of 1 cases" in capsys.readouterr().out
+    assert len(list((brief / "runs" / "criteria_smoke_digits_lenet").glob("*/metrics.json"))) == 1
 
 
 def test_searches_leave_their_curves(brief, capsys):
