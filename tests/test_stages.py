@@ -15,7 +15,7 @@ from masksearch.scoring import Scorer
 from masksearch.searchers import EDA, SEARCHERS, Annealing, Evolution, RandomSearch
 from masksearch.spaces import weight_space
 from masksearch.stages import Stages
-from masksearch.testing.searchers import SPACE, Planted
+from masksearch.testing.planted import SPACE, Planted
 from masksearch.trial import Budget, Score
 
 GOALS, BUDGET = (11, 22, 33), 240  # of the stages, 80 scorings each

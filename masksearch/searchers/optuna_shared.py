@@ -144,7 +144,7 @@ def identity(searcher: object, problem: Problem, points: Parametrisation) -> dic
         for name, saliency in problem.saliencies.items()
     ]
     density = problem.density
-    density = {name: float(d) for name, d in density.items()} if isinstance(density, Mapping) else float(density)
+    density = dict(density) if isinstance(density, Mapping) else density
     bounds = repr([points.names, points.low.tolist(), points.high.tolist()])
     return {
         "searcher": repr(searcher),

@@ -14,7 +14,7 @@ from masksearch.partition import Partition
 from masksearch.searchers import Annealing, RandomSearch
 from masksearch.searchers.tabu import TabuMemory
 from masksearch.space import MaskSpace
-from masksearch.testing.searchers import SPACE, Planted, drive, problem
+from masksearch.testing.planted import SPACE, Planted, drive, problem
 from masksearch.trial import Budget, Problem, Proposal, Score
 
 

@@ -23,7 +23,7 @@ from masksearch.searchers import SEARCHERS, Annealing, OptunaSearch
 from masksearch.searchers.optuna_parametrisations import RANGE, Bits, Blocks, FreeDensity, Layers, Mixture
 from masksearch.space import MaskSpace
 from masksearch.spaces import filter_space
-from masksearch.testing.searchers import Planted, drive
+from masksearch.testing.planted import Planted, drive
 from masksearch.trial import Budget, Problem, Score
 
 NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])

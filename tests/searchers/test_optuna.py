@@ -21,7 +21,7 @@ from masksearch.searchers.optuna_parametrisations import Enumeration, Layers
 from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
 from masksearch.space import MaskSpace
 from masksearch.testing import searchers as contract
-from masksearch.testing.searchers import SPACE, Planted, drive, path_of, problem
+from masksearch.testing.planted import SPACE, Planted, drive, path_of, problem
 from masksearch.trial import Budget, Proposal, Score
 
 CHEAP = {sampler: lambda sampler=sampler: OptunaSearch(sampler) for sampler in ("random", "cmaes", "nsga2", "grid")}

@@ -11,7 +11,7 @@ from masksearch.loop import search
 from masksearch.rungs import RUNGS
 from masksearch.searchers.optuna_searcher import PRUNERS, OptunaSearch
 from masksearch.searchers.optuna_study import _new_pruner
-from masksearch.testing.searchers import Planted, problem
+from masksearch.testing.planted import Planted, problem
 from masksearch.trial import Score
 
 stopping = [name for name in PRUNERS if name != "none"]

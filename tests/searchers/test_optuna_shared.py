@@ -14,7 +14,7 @@ from masksearch.errors import InputError
 from masksearch.files import load_tree, save_tree
 from masksearch.loop import search
 from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
-from masksearch.testing.searchers import Planted, drive, path_of
+from masksearch.testing.planted import Planted, drive, path_of
 from masksearch.trial import Score
 
 SHARED = {"storage": "sqlite:///studies.db", "study": "all"}
@@ -119,7 +119,7 @@ class TestSharing:
     def test_two_processes_at_once(self, url):
         script = (
             "import sys; from masksearch.searchers.optuna_searcher import OptunaSearch\n"
-            "from masksearch.testing.searchers import Planted, drive, problem\n"
+            "from masksearch.testing.planted import Planted, drive, problem\n"
             f"searcher = OptunaSearch('random', storage={url!r}, study='all')\n"
             "searcher.start(problem(seed=int(sys.argv[1])))\n"
             "drive(searcher, Planted(), 20)\n"
@@ -204,12 +204,10 @@ class TestResume:
         with pytest.raises(InputError, match="is not the one with the 3 trials that this search knows"):
             joined(url, 1).load_state_dict(state)
 
-    def test_seeds_and_densities_may_be_of_numpy(self, url):
-        layers = [layer.name for layer in on().space.layers]
-        given = on(density=dict.fromkeys(layers, np.float32(0.1)))
-        with pytest.raises(InputError, match="densities per layer are given"):  # by Layers, not by what is written
-            joined(url, np.int64(1), given=given)
+    def test_a_seed_may_be_of_numpy(self, url):
+        """It goes into the storage, which takes plain numbers alone."""
         drive(joined(url, np.int64(1)), planted(), 2)
+        assert len(joined(url, 2)._shared.news()) == 2
 
 
 OTHERS = {

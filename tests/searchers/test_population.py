@@ -15,7 +15,7 @@ from masksearch.searchers import EDA, SEARCHERS, Evolution, RandomSearch
 from masksearch.space import MaskSpace
 from masksearch.spaces import filter_space
 from masksearch.testing import searchers as contract
-from masksearch.testing.searchers import SPACE, Planted, drive, path_of, problem
+from masksearch.testing.planted import SPACE, Planted, drive, path_of, problem
 from masksearch.trial import Budget, Problem, Score
 
 MAKES = {

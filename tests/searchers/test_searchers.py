@@ -11,7 +11,7 @@ import torch
 from masksearch.errors import InputError
 from masksearch.searchers import SEARCHERS, Annealing, RandomSearch, ThesisAnnealing
 from masksearch.testing import searchers as contract
-from masksearch.testing.searchers import SPACE, Planted, drive, problem
+from masksearch.testing.planted import SPACE, Planted, drive, problem
 from masksearch.trial import Score
 
 MAKES = {

@@ -10,7 +10,7 @@ import pytest
 from masksearch.mask import Mask
 from masksearch.searchers import Annealing, ThesisAnnealing
 from masksearch.space import MaskSpace
-from masksearch.testing.searchers import Planted, drive, problem
+from masksearch.testing.planted import Planted, drive, problem
 from masksearch.trial import Score
 
 
