@@ -4,12 +4,15 @@
 
 The textbook loop: torchvision's transforms on PIL images, one by one, in a DataLoader with two workers that are kept,
 ``zero_grad``, loss, ``backward``, ``step``, and the loss read after every step. Both train with SGD and momentum,
-batches of 128, and crops and flips for the colour images; one epoch each, medians over turns. Pruned: the filters or
-hidden units of highest norm, a fifth in every layer, are left, the others deleted.
+batches of 128, and crops and flips for the colour images; one epoch each, medians over turns. Each has a process of its
+own, since the trainer changes how its process gets memory. Pruned: the filters or hidden units of highest norm, a fifth
+in every layer, are left, the others deleted.
 """
 
 import argparse
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from time import perf_counter
 
 import numpy as np
@@ -23,6 +26,7 @@ import masksearch as ms
 from masksearch.seeds import torch_generator
 
 BATCH = 128
+_NETWORKS = {"resnet20": ((3, 32, 32), 2048), "lenet_300_100": ((1, 28, 28), 20_480)}  # shape and number of images
 
 
 class Pictures(Dataset[tuple[object, int]]):
@@ -68,6 +72,57 @@ def void(_: object) -> None:
     """Forget it."""
 
 
+def network(name: str, shape: tuple[int, int, int], pruned: bool) -> nn.Module:
+    """The dense network, or what is left of it."""
+    model = ms.build_model(name, shape)
+    if not pruned:
+        return model
+    space = ms.filter_space(model, torch.zeros(1, *shape))
+    return ms.prune(model, space, space.top_k(ms.criteria.filter_l1(model, space), 0.2, "layerwise"))
+
+
+def side(turns: Connection, trainer: bool, name: str, pruned: bool, root: str) -> None:
+    """In a process of its own: an epoch whenever it is asked for, answered with its seconds."""
+    shape, n = _NETWORKS[name]
+    grey = shape[0] == 1
+    model = network(name, shape, pruned)
+    if trainer:
+        split = ms.Split(torch.randn(n, *shape, generator=torch_generator(0)), torch.arange(n) % 10)
+        run = resident(model, split, not grey)
+    else:
+        scale = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
+        colour = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *scale])
+        whole = datasets.MNIST(root, transform=transforms.Compose(scale)) if grey else Pictures(n, colour)
+        run = textbook(model, Subset(whole, range(n)))
+    while turns.recv():
+        start = perf_counter()
+        run()
+        turns.send(perf_counter() - start)
+    del run  # ends the workers of the loader, which a process that just exits leaves to complain
+
+
+def in_turn(turns: int, name: str, pruned: bool, root: str) -> list[float]:
+    """Median seconds of an epoch of the textbook loop and of the trainer."""
+    context = get_context("spawn")
+    ends, processes = [], []
+    for trainer in (False, True):
+        own, other = context.Pipe()
+        process = context.Process(target=side, args=(other, trainer, name, pruned, root))
+        process.start()
+        ends.append(own)
+        processes.append(process)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(turns + 1):
+        for end, taken in zip(ends, seconds, strict=True):
+            end.send(True)
+            if (one := end.recv()) and turn:  # the first one is a warm-up
+                taken.append(one)
+    for end, process in zip(ends, processes, strict=True):
+        end.send(False)
+        process.join()
+    return [float(np.median(taken)) for taken in seconds]
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -77,28 +132,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("| network | textbook, images a second | trainer | ratio |")
     print("|---|---:|---:|---:|")
-    scale = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]
-    colour = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *scale])
-    for name, shape, n in (("resnet20", (3, 32, 32), 2048), ("lenet_300_100", (1, 28, 28), 20_480)):
-        grey = shape[0] == 1
-        whole = datasets.MNIST(flags.root, transform=transforms.Compose(scale)) if grey else Pictures(n, colour)
-        pictures = Subset(whole, range(n))
-        split = ms.Split(torch.randn(n, *shape, generator=torch_generator(0)), torch.arange(n) % 10)
-        space = ms.filter_space(ms.build_model(name, shape), torch.zeros(1, *shape))
-        mask = space.top_k(ms.criteria.filter_l1(ms.build_model(name, shape), space), 0.2, "layerwise")
+    for name, (_, n) in _NETWORKS.items():
         for kind in ("dense", "80 % pruned"):
-            models = [ms.build_model(name, shape) for _ in range(2)]
-            if kind != "dense":
-                models = [ms.prune(model, space, mask) for model in models]
-            runs = (textbook(models[0], pictures), resident(models[1], split, not grey))
-            seconds: tuple[list[float], list[float]] = ([], [])
-            for turn in range(flags.turns + 1):
-                for run, taken in zip(runs, seconds, strict=True):
-                    start = perf_counter()
-                    run()
-                    if turn:  # the first one is a warm-up
-                        taken.append(perf_counter() - start)
-            slow, fast = (n / float(np.median(taken)) for taken in seconds)
+            slow, fast = (n / median for median in in_turn(flags.turns, name, kind != "dense", flags.root))
             print(f"| {name}, {kind} | {slow:,.0f} | {fast:,.0f} | {fast / slow:.2f} |", flush=True)
 
 

@@ -18,6 +18,7 @@ from masksearch.training.evaluation import evaluate_feed
 from masksearch.training.feed import Feed, Images, steps_per_epoch
 from masksearch.training.learning_rate import learning_rate
 from masksearch.training.masking import Masking
+from masksearch.training.memory import keep_freed_memory
 from masksearch.training.moments import Moments
 from masksearch.training.optimizer import build_optimizer
 from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
@@ -151,6 +152,8 @@ def train(
                 for row in training.epochs:
                     on_epoch(row)
 
+    if device.type == "cpu":
+        keep_freed_memory()
     feed = Feed(split, device, seen.channels_last)
     val_feed = None if val is None else Feed(val, device, seen.channels_last)
     epochs = EpochPass(
