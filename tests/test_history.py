@@ -152,6 +152,16 @@ def test_a_bound_is_known_where_it_settles_another_threshold_too():
     assert history.best.mask == mask(1)
 
 
+def test_of_what_was_known_nothing_is_left_in_another_stage():
+    history = History()
+    history.add(mask(1), Score(0.5, exact=False), {})
+    history.add(mask(2), Score(0.3), {})
+    history.enter(1)
+    assert history.known_score(mask(1), 0.6) is None
+    assert history.known_score(mask(2)) is None
+    assert not history.has_best
+
+
 def test_the_first_mask_and_the_seconds():
     history = History()
     history.add(mask(7), Score(math.nan, seconds=0.5), {})
