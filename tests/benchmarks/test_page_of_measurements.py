@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import goals
 from benchmarks.__main__ import _flags
-from benchmarks.collect import HERE
+from benchmarks.page import HERE
 from benchmarks.rows import read_rows
 from benchmarks.scripts import commands
 from benchmarks.suites import SUITES
