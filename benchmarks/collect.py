@@ -4,8 +4,8 @@
 
 The rows go to ``benchmarks/results/<name>.csv`` and the figures to ``benchmarks/figures/<name>_<figure>.png``. The
 tables and links to the figures go between the lines ``<!-- <name> -->`` and ``<!-- end of <name> -->`` of
-``benchmarks/README.md``, with the machine and the versions that made them; then sentences with figures of these rows are
-written anew (``benchmarks.sentences``).
+``benchmarks/README.md``, with the machine and the versions that made them. Sentences with figures of the rows
+follow (``python -m benchmarks.sentences``).
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""How large are the logits under masks found at initialisation? conv2:0.25 on CIFAR-10, half of the weights, seeds 0 to 2.
+"""How large are the logits under masks at initialisation? conv2:0.25 on CIFAR-10, half of the weights, seeds 0 to 2.
 
     python benchmarks/grasp_logits.py ROOT_OF_CIFAR10
 

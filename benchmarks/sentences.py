@@ -26,7 +26,7 @@ from benchmarks.rows import Row, number, read_csv
 from masksearch.analysis import Estimate, paired
 from masksearch.errors import InputError
 
-__all__ = ["FILTERS", "Figures", "render", "write"]
+__all__ = ["Figures", "render", "write"]
 
 ACCURACY = "trained.test_accuracy"
 
@@ -173,6 +173,9 @@ def _differing(rows: Sequence[Row]) -> str:
     return ", ".join(name for name in names if len({row[name] for row in rows}) > 1) or "nothing"
 
 
+_FUNCTIONS = ("mean", "estimate", "difference", "seeds", "cell", "cells")
+
+
 def first_number(text: str) -> float:
     """The first number in a cell: 97.98 of ``97.98 ± 0.05``, 110114 of ``110,114``.
 
@@ -206,7 +209,7 @@ def listed(figures: Sequence[float], n: int = 0) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-FILTERS: dict[str, Callable[..., Any]] = {
+_FILTERS: dict[str, Callable[..., Any]] = {
     "number": first_number,
     "digits": digits,
     "span": span,
@@ -233,9 +236,11 @@ def render(home: Path = HERE) -> dict[str, str]:
     InputError
         If a figure is not to be found, or is not the only one.
     """
-    folder = home / "sentences"
+    paths = sorted((home / "sentences").glob("*.md"))
+    if not paths:
+        return {}
     environment = Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(home / "sentences"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -243,19 +248,16 @@ def render(home: Path = HERE) -> dict[str, str]:
         finalize=_printed,
         autoescape=False,
     )
-    figures = Figures(home / "results", (home / "README.md").read_text() if folder.exists() else "")
+    figures = Figures(home / "results", (home / "README.md").read_text())
     environment.globals |= {name: getattr(figures, name) for name in _FUNCTIONS}
-    environment.filters |= FILTERS
+    environment.filters |= _FILTERS
     texts = {}
-    for path in sorted(folder.glob("*.md")):
+    for path in paths:
         try:
             texts[f"says_{path.stem}"] = environment.get_template(path.name).render()
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     return texts
-
-
-_FUNCTIONS = ("mean", "estimate", "difference", "seeds", "cell", "cells")
 
 
 def write(home: Path = HERE) -> None:
@@ -267,13 +269,13 @@ def write(home: Path = HERE) -> None:
         If a figure is not to be found, or none of both has a place for a template, or both have.
     """
     texts = render(home)
-    if not texts:
-        return
-    documents = {path: path.read_text() for path in (home / "README.md", home.parent / "README.md")}
+    documents = {path: path.read_text() for path in (home / "README.md", home.parent / "README.md") if texts}
     for name, text in texts.items():
         places = [path for path, page in documents.items() if f"<!-- {name} -->\n" in page]
         if len(places) != 1:
-            raise InputError(f"{name}: one of {', '.join(map(str, documents))} needs a place for it; {len(places)} have")
+            raise InputError(
+                f"{name}: one of {', '.join(map(str, documents))} needs a place for it; {len(places)} have"
+            )
         documents[places[0]] = replace_block(documents[places[0]], name, text, str(places[0]))
     for path, page in documents.items():
         path.write_text(page)
