@@ -19,7 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from benchmarks.page import HERE, cells, replace_block
 from benchmarks.rows import Row, number, read_csv
@@ -234,7 +234,7 @@ def render(home: Path = HERE) -> dict[str, str]:
     Raises
     ------
     InputError
-        If a figure is not to be found, or is not the only one.
+        If a figure is not to be found, or is not the only one, or a template can't be read.
     """
     paths = sorted((home / "sentences").glob("*.md"))
     if not paths:
@@ -255,7 +255,7 @@ def render(home: Path = HERE) -> dict[str, str]:
     for path in paths:
         try:
             texts[f"says_{path.stem}"] = environment.get_template(path.name).render()
-        except InputError as error:
+        except (InputError, TemplateError) as error:
             raise InputError(f"{path}: {error}") from error
     return texts
 

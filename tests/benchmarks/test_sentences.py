@@ -197,6 +197,8 @@ def test_cells(figures):
         ('cell("t", "d", "y")', r"t has no cell in column 'd' of a row with 'y'"),
         ('cell("t", "b", "x")', r"t has no cell in column 'b' of a row with 'x'"),
         ('cell("u", "b", "x")', r"no lines <!-- u -->"),
+        ("means", r"'means' is undefined"),
+        ("1 +", r"unexpected"),
         ('cell("t", "a", "7") | replace("1", "") | number', r"cell 'x, ': no number"),
     ],
 )
