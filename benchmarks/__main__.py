@@ -9,7 +9,8 @@ Rows go to ``benchmarks/results/<sweep>.csv`` as cases finish; the same command 
 machine from the rows that are there. At the end, or with ``--tables`` from the rows alone, the tables go between the
 lines ``<!-- suite_<suite>_<scale> -->`` of ``benchmarks/README.md``. At scale ``smoke`` rows go to ``<runs>/results``
 and the tables are printed. Recipes (``published``) are taken in sweep by sweep, as ``python -m benchmarks.collect``
-does; ``speed`` runs scripts, whose output has its own places on the page, all or those that ``--only`` names.
+does; ``speed`` runs scripts, whose output has its own places on the page, all or those that ``--only`` names. Sentences
+with figures follow their tables: every command here writes them anew, as ``python -m benchmarks.sentences`` does alone.
 """
 
 import argparse
@@ -20,8 +21,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import accuracies, anytime, collect
-from benchmarks.collect import HERE, replace_block, small_png
+from benchmarks import accuracies, anytime, collect, sentences
+from benchmarks.collect import small_png
+from benchmarks.page import HERE, replace_block
 from benchmarks.rows import read_rows
 from benchmarks.running import run_suite
 from benchmarks.scripts import commands, run_scripts
@@ -76,9 +78,14 @@ def _run(asked: argparse.Namespace, home: Path, console: Console) -> int:
     choose("suite", asked.suite, [*SUITES, "speed"])
     if asked.suite == "speed":
         run_scripts(asked.scale, asked.data_root, asked.runs, home, asked.only)
-        return 0
-    if asked.scale == "smoke":
-        home = Path(asked.runs)
+    else:
+        _run_cases(asked, home if asked.scale != "smoke" else Path(asked.runs), console)
+    if asked.scale != "smoke":
+        sentences.write(home)
+    return 0
+
+
+def _run_cases(asked: argparse.Namespace, home: Path, console: Console) -> None:
     suite = SUITES[asked.suite]
     run = {name: getattr(asked, name) for name in ("data_root", "runs", "device", "threads")}
     whole = suite.sweeps(asked.scale)
@@ -90,7 +97,6 @@ def _run(asked: argparse.Namespace, home: Path, console: Console) -> int:
         _collect(chosen(whole, asked.only, asked.seeds, run), home)
     else:
         _write_tables(asked, whole, home)
-    return 0
 
 
 def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path) -> None:

@@ -4,22 +4,22 @@
 
 The rows go to ``benchmarks/results/<name>.csv`` and the figures to ``benchmarks/figures/<name>_<figure>.png``. The
 tables and links to the figures go between the lines ``<!-- <name> -->`` and ``<!-- end of <name> -->`` of
-``benchmarks/README.md``, with the machine and the versions that made them.
+``benchmarks/README.md``, with the machine and the versions that made them. Sentences with figures of the rows
+follow (``python -m benchmarks.sentences``).
 """
 
-import re
 import sys
 from pathlib import Path
 
+from benchmarks import sentences
+from benchmarks.page import HERE, replace_block
 from benchmarks.rows import case_columns, write_csv
 from masksearch.analysis import summarise
-from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.files import read_json, write_bytes
 from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
 from masksearch.report.rows import flat_row
 
-HERE = Path(__file__).parent
 _SHARPNESS = (110, 95, 80, 65, 50)  # dots per inch: the first at which a figure is small enough
 _BYTES = 150_000  # of a figure
 
@@ -71,14 +71,6 @@ def block_of(result: SweepResult, figures: list[str]) -> str:
     return "\n".join(parts)
 
 
-def replace_block(page: str, name: str, text: str) -> str:
-    """``page`` with ``text`` between the markers of ``name``."""
-    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end of {re.escape(name)} -->)", re.DOTALL)
-    if not pattern.search(page):
-        raise InputError(f"benchmarks/README.md: no lines <!-- {name} --> and <!-- end of {name} -->")
-    return pattern.sub(lambda match: match[1] + text + match[2], page)
-
-
 def main(folder: str, home: Path = HERE) -> None:
     """Collect the sweep in ``folder`` into the folder ``home``."""
     result = read_sweep(Path(folder))
@@ -95,3 +87,4 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     main(sys.argv[1])
+    sentences.write()

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.collect import HERE, replace_block
+from benchmarks import sentences
+from benchmarks.page import HERE, replace_block
 from benchmarks.rows import Row, Series, number, read_rows, series
 from masksearch.analysis import MARGIN, Estimate, Paired, holm, paired
 from masksearch.criteria import CRITERIA
@@ -290,6 +291,7 @@ def main(arguments: Sequence[str] | None = None, home: Path = HERE) -> int:
         if asked.write:
             page = home / "README.md"
             page.write_text(replace_block(page.read_text(), asked.write, text))
+            sentences.write(home)
     except InputError as error:
         print(f"goals: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.collect import HERE, replace_block
+from benchmarks.page import HERE, replace_block
 from masksearch.errors import InputError
 from masksearch.table import choose
 
@@ -56,6 +56,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
         "filter_spaces": ["filter_spaces.py", *spaces],
         "orthogonality": ["orthogonality.py", root],
+        "grasp_logits": ["grasp_logits.py", root],
         **{
             f"annealing_{what}": ["annealing_defaults.py", root, what]
             for what in ("schedules", "additions", "densities", "subsets")

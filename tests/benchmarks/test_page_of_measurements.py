@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import goals
 from benchmarks.__main__ import _flags
-from benchmarks.collect import HERE
+from benchmarks.page import HERE
 from benchmarks.rows import read_rows
 from benchmarks.scripts import commands
 from benchmarks.suites import SUITES
@@ -23,11 +23,12 @@ INDENTED = [line[4:] for line in PAGE.splitlines() if line.startswith("    ")]
 
 
 def writers(name):
-    """Commands that write a block: of a suite, of a recipe's sweep, of a script, or one on the page."""
+    """What writes a block: a suite, a recipe's sweep, a script, a template, or a command on the page."""
     recipes = {sweep.name for sweep in SUITES["published"].sweeps("cpu")}
     suites = {f"suite_{suite}_cpu" for suite in SUITES}
     typed = [line for line in INDENTED if re.search(rf"--write {name}$|benchmarks\.collect runs/{name}$", line)]
-    return [*typed, *({name} & (recipes | suites | set(SCRIPTS)))]
+    templates = {f"says_{path.stem}" for path in (HERE / "sentences").glob("*.md")}
+    return [*typed, *({name} & (recipes | suites | set(SCRIPTS) | templates))]
 
 
 def test_every_block_is_there_once_and_closed():
@@ -84,26 +85,6 @@ def test_rows_behind_tables_are_there():
     named = re.findall(r"`results/(\w+)\.csv`", PAGE)
     assert named
     assert all((HERE / "results" / f"{name}.csv").exists() for name in named)
-
-
-def table_after(text, head):
-    """Cells of the Markdown table that begins so: rows by their first cell."""
-    lines = (head + text.partition(head)[2].partition("\n\n")[0]).splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    return {cells[0]: cells[1:] for cells in rows}
-
-
-def test_the_results_of_the_readme_are_those_of_the_page():
-    told = table_after((HERE.parent / "README.md").read_text(), "| sparsity | best criterion")
-    block = PAGE.partition("<!-- goal_not_below -->")[2]
-    verdicts, costs = table_after(block, "| sparsity | seeds |"), table_after(block, "| sparsity | minus warm start |")
-    names = {"lamp": "LAMP"}
-    assert list(told) == list(verdicts)
-    for sparsity, (_, search, best, its, _, interval, _, p, *_) in verdicts.items():
-        its, search = (text.partition(" ±")[0] for text in (its, search))
-        shown = f"{float(p):.2f}" if float(p) >= 0.01 else f"{float(p):.3f}"
-        ratio = f"{float(costs[sparsity][-1]):.1f}"
-        assert told[sparsity] == [f"{its} ({names.get(best, best)})", search, interval, shown, ratio]
 
 
 @pytest.mark.parametrize("name", SUITES)

@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from benchmarks.collect import main, replace_block
+from benchmarks.collect import main
+from benchmarks.page import replace_block
 from masksearch.errors import InputError
 
 
