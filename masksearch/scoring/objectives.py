@@ -71,7 +71,7 @@ OBJECTIVES: Table[Objective] = Table(
         ),
         "short_training": Objective("minus the cross-entropy after a few steps of the ticket's training", trains=True),
         "fine_tuning": Objective(
-            "minus the cross-entropy after a few steps from the weights that the mask is found at, their rate falling to 0",
+            "minus the cross-entropy after a few steps on from where the mask is found, at a rate that falls to 0",
             trains=True,
         ),
         "gradient_flow": Objective("norm of the loss's gradient in the kept weights", of_network=gradient_flow),
