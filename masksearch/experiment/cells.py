@@ -173,7 +173,7 @@ class Cell:
     def front_identity(self) -> dict[str, Any]:
         """Everything that decides its search of a front: the same for all caps, and whatever becomes of the masks."""
         later = ["sparsity", "control", "save_at", "rescore", "rescore_steps"]
-        if not OBJECTIVES[self.settings.sweep.objective].trains:
+        if self.settings.sweep.objective != "short_training":
             later += ["schedule", "rewind_to", "epochs", "retrain_lr"]
         return {name: value for name, value in self.identity.items() if name not in later}
 

@@ -10,7 +10,7 @@ from masksearch.experiment.cells import AUTO, Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.retraining import course, rewound_weights
 from masksearch.mask import Mask
-from masksearch.scoring import OBJECTIVES, CostWeighted, Scorer, ShortTraining, signed_constants
+from masksearch.scoring import CostWeighted, Scorer, ShortTraining, signed_constants
 from masksearch.scoring.cost_weighted import NetworkScorer
 from masksearch.seeds import derive
 from masksearch.spaces import NetworkSpace
@@ -35,8 +35,8 @@ def cell_scorer(
     Parameters
     ----------
     model : nn.Module
-        With the weights that the mask is found at. ``fine_tuning`` goes on from these; ``short_training`` starts from
-        those that the retraining starts from, where it starts in the learning rate's schedule.
+        With the weights that the mask is found at. Short trainings start from those that the retraining starts from,
+        where it starts in the learning rate's schedule.
     steps : int, optional
         Of a short training, if not the sweep's.
     later : bool
@@ -48,11 +48,10 @@ def cell_scorer(
         plain = cell_scorer(cell, model, space, images, data, dense, objective=own, steps=steps, later=later)
         return CostWeighted(plain, weight, cell.settings.scoring.cost_of)
     objective = objective or cell.settings.sweep.objective
-    if not OBJECTIVES[objective].trains:
+    if objective != "short_training":
         return Scorer(weights_scored(cell, model, space), space, images, objective)
-    goes_on, network = objective == "fine_tuning", copy.deepcopy(model)
-    if not goes_on:
-        network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
+    network = copy.deepcopy(model)
+    network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
     found_at = "end" if later or cell.find_at == AUTO else cell.find_at
     plan = course(cell, found_at, cell.epochs, dense, len(data.train))
     lr = cell.settings.search.training_lr
@@ -64,7 +63,6 @@ def cell_scorer(
         plan.settings if lr is None else replace(plan.settings, lr=lr),
         steps=steps or cell.settings.search.training_steps,
         begin=plan.begin,
-        anneal=goes_on,
         seed=derive(cell.seed, "short training"),
         augment=data.augment,
     )

@@ -157,8 +157,8 @@ class Settings:
             self._check_caps(self.sweep.capped)
         if self.scoring.connected:
             self._check_connected()
-        if self.scoring.weights != "own" and OBJECTIVES[self.sweep.objective].trains:
-            raise InputError(f"weights: {self.scoring.weights}; {self.sweep.objective} trains the tickets' own weights")
+        if self.scoring.weights != "own" and self.sweep.objective == "short_training":
+            raise InputError(f"weights: {self.scoring.weights}; short_training trains the tickets' own weights")
         for name, _ in map(split_method, self.search.criteria):
             allowed = CRITERIA[name].granularities
             if self.sweep.granularity not in allowed:

@@ -52,12 +52,11 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table: one of the two functions, or neither for what only :class:`ShortTraining` can score."""
+    """A row of the table: one of the two functions; neither for what only :class:`ShortTraining` can score."""
 
     about: str
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
-    trains: bool = False  # what it measures is seen after some steps of training
 
 
 OBJECTIVES: Table[Objective] = Table(
@@ -69,11 +68,7 @@ OBJECTIVES: Table[Objective] = Table(
         "bn_recalibrated": Objective(
             "minus the cross-entropy, BatchNorm statistics taken anew under the mask", of_network=bn_recalibrated
         ),
-        "short_training": Objective("minus the cross-entropy after a few steps of the ticket's training", trains=True),
-        "fine_tuning": Objective(
-            "minus the cross-entropy after a few steps on from where the mask is found, at a rate that falls to 0",
-            trains=True,
-        ),
+        "short_training": Objective("minus the cross-entropy after a few steps of the ticket's training"),
         "gradient_flow": Objective("norm of the loss's gradient in the kept weights", of_network=gradient_flow),
         "synflow_flow": Objective("log of the synaptic flow through the masked network", of_network=synflow_flow),
         "ntk_condition": Objective(

@@ -58,8 +58,6 @@ class ShortTraining:
         has fewer, through all of it, in whole epochs.
     begin : int
         Epochs of the learning rate's schedule that are over.
-    anneal : bool
-        Let the learning rate fall to 0 over the steps, in place of what the schedule says of its beginning.
     seed : int
         Of the draw of images, their order and augmentation.
     augment : bool
@@ -83,7 +81,6 @@ class ShortTraining:
         *,
         steps: int = 250,
         begin: int = 0,
-        anneal: bool = False,
         seed: int = 0,
         augment: bool = False,
         device: str | torch.device | None = None,
@@ -100,11 +97,9 @@ class ShortTraining:
         chosen = chosen[: round(images / self._epochs)]
         self._train = Split(train_split.images[chosen].to(self._device), train_split.labels[chosen].to(self._device))
         self._val = Split(val_split.images.to(self._device), val_split.labels.to(self._device))
-        self._settings = replace(settings, bn_l1=0.0)
-        if anneal:
-            begin, self._settings = 0, replace(self._settings, lr_schedule="linear", epochs=self._epochs)
-        elif settings.lr_schedule == "plateau":  # it ends before one could be seen
-            self._settings = replace(self._settings, lr_schedule="constant")
+        # It ends before a plateau could be seen.
+        lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule
+        self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
         self._begin, self._seed, self._augment = begin, seed, augment
         for name, split in (("train", self._train), ("val", self._val)):
             probe(self._model, split, self._device, None, name)

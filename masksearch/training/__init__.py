@@ -3,7 +3,7 @@
 from masksearch.training.augment import crop_flip, draw_crop_flip
 from masksearch.training.evaluation import Evaluation, evaluate
 from masksearch.training.feed import Images, steps_per_epoch
-from masksearch.training.learning_rate import learning_rate, step_rates
+from masksearch.training.learning_rate import learning_rate
 from masksearch.training.probe import Loss
 from masksearch.training.record import Best, EpochRow, Training
 from masksearch.training.remask import Remask
@@ -23,7 +23,6 @@ __all__ = [
     "draw_crop_flip",
     "evaluate",
     "learning_rate",
-    "step_rates",
     "steps_per_epoch",
     "train",
 ]

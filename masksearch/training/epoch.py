@@ -1,6 +1,6 @@
 """One pass over the training images, without a moment at which the host waits for the device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ class EpochPass:
     bfloat16: bool  # autocast
     classifies: bool  # outputs are logits, so that there is an accuracy
 
-    def run(self, epoch: int, rates: Sequence[float], after_step: Callable[[int], None]) -> tuple[float, float | None]:
+    def run(self, epoch: int, lr: float, after_step: Callable[[int], None]) -> tuple[float, float | None]:
         """Train for one epoch; return the mean loss and the accuracy over its images, as they were seen.
 
         Every random number of the epoch derives from (seed, epoch), so that epochs can begin in a fresh process.
@@ -46,8 +46,8 @@ class EpochPass:
         ----------
         epoch : int
             Epochs of the schedule that are over: 0 for the first one.
-        rates : sequence of float
-            Learning rate of each of its steps.
+        lr : float
+            Learning rate of all its steps.
         after_step : callable
             Gets the number of steps since the schedule's epoch 0 after each one.
         """
@@ -55,15 +55,14 @@ class EpochPass:
         order = torch.randperm(n, generator=torch_generator(self.seed, "epoch", epoch, "order"))
         sizes = batch_sizes(n, self.batch_size)
         draws = draw_crop_flip(n, torch_generator(self.seed, "epoch", epoch, "crop_flip")) if self.cropped else None
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
 
         losses: list[Tensor] = []
         guesses: list[Tensor] = []
         self.model.train()
         with seeded(derive(self.seed, "epoch", epoch), device):
-            batches = zip(self.feed.shuffled(order, sizes, draws), rates, strict=True)
-            for step, ((images, labels), rate) in enumerate(batches, start=epoch * len(sizes)):
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+            for step, (images, labels) in enumerate(self.feed.shuffled(order, sizes, draws), start=epoch * len(sizes)):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
                     outputs = self.model(images)
                     loss = self.loss(outputs, labels)

@@ -5,13 +5,13 @@ from math import cos, inf, pi
 
 from masksearch.training.settings import TrainSettings
 
-__all__ = ["learning_rate", "step_rates"]
+__all__ = ["learning_rate"]
 
 _THRESHOLD = 1e-4  # a validation loss counts as lower if it is by this share of the lowest one
 
 
 def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[float] = ()) -> float:
-    """The learning rate at the first step of an epoch.
+    """The learning rate of one epoch.
 
     Parameters
     ----------
@@ -26,8 +26,8 @@ def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[floa
     -----
     ``multistep`` is lr x factor^(milestones reached). ``cosine`` is lr x (1 + cos(pi x epoch / epochs)) / 2 (Loshchilov
     and Hutter 2017, equation 5: one cycle down to 0). ``plateau`` multiplies by factor whenever the loss has failed to
-    fall for more than ``patience`` epochs in a row. ``linear`` is lr x (1 - epoch / epochs), from step to step. Epochs
-    beyond ``settings.epochs`` keep the rate of the last one; ``plateau``, which knows no end, goes on.
+    fall for more than ``patience`` epochs in a row. Epochs beyond ``settings.epochs`` keep the rate of the last one;
+    ``plateau``, which knows no end, goes on.
     """
     scheduled = max(0, min(epoch, settings.epochs - 1))
     if settings.lr_schedule == "multistep":
@@ -36,16 +36,7 @@ def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[floa
         return settings.lr * (1 + cos(pi * scheduled / max(1, settings.epochs))) / 2
     if settings.lr_schedule == "plateau":
         return settings.lr * settings.factor ** _falls(val_losses[:epoch], settings.patience)
-    if settings.lr_schedule == "linear":
-        return settings.lr * (1 - scheduled / max(1, settings.epochs))
     return settings.lr
-
-
-def step_rates(settings: TrainSettings, epoch: int, steps: int, val_losses: Sequence[float] = ()) -> list[float]:
-    """The learning rates of an epoch's ``steps`` steps: all the same, but for ``linear`` before the schedule's end."""
-    first = learning_rate(settings, epoch, val_losses)
-    falls = settings.lr_schedule == "linear" and epoch < settings.epochs
-    return [first - settings.lr * falls * step / (steps * max(1, settings.epochs)) for step in range(steps)]
 
 
 def _falls(losses: Sequence[float], patience: int) -> int:

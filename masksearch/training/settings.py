@@ -9,7 +9,7 @@ from masksearch.table import choose
 __all__ = ["Augment", "LrSchedule", "Optimizer", "Precision", "TrainSettings"]
 
 Optimizer = Literal["sgd", "adam", "adamw", "adadelta"]
-LrSchedule = Literal["constant", "multistep", "plateau", "cosine", "linear"]
+LrSchedule = Literal["constant", "multistep", "plateau", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 Augment = Literal["auto", "none", "crop_flip"]
 
@@ -35,7 +35,7 @@ class TrainSettings:
     bn_l1: float = 0.0
     """L1 penalty on every BatchNorm scale (network slimming, Liu et al. 2017: 1e-4 for VGG, 1e-5 for ResNet)."""
     lr_schedule: LrSchedule = "constant"
-    """How the learning rate changes from epoch to epoch; linear: from step to step, to 0 at the end."""
+    """How the learning rate changes from epoch to epoch."""
     milestones: tuple[int, ...] = ()
     """Epochs after which the multistep schedule multiplies the learning rate by factor, ascending."""
     factor: float = 0.1

@@ -16,7 +16,7 @@ from masksearch.training.checkpoint import digest, load_checkpoint, save_checkpo
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
 from masksearch.training.feed import Feed, Images, steps_per_epoch
-from masksearch.training.learning_rate import step_rates
+from masksearch.training.learning_rate import learning_rate
 from masksearch.training.masking import Masking
 from masksearch.training.memory import keep_freed_memory
 from masksearch.training.moments import Moments
@@ -182,9 +182,8 @@ def train(
             moments.after_step(training, begin * steps)
         while not training.over(until - begin):
             began, epoch = monotonic(), begin + len(training.epochs)
-            losses = [row.val_loss for row in training.epochs if row.val_loss is not None]
-            rates = step_rates(settings, epoch, steps, losses)
-            train_loss, train_accuracy = epochs.run(epoch, rates, after_step)
+            lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
+            train_loss, train_accuracy = epochs.run(epoch, lr, after_step)
             scored = None
             if val_feed is not None:
                 scored = evaluate_feed(model, val_feed, loss or cross_entropy, seen.classifies)
@@ -194,7 +193,7 @@ def train(
                 train_accuracy=train_accuracy,
                 val_loss=scored.loss if scored else None,
                 val_accuracy=scored.accuracy if scored else None,
-                lr=rates[0],
+                lr=lr,
                 seconds=monotonic() - began,
             )
             training.epochs.append(row)

@@ -82,17 +82,6 @@ def test_short_trainings_start_where_the_retraining_starts(tmp_path):
     assert cell.metrics["score"]["search_score"] == pytest.approx(best, abs=1e-6)
 
 
-def test_fine_tunings_go_on_from_the_weights_that_masks_are_found_at(tmp_path):
-    tuned = SHORT | {"objective": "fine_tuning"}
-    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE, **tuned, rewind_to=["1ep"])
-    data, settings = small_data(), TrainSettings(epochs=2, lr=0.3, batch_size=50)
-    network = cell.build(cell.moment("end"))
-    seed = derive(0, "short training")
-    scorer = ShortTraining(network, cell.space, data.train, data.search, settings, steps=3, anneal=True, seed=seed)
-    best = max(row.score.value for row in read_rows(cell.folder))
-    assert scorer(cell.mask).value == pytest.approx(best, abs=1e-6)
-
-
 def test_the_best_masks_are_scored_again_on_other_images_and_for_longer(tmp_path):
     flat = TRAINED | MIXTURE | SHORT
     [cell] = sweep_in(tmp_path, **flat, rescore=5, rescore_steps=8)
@@ -220,7 +209,6 @@ WRONG = {
     "rescore_steps: 0; at least 1": {"rescore_steps": 0},
     "first_seed: -1; 0 or more": {"first_seed": -1},
     "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
-    "weights: signed_constant; fine_tuning": {"weights": "signed_constant", "objective": "fine_tuning"},
     "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
     "optuna.pruner: median; bn_recalibrated has no score before its end": {
         "objective": "bn_recalibrated",

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -83,22 +82,6 @@ def test_training_counts():
     untrained = Scorer(model, space, split, "loss")(mask).value
     few, many = (ShortTraining(model, space, split, split, SETTINGS, steps=n)(mask).value for n in (3, 30))
     assert untrained < few < many
-
-
-@pytest.mark.parametrize("granularity", ["weight", "filter"])
-def test_annealed_steps_end_at_a_rate_of_nothing_wherever_the_schedule_begins(granularity):
-    """Twelve steps are two epochs of all images; the schedule of the training that follows is forgotten."""
-    model, learned, scored = make_net(), make_split(60), make_split(40, seed=1)
-    space = spaces(model)[granularity]
-    mask = space.random(0.5, generator=generator(2))
-    scorers = [
-        ShortTraining(model, space, learned, scored, settings, steps=12, begin=begin, anneal=True, seed=7)
-        for settings, begin in ((SETTINGS, 5), (replace(SETTINGS, epochs=1, lr_schedule="plateau"), 0))
-    ]
-    linear = replace(SETTINGS, epochs=2, lr_schedule="linear")
-    ticket = draw_ticket(copy.deepcopy(model), space, mask, copy_weights(model))
-    train(ticket.network, scorers[0]._train, linear, masks=ticket.masks, seed=7)
-    assert [scorer(mask).value for scorer in scorers] == [-evaluate(ticket.network, scored).loss] * 2
 
 
 def test_a_training_that_diverges_has_no_score():
