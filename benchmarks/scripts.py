@@ -57,6 +57,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "filter_spaces": ["filter_spaces.py", *spaces],
         "orthogonality": ["orthogonality.py", root],
         "grasp_logits": ["grasp_logits.py", root],
+        "filter_profiles": ["filter_profiles.py", root],
         **{
             f"annealing_{what}": ["annealing_defaults.py", root, what]
             for what in ("schedules", "additions", "densities", "subsets")
