@@ -45,7 +45,7 @@ class _Flags:
     recipe: str | None = None
     """A published experiment, as defaults for all other flags; --list names them."""
     scale: Literal["smoke", "cpu", "paper"] = "cpu"
-    """How large a recipe: seconds, at most an hour on two cores, or as published."""
+    """How large a recipe: seconds, minutes to hours on two cores, or as published."""
     list: bool = False
     """Print every method, objective, model, data set and recipe, and end."""
 
