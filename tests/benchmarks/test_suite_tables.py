@@ -1,34 +1,11 @@
 """What tables say of rows whose answers are known."""
 
 import numpy as np
+from suite_rows import row_of
 
 from benchmarks.anytime import curves
 from benchmarks.suites import SUITES
 from benchmarks.tables import Blocks, comparison, suite_text
-
-
-def row_of(method, sparsity, seed, test, val, **changes):
-    return {
-        "method": method,
-        "sparsity": str(sparsity),
-        "seed": str(seed),
-        "find_at": "0",
-        "control": "none",
-        "schedule": "one_shot",
-        "scope": "global",
-        "dataset": "digits",
-        "model": "fc",
-        "granularity": "weight",
-        "trained.test_accuracy": str(test),
-        "trained.val_accuracy": str(val),
-        "cost.nonzero_params": str(round(1000 * (1 - sparsity))),
-        "cost.effective_macs": "10" if method == "snip" else "20",
-        "masksearch": "0.1.0",
-        "torch": "2",
-        "device": "cpu",
-        "threads": "1",
-        "sweep": "one",
-    } | changes
 
 
 def rows_of(sweep, missing=()):
