@@ -108,7 +108,7 @@ def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path
     text = suite_text(suite, files, sum(len(sweep.cells) for sweep in sweeps))
     for name, rows in files.items():
         if any(column.startswith("best.") for column in rows[0]):
-            text += _figures([anytime.drawing(rows)], name, home)
+            text += _figures(anytime.drawings(rows), name, home)
         else:
             text += _figures([accuracies.drawing(rows, suite.value, suite.scale)], name, home)
             at_costs = _figures(accuracies.cost_drawings(rows, suite.value, suite.scale), name, home)

@@ -14,7 +14,7 @@ Places = Mapping[tuple[float, int], Row]
 
 APART = 0.1  # costs of one sparsity that differ by less are as good as equal
 _COLUMNS = 5  # of a table
-_REACH = 0.5  # share of the methods that have measurements on both sides of a table's costs
+_REACH = 2 / 3  # share of the methods that have measurements on both sides of a table's costs
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ def dense_cost(rows: Sequence[Row], cost: Cost) -> float:
 def shares(rows: Sequence[Row], cost: Cost) -> list[float]:
     """Shares of the dense network's cost for a table, evenly on a log scale, in numbers of two digits.
 
-    They go from the lowest to the highest cost that at least half of the methods enclose with every seed. None if there
-    is no such range.
+    They go from the lowest to the highest cost that at least two thirds of the methods enclose with every seed. None
+    if there is no such range.
     """
     ends = np.array([_ends(places, cost.column) for places in series(rows).values()]) / dense_cost(rows, cost)
     enclosed = [at for at in ends.ravel() if ((ends[:, 0] <= at) & (at <= ends[:, 1])).mean() >= _REACH and at > 0]

@@ -13,7 +13,8 @@ from masksearch.analysis import Estimate, holm, paired, pareto_front, ranks, win
 __all__ = ["Blocks", "comparison", "suite_text"]
 
 _EXPLAINED = (
-    "each seed between its own sparsities, linear over the logarithm of the cost; – where a seed doesn't reach it"
+    "each seed between its own sparsities, linear over the logarithm of the cost; – where a seed has none on both "
+    "sides; bold: best by validation of those that are there"
 )
 
 
@@ -106,7 +107,7 @@ def _at_equal_costs(suite: Suite, rows: Sequence[Row]) -> list[str]:
             about = f"At equal {cost.word}, as shares of the dense network's {dense_cost(rows, cost):,.0f}"
             parts += [f"{about} ({_EXPLAINED}):", _shares_table(suite, rows, cost, chosen)]
         else:
-            parts.append(f"There are no {cost.word} that half of the methods have measurements on both sides of.")
+            parts.append(f"There are no {cost.word} that two thirds of the methods have measurements on both sides of.")
     return parts
 
 
