@@ -32,6 +32,7 @@ from benchmarks.tables import suite_text
 from masksearch.errors import InputError
 from masksearch.experiment import SCALES
 from masksearch.files import write_bytes
+from masksearch.report import Drawing
 from masksearch.table import choose
 
 
@@ -106,16 +107,27 @@ def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path
     files = {path.stem: read_rows([path]) for path in paths}
     text = suite_text(suite, files, sum(len(sweep.cells) for sweep in sweeps))
     for name, rows in files.items():
-        searched = any(column.startswith("best.") for column in rows[0])
-        figure = anytime.drawing(rows) if searched else accuracies.drawing(rows, suite.value, suite.scale)
-        path = home / "figures" / f"{name}_{figure.name}.png"
-        write_bytes(path, small_png(figure))
-        text += f"\n![{figure.name}]({path.parent.name}/{path.name})\n\n{figure.caption}\n"
+        if any(column.startswith("best.") for column in rows[0]):
+            text += _figures(anytime.drawings(rows), name, home)
+        else:
+            text += _figures([accuracies.drawing(rows, suite.value, suite.scale)], name, home)
+            at_costs = _figures(accuracies.cost_drawings(rows, suite.value, suite.scale), name, home)
+            text += f"\n<details><summary>The same against costs</summary>\n{at_costs}\n</details>\n"
     if asked.scale == "smoke":
         print(text)
         return
     (home / "README.md").write_text(_place(asked, home, text))
     print(f"tables  {home / 'README.md'}")
+
+
+def _figures(drawings: Sequence[Drawing], name: str, home: Path) -> str:
+    """Write figures of a sweep; the Markdown that shows them."""
+    text = ""
+    for figure in drawings:
+        path = home / "figures" / f"{name}_{figure.name}.png"
+        write_bytes(path, small_png(figure))
+        text += f"\n![{figure.name}]({path.parent.name}/{path.name})\n\n{figure.caption}\n"
+    return text
 
 
 def _place(asked: argparse.Namespace, home: Path, text: str) -> str:

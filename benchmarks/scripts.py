@@ -80,12 +80,19 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
     Raises
     ------
     InputError
-        For a place that there is not, or if a script fails.
+        For a place that there is not, runs that a script reads and that are not there, or if a script fails.
     """
     known = commands(scale, root, runs)
     for name in only:
         choose("script", name, list(known))
-    for name in only or known:
+    chosen = list(only or known)
+    for name in chosen:
+        if missing := [flag for flag in known[name] if _is_missing_run(flag, runs)]:
+            raise InputError(
+                f"{name}: no sweep in {', '.join(missing)}; the commands that make them stand above its table on "
+                "benchmarks/README.md, and --only chooses other scripts"
+            )
+    for name in chosen:
         script, *flags = known[name]
         lines = []
         with subprocess.Popen([sys.executable, str(HERE / script), *flags], stdout=subprocess.PIPE, text=True) as child:
@@ -98,3 +105,7 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
         if scale != "smoke":
             page = home / "README.md"
             page.write_text(replace_block(page.read_text(), name, "".join(lines)))
+
+
+def _is_missing_run(flag: str, runs: str) -> bool:
+    return flag.startswith(f"{runs}/") and not (Path(flag) / "sweep.json").exists()

@@ -17,6 +17,8 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import masksearch as ms
+from masksearch.errors import InputError
+from masksearch.experiment import read_sweep
 from masksearch.files import read_json
 from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings
@@ -65,10 +67,15 @@ def table(data: ms.Data, sweeps: Sequence[Path]) -> Iterator[str]:
 
 def main() -> None:
     """Print the table."""
-    plan = read_json(Path(sys.argv[2]) / "sweep.json")["settings"][0]
+    paths = [Path(argument) for argument in sys.argv[2:]]
+    try:
+        sweeps = [read_sweep(path) for path in paths]
+    except InputError as error:
+        sys.exit(f"short_training: {error}")
+    plan = sweeps[0].settings[0]
     kept = ("search_images", "train_images", "val_images")
     data = ms.load_data(plan["sweep"]["dataset"], sys.argv[1], **{name: plan["scoring"][name] for name in kept})
-    for line in table(data, [Path(argument) for argument in sys.argv[2:]]):
+    for line in table(data, paths):
         print(line, flush=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.files import read_json
 from masksearch.history_file import read_rows
@@ -36,5 +37,8 @@ def table(sweeps: Sequence[SweepResult]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for line in table([read_sweep(Path(path)) for path in sys.argv[1:]]):
-        print(line, flush=True)
+    try:
+        for line in table([read_sweep(Path(path)) for path in sys.argv[1:]]):
+            print(line, flush=True)
+    except InputError as error:
+        sys.exit(f"stopping: {error}")

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.equal_costs import APART, COSTS, Cost, at_share, costs_differ, dense_cost, mean_points, shares
 from benchmarks.rows import Row, number, series
 from benchmarks.suites import Suite
 from masksearch.analysis import Estimate, holm, paired, pareto_front, ranks, win_matrix
 
 __all__ = ["Blocks", "comparison", "suite_text"]
 
-_COSTS = {"cost.nonzero_params": "parameters", "cost.effective_macs": "MACs"}
+_EXPLAINED = (
+    "each seed between its own sparsities, linear over the logarithm of the cost; – where a seed has none on both "
+    "sides; bold: best by validation of those that are there"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def suite_text(suite: Suite, files: Mapping[str, Sequence[Row]], cases: int) -> 
     for name, rows in files.items():
         parts += [f"`{name}`: {_title(rows[0])}", _means(suite, rows)]
         if suite.blocks == "sparsities":
-            parts.append(_fronts(rows))
+            parts += [_fronts(rows), *_at_equal_costs(suite, rows)]
     for title, blocks in _all_blocks(suite, files).items():
         parts += [f"{title}, {len(blocks.values)} blocks:", comparison(blocks, suite.scale, suite.digits)]
     return "\n\n".join(parts) + "\n"
@@ -83,20 +87,49 @@ def _means(suite: Suite, rows: Sequence[Row]) -> str:
 
 def _fronts(rows: Sequence[Row]) -> str:
     """Methods and sparsities on the fronts of mean test accuracy and cost, from the cheapest on."""
-    points: dict[tuple[str, float], list[Row]] = {}
-    for name, places in series(rows).items():
-        for (sparsity, _), row in sorted(places.items()):
-            points.setdefault((name, sparsity), []).append(row)
-    seeds = max(map(len, points.values()))
-    points = {place: own for place, own in points.items() if len(own) == seeds}  # those with all their seeds
-    accuracy = [np.mean([number(row, "trained.test_accuracy") for row in own]) for own in points.values()]
     lines = []
-    for column, word in _COSTS.items():
-        costs = [np.mean([number(row, column) for row in own]) for own in points.values()]
-        labels = [f"{name} {100 * sparsity:g} %" for name, sparsity in points]
-        front = [f"{labels[place]} ({costs[place]:,.0f})" for place in pareto_front(accuracy, costs)]
-        lines.append(f"Pareto front of test accuracy and {word}: {', '.join(front)}.")
+    for cost in COSTS:
+        points = mean_points(rows, "trained.test_accuracy", cost.column)
+        labels = [f"{name} {100 * sparsity:g} % ({spent:,.0f})" for (name, sparsity), (_, spent) in points.items()]
+        front = [labels[place] for place in pareto_front(*zip(*points.values(), strict=True))]
+        lines.append(f"Pareto front of test accuracy and {cost.word}: {', '.join(front)}.")
     return " ".join(lines)
+
+
+def _at_equal_costs(suite: Suite, rows: Sequence[Row]) -> list[str]:
+    """For every cost a table of methods x shares of the dense network's, or a line that says why there is none."""
+    parts = []
+    for cost in COSTS:
+        if not costs_differ(rows, cost):
+            about = f"{cost.word[0].upper()}{cost.word[1:]} differ by less than {100 * APART:g} % at every sparsity"
+            parts.append(f"{about}: the first table is that at equal {cost.word}.")
+        elif chosen := shares(rows, cost):
+            about = f"At equal {cost.word}, as shares of the dense network's {dense_cost(rows, cost):,.0f}"
+            parts += [f"{about} ({_EXPLAINED}):", _shares_table(suite, rows, cost, chosen)]
+        else:
+            parts.append(f"There are no {cost.word} that two thirds of the methods have measurements on both sides of.")
+    return parts
+
+
+def _shares_table(suite: Suite, rows: Sequence[Row], cost: Cost, chosen: Sequence[float]) -> str:
+    """Methods x shares; the method that validation chooses at that share is bold."""
+    table = series(rows)
+    texts = {name: [at_share(places, cost, suite.value, one) for one in chosen] for name, places in table.items()}
+    choosing = {
+        name: [at_share(places, cost, suite.chosen_by, one).mean for one in chosen] for name, places in table.items()
+    }
+    best = [
+        max(table, key=lambda name: np.nan_to_num(choosing[name][place], nan=-np.inf)) for place in range(len(chosen))
+    ]
+    lines = [
+        _line(["method", *(f"{100 * one:g} % of {cost.word}" for one in chosen)]),
+        _line(["---", *["---:"] * len(chosen)]),
+    ]
+    for name, estimates in texts.items():
+        cells = [one.text(suite.scale, suite.digits) for one in estimates]
+        bold = [f"**{cell}**" if name == first else cell for cell, first in zip(cells, best, strict=True)]
+        lines.append(_line([name, *bold]))
+    return "\n".join(lines)
 
 
 def _all_blocks(suite: Suite, files: Mapping[str, Sequence[Row]]) -> dict[str, Blocks]:

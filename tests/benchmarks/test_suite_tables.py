@@ -1,34 +1,11 @@
 """What tables say of rows whose answers are known."""
 
 import numpy as np
+from suite_rows import row_of
 
-from benchmarks.anytime import curves
+from benchmarks.anytime import curves, drawings
 from benchmarks.suites import SUITES
 from benchmarks.tables import Blocks, comparison, suite_text
-
-
-def row_of(method, sparsity, seed, test, val, **changes):
-    return {
-        "method": method,
-        "sparsity": str(sparsity),
-        "seed": str(seed),
-        "find_at": "0",
-        "control": "none",
-        "schedule": "one_shot",
-        "scope": "global",
-        "dataset": "digits",
-        "model": "fc",
-        "granularity": "weight",
-        "trained.test_accuracy": str(test),
-        "trained.val_accuracy": str(val),
-        "cost.nonzero_params": str(round(1000 * (1 - sparsity))),
-        "cost.effective_macs": "10" if method == "snip" else "20",
-        "masksearch": "0.1.0",
-        "torch": "2",
-        "device": "cpu",
-        "threads": "1",
-        "sweep": "one",
-    } | changes
 
 
 def rows_of(sweep, missing=()):
@@ -93,3 +70,20 @@ def test_curves_have_a_band_a_method_in_the_order_of_costs():
     assert band.mean[1:].tolist() == [0, 2]
     assert np.isnan(band.mean[0])
     assert curves(rows, "seconds") == {}
+
+
+def test_every_sparsity_has_its_panels_over_the_seeds_that_all_methods_have():
+    rows = [
+        row_of(method, sparsity, seed, 0, 0)
+        | {f"best.{axis}.{at}": str(seed) for axis in ("scorings", "images") for at in (10, 100)}
+        for method, sparsity, seeds in (("eda", 0.9, (0, 1)), ("eda", 0.8, (0, 1)), ("random_search", 0.8, (1, 2, 3)))
+        for seed in seeds
+    ]
+    (figure,) = drawings(rows)
+    panels = figure.figure.axes
+    assert [panel.get_xlabel() for panel in panels] == ["scorings", "image-evaluations"] * 2
+    assert [len(panel.lines) for panel in panels] == [2, 2, 1, 1]
+    assert [line.get_ydata().tolist() for line in panels[0].lines] == [[1, 1], [1, 1]]  # seed 1 alone
+    assert "80 % sparsity, 1 seed; 90 % sparsity, 2 seeds." in figure.caption
+    apart = [row for row in rows if row["sparsity"] == "0.8" and row["seed"] != "1"]
+    assert drawings(apart) == []

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from benchmarks import running
+from benchmarks import running, scripts
 from benchmarks.__main__ import main
 from benchmarks.rows import number, read_csv, write_csv
 from benchmarks.suites import SUITES, chosen
@@ -147,6 +147,19 @@ def test_recipes_run_and_go_to_their_places(brief, capsys):
 def test_scripts_run(brief, capfd):
     assert main(["--suite", "speed", "--scale", "smoke"]) == 0
     assert "breaks even at" in capfd.readouterr().out
+
+
+def test_a_script_whose_runs_are_missing_says_so_before_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scripts.subprocess, "Popen", lambda *_, **__: pytest.fail("work began"))
+    (tmp_path / "stop_steps_none").mkdir()
+    (tmp_path / "stop_steps_none" / "sweep.json").write_text("{}")
+    flags = ["--suite", "speed", "--scale", "cpu", "--runs", str(tmp_path), "--only"]
+    for name, missing in (("stop_steps", "stop_steps_median"), ("short_training", "pilot_erk")):
+        assert main([*flags, "sparse", name]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"{name}: no sweep in {tmp_path / missing}, " in line
+        assert "stop_steps_none" not in line
+        assert "benchmarks/README.md" in line
 
 
 def test_the_list_and_mistakes(capsys):
