@@ -219,13 +219,43 @@ def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
     assert "magnitude (one shot, found at 1ep)" in answer
 
 
-def test_the_link_to_tensorboard_chooses_runs_that_are(finished, page):
+def states_in_link(page):
+    """Which runs the link to TensorBoard turns on and off."""
     [address] = [value for tag, name, value in page.attributes if tag == "a" and value.startswith("http")]
     state = parse_qs(address.partition("#")[2])["runSelectionState"][0]
-    runs = json.loads(base64.b64decode(state))
-    assert len(runs) == len(METHODS)
-    assert all((finished[0].path / run).is_dir() for run in runs)
-    assert all("s0.9" in run and "seed0" in run for run in runs)
+    return json.loads(base64.b64decode(state))
+
+
+def test_the_link_to_tensorboard_turns_on_one_seed_of_one_sparsity_and_all_other_runs_off(finished, page):
+    states = states_in_link(page)
+    on = {run for run, state in states.items() if state is True}
+    off = {run for run, state in states.items() if state is False}
+    assert len(on) == len(METHODS)
+    assert all("s0.9" in run and "seed0" in run for run in on)
+    # Up to 40 runs TensorBoard draws all that it isn't told to leave out.
+    assert on | off == {folder.name for folder in finished[0].folders} == set(states)
+
+
+def with_curves(path, runs):
+    """Event files in folders of these names, as runs that were trained have them."""
+    for run in runs:
+        (path / run).mkdir(parents=True)
+        (path / run / "events.out.tfevents.1.vm.1.0").touch()
+
+
+def test_the_link_to_tensorboard_turns_earlier_rounds_and_unfinished_cells_off(finished, tmp_path):
+    cell = next(folder.name for folder in finished[0].folders if "s0.9" in folder.name and "seed0" in folder.name)
+    with_curves(tmp_path, [cell, f"{cell}/round1", "unfinished"])
+    states = states_in_link(elsewhere(finished[0], tmp_path))
+    assert [run for run, state in states.items() if not state] == [f"{cell}/round1", "unfinished"]
+    assert states[cell]
+
+
+def test_of_more_than_40_runs_the_link_names_those_that_are_on(finished, tmp_path):
+    with_curves(tmp_path, [f"run{number}" for number in range(41)])
+    states = states_in_link(elsewhere(finished[0], tmp_path))
+    assert len(states) == len(METHODS)
+    assert all(states.values())
 
 
 def test_a_row_without_retraining_is_chosen_by_what_its_mask_is_worth_and_a_diverged_one_by_nothing(finished):
