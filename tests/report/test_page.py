@@ -198,13 +198,44 @@ def test_the_answer_names_the_best_by_validation_with_size_speed_and_cost(finish
         points = 100 * abs(best.trained.mean - dense.trained.mean)
         assert f"{100 * sparsity:g} % sparse: {name} {best.trained.text(100)} % on the test set, {points:.2f}" in answer
         assert f"{best.compression.mean:.1f} times fewer parameters, {1 / best.macs.mean:.1f} times fewer" in answer
-        assert f"measured {best.speedup.mean:.2f} times as fast" in answer
+        assert "as fast as before: dense kernels multiply zeros, too" in answer
         if best.learned:
             other = max((row for row in here if not row.learned), key=lambda row: row.validation.mean)
             assert f"{other.method.replace('_', ' ')} of those that aren't learned by gradient" in answer
     masks = re.findall(r"[\w.]+/mask\.safetensors", answer)
     assert len(masks) >= len(SPARSITY)
     assert all((finished[0].path / mask).is_file() for mask in masks)
+
+
+@pytest.mark.parametrize(
+    ("differences", "says"),
+    [
+        (
+            (0.03, 0.03, 0.03),
+            "3.00 points above the dense network (95 % interval over 3 seeds, paired: +3.00 to +3.00)",
+        ),
+        (
+            (-0.02, -0.02, -0.05),
+            "3.00 points below the dense network (not significant; 95 % interval over 3 seeds, paired: -7.30 to +1.30)",
+        ),
+        ((0.01,), "1.00 points above the dense network (one seed, so without an interval)"),
+    ],
+)
+def test_the_answer_says_what_is_not_significant(finished, tmp_path, differences, says):
+    cells = [dict(cell) for cell in finished[0].cells if cell["method"] == "snip" and cell["sparsity"] == 0.5]
+    for cell, difference, dense in zip(cells, differences, (0.5, 0.7, 0.9), strict=False):  # far apart, but paired
+        cell["dense"] = {**cell["dense"], "test_accuracy": dense}
+        cell["trained"] = {**cell["trained"], "test_accuracy": dense + difference}
+    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells[: len(differences)]))
+    assert says in answer
+
+
+def test_the_answer_names_the_measured_speed_where_filters_are_gone(finished, tmp_path):
+    cells = [cell | {"granularity": "filter"} for cell in finished[0].cells if cell["method"] == "snip"]
+    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
+    for row in summarise(cells)[1:]:
+        assert f"measured {row.speedup.mean:.2f} times as fast" in answer
+    assert "zeros" not in answer
 
 
 def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
