@@ -8,6 +8,7 @@ from pathlib import Path
 from masksearch.analysis import Estimate, SummaryRow
 from masksearch.report.drawing import percent
 from masksearch.report.style import name_of
+from masksearch.report.tables import COSTS
 
 __all__ = ["answer_html", "best_rows", "speech_of"]
 
@@ -74,8 +75,7 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
         among = " of those that aren't learned by gradient" if _follows(row, rows) else ""
         mask = f' <span class="file">Mask: <code>{escape(str(path))}</code></span>' if path else ""
         parts.append(
-            f'<p><span class="head">{percent(row.sparsity)} sparse: <b>{_name(row)}</b>{among}</span> '
-            f"{escape(speech_of(row))}{mask}</p>"
+            f'<p><span class="head">{_size(row)}: <b>{_name(row)}</b>{among}</span> {escape(speech_of(row))}{mask}</p>'
         )
     if len(parts) > 1:
         parts.append('<p class="about">Chosen by accuracy on validation images, which the test set has no part in.</p>')
@@ -85,6 +85,13 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 def _follows(row: SummaryRow, rows: Sequence[SummaryRow]) -> bool:
     chosen = [one for one in best_rows(rows) if one.sparsity == row.sparsity]
     return chosen[0] is not row
+
+
+def _size(row: SummaryRow) -> str:
+    if row.cap is None:
+        return f"{percent(row.sparsity)} sparse"
+    cost, share = row.cap
+    return f"At most {percent(share)} of the {COSTS[cost]}"
 
 
 def _name(row: SummaryRow) -> str:

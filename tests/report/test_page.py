@@ -238,6 +238,14 @@ def test_the_answer_names_the_measured_speed_where_filters_are_gone(finished, tm
     assert "zeros" not in answer
 
 
+def test_the_answer_calls_a_cap_on_a_cost_no_sparsity(finished, tmp_path):
+    snip = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
+    cells = [cell | {"cap": {"cost": "macs", "share": 0.5}} for cell in snip]
+    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
+    assert "At most 50 % of the MACs: snip" in answer
+    assert "sparse" not in answer
+
+
 def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
     cells = [dict(cell) for cell in rounds.cells]
     for cell in cells:
