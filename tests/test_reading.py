@@ -10,6 +10,7 @@ import torch
 from masksearch import cli
 from masksearch.analysis import (
     control_rows,
+    different_settings,
     group_cells,
     group_orthogonality,
     orthogonality_score,
@@ -130,6 +131,16 @@ def test_analyse_does_what_is_asked_for_alone(home, capsys, tmp_path):
     assert "50 %" not in out
     assert "Likeness" not in out
     assert [path.name for path in tmp_path.iterdir()] == ["analysis.md"]
+
+
+def test_a_setting_that_only_one_run_was_given_is_not_given_in_the_other(home):
+    one = read_sweep(home / "one")
+    [settings] = one.settings
+    scoring, sweep = settings["scoring"] | {"search_images": None}, settings["sweep"] | {"find_at": ["end"]}
+    other = replace(one, settings=[settings | {"scoring": scoring, "sweep": sweep}])
+    different = different_settings([one, other])
+    assert different["scoring.search_images"] == ("50", "not given")
+    assert different["sweep.find_at"] == ("not given", "end")
 
 
 def test_analyse_names_the_run_of_a_table_where_there_are_several(home, capsys, tmp_path):
