@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -138,6 +139,10 @@ def _console() -> Console:
 
 
 def _first_line(row: object) -> str:
+    """What a row says about itself; a partial about what it is of, with the arguments that make it another."""
+    if isinstance(row, partial):
+        given = [*map(repr, row.args), *(f"{name}={value!r}" for name, value in row.keywords.items())]
+        return f"{_first_line(row.func)} ({', '.join(given)})"
     return (row.__doc__ or "of your own").strip().splitlines()[0]
 
 

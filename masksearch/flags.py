@@ -74,7 +74,19 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
     asked = [_parsed(args, prog, part) for part in parts]
     if asked[0].list:
         return "list"
-    return [_settings(flags, part) for flags, part in zip(asked, parts, strict=True)]
+    settings = [_settings(flags, part) for flags, part in zip(asked, parts, strict=True)]
+    if "--sparsity" in {arg.partition("=")[0] for arg in args}:
+        _check_sparsity_counts(settings)
+    return settings
+
+
+def _check_sparsity_counts(settings: Sequence[Settings]) -> None:
+    """A sparsity that was typed must say something; one that is a default may stand behind caps."""
+    for own in settings:
+        instead = own.sweep.sized_by
+        if instead != "sparsity":
+            value = " ".join(f"{sparsity:g}" for sparsity in own.sweep.sparsity)
+            raise InputError(f"sparsity: {value}; {instead} stands in its place, so give one of them")
 
 
 def _parsed(args: Sequence[str], prog: str, part: Settings) -> _Flags:

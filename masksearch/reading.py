@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from rich.console import Console
 
@@ -80,22 +80,38 @@ def analyse(args: Sequence[str], console: Console) -> None:
         texts.append(f"# {result.path.name}\n")
         for name in dict.fromkeys(given.what):
             if name in _OF_A_RUN:
-                texts += _shown(*_OF_A_RUN[name](result, groups, looks, given.measure), home, result.path.name, console)
+                grids, drawings = _OF_A_RUN[name].show(result, groups, looks, given.measure)
+                where = f"{result.path.name}: " * (len(results) > 1)
+                texts += _shown(name, grids, drawings, home, result.path.name, where, console)
     if "gap" in given.what:
-        texts += _shown(*gaps(results), home, "all", console)
+        texts += _shown("gap", *gaps(results), home, "all", "", console)
     write_bytes(home / "analysis.md", "\n".join(texts).encode())
     console.print(f"written  {home / 'analysis.md'}", highlight=False, soft_wrap=True)
 
 
-def _shown(grids: list[Grid], drawings: list[Drawing], home: Path, of: str, console: Console) -> list[str]:
-    """Print tables, write figures; lines of Markdown that show both."""
-    _print(grids, console)
+def _shown(
+    name: str, grids: list[Grid], drawings: list[Drawing], home: Path, of: str, where: str, console: Console
+) -> list[str]:
+    """Print an analysis's tables, write its figures and say where, or say that it has none; lines of Markdown.
+
+    Titles in the terminal begin with ``where``; those in Markdown stand below the name of their run.
+    """
+    if not grids and not drawings:
+        lacks = f"{name}: none, {_OF_A_RUN[name].lacks if name in _OF_A_RUN else 'nothing was searched'}"
+        console.print(f"{where}{lacks}", highlight=False, soft_wrap=True, markup=False)
+        return [f"{lacks}\n"]
+    _print([replace(grid, title=f"{where}{grid.title}") for grid in grids], console)
     lines = [grid.markdown() for grid in grids]
+    files = []
     for drawing in drawings:
-        name = f"{of}_{drawing.name}"
-        write_bytes(home / f"{name}.png", drawing.png())
-        write_bytes(home / f"{name}.svg", drawing.svg_file())
-        lines.append(f"![{drawing.name.replace('_', ' ')}]({name.replace(' ', '%20')}.png)\n\n{drawing.caption}\n")
+        file = f"{of}_{drawing.name}"
+        write_bytes(home / f"{file}.png", drawing.png())
+        write_bytes(home / f"{file}.svg", drawing.svg_file())
+        lines.append(f"![{drawing.name.replace('_', ' ')}]({file.replace(' ', '%20')}.png)\n\n{drawing.caption}\n")
+        files.append(str(home / f"{file}.png"))
+    if files:
+        says = f"{where}{name}, as PNG and SVG:  {'  '.join(files)}"
+        console.print(says, highlight=False, soft_wrap=True, markup=False)
     return lines
 
 
@@ -143,15 +159,20 @@ def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing
     ]
 
 
-_OF_A_RUN: dict[str, Callable[[SweepResult, list[Group], Looks, Sequence[str]], _Shown]] = {
-    "similarity": _similarity,
-    "orthogonality": _orthogonality,
-    "densities": _densities,
-    "macs": _macs,
-    "weights": _weights,
-    "training": _training,
-    "controls": _controls,
-    "early_bird": _early_bird,
+class _Analysis(NamedTuple):
+    show: Callable[[SweepResult, list[Group], Looks, Sequence[str]], _Shown]
+    lacks: str  # why it shows nothing, where it does
+
+
+_OF_A_RUN = {
+    "similarity": _Analysis(_similarity, "no mask is left on disk"),
+    "orthogonality": _Analysis(_orthogonality, "no weight masks, or no initial weights on disk"),
+    "densities": _Analysis(_densities, "no tickets but controls"),
+    "macs": _Analysis(_macs, "no tickets but controls"),
+    "weights": _Analysis(_weights, "no retrained.safetensors on disk"),
+    "training": _Analysis(_training, "nothing was retrained"),
+    "controls": _Analysis(_controls, "no ticket has a control: --control shuffle reinit repair"),
+    "early_bird": _Analysis(_early_bird, "no early-bird tickets: --schedule early_bird"),
 }
 ANALYSES = (*_OF_A_RUN, "gap")
 

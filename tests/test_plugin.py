@@ -70,6 +70,14 @@ def elsewhere(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+def test_the_list_says_of_a_partial_what_it_is_a_partial_of(tmp_path, capsys):
+    head = "from functools import partial\n" + MODULE
+    (tmp_path / "own.py").write_text(head.replace('"patient": Patient', '"hasty": partial(Patient, patience=1)'))
+    assert cli.main(["run", "--list", "--plugin", "own.py"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(r"^  hasty +Random search with a setting of its own\. \(patience=1\)$", listed, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["own_rows_of_a_test", "own_rows_of_a_test.py"])
 def test_a_users_criterion_searcher_and_model_run_and_run_on(name, tmp_path, capsys, monkeypatch):
     (tmp_path / "own_rows_of_a_test.py").write_text(MODULE)

@@ -10,6 +10,7 @@ import torch
 from masksearch import cli
 from masksearch.analysis import (
     control_rows,
+    different_settings,
     group_cells,
     group_orthogonality,
     orthogonality_score,
@@ -130,6 +131,39 @@ def test_analyse_does_what_is_asked_for_alone(home, capsys, tmp_path):
     assert "50 %" not in out
     assert "Likeness" not in out
     assert [path.name for path in tmp_path.iterdir()] == ["analysis.md"]
+
+
+def test_a_setting_that_only_one_run_was_given_is_not_given_in_the_other(home):
+    one = read_sweep(home / "one")
+    [settings] = one.settings
+    scoring, sweep = settings["scoring"] | {"search_images": None}, settings["sweep"] | {"find_at": ["end"]}
+    other = replace(one, settings=[settings | {"scoring": scoring, "sweep": sweep}])
+    different = different_settings([one, other])
+    assert different["scoring.search_images"] == ("50", "not given")
+    assert different["sweep.find_at"] == ("not given", "end")
+
+
+def test_analyse_names_the_run_of_a_table_where_there_are_several(home, capsys, tmp_path):
+    runs = [str(home / name) for name in ("one", "other")]
+    out = said(capsys, "analyse", *runs, "--what", "macs", "early_bird", "--out", str(tmp_path))
+    for run in ("one", "other"):
+        assert len(re.findall(rf"^{run}: MACs of layers at (?:50|80) %", out, re.MULTILINE)) == 2
+        assert f"{run}: early_bird: none, no early-bird tickets" in out
+    assert "## MACs of layers at 50 %" in (tmp_path / "analysis.md").read_text()
+
+
+def test_analyse_says_what_there_is_none_of_and_where_its_figures_are(home, capsys, tmp_path):
+    asked = ["--what", "controls", "early_bird", "weights", "--sparsity", "0.8", "--out", str(tmp_path)]
+    out = said(capsys, "analyse", str(home / "one"), *asked)
+    assert out.splitlines() == [
+        "controls: none, no ticket has a control: --control shuffle reinit repair",
+        "early_bird: none, no early-bird tickets: --schedule early_bird",
+        f"weights, as PNG and SVG:  {tmp_path / 'one_weights_80.png'}",
+        f"written  {tmp_path / 'analysis.md'}",
+    ]
+    text = (tmp_path / "analysis.md").read_text()
+    assert "controls: none, " in text
+    assert "early_bird: none, " in text
 
 
 def test_orthogonality_from_files_is_that_of_the_network(home):

@@ -35,11 +35,17 @@ def _flat(result: SweepResult) -> dict[str, str]:
     for part in result.settings:
         for group, values in part.items():
             for name, value in values.items():
-                text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+                text = _text(value)
                 known = flat.setdefault(f"{group}.{name}", text)
                 if text not in known.split(" | "):
                     flat[f"{group}.{name}"] = f"{known} | {text}"
     return flat | {f"machine.{name}": value for name, value in result.machine.items()}
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ([], ()):  # what it means then, every setting's help says
+        return "not given"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:

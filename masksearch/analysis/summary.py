@@ -22,8 +22,10 @@ class SummaryRow:
     way: str  # the variant, and the moment its masks were found at if that tells it from other rows
     control: str  # which control it is; "none" if it is no control
     learned: bool  # by gradient: a supermask
+    granularity: str  # weight or filter; "" of the dense network
     untrained: Estimate  # test accuracy under the mask at the rewound weights, in [0, 1]
     trained: Estimate  # test accuracy after the last epoch of retraining
+    beside_dense: Estimate  # that, minus the test accuracy of the same seed's dense network
     validation: Estimate  # accuracy after the last epoch, or under the mask where nothing was retrained; diverged: 0
     accuracy_gap: Estimate  # accuracy on the search images minus accuracy on the rest of val
     params: Estimate  # non-zero ones
@@ -75,8 +77,10 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
         "",
         "none",
         False,
+        "",
         untrained=nothing,
         trained=Estimate.of(metrics["test_accuracy"] for metrics in networks),
+        beside_dense=nothing,
         validation=nothing,
         accuracy_gap=nothing,
         params=Estimate.of([whole["nonzero_params"]]),
@@ -111,8 +115,10 @@ def _row(group: Group) -> SummaryRow:
         group.way,
         group.control,
         group.learned,
+        cells[0]["granularity"],
         untrained=over_seeds("untrained", "test_accuracy"),
         trained=over_seeds("trained", "test_accuracy"),
+        beside_dense=Estimate.of(cell["trained"]["test_accuracy"] - cell["dense"]["test_accuracy"] for cell in cells),
         validation=Estimate.of(map(_validation, cells)),
         accuracy_gap=over_seeds("score", "accuracy_gap"),
         params=over_seeds("cost", "nonzero_params"),

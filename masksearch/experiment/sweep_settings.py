@@ -135,6 +135,13 @@ class SweepSettings:
         return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
 
     @property
+    def sized_by(self) -> str:
+        """The setting that says how small masks are: sparsity, unless another stands in its place."""
+        if self.capped is not None:
+            return f"max_{self.capped}"
+        return "compression" if self.compression else "sparsity"
+
+    @property
     def capped(self) -> Capped | None:
         """Which cost masks have caps on, if on any."""
         return next((name for name in CAPPED if getattr(self, f"max_{name}")), None)

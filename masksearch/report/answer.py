@@ -1,12 +1,14 @@
 """What a reader wants to know first: which mask, how much smaller and faster, and what it costs in accuracy."""
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from masksearch.analysis import SummaryRow
+from masksearch.analysis import Estimate, SummaryRow
 from masksearch.report.drawing import percent
 from masksearch.report.style import name_of
+from masksearch.report.tables import COSTS
 
 __all__ = ["answer_html", "best_rows", "speech_of"]
 
@@ -28,14 +30,29 @@ def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
     return chosen
 
 
-def speech_of(row: SummaryRow, dense: SummaryRow) -> str:
+def speech_of(row: SummaryRow) -> str:
     """What a row says beside the dense network, in one sentence."""
-    points = 100 * (row.trained.mean - dense.trained.mean)
     return (
-        f"{row.trained.text(100)} % on the test set, {abs(points):.2f} points {'above' if points > 0 else 'below'} the "
-        f"dense network; {row.compression.plain('.1f')} times fewer parameters, {_fewer(row)} times fewer MACs, "
-        f"measured {row.speedup.plain('.2f')} times as fast."
+        f"{row.trained.text(100)} % on the test set, {_beside_dense(row.beside_dense)}; "
+        f"{row.compression.plain('.1f')} times fewer parameters, {_fewer(row)} times fewer MACs, {_speed(row)}."
     )
+
+
+def _beside_dense(difference: Estimate) -> str:
+    """A difference to the dense network, and whether it is more than chance: a paired interval without 0."""
+    points = 100 * difference.mean
+    text = f"{abs(points):.2f} points {'above' if points > 0 else 'below'} the dense network"
+    if math.isnan(difference.half_width):
+        return f"{text} (one seed, so without an interval)"
+    half = 100 * difference.half_width
+    interval = f"95 % interval over {difference.n} seeds, paired: {points - half:+.2f} to {points + half:+.2f}"
+    return f"{text} ({'' if abs(points) > half else 'not significant; '}{interval})"
+
+
+def _speed(row: SummaryRow) -> str:
+    if row.granularity == "weight":  # what is measured is noise around 1
+        return "as fast as before: dense kernels multiply zeros, too"
+    return f"measured {row.speedup.plain('.2f')} times as fast"
 
 
 def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str:
@@ -58,8 +75,7 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
         among = " of those that aren't learned by gradient" if _follows(row, rows) else ""
         mask = f' <span class="file">Mask: <code>{escape(str(path))}</code></span>' if path else ""
         parts.append(
-            f'<p><span class="head">{percent(row.sparsity)} sparse: <b>{_name(row)}</b>{among}</span> '
-            f"{escape(speech_of(row, dense))}{mask}</p>"
+            f'<p><span class="head">{_size(row)}: <b>{_name(row)}</b>{among}</span> {escape(speech_of(row))}{mask}</p>'
         )
     if len(parts) > 1:
         parts.append('<p class="about">Chosen by accuracy on validation images, which the test set has no part in.</p>')
@@ -69,6 +85,13 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 def _follows(row: SummaryRow, rows: Sequence[SummaryRow]) -> bool:
     chosen = [one for one in best_rows(rows) if one.sparsity == row.sparsity]
     return chosen[0] is not row
+
+
+def _size(row: SummaryRow) -> str:
+    if row.cap is None:
+        return f"{percent(row.sparsity)} sparse"
+    cost, share = row.cap
+    return f"At most {percent(share)} of the {COSTS[cost]}"
 
 
 def _name(row: SummaryRow) -> str:

@@ -81,6 +81,8 @@ def flags_of(settings: Settings) -> list[str]:
         prefix = f"--{group.name}." if group.name in NESTED else "--"
         for item in dataclasses.fields(own):
             value = getattr(own, item.name)
+            if item.name == "sparsity" and settings.sweep.sized_by != "sparsity":
+                continue  # it says nothing, and is no flag to give beside the one that does
             if value != getattr(usual, item.name):
                 flags += _flag(prefix, item.name.replace("_", "-"), value)
     return flags

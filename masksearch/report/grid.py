@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from masksearch.report.tables import markdown
 
@@ -23,8 +24,9 @@ class Grid:
 
     def terminal(self) -> Table:
         """For a rich console."""
+        title = Text(self.title, style="table.title", no_wrap=True, overflow="ignore")  # may be wider than its table
         table = Table(
-            title=self.title, caption=self.about or None, title_justify="left", caption_justify="left", box=SIMPLE_HEAD,
+            title=title, caption=self.about or None, title_justify="left", caption_justify="left", box=SIMPLE_HEAD,
             pad_edge=False,
         )  # fmt: skip
         for place, name in enumerate(self.head):

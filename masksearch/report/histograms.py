@@ -48,7 +48,7 @@ def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
         return
     seed = here[0].cells[0]["seed"]
     about = f"Kept weights of every layer at {percent(sparsity)} sparsity, seed {seed}: filled after training"
-    about += ", black lines when the mask was found" * any(before for _, _, before in columns.values())
+    about += ", lines when the mask was found" * any(before for _, _, before in columns.values())
     names = list(next(iter(columns.values()))[1])
     if len(names) > _LAYERS:
         about += f"; {_LAYERS} of {len(names)} layers"

@@ -13,6 +13,7 @@ from masksearch.report.moments import MOMENT_COLUMNS, MOMENT_TEXTS, MOMENTS_ABOU
 from masksearch.report.style import name_of
 
 __all__ = [
+    "COSTS",
     "caption",
     "columns_of",
     "costs_markdown",
@@ -25,12 +26,12 @@ __all__ = [
     "terminal_table",
 ]
 
-_COSTS = {"macs": "MACs", "params": "params", "latency": "latency"}
+COSTS = {"macs": "MACs", "params": "params", "latency": "latency"}
 _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "method": lambda row: _method(row),
     "variant": lambda row: row.variant,
     "sparsity": lambda row: f"{100 * row.sparsity:.4g} %" if row.sparsity else "–",
-    "cap": lambda row: f"{100 * row.cap[1]:.4g} % of {_COSTS[row.cap[0]]}" if row.cap else "–",
+    "cap": lambda row: f"{100 * row.cap[1]:.4g} % of {COSTS[row.cap[0]]}" if row.cap else "–",
     "cost %": lambda row: row.capped.plain(".1f", 100) if row.cap else "–",
     "found": lambda row: row.find_at,
     "untrained %": lambda row: row.untrained.text(100),

@@ -198,13 +198,52 @@ def test_the_answer_names_the_best_by_validation_with_size_speed_and_cost(finish
         points = 100 * abs(best.trained.mean - dense.trained.mean)
         assert f"{100 * sparsity:g} % sparse: {name} {best.trained.text(100)} % on the test set, {points:.2f}" in answer
         assert f"{best.compression.mean:.1f} times fewer parameters, {1 / best.macs.mean:.1f} times fewer" in answer
-        assert f"measured {best.speedup.mean:.2f} times as fast" in answer
+        assert "as fast as before: dense kernels multiply zeros, too" in answer
         if best.learned:
             other = max((row for row in here if not row.learned), key=lambda row: row.validation.mean)
             assert f"{other.method.replace('_', ' ')} of those that aren't learned by gradient" in answer
     masks = re.findall(r"[\w.]+/mask\.safetensors", answer)
     assert len(masks) >= len(SPARSITY)
     assert all((finished[0].path / mask).is_file() for mask in masks)
+
+
+@pytest.mark.parametrize(
+    ("differences", "says"),
+    [
+        (
+            (0.03, 0.03, 0.03),
+            "3.00 points above the dense network (95 % interval over 3 seeds, paired: +3.00 to +3.00)",
+        ),
+        (
+            (-0.02, -0.02, -0.05),
+            "3.00 points below the dense network (not significant; 95 % interval over 3 seeds, paired: -7.30 to +1.30)",
+        ),
+        ((0.01,), "1.00 points above the dense network (one seed, so without an interval)"),
+    ],
+)
+def test_the_answer_says_what_is_not_significant(finished, tmp_path, differences, says):
+    cells = [dict(cell) for cell in finished[0].cells if cell["method"] == "snip" and cell["sparsity"] == 0.5]
+    for cell, difference, dense in zip(cells, differences, (0.5, 0.7, 0.9), strict=False):  # far apart, but paired
+        cell["dense"] = {**cell["dense"], "test_accuracy": dense}
+        cell["trained"] = {**cell["trained"], "test_accuracy": dense + difference}
+    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells[: len(differences)]))
+    assert says in answer
+
+
+def test_the_answer_names_the_measured_speed_where_filters_are_gone(finished, tmp_path):
+    cells = [cell | {"granularity": "filter"} for cell in finished[0].cells if cell["method"] == "snip"]
+    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
+    for row in summarise(cells)[1:]:
+        assert f"measured {row.speedup.mean:.2f} times as fast" in answer
+    assert "zeros" not in answer
+
+
+def test_the_answer_calls_a_cap_on_a_cost_no_sparsity(finished, tmp_path):
+    snip = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
+    cells = [cell | {"cap": {"cost": "macs", "share": 0.5}} for cell in snip]
+    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
+    assert "At most 50 % of the MACs: snip" in answer
+    assert "sparse" not in answer
 
 
 def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
@@ -219,13 +258,43 @@ def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
     assert "magnitude (one shot, found at 1ep)" in answer
 
 
-def test_the_link_to_tensorboard_chooses_runs_that_are(finished, page):
+def states_in_link(page):
+    """Which runs the link to TensorBoard turns on and off."""
     [address] = [value for tag, name, value in page.attributes if tag == "a" and value.startswith("http")]
     state = parse_qs(address.partition("#")[2])["runSelectionState"][0]
-    runs = json.loads(base64.b64decode(state))
-    assert len(runs) == len(METHODS)
-    assert all((finished[0].path / run).is_dir() for run in runs)
-    assert all("s0.9" in run and "seed0" in run for run in runs)
+    return json.loads(base64.b64decode(state))
+
+
+def test_the_link_to_tensorboard_turns_on_one_seed_of_one_sparsity_and_all_other_runs_off(finished, page):
+    states = states_in_link(page)
+    on = {run for run, state in states.items() if state is True}
+    off = {run for run, state in states.items() if state is False}
+    assert len(on) == len(METHODS)
+    assert all("s0.9" in run and "seed0" in run for run in on)
+    # Up to 40 runs TensorBoard draws all that it isn't told to leave out.
+    assert on | off == {folder.name for folder in finished[0].folders} == set(states)
+
+
+def with_curves(path, runs):
+    """Event files in folders of these names, as runs that were trained have them."""
+    for run in runs:
+        (path / run).mkdir(parents=True)
+        (path / run / "events.out.tfevents.1.vm.1.0").touch()
+
+
+def test_the_link_to_tensorboard_turns_earlier_rounds_and_unfinished_cells_off(finished, tmp_path):
+    cell = next(folder.name for folder in finished[0].folders if "s0.9" in folder.name and "seed0" in folder.name)
+    with_curves(tmp_path, [cell, f"{cell}/round1", "unfinished"])
+    states = states_in_link(elsewhere(finished[0], tmp_path))
+    assert [run for run, state in states.items() if not state] == [f"{cell}/round1", "unfinished"]
+    assert states[cell]
+
+
+def test_of_more_than_40_runs_the_link_names_those_that_are_on(finished, tmp_path):
+    with_curves(tmp_path, [f"run{number}" for number in range(41)])
+    states = states_in_link(elsewhere(finished[0], tmp_path))
+    assert len(states) == len(METHODS)
+    assert all(states.values())
 
 
 def test_a_row_without_retraining_is_chosen_by_what_its_mask_is_worth_and_a_diverged_one_by_nothing(finished):
