@@ -34,9 +34,11 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, monkeypatch, capsys):
 def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli._run", lambda settings, args: seen.append(settings) or 0)
-    assert main(["run", "--recipe", name, "--scale", "smoke", "--budget", "7", "--sparsity", "0.25"]) == 0
-    for asked, recipe in zip(seen[0], load_recipe(name, "smoke"), strict=True):
-        assert (asked.sweep.budget, asked.sweep.sparsity) == (7, (0.25,))
+    parts = load_recipe(name, "smoke")
+    (sized_by,) = {part.sweep.sized_by for part in parts}  # sparsity, or what stands in its place
+    assert main(["run", "--recipe", name, "--scale", "smoke", "--budget", "7", f"--{sized_by}", "0.25"]) == 0
+    for asked, recipe in zip(seen[0], parts, strict=True):
+        assert (asked.sweep.budget, getattr(asked.sweep, sized_by)) == (7, (0.25,))
         assert asked.sweep.methods == recipe.sweep.methods
         for group in ("train", "schedules", "scoring", "annealing", "supermask", "run"):
             assert getattr(asked, group) == getattr(recipe, group)
