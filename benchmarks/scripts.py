@@ -56,6 +56,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
         "filter_spaces": ["filter_spaces.py", *spaces],
         "orthogonality": ["orthogonality.py", root],
+        "moments": ["moments.py"],
         "grasp_logits": ["grasp_logits.py", root],
         "filter_profiles": ["filter_profiles.py", root],
         **{
