@@ -1,4 +1,4 @@
-"""Are masks that annealing finds later in the training more alike? LeNet-300-100 on the digits, 70 % sparse, one network.
+"""Are masks more alike that annealing finds later in the training? LeNet-300-100, digits, 70 % sparse, one network.
 
     python benchmarks/moments.py
 

@@ -47,7 +47,7 @@ def test_every_script_of_the_suite_has_its_place_below_its_command(name):
     script, *flags = SCRIPTS[name]
     forms = (f"python benchmarks/{script}", f"python -m benchmarks.{Path(script).stem}")
     before = PAGE.partition(f"<!-- {name} -->")[0]
-    assert any(f"    {form} {' '.join(flags)}\n" in before for form in forms)
+    assert any(f"    {' '.join([form, *flags])}\n" in before for form in forms)
 
 
 def test_commands_of_the_suite_can_be_typed(monkeypatch):
