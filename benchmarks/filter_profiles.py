@@ -1,6 +1,6 @@
 """Can a short training tell how filters should be shared out? BasicCNN on 5,000 images of CIFAR-10, 192 of 960 filters.
 
-    python benchmarks/filter_profiles.py ROOT_OF_CIFAR10
+    python -m benchmarks.filter_profiles ROOT_OF_CIFAR10
 
 Each profile is a number of filters per layer; those are kept that Taylor's criterion ranks highest in their layer, and
 the smaller network is trained from initialisation for 15 epochs, as in the recipe ``search_filters``. Its validation
@@ -9,11 +9,9 @@ of the images, to see how far that loss depends on the profile at all. One seed,
 ``results/filter_profiles.csv`` has are not repeated; all of them take an hour.
 """
 
-import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,8 @@ import torch
 from scipy.stats import spearmanr
 
 import masksearch as ms
+from benchmarks.page import HERE
+from benchmarks.rows import Row, read_csv, write_csv
 
 SEED = 100
 REPEATED = ((42, 40, 36, 74), (48, 48, 48, 48), (64, 43, 43, 42))  # Taylor's own, equal widths, ERK's
@@ -36,23 +36,7 @@ SETTINGS = ms.TrainSettings(
 )
 
 
-PATH = Path(__file__).parent / "results" / "filter_profiles.csv"
-
-
-def read() -> list[dict[str, Any]]:
-    """The rows so far."""
-    if not PATH.exists():
-        return []
-    with PATH.open(newline="") as source:
-        return list(csv.DictReader(source))
-
-
-def write(rows: Sequence[dict[str, Any]]) -> None:
-    """All rows; the first has all columns."""
-    with PATH.open("w", newline="") as sink:
-        writer = csv.DictWriter(sink, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+PATH = HERE / "results" / "filter_profiles.csv"
 
 
 def column(steps: int, factor: int) -> str:
@@ -62,7 +46,7 @@ def column(steps: int, factor: int) -> str:
 
 def train(root: str) -> None:
     """Add the rows that are missing."""
-    rows = read()
+    rows: list[dict[str, Any]] = [*read_csv(PATH)]
     wanted = [(profile, order) for order in ORDERS for profile in (REPEATED if order != SEED else REPEATED + ONCE)]
     missing = [
         one for one in wanted if (str(one[0]), str(one[1])) not in {(row["filters"], row["order"]) for row in rows}
@@ -89,12 +73,12 @@ def train(root: str) -> None:
                 scorer = ms.ShortTraining(initial, space, data.train, data.search, settings, steps=steps)
                 row[column(steps, factor)] = scorer(mask).value
         rows.append(row)
-        write(rows)
+        write_csv(rows, PATH)
 
 
 def table() -> list[str]:
     """What the rows say, as lines of Markdown."""
-    rows = read()
+    rows = read_csv(PATH)
     first = [row for row in rows if row["order"] == str(SEED)]
     losses, accuracies = (np.array([float(row[name]) for row in first]) for name in ("val_loss", "val_accuracy"))
     best = 100 * accuracies.max()
@@ -112,7 +96,7 @@ def table() -> list[str]:
     return lines
 
 
-def spread(name: str, rows: Sequence[dict[str, Any]]) -> str:
+def spread(name: str, rows: Sequence[Row]) -> str:
     """How far several trainings come, on average, and how far from each other."""
     losses, accuracies = ([float(row[column]) for row in rows] for column in ("val_loss", "val_accuracy"))
     deviation = np.std(losses, ddof=1) if len(losses) > 1 else np.nan

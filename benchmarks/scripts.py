@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import replace_block
 from masksearch.errors import InputError
 from masksearch.table import choose
 
@@ -96,7 +96,8 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
     for name in chosen:
         script, *flags = known[name]
         lines = []
-        with subprocess.Popen([sys.executable, str(HERE / script), *flags], stdout=subprocess.PIPE, text=True) as child:
+        command = [sys.executable, "-m", f"benchmarks.{Path(script).stem}", *flags]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 print(line, end="", flush=True)

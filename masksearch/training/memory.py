@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Let glibc hold up to 1 GiB of freed memory, for the whole process; return whether it does.
 
     By its defaults a tensor of some megabytes goes back to the kernel when it is freed, and the next step gets it anew,
-    page by page and filled with zeros. Other C libraries have no such switch; there, nothing happens.
+    page by page and filled with zeros (mallopt(3)). Other C libraries have no such switch; there, nothing happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
