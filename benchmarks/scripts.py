@@ -1,11 +1,12 @@
 """The suite of measurements that are scripts of their own: what they print goes to their places on the page."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.page import replace_block
+from benchmarks.page import HERE, replace_block
 from masksearch.errors import InputError
 from masksearch.table import choose
 
@@ -93,11 +94,12 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
                 f"{name}: no sweep in {', '.join(missing)}; the commands that make them stand above its table on "
                 "benchmarks/README.md, and --only chooses other scripts"
             )
+    there = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))}
     for name in chosen:
         script, *flags = known[name]
         lines = []
         command = [sys.executable, "-m", f"benchmarks.{Path(script).stem}", *flags]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=there) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 print(line, end="", flush=True)
