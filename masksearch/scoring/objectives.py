@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.scoring.proxies import bn_recalibrated, gradient_flow, ntk_condition, synflow_flow
+from masksearch.scoring.proxies import bn_recalibrated, gradient_flow, ntk_condition, synflow_flow, width
 from masksearch.table import Table
 
 __all__ = [
@@ -74,5 +74,6 @@ OBJECTIVES: Table[Objective] = Table(
         "ntk_condition": Objective(
             "minus the log condition number of the neural tangent kernel", of_network=ntk_condition
         ),
+        "width": Objective("minus the sum of the layers' reciprocal widths", of_network=width),
     },
 )
