@@ -21,7 +21,7 @@ from torch import Tensor
 
 from masksearch.rungs import reached, stops
 from masksearch.scoring.objectives import accuracy
-from masksearch.scoring.paths import Path, ReferencePath
+from masksearch.scoring.paths import Path, ReferencePath, rung_places
 from masksearch.trial import Proposal
 
 __all__ = ["Accuracy"]
@@ -57,8 +57,9 @@ class Accuracy:
 
     def __init__(self, path: Path, reference: ReferencePath, labels: Tensor) -> None:
         self._path, self._reference, self._labels = path, reference, labels
+        self._judged = rung_places(len(labels), path.part)
+        self._judged_labels = [labels[place] for place in self._judged]
         self._whole = torch.arange(len(labels)).split(path.part)
-        self._whole_labels = labels.split(path.part)
         self.refresh_every = max(path.refresh_every, _REFRESH_EVERY)
         self.refresh()
 
@@ -80,7 +81,7 @@ class Accuracy:
         threshold = proposal.threshold if self._ordered and proposal.threshold is not None else -math.inf
         places, part_labels, order = self._places, self._part_labels, self._images
         if proposal.stop is not None:
-            places, part_labels, order = self._whole, self._whole_labels, torch.arange(n)
+            places, part_labels, order = self._judged, self._judged_labels, torch.arange(n)
         seen: list[_Seen] = []
         looked_at = possible = 0
         with closing(self._path.parts(proposal, places)) as parts:  # type: ignore[type-var]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.scoring.proxies import bn_recalibrated, gradient_flow, ntk_condition, synflow_flow, width
+from masksearch.scoring.proxies import KERNEL_IMAGES, bn_recalibrated, gradient_flow, ntk_condition, synflow_flow, width
 from masksearch.table import Table
 
 __all__ = [
@@ -57,6 +57,7 @@ class Objective:
     about: str
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
+    images: int | None = None  # that it looks at, at most; None: at all
 
 
 OBJECTIVES: Table[Objective] = Table(
@@ -70,10 +71,14 @@ OBJECTIVES: Table[Objective] = Table(
         ),
         "short_training": Objective("minus the cross-entropy after a few steps of the ticket's training"),
         "gradient_flow": Objective("norm of the loss's gradient in the kept weights", of_network=gradient_flow),
-        "synflow_flow": Objective("log of the synaptic flow through the masked network", of_network=synflow_flow),
-        "ntk_condition": Objective(
-            "minus the log condition number of the neural tangent kernel", of_network=ntk_condition
+        "synflow_flow": Objective(
+            "log of the synaptic flow through the masked network", of_network=synflow_flow, images=0
         ),
-        "width": Objective("minus the sum of the layers' reciprocal widths", of_network=width),
+        "ntk_condition": Objective(
+            "minus the log condition number of the neural tangent kernel",
+            of_network=ntk_condition,
+            images=KERNEL_IMAGES,
+        ),
+        "width": Objective("minus the sum of the layers' reciprocal widths", of_network=width, images=0),
     },
 )

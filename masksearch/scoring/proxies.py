@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["bn_recalibrated", "gradient_flow", "ntk_condition", "synflow_flow", "width"]
+__all__ = ["KERNEL_IMAGES", "bn_recalibrated", "gradient_flow", "ntk_condition", "synflow_flow", "width"]
 
-_KERNEL_IMAGES = 16  # of which the tangent kernel is taken
+KERNEL_IMAGES = 16  # of which the tangent kernel is taken
 
 
 def bn_recalibrated(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -70,7 +70,7 @@ def ntk_condition(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """
     parameters = _trainable(model)
     rows = []
-    for image in images[:_KERNEL_IMAGES]:
+    for image in images[:KERNEL_IMAGES]:
         with torch.enable_grad():
             gradients = torch.autograd.grad(model(image[None]).sum(), parameters, materialize_grads=True)
         rows.append(torch.cat([g.masked_fill(p == 0, 0).flatten() for g, p in zip(gradients, parameters, strict=True)]))
@@ -84,9 +84,10 @@ def ntk_condition(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 def width(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Minus the sum over convolutions and linear layers of 1 / n, n the layer's outputs that have a weight left.
 
-    How much gradients fluctuate in an untrained ReLU network grows exponentially with this sum over its hidden layers
-    (Hanin 2018). The last layer adds a constant. No images are looked at, and the weights only for being 0. Minus
-    infinity for a mask that empties a layer.
+    How much gradients fluctuate in an untrained chain of ReLU layers grows exponentially with this sum over the hidden
+    ones (Hanin 2018). What is only wired otherwise counts the same here: each convolution that writes to a residual
+    trunk adds the trunk's width once. Meant for filters; under a weight mask nearly all outputs have a weight left. No
+    images are looked at, and the weights only for being 0. Minus infinity for a mask that empties a layer.
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)]
     widths = [int(_by_output(layer).flatten(1).any(1).sum()) for layer in layers]

@@ -18,7 +18,7 @@ from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.moved import MovedPath, can_lie_in_one
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective
-from masksearch.scoring.paths import Path, ReferencePath
+from masksearch.scoring.paths import Path, ReferencePath, rung_places
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.feed import forward_batch
 from masksearch.training.probe import takes_channels_last
@@ -86,6 +86,8 @@ class Scorer:
         self.space = space
         self.objective = objective
         self._measure, self._own = _functions(objective)
+        asked = OBJECTIVES[objective].images if isinstance(objective, str) else None
+        self._looks_at = len(split) if asked is None else min(asked, len(split))
         self._loss = loss
         self._model = copy.deepcopy(model).to(device).eval()
         self._images = split.images.to(device)
@@ -97,6 +99,7 @@ class Scorer:
                 self._images = self._images.contiguous(memory_format=torch.channels_last)
         self._since_refresh = 0
         self._path = self._choose_path(fast)
+        self._judged = rung_places(len(self._labels), self._path.part)
         self._accuracy: Accuracy | None = None
         if fast and objective == "accuracy" and self._images.device.type == "cpu":
             self._accuracy = Accuracy(self._path, self._reference(), self._labels)
@@ -124,7 +127,7 @@ class Scorer:
         if self._since_refresh == self.refresh_every:  # nobody else has thought of it
             self.refresh()
         self._since_refresh += 1
-        exact, images = True, len(self._labels)
+        exact, images = True, self._looks_at
         if self._accuracy is not None:
             value, exact, images = self._accuracy.score(proposal)
         elif self._measure is not None and self._loss is None:
@@ -143,7 +146,9 @@ class Scorer:
         def so_far() -> float:
             return float(measure(torch.cat(seen), self._labels[:looked_at]))
 
-        with closing(self._path.batches(proposal)) as batches:  # type: ignore[type-var]
+        judged = proposal.stop is not None
+        parts = self._path.parts(proposal, self._judged) if judged else self._path.batches(proposal)
+        with closing(parts) as batches:  # type: ignore[type-var]
             for logits in batches:
                 seen.append(logits)
                 rung = reached(looked_at, looked_at + len(logits), n)

@@ -66,6 +66,14 @@ def test_masks_score_differently_and_equal_masks_equally(name):
     assert values == [scorer(space.random(0.5, generator=generator(seed))).value for seed in range(6)]
 
 
+@pytest.mark.parametrize(("name", "images"), [("width", 0), ("synflow_flow", 0), ("ntk_condition", 16), ("loss", 20)])
+def test_scorings_count_the_images_that_they_look_at(name, images):
+    model, split = make_net().float(), make_split()
+    split = Split(split.images.float(), split.labels)
+    space = filter_space(model, split.images[:1])
+    assert Scorer(model, space, split, name)(space.full()).images == images
+
+
 def test_recalibrated_statistics_are_those_of_the_masked_networks_own_activations():
     """By hand: layer after layer, normalised with the batch's mean and (biased) variance."""
     model, split = make_net(), make_split()
