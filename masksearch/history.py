@@ -32,6 +32,7 @@ class History:
         self.keep = keep
         self.trials: list[Trial] = []
         self.seconds = 0.0  # spent on scoring
+        self.searching = 0.0  # seconds that this process spent on asking and telling the searcher
         self.stage = 0
         self.first: Mask | None = None  # the mask that was scored first: where a walk begins
         self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier

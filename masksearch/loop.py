@@ -162,12 +162,15 @@ class _Loop:
                 self._enter(stage)
                 continue
             self._refresh_if_due()
+            began = time.perf_counter()
             proposals = self.searcher.ask(self.batch if left is None else min(self.batch, left))
             if not proposals:
                 break
+            asked = time.perf_counter()
             scores = _score(self._scorer, proposals, history, self.problem)
-            before = self.searcher.incumbent
+            before, scored = self.searcher.incumbent, time.perf_counter()
             self.searcher.tell(proposals, scores)
+            history.searching += asked - began + time.perf_counter() - scored
             self._record(proposals, scores, before)
         if self.file is not None and len(history):
             self.file.checkpoint(history, self.searcher.state_dict())

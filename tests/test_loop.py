@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +64,21 @@ def test_the_budget_is_kept_exactly(budget, batch):
     history = search(SPACE, Annealing(), Overlap(), 0.3, budget, batch=batch)
     assert len(history) == budget
     assert [trial.number for trial in history] == list(range(budget))
+
+
+def test_what_the_searcher_takes_is_counted_beside_the_scoring():
+    class Slow(RandomSearch):
+        def ask(self, n=1):
+            time.sleep(0.002)
+            return super().ask(n)
+
+        def tell(self, proposals, scores):
+            time.sleep(0.003)
+            super().tell(proposals, scores)
+
+    history = search(SPACE, Slow(), Overlap(seconds=7.0), 0.3, 20)
+    assert 20 * 0.005 <= history.searching < 7
+    assert history.seconds == 20 * 7
 
 
 def test_a_budget_of_seconds_counts_the_seconds_of_scoring():

@@ -46,7 +46,7 @@ class Found:
 
     mask: Mask
     scorings: int = 0  # by a search
-    seconds: float = 0.0  # spent on scoring by a search, on learning by a supermask
+    seconds: float = 0.0  # of a search, but for what a killed one spent on proposing, or of learning a supermask
     front: dict[str, Any] | None = None  # where it lies on the front of a search with costs
 
 
@@ -99,7 +99,8 @@ class Finder:
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
         if isinstance(searcher, OptunaSearch):
-            searcher = replace(searcher, storage=settings.optuna.storage or f"sqlite:///{folder / 'optuna.db'}")
+            storage = settings.optuna.storage or f"sqlite:///{folder / 'optuna.db'}"
+            searcher = replace(searcher, storage=storage, label=f"{folder.parent.name}/{folder.name}")
         arguments: dict[str, Any] = {
             "budget": Budget(settings.sweep.budget, settings.scoring.seconds),
             "seed": derive(cell.seed, "search"),
@@ -140,7 +141,8 @@ class Finder:
         if cell.front:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
-        return Found(mask, len(history), prepared + history.seconds + perf_counter() - rescored, front)
+        seconds = prepared + history.seconds + history.searching + perf_counter() - rescored
+        return Found(mask, len(history), seconds, front)
 
     def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:
         """The best of a search's best masks, by validation images that the search has not seen."""

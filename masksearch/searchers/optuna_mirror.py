@@ -46,43 +46,43 @@ def opened(url: str) -> optuna.storages.RDBStorage:
 
 
 class Mirror:
-    """One study of a storage, kept equal to a growing list of trials.
+    """One study of a storage, kept equal to a growing list of trials. What others wrote there is left alone.
 
     A killed search may have left trials there that it doesn't remember. It makes them again: where they turn out the
-    same they stay, and where they don't, the study is written anew.
+    same they stay. Where they don't, the study is another search's, and this one's gets the next free number.
 
     Parameters
     ----------
     url : str
         Of the storage: ``sqlite:///file.db``, ``postgresql://...``.
     study : str
-        Name of the study; a study of that name is taken for an earlier copy of this search.
+        Name of the study.
     directions : sequence of StudyDirection
         Of the trials' values.
     """
 
     def __init__(self, url: str, study: str, directions: Sequence[StudyDirection]) -> None:
-        self._name, self._directions = study, directions
+        self._name, self._directions, self._number = study, directions, 1
         self._storage = opened(url)
-        if study in [other.study_name for other in self._storage.get_all_studies()]:
-            self._id = self._storage.get_study_id_from_name(study)
+        self._open()
+
+    def _open(self) -> None:
+        """The study of the current number, as it is or new."""
+        name = self._name if self._number == 1 else f"{self._name} ({self._number})"
+        if name in [other.study_name for other in self._storage.get_all_studies()]:
+            self._id = self._storage.get_study_id_from_name(name)
         else:
-            self._id = self._create()
+            with quiet():
+                self._id = self._storage.create_new_study(self._directions, name)
         self._there = self._storage.get_all_trials(self._id, deepcopy=False)
         self._equal = 0  # trials known to be the same here and there
 
-    def _create(self) -> int:
-        with quiet():
-            return self._storage.create_new_study(self._directions, self._name)
-
     def write(self, trials: Sequence[FrozenTrial]) -> None:
         """Make the study hold ``trials``, of which those of the last call are the first."""
-        while self._equal < min(len(trials), len(self._there)):
-            if not _same(trials[self._equal], self._there[self._equal]):
-                self._storage.delete_study(self._id)
-                self._id, self._there, self._equal = self._create(), [], 0
-                break
-            self._equal += 1
+        while not all(map(_same, trials[self._equal :], self._there[self._equal :])):
+            self._number += 1
+            self._open()
+        self._equal = max(self._equal, min(len(trials), len(self._there)))
         for trial in trials[self._equal :]:
             self._storage.create_new_trial(self._id, trial)
         self._equal = len(trials)

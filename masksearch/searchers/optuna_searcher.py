@@ -88,7 +88,8 @@ class OptunaSearch(Searcher):
     trial of the study, with its scores so far. TPE learns from those, the others from finished trials alone, for which
     the Gaussian process isn't stopped: it would propose the same again.
 
-    The trials are the state. Without a ``study``, a storage only gets a copy of them, for optuna-dashboard and others.
+    The trials are the state. Without a ``study``, a storage only gets a copy of them, for optuna-dashboard and others;
+    where another search has taken the copy's name for other trials, its name ends in a number.
 
     Where a ``study`` is named, the storage's study of that name is shared by all searches that name it, each a process
     with a seed and a folder of its own. Before every ask a search takes in what the others have finished, and after
@@ -111,6 +112,7 @@ class OptunaSearch(Searcher):
     pruner: str = "none"  # Optuna's, of those in PRUNERS: stops trials early where the scorer has scores on the way
     storage: str | None = field(default=None, repr=False)  # Optuna storage URL for the study's copy or the shared one
     study: str | None = None  # name of a study in the storage that searches share; None: this search has its own
+    label: str = field(default="", repr=False)  # of the copy, instead of the sampler's name: what is searched for
 
     def __post_init__(self) -> None:
         choose("sampler of Optuna", self.sampler, list(SAMPLERS))
@@ -313,7 +315,7 @@ class OptunaSearch(Searcher):
 
     @property
     def study_name(self) -> str:
-        """That of the shared study, or the copy's: sampler, parametrisation, a hash of all that decides the search."""
+        """That of the shared study, or the copy's: label, and a hash of what a searcher knows of the search."""
         if self.study is not None:
             return self.study
         problem = self.problem
@@ -322,7 +324,8 @@ class OptunaSearch(Searcher):
             *(problem.start and problem.start.hash, problem.on_empty, problem.hold, list(problem.saliencies)),
             *([] if problem.cost is None else [problem.cost if isinstance(problem.cost, str) else "cost"]),
         )
-        return f"{self.sampler} {self.parametrisation} {hashlib.sha256(repr(identity).encode()).hexdigest()[:8]}"
+        label = self.label or f"{self.sampler} {self.parametrisation}"
+        return f"{label} {hashlib.sha256(repr(identity).encode()).hexdigest()[:8]}"
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
         step_size = self._study.step_size

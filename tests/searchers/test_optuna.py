@@ -167,8 +167,8 @@ class TestStorage:
             states.append(searcher.state_dict())
         return searcher, states
 
-    def stored(self, url, searcher):
-        study = optuna.load_study(study_name=searcher.study_name, storage=url)
+    def stored(self, url, searcher, number=""):
+        study = optuna.load_study(study_name=searcher.study_name + number, storage=url)
         return [(trial.state.name, trial.values, trial.params) for trial in study.trials]
 
     def own(self, searcher):
@@ -183,12 +183,24 @@ class TestStorage:
         assert self.stored(url, whole) == self.own(whole)
         assert self.own(taken_up) == self.own(whole)[:7]
 
-    def test_a_copy_that_turns_out_different_is_written_anew(self, tmp_path):
+    def test_other_trials_under_the_same_name_are_left_alone(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
-        _, states = self.drive(url, 6)
-        other, _ = self.drive(url, 1, score=lambda value: math.nan, state=states[2])
-        assert self.stored(url, other) == self.own(other)
-        assert self.own(other)[-1][0] == "FAIL"
+        first, states = self.drive(url, 6)
+        for number, score in ((2, math.nan), (3, 7.0)):
+            other, others = self.drive(url, 3, score=lambda value, score=score: score, state=states[2])
+            assert self.stored(url, other, f" ({number})") == self.own(other)
+            assert self.stored(url, first) == self.own(first)
+        again, _ = self.drive(url, 1, score=lambda value: 7.0, state=others[1])
+        assert self.stored(url, again, " (3)")[: len(self.own(again))] == self.own(again)
+        assert len(optuna.get_all_study_names(url)) == 3
+
+    def test_a_label_tells_searches_apart_that_look_the_same_to_a_searcher(self, tmp_path):
+        names = []
+        for label in ("", "accuracy", "loss"):
+            searcher = OptunaSearch("tpe", label=label)
+            searcher.start(problem())
+            names.append(searcher.study_name)
+        assert [name.rpartition(" ")[0] for name in names] == ["tpe layers", "accuracy", "loss"]
 
     def test_two_searches_share_a_storage(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
