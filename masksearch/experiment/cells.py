@@ -17,7 +17,7 @@ from masksearch.experiment.sweep_settings import Capped, parse_layer_sparsity
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.scoring import OBJECTIVES
-from masksearch.searchers import SEARCHERS, OptunaSearch, Searcher
+from masksearch.searchers import EDA, SEARCHERS, OptunaSearch, Searcher
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
@@ -86,6 +86,8 @@ class Cell:
         if self.method == "annealing":
             return self.settings.annealing
         searcher = SEARCHERS[self.method]()
+        if isinstance(searcher, EDA) and self.settings.search.saliencies:
+            return replace(searcher, saliency=self.settings.search.saliencies[0])
         if not isinstance(searcher, OptunaSearch):
             return searcher
         asked = self.settings.optuna

@@ -227,8 +227,9 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
 
 
 def _check_subsets(cell: Cell, stages: int) -> None:
+    searcher = cell.searcher()
     try:
-        check_stages(cell.searcher(), stages, Budget(cell.settings.sweep.budget))
+        check_stages(searcher, stages, Budget(cell.settings.sweep.budget))
     except InputError as error:
         raise InputError(f"subsets: {cell.settings.scoring.subsets}, {cell.method}: {error}") from None
 
@@ -246,7 +247,7 @@ def _check_optuna(cell: Cell, space: NetworkSpace) -> None:
     try:
         searcher.start(problem)
     except InputError as error:
-        raise InputError(f"optuna.parametrisation: {settings.optuna.parametrisation}, {cell.method}: {error}") from None
+        raise InputError(f"optuna.parametrisation: {searcher.parametrisation}, {cell.method}: {error}") from None
     if settings.optuna.storage is not None:
         from masksearch.searchers.optuna_mirror import opened  # importing Optuna takes its time
 

@@ -7,8 +7,9 @@ import pytest
 from masksearch.experiment import Settings, grid
 from masksearch.experiment.cells import dense_identity, short_hash
 from masksearch.experiment.schedule_settings import ScheduleSettings
+from masksearch.experiment.search_settings import SearchSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
-from masksearch.searchers import Annealing, RandomSearch
+from masksearch.searchers import EDA, Annealing, RandomSearch
 from masksearch.training import TrainSettings
 
 SWEEP = SweepSettings(methods=("annealing", "snip"), sparsity=(0.5, 0.9), seeds=2, find_at=("0", "1ep"))
@@ -154,6 +155,13 @@ def test_searchers_have_the_sweeps_settings():
     assert first(DECIDES["annealing"]).searcher() == Annealing(tabu=3)
     random = replace(BASE, sweep=replace(SWEEP, methods=("random_search",)))
     assert first(random, "random_search").searcher() == RandomSearch()
+
+
+def test_eda_begins_with_the_first_saliency():
+    asked = replace(BASE, sweep=replace(SWEEP, methods=("eda",)))
+    ranked = replace(asked, search=SearchSettings(saliencies=("snip@0", "magnitude")))
+    assert first(asked, "eda").searcher() == EDA()
+    assert first(ranked, "eda").searcher() == EDA(saliency="snip@0")
     assert first(BASE).searches
     assert not first(BASE, "snip").searches
 
