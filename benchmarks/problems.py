@@ -17,7 +17,7 @@ import ast
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from masksearch.mask import Mask
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.seeds import numpy_generator
 from masksearch.space import MaskSpace
-from masksearch.table import Table
+from masksearch.table import Table, choose
 from masksearch.trial import Budget, Problem, Proposal, Score
 
 _SHARES = {"first": 0.7, "second": 0.2, "third": 0.1}  # of the units: layers as unequal as those of a network
@@ -161,9 +161,15 @@ class Run:
 def searcher_of(text: str) -> Searcher:
     """``annealing``, or with settings ``annealing:accept_start=1e-4,accept_end=1e-6``."""
     name, _, settings = text.partition(":")
+    searcher = SEARCHERS[name]()
+    known = [field.name for field in fields(searcher) if field.init] if is_dataclass(searcher) else []
+    given = {key: value for key, _, value in (setting.partition("=") for setting in settings.split(",") if setting)}
+    for key, value in given.items():
+        choose(f"setting of {name}", key, known)
+        if not value:
+            raise InputError(f"searcher {text!r}: {key} has no value; settings are written name=value")
     try:
-        pairs = [setting.split("=") for setting in settings.split(",") if setting]
-        return replace(SEARCHERS[name](), **{key: _literal(value) for key, value in pairs})
+        return replace(searcher, **{key: _literal(value) for key, value in given.items()})
     except (TypeError, ValueError) as error:
         raise InputError(f"searcher {text!r}: {error}") from None
 
@@ -255,6 +261,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     searchers = list(dict.fromkeys([*given.searchers, "random_search"]))
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     try:
+        if not seeds:
+            raise InputError(f"seeds: {given.seeds}; at least 1 is needed")
+        for text in searchers:
+            searcher_of(text)
+        for name in given.problems:
+            choose("problem", name, list(PROBLEMS))
         for name in given.problems:
             table(name, given.units, given.density, searchers, seeds, given.budget)
     except InputError as error:
