@@ -1,20 +1,25 @@
 """Take a finished sweep into the benchmarks: its rows as CSV, its tables into README.md, its figures as PNG.
 
     python -m benchmarks.collect runs/thesis_mlp_cpu
+    python -m benchmarks.collect --into search_filters_cpu_search runs/filters_seed*_search
 
 The rows go to ``benchmarks/results/<name>.csv`` and the figures to ``benchmarks/figures/<name>_<figure>.png``. The
 tables and links to the figures go between the lines ``<!-- <name> -->`` and ``<!-- end of <name> -->`` of
 ``benchmarks/README.md``, with the machine and the versions that made them. Sentences with figures of the rows
 follow (``python -m benchmarks.sentences``).
+
+Of sweeps that belong together, as when each seed is a sweep of its own, ``--into`` takes the rows alone, into one file.
 """
 
-import sys
+import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import sentences
 from benchmarks.page import HERE, replace_block
 from benchmarks.rows import case_columns, write_csv
 from masksearch.analysis import summarise
+from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.files import read_json, write_bytes
 from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
@@ -25,11 +30,16 @@ _BYTES = 150_000  # of a figure
 
 
 def flat_rows(result: SweepResult) -> list[dict]:
-    """All cells, a row each."""
-    return [
-        case_columns(folder.name, read_json(folder / "settings.json")) | flat_row(cell, result.machine)
-        for cell, folder in zip(result.cells, result.folders, strict=True)
-    ]
+    """All cells, a row each, with the seconds that its seed's dense training took if there was just one."""
+    trained: dict[int, list[float]] = {}
+    for network in result.dense:
+        trained.setdefault(network["seed"], []).append(sum(epoch["seconds"] for epoch in network.get("epochs", [])))
+    rows = []
+    for cell, folder in zip(result.cells, result.folders, strict=True):
+        row = case_columns(folder.name, read_json(folder / "settings.json")) | flat_row(cell, result.machine)
+        seconds = trained.get(cell["seed"], [])
+        rows.append(row | ({"seconds.dense": seconds[0]} if len(seconds) == 1 else {}))
+    return rows
 
 
 def write_figures(result: SweepResult, folder: Path) -> list[str]:
@@ -71,9 +81,9 @@ def block_of(result: SweepResult, figures: list[str]) -> str:
     return "\n".join(parts)
 
 
-def main(folder: str, home: Path = HERE) -> None:
+def main(folder: Path, home: Path = HERE) -> None:
     """Collect the sweep in ``folder`` into the folder ``home``."""
-    result = read_sweep(Path(folder))
+    result = read_sweep(folder)
     name = result.path.name
     page = home / "README.md"
     replace_block(page.read_text(), name, "")  # raises if the page has no place for it
@@ -83,8 +93,25 @@ def main(folder: str, home: Path = HERE) -> None:
     page.write_text(replace_block(page.read_text(), name, block))
 
 
+def merge(folders: Iterable[Path], name: str, home: Path = HERE) -> None:
+    """The rows of several sweeps as one file, by sparsity, method and seed."""
+    rows = [row for folder in folders for row in flat_rows(read_sweep(folder))]
+    rows.sort(key=lambda row: (row["sparsity"], row["method"], row["seed"]))
+    write_csv(rows, home / "results" / f"{name}.csv")
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(sys.argv[1])
-    sentences.write()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="a finished sweep; several with --into")
+    parser.add_argument("--into", metavar="NAME", help="rows alone, into results/NAME.csv")
+    asked = parser.parse_args()
+    if len(asked.folders) > 1 and not asked.into:
+        parser.error("several sweeps go --into one file of rows")
+    try:
+        if asked.into:
+            merge(asked.folders, asked.into)
+        else:
+            main(asked.folders[0])
+        sentences.write()
+    except InputError as error:
+        parser.error(str(error))

@@ -34,6 +34,7 @@ __all__ = ["Bar", "Verdict", "report", "verdicts"]
 
 _LEVEL = 0.05
 _TEST, _VAL = "trained.test_accuracy", "trained.val_accuracy"
+_SECONDS = ("dense", "search", "retrain")
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,7 @@ def report(found: Sequence[Verdict], method: str) -> str:
         *(f"minus {name}" for name in names),
         "gap",
         "scorings",
+        "dense s",
         "search s",
         "retrain s",
         "search / retrain",
@@ -215,12 +217,12 @@ def report(found: Sequence[Verdict], method: str) -> str:
     for verdict in found:
         controls = [_points(verdict.controls[name]) for name in names]
         lines.append(_line([f"{100 * verdict.sparsity:g} %", *controls, *_costs(verdict.search)]))
-    seeds = len(found[0].search)
     note = (
-        f"Test accuracy after the last epoch, means over {seeds} seeds; differences in points, in pairs by seed, with "
+        "Test accuracy after the last epoch, means over the seeds; differences in points, in pairs by seed, with "
         "95 % intervals (Student's t); the best baseline by validation accuracy; Wilcoxon's signed-rank test, Holm's "
         f"correction over {len(found)} sparsities. Minus a control: the search's accuracy minus the control's. Gap: "
-        "accuracy on the search images minus that on the rest of the validation images, in points."
+        "accuracy on the search images minus that on the rest of the validation images, in points. Seconds and "
+        "their ratios are medians; dense is the training that the search's saliencies, and most criteria, look back on."
     )
     left_out = sorted({name for verdict in found for name in verdict.left_out})
     if left_out:
@@ -251,14 +253,20 @@ def _points(pair: Paired | None) -> str:
 
 
 def _costs(search: Sequence[Row]) -> list[str]:
-    seconds, retrain = (Estimate.of(number(row, f"seconds.{name}") for row in search) for name in ("search", "retrain"))
+    dense, seconds, retrain = ([number(row, f"seconds.{name}") for row in search] for name in _SECONDS)
+    ratios = [one / other if other else math.nan for one, other in zip(seconds, retrain, strict=True)]
     return [
         Estimate.of(number(row, "score.accuracy_gap") for row in search).plain("+.1f", 100),
         Estimate.of(number(row, "score.scorings") for row in search).plain(",.0f"),
-        seconds.plain(".1f"),
-        retrain.plain(".1f"),
-        f"{seconds.mean / retrain.mean:.2f}" if retrain.mean else "–",
+        *(_median(values, ".1f") for values in (dense, seconds, retrain)),
+        _median(ratios, ".2f"),
     ]
+
+
+def _median(values: Sequence[float], form: str) -> str:
+    """Of seconds: a machine that stands still for a while is no part of it."""
+    median = float(np.median(values))
+    return "–" if math.isnan(median) else f"{median:{form}}"
 
 
 def _yes(fine: bool) -> str:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks.collect import main
+from benchmarks.collect import main, merge
 from benchmarks.page import replace_block
 from masksearch.errors import InputError
 
@@ -36,6 +36,17 @@ def test_rows_hold_every_cell_and_its_rounds(rounds, home):
         if len(cell["rounds"]) == 1:
             assert row["round1.density"] == ""
         assert float(row["dense.best_test_loss"]) == cell["dense"]["best_test_loss"]
+        dense = [network for network in rounds.dense if network["seed"] == cell["seed"]]
+        seconds = sum(epoch["seconds"] for epoch in dense[0]["epochs"])
+        assert row.get("seconds.dense", "") == (str(seconds) if len(dense) == 1 else "")
+
+
+def test_rows_of_several_sweeps_are_those_of_each_in_one_file(rounds, home):
+    merge([rounds.path, rounds.path], "twice", home)
+    main(rounds.path, home)
+    once, twice = ((home / "results" / f"{name}.csv").read_text().splitlines() for name in ("rounds", "twice"))
+    assert twice[0] == once[0]
+    assert sorted(twice[1:]) == sorted(2 * once[1:])
 
 
 def test_the_page_has_tables_figures_and_what_was_there(rounds, home):
