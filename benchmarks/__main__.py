@@ -140,7 +140,7 @@ def _collect(sweeps: Sequence[Sweep], home: Path) -> None:
     page = home / "README.md"
     for sweep in sweeps:
         if page.exists() and f"<!-- {sweep.name} -->" in page.read_text():
-            collect.main(str(Path(sweep.parts[0].run.runs) / sweep.name), home)
+            collect.main(Path(sweep.parts[0].run.runs) / sweep.name, home)
             print(f"tables  {page}: {sweep.name}")
         else:
             print(f"no place for {sweep.name} on {page}: no lines <!-- {sweep.name} -->")

@@ -31,6 +31,12 @@ def writers(name):
     return [*typed, *({name} & (recipes | suites | set(SCRIPTS) | templates))]
 
 
+def expanded(path):
+    """The files of a path that may have braces, as a shell expands them."""
+    before, _, parts, after = re.match(r"([^{]*)(\{(.*)\})?(.*)", path).groups()
+    return [HERE.parent / f"{before}{part}{after}" for part in (parts or "").split(",")]
+
+
 def test_every_block_is_there_once_and_closed():
     assert len(BLOCKS) > 20
     assert len(set(BLOCKS)) == len(BLOCKS)
@@ -63,7 +69,7 @@ def test_commands_of_the_suite_can_be_typed(monkeypatch):
         path = words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1]
         text = (HERE.parent / path).read_text()
         assert all(f'"{flag}"' in text for flag in words if flag.startswith("--")), words
-        assert all(Path(HERE.parent / one).exists() for one in words if one.startswith("benchmarks/"))
+        assert all(path.exists() for one in words if one.startswith("benchmarks/") for path in expanded(one))
 
 
 def test_tables_of_many_columns_stand_between_markers_or_are_published_ones():
@@ -102,10 +108,7 @@ def test_the_verdicts_are_those_of_the_committed_rows(line, capsys):
     rows = re.search(r"^rows=\$\(echo (.*)\)$", "\n".join(INDENTED), re.MULTILINE)[1]
     words = shlex.split(line.replace("$rows", rows).partition("benchmarks.goals ")[2])
     place, flags = words.index("--write"), words.index("--method")
-    files = []
-    for path in words[:flags]:
-        before, _, parts, after = re.match(r"benchmarks/([^{]*)(\{(.*)\})?(.*)", path).groups()
-        files += [str(HERE / f"{before}{part}{after}") for part in (parts or "").split(",")]
+    files = [str(path) for word in words[:flags] for path in expanded(word)]
     goals.main([*files, *words[flags:place]])
     block = PAGE.partition(f"<!-- {words[place + 1]} -->")[2].partition("<!-- end of")[0]
     assert capsys.readouterr().out.strip() == block.strip()
