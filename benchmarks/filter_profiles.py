@@ -1,12 +1,14 @@
-"""Can a short training tell how filters should be shared out? BasicCNN on 5,000 images of CIFAR-10, 192 of 960 filters.
+"""Which score tells how filters should be shared out? BasicCNN on 5,000 images of CIFAR-10, 192 of 960 filters.
 
     python -m benchmarks.filter_profiles ROOT_OF_CIFAR10
 
-Each profile is a number of filters per layer; those are kept that Taylor's criterion ranks highest in their layer, and
-the smaller network is trained from initialisation for 15 epochs, as in the recipe ``search_filters``. Its validation
-loss afterwards is compared with scores that a search would go by. Some profiles are trained four times, in other orders
-of the images, to see how far that loss depends on the profile at all. One seed, 100; no test images. Trainings that
-``results/filter_profiles.csv`` has are not repeated; all of them take an hour.
+Each profile is a number of filters per layer; those are kept that a criterion (Taylor's, if no other is named) ranks
+highest in their layer, and the smaller network is trained from initialisation for 15 epochs, as in the recipe
+``search_filters``. Its validation loss afterwards is compared with scores that a search would go by: short trainings,
+and proxies that look at the untrained network. The same again for profiles that cost about as many MACs as uniform ones
+of 192 filters. Some profiles are trained four times, in other orders of the images, to see how far that loss depends on
+the profile at all, and one with the filters of other criteria. One seed, 100; no test images. Trainings that
+``results/filter_profiles.csv`` has are not repeated; all of them take an hour and a half.
 """
 
 import sys
@@ -29,28 +31,41 @@ ONCE = (
     *((56, 72, 40, 24), (16, 48, 80, 48), (40, 80, 48, 24), (24, 56, 72, 40), (32, 40, 50, 70), (60, 60, 40, 32)),
     *((28, 72, 60, 32), (40, 64, 56, 32), (36, 52, 64, 40)),
 )
+EQUAL_MACS = (
+    *((13, 26, 51, 102), (19, 23, 42, 116), (21, 26, 34, 107), (21, 19, 42, 127), (28, 23, 35, 70), (12, 20, 61, 102)),
+    *((9, 21, 53, 141), (16, 30, 10, 512), (26, 22, 39, 67)),
+)  # the first are uniform
+CRITERIA = ("bn_scale", "fpgm", "filter_l1", "random")  # beside Taylor's; equal widths, the first two orders
 ORDERS = (SEED, 1, 2, 3)  # seeds of the retraining
-SCORES = ((50, 1), (79, 1), (100, 1), (150, 1), (200, 1), (50, 3), (100, 3))  # steps, times the learning rate
+SHORT = ((50, 1), (79, 1), (100, 1), (150, 1), (200, 1), (50, 3), (100, 3))  # steps, times the learning rate
 SETTINGS = ms.TrainSettings(
     epochs=15, optimizer="adam", lr=1e-3, weight_decay=5e-4, lr_schedule="cosine", batch_size=64
 )
 
 
+PROXIES = ("width", "synflow_flow", "ntk_condition", "gradient_flow")  # objectives, of the untrained network
 PATH = HERE / "results" / "filter_profiles.csv"
 
 
-def column(steps: int, factor: int) -> str:
-    """Of a score, in the rows."""
-    return f"score.{steps}x{factor}"
+def scores() -> dict[str, str]:
+    """What a search would go by, and its column in the rows."""
+    short = {f"{steps} steps at {factor * SETTINGS.lr:g}": f"score.{steps}x{factor}" for steps, factor in SHORT}
+    return {name: f"score.{name}" for name in PROXIES} | short
+
+
+def wanted() -> list[tuple[str, str, str]]:
+    """Filters, criterion and order of all trainings."""
+    once = (*REPEATED, *ONCE, *EQUAL_MACS)
+    cases = [(profile, "taylor", order) for order in ORDERS for profile in (once if order == SEED else REPEATED)]
+    cases += [((48, 48, 48, 48), name, order) for name in CRITERIA for order in ORDERS[:2]]
+    return [(str(profile), name, str(order)) for profile, name, order in cases]
 
 
 def train(root: str) -> None:
     """Add the rows that are missing."""
     rows: list[dict[str, Any]] = [*read_csv(PATH)]
-    wanted = [(profile, order) for order in ORDERS for profile in (REPEATED if order != SEED else REPEATED + ONCE)]
-    missing = [
-        one for one in wanted if (str(one[0]), str(one[1])) not in {(row["filters"], row["order"]) for row in rows}
-    ]
+    had = {(row["filters"], row["criterion"], row["order"]) for row in rows}
+    missing = [case for case in wanted() if case not in had]
     if not missing:
         return
     data = ms.load_data("cifar10", root, train_images=5000, val_images=3000, search_images=1000)
@@ -59,19 +74,30 @@ def train(root: str) -> None:
     dense = ms.build_model("basic_cnn", data, seed=SEED)
     ms.train(dense, data.train, SETTINGS, seed=SEED, augment=data.augment)
     batches = [(data.train.images[i : i + 250], data.train.labels[i : i + 250]) for i in range(0, 1000, 250)]
-    saliency = ms.criteria.taylor(dense, space, batches)
-    for profile, order in missing:
-        density = {layer.name: kept / layer.size for layer, kept in zip(space.layers, profile, strict=True)}
-        mask = space.top_k(saliency, density)
+    generator = torch.Generator().manual_seed(SEED)
+    saliencies = {
+        "taylor": ms.criteria.taylor(dense, space, batches),
+        "bn_scale": ms.criteria.bn_scale(dense, space),
+        "fpgm": ms.criteria.fpgm(dense, space),
+        "filter_l1": ms.criteria.filter_l1(dense, space),
+        "random": ms.criteria.random(dense, space, generator=generator),
+    }
+    for profile, criterion, order in missing:
+        kept = map(int, profile.strip("()").split(","))
+        density = {layer.name: number / layer.size for layer, number in zip(space.layers, kept, strict=True)}
+        mask = space.top_k(saliencies[criterion], density)
         network = ms.prune(initial, space, mask)
-        last = ms.train(network, data.train, SETTINGS, val=data.val, seed=order, augment=data.augment).epochs[-1]
-        row = {"filters": str(profile), "order": order, "val_loss": last.val_loss, "val_accuracy": last.val_accuracy}
+        last = ms.train(network, data.train, SETTINGS, val=data.val, seed=int(order), augment=data.augment).epochs[-1]
+        row = {"filters": profile, "criterion": criterion, "order": order}
+        row |= {"val_loss": last.val_loss, "val_accuracy": last.val_accuracy}
         row["macs"] = ms.cost.macs(network, data.search.images[:1])
-        if order == SEED:
-            for steps, factor in SCORES:
+        if (criterion, order) == ("taylor", str(SEED)):
+            for name in PROXIES:
+                row[f"score.{name}"] = ms.Scorer(initial, space, data.search, name)(mask).value
+            for steps, factor in SHORT:
                 settings = replace(SETTINGS, lr=factor * SETTINGS.lr)
                 scorer = ms.ShortTraining(initial, space, data.train, data.search, settings, steps=steps)
-                row[column(steps, factor)] = scorer(mask).value
+                row[f"score.{steps}x{factor}"] = scorer(mask).value
         rows.append(row)
         write_csv(rows, PATH)
 
@@ -79,21 +105,29 @@ def train(root: str) -> None:
 def table() -> list[str]:
     """What the rows say, as lines of Markdown."""
     rows = read_csv(PATH)
-    first = [row for row in rows if row["order"] == str(SEED)]
-    losses, accuracies = (np.array([float(row[name]) for row in first]) for name in ("val_loss", "val_accuracy"))
-    best = 100 * accuracies.max()
-    lines = ["| score | rank correlation with the loss | chosen % | best % |", "|---|---:|---:|---:|"]
-    for steps, factor in SCORES:
-        scores = np.array([float(row[column(steps, factor)]) for row in first])
-        correlation, chosen = spearmanr(scores, -losses).statistic, 100 * accuracies[scores.argmax()]
-        rate = factor * SETTINGS.lr
-        lines.append(f"| {steps} steps at {rate:g} | {correlation:.2f} | {chosen:.2f} | {best:.2f} |")
+    first = [row for row in rows if row["order"] == str(SEED) and row["criterion"] == "taylor"]
+    profiles = {"as many filters": [*REPEATED, *ONCE], "as many MACs": EQUAL_MACS}
+    groups = {name: [row for row in first if row["filters"] in map(str, own)] for name, own in profiles.items()}
+    lines = [f"| score | {' | '.join(f'{name}: rank correlation | chosen %' for name in groups)} |"]
+    lines.append(f"|---|{'---:|' * 2 * len(groups)}")
+    for score, column in scores().items():
+        cells = []
+        for own in groups.values():
+            values, losses = (np.array([float(row[name]) for row in own]) for name in (column, "val_loss"))
+            chosen = 100 * float(own[values.argmax()]["val_accuracy"])
+            cells += [f"{spearmanr(values, -losses).statistic:.2f}", f"{chosen:.2f}"]
+        lines.append(f"| {score} | {' | '.join(cells)} |")
     lines += ["", "| filters | trainings | validation loss | its deviation | accuracy % |", "|---|---:|---:|---:|---:|"]
     for profile in REPEATED:
-        own = [row for row in rows if row["filters"] == str(profile)]
-        lines.append(spread(" ".join(map(str, profile)), own))
-    lines.append(spread(f"{len(first)} profiles", first))
+        lines.append(spread(" ".join(map(str, profile)), _trained(rows, profile, "taylor")))
+    for criterion in CRITERIA:
+        lines.append(spread(f"48 48 48 48 by {criterion}", _trained(rows, (48, 48, 48, 48), criterion)))
+    lines += [spread(f"{len(own)} profiles of {name}", own) for name, own in groups.items()]
     return lines
+
+
+def _trained(rows: Sequence[Row], profile: tuple[int, ...], criterion: str) -> list[Row]:
+    return [row for row in rows if (row["filters"], row["criterion"]) == (str(profile), criterion)]
 
 
 def spread(name: str, rows: Sequence[Row]) -> str:
