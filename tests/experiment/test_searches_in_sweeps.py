@@ -40,6 +40,18 @@ def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
     assert [trial.value for trial in study.trials] == pytest.approx(scores)
 
 
+def test_searches_of_one_storage_keep_a_study_each(tmp_path):
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    shared = {"methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one", "optuna": {"storage": url}}
+    cells = sweep_in(tmp_path, **shared, find_at=["0", "end"])  # a searcher can't tell these apart
+    cells += sweep_in(tmp_path, **shared, find_at=["0"], objective="accuracy", name="other")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    stored = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
+    assert len(stored) == 3
+    wanted = [[row.score.value for row in read_rows(cell.folder)] for cell in cells]
+    assert sorted([trial.value for trial in study.trials] for study in stored.values()) == sorted(wanted)
+
+
 def test_bad_trials_are_stopped_early_and_cost_less(tmp_path):
     searches = {**TRAINED, **SHORT, "training_steps": 16, "methods": ["optuna_random"], "budget": 14}
     [whole] = sweep_in(tmp_path, **searches)
