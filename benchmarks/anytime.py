@@ -15,7 +15,7 @@ from masksearch.report.style import STYLE, Looks
 
 __all__ = ["curves", "drawings", "shared_seeds"]
 
-_WORDS = {"scorings": "scorings", "images": "image-evaluations", "seconds": "seconds of scoring"}
+_WORDS = {"scorings": "scorings", "images": "image-evaluations", "seconds": "seconds of proposing and scoring"}
 
 
 def curves(rows: Sequence[Row], axis: str) -> dict[str, tuple[np.ndarray, Band]]:

@@ -31,8 +31,7 @@ class History:
             raise InputError(f"keep: {keep}; a history keeps at least 1 mask, the best")
         self.keep = keep
         self.trials: list[Trial] = []
-        self.seconds = 0.0  # spent on scoring
-        self.searching = 0.0  # seconds that this process spent on asking and telling the searcher
+        self.seconds = 0.0  # spent on proposing and scoring
         self.stage = 0
         self.first: Mask | None = None  # the mask that was scored first: where a walk begins
         self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
@@ -57,7 +56,7 @@ class History:
         self._top, self._front, self._scores, self._bounds = [], [], {}, {}
 
     def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
-        """Append a scored mask. A bound or NaN is never best; of equal scores, the first is."""
+        """Append a scored mask. A bound, NaN or an infinite score is never best; of equal scores, the first is."""
         self.first = self.first or mask
         is_best = _counts(score) and (not self._top or score.value > self.best.score.value)
         known = mask.hash in self._scores
@@ -139,7 +138,7 @@ class History:
         if not self._top:
             where = f" of the last stage ({self.stage})" if self.stage else ""
             n = sum(trial.stage == self.stage for trial in self.trials)
-            raise InputError(f"history: none of its {n} trials{where} has a score, so no mask is the best")
+            raise InputError(f"history: none of its {n} trials{where} has a finite score, so no mask is the best")
         return [self.trials[number] for number in self._top]
 
     @property
@@ -190,4 +189,4 @@ class History:
 
 
 def _counts(score: Score) -> bool:
-    return score.exact and not math.isnan(score.value)
+    return score.exact and math.isfinite(score.value)

@@ -79,7 +79,7 @@ class HistoryFile:
             "mask": f"{trial.mask_hash:016x}",
             "images": trial.score.images,
             "metrics": {name: None if math.isnan(value) else value for name, value in trial.metrics.items()},
-            "seconds": round(trial.score.seconds, 6),
+            "seconds": trial.score.seconds,
         }
         if trial.score.cost is not None:
             row["cost"] = trial.score.cost

@@ -25,7 +25,6 @@ Callback = Callable[[Trial, History, Searcher], None]
 """Called after every trial, once the searcher knows it."""
 
 _CHECKPOINT_EVERY = 10.0  # seconds; what a kill costs at most
-_LOOK_UP_SECONDS = 1e-4  # charged for a mask that was scored before
 _LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
 
@@ -64,7 +63,7 @@ def search(
     density : float or {layer name: float}
         Of every mask.
     budget : int or Budget
-        Scorings, seconds of scoring, or both.
+        Scorings, seconds of proposing and scoring, or both.
     seed : int
         Same seed, same search: but for budgets in seconds, and searches that share a study of Optuna's.
     start : Mask or float tensor (n_units,), optional
@@ -151,6 +150,7 @@ class _Loop:
     def __post_init__(self) -> None:
         self._stride = max(1, (self.problem.budget.scorings or 20_000) // _LOOKS)
         self._saved, self._refreshed = time.monotonic(), len(self.history)
+        self._telling = 0.0  # seconds of the last tell, which count for the trials that it led to
         self._scorer: Scoring = self.stages.scorer(self.history.stage)
 
     def run(self) -> None:
@@ -166,11 +166,12 @@ class _Loop:
             proposals = self.searcher.ask(self.batch if left is None else min(self.batch, left))
             if not proposals:
                 break
-            asked = time.perf_counter()
+            proposing = (self._telling + time.perf_counter() - began) / len(proposals)
             scores = _score(self._scorer, proposals, history, self.problem)
+            scores = [replace(score, seconds=round(score.seconds + proposing, 6)) for score in scores]
             before, scored = self.searcher.incumbent, time.perf_counter()
             self.searcher.tell(proposals, scores)
-            history.searching += asked - began + time.perf_counter() - scored
+            self._telling = time.perf_counter() - scored
             self._record(proposals, scores, before)
         if self.file is not None and len(history):
             self.file.checkpoint(history, self.searcher.state_dict())
@@ -282,8 +283,8 @@ def _lowest(one: float | None, other: float | None) -> float | None:
 
 
 def _repeated(score: Score) -> Score:
-    """The same score, for the price of looking it up: a budget in seconds must end, whatever is proposed."""
-    return replace(score, seconds=_LOOK_UP_SECONDS, images=0)
+    """The same score, for nothing but the searcher's own time."""
+    return replace(score, seconds=0.0, images=0)
 
 
 def _look(incumbent: Mask, history: History) -> dict[str, float]:

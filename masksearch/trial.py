@@ -27,7 +27,7 @@ Refine = Callable[[Tensor, Callable[[Tensor], Mask]], Mask]
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends: after so many scorings, so many seconds of scoring, or whichever comes first."""
+    """When a search ends: after so many scorings, so many seconds of proposing and scoring, or whichever first."""
 
     scorings: int | None = None
     seconds: float | None = None
@@ -150,7 +150,7 @@ class Score:
 
     value: float  # NaN: the mask can't be scored, or not exact: its judge stopped it; never best and never accepted
     exact: bool = True  # False: an upper bound, below the proposal's threshold; scoring stopped there
-    seconds: float = 0.0  # wall clock that the scoring took
+    seconds: float = 0.0  # wall clock: of the scoring; once told to a searcher, of proposing the mask, too
     images: int = 0  # images that were looked at
     cost: float | None = None  # of the mask, as a share of the full one's; None: the search has no costs
 

@@ -40,7 +40,7 @@ def test_a_stage_that_begins_without_a_score_has_no_best_yet():
     assert history.best.score.value == 2.0
     history.enter(2)
     history.add(mask(9), Score(math.nan), {STAGE: 2})
-    with pytest.raises(InputError, match=r"none of its 1 trials of the last stage \(2\) has a score"):
+    with pytest.raises(InputError, match=r"none of its 1 trials of the last stage \(2\) has a finite score"):
         _ = history.best
 
 

@@ -46,7 +46,7 @@ class Found:
 
     mask: Mask
     scorings: int = 0  # by a search
-    seconds: float = 0.0  # of a search, but for what a killed one spent on proposing, or of learning a supermask
+    seconds: float = 0.0  # of a search or of learning a supermask
     front: dict[str, Any] | None = None  # where it lies on the front of a search with costs
 
 
@@ -141,7 +141,7 @@ class Finder:
         if cell.front:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
-        seconds = prepared + history.seconds + history.searching + perf_counter() - rescored
+        seconds = prepared + history.seconds + perf_counter() - rescored
         return Found(mask, len(history), seconds, front)
 
     def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:

@@ -65,8 +65,8 @@ class TestPruners:
         without, _, _ = self.search("none", sampler=sampler)
         monkeypatch.setattr("masksearch.searchers.optuna_study._new_pruner", lambda name: optuna.pruners.NopPruner())
         judged, searcher, _ = self.search("median", sampler=sampler)
-        assert [(trial.mask_hash, trial.score) for trial in judged] == [
-            (trial.mask_hash, trial.score) for trial in without
+        assert [(trial.mask_hash, trial.score.value, trial.score.exact) for trial in judged] == [
+            (trial.mask_hash, trial.score.value, trial.score.exact) for trial in without
         ]
         assert all(len(trial.intermediate_values) == len(RUNGS) for trial in searcher._study.trials)
 
