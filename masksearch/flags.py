@@ -46,6 +46,8 @@ class _Flags:
     """A published experiment, as defaults for all other flags; --list names them."""
     scale: Literal["smoke", "cpu", "paper"] = "cpu"
     """How large a recipe: seconds, minutes to hours on two cores, or as published."""
+    parts: tuple[str, ...] = ()
+    """Names of those parts of the recipe that are to run; all if not given."""
     list: bool = False
     """Print every method, objective, model, data set and recipe, and end."""
 
@@ -63,10 +65,13 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
     early = ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--recipe", nargs="?")  # a value that is missing is tyro's to tell
     early.add_argument("--scale", nargs="?", default="cpu", const="cpu")
+    early.add_argument("--parts", nargs="*", default=[])
     early.add_argument("--plugin", nargs="*", default=[])
     given, _ = early.parse_known_args(args)
     load_plugins(given.plugin)  # before any flag is checked against the tables
-    parts = load_recipe(given.recipe, given.scale) if given.recipe else [Settings()]
+    if given.parts and not given.recipe:
+        raise InputError(f"parts: {' '.join(given.parts)}; they are those of a recipe, which --recipe names")
+    parts = load_recipe(given.recipe, given.scale, given.parts) if given.recipe else [Settings()]
     if {"-h", "--help"} & set(args):
         tyro.cli(
             _Flags, prog=prog, args=["--help"], default=_defaults(parts[0]), config=_CONFIG

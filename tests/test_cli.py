@@ -87,6 +87,8 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--subsets growin": ["--subsets", "growin", "'fixed', 'growing', 'redrawn'"],
     "--subsets growing --methods optuna_tpe": ["subsets: growing, optuna_tpe", "OptunaSearch"],
     "--subsets redrawn": ["subsets: redrawn 4 times, 143 images", "search_images may be 57 at most"],
+    "--objective synflow_flow --subsets growing": ["subsets: growing", "synflow_flow looks at no images"],
+    "--objective width --granularity filter --methods eda --rescore 3": ["rescore: 3", "width looks at no images"],
     "--train-images 0": ["train_images", "0"],
     "--device gpu": ["device: 'gpu'", "cpu, cuda"],
     "--threads 0": ["threads: 0", "at least 1"],
@@ -95,6 +97,12 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--download maybe": ["maybe"],
     "--recipe": ["--recipe", "Missing value"],
     "--recipe thesis": ["unknown recipe 'thesis': did you mean 'thesis_mlp'"],
+    "--parts global": ["parts: global", "--recipe"],
+    "--recipe thesis_mlp --parts global": ["parts: global", "'thesis_mlp' is one piece"],
+    "--recipe search_trained --parts globl": [
+        "unknown part of recipe 'search_trained' 'globl'",
+        "did you mean 'global'",
+    ],
     "--recipe thesis_mlp --scale tiny": ["unknown scale 'tiny'", "smoke, cpu, paper"],
     "--recipe thesis_mlp --scale smoke --sparsity 3": ["sparsity: 3.0"],
     "--scale tiny": ["--scale", "'smoke', 'cpu', 'paper'"],
@@ -171,7 +179,7 @@ def test_help_ends_well_and_holds_every_flag(capsys):
     wanted = {
         f"--{item.name}" for g in (SweepSettings, TrainSettings, ScoringSettings, RunSettings) for item in fields(g)
     }
-    wanted |= {f"--annealing.{item.name}" for item in fields(Annealing)} | {"--recipe", "--scale", "--list"}
+    wanted |= {f"--annealing.{item.name}" for item in fields(Annealing)} | {"--recipe", "--scale", "--parts", "--list"}
     assert {name.replace("_", "-") for name in wanted} <= flags
 
 

@@ -37,7 +37,7 @@ class ScoringSettings:
     """How masks are made and scored."""
 
     seconds: float | None = None
-    """Seconds of scoring per search, beside the budget; whichever ends first. Results then depend on the machine."""
+    """Seconds per search, beside the budget; whichever ends first. Results then depend on the machine."""
     search_images: int | None = None
     """Validation images that scorers see (redrawn: in every stage); 2,000 or half of them if not given."""
     subsets: SubsetKind = "fixed"
@@ -166,6 +166,8 @@ class Settings:
                     f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
                     f"{self.sweep.granularity}"
                 )
+        if OBJECTIVES[self.sweep.objective].images == 0:
+            self._check_imageless(self.sweep.objective)
         if self.optuna.pruner != "none":
             self._check_pruner()
         mixes = self.optuna.parametrisation == "mixture" and not self.search.saliencies
@@ -213,6 +215,14 @@ class Settings:
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
+
+    def _check_imageless(self, objective: str) -> None:
+        if self.search.rescore > 1:
+            raise InputError(
+                f"rescore: {self.search.rescore}; {objective} looks at no images, so others give no other scores"
+            )
+        if self.scoring.subsets != "fixed":
+            raise InputError(f"subsets: {self.scoring.subsets}; {objective} looks at no images")
 
     def _check_pruner(self) -> None:
         if self.sweep.capped is not None:

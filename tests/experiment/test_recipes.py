@@ -113,3 +113,17 @@ def test_a_whole_number_for_a_rate_is_the_same_cell_as_a_fraction():
     one, other = (grid(Settings().updated({"lr": lr}, "here"))[0] for lr in (1, 1.0))
     assert one.folder == other.folder
     assert re.fullmatch(r"annealing_s0\.7_k0_seed0_[0-9a-f]{8}", one.folder)
+
+
+def test_some_parts_of_a_recipe_are_as_they_are_in_the_whole():
+    whole = load_recipe("search_filters", "cpu")
+    assert load_recipe("search_filters", "cpu", ["erk", "search"]) == [
+        part for part in whole if part.run.name in ("search_filters_cpu_search", "search_filters_cpu_erk")
+    ]
+
+
+def test_parts_are_asked_for_by_name(monkeypatch):
+    seen = []
+    monkeypatch.setattr("masksearch.cli._run", lambda parts, args: seen.append(parts) or 0)
+    assert main(["run", "--recipe", "criteria_at_init", "--parts", "fc", "--name", "mine"]) == 0
+    assert [part.run.name for part in seen[0]] == ["mine_fc"]
