@@ -7,9 +7,12 @@
 Prints a Markdown table a problem. A searcher is a name of the catalogue, with settings after a colon; random_search is
 always among them. Every seed plants another optimum. "reached" counts the seeds that found it; "scorings" is the median
 number until then, with its quartiles, where a seed that didn't counts as more than the budget. The columns after that
-hold the best score after so many scorings (1 = the optimum; median over seeds). A searcher's schedules aim at the whole
-budget, so that a smaller budget of its own gives more than the first scorings of a larger one. The last column is what
-asking and telling took, scoring apart.
+hold the best score after so many scorings (1 = the optimum; mean over seeds with its 95 % interval). A searcher's
+schedules aim at the whole budget, so that a smaller budget of its own gives more than the first scorings of a larger
+one. The last column is what asking and telling took, scoring apart.
+
+``--figure NAME`` draws the curves along scorings and along seconds (of asking, scoring and telling), as
+``benchmarks/figures/NAME.png``.
 """
 
 import argparse
@@ -22,7 +25,12 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 import numpy as np
 import torch
 
+from benchmarks.collect import small_png
+from benchmarks.page import HERE
+from benchmarks.planted_curves import Climb, drawing
+from masksearch.analysis import Estimate
 from masksearch.errors import InputError
+from masksearch.files import write_bytes
 from masksearch.mask import Mask
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.seeds import numpy_generator
@@ -156,6 +164,7 @@ class Run:
     scorings: float  # until the optimum; infinite: the budget ended first
     best: list[float]  # the best score at every look
     seconds: float  # of asking and telling, per proposal
+    climb: Climb
 
 
 def searcher_of(text: str) -> Searcher:
@@ -185,7 +194,8 @@ def solve(searcher: Searcher, scorer: Planted, problem: Problem, looks: Sequence
     """Search until the optimum is found or the budget is spent, one mask at a time."""
     assert problem.budget.scorings is not None
     searcher.start(problem)
-    best, seen, done, seconds = -math.inf, [], 0, 0.0
+    best, seen, done, seconds, climb = -math.inf, [], 0, 0.0, Climb()
+    started = time.perf_counter()
     while done < problem.budget.scorings and best < 1:
         begun = time.perf_counter()
         proposals = searcher.ask(1)
@@ -196,22 +206,26 @@ def solve(searcher: Searcher, scorer: Planted, problem: Problem, looks: Sequence
         begun = time.perf_counter()
         searcher.tell(proposals, scores)
         seconds += time.perf_counter() - begun
-        best, done = max(best, scores[0].value), done + 1
+        done += 1
+        if scores[0].value > best:
+            best = scores[0].value
+            climb.step(done, time.perf_counter() - started, best)
         if done in looks:
             seen.append(best)
     seen += [best] * (len(looks) - len(seen))
-    return Run(done if best == 1 else math.inf, seen, seconds / max(1, done))
+    climb.whole = {"scorings": done, "seconds": time.perf_counter() - started}
+    return Run(done if best == 1 else math.inf, seen, seconds / max(1, done), climb)
 
 
 def table(
     name: str, units: int, density: float, searchers: Sequence[str], seeds: Sequence[int], budget: int
-) -> list[str]:
-    """The lines of one problem's table; they are printed as they come."""
+) -> dict[str, list[Climb]]:
+    """Print one problem's table, line by line as they come; the searches' climbs, one a seed."""
     space = space_of(units)
     looks = sorted({max(1, round(share * budget)) for share in _LOOKS})
+    climbs = {}
     lines = [
-        f"{name}: {space.count(density):,} of {units:,} units kept, seeds {seeds[0]} to {seeds[-1]}, "
-        f"{budget:,} scorings at most",
+        f"{_title(name, space, density)}, seeds {seeds[0]} to {seeds[-1]}, {budget:,} scorings at most",
         "",
         "| searcher | reached | scorings | " + " | ".join(f"at {look:,}" for look in looks) + " | ms per proposal |",
         "|---|---:|---:|" + "---:|" * (len(looks) + 1),
@@ -223,10 +237,14 @@ def table(
             scorer = PROBLEMS[name](space, density, numpy_generator(seed, "planted", name))
             problem = Problem(space, density, Budget(budget), seed, None, scorer.saliencies, "allow")
             runs.append(solve(searcher_of(text), scorer, problem, looks))
-        lines.append(_row(text, runs, budget))
-        print(lines[-1], flush=True)
+        print(_row(text, runs, budget), flush=True)
+        climbs[text] = [run.climb for run in runs]
     print(flush=True)
-    return lines
+    return climbs
+
+
+def _title(name: str, space: MaskSpace, density: float) -> str:
+    return f"{name}: {space.count(density):,} of {space.n_units:,} units kept"
 
 
 def _row(text: str, runs: Sequence[Run], budget: int) -> str:
@@ -234,14 +252,15 @@ def _row(text: str, runs: Sequence[Run], budget: int) -> str:
     shown = [f"{value:,.0f}" if math.isfinite(value) else f"> {budget:,}" for value in (middle, low, high)]
     reached = sum(math.isfinite(run.scorings) for run in runs)
     scorings = f"{shown[0]} ({shown[1]} to {shown[2]})" if reached else shown[0]
-    best = [f"{_floored(np.median(values)):.4f}" for values in zip(*(run.best for run in runs), strict=True)]
+    best = [_interval(Estimate.of(values)) for values in zip(*(run.best for run in runs), strict=True)]
     seconds = np.median([run.seconds for run in runs])
     return f"| {text} | {reached} of {len(runs)} | {scorings} | {' | '.join(best)} | {1e3 * seconds:.3f} |"
 
 
-def _floored(value: float) -> float:
-    """Four digits, rounded down, so that only the optimum shows as 1."""
-    return math.floor(1e4 * value) / 1e4
+def _interval(best: Estimate) -> str:
+    """Three digits, the mean's rounded down, so that only the optimum shows as 1."""
+    mean = math.floor(1e3 * best.mean + 1e-9) / 1e3
+    return Estimate(mean, best.half_width, best.n).text(digits=3)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -256,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=20, help="how many")
     parser.add_argument("--first-seed", type=int, default=0, help="settings are best chosen on other seeds")
     parser.add_argument("--budget", type=int, default=30_000, help="scorings")
+    parser.add_argument("--figure", metavar="NAME", help="draw the curves, too")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     searchers = list(dict.fromkeys([*given.searchers, "random_search"]))
@@ -267,8 +287,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             searcher_of(text)
         for name in given.problems:
             choose("problem", name, list(PROBLEMS))
-        for name in given.problems:
-            table(name, given.units, given.density, searchers, seeds, given.budget)
+        climbs = {
+            name: table(name, given.units, given.density, searchers, seeds, given.budget) for name in given.problems
+        }
+        if given.figure:
+            titles = {name: _title(name, space_of(given.units), given.density) for name in given.problems}
+            shown = drawing(climbs, titles, given.figure)
+            write_bytes(HERE / "figures" / f"{given.figure}.png", small_png(shown))
+            print(f"![{given.figure.replace('_', ' ')}](figures/{given.figure}.png)\n\n{shown.caption}")
     except InputError as error:
         parser.exit(2, f"{error}\n")
 

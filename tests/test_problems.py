@@ -21,6 +21,7 @@ from masksearch.trial import Budget, Problem, Proposal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 problems = importlib.import_module("benchmarks.problems")
+curves = importlib.import_module("benchmarks.planted_curves")
 
 every = pytest.mark.parametrize("name", problems.PROBLEMS)
 
@@ -123,8 +124,56 @@ def test_the_table_holds_random_search_and_the_settings(capsys):
 
 
 def test_only_the_optimum_shows_as_one():
-    rows = problems._row("x", [problems.Run(math.inf, [0.99999], 0.001)], 50)
-    assert rows == "| x | 0 of 1 | > 50 | 0.9999 | 1.000 |"
+    run = problems.Run(math.inf, [0.99999], 0.001, curves.Climb())
+    assert problems._row("x", [run], 50) == "| x | 0 of 1 | > 50 | 0.999 | 1.000 |"
+    found = problems.Run(7, [1.0], 0.001, curves.Climb())
+    assert problems._row("x", [found, found], 50) == "| x | 2 of 2 | 7 (7 to 7) | 1.000 ± 0.000 | 1.000 |"
+
+
+def climb(*steps, end):
+    made = curves.Climb(whole=dict(zip(("scorings", "seconds"), end, strict=True)))
+    for step in steps:
+        made.step(*step)
+    return made
+
+
+def test_a_climb_is_a_staircase_that_ends_where_its_search_does():
+    lost = climb((1, 0.1, 0.2), (5, 0.9, 0.6), end=(10, 2.0))
+    assert np.array_equal(lost.at("scorings", np.array([1, 4, 5, 10])), [0.2, 0.2, 0.6, 0.6])
+    assert np.isnan(lost.at("scorings", np.array([0.5, 11]))).all()
+    assert np.array_equal(lost.at("seconds", np.array([0.1, 0.8, 0.9, 2.0])), [0.2, 0.2, 0.6, 0.6])
+    found = climb((1, 0.1, 0.2), (3, 0.4, 1.0), end=(3, 0.4))
+    assert np.array_equal(found.at("seconds", np.array([0.2, 100.0])), [0.2, 1.0])  # the optimum stays the best
+
+
+def test_curves_go_as_far_as_every_seed_without_the_optimum():
+    lost = climb((1, 0.1, 0.2), (5, 0.9, 0.6), end=(10, 2.0))
+    found = climb((1, 0.2, 0.4), (3, 0.4, 1.0), end=(3, 0.4))
+    for axis, first, last in (("scorings", 1, 10), ("seconds", 0.2, 2.0)):
+        places, over_seeds = curves.along([lost, found], axis)
+        assert (places[0], places[-1]) == pytest.approx((first, last))
+        assert (over_seeds.mean[0], over_seeds.mean[-1]) == pytest.approx((0.3, 0.8))
+        assert not np.isnan(over_seeds.mean).any()
+    assert curves.along([found, found], "scorings")[0][-1] == pytest.approx(3)
+
+
+def test_a_search_of_a_planted_problem_tells_how_it_climbed():
+    space = problems.space_of(60)
+    given = Problem(space, 0.05, Budget(2000), 0, on_empty="allow")
+    run = problems.solve(Evolution(), planted("equal", space, 0.05), given, [10, 2000])
+    assert run.climb.best == sorted(set(run.climb.best))
+    assert run.climb.scorings[-1] == run.scorings == run.climb.whole["scorings"]
+    assert run.climb.at("scorings", np.array([10.0]))[0] == run.best[0]
+    assert 0 < run.climb.seconds[0] < run.climb.seconds[-1] <= run.climb.whole["seconds"]
+
+
+def test_curves_are_drawn_a_row_a_problem(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(problems, "HERE", tmp_path)
+    (tmp_path / "figures").mkdir()
+    flags = ["--units", "100", "--seeds", "2", "--budget", "30", "--searchers", "eda", "--figure", "curves"]
+    problems.main(["--problems", "equal", "coupled", *flags])
+    assert (tmp_path / "figures" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "![curves](figures/curves.png)" in capsys.readouterr().out
 
 
 def test_settings_are_read_and_mistakes_are_named():
