@@ -15,6 +15,7 @@ from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.rungs import WHOLE, Judge, reached, stops
+from masksearch.scoring.effective import effective
 from masksearch.scoring.side_by_side import SideBySide, can_stand_side_by_side, sum_of_losses
 from masksearch.seeds import torch_generator
 from masksearch.spaces import FilterSpace, NetworkSpace
@@ -33,8 +34,9 @@ class ShortTraining:
     """Scores a mask by minus the validation loss, in nats, that its ticket has after a few steps of training.
 
     Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
-    mask alone. Filters are removed before the training: it costs what the smaller network costs. A training that
-    diverges scores NaN.
+    mask alone. Filters are removed before the training: it costs what the smaller network costs. So are, of chains of
+    linear layers without augmentation, inputs and units from which no kept weights lead to an output
+    (:func:`~masksearch.scoring.effective.effective`). A training that diverges scores NaN.
 
     On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
     numbers nor has buffers (BatchNorm's statistics), and no proposal has a judge. Such scores differ by rounding from
@@ -116,14 +118,18 @@ class ShortTraining:
     def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
         ticket = self._ticket(proposal)
+        network, masks, learned, scored = ticket.network, ticket.masks, self._train, self._val
+        part = None if ticket.pruned or self._augments else effective(network, masks)
+        if part is not None:
+            network, masks, learned, scored = part.network, part.masks, part.seen(learned), part.seen(scored)
         steps = self._epochs * steps_per_epoch(len(self._train), self._settings.batch_size)
-        watch = _Watch(ticket.network, self._val, steps, proposal.stop)
+        watch = _Watch(network, scored, steps, proposal.stop)
         try:
-            training = self._learn(ticket.network, self._settings, masks=ticket.masks, on_step=watch)
+            training = self._learn(network, learned, self._settings, masks=masks, on_step=watch)
         except _Stopped:
             images = min(watch.done * self._settings.batch_size, self._epochs * len(self._train)) + watch.evaluated
             return Score(math.nan, exact=False, seconds=time.perf_counter() - start, images=images)
-        value = math.nan if training.diverged else watch.score(self._val)
+        value = math.nan if training.diverged else watch.score(scored)
         images = self._epochs * len(self._train) + watch.evaluated
         return Score(value, exact=True, seconds=time.perf_counter() - start, images=images)
 
@@ -134,6 +140,7 @@ class ShortTraining:
         together = SideBySide(networks)
         training = self._learn(
             together,
+            self._train,
             replace(self._settings, label_smoothing=0.0),
             masks=together.masks([ticket.masks for ticket in tickets]),
             loss=partial(sum_of_losses, label_smoothing=self._settings.label_smoothing),
@@ -148,13 +155,17 @@ class ShortTraining:
         images = self._epochs * len(self._train) + len(self._val)
         return [Score(value, exact=True, seconds=seconds, images=images) for value in values]
 
+    @property
+    def _augments(self) -> bool:
+        return self._settings.augment == "crop_flip" or (self._settings.augment == "auto" and self._augment)
+
     def _ticket(self, proposal: Proposal) -> Ticket:
         return draw_ticket(copy.deepcopy(self._model), self.space, proposal.mask, self._weights)
 
-    def _learn(self, network: nn.Module, settings: TrainSettings, **rest: Any) -> Training:
+    def _learn(self, network: nn.Module, split: Split, settings: TrainSettings, **rest: Any) -> Training:
         return train(
             network,
-            self._train,
+            split,
             settings,
             begin=self._begin,
             until=self._begin + self._epochs,
