@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from masksearch.alive import AliveScorer, AliveSpace
 from masksearch.criteria import Connectivity, connected
@@ -21,9 +21,9 @@ from masksearch.experiment.cells import Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.folder import RunFolder, locked
 from masksearch.experiment.fronts import front_cost, front_folder
-from masksearch.experiment.rank import criterion_mask, criterion_saliency
+from masksearch.experiment.rank import criterion_mask, criterion_saliency, gradual_saliency
 from masksearch.experiment.score import cell_scorer, cell_subsets, weights_scored
-from masksearch.experiment.search_settings import split_method
+from masksearch.experiment.search_settings import gradual_epochs, split_method
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
@@ -80,16 +80,8 @@ class Finder:
     def _search(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         settings, cell = self.cell.settings, self.cell
         begun = perf_counter()
-        start = None
-        if settings.search.warm_start:
-            name, there = self._at_moment(settings.search.warm_start, model, alive)
-            start = self._criterion(name, there, density, alive)
-        saliencies = {}
-        for text in settings.search.saliencies:
-            name, there = self._at_moment(text, model, alive)
-            saliencies[text] = criterion_saliency(
-                cell, there, self.space, self.data, self.dense.weights["0"], self.device, name, alive
-            )
+        saliencies = {text: self._saliency(text, model, density, alive) for text in settings.search.saliencies}
+        start = self._start(settings.search.warm_start, model, density, alive, saliencies)
         prepared = perf_counter() - begun
         subsets = cell_subsets(cell, self.data).stages
 
@@ -159,6 +151,39 @@ class Finder:
         return criterion_mask(
             self.cell, model, self.space, self.data, initial, self.device, density, alive, criterion=name
         )
+
+    def _start(
+        self, text: str | None, model: nn.Module, density: Density, alive: Mask | None, saliencies: dict[str, Tensor]
+    ) -> Mask | None:
+        """The mask of the criterion that searches start from, if there is one."""
+        if text is None:
+            return None
+        name, moment = split_method(text)
+        if gradual_epochs(moment) is None:
+            name, there = self._at_moment(text, model, alive)
+            return self._criterion(name, there, density, alive)
+        scoring, settings = self.cell.settings.scoring, self.cell.settings
+        saliency = saliencies[text] if text in saliencies else self._saliency(text, model, density, alive)
+
+        def rank(values: Tensor) -> Mask:
+            return self.space.top_k(values, density, on_empty=scoring.on_empty, hold=settings.hold)
+
+        if not scoring.connected:
+            return rank(saliency)
+        return connected(saliency, rank, Connectivity(model, self.space, self.data.test.images[:1]))
+
+    def _saliency(self, text: str, model: nn.Module, density: Density, alive: Mask | None) -> Tensor:
+        """A criterion's saliency (n_units,), at the moment that it looks at."""
+        cell, initial = self.cell, self.dense.weights["0"]
+        name, moment = split_method(text)
+        epochs = gradual_epochs(moment)
+        if epochs is not None:
+            assert isinstance(density, float), "refused with the settings"
+            return gradual_saliency(
+                cell, model, self.space, self.data, initial, self.device, name, density, epochs, alive
+            )
+        name, there = self._at_moment(text, model, alive)
+        return criterion_saliency(cell, there, self.space, self.data, initial, self.device, name, alive)
 
     def _at_moment(self, text: str, model: nn.Module, alive: Mask | None) -> tuple[str, nn.Module]:
         """A criterion's name, and the network at the moment that it looks at: ``model`` itself if none is named."""

@@ -1,4 +1,6 @@
-"""A cell's criterion at the weights that a network has now."""
+"""A cell's criterion at the weights that a network has now, or comes to have while it is pruned."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -6,13 +8,14 @@ from torch import Tensor, nn
 from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, select
 from masksearch.data import Data
 from masksearch.experiment.cells import Cell
+from masksearch.lasting import lasting
 from masksearch.mask import Mask
-from masksearch.seeds import torch_generator
+from masksearch.seeds import derive, torch_generator
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Weights
 
-__all__ = ["criterion_mask", "criterion_saliency", "rank_units"]
+__all__ = ["criterion_mask", "criterion_saliency", "gradual_saliency", "rank_units"]
 
 
 def criterion_mask(
@@ -61,6 +64,39 @@ def criterion_saliency(
     extras = {"generator": torch_generator(cell.seed, "criterion", criterion)} if row.draws else {}
     at_start = {name: tensor.to(device) for name, tensor in initial.items()}
     return row.saliency(model, space, _batches(cell, data, criterion), initial=at_start, alive=alive, **extras)
+
+
+def gradual_saliency(
+    cell: Cell,
+    model: nn.Module,
+    space: NetworkSpace,
+    data: Data,
+    initial: Weights,
+    device: torch.device,
+    criterion: str,
+    density: float,
+    epochs: int,
+    alive: Mask | None = None,
+) -> Tensor:
+    """How long units last while the network is pruned by a criterion and goes on learning: float64 (n_units,)."""
+    scoring = cell.settings.scoring
+    # What is out stays out: no unit can take a dead one's place.
+    plain = replace(cell, settings=replace(cell.settings, scoring=replace(scoring, connected=False)))
+    return lasting(
+        model,
+        space,
+        data.train,
+        replace(cell.settings.train, epochs=epochs, bn_l1=0.0),
+        density,
+        lambda network, reached, left: criterion_mask(
+            plain, network, space, data, initial, device, reached, left, criterion
+        ),
+        lambda network, left: criterion_saliency(plain, network, space, data, initial, device, criterion, left),
+        alive=alive,
+        seed=derive(cell.seed, "gradual saliency"),
+        device=device,
+        augment=data.augment,
+    )
 
 
 def _batches(cell: Cell, data: Data, criterion: str) -> list[tuple[Tensor, Tensor]]:

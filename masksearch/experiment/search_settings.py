@@ -1,5 +1,6 @@
 """What searches are given beside a budget: where they start, what they rank units by, what a short training is."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import check_some
 from masksearch.table import choose
 
-__all__ = ["OptunaSettings", "SearchSettings", "split_method"]
+__all__ = ["OptunaSettings", "SearchSettings", "gradual_epochs", "split_method"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class SearchSettings:
     """What searches know before their first scoring, and how their best masks are told apart."""
 
     saliencies: tuple[str, ...] = ()
-    """Criteria (NAME or NAME@MOMENT) that optuna_*, eda, evolution, annealing.densities rank by; one round of each."""
+    """Criteria (NAME, NAME@MOMENT, @gradual:2ep) that optuna_*, eda, evolution, annealing.densities rank by."""
     warm_start: str | None = None
     """Criterion (NAME or NAME@MOMENT) whose mask searches start from; a random mask if not given."""
     proposals: int = 1
@@ -36,7 +37,7 @@ class SearchSettings:
             check_some("saliencies", self.saliencies)
         for name, moment in map(split_method, self.criteria):
             choose("criterion", name, list(CRITERIA))
-            if moment:
+            if moment and gradual_epochs(moment) is None:
                 Duration.parse(moment, f"saliencies or warm_start: {name}@{moment}")
         if self.proposals < 1:
             raise InputError(f"proposals: {self.proposals}; at least 1 is proposed at once")
@@ -53,6 +54,17 @@ class SearchSettings:
     def criteria(self) -> tuple[str, ...]:
         """The criteria that searches need, with their moments."""
         return self.saliencies + ((self.warm_start,) if self.warm_start else ())
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """The moments of the dense training that they look at, besides the one that masks are found at."""
+        own = [moment for _, moment in map(split_method, self.criteria)]
+        return tuple(moment for moment in own if moment and gradual_epochs(moment) is None)
+
+    @property
+    def prunes_gradually(self) -> bool:
+        """Whether any of the criteria looks at a network that was pruned gradually."""
+        return any(gradual_epochs(moment) is not None for _, moment in map(split_method, self.criteria))
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,22 @@ class OptunaSettings:
     """Optuna's pruner that stops bad trials early: on some of a short training's steps, or of many images."""
     storage: str | None = None
     """Optuna storage URL that studies are copied to; a SQLite file in the folder of each search if not given."""
+
+
+def gradual_epochs(moment: str) -> int | None:
+    """Of ``gradual:2ep``, a network that is pruned gradually for so long, its epochs; None for any other moment.
+
+    Raises
+    ------
+    InputError
+        For no epochs.
+    """
+    match = re.fullmatch(r"gradual:(\d+)ep", moment)
+    if match is None:
+        return None
+    if not int(match[1]):
+        raise InputError(f"saliencies or warm_start: @{moment}; gradual pruning takes at least 1ep")
+    return int(match[1])
 
 
 def split_method(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import SubsetKind
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
-from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
+from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, gradual_epochs, split_method
 from masksearch.experiment.sweep_settings import Capped, SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.plugin import load_plugins
@@ -132,8 +132,7 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        known = [moment for _, moment in map(split_method, self.search.criteria) if moment]
-        for moment in (*self.sweep.moments, *self.schedules.rewind_to, *known):
+        for moment in (*self.sweep.moments, *self.schedules.rewind_to, *self.search.moments):
             duration = parse_rewind(moment)
             if isinstance(duration, str):
                 continue
@@ -168,6 +167,8 @@ class Settings:
                 )
         if OBJECTIVES[self.sweep.objective].images == 0:
             self._check_imageless(self.sweep.objective)
+        if self.search.prunes_gradually:
+            self._check_gradual()
         if self.optuna.pruner != "none":
             self._check_pruner()
         mixes = self.optuna.parametrisation == "mixture" and not self.search.saliencies
@@ -215,6 +216,16 @@ class Settings:
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
+
+    def _check_gradual(self) -> None:
+        names = " ".join(text for text in self.search.criteria if gradual_epochs(split_method(text)[1]) is not None)
+        if self.sweep.capped is not None:
+            raise InputError(f"saliencies or warm_start: {names}; with max_{self.sweep.capped} there is no one density")
+        if self.sweep.layer_sparsity:
+            raise InputError(
+                f"saliencies or warm_start: {names}; gradual pruning follows one density, and layer_sparsity is "
+                f"{' '.join(self.sweep.layer_sparsity)}"
+            )
 
     def _check_imageless(self, objective: str) -> None:
         if self.search.rescore > 1:

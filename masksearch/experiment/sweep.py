@@ -18,7 +18,6 @@ from masksearch.experiment.folder import is_done, locked
 from masksearch.experiment.given import given_weights
 from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.run_cell import run_cell
-from masksearch.experiment.search_settings import split_method
 from masksearch.experiment.settings import Settings
 from masksearch.experiment.watcher import Watcher
 from masksearch.files import read_json, write_json
@@ -172,7 +171,7 @@ def _moments(cells: Iterable[Cell]) -> set[str]:
         moments |= {cell.find_at} - {AUTO}
         moments |= {cell.rewind_to} - {"none", "lr", "random"}
         if cell.searches:
-            moments |= {str(Duration.parse(at)) for _, at in map(split_method, cell.settings.search.criteria) if at}
+            moments |= {str(Duration.parse(moment)) for moment in cell.settings.search.moments}
         if cell.settings.sweep.dense == "auto":  # another training has no moments left to keep
             moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
     return moments
