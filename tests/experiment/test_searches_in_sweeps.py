@@ -1,5 +1,7 @@
 """What searches are given in sweeps: saliencies, starts, short trainings, connected masks, a second look."""
 
+import re
+
 import optuna
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from masksearch.analysis import group_cells
 from masksearch.criteria import Connectivity, select
+from masksearch.dynamic import Gradual
 from masksearch.errors import InputError
 from masksearch.experiment import run_sweep
 from masksearch.history_file import read_rows
@@ -16,7 +19,7 @@ from masksearch.report.style import Looks
 from masksearch.scoring import Scorer, ShortTraining
 from masksearch.searchers import RandomSearch
 from masksearch.seeds import derive
-from masksearch.training import TrainSettings
+from masksearch.training import TrainSettings, train
 from masksearch.trial import Budget, Problem
 
 TRAINED = {"find_at": ["end"], "methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one"}
@@ -74,6 +77,55 @@ def test_a_search_starts_from_a_criterions_mask(tmp_path):
     [cell] = sweep_in(tmp_path, methods=["annealing"], warm_start="magnitude@end", find_at=["0"], budget=1)
     trained = cell.build(cell.moment("end"))
     assert cell.mask == select("magnitude", trained, cell.space, density=0.25, on_empty="allow")
+
+
+GRADUAL = "magnitude@gradual:2ep"
+
+
+def test_saliencies_of_gradual_pruning_go_on_from_the_weights_that_masks_are_found_at(tmp_path):
+    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1)
+    data, network, space = small_data(), cell.build(cell.moment("end")), cell.space
+
+    def choose(density, alive):
+        return select("magnitude", network, space, density=density, alive=alive, on_empty="keep_one")
+
+    gradual = Gradual(network, space, choose, 0.1, steps=8)
+    training = TrainSettings(epochs=2, lr=0.1, batch_size=64)
+    train(network, data.train, training, remask=gradual, seed=derive(0, "gradual saliency"))
+    assert cell.mask == gradual.mask
+    assert cell.metrics["seconds"]["search"] > 0
+
+
+def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
+    flat = TRAINED | {"methods": ["annealing"], "warm_start": GRADUAL, "budget": 1}
+    [cell] = sweep_in(tmp_path, **flat)
+    [mixture] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1, name="mixture")
+    assert cell.mask == mixture.mask
+    [connected] = sweep_in(
+        tmp_path, **flat | {"methods": ["optuna_random"], "saliencies": [GRADUAL], "connected": True}, name="connected"
+    )
+    assert (
+        not Connectivity(connected.build(connected.moment("0")), connected.space, small_data().test.images[:1])
+        .dead(connected.mask)
+        .any()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"saliencies": ["magnitude@gradual:0ep"]}, "@gradual:0ep; gradual pruning takes at least 1ep"),
+        ({"saliencies": ["magnitude@gradual:2"]}, "'gradual:2' is no moment of a training"),
+        ({"warm_start": GRADUAL, "layer_sparsity": ["1=0.5"]}, "gradual pruning follows one density"),
+        (
+            {"saliencies": ["filter_l1@gradual:2ep"], "granularity": "filter", "max_macs": [0.5]},
+            "filter_l1@gradual:2ep; with max_macs there is no one density",
+        ),
+    ],
+)
+def test_gradual_pruning_that_can_not_be_is_refused(changes, message, tmp_path):
+    with pytest.raises(InputError, match=re.escape(message)):
+        settings_in(tmp_path, **TRAINED | changes)
 
 
 def test_short_trainings_start_where_the_retraining_starts(tmp_path):
