@@ -1,0 +1,71 @@
+"""What Optuna's samplers cost where they have as many parameters as they are given at most: seconds per proposal.
+
+    python benchmarks/sampler_costs.py [--trials 40] [--only tpe gp]
+
+One bit per unit of a space with that many units (for the Gaussian process: one density per layer of as many layers), a
+tenth of the units kept; scores are drawn. A proposal is asked for and told, without a storage. Grid and brute force take
+whole numbers of points, and are measured with as many parameters as they are still given.
+"""
+
+import argparse
+from time import perf_counter
+
+import numpy as np
+import torch
+
+import masksearch as ms
+from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
+from masksearch.table import choose
+
+LAST = 10  # proposals that the medians are over
+
+
+def problem(parameters: int, layers: bool) -> ms.Problem:
+    """A space with a parameter a layer, or a unit."""
+    sizes = [("layer", (1, 100), 100)] if not layers else [(f"layer{i}", (1, 100), 100) for i in range(parameters)]
+    space = ms.MaskSpace(sizes if layers else [("layer", (1, parameters), parameters)])
+    return ms.Problem(space, 0.1, ms.Budget(100_000), 0, on_empty="allow")
+
+
+def costs(sampler: str, trials: int) -> list[float]:
+    """Seconds of every proposal."""
+    most, rng = SAMPLERS[sampler].most, np.random.default_rng(0)
+    by_layer = sampler in ("gp", "grid")
+    searcher = OptunaSearch(sampler, "layers" if by_layer else "bits")
+    searcher.start(problem(most, by_layer))
+    taken: list[float] = []
+    while len(taken) < trials:
+        began = perf_counter()
+        proposals = searcher.ask()
+        if not proposals:
+            break
+        middle = perf_counter()
+        scores = [ms.Score(float(rng.normal())) for _ in proposals]
+        told = perf_counter()
+        searcher.tell(proposals, scores)
+        taken.append(middle - began + perf_counter() - told)
+    return taken
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, nargs="+", default=[40, 100, 400])
+    parser.add_argument("--only", nargs="+", default=list(SAMPLERS), metavar="SAMPLER")
+    given = parser.parse_args()
+    for name in given.only:
+        choose("sampler of Optuna", name, list(SAMPLERS))
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, 1 thread\n")
+    print("| sampler | parameters | " + " | ".join(f"s after {n} trials" for n in given.trials) + " |")
+    print("|---|---:|" + "---:|" * len(given.trials))
+    for name in given.only:
+        cells = []
+        taken = costs(name, max(given.trials))
+        for n in given.trials:
+            cells.append(f"{float(np.median(taken[max(0, n - LAST) : n])):.2f}" if len(taken) >= n else "–")
+        print(f"| {name} | {SAMPLERS[name].most} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
