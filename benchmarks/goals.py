@@ -118,7 +118,7 @@ def verdicts(
             (name for name in (method.replace(own, "random_search", 1), "random_search") if name in found), ""
         ),
         "warm start": warm_start or _warm_start(found, method),
-        "shuffled": next((name for name in found if name != method and name.replace(" shuffled", "") == method), ""),
+        "shuffled": next((name for name in found if _is_shuffled(found[name], found[method])), ""),
         "random": "random",
         "random, ERK": "random erk",
     }
@@ -159,6 +159,13 @@ def _warm_start(found: Series, method: str) -> str:
         if same and _is_baseline(rows) and row.get("scope", "global") in ("", "global"):
             return title
     return ""
+
+
+def _is_shuffled(rows: dict[tuple[float, int], Row], search: dict[tuple[float, int], Row]) -> bool:
+    """Whether they are of the search's masks, shuffled within layers."""
+    row, own = next(iter(rows.values())), next(iter(search.values()))
+    same = ("method", "find_at", "schedule", "n_rounds", "budget", "sweep")
+    return row.get("control") == "shuffle" and all(row.get(column) == own.get(column) for column in same)
 
 
 def _need(found: Series, names: Iterable[str]) -> None:

@@ -117,6 +117,20 @@ def test_controls_stand_beside(rows):
     assert verdicts(rows, "annealing", Bar())[0].controls["warm start"] is None
 
 
+def test_a_search_and_its_start_alone_are_told_apart_by_their_budgets():
+    """Both are searches of one name; the start is scored, and nothing else."""
+    rows = [
+        *rows_of("optuna_gp", noisy(0.93), 0.9, budget="20", sweep="search"),
+        *rows_of("optuna_gp", noisy(0.87), 0.9, budget="20", sweep="search", control="shuffle"),
+        *rows_of("optuna_gp", noisy(0.92), 0.9, budget="1", sweep="start"),
+        *rows_of("snip", noisy(0.90), 0.9, sweep="global"),
+    ]
+    [found] = verdicts(rows, "optuna_gp budget 20", Bar(), warm_start="optuna_gp budget 1")
+    assert found.baseline == "snip"
+    assert found.controls["warm start"].difference.mean == pytest.approx(0.01)
+    assert found.controls["shuffled"].difference.mean == pytest.approx(0.06)
+
+
 def test_a_baseline_without_all_seeds_is_left_out(rows):
     fewer = [row for row in rows if (row["method"], row["scope"], row["seed"]) != ("snip", "erk", "3")]
     found = verdicts(fewer, "annealing", Bar())
