@@ -1,6 +1,7 @@
 """The page of measurements, ``benchmarks/README.md``: its blocks between markers, and the figures in their tables."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from masksearch.errors import InputError
@@ -54,7 +55,7 @@ def cells(page: str, name: str, column: str, *row: str) -> list[str]:
     found = []
     head: list[str] = []
     lines = block(page, name).splitlines()
-    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+    for line, below in pairwise([*lines, ""]):
         own = [cell.strip() for cell in line[1:-1].split("|")] if line.startswith("|") else []
         if _RULE.fullmatch(below):
             head = own

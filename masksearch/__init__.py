@@ -4,6 +4,7 @@ from masksearch import analysis, cost, criteria, data, deploy, export, models, s
 from masksearch.data import Data, Split, load_data
 from masksearch.errors import InputError
 from masksearch.history import History
+from masksearch.lasting import lasting
 from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.models import build_model
@@ -50,6 +51,7 @@ __all__ = [
     "evaluate",
     "export",
     "filter_space",
+    "lasting",
     "load_data",
     "load_plugins",
     "load_pruned",

@@ -5,13 +5,17 @@ goes on learning while its density falls (Zhu & Gupta 2017) has found out by the
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from masksearch.criteria import CRITERIA, select
 from masksearch.dynamic import Gradual
 from masksearch.mask import Mask
+from masksearch.seeds import torch_generator
+from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings, steps_per_epoch, train
 from masksearch.training.feed import Images
@@ -25,9 +29,13 @@ def lasting(
     split: Images,
     settings: TrainSettings,
     density: float,
-    choose: Callable[[nn.Module, float, Mask], Mask],
-    rank: Callable[[nn.Module, Mask], Tensor],
+    criterion: str = "magnitude",
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
     *,
+    scope: Scope = "global",
+    initial: Mapping[str, Tensor] | None = None,
+    on_empty: OnEmpty = "raise",
+    hold: Hold = "units",
     alive: Mask | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -45,14 +53,15 @@ def lasting(
         How: for all of its epochs, of which density falls during the first three quarters.
     density : float
         In the end.
-    choose : callable
-        Network, density and the units that are alive -> a mask of that density within them.
-    rank : callable
-        Network and mask -> saliency (n_units,): the order of units that went at once, and of those that are left.
+    criterion : str
+        A row of ``CRITERIA``, which chooses the units that go; of those that went at once, and of those that are left,
+        it is the order.
+    batches, scope, initial, on_empty, hold
+        For the criterion, as :func:`masksearch.criteria.select` has them.
     alive : Mask, optional
         Where to begin; nothing is pruned if left out.
     seed, device, augment
-        Of the training.
+        Of the training, as :func:`masksearch.train` has them; the seed breaks ties, too.
 
     Returns
     -------
@@ -60,23 +69,35 @@ def lasting(
         Float64, on the CPU: the number of changes of the mask that a unit outlasted, plus its quantile among those that
         outlasted no more. Units that weren't alive have -1.
     """
-    network = copy.deepcopy(model)
-    begin = space.full() if alive is None else alive
+    network, batches = copy.deepcopy(model), list(batches)
+    row, begin = CRITERIA[criterion], space.full() if alive is None else alive
     outlasted, changes = torch.full((space.n_units,), -1.0, dtype=torch.float64), 0
+
+    def generator() -> torch.Generator:
+        return torch_generator(seed, "criterion", criterion)
 
     def note(units: Tensor, mask: Mask) -> None:
         nonlocal changes
-        order = rank(network, mask).detach().cpu().double()[units].argsort(stable=True).argsort(stable=True)
-        outlasted[units] = changes + order.double() / max(1, len(order))
+        extras: dict[str, Any] = {"generator": generator()} if row.draws else {}
+        saliency = row.saliency(network, space, batches, initial=initial, alive=mask, **extras)[units]
+        outlasted[units] = changes + saliency.argsort(stable=True).argsort().double() / max(1, len(saliency))
         changes += 1
 
-    def change(reached: float, before: Mask) -> Mask:
-        mask = choose(network, reached, before)
+    def choose(reached: float, before: Mask) -> Mask:
+        mask = select(
+            *(criterion, network, space, batches, reached),
+            scope=scope,
+            generator=generator(),
+            initial=initial,
+            on_empty=on_empty,
+            hold=hold,
+            alive=before,
+        )
         note(before.bits & ~mask.bits, before)
         return mask
 
     steps = settings.epochs * steps_per_epoch(len(split.images), settings.batch_size)
-    gradual = Gradual(network, space, change, density, steps, alive=begin)
+    gradual = Gradual(network, space, choose, density, steps, alive=begin)
     train(network, split, settings, remask=gradual, seed=seed, device=device, augment=augment)
     note(gradual.mask.bits, gradual.mask)
     return outlasted

@@ -80,18 +80,18 @@ def gradual_saliency(
 ) -> Tensor:
     """How long units last while the network is pruned by a criterion and goes on learning: float64 (n_units,)."""
     scoring = cell.settings.scoring
-    # What is out stays out: no unit can take a dead one's place.
-    plain = replace(cell, settings=replace(cell.settings, scoring=replace(scoring, connected=False)))
     return lasting(
         model,
         space,
         data.train,
         replace(cell.settings.train, epochs=epochs, bn_l1=0.0),
         density,
-        lambda network, reached, left: criterion_mask(
-            plain, network, space, data, initial, device, reached, left, criterion
-        ),
-        lambda network, left: criterion_saliency(plain, network, space, data, initial, device, criterion, left),
+        criterion,
+        _batches(cell, data, criterion),
+        scope=scoring.scope,
+        initial={name: tensor.to(device) for name, tensor in initial.items()},
+        on_empty=scoring.on_empty,
+        hold=cell.settings.hold,
         alive=alive,
         seed=derive(cell.seed, "gradual saliency"),
         device=device,
