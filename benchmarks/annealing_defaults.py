@@ -26,7 +26,8 @@ import masksearch as ms
 from masksearch.data import SubsetKind, search_subsets
 from masksearch.searchers import Annealing, OptunaSearch, Searcher
 
-SEEDS = {"schedules": range(1), "additions": range(3), "densities": range(3), "subsets": range(3)}
+SEEDS = range(3)
+PARTS = ("schedules", "additions", "densities", "subsets")
 SCORINGS = {"schedules": 3000, "additions": 3000, "densities": 300}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "schedules": [
@@ -71,7 +72,7 @@ def untrained(data: ms.Data, part: str) -> Iterator[str]:
     yield "| settings | score | search accuracy | rest accuracy | ms per scoring |\n|---|---:|---:|---:|---:|"
     for settings in SETTINGS[part]:
         rows = []
-        for seed in SEEDS[part]:
+        for seed in SEEDS:
             model = ms.build_model("thesis_mlp", data, seed=seed)
             rows.append(_searched(model, Annealing(**settings), SCORINGS[part], 0.1, seed, (data.search,), data.rest))
         yield _row(", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults", rows)
@@ -86,7 +87,7 @@ def subsets(data: ms.Data, root: str) -> Iterator[str]:
         stages = search_subsets(ms.load_data("mnist", root, search_images=images), kind).stages
         sizes = [len(stage) for stage in stages]
         rows = []
-        for seed in SEEDS["subsets"]:
+        for seed in SEEDS:
             model = ms.build_model("thesis_mlp", data, seed=seed)
             rows.append(_searched(model, Annealing(), scorings, 0.1, seed, stages, unseen))
         seen = scorings * sum(sizes) / len(sizes) / 1e6
@@ -107,7 +108,7 @@ def densities(data: ms.Data) -> Iterator[str]:
     yield "|---|---:|---:|---:|---:|---:|"
     for density in (0.05, 0.02):
         rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in searchers}
-        for seed in SEEDS["densities"]:
+        for seed in SEEDS:
             model = ms.build_model("lenet_300_100", data, seed=seed)
             ms.train(model, data.train, ms.TrainSettings(epochs=1), seed=seed)
             for name, searcher in searchers.items():
@@ -149,7 +150,7 @@ def main(root: str, part: str) -> None:
     data = ms.load_data("mnist", root)
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     scorings = f"{SCORINGS[part]} scorings, " if part in SCORINGS else ""
-    print(f"{machine}, {scorings}seeds 0 to {SEEDS[part][-1]}\n")
+    print(f"{machine}, {scorings}seeds 0 to {SEEDS[-1]}\n")
     match part:
         case "densities":
             lines = densities(data)
@@ -162,6 +163,6 @@ def main(root: str, part: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[2] not in SEEDS:
+    if len(sys.argv) != 3 or sys.argv[2] not in PARTS:
         sys.exit(__doc__)
     main(sys.argv[1], sys.argv[2])
