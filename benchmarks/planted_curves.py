@@ -14,8 +14,7 @@ from masksearch.report.style import STYLE
 __all__ = ["Climb", "along", "drawing"]
 
 _POINTS = 120  # of a curve
-_ROUNDING = 1e-9  # of places on an axis
-_AXES = {"scorings": "scorings", "seconds": "seconds"}
+_AXES = ("scorings", "seconds")
 
 
 @dataclass
@@ -41,8 +40,7 @@ class Climb:
         axis : str
             scorings or seconds.
         """
-        places = places / (1 + _ROUNDING)
-        steps = np.searchsorted(np.array(getattr(self, axis)) / (1 + 2 * _ROUNDING), places, side="right") - 1
+        steps = np.searchsorted(getattr(self, axis), places, side="right") - 1
         known = (steps >= 0) & (self.found | (places <= self.whole[axis]))
         return np.where(known, np.array(self.best)[np.maximum(steps, 0)], np.nan)
 
@@ -58,7 +56,7 @@ def along(climbs: Sequence[Climb], axis: str) -> tuple[np.ndarray, Band]:
         (climb.whole[axis] for climb in climbs if not climb.found), default=max(climb.whole[axis] for climb in climbs)
     )
     first = max(getattr(climb, axis)[0] for climb in climbs)
-    places = np.geomspace(first, last, _POINTS)
+    places = np.clip(np.geomspace(first, last, _POINTS), first, last)  # the ends to the bit
     return places, band(np.array([climb.at(axis, places) for climb in climbs]))
 
 
@@ -76,7 +74,7 @@ def drawing(climbs: Mapping[str, Mapping[str, Sequence[Climb]]], titles: Mapping
         figure = Figure(figsize=(9.2, 2.7 * len(climbs) + 0.3), layout="constrained")
         grid = figure.subplots(len(climbs), len(_AXES), squeeze=False)
         for panels, (problem, searchers) in zip(grid, climbs.items(), strict=True):
-            for panel, (axis, words) in zip(panels, _AXES.items(), strict=True):
+            for panel, axis in zip(panels, _AXES, strict=True):
                 for number, (searcher, own) in enumerate(searchers.items()):
                     places, over_seeds = along(own, axis)
                     panel.plot(places, over_seeds.mean, label=searcher, color=f"C{number}")
@@ -84,7 +82,7 @@ def drawing(climbs: Mapping[str, Mapping[str, Sequence[Climb]]], titles: Mapping
                         places, over_seeds.low, over_seeds.high, color=f"C{number}", alpha=0.2, linewidth=0
                     )
                 panel.set_xscale("log")
-                panel.set_xlabel(words)
+                panel.set_xlabel(axis)
                 panel.set_ylabel("best score so far")
                 panel.set_title(titles[problem])
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center")

@@ -11,7 +11,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
 from masksearch.files import write_bytes
 
-__all__ = ["Row", "Series", "case_columns", "number", "read_csv", "read_rows", "series", "write_csv"]
+__all__ = ["TOLD_APART_BY", "Row", "Series", "case_columns", "number", "read_csv", "read_rows", "series", "write_csv"]
 
 Row = dict[str, str]
 Series = dict[str, dict[tuple[float, int], Row]]
@@ -28,6 +28,8 @@ _WORDS = {
     "budget": "budget {}",
     "sweep": "({})",
 }
+TOLD_APART_BY = tuple(_WORDS)
+"""Columns that tell cases of one method, schedule and control apart."""
 _DEFAULTS = {"schedule": "one_shot", "control": "none"}  # of rows from before there were such columns
 
 

@@ -1,10 +1,11 @@
 """What Optuna's samplers cost where they have as many parameters as they are given at most: seconds per proposal.
 
-    python benchmarks/sampler_costs.py [--trials 40 100] [--only tpe gp]
+    python benchmarks/sampler_costs.py [--trials 40 100 400] [--only tpe gp]
 
 One bit per unit of a space of so many units; for the Gaussian process and the grid one density per layer, of so many
-layers. A tenth of the units is kept, scores are drawn. A proposal is asked for and told, without a storage; medians of
-ten. The figures that refusals of larger spaces name (``masksearch.searchers.optuna_searcher.SAMPLERS``) are from here.
+layers. A tenth of the units is kept (brute force: 3 of 20), scores are drawn. A proposal is asked for and told, without
+a storage; medians of ten, as far as a minute takes them. The figures that refusals of larger spaces name
+(``masksearch.searchers.optuna_searcher.SAMPLERS``) are from here.
 """
 
 import argparse
@@ -18,13 +19,14 @@ from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
 from masksearch.table import choose
 
 LAST = 10  # proposals that the medians are over
+PATIENCE = 60.0  # seconds of a sampler
 
 
-def problem(parameters: int, layers: bool) -> ms.Problem:
+def problem(parameters: int, layers: bool, density: float) -> ms.Problem:
     """A space with a parameter a layer, or a unit."""
-    sizes = [("layer", (1, 100), 100)] if not layers else [(f"layer{i}", (1, 100), 100) for i in range(parameters)]
-    space = ms.MaskSpace(sizes if layers else [("layer", (1, parameters), parameters)])
-    return ms.Problem(space, 0.1, ms.Budget(100_000), 0, on_empty="allow")
+    sizes = [100] * parameters if layers else [parameters]
+    space = ms.MaskSpace([(f"layer{i}", (1, size), size) for i, size in enumerate(sizes)])
+    return ms.Problem(space, density, ms.Budget(100_000), 0, on_empty="allow")
 
 
 def costs(sampler: str, trials: int) -> list[float]:
@@ -32,9 +34,9 @@ def costs(sampler: str, trials: int) -> list[float]:
     most, rng = SAMPLERS[sampler].most, np.random.default_rng(0)
     by_layer = sampler in ("gp", "grid")
     searcher = OptunaSearch(sampler, "layers" if by_layer else "bits")
-    searcher.start(problem(most, by_layer))
+    searcher.start(problem(most, by_layer, density=0.15 if sampler == "brute_force" else 0.1))
     taken: list[float] = []
-    while len(taken) < trials:
+    while len(taken) < trials and sum(taken) < PATIENCE:
         began = perf_counter()
         proposals = searcher.ask()
         if not proposals:
@@ -50,11 +52,14 @@ def costs(sampler: str, trials: int) -> list[float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, nargs="+", default=[40, 100])
+    parser.add_argument("--trials", type=int, nargs="+", default=[40, 100, 400])
     parser.add_argument("--only", nargs="+", default=list(SAMPLERS), metavar="SAMPLER")
     given = parser.parse_args()
-    for name in given.only:
-        choose("sampler of Optuna", name, list(SAMPLERS))
+    try:
+        for name in given.only:
+            choose("sampler of Optuna", name, list(SAMPLERS))
+    except ms.InputError as error:
+        parser.error(str(error))
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, 1 thread\n")
     print("| sampler | parameters | " + " | ".join(f"s after {n} trials" for n in given.trials) + " |")

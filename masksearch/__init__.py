@@ -3,8 +3,8 @@
 from masksearch import analysis, cost, criteria, data, deploy, export, models, schedules, searchers, supermasks
 from masksearch.data import Data, Split, load_data
 from masksearch.errors import InputError
+from masksearch.gradual import gradual_saliency
 from masksearch.history import History
-from masksearch.lasting import lasting
 from masksearch.loop import search
 from masksearch.mask import Mask
 from masksearch.models import build_model
@@ -51,7 +51,7 @@ __all__ = [
     "evaluate",
     "export",
     "filter_space",
-    "lasting",
+    "gradual_saliency",
     "load_data",
     "load_plugins",
     "load_pruned",

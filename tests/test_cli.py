@@ -67,6 +67,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--budgett 10": ["--budgett", "perhaps you meant --budget"],
     "--seeds 2.5": ["--seeds", "'2.5'", "INT"],
     "--seconds -1": ["seconds", "more than 0"],
+    "--methods magnitude@gradual:2ep": ["magnitude@gradual:2ep", "saliencies and warm_start"],
     "--find-at 3": ["find_at: '3'", "3ep"],
     "--find-at 11ep": ["11ep is longer than the training of 10ep"],
     "--find-at 0 9999it": ["9999it is longer than the training"],
@@ -98,7 +99,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--recipe": ["--recipe", "Missing value"],
     "--recipe thesis": ["unknown recipe 'thesis': did you mean 'thesis_mlp'"],
     "--parts global": ["parts: global", "--recipe"],
-    "--recipe thesis_mlp --parts global": ["parts: global", "'thesis_mlp' is one piece"],
+    "--recipe thesis_mlp --parts global": ["parts: global", "'thesis_mlp' has no named parts"],
     "--recipe search_trained --parts globl": [
         "unknown part of recipe 'search_trained' 'globl'",
         "did you mean 'global'",

@@ -168,7 +168,7 @@ class Cell:
             identity["early_bird"] = [rule.threshold, rule.relative]
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
         if self.searches:
-            rows += [(CRITERIA, split_method(text)[0]) for text in self.settings.search.criteria]
+            rows += [(CRITERIA, source.name) for source in self.settings.search.sources]
         return identity | _from_plugins(*rows, (SCHEDULES, self.schedule), (OBJECTIVES, sweep.objective))
 
     @property

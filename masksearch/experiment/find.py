@@ -1,6 +1,5 @@
 """Finding a cell's mask, by a search, a criterion or a learned supermask."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,20 +9,19 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from masksearch.alive import AliveScorer, AliveSpace
 from masksearch.criteria import Connectivity, connected
 from masksearch.data import Data, Split
-from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.cells import Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.folder import RunFolder, locked
 from masksearch.experiment.fronts import front_cost, front_folder
-from masksearch.experiment.rank import criterion_mask, criterion_saliency, gradual_saliency
+from masksearch.experiment.known import known
+from masksearch.experiment.rank import criterion_mask
 from masksearch.experiment.score import cell_scorer, cell_subsets, weights_scored
-from masksearch.experiment.search_settings import gradual_epochs, split_method
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
@@ -79,10 +77,6 @@ class Finder:
 
     def _search(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         settings, cell = self.cell.settings, self.cell
-        begun = perf_counter()
-        saliencies = {text: self._saliency(text, model, density, alive) for text in settings.search.saliencies}
-        start = self._start(settings.search.warm_start, model, density, alive, saliencies)
-        prepared = perf_counter() - begun
         subsets = cell_subsets(cell, self.data).stages
 
         def make(images: Split) -> NetworkScorer:
@@ -90,6 +84,7 @@ class Finder:
 
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
+        given = known(cell, model, self.space, self.data, self.dense, self.device, density, alive, folder)
         if isinstance(searcher, OptunaSearch):
             storage = settings.optuna.storage or f"sqlite:///{folder / 'optuna.db'}"
             searcher = replace(searcher, storage=storage, label=f"{folder.parent.name}/{folder.name}")
@@ -105,11 +100,13 @@ class Finder:
             arguments |= {"cost": front_cost(cell, model, self.space, self.data), "hold": settings.hold}
             with locked(folder, wait=True):  # another sweep may be searching just this front
                 RunFolder(folder, cell.front_identity)
-                history = search(self.space, searcher, Stages(make, subsets), 1.0, saliencies=saliencies, **arguments)
+                history = search(
+                    self.space, searcher, Stages(make, subsets), 1.0, saliencies=given.saliencies, **arguments
+                )
             trials = history.within(cell.density)
             masks = [trial.mask for trial in trials if trial.mask is not None]
         elif alive is None:
-            arguments |= {"start": start, "saliencies": saliencies, "hold": settings.hold}
+            arguments |= {"start": given.start, "saliencies": given.saliencies, "hold": settings.hold}
             if settings.scoring.connected:
                 connectivity = Connectivity(model, self.space, self.data.test.images[:1])
                 arguments["refine"] = partial(connected, connectivity=connectivity)
@@ -122,8 +119,8 @@ class Finder:
                     "one density in units only"
                 )
             left = AliveSpace(alive)
-            arguments["start"] = None if start is None else Mask(left, left.reduced(start.bits))
-            arguments["saliencies"] = {name: left.reduced(values) for name, values in saliencies.items()}
+            arguments["start"] = None if given.start is None else Mask(left, left.reduced(given.start.bits))
+            arguments["saliencies"] = {name: left.reduced(values) for name, values in given.saliencies.items()}
             scorers = Stages(lambda images: AliveScorer(make(images), left), subsets)
             history = search(left, searcher, scorers, left.density(density), **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
@@ -133,7 +130,7 @@ class Finder:
         if cell.front:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
-        seconds = prepared + history.seconds + perf_counter() - rescored
+        seconds = given.seconds + history.seconds + perf_counter() - rescored
         return Found(mask, len(history), seconds, front)
 
     def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:
@@ -151,50 +148,6 @@ class Finder:
         return criterion_mask(
             self.cell, model, self.space, self.data, initial, self.device, density, alive, criterion=name
         )
-
-    def _start(
-        self, text: str | None, model: nn.Module, density: Density, alive: Mask | None, saliencies: dict[str, Tensor]
-    ) -> Mask | None:
-        """The mask of the criterion that searches start from, if there is one."""
-        if text is None:
-            return None
-        name, moment = split_method(text)
-        if gradual_epochs(moment) is None:
-            name, there = self._at_moment(text, model, alive)
-            return self._criterion(name, there, density, alive)
-        scoring, settings = self.cell.settings.scoring, self.cell.settings
-        saliency = saliencies[text] if text in saliencies else self._saliency(text, model, density, alive)
-
-        def rank(values: Tensor) -> Mask:
-            return self.space.top_k(values, density, on_empty=scoring.on_empty, hold=settings.hold)
-
-        if not scoring.connected:
-            return rank(saliency)
-        return connected(saliency, rank, Connectivity(model, self.space, self.data.test.images[:1]))
-
-    def _saliency(self, text: str, model: nn.Module, density: Density, alive: Mask | None) -> Tensor:
-        """A criterion's saliency (n_units,), at the moment that it looks at."""
-        cell, initial = self.cell, self.dense.weights["0"]
-        name, moment = split_method(text)
-        epochs = gradual_epochs(moment)
-        if epochs is not None:
-            assert isinstance(density, float), "refused with the settings"
-            return gradual_saliency(
-                cell, model, self.space, self.data, initial, self.device, name, density, epochs, alive
-            )
-        name, there = self._at_moment(text, model, alive)
-        return criterion_saliency(cell, there, self.space, self.data, initial, self.device, name, alive)
-
-    def _at_moment(self, text: str, model: nn.Module, alive: Mask | None) -> tuple[str, nn.Module]:
-        """A criterion's name, and the network at the moment that it looks at: ``model`` itself if none is named."""
-        name, moment = split_method(text)
-        if not moment:
-            return name, model
-        there = copy.deepcopy(model)
-        there.load_state_dict(self.dense.weights[str(Duration.parse(moment))])
-        if alive is not None:
-            self.space.apply(there, alive)
-        return name, there
 
     def _learn(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         if alive is not None:

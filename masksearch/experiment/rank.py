@@ -1,6 +1,4 @@
-"""A cell's criterion at the weights that a network has now, or comes to have while it is pruned."""
-
-from dataclasses import replace
+"""A cell's criterion at the weights that a network has now."""
 
 import torch
 from torch import Tensor, nn
@@ -8,14 +6,13 @@ from torch import Tensor, nn
 from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, select
 from masksearch.data import Data
 from masksearch.experiment.cells import Cell
-from masksearch.lasting import lasting
 from masksearch.mask import Mask
-from masksearch.seeds import derive, torch_generator
+from masksearch.seeds import torch_generator
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Weights
 
-__all__ = ["criterion_mask", "criterion_saliency", "gradual_saliency", "rank_units"]
+__all__ = ["criterion_mask", "criterion_saliency", "rank_units", "shown_batches"]
 
 
 def criterion_mask(
@@ -37,7 +34,7 @@ def criterion_mask(
         name,
         model,
         space,
-        _batches(cell, data, name),
+        shown_batches(cell, data, name),
         density,
         scope=scoring.scope,
         generator=generator,
@@ -63,43 +60,10 @@ def criterion_saliency(
     row = CRITERIA[criterion]
     extras = {"generator": torch_generator(cell.seed, "criterion", criterion)} if row.draws else {}
     at_start = {name: tensor.to(device) for name, tensor in initial.items()}
-    return row.saliency(model, space, _batches(cell, data, criterion), initial=at_start, alive=alive, **extras)
+    return row.saliency(model, space, shown_batches(cell, data, criterion), initial=at_start, alive=alive, **extras)
 
 
-def gradual_saliency(
-    cell: Cell,
-    model: nn.Module,
-    space: NetworkSpace,
-    data: Data,
-    initial: Weights,
-    device: torch.device,
-    criterion: str,
-    density: float,
-    epochs: int,
-    alive: Mask | None = None,
-) -> Tensor:
-    """How long units last while the network is pruned by a criterion and goes on learning: float64 (n_units,)."""
-    scoring = cell.settings.scoring
-    return lasting(
-        model,
-        space,
-        data.train,
-        replace(cell.settings.train, epochs=epochs, bn_l1=0.0),
-        density,
-        criterion,
-        _batches(cell, data, criterion),
-        scope=scoring.scope,
-        initial={name: tensor.to(device) for name, tensor in initial.items()},
-        on_empty=scoring.on_empty,
-        hold=cell.settings.hold,
-        alive=alive,
-        seed=derive(cell.seed, "gradual saliency"),
-        device=device,
-        augment=data.augment,
-    )
-
-
-def _batches(cell: Cell, data: Data, criterion: str) -> list[tuple[Tensor, Tensor]]:
+def shown_batches(cell: Cell, data: Data, criterion: str) -> list[tuple[Tensor, Tensor]]:
     """What a criterion sees of the training images: the same balanced batch for all of a seed."""
     if not CRITERIA[criterion].needs_batches:
         return []

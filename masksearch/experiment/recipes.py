@@ -53,7 +53,7 @@ def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list
 
 def _check_parts(only: Sequence[str], names: Sequence[str], source: str) -> None:
     if only and not names:
-        raise InputError(f"parts: {' '.join(only)}; {source} is one piece")
+        raise InputError(f"parts: {' '.join(only)}; {source} has no named parts")
     for name in only:
         choose(f"part of {source}", name, list(names))
 

@@ -10,7 +10,42 @@ from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import check_some
 from masksearch.table import choose
 
-__all__ = ["OptunaSettings", "SearchSettings", "gradual_epochs", "split_method"]
+__all__ = ["OptunaSettings", "SearchSettings", "Source", "split_method"]
+
+
+def split_method(text: str) -> tuple[str, str]:
+    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
+    name, _, moment = text.partition("@")
+    return name, moment
+
+
+@dataclass(frozen=True)
+class Source:
+    """A criterion that a search goes by, and the weights that it looks at."""
+
+    name: str
+    moment: str = ""  # of the dense training; empty: the weights that masks are found at
+    epochs: int | None = None  # of gradual pruning, from those weights on
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Read ``magnitude``, ``magnitude@3ep`` or ``magnitude@gradual:2ep``.
+
+        Raises
+        ------
+        InputError
+            For an unknown criterion, or anything else behind an ``@``.
+        """
+        name, moment = split_method(text)
+        choose("criterion", name, list(CRITERIA))
+        if moment.startswith("gradual"):
+            match = re.fullmatch(r"gradual:(\d+)ep", moment)
+            if match is None or not int(match[1]):
+                raise InputError(f"saliencies or warm_start: {text}; write {name}@gradual:2ep, for 1 epoch or more")
+            return cls(name, epochs=int(match[1]))
+        if moment:
+            Duration.parse(moment, f"saliencies or warm_start: {text}")
+        return cls(name, moment)
 
 
 @dataclass(frozen=True)
@@ -18,9 +53,9 @@ class SearchSettings:
     """What searches know before their first scoring, and how their best masks are told apart."""
 
     saliencies: tuple[str, ...] = ()
-    """Criteria (NAME, NAME@MOMENT, @gradual:2ep) that optuna_*, eda, evolution, annealing.densities rank by."""
+    """Criteria that optuna_*, eda, evolution, annealing.densities rank by: NAME, NAME@MOMENT or NAME@gradual:2ep."""
     warm_start: str | None = None
-    """Criterion (NAME or NAME@MOMENT) whose mask searches start from; a random mask if not given."""
+    """Criterion (NAME, NAME@MOMENT, NAME@gradual:2ep) whose mask searches start from; a random mask if not given."""
     proposals: int = 1
     """Masks proposed at once. On a GPU, short trainings of weight masks go side by side (no BatchNorm, no pruner)."""
     training_steps: int = 250
@@ -35,10 +70,7 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if self.saliencies:
             check_some("saliencies", self.saliencies)
-        for name, moment in map(split_method, self.criteria):
-            choose("criterion", name, list(CRITERIA))
-            if moment and gradual_epochs(moment) is None:
-                Duration.parse(moment, f"saliencies or warm_start: {name}@{moment}")
+        list(self.sources)  # raises for one that can't be
         if self.proposals < 1:
             raise InputError(f"proposals: {self.proposals}; at least 1 is proposed at once")
         if self.training_steps < 1:
@@ -56,15 +88,9 @@ class SearchSettings:
         return self.saliencies + ((self.warm_start,) if self.warm_start else ())
 
     @property
-    def moments(self) -> tuple[str, ...]:
-        """The moments of the dense training that they look at, besides the one that masks are found at."""
-        own = [moment for _, moment in map(split_method, self.criteria)]
-        return tuple(moment for moment in own if moment and gradual_epochs(moment) is None)
-
-    @property
-    def prunes_gradually(self) -> bool:
-        """Whether any of the criteria looks at a network that was pruned gradually."""
-        return any(gradual_epochs(moment) is not None for _, moment in map(split_method, self.criteria))
+    def sources(self) -> tuple[Source, ...]:
+        """The same, read."""
+        return tuple(map(Source.parse, self.criteria))
 
 
 @dataclass(frozen=True)
@@ -83,25 +109,3 @@ class OptunaSettings:
     """Optuna's pruner that stops bad trials early: on some of a short training's steps, or of many images."""
     storage: str | None = None
     """Optuna storage URL that studies are copied to; a SQLite file in the folder of each search if not given."""
-
-
-def gradual_epochs(moment: str) -> int | None:
-    """Of ``gradual:2ep``, a network that is pruned gradually for so long, its epochs; None for any other moment.
-
-    Raises
-    ------
-    InputError
-        For no epochs.
-    """
-    match = re.fullmatch(r"gradual:(\d+)ep", moment)
-    if match is None:
-        return None
-    if not int(match[1]):
-        raise InputError(f"saliencies or warm_start: @{moment}; gradual pruning takes at least 1ep")
-    return int(match[1])
-
-
-def split_method(text: str) -> tuple[str, str]:
-    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
-    name, _, moment = text.partition("@")
-    return name, moment

@@ -10,7 +10,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import SubsetKind
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
-from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, gradual_epochs, split_method
+from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
 from masksearch.experiment.sweep_settings import Capped, SweepSettings
 from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.plugin import load_plugins
@@ -37,7 +37,7 @@ class ScoringSettings:
     """How masks are made and scored."""
 
     seconds: float | None = None
-    """Seconds per search, beside the budget; whichever ends first. Results then depend on the machine."""
+    """Seconds of proposing and scoring per search, beside the budget; results then depend on the machine."""
     search_images: int | None = None
     """Validation images that scorers see (redrawn: in every stage); 2,000 or half of them if not given."""
     subsets: SubsetKind = "fixed"
@@ -132,7 +132,8 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        for moment in (*self.sweep.moments, *self.schedules.rewind_to, *self.search.moments):
+        known = [source.moment for source in self.search.sources if source.moment]
+        for moment in (*self.sweep.moments, *self.schedules.rewind_to, *known):
             duration = parse_rewind(moment)
             if isinstance(duration, str):
                 continue
@@ -158,7 +159,7 @@ class Settings:
             self._check_connected()
         if self.scoring.weights != "own" and self.sweep.objective == "short_training":
             raise InputError(f"weights: {self.scoring.weights}; short_training trains the tickets' own weights")
-        for name, _ in map(split_method, self.search.criteria):
+        for name in (source.name for source in self.search.sources):
             allowed = CRITERIA[name].granularities
             if self.sweep.granularity not in allowed:
                 raise InputError(
@@ -167,7 +168,7 @@ class Settings:
                 )
         if OBJECTIVES[self.sweep.objective].images == 0:
             self._check_imageless(self.sweep.objective)
-        if self.search.prunes_gradually:
+        if any(source.epochs for source in self.search.sources):
             self._check_gradual()
         if self.optuna.pruner != "none":
             self._check_pruner()
@@ -218,7 +219,7 @@ class Settings:
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
 
     def _check_gradual(self) -> None:
-        names = " ".join(text for text in self.search.criteria if gradual_epochs(split_method(text)[1]) is not None)
+        names = " ".join(text for text in self.search.criteria if "@gradual" in text)
         if self.sweep.capped is not None:
             raise InputError(f"saliencies or warm_start: {names}; with max_{self.sweep.capped} there is no one density")
         if self.sweep.layer_sparsity:

@@ -171,7 +171,8 @@ def _moments(cells: Iterable[Cell]) -> set[str]:
         moments |= {cell.find_at} - {AUTO}
         moments |= {cell.rewind_to} - {"none", "lr", "random"}
         if cell.searches:
-            moments |= {str(Duration.parse(moment)) for moment in cell.settings.search.moments}
+            named = (source.moment for source in cell.settings.search.sources)
+            moments |= {str(Duration.parse(moment)) for moment in named if moment}
         if cell.settings.sweep.dense == "auto":  # another training has no moments left to keep
             moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
     return moments

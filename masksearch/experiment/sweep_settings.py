@@ -114,6 +114,8 @@ class SweepSettings:
 
     def _check_method(self, name: str, moment: str) -> None:
         choose("method", name, methods())
+        if moment.startswith("gradual"):
+            raise InputError(f"methods: {name}@{moment}; gradual pruning is for saliencies and warm_start of searches")
         if moment:
             Duration.parse(moment, f"methods: {name}@{moment}")
         allowed = CRITERIA[name].granularities if name in CRITERIA else ("weight",) if name in SUPERMASKS else None

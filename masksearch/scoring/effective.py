@@ -76,8 +76,7 @@ def effective(model: nn.Module, masks: Mapping[str, Tensor]) -> Effective | None
 def _part_of(layer: nn.Linear, units: Tensor, inputs: Tensor) -> nn.Linear:
     weight, has_bias = layer.weight.detach(), layer.bias is not None
     part = nn.Linear(len(inputs), len(units), bias=has_bias, device=weight.device, dtype=weight.dtype)
-    with torch.no_grad():
-        part.weight.copy_(weight[units][:, inputs])
-        if has_bias:
-            part.bias.copy_(layer.bias[units])
-    return part.requires_grad_(layer.weight.requires_grad)
+    part.weight = nn.Parameter(weight[units][:, inputs], layer.weight.requires_grad)
+    if has_bias:
+        part.bias = nn.Parameter(layer.bias.detach()[units], layer.bias.requires_grad)
+    return part

@@ -34,9 +34,9 @@ class ShortTraining:
     """Scores a mask by minus the validation loss, in nats, that its ticket has after a few steps of training.
 
     Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
-    mask alone. Filters are removed before the training: it costs what the smaller network costs. So are, of chains of
-    linear layers without augmentation, inputs and units from which no kept weights lead to an output
-    (:func:`~masksearch.scoring.effective.effective`). A training that diverges scores NaN.
+    mask alone. Filters are removed before the training: it costs what the smaller network costs. So are, where a chain
+    of linear layers without dropout is trained by itself and on whole images, inputs and units from which no kept
+    weights lead to an output (:func:`~masksearch.scoring.effective.effective`). A training that diverges scores NaN.
 
     On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
     numbers nor has buffers (BatchNorm's statistics), and no proposal has a judge. Such scores differ by rounding from

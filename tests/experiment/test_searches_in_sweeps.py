@@ -1,6 +1,7 @@
 """What searches are given in sweeps: saliencies, starts, short trainings, connected masks, a second look."""
 
 import re
+import time
 
 import optuna
 import pytest
@@ -13,6 +14,7 @@ from masksearch.criteria import Connectivity, select
 from masksearch.dynamic import Gradual
 from masksearch.errors import InputError
 from masksearch.experiment import run_sweep
+from masksearch.gradual import gradual_saliency
 from masksearch.history_file import read_rows
 from masksearch.report.searches import search_drawings
 from masksearch.report.style import Looks
@@ -93,7 +95,48 @@ def test_saliencies_of_gradual_pruning_go_on_from_the_weights_that_masks_are_fou
     training = TrainSettings(epochs=2, lr=0.1, batch_size=64)
     train(network, data.train, training, remask=gradual, seed=derive(0, "gradual saliency"))
     assert cell.mask == gradual.mask
-    assert cell.metrics["seconds"]["search"] > 0
+
+
+def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypatch):
+    """A search that goes on doesn't prune again, and has the time that an earlier process took."""
+    calls = []
+
+    def slow(*given, **named):
+        calls.append(given)
+        time.sleep(0.3)
+        return gradual_saliency(*given, **named)
+
+    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
+    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4}
+    [whole] = sweep_in(tmp_path / "whole", **flat)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "score", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sweep_in(tmp_path / "parts", **flat)
+    [parts] = sweep_in(tmp_path / "parts", **flat)
+    assert len(calls) == 2
+    assert parts.mask == whole.mask
+    assert parts.metrics["seconds"]["search"] >= 0.3
+
+
+def interrupt(*given):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1},
+        {"granularity": "filter", "model": "tiny_residual", "saliencies": ["filter_l1@gradual:1ep", "fpgm"]},
+        {"scope": "erk", "lr_schedule": "plateau"},
+    ],
+    ids=["rounds", "filters", "scope and schedule"],
+)
+def test_gradual_pruning_goes_with_rounds_filters_scopes_and_schedules(changes, tmp_path):
+    [cell] = sweep_in(
+        tmp_path, **TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "sparsity": [0.75], "budget": 3} | changes
+    )
+    assert cell.mask.density == pytest.approx(0.25, abs=0.02)
 
 
 def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
@@ -114,8 +157,11 @@ def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"saliencies": ["magnitude@gradual:0ep"]}, "@gradual:0ep; gradual pruning takes at least 1ep"),
-        ({"saliencies": ["magnitude@gradual:2"]}, "'gradual:2' is no moment of a training"),
+        (
+            {"saliencies": ["magnitude@gradual:0ep"]},
+            "magnitude@gradual:0ep; write magnitude@gradual:2ep, for 1 epoch or more",
+        ),
+        ({"saliencies": ["magnitude@gradual:2"]}, "magnitude@gradual:2; write magnitude@gradual:2ep"),
         ({"warm_start": GRADUAL, "layer_sparsity": ["1=0.5"]}, "gradual pruning follows one density"),
         (
             {"saliencies": ["filter_l1@gradual:2ep"], "granularity": "filter", "max_macs": [0.5]},

@@ -1,4 +1,4 @@
-"""Lasting: how long units last while a network is pruned gradually, as a saliency.
+"""Gradual pruning as a saliency: how long units last while a network is pruned and goes on learning.
 
 A network that was trained dense says little of which of its weights would do without nearly all the others. One that
 goes on learning while its density falls (Zhu & Gupta 2017) has found out by the end.
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from masksearch.criteria import CRITERIA, select
 from masksearch.dynamic import Gradual
+from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.seeds import torch_generator
 from masksearch.space import Hold, OnEmpty, Scope
@@ -20,10 +21,10 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings, steps_per_epoch, train
 from masksearch.training.feed import Images
 
-__all__ = ["lasting"]
+__all__ = ["gradual_saliency"]
 
 
-def lasting(
+def gradual_saliency(
     model: nn.Module,
     space: NetworkSpace,
     split: Images,
@@ -50,7 +51,8 @@ def lasting(
     split : Images
         What it goes on learning.
     settings : TrainSettings
-        How: for all of its epochs, of which density falls during the first three quarters.
+        How: for all of its epochs, of which density falls during the first three quarters. Its schedule of learning
+        rates begins anew; ``plateau``, which would need validation images, is refused.
     density : float
         In the end.
     criterion : str
@@ -68,7 +70,14 @@ def lasting(
     Tensor (n_units,)
         Float64, on the CPU: the number of changes of the mask that a unit outlasted, plus its quantile among those that
         outlasted no more. Units that weren't alive have -1.
+
+    Raises
+    ------
+    InputError
+        For no epochs, a density above that of ``alive``, what the criterion lacks, or a training that diverges.
     """
+    if settings.epochs < 1:
+        raise InputError(f"epochs: {settings.epochs}; gradual pruning takes at least 1")
     network, batches = copy.deepcopy(model), list(batches)
     row, begin = CRITERIA[criterion], space.full() if alive is None else alive
     outlasted, changes = torch.full((space.n_units,), -1.0, dtype=torch.float64), 0
@@ -77,10 +86,14 @@ def lasting(
         return torch_generator(seed, "criterion", criterion)
 
     def note(units: Tensor, mask: Mask) -> None:
+        """Put units behind all that are noted, in the criterion's order; ties at random."""
         nonlocal changes
         extras: dict[str, Any] = {"generator": generator()} if row.draws else {}
         saliency = row.saliency(network, space, batches, initial=initial, alive=mask, **extras)[units]
-        outlasted[units] = changes + saliency.argsort(stable=True).argsort().double() / max(1, len(saliency))
+        shuffled = torch.randperm(len(saliency), generator=generator())
+        ranks = torch.empty(len(saliency), dtype=torch.float64)
+        ranks[shuffled[saliency[shuffled].argsort(stable=True)]] = torch.arange(len(saliency), dtype=torch.float64)
+        outlasted[units] = changes + ranks / max(1, len(saliency))
         changes += 1
 
     def choose(reached: float, before: Mask) -> Mask:
@@ -93,11 +106,14 @@ def lasting(
             hold=hold,
             alive=before,
         )
-        note(before.bits & ~mask.bits, before)
+        if mask != before:
+            note(before.bits & ~mask.bits, before)
         return mask
 
     steps = settings.epochs * steps_per_epoch(len(split.images), settings.batch_size)
     gradual = Gradual(network, space, choose, density, steps, alive=begin)
-    train(network, split, settings, remask=gradual, seed=seed, device=device, augment=augment)
+    training = train(network, split, settings, remask=gradual, seed=seed, device=device, augment=augment)
+    if training.diverged:
+        raise InputError(f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high")
     note(gradual.mask.bits, gradual.mask)
     return outlasted
