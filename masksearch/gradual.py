@@ -20,6 +20,7 @@ from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings, steps_per_epoch, train
 from masksearch.training.feed import Images
+from masksearch.training.trainer import OnEpoch
 
 __all__ = ["gradual_saliency"]
 
@@ -41,6 +42,7 @@ def gradual_saliency(
     seed: int = 0,
     device: torch.device | str = "cpu",
     augment: bool = False,
+    on_epoch: OnEpoch | None = None,
 ) -> Tensor:
     """Prune a copy of a network gradually; what is left in the end ranks highest, then what was left the longest.
 
@@ -62,7 +64,7 @@ def gradual_saliency(
         For the criterion, as :func:`masksearch.criteria.select` has them.
     alive : Mask, optional
         Where to begin; nothing is pruned if left out.
-    seed, device, augment
+    seed, device, augment, on_epoch
         Of the training, as :func:`masksearch.train` has them; the seed breaks ties, too.
 
     Returns
@@ -112,7 +114,9 @@ def gradual_saliency(
 
     steps = settings.epochs * steps_per_epoch(len(split.images), settings.batch_size)
     gradual = Gradual(network, space, choose, density, steps, alive=begin)
-    training = train(network, split, settings, remask=gradual, seed=seed, device=device, augment=augment)
+    training = train(
+        network, split, settings, remask=gradual, seed=seed, device=device, augment=augment, on_epoch=on_epoch
+    )
     if training.diverged:
         raise InputError(f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high")
     note(gradual.mask.bits, gradual.mask)

@@ -61,9 +61,17 @@ class ProgressBars(Watcher):
         """Show the cell's search."""
         self._best = float("nan")
         if cell.searches:
-            self._show(cell.label, cell.settings.sweep.budget)
+            self.search_begins(cell)
         else:
             self._show(cell.label, None)
+
+    def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
+        """Show the gradual pruning."""
+        self._show(f"{cell.label}, gradual pruning by {criterion}", epochs)
+
+    def search_begins(self, cell: Cell) -> None:
+        """Show the search."""
+        self._show(cell.label, cell.settings.sweep.budget)
 
     def trial(self, cell: Cell, trial: Trial) -> None:
         """Move the bar of the search."""

@@ -27,3 +27,17 @@ def test_a_bar_tells_scores_from_bounds_and_stops(score, text):
     bars.trial(cell, Trial(0, score, 1, is_best=False, is_repeat=False))
     [task] = bars._bars.tasks
     assert task.fields["note"] == f"{text}  best nan"
+
+
+def test_gradual_pruning_has_a_bar_of_its_own_and_the_search_begins_after_it():
+    bars = ProgressBars(Console(file=io.StringIO()))
+    cell = SimpleNamespace(searches=True, label="cell", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5)))
+    bars.cell_begins(cell)
+    bars.gradual_begins(cell, "magnitude", 4)
+    [task] = bars._bars.tasks
+    assert (task.description, task.total) == ("cell, gradual pruning by magnitude", 4)
+    bars.epoch(SimpleNamespace(train_loss=0.5, val_accuracy=None))
+    assert task.completed == 1
+    bars.search_begins(cell)
+    [task] = bars._bars.tasks
+    assert (task.description, task.total, task.completed) == ("cell", 5, 0)

@@ -22,6 +22,7 @@ from masksearch.experiment.fronts import front_cost, front_folder
 from masksearch.experiment.known import known
 from masksearch.experiment.rank import criterion_mask
 from masksearch.experiment.score import cell_scorer, cell_subsets, weights_scored
+from masksearch.experiment.watcher import Watcher
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
@@ -58,7 +59,7 @@ class Finder:
     dense: DenseNetwork
     device: torch.device
     on_trial: Callable[[Trial, History, Searcher], None]
-    on_epoch: Callable[[EpochRow], None]
+    watcher: Watcher
 
     def __call__(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         """Find a mask for the weights that ``model`` has, within what is alive.
@@ -84,7 +85,7 @@ class Finder:
 
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
-        given = known(cell, model, self.space, self.data, self.dense, self.device, density, alive, folder)
+        given = known(cell, model, self.space, self.data, self.dense, self.device, density, alive, folder, self.watcher)
         if isinstance(searcher, OptunaSearch):
             storage = settings.optuna.storage or f"sqlite:///{folder / 'optuna.db'}"
             searcher = replace(searcher, storage=storage, label=f"{folder.parent.name}/{folder.name}")
@@ -159,7 +160,7 @@ class Finder:
         def on_epoch(row: EpochRow) -> None:
             nonlocal seconds
             seconds += row.seconds
-            self.on_epoch(row)
+            self.watcher.epoch(row)
 
         mask = learn(
             self.cell.method,

@@ -15,6 +15,7 @@ from masksearch.experiment.cells import Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.rank import criterion_mask, criterion_saliency, shown_batches
 from masksearch.experiment.search_settings import Source
+from masksearch.experiment.watcher import Watcher
 from masksearch.files import load_tensors, save_tensors
 from masksearch.gradual import gradual_saliency
 from masksearch.mask import Mask
@@ -44,6 +45,7 @@ def known(
     density: Density,
     alive: Mask | None,
     folder: Path,
+    watcher: Watcher,
 ) -> Known:
     """The criteria of a cell's search, each at the weights that it looks at.
 
@@ -53,8 +55,10 @@ def known(
         With the weights that the mask is found at; left as it is.
     folder : Path
         The search's; what took a training is kept there, for a process that goes on.
+    watcher : Watcher
+        Hears of that training.
     """
-    looking = _Looking(cell, model, space, data, dense, device, density, alive, folder)
+    looking = _Looking(cell, model, space, data, dense, device, density, alive, folder, watcher)
     begun, search = perf_counter(), cell.settings.search
     saliencies = {text: looking.saliency(text) for text in search.saliencies}
     start = None if search.warm_start is None else looking.start(search.warm_start, saliencies)
@@ -72,6 +76,7 @@ class _Looking:
     density: Density
     alive: Mask | None
     folder: Path
+    watcher: Watcher
     seconds_before: float = 0.0  # of an earlier process
 
     def saliency(self, text: str) -> Tensor:
@@ -113,6 +118,7 @@ class _Looking:
             return tensors["saliency"]
         assert isinstance(self.density, float), "refused with the settings"
         begun = perf_counter()
+        self.watcher.gradual_begins(self.cell, name, epochs)
         train, scoring = self.cell.settings.train, self.cell.settings.scoring
         lr_schedule = "constant" if train.lr_schedule == "plateau" else train.lr_schedule
         saliency = gradual_saliency(
@@ -129,7 +135,9 @@ class _Looking:
             seed=derive(self.cell.seed, "gradual saliency"),
             device=self.device,
             augment=self.data.augment,
+            on_epoch=self.watcher.epoch,
         )
+        self.watcher.search_begins(self.cell)
         self.folder.mkdir(parents=True, exist_ok=True)
         save_tensors(file, {"saliency": saliency}, perf_counter() - begun)
         return saliency

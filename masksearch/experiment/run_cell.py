@@ -172,7 +172,7 @@ class _Run:
                 curves.add(trial)
                 self.watcher.trial(cell, trial)
 
-            find = Finder(cell, self.space, self.data, self.dense, self.device, on_trial, self.watcher.epoch)
+            find = Finder(cell, self.space, self.data, self.dense, self.device, on_trial, self.watcher)
             self.found = find(model, density, alive, place)
             if cell.searches and not cell.front:  # the searches of fronts stand on no mask
                 left = None if alive is None else AliveSpace(alive)

@@ -22,6 +22,12 @@ class Watcher:
     def cell_begins(self, cell: Cell) -> None:
         """A cell is worked on now."""
 
+    def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
+        """A network is pruned gradually, for a saliency of the cell's search."""
+
+    def search_begins(self, cell: Cell) -> None:
+        """That is over, and the search begins."""
+
     def trial(self, cell: Cell, trial: Trial) -> None:
         """A mask was scored, now or by the process that was here before."""
 
@@ -29,7 +35,7 @@ class Watcher:
         """The mask is found; retraining it begins."""
 
     def epoch(self, row: EpochRow) -> None:
-        """An epoch of the dense training, or of a cell's retraining, is over."""
+        """An epoch of the dense training, of gradual pruning, or of a cell's retraining, is over."""
 
     def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
         """A cell is finished and on disk."""

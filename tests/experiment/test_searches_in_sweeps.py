@@ -13,7 +13,7 @@ from masksearch.analysis import group_cells
 from masksearch.criteria import Connectivity, select
 from masksearch.dynamic import Gradual
 from masksearch.errors import InputError
-from masksearch.experiment import run_sweep
+from masksearch.experiment import Watcher, run_sweep
 from masksearch.gradual import gradual_saliency
 from masksearch.history_file import read_rows
 from masksearch.report.searches import search_drawings
@@ -117,6 +117,27 @@ def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypat
     assert len(calls) == 2
     assert parts.mask == whole.mask
     assert parts.metrics["seconds"]["search"] >= 0.3
+
+
+def test_who_watches_hears_of_gradual_pruning(tmp_path):
+    heard = []
+
+    class Listening(Watcher):
+        def gradual_begins(self, cell, criterion, epochs):
+            heard.append((criterion, epochs))
+
+        def search_begins(self, cell):
+            heard.append("search")
+
+        def epoch(self, row):
+            heard.append("epoch")
+
+        def trial(self, cell, trial):
+            heard.append("trial")
+
+    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 1, "retrain_epochs": 0}
+    run_sweep([settings_in(tmp_path, **flat)], Listening())
+    assert heard[heard.index(("magnitude", 2)) :] == [("magnitude", 2), "epoch", "epoch", "search", "trial"]
 
 
 def interrupt(*given):
