@@ -23,11 +23,11 @@ _ANNEALING = (
 _PLANTED = {
     "annealing": f"--problems equal weighted --units 300 --seeds 5 --budget 20000 {_ANNEALING}",
     "annealing_traps": f"--problems coupled deceptive --units 200 --density 0.5 --seeds 5 --budget 10000 {_ANNEALING}",
-    "equal": "--problems equal --searchers eda evolution",
+    "equal": "--problems equal --searchers annealing eda evolution --figure problems_equal",
     "equal_annealing": "--problems equal --budget 200000 --searchers annealing",
     "layered": "--problems layered --seeds 5 --budget 300 --searchers annealing annealing:densities=True "
     "optuna_tpe:saliency=hint evolution eda:saliency=hint",
-    "small": "--problems coupled deceptive --units 200 --density 0.5 --seeds 5 --budget 10000",
+    "small": "--problems coupled deceptive --units 200 --density 0.5 --budget 10000 --figure problems_small",
     "large": "--problems equal --units 1000000 --seeds 1 --budget 300 --searchers annealing annealing:within=0.5 "
     "annealing:densities=True annealing:chains=4 eda evolution",
 }
