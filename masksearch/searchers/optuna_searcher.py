@@ -39,7 +39,7 @@ class Sampler:
     """What is known of a sampler before it is asked."""
 
     most: int  # parameters that it is still fast with
-    cost: str  # measured with as many, one core
+    cost: str  # measured with as many, one core: benchmarks/sampler_costs.py
     weighs_costs: bool = True
     unshared: str = ""  # why searches can't share its study; empty: they can
 
@@ -47,18 +47,21 @@ class Sampler:
 _ONCE = "one search goes through its points"
 
 SAMPLERS: Mapping[str, Sampler] = {
-    "random": Sampler(1000, "a proposal takes 0.08 s"),
-    "tpe": Sampler(1000, "a proposal takes 0.3 s after 40 trials, and more with each"),
+    "random": Sampler(1000, "a proposal takes 0.03 s"),
+    "tpe": Sampler(1000, "a proposal takes 0.3 s after 100 trials, and more with each"),
     "cmaes": Sampler(
-        1000, "a proposal takes 0.12 s", weighs_costs=False, unshared="its populations are its own points"
+        1000,
+        "a proposal takes 0.5 s after 100 trials",
+        weighs_costs=False,
+        unshared="its populations are its own points",
     ),
-    "gp": Sampler(100, "a proposal takes 0.35 s after 100 trials, and more with each"),
-    "qmc": Sampler(1000, "a proposal takes 0.11 s"),
-    "nsga2": Sampler(1000, "a proposal takes 0.07 s"),
-    "nsga3": Sampler(1000, "a proposal takes 0.07 s"),
+    "gp": Sampler(100, "a proposal takes 0.4 s after 100 trials, and more with each"),
+    "qmc": Sampler(1000, "a proposal takes 0.1 s"),
+    "nsga2": Sampler(1000, "a proposal takes 0.04 s"),
+    "nsga3": Sampler(1000, "a proposal takes 0.04 s"),
     "grid": Sampler(13, "2 values each make 8,192 points", unshared=_ONCE),
     "brute_force": Sampler(
-        20, "a proposal takes 0.08 s after 400 trials, and more with each", weighs_costs=False, unshared=_ONCE
+        20, "a proposal takes 0.06 s after 400 trials, and more with each", weighs_costs=False, unshared=_ONCE
     ),
 }
 _MOST_MASKS = 2_000  # gone through by brute force, in about three minutes beside their scoring
