@@ -111,7 +111,8 @@ def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
     return Macs(effective, counted.uncounted)
 
 
-# Products of vectors, for which torch has no formula. In FLOPs, as the counter wants them.
+# Products of vectors and attention on a CPU, for which torch (up to 2.14) has no formula. In FLOPs, as the counter
+# wants them.
 def _mv_flops(matrix: Any, vector: Any, *rest: Any, **_: Any) -> int:
     return 2 * prod(matrix)
 
@@ -124,7 +125,17 @@ def _dot_flops(left: Any, right: Any, *rest: Any, **_: Any) -> int:
     return 2 * prod(left)
 
 
-_MORE_FORMULAS = {aten.mv: _mv_flops, aten.addmv: _addmv_flops, aten.dot: _dot_flops, aten.vdot: _dot_flops}
+def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **_: Any) -> int:
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+_MORE_FORMULAS = {
+    aten.mv: _mv_flops,
+    aten.addmv: _addmv_flops,
+    aten.dot: _dot_flops,
+    aten.vdot: _dot_flops,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+}
 
 # Operators that take several tensors and multiply none.
 _MOVERS = {"cat", "stack", "copy_", "index_put", "index_put_", "scatter", "scatter_", "slice_scatter", "select_scatter"}

@@ -252,6 +252,7 @@ class Stop(Exception):  # noqa: N818 (no error)
 def test_a_stopping_search_taken_up_again_is_byte_for_byte_one_that_never_ended(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))
     if kind == "filters":
         model = build_model("conv2:0.05", (3, 12, 12), classes=5).eval()
         space, split = filter_space(model, torch.zeros(1, 3, 12, 12)), make_split(model, 60, (3, 12, 12))

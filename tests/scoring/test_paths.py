@@ -192,6 +192,7 @@ def test_a_search_taken_up_again_is_byte_for_byte_one_that_never_stopped(stops, 
     monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
     monkeypatch.setattr(IncrementalPath, "refresh_every", 32)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))
     events = []
     checkpoint, refresh, logits = HistoryFile.checkpoint, IncrementalPath.refresh, IncrementalPath.logits
     monkeypatch.setattr(HistoryFile, "checkpoint", lambda *a: (events.append("checkpoint"), checkpoint(*a))[1])
