@@ -128,7 +128,7 @@ class _Looking:
             name,
             shown_batches(self.cell, self.data, name),
             scope=scoring.scope,
-            initial={name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()},
+            initial={key: tensor.to(self.device) for key, tensor in self.dense.weights["0"].items()},
             on_empty=scoring.on_empty,
             hold=self.cell.settings.hold,
             alive=self.alive,

@@ -70,7 +70,7 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if self.saliencies:
             check_some("saliencies", self.saliencies)
-        list(self.sources)  # raises for one that can't be
+        _ = self.sources  # raises for one that can't be
         if self.proposals < 1:
             raise InputError(f"proposals: {self.proposals}; at least 1 is proposed at once")
         if self.training_steps < 1:

@@ -21,8 +21,8 @@ class Effective:
     """A chain without the inputs and hidden units from which no kept weights lead to an output.
 
     Nothing that is left out has a part in the outputs or in the gradients of what is left, so that both networks learn
-    the same, up to rounding. At extreme sparsity that is most of a network (Vysogorets & Kempe 2023, "effective"
-    sparsity), and the smaller one's steps take a fraction of the time.
+    the same, up to rounding. The sparser the mask, the more there is to leave out (Vysogorets & Kempe 2023, "effective"
+    sparsity, who also count what no input leads to), and the less time the smaller network's steps take.
     """
 
     network: nn.Module  # takes images (b, k, 1, 1)
