@@ -99,6 +99,8 @@ class Cell:
             spread=asked.spread,
             blocks=asked.blocks,
             pruner=asked.pruner,
+            storage=asked.storage,
+            study=asked.study,
         )
 
     @property

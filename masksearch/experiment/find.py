@@ -86,12 +86,14 @@ class Finder:
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
         given = known(cell, model, self.space, self.data, self.dense, self.device, density, alive, folder, self.watcher)
+        seeds: list[str] = []
         if isinstance(searcher, OptunaSearch):
-            storage = settings.optuna.storage or f"sqlite:///{folder / 'optuna.db'}"
-            searcher = replace(searcher, storage=storage, label=f"{folder.parent.name}/{folder.name}")
+            searcher = self._with_study(searcher, folder)
+            if searcher.study is not None:
+                seeds = [settings.run.name]  # who shares a study must not propose the same
         arguments: dict[str, Any] = {
             "budget": Budget(settings.sweep.budget, settings.scoring.seconds),
-            "seed": derive(cell.seed, "search"),
+            "seed": derive(cell.seed, "search", *seeds),
             "on_empty": settings.scoring.on_empty,
             "batch": settings.search.proposals,
             "folder": folder,
@@ -133,6 +135,14 @@ class Finder:
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
         seconds = given.seconds + history.seconds + perf_counter() - rescored
         return Found(mask, len(history), seconds, front)
+
+    def _with_study(self, searcher: OptunaSearch, folder: Path) -> OptunaSearch:
+        """The searcher with a study in a storage: a copy in its own name, or one that other sweeps share."""
+        place = f"{folder.parent.name}/{folder.name}"
+        if searcher.study is None:
+            return replace(searcher, storage=searcher.storage or f"sqlite:///{folder / 'optuna.db'}", label=place)
+        within = folder.parts[folder.parts.index(self.cell.folder) :]  # the sweep's folder
+        return replace(searcher, study="/".join((searcher.study, *within)))
 
     def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:
         """The best of a search's best masks, by validation images that the search has not seen."""

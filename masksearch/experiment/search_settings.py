@@ -109,3 +109,12 @@ class OptunaSettings:
     """Optuna's pruner that stops bad trials early: on some of a short training's steps, or of many images."""
     storage: str | None = None
     """Optuna storage URL that studies are copied to; a SQLite file in the folder of each search if not given."""
+    study: str | None = None
+    """Sweeps of different names that name the same study of a storage search together: one study for each cell."""
+
+    def __post_init__(self) -> None:
+        if self.study is not None and (not self.study or self.storage is None):
+            raise InputError(
+                f"optuna.study: {self.study!r}, optuna.storage: {self.storage!r}; to share studies, a name and the URL "
+                "of a storage are needed"
+            )

@@ -172,6 +172,11 @@ class Settings:
             self._check_gradual()
         if self.optuna.pruner != "none":
             self._check_pruner()
+        if self.optuna.study is not None and self.sweep.capped is not None:
+            raise InputError(
+                f"optuna.study: {self.optuna.study!r}; the front of max_{self.sweep.capped} is searched once, for all "
+                "sweeps"
+            )
         mixes = self.optuna.parametrisation == "mixture" and not self.search.saliencies
         if mixes and any(name.startswith("optuna_") for name, _ in map(split_method, self.sweep.methods)):
             raise InputError("optuna.parametrisation: mixture; give the criteria to mix as saliencies")

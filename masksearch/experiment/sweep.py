@@ -1,7 +1,7 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -239,6 +239,7 @@ def _check_optuna(cell: Cell, space: NetworkSpace) -> None:
     searcher, density, settings = cell.searcher(), cell.densities(space)[-1], cell.settings
     if not isinstance(searcher, OptunaSearch):
         return
+    searcher = replace(searcher, storage=None, study=None)  # nothing is written yet
     saliencies = dict.fromkeys(settings.search.saliencies, torch.arange(space.n_units))
     budget = Budget(settings.sweep.budget, settings.scoring.seconds)
     problem = Problem(

@@ -57,6 +57,30 @@ def test_searches_of_one_storage_keep_a_study_each(tmp_path):
     assert sorted([trial.value for trial in study.trials] for study in stored.values()) == sorted(wanted)
 
 
+def test_sweeps_of_one_study_search_together(tmp_path):
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    shared = {"methods": ["optuna_tpe"], "sparsity": [0.9, 0.8], "on_empty": "keep_one", "budget": 4}
+    shared["optuna"] = {"storage": url, "study": "both"}
+    one, other = (sweep_in(tmp_path, **shared, name=name) for name in ("one", "other"))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    studies = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
+    assert set(studies) == {f"both/{cell.folder.name}" for cell in one}
+    for cells in zip(one, other, strict=True):
+        own = [[row.score.value for row in read_rows(cell.folder)] for cell in cells]
+        study = studies[f"both/{cells[0].folder.name}"]
+        assert [trial.value for trial in study.trials] == pytest.approx(own[0] + own[1])
+        assert own[0] != own[1], "both searches have proposed the same"
+        assert len({trial.user_attrs["seed"] for trial in study.trials}) == 2
+
+
+def test_a_shared_study_leaves_other_searchers_alone(tmp_path):
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    optuna_settings = {"storage": url, "study": "both"}
+    [alone] = sweep_in(tmp_path, methods=["annealing"])
+    [beside] = sweep_in(tmp_path, methods=["annealing"], optuna=optuna_settings, name="beside")
+    assert alone.mask == beside.mask
+
+
 def test_bad_trials_are_stopped_early_and_cost_less(tmp_path):
     searches = {**TRAINED, **SHORT, "training_steps": 16, "methods": ["optuna_random"], "budget": 14}
     [whole] = sweep_in(tmp_path, **searches)
@@ -331,6 +355,20 @@ WRONG = {
         "optuna": {"parametrisation": "bits"},
     },
     "storage: 'nowhere' can't be opened": {"methods": ["optuna_tpe"], "optuna": {"storage": "nowhere"}},
+    "optuna.study: 's', optuna.storage: None; .* a name and the URL": {
+        "methods": ["optuna_tpe"],
+        "optuna": {"study": "s"},
+    },
+    "study: 's'; cmaes can't share one": {
+        "methods": ["optuna_cmaes"],
+        "optuna": {"study": "s", "storage": "sqlite://"},
+    },
+    "optuna.study: 's'; the front of max_macs is searched once": {
+        "methods": ["optuna_tpe"],
+        "granularity": "filter",
+        "max_macs": [0.4],
+        "optuna": {"study": "s", "storage": "sqlite://"},
+    },
     "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},
