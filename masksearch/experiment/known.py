@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -101,10 +102,7 @@ class _Looking:
             )
         saliency = saliencies[text] if text in saliencies else self.saliency(text)
         scoring, hold = self.cell.settings.scoring, self.cell.settings.hold
-
-        def rank(values: Tensor) -> Mask:
-            return self.space.top_k(values, self.density, on_empty=scoring.on_empty, hold=hold)
-
+        rank = partial(self.space.top_k, density=self.density, on_empty=scoring.on_empty, hold=hold)
         if not scoring.connected:
             return rank(saliency)
         return connected(saliency, rank, Connectivity(self.model, self.space, self.data.test.images[:1]))
