@@ -78,6 +78,8 @@ def gradual_saliency(
     InputError
         For no epochs, a density above that of ``alive``, what the criterion lacks, or a training that diverges.
     """
+    if isinstance(density, Mapping):
+        raise InputError(f"density: {dict(density)}; gradual pruning follows one number")
     if settings.epochs < 1:
         raise InputError(f"epochs: {settings.epochs}; gradual pruning takes at least 1")
     network, batches = copy.deepcopy(model), list(batches)

@@ -320,4 +320,6 @@ def _identity(problem: Problem, searcher: Searcher, stages: int, batch: int) -> 
         "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
         "batch": batch,
         **({"stages": stages} if stages > 1 else {}),
+        # By name: to the last bit, their values may depend on the number of threads.
+        **({"saliencies": list(problem.saliencies)} if problem.saliencies else {}),
     }

@@ -89,6 +89,16 @@ class Problem:
     refine: "Refine | None" = None  # how searchers that rank units make masks, if not by taking the top ones
     cost: "Cost | None" = None  # what is made small beside the score made large; the density is then the largest
 
+    def __post_init__(self) -> None:
+        given = {name: saliency.detach().cpu() for name, saliency in self.saliencies.items()}
+        object.__setattr__(self, "saliencies", given)
+        for name, saliency in given.items():
+            if saliency.shape != (self.space.n_units,) or saliency.isnan().any():
+                raise InputError(
+                    f"saliency {name!r}: shape {tuple(saliency.shape)}, {int(saliency.isnan().sum())} NaN; one number "
+                    f"per unit is needed, ({self.space.n_units},)"
+                )
+
     def top_k(self, saliency: Tensor) -> Mask:
         """The mask of a saliency (n_units,) that the problem allows; where it would raise, a layer keeps one unit."""
         on_empty: OnEmpty = "keep_one" if self.on_empty == "raise" else self.on_empty

@@ -93,3 +93,10 @@ def test_what_can_not_be_pruned_gradually_is_said(changes, message):
     model = make_model()
     with pytest.raises(InputError, match=message):
         gradual_saliency(model, weight_space(model), make_split(), how(**changes), 0.2)
+
+
+def test_densities_of_layers_can_not_be_followed():
+    model = make_model()
+    space = weight_space(model)
+    with pytest.raises(InputError, match=r"density: .*; gradual pruning follows one number"):
+        gradual_saliency(model, space, make_split(), how(), dict.fromkeys(space.full().densities(), 0.2))

@@ -273,12 +273,14 @@ OTHERS = {
     "policy": ({"on_empty": "allow"}, "its on_empty is raise, asked for is allow"),
     "start": ({"start": SPACE.random(0.3, generator=torch.Generator().manual_seed(1))}, "its start is None"),
     "space": ({"space": MaskSpace([("first", (5, 8), 40), ("third", (4, 5), 20)])}, "its space is"),
+    "saliencies": ({"saliencies": {"other": torch.arange(60.0)}}, "its saliencies is .'one'., asked for is .'other'."),
 }
 
 
 @pytest.mark.parametrize(("change", "message"), OTHERS.values(), ids=OTHERS)
 def test_a_folder_with_another_search_is_refused_and_kept(change, message, tmp_path):
     request = {"space": SPACE, "searcher": Annealing(), "scorer": Overlap(), "density": 0.3, "budget": 30, "seed": 4}
+    request["saliencies"] = {"one": torch.arange(60.0)}
     search(**request, folder=tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(InputError, match=message) as caught:
@@ -316,6 +318,8 @@ def test_bad_requests_are_errors_before_any_work(tmp_path):
         ({"start": other.random(0.3)}, "start: a mask of a .*doesn't fit"),
         ({"start": torch.zeros(59)}, r"saliency: shape \(59,\)"),
         ({"start": torch.full((60,), torch.nan)}, "60 of 60 values are NaN"),
+        ({"saliencies": {"short": torch.zeros(59)}}, r"saliency 'short': shape \(59,\), 0 NaN; .* needed, \(60,\)"),
+        ({"saliencies": {"none": torch.full((60,), torch.nan)}}, r"saliency 'none': shape \(60,\), 60 NaN"),
     ):
         request = {"searcher": Annealing(), "scorer": scorer, "density": 0.3, "budget": 5, "folder": tmp_path / "run"}
         with pytest.raises(InputError, match=message):

@@ -182,6 +182,14 @@ class Cell:
         return {name: value for name, value in self.identity.items() if name not in later}
 
     @property
+    def study(self) -> str:
+        """Name of its study in a storage that sweeps share: the same for all whose scores mean the same."""
+        own = ("budget", "seconds", "proposals", "front")
+        identity = {name: value for name, value in self.front_identity.items() if name not in own}
+        label = f"{self.method}_s{self.sparsity:g}_k{self.find_at}_seed{self.seed}".replace(":", "")
+        return f"{self.settings.optuna.study}/{label}_{short_hash(identity | {'sparsity': self.sparsity})}"
+
+    @property
     def label(self) -> str:
         """Readable, short, unique within a sweep."""
         schedules = self.settings.schedules

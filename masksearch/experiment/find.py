@@ -86,14 +86,14 @@ class Finder:
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
         given = known(cell, model, self.space, self.data, self.dense, self.device, density, alive, folder, self.watcher)
-        seeds: list[str] = []
+        own_seed: list[str] = []
         if isinstance(searcher, OptunaSearch):
             searcher = self._with_study(searcher, folder)
             if searcher.study is not None:
-                seeds = [settings.run.name]  # who shares a study must not propose the same
+                own_seed = [settings.run.runs, settings.run.name]  # who shares a study must not propose the same
         arguments: dict[str, Any] = {
             "budget": Budget(settings.sweep.budget, settings.scoring.seconds),
-            "seed": derive(cell.seed, "search", *seeds),
+            "seed": derive(cell.seed, "search", *own_seed),
             "on_empty": settings.scoring.on_empty,
             "batch": settings.search.proposals,
             "folder": folder,
@@ -141,8 +141,7 @@ class Finder:
         place = f"{folder.parent.name}/{folder.name}"
         if searcher.study is None:
             return replace(searcher, storage=searcher.storage or f"sqlite:///{folder / 'optuna.db'}", label=place)
-        within = folder.parts[folder.parts.index(self.cell.folder) :]  # the sweep's folder
-        return replace(searcher, study="/".join((searcher.study, *within)))
+        return replace(searcher, study=self.cell.study)
 
     def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:
         """The best of a search's best masks, by validation images that the search has not seen."""

@@ -172,11 +172,8 @@ class Settings:
             self._check_gradual()
         if self.optuna.pruner != "none":
             self._check_pruner()
-        if self.optuna.study is not None and self.sweep.capped is not None:
-            raise InputError(
-                f"optuna.study: {self.optuna.study!r}; the front of max_{self.sweep.capped} is searched once, for all "
-                "sweeps"
-            )
+        if self.optuna.study is not None:
+            self._check_study(self.optuna.study)
         mixes = self.optuna.parametrisation == "mixture" and not self.search.saliencies
         if mixes and any(name.startswith("optuna_") for name, _ in map(split_method, self.sweep.methods)):
             raise InputError("optuna.parametrisation: mixture; give the criteria to mix as saliencies")
@@ -199,6 +196,8 @@ class Settings:
         flag = f"max_{capped}"
         if self.scoring.hold not in ("units", self.hold):
             raise InputError(f"hold: {self.scoring.hold}; {flag} holds {self.hold}")
+        if self.sweep.layer_sparsity:
+            raise InputError(f"layer_sparsity: {' '.join(self.sweep.layer_sparsity)}; {flag} leaves layers free")
         for name, _ in map(split_method, self.sweep.methods):
             if not (name in SEARCHERS and SEARCHERS[name]().weighs_costs):
                 if capped == "latency":
@@ -256,6 +255,18 @@ class Settings:
             raise InputError(
                 f"optuna.pruner: {self.optuna.pruner}; optuna_gp learns from finished trials alone, and proposes again "
                 "what was stopped"
+            )
+
+    def _check_study(self, study: str) -> None:
+        if self.sweep.capped is not None:
+            raise InputError(
+                f"optuna.study: {study!r}; the front of max_{self.sweep.capped} is searched once, for all sweeps"
+            )
+        names = [name for name, _ in map(split_method, self.sweep.methods) if name.startswith("optuna_")]
+        if names and any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
+            raise InputError(
+                f"optuna.study: {study!r}; in rounds, {names[0]} searches what earlier rounds left alive, which is not "
+                "the same in all sweeps"
             )
 
     def _check_schedule(self, name: str) -> None:

@@ -216,7 +216,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         if cell.searches:
             _check_subsets(cell, len(subsets.stages))
     for cell in {cell.method: cell for cell in cells if cell.searches}.values():
-        _check_optuna(cell, space)
+        _check_searcher(cell, space)
     for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
         Slimming(model, dense_training(settings, schedule).bn_l1)  # raises if there is nothing to slim
     for method in dict.fromkeys(cell.method for cell in cells if cell.method in CRITERIA):
@@ -234,21 +234,27 @@ def _check_subsets(cell: Cell, stages: int) -> None:
         raise InputError(f"subsets: {cell.settings.scoring.subsets}, {cell.method}: {error}") from None
 
 
-def _check_optuna(cell: Cell, space: NetworkSpace) -> None:
-    """Check that there aren't too many parameters or points, and that the storage opens."""
+def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
+    """Start the cell's searcher on its problem, stand-ins for what isn't known yet, if it may refuse it."""
     searcher, density, settings = cell.searcher(), cell.densities(space)[-1], cell.settings
-    if not isinstance(searcher, OptunaSearch):
-        return
-    searcher = replace(searcher, storage=None, study=None)  # nothing is written yet
-    saliencies = dict.fromkeys(settings.search.saliencies, torch.arange(space.n_units))
-    budget = Budget(settings.sweep.budget, settings.scoring.seconds)
+    if isinstance(searcher, OptunaSearch):
+        searcher = replace(searcher, storage=None, study=None)  # nothing is written yet
+    elif isinstance(density, float):
+        return  # it takes any, and starting takes time
     problem = Problem(
-        space, density, budget, 0, saliencies=saliencies, on_empty=settings.scoring.on_empty, hold=settings.hold
+        *(space, 1.0 if cell.front else density, Budget(settings.sweep.budget, settings.scoring.seconds), 0),
+        start=space.full() if settings.search.warm_start and isinstance(searcher, OptunaSearch) else None,
+        saliencies=dict.fromkeys(settings.search.saliencies, torch.arange(space.n_units)),
+        on_empty=settings.scoring.on_empty,
+        hold=settings.hold,
+        cost=settings.hold if cell.front else None,
     )
     try:
         searcher.start(problem)
     except InputError as error:
-        raise InputError(f"optuna.parametrisation: {searcher.parametrisation}, {cell.method}: {error}") from None
+        if isinstance(searcher, OptunaSearch):
+            raise InputError(f"optuna.parametrisation: {searcher.parametrisation}, {cell.method}: {error}") from None
+        raise
     if settings.optuna.storage is not None:
         from masksearch.searchers.optuna_mirror import opened  # importing Optuna takes its time
 
@@ -265,11 +271,7 @@ def _check_density(cell: Cell, space: NetworkSpace) -> None:
         space.random(density, on_empty="keep_one" if cell.front else "allow", hold=hold, generator=torch_generator(0))
     if cell.rounds > 1 and cell.learns:
         raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
-    if cell.searches and not isinstance(density, float):
-        if cell.rounds > 1:
-            raise InputError(
-                f"rounds: {cell.rounds}; {cell.method} searches one density in later rounds, not one a layer"
-            )
-        cell.searcher().start(Problem(space, density, Budget(1), 0, on_empty=cell.settings.scoring.on_empty))
+    if cell.searches and cell.rounds > 1 and not isinstance(density, float):
+        raise InputError(f"rounds: {cell.rounds}; {cell.method} searches one density in later rounds, not one a layer")
     if cell.searches and cell.rounds > 1 and hold != "units":
         raise InputError(f"hold: {hold}; in rounds {cell.method} searches densities in units")

@@ -56,8 +56,9 @@ class ShortTraining:
     settings : TrainSettings
         Of the training that follows the search; its epochs play no part.
     steps : int
-        Optimiser steps per scoring. They go once through so many batches, drawn once from ``train_split``; where it
-        has fewer, through all of it, in whole epochs.
+        Optimiser steps per scoring. They go once through so many batches, drawn once from ``train_split``. Where it
+        has fewer, they go through an equal number of images in each of several epochs: some more steps may be made
+        then, since the last batch of an epoch may be smaller.
     begin : int
         Epochs of the learning rate's schedule that are over.
     seed : int

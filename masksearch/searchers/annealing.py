@@ -119,23 +119,22 @@ class Annealing(Searcher):
 
     def _chain(self) -> Chain:
         if self.densities:
-            current, ground = self._densities()
-            return Chain(current, ground, self.tabu)
+            return Chain(self._densities(), self.tabu)
         current = self.problem.start or self.problem.random(self._generator, self.scope)
         within = 1.0 if isinstance(self.problem.density, Mapping) else self.within
-        return Chain(current, LayeredPartition(current, within) if within else Partition(current), self.tabu)
+        return Chain(LayeredPartition(current, within) if within else Partition(current), self.tabu)
 
-    def _densities(self) -> tuple[Mask, Ground]:
+    def _densities(self) -> Ground:
         problem, saliencies = self.problem, list(self.problem.saliencies.values())
         if isinstance(problem.density, Mapping):
             raise InputError("annealing: densities per layer are given, so there are none to search; give one density")
         drawn = not saliencies
-        saliency = torch.rand(problem.space.n_units, generator=self._generator) if drawn else saliencies[0].cpu()
+        saliency = torch.rand(problem.space.n_units, generator=self._generator) if drawn else saliencies[0]
         on_empty: OnEmpty = "keep_one" if problem.on_empty == "raise" else problem.on_empty
         current = problem.start or problem.space.top_k(
             saliency, problem.density, self.scope, self._generator, on_empty, problem.hold
         )
-        return current, RankedLayers(current, saliency, self._generator)
+        return RankedLayers(current, saliency, self._generator)
 
     @property
     def incumbent(self) -> Mask:

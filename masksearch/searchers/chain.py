@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from masksearch.layered_partition import LayeredPartition, RankedLayers
-from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.partition import Partition
 from masksearch.searchers.tabu import TabuMemory
@@ -26,19 +25,17 @@ class Chain:
 
     Parameters
     ----------
-    current : Mask
-        Where it starts.
     ground : Partition, LayeredPartition or RankedLayers
-        Of the same mask.
+        Of the mask where it starts.
     tabu : int
         How many masks it remembers.
     """
 
-    def __init__(self, current: Mask, ground: Ground, tabu: int) -> None:
-        self.current = current
+    def __init__(self, ground: Ground, tabu: int) -> None:
+        self.current = ground.mask()  # each chain's own, as after loading: scorers remember masks as objects
         self.value = math.nan  # score of the current mask; NaN until it has been scored
         self.ground = ground
-        self._tabu = TabuMemory(tabu, current) if tabu else None
+        self._tabu = TabuMemory(tabu, self.current) if tabu else None
 
     def draw(self, radius: int, problem: Problem, rng: np.random.Generator) -> Move:
         """A move that the problem allows, to a mask that isn't remembered, as far as such a one is found."""
@@ -68,7 +65,6 @@ class Chain:
     def go_on_from(self, other: "Chain") -> None:
         """Stand where another chain stands, with its memory."""
         self.load_state_dict(other.state_dict())
-        self.current = other.current
 
     def state_dict(self) -> dict[str, Any]:
         """Everything."""

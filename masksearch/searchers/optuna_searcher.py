@@ -17,7 +17,6 @@ from masksearch.searchers.optuna_parametrisations import (
     Layers,
     Mixture,
     Parametrisation,
-    checked_saliency,
 )
 from masksearch.seeds import derive, numpy_generator
 from masksearch.table import choose
@@ -103,7 +102,7 @@ class OptunaSearch(Searcher):
 
     Shared searches can't be repeated: what they propose depends on who was faster. One that was killed goes on with the
     trials that it knew at its last checkpoint and takes in the rest, also what it had scored itself after that: this is
-    then in the study, but not in its history, unless it is proposed again, as QMC's points are.
+    then in the study, but not in its history, unless it is proposed again, as starts and QMC's points are.
     """
 
     sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3, grid, brute_force
@@ -246,7 +245,7 @@ class OptunaSearch(Searcher):
         ranking = None
         if self.saliency is not None or names:
             name = names[0] if self.saliency is None else choose("saliency of the problem", self.saliency, names)
-            ranking = checked_saliency(problem, name)
+            ranking = problem.saliencies[name]
         if self.parametrisation == "blocks":
             return Blocks(problem, ranking, self.blocks)
         return Layers(problem, ranking, self.spread)
@@ -281,7 +280,8 @@ class OptunaSearch(Searcher):
             self._start_is_due = False
         if self._shared is not None:
             for trial in self._shared.news():
-                self._study.take_in(trial)
+                # Its own are those after its last checkpoint, which its history has forgotten: the starts come again.
+                self._study.take_in(trial, spares_starts=trial.user_attrs.get("seed") != self.problem.seed)
         room = self._study.room
         n = n if room is None else min(n, len(proposals) + room)
         while len(proposals) < n and len(self._study) != self._end:

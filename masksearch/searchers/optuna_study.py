@@ -170,14 +170,15 @@ class MemoryStudy:
         self._storage.set_trial_state_values(trial._trial_id, ended, outcome)
         self._learn(self._values(trial), None if values is None else values[0])
 
-    def take_in(self, trial: FrozenTrial) -> None:
-        """Add a finished trial of another search's, of the same parameters."""
+    def take_in(self, trial: FrozenTrial, *, spares_starts: bool = True) -> None:
+        """Add a finished trial of the same parameters; by default, a start that was scored there isn't to come."""
         if trial.distributions != self._distributions:
             raise InputError(f"study: its trial {trial.number} has other parameters than this search")
-        self._add(trial, self._values(trial))
-
-    def _add(self, trial: FrozenTrial, values: np.ndarray) -> None:
         self._storage.create_new_trial(self._id, trial)
+        if spares_starts:
+            self._spare(self._values(trial))
+
+    def _spare(self, values: np.ndarray) -> None:
         self._starts = [start for start in self._starts if not np.array_equal(start, values)]
 
     def _learn(self, values: np.ndarray, score: float | None) -> None:
@@ -227,7 +228,8 @@ class MemoryStudy:
                 system_attrs=dict(notes),
                 intermediate_values=known,
             )
-            self._add(trial, values)
+            self._storage.create_new_trial(self._id, trial)
+            self._spare(values)
             self._learn(values, None if told is None else told[0])
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)

@@ -64,13 +64,49 @@ def test_sweeps_of_one_study_search_together(tmp_path):
     one, other = (sweep_in(tmp_path, **shared, name=name) for name in ("one", "other"))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     studies = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
-    assert set(studies) == {f"both/{cell.folder.name}" for cell in one}
-    for cells in zip(one, other, strict=True):
+    assert len(studies) == 2
+    for name, cells in zip(sorted(studies, reverse=True), zip(one, other, strict=True), strict=True):
         own = [[row.score.value for row in read_rows(cell.folder)] for cell in cells]
-        study = studies[f"both/{cells[0].folder.name}"]
+        study = studies[name]
         assert [trial.value for trial in study.trials] == pytest.approx(own[0] + own[1])
         assert own[0] != own[1], "both searches have proposed the same"
         assert len({trial.user_attrs["seed"] for trial in study.trials}) == 2
+
+
+def test_what_does_not_change_scores_does_not_part_studies(tmp_path):
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    shared = {"methods": ["optuna_random"], "find_at": ["0"], "optuna": {"storage": url, "study": "both"}}
+    sweep_in(tmp_path, **shared, budget=3)
+    sweep_in(tmp_path, **shared, budget=4, name="longer", rescore=2, rewind_to=["1ep"], proposals=2)
+    [name] = optuna.get_all_study_names(url)
+    assert len(optuna.load_study(study_name=name, storage=url).trials) == 7
+    sweep_in(tmp_path, **shared, budget=3, name="other", objective="accuracy")
+    assert len(optuna.get_all_study_names(url)) == 2
+
+
+@pytest.mark.parametrize(
+    "searches",
+    [
+        {"methods": ["eda"], "saliencies": ["magnitude"]},
+        {"methods": ["optuna_grid"], "optuna": {"parametrisation": "blocks", "blocks": 3}, "budget": 30},
+        {"methods": ["optuna_tpe"], **MIXTURE},
+    ],
+    ids=["eda", "grid", "mixture"],
+)
+def test_layers_with_sparsities_of_their_own_are_searched(searches, tmp_path):
+    cells = sweep_in(tmp_path, sparsity=[0.8, 0.9], layer_sparsity=["fc3=0.5"], on_empty="keep_one", **searches)
+    assert [cell.mask.densities()["fc3"] for cell in cells] == pytest.approx([0.5, 0.5])
+    assert [cell.mask.densities()["fc1"] for cell in cells] == pytest.approx([0.2, 0.1], abs=0.001)
+
+
+def test_nothing_is_written_to_a_shared_study_before_the_search(tmp_path):
+    url = f"sqlite:///{tmp_path / 'all.db'}"
+    blocks = {"parametrisation": "blocks", "storage": url, "study": "both"}
+    layers = {"layer_sparsity": ["fc3=0.5"], "sparsity": [0.8, 0.9], "on_empty": "keep_one"}
+    cells = sweep_in(tmp_path, methods=["optuna_random"], optuna=blocks, budget=3, **layers)
+    names = optuna.get_all_study_names(url)
+    assert len(names) == len(cells)
+    assert all(name.startswith("both/optuna_random_s") for name in names)
 
 
 def test_a_shared_study_leaves_other_searchers_alone(tmp_path):
@@ -368,6 +404,28 @@ WRONG = {
         "granularity": "filter",
         "max_macs": [0.4],
         "optuna": {"study": "s", "storage": "sqlite://"},
+    },
+    "optuna.study: 's'; in rounds, optuna_tpe searches what": {
+        "methods": ["optuna_tpe"],
+        "schedule": ["iterative"],
+        "optuna": {"study": "s", "storage": "sqlite://"},
+    },
+    "layer_sparsity: fc1=0.5; max_macs leaves layers free": {
+        "methods": ["optuna_tpe"],
+        "granularity": "filter",
+        "max_macs": [0.4],
+        "layer_sparsity": ["fc1=0.5"],
+    },
+    "optuna_grid: grid: 3 parameters .layers. at 2 values each are 8 points; at most 7": {
+        "methods": ["optuna_grid"],
+        "granularity": "filter",
+        "max_macs": [0.4],
+        "budget": 7,
+    },
+    "optuna_grid: grid: 3 parameters .layers. at 2 values each are 8 points; at most 7 can": {
+        "methods": ["optuna_grid"],
+        "warm_start": "magnitude",
+        "budget": 8,
     },
     "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},

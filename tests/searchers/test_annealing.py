@@ -246,6 +246,13 @@ class TestChains:
         assert [chain.current for chain in searcher._chains] == [before[1], before[1], before[2]]
         assert [chain.value for chain in searcher._chains] == [3.0, 3.0, 2.0]
 
+    def test_none_holds_anothers_mask_object_which_a_resumed_search_could_not_restore(self):
+        searcher = Annealing(chains=3)
+        searcher.start(problem(scorings=60, start=SPACE.random(0.1, generator=torch.Generator().manual_seed(0))))
+        drive(searcher, Planted(), 40, 3)
+        assert searcher._met
+        assert len({id(chain.current) for chain in searcher._chains}) == 3
+
 
 def test_chains_meet_in_a_budget_of_seconds_too():
     searcher = Annealing(chains=2)

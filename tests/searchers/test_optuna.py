@@ -276,7 +276,6 @@ REFUSED = {
     "hold: 'params'": (OptunaSearch.brute_force(), on(TINY, 0.3, hold="params")),
     "2 values each are 8 points; at most 7": (OptunaSearch.grid(), on(budget=Budget(7))),
     "unknown saliency": (OptunaSearch("tpe", saliency="third"), on(saliencies=SALIENCIES)),
-    "one number per unit": (OptunaSearch("tpe"), on(saliencies={"short": torch.ones(5)})),
 }
 
 

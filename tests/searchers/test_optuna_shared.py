@@ -204,6 +204,13 @@ class TestResume:
         with pytest.raises(InputError, match="is not the one with the 3 trials that this search knows"):
             joined(url, 1).load_state_dict(state)
 
+    @pytest.mark.parametrize("sampler", SHARING)
+    def test_starts_that_a_killed_search_has_forgotten_come_again(self, sampler, url):
+        given = on(saliencies=SALIENCIES)  # each alone, and their sum
+        paths = [path_of(drive(joined(url, 1, sampler, given, parametrisation="mixture"), planted(), 3)) for _ in "ab"]
+        assert paths[0] == paths[1]
+        assert len(stored(url)) == 6
+
     def test_a_seed_may_be_of_numpy(self, url):
         """It goes into the storage, which takes plain numbers alone."""
         drive(joined(url, np.int64(1)), planted(), 2)

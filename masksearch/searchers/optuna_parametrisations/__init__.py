@@ -1,6 +1,6 @@
 """Parametrisations: how a few numbers become a mask of exact density. What a sampler sees of the mask space."""
 
-from masksearch.searchers.optuna_parametrisations.base import Parametrisation, checked_saliency
+from masksearch.searchers.optuna_parametrisations.base import Parametrisation
 from masksearch.searchers.optuna_parametrisations.densities import Layers, Mixture
 from masksearch.searchers.optuna_parametrisations.free_density import RANGE, FreeDensity
 from masksearch.searchers.optuna_parametrisations.units import Bits, Blocks, Enumeration
@@ -14,5 +14,4 @@ __all__ = [
     "Layers",
     "Mixture",
     "Parametrisation",
-    "checked_saliency",
 ]

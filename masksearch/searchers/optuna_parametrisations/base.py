@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.seeds import torch_generator
 from masksearch.trial import Problem
 
-__all__ = ["Parametrisation", "checked_saliency", "ranks_of"]
+__all__ = ["Parametrisation", "ranks_of"]
 
 
 class Parametrisation(ABC):
@@ -62,17 +61,6 @@ class Parametrisation(ABC):
             inside = np.clip(point, self.low, self.high)
             if not any(np.array_equal(inside, start) for start in self.starts):
                 self.starts.append(inside)
-
-
-def checked_saliency(problem: Problem, name: str) -> Tensor:
-    """The problem's saliency of that name, on the CPU, if it has one value per unit."""
-    saliency, n_units = problem.saliencies[name].detach().cpu(), problem.space.n_units
-    if saliency.shape != (n_units,) or saliency.isnan().any():
-        raise InputError(
-            f"saliency {name!r}: shape {tuple(saliency.shape)}, {int(saliency.isnan().sum())} NaN; one number per unit "
-            f"is needed, ({n_units},)"
-        )
-    return saliency
 
 
 def ranks_of(saliency: Tensor, seed: int) -> Tensor:

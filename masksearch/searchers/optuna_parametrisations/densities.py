@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from masksearch.errors import InputError
-from masksearch.searchers.optuna_parametrisations.base import Parametrisation, checked_saliency, ranks_of
+from masksearch.searchers.optuna_parametrisations.base import Parametrisation, ranks_of
 from masksearch.seeds import torch_generator
 from masksearch.space import MaskSpace
 from masksearch.trial import Problem
@@ -97,7 +97,7 @@ class Mixture(Parametrisation):
         low = np.array([0.0] * len(weights) + [-spread] * len(offsets))
         super().__init__(problem, [*weights, *offsets], low, np.array([1.0] * len(weights) + [spread] * len(offsets)))
         n_units = problem.space.n_units
-        ranked = [ranks_of(checked_saliency(problem, name), problem.seed) for name in given]
+        ranked = [ranks_of(saliency, problem.seed) for saliency in given.values()]
         self._odds = torch.stack([log_odds(ranks, n_units) for ranks in ranked])
         self._sizes = torch.tensor([layer.size for layer in layers])
         alone = np.eye(len(weights), len(self.names))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.searchers.optuna_parametrisations.base import Parametrisation, checked_saliency, ranks_of
+from masksearch.searchers.optuna_parametrisations.base import Parametrisation, ranks_of
 from masksearch.seeds import torch_generator
 from masksearch.space import MaskSpace
 from masksearch.trial import Problem
@@ -65,8 +65,8 @@ class Bits(Parametrisation):
     def __init__(self, problem: Problem) -> None:
         n_units = problem.space.n_units
         super().__init__(problem, _unit_names(problem.space), 0.0, 1.0)
-        for name in problem.saliencies:
-            ranks = ranks_of(checked_saliency(problem, name), problem.seed)
+        for saliency in problem.saliencies.values():
+            ranks = ranks_of(saliency, problem.seed)
             self._begin_with(((ranks + 0.5) / n_units).numpy())
         if problem.start is not None:
             self._begin_with(np.where(problem.start.bits.numpy(), 0.75, 0.25))
