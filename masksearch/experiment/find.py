@@ -19,7 +19,7 @@ from masksearch.experiment.cells import Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.folder import RunFolder, locked
 from masksearch.experiment.fronts import front_cost, front_folder
-from masksearch.experiment.known import known
+from masksearch.experiment.known import Known, known
 from masksearch.experiment.rank import criterion_mask
 from masksearch.experiment.score import cell_scorer, cell_subsets, weights_scored
 from masksearch.experiment.watcher import Watcher
@@ -92,7 +92,7 @@ class Finder:
             if searcher.study is not None:
                 own_seed = [settings.run.runs, settings.run.name]  # who shares a study must not propose the same
         arguments: dict[str, Any] = {
-            "budget": Budget(settings.sweep.budget, settings.scoring.seconds),
+            "budget": _budget(cell, given),
             "seed": derive(cell.seed, "search", *own_seed),
             "on_empty": settings.scoring.on_empty,
             "batch": settings.search.proposals,
@@ -189,3 +189,9 @@ class Finder:
             on_epoch=on_epoch,
         )
         return Found(mask, seconds=seconds)
+
+
+def _budget(cell: Cell, given: Known) -> Budget:
+    """The cell's, less the seconds of gradual pruning; if that took all of them, one scoring is still made."""
+    seconds = cell.settings.scoring.seconds
+    return Budget(cell.settings.sweep.budget, None if seconds is None else max(seconds - given.pruning, 1e-3))

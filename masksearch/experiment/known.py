@@ -34,6 +34,7 @@ class Known:
     saliencies: dict[str, Tensor]  # by the text that asked for them, (n_units,) each
     start: Mask | None
     seconds: float  # that finding it out took, also in an earlier process
+    pruning: float  # of them, those of gradual pruning: the same in every process
 
 
 def known(
@@ -63,7 +64,8 @@ def known(
     begun, search = perf_counter(), cell.settings.search
     saliencies = {text: looking.saliency(text) for text in search.saliencies}
     start = None if search.warm_start is None else looking.start(search.warm_start, saliencies)
-    return Known(saliencies, start, perf_counter() - begun + looking.seconds_before)
+    seconds = perf_counter() - begun + looking.seconds_before
+    return Known(saliencies, start, seconds, looking.pruning)
 
 
 @dataclass
@@ -79,6 +81,7 @@ class _Looking:
     folder: Path
     watcher: Watcher
     seconds_before: float = 0.0  # of an earlier process
+    pruning: float = 0.0  # seconds of gradual pruning, in this process or an earlier one
 
     def saliency(self, text: str) -> Tensor:
         """A criterion's saliency (n_units,)."""
@@ -113,6 +116,7 @@ class _Looking:
         if file.exists():
             tensors, seconds = load_tensors(file)
             self.seconds_before += seconds
+            self.pruning += seconds
             return tensors["saliency"]
         assert isinstance(self.density, float), "refused with the settings"
         begun = perf_counter()
@@ -137,7 +141,9 @@ class _Looking:
         )
         self.watcher.search_begins(self.cell)
         self.folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(file, {"saliency": saliency}, perf_counter() - begun)
+        seconds = perf_counter() - begun
+        save_tensors(file, {"saliency": saliency}, seconds)
+        self.pruning += seconds
         return saliency
 
     def _at(self, moment: str) -> nn.Module:

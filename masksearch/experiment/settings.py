@@ -37,7 +37,7 @@ class ScoringSettings:
     """How masks are made and scored."""
 
     seconds: float | None = None
-    """Seconds of proposing and scoring per search, beside the budget; results then depend on the machine."""
+    """Seconds of gradual pruning, proposing and scoring per search, beside budget; so results depend on the machine."""
     search_images: int | None = None
     """Validation images that scorers see (redrawn: in every stage); 2,000 or half of them if not given."""
     subsets: SubsetKind = "fixed"

@@ -16,6 +16,7 @@ from masksearch.errors import InputError
 from masksearch.experiment import Watcher, run_sweep
 from masksearch.gradual import gradual_saliency
 from masksearch.history_file import read_rows
+from masksearch.loop import search
 from masksearch.report.searches import search_drawings
 from masksearch.report.style import Looks
 from masksearch.scoring import Scorer, ShortTraining
@@ -167,7 +168,7 @@ def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypat
         return gradual_saliency(*given, **named)
 
     monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
-    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4}
+    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4, "seconds": 60.0}
     [whole] = sweep_in(tmp_path / "whole", **flat)
     with monkeypatch.context() as patch:
         patch.setattr(Scorer, "score", interrupt)
@@ -177,6 +178,28 @@ def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypat
     assert len(calls) == 2
     assert parts.mask == whole.mask
     assert parts.metrics["seconds"]["search"] >= 0.3
+
+
+def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch):
+    budgets = []
+
+    def slow(*given, **named):
+        time.sleep(0.3)
+        return gradual_saliency(*given, **named)
+
+    def noting(*given, **named):
+        budgets.append(named["budget"])
+        return search(*given, **named)
+
+    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
+    monkeypatch.setattr("masksearch.experiment.find.search", noting)
+    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4}
+    sweep_in(tmp_path, **flat, seconds=60.0)
+    [cell] = sweep_in(tmp_path, **flat, seconds=0.1, name="short")
+    sweep_in(tmp_path, **flat, name="free")
+    assert 0 < budgets[0].seconds < 59.7
+    assert len(list(read_rows(cell.folder))) == 1
+    assert budgets[2].seconds is None
 
 
 def test_who_watches_hears_of_gradual_pruning(tmp_path):
