@@ -94,9 +94,9 @@ class ProgressBars(Watcher):
     def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
         """Print the cell's line."""
         untrained, trained = metrics["untrained"]["test_accuracy"], metrics["trained"]["test_accuracy"]
-        collapsed = f"  [yellow]empties {', '.join(metrics['mask']['empty_layers'])}[/]" * bool(
-            metrics["mask"]["empty_layers"]
-        )
+        emptied, constant = metrics["mask"]["empty_layers"], metrics["trained"]["constant_outputs"]
+        collapsed = f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
+        collapsed += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(
             f"[dim]{cell.label:<44}[/] untrained {100 * untrained:6.2f} %  trained {100 * trained:6.2f} %{collapsed}",
             highlight=False,

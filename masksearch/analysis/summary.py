@@ -39,6 +39,7 @@ class SummaryRow:
     search_seconds: Estimate
     retrain_seconds: Estimate
     emptied: int  # seeds whose mask empties a layer
+    constant: int  # seeds whose trained network has outputs that are the same for all images
     diverged: int  # seeds whose retraining ended early, because its loss was no number
     rounds: tuple[RoundRow, ...]  # of pruning and training, one after the other
     cap: tuple[str, float] | None  # the cost that masks have a cap on, and the cap as a share of the dense network's
@@ -94,6 +95,7 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
         search_seconds=nothing,
         retrain_seconds=nothing,
         emptied=0,
+        constant=0,
         diverged=0,
         rounds=(dense_row(networks),),
         cap=None,
@@ -136,6 +138,7 @@ def _row(group: Group) -> SummaryRow:
         search_seconds=over_seeds("seconds", "search"),
         retrain_seconds=over_seeds("seconds", "retrain"),
         emptied=sum(bool(cell["mask"]["empty_layers"]) for cell in cells),
+        constant=sum(bool(cell["trained"]["constant_outputs"]) for cell in cells),
         diverged=sum(cell["trained"]["diverged"] for cell in cells),
         rounds=round_rows(cells),
         cap=None if cap is None else (cap["cost"], cap["share"]),

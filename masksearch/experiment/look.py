@@ -24,6 +24,8 @@ from masksearch.training.record import Weights
 
 __all__ = ["PRICES", "Looker"]
 
+_LOOKED_AT = 100  # images, for outputs that are constant
+
 PRICES = ("cost", "layers", "seconds")
 """What :meth:`Looker.costs` tells."""
 
@@ -69,7 +71,7 @@ class Looker:
             "epochs": [asdict(epoch) for epoch in round_.training.epochs] if round_.training else [],
             "seconds": {"test": seconds},  # of the last moment, after training
         }
-        row["trained"] |= _end_of(round_.training)
+        row["trained"] |= {"constant_outputs": self._constant_outputs(round_), **_end_of(round_.training)}
         return row
 
     def costs(self, network: nn.Module, round_: Round, found: Found) -> dict[str, Any]:
@@ -86,6 +88,13 @@ class Looker:
                 **latencies(copy.deepcopy(network), full, example),
             },
         }
+
+    def _constant_outputs(self, round_: Round) -> int:
+        """Outputs of the trained network that are the same for all of some test images: cut off, or dead."""
+        network = draw_ticket(self.build(), self.space, round_.mask, round_.trained).network.to(self.device).eval()
+        with torch.no_grad():
+            logits = network(self.data.test.images[:_LOOKED_AT].to(self.device))
+        return int((logits == logits[:1]).all(0).sum())
 
     def _accuracy(self, mask: Mask, weights: Weights) -> tuple[dict[str, Any], float]:
         """On the test set, and the seconds that a pass over it takes."""

@@ -153,6 +153,10 @@ class Settings:
             raise InputError(
                 f"cost_weight: {self.scoring.cost_weight}; all weights cost the same, so granularity must be filter"
             )
+        if self.sweep.granularity == "weight" and not OBJECTIVES[self.sweep.objective].for_weights:
+            raise InputError(
+                f"objective: {self.sweep.objective}; it hardly tells weight masks apart, so granularity must be filter"
+            )
         if self.sweep.capped is not None:
             self._check_caps(self.sweep.capped)
         if self.scoring.connected:
@@ -166,6 +170,10 @@ class Settings:
                     f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
                     f"{self.sweep.granularity}"
                 )
+        if self.search.saliencies:
+            self._check_saliencies()
+        if self.search.training_lr is not None and self.sweep.objective != "short_training":
+            raise InputError(f"training_lr: {self.search.training_lr}; {self.sweep.objective} trains nothing")
         if OBJECTIVES[self.sweep.objective].images == 0:
             self._check_imageless(self.sweep.objective)
         if any(source.epochs for source in self.search.sources):
@@ -221,6 +229,15 @@ class Settings:
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
+
+    def _check_saliencies(self) -> None:
+        searches = [name for name, _ in map(split_method, self.sweep.methods) if name in SEARCHERS]
+        able = ("eda", "evolution", *(["annealing"] if self.annealing.densities else []))
+        if searches and not any(name in able or name.startswith("optuna_") for name in searches):
+            raise InputError(
+                f"saliencies: {' '.join(self.search.saliencies)}; {' '.join(searches)} goes by none: eda, evolution, "
+                "optuna_* and annealing.densities do, and a warm start is for all"
+            )
 
     def _check_gradual(self) -> None:
         names = " ".join(text for text in self.search.criteria if "@gradual" in text)

@@ -44,7 +44,7 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "search s": lambda row: row.search_seconds.plain(".1f"),
     "train s": lambda row: row.retrain_seconds.plain(".1f"),
 }
-_TEXTS = {"method": 18, "variant": 16}  # columns that may fold, and the width that they fold to at most
+_TEXTS = {"method": 14, "variant": 14}  # columns that may fold, and the width that they fold to at most
 _LESS = (
     *("train s", "search s", "scorings", "params", "gap", "speed x"),
     *("MACs %", "found", "cap", "cost %", "untrained %"),
@@ -64,7 +64,7 @@ _MEANINGS = {
 
 
 def _method(row: SummaryRow) -> str:
-    notes = {"empties a layer": row.emptied, "diverged": row.diverged}
+    notes = {"empties a layer": row.emptied, "constant outputs": row.constant, "diverged": row.diverged}
     marks = [f"{note}: {count} of {row.trained.n}" for note, count in notes.items() if count]
     return name_of(row.method, row.learned) + (f" ({'; '.join(marks)})" if marks else "")
 

@@ -58,6 +58,7 @@ class Objective:
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
     images: int | None = None  # that it looks at, at most; None: at all
+    for_weights: bool = True  # whether it tells weight masks apart, too
 
 
 OBJECTIVES: Table[Objective] = Table(
@@ -79,6 +80,8 @@ OBJECTIVES: Table[Objective] = Table(
             of_network=ntk_condition,
             images=KERNEL_IMAGES,
         ),
-        "width": Objective("minus the sum of the layers' reciprocal widths", of_network=width, images=0),
+        "width": Objective(
+            "filters: minus the sum of the layers' reciprocal widths", of_network=width, images=0, for_weights=False
+        ),
     },
 )

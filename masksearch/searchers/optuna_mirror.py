@@ -29,7 +29,8 @@ def quiet() -> Iterator[None]:
 
 def opened(url: str) -> optuna.storages.RDBStorage:
     """The storage of that URL, its tables made if they aren't there; InputError if it can't be opened."""
-    from sqlalchemy.exc import DBAPIError  # importing it takes its time
+    from sqlalchemy.engine import make_url  # importing it takes its time
+    from sqlalchemy.exc import ArgumentError, DBAPIError
 
     waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None  # seconds, for another's writing
     reason = ""
@@ -42,7 +43,11 @@ def opened(url: str) -> optuna.storages.RDBStorage:
             if not isinstance(error, DBAPIError | StorageInternalError):
                 break
             time.sleep(0.1)
-    raise InputError(f"storage: {url!r} can't be opened ({reason}); an SQLAlchemy URL is needed")
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        raise InputError(f"storage: {url!r} is no URL; sqlite:///FILE is one, of a file here") from None
+    raise InputError(f"storage: {shown!r} can't be opened ({reason})")
 
 
 class Mirror:

@@ -31,7 +31,7 @@ def test_rows_hold_the_figures_of_their_cells():
         assert got.mean == pytest.approx(np.mean(values))
         assert got.half_width == pytest.approx(np.std(values, ddof=1) / math.sqrt(3) * t.ppf(0.975, 2), abs=1e-12)
         assert got.n == 3
-    assert (row.emptied, row.diverged) == (1, 0)
+    assert (row.emptied, row.constant, row.diverged) == (1, 1, 0)
     assert (dense.method, dense.sparsity, dense.emptied) == ("dense", 0.0, 0)
     assert (dense.params.mean, dense.macs.mean, dense.total_macs.mean, dense.speedup.mean) == (1000, 1, 5000, 1)
     assert all(e.n == 0 for e in (dense.untrained, dense.accuracy_gap, dense.scorings, dense.search_seconds))

@@ -6,6 +6,7 @@ import time
 import optuna
 import pytest
 import torch
+from rich.console import Console
 from small_sweeps import MLP, settings_in, small_data, small_world, sweep_in  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,10 +18,12 @@ from masksearch.experiment import Watcher, run_sweep
 from masksearch.gradual import gradual_saliency
 from masksearch.history_file import read_rows
 from masksearch.loop import search
+from masksearch.progress import ProgressBars
 from masksearch.report.searches import search_drawings
 from masksearch.report.style import Looks
 from masksearch.scoring import Scorer, ShortTraining
 from masksearch.searchers import RandomSearch
+from masksearch.searchers.optuna_mirror import opened
 from masksearch.seeds import derive
 from masksearch.training import TrainSettings, train
 from masksearch.trial import Budget, Problem
@@ -116,6 +119,26 @@ def test_a_shared_study_leaves_other_searchers_alone(tmp_path):
     [alone] = sweep_in(tmp_path, methods=["annealing"])
     [beside] = sweep_in(tmp_path, methods=["annealing"], optuna=optuna_settings, name="beside")
     assert alone.mask == beside.mask
+
+
+def test_outputs_that_a_mask_cuts_off_are_counted(tmp_path, capsys):
+    few = {"methods": ["random"], "layer_sparsity": ["fc3=0.98"], "sparsity": [0.5]}  # 2 of 100 weights
+    with ProgressBars(Console(width=200)) as bars:
+        [cut] = run_sweep([settings_in(tmp_path, **few)], bars).cells
+        [whole] = run_sweep([settings_in(tmp_path, methods=["random"], sparsity=[0.5], name="whole")], bars).cells
+    assert cut["trained"]["constant_outputs"] in (8, 9)
+    assert whole["trained"]["constant_outputs"] == 0
+    assert capsys.readouterr().out.count(f"{cut['trained']['constant_outputs']} outputs are constant") == 1
+
+
+def test_what_a_storage_lacks_is_said_without_its_password(tmp_path):
+    for url, message in (
+        (f"sqlite:///{tmp_path}/no/folder.db", "unable to open database file.$"),
+        ("postgresql://me:secret@localhost/x", "postgresql://me:...@localhost/x' can't be opened"),
+    ):
+        with pytest.raises(InputError, match=message) as caught:
+            opened(url)
+        assert "secret" not in str(caught.value)
 
 
 def test_bad_trials_are_stopped_early_and_cost_less(tmp_path):
@@ -413,7 +436,10 @@ WRONG = {
         "methods": ["optuna_gp"],
         "optuna": {"parametrisation": "bits"},
     },
-    "storage: 'nowhere' can't be opened": {"methods": ["optuna_tpe"], "optuna": {"storage": "nowhere"}},
+    "storage: 'nowhere' is no URL; sqlite:///FILE is one": {
+        "methods": ["optuna_tpe"],
+        "optuna": {"storage": "nowhere"},
+    },
     "optuna.study: 's', optuna.storage: None; .* a name and the URL": {
         "methods": ["optuna_tpe"],
         "optuna": {"study": "s"},
@@ -450,6 +476,12 @@ WRONG = {
         "warm_start": "magnitude",
         "budget": 8,
     },
+    "objective: width; it hardly tells weight masks apart": {"objective": "width"},
+    "saliencies: magnitude; annealing random_search goes by none: eda": {
+        "methods": ["annealing", "random_search", "magnitude"],
+        "saliencies": ["magnitude"],
+    },
+    "training_lr: 0.1; calibrated_loss trains nothing": {"training_lr": 0.1},
     "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},

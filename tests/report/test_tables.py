@@ -95,6 +95,12 @@ def test_the_caption_explains_only_what_is_there(finished, rounds):
     assert "control" not in caption(one, columns_of(one))
 
 
+def test_networks_with_constant_outputs_are_marked(finished):
+    cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
+    cells[1] = cells[1] | {"trained": cells[1]["trained"] | {"constant_outputs": 9}}
+    assert "constant outputs: 1 of 3" in table_rows(summarise(cells), ["method"])[1][0]
+
+
 def test_trainings_that_diverged_are_marked(finished):
     cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
     cells[0] = cells[0] | {"trained": cells[0]["trained"] | {"diverged": True}}
