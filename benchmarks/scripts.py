@@ -25,7 +25,7 @@ _PLANTED = {
     "annealing_traps": f"--problems coupled deceptive --units 200 --density 0.5 --seeds 5 --budget 10000 {_ANNEALING}",
     "equal": "--problems equal --searchers annealing eda evolution --figure problems_equal",
     "equal_annealing": "--problems equal --budget 200000 --searchers annealing",
-    "layered": "--problems layered --seeds 5 --budget 300 --searchers annealing annealing:densities=True "
+    "layered": "--problems layered --budget 300 --searchers annealing annealing:densities=True "
     "optuna_tpe:saliency=hint evolution eda:saliency=hint",
     "small": "--problems coupled deceptive --units 200 --density 0.5 --budget 10000 --figure problems_small",
     "large": "--problems equal --units 1000000 --seeds 1 --budget 300 --searchers annealing annealing:within=0.5 "
