@@ -232,8 +232,13 @@ class Settings:
 
     def _check_saliencies(self) -> None:
         searches = [name for name, _ in map(split_method, self.sweep.methods) if name in SEARCHERS]
-        able = ("eda", "evolution", *(["annealing"] if self.annealing.densities else []))
-        if searches and not any(name in able or name.startswith("optuna_") for name in searches):
+        blind = [
+            "random_search",
+            "annealing_thesis_mlp",
+            "annealing_thesis_cnn",
+            *([] if self.annealing.densities else ["annealing"]),
+        ]
+        if searches and all(name in blind for name in searches):
             raise InputError(
                 f"saliencies: {' '.join(self.search.saliencies)}; {' '.join(searches)} goes by none: eda, evolution, "
                 "optuna_* and annealing.densities do, and a warm start is for all"
