@@ -170,8 +170,6 @@ class Settings:
                     f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
                     f"{self.sweep.granularity}"
                 )
-        if self.search.saliencies:
-            self._check_saliencies()
         if self.search.training_lr is not None and self.sweep.objective != "short_training":
             raise InputError(f"training_lr: {self.search.training_lr}; {self.sweep.objective} trains nothing")
         if OBJECTIVES[self.sweep.objective].images == 0:
@@ -229,20 +227,6 @@ class Settings:
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
-
-    def _check_saliencies(self) -> None:
-        searches = [name for name, _ in map(split_method, self.sweep.methods) if name in SEARCHERS]
-        blind = [
-            "random_search",
-            "annealing_thesis_mlp",
-            "annealing_thesis_cnn",
-            *([] if self.annealing.densities else ["annealing"]),
-        ]
-        if searches and all(name in blind for name in searches):
-            raise InputError(
-                f"saliencies: {' '.join(self.search.saliencies)}; {' '.join(searches)} goes by none: eda, evolution, "
-                "optuna_* and annealing.densities do, and a warm start is for all"
-            )
 
     def _check_gradual(self) -> None:
         names = " ".join(text for text in self.search.criteria if "@gradual" in text)

@@ -477,10 +477,6 @@ WRONG = {
         "budget": 8,
     },
     "objective: width; it hardly tells weight masks apart": {"objective": "width"},
-    "saliencies: magnitude; annealing random_search goes by none: eda": {
-        "methods": ["annealing", "random_search", "magnitude"],
-        "saliencies": ["magnitude"],
-    },
     "training_lr: 0.1; calibrated_loss trains nothing": {"training_lr": 0.1},
     "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
