@@ -235,7 +235,7 @@ def _check_subsets(cell: Cell, stages: int) -> None:
 
 
 def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
-    """Start the cell's searcher on its problem, stand-ins for what isn't known yet, if it may refuse it."""
+    """Start a searcher that may refuse its problem, with stand-ins for what isn't known yet; open the storage."""
     searcher, density, settings = cell.searcher(), cell.densities(space)[-1], cell.settings
     if isinstance(searcher, OptunaSearch):
         searcher = replace(searcher, storage=None, study=None)  # nothing is written yet

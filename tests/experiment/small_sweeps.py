@@ -32,6 +32,10 @@ SMALL: dict[str, Any] = {
     "device": "cpu",
     "threads": 1,
 }
+# Searches of trained networks' weights, by two saliencies, and scored by short trainings.
+TRAINED = {"find_at": ["end"], "methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one"}
+MIXTURE = {"saliencies": ["magnitude", "snip@0"], "optuna": {"parametrisation": "mixture"}}
+SHORT = {"objective": "short_training", "training_steps": 3, "training_lr": 0.3, "batch_size": 50}
 
 
 class TinyResidual(nn.Module):

@@ -1,36 +1,24 @@
 """What searches are given in sweeps: saliencies, starts, short trainings, connected masks, a second look."""
 
-import re
-import time
-
-import optuna
 import pytest
 import torch
 from rich.console import Console
-from small_sweeps import MLP, settings_in, small_data, small_world, sweep_in  # noqa: F401
+from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, settings_in, small_data, small_world, sweep_in  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch.analysis import group_cells
 from masksearch.criteria import Connectivity, select
-from masksearch.dynamic import Gradual
 from masksearch.errors import InputError
-from masksearch.experiment import Watcher, run_sweep
-from masksearch.gradual import gradual_saliency
+from masksearch.experiment import run_sweep
 from masksearch.history_file import read_rows
-from masksearch.loop import search
 from masksearch.progress import ProgressBars
 from masksearch.report.searches import search_drawings
 from masksearch.report.style import Looks
 from masksearch.scoring import Scorer, ShortTraining
 from masksearch.searchers import RandomSearch
-from masksearch.searchers.optuna_mirror import opened
 from masksearch.seeds import derive
-from masksearch.training import TrainSettings, train
+from masksearch.training import TrainSettings
 from masksearch.trial import Budget, Problem
-
-TRAINED = {"find_at": ["end"], "methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one"}
-MIXTURE = {"saliencies": ["magnitude", "snip@0"], "optuna": {"parametrisation": "mixture"}}
-SHORT = {"objective": "short_training", "training_steps": 3, "training_lr": 0.3, "batch_size": 50}
 
 
 def test_a_mixture_begins_with_the_masks_of_its_criteria_at_their_moments(tmp_path):
@@ -38,54 +26,6 @@ def test_a_mixture_begins_with_the_masks_of_its_criteria_at_their_moments(tmp_pa
     criteria = sweep_in(tmp_path, methods=["magnitude@end", "snip@0"], sparsity=[0.9], on_empty="keep_one", name="c")
     rows = list(read_rows(cell.folder))
     assert [row.mask_hash for row in rows[:2]] == [one.mask.hash for one in criteria]
-
-
-def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
-    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    [name] = optuna.get_all_study_names(f"sqlite:///{cell.folder / 'optuna.db'}")
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{cell.folder / 'optuna.db'}")
-    scores = [row.score.value for row in read_rows(cell.folder)]
-    assert [trial.value for trial in study.trials] == pytest.approx(scores)
-
-
-def test_searches_of_one_storage_keep_a_study_each(tmp_path):
-    url = f"sqlite:///{tmp_path / 'all.db'}"
-    shared = {"methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one", "optuna": {"storage": url}}
-    cells = sweep_in(tmp_path, **shared, find_at=["0", "end"])  # a searcher can't tell these apart
-    cells += sweep_in(tmp_path, **shared, find_at=["0"], objective="accuracy", name="other")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    stored = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
-    assert len(stored) == 3
-    wanted = [[row.score.value for row in read_rows(cell.folder)] for cell in cells]
-    assert sorted([trial.value for trial in study.trials] for study in stored.values()) == sorted(wanted)
-
-
-def test_sweeps_of_one_study_search_together(tmp_path):
-    url = f"sqlite:///{tmp_path / 'all.db'}"
-    shared = {"methods": ["optuna_tpe"], "sparsity": [0.9, 0.8], "on_empty": "keep_one", "budget": 4}
-    shared["optuna"] = {"storage": url, "study": "both"}
-    one, other = (sweep_in(tmp_path, **shared, name=name) for name in ("one", "other"))
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    studies = {name: optuna.load_study(study_name=name, storage=url) for name in optuna.get_all_study_names(url)}
-    assert len(studies) == 2
-    for name, cells in zip(sorted(studies, reverse=True), zip(one, other, strict=True), strict=True):
-        own = [[row.score.value for row in read_rows(cell.folder)] for cell in cells]
-        study = studies[name]
-        assert [trial.value for trial in study.trials] == pytest.approx(own[0] + own[1])
-        assert own[0] != own[1], "both searches have proposed the same"
-        assert len({trial.user_attrs["seed"] for trial in study.trials}) == 2
-
-
-def test_what_does_not_change_scores_does_not_part_studies(tmp_path):
-    url = f"sqlite:///{tmp_path / 'all.db'}"
-    shared = {"methods": ["optuna_random"], "find_at": ["0"], "optuna": {"storage": url, "study": "both"}}
-    sweep_in(tmp_path, **shared, budget=3)
-    sweep_in(tmp_path, **shared, budget=4, name="longer", rescore=2, rewind_to=["1ep"], proposals=2)
-    [name] = optuna.get_all_study_names(url)
-    assert len(optuna.load_study(study_name=name, storage=url).trials) == 7
-    sweep_in(tmp_path, **shared, budget=3, name="other", objective="accuracy")
-    assert len(optuna.get_all_study_names(url)) == 2
 
 
 @pytest.mark.parametrize(
@@ -103,24 +43,6 @@ def test_layers_with_sparsities_of_their_own_are_searched(searches, tmp_path):
     assert [cell.mask.densities()["fc1"] for cell in cells] == pytest.approx([0.2, 0.1], abs=0.001)
 
 
-def test_nothing_is_written_to_a_shared_study_before_the_search(tmp_path):
-    url = f"sqlite:///{tmp_path / 'all.db'}"
-    blocks = {"parametrisation": "blocks", "storage": url, "study": "both"}
-    layers = {"layer_sparsity": ["fc3=0.5"], "sparsity": [0.8, 0.9], "on_empty": "keep_one"}
-    cells = sweep_in(tmp_path, methods=["optuna_random"], optuna=blocks, budget=3, **layers)
-    names = optuna.get_all_study_names(url)
-    assert len(names) == len(cells)
-    assert all(name.startswith("both/optuna_random_s") for name in names)
-
-
-def test_a_shared_study_leaves_other_searchers_alone(tmp_path):
-    url = f"sqlite:///{tmp_path / 'all.db'}"
-    optuna_settings = {"storage": url, "study": "both"}
-    [alone] = sweep_in(tmp_path, methods=["annealing"])
-    [beside] = sweep_in(tmp_path, methods=["annealing"], optuna=optuna_settings, name="beside")
-    assert alone.mask == beside.mask
-
-
 def test_outputs_that_a_mask_cuts_off_are_counted(tmp_path, capsys):
     few = {"methods": ["random"], "layer_sparsity": ["fc3=0.98"], "sparsity": [0.5]}  # 2 of 100 weights
     with ProgressBars(Console(width=200)) as bars:
@@ -131,174 +53,10 @@ def test_outputs_that_a_mask_cuts_off_are_counted(tmp_path, capsys):
     assert capsys.readouterr().out.count(f"{cut['trained']['constant_outputs']} outputs are constant") == 1
 
 
-def test_what_a_storage_lacks_is_said_without_its_password(tmp_path):
-    for url, message in (
-        (f"sqlite:///{tmp_path}/no/folder.db", "unable to open database file.$"),
-        ("postgresql://me:secret@localhost/x", "postgresql://me:...@localhost/x' can't be opened"),
-    ):
-        with pytest.raises(InputError, match=message) as caught:
-            opened(url)
-        assert "secret" not in str(caught.value)
-
-
-def test_bad_trials_are_stopped_early_and_cost_less(tmp_path):
-    searches = {**TRAINED, **SHORT, "training_steps": 16, "methods": ["optuna_random"], "budget": 14}
-    [whole] = sweep_in(tmp_path, **searches)
-    [stopping] = sweep_in(tmp_path, **searches, optuna={"pruner": "median"}, name="stopping")
-    rows, full = list(read_rows(stopping.folder)), list(read_rows(whole.folder))
-    finished = [row.number for row in rows if row.score.exact]
-    assert 5 <= len(finished) < 14
-    assert [rows[number].score.value for number in finished] == [full[number].score.value for number in finished]
-    assert sum(row.score.images for row in rows if not row.score.exact) < 0.8 * sum(
-        row.score.images for row in full if row.number not in finished
-    )
-    [name] = optuna.get_all_study_names(f"sqlite:///{stopping.folder / 'optuna.db'}")
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{stopping.folder / 'optuna.db'}")
-    states = ["COMPLETE" if row.score.exact else "PRUNED" for row in rows]
-    assert [trial.state.name for trial in study.trials] == states
-    assert all(trial.intermediate_values for trial in study.trials)
-
-
 def test_a_search_starts_from_a_criterions_mask(tmp_path):
     [cell] = sweep_in(tmp_path, methods=["annealing"], warm_start="magnitude@end", find_at=["0"], budget=1)
     trained = cell.build(cell.moment("end"))
     assert cell.mask == select("magnitude", trained, cell.space, density=0.25, on_empty="allow")
-
-
-GRADUAL = "magnitude@gradual:2ep"
-
-
-def test_saliencies_of_gradual_pruning_go_on_from_the_weights_that_masks_are_found_at(tmp_path):
-    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1)
-    data, network, space = small_data(), cell.build(cell.moment("end")), cell.space
-
-    def choose(density, alive):
-        return select("magnitude", network, space, density=density, alive=alive, on_empty="keep_one")
-
-    gradual = Gradual(network, space, choose, 0.1, steps=8)
-    training = TrainSettings(epochs=2, lr=0.1, batch_size=64)
-    train(network, data.train, training, remask=gradual, seed=derive(0, "gradual saliency"))
-    assert cell.mask == gradual.mask
-
-
-def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypatch):
-    """A search that goes on doesn't prune again, and has the time that an earlier process took."""
-    calls = []
-
-    def slow(*given, **named):
-        calls.append(given)
-        time.sleep(0.3)
-        return gradual_saliency(*given, **named)
-
-    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
-    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4, "seconds": 60.0}
-    [whole] = sweep_in(tmp_path / "whole", **flat)
-    with monkeypatch.context() as patch:
-        patch.setattr(Scorer, "score", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            sweep_in(tmp_path / "parts", **flat)
-    [parts] = sweep_in(tmp_path / "parts", **flat)
-    assert len(calls) == 2
-    assert parts.mask == whole.mask
-    assert parts.metrics["seconds"]["search"] >= 0.3
-
-
-def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch):
-    budgets = []
-
-    def slow(*given, **named):
-        time.sleep(0.3)
-        return gradual_saliency(*given, **named)
-
-    def noting(*given, **named):
-        budgets.append(named["budget"])
-        return search(*given, **named)
-
-    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
-    monkeypatch.setattr("masksearch.experiment.find.search", noting)
-    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4}
-    sweep_in(tmp_path, **flat, seconds=60.0)
-    [cell] = sweep_in(tmp_path, **flat, seconds=0.1, name="short")
-    sweep_in(tmp_path, **flat, name="free")
-    assert 0 < budgets[0].seconds < 59.7
-    assert len(list(read_rows(cell.folder))) == 1
-    assert budgets[2].seconds is None
-
-
-def test_who_watches_hears_of_gradual_pruning(tmp_path):
-    heard = []
-
-    class Listening(Watcher):
-        def gradual_begins(self, cell, criterion, epochs):
-            heard.append((criterion, epochs))
-
-        def search_begins(self, cell):
-            heard.append("search")
-
-        def epoch(self, row):
-            heard.append("epoch")
-
-        def trial(self, cell, trial):
-            heard.append("trial")
-
-    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 1, "retrain_epochs": 0}
-    run_sweep([settings_in(tmp_path, **flat)], Listening())
-    assert heard[heard.index(("magnitude", 2)) :] == [("magnitude", 2), "epoch", "epoch", "search", "trial"]
-
-
-def interrupt(*given):
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1},
-        {"granularity": "filter", "model": "tiny_residual", "saliencies": ["filter_l1@gradual:1ep", "fpgm"]},
-        {"scope": "erk", "lr_schedule": "plateau"},
-    ],
-    ids=["rounds", "filters", "scope and schedule"],
-)
-def test_gradual_pruning_goes_with_rounds_filters_scopes_and_schedules(changes, tmp_path):
-    [cell] = sweep_in(
-        tmp_path, **TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "sparsity": [0.75], "budget": 3} | changes
-    )
-    assert cell.mask.density == pytest.approx(0.25, abs=0.02)
-
-
-def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
-    flat = TRAINED | {"methods": ["annealing"], "warm_start": GRADUAL, "budget": 1}
-    [cell] = sweep_in(tmp_path, **flat)
-    [mixture] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1, name="mixture")
-    assert cell.mask == mixture.mask
-    [connected] = sweep_in(
-        tmp_path, **flat | {"methods": ["optuna_random"], "saliencies": [GRADUAL], "connected": True}, name="connected"
-    )
-    assert (
-        not Connectivity(connected.build(connected.moment("0")), connected.space, small_data().test.images[:1])
-        .dead(connected.mask)
-        .any()
-    )
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"saliencies": ["magnitude@gradual:0ep"]},
-            "magnitude@gradual:0ep; write magnitude@gradual:2ep, for 1 epoch or more",
-        ),
-        ({"saliencies": ["magnitude@gradual:2"]}, "magnitude@gradual:2; write magnitude@gradual:2ep"),
-        ({"warm_start": GRADUAL, "layer_sparsity": ["1=0.5"]}, "gradual pruning follows one density"),
-        (
-            {"saliencies": ["filter_l1@gradual:2ep"], "granularity": "filter", "max_macs": [0.5]},
-            "filter_l1@gradual:2ep; with max_macs there is no one density",
-        ),
-    ],
-)
-def test_gradual_pruning_that_can_not_be_is_refused(changes, message, tmp_path):
-    with pytest.raises(InputError, match=re.escape(message)):
-        settings_in(tmp_path, **TRAINED | changes)
 
 
 def test_short_trainings_start_where_the_retraining_starts(tmp_path):

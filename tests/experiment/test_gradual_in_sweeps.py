@@ -1,0 +1,153 @@
+"""What sweeps' searches learn from gradual pruning: kept on disk, within their seconds, heard of by who watches."""
+
+import re
+import time
+
+import pytest
+from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, settings_in, small_data, small_world, sweep_in  # noqa: F401
+
+from masksearch.criteria import Connectivity, select
+from masksearch.dynamic import Gradual
+from masksearch.errors import InputError
+from masksearch.experiment import Watcher, run_sweep
+from masksearch.gradual import gradual_saliency
+from masksearch.history_file import read_rows
+from masksearch.loop import search
+from masksearch.scoring import Scorer
+from masksearch.seeds import derive
+from masksearch.training import TrainSettings, train
+
+GRADUAL = "magnitude@gradual:2ep"
+
+
+def interrupt(*given):
+    raise KeyboardInterrupt
+
+
+def test_saliencies_of_gradual_pruning_go_on_from_the_weights_that_masks_are_found_at(tmp_path):
+    [cell] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1)
+    data, network, space = small_data(), cell.build(cell.moment("end")), cell.space
+
+    def choose(density, alive):
+        return select("magnitude", network, space, density=density, alive=alive, on_empty="keep_one")
+
+    gradual = Gradual(network, space, choose, 0.1, steps=8)
+    training = TrainSettings(epochs=2, lr=0.1, batch_size=64)
+    train(network, data.train, training, remask=gradual, seed=derive(0, "gradual saliency"))
+    assert cell.mask == gradual.mask
+
+
+def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypatch):
+    """A search that goes on doesn't prune again, and has the time that an earlier process took."""
+    calls = []
+
+    def slow(*given, **named):
+        calls.append(given)
+        time.sleep(0.3)
+        return gradual_saliency(*given, **named)
+
+    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
+    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4, "seconds": 60.0}
+    [whole] = sweep_in(tmp_path / "whole", **flat)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scorer, "score", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sweep_in(tmp_path / "parts", **flat)
+    [parts] = sweep_in(tmp_path / "parts", **flat)
+    assert len(calls) == 2
+    assert parts.mask == whole.mask
+    assert parts.metrics["seconds"]["search"] >= 0.3
+
+
+def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch):
+    budgets = []
+
+    def slow(*given, **named):
+        time.sleep(0.3)
+        return gradual_saliency(*given, **named)
+
+    def noting(*given, **named):
+        budgets.append(named["budget"])
+        return search(*given, **named)
+
+    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
+    monkeypatch.setattr("masksearch.experiment.find.search", noting)
+    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4}
+    sweep_in(tmp_path, **flat, seconds=60.0)
+    [cell] = sweep_in(tmp_path, **flat, seconds=0.1, name="short")
+    sweep_in(tmp_path, **flat, name="free")
+    assert 0 < budgets[0].seconds < 59.7
+    assert len(list(read_rows(cell.folder))) == 1
+    assert budgets[2].seconds is None
+
+
+def test_who_watches_hears_of_gradual_pruning(tmp_path):
+    heard = []
+
+    class Listening(Watcher):
+        def gradual_begins(self, cell, criterion, epochs):
+            heard.append((criterion, epochs))
+
+        def search_begins(self, cell):
+            heard.append("search")
+
+        def epoch(self, row):
+            heard.append("epoch")
+
+        def trial(self, cell, trial):
+            heard.append("trial")
+
+    flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 1, "retrain_epochs": 0}
+    run_sweep([settings_in(tmp_path, **flat)], Listening())
+    assert heard[heard.index(("magnitude", 2)) :] == [("magnitude", 2), "epoch", "epoch", "search", "trial"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1},
+        {"granularity": "filter", "model": "tiny_residual", "saliencies": ["filter_l1@gradual:1ep", "fpgm"]},
+        {"scope": "erk", "lr_schedule": "plateau"},
+    ],
+    ids=["rounds", "filters", "scope and schedule"],
+)
+def test_gradual_pruning_goes_with_rounds_filters_scopes_and_schedules(changes, tmp_path):
+    [cell] = sweep_in(
+        tmp_path, **TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "sparsity": [0.75], "budget": 3} | changes
+    )
+    assert cell.mask.density == pytest.approx(0.25, abs=0.02)
+
+
+def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
+    flat = TRAINED | {"methods": ["annealing"], "warm_start": GRADUAL, "budget": 1}
+    [cell] = sweep_in(tmp_path, **flat)
+    [mixture] = sweep_in(tmp_path, **TRAINED, **MIXTURE | {"saliencies": [GRADUAL, "snip@0"]}, budget=1, name="mixture")
+    assert cell.mask == mixture.mask
+    [connected] = sweep_in(
+        tmp_path, **flat | {"methods": ["optuna_random"], "saliencies": [GRADUAL], "connected": True}, name="connected"
+    )
+    assert (
+        not Connectivity(connected.build(connected.moment("0")), connected.space, small_data().test.images[:1])
+        .dead(connected.mask)
+        .any()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"saliencies": ["magnitude@gradual:0ep"]},
+            "magnitude@gradual:0ep; write magnitude@gradual:2ep, for 1 epoch or more",
+        ),
+        ({"saliencies": ["magnitude@gradual:2"]}, "magnitude@gradual:2; write magnitude@gradual:2ep"),
+        ({"warm_start": GRADUAL, "layer_sparsity": ["1=0.5"]}, "gradual pruning follows one density"),
+        (
+            {"saliencies": ["filter_l1@gradual:2ep"], "granularity": "filter", "max_macs": [0.5]},
+            "filter_l1@gradual:2ep; with max_macs there is no one density",
+        ),
+    ],
+)
+def test_gradual_pruning_that_can_not_be_is_refused(changes, message, tmp_path):
+    with pytest.raises(InputError, match=re.escape(message)):
+        settings_in(tmp_path, **TRAINED | changes)
