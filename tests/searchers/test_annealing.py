@@ -248,8 +248,10 @@ class TestChains:
 
     def test_none_holds_anothers_mask_object_which_a_resumed_search_could_not_restore(self):
         searcher = Annealing(chains=3)
-        searcher.start(problem(scorings=60, start=SPACE.random(0.1, generator=torch.Generator().manual_seed(0))))
-        drive(searcher, Planted(), 40, 3)
+        searcher.start(problem(scorings=30, start=SPACE.random(0.1, generator=torch.Generator().manual_seed(0))))
+        assert len({id(chain.current) for chain in searcher._chains}) == 3
+        searcher.tell(searcher.ask(3), [Score(1.0), Score(3.0), Score(2.0)])
+        searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
         assert searcher._met
         assert len({id(chain.current) for chain in searcher._chains}) == 3
 
