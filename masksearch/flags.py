@@ -130,6 +130,10 @@ def _in_one_line(box: str) -> str:
     message, *notes = (" ".join(part.split()) for part in parts if part.strip())
     groups = "|".join(group.name for group in fields(Settings))
     message = re.sub(f"^Error parsing ({groups}): ", "", message)
+    # Of a flag with several types, tyro tells what each of them made of the value.
+    message = re.sub(
+        r"no type matching (\S+) could be instantiated from \[(.*?)\]\. Got errors: .*", r"\2 is no \1", message
+    )
     for note in notes:
         note = note.removeprefix("Argument helptext: ")
         if note.startswith("Perhaps you meant: "):

@@ -67,6 +67,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--budgett 10": ["--budgett", "perhaps you meant --budget"],
     "--seeds 2.5": ["--seeds", "'2.5'", "INT"],
     "--seconds -1": ["seconds", "more than 0"],
+    "--seconds 2m": ["--seconds: '2m' is no {None}|FLOAT;"],
     "--methods magnitude@gradual:2ep": ["magnitude@gradual:2ep", "saliencies and warm_start"],
     "--find-at 3": ["find_at: '3'", "3ep"],
     "--find-at 11ep": ["11ep is longer than the training of 10ep"],
