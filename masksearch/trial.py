@@ -13,9 +13,10 @@ from masksearch.move import Move
 from masksearch.rungs import Judge
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 
-__all__ = ["STAGE", "Budget", "Cost", "Problem", "Proposal", "Refine", "Score", "Trial"]
+__all__ = ["STAGE", "TAKEN_IN", "Budget", "Cost", "Problem", "Proposal", "Refine", "Score", "Trial"]
 
 STAGE = "subset_stage"
+TAKEN_IN = "taken_in"  # a metric: trials of other searches that a searcher has learned from
 """The metric that says, in searches of several stages, which one a trial is of."""
 
 Cost = Hold | Callable[[Mask], float]

@@ -34,7 +34,7 @@ from masksearch.spaces import NetworkSpace
 from masksearch.stages import Stages
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
-from masksearch.trial import Budget, Proposal, Trial
+from masksearch.trial import TAKEN_IN, Budget, Proposal, Trial
 
 __all__ = ["Finder", "Found"]
 
@@ -45,6 +45,7 @@ class Found:
 
     mask: Mask
     scorings: int = 0  # by a search
+    taken_in: int = 0  # trials of other searches that it has learned from
     seconds: float = 0.0  # of a search or of learning a supermask
     front: dict[str, Any] | None = None  # where it lies on the front of a search with costs
 
@@ -134,7 +135,7 @@ class Finder:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
         seconds = given.seconds + history.seconds + perf_counter() - rescored
-        return Found(mask, len(history), seconds, front)
+        return Found(mask, len(history), _taken_in(history), seconds, front)
 
     def _with_study(self, searcher: OptunaSearch, folder: Path) -> OptunaSearch:
         """The searcher with a study in a storage: a copy in its own name, or one that other sweeps share."""
@@ -189,6 +190,11 @@ class Finder:
             on_epoch=on_epoch,
         )
         return Found(mask, seconds=seconds)
+
+
+def _taken_in(history: History) -> int:
+    """Trials of other searches that a search of a shared study has learned from."""
+    return int(history.trials[-1].metrics.get(TAKEN_IN, 0)) if len(history) else 0
 
 
 def _budget(cell: Cell, given: Known) -> Budget:

@@ -21,6 +21,7 @@ from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.ticket import draw_ticket
 from masksearch.training import Training, evaluate
 from masksearch.training.record import Weights
+from masksearch.trial import TAKEN_IN
 
 __all__ = ["PRICES", "Looker"]
 
@@ -63,9 +64,10 @@ class Looker:
         model.load_state_dict(round_.found_at)
         model.to(self.device)
         scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=round_.number > 1)
+        others = {TAKEN_IN: found.taken_in} if found.taken_in else {}
         row: dict[str, Any] = {
             "number": round_.number,
-            "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **scored},
+            "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **others, **scored},
             **{name: dict(seen[id(weights)]) for name, weights in moments.items()},
             "mask": _describe(round_.mask),
             "epochs": [asdict(epoch) for epoch in round_.training.epochs] if round_.training else [],

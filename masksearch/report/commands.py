@@ -61,7 +61,10 @@ def _alone(cell: Cell, name: str) -> Settings:
         retrain_lr=() if cell.retrain_lr is None else (cell.retrain_lr,),
         control=() if cell.control == "none" else (cell.control,),  # type: ignore[arg-type]
     )
-    return replace(settings, sweep=sweep, schedules=schedules, run=replace(settings.run, name=name))
+    optuna = settings.optuna
+    if optuna.study is not None:
+        optuna = replace(optuna, study=f"{optuna.study}_again")  # in the old one, the search would begin with its end
+    return replace(settings, sweep=sweep, schedules=schedules, optuna=optuna, run=replace(settings.run, name=name))
 
 
 def _size(cell: Cell) -> dict[str, Any]:

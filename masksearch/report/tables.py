@@ -40,7 +40,7 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "params": lambda row: row.params.plain(",.0f"),
     "MACs %": lambda row: row.macs.plain(".1f", 100),
     "speed x": lambda row: row.speedup.plain(".2f"),
-    "scorings": lambda row: row.scorings.plain(".0f"),
+    "scorings": lambda row: _scorings(row),
     "search s": lambda row: row.search_seconds.plain(".1f"),
     "train s": lambda row: row.retrain_seconds.plain(".1f"),
 }
@@ -67,6 +67,11 @@ def _method(row: SummaryRow) -> str:
     notes = {"empties a layer": row.emptied, "constant outputs": row.constant, "diverged": row.diverged}
     marks = [f"{note}: {count} of {row.trained.n}" for note, count in notes.items() if count]
     return name_of(row.method, row.learned) + (f" ({'; '.join(marks)})" if marks else "")
+
+
+def _scorings(row: SummaryRow) -> str:
+    own = row.scorings.plain(".0f")
+    return f"{own} + {row.taken_in.plain('.0f')}" if row.taken_in.mean > 0 else own
 
 
 def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
@@ -189,6 +194,8 @@ def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
             "shuffled: a control, the mask permuted within its layers; reinitialised: a control, the mask on fresh "
             "weights; repaired: the mask on weights made as orthonormal under it as it allows."
         )
+    if "scorings" in columns and any(row.taken_in.mean > 0 for row in rows):
+        sentences.append("scorings: a search's own + those of other searches that it took in, from a shared study.")
     if any(row.learned for row in rows):
         sentences.append(
             "(learned): supermasks, whose masks gradients have trained: they see more than scores and are no "

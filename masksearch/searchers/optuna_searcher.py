@@ -20,7 +20,7 @@ from masksearch.searchers.optuna_parametrisations import (
 )
 from masksearch.seeds import derive, numpy_generator
 from masksearch.table import choose
-from masksearch.trial import Problem, Proposal, Score
+from masksearch.trial import TAKEN_IN, Problem, Proposal, Score
 
 if TYPE_CHECKING:
     from masksearch.searchers.optuna_mirror import Mirror
@@ -216,6 +216,7 @@ class OptunaSearch(Searcher):
         self._study = self._new_study()
         self._mirror: Mirror | None = None
         self._shared = self._join()
+        self._taken_in = 0  # trials of other searches
         self._start_is_due = problem.start is not None
         self._asked: list[int | None] = []  # trial of every proposal that waits for its score; None: the warm start
 
@@ -281,7 +282,9 @@ class OptunaSearch(Searcher):
         if self._shared is not None:
             for trial in self._shared.news():
                 # Its own are those after its last checkpoint, which its history has forgotten: the starts come again.
-                self._study.take_in(trial, spares_starts=trial.user_attrs.get("seed") != self.problem.seed)
+                of_others = trial.user_attrs.get("seed") != self.problem.seed
+                self._study.take_in(trial, spares_starts=of_others)
+                self._taken_in += of_others
         room = self._study.room
         n = n if room is None else min(n, len(proposals) + room)
         while len(proposals) < n and len(self._study) != self._end:
@@ -332,11 +335,14 @@ class OptunaSearch(Searcher):
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
         step_size = self._study.step_size
-        return {} if step_size is None else {"step_size": step_size}
+        metrics = {} if step_size is None else {"step_size": step_size}
+        return metrics if self._shared is None else {**metrics, TAKEN_IN: self._taken_in}
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         state = {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
-        return state if self._shared is None else {**state, "shared": self._shared.state_dict()}
+        if self._shared is None:
+            return state
+        return {**state, "shared": self._shared.state_dict(), TAKEN_IN: self._taken_in}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._study = self._new_study()
@@ -344,3 +350,4 @@ class OptunaSearch(Searcher):
         self._start_is_due = state["start_is_due"]
         if self._shared is not None:
             self._shared.load_state_dict(state["shared"])
+            self._taken_in = state[TAKEN_IN]

@@ -50,6 +50,13 @@ def test_a_cell_of_any_recipe_has_a_command(name, scale):
             assert short_hash(cell.identity) in {short_hash(other.identity) for other in grid(settings)}
 
 
+def test_a_search_that_shared_a_study_is_made_again_in_another():
+    optuna = {"storage": "sqlite:///studies.db", "study": "all"}
+    cell, *_ = grid(Settings().updated({"methods": ["optuna_tpe"], "sparsity": [0.9], "optuna": optuna}, "test"))
+    flags = flags_of(_alone(cell, "again"))
+    assert flags[flags.index("--optuna.study") + 1] == "all_again"
+
+
 def test_flags_say_what_is_not_as_usual_and_nothing_else():
     assert flags_of(Settings()) == []
     settings = Settings().updated({"budget": 5, "lr": 1e-05, "annealing": {"tabu": 3}, "nesterov": True}, "test")

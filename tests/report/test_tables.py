@@ -101,6 +101,17 @@ def test_networks_with_constant_outputs_are_marked(finished):
     assert "constant outputs: 1 of 3" in table_rows(summarise(cells), ["method"])[1][0]
 
 
+def test_scorings_of_others_stand_beside_a_searchs_own(finished):
+    cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("annealing", 0.5)]
+    assert "from a shared study" not in caption(summarise(cells), ["scorings"])
+    cells = [
+        cell | {"score": cell["score"] | {"taken_in": count}} for cell, count in zip(cells, (4, 6, 8), strict=True)
+    ]
+    rows = summarise(cells)
+    assert table_rows(rows, ["scorings"])[1] == ["15 + 6"]
+    assert "from a shared study" in caption(rows, ["scorings"])
+
+
 def test_trainings_that_diverged_are_marked(finished):
     cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
     cells[0] = cells[0] | {"trained": cells[0]["trained"] | {"diverged": True}}

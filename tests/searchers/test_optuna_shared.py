@@ -149,6 +149,7 @@ class TestResume:
         drive(taken_up, scorer, 1)
         assert repr(known(taken_up)[: len(past)]) == repr(past)
         assert len(past) == 12
+        assert taken_up.metrics() == {"taken_in": 5 + 3}, "its own that it has forgotten are not of others"
         assert sorted(map(repr, known(taken_up))) == sorted(map(repr, stored(url)))
         assert len(stored(url)) == 18
 
