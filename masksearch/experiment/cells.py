@@ -154,6 +154,8 @@ class Cell:
             identity |= asdict(self.settings.search)
             if self.settings.search.proposals == 1:
                 del identity["proposals"]  # as it always was
+            if self.settings.search.rescore == 1:
+                identity["rescore_steps"] = None  # nothing is scored again
             identity |= {"front": self.front} if self.front else {}
         if scoring.subsets == "redrawn" or (scoring.subsets != "fixed" and self.searches):
             identity |= {"subsets": scoring.subsets, "subset_stages": scoring.subset_stages}

@@ -25,7 +25,7 @@ def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list
 
     A part has the recipe's ``[settings]``, overridden by ``[scale.<scale>]``, then by its own ``[[part]]`` and by what
     that says for the scale, ``[part.scale.<scale>]``. Parts of one ``name`` make one sweep; the name is added to the
-    recipe's and the scale's.
+    recipe's and the scale's. A part that is ``like`` an earlier one begins with what that one says.
 
     Raises
     ------
@@ -38,11 +38,15 @@ def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list
     _check_keys(recipe, ("about", "settings", "scale", "part"), source)
     whole = recipe.get("settings", {}) | recipe.get("scale", {}).get(scale, {})
     loaded = []
+    known: dict[str, dict[str, Any]] = {}  # what parts say, by name
     parts = recipe.get("part", [{}])
     _check_parts(only, _part_names(recipe), source)
     for number, part in enumerate(parts, start=1):
         own = {key: value for key, value in part.items() if key != "scale"} | part.get("scale", {}).get(scale, {})
         suffix = own.pop("name", "")
+        if "like" in own:
+            own = known[choose(f"earlier part of {source}", own.pop("like"), list(known))] | own
+        known[suffix] = own
         if only and suffix not in only:
             continue
         settings = Settings().updated(whole | own, f"{source}, part {number}" if len(parts) > 1 else source)

@@ -96,6 +96,7 @@ DECIDES = {
     "layers": replace(BASE, scoring=ScoringSettings(layers="linear")),
     "on_empty": replace(BASE, scoring=ScoringSettings(on_empty="keep_one")),
     "seconds": replace(BASE, scoring=ScoringSettings(seconds=9.0)),
+    "rescore": replace(BASE, search=SearchSettings(rescore=2)),
     "annealing": replace(BASE, annealing=Annealing(tabu=3)),
 }
 
@@ -120,11 +121,12 @@ def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_d
     [
         replace(BASE, run=RunSettings(name="other", runs="elsewhere", device="cpu", threads=3)),
         replace(BASE, scoring=ScoringSettings(subset_stages=3)),
+        replace(BASE, search=SearchSettings(rescore_steps=3)),
         replace(BASE, sweep=replace(SWEEP, seeds=9)),
         replace(BASE, sweep=replace(SWEEP, methods=("annealing", "random"))),
         replace(BASE, sweep=replace(SWEEP, sparsity=(0.5, 0.7))),
     ],
-    ids=["run", "stages of fixed subsets", "seeds", "methods", "sparsities"],
+    ids=["run", "stages of fixed subsets", "steps of no rescoring", "seeds", "methods", "sparsities"],
 )
 def test_what_does_not_decide_a_cell_leaves_its_folder(changed):
     assert first(changed).folder == first(BASE).folder

@@ -122,6 +122,31 @@ def test_some_parts_of_a_recipe_are_as_they_are_in_the_whole():
     ]
 
 
+PARTS = [
+    {"name": "first", "budget": 5, "lr": 0.5, "scale": {"smoke": {"budget": 2}}},
+    {"name": "second", "like": "first", "lr": 0.25},
+    {"name": "third", "like": "second", "budget": 7},
+]
+
+
+@pytest.mark.parametrize(("scale", "budget"), [("cpu", 5), ("smoke", 2)])
+def test_a_part_like_an_earlier_one_begins_with_what_that_says(scale, budget, monkeypatch):
+    monkeypatch.setattr("masksearch.experiment.recipes._read", lambda name: {"part": PARTS})
+    first, second, third = load_recipe("some", scale)
+    assert [(part.sweep.budget, part.train.lr) for part in (first, second, third)] == [
+        (budget, 0.5),
+        (budget, 0.25),
+        (7, 0.25),
+    ]
+    assert load_recipe("some", scale, ["third"]) == [third]
+
+
+def test_a_part_can_only_be_like_an_earlier_one(monkeypatch):
+    monkeypatch.setattr("masksearch.experiment.recipes._read", lambda name: {"part": [PARTS[0], PARTS[2], PARTS[1]]})
+    with pytest.raises(InputError, match=r"unknown earlier part of recipe 'some' 'second'.*first"):
+        load_recipe("some")
+
+
 def test_parts_are_asked_for_by_name(monkeypatch):
     seen = []
     monkeypatch.setattr("masksearch.cli._run", lambda parts, args: seen.append(parts) or 0)
