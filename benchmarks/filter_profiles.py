@@ -43,6 +43,7 @@ SETTINGS = ms.TrainSettings(
 )
 
 
+POWERS = (0.5, 0.25)  # beside the 1 of the objective
 PROXIES = ("width", "synflow_flow", "ntk_condition", "gradient_flow")  # objectives, of the untrained network
 PATH = HERE / "results" / "filter_profiles.csv"
 
@@ -102,6 +103,13 @@ def train(root: str) -> None:
         write_csv(rows, PATH)
 
 
+def values(row: Row) -> dict[str, float]:
+    """What each score says of a profile, those of ``width`` with other powers among them."""
+    widths = [int(number) for number in row["filters"].strip("()").split(",")]
+    powers = {f"width, n ** -{power:g}": -sum(width**-power for width in widths) for power in POWERS}
+    return {name: float(row[column]) for name, column in scores().items()} | powers
+
+
 def table() -> list[str]:
     """What the rows say, as lines of Markdown."""
     rows = read_csv(PATH)
@@ -110,12 +118,13 @@ def table() -> list[str]:
     groups = {name: [row for row in first if row["filters"] in map(str, own)] for name, own in profiles.items()}
     lines = [f"| score | {' | '.join(f'{name}: rank correlation | chosen %' for name in groups)} |"]
     lines.append(f"|---|{'---:|' * 2 * len(groups)}")
-    for score, column in scores().items():
+    for score in values(first[0]):
         cells = []
         for own in groups.values():
-            values, losses = (np.array([float(row[name]) for row in own]) for name in (column, "val_loss"))
-            chosen = 100 * float(own[values.argmax()]["val_accuracy"])
-            cells += [f"{spearmanr(values, -losses).statistic:.2f}", f"{chosen:.2f}"]
+            found = np.array([values(row)[score] for row in own])
+            losses = np.array([float(row["val_loss"]) for row in own])
+            chosen = 100 * float(own[found.argmax()]["val_accuracy"])
+            cells += [f"{spearmanr(found, -losses).statistic:.2f}", f"{chosen:.2f}"]
         lines.append(f"| {score} | {' | '.join(cells)} |")
     lines += ["", "| filters | trainings | validation loss | its deviation | accuracy % |", "|---|---:|---:|---:|---:|"]
     for profile in REPEATED:

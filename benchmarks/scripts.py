@@ -61,6 +61,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "moments": ["moments.py"],
         "grasp_logits": ["grasp_logits.py", root],
         "filter_profiles": ["filter_profiles.py", root],
+        "width_profiles": ["width_profiles.py", root],
         **{
             f"annealing_{what}": ["annealing_defaults.py", root, what]
             for what in ("schedules", "additions", "densities", "subsets")

@@ -19,6 +19,7 @@ SETTINGS = (  # decimals that are typed, since no run of ours gives them
     r"masksearch 0\.1\.0, torch 2\.15\.0",
     r"learning rate 0\.05 in place of 256 at 0\.1",
     r"3,128 steps at 0\.0012",
+    r"(Adam|SGD|ResNet-20) at 0\.\d+",
     r"99\.5 %",  # a sparsity
     r"At least 0\.[25] points above it, which is asked for",
     r'"threshold 0\.1" is the published rule; the other is 0\.2 of 2d\(1-d\)',
