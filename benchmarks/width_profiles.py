@@ -97,7 +97,7 @@ def _densities(space: FilterSpace, filters: tuple[int, ...]) -> dict[str, float]
     if len(filters) == len(space.layers):
         return {layer.name: number / layer.size for layer, number in zip(space.layers, filters, strict=True)}
     stages = sorted({layer.size for layer in space.layers})
-    places = [stages.index(layer.size) + 3 * layer.name.endswith("body.conv1") for layer in space.layers]
+    places = [stages.index(layer.size) + len(stages) * layer.name.endswith("body.conv1") for layer in space.layers]
     return {layer.name: filters[place] / layer.size for layer, place in zip(space.layers, places, strict=True)}
 
 
