@@ -154,8 +154,10 @@ class Cell:
             identity |= asdict(self.settings.search)
             if self.settings.search.proposals == 1:
                 del identity["proposals"]  # as it always was
-            if self.settings.search.rescore == 1:
+            if not self.settings.search.rescores:
                 identity["rescore_steps"] = None  # nothing is scored again
+            if self.settings.search.rescore_by is None:
+                del identity["rescore_by"]
             identity |= {"front": self.front} if self.front else {}
         if scoring.subsets == "redrawn" or (scoring.subsets != "fixed" and self.searches):
             identity |= {"subsets": scoring.subsets, "subset_stages": scoring.subset_stages}
@@ -173,12 +175,14 @@ class Cell:
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
         if self.searches:
             rows += [(CRITERIA, source.name) for source in self.settings.search.sources]
+            if self.settings.search.rescore_by is not None:
+                rows.append((OBJECTIVES, self.settings.search.rescore_by))
         return identity | _from_plugins(*rows, (SCHEDULES, self.schedule), (OBJECTIVES, sweep.objective))
 
     @property
     def front_identity(self) -> dict[str, Any]:
         """Everything that decides its search of a front: the same for all caps, and whatever becomes of the masks."""
-        later = ["sparsity", "control", "save_at", "rescore", "rescore_steps"]
+        later = ["sparsity", "control", "save_at", "rescore", "rescore_by", "rescore_steps"]
         if self.settings.sweep.objective != "short_training":
             later += ["schedule", "rewind_to", "epochs", "retrain_lr"]
         return {name: value for name, value in self.identity.items() if name not in later}

@@ -46,6 +46,7 @@ class Found:
     mask: Mask
     scorings: int = 0  # by a search
     taken_in: int = 0  # trials of other searches that it has learned from
+    kept_start: bool = False  # the warm start, scored again, was better than what the search had found
     seconds: float = 0.0  # of a search or of learning a supermask
     front: dict[str, Any] | None = None  # where it lies on the front of a search with costs
 
@@ -129,13 +130,17 @@ class Finder:
             history = search(left, searcher, scorers, left.density(density), **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
         rescored = perf_counter()
-        mask = self._best(masks[: settings.search.rescore], model, later=alive is not None)
+        candidates = masks[: settings.search.rescore]
+        start = given.start if settings.search.rescore_by is not None else None
+        if start is not None and start.hash not in {mask.hash for mask in candidates}:
+            candidates.append(start)
+        mask = self._best(candidates, model, later=alive is not None)
         front = None
         if cell.front:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
         seconds = given.seconds + history.seconds + perf_counter() - rescored
-        return Found(mask, len(history), _taken_in(history), seconds, front)
+        return Found(mask, len(history), _taken_in(history), mask is start, seconds, front)
 
     def _with_study(self, searcher: OptunaSearch, folder: Path) -> OptunaSearch:
         """The searcher with a study in a storage: a copy in its own name, or one that other sweeps share."""
@@ -148,9 +153,13 @@ class Finder:
         """The best of a search's best masks, by validation images that the search has not seen."""
         if len(masks) == 1:
             return masks[0]
-        data, steps = self.data, self.cell.settings.search.rescore_steps
-        rest = cell_subsets(self.cell, data).rest
-        scorer = cell_scorer(self.cell, model, self.space, rest, data, self.dense, steps=steps, later=later)
+        data, again = self.data, self.cell.settings.search
+        scorer = cell_scorer(
+            *(self.cell, model, self.space, cell_subsets(self.cell, data).rest, data, self.dense),
+            objective=again.rescore_by,
+            steps=again.rescore_steps,
+            later=later,
+        )
         scores = [score.value for score in scorer.score([Proposal.of(mask) for mask in masks])]
         return max(zip(scores, masks, strict=True), key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])[1]
 

@@ -64,7 +64,8 @@ class Looker:
         model.load_state_dict(round_.found_at)
         model.to(self.device)
         scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=round_.number > 1)
-        others = {TAKEN_IN: found.taken_in} if found.taken_in else {}
+        others: dict[str, int | bool] = {TAKEN_IN: found.taken_in} if found.taken_in else {}
+        others |= {"kept_start": True} if found.kept_start else {}
         row: dict[str, Any] = {
             "number": round_.number,
             "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **others, **scored},

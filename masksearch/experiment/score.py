@@ -30,7 +30,7 @@ def cell_scorer(
     steps: int | None = None,
     later: bool = False,
 ) -> NetworkScorer:
-    """The scorer of a cell's objective, less what masks cost if that has a weight, or of another, on some images.
+    """The scorer of a cell's objective, or of another, on some images; less what masks cost, if that has a weight.
 
     Parameters
     ----------
@@ -43,11 +43,23 @@ def cell_scorer(
         Whether the mask is that of a second or later round.
     """
     weight = cell.settings.scoring.cost_weight
-    if objective is None and weight:
-        own = cell.settings.sweep.objective
-        plain = cell_scorer(cell, model, space, images, data, dense, objective=own, steps=steps, later=later)
-        return CostWeighted(plain, weight, cell.settings.scoring.cost_of)
     objective = objective or cell.settings.sweep.objective
+    plain = _plain_scorer(cell, model, space, images, data, dense, objective, steps, later=later)
+    return CostWeighted(plain, weight, cell.settings.scoring.cost_of) if weight else plain
+
+
+def _plain_scorer(
+    cell: Cell,
+    model: nn.Module,
+    space: NetworkSpace,
+    images: Split,
+    data: Data,
+    dense: DenseNetwork,
+    objective: str,
+    steps: int | None,
+    *,
+    later: bool,
+) -> Scorer | ShortTraining:
     if objective != "short_training":
         return Scorer(weights_scored(cell, model, space), space, images, objective)
     network = copy.deepcopy(model)
@@ -87,9 +99,8 @@ def gaps(
     """
     found: dict[str, float] = {}
     for split, images in (("search", data.search), ("rest", cell_subsets(cell, data).rest)):
-        for name, objective in (("score", None), ("accuracy", "accuracy")):
-            scorer = cell_scorer(cell, model, space, images, data, dense, objective=objective, later=later)
-            found[f"{split}_{name}"] = scorer(mask).value
+        found[f"{split}_score"] = cell_scorer(cell, model, space, images, data, dense, later=later)(mask).value
+        found[f"{split}_accuracy"] = Scorer(weights_scored(cell, model, space), space, images, "accuracy")(mask).value
     found["gap"] = found["search_score"] - found["rest_score"]
     found["accuracy_gap"] = found["search_accuracy"] - found["rest_accuracy"]
     return found

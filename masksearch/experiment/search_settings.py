@@ -8,6 +8,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import check_some
+from masksearch.scoring import OBJECTIVES
 from masksearch.table import choose
 
 __all__ = ["OptunaSettings", "SearchSettings", "Source", "split_method"]
@@ -64,6 +65,8 @@ class SearchSettings:
     """Learning rate of those steps; retraining's own if not given. A larger one tells masks apart in fewer steps."""
     rescore: int = 1
     """So many of a search's best masks (at most 5), of a front within the cap, are scored again on the rest of val."""
+    rescore_by: str | None = None
+    """Objective that scores them again, and with them the warm start's mask; the search's own if not given."""
     rescore_steps: int | None = None
     """Optimiser steps of a ticket when it is scored again; as before if not given."""
 
@@ -81,6 +84,18 @@ class SearchSettings:
             raise InputError(f"rescore_steps: {self.rescore_steps}; at least 1 is needed")
         if not 1 <= self.rescore <= 5:
             raise InputError(f"rescore: {self.rescore}; 1 to 5 of the best masks can be scored again")
+        if self.rescore_by is not None:
+            choose("rescore_by", self.rescore_by, list(OBJECTIVES))
+            if not self.rescores:
+                raise InputError(
+                    f"rescore_by: {self.rescore_by}; there is nothing to choose from: give a warm_start, or a rescore "
+                    "of 2 to 5"
+                )
+
+    @property
+    def rescores(self) -> bool:
+        """Whether there is more than one mask to choose from when a search is over."""
+        return self.rescore > 1 or (self.rescore_by is not None and self.warm_start is not None)
 
     @property
     def criteria(self) -> tuple[str, ...]:

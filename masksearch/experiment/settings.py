@@ -153,15 +153,17 @@ class Settings:
             raise InputError(
                 f"cost_weight: {self.scoring.cost_weight}; all weights cost the same, so granularity must be filter"
             )
-        if self.sweep.granularity == "weight" and not OBJECTIVES[self.sweep.objective].for_weights:
-            raise InputError(
-                f"objective: {self.sweep.objective}; it hardly tells weight masks apart, so granularity must be filter"
-            )
+        for flag, objective in self._objectives.items():
+            if self.sweep.granularity == "weight" and not OBJECTIVES[objective].for_weights:
+                raise InputError(
+                    f"{flag}: {objective}; it hardly tells weight masks apart, so granularity must be filter"
+                )
         if self.sweep.capped is not None:
             self._check_caps(self.sweep.capped)
         if self.scoring.connected:
             self._check_connected()
-        if self.scoring.weights != "own" and self.sweep.objective == "short_training":
+        trains = "short_training" in self._objectives.values()
+        if self.scoring.weights != "own" and trains:
             raise InputError(f"weights: {self.scoring.weights}; short_training trains the tickets' own weights")
         for name in (source.name for source in self.search.sources):
             allowed = CRITERIA[name].granularities
@@ -170,7 +172,7 @@ class Settings:
                     f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
                     f"{self.sweep.granularity}"
                 )
-        if self.search.training_lr is not None and self.sweep.objective != "short_training":
+        if self.search.training_lr is not None and not trains:
             raise InputError(f"training_lr: {self.search.training_lr}; {self.sweep.objective} trains nothing")
         if OBJECTIVES[self.sweep.objective].images == 0:
             self._check_imageless(self.sweep.objective)
@@ -189,6 +191,12 @@ class Settings:
             raise InputError(
                 f"find_at: {' '.join(self.sweep.moments)}; {' '.join(self.schedules.schedule)} has a moment of its own"
             )
+
+    @property
+    def _objectives(self) -> dict[str, str]:
+        """What masks are scored by, by flag."""
+        again = self.search.rescore_by
+        return {"objective": self.sweep.objective} | ({} if again is None else {"rescore_by": again})
 
     @property
     def hold(self) -> Hold:
@@ -239,9 +247,10 @@ class Settings:
             )
 
     def _check_imageless(self, objective: str) -> None:
-        if self.search.rescore > 1:
+        if self.search.rescore > 1 and self.search.rescore_by in (None, objective):
             raise InputError(
-                f"rescore: {self.search.rescore}; {objective} looks at no images, so others give no other scores"
+                f"rescore: {self.search.rescore}; {objective} looks at no images, so others give no other scores; name "
+                "another objective as rescore_by"
             )
         if self.scoring.subsets != "fixed":
             raise InputError(f"subsets: {self.scoring.subsets}; {objective} looks at no images")

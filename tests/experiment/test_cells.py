@@ -97,6 +97,7 @@ DECIDES = {
     "on_empty": replace(BASE, scoring=ScoringSettings(on_empty="keep_one")),
     "seconds": replace(BASE, scoring=ScoringSettings(seconds=9.0)),
     "rescore": replace(BASE, search=SearchSettings(rescore=2)),
+    "rescore_by": replace(BASE, search=SearchSettings(rescore=2, rescore_by="loss")),
     "annealing": replace(BASE, annealing=Annealing(tabu=3)),
 }
 

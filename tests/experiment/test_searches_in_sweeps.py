@@ -95,6 +95,43 @@ def test_the_best_masks_are_scored_again_on_other_images_and_for_longer(tmp_path
     assert scorer(cell.mask).value >= scorer(plain.mask).value
 
 
+WITH_THE_START = {
+    "start": {"methods": ["random_search"], "warm_start": "magnitude@end", "find_at": ["0"], "rescore_by": "loss"},
+    "search": {"methods": ["eda"], "saliencies": ["magnitude"], "warm_start": "random", "rescore_by": "loss"},
+    "filters": {
+        "methods": ["optuna_cmaes"],
+        "granularity": "filter",
+        "objective": "width",
+        "warm_start": "filter_l1",
+        "sparsity": [0.6],
+        "rescore_by": "short_training",
+        "rescore_steps": 6,
+        "lr": 0.3,
+        "batch_size": 50,
+    },
+}
+
+
+@pytest.mark.parametrize("case", WITH_THE_START)
+def test_another_objective_chooses_between_what_a_search_found_and_what_it_started_from(case, tmp_path):
+    flat = TRAINED | {"budget": 20} | WITH_THE_START[case]
+    [cell] = sweep_in(tmp_path, **flat)
+    [alone] = sweep_in(tmp_path, **{key: value for key, value in flat.items() if "rescore" not in key}, name="alone")
+    [start] = sweep_in(tmp_path, **flat | {"budget": 1}, name="start")
+    data = small_data()
+    if flat["rescore_by"] == "loss":
+        scorer = Scorer(cell.build(cell.moment(flat["find_at"][0])), cell.space, data.rest, "loss", fast=False)
+    else:
+        settings = TrainSettings(epochs=2, lr=0.3, batch_size=50)
+        seed = derive(0, "short training")
+        scorer = ShortTraining(cell.build(), cell.space, data.train, data.rest, settings, steps=6, seed=seed)
+    kept = scorer(start.mask).value > scorer(alone.mask).value
+    assert cell.mask.hash == (start if kept else alone).mask.hash != (alone if kept else start).mask.hash
+    assert cell.metrics["score"].get("kept_start", False) is kept
+    if case != "filters":
+        assert kept == (case == "start")
+
+
 @pytest.mark.parametrize("method", ["magnitude", "optuna_random"])
 def test_connected_masks_have_no_dead_ends(tmp_path, method):
     flat = TRAINED | {"methods": [method], "sparsity": [0.97], "saliencies": ["magnitude"], "on_empty": "allow"}
@@ -243,6 +280,14 @@ WRONG = {
     "training_lr: 0.0; a finite number": {"training_lr": 0.0},
     "rescore: 6; 1 to 5": {"rescore": 6},
     "rescore_steps: 0; at least 1": {"rescore_steps": 0},
+    "unknown rescore_by 'los'": {"rescore": 2, "rescore_by": "los"},
+    "rescore_by: loss; there is nothing to choose from": {"rescore_by": "loss"},
+    "rescore_by: width; it hardly tells weight masks apart": {"rescore": 2, "rescore_by": "width"},
+    "weights: signed_constant; short_training trains": {
+        "weights": "signed_constant",
+        "rescore": 2,
+        "rescore_by": "short_training",
+    },
     "first_seed: -1; 0 or more": {"first_seed": -1},
     "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
     "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
