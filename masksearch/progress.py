@@ -81,6 +81,15 @@ class ProgressBars(Watcher):
             note = f"score {_shown(trial.score)}  best {self._best:.4f}"
             self._bars.update(self._stage, advance=1, note=note)
 
+    def rescoring_begins(self, cell: Cell, masks: int) -> None:
+        """Show that masks are scored again."""
+        self._show(f"{cell.label}, scored again", masks)
+
+    def rescored(self, cell: Cell, score: Score) -> None:
+        """Move the bar of that."""
+        if self._stage is not None:
+            self._bars.update(self._stage, advance=1, note=f"score {_shown(score)}")
+
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
         """Show the retraining."""
         self._show(f"{cell.label}, retraining", epochs)
@@ -95,10 +104,11 @@ class ProgressBars(Watcher):
         """Print the cell's line."""
         untrained, trained = metrics["untrained"]["test_accuracy"], metrics["trained"]["test_accuracy"]
         emptied, constant = metrics["mask"]["empty_layers"], metrics["trained"]["constant_outputs"]
-        collapsed = f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
-        collapsed += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
+        notes = "  the warm start was better" if metrics["score"].get("kept_start") else ""
+        notes += f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
+        notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(
-            f"[dim]{cell.label:<44}[/] untrained {100 * untrained:6.2f} %  trained {100 * trained:6.2f} %{collapsed}",
+            f"[dim]{cell.label:<44}[/] untrained {100 * untrained:6.2f} %  trained {100 * trained:6.2f} %{notes}",
             highlight=False,
             soft_wrap=True,
         )

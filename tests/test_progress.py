@@ -41,3 +41,13 @@ def test_gradual_pruning_has_a_bar_of_its_own_and_the_search_begins_after_it():
     bars.search_begins(cell)
     [task] = bars._bars.tasks
     assert (task.description, task.total, task.completed) == ("cell", 5, 0)
+
+
+def test_masks_that_are_scored_again_have_a_bar():
+    bars = ProgressBars(Console(file=io.StringIO()))
+    cell = SimpleNamespace(label="cell")
+    bars.rescoring_begins(cell, 2)
+    bars.rescored(cell, Score(-0.5, seconds=0.1))
+    [task] = bars._bars.tasks
+    assert (task.description, task.total, task.completed) == ("cell, scored again", 2, 1)
+    assert task.fields["note"] == "score -0.5000"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -160,8 +161,13 @@ class Finder:
             steps=again.rescore_steps,
             later=later,
         )
-        scores = [score.value for score in scorer.score([Proposal.of(mask) for mask in masks])]
-        return max(zip(scores, masks, strict=True), key=lambda pair: -math.inf if math.isnan(pair[0]) else pair[0])[1]
+        self.watcher.rescoring_begins(self.cell, len(masks))
+        scores: list[float] = []
+        for begin in range(0, len(masks), again.proposals):
+            for score in scorer.score([Proposal.of(mask) for mask in masks[begin : begin + again.proposals]]):
+                self.watcher.rescored(self.cell, score)
+                scores.append(-math.inf if math.isnan(score.value) else score.value)
+        return max(zip(scores, masks, strict=True), key=itemgetter(0))[1]
 
     def _criterion(self, name: str, model: nn.Module, density: Density, alive: Mask | None) -> Mask:
         initial = self.dense.weights["0"]

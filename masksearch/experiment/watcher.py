@@ -5,7 +5,7 @@ from typing import Any
 
 from masksearch.experiment.cells import Cell
 from masksearch.training import EpochRow
-from masksearch.trial import Trial
+from masksearch.trial import Score, Trial
 
 __all__ = ["Watcher"]
 
@@ -30,6 +30,12 @@ class Watcher:
 
     def trial(self, cell: Cell, trial: Trial) -> None:
         """A mask was scored, now or by the process that was here before."""
+
+    def rescoring_begins(self, cell: Cell, masks: int) -> None:
+        """The search is over; so many masks are scored again."""
+
+    def rescored(self, cell: Cell, score: Score) -> None:
+        """One of them was."""
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
         """The mask is found; retraining it begins."""

@@ -113,9 +113,10 @@ WITH_THE_START = {
 
 
 @pytest.mark.parametrize("case", WITH_THE_START)
-def test_another_objective_chooses_between_what_a_search_found_and_what_it_started_from(case, tmp_path):
+def test_another_objective_chooses_between_what_a_search_found_and_what_it_started_from(case, tmp_path, capsys):
     flat = TRAINED | {"budget": 20} | WITH_THE_START[case]
-    [cell] = sweep_in(tmp_path, **flat)
+    with ProgressBars(Console(width=200)) as bars:
+        [cell] = sweep_in(tmp_path, watcher=bars, **flat)
     [alone] = sweep_in(tmp_path, **{key: value for key, value in flat.items() if "rescore" not in key}, name="alone")
     [start] = sweep_in(tmp_path, **flat | {"budget": 1}, name="start")
     data = small_data()
@@ -128,6 +129,7 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
     kept = scorer(start.mask).value > scorer(alone.mask).value
     assert cell.mask.hash == (start if kept else alone).mask.hash != (alone if kept else start).mask.hash
     assert cell.metrics["score"].get("kept_start", False) is kept
+    assert ("the warm start was better" in capsys.readouterr().out) is kept
     if case != "filters":
         assert kept == (case == "start")
 
