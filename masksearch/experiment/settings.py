@@ -154,10 +154,8 @@ class Settings:
                 f"cost_weight: {self.scoring.cost_weight}; all weights cost the same, so granularity must be filter"
             )
         for flag, objective in self._objectives.items():
-            if self.sweep.granularity == "weight" and not OBJECTIVES[objective].for_weights:
-                raise InputError(
-                    f"{flag}: {objective}; it hardly tells weight masks apart, so granularity must be filter"
-                )
+            if self.sweep.granularity == "weight" and OBJECTIVES[objective].of_filters is not None:
+                raise InputError(f"{flag}: {objective}; it is of filter masks, so granularity must be filter")
         if self.sweep.capped is not None:
             self._check_caps(self.sweep.capped)
         if self.scoring.connected:
@@ -261,7 +259,7 @@ class Settings:
                 f"optuna.pruner: {self.optuna.pruner}; pruners look at one value, and max_{self.sweep.capped} searches "
                 "weigh two"
             )
-        if OBJECTIVES[self.sweep.objective].of_network is not None:
+        if OBJECTIVES[self.sweep.objective].of_logits is None and self.sweep.objective != "short_training":
             raise InputError(
                 f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "
                 "can be stopped early"

@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.scoring.proxies import KERNEL_IMAGES, bn_recalibrated, gradient_flow, ntk_condition, synflow_flow, width
+from masksearch.mask import Mask
+from masksearch.scoring.proxies import KERNEL_IMAGES, bn_recalibrated, gradient_flow, ntk_condition, synflow_flow
+from masksearch.scoring.width import width
+from masksearch.spaces import FilterSpace
 from masksearch.table import Table
 
 __all__ = [
@@ -25,6 +28,9 @@ LogitObjective = Callable[[Tensor, Tensor], Tensor]
 
 CustomObjective = Callable[[nn.Module, Tensor, Tensor], float]
 """(masked model in eval mode, images (n, c, h, w), labels (n,)) -> float."""
+
+FilterObjective = Callable[[FilterSpace, Mask], float]
+"""What a filter mask says by itself, without the network's weights and without images."""
 
 _LOGIT_DEVIATION = 3.0
 
@@ -52,13 +58,13 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table: one of the two functions; neither for what only :class:`ShortTraining` can score."""
+    """A row of the table: one of the functions; none for what only :class:`ShortTraining` can score."""
 
     about: str
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
+    of_filters: FilterObjective | None = None
     images: int | None = None  # that it looks at, at most; None: at all
-    for_weights: bool = True  # whether it tells weight masks apart, too
 
 
 OBJECTIVES: Table[Objective] = Table(
@@ -80,8 +86,6 @@ OBJECTIVES: Table[Objective] = Table(
             of_network=ntk_condition,
             images=KERNEL_IMAGES,
         ),
-        "width": Objective(
-            "filters: minus the sum of the layers' reciprocal widths", of_network=width, images=0, for_weights=False
-        ),
+        "width": Objective("filters: minus the sum of the layers' reciprocal widths", of_filters=width, images=0),
     },
 )

@@ -10,9 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
-__all__ = ["KERNEL_IMAGES", "bn_recalibrated", "gradient_flow", "ntk_condition", "synflow_flow", "width"]
+__all__ = ["KERNEL_IMAGES", "bn_recalibrated", "gradient_flow", "ntk_condition", "synflow_flow"]
 
 KERNEL_IMAGES = 16  # of which the tangent kernel is taken
 
@@ -79,26 +78,6 @@ def ntk_condition(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     if not eigenvalues[0] > 1e-12 * eigenvalues[-1]:
         return -math.inf
     return -math.log10(float(eigenvalues[-1] / eigenvalues[0]))
-
-
-def width(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Minus the sum over convolutions and linear layers of 1 / n, n the layer's outputs that have a weight left.
-
-    How much gradients fluctuate in an untrained chain of ReLU layers grows exponentially with this sum over the hidden
-    ones (Hanin 2018). What is only wired otherwise counts the same here: each convolution that writes to a residual
-    trunk adds the trunk's width once. Meant for filters; under a weight mask nearly all outputs have a weight left. No
-    images are looked at, and the weights only for being 0. Minus infinity for a mask that empties a layer.
-    """
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)]
-    widths = [int(_by_output(layer).flatten(1).any(1).sum()) for layer in layers]
-    return -sum(1 / width for width in widths) if all(widths) else -math.inf
-
-
-def _by_output(layer: nn.Linear | _ConvNd) -> Tensor:
-    """Weights, a row for each output."""
-    if isinstance(layer, nn.Linear) or not layer.transposed:
-        return layer.weight
-    return layer.weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ from masksearch.scoring.accuracy import Accuracy
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.moved import MovedPath, can_lie_in_one
-from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective
+from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, FilterObjective, LogitObjective
 from masksearch.scoring.paths import Path, ReferencePath, rung_places
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.feed import forward_batch
@@ -85,7 +85,9 @@ class Scorer:
         device = device or next(model.parameters()).device
         self.space = space
         self.objective = objective
-        self._measure, self._own = _functions(objective)
+        self._measure, self._own, self._of_filters = _functions(objective)
+        if self._of_filters is not None and not isinstance(space, FilterSpace):
+            raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
         asked = OBJECTIVES[objective].images if isinstance(objective, str) else None
         self._looks_at = len(split) if asked is None else min(asked, len(split))
         self._loss = loss
@@ -130,6 +132,8 @@ class Scorer:
         exact, images = True, self._looks_at
         if self._accuracy is not None:
             value, exact, images = self._accuracy.score(proposal)
+        elif self._of_filters is not None and isinstance(self.space, FilterSpace):
+            value = self._of_filters(self.space, proposal.mask)
         elif self._measure is not None and self._loss is None:
             value, exact, images = self._measured(proposal, self._measure)
         else:
@@ -206,11 +210,13 @@ class Scorer:
             )
 
 
-def _functions(objective: str | CustomObjective) -> tuple[LogitObjective | None, CustomObjective | None]:
-    """What measures logits, or what measures the masked network: one of the two is there."""
+def _functions(
+    objective: str | CustomObjective,
+) -> tuple[LogitObjective | None, CustomObjective | None, FilterObjective | None]:
+    """What measures logits, the masked network, or the mask: one of the three is there."""
     if not isinstance(objective, str):
-        return None, objective
+        return None, objective, None
     row = OBJECTIVES[objective]
-    if row.of_logits is None and row.of_network is None:
+    if row.of_logits is None and row.of_network is None and row.of_filters is None:
         raise InputError(f"objective: {objective} trains every ticket for a while, which ShortTraining does")
-    return row.of_logits, row.of_network
+    return row.of_logits, row.of_network, row.of_filters

@@ -88,6 +88,16 @@ class FilterSpace(NetworkSpace):
             raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
         return sums[:-1]
 
+    @cached_property
+    def makers(self) -> tuple[int, ...]:
+        """How many layers of the network make the channels of each of the space's: several that add to one trunk."""
+        family_of = np.repeat(np.arange(len(self.layers)), [layer.size for layer in self.layers])
+        numbers, filters = np.zeros(len(self.layers), dtype=int), set(self.groups.filters)
+        for run in self.groups.runs:
+            if (run.tensor, run.dim) in filters:
+                numbers[np.unique(family_of[run.units[run.units != FIXED]])] += 1
+        return tuple(numbers.tolist())
+
     def unit_costs(self, hold: Hold = "params") -> Tensor:
         """Parameters, or MACs per image, that removing one unit and no other saves: float64 (n_units,)."""
         choose("hold", hold, list(get_args(Hold)))

@@ -273,7 +273,7 @@ WRONG = {
         "warm_start": "magnitude",
         "budget": 8,
     },
-    "objective: width; it hardly tells weight masks apart": {"objective": "width"},
+    "objective: width; it is of filter masks": {"objective": "width"},
     "training_lr: 0.1; calibrated_loss trains nothing": {"training_lr": 0.1},
     "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
@@ -284,7 +284,7 @@ WRONG = {
     "rescore_steps: 0; at least 1": {"rescore_steps": 0},
     "unknown rescore_by 'los'": {"rescore": 2, "rescore_by": "los"},
     "rescore_by: loss; there is nothing to choose from": {"rescore_by": "loss"},
-    "rescore_by: width; it hardly tells weight masks apart": {"rescore": 2, "rescore_by": "width"},
+    "rescore_by: width; it is of filter masks": {"rescore": 2, "rescore_by": "width"},
     "weights: signed_constant; short_training trains": {
         "weights": "signed_constant",
         "rescore": 2,

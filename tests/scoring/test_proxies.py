@@ -113,41 +113,6 @@ def test_gradient_flow_is_that_of_the_kept_weights_by_finite_differences():
     assert value == pytest.approx(math.sqrt(squares), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("layer", "outputs"),
-    [
-        (nn.Conv2d(4, 6, 3, groups=2), 6),
-        (nn.ConvTranspose2d(4, 6, 3), 6),
-        (nn.ConvTranspose2d(4, 6, 3, groups=2), 6),
-        (nn.Linear(4, 6), 6),
-    ],
-)
-def test_the_width_of_a_layer_is_its_number_of_outputs_that_depend_on_an_input(layer, outputs):
-    width = OBJECTIVES["width"].of_network
-    image = torch.ones(1, 4) if isinstance(layer, nn.Linear) else torch.randn(1, 4, 3, 3, generator=generator())
-    assert width(layer, image, torch.zeros(1)) == pytest.approx(-1 / outputs)
-    with torch.no_grad():
-        layer.weight[:2] = 0  # outputs; in transposed convolutions inputs, a group's only ones
-        layer.bias.zero_()
-        answering = int(layer(image)[0].reshape(outputs, -1).any(1).sum())
-    assert 0 < answering <= outputs
-    assert width(layer, image, torch.zeros(1)) == pytest.approx(-1 / answering)
-
-
-def test_equal_widths_are_best_at_a_number_of_filters_and_an_empty_layer_worst():
-    net, split = make_net().float(), make_split()
-    images = split.images[:1].float()
-    space, width = filter_space(net, images), OBJECTIVES["width"].of_network
-    scores = {}
-    for first in range(7):
-        kept = {space.layers[0].name: first / 6, space.layers[1].name: max(0, min(6 - first, 4)) / 4}
-        mask = space.top_k(torch.rand(10, generator=generator()), kept, on_empty="allow")
-        with space.applied(net, mask):
-            scores[tuple(mask.kept_per_layer().values())] = width(net, images, torch.zeros(1))
-    assert scores[3, 3] == max(scores.values()) == pytest.approx(-2 / 3 - 1 / 3)
-    assert scores[0, 4] == scores[6, 0] == -math.inf
-
-
 def test_the_flow_of_a_linear_chain_is_the_sum_over_paths_and_nothing_where_it_is_cut():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False), nn.ReLU(), nn.Linear(3, 2, bias=False))
