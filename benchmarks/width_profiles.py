@@ -50,6 +50,7 @@ PROFILES: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {
         "p = 1": (4, 7, 12, 3, 5, 8),
         "p = 1/2": (4, 8, 16, 3, 4, 8),
         "uniform": (3, 6, 13, 3, 6, 13),
+        "p = 1, trunks thrice": (3, 6, 12, 4, 6, 10),  # counted once for each addition
         "between": (3, 7, 16, 3, 5, 11),
     },
     ("basic_cnn", MACS): {"p = 1": (40, 34, 60, 102), "p = 1/4": (42, 27, 55, 171), "uniform": (19, 38, 77, 154)},
@@ -57,7 +58,7 @@ PROFILES: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {
 Rate = tuple[Literal["sgd", "adam"], float]
 Case = tuple[str, str, str, Rate, int]  # network, kept, profile, rate, seed
 
-TWO, THREE = (100, 101), (100, 101, 102)
+TWO, THREE, SIX = (100, 101), (100, 101, 102), tuple(range(100, 106))
 WANTED: dict[tuple[str, str, Rate], dict[str, tuple[int, ...]]] = {  # profiles and seeds
     ("resnet20", FILTERS, ("sgd", 0.05)): {
         "p = 1": THREE,
@@ -83,7 +84,13 @@ WANTED: dict[tuple[str, str, Rate], dict[str, tuple[int, ...]]] = {  # profiles 
         "widest stages": THREE,
     },
     ("resnet20", MACS, ("adam", 1e-2)): {"uniform": (101,)},
-    ("resnet20", FEW_MACS, ("adam", 1e-2)): {"p = 1": THREE, "p = 1/2": THREE, "uniform": THREE, "between": THREE},
+    ("resnet20", FEW_MACS, ("adam", 1e-2)): {
+        "p = 1": SIX,
+        "p = 1/2": THREE,
+        "p = 1, trunks thrice": (100, 103, 104, 105),
+        "uniform": SIX,
+        "between": SIX,
+    },
 }
 
 
