@@ -15,6 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from masksearch.analysis import kept_start
 from masksearch.experiment import Cell, Watcher
 from masksearch.training import EpochRow
 from masksearch.trial import Score, Trial
@@ -104,7 +105,7 @@ class ProgressBars(Watcher):
         """Print the cell's line."""
         untrained, trained = metrics["untrained"]["test_accuracy"], metrics["trained"]["test_accuracy"]
         emptied, constant = metrics["mask"]["empty_layers"], metrics["trained"]["constant_outputs"]
-        notes = "  the warm start was better" if metrics["score"].get("kept_start") else ""
+        notes = "  the warm start was better" if kept_start(metrics) else ""
         notes += f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
         notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(

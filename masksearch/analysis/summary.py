@@ -42,6 +42,7 @@ class SummaryRow:
     retrain_seconds: Estimate
     emptied: int  # seeds whose mask empties a layer
     constant: int  # seeds whose trained network has outputs that are the same for all images
+    kept_start: int  # seeds whose search found nothing better than its warm start, when that was scored again
     diverged: int  # seeds whose retraining ended early, because its loss was no number
     rounds: tuple[RoundRow, ...]  # of pruning and training, one after the other
     cap: tuple[str, float] | None  # the cost that masks have a cap on, and the cap as a share of the dense network's
@@ -99,6 +100,7 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
         retrain_seconds=nothing,
         emptied=0,
         constant=0,
+        kept_start=0,
         diverged=0,
         rounds=(dense_row(networks),),
         cap=None,
@@ -143,11 +145,17 @@ def _row(group: Group) -> SummaryRow:
         retrain_seconds=over_seeds("seconds", "retrain"),
         emptied=sum(bool(cell["mask"]["empty_layers"]) for cell in cells),
         constant=sum(bool(cell["trained"]["constant_outputs"]) for cell in cells),
+        kept_start=sum(map(kept_start, cells)),
         diverged=sum(cell["trained"]["diverged"] for cell in cells),
         rounds=round_rows(cells),
         cap=None if cap is None else (cap["cost"], cap["share"]),
         capped=Estimate.of([] if cap is None else [cost_share(cell, cap["cost"]) for cell in cells]),
     )
+
+
+def kept_start(cell: Mapping[str, Any]) -> bool:
+    """Whether in one of a cell's rounds the warm start, scored again, was better than what the search had found."""
+    return any(number["score"].get("kept_start", False) for number in cell["rounds"])
 
 
 def cost_share(cell: Mapping[str, Any], cost: str) -> float:

@@ -156,8 +156,10 @@ class Cell:
                 del identity["proposals"]  # as it always was
             if not self.settings.search.rescores:
                 identity["rescore_steps"] = None  # nothing is scored again
-            if self.settings.search.rescore_by is None:
+            if (again := self.settings.search.rescore_by) is None:
                 del identity["rescore_by"]
+            elif digest := OBJECTIVES.added(again):
+                identity["rescore_plugin"] = digest
             identity |= {"front": self.front} if self.front else {}
         if scoring.subsets == "redrawn" or (scoring.subsets != "fixed" and self.searches):
             identity |= {"subsets": scoring.subsets, "subset_stages": scoring.subset_stages}
@@ -175,16 +177,14 @@ class Cell:
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
         if self.searches:
             rows += [(CRITERIA, source.name) for source in self.settings.search.sources]
-            if self.settings.search.rescore_by is not None:
-                rows.append((OBJECTIVES, self.settings.search.rescore_by))
         return identity | _from_plugins(*rows, (SCHEDULES, self.schedule), (OBJECTIVES, sweep.objective))
 
     @property
     def front_identity(self) -> dict[str, Any]:
         """Everything that decides its search of a front: the same for all caps, and whatever becomes of the masks."""
-        later = ["sparsity", "control", "save_at", "rescore", "rescore_by", "rescore_steps"]
+        later = ["sparsity", "control", "save_at", "rescore", "rescore_by", "rescore_steps", "rescore_plugin"]
         if self.settings.sweep.objective != "short_training":
-            later += ["schedule", "rewind_to", "epochs", "retrain_lr"]
+            later += ["schedule", "rewind_to", "epochs", "retrain_lr", "training_steps", "training_lr"]
         return {name: value for name, value in self.identity.items() if name not in later}
 
     @property

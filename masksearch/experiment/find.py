@@ -136,12 +136,13 @@ class Finder:
         if start is not None and start.hash not in {mask.hash for mask in candidates}:
             candidates.append(start)
         mask = self._best(candidates, model, later=alive is not None)
+        kept_start = start is not None and mask.hash == start.hash != masks[0].hash
         front = None
         if cell.front:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
         seconds = given.seconds + history.seconds + perf_counter() - rescored
-        return Found(mask, len(history), _taken_in(history), mask is start, seconds, front)
+        return Found(mask, len(history), _taken_in(history), kept_start, seconds, front)
 
     def _with_study(self, searcher: OptunaSearch, folder: Path) -> OptunaSearch:
         """The searcher with a study in a storage: a copy in its own name, or one that other sweeps share."""

@@ -60,15 +60,15 @@ class SearchSettings:
     proposals: int = 1
     """Masks proposed at once. On a GPU, short trainings of weight masks go side by side (no BatchNorm, no pruner)."""
     training_steps: int = 250
-    """Optimiser steps of a ticket per scoring, for the objective short_training."""
+    """Optimiser steps of a ticket per scoring by short_training."""
     training_lr: float | None = None
     """Learning rate of those steps; retraining's own if not given. A larger one tells masks apart in fewer steps."""
     rescore: int = 1
     """So many of a search's best masks (at most 5), of a front within the cap, are scored again on the rest of val."""
     rescore_by: str | None = None
-    """Objective that scores them again, and with them the warm start's mask; the search's own if not given."""
+    """Objective that scores them again, and with them the warm start's mask, also where rescore is 1."""
     rescore_steps: int | None = None
-    """Optimiser steps of a ticket when it is scored again; as before if not given."""
+    """Optimiser steps of a ticket that short_training scores again; training_steps if not given."""
 
     def __post_init__(self) -> None:
         if self.saliencies:

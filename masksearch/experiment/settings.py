@@ -37,7 +37,7 @@ class ScoringSettings:
     """How masks are made and scored."""
 
     seconds: float | None = None
-    """Seconds of gradual pruning, proposing and scoring per search, beside budget; so results depend on the machine."""
+    """Seconds of gradual pruning, proposing and scoring per search, beside budget and rescore; machines differ then."""
     search_images: int | None = None
     """Validation images that scorers see (redrawn: in every stage); 2,000 or half of them if not given."""
     subsets: SubsetKind = "fixed"
@@ -171,7 +171,9 @@ class Settings:
                     f"{self.sweep.granularity}"
                 )
         if self.search.training_lr is not None and not trains:
-            raise InputError(f"training_lr: {self.search.training_lr}; {self.sweep.objective} trains nothing")
+            raise InputError(
+                f"training_lr: {self.search.training_lr}; short_training is neither the objective nor rescore_by"
+            )
         if OBJECTIVES[self.sweep.objective].images == 0:
             self._check_imageless(self.sweep.objective)
         if any(source.epochs for source in self.search.sources):
@@ -245,7 +247,7 @@ class Settings:
             )
 
     def _check_imageless(self, objective: str) -> None:
-        if self.search.rescore > 1 and self.search.rescore_by in (None, objective):
+        if self.search.rescores and self.search.rescore_by in (None, objective):
             raise InputError(
                 f"rescore: {self.search.rescore}; {objective} looks at no images, so others give no other scores; name "
                 "another objective as rescore_by"

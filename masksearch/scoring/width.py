@@ -12,9 +12,9 @@ def width(space: FilterSpace, mask: Mask) -> float:
     """Minus the sum over the network's layers of 1 / n, n the outputs that a layer has left.
 
     How much gradients fluctuate in an untrained chain of ReLU layers grows exponentially with this sum over the hidden
-    ones (Hanin 2018). What is only wired otherwise counts the same here: a residual trunk's width counts once for each
-    layer that adds to it. Layers that lose no outputs under any mask are left out. Minus infinity for a mask that
-    empties a layer.
+    ones (Hanin 2018). What is only wired otherwise counts the same here: each convolution that writes to a residual
+    trunk adds the trunk's width once. Layers that lose no outputs under any mask are left out. Minus infinity for a
+    mask that empties a layer.
     """
-    kept = mask.kept_per_layer().values()
-    return -sum(makers / n if n else math.inf for makers, n in zip(space.makers, kept, strict=True))
+    widths = space.widths(mask)
+    return -float((1 / widths).sum()) if widths.all() else -math.inf

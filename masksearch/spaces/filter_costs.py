@@ -27,6 +27,8 @@ class Costs:
         for row, run in enumerate(runs):
             counts = np.bincount(family_of[run.units[run.units != FIXED]], minlength=len(sizes))
             self._per_unit[row] = counts // self._sizes
+        made = set(groups.filters)
+        self._makes = np.array([(run.tensor, run.dim) in made for run in runs], dtype=bool)
         self._parameter = np.repeat(np.arange(len(names)), [len(groups.by_tensor[name]) for name in names])
         full = np.array([np.prod(groups.shapes[name], dtype=np.int64) for name in names], dtype=np.int64)
         macs = np.array([groups.macs.get(name, 0) for name in names], dtype=np.int64)
@@ -43,6 +45,10 @@ class Costs:
         if hold == "units":
             return int(kept.sum())
         return self._base[hold] + int(self._entries(kept, self._weights[hold]).sum())
+
+    def widths(self, kept: np.ndarray) -> np.ndarray:
+        """Positions left of every cut dimension that a layer's channels are made along: int64 (n,)."""
+        return (self._fixed + self._per_unit @ kept)[self._makes]
 
     def per_unit(self, hold: str) -> np.ndarray:
         """What removing a unit, and no other, saves: float64 (n_units,)."""

@@ -88,15 +88,9 @@ class FilterSpace(NetworkSpace):
             raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
         return sums[:-1]
 
-    @cached_property
-    def makers(self) -> tuple[int, ...]:
-        """How many layers of the network make the channels of each of the space's: several that add to one trunk."""
-        family_of = np.repeat(np.arange(len(self.layers)), [layer.size for layer in self.layers])
-        numbers, filters = np.zeros(len(self.layers), dtype=int), set(self.groups.filters)
-        for run in self.groups.runs:
-            if (run.tensor, run.dim) in filters:
-                numbers[np.unique(family_of[run.units[run.units != FIXED]])] += 1
-        return tuple(numbers.tolist())
+    def widths(self, mask: Mask) -> np.ndarray:
+        """Outputs that a mask leaves of every layer of the network that loses some under others: int64 (n,)."""
+        return self._costs.widths(np.array(list(mask.kept_per_layer().values())))
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
         """Parameters, or MACs per image, that removing one unit and no other saves: float64 (n_units,)."""

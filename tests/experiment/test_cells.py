@@ -133,6 +133,17 @@ def test_what_does_not_decide_a_cell_leaves_its_folder(changed):
     assert first(changed).folder == first(BASE).folder
 
 
+@pytest.mark.parametrize("own", [{"training_lr": 0.3}, {"training_steps": 9}, {}], ids=str)
+def test_what_only_the_second_scoring_reads_leaves_a_front_and_a_shared_study(own):
+    front = replace(SWEEP, methods=("optuna_tpe",), max_macs=(0.5,), granularity="filter", model="conv2:0.25")
+    search = SearchSettings(rescore=2, rescore_by="short_training")
+    one, other = (first(replace(BASE, sweep=front, search=replace(search, **more)), "optuna_tpe") for more in ({}, own))
+    plain = first(replace(BASE, sweep=front), "optuna_tpe")
+    assert plain.front_identity == one.front_identity == other.front_identity
+    assert plain.folder != one.folder
+    assert (one.folder == other.folder) is (not own)
+
+
 def test_the_dense_network_is_shared_by_all_cells_of_a_seed():
     identities = {cell.seed: short_hash(cell.identity["dense"]) for cell in grid(BASE)}
     assert len(set(identities.values())) == 2

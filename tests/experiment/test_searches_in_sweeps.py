@@ -134,6 +134,14 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
         assert kept == (case == "start")
 
 
+def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
+    flat = {"methods": ["random_search"], "warm_start": "magnitude@end", "find_at": ["end"], "objective": "loss"}
+    [cell] = sweep_in(tmp_path, **flat, sparsity=[0.95], rescore=2, rescore_by="accuracy", budget=3)
+    [start] = sweep_in(tmp_path, **flat, sparsity=[0.95], budget=1, name="start")
+    assert cell.mask.hash == start.mask.hash
+    assert "kept_start" not in cell.metrics["score"]
+
+
 @pytest.mark.parametrize("method", ["magnitude", "optuna_random"])
 def test_connected_masks_have_no_dead_ends(tmp_path, method):
     flat = TRAINED | {"methods": [method], "sparsity": [0.97], "saliencies": ["magnitude"], "on_empty": "allow"}
@@ -274,7 +282,7 @@ WRONG = {
         "budget": 8,
     },
     "objective: width; it is of filter masks": {"objective": "width"},
-    "training_lr: 0.1; calibrated_loss trains nothing": {"training_lr": 0.1},
+    "training_lr: 0.1; short_training is neither the objective nor rescore_by": {"training_lr": 0.1},
     "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},

@@ -1,7 +1,6 @@
-"""``width`` by hand: of chains, of residual trunks, and where a layer is emptied."""
+"""``width`` against hand-counted outputs: of chains, trunks, groups and splits, and where a layer is emptied."""
 
 import math
-from fractions import Fraction
 
 import pytest
 import torch
@@ -16,9 +15,21 @@ from masksearch.spaces import filter_space, weight_space
 WIDTH = OBJECTIVES["width"].of_filters
 
 
-def chain():
-    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(4, 3))
-    return model.eval(), torch.zeros(1, 2, 5, 5)
+def chain(*second, after=4):
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), *(second or [nn.Conv2d(6, 4, 3)]), nn.Flatten())
+    return model.append(nn.Linear(after, 3)).eval(), torch.zeros(1, 2, 5, 5)
+
+
+class Splits(nn.Module):
+    """A layer's channels go two ways, in halves."""
+
+    def __init__(self):
+        super().__init__()
+        self.both, self.one, self.last = nn.Conv2d(2, 8, 1), nn.Conv2d(4, 6, 1), nn.Linear(10, 3)
+
+    def forward(self, images):
+        left, right = self.both(images).relu().chunk(2, 1)
+        return self.last(torch.cat([self.one(left).relu(), right], 1).mean((2, 3)))
 
 
 def kept(space, numbers):
@@ -28,26 +39,35 @@ def kept(space, numbers):
 
 def test_equal_widths_are_best_at_a_number_of_filters_and_an_empty_layer_worst():
     space = filter_space(*chain())
-    assert (space.makers, [layer.size for layer in space.layers]) == ((1, 1), [6, 4])
     scores = {(first, 6 - first): WIDTH(space, kept(space, (first, 6 - first))) for first in range(2, 7)}
     assert scores[3, 3] == max(scores.values()) == pytest.approx(-2 / 3)
     assert scores[6, 0] == -math.inf
 
 
-def test_a_trunk_counts_once_for_each_layer_that_writes_to_it():
-    model, image = MODELS["resnet20"].build((3, 32, 32), 10, 0.25).eval(), torch.zeros(1, 3, 32, 32)
-    space = filter_space(model, image)
-    # Stage by stage: what begins the trunk (the stem, or a shortcut's convolution), and what its three blocks add.
-    assert space.makers == (4, 1, 1, 1, 1, 4, 1, 1, 1, 4, 1, 1)
+def test_a_trunk_counts_once_for_each_convolution_that_writes_to_it():
+    model = MODELS["resnet20"].build((3, 32, 32), 10, 0.25).eval()
+    space = filter_space(model, torch.zeros(1, 3, 32, 32))
+    # The stem or a shortcut's convolution, and three blocks; layers are a trunk, then what is within its blocks.
+    writers = (4, 1, 1, 1, 1, 4, 1, 1, 1, 4, 1, 1)
     numbers = (2, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
-    terms = [Fraction(n, number) for n, number in zip(space.makers, numbers, strict=True)]
-    assert WIDTH(space, kept(space, numbers)) == pytest.approx(-float(sum(terms)))
+    wanted = -sum(n / number for n, number in zip(writers, numbers, strict=True))
+    assert WIDTH(space, kept(space, numbers)) == pytest.approx(wanted)
 
 
-def test_a_depthwise_convolution_is_as_wide_as_the_layer_before_it():
-    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
-    space = filter_space(model.eval(), torch.zeros(1, 2, 5, 5))
-    assert WIDTH(space, kept(space, (2,))) == pytest.approx(-2 / 2)
+@pytest.mark.parametrize(
+    ("network", "numbers", "widths"),
+    [
+        (chain(nn.Conv2d(6, 6, 3, groups=6), after=6), (2,), (2, 2)),  # depthwise: as wide as the layer before it
+        (chain(nn.Conv2d(6, 9, 3, groups=3), after=9), (1, 2), (3, 6)),  # a unit is a channel of every group
+        ((Splits().eval(), torch.zeros(1, 2, 5, 5)), (3, 2), (6, 2)),  # a unit is a channel of both halves
+    ],
+    ids=["depthwise", "groups", "split"],
+)
+def test_outputs_count_however_units_share_them(network, numbers, widths):
+    space = filter_space(*network)
+    mask = kept(space, numbers)
+    assert sorted(space.widths(mask)) == sorted(widths)
+    assert WIDTH(space, mask) == pytest.approx(-sum(1 / width for width in widths))
 
 
 def test_weight_masks_have_no_width():
