@@ -20,6 +20,7 @@ def make_round(number=1, seed=0, density=0.1, trains=True):
     ]
     return {
         "number": number,
+        "score": {"objective": "accuracy", "accuracy_gap": 0.01 * (seed + 1), "scorings": 100},
         **looks,
         "mask": {"density": density, "empty_layers": ["fc1"] if seed == 1 else []},
         "epochs": epochs if trains else [],
@@ -60,7 +61,6 @@ def make_cell(method="snip", sparsity=0.9, seed=0, rounds=1, **changes):
         "retrain_lr": None,
         "control": "none",
         "settings": {"dense": {"seed": seed, "training": {"lr": 0.1}}, "scope": "global"},
-        "score": {"objective": "accuracy", "accuracy_gap": 0.01 * (seed + 1), "scorings": 100},
         **{name: value for name, value in rows[-1].items() if name != "number"},
         "rounds": rows,
         "dense": {name: value for name, value in dense.items() if name != "epochs"},
