@@ -7,7 +7,7 @@ at a number of filters, or of MACs, depends on p; near 0 the sum goes by the num
 some p the best widths, rounded, are trained as in the recipe ``search_filters``, with random filters, from
 initialisation. Beside them stand uniform densities and some others, and for ResNet-20 optimizers and rates. Compared is
 the validation loss of seeds from 100 on; no test images. Trainings that ``results/width_profiles.csv`` has are not
-repeated; all of them take two hours.
+repeated; all of them take three hours.
 """
 
 import sys

@@ -42,42 +42,29 @@ def cell_scorer(
     later : bool
         Whether the mask is that of a second or later round.
     """
-    weight = cell.settings.scoring.cost_weight
     objective = objective or cell.settings.sweep.objective
-    plain = _plain_scorer(cell, model, space, images, data, dense, objective, steps, later=later)
-    return CostWeighted(plain, weight, cell.settings.scoring.cost_of) if weight else plain
-
-
-def _plain_scorer(
-    cell: Cell,
-    model: nn.Module,
-    space: NetworkSpace,
-    images: Split,
-    data: Data,
-    dense: DenseNetwork,
-    objective: str,
-    steps: int | None,
-    *,
-    later: bool,
-) -> Scorer | ShortTraining:
-    if objective != "short_training":
-        return Scorer(weights_scored(cell, model, space), space, images, objective)
-    network = copy.deepcopy(model)
-    network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
-    found_at = "end" if later or cell.find_at == AUTO else cell.find_at
-    plan = course(cell, found_at, cell.epochs, dense, len(data.train))
-    lr = cell.settings.search.training_lr
-    return ShortTraining(
-        network,
-        space,
-        data.train,
-        images,
-        plan.settings if lr is None else replace(plan.settings, lr=lr),
-        steps=steps or cell.settings.search.training_steps,
-        begin=plan.begin,
-        seed=derive(cell.seed, "short training"),
-        augment=data.augment,
-    )
+    scorer: Scorer | ShortTraining
+    if objective == "short_training":
+        network = copy.deepcopy(model)
+        network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
+        found_at = "end" if later or cell.find_at == AUTO else cell.find_at
+        plan = course(cell, found_at, cell.epochs, dense, len(data.train))
+        lr = cell.settings.search.training_lr
+        scorer = ShortTraining(
+            network,
+            space,
+            data.train,
+            images,
+            plan.settings if lr is None else replace(plan.settings, lr=lr),
+            steps=steps or cell.settings.search.training_steps,
+            begin=plan.begin,
+            seed=derive(cell.seed, "short training"),
+            augment=data.augment,
+        )
+    else:
+        scorer = Scorer(weights_scored(cell, model, space), space, images, objective)
+    weight = cell.settings.scoring.cost_weight
+    return CostWeighted(scorer, weight, cell.settings.scoring.cost_of) if weight else scorer
 
 
 def cell_subsets(cell: Cell, data: Data) -> Subsets:

@@ -65,7 +65,8 @@ class Scorer:
     Raises
     ------
     InputError
-        If images or weights are not finite, or the outputs don't fit the objective.
+        If images or weights are not finite, the outputs don't fit the objective, or it is of filter masks and the space
+        is not.
     """
 
     def __init__(

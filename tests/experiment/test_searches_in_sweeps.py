@@ -3,7 +3,7 @@
 import pytest
 import torch
 from rich.console import Console
-from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, settings_in, small_data, small_world, sweep_in  # noqa: F401
+from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch.analysis import group_cells
@@ -12,6 +12,7 @@ from masksearch.errors import InputError
 from masksearch.experiment import run_sweep
 from masksearch.history_file import read_rows
 from masksearch.progress import ProgressBars
+from masksearch.report import write_report
 from masksearch.report.searches import search_drawings
 from masksearch.report.style import Looks
 from masksearch.scoring import Scorer, ShortTraining
@@ -116,7 +117,8 @@ WITH_THE_START = {
 def test_another_objective_chooses_between_what_a_search_found_and_what_it_started_from(case, tmp_path, capsys):
     flat = TRAINED | {"budget": 20} | WITH_THE_START[case]
     with ProgressBars(Console(width=200)) as bars:
-        [cell] = sweep_in(tmp_path, watcher=bars, **flat)
+        result = run_sweep(settings_in(tmp_path, **flat), bars)
+    [cell] = cells_of(result)
     [alone] = sweep_in(tmp_path, **{key: value for key, value in flat.items() if "rescore" not in key}, name="alone")
     [start] = sweep_in(tmp_path, **flat | {"budget": 1}, name="start")
     data = small_data()
@@ -130,6 +132,7 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
     assert cell.mask.hash == (start if kept else alone).mask.hash != (alone if kept else start).mask.hash
     assert cell.metrics["score"].get("kept_start", False) is kept
     assert ("the warm start was better" in capsys.readouterr().out) is kept
+    assert ("warm start kept: 1 of 1" in write_report(result).read_text()) is kept
     if case != "filters":
         assert kept == (case == "start")
 
