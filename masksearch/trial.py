@@ -16,8 +16,10 @@ from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 __all__ = ["STAGE", "TAKEN_IN", "Budget", "Cost", "Problem", "Proposal", "Refine", "Score", "Trial"]
 
 STAGE = "subset_stage"
-TAKEN_IN = "taken_in"  # a metric: trials of other searches that a searcher has learned from
 """The metric that says, in searches of several stages, which one a trial is of."""
+
+TAKEN_IN = "taken_in"
+"""The metric that counts the trials of other searches that a searcher has learned from."""
 
 Cost = Hold | Callable[[Mask], float]
 """What a mask costs as a share of what the full mask does: by name, as the space counts it, or by a function."""

@@ -27,7 +27,7 @@ __all__ = ["PRICES", "Looker"]
 
 _LOOKED_AT = 100  # images, for outputs that are constant
 
-PRICES = ("cost", "layers", "seconds")
+PRICES = ("cost", "layers", "latency")
 """What :meth:`Looker.costs` tells."""
 
 
@@ -43,7 +43,7 @@ class Looker:
     device: torch.device
 
     def row(self, round_: Round, found: Found) -> dict[str, Any]:
-        """The round's mask, scores and accuracies.
+        """The round's mask, scores, accuracies and seconds.
 
         Test accuracy and loss under the mask: ``found`` at the weights that it was found at, which are those of the
         last round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
@@ -72,24 +72,24 @@ class Looker:
             **{name: dict(seen[id(weights)]) for name, weights in moments.items()},
             "mask": _describe(round_.mask),
             "epochs": [asdict(epoch) for epoch in round_.training.epochs] if round_.training else [],
-            "seconds": {"test": seconds},  # of the last moment, after training
+            "seconds": {
+                "search": found.seconds,
+                "retrain": sum(epoch.seconds for epoch in round_.training.epochs) if round_.training else 0.0,
+                "test": seconds,  # of the last moment, after training
+            },
         }
         row["trained"] |= {"constant_outputs": self._constant_outputs(round_), **_end_of(round_.training)}
         return row
 
-    def costs(self, network: nn.Module, round_: Round, found: Found) -> dict[str, Any]:
-        """What the trained ``network`` costs, in whole and per layer, and every time that was measured."""
+    def costs(self, network: nn.Module, round_: Round) -> dict[str, Any]:
+        """What the trained ``network`` costs, in whole and per layer, and the seconds of a forward pass."""
         pruned = isinstance(self.space, FilterSpace) and not round_.mask.empty_layers()
         masks = {} if pruned else self.space.parameter_masks(round_.mask)
         example, full = self.data.test.images[:1].to(self.device), self.build().to(self.device)
         return {
             "cost": costs(network, masks, example),
             "layers": layer_costs(network, masks, full, example),
-            "seconds": {
-                "search": found.seconds,
-                "retrain": sum(row.seconds for row in round_.training.epochs) if round_.training else 0.0,
-                **latencies(copy.deepcopy(network), full, example),
-            },
+            "latency": latencies(copy.deepcopy(network), full, example),
         }
 
     def _constant_outputs(self, round_: Round) -> int:

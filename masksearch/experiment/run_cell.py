@@ -37,7 +37,7 @@ from masksearch.ticket import Ticket, draw_ticket
 from masksearch.tracking import Tracker
 from masksearch.training import EpochRow, Training, steps_per_epoch, train
 from masksearch.training.record import Weights
-from masksearch.trial import Trial
+from masksearch.trial import TAKEN_IN, Trial
 
 __all__ = ["run_cell"]
 
@@ -94,7 +94,7 @@ class _Run:
         self.found = Found(space.full())
 
     def metrics(self) -> dict[str, Any]:
-        """Run all rounds and tell what they have shown, the last one's figures first."""
+        """Run all rounds and tell what they have shown: the last one's figures with the effort of all, then every one's."""
         cell = self.cell
         rounds = [self._look(round_) for round_ in self._rounds()]
         last = rounds[-1]
@@ -110,7 +110,9 @@ class _Run:
             "rewind_to": cell.rewind_to,
             "retrain_lr": cell.retrain_lr,
             "control": cell.control,
-            **{name: value for name, value in last.items() if name != "number"},
+            **{name: value for name, value in last.items() if name not in ("number", "latency")},
+            "score": last["score"] | _total(rounds, "score", "scorings", TAKEN_IN),
+            "seconds": last["seconds"] | _total(rounds, "seconds", "search", "retrain") | last["latency"],
             "dense": {name: value for name, value in self.dense.metrics.items() if name != "epochs"},
             "rounds": [{name: value for name, value in row.items() if name not in PRICES} for row in rounds],
         }
@@ -270,9 +272,12 @@ class _Run:
         looker = Looker(self.cell, self._build, space, self.data, self.dense, self.device)
         row = looker.row(round_, self.found)
         if place == self.folder.path:
-            prices = looker.costs(network, round_, self.found)
-            prices["seconds"] |= row["seconds"]
-            row |= prices
+            row |= looker.costs(network, round_)
             if isinstance(space, FilterSpace) and not round_.mask.empty_layers():
                 save_pruned(place / "pruned", network, space, round_.mask)
         return row
+
+
+def _total(rounds: list[dict[str, Any]], group: str, *names: str) -> dict[str, Any]:
+    """Sums over the rounds of what the last one's ``group`` has of these names."""
+    return {name: sum(row[group].get(name, 0) for row in rounds) for name in names if name in rounds[-1][group]}

@@ -68,9 +68,14 @@ def test_metrics_and_files_tell_of_the_same_rounds(cell):
     row, rounds = SCHEDULES[metrics["schedule"]], metrics["rounds"]
     assert len(rounds) == metrics["n_rounds"] == (ROUNDS if row.rounds > 1 else 1)
     assert [one["number"] for one in rounds] == list(range(1, len(rounds) + 1))
-    assert {name: metrics[name] for name in rounds[-1] if name != "number"} == {
-        name: value for name, value in rounds[-1].items() if name != "number"
+    of_its_own = ("number", "seconds", "score")
+    assert {name: metrics[name] for name in rounds[-1] if name not in of_its_own} == {
+        name: value for name, value in rounds[-1].items() if name not in of_its_own
     }
+    assert metrics["score"]["search_score"] == rounds[-1]["score"]["search_score"]
+    assert metrics["seconds"]["test"] == rounds[-1]["seconds"]["test"]
+    epochs = [epoch["seconds"] for one in rounds for epoch in one["epochs"]]
+    assert metrics["seconds"]["retrain"] == pytest.approx(sum(epochs))
     assert {place.name for place in cell.folder.glob("round*")} == {place.name for place in cell.places[:-1]}
     for one, mask in zip(rounds, cell.masks, strict=True):
         assert one["mask"]["kept"] == mask.n_kept

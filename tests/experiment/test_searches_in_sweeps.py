@@ -168,6 +168,9 @@ def test_searches_see_subsets_and_masks_are_looked_at_on_the_rest(kind, sizes, s
         rows = list(read_rows(place))
         assert [row.stage for row in rows] == [0] * 6 + [1] * 6
         assert all(row.score.images in (0, sizes[row.stage]) for row in rows)
+    took = [row for place in searched.places for row in read_rows(place)]
+    assert searched.metrics["score"]["scorings"] == len(took) == 12 * rounds
+    assert searched.metrics["seconds"]["search"] >= sum(row.score.seconds for row in took)
     best = max(row.score.value for row in rows if row.stage == 1)
     assert searched.metrics["score"]["search_score"] == pytest.approx(best, abs=1e-5)
     for cell in (searched, ranked):
