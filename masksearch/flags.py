@@ -137,7 +137,7 @@ def _in_one_line(box: str) -> str:
     for note in notes:
         note = note.removeprefix("Argument helptext: ")
         if note.startswith("Perhaps you meant: "):
-            note = f"perhaps you meant {' or '.join(re.findall(r'--[a-z.-]+', note)[:1])}"
+            note = f"perhaps you meant {' or '.join(re.findall(r'--[a-z.-]+', note)[:2])}"
         if not note.startswith("For full helptext"):
             message += f"; {note}"
     return message

@@ -94,7 +94,7 @@ class _Run:
         self.found = Found(space.full())
 
     def metrics(self) -> dict[str, Any]:
-        """Run all rounds and tell what they have shown: the last one's figures with the effort of all, then every one's."""
+        """Run all rounds and tell what they have shown: the last one's figures with all's effort, then every one's."""
         cell = self.cell
         rounds = [self._look(round_) for round_ in self._rounds()]
         last = rounds[-1]
