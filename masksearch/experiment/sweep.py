@@ -196,8 +196,10 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     for moment in {*_moments([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
     smallest = int(data.train.labels.bincount(minlength=data.classes).min())
-    sees_images = any(cell.method in CRITERIA and CRITERIA[cell.method].needs_batches for cell in cells)
-    if sees_images and settings.scoring.images_per_class > smallest:
+    criteria = [cell.method for cell in cells if cell.method in CRITERIA]
+    if any(cell.searches for cell in cells):
+        criteria += [source.name for source in settings.search.sources]
+    if any(CRITERIA[name].needs_batches for name in criteria) and settings.scoring.images_per_class > smallest:
         raise InputError(
             f"images_per_class: {settings.scoring.images_per_class}; the smallest class has {smallest} training images"
         )
@@ -219,8 +221,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         _check_searcher(cell, space)
     for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
         Slimming(model, dense_training(settings, schedule).bn_l1)  # raises if there is nothing to slim
-    for method in dict.fromkeys(cell.method for cell in cells if cell.method in CRITERIA):
-        row = CRITERIA[method]
+    for row in map(CRITERIA.__getitem__, dict.fromkeys(criteria)):
         if not row.needs_batches and not row.draws:
             row.saliency(model, space, [], initial=model.state_dict(), alive=None)  # raises where it knows no value
     return space

@@ -288,6 +288,14 @@ BAD = {
         {"model": "conv2:0.1", "granularity": "filter", "methods": ["bn_scale"]},
         "bn_scale: channels of layer 'conv1' pass through no BatchNorm",
     ),
+    "no scales to start from": (
+        {"model": "conv2:0.1", "granularity": "filter", "methods": ["annealing"], "warm_start": "bn_scale"},
+        "bn_scale: channels of layer 'conv1' pass through no BatchNorm",
+    ),
+    "images of saliencies": (
+        {"methods": ["optuna_tpe"], "saliencies": ["snip"], "images_per_class": 500},
+        "images_per_class: 500; the smallest class",
+    ),
     "a search of layers in rounds": (
         {"methods": ["annealing"], "schedule": ["iterative"], "layer_sparsity": ["fc1=0.5"]},
         "annealing searches one density in later rounds",
