@@ -83,6 +83,11 @@ class Figures:
         """
         return [value for _, value in self._case(sweep, method, sparsity, column, where)]
 
+    def runs(self, sweep: str, method: str, sparsity: float, **where: Any) -> int:
+        """How many seeds of a case have run: 0 where :meth:`seeds` would be an error for want of rows."""
+        _, found = self._rows(sweep, method, sparsity, ACCURACY, where)
+        return len({row["seed"] for row in found})
+
     @_of_lists
     def estimate(self, *case: Any, **where: Any) -> Estimate:
         """Mean and 95 % interval over the seeds of a case; arguments as of :meth:`seeds`, or lists of such."""
@@ -132,19 +137,9 @@ class Figures:
         self, sweep: str, method: str, sparsity: float, column: str, where: Mapping[str, Any]
     ) -> list[tuple[int, float]]:
         """Seeds and figures of the one case, from the lowest seed on."""
-        path = self.results / f"{sweep}.csv"
-        rows = read_csv(path)
+        path = self._path(sweep)
+        rows, found = self._rows(sweep, method, sparsity, column, where)
         what = f"{method} at {100 * sparsity:g} %{''.join(f', {name} {value}' for name, value in where.items())}"
-        unknown = [name for name in (*where, *column.split(" / ")) if not any(name in row for row in rows)]
-        if rows and unknown:
-            raise InputError(f"{path}: no column {unknown[0]!r}")
-        wanted = {"method": method} | {name: str(value) for name, value in where.items()}
-        found = [
-            row
-            for row in rows
-            if abs(number(row, "sparsity") - sparsity) < 5e-5
-            and all(row[name] == value for name, value in wanted.items())
-        ]
         if not found:
             methods = ", ".join(dict.fromkeys(row["method"] for row in rows))
             raise InputError(f"{path}: no rows of {what}; its methods are {methods or 'none'}")
@@ -154,6 +149,26 @@ class Figures:
         if any(math.isnan(figure) for _, figure in figures):
             raise InputError(f"{path}: a row of {what} has no {column}")
         return figures
+
+    def _rows(
+        self, sweep: str, method: str, sparsity: float, column: str, where: Mapping[str, Any]
+    ) -> tuple[list[Row], list[Row]]:
+        """All rows of a sweep, and those of the one case."""
+        rows = read_csv(self._path(sweep))
+        unknown = [name for name in (*where, *column.split(" / ")) if not any(name in row for row in rows)]
+        if rows and unknown:
+            raise InputError(f"{self._path(sweep)}: no column {unknown[0]!r}")
+        wanted = {"method": method} | {name: str(value) for name, value in where.items()}
+        found = [
+            row
+            for row in rows
+            if abs(number(row, "sparsity") - sparsity) < 5e-5
+            and all(row[name] == value for name, value in wanted.items())
+        ]
+        return rows, found
+
+    def _path(self, sweep: str) -> Path:
+        return self.results / f"{sweep}.csv"
 
 
 def _arguments(case: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +188,7 @@ def _differing(rows: Sequence[Row]) -> str:
     return ", ".join(name for name in names if len({row[name] for row in rows}) > 1) or "nothing"
 
 
-_FUNCTIONS = ("mean", "estimate", "difference", "seeds", "cell", "cells")
+_FUNCTIONS = ("mean", "estimate", "difference", "seeds", "runs", "cell", "cells")
 
 
 def first_number(text: str) -> float:

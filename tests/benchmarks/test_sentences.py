@@ -169,6 +169,7 @@ def test_figures_of_cases(figures):
     assert figures.mean("s", ["snip", "random"], 0.9, control=["none"]) == pytest.approx([92, 60])
     assert figures.mean("s", "snip", 0.9, control=["shuffle", "none"]) == pytest.approx([91, 92])
     assert figures.estimate("s", "random", 0.9) == Estimate.of(figures.seeds("s", "random", 0.9))
+    assert [figures.runs("s", *case) for case in (("random", 0.9), ("snip", 0.9), ("random", 0.8))] == [2, 2, 0]
     lost = figures.difference({"control": "none"}, {"control": "shuffle"}, sweep="s", method="snip", sparsity=0.9)
     assert (lost.mean, lost.n) == (pytest.approx(1.0), 2)
     above = figures.difference({"method": "snip", "control": "none"}, {"method": "random"}, sweep="s", sparsity=0.9)
