@@ -32,9 +32,9 @@ def default_interval(steps: int) -> int:
     return max(1, min(100, steps // 40))
 
 
-def default_end(steps: int) -> int:
-    """Step after which masks stay as they are: 75 % of the training (Evci et al. 2020)."""
-    return steps * 3 // 4
+def default_end(steps: int, begin: int = 0) -> int:
+    """Step after which masks stay as they are: 75 % of the training from ``begin`` to ``steps`` (Evci et al. 2020)."""
+    return begin + (steps - begin) * 3 // 4
 
 
 class _Changing(Remask, ABC):
@@ -109,9 +109,9 @@ class Gradual(_Changing):
     density : float
         In the end, of whatever ``choose`` holds.
     steps : int
-        Optimiser steps of the training since epoch 0 of its schedule, for the defaults.
+        Step at which the training ends, counted since epoch 0 of its schedule, as all steps are.
     begin, end : int, optional
-        Steps between which density falls: from 0 to 75 % of the training, if left out.
+        Steps between which density falls; ``begin`` is where the training begins, ``end`` 75 % of it, if left out.
     interval : int, optional
         Steps between two changes; :func:`default_interval` if left out.
     alive : Mask, optional
@@ -138,10 +138,11 @@ class Gradual(_Changing):
         alive: Mask | None = None,
     ) -> None:
         mask = space.full() if alive is None else alive
-        end = max(begin + 1, default_end(steps)) if end is None else end
+        end = max(begin + 1, default_end(steps, begin)) if end is None else end
         if end > steps:
             raise InputError(f"end: {end}; allowed is 1 to {steps}, the steps of the training")
-        self.ramp = Ramp(density, begin, end, default_interval(steps) if interval is None else interval, mask.density)
+        interval = default_interval(steps - begin) if interval is None else interval
+        self.ramp = Ramp(density, begin, end, interval, mask.density)
         super().__init__(model, space, mask, asdict(self.ramp))
         self._choose = choose
         self._reached = self.ramp.start
@@ -187,7 +188,9 @@ class Regrowing(_Changing):
     kind : {"set", "rigl"}
         What is regrown.
     steps : int
-        Optimiser steps of the training since epoch 0 of its schedule, for the defaults.
+        Step at which the training ends, counted since epoch 0 of its schedule, as all steps are.
+    begin : int
+        Step at which it begins.
     share : float
         Of a layer's kept weights, dropped at once: SET's zeta, all the time; RigL's alpha, which falls along a cosine.
     interval : int, optional
@@ -211,6 +214,7 @@ class Regrowing(_Changing):
         kind: Kind = "rigl",
         *,
         steps: int,
+        begin: int = 0,
         share: float = 0.3,
         interval: int | None = None,
         end: int | None = None,
@@ -223,12 +227,13 @@ class Regrowing(_Changing):
             )
         if not 0 < share < 1:
             raise InputError(f"share: {share}; allowed is a number between 0 and 1")
-        self.interval = default_interval(steps) if interval is None else interval
+        self.interval = default_interval(steps - begin) if interval is None else interval
         if self.interval < 1:
             raise InputError(f"interval: {interval}; allowed is 1 or more steps")
         self.kind, self.share, self.seed = kind, share, seed
-        self.end = default_end(steps) if end is None else end
-        settings = {"kind": kind, "share": share, "interval": self.interval, "end": self.end, "seed": seed}
+        self.begin, self.end = begin, default_end(steps, begin) if end is None else end
+        settings = {"kind": kind, "share": share, "interval": self.interval, "begin": begin, "end": self.end}
+        settings |= {"seed": seed}
         super().__init__(model, space, mask, settings)
         if empty := mask.empty_layers():
             raise InputError(f"mask: keeps nothing of layer {empty[0]!r}; regrowing needs weights in every layer")
@@ -246,7 +251,7 @@ class Regrowing(_Changing):
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for name, parameter in parameters.items()
         }
-        share = cosine_share(step, self.end, self.share)
+        share = cosine_share(step - self.begin, self.end - self.begin, self.share)
         return rigl_update(self.space, self.mask, weights, self.space.unit_sums(gradients), share, generator)
 
 

@@ -59,12 +59,8 @@ class ProgressBars(Watcher):
         self._show(f"dense network, seed {seed}", epochs)
 
     def cell_begins(self, cell: Cell) -> None:
-        """Show the cell's search."""
-        self._best = float("nan")
-        if cell.searches:
-            self.search_begins(cell)
-        else:
-            self._show(cell.label, None)
+        """Show the cell."""
+        self._show(cell.label, None)
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
         """Show the gradual pruning."""
@@ -72,6 +68,7 @@ class ProgressBars(Watcher):
 
     def search_begins(self, cell: Cell) -> None:
         """Show the search."""
+        self._best = float("nan")
         self._show(cell.label, cell.settings.sweep.budget)
 
     def trial(self, cell: Cell, trial: Trial) -> None:

@@ -14,7 +14,7 @@ from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.files import write_bytes
 from masksearch.report import analyses
-from masksearch.report.comparing import comparison
+from masksearch.report.comparing import comparison, run_names
 from masksearch.report.contents import cell_contents, sweep_contents
 from masksearch.report.drawing import Drawing, by_sparsity
 from masksearch.report.early_bird import (
@@ -74,17 +74,18 @@ def analyse(args: Sequence[str], console: Console) -> None:
     results = [_only(read_sweep(Path(run)), given.sparsity) for run in given.runs]
     home = Path(given.out) if given.out else results[0].path / "analysis"
     texts = []
-    for result in results:
+    names = run_names(results)
+    for run, result in zip(names, results, strict=True):
         groups = group_cells(result.cells)
         looks = Looks(groups)
-        texts.append(f"# {result.path.name}\n")
+        texts.append(f"# {run}\n")
         for name in dict.fromkeys(given.what):
             if name in _OF_A_RUN:
                 grids, drawings = _OF_A_RUN[name].show(result, groups, looks, given.measure)
-                where = f"{result.path.name}: " * (len(results) > 1)
-                texts += _shown(name, grids, drawings, home, result.path.name, where, console)
+                where = f"{run}: " * (len(results) > 1)
+                texts += _shown(name, grids, drawings, home, run.replace("/", "_"), where, console)
     if "gap" in given.what:
-        texts += _shown("gap", *gaps(results), home, "all", "", console)
+        texts += _shown("gap", *gaps(dict(zip(names, results, strict=True))), home, "all", "", console)
     write_bytes(home / "analysis.md", "\n".join(texts).encode())
     console.print(f"written  {home / 'analysis.md'}", highlight=False, soft_wrap=True)
 

@@ -204,6 +204,23 @@ def test_gradual_begins_where_it_is_told_to():
     assert not (watched.inner.mask.bits & ~alive.bits).any()
 
 
+def test_a_training_that_begins_late_has_the_whole_course():
+    """75 % of what is trained, not of a schedule whose first 80 steps are over."""
+    model = make_model()
+    space = SPACES["weight"]
+    late = Gradual(model, space, chooser(model, space), 0.1, 100, begin=80)
+    assert (late.ramp.begin, late.ramp.end, late.ramp.interval) == (80, 95, default_interval(20))
+    mask = space.random(0.2, scope="erk")
+    own, whole = (Regrowing(model, space, mask, steps=20 + n, begin=n, interval=5) for n in (80, 0))
+    assert (own.end, whole.end) == (95, 15)
+    assert [own._due(step) for step in range(80, 100)] == [whole._due(step) for step in range(20)]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert own(85)
+    assert whole(5)
+    assert own.mask.hamming(mask) == whole.mask.hamming(mask) > 0  # as much is dropped
+
+
 def test_gradual_catches_up_where_a_training_begins_after_its_ramp():
     _, watched = trained(gradual(end=8), begin=2)
     assert list(watched.changes) == [0, 11]

@@ -23,7 +23,7 @@ from masksearch.trial import Score, Trial
 def test_a_bar_tells_scores_from_bounds_and_stops(score, text):
     bars = ProgressBars(Console(file=io.StringIO()))
     cell = SimpleNamespace(searches=True, label="cell", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5)))
-    bars.cell_begins(cell)
+    bars.search_begins(cell)
     bars.trial(cell, Trial(0, score, 1, is_best=False, is_repeat=False))
     [task] = bars._bars.tasks
     assert task.fields["note"] == f"{text}  best nan"
@@ -41,6 +41,17 @@ def test_gradual_pruning_has_a_bar_of_its_own_and_the_search_begins_after_it():
     bars.search_begins(cell)
     [task] = bars._bars.tasks
     assert (task.description, task.total, task.completed) == ("cell", 5, 0)
+
+
+def test_every_round_s_search_has_a_bar():
+    bars = ProgressBars(Console(file=io.StringIO()))
+    cell = SimpleNamespace(searches=True, label="cell", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5)))
+    bars.search_begins(cell)
+    bars.retraining_begins(cell, 2)
+    bars.search_begins(cell)
+    bars.trial(cell, Trial(0, Score(0.5), 1, is_best=False, is_repeat=False))
+    [task] = bars._bars.tasks
+    assert (task.description, task.total, task.completed) == ("cell", 5, 1)
 
 
 def test_masks_that_are_scored_again_have_a_bar():

@@ -1,6 +1,7 @@
 """show, compare and analyse: their tables hold the numbers of the files."""
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +21,7 @@ from masksearch.analysis import (
 from masksearch.experiment import Settings, costs, read_sweep, run_sweep
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.files import load_tensors
+from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.report.gaps import gaps
 from masksearch.report.style import Looks
@@ -178,7 +180,8 @@ def test_orthogonality_from_files_is_that_of_the_network(home):
     assert torch.equal(load_tensors(folder / "mask.safetensors")[0]["bits"], mask_bits(mask))
     expected = orthogonality_score(model, space, mask)
     assert group_orthogonality(result, {seed: mask}, [seed]).mean == pytest.approx(expected)
-    assert group_orthogonality(result, None, [seed]).mean == pytest.approx(orthogonality_score(model, space))
+    full = Mask(mask.space, torch.ones(space.n_units, dtype=torch.bool))
+    assert group_orthogonality(result, {seed: full}, [seed]).mean == pytest.approx(orthogonality_score(model, space))
 
 
 def test_trainability_is_the_course_of_the_retrainings(home, capsys, tmp_path):
@@ -207,11 +210,17 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
         )
         for images in (100, 50)
     ]
-    [grid], [drawing] = gaps(seen)
+    [grid], [drawing] = gaps(dict(zip("ab", seen, strict=True)))
     assert [row[1:5:3] for row in grid.rows[::2]] == [("100", "+1.00 ± 0.00"), ("50", "+2.00 ± 0.00")]
     line, *_ = drawing.figure.axes[0].lines
     assert line.get_xydata().tolist() == [[50, 2.0], [100, 1.0]]
-    assert gaps(seen[:1])[1] == []
+    assert gaps({"a": seen[0]})[1] == []
+    # What tells a method's searches apart tells their lines apart.
+    other = [replace(one, cells=[cell | {"find_at": "end"} for cell in one.cells]) for one in seen]
+    both = [replace(one, cells=one.cells + more.cells) for one, more in zip(seen, other, strict=True)]
+    [_], [drawing] = gaps(dict(zip("ab", both, strict=True)))
+    assert all(line.get_xydata()[:, 0].tolist() == [50, 100] for line in drawing.figure.axes[0].lines)
+    assert len(drawing.figure.axes[0].lines) == 4
 
 
 def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
@@ -225,6 +234,54 @@ def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
     fired = cell["early_bird"]["fired"]
     assert re.search(rf"magnitude +50 % +0 +{'never' if fired is None else fired} ", out)
     assert (result.path / "analysis" / f"{result.path.name}_early_bird.png").exists()
+
+
+def test_early_bird_tickets_are_compared_whenever_each_was_drawn(home):
+    """Their moments are results, a seed each, and no settings that could differ."""
+    result = read_sweep(home / "one")
+    cells = [cell for cell in result.cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
+    early = [cell | {"early_bird": {}, "find_at": f"{cell['seed'] + n}ep"} for n, cell in enumerate(cells)]
+    later = [cell | {"find_at": "end"} for cell in early]
+    [row] = paired_rows([replace(result, cells=early), replace(result, cells=later)])
+    assert (row.key["find_at"], row.difference[0].n) == ("early", 3)
+
+
+def test_filter_masks_are_analysed_and_masks_of_two_kinds_apart(tmp_path, capsys):
+    flat = {"model": "conv2:0.1", "sparsity": [0.5], "seeds": 2, "epochs": 1, "on_empty": "keep_one", "name": "both"}
+    flat |= {"train_images": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu"}
+    kinds = {"filter": ["filter_l1", "random"], "weight": ["magnitude"]}
+    parts = [
+        Settings().updated(flat | {"granularity": kind, "methods": names}, "test") for kind, names in kinds.items()
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
+        run_sweep([parts[0]])
+        one = said(capsys, "analyse", str(tmp_path / "both"))
+        run_sweep(parts)
+    assert "Likeness of masks at 50 %, iou" in one
+    two = said(capsys, "analyse", str(tmp_path / "both"), "--measure", "iou")
+    assert len(re.findall(r"Likeness of masks at 50 %, \d+ (?:filter|weight)s, iou", two)) == 2
+    assert len(list((tmp_path / "both" / "analysis").glob("both_similarity_iou_50_*s.png"))) == 2
+
+
+def test_figures_of_two_runs_of_one_name_lie_beside_one_another(home, capsys, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(home / "one", tmp_path / name / "one")
+    runs = [str(tmp_path / name / "one") for name in ("a", "b")]
+    said(capsys, "analyse", *runs, "--what", "densities", "--sparsity", "0.8", "--out", str(tmp_path))
+    assert {file.name for file in tmp_path.glob("*.png")} == {f"{name}_one_layers_80.png" for name in "ab"}
+    assert "# a/one" in (tmp_path / "analysis.md").read_text()
+
+
+def test_the_dense_network_s_orthogonality_is_of_the_layers_that_masks_have(tmp_path, capsys):
+    flat = {"model": "conv2:0.1", "layers": "linear", "methods": ["random"], "sparsity": [0.001], "seeds": 1}
+    flat |= {"epochs": 1, "train_images": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
+        result = run_sweep(Settings().updated(flat, "test"))
+    out = said(capsys, "analyse", str(result.path), "--what", "orthogonality")
+    dense, ticket = (float(re.search(rf"{name} .*?([0-9]+[.][0-9]{{5}})", out)[1]) for name in ("dense", "random"))
+    assert ticket == pytest.approx(dense, rel=0.05)
 
 
 @pytest.fixture(scope="module")

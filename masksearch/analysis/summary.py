@@ -26,8 +26,8 @@ class SummaryRow:
     granularity: str  # weight or filter; "" of the dense network
     untrained: Estimate  # test accuracy under the mask at the rewound weights, in [0, 1]
     trained: Estimate  # test accuracy after the last epoch of retraining
-    beside_dense: Estimate  # that, minus the test accuracy of the same seed's dense network
-    validation: Estimate  # accuracy after the last epoch, or under the mask where nothing was retrained; diverged: 0
+    beside_dense: Estimate  # that, minus the test accuracy of the same seed's network in the dense row
+    validation: Estimate  # accuracy after the last epoch; on what no search saw where none was trained; diverged: 0
     accuracy_gap: Estimate  # accuracy on the search images minus accuracy on the rest of val
     params: Estimate  # non-zero ones
     compression: Estimate  # parameters of the dense network / non-zero ones
@@ -66,7 +66,8 @@ def summarise(cells: Iterable[Mapping[str, Any]], dense: Iterable[Mapping[str, A
         seeds.setdefault(seed, metrics)
     if not seeds:
         return []
-    return [_dense(list(seeds.values()), cells), *map(_row, group_cells(cells))]
+    rows = [_row(group, seeds) for group in group_cells(cells)]
+    return [_dense(list(seeds.values()), cells), *rows]
 
 
 def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) -> SummaryRow:
@@ -108,7 +109,7 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
     )
 
 
-def _row(group: Group) -> SummaryRow:
+def _row(group: Group, networks: Mapping[int, Mapping[str, Any]]) -> SummaryRow:
     cells, cap = group.cells, group.cells[0].get("cap")
 
     def over_seeds(part: str, name: str) -> Estimate:
@@ -125,7 +126,9 @@ def _row(group: Group) -> SummaryRow:
         cells[0]["granularity"],
         untrained=over_seeds("untrained", "test_accuracy"),
         trained=over_seeds("trained", "test_accuracy"),
-        beside_dense=Estimate.of(cell["trained"]["test_accuracy"] - cell["dense"]["test_accuracy"] for cell in cells),
+        beside_dense=Estimate.of(
+            cell["trained"]["test_accuracy"] - networks[cell["seed"]]["test_accuracy"] for cell in cells
+        ),
         validation=Estimate.of(map(_validation, cells)),
         accuracy_gap=over_seeds("score", "accuracy_gap"),
         params=over_seeds("cost", "nonzero_params"),
@@ -170,4 +173,4 @@ def _validation(cell: Mapping[str, Any]) -> float:
     if cell["trained"]["diverged"]:
         return 0.0
     accuracy = cell["trained"]["val_accuracy"]
-    return cell["score"]["rest_accuracy"] if accuracy is None else accuracy
+    return cell["trained"]["rest_accuracy"] if accuracy is None else accuracy

@@ -20,8 +20,9 @@ __all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
 def read_mask(path: Path, granularity: str) -> Mask:
     """A mask of a file, on the space that the file describes: sizes and layers, without a network."""
     _, about = load_tensors(path)
-    sizes = [(name, tuple(shape), units) for name, shape, units in about["layers"]]
-    return Mask.load(path, MaskSpace(sizes, granularity))
+    space = MaskSpace([(name, tuple(shape), units) for name, shape, units in about["layers"]], granularity)
+    space.fingerprint = about["fingerprint"]  # a filter space's tells more than the sizes do
+    return Mask.load(path, space)
 
 
 def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
@@ -35,30 +36,26 @@ def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
 
 
 def group_orthogonality(
-    result: SweepResult, masks: Mapping[int, Mask] | None, seeds: list[int], repair: bool = False
+    result: SweepResult, masks: Mapping[int, Mask], seeds: list[int], repair: bool = False
 ) -> Estimate:
     """Orthogonality scores over seeds, at the initial weights (:func:`~masksearch.analysis.orthogonality_score`).
 
     Parameters
     ----------
-    masks : mapping or None
-        Seed -> weight mask; None: nothing is masked.
+    masks : mapping
+        Seed -> weight mask; the layers of its space count.
     repair : bool
         Of the weights that :func:`masksearch.repair.repaired` makes of them under the mask.
     """
     scores = []
     for seed in seeds:
         weights = _initial(result, seed)
-        mask = masks.get(seed) if masks is not None else None
-        if weights is None or (masks is not None and mask is None):
+        mask = masks.get(seed)
+        if weights is None or mask is None:
             continue
-        if mask is None:
-            tensors = [tensor for name, tensor in weights.items() if name.endswith("weight") and tensor.ndim > 1]
-        else:
-            keep = {f"{layer.name}.weight": mask.bits[layer.slice].view(layer.shape) for layer in mask.space.layers}
-            weights = repaired(weights, keep) if repair else weights
-            tensors = [weights[name] * bits for name, bits in keep.items()]
-        scores.append(weights_orthogonality(tensors))
+        keep = {f"{layer.name}.weight": mask.bits[layer.slice].view(layer.shape) for layer in mask.space.layers}
+        weights = repaired(weights, keep) if repair else weights
+        scores.append(weights_orthogonality([weights[name] * bits for name, bits in keep.items()]))
     return Estimate.of(scores)
 
 

@@ -118,6 +118,10 @@ class Cell:
             return self.epochs if self.row.trains_between else 0
         return asked
 
+    def trained_before(self, number: int) -> bool:
+        """Whether an earlier round than ``number`` trains, so that its mask is found at what that has left."""
+        return any(self.epochs_after(earlier) != 0 for earlier in range(1, number))
+
     @property
     def treated(self) -> "Cell":
         """The cell whose mask a control takes; for others, the cell itself."""
@@ -161,6 +165,10 @@ class Cell:
             elif digest := OBJECTIVES.added(again):
                 identity["rescore_plugin"] = digest
             identity |= {"front": self.front} if self.front else {}
+        elif sweep.objective == "short_training":  # what its mask is compared by
+            identity |= {name: getattr(self.settings.search, name) for name in ("training_steps", "training_lr")}
+        if sweep.capped and not self.front:
+            identity["capped"] = sweep.capped
         if scoring.subsets == "redrawn" or (scoring.subsets != "fixed" and self.searches):
             identity |= {"subsets": scoring.subsets, "subset_stages": scoring.subset_stages}
         if scoring.cost_weight:

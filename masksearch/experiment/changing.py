@@ -46,6 +46,7 @@ def changing_mask(
         mask,
         cast(Kind, cell.row.changes),
         steps=until,
+        begin=begin,
         share=schedules.drop_share,
         interval=schedules.update_every,
         seed=derive(cell.seed, "regrowing"),

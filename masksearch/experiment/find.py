@@ -63,6 +63,7 @@ class Finder:
     device: torch.device
     on_trial: Callable[[Trial, History, Searcher], None]
     watcher: Watcher
+    later: bool = False  # an earlier round has trained
 
     def __call__(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         """Find a mask for the weights that ``model`` has, within what is alive.
@@ -84,8 +85,9 @@ class Finder:
         subsets = cell_subsets(cell, self.data).stages
 
         def make(images: Split) -> NetworkScorer:
-            return cell_scorer(cell, model, self.space, images, self.data, self.dense, later=alive is not None)
+            return cell_scorer(cell, model, self.space, images, self.data, self.dense, later=self.later)
 
+        self.watcher.search_begins(cell)
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
         given = known(cell, model, self.space, self.data, self.dense, self.device, density, alive, folder, self.watcher)
@@ -135,7 +137,7 @@ class Finder:
         start = given.start if settings.search.rescore_by is not None else None
         if start is not None and start.hash not in {mask.hash for mask in candidates}:
             candidates.append(start)
-        mask = self._best(candidates, model, later=alive is not None)
+        mask = self._best(candidates, model)
         kept_start = start is not None and mask.hash == start.hash != masks[0].hash
         front = None
         if cell.front:
@@ -151,7 +153,7 @@ class Finder:
             return replace(searcher, storage=searcher.storage or f"sqlite:///{folder / 'optuna.db'}", label=place)
         return replace(searcher, study=self.cell.study)
 
-    def _best(self, masks: list[Mask], model: nn.Module, *, later: bool) -> Mask:
+    def _best(self, masks: list[Mask], model: nn.Module) -> Mask:
         """The best of a search's best masks, by validation images that the search has not seen."""
         if len(masks) == 1:
             return masks[0]
@@ -160,7 +162,7 @@ class Finder:
             *(self.cell, model, self.space, cell_subsets(self.cell, data).rest, data, self.dense),
             objective=again.rescore_by,
             steps=again.rescore_steps,
-            later=later,
+            later=self.later,
         )
         self.watcher.rescoring_begins(self.cell, len(masks))
         scores: list[float] = []

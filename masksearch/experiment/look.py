@@ -14,7 +14,7 @@ from masksearch.experiment.cells import Cell
 from masksearch.experiment.costs import costs, latencies, layer_costs
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.find import Found
-from masksearch.experiment.score import gaps
+from masksearch.experiment.score import cell_subsets, gaps
 from masksearch.mask import Mask
 from masksearch.rounds import Round
 from masksearch.spaces import FilterSpace, NetworkSpace
@@ -63,7 +63,8 @@ class Looker:
         model = self.build()
         model.load_state_dict(round_.found_at)
         model.to(self.device)
-        scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=round_.number > 1)
+        later = self.cell.trained_before(round_.number)
+        scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=later)
         others: dict[str, int | bool] = {TAKEN_IN: found.taken_in} if found.taken_in else {}
         others |= {"kept_start": True} if found.kept_start else {}
         row: dict[str, Any] = {
@@ -79,6 +80,10 @@ class Looker:
             },
         }
         row["trained"] |= {"constant_outputs": self._constant_outputs(round_), **_end_of(round_.training)}
+        if not row["epochs"]:  # these images have chosen no mask, and no epoch
+            ticket = draw_ticket(self.build(), self.space, round_.mask, round_.trained)
+            rest = cell_subsets(self.cell, self.data).rest
+            row["trained"]["rest_accuracy"] = evaluate(ticket.network, rest, device=self.device).accuracy
         return row
 
     def costs(self, network: nn.Module, round_: Round) -> dict[str, Any]:

@@ -174,7 +174,8 @@ class _Run:
                 curves.add(trial)
                 self.watcher.trial(cell, trial)
 
-            find = Finder(cell, self.space, self.data, self.dense, self.device, on_trial, self.watcher)
+            later = cell.trained_before(number)
+            find = Finder(cell, self.space, self.data, self.dense, self.device, on_trial, self.watcher, later)
             self.found = find(model, density, alive, place)
             if cell.searches and not cell.front:  # the searches of fronts stand on no mask
                 left = None if alive is None else AliveSpace(alive)
@@ -203,7 +204,7 @@ class _Run:
     def _course(self, number: int) -> Course:
         cell = self.cell
         epochs = cell.epochs_after(number) if cell.control == "none" else cell.epochs
-        found_at = self.found_at if number == 1 else "end"
+        found_at = "end" if cell.trained_before(number) else self.found_at
         return course(cell, found_at, epochs, self.dense, len(self.data.train))
 
     def _train(self, number: int, ticket: Ticket, mask: Mask) -> tuple[Training | None, Mask]:

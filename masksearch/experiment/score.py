@@ -40,7 +40,7 @@ def cell_scorer(
     steps : int, optional
         Of a short training, if not the sweep's.
     later : bool
-        Whether the mask is that of a second or later round.
+        Whether an earlier round has trained, so that the learning rate's schedule is over.
     """
     objective = objective or cell.settings.sweep.objective
     scorer: Scorer | ShortTraining

@@ -215,6 +215,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     subsets = search_subsets(data, settings.scoring.subsets, settings.scoring.subset_stages)
     for cell in cells:
         _check_density(cell, space)
+        _check_control(cell)
         if cell.searches:
             _check_subsets(cell, len(subsets.stages))
     for cell in {cell.method: cell for cell in cells if cell.searches}.values():
@@ -225,6 +226,15 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         if not row.needs_batches and not row.draws:
             row.saliency(model, space, [], initial=model.state_dict(), alive=None)  # raises where it knows no value
     return space
+
+
+def _check_control(cell: Cell) -> None:
+    """A control starts where its ticket does, but it has no rounds of its own."""
+    if cell.control != "none" and cell.rewind_to in ("none", "lr") and cell.trained_before(cell.rounds):
+        raise InputError(
+            f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} goes on from weights that its "
+            f"{cell.rounds} rounds have trained, and a control has no rounds; rewind to a moment, or take one round"
+        )
 
 
 def _check_subsets(cell: Cell, stages: int) -> None:

@@ -26,7 +26,7 @@ class Watcher:
         """A network is pruned gradually, for a saliency of the cell's search."""
 
     def search_begins(self, cell: Cell) -> None:
-        """That is over, and the search begins."""
+        """A search begins, of one round; or goes on after gradual pruning."""
 
     def trial(self, cell: Cell, trial: Trial) -> None:
         """A mask was scored, now or by the process that was here before."""

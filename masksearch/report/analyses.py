@@ -1,10 +1,11 @@
 """Tables and figures of what masks are like: likeness, orthogonality, densities and MACs of layers."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from masksearch.analysis import (
@@ -18,6 +19,8 @@ from masksearch.analysis import (
     similarity_means,
 )
 from masksearch.experiment import SweepResult
+from masksearch.layout import Layout
+from masksearch.mask import Mask
 from masksearch.report.drawing import Drawing, by_sparsity, percent
 from masksearch.report.grid import Grid
 from masksearch.report.style import STYLE, name_of
@@ -36,11 +39,8 @@ def similarity(
 ) -> tuple[list[Grid], list[Drawing]]:
     """A matrix over methods for each sparsity and measure, and the same of random masks."""
     grids, drawings = [], []
-    for sparsity, own in by_sparsity(groups):
-        found = [group_masks(result, group) for group in own]
-        kept = [(group, masks) for group, masks in zip(own, found, strict=True) if masks]
-        if not kept:
-            continue
+    parts = ((sparsity, *part) for sparsity, own in by_sparsity(groups) for part in _by_space(result, own))
+    for sparsity, space, kept in parts:
         names = [_name(group) for group, _ in kept]
         owners = [(place, seed) for place, (_, masks) in enumerate(kept) for seed in masks]
         masks = [kept[place][1][seed] for place, seed in owners]
@@ -55,26 +55,46 @@ def similarity(
                 f"{measure}: {_MEASURES[measure]}. In brackets: of random masks that keep as much of every layer. "
                 "Within a method: pairs of different seeds; between methods: the same seed."
             )
-            title = f"Likeness of masks at {percent(sparsity)}, {measure}"
+            title = ", ".join(filter(None, [f"Likeness of masks at {percent(sparsity)}", space, measure]))
             grids.append(Grid(title, ("method", *names), rows, 1, about))
             figure = _matrices(names, owners, all_found, all_drawn, measure)
-            drawings.append(Drawing(f"similarity_{measure}_{100 * sparsity:.4g}", about, figure))
+            file = "_".join(filter(None, ["similarity", measure, f"{100 * sparsity:.4g}", space.replace(" ", "_")]))
+            drawings.append(Drawing(file, about, figure))
     return grids, drawings
 
 
+def _by_space(
+    result: SweepResult, groups: Iterable[Group]
+) -> Iterator[tuple[str, list[tuple[Group, dict[int, Mask]]]]]:
+    """Groups and their masks, apart by the masks' spaces, each with its size where there are several."""
+    spaces: dict[str, list[tuple[Group, dict[int, Mask]]]] = {}
+    for group in groups:
+        if masks := group_masks(result, group):
+            spaces.setdefault(_space(masks).fingerprint, []).append((group, masks))
+    for kept in spaces.values():
+        space = _space(kept[0][1])
+        yield f"{space.n_units} {space.granularity}s" if len(spaces) > 1 else "", kept
+
+
+def _space(masks: Mapping[int, Mask]) -> Layout:
+    return next(iter(masks.values())).space
+
+
 def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
-    """Scores at the initial weights, of weight masks."""
+    """Scores at the initial weights, of weight masks; of the dense network over the layers that the first mask has."""
     rows = []
-    seeds = sorted({cell["seed"] for cell in result.cells})
-    whole = group_orthogonality(result, None, seeds)
-    if whole.n and all(cell["granularity"] == "weight" for cell in result.cells):
-        rows.append(("dense", "–", whole.text(1, 5)))
-        for group in groups:
-            if group.control == "reinit":
-                continue  # its weights are others
-            own, repair = [cell["seed"] for cell in group.cells], group.control == "repair"
-            score = group_orthogonality(result, group_masks(result, group), own, repair)
-            rows.append((_name(group), percent(group.sparsity), score.text(1, 5) if score.n else "–"))
+    at_initial = [group for group in groups if group.control != "reinit"]
+    found = [(group, group_masks(result, group)) for group in at_initial]
+    spaces = [_space(masks) for _, masks in found if masks]
+    if spaces and all(cell["granularity"] == "weight" for cell in result.cells):
+        seeds = sorted({cell["seed"] for cell in result.cells})
+        full = Mask(spaces[0], torch.ones(spaces[0].n_units, dtype=torch.bool))
+        whole = group_orthogonality(result, dict.fromkeys(seeds, full), seeds)
+        if whole.n:
+            rows.append(("dense", "–", whole.text(1, 5)))
+            for group, masks in found:
+                score = group_orthogonality(result, masks, list(masks), group.control == "repair")
+                rows.append((_name(group), percent(group.sparsity), score.text(1, 5) if score.n else "–"))
     about = (
         "Sum over layers of the mean of (W^T W - I)^2 at the initial weights, masked; mean ± 95 % interval over seeds."
     )

@@ -21,7 +21,7 @@ def comparison(results: Sequence[SweepResult]) -> list[Grid]:
     """
     if len(results) < 2:
         raise InputError("compare: takes two or more runs, as runs/one runs/other")
-    names = _names(results)
+    names = run_names(results)
     settings = [(name, *values) for name, values in different_settings(results).items()]
     grids = [Grid("Settings that differ", ("setting", *names), settings, 1 + len(names))]
     rows = paired_rows(results)
@@ -53,7 +53,7 @@ def _row(row: PairedRow) -> tuple[str, ...]:
     )
 
 
-def _names(results: Sequence[SweepResult]) -> list[str]:
+def run_names(results: Sequence[SweepResult]) -> list[str]:
     """The shortest ends of the paths that tell them apart."""
     paths = [result.path.resolve().parts for result in results]
     length = 1

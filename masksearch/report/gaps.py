@@ -1,6 +1,6 @@
 """Optimism gaps of searches, and how they fall with the number of images that a search sees."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -15,12 +15,12 @@ from masksearch.report.style import STYLE, Looks, legend_columns, name_of
 __all__ = ["gaps"]
 
 
-def gaps(results: Sequence[SweepResult]) -> tuple[list[Grid], list[Drawing]]:
-    """Gaps of all searches of several runs; a figure of those that saw the same images throughout, by their number."""
+def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:
+    """Gaps of all searches of runs, by name; a figure of those that saw the same images all along, by their number."""
     rows = []
-    lines: dict[tuple[str, float], list[tuple[int, Estimate]]] = {}
+    lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}  # of a method, in one way, at one sparsity
     searched: list[Group] = []
-    for result in results:
+    for run, result in results.items():
         for group in group_cells(result.cells):
             if group.control != "none" or not group.cells[0]["score"]["scorings"]:
                 continue
@@ -31,10 +31,10 @@ def gaps(results: Sequence[SweepResult]) -> tuple[list[Grid], list[Drawing]]:
             name = ", ".join(filter(None, [name_of(group.method), group.way]))
             numbers = (gap.text(100, 2, "+"), score.text(1, 4, "+"))
             seen = ", ".join(filter(None, [str(images or "default"), subsets]))
-            rows.append((result.path.name, seen, name, percent(group.sparsity), *numbers))
+            rows.append((run, seen, name, percent(group.sparsity), *numbers))
             searched.append(group)
             if images and not subsets:
-                lines.setdefault((group.method, group.sparsity), []).append((images, gap))
+                lines.setdefault((group.method, group.way, group.sparsity), []).append((images, gap))
     about = (
         "A search's accuracy (in points) and score on the images that it saw, minus those on the rest of val. Runs "
         "with different --search-images show how it falls with their number."
@@ -48,13 +48,13 @@ def gaps(results: Sequence[SweepResult]) -> tuple[list[Grid], list[Drawing]]:
     return grids, [Drawing("gap", caption, _figure(several, Looks(searched)))]
 
 
-def _figure(lines: dict[tuple[str, float], list[tuple[int, Estimate]]], looks: Looks) -> Figure:
+def _figure(lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]], looks: Looks) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure()
         axes = figure.subplots()
-        for number, ((method, sparsity), points) in enumerate(lines.items()):
+        for number, ((method, way, sparsity), points) in enumerate(lines.items()):
             ordered = sorted(points, key=lambda point: point[0])
-            label = f"{looks.name(method)}, {percent(sparsity)}"
+            label = ", ".join(filter(None, [looks.name(method), way, percent(sparsity)]))
             [line] = axes.plot(
                 [images for images, _ in ordered],
                 [100 * gap.mean for _, gap in ordered],

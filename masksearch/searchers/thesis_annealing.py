@@ -19,7 +19,7 @@ __all__ = ["ThesisAnnealing"]
 _FIRST_LEVEL_MEAN = 5.0  # percent
 _SCALARS = (
     *("_radius", "_peak", "_temperature", "_iterations", "_level", "_iteration"),
-    *("_mean", "_sum", "_count", "_accepted"),
+    *("_mean", "_sum", "_count", "_value", "_accepted"),
 )
 
 
@@ -72,6 +72,7 @@ class ThesisAnnealing(Searcher):
         self._level, self._iteration = 0, 0
         self._mean = _FIRST_LEVEL_MEAN  # `a`, percent
         self._sum, self._count = self._mean, 1  # what `a` is the mean of
+        self._value = math.nan  # of the current mask; the walk doesn't score where it starts
         self._accepted = 0
 
     @property
@@ -101,7 +102,7 @@ class ThesisAnnealing(Searcher):
             if score.exact and score.value >= proposal.threshold:
                 self._partition.make(proposal.move)
                 self._memory.follow(proposal.move)
-                self._current = proposal.mask
+                self._current, self._value = proposal.mask, score.value
                 self._accepted += 1
                 self._sum, self._count = self._sum + 100 * score.value, self._count + 1
                 self._mean = self._sum / self._count
@@ -121,7 +122,8 @@ class ThesisAnnealing(Searcher):
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
         return {
-            "current": self._mean / 100,
+            "current": self._value,
+            "mean_accepted": self._mean / 100,
             "temperature": self._temperature,
             "radius": min(self._radius, self._partition.max_radius),
             "level": self._level,

@@ -60,6 +60,21 @@ def test_of_no_cells_there_are_no_rows():
     assert summarise([]) == []
 
 
+def test_tickets_stand_beside_the_dense_network_that_is_shown():
+    """Slimming has a dense network of its own; the table's is that of the sweep."""
+    cell = make_cell()
+    cell["dense"] = cell["dense"] | {"test_accuracy": 0.5}
+    dense, row = summarise([cell], [{"seed": 0, **make_dense()}])
+    assert row.beside_dense.mean == pytest.approx(row.trained.mean - dense.trained.mean)
+
+
+def test_what_was_not_trained_is_validated_at_its_own_weights():
+    cell = make_cell()
+    cell["trained"] |= {"val_accuracy": None, "rest_accuracy": 0.3}
+    cell["score"] |= {"rest_accuracy": 0.9}  # at the weights that the mask was found at
+    assert summarise([cell])[1].validation.mean == 0.3
+
+
 def test_the_dense_network_alone_is_a_row():
     [row] = summarise([], [{"seed": seed, **make_dense(seed)} for seed in (0, 1)])
     assert row.trained.mean == pytest.approx(0.955)

@@ -113,6 +113,11 @@ def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_d
         assert first(replace(BASE, scoring=scoring)).folder == first(BASE).folder
     # Redrawn subsets leave fewer validation images to look at a mask with.
     assert first(DECIDES["redrawn subsets"], "snip").folder != first(BASE, "snip").folder
+    # A criterion's mask is compared with those of searches by the same short training.
+    short = replace(BASE, sweep=replace(SWEEP, objective="short_training"))
+    longer = replace(short, search=SearchSettings(training_steps=9))
+    assert first(longer, "snip").folder != first(short, "snip").folder
+    assert first(replace(BASE, search=longer.search), "snip").folder == first(BASE, "snip").folder
     for changed in (DECIDES["budget"], DECIDES["annealing"], DECIDES["seconds"], DECIDES["subsets"]):
         assert first(changed, "snip").folder == first(BASE, "snip").folder
 

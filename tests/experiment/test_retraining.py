@@ -177,6 +177,13 @@ def test_learning_rates_in_rounds(tmp_path):
     assert [[rates(row) for row in cell.metrics["rounds"]] for cell in cells] == expected
 
 
+@pytest.mark.parametrize("schedule", [{"schedule": ["multi_shot"]}, {"schedule": ["iterative"], "between_epochs": 0}])
+def test_rounds_without_training_leave_the_schedule_where_it_was(schedule, tmp_path):
+    flat = MULTISTEP | {"methods": ["snip"], "rewind_to": ["none"], "rounds": [2]} | schedule
+    [cell] = sweep_in(tmp_path, **flat)
+    assert rates(cell.metrics) == numbered(1, A, A, B, C)  # found at the start, by both rounds
+
+
 def test_going_on_takes_up_the_schedule_where_the_mask_was_found(tmp_path):
     cells = sweep_in(tmp_path, **MULTISTEP, rewind_to=["none"], find_at=["0", "2ep", "end", "best:3ep"])
     expected = [numbered(1, A, A, B, C), numbered(3, B, C), numbered(5, C, C, C, C), numbered(4, C)]

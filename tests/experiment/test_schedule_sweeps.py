@@ -300,6 +300,10 @@ BAD = {
         {"methods": ["annealing"], "schedule": ["iterative"], "layer_sparsity": ["fc1=0.5"]},
         "annealing searches one density in later rounds",
     ),
+    "a control without rounds of its own": (
+        {"methods": ["magnitude"], "schedule": ["iterative"], "control": ["shuffle"]},
+        "control: shuffle; iterative with rewind_to none goes on",
+    ),
     "a supermask in rounds": ({"methods": ["zhou"], "schedule": ["iterative"]}, "zhou learns a mask .* in one round"),
     "a search of MACs in rounds": (
         {
