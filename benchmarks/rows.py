@@ -123,12 +123,17 @@ def _name(row: Row) -> str:
     return " ".join(words)
 
 
+def _setting(row: Row, column: str) -> str:
+    """What was asked for: the moment of an early-bird ticket is a result, each seed's its own."""
+    return "" if column == "find_at" and row.get("schedule") == "early_bird" else row.get(column, "")
+
+
 def _told_apart(rows: Sequence[Row], names: Sequence[str], column: str) -> list[str]:
-    """Names, with the column's value where rows of one name at the same sparsity and seed differ in it."""
-    values: dict[tuple[str, str, str], set[str]] = {}
+    """Names, with the column's value where rows of one name at the same sparsity differ in it."""
+    values: dict[tuple[str, str], set[str]] = {}
     for row, name in zip(rows, names, strict=True):
-        values.setdefault((name, row["sparsity"], row["seed"]), set()).add(row.get(column, ""))
-    several = {name for (name, _, _), found in values.items() if len(found) > 1}
+        values.setdefault((name, row["sparsity"]), set()).add(_setting(row, column))
+    several = {name for (name, _), found in values.items() if len(found) > 1}
     return [
         f"{name} {_WORDS[column].format(row.get(column, ''))}" if name in several else name
         for row, name in zip(rows, names, strict=True)

@@ -178,6 +178,8 @@ def _twin(layer: nn.Module) -> nn.Module | None:
     """The sparse form of a layer that has one and has zeros to leave out. Subclasses may do more than they inherit."""
     if type(layer) not in (nn.Linear, nn.Conv2d) or not _zeros(layer):
         return None
+    if layer.weight.device.type == "cpu" and layer.weight.dtype.itemsize < 4:
+        return None  # torch has no sparse products in half precision there
     if isinstance(layer, nn.Linear):
         return SparseLinear(layer.weight, layer.bias).eval()
     if isinstance(layer, nn.Conv2d):

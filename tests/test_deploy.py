@@ -57,6 +57,11 @@ def test_other_convolutions_have_no_sparse_form(layer):
     assert deploy._twin(thinned(layer, 0.9)) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_dense_on_a_cpu(dtype):
+    assert deploy._twin(thinned(nn.Linear(30, 12), 0.9).to(dtype)) is None
+
+
 def test_a_dense_weight_has_no_sparse_form():
     assert deploy._twin(nn.Linear(8, 8)) is None
 

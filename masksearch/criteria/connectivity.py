@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from masksearch.criteria.flow import unclipped, unlevelled
+from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
 
@@ -20,7 +22,7 @@ class Connectivity:
     A signal of ones goes through the network in eval mode with equal positive weights and nothing added: no biases, no
     running means. A unit that the outputs' sum doesn't depend on is dead: whatever its weights learn, only constants
     move (Vysogorets & Kempe 2023, "effective" sparsity). Where layers pool by maximum, one position speaks for
-    its window.
+    its window. Clipped activations are ReLU here; softmax, and norms by an input's own mean, are left out.
 
     Parameters
     ----------
@@ -30,11 +32,16 @@ class Connectivity:
         What masks are masks of.
     example_input : Tensor (1, c, h, w)
         Its shape counts.
+
+    Raises
+    ------
+    InputError
+        If no signal passes through most of the network as it is.
     """
 
     def __init__(self, model: nn.Module, space: NetworkSpace, example_input: Tensor) -> None:
         self._space = space
-        self._network = copy.deepcopy(model).eval().requires_grad_(True).double()
+        self._network = unlevelled(unclipped(copy.deepcopy(model).eval().requires_grad_(True).double()))
         with torch.no_grad():
             for module in self._network.modules():
                 for name, parameter in module.named_parameters(recurse=False):
@@ -47,6 +54,11 @@ class Connectivity:
         self._ones = torch.ones(1, *example_input.shape[1:], dtype=torch.float64, device=device)
         names = space.parameter_masks(space.full())
         self._weights = {n: p for n, p in self._network.named_parameters(remove_duplicate=False) if n in names}
+        if (n_dead := int(self.dead(space.full()).sum())) > space.n_units / 2:
+            raise InputError(
+                f"connectivity: no signal of ones passes through {n_dead} of the {space.n_units} units of the whole "
+                f"{type(model).__name__}, so that dead ones can't be told from others"
+            )
 
     def dead(self, mask: Mask) -> Tensor:
         """The kept units that are dead: bool (n_units,), on the CPU."""
@@ -61,12 +73,13 @@ class Connectivity:
 def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Connectivity) -> Mask:
     """The mask of the top units, dead ones replaced by the next best until none is left.
 
-    A unit that was dead once doesn't come back. Where so few units are kept that the others find no path together, the
-    answer is the mask with the fewest dead units on the way.
+    A unit that was dead once comes back only where no other is left. Where so few are kept that the others find no
+    path together, the answer is the mask with the fewest dead units on the way.
 
     Parameters
     ----------
     saliency : Tensor (n_units,)
+        Of what earlier rounds have pruned, minus infinity.
     rank : callable
         Saliency -> mask, at the wanted density.
     connectivity : Connectivity
@@ -79,6 +92,6 @@ def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Co
             best, fewest = mask, n_dead
         if not n_dead:
             break
-        saliency = saliency.masked_fill(dead, -torch.inf)
+        saliency = saliency.masked_fill(dead, torch.finfo(saliency.dtype).min)
     assert best is not None
     return best

@@ -51,16 +51,20 @@ def fpgm(
 ) -> Tensor:
     """Sum of the Euclidean distances to the layer's other filters, (n_units,) (He et al. 2019, eq. 4).
 
-    A filter near the geometric median of its layer is what the others can stand in for. Published layerwise.
+    A filter near the geometric median of its layer is what the others can stand in for. Published layerwise. Under
+    ``alive``, distances are to filters that are alive.
     """
     parameters = dict(model.named_parameters())
+    keep = space.parameter_masks(alive) if alive is not None else {}
     distances = {}
     for name, dim in space.groups.filters:
         weight = parameters[name].detach()
+        weight = weight.float() if weight.dtype.itemsize < 4 else weight  # torch knows no distances in half precision
         filters = weight.transpose(0, dim).flatten(1)  # (filters, entries)
-        spread = torch.zeros_like(weight.transpose(0, dim).flatten(1))
+        others = filters if name not in keep else filters[keep[name].transpose(0, dim).flatten(1).any(1)]
+        spread = torch.zeros_like(filters)
         # One entry per filter: its sum. Not by matrix products, which cancel where filters are nearly equal.
-        spread[:, 0] = torch.cdist(filters, filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+        spread[:, 0] = torch.cdist(filters, others, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
         distances[name] = spread.view_as(weight.transpose(0, dim)).transpose(0, dim)
     return space.unit_sums(distances, "filters").cpu()
 

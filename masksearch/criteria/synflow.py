@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from masksearch.criteria.flow import unclipped
 from masksearch.criteria.gradients import Batches, maskable
 from masksearch.errors import InputError
 from masksearch.mask import Mask
@@ -25,7 +26,8 @@ def synflow(
     """|dR/dw w|, float64 (n_units,): what of the synaptic flow R goes through the unit (Tanaka et al. 2020).
 
     R is the sum of the outputs for one input of ones, in eval mode, with every parameter replaced by its absolute
-    value, biases and normalisation scales included. The function is one round, and pruning in one round empties layers:
+    value, biases and normalisation scales included. Clipped activations (ReLU6) are ReLU: the
+    flow would saturate them. The function is one round, and pruning in one round empties layers:
     ``select`` takes the 100 that are published. A filter's saliency is the sum over all parameters that its unit
     removes.
 
@@ -44,7 +46,7 @@ def synflow(
     images = next((images for images, _ in batches), None)
     if images is None:
         raise InputError("batches: none; synflow needs one for the shape of its images")
-    network = copy.deepcopy(model).eval().requires_grad_(True)
+    network = unclipped(copy.deepcopy(model).eval().requires_grad_(True))
     if any(parameter.device.type == "mps" for parameter in network.parameters()):
         network.cpu()  # MPS has no float64, and products over many layers leave float32's range
     network.double()

@@ -35,8 +35,12 @@ def magnitude(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|w|, (n_units,) (Han et al. 2015); of filters the mean |w| (thesis 2020, Mag). Meant for trained weights."""
-    return _means(space, {name: weight.abs() for name, weight in _weights(space, _parameters(model)).items()})
+    """|w|, (n_units,) (Han et al. 2015); of filters the mean |w| (thesis 2020, Mag). Meant for trained weights.
+
+    Under ``alive``, the mean is over what is alive of the filters.
+    """
+    weights = _weights(space, _parameters(model))
+    return _means(space, {name: weight.abs() for name, weight in weights.items()}, alive)
 
 
 def mag_sign(
@@ -50,11 +54,12 @@ def mag_sign(
     """Saliency w sign(w0), (n_units,): large final, same sign (Zhou et al. 2019).
 
     Weights whose sign changed rank below all others. Of filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign).
-    ``initial`` holds w0 by parameter name: the state dict at initialisation.
+    ``initial`` holds w0 by parameter name: the state dict at initialisation. Under ``alive``, means are over what is
+    alive of the filters.
     """
     weights = _weights(space, _parameters(model))
     start = _at_start("mag_sign", weights, initial)
-    return _means(space, weights) * _means(space, start).sign()
+    return _means(space, weights, alive) * _means(space, start, alive).sign()
 
 
 def magnitude_increase(
@@ -67,11 +72,13 @@ def magnitude_increase(
 ) -> Tensor:
     """|w| - |w0|, (n_units,): what training has made larger (Zhou et al. 2019).
 
-    Of filters, the sum over all parameters that the unit removes. ``initial`` holds w0 by parameter name.
+    Of filters, the sum over all parameters that the unit removes, and that are ``alive``. ``initial`` holds w0 by
+    parameter name.
     """
     weights = _removed(space, _parameters(model))
     start = _at_start("magnitude_increase", weights, initial)
-    return space.unit_sums({name: weight.abs() - start[name].abs() for name, weight in weights.items()}).cpu()
+    grown = {name: weight.abs() - start[name].abs() for name, weight in weights.items()}
+    return space.unit_sums(_alive(space, grown, alive)).cpu()
 
 
 def movement(
@@ -84,11 +91,13 @@ def movement(
 ) -> Tensor:
     """|w - w0|, (n_units,): what training has moved (Zhou et al. 2019; not Sanh's movement of gradients).
 
-    Of filters, the sum over all parameters that the unit removes. ``initial`` holds w0 by parameter name.
+    Of filters, the sum over all parameters that the unit removes, and that are ``alive``. ``initial`` holds w0 by
+    parameter name.
     """
     weights = _removed(space, _parameters(model))
     start = _at_start("movement", weights, initial)
-    return space.unit_sums({name: (weight - start[name]).abs() for name, weight in weights.items()}).cpu()
+    moved = {name: (weight - start[name]).abs() for name, weight in weights.items()}
+    return space.unit_sums(_alive(space, moved, alive)).cpu()
 
 
 def lamp(
@@ -105,11 +114,8 @@ def lamp(
     one unit. A filter's w^2 is the sum of squares of all parameters that its unit removes. Under ``alive``, what is
     pruned counts as 0.
     """
-    keep = space.parameter_masks(alive) if alive is not None else {}
     squares = {name: weight.double().square() for name, weight in _removed(space, _parameters(model)).items()}
-    for name, kept in keep.items():
-        squares[name] *= kept.to(squares[name].device)
-    sizes = space.unit_sums(squares).cpu()
+    sizes = space.unit_sums(_alive(space, squares, alive)).cpu()
     return torch.cat([_share_of_larger(sizes[layer.slice]) for layer in space.layers])
 
 
@@ -147,7 +153,14 @@ def _at_start(criterion: str, weights: Mapping[str, Tensor], initial: Mapping[st
     return {name: initial[name].detach().to(weight.device) for name, weight in weights.items()}
 
 
-def _means(space: NetworkSpace, weights: Mapping[str, Tensor]) -> Tensor:
-    """Mean over the weights that make each unit, (n_units,), on the CPU."""
-    counts = space.unit_sums({name: torch.ones_like(weight) for name, weight in weights.items()}, "filters")
-    return (space.unit_sums(weights, "filters") / counts).cpu()
+def _alive(space: NetworkSpace, tensors: Mapping[str, Tensor], alive: Mask | None) -> dict[str, Tensor]:
+    """The same with zeros where nothing is alive."""
+    keep = space.parameter_masks(alive) if alive is not None else {}
+    return {name: tensor * keep[name].to(tensor.device) if name in keep else tensor for name, tensor in tensors.items()}
+
+
+def _means(space: NetworkSpace, weights: Mapping[str, Tensor], alive: Mask | None) -> Tensor:
+    """Mean over the weights that make each unit and are alive, (n_units,), on the CPU; 0 of none."""
+    ones = {name: torch.ones_like(weight) for name, weight in weights.items()}
+    counts = space.unit_sums(_alive(space, ones, alive), "filters").clamp_min(1)
+    return (space.unit_sums(_alive(space, weights, alive), "filters") / counts).cpu()

@@ -82,7 +82,8 @@ def gaps(
 ) -> dict[str, float]:
     """Objective and accuracy of a mask on the search images and on the rest of val, for the weights of ``model``.
 
-    The differences are the optimism gaps. Of the rest no stage of a search has seen an image.
+    The differences are the optimism gaps. Of the rest no stage of a search has seen an image; but where the best masks
+    were scored again, it was on these.
     """
     found: dict[str, float] = {}
     for split, images in (("search", data.search), ("rest", cell_subsets(cell, data).rest)):

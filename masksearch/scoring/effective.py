@@ -75,7 +75,9 @@ def effective(model: nn.Module, masks: Mapping[str, Tensor]) -> Effective | None
 
 def _part_of(layer: nn.Linear, units: Tensor, inputs: Tensor) -> nn.Linear:
     weight, has_bias = layer.weight.detach(), layer.bias is not None
-    part = nn.Linear(len(inputs), len(units), bias=has_bias, device=weight.device, dtype=weight.dtype)
+    # Not initialised: that would draw from torch's generator.
+    sizes = {"in_features": len(inputs), "out_features": len(units), "bias": has_bias}
+    part = nn.utils.skip_init(nn.Linear, **sizes, device=weight.device, dtype=weight.dtype)
     part.weight = nn.Parameter(weight[units][:, inputs], layer.weight.requires_grad)
     if has_bias:
         part.bias = nn.Parameter(layer.bias.detach()[units], layer.bias.requires_grad)

@@ -9,7 +9,8 @@ where dW is sparse and dA is zero outside the rows that the layer before has cha
 done afresh instead.
 
 Logits are those of the reference but for rounding. Where its two largest are exactly equal, which takes neurons that
-are cut off and have no bias (all zero), another of them may be the largest here.
+are cut off and have no bias (all zero), another of them may be the largest here. Of a network that is cut off whole,
+updates leave nothing but rounding errors where there should be zeros: it is computed afresh.
 """
 
 import copy
@@ -34,6 +35,7 @@ _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sig
 _AFRESH = 0.75  # share of a layer's inputs that have changed from which on a whole product is faster (measured)
 _REFRESH_EVERY = 512  # scorings; rounding errors of that many updates stay below 1e-5 of the logits' deviation
 _PART = 2000
+_RESIDUE = 1e-5  # of the largest pre-activation: logits within so little of one another may be rounding errors alone
 
 
 @dataclass
@@ -193,6 +195,7 @@ class IncrementalPath:
         """Forget the activations; what comes next is computed from bits."""
         self._mask: Mask | None = None  # whose weights the layers have
         self._held = 0  # parts of which they have its activations
+        self._scale = 0.0  # of the pre-activations when they were last computed from bits, their largest
         self._tried: _Tried | None = None
         self._missed: Mask | None = None  # a base that was asked for when it wasn't at hand
 
@@ -249,7 +252,7 @@ class IncrementalPath:
             if layer.start >= 0:
                 keep = mask.bits[layer.start : layer.start + layer.dense.numel()].view_as(layer.dense)
                 layer.weights.masked_fill_(~keep, 0)
-        self._mask, self._held = mask, 0
+        self._mask, self._held, self._scale = mask, 0, 0.0
 
     def _compute(self, part: int) -> None:
         """One part's activations from scratch; parts come in order."""
@@ -259,6 +262,8 @@ class IncrementalPath:
                 inputs = self._layers[number - 1].activation(inputs)
             inputs = _product(layer, inputs)
             layer.z[part:] = [inputs]
+            if not part:
+                self._scale = max(self._scale, float(inputs.abs().max()))
         self._held = part + 1
 
     def _part_logits(self, part: int) -> Tensor:
@@ -272,8 +277,22 @@ class IncrementalPath:
         for number in range(len(self._layers)):
             change = self._change(tried, number, part, change)
             changes.append(change)
+        z = _whole(last, part, change)
+        if change is not None and _spread(z) <= _RESIDUE * self._scale:
+            changes, z = self._afresh(part)
         tried.changes.append(changes)
-        return last.activation(_whole(last, part, change)).T
+        return last.activation(z).T
+
+    def _afresh(self, part: int) -> tuple[list[_Change | None], Tensor]:
+        """What the tried move makes of every layer, and the last one's pre-activations, from scratch."""
+        changes: list[_Change | None] = []
+        inputs = self._inputs[part]
+        for number, layer in enumerate(self._layers):
+            if number:
+                inputs = self._layers[number - 1].activation(inputs)
+            inputs = _product(layer, inputs)
+            changes.append(_Change(None, inputs, layer.z[part]))
+        return changes, inputs
 
     def _change(self, tried: _Tried, number: int, part: int, before: _Change | None) -> _Change | None:
         """What the move makes of a layer; ``before`` is what it makes of the layer before."""
@@ -307,6 +326,11 @@ class IncrementalPath:
             return self._inputs[part]
         before = self._layers[number - 1]
         return before.activation(before.z[part].index_select(0, update.columns))
+
+
+def _spread(values: Tensor) -> float:
+    lowest, highest = values.aminmax()
+    return float(highest - lowest)
 
 
 def _product(layer: _Layer, inputs: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def synflow_flow(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Log of the synaptic flow R (Tanaka et al. 2020): the outputs' sum for an input of ones and absolute parameters.
 
     By their conservation law, R is the sum of |dR/dw w| over any cut of the network. No images are looked at. Minus
-    infinity for a mask that nothing flows through.
+    infinity where nothing reaches the outputs, of the input or of a bias.
     """
     network = copy.deepcopy(model).double()
     with torch.no_grad():

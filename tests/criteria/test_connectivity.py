@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from masksearch.criteria import Connectivity, connected, select
+from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.spaces import weight_space
@@ -96,6 +97,47 @@ def test_of_a_whole_network_only_what_sees_padding_alone_is_dead(name):
             assert layer.shape[-2:] == (3, 3)
             assert not inside[..., 1, 1].any()
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 20), nn.LayerNorm(20), nn.ReLU6(), nn.Linear(20, 4), nn.Softmax(1)
+        ),
+        lambda: nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(2, 6), nn.Hardtanh(), nn.Flatten(), nn.Linear(216, 4)),
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6, track_running_stats=False), nn.Flatten(), nn.Linear(216, 4)
+        ),
+    ],
+    ids=["layer norm", "group norm", "batch norm without statistics"],
+)
+def test_norms_and_clipped_activations_let_the_signal_pass(make):
+    model = make()
+    space = weight_space(model)
+    assert not Connectivity(model, space, torch.zeros(1, 1, 8, 8)).dead(space.full()).any()
+
+
+def test_a_network_that_no_signal_of_ones_passes_is_told():
+    class Centred(nn.Module):
+        def forward(self, values):
+            return values - values.mean(1, keepdim=True)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), Centred(), nn.ReLU(), nn.Linear(20, 4))
+    with pytest.raises(InputError, match="connectivity: no signal of ones passes through 1360 of the 1360 units"):
+        Connectivity(model, weight_space(model), torch.zeros(1, 1, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["random", "magnitude"])
+def test_connected_masks_of_later_rounds_have_the_exact_density(name):
+    """Dead ends that are alive come before what an earlier round has pruned."""
+    model = build_model("fc:0.3", (1, 8, 8), classes=10, seed=0)
+    space, alive = weight_space(model), None
+    connectivity = Connectivity(model, space, torch.zeros(1, 1, 8, 8))
+    for density in (0.2, 0.05, 0.0125, 0.005):
+        common = {"alive": alive, "connectivity": connectivity, "on_empty": "keep_one"}
+        alive = select(name, model, space, density=density, **common)
+        assert alive.n_kept == space.count(density)
 
 
 def test_criteria_choose_connected_masks_if_they_are_asked_to():

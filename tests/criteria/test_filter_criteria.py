@@ -13,6 +13,7 @@ from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import snip, taylor
 from masksearch.criteria.weights import mag_sign, magnitude
 from masksearch.errors import InputError
+from masksearch.pruning import slice_state
 from masksearch.spaces import filter_space
 from masksearch.testing import criteria as contract
 
@@ -204,6 +205,34 @@ def test_fpgm_tells_filters_apart_that_are_nearly_equal():
     weight = model[0].weight.detach().double().flatten(1)
     wanted = (weight[:, None] - weight[None]).square().sum(2).sqrt().sum(1)
     assert torch.allclose(fpgm(model, space).double(), wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_fpgm_knows_half_precision(dtype):
+    model = make_net()
+    space = make_space(model)
+    values = fpgm(model.to(dtype), space)
+    assert values.float().allclose(fpgm(model.float(), space), rtol=1e-2)
+
+
+ROUNDED = {
+    name: CRITERIA[name].saliency for name in ("mag", "mag_sign", "movement", "magnitude_increase", "fpgm", "lamp")
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_under_what_is_alive_a_criterion_is_that_of_the_pruned_network(name):
+    """What earlier rounds have pruned counts for nothing: not as inputs, not as weights that moved to zero."""
+    model = make_net()
+    initial = dict(model.state_dict()) | changed(model)
+    space = make_space(model)
+    alive = space.random(0.5, scope="layerwise", generator=torch.Generator().manual_seed(3))
+    small = prune(model, space, alive)
+    masked = copy.deepcopy(model)
+    space.apply(masked, alive)
+    under = ROUNDED[name](masked, space, initial=initial, alive=alive)
+    expected = ROUNDED[name](small, make_space(small), initial=slice_state(space, alive, initial))
+    assert under[alive.bits].double().allclose(expected.double(), rtol=1e-5)
 
 
 def test_bn_scale_is_the_mean_of_the_scales_of_a_unit():

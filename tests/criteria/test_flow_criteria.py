@@ -189,6 +189,19 @@ def test_synflow_is_what_the_flow_loses_with_a_weight():
     assert torch.equal(again, found)  # of the batch, only the shape counts
 
 
+def test_clipped_activations_do_not_stop_the_flow():
+    """Ones through sixty positive weights each are far above 6: at ReLU6 all gradients would be zero."""
+    clipped = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 60), nn.ReLU6(), nn.Linear(60, 60), nn.Hardtanh(), nn.Linear(60, 4)
+    )
+    plain = nn.Sequential(*(nn.ReLU() if isinstance(m, nn.ReLU6 | nn.Hardtanh) else m for m in clipped))
+    shown = [(torch.zeros(1, 1, 8, 8), torch.zeros(1, dtype=torch.int64))]
+    found = [synflow(model, weight_space(model), shown) for model in (clipped, plain)]
+    assert torch.equal(*found)
+    assert (found[0] > 0).all()
+    assert isinstance(clipped[2], nn.ReLU6)  # it worked on a copy
+
+
 def test_synflow_of_deep_networks_stays_finite_or_says_so():
     deep = nn.Sequential(*[nn.Linear(8, 8, bias=False) for _ in range(60)])
     batches = [(torch.zeros(1, 8), None)]

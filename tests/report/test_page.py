@@ -223,9 +223,9 @@ def test_the_answer_names_the_best_by_validation_with_size_speed_and_cost(finish
 )
 def test_the_answer_says_what_is_not_significant(finished, tmp_path, differences, says):
     cells = [dict(cell) for cell in finished[0].cells if cell["method"] == "snip" and cell["sparsity"] == 0.5]
-    networks = []
+    whole, networks = {network["seed"]: network for network in finished[0].dense}, []
     for cell, difference, dense in zip(cells, differences, (0.5, 0.7, 0.9), strict=False):  # far apart, but paired
-        networks.append({**cell["dense"], "seed": cell["seed"], "test_accuracy": dense})
+        networks.append({**whole[cell["seed"]], "test_accuracy": dense})
         cell["trained"] = {**cell["trained"], "test_accuracy": dense + difference}
     answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells[: len(differences)], dense=networks))
     assert says in answer

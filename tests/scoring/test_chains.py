@@ -1,14 +1,17 @@
 """Chains of linear layers that the incremental path takes: plain ones are found, and nothing else is."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from path_cases import make_mlp, make_split
 from torch import nn
 
+from masksearch.move import Move
 from masksearch.scoring import Scorer
 from masksearch.scoring.incremental import linear_chain
 from masksearch.spaces import weight_space
+from masksearch.trial import Proposal
 
 
 class OwnSequential(nn.Sequential):
@@ -134,3 +137,21 @@ def test_scores_of_other_networks_are_those_of_the_network(name):
     space = weight_space(model)
     value = Scorer(model, space, split, "loss")(space.full()).value
     assert value == pytest.approx(-F.cross_entropy(model.eval()(split.images), split.labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["calibrated_loss", "accuracy", "loss"])
+def test_of_a_network_that_is_cut_off_no_rounding_errors_are_scored(objective):
+    """Updates of what has just become zero leave errors, which a calibrated loss would blow up to logits."""
+    model = make_mlp(bias=False, dtype=torch.float32)
+    space, images = weight_space(model), make_split(dtype=torch.float32)
+    fast, plain = (Scorer(model, space, images, objective, fast=way) for way in (True, False))
+    base = space.full()
+    assert fast(base).value == pytest.approx(plain(base).value)
+    assert fast.score([Proposal.moving(base, Move.nowhere())])  # its activations are at hand now
+    for layer in space.layers[1:]:
+        cut = Proposal.moving(base, Move(np.arange(layer.start, layer.stop), np.array([], dtype=np.int64)))
+        [score] = fast.score([cut])
+        assert score.value == plain(cut.mask).value
+        back = Move(np.array([], dtype=np.int64), np.arange(layer.start, layer.start + 30))
+        again = Proposal.moving(cut.mask, back)
+        assert fast.score([again])[0].value == pytest.approx(plain(again.mask).value, abs=1e-6)

@@ -72,6 +72,9 @@ def test_scores_depend_on_the_mask_alone_and_the_model_stays():
     again = ShortTraining(model, space, split, split, SETTINGS, steps=5)
     assert [again(mask).value for mask in reversed(masks)] == values[::-1]
     assert len(set(values)) == 3
+    state = torch.get_rng_state()
+    again(space.random(0.05, generator=generator(9)))
+    assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
