@@ -6,6 +6,7 @@ from typing import Any
 
 from masksearch.analysis.apart import told_apart
 from masksearch.analysis.estimate import Estimate
+from masksearch.analysis.groups import moment_of
 from masksearch.experiment import SweepResult
 
 __all__ = ["PairedRow", "different_settings", "paired_rows"]
@@ -48,11 +49,6 @@ def _text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _moment(cell: Mapping[str, Any]) -> str:
-    """Where the schedule finds it, each seed has its own."""
-    return "early" if "early_bird" in cell else cell["find_at"]
-
-
 def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
     """A row for each kind of cell that any of the sweeps has, in the order of the first that has it.
 
@@ -63,7 +59,7 @@ def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
     by_key: list[dict[tuple[Any, ...], dict[int, float]]] = []
     for result in results:
         cells: dict[tuple[Any, ...], dict[int, float]] = {}
-        keys = [tuple(_moment(cell) if name == "find_at" else cell[name] for name in _KEY) for cell in result.cells]
+        keys = [tuple(moment_of(cell) if name == "find_at" else cell[name] for name in _KEY) for cell in result.cells]
         for cell, key, words in zip(result.cells, keys, told_apart(result.cells, keys), strict=True):
             cells.setdefault((*key, words), {})[cell["seed"]] = cell["trained"]["test_accuracy"]
         by_key.append(cells)

@@ -6,7 +6,7 @@ from typing import Any
 
 from masksearch.analysis.apart import told_apart
 
-__all__ = ["Group", "best_rates", "group_cells"]
+__all__ = ["Group", "best_rates", "group_cells", "moment_of"]
 
 Cell = Mapping[str, Any]
 
@@ -41,7 +41,7 @@ def group_cells(cells: Sequence[Cell]) -> list[Group]:
     """
     kept = best_rates(cells)
     chosen = [cells[place] for place in kept]
-    variants, found = _variants(chosen), ["early" if "early_bird" in cell else cell["find_at"] for cell in chosen]
+    variants, found = _variants(chosen), list(map(moment_of, chosen))
     keys = [(c["method"], v, c["sparsity"], at) for c, v, at in zip(chosen, variants, found, strict=True)]
     places: dict[tuple[str, str, float, str], list[int]] = {}
     for place, (method, variant, sparsity, find_at), part in zip(kept, keys, told_apart(chosen, keys), strict=True):
@@ -113,6 +113,11 @@ def _variants(cells: list[Cell]) -> list[str]:
             words.append({"shuffle": "shuffled", "reinit": "reinitialised", "repair": "repaired"}[cell["control"]])
         texts.append(", ".join(words))
     return texts
+
+
+def moment_of(cell: Cell) -> str:
+    """Where its mask was found; "early" where the schedule finds the moment, which is a result and each seed's own."""
+    return "early" if "early_bird" in cell else cell["find_at"]
 
 
 def _rule(cell: Cell) -> str:

@@ -80,7 +80,7 @@ class Looker:
             },
         }
         row["trained"] |= {"constant_outputs": self._constant_outputs(round_), **_end_of(round_.training)}
-        if not row["epochs"]:  # these images have chosen no mask, and no epoch
+        if not row["epochs"]:  # no search has seen these images
             ticket = draw_ticket(self.build(), self.space, round_.mask, round_.trained)
             rest = cell_subsets(self.cell, self.data).rest
             row["trained"]["rest_accuracy"] = evaluate(ticket.network, rest, device=self.device).accuracy

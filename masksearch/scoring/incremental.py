@@ -256,15 +256,19 @@ class IncrementalPath:
 
     def _compute(self, part: int) -> None:
         """One part's activations from scratch; parts come in order."""
-        inputs = self._inputs[part]
-        for number, layer in enumerate(self._layers):
-            if number:
-                inputs = self._layers[number - 1].activation(inputs)
-            inputs = _product(layer, inputs)
-            layer.z[part:] = [inputs]
+        for layer, z in zip(self._layers, self._from_scratch(part), strict=True):
+            layer.z[part:] = [z]
             if not part:
-                self._scale = max(self._scale, float(inputs.abs().max()))
+                self._scale = max(self._scale, float(z.abs().max()))
         self._held = part + 1
+
+    def _from_scratch(self, part: int) -> Iterator[Tensor]:
+        """Pre-activations (out, b) of one part, layer by layer, under the weights as they are."""
+        inputs = self._inputs[part]
+        for layer in self._layers:
+            z = _product(layer, inputs)
+            yield z
+            inputs = layer.activation(z)
 
     def _part_logits(self, part: int) -> Tensor:
         tried, last = self._tried, self._layers[-1]
@@ -279,20 +283,11 @@ class IncrementalPath:
             changes.append(change)
         z = _whole(last, part, change)
         if change is not None and _spread(z) <= _RESIDUE * self._scale:
-            changes, z = self._afresh(part)
+            afresh = list(self._from_scratch(part))
+            changes = [_Change(None, new, layer.z[part]) for layer, new in zip(self._layers, afresh, strict=True)]
+            z = afresh[-1]
         tried.changes.append(changes)
         return last.activation(z).T
-
-    def _afresh(self, part: int) -> tuple[list[_Change | None], Tensor]:
-        """What the tried move makes of every layer, and the last one's pre-activations, from scratch."""
-        changes: list[_Change | None] = []
-        inputs = self._inputs[part]
-        for number, layer in enumerate(self._layers):
-            if number:
-                inputs = self._layers[number - 1].activation(inputs)
-            inputs = _product(layer, inputs)
-            changes.append(_Change(None, inputs, layer.z[part]))
-        return changes, inputs
 
     def _change(self, tried: _Tried, number: int, part: int, before: _Change | None) -> _Change | None:
         """What the move makes of a layer; ``before`` is what it makes of the layer before."""

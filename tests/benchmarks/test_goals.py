@@ -156,6 +156,16 @@ def test_names_tell_rows_apart():
         series(rows_of("snip", 0.9, 0.9) * 2)
 
 
+def test_settings_tell_series_apart_that_have_no_seed_in_common():
+    cheap, dear = (
+        [row | {"seed": str(int(row["seed"]) + first), "budget": budget} for row in rows_of("optuna_gp", 0.9, 0.9)]
+        for first, budget in ((0, "20"), (10, "2000"))
+    )
+    assert set(series(cheap + dear)) == {"optuna_gp budget 20", "optuna_gp budget 2000"}
+    early = [row | {"schedule": "early_bird", "find_at": f"{row['seed']}ep"} for row in cheap]
+    assert set(series(early)) == {"optuna_gp early_bird"}
+
+
 def test_scopes_by_files_and_the_command(rows, tmp_path, capsys):
     old = [{name: value for name, value in row.items() if name != "scope"} for row in rows_of("snip", 0.92, 0.97)]
     rows[0]["seconds.search"] = "6000"  # the machine stood still

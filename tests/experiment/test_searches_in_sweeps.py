@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from masksearch.analysis import group_cells
 from masksearch.criteria import Connectivity, select
 from masksearch.errors import InputError
-from masksearch.experiment import run_sweep
+from masksearch.experiment import Watcher, run_sweep
 from masksearch.history_file import read_rows
 from masksearch.progress import ProgressBars
 from masksearch.report import write_report
@@ -178,6 +178,21 @@ def test_searches_see_subsets_and_masks_are_looked_at_on_the_rest(kind, sizes, s
         for part, images in (("search", val[:20]), ("rest", val[seen:])):
             expected = Scorer(found, cell.space, images, "calibrated_loss", fast=False)(cell.mask).value
             assert cell.metrics["score"][f"{part}_score"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_who_watches_hears_of_every_round_s_search(tmp_path):
+    heard = []
+
+    class Listening(Watcher):
+        def search_begins(self, cell):
+            heard.append("search")
+
+        def retraining_begins(self, cell, epochs):
+            heard.append("retraining")
+
+    schedule = {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1}
+    sweep_in(tmp_path, watcher=Listening(), **SEARCHING | {"methods": ["annealing"]}, **schedule)
+    assert heard == ["search", "retraining"] * 2
 
 
 def test_curves_and_figures_tell_where_scores_jump(tmp_path):
