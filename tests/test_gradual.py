@@ -4,28 +4,22 @@ import copy
 
 import pytest
 import torch
-from test_dynamic import how, make_model, make_split
+from dynamic_cases import SPACES, STEPS, how, make_model, make_split
 
 from masksearch.criteria import CRITERIA, select
 from masksearch.dynamic import Gradual
 from masksearch.errors import InputError
 from masksearch.gradual import gradual_saliency
-from masksearch.spaces import filter_space, weight_space
+from masksearch.spaces import weight_space
 from masksearch.training import train
 from masksearch.training.record import copy_weights
-
-STEPS = 25  # 5 epochs of 5
-
-
-def spaces(model):
-    return {"weight": weight_space(model), "filter": filter_space(model, torch.zeros(1, 1, 8, 8))}
 
 
 @pytest.fixture(params=["weight", "filter"])
 def world(request):
     model = make_model()
     name = "magnitude" if request.param == "weight" else "filter_l2"
-    return model, spaces(model)[request.param], name
+    return model, SPACES[request.param], name
 
 
 def test_the_top_units_are_those_that_gradual_pruning_keeps_at_every_change(world):
