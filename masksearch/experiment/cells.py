@@ -164,8 +164,10 @@ class Cell:
                 del identity["rescore_by"]
             elif digest := OBJECTIVES.added(again):
                 identity["rescore_plugin"] = digest
+            if not self.settings.search.finalists:
+                del identity["finalists"]
             identity |= {"front": self.front} if self.front else {}
-        elif sweep.objective == "short_training":  # what its mask is compared by
+        elif OBJECTIVES[sweep.objective].of_training is not None:  # what its mask is compared by
             identity |= {name: getattr(self.settings.search, name) for name in ("training_steps", "training_lr")}
         if sweep.capped and not self.front:
             identity["capped"] = sweep.capped
@@ -191,7 +193,7 @@ class Cell:
     def front_identity(self) -> dict[str, Any]:
         """Everything that decides its search of a front: the same for all caps, and whatever becomes of the masks."""
         later = ["sparsity", "control", "save_at", "rescore", "rescore_by", "rescore_steps", "rescore_plugin"]
-        if self.settings.sweep.objective != "short_training":
+        if OBJECTIVES[self.settings.sweep.objective].of_training is None:
             later += ["schedule", "rewind_to", "epochs", "retrain_lr", "training_steps", "training_lr"]
         return {name: value for name, value in self.identity.items() if name not in later}
 

@@ -47,7 +47,7 @@ class Found:
     mask: Mask
     scorings: int = 0  # by a search
     taken_in: int = 0  # trials of other searches that it has learned from
-    kept_start: bool = False  # the warm start, scored again, was better than what the search had found
+    kept: str | None = None  # the criterion whose mask, scored again, was better than what the search had found
     seconds: float = 0.0  # of a search or of learning a supermask
     front: dict[str, Any] | None = None  # where it lies on the front of a search with costs
 
@@ -133,18 +133,26 @@ class Finder:
             history = search(left, searcher, scorers, left.density(density), **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
         rescored = perf_counter()
-        candidates = masks[: settings.search.rescore]
-        start = given.start if settings.search.rescore_by is not None else None
-        if start is not None and start.hash not in {mask.hash for mask in candidates}:
-            candidates.append(start)
-        mask = self._best(candidates, model)
-        kept_start = start is not None and mask.hash == start.hash != masks[0].hash
+        candidates: dict[int, tuple[str | None, Mask]] = {
+            mask.hash: (None, mask) for mask in masks[: settings.search.rescore]
+        }
+        for text, rival in self._rivals(given).items():
+            candidates.setdefault(rival.hash, (text, rival))
+        mask = self._best([mask for _, mask in candidates.values()], model)
+        kept, _ = candidates[mask.hash]
         front = None
         if cell.front:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
         seconds = given.seconds + history.seconds + perf_counter() - rescored
-        return Found(mask, len(history), _taken_in(history), kept_start, seconds, front)
+        return Found(mask, len(history), _taken_in(history), kept, seconds, front)
+
+    def _rivals(self, given: Known) -> dict[str, Mask]:
+        """Masks of criteria that are scored again beside what the search found, by the texts that ask for them."""
+        search = self.cell.settings.search
+        if search.rescore_by is None or search.warm_start is None or given.start is None:
+            return given.finalists
+        return {search.warm_start: given.start, **given.finalists}
 
     def _with_study(self, searcher: OptunaSearch, folder: Path) -> OptunaSearch:
         """The searcher with a study in a storage: a copy in its own name, or one that other sweeps share."""

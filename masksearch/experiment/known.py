@@ -1,4 +1,4 @@
-"""What a search knows before its first scoring: saliencies to rank units by, and a mask to start from."""
+"""What a search knows before its first scoring: saliencies, a mask to start from, and masks to be compared with."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -33,6 +33,7 @@ class Known:
 
     saliencies: dict[str, Tensor]  # by the text that asked for them, (n_units,) each
     start: Mask | None
+    finalists: dict[str, Mask]  # by the text that asked for them
     seconds: float  # that finding it out took, also in an earlier process
     pruning: float  # of them, those of gradual pruning: the same in every process
 
@@ -63,9 +64,10 @@ def known(
     looking = _Looking(cell, model, space, data, dense, device, density, alive, folder, watcher)
     begun, search = perf_counter(), cell.settings.search
     saliencies = {text: looking.saliency(text) for text in search.saliencies}
-    start = None if search.warm_start is None else looking.start(search.warm_start, saliencies)
+    start = None if search.warm_start is None else looking.mask(search.warm_start, saliencies)
+    finalists = {text: looking.mask(text, saliencies) for text in search.finalists}
     seconds = perf_counter() - begun + looking.seconds_before
-    return Known(saliencies, start, seconds, looking.pruning)
+    return Known(saliencies, start, finalists, seconds, looking.pruning)
 
 
 @dataclass
@@ -94,7 +96,7 @@ class _Looking:
             self.cell, there, self.space, self.data, initial, self.device, source.name, self.alive
         )
 
-    def start(self, text: str, saliencies: dict[str, Tensor]) -> Mask:
+    def mask(self, text: str, saliencies: dict[str, Tensor]) -> Mask:
         """A criterion's mask."""
         source = Source.parse(text)
         if source.epochs is None:
@@ -102,10 +104,14 @@ class _Looking:
             return criterion_mask(
                 *(self.cell, there, self.space, self.data, initial, self.device, self.density, self.alive),
                 criterion=source.name,
+                scope=source.scope,
             )
-        saliency = saliencies[text] if text in saliencies else self.saliency(text)
+        plain = text if source.scope is None else text.removesuffix(f":{source.scope}")
+        saliency = saliencies[plain] if plain in saliencies else self.saliency(plain)
         scoring, hold = self.cell.settings.scoring, self.cell.settings.hold
-        rank = partial(self.space.top_k, density=self.density, on_empty=scoring.on_empty, hold=hold)
+        rank = partial(
+            self.space.top_k, density=self.density, scope=source.scope or "global", on_empty=scoring.on_empty, hold=hold
+        )
         if not scoring.connected:
             return rank(saliency)
         return connected(saliency, rank, Connectivity(self.model, self.space, self.data.test.images[:1]))

@@ -65,8 +65,8 @@ class Looker:
         model.to(self.device)
         later = self.cell.trained_before(round_.number)
         scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=later)
-        others: dict[str, int | bool] = {TAKEN_IN: found.taken_in} if found.taken_in else {}
-        others |= {"kept_start": True} if found.kept_start else {}
+        others: dict[str, int | str] = {TAKEN_IN: found.taken_in} if found.taken_in else {}
+        others |= {"kept": found.kept} if found.kept else {}
         row: dict[str, Any] = {
             "number": round_.number,
             "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **others, **scored},

@@ -8,7 +8,7 @@ from masksearch.data import Data
 from masksearch.experiment.cells import Cell
 from masksearch.mask import Mask
 from masksearch.seeds import torch_generator
-from masksearch.space import Density
+from masksearch.space import Density, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Weights
 
@@ -25,6 +25,7 @@ def criterion_mask(
     density: Density,
     alive: Mask | None = None,
     criterion: str | None = None,
+    scope: Scope | None = None,
 ) -> Mask:
     """The mask of a criterion, the cell's own if none is named, at some density, within what is alive."""
     scoring, name = cell.settings.scoring, criterion or cell.method
@@ -36,7 +37,7 @@ def criterion_mask(
         space,
         shown_batches(cell, data, name),
         density,
-        scope=scoring.scope,
+        scope=scope or scoring.scope,
         generator=generator,
         initial={name: tensor.to(device) for name, tensor in initial.items()},
         on_empty=scoring.on_empty,

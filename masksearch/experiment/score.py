@@ -10,7 +10,7 @@ from masksearch.experiment.cells import AUTO, Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.retraining import course, rewound_weights
 from masksearch.mask import Mask
-from masksearch.scoring import CostWeighted, Scorer, ShortTraining, signed_constants
+from masksearch.scoring import OBJECTIVES, CostWeighted, Scorer, ShortTraining, signed_constants
 from masksearch.scoring.cost_weighted import NetworkScorer
 from masksearch.seeds import derive
 from masksearch.spaces import NetworkSpace
@@ -44,7 +44,8 @@ def cell_scorer(
     """
     objective = objective or cell.settings.sweep.objective
     scorer: Scorer | ShortTraining
-    if objective == "short_training":
+    by = OBJECTIVES[objective].of_training
+    if by is not None:
         network = copy.deepcopy(model)
         network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
         found_at = "end" if later or cell.find_at == AUTO else cell.find_at
@@ -56,6 +57,7 @@ def cell_scorer(
             data.train,
             images,
             plan.settings if lr is None else replace(plan.settings, lr=lr),
+            by=by,
             steps=steps or cell.settings.search.training_steps,
             begin=plan.begin,
             seed=derive(cell.seed, "short training"),
@@ -86,8 +88,12 @@ def gaps(
     were scored again, it was on these.
     """
     found: dict[str, float] = {}
+    imageless = OBJECTIVES[cell.settings.sweep.objective].images == 0
     for split, images in (("search", data.search), ("rest", cell_subsets(cell, data).rest)):
-        found[f"{split}_score"] = cell_scorer(cell, model, space, images, data, dense, later=later)(mask).value
+        if "search_score" in found and imageless:
+            found["rest_score"] = found["search_score"]
+        else:
+            found[f"{split}_score"] = cell_scorer(cell, model, space, images, data, dense, later=later)(mask).value
         found[f"{split}_accuracy"] = Scorer(weights_scored(cell, model, space), space, images, "accuracy")(mask).value
     found["gap"] = found["search_score"] - found["rest_score"]
     found["accuracy_gap"] = found["search_accuracy"] - found["rest_accuracy"]

@@ -1,14 +1,15 @@
 """What searches are given beside a budget: where they start, what they rank units by, what a short training is."""
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, cast, get_args
 
 from masksearch.criteria import CRITERIA
 from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import check_some
 from masksearch.scoring import OBJECTIVES
+from masksearch.space import Scope
 from masksearch.table import choose
 
 __all__ = ["OptunaSettings", "SearchSettings", "Source", "split_method"]
@@ -27,25 +28,31 @@ class Source:
     name: str
     moment: str = ""  # of the dense training; empty: the weights that masks are found at
     epochs: int | None = None  # of gradual pruning, from those weights on
+    scope: Scope | None = None  # of its mask; the sweep's if None
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Read ``magnitude``, ``magnitude@3ep`` or ``magnitude@gradual:2ep``.
+        """Read ``magnitude``, ``magnitude@3ep`` or ``magnitude@gradual:2ep``, each with ``:erk`` or another scope.
 
         Raises
         ------
         InputError
             For an unknown criterion, or anything else behind an ``@``.
         """
+        before, _, after = text.rpartition(":")
+        if before and after in get_args(Scope):
+            return replace(cls.parse(before), scope=cast(Scope, after))
         name, moment = split_method(text)
         choose("criterion", name, list(CRITERIA))
         if moment.startswith("gradual"):
             match = re.fullmatch(r"gradual:(\d+)ep", moment)
             if match is None or not int(match[1]):
-                raise InputError(f"saliencies or warm_start: {text}; write {name}@gradual:2ep, for 1 epoch or more")
+                raise InputError(
+                    f"saliencies, warm_start or finalists: {text}; write {name}@gradual:2ep, for 1 epoch or more"
+                )
             return cls(name, epochs=int(match[1]))
         if moment:
-            Duration.parse(moment, f"saliencies or warm_start: {text}")
+            Duration.parse(moment, f"saliencies, warm_start or finalists: {text}")
         return cls(name, moment)
 
 
@@ -56,24 +63,32 @@ class SearchSettings:
     saliencies: tuple[str, ...] = ()
     """Criteria that optuna_*, eda, evolution, annealing.densities rank by: NAME, NAME@MOMENT or NAME@gradual:2ep."""
     warm_start: str | None = None
-    """Criterion (NAME, NAME@MOMENT, NAME@gradual:2ep) whose mask searches start from; a random mask if not given."""
+    """Criterion (as saliencies; NAME:layerwise, :erk, :global) whose mask searches start from; random if not given."""
     proposals: int = 1
     """Masks proposed at once. On a GPU, short trainings of weight masks go side by side (no BatchNorm, no pruner)."""
     training_steps: int = 250
-    """Optimiser steps of a ticket per scoring by short_training."""
+    """Optimiser steps of a ticket per scoring by short_training or training_speed."""
     training_lr: float | None = None
     """Learning rate of those steps; retraining's own if not given. A larger one tells masks apart in fewer steps."""
     rescore: int = 1
     """So many of a search's best masks (at most 5), of a front within the cap, are scored again on the rest of val."""
     rescore_by: str | None = None
-    """Objective that scores them again, and with them the warm start's mask, also where rescore is 1."""
+    """Objective that scores them again, and with them the warm start's mask and finalists, also where rescore is 1."""
+    finalists: tuple[str, ...] = ()
+    """Criteria whose masks are scored again beside the search's best: as a warm_start, or bn_scale:layerwise."""
     rescore_steps: int | None = None
-    """Optimiser steps of a ticket that short_training scores again; training_steps if not given."""
+    """Optimiser steps of a ticket that they score again; training_steps if not given."""
 
     def __post_init__(self) -> None:
         if self.saliencies:
             check_some("saliencies", self.saliencies)
-        _ = self.sources  # raises for one that can't be
+        if self.finalists:
+            check_some("finalists", self.finalists)
+        for text, source in zip(self.criteria, self.sources, strict=True):  # raises for one that can't be
+            if source.scope is not None and text in self.saliencies:
+                raise InputError(
+                    f"saliencies: {text}; they rank units, and only masks have a scope: write {source.name}"
+                )
         if self.proposals < 1:
             raise InputError(f"proposals: {self.proposals}; at least 1 is proposed at once")
         if self.training_steps < 1:
@@ -88,19 +103,19 @@ class SearchSettings:
             choose("rescore_by", self.rescore_by, list(OBJECTIVES))
             if not self.rescores:
                 raise InputError(
-                    f"rescore_by: {self.rescore_by}; there is nothing to choose from: give a warm_start, or a rescore "
-                    "of 2 to 5"
+                    f"rescore_by: {self.rescore_by}; there is nothing to choose from: give a warm_start, finalists, or "
+                    "a rescore of 2 to 5"
                 )
 
     @property
     def rescores(self) -> bool:
         """Whether there is more than one mask to choose from when a search is over."""
-        return self.rescore > 1 or (self.rescore_by is not None and self.warm_start is not None)
+        return self.rescore > 1 or bool(self.finalists) or (self.rescore_by is not None and self.warm_start is not None)
 
     @property
     def criteria(self) -> tuple[str, ...]:
         """The criteria that searches need, with their moments."""
-        return self.saliencies + ((self.warm_start,) if self.warm_start else ())
+        return self.saliencies + ((self.warm_start,) if self.warm_start else ()) + self.finalists
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -160,20 +160,19 @@ class Settings:
             self._check_caps(self.sweep.capped)
         if self.scoring.connected:
             self._check_connected()
-        trains = "short_training" in self._objectives.values()
-        if self.scoring.weights != "own" and trains:
-            raise InputError(f"weights: {self.scoring.weights}; short_training trains the tickets' own weights")
+        training = [name for name in self._objectives.values() if OBJECTIVES[name].of_training is not None]
+        if self.scoring.weights != "own" and training:
+            raise InputError(f"weights: {self.scoring.weights}; {training[0]} trains the tickets' own weights")
         for name in (source.name for source in self.search.sources):
             allowed = CRITERIA[name].granularities
             if self.sweep.granularity not in allowed:
                 raise InputError(
-                    f"saliencies or warm_start: {name} ranks {' and '.join(allowed)} units only, and granularity is "
-                    f"{self.sweep.granularity}"
+                    f"saliencies, warm_start or finalists: {name} ranks {' and '.join(allowed)} units only, and "
+                    f"granularity is {self.sweep.granularity}"
                 )
-        if self.search.training_lr is not None and not trains:
-            raise InputError(
-                f"training_lr: {self.search.training_lr}; short_training is neither the objective nor rescore_by"
-            )
+        if self.search.training_lr is not None and not training:
+            able = " or ".join(name for name, row in OBJECTIVES.items() if row.of_training is not None)
+            raise InputError(f"training_lr: {self.search.training_lr}; neither objective nor rescore_by is {able}")
         if OBJECTIVES[self.sweep.objective].images == 0:
             self._check_imageless(self.sweep.objective)
         if any(source.epochs for source in self.search.sources):
@@ -220,6 +219,10 @@ class Settings:
                 continue
             if any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
                 raise InputError(f"{flag}: {name} searches a front in one round only")
+            if self.search.finalists:
+                raise InputError(
+                    f"finalists: {' '.join(self.search.finalists)}; with {flag} a front's masks are chosen"
+                )
             if self.search.warm_start:
                 raise InputError(
                     f"warm_start: {self.search.warm_start}; with {flag} {name} starts at several costs, with saliencies"
@@ -239,15 +242,19 @@ class Settings:
     def _check_gradual(self) -> None:
         names = " ".join(text for text in self.search.criteria if "@gradual" in text)
         if self.sweep.capped is not None:
-            raise InputError(f"saliencies or warm_start: {names}; with max_{self.sweep.capped} there is no one density")
+            raise InputError(
+                f"saliencies, warm_start or finalists: {names}; with max_{self.sweep.capped} there is no one density"
+            )
         if self.sweep.layer_sparsity:
             raise InputError(
-                f"saliencies or warm_start: {names}; gradual pruning follows one density, and layer_sparsity is "
-                f"{' '.join(self.sweep.layer_sparsity)}"
+                f"saliencies, warm_start or finalists: {names}; gradual pruning follows one density, and "
+                f"layer_sparsity is {' '.join(self.sweep.layer_sparsity)}"
             )
 
     def _check_imageless(self, objective: str) -> None:
-        if self.search.rescores and self.search.rescore_by in (None, objective):
+        same = (self.search.rescore_by or objective) == objective
+        longer = OBJECTIVES[objective].of_training is not None and self.search.rescore_steps is not None
+        if self.search.rescores and same and not longer:
             raise InputError(
                 f"rescore: {self.search.rescore}; {objective} looks at no images, so others give no other scores; name "
                 "another objective as rescore_by"
@@ -261,7 +268,8 @@ class Settings:
                 f"optuna.pruner: {self.optuna.pruner}; pruners look at one value, and max_{self.sweep.capped} searches "
                 "weigh two"
             )
-        if OBJECTIVES[self.sweep.objective].of_logits is None and self.sweep.objective != "short_training":
+        row = OBJECTIVES[self.sweep.objective]
+        if row.of_logits is None and row.of_training != "val":
             raise InputError(
                 f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "
                 "can be stopped early"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from masksearch.table import Table
 __all__ = [
     "OBJECTIVES",
     "CustomObjective",
+    "LearnedLoss",
     "LogitObjective",
     "Objective",
     "accuracy",
@@ -31,6 +33,9 @@ CustomObjective = Callable[[nn.Module, Tensor, Tensor], float]
 
 FilterObjective = Callable[[FilterSpace, Mask], float]
 """What a filter mask says by itself, without the network's weights and without images."""
+
+LearnedLoss = Literal["val", "train"]
+"""The loss after a short training on validation images, or during its last epoch on what it learns."""
 
 _LOGIT_DEVIATION = 3.0
 
@@ -58,13 +63,14 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table: one of the functions; none for what only :class:`ShortTraining` can score."""
+    """A row of the table: one of the functions, or the loss that :class:`ShortTraining` looks at."""
 
     about: str
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
     of_filters: FilterObjective | None = None
-    images: int | None = None  # that it looks at, at most; None: at all
+    of_training: LearnedLoss | None = None
+    images: int | None = None  # of the split it scores on that it looks at, at most; None: at all
 
 
 OBJECTIVES: Table[Objective] = Table(
@@ -76,7 +82,14 @@ OBJECTIVES: Table[Objective] = Table(
         "bn_recalibrated": Objective(
             "minus the cross-entropy, BatchNorm statistics taken anew under the mask", of_network=bn_recalibrated
         ),
-        "short_training": Objective("minus the cross-entropy after a few steps of the ticket's training"),
+        "short_training": Objective(
+            "minus the cross-entropy after a few steps of the ticket's training", of_training="val"
+        ),
+        "training_speed": Objective(
+            "minus the training loss in the last epoch of so short a training (Ru et al. 2021)",
+            of_training="train",
+            images=0,
+        ),
         "gradient_flow": Objective("norm of the loss's gradient in the kept weights", of_network=gradient_flow),
         "synflow_flow": Objective(
             "log of the synaptic flow through the masked network", of_network=synflow_flow, images=0

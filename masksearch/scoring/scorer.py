@@ -218,6 +218,6 @@ def _functions(
     if not isinstance(objective, str):
         return None, objective, None
     row = OBJECTIVES[objective]
-    if row.of_logits is None and row.of_network is None and row.of_filters is None:
+    if row.of_training is not None:
         raise InputError(f"objective: {objective} trains every ticket for a while, which ShortTraining does")
     return row.of_logits, row.of_network, row.of_filters

@@ -1,4 +1,4 @@
-"""Short training: a mask is worth what its ticket has learned after a few steps."""
+"""Short training: a mask is worth what its ticket has learned after a few steps, or how fast it learns."""
 
 import copy
 import math
@@ -16,6 +16,7 @@ from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.rungs import WHOLE, Judge, reached, stops
 from masksearch.scoring.effective import effective
+from masksearch.scoring.objectives import LearnedLoss
 from masksearch.scoring.side_by_side import SideBySide, can_stand_side_by_side, sum_of_losses
 from masksearch.seeds import torch_generator
 from masksearch.spaces import FilterSpace, NetworkSpace
@@ -31,7 +32,11 @@ _TOGETHER = {"cpu": 1, "cuda": 16}  # networks trained side by side; on the CPU 
 
 
 class ShortTraining:
-    """Scores a mask by minus the validation loss, in nats, that its ticket has after a few steps of training.
+    """Scores a mask by minus the loss, in nats, that its ticket has after a few steps of training.
+
+    It is the loss on validation images; or, by ``"train"``, the mean loss of the last epoch's batches, each as it was
+    when the step on it was made. That is the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with E = 1): of
+    a learning rate that is still high it tells more, since the loss on validation images jumps from step to step.
 
     Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
     mask alone. Filters are removed before the training: it costs what the smaller network costs. So are, where a chain
@@ -42,8 +47,8 @@ class ShortTraining:
     numbers nor has buffers (BatchNorm's statistics), and no proposal has a judge. Such scores differ by rounding from
     those of masks that come one by one.
 
-    A proposal's judge is asked at the rungs of the steps, about the loss on as large a part of the validation images.
-    What isn't stopped scores what it would have scored without a judge.
+    A proposal's judge is asked at the rungs of the steps, about the loss on as large a part of the validation images;
+    by the training's own loss it isn't asked. What isn't stopped scores what it would have scored without a judge.
 
     Parameters
     ----------
@@ -53,6 +58,8 @@ class ShortTraining:
         What masks are masks of.
     train_split, val_split : Split
         What tickets learn, and what they are scored on.
+    by : {"val", "train"}
+        Whose loss scores: that of ``val_split`` in the end, or of what is learned, as it is learned.
     settings : TrainSettings
         Of the training that follows the search; its epochs play no part.
     steps : int
@@ -82,6 +89,7 @@ class ShortTraining:
         val_split: Split,
         settings: TrainSettings,
         *,
+        by: LearnedLoss = "val",
         steps: int = 250,
         begin: int = 0,
         seed: int = 0,
@@ -90,7 +98,7 @@ class ShortTraining:
     ) -> None:
         if steps < 1:
             raise InputError(f"steps: {steps}; a short training has at least 1")
-        self.space = space
+        self.space, self._by = space, by
         self._device = torch.device(device or next(model.parameters()).device)
         self._model = copy.deepcopy(model).to(self._device)
         self._weights = copy_weights(self._model)
@@ -107,9 +115,8 @@ class ShortTraining:
         for name, split in (("train", self._train), ("val", self._val)):
             probe(self._model, split, self._device, None, name)
         self._together = _TOGETHER.get(self._device.type, 1)
-        if self._together > 1 and (
-            isinstance(space, FilterSpace) or not can_stand_side_by_side(self._model, self._train.images[:2])
-        ):
+        alone = isinstance(space, FilterSpace) or by == "train"  # side by side, losses are known as their sum
+        if self._together > 1 and (alone or not can_stand_side_by_side(self._model, self._train.images[:2])):
             self._together = 1
 
     def __call__(self, mask: Mask) -> Score:
@@ -124,13 +131,16 @@ class ShortTraining:
         if part is not None:
             network, masks, learned, scored = part.network, part.masks, part.seen(learned), part.seen(scored)
         steps = self._epochs * steps_per_epoch(len(self._train), self._settings.batch_size)
-        watch = _Watch(network, scored, steps, proposal.stop)
+        watch = _Watch(network, scored, steps, proposal.stop if self._by == "val" else None)
         try:
             training = self._learn(network, learned, self._settings, masks=masks, on_step=watch)
         except _Stopped:
             images = min(watch.done * self._settings.batch_size, self._epochs * len(self._train)) + watch.evaluated
             return Score(math.nan, exact=False, seconds=time.perf_counter() - start, images=images)
-        value = math.nan if training.diverged else watch.score(scored)
+        if training.diverged:
+            value = math.nan
+        else:
+            value = watch.score(scored) if self._by == "val" else -training.epochs[-1].train_loss
         images = self._epochs * len(self._train) + watch.evaluated
         return Score(value, exact=True, seconds=time.perf_counter() - start, images=images)
 

@@ -130,9 +130,9 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
         scorer = ShortTraining(cell.build(), cell.space, data.train, data.rest, settings, steps=6, seed=seed)
     kept = scorer(start.mask).value > scorer(alone.mask).value
     assert cell.mask.hash == (start if kept else alone).mask.hash != (alone if kept else start).mask.hash
-    assert cell.metrics["score"].get("kept_start", False) is kept
-    assert ("the warm start was better" in capsys.readouterr().out) is kept
-    assert ("warm start kept: 1 of 1" in write_report(result).read_text()) is kept
+    assert cell.metrics["score"].get("kept") == (flat["warm_start"] if kept else None)
+    assert (f"{flat['warm_start']} was better" in capsys.readouterr().out) is kept
+    assert ("mask of a criterion kept: 1 of 1" in write_report(result).read_text()) is kept
     if case != "filters":
         assert kept == (case == "start")
 
@@ -142,7 +142,7 @@ def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
     [cell] = sweep_in(tmp_path, **flat, sparsity=[0.95], rescore=2, rescore_by="accuracy", budget=3)
     [start] = sweep_in(tmp_path, **flat, sparsity=[0.95], budget=1, name="start")
     assert cell.mask.hash == start.mask.hash
-    assert "kept_start" not in cell.metrics["score"]
+    assert "kept" not in cell.metrics["score"]
 
 
 @pytest.mark.parametrize("method", ["magnitude", "optuna_random"])
@@ -303,8 +303,8 @@ WRONG = {
         "budget": 8,
     },
     "objective: width; it is of filter masks": {"objective": "width"},
-    "training_lr: 0.1; short_training is neither the objective nor rescore_by": {"training_lr": 0.1},
-    "saliencies or warm_start: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
+    "training_lr: 0.1; neither objective nor rescore_by is short_training or training_speed": {"training_lr": 0.1},
+    "saliencies, warm_start or finalists: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},
     "training_steps: 0; at least 1": {"training_steps": 0},
