@@ -89,10 +89,10 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--subsets growin": ["--subsets", "growin", "'fixed', 'growing', 'redrawn'"],
     "--subsets growing --methods optuna_tpe": ["subsets: growing, optuna_tpe", "OptunaSearch"],
     "--subsets redrawn": ["subsets: redrawn 4 times, 143 images", "search_images may be 57 at most"],
-    "--objective synflow_flow --subsets growing": ["subsets: growing", "synflow_flow looks at no images"],
+    "--objective synflow_flow --subsets growing": ["subsets: growing", "synflow_flow looks at no validation images"],
     "--objective width --granularity filter --methods eda --rescore 3": [
         "rescore: 3",
-        "width looks at no images",
+        "width looks at no validation images",
         "rescore_by",
     ],
     "--train-images 0": ["train_images", "0"],

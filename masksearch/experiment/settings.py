@@ -256,11 +256,11 @@ class Settings:
         longer = OBJECTIVES[objective].of_training is not None and self.search.rescore_steps is not None
         if self.search.rescores and same and not longer:
             raise InputError(
-                f"rescore: {self.search.rescore}; {objective} looks at no images, so others give no other scores; name "
-                "another objective as rescore_by"
+                f"rescore: {self.search.rescore}; {objective} looks at no validation images, so others give no other "
+                "scores; name another objective as rescore_by"
             )
         if self.scoring.subsets != "fixed":
-            raise InputError(f"subsets: {self.scoring.subsets}; {objective} looks at no images")
+            raise InputError(f"subsets: {self.scoring.subsets}; {objective} looks at no validation images")
 
     def _check_pruner(self) -> None:
         if self.sweep.capped is not None:

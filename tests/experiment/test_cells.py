@@ -98,6 +98,8 @@ DECIDES = {
     "seconds": replace(BASE, scoring=ScoringSettings(seconds=9.0)),
     "rescore": replace(BASE, search=SearchSettings(rescore=2)),
     "rescore_by": replace(BASE, search=SearchSettings(rescore=2, rescore_by="loss")),
+    "finalists": replace(BASE, search=SearchSettings(finalists=("snip",))),
+    "scope of a finalist": replace(BASE, search=SearchSettings(finalists=("snip:erk",))),
     "annealing": replace(BASE, annealing=Annealing(tabu=3)),
 }
 

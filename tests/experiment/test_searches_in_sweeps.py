@@ -10,6 +10,7 @@ from masksearch.analysis import group_cells
 from masksearch.criteria import Connectivity, select
 from masksearch.errors import InputError
 from masksearch.experiment import Watcher, run_sweep
+from masksearch.experiment.search_settings import Source
 from masksearch.history_file import read_rows
 from masksearch.progress import ProgressBars
 from masksearch.report import write_report
@@ -135,6 +136,41 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
     assert ("mask of a criterion kept: 1 of 1" in write_report(result).read_text()) is kept
     if case != "filters":
         assert kept == (case == "start")
+
+
+FINALISTS = ["magnitude@end", "snip:layerwise", "random:erk", "magnitude@gradual:1ep:layerwise"]
+
+
+def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
+    """Whoever learns fastest is the cell's mask: seen by letting each of them win, its rivals left out."""
+    flat = TRAINED | {"methods": ["random_search"], "budget": 3, "objective": "loss", "sparsity": [0.95]}
+    flat |= {"lr": 0.3, "batch_size": 50}
+    again = {"rescore_by": "training_speed", "rescore_steps": 8, "finalists": FINALISTS}
+    [cell] = sweep_in(tmp_path, **flat, **again)
+    [alone] = sweep_in(tmp_path, **flat, name="alone")
+    scorer = ShortTraining(
+        *(cell.build(), cell.space, small_data().train, small_data().rest),
+        TrainSettings(epochs=2, lr=0.3, batch_size=50),
+        by="train",
+        steps=8,
+        seed=derive(0, "short training"),
+    )
+    masks = {None: alone.mask}
+    for text in FINALISTS:
+        source = Source.parse(text)
+        criterion = text if source.epochs else text.removesuffix(f":{source.scope}")
+        scope = "global" if source.epochs or source.scope is None else source.scope
+        [known] = sweep_in(
+            tmp_path,
+            **flat | {"budget": 1, "warm_start": criterion, "scope": scope},
+            name=text.replace(":", "_"),
+        )
+        masks[text] = known.mask
+    best = max(masks, key=lambda text: scorer(masks[text]).value)
+    assert len({mask.hash for mask in masks.values()}) == 5
+    assert cell.mask == masks[best]
+    assert best is not None
+    assert cell.metrics["score"]["kept"] == best
 
 
 def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
@@ -313,6 +349,22 @@ WRONG = {
     "rescore_steps: 0; at least 1": {"rescore_steps": 0},
     "unknown rescore_by 'los'": {"rescore": 2, "rescore_by": "los"},
     "rescore_by: loss; there is nothing to choose from": {"rescore_by": "loss"},
+    "finalists: snip snip; each may stand there once": {"finalists": ["snip", "snip"]},
+    "unknown criterion 'snip:layer'": {"finalists": ["snip:layer"]},
+    "saliencies: snip:erk; they rank units": {"saliencies": ["snip:erk"]},
+    "saliencies, warm_start or finalists: taylor ranks filter units only": {"finalists": ["taylor"]},
+    "finalists: filter_l1; with max_macs a front": {
+        "methods": ["optuna_tpe"],
+        "granularity": "filter",
+        "max_macs": [0.4],
+        "finalists": ["filter_l1"],
+    },
+    "optuna.pruner: median; training_speed has no score before its end": {
+        "objective": "training_speed",
+        "optuna": {"pruner": "median"},
+    },
+    "rescore: 2; training_speed looks at no validation images": {"objective": "training_speed", "rescore": 2},
+    "weights: signed_constant; training_speed trains": {"weights": "signed_constant", "objective": "training_speed"},
     "rescore_by: width; it is of filter masks": {"rescore": 2, "rescore_by": "width"},
     "weights: signed_constant; short_training trains": {
         "weights": "signed_constant",

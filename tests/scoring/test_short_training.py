@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from torch import nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.scoring import Scorer, ShortTraining
+from masksearch.seeds import torch_generator
 from masksearch.spaces import filter_space, weight_space
 from masksearch.ticket import draw_ticket
 from masksearch.training import TrainSettings, evaluate, train
 from masksearch.training.record import copy_weights
+from masksearch.trial import Proposal
 
 SETTINGS = TrainSettings(epochs=9, batch_size=10, lr=0.1, lr_schedule="multistep", milestones=(1,))
 
@@ -55,6 +58,48 @@ def test_the_score_is_the_loss_of_the_ticket_after_just_those_steps(granularity)
     assert (score.exact, score.images) == (True, 2 * 60 + 40)
 
 
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+def test_training_speed_is_the_loss_of_the_last_epoch_s_batches_each_before_its_step(granularity):
+    """Derived by a loop of its own: SGD on the batches that the trainer draws, without looking at an image twice."""
+    model, learned = make_net(), make_split(60)
+    space = spaces(model)[granularity]
+    mask = space.random(0.5, generator=generator(2))
+    plain = TrainSettings(epochs=9, batch_size=10, lr=0.1, lr_schedule="constant", momentum=0.0, weight_decay=0.0)
+    scorer = ShortTraining(model, space, learned, make_split(40, seed=1), plain, by="train", steps=12, seed=7)
+    network = draw_ticket(copy.deepcopy(model), space, mask, copy_weights(model)).network
+    keep = space.parameter_masks(mask) if granularity == "weight" else {}
+    losses = []
+    for epoch in range(2):
+        order = torch.randperm(60, generator=torch_generator(7, "epoch", epoch, "order"))
+        for batch in order.split(10):
+            loss = nn.functional.cross_entropy(network(scorer._train.images[batch]), scorer._train.labels[batch])
+            losses.append(loss.item())
+            network.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for name, parameter in network.named_parameters():
+                    parameter -= 0.1 * parameter.grad
+                    if name in keep:
+                        parameter *= keep[name]
+    score = scorer(mask)
+    assert score.value == pytest.approx(-sum(losses[6:]) / 6, rel=1e-5)
+    assert (score.exact, score.images) == (True, 2 * 60)  # and no image of val
+
+
+def test_training_speed_is_that_of_the_training_itself_in_its_first_epochs():
+    model, learned = make_net(), make_split(60)
+    space = weight_space(model)
+    masks = [space.random(density, generator=generator(3)) for density in (0.1, 0.3, 0.9)]
+    settings = TrainSettings(epochs=9, batch_size=10, lr=0.1, lr_schedule="cosine")
+    scorer = ShortTraining(model, space, learned, learned, settings, by="train", steps=18, seed=7)
+    scores = scorer.score([replace(Proposal.of(mask), stop=lambda *_: True) for mask in masks])  # a judge isn't asked
+    for mask, score in zip(masks, scores, strict=True):
+        ticket = draw_ticket(copy.deepcopy(model), space, mask, copy_weights(model))
+        rows = train(ticket.network, scorer._train, settings, masks=ticket.masks, seed=7).epochs
+        assert (score.value, score.exact) == (-rows[2].train_loss, True)
+    assert scores[0].value < scores[1].value < scores[2].value
+
+
 @pytest.mark.parametrize(("steps", "epochs", "images"), [(3, 1, 30), (6, 1, 60), (9, 2, 45), (13, 3, 43)])
 def test_steps_are_spread_over_whole_epochs(steps, epochs, images):
     model, split = make_net(), make_split(60)
@@ -87,11 +132,12 @@ def test_training_counts():
     assert untrained < few < many
 
 
-def test_a_training_that_diverges_has_no_score():
+@pytest.mark.parametrize("by", ["val", "train"])
+def test_a_training_that_diverges_has_no_score(by):
     model, split = make_net(), make_split(60)
     space = weight_space(model)
     wild = TrainSettings(epochs=1, batch_size=10, lr=1e30)
-    assert math.isnan(ShortTraining(model, space, split, split, wild, steps=6)(space.full()).value)
+    assert math.isnan(ShortTraining(model, space, split, split, wild, by=by, steps=6)(space.full()).value)
 
 
 def test_no_steps_and_the_plain_scorer_are_errors():
@@ -99,5 +145,6 @@ def test_no_steps_and_the_plain_scorer_are_errors():
     space = weight_space(model)
     with pytest.raises(InputError, match="steps: 0; a short training has at least 1"):
         ShortTraining(model, space, split, split, SETTINGS, steps=0)
-    with pytest.raises(InputError, match="objective: short_training trains every ticket"):
-        Scorer(model, space, split, "short_training")
+    for objective in ("short_training", "training_speed"):
+        with pytest.raises(InputError, match=f"objective: {objective} trains every ticket"):
+            Scorer(model, space, split, objective)
