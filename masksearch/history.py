@@ -164,7 +164,8 @@ class History:
         if not found:
             least = self._point(self._front[0])[1]
             raise InputError(
-                f"cost: {cost:g}; the cheapest of {len(self.trials)} masks that were scored has {least:.3g}"
+                f"cost: {cost:g}; the cheapest of {len(self.trials)} masks that were scored has {least:.3g}, so a "
+                "higher cap or a larger budget is needed"
             )
         return found[::-1]
 

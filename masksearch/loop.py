@@ -187,7 +187,7 @@ class _Loop:
         self._scorer, self._refreshed = self.stages.scorer(stage), len(history)
         proposals = [Proposal.of(mask) for mask in masks]
         scores = _score(self._scorer, proposals, history, self.problem)
-        self.searcher.rescored(scores[: len(held)])
+        self.searcher.rescored(scores[: len(held)], scores[len(held) :])
         self._record(proposals, scores, self.searcher.incumbent)
 
     def _has_time_for(self, stage: int) -> bool:

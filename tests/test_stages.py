@@ -87,6 +87,22 @@ def test_a_stage_begins_with_new_scores_for_what_is_held_and_for_the_best(make):
         assert [mask.hash for mask in scorer.scored[: len(hashes)]] == hashes
 
 
+def test_annealing_counts_all_scorings_and_knows_the_best_mask_s_new_score():
+    """Also where no chain stands on the best mask any more as a stage begins."""
+    left = set()
+    for seed in range(6):
+        annealing = Annealing()
+
+        def look(trial, history, searcher):
+            if trial.number in (79, 159):
+                left.add(history.best.mask not in searcher.held())
+
+        history = staged(lambda annealing=annealing: annealing, seed=seed, callbacks=[look])
+        assert (annealing._told, annealing.progress) == (len(history), 1)
+        assert annealing._best == history.best.score.value
+    assert True in left
+
+
 @able
 def test_the_best_masks_are_those_of_the_last_stage_alone(make):
     history = staged(make)

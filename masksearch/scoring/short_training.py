@@ -102,7 +102,7 @@ class ShortTraining:
         self._device = torch.device(device or next(model.parameters()).device)
         self._model = copy.deepcopy(model).to(self._device)
         self._weights = copy_weights(self._model)
-        images = steps * settings.batch_size
+        images = steps * min(settings.batch_size, len(train_split))
         self._epochs = math.ceil(images / len(train_split))
         chosen = torch.randperm(len(train_split), generator=torch_generator(seed, "short training"))
         chosen = chosen[: round(images / self._epochs)]

@@ -59,10 +59,10 @@ class Searcher(ABC):
         """The masks whose scores it keeps, between a tell and the next ask."""
         return []
 
-    def rescored(self, scores: Sequence[Score]) -> None:
+    def rescored(self, scores: Sequence[Score], others: Sequence[Score] = ()) -> None:
         """Take the scores of :meth:`held` on other images, in its order, in place of all scores so far.
 
-        They are exact, or NaN, and count as scorings.
+        They are exact, or NaN, and count as scorings. So do the others, of the best mask where it isn't held any more.
         """
         assert not scores, "a searcher that holds masks takes new scores for them"
 

@@ -132,7 +132,7 @@ class EDA(Searcher):
         """The elites of this generation; earlier ones have left probabilities, and no scores."""
         return [mask for _, mask in self._best]
 
-    def rescored(self, scores: Sequence[Score]) -> None:  # noqa: D102
+    def rescored(self, scores: Sequence[Score], others: Sequence[Score] = ()) -> None:  # noqa: D102
         pairs = [(score.value, mask) for score, mask in zip(scores, self.held(), strict=True)]
         self._best = sorted((pair for pair in pairs if not np.isnan(pair[0])), key=lambda pair: -pair[0])
 

@@ -229,7 +229,7 @@ class Evolution(Searcher):
         """The population."""
         return [member.mask for member in self._members]
 
-    def rescored(self, scores: Sequence[Score]) -> None:
+    def rescored(self, scores: Sequence[Score], others: Sequence[Score] = ()) -> None:
         """Take other scores. For members that can't be scored any more, others are made as at the beginning."""
         members = [replace(member, value=s.value) for member, s in zip(self._members, scores, strict=True)]
         self._members = [member for member in members if not math.isnan(member.value)]

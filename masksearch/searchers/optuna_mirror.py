@@ -1,6 +1,7 @@
 """A copy of a search's trials in a storage of Optuna's, for dashboards and plots; the search itself never reads it."""
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from masksearch.errors import InputError
 
-__all__ = ["Mirror", "opened", "quiet"]
+__all__ = ["Mirror", "opened", "quiet", "storage_errors"]
 
 _TRIES = 10  # at opening a storage whose tables another process is just making
 
@@ -25,6 +26,13 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         optuna.logging.set_verbosity(before)
+
+
+def storage_errors() -> tuple[type[Exception], ...]:
+    """What Optuna raises where a storage that was opened can't be read or written: a full disk, a lock, no server."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError
 
 
 def opened(url: str) -> optuna.storages.RDBStorage:
@@ -68,6 +76,7 @@ class Mirror:
 
     def __init__(self, url: str, study: str, directions: Sequence[StudyDirection]) -> None:
         self._name, self._directions, self._number = study, directions, 1
+        self._lost = False  # the storage has failed
         self._storage = opened(url)
         self._open()
 
@@ -83,7 +92,20 @@ class Mirror:
         self._equal = 0  # trials known to be the same here and there
 
     def write(self, trials: Sequence[FrozenTrial]) -> None:
-        """Make the study hold ``trials``, of which those of the last call are the first."""
+        """Make the study hold ``trials``, of which those of the last call are the first.
+
+        A storage that fails is left alone from then on, with a warning: a search doesn't end for want of its copy.
+        """
+        if self._lost:
+            return
+        try:
+            self._write(trials)
+        except storage_errors() as error:
+            self._lost = True
+            reason = str(error).split("\n", 1)[0]
+            warnings.warn(f"storage: study {self._name!r} can't be copied there any more ({reason})", stacklevel=2)
+
+    def _write(self, trials: Sequence[FrozenTrial]) -> None:
         while not all(map(_same, trials[self._equal :], self._there[self._equal :])):
             self._number += 1
             self._open()

@@ -214,8 +214,8 @@ class OptunaSearch(Searcher):
                 f"brute_force: {self._end} masks have this density; at most {_MOST_MASKS} are gone through"
             )
         self._study = self._new_study()
-        self._mirror: Mirror | None = None
         self._shared = self._join()
+        self._mirror = self._open_mirror()  # now, since the seconds of a search don't begin before its first proposal
         self._taken_in = 0  # trials of other searches
         self._start_is_due = problem.start is not None
         self._asked: list[int | None] = []  # trial of every proposal that waits for its score; None: the warm start
@@ -235,6 +235,13 @@ class OptunaSearch(Searcher):
 
         who = identity(self, self.problem, self._points)
         return SharedStudy(self.storage, self.study, self._study.directions, who, self.problem.seed)
+
+    def _open_mirror(self) -> "Mirror | None":
+        if self.study is not None or self.storage is None:
+            return None
+        from masksearch.searchers.optuna_mirror import Mirror
+
+        return Mirror(self.storage, self.study_name, self._study.directions)
 
     def _parametrise(self, problem: Problem) -> Parametrisation:
         if self.parametrisation == "bits":
@@ -309,15 +316,8 @@ class OptunaSearch(Searcher):
                 self._study.tell(number, values if fine else None, stopped=not score.exact)
         if self._shared is not None:
             self._shared.write(self._study.trials[number] for number in self._asked if number is not None)
-        elif self.storage is not None:
-            self._copy(self.storage)
-
-    def _copy(self, url: str) -> None:
-        from masksearch.searchers.optuna_mirror import Mirror
-
-        if self._mirror is None:
-            self._mirror = Mirror(url, self.study_name, self._study.directions)
-        self._mirror.write(self._study.trials)
+        elif self._mirror is not None:
+            self._mirror.write(self._study.trials)
 
     @property
     def study_name(self) -> str:

@@ -14,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from masksearch.errors import InputError
-from masksearch.searchers.optuna_mirror import opened, quiet
+from masksearch.searchers.optuna_mirror import opened, quiet, storage_errors
 from masksearch.searchers.optuna_parametrisations import Parametrisation
 from masksearch.trial import Problem
 
@@ -121,12 +121,20 @@ class SharedStudy:
                 self.known.add(self._storage.create_new_trial(self._id, signed))
             except KeyError:
                 raise self._is_gone() from None
+            except storage_errors() as error:
+                raise self._fails(error) from None
 
     def _trials(self) -> list[FrozenTrial]:
         try:
             return self._storage.get_all_trials(self._id, deepcopy=False)
         except KeyError:
             raise self._is_gone() from None
+        except storage_errors() as error:
+            raise self._fails(error) from None
+
+    def _fails(self, error: Exception) -> InputError:
+        reason = str(error).split("\n", 1)[0]
+        return InputError(f"study: {self._name!r} can't be read or written ({reason}); the same search goes on later")
 
     def _is_gone(self) -> InputError:
         return InputError(f"study: {self._name!r} is no longer in the storage; searches that share it end with it")

@@ -141,14 +141,20 @@ class FilterSpace(NetworkSpace):
             generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
             return super(FilterSpace, self).top_k(saliency, n / self.n_units, scope, generator, on_empty)
 
+        def at_least(n: int) -> int:
+            """What prefixes of n units or more cost at the least."""
+            if scope == "global":
+                return self._cost(prefix(n, "keep_one" if on_empty == "keep_one" else "allow"), hold)
+            quotas = np.array(self.quotas(n / self.n_units, scope))  # largest remainders add one, and may not later on
+            return self._costs.of(hold, np.maximum(quotas - 1, 0))
+
         low, high = len(self.layers), self.n_units
         while low < high:  # the longest prefix that fits lies in [low, high], if any does
             middle = (low + high + 1) // 2
-            if self._cost(prefix(middle, "allow"), hold) <= allowed:
+            if at_least(middle) <= allowed:
                 low = middle
             else:
                 high = middle - 1
-        # A unit kept in an emptied layer, or shares by largest remainder, can cost more than the prefix they stand for.
         for n in range(low, len(self.layers) - 1, -1):
             mask = prefix(n, on_empty)
             if self._cost(mask, hold) <= allowed:

@@ -107,6 +107,14 @@ def test_steps_are_spread_over_whole_epochs(steps, epochs, images):
     assert scorer(scorer.space.full()).images == epochs * images + 60
 
 
+def test_batches_of_all_images_and_more_are_one_step_each():
+    model, split = make_net(), make_split(30)
+    large = replace(SETTINGS, batch_size=50)
+    for steps in (1, 2):
+        scorer = ShortTraining(model, weight_space(model), split, split, large, steps=steps)
+        assert scorer(scorer.space.full()).images == steps * 30 + 30
+
+
 def test_scores_depend_on_the_mask_alone_and_the_model_stays():
     model, split = make_net(), make_split(60)
     before = copy_weights(model)

@@ -217,11 +217,24 @@ class TestStorage:
         with_copy, without = OptunaSearch("tpe", storage=f"sqlite:///{tmp_path}/studies.db"), OptunaSearch("tpe")
         assert repr(with_copy) == repr(without)
 
+    def test_a_copy_that_can_not_be_written_any_more_is_done_without(self, tmp_path):
+        plain, _ = self.drive(None, 8)
+        searcher = OptunaSearch("tpe", storage=f"sqlite:///{tmp_path}/studies.db")
+        searcher.start(problem())
+        assert (tmp_path / "studies.db").exists()  # before the first proposal, with which a search's seconds begin
+        drive(searcher, Planted(), 3)
+        (tmp_path / "studies.db").unlink()
+        with pytest.warns(
+            UserWarning, match=r"storage: study 'tpe layers .*' can't be copied there any more \("
+        ) as told:
+            drive(searcher, Planted(), 5)
+        assert len(told) == 1
+        assert self.own(searcher) == self.own(plain)
+
     def test_a_bad_url_is_an_error_of_one_line(self):
         searcher = OptunaSearch("random", storage="nonsense")
-        searcher.start(problem())
         with pytest.raises(InputError, match="storage: 'nonsense'") as caught:
-            drive(searcher, Planted(), 1)
+            searcher.start(problem())
         assert "\n" not in str(caught.value)
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -191,6 +192,14 @@ class TestResume:
         elsewhere = joined(url.replace("studies", "others"), 1)
         with pytest.raises(InputError, match="is not the one with the 3 trials that this search knows"):
             elsewhere.load_state_dict(one.state_dict())
+
+    def test_a_storage_that_fails_is_an_error_of_one_line(self, url):
+        one = joined(url, 1)
+        drive(one, planted(), 3)
+        Path(url.removeprefix("sqlite:///")).unlink()
+        with pytest.raises(InputError, match="study: 'all' can't be read or written .*goes on later") as caught:
+            drive(one, planted(), 3)
+        assert "\n" not in str(caught.value)
 
     def test_a_study_made_anew_is_another_one(self, url):
         """Also where the storage gives its ids again."""

@@ -1,6 +1,7 @@
 """Filter spaces: what is a unit, what is left out and why, what masks cost, and that odd networks stay exact."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -254,19 +255,26 @@ def resnet() -> FilterSpace:
     return filter_space(build_model("resnet20", (3, 16, 16)), torch.zeros(1, 3, 16, 16))
 
 
+@pytest.mark.parametrize("on_empty", ["allow", "keep_one"])
 @pytest.mark.parametrize("scope", ["global", "layerwise", "erk"])
 @pytest.mark.parametrize("hold", ["params", "macs"])
-def test_held_densities_are_the_longest_prefix_that_fits(resnet, hold, scope):
+def test_held_densities_are_the_longest_prefix_that_fits(resnet, hold, scope, on_empty):
+    """Also where a longer one costs less: shares are rounded by their remainders, and emptied layers keep a unit."""
     cost = {"params": resnet.kept_params, "macs": resnet.kept_macs}[hold]
     saliency = torch.rand(resnet.n_units, generator=torch.Generator().manual_seed(1))
-    for density in (1.0, 0.7, 0.3):
-        allowed = density * cost(resnet.full())
-        mask = resnet.top_k(saliency, density, scope, hold=hold, on_empty="allow")
-        assert cost(mask) <= allowed
-        assert mask == resnet.top_k(saliency, mask.density, scope, on_empty="allow")
-        if mask.n_kept < resnet.n_units:
-            longer = resnet.top_k(saliency, (mask.n_kept + 1) / resnet.n_units, scope, on_empty="allow")
-            assert cost(longer) > allowed
+    prefixes = {
+        n: resnet.top_k(saliency, n / resnet.n_units, scope, on_empty=on_empty)
+        for n in range(len(resnet.layers), resnet.n_units + 1)
+    }
+    costs = {n: cost(prefix) for n, prefix in prefixes.items()}
+    falls = [n for n in costs if costs.get(n + 1, math.inf) < costs[n]]
+    assert not falls or scope != "global"
+    assert falls or (hold, scope) != ("macs", "layerwise")
+    between = [(costs[n + 1] + costs[n]) / 2 / costs[resnet.n_units] for n in falls[:: max(1, len(falls) // 10)]]
+    for density in (1.0, 0.7, 0.3, *between):
+        longest = max(n for n in costs if costs[n] <= density * costs[resnet.n_units])
+        mask = resnet.top_k(saliency, density, scope, hold=hold, on_empty=on_empty)
+        assert mask == prefixes[longest]
 
 
 def test_held_densities_with_ties_and_empty_layers(resnet):

@@ -69,8 +69,8 @@ class Mixture(Parametrisation):
 
     Saliencies are on scales that can't be added, so each becomes the log-odds of its quantile in the whole network.
     The mixture is their weighted mean (plus the layer's parameter). Every saliency alone is scored first, and gives
-    exactly the mask that it gives as a global criterion, or, where layers have parameters, as a layerwise one and under
-    ERK as far as the bounds allow; so the search begins at the best of them.
+    exactly the mask that it gives as a global criterion of one round, or, where layers have parameters, as a layerwise
+    one and under ERK as far as the bounds allow; so the search begins at the best of them.
 
     Parameters
     ----------
