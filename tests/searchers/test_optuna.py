@@ -224,9 +224,7 @@ class TestStorage:
         assert (tmp_path / "studies.db").exists()  # before the first proposal, with which a search's seconds begin
         drive(searcher, Planted(), 3)
         (tmp_path / "studies.db").unlink()
-        with pytest.warns(
-            UserWarning, match=r"storage: study 'tpe layers .*' can't be copied there any more \("
-        ) as told:
+        with pytest.warns(UserWarning, match=r"study 'tpe layers .*' can't be copied there any more \(") as told:
             drive(searcher, Planted(), 5)
         assert len(told) == 1
         assert self.own(searcher) == self.own(plain)

@@ -197,7 +197,7 @@ class TestResume:
         one = joined(url, 1)
         drive(one, planted(), 3)
         Path(url.removeprefix("sqlite:///")).unlink()
-        with pytest.raises(InputError, match="study: 'all' can't be read or written .*goes on later") as caught:
+        with pytest.raises(InputError, match=r"study: 'all' can't be read or written .*goes on later") as caught:
             drive(one, planted(), 3)
         assert "\n" not in str(caught.value)
 
