@@ -1,8 +1,8 @@
 """Finding a cell's mask, by a search, a criterion or a learned supermask."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -47,6 +47,7 @@ class Found:
     mask: Mask
     scorings: int = 0  # by a search
     taken_in: int = 0  # trials of other searches that it has learned from
+    rescored: Mapping[str, float] = field(default_factory=dict)  # "search 1", ... and criteria -> what each scored
     kept: str | None = None  # the criterion whose mask, scored again, was better than what the search had found
     seconds: float = 0.0  # of a search or of learning a supermask
     front: dict[str, Any] | None = None  # where it lies on the front of a search with costs
@@ -132,20 +133,22 @@ class Finder:
             scorers = Stages(lambda images: AliveScorer(make(images), left), subsets)
             history = search(left, searcher, scorers, left.density(density), **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
-        rescored = perf_counter()
+        begun = perf_counter()
         candidates: dict[int, tuple[str | None, Mask]] = {
             mask.hash: (None, mask) for mask in masks[: settings.search.rescore]
         }
         for text, rival in self._rivals(given).items():
             candidates.setdefault(rival.hash, (text, rival))
-        mask = self._best([mask for _, mask in candidates.values()], model)
-        kept, _ = candidates[mask.hash]
+        scores = self._scored_again([mask for _, mask in candidates.values()], model)
+        (kept, mask), _ = max(zip(candidates.values(), scores, strict=True), key=itemgetter(1))
+        names = [text or f"search {place}" for place, (text, _) in enumerate(candidates.values(), start=1)]
+        rescored = {name: score for name, score in zip(names, scores, strict=True) if math.isfinite(score)}
         front = None
         if cell.front:
             trial = next(trial for trial in trials if trial.mask is mask)
             front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
-        seconds = given.seconds + history.seconds + perf_counter() - rescored
-        return Found(mask, len(history), _taken_in(history), kept, seconds, front)
+        seconds = given.seconds + history.seconds + perf_counter() - begun
+        return Found(mask, len(history), _taken_in(history), rescored if len(names) > 1 else {}, kept, seconds, front)
 
     def _rivals(self, given: Known) -> dict[str, Mask]:
         """Masks of criteria that are scored again beside what the search found, by the texts that ask for them."""
@@ -161,10 +164,10 @@ class Finder:
             return replace(searcher, storage=searcher.storage or f"sqlite:///{folder / 'optuna.db'}", label=place)
         return replace(searcher, study=self.cell.study)
 
-    def _best(self, masks: list[Mask], model: nn.Module) -> Mask:
-        """The best of a search's best masks, by validation images that the search has not seen."""
+    def _scored_again(self, masks: list[Mask], model: nn.Module) -> list[float]:
+        """Scores of a search's best masks, by validation images that it has not seen; of one alone, none is needed."""
         if len(masks) == 1:
-            return masks[0]
+            return [0.0]
         data, again = self.data, self.cell.settings.search
         scorer = cell_scorer(
             *(self.cell, model, self.space, cell_subsets(self.cell, data).rest, data, self.dense),
@@ -178,7 +181,7 @@ class Finder:
             for score in scorer.score([Proposal.of(mask) for mask in masks[begin : begin + again.proposals]]):
                 self.watcher.rescored(self.cell, score)
                 scores.append(-math.inf if math.isnan(score.value) else score.value)
-        return max(zip(scores, masks, strict=True), key=itemgetter(0))[1]
+        return scores
 
     def _criterion(self, name: str, model: nn.Module, density: Density, alive: Mask | None) -> Mask:
         initial = self.dense.weights["0"]

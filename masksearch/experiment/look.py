@@ -65,7 +65,8 @@ class Looker:
         model.to(self.device)
         later = self.cell.trained_before(round_.number)
         scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=later)
-        others: dict[str, int | str] = {TAKEN_IN: found.taken_in} if found.taken_in else {}
+        others: dict[str, int | str | dict[str, float]] = {TAKEN_IN: found.taken_in} if found.taken_in else {}
+        others |= {"rescored": dict(found.rescored)} if found.rescored else {}
         others |= {"kept": found.kept} if found.kept else {}
         row: dict[str, Any] = {
             "number": round_.number,

@@ -60,7 +60,8 @@ def cell_scorer(
             by=by,
             steps=steps or cell.settings.search.training_steps,
             begin=plan.begin,
-            seed=derive(cell.seed, "short training"),
+            # Speed is seen in the first steps of the very training that follows; a loss after them, beside it.
+            seed=derive(cell.seed, "retrain" if by == "train" else "short training"),
             augment=data.augment,
         )
     else:

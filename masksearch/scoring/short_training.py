@@ -64,8 +64,8 @@ class ShortTraining:
         Of the training that follows the search; its epochs play no part.
     steps : int
         Optimiser steps per scoring. They go once through so many batches, drawn once from ``train_split``. Where it
-        has fewer, they go through an equal number of images in each of several epochs: some more steps may be made
-        then, since the last batch of an epoch may be smaller.
+        has fewer, they go through an equal number of images in each of several epochs: a few more steps may be made
+        then. Steps that are whole epochs of ``train_split`` are the first ones of a training with the same seed.
     begin : int
         Epochs of the learning rate's schedule that are over.
     seed : int
@@ -102,11 +102,12 @@ class ShortTraining:
         self._device = torch.device(device or next(model.parameters()).device)
         self._model = copy.deepcopy(model).to(self._device)
         self._weights = copy_weights(self._model)
-        images = steps * min(settings.batch_size, len(train_split))
-        self._epochs = math.ceil(images / len(train_split))
-        chosen = torch.randperm(len(train_split), generator=torch_generator(seed, "short training"))
-        chosen = chosen[: round(images / self._epochs)]
-        self._train = Split(train_split.images[chosen].to(self._device), train_split.labels[chosen].to(self._device))
+        self._epochs = math.ceil(steps / steps_per_epoch(len(train_split), settings.batch_size))
+        images = round(steps * min(settings.batch_size, len(train_split)) / self._epochs)
+        if images < len(train_split):
+            drawn = torch.randperm(len(train_split), generator=torch_generator(seed, "short training"))[:images]
+            train_split = Split(train_split.images[drawn], train_split.labels[drawn])
+        self._train = Split(train_split.images.to(self._device), train_split.labels.to(self._device))
         self._val = Split(val_split.images.to(self._device), val_split.labels.to(self._device))
         # It ends before a plateau could be seen.
         lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule

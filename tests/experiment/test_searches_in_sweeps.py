@@ -153,7 +153,7 @@ def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
         TrainSettings(epochs=2, lr=0.3, batch_size=50),
         by="train",
         steps=8,
-        seed=derive(0, "short training"),
+        seed=derive(0, "retrain"),
     )
     masks = {None: alone.mask}
     for text in FINALISTS:
@@ -171,6 +171,7 @@ def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
     assert cell.mask == masks[best]
     assert best is not None
     assert cell.metrics["score"]["kept"] == best
+    assert cell.metrics["score"]["rescored"] == {text or "search 1": scorer(mask).value for text, mask in masks.items()}
 
 
 def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
