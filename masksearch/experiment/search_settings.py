@@ -67,7 +67,7 @@ class SearchSettings:
     proposals: int = 1
     """Masks proposed at once. On a GPU, short trainings of weight masks go side by side (no BatchNorm, no pruner)."""
     training_steps: int = 250
-    """Optimiser steps of a ticket per scoring by short_training or training_speed."""
+    """Optimiser steps of a ticket per scoring by short_training or training_loss."""
     training_lr: float | None = None
     """Learning rate of those steps; retraining's own if not given. A larger one tells masks apart in fewer steps."""
     rescore: int = 1

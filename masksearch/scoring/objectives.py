@@ -85,7 +85,7 @@ OBJECTIVES: Table[Objective] = Table(
         "short_training": Objective(
             "minus the cross-entropy after a few steps of the ticket's training", of_training="val"
         ),
-        "training_speed": Objective(
+        "training_loss": Objective(
             "minus the training loss in the last epoch of so short a training (Ru et al. 2021)",
             of_training="train",
             images=0,

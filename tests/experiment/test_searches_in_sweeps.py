@@ -145,7 +145,7 @@ def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
     """Whoever learns fastest is the cell's mask: seen by letting each of them win, its rivals left out."""
     flat = TRAINED | {"methods": ["random_search"], "budget": 3, "objective": "loss", "sparsity": [0.95]}
     flat |= {"lr": 0.3, "batch_size": 50}
-    again = {"rescore_by": "training_speed", "rescore_steps": 8, "finalists": FINALISTS}
+    again = {"rescore_by": "training_loss", "rescore_steps": 8, "finalists": FINALISTS}
     [cell] = sweep_in(tmp_path, **flat, **again)
     [alone] = sweep_in(tmp_path, **flat, name="alone")
     scorer = ShortTraining(
@@ -340,7 +340,7 @@ WRONG = {
         "budget": 8,
     },
     "objective: width; it is of filter masks": {"objective": "width"},
-    "training_lr: 0.1; neither objective nor rescore_by is short_training or training_speed": {"training_lr": 0.1},
+    "training_lr: 0.1; neither objective nor rescore_by is short_training or training_loss": {"training_lr": 0.1},
     "saliencies, warm_start or finalists: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},
@@ -360,12 +360,12 @@ WRONG = {
         "max_macs": [0.4],
         "finalists": ["filter_l1"],
     },
-    "optuna.pruner: median; training_speed has no score before its end": {
-        "objective": "training_speed",
+    "optuna.pruner: median; training_loss has no score before its end": {
+        "objective": "training_loss",
         "optuna": {"pruner": "median"},
     },
-    "rescore: 2; training_speed looks at no validation images": {"objective": "training_speed", "rescore": 2},
-    "weights: signed_constant; training_speed trains": {"weights": "signed_constant", "objective": "training_speed"},
+    "rescore: 2; training_loss looks at no validation images": {"objective": "training_loss", "rescore": 2},
+    "weights: signed_constant; training_loss trains": {"weights": "signed_constant", "objective": "training_loss"},
     "rescore_by: width; it is of filter masks": {"rescore": 2, "rescore_by": "width"},
     "weights: signed_constant; short_training trains": {
         "weights": "signed_constant",

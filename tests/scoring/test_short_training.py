@@ -57,7 +57,7 @@ def test_the_score_is_the_loss_of_the_ticket_after_just_those_steps(granularity)
 
 
 @pytest.mark.parametrize("granularity", ["weight", "filter"])
-def test_training_speed_is_the_loss_of_the_last_epoch_s_batches_each_before_its_step(granularity):
+def test_a_training_loss_is_that_of_the_last_epoch_s_batches_each_before_its_step(granularity):
     """Derived by a loop of its own: SGD on the batches that the trainer draws, without looking at an image twice."""
     model, learned = make_net(), make_split(60)
     space = spaces(model)[granularity]
@@ -84,7 +84,7 @@ def test_training_speed_is_the_loss_of_the_last_epoch_s_batches_each_before_its_
     assert (score.exact, score.images) == (True, 2 * 60)  # and no image of val
 
 
-def test_training_speed_is_that_of_the_training_itself_in_its_first_epochs():
+def test_a_training_loss_is_that_of_the_training_itself_in_its_first_epochs():
     model, learned = make_net(), make_split(60)
     space = weight_space(model)
     masks = [space.random(density, generator=generator(3)) for density in (0.1, 0.3, 0.9)]
@@ -151,6 +151,6 @@ def test_no_steps_and_the_plain_scorer_are_errors():
     space = weight_space(model)
     with pytest.raises(InputError, match="steps: 0; a short training has at least 1"):
         ShortTraining(model, space, split, split, SETTINGS, steps=0)
-    for objective in ("short_training", "training_speed"):
+    for objective in ("short_training", "training_loss"):
         with pytest.raises(InputError, match=f"objective: {objective} trains every ticket"):
             Scorer(model, space, split, objective)
