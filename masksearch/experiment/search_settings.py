@@ -77,7 +77,7 @@ class SearchSettings:
     finalists: tuple[str, ...] = ()
     """Criteria whose masks are scored again beside the search's best: as a warm_start, or bn_scale:layerwise."""
     rescore_steps: int | None = None
-    """Optimiser steps of a ticket that they score again; training_steps if not given."""
+    """Optimiser steps per scoring then, by short_training or training_loss; training_steps if not given."""
 
     def __post_init__(self) -> None:
         if self.saliencies:
