@@ -69,8 +69,11 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
     }
     planted = {f"problems_{name}": ["problems.py", *flags.split()] for name, flags in _PLANTED.items()}
     of_runs = {name: ["stopping.py", *(f"{runs}/{name}_{how}" for how in hows)] for name, hows in _STOPPED.items()}
-    parts = ("search", "global", "layerwise", "search_macs", "global_macs", "layerwise_macs")
-    of_runs["early_losses"] = ["early_losses.py", *(f"{runs}/resnet20_{part}" for part in parts)]
+    parts = ("search", "global", "layerwise")
+    resnet20 = [f"{runs}/resnet20_{part}{held}" for held in ("", "_macs") for part in parts]
+    of_runs["early_losses"] = ["early_losses.py", *resnet20]
+    basic_cnn = [f"{runs}/search_filters_cpu_{part}" for part in parts] + [f"{runs}/held_{part}_macs" for part in parts]
+    of_runs["early_losses_basic_cnn"] = ["early_losses.py", *basic_cnn]
     of_runs["short_training"] = ["short_training.py", root, f"{runs}/pilot_erk", f"{runs}/pilot_global"]
     return own | planted | of_runs
 

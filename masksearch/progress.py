@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from masksearch.analysis import kept
+from masksearch.analysis import kept_criteria
 from masksearch.experiment import Cell, Watcher
 from masksearch.training import EpochRow
 from masksearch.trial import Score, Trial
@@ -102,7 +102,7 @@ class ProgressBars(Watcher):
         """Print the cell's line."""
         untrained, trained = metrics["untrained"]["test_accuracy"], metrics["trained"]["test_accuracy"]
         emptied, constant = metrics["mask"]["empty_layers"], metrics["trained"]["constant_outputs"]
-        notes = "".join(f"  {criterion} was better" for criterion in kept(metrics))
+        notes = "".join(f"  {criterion} was better" for criterion in kept_criteria(metrics))
         notes += f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
         notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(

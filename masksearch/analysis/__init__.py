@@ -10,7 +10,7 @@ from masksearch.analysis.pareto import pareto_front
 from masksearch.analysis.round_rows import MOMENTS, RoundRow
 from masksearch.analysis.similarity import SIMILARITIES, random_like, similarity_matrix, similarity_means
 from masksearch.analysis.statistics import MARGIN, Paired, Ranks, holm, paired, ranks, win_matrix
-from masksearch.analysis.summary import SummaryRow, cost_share, kept, summarise
+from masksearch.analysis.summary import SummaryRow, cost_share, kept_criteria, summarise
 from masksearch.analysis.tickets import group_masks, group_orthogonality, layer_means, read_mask
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "group_masks",
     "group_orthogonality",
     "holm",
-    "kept",
+    "kept_criteria",
     "layer_means",
     "orthogonality_score",
     "paired",

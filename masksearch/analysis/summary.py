@@ -42,7 +42,7 @@ class SummaryRow:
     retrain_seconds: Estimate
     emptied: int  # seeds whose mask empties a layer
     constant: int  # seeds whose trained network has outputs that are the same for all images
-    kept: int  # seeds whose search found nothing better than a criterion's mask, when both were scored again
+    kept_criteria: int  # seeds whose search found nothing better than a criterion's mask, when both were scored again
     diverged: int  # seeds whose retraining ended early, because its loss was no number
     rounds: tuple[RoundRow, ...]  # of pruning and training, one after the other
     cap: tuple[str, float] | None  # the cost that masks have a cap on, and the cap as a share of the dense network's
@@ -101,7 +101,7 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
         retrain_seconds=nothing,
         emptied=0,
         constant=0,
-        kept=0,
+        kept_criteria=0,
         diverged=0,
         rounds=(dense_row(networks),),
         cap=None,
@@ -148,7 +148,7 @@ def _row(group: Group, networks: Mapping[int, Mapping[str, Any]]) -> SummaryRow:
         retrain_seconds=over_seeds("seconds", "retrain"),
         emptied=sum(bool(cell["mask"]["empty_layers"]) for cell in cells),
         constant=sum(bool(cell["trained"]["constant_outputs"]) for cell in cells),
-        kept=sum(bool(kept(cell)) for cell in cells),
+        kept_criteria=sum(bool(kept_criteria(cell)) for cell in cells),
         diverged=sum(cell["trained"]["diverged"] for cell in cells),
         rounds=round_rows(cells),
         cap=None if cap is None else (cap["cost"], cap["share"]),
@@ -156,7 +156,7 @@ def _row(group: Group, networks: Mapping[int, Mapping[str, Any]]) -> SummaryRow:
     )
 
 
-def kept(cell: Mapping[str, Any]) -> list[str]:
+def kept_criteria(cell: Mapping[str, Any]) -> list[str]:
     """The criteria whose masks, scored again, were better than what a cell's search had found, round by round."""
     return [number["score"]["kept"] for number in cell["rounds"] if "kept" in number["score"]]
 

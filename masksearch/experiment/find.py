@@ -134,21 +134,26 @@ class Finder:
             history = search(left, searcher, scorers, left.density(density), **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
         begun = perf_counter()
-        candidates: dict[int, tuple[str | None, Mask]] = {
-            mask.hash: (None, mask) for mask in masks[: settings.search.rescore]
-        }
+        chosen = self._chosen(masks[: settings.search.rescore], given, model)
+        front = None
+        if cell.front:
+            trial = next(trial for trial in trials if trial.mask is chosen.mask)
+            front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
+        seconds = given.seconds + history.seconds + perf_counter() - begun
+        return replace(chosen, scorings=len(history), taken_in=_taken_in(history), seconds=seconds, front=front)
+
+    def _chosen(self, masks: list[Mask], given: Known, model: nn.Module) -> Found:
+        """The best, scored again, of what a search found and of criteria's masks; of one mask alone, that one."""
+        candidates: dict[int, tuple[str | None, Mask]] = {mask.hash: (None, mask) for mask in masks}
         for text, rival in self._rivals(given).items():
             candidates.setdefault(rival.hash, (text, rival))
+        if len(candidates) == 1:
+            return Found(masks[0])
         scores = self._scored_again([mask for _, mask in candidates.values()], model)
         (kept, mask), _ = max(zip(candidates.values(), scores, strict=True), key=itemgetter(1))
         names = [text or f"search {place}" for place, (text, _) in enumerate(candidates.values(), start=1)]
         rescored = {name: score for name, score in zip(names, scores, strict=True) if math.isfinite(score)}
-        front = None
-        if cell.front:
-            trial = next(trial for trial in trials if trial.mask is mask)
-            front = {"folder": f"{folder.parent.name}/{folder.name}", "trial": trial.number, "share": trial.score.cost}
-        seconds = given.seconds + history.seconds + perf_counter() - begun
-        return Found(mask, len(history), _taken_in(history), rescored if len(names) > 1 else {}, kept, seconds, front)
+        return Found(mask, rescored=rescored, kept=kept)
 
     def _rivals(self, given: Known) -> dict[str, Mask]:
         """Masks of criteria that are scored again beside what the search found, by the texts that ask for them."""
@@ -165,9 +170,7 @@ class Finder:
         return replace(searcher, study=self.cell.study)
 
     def _scored_again(self, masks: list[Mask], model: nn.Module) -> list[float]:
-        """Scores of a search's best masks, by validation images that it has not seen; of one alone, none is needed."""
-        if len(masks) == 1:
-            return [0.0]
+        """Scores of masks by validation images that the search has not seen; minus infinity where there is none."""
         data, again = self.data, self.cell.settings.search
         scorer = cell_scorer(
             *(self.cell, model, self.space, cell_subsets(self.cell, data).rest, data, self.dense),

@@ -65,7 +65,7 @@ _MEANINGS = {
 
 def _method(row: SummaryRow) -> str:
     notes = {"empties a layer": row.emptied, "constant outputs": row.constant, "diverged": row.diverged}
-    notes["mask of a criterion kept"] = row.kept
+    notes["mask of a criterion kept"] = row.kept_criteria
     marks = [f"{note}: {count} of {row.trained.n}" for note, count in notes.items() if count]
     return name_of(row.method, row.learned) + (f" ({'; '.join(marks)})" if marks else "")
 

@@ -86,7 +86,7 @@ def test_criteria_s_masks_that_were_kept_are_counted_whichever_round_kept_them()
     cells = [make_cell(seed=seed, rounds=2) for seed in (0, 1, 2)]
     cells[1]["rounds"][0]["score"]["kept"] = "taylor"
     cells[2]["rounds"][1]["score"]["kept"] = "taylor"
-    assert summarise(cells)[1].kept == 2
+    assert summarise(cells)[1].kept_criteria == 2
 
 
 def test_trainings_that_diverged_are_counted():
