@@ -1,9 +1,10 @@
-"""Does it pay to train several tickets side by side? Against one after the other, in turn, in one run.
+"""Does it pay to train several tickets side by side, and to score several masks at once? In turn, in one run.
 
     python benchmarks/side_by_side.py [--turns 5] [--threads 1] [--device cuda]
 
 Tickets of one network with other weight masks, 30 steps of Adam on batches of 128 random images, as short trainings
-make them; medians over turns.
+make them, against one training after the other. On a GPU also whole searches, proposing included, that score 16 weight
+masks at once, on 2,000 random images, against one by one: annealing of 16 chains, and EDA. Medians over turns.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from masksearch.ticket import Ticket, draw_ticket
 from masksearch.training.record import copy_weights
 
 BATCH, STEPS = 128, 30
+IMAGES, SCORINGS, CHAINS = 2000, 640, 16
 SHAPE = (1, 28, 28)
 NETWORKS = ("lenet_300_100", "thesis_mlp", "lenet5")
 SETTINGS = ms.TrainSettings(epochs=1, batch_size=BATCH, optimizer="adam", lr=1e-3)
@@ -47,8 +49,36 @@ def side_by_side(drawn: list[Ticket], split: ms.Split, device: str) -> None:
     together.give(networks)
 
 
+def scorings(name: str, searcher: str, at_once: int, device: str) -> float:
+    """Seconds per scoring of a search that asks for so many proposals at once."""
+    model = ms.build_model(name, SHAPE).to(device).eval()
+    space = ms.weight_space(model)
+    images = torch.randn(IMAGES, *SHAPE, generator=torch_generator(0))
+    scorer = ms.Scorer(model, space, ms.Split(images, torch.arange(IMAGES) % 10), "calibrated_loss")
+    search = ms.searchers.Annealing(chains=CHAINS) if searcher == "annealing" else ms.searchers.SEARCHERS[searcher]()
+    start = perf_counter()
+    ms.search(space, search, scorer, 0.1, SCORINGS, batch=at_once, on_empty="allow")
+    return (perf_counter() - start) / SCORINGS
+
+
+def compare_scorings(turns: int, device: str) -> None:
+    """Print the table of searches."""
+    print("\n| network | search | one by one, ms per scoring | 16 at once | ratio |")
+    print("|---|---|---:|---:|---:|")
+    for name in NETWORKS:
+        for searcher in ("annealing", "eda"):
+            taken: dict[int, list[float]] = {1: [], CHAINS: []}
+            for turn in range(turns + 1):
+                for at_once, seconds in taken.items():
+                    once = scorings(name, searcher, at_once, device)
+                    if turn:
+                        seconds.append(once)
+            one, side = (1000 * float(np.median(seconds)) for seconds in taken.values())
+            print(f"| {name} | {searcher} | {one:.2f} | {side:.2f} | {one / side:.2f} |", flush=True)
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -72,6 +102,8 @@ def main() -> None:
                         taken.append(perf_counter() - start)
             one, side = (1000 / n * float(np.median(taken)) for taken in seconds.values())
             print(f"| {name} | {n} | {one:.0f} | {side:.0f} | {one / side:.2f} |", flush=True)
+    if flags.device != "cpu":
+        compare_scorings(flags.turns, flags.device)
 
 
 if __name__ == "__main__":

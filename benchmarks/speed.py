@@ -1,10 +1,11 @@
 """How fast are scorings? The thesis' way, a resident masked forward, and the scorer, in turn, in one run.
 
-    python benchmarks/speed.py DATA_ROOT [--only large chain profile filters search] [--seconds 5]
+    python benchmarks/speed.py DATA_ROOT [--only large chain profile filters search] [--seconds 5] [--device cuda]
 
 Prints Markdown tables of medians and ratios. The thesis' way, per scoring: apply the mask, go through torchvision's
 DataLoader with ToTensor and Normalize, forward, accuracy. Resident: the plain scorer (``fast=False``), images in
-memory. "The rate": MACs a second of a product of two square matrices, taken in turn with the scorings.
+memory. "The rate": MACs a second of a product of two square matrices, taken in turn with the scorings. The table
+``profile`` is of what happens on a CPU alone.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 import masksearch as ms
+from masksearch.cost.timing import synchronize
+from masksearch.scoring.passes import images_per_pass
 from masksearch.seeds import torch_generator
 
 
@@ -56,7 +59,9 @@ def walk(
     return run
 
 
-def thesis_way(model: torch.nn.Module, space: ms.WeightSpace, root: str, images: int) -> Callable[[], float]:
+def thesis_way(
+    model: torch.nn.Module, space: ms.WeightSpace, root: str, images: int, device: torch.device
+) -> Callable[[], float]:
     """The published scoring."""
     from torchvision import datasets, transforms
 
@@ -68,16 +73,16 @@ def thesis_way(model: torch.nn.Module, space: ms.WeightSpace, root: str, images:
         right = 0
         with torch.no_grad(), space.applied(model, next(masks)):
             for batch, labels in loader:
-                right += int((model(batch).argmax(1) == labels).sum())
+                right += int((model(batch.to(device)).argmax(1) == labels.to(device)).sum())
         return right / images
 
     return run
 
 
-def chain(root: str, seconds: float) -> None:
+def chain(root: str, seconds: float, device: torch.device) -> None:
     """thesis_mlp on 2,000 images of MNIST at 90 %, from a random mask and from one that a search has found."""
     data = ms.load_data("mnist", root)
-    model = ms.build_model("thesis_mlp", data).eval()
+    model = ms.build_model("thesis_mlp", data).to(device).eval()
     space = ms.weight_space(model)
     smooth = ms.Scorer(model, space, data.search, "calibrated_loss")
     found = ms.search(space, ms.searchers.Annealing(), smooth, 0.1, budget=2000).best.mask
@@ -89,7 +94,7 @@ def chain(root: str, seconds: float) -> None:
         scorers = [ms.Scorer(model, space, data.search, fast=fast) for fast in (False, True, True)]
         later = f"scorer, from {reached:.0%} accuracy"
         runs = {
-            "the thesis' way": thesis_way(model, space, root, len(data.search)),
+            "the thesis' way": thesis_way(model, space, root, len(data.search), device),
             "resident": walk(space, scorers[0], 0.1, radius),
             "scorer": walk(space, scorers[1], 0.1, radius),
             later: walk(space, scorers[2], 0.1, radius, found),
@@ -143,10 +148,21 @@ def profiler_rows(profiler: cProfile.Profile) -> dict[tuple[str, int, str], tupl
     return {where: row[:4] for where, row in rows.items()}
 
 
-def square_product() -> Callable[[], Tensor]:
-    """A product of two matrices of 1024 x 1024: 2**30 MACs."""
-    one, two = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return lambda: one @ two
+def square_product(device: torch.device) -> tuple[Callable[[], None], int]:
+    """A product of two square matrices, and its MACs: on a GPU large ones, which keep it busy."""
+    side = 1024 if device.type == "cpu" else 8192
+    one, two = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
+    return waited_for(lambda: one @ two, device), side**3
+
+
+def waited_for(run: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """The same, until the device is done."""
+
+    def whole() -> None:
+        run()
+        synchronize(device)
+
+    return whole
 
 
 def scorings(scorer: ms.Scorer, masks: Iterator[ms.Mask]) -> Callable[[], ms.Score]:
@@ -154,22 +170,23 @@ def scorings(scorer: ms.Scorer, masks: Iterator[ms.Mask]) -> Callable[[], ms.Sco
     return lambda: scorer(next(masks))
 
 
-def filters(seconds: float) -> None:
+def filters(seconds: float, device: torch.device) -> None:
     """Networks for CIFAR-10 on 1,000 random images, masks of half to a fifth of the filters."""
     print("\n| filter masks, 1,000 images | resident, ms | scorer, ms | x resident | kept MACs, % | of the rate, % |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, density in (("vgg16_bn", 0.2), ("basic_cnn", 0.3), ("resnet20", 0.2)):
-        model = ms.build_model(name, (3, 32, 32)).eval()
-        space = ms.filter_space(model, torch.zeros(1, 3, 32, 32))
+        model = ms.build_model(name, (3, 32, 32)).to(device).eval()
+        space = ms.filter_space(model, torch.zeros(1, 3, 32, 32, device=device))
         generator = torch_generator(0)
         split = ms.Split(torch.randn(1000, 3, 32, 32, generator=generator), torch.randint(10, (1000,)))
         masks = cycle([space.random(density, "layerwise", torch_generator(seed)) for seed in range(8)])
         plain, fast = ms.Scorer(model, space, split, fast=False), ms.Scorer(model, space, split)
-        runs = {"resident": scorings(plain, masks), "scorer": scorings(fast, masks), "product": square_product()}
+        product, product_macs = square_product(device)
+        runs = {"resident": scorings(plain, masks), "scorer": scorings(fast, masks), "product": product}
         times = in_turn(runs, seconds)
         kept = space.kept_macs(next(masks))
         share = kept / space.kept_macs(space.full())
-        rate = 1000 * kept / times["scorer"] / (2**30 / times["product"])
+        rate = 1000 * kept / times["scorer"] / (product_macs / times["product"])
         print(
             f"| {name}, {1 - density:.0%} | {1e3 * times['resident']:.0f} | {1e3 * times['scorer']:.0f} | "
             f"{times['resident'] / times['scorer']:.1f} | {100 * share:.1f} | {100 * rate:.0f} |",
@@ -177,9 +194,18 @@ def filters(seconds: float) -> None:
         )
 
 
-def resident_bytes() -> int:
-    """Of this process, now."""
+def resident_bytes(device: torch.device) -> int:
+    """Of this process, now; on a GPU, of its tensors there."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most there have been."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def activation_bytes(model: torch.nn.Module, images: Tensor) -> int:
@@ -197,34 +223,38 @@ def activation_bytes(model: torch.nn.Module, images: Tensor) -> int:
     return sum(sizes)
 
 
-def large(seconds: float) -> None:
+def large(seconds: float, device: torch.device) -> None:
     """vgg16's 14.7 million weights at radius 100: what a scoring costs beside its forward pass, and in memory.
 
     Peak memory is taken first, before anything else has raised it.
     """
-    model = ms.build_model("vgg16", (3, 32, 32)).eval()
+    model = ms.build_model("vgg16", (3, 32, 32)).to(device).eval()
     space = ms.weight_space(model)
     split = ms.Split(torch.randn(500, 3, 32, 32), torch.randint(10, (500,)))
     start = space.random(0.1, generator=torch_generator(0))
-    model(torch.zeros(1, 3, 32, 32))  # libraries are loaded
-    before = resident_bytes()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32, device=device))  # libraries are loaded
+    before = resident_bytes(device)
     scorer = ms.Scorer(model, space, split, "loss")
     steps = walk(space, scorer, 0.1, 100, start, calls=1)
     steps()
     steps()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    peak = peak_bytes(device) - before
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     images = split.images.numel() * split.images.element_size()
-    needed = weights + images + activation_bytes(model, split.images[:250])
-    batches = split.images.contiguous(memory_format=torch.channels_last).split(250)
+    on_it = split.images.to(device)
+    size = images_per_pass(model, on_it)
+    needed = weights + images + activation_bytes(model, on_it[:size])
+    batches = on_it.contiguous(memory_format=torch.channels_last).split(size)
 
     def forward() -> None:
         with torch.no_grad():
             for batch in batches:
                 model(batch)
 
-    times = in_turn({"forward": forward, "scoring": steps, "product": square_product()}, seconds)
-    rate = 500 * ms.cost.macs(model, split.images[:1]) / times["scoring"] / (2**30 / times["product"])
+    product, product_macs = square_product(device)
+    times = in_turn({"forward": waited_for(forward, device), "scoring": steps, "product": product}, seconds)
+    rate = 500 * ms.cost.macs(model, split.images[:1]) / times["scoring"] / (product_macs / times["product"])
     print("\n| vgg16, weight masks, 500 images, radius 100 | |")
     print("|---|---:|")
     print(f"| forward passes alone, ms | {1e3 * times['forward']:.0f} |")
@@ -235,10 +265,10 @@ def large(seconds: float) -> None:
     print(f"| peak memory of a search's scorings, MB | {peak / 1e6:.0f} ({peak / needed:.2f} x) |", flush=True)
 
 
-def whole_search(root: str) -> None:
+def whole_search(root: str, device: torch.device) -> None:
     """As many scorings as the thesis' search for the MLP."""
     data = ms.load_data("mnist", root)
-    model = ms.build_model("thesis_mlp", data).eval()
+    model = ms.build_model("thesis_mlp", data).to(device).eval()
     space = ms.weight_space(model)
     print(
         "\n| 42,700 scorings, thesis_mlp, 90 % | seconds | ms per scoring | stopped early, % | images seen, % | score |"
@@ -265,18 +295,21 @@ def main() -> None:
     tables = ("large", "chain", "profile", "filters", "search")
     parser.add_argument("--only", nargs="+", choices=tables, default=tables, help="tables to print")
     parser.add_argument("--seconds", type=float, default=5.0, help="per row")
+    parser.add_argument("--device", default="cpu")
     flags = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    device = torch.device(flags.device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {where}\n")
     if "large" in flags.only and sys.platform == "linux":
-        large(flags.seconds)
+        large(flags.seconds, device)
     if "chain" in flags.only:
-        chain(flags.root, flags.seconds)
-    if "profile" in flags.only:
+        chain(flags.root, flags.seconds, device)
+    if "profile" in flags.only and device.type == "cpu":
         profile(flags.root)
     if "filters" in flags.only:
-        filters(flags.seconds)
+        filters(flags.seconds, device)
     if "search" in flags.only:
-        whole_search(flags.root)
+        whole_search(flags.root, device)
 
 
 if __name__ == "__main__":

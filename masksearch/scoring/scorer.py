@@ -8,6 +8,7 @@ from contextlib import closing
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from masksearch.data import Split
 from masksearch.errors import InputError
@@ -18,13 +19,17 @@ from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.moved import MovedPath, can_lie_in_one
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, FilterObjective, LogitObjective
+from masksearch.scoring.passes import images_per_pass
 from masksearch.scoring.paths import Path, ReferencePath, rung_places
+from masksearch.scoring.together import Together, can_go_together, measured_together
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
-from masksearch.training.feed import forward_batch
 from masksearch.training.probe import takes_channels_last
 from masksearch.trial import Proposal, Score
 
 __all__ = ["Scorer"]
+
+_AT_ONCE = 16  # masks that a GPU scores at once; a CPU is busy with one
+_SMALL = 1 << 20  # weights; of larger networks a mask alone takes longer to run than to write down
 
 
 class Scorer:
@@ -55,7 +60,10 @@ class Scorer:
         Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes
         for weight masks, in the weights, or of linear chains on a CPU in what comes of them. Callables, own losses,
         objectives that look at the network and all others take the plain one. Accuracies on a CPU are those of the
-        plain one, image by image, and end as soon as a proposal is sure to miss its threshold.
+        plain one, image by image, and end as soon as a proposal is sure to miss its threshold. On a GPU, where every
+        new width of a layer costs more than the channels that it saves, filter masks take the plain path; and weight
+        masks that are proposed at once are scored at once, of networks of up to a million weights without convolutions,
+        if no proposal has a judge: such scores differ by rounding from those of masks that come one by one.
 
     Notes
     -----
@@ -95,13 +103,14 @@ class Scorer:
         self._model = copy.deepcopy(model).to(device).eval()
         self._images = split.images.to(device)
         self._labels = split.labels.to(device)
-        self._batch_size = batch_size or forward_batch(self._images.device)
         self._check()
         with torch.no_grad():
             if takes_channels_last(self._model, self._images[:2]):
                 self._images = self._images.contiguous(memory_format=torch.channels_last)
+        self._batch_size = batch_size or images_per_pass(self._model, self._images)
         self._since_refresh = 0
         self._path = self._choose_path(fast)
+        self._together = self._choose_together(fast)
         self._judged = rung_places(len(self._labels), self._path.part)
         self._accuracy: Accuracy | None = None
         if fast and objective == "accuracy" and self._images.device.type == "cpu":
@@ -113,7 +122,12 @@ class Scorer:
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         """One score per proposal, in order; a bound where the outcome was certain before all images had been seen."""
-        return [self._score(proposal) for proposal in proposals]
+        if self._together is None or any(proposal.stop is not None for proposal in proposals):
+            return [self._score(proposal) for proposal in proposals]
+        scores: list[Score] = []
+        for group in (proposals[start : start + _AT_ONCE] for start in range(0, len(proposals), _AT_ONCE)):
+            scores += [self._score(group[0])] if len(group) == 1 else self._score_at_once(self._together, group)
+        return scores
 
     @property
     def refresh_every(self) -> int:
@@ -141,6 +155,16 @@ class Scorer:
             with self.space.applied(self._model, proposal.mask):
                 value = self._own_value()
         return Score(value, exact, seconds=time.perf_counter() - start, images=images)
+
+    def _score_at_once(self, together: Together, proposals: Sequence[Proposal]) -> list[Score]:
+        start = time.perf_counter()
+        for proposal in proposals:
+            self.space.check_own(proposal.mask)
+        assert self._measure is not None
+        logits = together.logits([proposal.mask for proposal in proposals])
+        values = measured_together(self._measure, logits, self._labels).tolist()
+        seconds = (time.perf_counter() - start) / len(proposals)
+        return [Score(value, exact=True, seconds=seconds, images=self._looks_at) for value in values]
 
     @torch.no_grad()
     def _measured(self, proposal: Proposal, measure: LogitObjective) -> tuple[float, bool, int]:
@@ -177,11 +201,24 @@ class Scorer:
         chain = linear_chain(self._model) if fast and usual else None
         if chain is not None and isinstance(self.space, WeightSpace):
             return IncrementalPath(chain, self.space, self._images)
-        if fast and isinstance(self.space, FilterSpace):
+        if fast and isinstance(self.space, FilterSpace) and self._images.device.type == "cpu":
             return CompactPath(self._model, self.space, self._images, self._batch_size)
         if fast and isinstance(self.space, WeightSpace) and can_lie_in_one(self._model, self.space):
             return MovedPath(self._model, self.space, self._images, self._batch_size)
         return self._reference()
+
+    def _choose_together(self, fast: bool) -> Together | None:
+        """What scores several masks at once, on a GPU, where that can be done."""
+        space, measure = self.space, self._measure
+        if self._images.device.type == "cpu" or not isinstance(self._path, MovedPath) or not fast:
+            return None
+        if not isinstance(space, WeightSpace) or space.n_units > _SMALL or measure is None or self._loss is not None:
+            return None
+        if any(isinstance(layer, _ConvNd) for layer in self._model.modules()):
+            return None  # batched over weights they are grouped ones, which fill a GPU less well
+        if not can_go_together(self._model, space, measure, self._images[:2], self._labels[:2]):
+            return None
+        return Together(self._model, space, self._images, self._batch_size)
 
     def _reference(self) -> ReferencePath:
         return ReferencePath(self._model, self.space, self._images, self._batch_size)

@@ -17,6 +17,7 @@ from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, SweepSettings
 from masksearch.training import TrainSettings, trainer
 
+DEVICE = os.environ.get("MASKSEARCH_TEST_DEVICE", "cpu")
 loop._CHECKPOINT_EVERY = 0.02
 trainer.CHECKPOINT_SECONDS = 0.0
 
@@ -36,7 +37,7 @@ def settings(runs):
         model="lenet_300_100:0.1", methods=("annealing", "snip"), sparsity=(0.8,), seeds=1, budget=200
     )
     schedules = ScheduleSettings(schedule=("one_shot", "iterative"), rounds=(2,), rewind_to=("1ep",))
-    run = RunSettings(runs=str(runs), device="cpu", threads=1)
+    run = RunSettings(runs=str(runs), device=DEVICE, deterministic=DEVICE != "cpu", threads=1)
     return Settings(sweep, TrainSettings(epochs=10, lr=0.1), schedules=schedules, run=run)
 
 

@@ -1,5 +1,6 @@
 """Sweeps that take seconds, and their files read back: what the tests of schedules, controls and retraining share."""
 
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from masksearch.models import MODELS, ModelRow, build_model
 from masksearch.pruning import restore_state, slice_state
 from masksearch.spaces import FilterSpace, filter_space, weight_space
 
+DEVICE = os.environ.get("MASKSEARCH_TEST_DEVICE", "cpu")
 MLP = "lenet_300_100:0.1"
 SMALL: dict[str, Any] = {
     "model": MLP,
@@ -29,7 +31,8 @@ SMALL: dict[str, Any] = {
     "train_images": 200,  # 4 steps an epoch
     "val_images": 100,
     "search_images": 40,
-    "device": "cpu",
+    "device": DEVICE,
+    "deterministic": DEVICE != "cpu",
     "threads": 1,
 }
 # Searches of trained networks' weights, by two saliencies, and scored by short trainings.

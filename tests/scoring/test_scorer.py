@@ -224,13 +224,3 @@ def test_the_device_is_where_scoring_happens():
 
     Scorer(model, space, split, objective, device="cpu")(space.full())
     assert devices == {torch.device("cpu")}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "short_training"])
-def test_scores_on_a_gpu_are_those_of_the_cpu(objective):
-    model, split = make_net(), make_split(500)
-    space = weight_space(model)
-    mask = space.random(0.5, generator=torch.Generator().manual_seed(0))
-    on_cpu, on_gpu = (Scorer(model, space, split, objective, device=device)(mask).value for device in ("cpu", "cuda"))
-    assert on_gpu == pytest.approx(on_cpu, abs=5e-3)
