@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from benchmarks.page import HERE, replace_block
 from masksearch.errors import InputError
 from masksearch.table import choose
@@ -67,6 +69,19 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
             for what in ("schedules", "additions", "densities", "subsets")
         },
     }
+    on_gpu = {
+        "gpu_widths": ["new_widths.py"],
+        "gpu_side_by_side": ["side_by_side.py", "--turns", "3", "--threads", "4", "--device", "cuda"],
+        "gpu_speed": [
+            "speed.py",
+            root,
+            "--device",
+            "cuda",
+            *("--only", "large", "chain", "filters"),
+            "--seconds",
+            "1.5",
+        ],
+    }
     planted = {f"problems_{name}": ["problems.py", *flags.split()] for name, flags in _PLANTED.items()}
     of_runs = {name: ["stopping.py", *(f"{runs}/{name}_{how}" for how in hows)] for name, hows in _STOPPED.items()}
     parts = ("search", "global", "layerwise")
@@ -75,7 +90,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
     basic_cnn = [f"{runs}/search_filters_cpu_{part}" for part in parts] + [f"{runs}/held_{part}_macs" for part in parts]
     of_runs["early_losses_basic_cnn"] = ["early_losses.py", *basic_cnn]
     of_runs["short_training"] = ["short_training.py", root, f"{runs}/pilot_erk", f"{runs}/pilot_global"]
-    return own | planted | of_runs
+    return own | on_gpu | planted | of_runs
 
 
 def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str] = ()) -> None:
@@ -84,7 +99,7 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
     Parameters
     ----------
     only : sequence of str
-        Their places on the page; all if there are none.
+        Their places on the page; all if there are none, without a GPU all but those that need one.
 
     Raises
     ------
@@ -94,7 +109,7 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
     known = commands(scale, root, runs)
     for name in only:
         choose("script", name, list(known))
-    chosen = list(only or known)
+    chosen = list(only or [name for name in known if torch.cuda.is_available() or "gpu" not in name])
     for name in chosen:
         if missing := [flag for flag in known[name] if _is_missing_run(flag, runs)]:
             raise InputError(
