@@ -4,7 +4,17 @@ import re
 import time
 
 import pytest
-from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, settings_in, small_data, small_world, sweep_in  # noqa: F401
+from small_sweeps import (  # noqa: F401
+    DEVICE,
+    MIXTURE,
+    MLP,
+    SHORT,
+    TRAINED,
+    settings_in,
+    small_data,
+    small_world,
+    sweep_in,
+)
 
 from masksearch.criteria import Connectivity, select
 from masksearch.dynamic import Gradual
@@ -33,7 +43,7 @@ def test_saliencies_of_gradual_pruning_go_on_from_the_weights_that_masks_are_fou
 
     gradual = Gradual(network, space, choose, 0.1, steps=8)
     training = TrainSettings(epochs=2, lr=0.1, batch_size=64)
-    train(network, data.train, training, remask=gradual, seed=derive(0, "gradual saliency"))
+    train(network, data.train, training, remask=gradual, seed=derive(0, "gradual saliency"), device=DEVICE)
     assert cell.mask == gradual.mask
 
 
