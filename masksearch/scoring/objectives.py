@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masksearch.mask import Mask
 from masksearch.scoring.proxies import KERNEL_IMAGES, bn_recalibrated, gradient_flow, ntk_condition, synflow_flow
-from masksearch.scoring.width import width
+from masksearch.scoring.width import relative_width, width
 from masksearch.spaces import FilterSpace
 from masksearch.table import Table
 
@@ -100,5 +100,8 @@ OBJECTIVES: Table[Objective] = Table(
             images=KERNEL_IMAGES,
         ),
         "width": Objective("filters: minus the sum of the layers' reciprocal widths", of_filters=width, images=0),
+        "relative_width": Objective(
+            "filters: minus the sum of the layers' reciprocal densities", of_filters=relative_width, images=0
+        ),
     },
 )

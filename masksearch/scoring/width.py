@@ -1,11 +1,13 @@
-"""How wide a filter mask leaves a network: a score that needs no images, no weights and no training."""
+"""How wide a filter mask leaves a network: scores that need no images, no weights and no training."""
 
 import math
+
+import numpy as np
 
 from masksearch.mask import Mask
 from masksearch.spaces import FilterSpace
 
-__all__ = ["width"]
+__all__ = ["relative_width", "width"]
 
 
 def width(space: FilterSpace, mask: Mask) -> float:
@@ -16,5 +18,18 @@ def width(space: FilterSpace, mask: Mask) -> float:
     trunk adds the trunk's width once. Layers that lose no outputs under any mask are left out. Minus infinity for a
     mask that empties a layer.
     """
-    widths = space.widths(mask)
-    return -float((1 / widths).sum()) if widths.all() else -math.inf
+    return _minus_sum(np.array(1.0), space.widths(mask))
+
+
+def relative_width(space: FilterSpace, mask: Mask) -> float:
+    """Minus the sum over the network's layers of N / n, n the outputs that a layer has left of the N it had.
+
+    As :func:`width`, of what a layer has left of its own: the proportions that the network was designed with count as
+    balanced. Held to MACs, stages then share them as they did; in a residual one, whose trunk counts once for each
+    convolution that writes to it, the trunk becomes a third wider than its blocks where four do, in three blocks.
+    """
+    return _minus_sum(space.widths(space.full()), space.widths(mask))
+
+
+def _minus_sum(numerators: np.ndarray, widths: np.ndarray) -> float:
+    return -float((numerators / widths).sum()) if widths.all() else -math.inf
