@@ -9,6 +9,7 @@ new shape (``torch.backends.cudnn.benchmark``), each in a process of its own, si
 """
 
 import argparse
+import sys
 from multiprocessing import get_context
 from time import perf_counter
 
@@ -17,6 +18,8 @@ import torch
 
 import masksearch as ms
 from masksearch.cost.timing import synchronize
+from masksearch.experiment.machine import prepare
+from masksearch.experiment.settings import RunSettings
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.seeds import torch_generator
@@ -68,8 +71,11 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["resnet20", "vgg16_bn", "torchvision:resnet50"])
     parser.add_argument("--device", default="cuda")
     flags = parser.parse_args()
-    device = torch.device(flags.device)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else flags.device
+    try:
+        device = prepare(RunSettings(device=flags.device))
+    except ms.InputError as error:
+        parser.error(str(error))
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {where}\n")
     print("| network | algorithms | masked, new: ms | known | pruned, new: ms | known | first epoch, s | second |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
@@ -78,6 +84,8 @@ def main() -> None:
             process = get_context("spawn").Process(target=measure, args=(name, timed, device))
             process.start()
             process.join()
+            if process.exitcode:
+                sys.exit(process.exitcode)
 
 
 if __name__ == "__main__":

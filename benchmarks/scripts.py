@@ -33,6 +33,11 @@ _PLANTED = {
     "large": "--problems equal --units 1000000 --seeds 1 --budget 300 --searchers annealing annealing:within=0.5 "
     "annealing:densities=True annealing:chains=4 eda evolution",
 }
+_ON_GPU = {
+    "gpu_widths": ("new_widths.py", ""),
+    "gpu_side_by_side": ("side_by_side.py", "--turns 3 --threads 4 --device cuda"),
+    "gpu_speed": ("speed.py", "{root} --device cuda --only large chain filters --seconds 1.5"),
+}
 _STOPPED = {
     "stop_steps": ("none", "median", "successive_halving", "hyperband", "median_80"),
     "stop_images": ("none", "median", "successive_halving"),
@@ -70,17 +75,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         },
     }
     on_gpu = {
-        "gpu_widths": ["new_widths.py"],
-        "gpu_side_by_side": ["side_by_side.py", "--turns", "3", "--threads", "4", "--device", "cuda"],
-        "gpu_speed": [
-            "speed.py",
-            root,
-            "--device",
-            "cuda",
-            *("--only", "large", "chain", "filters"),
-            "--seconds",
-            "1.5",
-        ],
+        name: [script, *(flag.format(root=root) for flag in flags.split())] for name, (script, flags) in _ON_GPU.items()
     }
     planted = {f"problems_{name}": ["problems.py", *flags.split()] for name, flags in _PLANTED.items()}
     of_runs = {name: ["stopping.py", *(f"{runs}/{name}_{how}" for how in hows)] for name, hows in _STOPPED.items()}
@@ -109,7 +104,7 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
     known = commands(scale, root, runs)
     for name in only:
         choose("script", name, list(known))
-    chosen = list(only or [name for name in known if torch.cuda.is_available() or "gpu" not in name])
+    chosen = list(only or [name for name in known if torch.cuda.is_available() or name not in _ON_GPU])
     for name in chosen:
         if missing := [flag for flag in known[name] if _is_missing_run(flag, runs)]:
             raise InputError(

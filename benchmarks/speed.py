@@ -25,6 +25,8 @@ from torch.utils.data import DataLoader, Subset
 
 import masksearch as ms
 from masksearch.cost.timing import synchronize
+from masksearch.experiment.machine import prepare
+from masksearch.experiment.settings import RunSettings
 from masksearch.scoring.passes import images_per_pass
 from masksearch.seeds import torch_generator
 
@@ -149,8 +151,9 @@ def profiler_rows(profiler: cProfile.Profile) -> dict[tuple[str, int, str], tupl
 
 
 def square_product(device: torch.device) -> tuple[Callable[[], None], int]:
-    """A product of two square matrices, and its MACs: on a GPU large ones, which keep it busy."""
+    """A product of two square matrices, and its MACs: on a GPU large ones, rounded as convolutions are."""
     side = 1024 if device.type == "cpu" else 8192
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     one, two = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
     return waited_for(lambda: one @ two, device), side**3
 
@@ -297,7 +300,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="per row")
     parser.add_argument("--device", default="cpu")
     flags = parser.parse_args()
-    device = torch.device(flags.device)
+    try:
+        device = prepare(RunSettings(device=flags.device))
+    except ms.InputError as error:
+        parser.error(str(error))
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {where}\n")
     if "large" in flags.only and sys.platform == "linux":

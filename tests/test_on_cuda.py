@@ -10,7 +10,9 @@ from masksearch.cost import latency
 from masksearch.criteria import CRITERIA, select
 from masksearch.dynamic import Regrowing
 from masksearch.scoring import short_training
+from masksearch.scoring.moved import MovedPath
 from masksearch.scoring.objectives import OBJECTIVES
+from masksearch.scoring.paths import ReferencePath
 from masksearch.searchers import SEARCHERS
 from masksearch.seeds import torch_generator
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
@@ -82,18 +84,25 @@ def test_saliencies_and_masks(name, world):
     assert (mask.bits == wanted.bits).double().mean() > 0.99
 
 
-def test_masked_is_pruned(world):
-    model, space = world
+def test_masked_is_pruned():
+    model = ms.build_model(NETWORKS["filter"], SHAPE).to(DEVICE).eval()
+    space = ms.filter_space(model, torch.zeros(1, *SHAPE, device=DEVICE))
     mask = space.random(0.4, "layerwise", torch_generator(0), on_empty="keep_one")
     images = DATA.test.images[:64].to(DEVICE)
-    masked = there(model)
-    space.apply(masked, mask)
-    with torch.no_grad():
-        assert close(masked(images), there(model)(images)) is False  # the mask does something
-        if space.granularity == "filter":
-            pruned = ms.prune(there(model), space, mask)
-            assert next(pruned.parameters()).device.type == DEVICE
-            assert close(pruned(images), masked(images), 1e-5)
+    pruned = ms.prune(model, space, mask)
+    assert next(pruned.parameters()).device.type == DEVICE
+    with torch.no_grad(), space.applied(model, mask):
+        assert close(pruned(images), model(images), 1e-5)
+
+
+def test_paths(world):
+    """Filter masks are scored on the masked network; proposals of a network with convolutions one by one."""
+    model, space = world
+    paths = {"weight": MovedPath, "filter": ReferencePath}
+    assert type(ms.Scorer(model, space, DATA.search, "loss", device=DEVICE)._path) is paths[space.granularity]
+    convolutional = ms.build_model("lenet5", (1, 28, 28))
+    split = ms.Split(torch.randn(4, 1, 28, 28), torch.arange(4))
+    assert ms.Scorer(convolutional, ms.weight_space(convolutional), split, "loss", device=DEVICE)._together is None
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])

@@ -27,7 +27,7 @@ def prepare(run: RunSettings) -> torch.device:
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
         )  # cuBLAS is deterministic only with fixed workspaces
     torch.use_deterministic_algorithms(run.deterministic)
-    # To time cuDNN's algorithms at every new width takes longer than pruned networks then gain (benchmarks/README.md).
+    # Timing cuDNN's algorithms costs seconds at every new width, and may choose others when a run is taken up again.
     torch.backends.cudnn.benchmark = False
     if run.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -65,7 +65,7 @@ class SearchSettings:
     warm_start: str | None = None
     """Criterion (as saliencies; NAME:layerwise, :erk, :global) whose mask searches start from; random if not given."""
     proposals: int = 1
-    """Masks proposed at once. On a GPU, weight masks are scored at once (no convolutions) or trained side by side."""
+    """Masks proposed at once. On a GPU, small networks' weight masks go side by side; not with a pruner (README)."""
     training_steps: int = 250
     """Optimiser steps of a ticket per scoring by short_training or training_loss."""
     training_lr: float | None = None

@@ -2,12 +2,14 @@
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from masksearch.training.feed import forward_batch
 
 __all__ = ["images_per_pass"]
 
 _ELEMENTS = 1 << 26  # of the largest output of a layer: a quarter of a gigabyte in float32
+_MOST = 10_000  # images: outputs that are no module's, and so unseen, are bounded by that
 
 
 @torch.no_grad()
@@ -19,8 +21,8 @@ def images_per_pass(model: nn.Module, images: Tensor) -> int:
     sizes = [1]
 
     def note(module: nn.Module, given: object, output: object) -> None:
-        if isinstance(output, Tensor):
-            sizes.append(output.numel() // len(few))
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+        sizes.extend(tensor.numel() // len(few) for tensor in tensors)
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
@@ -28,4 +30,4 @@ def images_per_pass(model: nn.Module, images: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, _ELEMENTS // max(sizes))
+    return max(1, min(_MOST, _ELEMENTS // max(sizes)))

@@ -8,7 +8,6 @@ from contextlib import closing
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from masksearch.data import Split
 from masksearch.errors import InputError
@@ -21,7 +20,7 @@ from masksearch.scoring.moved import MovedPath, can_lie_in_one
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, FilterObjective, LogitObjective
 from masksearch.scoring.passes import images_per_pass
 from masksearch.scoring.paths import Path, ReferencePath, rung_places
-from masksearch.scoring.together import Together, can_go_together, measured_together
+from masksearch.scoring.together import Together, can_go_together, is_small, measured_together
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.probe import takes_channels_last
 from masksearch.trial import Proposal, Score
@@ -29,7 +28,6 @@ from masksearch.trial import Proposal, Score
 __all__ = ["Scorer"]
 
 _AT_ONCE = 16  # masks that a GPU scores at once; a CPU is busy with one
-_SMALL = 1 << 20  # weights; of larger networks a mask alone takes longer to run than to write down
 
 
 class Scorer:
@@ -107,10 +105,10 @@ class Scorer:
         with torch.no_grad():
             if takes_channels_last(self._model, self._images[:2]):
                 self._images = self._images.contiguous(memory_format=torch.channels_last)
-        self._batch_size = batch_size or images_per_pass(self._model, self._images)
+        self._batch_size = batch_size or self._suited_batch()
         self._since_refresh = 0
         self._path = self._choose_path(fast)
-        self._together = self._choose_together(fast)
+        self._together = self._choose_together()
         self._judged = rung_places(len(self._labels), self._path.part)
         self._accuracy: Accuracy | None = None
         if fast and objective == "accuracy" and self._images.device.type == "cpu":
@@ -207,18 +205,22 @@ class Scorer:
             return MovedPath(self._model, self.space, self._images, self._batch_size)
         return self._reference()
 
-    def _choose_together(self, fast: bool) -> Together | None:
-        """What scores several masks at once, on a GPU, where that can be done."""
-        space, measure = self.space, self._measure
-        if self._images.device.type == "cpu" or not isinstance(self._path, MovedPath) or not fast:
+    def _choose_together(self) -> Together | None:
+        """What scores several masks at once, on a GPU, where that can be done and pays."""
+        model, space, measure, few = self._model, self.space, self._measure, slice(2)
+        if self._images.device.type == "cpu" or not isinstance(self._path, MovedPath) or measure is None:
             return None
-        if not isinstance(space, WeightSpace) or space.n_units > _SMALL or measure is None or self._loss is not None:
+        if self._loss is not None or not isinstance(space, WeightSpace) or not is_small(model, space):
             return None
-        if any(isinstance(layer, _ConvNd) for layer in self._model.modules()):
-            return None  # batched over weights they are grouped ones, which fill a GPU less well
-        if not can_go_together(self._model, space, measure, self._images[:2], self._labels[:2]):
+        if not can_go_together(model, space, measure, self._images[few], self._labels[few]):
             return None
-        return Together(self._model, space, self._images, self._batch_size)
+        return Together(model, space, self._images, self._batch_size)
+
+    def _suited_batch(self) -> int:
+        """Images per pass. Callables and objectives of masks make passes of their own, or none."""
+        if self._measure is None and self._loss is None:
+            return len(self._images)
+        return images_per_pass(self._model, self._images)
 
     def _reference(self) -> ReferencePath:
         return ReferencePath(self._model, self.space, self._images, self._batch_size)

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.modules.conv import _ConvNd
 
 from masksearch.mask import Mask
 from masksearch.scoring.objectives import LogitObjective
 from masksearch.spaces import WeightSpace
 
-__all__ = ["Together", "can_go_together", "measured_together"]
+__all__ = ["Together", "can_go_together", "is_small", "measured_together"]
+
+_SMALL = 1 << 20  # weights; what was measured has a quarter of that
 
 
 class Together:
@@ -19,9 +22,9 @@ class Together:
     Parameters
     ----------
     model : nn.Module
-        In eval mode. It stays as it is, and later changes of its weights do not matter.
+        In eval mode. It stays as it is.
     space : WeightSpace
-        Its weights are of one type, and contiguous.
+        Its weights are of one type, and contiguous. Those of now count, whatever becomes of them.
     images : tensor (n, c, h, w)
         On the network's device.
     batch_size : int
@@ -30,7 +33,7 @@ class Together:
 
     def __init__(self, model: nn.Module, space: WeightSpace, images: Tensor, batch_size: int) -> None:
         self._model, self._space, self._images, self._batch_size = model, space, images, batch_size
-        self._own = space.unit_sums(dict(model.named_parameters(remove_duplicate=False))).detach().clone()
+        self._own = space.unit_sums(dict(model.named_parameters(remove_duplicate=False)))
 
     @torch.no_grad()
     def logits(self, masks: Sequence[Mask]) -> Tensor:
@@ -52,20 +55,31 @@ def measured_together(measure: LogitObjective, logits: Tensor, labels: Tensor) -
     return vmap(measure, in_dims=(0, None))(logits, labels)
 
 
+def is_small(model: nn.Module, space: WeightSpace) -> bool:
+    """Whether one mask leaves a GPU idle: up to a million weights, and no convolutions.
+
+    Batched over their weights, convolutions are grouped ones, of which nothing was measured.
+    """
+    return space.n_units <= _SMALL and not any(isinstance(layer, _ConvNd) for layer in model.modules())
+
+
 @torch.no_grad()
 def can_go_together(
     model: nn.Module, space: WeightSpace, measure: LogitObjective, images: Tensor, labels: Tensor
 ) -> bool:
-    """Whether what the network and the objective do can be batched over masks, tried with two on a few images."""
+    """Whether what the network and the objective do can be batched over masks, tried with two on a few images.
+
+    It cannot where a network decides by value, or makes an image's logits depend on the others it comes with.
+    """
     masks = [space.full(), space.random(0.5, "layerwise", torch.Generator().manual_seed(0), on_empty="keep_one")]
     try:
         given = Together(model, space, images, 2 * len(images)).logits(masks)
         measured_together(measure, given, labels)
-    except RuntimeError:  # vmap's, for random numbers, decisions by value and values written in place
+    except Exception:  # whatever it is that vmap can't do: what is tried here goes on mask by mask
         return False
     for logits, mask in zip(given, masks, strict=True):
         with space.applied(model, mask):
-            wanted = model(images)
-        if not torch.allclose(logits, wanted, rtol=1e-3, atol=1e-3 * float(wanted.std())):
+            wanted = torch.cat([model(image) for image in images.split(1)])
+        if not wanted.isfinite().all() or not torch.allclose(logits, wanted, 1e-3, 1e-3 * float(wanted.abs().max())):
             return False
     return True

@@ -18,6 +18,7 @@ from masksearch.models import MODELS, ModelRow, build_model
 from masksearch.pruning import restore_state, slice_state
 from masksearch.spaces import FilterSpace, filter_space, weight_space
 
+# The sweeps of these tests run on a GPU if asked to, and then so that they can be repeated bit for bit.
 DEVICE = os.environ.get("MASKSEARCH_TEST_DEVICE", "cpu")
 MLP = "lenet_300_100:0.1"
 SMALL: dict[str, Any] = {

@@ -1,5 +1,7 @@
 """Masks that are run together have the logits, and the scores, that each has by itself."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from path_cases import generator, make_conv_net, make_mlp, make_split
@@ -10,7 +12,7 @@ from masksearch.models import MODELS, build_model
 from masksearch.scoring import Scorer
 from masksearch.scoring.objectives import OBJECTIVES
 from masksearch.scoring.paths import ReferencePath
-from masksearch.scoring.together import Together, can_go_together, measured_together
+from masksearch.scoring.together import Together, can_go_together, is_small, measured_together
 from masksearch.spaces import weight_space
 from masksearch.trial import Proposal
 
@@ -35,6 +37,11 @@ class Deciding(nn.Sequential):
     def forward(self, images):
         out = super().forward(images)
         return out if out.sum() > 0 else -out
+
+
+def with_space(name):
+    model = build_model(f"{name}:0.1", (3, 32, 32), seed=0).eval()
+    return model, weight_space(model)
 
 
 def random_masks(space, n=3):
@@ -65,11 +72,11 @@ def test_logits_are_those_of_one_mask_after_another(name):
 
 
 @pytest.mark.parametrize("measure", OF_LOGITS.values(), ids=OF_LOGITS)
-@pytest.mark.parametrize("name", MODELS)
-def test_every_network_and_objective_of_the_tables_can_go_together(name, measure):
-    model = build_model(f"{name}:0.1", (3, 32, 32), seed=0).eval()
+@pytest.mark.parametrize("name", [name for name in MODELS if is_small(*with_space(name))])
+def test_every_small_network_and_every_objective_of_the_tables_can_go_together(name, measure):
+    model, space = with_space(name)
     images = torch.randn(2, 3, 32, 32, generator=generator())
-    assert can_go_together(model, weight_space(model), measure, images, torch.tensor([0, 1]))
+    assert can_go_together(model, space, measure, images, torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("measure", OF_LOGITS.values(), ids=OF_LOGITS)
@@ -80,6 +87,22 @@ def test_objectives_are_those_of_one_mask_after_another(measure):
     assert torch.allclose(measured_together(measure, logits, labels), wanted, equal_nan=True)
 
 
+class OfTheBatch(nn.Sequential):
+    """What is said of an image depends on the others."""
+
+    def forward(self, images):
+        out = super().forward(images)
+        return out - out.mean(0)
+
+
+class Unlike(nn.Sequential):
+    """Says something else where it is batched over its weights."""
+
+    def forward(self, images):
+        out = super().forward(images)
+        return out + 1 if torch._C._functorch.is_batchedtensor(out) else out
+
+
 def reads(logits, labels):
     """An objective that waits for the device."""
     return torch.tensor(float(logits.sum()))
@@ -87,11 +110,56 @@ def reads(logits, labels):
 
 def test_what_can_not_be_batched_goes_one_by_one():
     split, mlp = make_split(4), make_mlp().eval()
-    deciding = Deciding(*make_mlp()).eval()
     accuracy = OF_LOGITS["accuracy"]
     assert can_go_together(mlp, weight_space(mlp), accuracy, split.images, split.labels)
-    assert not can_go_together(deciding, weight_space(deciding), accuracy, split.images, split.labels)
     assert not can_go_together(mlp, weight_space(mlp), reads, split.images, split.labels)
+    infinite = make_mlp()
+    with torch.no_grad():
+        for parameter in infinite.parameters():
+            parameter.fill_(1e200)
+    for other in (Deciding(*make_mlp()), OfTheBatch(*make_mlp()), Unlike(*make_mlp()), infinite):
+        assert not can_go_together(other.eval(), weight_space(other), accuracy, split.images, split.labels)
+
+
+def test_small_networks_are_those_of_linear_layers_and_up_to_a_million_weights():
+    sizes = {"lenet_300_100": True, "thesis_mlp": True, "lenet5": False, "resnet20": False}
+    models = {name: build_model(name, (1, 28, 28)) for name in sizes}
+    assert {name: is_small(model, weight_space(model)) for name, model in models.items()} == sizes
+    large = nn.Sequential(nn.Flatten(), nn.Linear(1024, 1025))
+    assert not is_small(large, weight_space(large))
+
+
+def test_a_pass_of_several_masks_takes_as_many_fewer_images(monkeypatch):
+    model, images = make_mlp().eval(), make_split(40).images
+    space, seen = weight_space(model), []
+    together = Together(model, space, images, 45)
+    run = together._run
+    monkeypatch.setattr(together, "_run", lambda weights, part: seen.append(len(part)) or run(weights, part))
+    together.logits(random_masks(space, 3))
+    assert seen == [15, 15, 10]
+
+
+def test_weights_are_those_that_there_were():
+    model, images = make_mlp().eval(), make_split().images
+    space = weight_space(model)
+    together, masks = Together(model, space, images, 100), random_masks(space)
+    before = together.logits(masks)
+    with torch.no_grad():
+        model[1].weight.zero_()
+    assert torch.equal(together.logits(masks), before)
+
+
+def test_proposals_that_have_a_judge_go_one_by_one(monkeypatch):
+    model, split = make_mlp(), make_split(200)
+    space = weight_space(model)
+    scorer = Scorer(model, space, split, "loss")
+    scorer._together = Together(scorer._model, space, scorer._images, 100)
+    monkeypatch.setattr(scorer, "_score_at_once", None)  # to call it would be an error
+    asked = []
+    judged = replace(Proposal.of(random_masks(space)[0]), stop=lambda rung, value: asked.append(rung) or True)
+    scores = scorer.score([judged, Proposal.of(random_masks(space)[1])])
+    assert asked
+    assert [score.exact for score in scores] == [False, True]
 
 
 @pytest.mark.parametrize("objective", OF_LOGITS)
