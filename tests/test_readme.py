@@ -51,7 +51,7 @@ COMMANDS = [
     if re.search(r"\bmasksearch (run|show|compare|analyse|--list)( |$)|run_search\.py", line)
 ]
 TOOLS = r"python3 -m venv |\.venv/bin/(pip install|ruff|mypy|lint-imports|python -m pytest)\b|tensorboard --logdir "
-BENCHMARKS = r"(for part in .*; do )?python (-m benchmarks|benchmarks/)|rows="
+BENCHMARKS = r"(for part in .*; do |MASKSEARCH_TEST_DEVICE=cuda )?python (-m benchmarks|benchmarks/|-m pytest)|rows="
 
 
 PLUGIN = next(code for heading, code in PYTHON if heading == "Add one of your own")
