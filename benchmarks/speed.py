@@ -153,9 +153,15 @@ def profiler_rows(profiler: cProfile.Profile) -> dict[tuple[str, int, str], tupl
 def square_product(device: torch.device) -> tuple[Callable[[], None], int]:
     """A product of two square matrices, and its MACs: on a GPU large ones, rounded as convolutions are."""
     side = 1024 if device.type == "cpu" else 8192
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     one, two = torch.randn(side, side, device=device), torch.randn(side, side, device=device)
-    return waited_for(lambda: one @ two, device), side**3
+    matmul = torch.backends.cuda.matmul
+
+    def product() -> None:
+        before, matmul.allow_tf32 = matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        one @ two
+        matmul.allow_tf32 = before
+
+    return waited_for(product, device), side**3
 
 
 def waited_for(run: Callable[[], object], device: torch.device) -> Callable[[], None]:
@@ -304,6 +310,8 @@ def main() -> None:
         device = prepare(RunSettings(device=flags.device))
     except ms.InputError as error:
         parser.error(str(error))
+    if device.type != "cpu" and set(flags.only) == {"profile"}:
+        parser.error("--only profile: it is of what happens on a CPU alone")
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {where}\n")
     if "large" in flags.only and sys.platform == "linux":

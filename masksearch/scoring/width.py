@@ -18,7 +18,7 @@ def width(space: FilterSpace, mask: Mask) -> float:
     trunk adds the trunk's width once. Layers that lose no outputs under any mask are left out. Minus infinity for a
     mask that empties a layer.
     """
-    return _minus_sum(np.array(1.0), space.widths(mask))
+    return _minus_sum(1.0, space.widths(mask))
 
 
 def relative_width(space: FilterSpace, mask: Mask) -> float:
@@ -28,8 +28,8 @@ def relative_width(space: FilterSpace, mask: Mask) -> float:
     balanced. Held to MACs, stages then share them as they did; in a residual one, whose trunk counts once for each
     convolution that writes to it, the trunk becomes a third wider than its blocks where four do, in three blocks.
     """
-    return _minus_sum(space.widths(space.full()), space.widths(mask))
+    return _minus_sum(space.dense_widths, space.widths(mask))
 
 
-def _minus_sum(numerators: np.ndarray, widths: np.ndarray) -> float:
+def _minus_sum(numerators: np.ndarray | float, widths: np.ndarray) -> float:
     return -float((numerators / widths).sum()) if widths.all() else -math.inf
