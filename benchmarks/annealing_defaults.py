@@ -3,31 +3,28 @@
     python benchmarks/annealing_defaults.py DATA_ROOT schedules
     python benchmarks/annealing_defaults.py DATA_ROOT additions
     python benchmarks/annealing_defaults.py DATA_ROOT densities
-    python benchmarks/annealing_defaults.py DATA_ROOT subsets
 
 ``schedules`` and ``additions``: thesis_mlp at 90 %, weights at initialisation; what the radius and the share of
 accepted moves begin and end with, and everything that the defaults leave out. ``densities``: lenet_300_100 after an
 epoch of training, its weights as they are, 95 and 98 % pruned; the layers' densities alone, units ranked by magnitude,
-beside other searches that start from global magnitude. ``subsets``: the network of the first two; images that a search
-sees, always the same, growing or redrawn in four stages; the rest here is what none of them sees.
+beside other searches that start from global magnitude.
 
 Prints a Markdown table of means over seeds: the search score, accuracy on the search images, and accuracy on the rest
 of the validation images, by which settings are to be chosen, with its standard deviation.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 import masksearch as ms
-from masksearch.data import SubsetKind, search_subsets
 from masksearch.searchers import Annealing, OptunaSearch, Searcher
 
 SEEDS = range(3)
-PARTS = ("schedules", "additions", "densities", "subsets")
+PARTS = ("schedules", "additions", "densities")
 SCORINGS = {"schedules": 3000, "additions": 3000, "densities": 300}
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "schedules": [
@@ -53,18 +50,6 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"reheat_after": 0.02},
     ],
 }
-SUBSETS: list[tuple[SubsetKind, int, int]] = [  # search images, scorings
-    ("fixed", 2000, 3000),
-    ("growing", 2000, 6400),
-    ("redrawn", 2000, 3000),
-    ("fixed", 2000, 6400),
-    ("fixed", 1000, 6000),
-    ("fixed", 500, 12000),
-    ("fixed", 1000, 3000),
-    ("growing", 1000, 6400),
-    ("fixed", 250, 12000),
-    ("redrawn", 250, 12000),
-]
 
 
 def untrained(data: ms.Data, part: str) -> Iterator[str]:
@@ -74,24 +59,8 @@ def untrained(data: ms.Data, part: str) -> Iterator[str]:
         rows = []
         for seed in SEEDS:
             model = ms.build_model("thesis_mlp", data, seed=seed)
-            rows.append(_searched(model, Annealing(**settings), SCORINGS[part], 0.1, seed, (data.search,), data.rest))
+            rows.append(_searched(model, Annealing(**settings), SCORINGS[part], 0.1, seed, data))
         yield _row(", ".join(f"{name} {value}" for name, value in settings.items()) or "defaults", rows)
-
-
-def subsets(data: ms.Data, root: str) -> Iterator[str]:
-    """The table of searches that see other images from stage to stage, and of plain ones beside them."""
-    yield "| images | scorings | million images | score | search accuracy | rest accuracy | ms per scoring |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
-    unseen = data.val[8000:]  # by any of them
-    for kind, images, scorings in SUBSETS:
-        stages = search_subsets(ms.load_data("mnist", root, search_images=images), kind).stages
-        sizes = [len(stage) for stage in stages]
-        rows = []
-        for seed in SEEDS:
-            model = ms.build_model("thesis_mlp", data, seed=seed)
-            rows.append(_searched(model, Annealing(), scorings, 0.1, seed, stages, unseen))
-        seen = scorings * sum(sizes) / len(sizes) / 1e6
-        yield _row(f"{kind}, {' + '.join(map(str, sizes))} | {scorings} | {seen:.1f}", rows)
 
 
 def densities(data: ms.Data) -> Iterator[str]:
@@ -112,7 +81,7 @@ def densities(data: ms.Data) -> Iterator[str]:
             model = ms.build_model("lenet_300_100", data, seed=seed)
             ms.train(model, data.train, ms.TrainSettings(epochs=1), seed=seed)
             for name, searcher in searchers.items():
-                found = _searched(model, searcher, SCORINGS["densities"], density, seed, (data.search,), data.rest)
+                found = _searched(model, searcher, SCORINGS["densities"], density, seed, data)
                 rows[name].append(found)
         for name, of_seeds in rows.items():
             yield _row(f"{name} | {density}", of_seeds)
@@ -124,18 +93,17 @@ def _searched(
     scorings: int,
     density: float,
     seed: int,
-    stages: Sequence[ms.Split],
-    rest: ms.Split,
+    data: ms.Data,
 ) -> tuple[float, ...]:
     """Score, accuracy on the search images and on the rest, milliseconds per scoring."""
     space = ms.weight_space(model)
-    scorer = ms.Stages(lambda images: ms.Scorer(model, space, images, "calibrated_loss"), stages)
+    scorer = ms.Scorer(model, space, data.search, "calibrated_loss")
     magnitude = ms.criteria.magnitude(model, space) if density < 0.1 else None
     given = {} if magnitude is None else {"start": magnitude, "saliencies": {"magnitude": magnitude}}
     trials = 1 if searcher is None else scorings
     history = ms.search(space, searcher or Annealing(), scorer, density, trials, seed=seed, on_empty="allow", **given)
     best = history.best
-    accuracies = [100 * ms.Scorer(model, space, images)(best.mask).value for images in (stages[-1], rest)]
+    accuracies = [100 * ms.Scorer(model, space, images)(best.mask).value for images in (data.search, data.rest)]
     return best.score.value, *accuracies, 1e3 * history.seconds / len(history)
 
 
@@ -149,16 +117,8 @@ def main(root: str, part: str) -> None:
     """Print one part's table, row by row."""
     data = ms.load_data("mnist", root)
     machine = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
-    scorings = f"{SCORINGS[part]} scorings, " if part in SCORINGS else ""
-    print(f"{machine}, {scorings}seeds 0 to {SEEDS[-1]}\n")
-    match part:
-        case "densities":
-            lines = densities(data)
-        case "subsets":
-            lines = subsets(data, root)
-        case _:
-            lines = untrained(data, part)
-    for line in lines:
+    print(f"{machine}, {SCORINGS[part]} scorings, seeds 0 to {SEEDS[-1]}\n")
+    for line in densities(data) if part == "densities" else untrained(data, part):
         print(line, flush=True)
 
 

@@ -71,7 +71,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "width_profiles": ["width_profiles.py", root],
         **{
             f"annealing_{what}": ["annealing_defaults.py", root, what]
-            for what in ("schedules", "additions", "densities", "subsets")
+            for what in ("schedules", "additions", "densities")
         },
     }
     on_gpu = {

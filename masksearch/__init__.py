@@ -15,7 +15,6 @@ from masksearch.rounds import run_rounds
 from masksearch.scoring import CostWeighted, LatencyShare, Scorer, ShortTraining
 from masksearch.space import MaskSpace
 from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
-from masksearch.stages import Stages
 from masksearch.ticket import draw_ticket
 from masksearch.training import TrainSettings, evaluate, train
 from masksearch.trial import Budget, Problem, Proposal, Score, Trial
@@ -37,7 +36,6 @@ __all__ = [
     "Scorer",
     "ShortTraining",
     "Split",
-    "Stages",
     "TrainSettings",
     "Trial",
     "WeightSpace",

@@ -6,12 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from masksearch.around import AroundScorer, Asked
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.space import MaskSpace
-from masksearch.trial import Proposal, Score
+from masksearch.trial import Proposal, Score, ScorerWrapper, Scoring
 
 __all__ = ["AliveScorer", "AliveSpace"]
 
@@ -58,10 +57,10 @@ class AliveSpace(MaskSpace):
         return Move(self.units[move.dropped], self.units[move.regrown])
 
 
-class AliveScorer(AroundScorer[Asked]):
+class AliveScorer(ScorerWrapper[Scoring]):
     """Lets a scorer of all units score masks of the alive ones. Moves stay moves, so that its faster paths work."""
 
-    def __init__(self, scorer: Asked, space: AliveSpace) -> None:
+    def __init__(self, scorer: Scoring, space: AliveSpace) -> None:
         super().__init__(scorer)
         self._space = space
         self._lifted: dict[int, tuple[Mask, Mask]] = {}  # by identity of the small mask: it and its large one

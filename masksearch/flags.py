@@ -16,7 +16,7 @@ from masksearch.errors import InputError
 from masksearch.experiment import Settings, load_recipe
 from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings
-from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings import REMOVED, RunSettings, ScoringSettings, SweepSettings
 from masksearch.plugin import load_plugins
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
@@ -76,6 +76,7 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
         tyro.cli(
             _Flags, prog=prog, args=["--help"], default=_defaults(parts[0]), config=_CONFIG
         )  # prints, exits with 0
+    _check_removed(args)
     asked = [_parsed(args, prog, part) for part in parts]
     if asked[0].list:
         return "list"
@@ -83,6 +84,15 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
     if "--sparsity" in {arg.partition("=")[0] for arg in args}:
         _check_sparsity_counts(settings)
     return settings
+
+
+def _check_removed(args: Sequence[str]) -> None:
+    """Raise an InputError that says why, for a flag of an earlier version."""
+    for arg in args:
+        flag = arg.partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in REMOVED:
+            raise InputError(f"{flag}: {REMOVED[name]}")
 
 
 def _check_sparsity_counts(settings: Sequence[Settings]) -> None:

@@ -15,9 +15,6 @@ __all__ = ["History"]
 class History:
     """All trials of one search, in order.
 
-    In a search of several stages, the best few, the front and the scores that are known are those of the last stage
-    that was entered.
-
     Searches that share a study of Optuna's have a history each, of what each has scored itself.
 
     Parameters
@@ -32,7 +29,6 @@ class History:
         self.keep = keep
         self.trials: list[Trial] = []
         self.seconds = 0.0  # spent on proposing and scoring
-        self.stage = 0
         self.first: Mask | None = None  # the mask that was scored first: where a walk begins
         self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
         self._front: list[int] = []  # numbers of the trials of the front, the cheapest first
@@ -48,13 +44,6 @@ class History:
             history._append(replace(trial, mask=masks.get(trial.number)))
         return history
 
-    def enter(self, stage: int) -> None:
-        """Begin another stage, whose scores can't be compared with those so far: nothing is known, and none is best."""
-        self.stage = stage
-        for number in {*self._top, *self._front}:
-            self.trials[number] = replace(self.trials[number], mask=None)
-        self._top, self._front, self._scores, self._bounds = [], [], {}, {}
-
     def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
         """Append a scored mask. A bound, NaN or an infinite score is never best; of equal scores, the first is."""
         self.first = self.first or mask
@@ -68,8 +57,6 @@ class History:
         return trial
 
     def _append(self, trial: Trial) -> None:
-        if trial.stage != self.stage:
-            self.enter(trial.stage)
         self.trials.append(trial)
         self.seconds += trial.score.seconds
         if trial.score.exact:
@@ -136,9 +123,8 @@ class History:
     def top(self) -> list[Trial]:
         """The best few trials with their masks, best first; see :attr:`best`."""
         if not self._top:
-            where = f" of the last stage ({self.stage})" if self.stage else ""
-            n = sum(trial.stage == self.stage for trial in self.trials)
-            raise InputError(f"history: none of its {n} trials{where} has a finite score, so no mask is the best")
+            n = len(self.trials)
+            raise InputError(f"history: none of its {n} trials has a finite score, so no mask is the best")
         return [self.trials[number] for number in self._top]
 
     @property
@@ -170,15 +156,12 @@ class History:
         return found[::-1]
 
     def best_so_far(self) -> list[float]:
-        """The anytime curve: the best exact score of its stage after every trial, NaN before there is one."""
+        """The anytime curve: the best exact score after every trial, NaN before there is one."""
         curve: list[float] = []
-        best, stage = math.nan, 0
+        best = math.nan
         for trial in self.trials:
             if trial.is_best:
                 best = trial.score.value
-            elif trial.stage != stage:
-                best = math.nan
-            stage = trial.stage
             curve.append(best)
         return curve
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from masksearch.errors import InputError
@@ -15,9 +15,18 @@ from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty
-from masksearch.stages import Scoring, Stages, check_stages
-from masksearch.start import start_mask
-from masksearch.trial import STAGE, Budget, Cost, Problem, Proposal, Refine, Score, Trial
+from masksearch.trial import (
+    Budget,
+    Cost,
+    HasScore,
+    Problem,
+    Proposal,
+    Refine,
+    Score,
+    Scoring,
+    Trial,
+    as_scoring,
+)
 
 __all__ = ["Callback", "search"]
 
@@ -31,7 +40,7 @@ _LOOKS = 400  # per search: trials at which the incumbent is compared with start
 def search(
     space: MaskSpace,
     searcher: Searcher,
-    scorer: Scoring | Stages[Any],
+    scorer: HasScore,
     density: Density,
     budget: int | Budget,
     seed: int = 0,
@@ -56,10 +65,8 @@ def search(
     searcher : Searcher
         Proposes masks.
     scorer : object with ``score(proposals) -> scores``
-        Scores them; higher is better. Or :class:`Stages`, scorers on one set of images after another, each for an equal
-        share of the budget; what the history calls best then is of the last stage that was reached. Where a limit in
-        seconds leaves no time to score again what the searcher holds, the stage isn't entered. Not all searchers can do
-        it: Optuna's and the thesis' annealing can't.
+        Scores them; higher is better. A scorer that carries something from one scoring to the next also has
+        ``refresh()`` and ``refresh_every``; see :class:`~masksearch.trial.Scoring`.
     density : float or {layer name: float}
         Of every mask.
     budget : int or Budget
@@ -102,23 +109,21 @@ def search(
     Raises
     ------
     InputError
-        If density, start, budget, cost or stages don't fit, or the folder holds another search.
+        If density, start, budget, scorer or cost don't fit, or the folder holds another search.
     """
     if batch < 1:
         raise InputError(f"batch: {batch}; at least 1 proposal is asked for at once")
-    budget = Budget.of(budget)
-    stages = scorer if isinstance(scorer, Stages) else Stages(lambda only: only, [scorer])
-    check_stages(searcher, len(stages), budget)
+    budget, scoring = Budget.of(budget), as_scoring(scorer)
     if cost is not None:
         _check_cost(cost, searcher, space)
-    mask = start_mask(start, space, density, on_empty, hold, up_to=cost is not None)
+    mask = _start_mask(start, space, density, on_empty, hold, up_to=cost is not None)
     problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold, refine, cost)
     if hold == "units":
         space.count(density)  # a density that can't be is an error before any work
     searcher.start(problem)
     file, history = None, History(keep)
     if folder is not None:
-        file = HistoryFile(Path(folder), _identity(problem, searcher, len(stages), batch))
+        file = HistoryFile(Path(folder), _identity(problem, searcher, batch))
         history, state = file.open(space, keep)
         if state is not None:
             searcher.load_state_dict(state)
@@ -128,11 +133,57 @@ def search(
         for trial in history:
             for callback in callbacks:
                 callback(trial, history, searcher)
-        _Loop(searcher, stages, problem, history, file, batch, callbacks).run()
+        _Loop(searcher, scoring, problem, history, file, batch, callbacks).run()
     finally:
         if file is not None:
             file.close()
     return history
+
+
+def _start_mask(
+    start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty, hold: Hold, *, up_to: bool
+) -> Mask | None:
+    """The mask that a search begins with, of a mask or a saliency (n_units,); None for none.
+
+    Parameters
+    ----------
+    up_to : bool
+        Whether it may keep less than the density says.
+
+    Raises
+    ------
+    InputError
+        If it doesn't fit the space or the density, or empties a layer that may not be empty.
+    """
+    if isinstance(start, Tensor):
+        return space.top_k(start, density, on_empty=on_empty, hold=hold)
+    if start is None:
+        return None
+    if start.space.fingerprint != space.fingerprint:
+        raise InputError(f"start: a mask of a {start.space.describe()}; it doesn't fit this {space.describe()}")
+    if on_empty != "allow" and start.empty_layers():
+        raise InputError(
+            f"start: keeps nothing of layer {start.empty_layers()[0]!r}; on_empty={on_empty!r} forbids that"
+        )
+    if hold != "units":
+        kept = np.array(list(start.kept_per_layer().values()))
+        if not space.fits(kept, density, hold):
+            raise InputError(f"start: costs more than density {density} of the {hold}")
+    elif start.n_kept > space.count(density) or (start.n_kept < space.count(density) and not up_to):
+        raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {space.count(density)}")
+    elif isinstance(density, Mapping):
+        _check_layers(start, space, density, on_empty)
+    return start
+
+
+def _check_layers(start: Mask, space: MaskSpace, density: Density, on_empty: OnEmpty) -> None:
+    """That a start keeps of every layer what its density says (a unit more or less, where emptied ones keep one)."""
+    quotas = space.quotas(density)
+    if on_empty != "allow" and not all(quotas):
+        return
+    for (name, kept), quota in zip(start.kept_per_layer().items(), quotas, strict=True):
+        if kept != quota:
+            raise InputError(f"start: keeps {kept} units of layer {name!r}, and its density keeps {quota}")
 
 
 @dataclass
@@ -140,7 +191,7 @@ class _Loop:
     """A search that is going on."""
 
     searcher: Searcher
-    stages: Stages[Any]
+    scorer: Scoring
     problem: Problem
     history: History
     file: HistoryFile | None
@@ -151,23 +202,18 @@ class _Loop:
         self._stride = max(1, (self.problem.budget.scorings or 20_000) // _LOOKS)
         self._saved, self._refreshed = time.monotonic(), len(self.history)
         self._telling = 0.0  # seconds of the last tell, which count for the trials that it led to
-        self._scorer: Scoring = self.stages.scorer(self.history.stage)
 
     def run(self) -> None:
         """Go on to the end of the budget."""
         budget, history = self.problem.budget, self.history
-        while budget.left(len(history), history.seconds) != 0:
-            stage, left = budget.part(len(self.stages), len(history), history.seconds)
-            if stage > history.stage and self._has_time_for(stage):
-                self._enter(stage)
-                continue
+        while (left := budget.left(len(history), history.seconds)) != 0:
             self._refresh_if_due()
             began = time.perf_counter()
             proposals = self.searcher.ask(self.batch if left is None else min(self.batch, left))
             if not proposals:
                 break
             proposing = (self._telling + time.perf_counter() - began) / len(proposals)
-            scores = _score(self._scorer, proposals, history, self.problem)
+            scores = _score(self.scorer, proposals, history, self.problem)
             scores = [replace(score, seconds=round(score.seconds + proposing, 6)) for score in scores]
             before, scored = self.searcher.incumbent, time.perf_counter()
             self.searcher.tell(proposals, scores)
@@ -176,40 +222,14 @@ class _Loop:
         if self.file is not None and len(history):
             self.file.checkpoint(history, self.searcher.state_dict())
 
-    def _enter(self, stage: int) -> None:
-        """Begin a stage: with its scorer, and with new scores in the place of all that anybody goes by."""
-        self._checkpoint_if_due()
-        history, held = self.history, self.searcher.held()
-        masks = list(held)
-        if history.has_best and history.best.mask is not None and history.best.mask not in held:
-            masks.append(history.best.mask)
-        history.enter(stage)
-        self._scorer, self._refreshed = self.stages.scorer(stage), len(history)
-        proposals = [Proposal.of(mask) for mask in masks]
-        scores = _score(self._scorer, proposals, history, self.problem)
-        self.searcher.rescored(scores[: len(held)], scores[len(held) :])
-        self._record(proposals, scores, self.searcher.incumbent)
-
-    def _has_time_for(self, stage: int) -> bool:
-        """Whether there are seconds left to score again in a stage, at the pace so far, what the searcher holds."""
-        budget, history = self.problem.budget, self.history
-        if budget.seconds is None or self.searcher.holds is None:
-            return True
-        left = budget.seconds * (stage + 1) / len(self.stages) - history.seconds
-        return (self.searcher.holds + 2) * history.seconds / len(history) <= left
-
     def _refresh_if_due(self) -> None:
         """Refresh the scorer when its time has come, and take a checkpoint then, if the last one is old."""
-        refresh, refresh_every = getattr(self._scorer, "refresh", None), getattr(self._scorer, "refresh_every", 1)
-        if len(self.history) - self._refreshed < refresh_every:
+        every = self.scorer.refresh_every
+        if len(self.history) - self._refreshed < (every or 1):
             return
         self._refreshed = len(self.history)
-        if refresh is not None:
-            refresh()
-        self._checkpoint_if_due()
-
-    def _checkpoint_if_due(self) -> None:
-        """Take a checkpoint if the last one is old. What scorers carry over is not in it: go on with a fresh one."""
+        if every is not None:
+            self.scorer.refresh()
         if self.file is not None and time.monotonic() - self._saved > _CHECKPOINT_EVERY:
             self.file.checkpoint(self.history, self.searcher.state_dict())
             self._saved = time.monotonic()
@@ -222,8 +242,6 @@ class _Loop:
             metrics = searcher.metrics()
             if len(history) % self._stride == 0 and (incumbent := searcher.incumbent) is not None:
                 metrics |= _look(incumbent, history)
-            if len(self.stages) > 1:
-                metrics[STAGE] = history.stage
             trial = history.add(proposal.mask, score, metrics)
             if self.file is not None:
                 gone = None if i != place else _gone(before, after, proposal)
@@ -306,7 +324,7 @@ def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
         space.share(space.full(), cost)  # raises if the space doesn't know it
 
 
-def _identity(problem: Problem, searcher: Searcher, stages: int, batch: int) -> dict[str, object]:
+def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:
     return {
         "space": problem.space.fingerprint,
         "searcher": repr(searcher) if is_dataclass(searcher) else type(searcher).__qualname__,
@@ -319,7 +337,6 @@ def _identity(problem: Problem, searcher: Searcher, stages: int, batch: int) -> 
         "refined": problem.refine is not None,
         "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
         "batch": batch,
-        **({"stages": stages} if stages > 1 else {}),
         # By name: to the last bit, their values may depend on the number of threads.
         **({"saliencies": list(problem.saliencies)} if problem.saliencies else {}),
     }

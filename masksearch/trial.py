@@ -1,7 +1,9 @@
-"""What passes between searcher, scorer and loop: problems, proposals, scores, trials, budgets."""
+"""What passes between searcher, scorer and loop: problems, proposals, scores, trials, budgets; what a scorer is."""
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,10 +15,20 @@ from masksearch.move import Move
 from masksearch.rungs import Judge
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 
-__all__ = ["STAGE", "TAKEN_IN", "Budget", "Cost", "Problem", "Proposal", "Refine", "Score", "Trial"]
-
-STAGE = "subset_stage"
-"""The metric that says, in searches of several stages, which one a trial is of."""
+__all__ = [
+    "TAKEN_IN",
+    "Budget",
+    "Cost",
+    "HasScore",
+    "Problem",
+    "Proposal",
+    "Refine",
+    "Score",
+    "ScorerWrapper",
+    "Scoring",
+    "Trial",
+    "as_scoring",
+]
 
 TAKEN_IN = "taken_in"
 """The metric that counts the trials of other searches that a searcher has learned from."""
@@ -54,17 +66,6 @@ class Budget:
             return 0
         return None if self.scorings is None else self.scorings - scorings
 
-    def part(self, parts: int, scorings: int, seconds: float) -> tuple[int, int | None]:
-        """Which of so many equal parts of the budget comes next, from 0, and the scorings that are left in it.
-
-        Where both scorings and seconds are limited, the part is that of the one which is nearer to its end.
-        """
-        shares = [0 if self.scorings is None else scorings * parts // self.scorings]
-        if self.seconds is not None:
-            shares.append(int(seconds * parts / self.seconds))
-        part = min(max(shares), parts - 1)
-        return part, None if self.scorings is None else -(-self.scorings * (part + 1) // parts) - scorings
-
     def spent(self, scorings: int, seconds: float) -> float:
         """Share of the budget that is used up; 1 or more: the search is over."""
         shares = []
@@ -81,7 +82,7 @@ class Problem:
 
     space: MaskSpace
     density: Density
-    budget: Budget
+    budget: Budget  # an int becomes Budget(scorings=int)
     seed: int
     start: Mask | None = None  # a warm start, at the problem's density
     saliencies: Mapping[str, Tensor] = field(
@@ -95,6 +96,7 @@ class Problem:
     def __post_init__(self) -> None:
         given = {name: saliency.detach().cpu() for name, saliency in self.saliencies.items()}
         object.__setattr__(self, "saliencies", given)
+        object.__setattr__(self, "budget", Budget.of(self.budget))
         for name, saliency in given.items():
             if saliency.shape != (self.space.n_units,) or saliency.isnan().any():
                 raise InputError(
@@ -175,12 +177,93 @@ class Trial:
     number: int  # from 0
     score: Score
     mask_hash: int  # equal for equal masks
-    is_best: bool  # the best exact score of its stage up to here
-    is_repeat: bool  # the mask had been scored in its stage before; the old score stands
+    is_best: bool  # the best exact score up to here
+    is_repeat: bool  # the mask had been scored before; the old score stands
     metrics: Mapping[str, float] = field(default_factory=dict)  # what the searcher and the loop report, by name
     mask: Mask | None = None  # kept for the best few and those of the front only
 
+
+class HasScore(Protocol):
+    """A scorer that carries nothing from one scoring to the next: all that :func:`~masksearch.search` needs."""
+
+    @abstractmethod
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """One score per proposal, in order; higher is better."""
+
+
+@runtime_checkable
+class Scoring(HasScore, Protocol):
+    """What the loop needs of a scorer. Subclasses that carry nothing from one scoring to the next need only ``score``.
+
+    The loop takes checkpoints right after a refresh, so that a search that goes on from a checkpoint finds the scorer
+    in the same state as a search that was never interrupted.
+    """
+
     @property
-    def stage(self) -> int:
-        """Which of the search's stages it is of, from 0: scores of different ones can't be compared."""
-        return int(self.metrics.get(STAGE, 0))
+    def refresh_every(self) -> int | None:
+        """Scorings after which :meth:`refresh` is due; None: never, since the scorer carries nothing over."""
+        return None
+
+    def refresh(self) -> None:
+        """Drop everything that the scorer carries from one scoring to the next."""
+        return
+
+
+_S = TypeVar("_S", bound=Scoring)
+
+
+class ScorerWrapper(Scoring, Generic[_S]):
+    """Base class of scorers that change what another scorer gets or returns. The wrapped scorer is refreshed.
+
+    Parameters
+    ----------
+    scorer : Scoring
+        The wrapped scorer.
+    """
+
+    def __init__(self, scorer: _S) -> None:
+        self._scorer = scorer
+
+    @property
+    def refresh_every(self) -> int | None:
+        """``refresh_every`` of the wrapped scorer."""
+        return self._scorer.refresh_every
+
+    def refresh(self) -> None:
+        """Refresh the wrapped scorer."""
+        self._scorer.refresh()
+
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """One score per proposal, in order."""
+        return self._scorer.score(proposals)
+
+
+class _Unrefreshed(Scoring):
+    """A scorer that has ``score`` alone, with the defaults of :class:`Scoring`."""
+
+    def __init__(self, scorer: HasScore) -> None:
+        self._scorer = scorer
+
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        return self._scorer.score(proposals)
+
+
+def as_scoring(scorer: HasScore) -> Scoring:
+    """The scorer itself if it has all of :class:`Scoring`, else the scorer with the defaults of :class:`Scoring`.
+
+    Raises
+    ------
+    InputError
+        If the scorer has no ``score``, or only one of ``refresh`` and ``refresh_every``.
+    """
+    if isinstance(scorer, Scoring):
+        return scorer
+    name = type(scorer).__name__
+    if not hasattr(scorer, "score"):
+        raise InputError(f"scorer: a {name} has no score(proposals); give an object that has one")
+    given = [method for method in ("refresh", "refresh_every") if hasattr(scorer, method)]
+    if given:
+        raise InputError(
+            f"scorer: a {name} has {given[0]} alone; a scorer has both refresh and refresh_every, or neither"
+        )
+    return _Unrefreshed(scorer)

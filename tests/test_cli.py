@@ -86,10 +86,9 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--annealing.heat 1": ["--annealing.heat"],
     "--images-per-class 5000": ["images_per_class: 5000", "smallest class has"],
     "--search-images 5000": ["search_images is 5000", "allowed is 1 to"],
-    "--subsets growin": ["--subsets", "growin", "'fixed', 'growing', 'redrawn'"],
-    "--subsets growing --methods optuna_tpe": ["subsets: growing, optuna_tpe", "OptunaSearch"],
-    "--subsets redrawn": ["subsets: redrawn 4 times, 143 images", "search_images may be 57 at most"],
-    "--objective synflow_flow --subsets growing": ["subsets: growing", "synflow_flow looks at no validation images"],
+    "--subsets growing": ["--subsets: removed after 0.1.0: ", "cheaper, not better", "benchmarks/README.md"],
+    "--subset-stages=3": ["--subset-stages: removed after 0.1.0: "],
+    "--subset_stages 3": ["--subset_stages: removed after 0.1.0: "],
     "--objective width --granularity filter --methods eda --rescore 3": [
         "rescore: 3",
         "width looks at no validation images",

@@ -1,5 +1,6 @@
 """Histories: best-so-far, NaN, bounds, repeats, the masks of the best few; the same after a restart."""
 
+import json
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from masksearch.history_file import HistoryFile, read_rows
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.space import MaskSpace
-from masksearch.trial import STAGE, Budget, Score
+from masksearch.trial import Budget, Score, Trial
 
 SPACE = MaskSpace([("only", (1, 8), 8)])
 
@@ -28,20 +29,6 @@ def exact(score):
 
 values = st.sampled_from([-1.0, 0.0, 0.5, 0.5, 1.0, math.nan])
 trials = st.lists(st.tuples(st.integers(0, 255), values, st.booleans()), min_size=1, max_size=30)
-
-
-def test_a_stage_that_begins_without_a_score_has_no_best_yet():
-    history = History()
-    for number, (stage, value) in enumerate([(0, 5.0), (1, math.nan), (1, 2.0), (1, 1.0)]):
-        if stage > history.stage:
-            history.enter(stage)
-        history.add(mask(number), Score(value), {STAGE: stage})
-    assert history.best_so_far() == pytest.approx([5.0, math.nan, 2.0, 2.0], nan_ok=True)
-    assert history.best.score.value == 2.0
-    history.enter(2)
-    history.add(mask(9), Score(math.nan), {STAGE: 2})
-    with pytest.raises(InputError, match=r"none of its 1 trials of the last stage \(2\) has a finite score"):
-        _ = history.best
 
 
 def test_a_search_without_costs_has_no_front():
@@ -152,16 +139,6 @@ def test_a_bound_is_known_where_it_settles_another_threshold_too():
     assert history.best.mask == mask(1)
 
 
-def test_of_what_was_known_nothing_is_left_in_another_stage():
-    history = History()
-    history.add(mask(1), Score(0.5, exact=False), {})
-    history.add(mask(2), Score(0.3), {})
-    history.enter(1)
-    assert history.known_score(mask(1), 0.6) is None
-    assert history.known_score(mask(2)) is None
-    assert not history.has_best
-
-
 def test_the_first_mask_and_the_seconds():
     history = History()
     history.add(mask(7), Score(math.nan, seconds=0.5), {})
@@ -256,3 +233,11 @@ def test_budgets():
     for bad in ((None, None), (0, None), (-3, None), (2.5, None), (None, 0.0), (None, math.nan), (5, -1.0)):
         with pytest.raises(InputError, match="budget"):
             Budget(*bad)
+
+
+@pytest.mark.parametrize("metrics", [{"radius": 3.0}, {"radius": 3.0, "subset_stage": 1.0}], ids=["plain", "in stages"])
+def test_rows_of_earlier_versions_are_read(tmp_path, metrics):
+    row = {"number": 0, "score": 0.5, "exact": True, "best": True, "repeat": False, "mask": f"{9:016x}", "images": 7}
+    (tmp_path / "history.jsonl").write_text(json.dumps(row | {"metrics": metrics, "seconds": 0.25}) + "\n")
+    [trial] = read_rows(tmp_path)
+    assert trial == Trial(0, Score(0.5, seconds=0.25, images=7), 9, True, False, metrics)

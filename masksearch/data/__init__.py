@@ -12,11 +12,10 @@ from masksearch.data.folder import read_folder
 from masksearch.data.raw import RawImages
 from masksearch.data.sources import Source, cifar10, digits, from_torchvision
 from masksearch.data.split import Split
-from masksearch.data.subsets import SubsetKind, Subsets, search_subsets
 from masksearch.errors import InputError
 from masksearch.table import Table
 
-__all__ = ["DATASETS", "Data", "DatasetRow", "Split", "SubsetKind", "Subsets", "load_data", "search_subsets"]
+__all__ = ["DATASETS", "Data", "DatasetRow", "Split", "load_data"]
 
 
 @dataclass(frozen=True)

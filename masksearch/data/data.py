@@ -24,8 +24,7 @@ class Data:
     """Training, validation and test images, on the CPU.
 
     ``train``, ``val`` and ``test`` are disjoint. ``search``, which scorers see, and ``rest``, which tells how far the
-    search has overfitted ``search``, are the two parts of ``val``; redrawn subsets take from ``rest``, too
-    (:func:`~masksearch.data.search_subsets`). Made by :func:`~masksearch.data.load_data`,
+    search has overfitted ``search``, are the two parts of ``val``. Made by :func:`~masksearch.data.load_data`,
     :meth:`from_tensors` or :meth:`from_datasets`.
     """
 
@@ -46,7 +45,7 @@ class Data:
 
     @property
     def rest(self) -> Split:
-        """The validation images that scorers don't see, unless their subsets are redrawn."""
+        """The validation images that scorers don't see."""
         return self.val[self.search_images :]
 
     @property

@@ -171,8 +171,6 @@ class Cell:
             identity |= {name: getattr(self.settings.search, name) for name in ("training_steps", "training_lr")}
         if sweep.capped and not self.front:
             identity["capped"] = sweep.capped
-        if scoring.subsets == "redrawn" or (scoring.subsets != "fixed" and self.searches):
-            identity |= {"subsets": scoring.subsets, "subset_stages": scoring.subset_stages}
         if scoring.cost_weight:
             identity |= {"cost_weight": scoring.cost_weight, "cost_of": scoring.cost_of}
         if not self.searches or self.settings.search.criteria:

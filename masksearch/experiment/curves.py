@@ -24,15 +24,12 @@ class SearchCurves:
 
     def __init__(self, tracker: Tracker, budget: int) -> None:
         self._tracker, self._stride = tracker, max(1, budget // _POINTS)
-        self._best, self._seconds, self._stage = math.nan, 0.0, 0
+        self._best, self._seconds = math.nan, 0.0
 
     def add(self, trial: Trial) -> None:
         """Take the next trial."""
         if trial.is_best:
             self._best = trial.score.value
-        elif trial.stage != self._stage:
-            self._best = math.nan  # scores of an earlier stage are of other images
-        self._stage = trial.stage
         self._seconds += trial.score.seconds
         if trial.number % self._stride and "hamming_best" not in trial.metrics:
             return

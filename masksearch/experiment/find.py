@@ -14,7 +14,7 @@ from torch import nn
 
 from masksearch.alive import AliveScorer, AliveSpace
 from masksearch.criteria import Connectivity, connected
-from masksearch.data import Data, Split
+from masksearch.data import Data
 from masksearch.errors import InputError
 from masksearch.experiment.cells import Cell
 from masksearch.experiment.dense import DenseNetwork
@@ -22,17 +22,15 @@ from masksearch.experiment.folder import RunFolder, locked
 from masksearch.experiment.fronts import front_cost, front_folder
 from masksearch.experiment.known import Known, known
 from masksearch.experiment.rank import criterion_mask
-from masksearch.experiment.score import cell_scorer, cell_subsets, weights_scored
+from masksearch.experiment.score import cell_scorer, weights_scored
 from masksearch.experiment.watcher import Watcher
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
-from masksearch.scoring.cost_weighted import NetworkScorer
 from masksearch.searchers import OptunaSearch, Searcher
 from masksearch.seeds import derive, torch_generator
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
-from masksearch.stages import Stages
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
 from masksearch.trial import TAKEN_IN, Budget, Proposal, Trial
@@ -83,11 +81,6 @@ class Finder:
 
     def _search(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         settings, cell = self.cell.settings, self.cell
-        subsets = cell_subsets(cell, self.data).stages
-
-        def make(images: Split) -> NetworkScorer:
-            return cell_scorer(cell, model, self.space, images, self.data, self.dense, later=self.later)
-
         self.watcher.search_begins(cell)
         searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
@@ -105,13 +98,12 @@ class Finder:
             "folder": folder,
             "callbacks": [self.on_trial],
         }
+        scorer = cell_scorer(cell, model, self.space, self.data.search, self.data, self.dense, later=self.later)
         if cell.front:
             arguments |= {"cost": front_cost(cell, model, self.space, self.data), "hold": settings.hold}
             with locked(folder, wait=True):  # another sweep may be searching just this front
                 RunFolder(folder, cell.front_identity)
-                history = search(
-                    self.space, searcher, Stages(make, subsets), 1.0, saliencies=given.saliencies, **arguments
-                )
+                history = search(self.space, searcher, scorer, 1.0, saliencies=given.saliencies, **arguments)
             trials = history.within(cell.density)
             masks = [trial.mask for trial in trials if trial.mask is not None]
         elif alive is None:
@@ -119,7 +111,7 @@ class Finder:
             if settings.scoring.connected:
                 connectivity = Connectivity(model, self.space, self.data.test.images[:1])
                 arguments["refine"] = partial(connected, connectivity=connectivity)
-            history = search(self.space, searcher, Stages(make, subsets), density, **arguments)
+            history = search(self.space, searcher, scorer, density, **arguments)
             masks = [trial.mask for trial in history.top if trial.mask is not None]
         else:
             if settings.hold != "units" or not isinstance(density, float):
@@ -130,8 +122,7 @@ class Finder:
             left = AliveSpace(alive)
             arguments["start"] = None if given.start is None else Mask(left, left.reduced(given.start.bits))
             arguments["saliencies"] = {name: left.reduced(values) for name, values in given.saliencies.items()}
-            scorers = Stages(lambda images: AliveScorer(make(images), left), subsets)
-            history = search(left, searcher, scorers, left.density(density), **arguments)
+            history = search(left, searcher, AliveScorer(scorer, left), left.density(density), **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
         begun = perf_counter()
         chosen = self._chosen(masks[: settings.search.rescore], given, model)
@@ -173,7 +164,7 @@ class Finder:
         """Scores of masks by validation images that the search has not seen; minus infinity where there is none."""
         data, again = self.data, self.cell.settings.search
         scorer = cell_scorer(
-            *(self.cell, model, self.space, cell_subsets(self.cell, data).rest, data, self.dense),
+            *(self.cell, model, self.space, data.rest, data, self.dense),
             objective=again.rescore_by,
             steps=again.rescore_steps,
             later=self.later,

@@ -14,7 +14,7 @@ from masksearch.experiment.cells import Cell
 from masksearch.experiment.costs import costs, latencies, layer_costs
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.find import Found
-from masksearch.experiment.score import cell_subsets, gaps
+from masksearch.experiment.score import gaps
 from masksearch.mask import Mask
 from masksearch.rounds import Round
 from masksearch.spaces import FilterSpace, NetworkSpace
@@ -83,8 +83,7 @@ class Looker:
         row["trained"] |= {"constant_outputs": self._constant_outputs(round_), **_end_of(round_.training)}
         if not row["epochs"]:  # no search has seen these images
             ticket = draw_ticket(self.build(), self.space, round_.mask, round_.trained)
-            rest = cell_subsets(self.cell, self.data).rest
-            row["trained"]["rest_accuracy"] = evaluate(ticket.network, rest, device=self.device).accuracy
+            row["trained"]["rest_accuracy"] = evaluate(ticket.network, self.data.rest, device=self.device).accuracy
         return row
 
     def costs(self, network: nn.Module, round_: Round) -> dict[str, Any]:

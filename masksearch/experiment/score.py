@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from masksearch.data import Data, Split, Subsets, search_subsets
+from masksearch.data import Data, Split
 from masksearch.experiment.cells import AUTO, Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.retraining import course, rewound_weights
@@ -15,7 +15,7 @@ from masksearch.scoring.cost_weighted import NetworkScorer
 from masksearch.seeds import derive
 from masksearch.spaces import NetworkSpace
 
-__all__ = ["cell_scorer", "cell_subsets", "gaps", "weights_scored"]
+__all__ = ["cell_scorer", "gaps", "weights_scored"]
 
 
 def cell_scorer(
@@ -70,11 +70,6 @@ def cell_scorer(
     return CostWeighted(scorer, weight, cell.settings.scoring.cost_of) if weight else scorer
 
 
-def cell_subsets(cell: Cell, data: Data) -> Subsets:
-    """The images that a cell's search sees, stage by stage, and those that it doesn't see."""
-    return search_subsets(data, cell.settings.scoring.subsets, cell.settings.scoring.subset_stages)
-
-
 def weights_scored(cell: Cell, model: nn.Module, space: NetworkSpace) -> nn.Module:
     """The network that masks are scored on: ``model``, or one with constants of its weights' signs."""
     return signed_constants(model, space) if cell.settings.scoring.weights == "signed_constant" else model
@@ -85,12 +80,12 @@ def gaps(
 ) -> dict[str, float]:
     """Objective and accuracy of a mask on the search images and on the rest of val, for the weights of ``model``.
 
-    The differences are the optimism gaps. Of the rest no stage of a search has seen an image; but where the best masks
-    were scored again, it was on these.
+    The differences are the optimism gaps. No search has seen an image of the rest; but where the best masks were scored
+    again, it was on the rest.
     """
     found: dict[str, float] = {}
     imageless = OBJECTIVES[cell.settings.sweep.objective].images == 0
-    for split, images in (("search", data.search), ("rest", cell_subsets(cell, data).rest)):
+    for split, images in (("search", data.search), ("rest", data.rest)):
         if "search_score" in found and imageless:
             found["rest_score"] = found["search_score"]
         else:

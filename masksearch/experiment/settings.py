@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
 from masksearch.criteria import CRITERIA
-from masksearch.data import SubsetKind
 from masksearch.errors import InputError
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
@@ -25,7 +24,7 @@ from masksearch.table import choose
 from masksearch.training import TrainSettings
 from masksearch.trial import Budget
 
-__all__ = ["NESTED", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
+__all__ = ["NESTED", "REMOVED", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
 
 Weights = Literal["own", "signed_constant"]
 
@@ -39,11 +38,7 @@ class ScoringSettings:
     seconds: float | None = None
     """Seconds of gradual pruning, proposing and scoring per search, beside budget and rescore; machines differ then."""
     search_images: int | None = None
-    """Validation images that scorers see (redrawn: in every stage); 2,000 or half of them if not given."""
-    subsets: SubsetKind = "fixed"
-    """Images that a search sees: fixed; growing, from few to all search images; redrawn, other ones in every stage."""
-    subset_stages: int = 4
-    """Stages of growing or redrawn subsets: equal shares of the budget."""
+    """Validation images that scorers see; 2,000 or half of them if not given."""
     train_images: int | None = None
     """Training images; all if not given."""
     val_images: int | None = None
@@ -75,7 +70,6 @@ class ScoringSettings:
             "on_empty": OnEmpty,
             "layers": LayerKind,
             "cost_of": CostOf,
-            "subsets": SubsetKind,
         }
         for name, kind in choices.items():
             choose(name, getattr(self, name), list(get_args(kind)))
@@ -83,8 +77,6 @@ class ScoringSettings:
             Budget(seconds=self.seconds)
         if not 0 <= self.cost_weight < math.inf:
             raise InputError(f"cost_weight: {self.cost_weight}; a finite number from 0 on is needed")
-        if self.subset_stages < 2:
-            raise InputError(f"subset_stages: {self.subset_stages}; at least 2 are needed")
         if self.images_per_class < 1:
             raise InputError(f"images_per_class: {self.images_per_class}; at least 1 is needed")
 
@@ -115,6 +107,18 @@ class RunSettings:
             raise InputError(f"name: {self.name!r}; a folder name is needed, without / and not beginning with a dot")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads: {self.threads}; at least 1 is needed")
+
+
+_SUBSETS = (
+    "removed after 0.1.0: a search scores on the same images throughout, since at equal scorings growing subsets were "
+    "cheaper, not better; its measurements are in benchmarks/README.md"
+)
+
+REMOVED: dict[str, str] = {
+    "subsets": _SUBSETS,
+    "subset_stages": _SUBSETS,
+}
+"""Settings of earlier versions: name -> sentence. Names in a table of their own have its name: ``annealing.NAME``."""
 
 
 @dataclass(frozen=True)
@@ -259,8 +263,6 @@ class Settings:
                 f"rescore: {self.search.rescore}; {objective} looks at no validation images, so others give no other "
                 "scores; name another objective as rescore_by"
             )
-        if self.scoring.subsets != "fixed":
-            raise InputError(f"subsets: {self.scoring.subsets}; {objective} looks at no validation images")
 
     def _check_pruner(self) -> None:
         if self.sweep.capped is not None:
@@ -324,7 +326,7 @@ class Settings:
         Raises
         ------
         InputError
-            If they are of a version that had other settings; ``source`` is named.
+            If they are of a version that had other settings; ``source`` is named, and why a setting was removed.
         """
         flat: dict[str, Any] = {}
         for name, values in groups.items():
@@ -340,7 +342,8 @@ class Settings:
         Raises
         ------
         InputError
-            For a name that no group has, or a value that doesn't fit; ``source`` is named.
+            For a name that no group has, or a value that doesn't fit; ``source`` is named, and why a setting was
+            removed.
         """
         load_plugins(flat.get("plugin", ()))  # before rows are looked up
         groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
@@ -352,6 +355,10 @@ class Settings:
         }
         changes: dict[str, dict[str, Any]] = {name: {} for name in groups}
         for key, value in flat.items():
+            inner = [f"{key}.{name}" for name in value] if key in NESTED and isinstance(value, dict) else []
+            for name in (key, *inner):
+                if name in REMOVED:
+                    raise InputError(f"{name} in {source}: {REMOVED[name]}")
             choose(f"key in {source}", key, [*owner, *NESTED])
             if key in NESTED:
                 changes[key] = fitted_table(type(groups[key]), key, value, source)

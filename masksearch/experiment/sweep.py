@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from masksearch.criteria import CRITERIA
-from masksearch.data import Data, load_data, search_subsets
+from masksearch.data import Data, load_data
 from masksearch.duration import Duration
 from masksearch.errors import InputError
 from masksearch.experiment.cells import AUTO, Cell, dense_training, grid
@@ -26,7 +26,6 @@ from masksearch.schedules import SCHEDULES
 from masksearch.searchers import OptunaSearch
 from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
-from masksearch.stages import check_stages
 from masksearch.training import steps_per_epoch
 from masksearch.training.slimming import Slimming
 from masksearch.trial import Budget, Problem
@@ -212,12 +211,9 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         space = filter_space(model, data.test.images[:1])
     else:
         space = weight_space(model, settings.scoring.layers)
-    subsets = search_subsets(data, settings.scoring.subsets, settings.scoring.subset_stages)
     for cell in cells:
         _check_density(cell, space)
         _check_control(cell)
-        if cell.searches:
-            _check_subsets(cell, len(subsets.stages))
     for cell in {cell.method: cell for cell in cells if cell.searches}.values():
         _check_searcher(cell, space)
     for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
@@ -235,14 +231,6 @@ def _check_control(cell: Cell) -> None:
             f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} goes on from weights that its "
             f"{cell.rounds} rounds have trained, and a control has no rounds; rewind to a moment, or take one round"
         )
-
-
-def _check_subsets(cell: Cell, stages: int) -> None:
-    searcher = cell.searcher()
-    try:
-        check_stages(searcher, stages, Budget(cell.settings.sweep.budget))
-    except InputError as error:
-        raise InputError(f"subsets: {cell.settings.scoring.subsets}, {cell.method}: {error}") from None
 
 
 def _check_searcher(cell: Cell, space: NetworkSpace) -> None:

@@ -16,7 +16,7 @@ __all__ = ["gaps"]
 
 
 def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:
-    """Gaps of all searches of runs, by name; a figure of those that saw the same images all along, by their number."""
+    """Gaps of all searches of runs, by name; a figure of the gaps over the number of search images."""
     rows = []
     lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}  # of a method, in one way, at one sparsity
     searched: list[Group] = []
@@ -25,15 +25,14 @@ def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]
             if group.control != "none" or not group.cells[0]["score"]["scorings"]:
                 continue
             settings = group.cells[0]["settings"]
-            images, subsets = settings["search_images"], settings.get("subsets")
+            images = settings["search_images"]
             gap = Estimate.of(cell["score"]["accuracy_gap"] for cell in group.cells)
             score = Estimate.of(cell["score"]["gap"] for cell in group.cells)
             name = ", ".join(filter(None, [name_of(group.method), group.way]))
             numbers = (gap.text(100, 2, "+"), score.text(1, 4, "+"))
-            seen = ", ".join(filter(None, [str(images or "default"), subsets]))
-            rows.append((run, seen, name, percent(group.sparsity), *numbers))
+            rows.append((run, str(images or "default"), name, percent(group.sparsity), *numbers))
             searched.append(group)
-            if images and not subsets:
+            if images:
                 lines.setdefault((group.method, group.way, group.sparsity), []).append((images, gap))
     about = (
         "A search's accuracy (in points) and score on the images that it saw, minus those on the rest of val. Runs "

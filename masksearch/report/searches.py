@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
@@ -35,9 +34,8 @@ def search_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
         name = ", ".join([looks.of_series(group.method, group.way), f"{percent(group.sparsity)} sparse"])
         rounds = f", round {len(cell['rounds'])}" if len(cell["rounds"]) > 1 else ""
         trials = list(read_rows(folder))
-        stages = ", other images after each dashed line" if trials[-1].stage else ""
         figure = _search(trials, looks.colour(group.method), objective)
-        yield Drawing(f"search_{group.method}", f"{name}, seed {cell['seed']}{rounds}{stages}", figure)
+        yield Drawing(f"search_{group.method}", f"{name}, seed {cell['seed']}{rounds}", figure)
 
 
 def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:
@@ -60,9 +58,6 @@ def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:
         texts = [f"best after scoring {number}: {value:.4g}" for number, value in zip(numbers, values, strict=True)]
         tell_along(axes, numbers, values, texts)
         axes.set(xlabel="scorings", ylabel=f"score ({objective})", xlim=(0, len(trials)))
-        begins = [after.number for before, after in pairwise(trials) if after.stage != before.stage]
-        for number in begins:
-            axes.axvline(number, color="#999999", linewidth=0.8, linestyle="--", label="_")
         looks = [trial for trial in trials if "hamming_start" in trial.metrics]
         if looks:
             other = axes.twinx()

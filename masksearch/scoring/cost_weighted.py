@@ -6,13 +6,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal, Protocol
 
-from masksearch.around import AroundScorer, Asked
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.rungs import Judge
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.table import choose
-from masksearch.trial import Proposal, Score
+from masksearch.trial import Proposal, Score, ScorerWrapper, Scoring
 
 __all__ = ["CostOf", "CostWeighted", "NetworkScorer"]
 
@@ -21,7 +20,7 @@ CostOf = Literal["macs", "params"]
 _ROUNDING = 1e-9  # a threshold is lowered by so much of itself, so that none is missed by a rounding error
 
 
-class NetworkScorer(Asked, Protocol):
+class NetworkScorer(Scoring, Protocol):
     """What :class:`Scorer` and :class:`ShortTraining` have in common."""
 
     @property
@@ -29,7 +28,7 @@ class NetworkScorer(Asked, Protocol):
     def __call__(self, mask: Mask) -> Score: ...  # noqa: D102
 
 
-class CostWeighted(AroundScorer[NetworkScorer]):
+class CostWeighted(ScorerWrapper[NetworkScorer]):
     """Scores masks of filters by what another scorer says, minus a weight times the share of the cost that they keep.
 
     Masks of one number of filters differ much in cost. With a weight, a search finds which layers to take them from.

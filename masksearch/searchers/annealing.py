@@ -189,28 +189,6 @@ class Annealing(Searcher):
         self._meet()
         self._reheat()
 
-    @property
-    def holds(self) -> int:  # noqa: D102
-        return self.chains
-
-    def held(self) -> list[Mask]:
-        """The chains' current masks."""
-        return [chain.current for chain in self._scored]
-
-    @property
-    def _scored(self) -> list[Chain]:
-        return [chain for chain in self._chains if not math.isnan(chain.value)]
-
-    def rescored(self, scores: Sequence[Score], others: Sequence[Score] = ()) -> None:
-        """Take other scores. What worsening moves lose, and so the temperature, goes on as it was."""
-        self._told += len(scores) + len(others)
-        self._seconds += sum(score.seconds for score in (*scores, *others))
-        for chain, score in zip(self._scored, scores, strict=True):
-            chain.value = -math.inf if math.isnan(score.value) else score.value
-        known = [chain.value for chain in self._scored] + [score.value for score in others]
-        self._best = max((value for value in known if not math.isnan(value)), default=-math.inf)
-        self._best_at = self.progress
-
     def _measure(self, loss: float) -> None:
         if 0 < loss < math.inf:  # False for NaN
             self._probes += 1

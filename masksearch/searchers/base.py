@@ -47,26 +47,6 @@ class Searcher(ABC):
         return False
 
     @property
-    def holds(self) -> int | None:
-        """Of how many masks at most it keeps the scores to compare later ones with.
-
-        None: it can't do with other scores for them, so that all of a search must be of the same images. Who says a
-        number has :meth:`held` and :meth:`rescored`.
-        """
-        return None
-
-    def held(self) -> list[Mask]:
-        """The masks whose scores it keeps, between a tell and the next ask."""
-        return []
-
-    def rescored(self, scores: Sequence[Score], others: Sequence[Score] = ()) -> None:
-        """Take the scores of :meth:`held` on other images, in its order, in place of all scores so far.
-
-        They are exact, or NaN, and count as scorings. So do the others, of the best mask where it isn't held any more.
-        """
-        assert not scores, "a searcher that holds masks takes new scores for them"
-
-    @property
     def incumbent(self) -> Mask | None:
         """The mask it stands on, if it stands on one: annealing's current mask."""
         return None

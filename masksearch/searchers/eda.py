@@ -124,18 +124,6 @@ class EDA(Searcher):
         self._seen, self._best = 0, []
         self._generations += 1
 
-    @property
-    def holds(self) -> int:  # noqa: D102
-        return self.elites
-
-    def held(self) -> list[Mask]:
-        """The elites of this generation; earlier ones have left probabilities, and no scores."""
-        return [mask for _, mask in self._best]
-
-    def rescored(self, scores: Sequence[Score], others: Sequence[Score] = ()) -> None:  # noqa: D102
-        pairs = [(score.value, mask) for score, mask in zip(scores, self.held(), strict=True)]
-        self._best = sorted((pair for pair in pairs if not np.isnan(pair[0])), key=lambda pair: -pair[0])
-
     def metrics(self) -> dict[str, float]:  # noqa: D102
         return {"entropy": self._entropy, "generation": self._generations}
 

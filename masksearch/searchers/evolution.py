@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, get_args
 
@@ -220,19 +220,6 @@ class Evolution(Searcher):
 
     def _has(self, mask: Mask) -> bool:
         return any(member.mask.hash == mask.hash for member in self._members)
-
-    @property
-    def holds(self) -> int:  # noqa: D102
-        return self.population
-
-    def held(self) -> list[Mask]:
-        """The population."""
-        return [member.mask for member in self._members]
-
-    def rescored(self, scores: Sequence[Score], others: Sequence[Score] = ()) -> None:
-        """Take other scores. For members that can't be scored any more, others are made as at the beginning."""
-        members = [replace(member, value=s.value) for member, s in zip(self._members, scores, strict=True)]
-        self._members = [member for member in members if not math.isnan(member.value)]
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
         return {"median": median(member.value for member in self._members)} if self._members else {}

@@ -54,10 +54,6 @@ class RandomSearch(Searcher):
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         pass
 
-    @property
-    def holds(self) -> int:  # noqa: D102
-        return 0
-
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {"generator": self._generator.get_state(), "start_is_due": self._start_is_due}
 

@@ -29,10 +29,6 @@ class Planted:
     nan_every, bound_every : int
         Every so many-th scoring is NaN, or a bound far above any true score. 0: never. A bound is given only where
         the proposal has a threshold, as scorers may.
-    goal : int
-        Seed of the hidden mask.
-    offset : float
-        Added to all scores.
     """
 
     def __init__(
@@ -41,17 +37,15 @@ class Planted:
         nan_every: int = 0,
         bound_every: int = 0,
         space: MaskSpace = SPACE,
-        goal: int = 123,
-        offset: float = 0.0,
     ) -> None:
-        generator = torch.Generator().manual_seed(goal)
+        generator = torch.Generator().manual_seed(123)
         self.goal = space.random(density, generator=generator, on_empty="allow")
-        self._nan_every, self._bound_every, self._offset = nan_every, bound_every, offset
+        self._nan_every, self._bound_every = nan_every, bound_every
         self.scored: list[Mask] = []
 
     def value(self, mask: Mask) -> float:
         """The true score."""
-        return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept + self._offset
+        return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
 
     def so_far(self, mask: Mask, rung: int) -> float:
         """The score on as large a part of the units as the rung is of the work."""

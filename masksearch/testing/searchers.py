@@ -16,7 +16,7 @@ from masksearch.files import load_tree, save_tree
 from masksearch.searchers import Searcher
 from masksearch.space import MaskSpace, OnEmpty
 from masksearch.testing.planted import SPACE, Planted, drive, path_of, problem
-from masksearch.trial import Proposal, Score
+from masksearch.trial import Score
 
 __all__ = [
     "Make",
@@ -30,7 +30,6 @@ __all__ = [
     "check_nan",
     "check_radius",
     "check_recovers_from_an_unscorable_start",
-    "check_rescoring",
     "check_same_seed_same_path",
     "check_searcher",
     "check_state_is_a_snapshot",
@@ -69,7 +68,6 @@ def check_searcher(make: Make, folder: str | Path) -> None:
     check_empty_layers(make, "keep_one")
     check_empty_layers(make, "raise")
     check_layer_densities(make)
-    check_rescoring(make, Path(folder))
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
@@ -243,46 +241,6 @@ def check_warm_start(make: Make) -> None:
     searcher.start(problem(start=start))
     [first] = searcher.ask(1)
     assert start in (first.mask, first.base)
-
-
-def check_rescoring(make: Make, folder: Path) -> bool:
-    """It says that it can't take other scores for what it holds, or none that it had before matters any more.
-
-    Where all scores before were higher by a constant, it goes on as if they had not been: what it holds has the new
-    scores. So it does from a file, and where masks that it held can't be scored any more. Whether it can.
-    """
-    if make().holds is None:
-        return False
-
-    def driven(offset: float, moment: int) -> Searcher:
-        searcher = make()
-        searcher.start(problem())
-        drive(searcher, Planted(offset=offset), moment)
-        return searcher
-
-    def rescored(searcher: Searcher, scorer: Planted) -> Searcher:
-        held = searcher.held()
-        assert len(held) <= (searcher.holds or 0)
-        searcher.rescored(scorer.score([Proposal.of(mask) for mask in held]))
-        return searcher
-
-    def path(searcher: Searcher) -> list[tuple[int, float | None]]:
-        made = path_of(drive(searcher, Planted(goal=5), 100))
-        # The constant costs the other one's temperature some digits.
-        return [(mask, None if threshold is None else round(threshold, 6)) for mask, threshold in made]
-
-    for moment in (1, 33, 90):
-        one, other = (rescored(driven(offset, moment), Planted(goal=5)) for offset in (0.0, 8.0))
-        save_tree(folder / "state", other.state_dict())
-        taken_up = make()
-        taken_up.start(problem())
-        taken_up.load_state_dict(load_tree(folder / "state"))
-        expected = path(one)
-        assert len(set(expected)) > 10
-        assert path(other) == path(taken_up) == expected
-        for nan_every in (1, 2):
-            assert path(rescored(driven(0.0, moment), Planted(nan_every=nan_every)))
-    return True
 
 
 def check_ends(make: Make, density: float) -> None:

@@ -73,8 +73,8 @@ def test_commands_of_the_suite_can_be_typed(monkeypatch):
 
 
 def test_tables_of_many_columns_stand_between_markers_or_are_published_ones():
-    """Tables outside are short ones of published figures, of words, or of this page."""
-    outside = re.sub(r"<!-- (\w+) -->\n.*?<!-- end of \1 -->", "", PAGE, flags=re.DOTALL)
+    """Tables outside are short ones of published figures, of words, or of this page; removed scripts leave theirs."""
+    outside = re.sub(r"<!-- ((?:removed: )?\w+) -->\n.*?<!-- end of \1 -->", "", PAGE, flags=re.DOTALL)
     heads = re.findall(r"^(\|.*)\n\|[-:| ]+\|$", outside, re.MULTILINE)
     assert heads
     measured = [head for head in heads if re.search("± | seed |ms |speed x|scorings", head)]
@@ -112,3 +112,10 @@ def test_the_verdicts_are_those_of_the_committed_rows(line, capsys):
     goals.main([*files, *words[flags:place]])
     block = PAGE.partition(f"<!-- {words[place + 1]} -->")[2].partition("<!-- end of")[0]
     assert capsys.readouterr().out.strip() == block.strip()
+
+
+def test_tables_of_removed_scripts_are_closed_and_the_scripts_are_gone():
+    removed = re.findall(r"^<!-- removed: (\w+) -->$", PAGE, re.MULTILINE)
+    assert "annealing_subsets" in removed
+    assert re.findall(r"^<!-- end of removed: (\w+) -->$", PAGE, re.MULTILINE) == removed
+    assert not {*removed} & {*SCRIPTS, *BLOCKS}

@@ -88,8 +88,6 @@ DECIDES = {
     "epochs": replace(BASE, train=TrainSettings(epochs=3)),
     "lr": replace(BASE, train=TrainSettings(lr=0.1)),
     "search_images": replace(BASE, scoring=ScoringSettings(search_images=9)),
-    "subsets": replace(BASE, scoring=ScoringSettings(subsets="growing")),
-    "redrawn subsets": replace(BASE, scoring=ScoringSettings(subsets="redrawn", subset_stages=3)),
     "train_images": replace(BASE, scoring=ScoringSettings(train_images=99)),
     "val_images": replace(BASE, scoring=ScoringSettings(val_images=99)),
     "weights": replace(BASE, scoring=ScoringSettings(weights="signed_constant")),
@@ -113,14 +111,12 @@ def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_d
     for scoring in (ScoringSettings(scope="erk"), ScoringSettings(images_per_class=3)):
         assert first(replace(BASE, scoring=scoring), "snip").folder != first(BASE, "snip").folder
         assert first(replace(BASE, scoring=scoring)).folder == first(BASE).folder
-    # Redrawn subsets leave fewer validation images to look at a mask with.
-    assert first(DECIDES["redrawn subsets"], "snip").folder != first(BASE, "snip").folder
     # A criterion's mask is compared with those of searches by the same short training.
     short = replace(BASE, sweep=replace(SWEEP, objective="short_training"))
     longer = replace(short, search=SearchSettings(training_steps=9))
     assert first(longer, "snip").folder != first(short, "snip").folder
     assert first(replace(BASE, search=longer.search), "snip").folder == first(BASE, "snip").folder
-    for changed in (DECIDES["budget"], DECIDES["annealing"], DECIDES["seconds"], DECIDES["subsets"]):
+    for changed in (DECIDES["budget"], DECIDES["annealing"], DECIDES["seconds"]):
         assert first(changed, "snip").folder == first(BASE, "snip").folder
 
 
@@ -128,13 +124,12 @@ def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_d
     "changed",
     [
         replace(BASE, run=RunSettings(name="other", runs="elsewhere", device="cpu", threads=3)),
-        replace(BASE, scoring=ScoringSettings(subset_stages=3)),
         replace(BASE, search=SearchSettings(rescore_steps=3)),
         replace(BASE, sweep=replace(SWEEP, seeds=9)),
         replace(BASE, sweep=replace(SWEEP, methods=("annealing", "random"))),
         replace(BASE, sweep=replace(SWEEP, sparsity=(0.5, 0.7))),
     ],
-    ids=["run", "stages of fixed subsets", "steps of no rescoring", "seeds", "methods", "sparsities"],
+    ids=["run", "steps of no rescoring", "seeds", "methods", "sparsities"],
 )
 def test_what_does_not_decide_a_cell_leaves_its_folder(changed):
     assert first(changed).folder == first(BASE).folder

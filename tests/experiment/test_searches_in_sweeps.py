@@ -1,20 +1,16 @@
-"""What searches are given in sweeps: saliencies, starts, short trainings, connected masks, subsets; what is refused."""
+"""What searches are given in sweeps: saliencies, starts, short trainings, connected masks; what is refused."""
 
 import pytest
 import torch
 from rich.console import Console
 from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from masksearch.analysis import group_cells
 from masksearch.criteria import Connectivity, select
 from masksearch.errors import InputError
 from masksearch.experiment import Watcher, run_sweep
 from masksearch.history_file import read_rows
 from masksearch.progress import ProgressBars
-from masksearch.report.searches import search_drawings
-from masksearch.report.style import Looks
-from masksearch.scoring import Scorer, ShortTraining
+from masksearch.scoring import ShortTraining
 from masksearch.searchers import RandomSearch
 from masksearch.seeds import derive
 from masksearch.training import TrainSettings
@@ -86,31 +82,6 @@ def test_connected_masks_have_no_dead_ends(tmp_path, method):
     assert plain.mask.n_kept == connected.mask.n_kept
 
 
-SEARCHING = {"methods": ["annealing", "magnitude"], "search_images": 20, "subset_stages": 2, "budget": 12}
-
-
-@pytest.mark.parametrize(("kind", "sizes", "seen"), [("growing", (10, 20), 20), ("redrawn", (20, 20), 40)])
-@pytest.mark.parametrize("rounds", [1, 2])
-def test_searches_see_subsets_and_masks_are_looked_at_on_the_rest(kind, sizes, seen, rounds, tmp_path):
-    schedule = {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1} if rounds > 1 else {}
-    searched, ranked = sweep_in(tmp_path, **SEARCHING, **schedule, subsets=kind)
-    val = small_data().val
-    for place in searched.places:
-        rows = list(read_rows(place))
-        assert [row.stage for row in rows] == [0] * 6 + [1] * 6
-        assert all(row.score.images in (0, sizes[row.stage]) for row in rows)
-    took = [row for place in searched.places for row in read_rows(place)]
-    assert searched.metrics["score"]["scorings"] == len(took) == 12 * rounds
-    assert searched.metrics["seconds"]["search"] >= sum(row.score.seconds for row in took)
-    best = max(row.score.value for row in rows if row.stage == 1)
-    assert searched.metrics["score"]["search_score"] == pytest.approx(best, abs=1e-5)
-    for cell in (searched, ranked):
-        found = cell.build(cell.trained[0] if rounds > 1 else cell.moment(cell.metrics["find_at"]))
-        for part, images in (("search", val[:20]), ("rest", val[seen:])):
-            expected = Scorer(found, cell.space, images, "calibrated_loss", fast=False)(cell.mask).value
-            assert cell.metrics["score"][f"{part}_score"] == pytest.approx(expected, abs=1e-5)
-
-
 def test_who_watches_hears_of_every_round_s_search(tmp_path):
     heard = []
 
@@ -122,22 +93,8 @@ def test_who_watches_hears_of_every_round_s_search(tmp_path):
             heard.append("retraining")
 
     schedule = {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1}
-    sweep_in(tmp_path, watcher=Listening(), **SEARCHING | {"methods": ["annealing"]}, **schedule)
+    sweep_in(tmp_path, watcher=Listening(), methods=["annealing"], budget=12, **schedule)
     assert heard == ["search", "retraining"] * 2
-
-
-def test_curves_and_figures_tell_where_scores_jump(tmp_path):
-    captions = {}
-    for kind in ("fixed", "redrawn"):
-        flat = SEARCHING | {"methods": ["annealing"], "subsets": kind, "name": kind}
-        result = run_sweep(settings_in(tmp_path, **flat))
-        events = EventAccumulator(str(result.folders[0])).Reload()
-        assert ("search/subset_stage" in events.Tags()["scalars"]) == (kind == "redrawn")
-        groups = group_cells(result.cells)
-        [drawing] = search_drawings(result, groups, Looks(groups))
-        captions[kind] = drawing.caption
-    assert [event.value for event in events.Scalars("search/subset_stage")] == [0.0] * 6 + [1.0] * 6
-    assert captions["redrawn"] == f"{captions['fixed']}, other images after each dashed line"
 
 
 def test_proposals_come_so_many_at_once(tmp_path, monkeypatch):
@@ -257,20 +214,6 @@ WRONG = {
     "cost_weight: 0.5; all weights cost the same": {"cost_weight": 0.5},
     "cost_weight: -1.0; a finite number": {"cost_weight": -1.0},
     "unknown cost_of 'mac'": {"cost_of": "mac"},
-    "subsets: growing, optuna_tpe: stages: 4, .* OptunaSearch .*; annealing, .* can": {
-        "methods": ["optuna_tpe"],
-        "subsets": "growing",
-        "search_images": 80,
-    },
-    "subsets: redrawn, evolution: stages: 2 of 60 scorings; this Evolution needs 52": {
-        "methods": ["evolution"],
-        "subsets": "redrawn",
-        "subset_stages": 2,
-        "search_images": 20,
-        "budget": 60,
-    },
-    "subsets: redrawn 4 times, 40 images each, .* val has 100, so search_images may be 20": {"subsets": "redrawn"},
-    "subsets: growing, the first of 4 stages would have 5 of 40": {"subsets": "growing"},
     "connected: of filters": {"granularity": "filter", "methods": ["filter_l1"], "connected": True},
     "connected: not with gradual": {"schedule": ["gradual"], "connected": True},
     "connected: optuna_tpe searches connected masks in one round": {

@@ -8,7 +8,7 @@ import pytest
 from masksearch.errors import InputError
 from masksearch.experiment import SCALES, Settings, load_recipe, methods, recipe_names, recipe_text, recipes
 from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings import NESTED, REMOVED, RunSettings, ScoringSettings, SweepSettings
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
@@ -55,8 +55,6 @@ def test_bad_sweeps(change, message):
         (ScoringSettings, {"weights": "signed"}, "unknown weights 'signed': did you mean 'signed_constant'"),
         (ScoringSettings, {"scope": "globl"}, "unknown scope 'globl': did you mean 'global'"),
         (ScoringSettings, {"on_empty": "alow"}, "unknown on_empty 'alow': did you mean 'allow'"),
-        (ScoringSettings, {"subsets": "growin"}, "unknown subsets 'growin': did you mean 'growing'"),
-        (ScoringSettings, {"subset_stages": 1}, "subset_stages: 1; at least 2"),
         (ScoringSettings, {"layers": "convs"}, "unknown layers 'convs': did you mean 'conv'"),
         (ScheduleSettings, {"rewind_to": ("nowhere",)}, "rewind_to.*'nowhere'"),
         (ScheduleSettings, {"retrain_epochs": -1}, "retrain_epochs: -1"),
@@ -150,6 +148,29 @@ def test_names_belong_to_one_group():
 def test_updates_that_do_not_fit(flat, message):
     with pytest.raises(InputError, match=message):
         Settings().updated(flat, "recipe 'x'")
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_a_removed_setting_gets_its_sentence(name):
+    group, _, inner = name.rpartition(".")
+    flat = {group: {inner: 1}} if group else {name: 1}
+    message = re.escape(f"{name} in recipe 'x': {REMOVED[name]}")
+    with pytest.raises(InputError, match=f"^{message}$"):
+        Settings().updated(flat, "recipe 'x'")
+
+
+def test_a_removed_setting_in_an_old_run_folder_gets_its_sentence():
+    old = Settings().as_dict()
+    old["scoring"] |= {"subsets": "fixed", "subset_stages": 4}
+    with pytest.raises(InputError, match=r"^subsets in settings: removed after 0\.1\.0: .* benchmarks/README\.md$"):
+        Settings.from_dict(old)
+
+
+def test_removed_settings_are_no_settings():
+    names = set()
+    for group, values in Settings().as_dict().items():
+        names |= {f"{group}.{name}" if group in NESTED else name for name in values}
+    assert not names & set(REMOVED)
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -348,14 +348,3 @@ def _ring(masks, size):
     for i, mask in enumerate(masks):
         places[i % size] = mask
     return [places[i] for i in sorted(places)]
-
-
-@pytest.mark.parametrize("budget", [Budget(50), Budget(seconds=5.0)], ids=["scorings", "seconds"])
-def test_masks_that_are_scored_again_use_up_the_budget(budget):
-    searcher = Annealing(chains=3)
-    searcher.start(replace(problem(), budget=budget))
-    drive(searcher, Planted(), 10)
-    before = searcher.progress
-    searcher.rescored([Score(0.1, seconds=0.1)] * 3)
-    spent = 3 / 50 if budget.scorings else 0.3 / 5
-    assert searcher.progress == pytest.approx(before + spent)

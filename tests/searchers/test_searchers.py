@@ -100,11 +100,6 @@ def test_densities_per_layer_are_held_or_refused(make):
     assert contract.check_layer_densities(make) != isinstance(make(), ThesisAnnealing)
 
 
-@every
-def test_other_scores_for_what_is_held_replace_all_earlier_ones_or_are_refused(make, tmp_path):
-    assert contract.check_rescoring(make, tmp_path) != isinstance(make(), ThesisAnnealing)
-
-
 @pytest.mark.parametrize("chains", [1, 3])
 def test_densities_alone_keep_the_contract_too(chains, tmp_path):
     def make():
@@ -123,7 +118,6 @@ def test_densities_alone_keep_the_contract_too(chains, tmp_path):
     contract.check_warm_start(make)
     for density in (2 / 60, 1.0):
         contract.check_ends(make, density)
-    assert contract.check_rescoring(make, tmp_path)
     assert not contract.check_empty_layers(make, "raise")
     assert not contract.check_layer_densities(make)
 
