@@ -1,9 +1,9 @@
-"""Figures in sentences: prose as templates, rendered onto ``benchmarks/README.md`` and ``README.md``.
+"""Figures in sentences: prose as templates, rendered onto ``benchmarks/README.md``, ``README.md`` and ``docs/*.md``.
 
     python -m benchmarks.sentences
 
-A template is a file ``benchmarks/sentences/<name>.md`` in Jinja2's language; what it renders to goes between the lines
-``<!-- says_<name> -->`` and ``<!-- end of says_<name> -->`` of the one of both documents that has them. Figures are
+A template is a file ``benchmarks/sentences/<name>.md`` in Jinja2's language. Its text goes between the lines
+``<!-- says_<name> -->`` and ``<!-- end of says_<name> -->`` of the one document that has these lines. Figures are
 expressions: ``{{ mean("thesis_mlp_cpu", "annealing", 0.9) }}`` is a mean over the seeds of committed rows,
 ``{{ cell("sparse", "90%", "256 x 256", "64") }}`` stands in a table of the page. Accuracies are in percent. A number is
 printed with two digits after the point, an :class:`Estimate` with its 95 % interval, a list as a / b / c.
@@ -26,7 +26,7 @@ from benchmarks.rows import Row, number, read_csv
 from masksearch.analysis import Estimate, paired
 from masksearch.errors import InputError
 
-__all__ = ["Figures", "render", "write"]
+__all__ = ["Figures", "documents", "render", "write"]
 
 ACCURACY = "trained.test_accuracy"
 
@@ -275,24 +275,33 @@ def render(home: Path = HERE) -> dict[str, str]:
     return texts
 
 
+def documents(home: Path = HERE) -> dict[Path, str]:
+    """The texts of all documents that may have places for templates, by path.
+
+    These are ``home/README.md``, and ``README.md`` and ``docs/*.md`` of the folder above ``home``.
+    """
+    above = home.parent
+    paths = [home / "README.md", above / "README.md", *sorted((above / "docs").glob("*.md"))]
+    return {path: path.read_text() for path in paths if path.exists()}
+
+
 def write(home: Path = HERE) -> None:
-    """Render all templates in ``home/sentences`` to their places in ``home/README.md`` and the ``README.md`` above.
+    """Render all templates in ``home/sentences`` to their places in :func:`documents`.
 
     Raises
     ------
     InputError
-        If a figure is not to be found, or none of both has a place for a template, or both have.
+        If a figure is not found, or if not exactly one document has a place for a template. No file has changed then.
     """
     texts = render(home)
-    documents = {path: path.read_text() for path in (home / "README.md", home.parent / "README.md") if texts}
+    pages = documents(home) if texts else {}
     for name, text in texts.items():
-        places = [path for path, page in documents.items() if f"<!-- {name} -->\n" in page]
+        places = [path for path, page in pages.items() if f"<!-- {name} -->\n" in page]
         if len(places) != 1:
-            raise InputError(
-                f"{name}: one of {', '.join(map(str, documents))} needs a place for it; {len(places)} have"
-            )
-        documents[places[0]] = replace_block(documents[places[0]], name, text, str(places[0]))
-    for path, page in documents.items():
+            found = ", ".join(map(str, places or pages))
+            raise InputError(f"{name}: exactly one document needs a place for it; {len(places)} have one ({found})")
+        pages[places[0]] = replace_block(pages[places[0]], name, text, str(places[0]))
+    for path, page in pages.items():
         path.write_text(page)
 
 

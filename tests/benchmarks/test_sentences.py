@@ -6,17 +6,17 @@ import pytest
 
 from benchmarks.page import HERE, block, cells
 from benchmarks.rows import write_csv
-from benchmarks.sentences import Figures, render, write
+from benchmarks.sentences import Figures, documents, render, write
 from masksearch.analysis import Estimate
 from masksearch.errors import InputError
 
-DOCUMENTS = {path: path.read_text() for path in (HERE / "README.md", HERE.parent / "README.md")}
+DOCUMENTS = {path: text for path, text in documents().items() if "<!-- says_" in text}
 RENDERED = render()
 TEMPLATES = {path.name: path.read_text() for path in sorted((HERE / "sentences").glob("*.md"))}
 
 DECIMAL = re.compile(r"(?<![\w.])\d*\.\d+")
 SETTINGS = (  # decimals that are typed, since no run of ours gives them
-    r"masksearch 0\.1\.0, torch 2\.15\.0",
+    r"Python 3\.11 or newer and PyTorch 2\.6 or newer",
     r"learning rate 0\.05 in place of 256 at 0\.1",
     r"3,128 steps at 0\.0012",
     r"(Adam|SGD|ResNet-20) at 0\.\d+",
@@ -68,7 +68,7 @@ def test_every_place_has_its_template():
     assert sorted(places) == sorted(RENDERED)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_no_decimal_figure_stands_outside_of_markers(path):
     assert typed_figures(DOCUMENTS[path]) == []
 
@@ -150,12 +150,22 @@ def test_a_template_has_one_place(home):
     page, readme = home / "README.md", home.parent / "README.md"
     both = page.read_text() + "<!-- says_two -->\n<!-- end of says_two -->\n"
     page.write_text(both)
-    with pytest.raises(InputError, match=r"says_two: one of .* needs a place for it; 2 have"):
+    with pytest.raises(InputError, match=r"says_two: exactly one document needs a place for it; 2 have one"):
         write(home)
     page.write_text(both.replace("says_two", "other"))
     readme.write_text("nothing\n")
-    with pytest.raises(InputError, match=r"says_two: one of .* needs a place for it; 0 have"):
+    with pytest.raises(InputError, match=r"says_two: exactly one document needs a place for it; 0 have one"):
         write(home)
+
+
+def test_a_page_of_the_docs_has_places_too(home):
+    docs, readme = home.parent / "docs", home.parent / "README.md"
+    docs.mkdir()
+    (docs / "page.md").write_text(readme.read_text())
+    readme.write_text("nothing\n")
+    write(home)
+    assert block((docs / "page.md").read_text(), "says_two") == "1,234\n"
+    assert readme.read_text() == "nothing\n"
 
 
 def test_where_there_are_no_templates_nothing_is_written(tmp_path):
