@@ -14,7 +14,7 @@ from rich.console import Console
 from masksearch import cli, plugin, reading
 from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
-from masksearch.experiment import Settings, costs, methods
+from masksearch.experiment import Settings, methods
 from masksearch.flags import parse
 from masksearch.schedules import SCHEDULES
 from masksearch.searchers import SEARCHERS
@@ -33,10 +33,7 @@ SHELL = [
 ]
 MEASURED = [("benchmarks", line) for line in re.findall(r"^    (\w.*)$", MEASUREMENTS.read_text(), re.MULTILINE)]
 COMMAND = r"\bmasksearch (run|show|compare|analyse|--list)( |$)|run_search\.py"
-REMOVED = r"--optuna\.pruner|--subsets"  # flags that the page of measurements used at commit 0aa3cbb
-COMMANDS = [
-    (page, line) for page, line in SHELL + MEASURED if re.search(COMMAND, line) and not re.search(REMOVED, line)
-]
+COMMANDS = [(page, line) for page, line in SHELL + MEASURED if re.search(COMMAND, line)]
 TOOLS = r"python3 -m venv |\.venv/bin/(pip install|ruff|mypy|lint-imports|python -m pytest)\b|tensorboard --logdir "
 BENCHMARKS = r"(for part in .*; do |MASKSEARCH_TEST_DEVICE=cuda )?python (-m benchmarks|benchmarks/|-m pytest)|rows="
 SMALL = "--model lenet_300_100:0.05 --sparsity 0.5 --seeds 1 --budget 5 --epochs 1 --threads 1 --device cpu"
@@ -52,7 +49,6 @@ def in_a_folder(tmp_path, monkeypatch):
     for kind in plugin._KINDS.values():
         for name in ("_rows", "_added"):
             monkeypatch.setattr(kind.table, name, dict(getattr(kind.table, name)))
-    monkeypatch.setattr(costs, "_LATENCY_SECONDS", 0.002)
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(0)
