@@ -73,9 +73,8 @@ class AliveScorer(ScorerWrapper[Scoring]):
         base = self._large(proposal.base)
         if proposal.mask is proposal.base:
             self._lifted = {id(proposal.base): (proposal.base, base)}
-            return replace(Proposal.of(base), threshold=proposal.threshold, stop=proposal.stop)
+            return replace(Proposal.of(base), threshold=proposal.threshold)
         lifted = Proposal.moving(base, self._space.lifted_move(proposal.move), proposal.threshold)
-        lifted = replace(lifted, stop=proposal.stop)
         # A search goes on from a mask that it has proposed: that one, and the base, are all it can come back to.
         self._lifted = {id(proposal.base): (proposal.base, base), id(proposal.mask): (proposal.mask, lifted.mask)}
         return lifted

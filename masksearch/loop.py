@@ -89,7 +89,7 @@ def search(
         Search the Pareto front of score and cost, ``history.front``. A name says what of the full mask's is counted by
         the space; ``f(mask)`` gives any other share. Masks then are of any density up to ``density``, a share of what
         ``hold`` says, and keep at least one unit of every layer; a start may be of any of these densities.
-        Only searchers that ``weigh_costs`` can do it: Optuna's, but for CMA-ES and brute force.
+        Only searchers that ``supports_costs`` can do it: Optuna's, except CMA-ES.
     batch : int
         Proposals asked for at once.
     keep : int
@@ -137,6 +137,7 @@ def search(
     finally:
         if file is not None:
             file.close()
+        searcher.finish()
     return history
 
 
@@ -262,8 +263,7 @@ def _gone(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move |
 def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, problem: Problem) -> list[Score]:
     """Scores of all proposals, with costs; a mask that was scored before, or stands there twice, is scored once.
 
-    It is scored to the lowest of its thresholds: what settles that one settles the others. It may be stopped if all
-    that propose it allow it; the first one's judge is asked.
+    It is scored to the lowest of its thresholds: what settles that one settles the others.
     """
     scores: dict[int, Score] = {}
     fresh: dict[int, Proposal] = {}
@@ -271,8 +271,7 @@ def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, pro
         twin = fresh.get(proposal.mask.hash)
         known = history.known_score(proposal.mask, proposal.threshold)
         if twin is not None:
-            stop = None if proposal.stop is None else twin.stop
-            fresh[proposal.mask.hash] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold), stop=stop)
+            fresh[proposal.mask.hash] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold))
         elif known is not None and proposal.mask.hash not in scores:
             scores[proposal.mask.hash] = _repeated(known)
         elif known is None:
@@ -317,8 +316,8 @@ def _look(incumbent: Mask, history: History) -> dict[str, float]:
 
 
 def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
-    if not searcher.weighs_costs:
-        able = [name for name, make in SEARCHERS.items() if make().weighs_costs]
+    if not searcher.supports_costs:
+        able = [name for name, make in SEARCHERS.items() if make().supports_costs]
         raise InputError(f"cost: this {type(searcher).__name__} goes by the score alone; {', '.join(able)} weigh costs")
     if isinstance(cost, str):
         space.share(space.full(), cost)  # raises if the space doesn't know it

@@ -1,6 +1,5 @@
 """The live view of a sweep in a terminal: a bar for the sweep, a bar for what is running now."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -122,4 +121,4 @@ class ProgressBars(Watcher):
 def _shown(score: Score) -> str:
     if score.exact:
         return f"{score.value:.4f}"
-    return "stopped" if math.isnan(score.value) else f"<= {score.value:.4f}"
+    return f"<= {score.value:.4f}"

@@ -12,7 +12,6 @@ from torch import Tensor
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.move import Move
-from masksearch.rungs import Judge
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
 
 __all__ = [
@@ -136,7 +135,6 @@ class Proposal:
     move: Move
     mask: Mask  # base.moved(move); bits are worked out when read
     threshold: float | None = None  # a score below it is as good as any other below it; None: the exact score is wanted
-    stop: Judge | None = None  # may end the scoring at a rung; scorers that have no scores on the way don't ask
 
     @classmethod
     def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
@@ -163,7 +161,7 @@ class Proposal:
 class Score:
     """What a scorer says of a mask. Higher is better."""
 
-    value: float  # NaN: the mask can't be scored, or not exact: its judge stopped it; never best and never accepted
+    value: float  # NaN: the mask can't be scored; never best and never accepted
     exact: bool = True  # False: an upper bound, below the proposal's threshold; scoring stopped there
     seconds: float = 0.0  # wall clock: of the scoring; once told to a searcher, of proposing the mask, too
     images: int = 0  # images that were looked at

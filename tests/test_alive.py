@@ -1,7 +1,5 @@
 """Searches over the units that are alive: the same masks, the same moves, the same scores as over all units."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -159,22 +157,6 @@ def test_moves_from_masks_that_it_has_forgotten_are_lifted_all_the_same():
     scores = scorer.score(proposals)
     for proposal, score in zip(proposals, scores, strict=True):
         assert score.value == pytest.approx(plain(space.lifted(proposal.mask)).value, abs=1e-5)
-
-
-def test_judges_go_with_their_proposals():
-    model, split = make_mlp(), make_split()
-    alive = weight_space(model).random(0.5, "layerwise", torch.Generator().manual_seed(3))
-    space = AliveSpace(alive)
-    scorer = Noted(Scorer(model, weight_space(model), split), space)
-    base = space.random(0.5, generator=torch.Generator().manual_seed(0))
-    dropped, regrown = base.bits.nonzero()[:1, 0].numpy(), (~base.bits).nonzero()[:1, 0].numpy()
-
-    def judge(rung, score):
-        return False
-
-    proposals = [Proposal.of(base), Proposal.moving(base, Move(dropped, regrown))]
-    scorer.score([replace(proposal, stop=judge) for proposal in proposals])
-    assert [proposal.stop for proposal in scorer.large] == [judge, judge]
 
 
 def test_refreshing_is_the_scorers():

@@ -223,25 +223,3 @@ def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold()
     assert scores(0.2, history=history) == [(0.1, False, 0)]  # the bound settles it
     assert scores(0.2, 0.05, history=history) == [(0.1, False, 7), (0.1, False, 0)]
     assert asked == [0.3, None, 0.05]
-
-
-def test_a_mask_that_stands_twice_in_a_batch_is_stopped_only_if_both_allow_it():
-    mask, problem = SPACE.random(0.3, generator=torch.Generator().manual_seed(0)), Problem(SPACE, 0.3, Budget(9), 0)
-    asked = []
-
-    class Stopping:
-        def score(self, proposals):
-            asked.extend(proposal.stop for proposal in proposals)
-            return [Score(math.nan if proposal.stop else 0.5, exact=not proposal.stop) for proposal in proposals]
-
-    def exact(*judges, history=None):
-        proposals = [replace(Proposal.of(mask), stop=judge) for judge in judges]
-        return [score.exact for score in loop._score(Stopping(), proposals, history or History(), problem)]
-
-    one, other = (lambda rung, score: True), (lambda rung, score: True)
-    assert exact(one, other) == [False, False]
-    assert exact(one, None) == exact(None, one) == [True, True]
-    assert asked == [one, None, None]
-    history = History()
-    history.add(mask, Score(math.nan, exact=False), {})
-    assert exact(None, history=history) == [True]  # that it was stopped before says nothing of its score

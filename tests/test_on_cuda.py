@@ -160,8 +160,6 @@ def test_weight_masks_are_trained_side_by_side():
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_searches(name, world):
     model, space = world
-    if name in ("optuna_grid", "optuna_brute_force"):
-        pytest.skip("of tiny spaces")
     scorer = ms.Scorer(model, space, DATA.search, "loss", device=DEVICE)
     history = ms.search(space, SEARCHERS[name](), scorer, 0.5, budget=8, on_empty="keep_one")
     assert len(history) == 8

@@ -1,4 +1,4 @@
-"""What a bar says of a trial: its score, a bound, or that it was stopped."""
+"""What a bar says of a trial: its score, or a bound."""
 
 import io
 import math
@@ -17,7 +17,6 @@ from masksearch.trial import Score, Trial
         (Score(0.25), "score 0.2500"),
         (Score(math.nan), "score nan"),
         (Score(0.25, exact=False), "score <= 0.2500"),
-        (Score(math.nan, exact=False), "score stopped"),
     ],
 )
 def test_a_bar_tells_scores_from_bounds_and_stops(score, text):

@@ -17,7 +17,7 @@ from masksearch.experiment.sweep_settings import Capped, parse_layer_sparsity
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.scoring import OBJECTIVES
-from masksearch.searchers import EDA, SEARCHERS, OptunaSearch, Searcher
+from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
@@ -74,7 +74,7 @@ class Cell:
     def front(self) -> Capped | None:
         """The cost whose Pareto front with the score is searched, to take the best mask within the cap from it."""
         capped = self.settings.sweep.capped
-        return capped if capped and self.searches and self.searcher().weighs_costs else None
+        return capped if capped and self.searches and self.searcher().supports_costs else None
 
     @property
     def learns(self) -> bool:
@@ -86,22 +86,11 @@ class Cell:
         if self.method == "annealing":
             return self.settings.annealing
         searcher = SEARCHERS[self.method]()
-        if isinstance(searcher, EDA) and self.settings.search.saliencies:
-            return replace(searcher, saliency=self.settings.search.saliencies[0])
-        if not isinstance(searcher, OptunaSearch):
-            return searcher
-        asked = self.settings.optuna
-        own = searcher.parametrisation if searcher.sampler == "brute_force" else asked.parametrisation
-        return replace(
-            searcher,
-            parametrisation=own,
-            densities=asked.densities,
-            spread=asked.spread,
-            blocks=asked.blocks,
-            pruner=asked.pruner,
-            storage=asked.storage,
-            study=asked.study,
-        )
+        if searcher.names_saliency and self.settings.search.saliencies:
+            searcher = searcher.with_settings(saliency=self.settings.search.saliencies[0])
+        if searcher.settings_group is not None:
+            searcher = searcher.with_settings(**vars(getattr(self.settings, searcher.settings_group)))
+        return searcher
 
     @property
     def epochs(self) -> int | None:
@@ -196,8 +185,10 @@ class Cell:
         return {name: value for name, value in self.identity.items() if name not in later}
 
     @property
-    def study(self) -> str:
-        """Name of its study in a storage that sweeps share: the same for all whose scores mean the same."""
+    def study(self) -> str | None:
+        """Name of its study in a storage that sweeps share, if one is asked for: equal where scores mean the same."""
+        if self.settings.optuna.study is None:
+            return None
         own = ("budget", "seconds", "proposals", "front")
         identity = {name: value for name, value in self.front_identity.items() if name not in own}
         label = f"{self.method}_s{self.sparsity:g}_k{self.find_at}_seed{self.seed}".replace(":", "")

@@ -27,7 +27,7 @@ from masksearch.experiment.watcher import Watcher
 from masksearch.history import History
 from masksearch.loop import search
 from masksearch.mask import Mask
-from masksearch.searchers import OptunaSearch, Searcher
+from masksearch.searchers import Searcher
 from masksearch.seeds import derive, torch_generator
 from masksearch.space import Density
 from masksearch.spaces import NetworkSpace
@@ -82,14 +82,11 @@ class Finder:
     def _search(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> Found:
         settings, cell = self.cell.settings, self.cell
         self.watcher.search_begins(cell)
-        searcher = cell.searcher()
         folder = front_folder(cell) if cell.front else folder
+        searcher = cell.searcher().placed(folder, cell.study)
         given = known(cell, model, self.space, self.data, self.dense, self.device, density, alive, folder, self.watcher)
-        own_seed: list[str] = []
-        if isinstance(searcher, OptunaSearch):
-            searcher = self._with_study(searcher, folder)
-            if searcher.study is not None:
-                own_seed = [settings.run.runs, settings.run.name]  # who shares a study must not propose the same
+        # Sweeps that share a study must not propose the same masks.
+        own_seed = [settings.run.runs, settings.run.name] if searcher.shares_trials else []
         arguments: dict[str, Any] = {
             "budget": _budget(cell, given),
             "seed": derive(cell.seed, "search", *own_seed),
@@ -152,13 +149,6 @@ class Finder:
         if search.rescore_by is None or search.warm_start is None or given.start is None:
             return given.finalists
         return {search.warm_start: given.start, **given.finalists}
-
-    def _with_study(self, searcher: OptunaSearch, folder: Path) -> OptunaSearch:
-        """The searcher with a study in a storage: a copy in its own name, or one that other sweeps share."""
-        place = f"{folder.parent.name}/{folder.name}"
-        if searcher.study is None:
-            return replace(searcher, storage=searcher.storage or f"sqlite:///{folder / 'optuna.db'}", label=place)
-        return replace(searcher, study=self.cell.study)
 
     def _scored_again(self, masks: list[Mask], model: nn.Module) -> list[float]:
         """Scores of masks by validation images that the search has not seen; minus infinity where there is none."""

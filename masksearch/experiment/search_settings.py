@@ -65,7 +65,7 @@ class SearchSettings:
     warm_start: str | None = None
     """Criterion (as saliencies; NAME:layerwise, :erk, :global) whose mask searches start from; random if not given."""
     proposals: int = 1
-    """Masks proposed at once. On a GPU, small networks' weight masks go side by side; not with a pruner (README)."""
+    """Masks proposed at once. On a GPU, small networks' weight masks go side by side (README)."""
     training_steps: int = 250
     """Optimiser steps of a ticket per scoring by short_training or training_loss."""
     training_lr: float | None = None
@@ -135,10 +135,8 @@ class OptunaSettings:
     """Log-odds by which a layer's density may differ from the mean, either way."""
     blocks: int = 32
     """About so many blocks in all."""
-    pruner: Literal["none", "median", "successive_halving", "hyperband"] = "none"
-    """Optuna's pruner that stops bad trials early: on some of a short training's steps, or of many images."""
     storage: str | None = None
-    """Optuna storage URL that studies are copied to; a SQLite file in the folder of each search if not given."""
+    """URL of the storage that gets each study after its search; a SQLite file in the search's folder if not given."""
     study: str | None = None
     """Sweeps of different names that name the same study of a storage search together: one study for each cell."""
 

@@ -117,6 +117,8 @@ _SUBSETS = (
 REMOVED: dict[str, str] = {
     "subsets": _SUBSETS,
     "subset_stages": _SUBSETS,
+    "optuna.pruner": "removed after 0.1.0: stopping bad trials early made searches worse; its measurements are in "
+    "benchmarks/README.md",
 }
 """Settings of earlier versions: name -> sentence. Names in a table of their own have its name: ``annealing.NAME``."""
 
@@ -181,12 +183,10 @@ class Settings:
             self._check_imageless(self.sweep.objective)
         if any(source.epochs for source in self.search.sources):
             self._check_gradual()
-        if self.optuna.pruner != "none":
-            self._check_pruner()
         if self.optuna.study is not None:
             self._check_study(self.optuna.study)
         mixes = self.optuna.parametrisation == "mixture" and not self.search.saliencies
-        if mixes and any(name.startswith("optuna_") for name, _ in map(split_method, self.sweep.methods)):
+        if mixes and self._of_group("optuna"):
             raise InputError("optuna.parametrisation: mixture; give the criteria to mix as saliencies")
         for schedule in self.schedules.schedule:
             self._check_schedule(schedule)
@@ -200,6 +200,11 @@ class Settings:
         """What masks are scored by, by flag."""
         again = self.search.rescore_by
         return {"objective": self.sweep.objective} | ({} if again is None else {"rescore_by": again})
+
+    def _of_group(self, group: str) -> list[str]:
+        """The searchers among the methods that have the settings of ``group``."""
+        names = [name for name, _ in map(split_method, self.sweep.methods) if name in SEARCHERS]
+        return [name for name in names if SEARCHERS[name]().settings_group == group]
 
     @property
     def hold(self) -> Hold:
@@ -216,9 +221,9 @@ class Settings:
         if self.sweep.layer_sparsity:
             raise InputError(f"layer_sparsity: {' '.join(self.sweep.layer_sparsity)}; {flag} leaves layers free")
         for name, _ in map(split_method, self.sweep.methods):
-            if not (name in SEARCHERS and SEARCHERS[name]().weighs_costs):
+            if not (name in SEARCHERS and SEARCHERS[name]().supports_costs):
                 if capped == "latency":
-                    able = [other for other, make in SEARCHERS.items() if make().weighs_costs]
+                    able = [other for other, make in SEARCHERS.items() if make().supports_costs]
                     raise InputError(f"{flag}: {name} can't tell latencies; {' '.join(able)} can")
                 continue
             if any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
@@ -236,8 +241,9 @@ class Settings:
         if self.sweep.granularity == "filter":
             raise InputError("connected: of filters, none is left without a path; granularity must be weight")
         for name, _ in map(split_method, self.sweep.methods):
-            if name not in CRITERIA and not name.startswith("optuna_"):
-                raise InputError(f"connected: {name} doesn't rank units; criteria and optuna_* do")
+            if name not in CRITERIA and not (name in SEARCHERS and SEARCHERS[name]().ranks_units):
+                able = [other for other, make in SEARCHERS.items() if make().ranks_units]
+                raise InputError(f"connected: {name} doesn't rank units; criteria and {', '.join(able)} do")
             if name not in CRITERIA and any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
@@ -264,30 +270,12 @@ class Settings:
                 "scores; name another objective as rescore_by"
             )
 
-    def _check_pruner(self) -> None:
-        if self.sweep.capped is not None:
-            raise InputError(
-                f"optuna.pruner: {self.optuna.pruner}; pruners look at one value, and max_{self.sweep.capped} searches "
-                "weigh two"
-            )
-        row = OBJECTIVES[self.sweep.objective]
-        if row.of_logits is None and row.of_training != "val":
-            raise InputError(
-                f"optuna.pruner: {self.optuna.pruner}; {self.sweep.objective} has no score before its end, so no trial "
-                "can be stopped early"
-            )
-        if "optuna_gp" in (split_method(method)[0] for method in self.sweep.methods):
-            raise InputError(
-                f"optuna.pruner: {self.optuna.pruner}; optuna_gp learns from finished trials alone, and proposes again "
-                "what was stopped"
-            )
-
     def _check_study(self, study: str) -> None:
         if self.sweep.capped is not None:
             raise InputError(
                 f"optuna.study: {study!r}; the front of max_{self.sweep.capped} is searched once, for all sweeps"
             )
-        names = [name for name, _ in map(split_method, self.sweep.methods) if name.startswith("optuna_")]
+        names = self._of_group("optuna")
         if names and any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
             raise InputError(
                 f"optuna.study: {study!r}; in rounds, {names[0]} searches what earlier rounds left alive, which is not "

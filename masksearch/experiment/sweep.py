@@ -1,7 +1,7 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from masksearch.experiment.watcher import Watcher
 from masksearch.files import read_json, write_json
 from masksearch.models import build_model
 from masksearch.schedules import SCHEDULES
-from masksearch.searchers import OptunaSearch
 from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training import steps_per_epoch
@@ -235,14 +234,11 @@ def _check_control(cell: Cell) -> None:
 
 def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
     """Start a searcher that may refuse its problem, with stand-ins for what isn't known yet; open the storage."""
-    searcher, density, settings = cell.searcher(), cell.densities(space)[-1], cell.settings
-    if isinstance(searcher, OptunaSearch):
-        searcher = replace(searcher, storage=None, study=None)  # nothing is written yet
-    elif isinstance(density, float):
-        return  # it takes any, and starting takes time
+    searcher, density, settings = cell.searcher().unplaced(), cell.densities(space)[-1], cell.settings
+    if isinstance(density, float) and not searcher.refuses_problems:
+        return  # starting takes time
     problem = Problem(
         *(space, 1.0 if cell.front else density, Budget(settings.sweep.budget, settings.scoring.seconds), 0),
-        start=space.full() if settings.search.warm_start and isinstance(searcher, OptunaSearch) else None,
         saliencies=dict.fromkeys(settings.search.saliencies, torch.arange(space.n_units)),
         on_empty=settings.scoring.on_empty,
         hold=settings.hold,
@@ -251,11 +247,9 @@ def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
     try:
         searcher.start(problem)
     except InputError as error:
-        if isinstance(searcher, OptunaSearch):
-            raise InputError(f"optuna.parametrisation: {searcher.parametrisation}, {cell.method}: {error}") from None
-        raise
-    if settings.optuna.storage is not None:
-        from masksearch.searchers.optuna_mirror import opened  # importing Optuna takes its time
+        raise InputError(f"{cell.method}: {error}") from None
+    if searcher.settings_group == "optuna" and settings.optuna.storage is not None:
+        from masksearch.searchers.optuna_storage import opened  # importing Optuna takes its time
 
         opened(settings.optuna.storage)
 

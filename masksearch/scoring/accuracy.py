@@ -4,7 +4,6 @@ A proposal with a threshold doesn't want its score where that is below. With w i
 accuracy is at most (n - w) / n; once that is below the threshold, nothing that follows matters. The images come in the
 order of their margins under a mask that was scored in full not long ago: those that are wrong first, then the doubtful
 ones, so that certainty comes early. How early depends on the accuracy: what is certainly right is never looked at.
-A proposal with a judge gets them as they are: an accuracy so far is comparable with others only on the same images.
 
 Faster paths round differently from the reference. An image whose margin (its label's logit minus the largest other one)
 is within rounding counts as right in the bound; where an accuracy is wanted, the reference is asked about its batch.
@@ -14,14 +13,12 @@ import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from masksearch.rungs import reached, stops
 from masksearch.scoring.objectives import accuracy
-from masksearch.scoring.paths import Path, ReferencePath, rung_places
+from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.trial import Proposal
 
 __all__ = ["Accuracy"]
@@ -57,8 +54,6 @@ class Accuracy:
 
     def __init__(self, path: Path, reference: ReferencePath, labels: Tensor) -> None:
         self._path, self._reference, self._labels = path, reference, labels
-        self._judged = rung_places(len(labels), path.part)
-        self._judged_labels = [labels[place] for place in self._judged]
         self._whole = torch.arange(len(labels)).split(path.part)
         self.refresh_every = max(path.refresh_every, _REFRESH_EVERY)
         self.refresh()
@@ -73,26 +68,19 @@ class Accuracy:
     def score(self, proposal: Proposal) -> tuple[float, bool, int]:
         """Accuracy, or an upper bound below the threshold; whether it is exact; and how many images were looked at.
 
-        NaN, not exact, if the proposal's judge stops it.
-
         The first scoring after a :meth:`refresh` always looks at all: it gives the images their order.
         """
         n = len(self._labels)
         threshold = proposal.threshold if self._ordered and proposal.threshold is not None else -math.inf
-        places, part_labels, order = self._places, self._part_labels, self._images
-        if proposal.stop is not None:
-            places, part_labels, order = self._judged, self._judged_labels, torch.arange(n)
+        order = self._images
         seen: list[_Seen] = []
         looked_at = possible = 0
-        with closing(self._path.parts(proposal, places)) as parts:  # type: ignore[type-var]
-            for logits, labels in zip(parts, part_labels, strict=False):
+        with closing(self._path.parts(proposal, self._places)) as parts:  # type: ignore[type-var]
+            for logits, labels in zip(parts, self._part_labels, strict=False):
                 seen.append(_look(logits, labels))
                 if not math.isfinite(seen[-1].tolerance):
                     return float(accuracy(self._reference.logits(proposal), self._labels)), True, n
-                rung = reached(looked_at, looked_at + len(labels), n)
                 looked_at += len(labels)
-                if stops(proposal.stop, rung, partial(_share_right, seen)):
-                    return math.nan, False, looked_at
                 possible += int((seen[-1].margins >= -seen[-1].tolerance).sum())
                 if looked_at < n and (possible + n - looked_at) / n < threshold:
                     return (possible + n - looked_at) / n, False, looked_at
@@ -138,10 +126,6 @@ class Accuracy:
     def _arrange(self, places: Sequence[Tensor]) -> None:
         self._places, self._images = places, torch.cat(tuple(places))
         self._part_labels = [self._labels[place] for place in places]
-
-
-def _share_right(seen: Sequence[_Seen]) -> float:
-    return float(torch.cat([part.margins for part in seen]).gt(0).double().mean())
 
 
 def _look(logits: Tensor, labels: Tensor) -> _Seen:

@@ -3,12 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal, Protocol
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.rungs import Judge
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.table import choose
 from masksearch.trial import Proposal, Score, ScorerWrapper, Scoring
@@ -68,7 +66,7 @@ class CostWeighted(ScorerWrapper[NetworkScorer]):
         return self.score([Proposal.of(mask)])[0]
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order; thresholds and judges are about the weighted score."""
+        """One score per proposal, in order; thresholds are of the weighted score."""
         prices = [self.price(proposal.mask) for proposal in proposals]
         scores = self._scorer.score(list(map(_unpriced, proposals, prices)))
         return [replace(score, value=score.value - price) for score, price in zip(scores, prices, strict=True)]
@@ -76,12 +74,7 @@ class CostWeighted(ScorerWrapper[NetworkScorer]):
 
 def _unpriced(proposal: Proposal, price: float) -> Proposal:
     """The proposal as the scorer is to see it, whose score has no price taken off."""
-    threshold, stop = proposal.threshold, proposal.stop
-    if threshold is not None:
-        threshold += price
-        threshold -= _ROUNDING * max(1.0, abs(threshold))
-    return replace(proposal, threshold=threshold, stop=None if stop is None else partial(_judged, stop, price))
-
-
-def _judged(judge: Judge, price: float, rung: int, score: float) -> bool:
-    return judge(rung, score - price)
+    if proposal.threshold is None:
+        return proposal
+    threshold = proposal.threshold + price
+    return replace(proposal, threshold=threshold - _ROUNDING * max(1.0, abs(threshold)))

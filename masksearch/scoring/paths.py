@@ -1,17 +1,15 @@
 """Paths from a proposal to logits. The reference says what they are; faster ones must lead to the same decisions."""
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from masksearch.rungs import WHOLE
 from masksearch.spaces import NetworkSpace
 from masksearch.trial import Proposal
 
-__all__ = ["Path", "ReferencePath", "laid_out_like", "rung_places"]
+__all__ = ["Path", "ReferencePath", "laid_out_like"]
 
 
 class Path(Protocol):
@@ -21,7 +19,7 @@ class Path(Protocol):
     """Scorings after which :meth:`refresh` is due; 1 for a path that carries nothing from one to the next."""
 
     part: int
-    """Images that it likes to take at once, at most."""
+    """Preferred maximum number of examples per pass."""
 
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
@@ -75,11 +73,6 @@ class ReferencePath:
 
     def refresh(self) -> None:
         """Nothing is carried over."""
-
-
-def rung_places(n: int, part: int) -> tuple[Tensor, ...]:
-    """Places of ``n`` images in their order, at most ``part`` at a time, so that each rung is the end of some."""
-    return torch.arange(n).split(min(part, max(1, math.ceil(n / WHOLE))))
 
 
 def laid_out_like(images: Tensor, chosen: Tensor) -> Tensor:

@@ -1,10 +1,8 @@
 """The scorer: a mask's network, run over the images on the path that is fastest, and measured."""
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +10,13 @@ from torch import Tensor, nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.rungs import reached, stops
 from masksearch.scoring.accuracy import Accuracy
 from masksearch.scoring.compact import CompactPath
 from masksearch.scoring.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.moved import MovedPath, can_lie_in_one
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, FilterObjective, LogitObjective
 from masksearch.scoring.passes import images_per_pass
-from masksearch.scoring.paths import Path, ReferencePath, rung_places
+from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.scoring.together import Together, can_go_together, is_small, measured_together
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.probe import takes_channels_last
@@ -60,13 +57,8 @@ class Scorer:
         objectives that look at the network and all others take the plain one. Accuracies on a CPU are those of the
         plain one, image by image, and end as soon as a proposal is sure to miss its threshold. On a GPU, where every
         new width of a layer costs more than the channels that it saves, filter masks take the plain path; and weight
-        masks that are proposed at once are scored at once, of networks of up to a million weights without convolutions,
-        if no proposal has a judge: such scores differ by rounding from those of masks that come one by one.
-
-    Notes
-    -----
-    A proposal's judge is asked at the rungs of the images, about the objective of those seen so far. Objectives that
-    look at the network, callables and own losses have no score before their end: they aren't stopped.
+        masks that are proposed at once are scored at once, of networks of up to a million weights without convolutions:
+        such scores differ by rounding from those of masks that come one by one.
 
     Raises
     ------
@@ -109,7 +101,6 @@ class Scorer:
         self._since_refresh = 0
         self._path = self._choose_path(fast)
         self._together = self._choose_together()
-        self._judged = rung_places(len(self._labels), self._path.part)
         self._accuracy: Accuracy | None = None
         if fast and objective == "accuracy" and self._images.device.type == "cpu":
             self._accuracy = Accuracy(self._path, self._reference(), self._labels)
@@ -120,7 +111,7 @@ class Scorer:
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         """One score per proposal, in order; a bound where the outcome was certain before all images had been seen."""
-        if self._together is None or any(proposal.stop is not None for proposal in proposals):
+        if self._together is None:
             return [self._score(proposal) for proposal in proposals]
         scores: list[Score] = []
         for group in (proposals[start : start + _AT_ONCE] for start in range(0, len(proposals), _AT_ONCE)):
@@ -148,7 +139,8 @@ class Scorer:
         elif self._of_filters is not None and isinstance(self.space, FilterSpace):
             value = self._of_filters(self.space, proposal.mask)
         elif self._measure is not None and self._loss is None:
-            value, exact, images = self._measured(proposal, self._measure)
+            with torch.no_grad():
+                value = float(self._measure(self._path.logits(proposal), self._labels))
         else:
             with self.space.applied(self._model, proposal.mask):
                 value = self._own_value()
@@ -163,26 +155,6 @@ class Scorer:
         values = measured_together(self._measure, logits, self._labels).tolist()
         seconds = (time.perf_counter() - start) / len(proposals)
         return [Score(value, exact=True, seconds=seconds, images=self._looks_at) for value in values]
-
-    @torch.no_grad()
-    def _measured(self, proposal: Proposal, measure: LogitObjective) -> tuple[float, bool, int]:
-        """What an objective says of the logits, whether of all images, and of how many; NaN if its judge stops it."""
-        seen: list[Tensor] = []
-        looked_at, n = 0, len(self._labels)
-
-        def so_far() -> float:
-            return float(measure(torch.cat(seen), self._labels[:looked_at]))
-
-        judged = proposal.stop is not None
-        parts = self._path.parts(proposal, self._judged) if judged else self._path.batches(proposal)
-        with closing(parts) as batches:  # type: ignore[type-var]
-            for logits in batches:
-                seen.append(logits)
-                rung = reached(looked_at, looked_at + len(logits), n)
-                looked_at += len(logits)
-                if stops(proposal.stop, rung, so_far):
-                    return math.nan, False, looked_at
-        return so_far(), True, n
 
     def _own_value(self) -> float:
         """What the caller's own objective or loss says of the masked network."""

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import nn
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.rungs import WHOLE, Judge, reached, stops
 from masksearch.scoring.effective import effective
 from masksearch.scoring.objectives import LearnedLoss
 from masksearch.scoring.side_by_side import SideBySide, can_stand_side_by_side, sum_of_losses
@@ -44,11 +43,8 @@ class ShortTraining:
     weights lead to an output (:func:`~masksearch.scoring.effective.effective`). A training that diverges scores NaN.
 
     On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
-    numbers nor has buffers (BatchNorm's statistics), and no proposal has a judge. Such scores differ by rounding from
-    those of masks that come one by one.
-
-    A proposal's judge is asked at the rungs of the steps, about the loss on as large a part of the validation images;
-    by the training's own loss it isn't asked. What isn't stopped scores what it would have scored without a judge.
+    numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from those of masks that come one
+    by one.
 
     Parameters
     ----------
@@ -131,18 +127,15 @@ class ShortTraining:
         part = None if ticket.pruned or self._augments else effective(network, masks)
         if part is not None:
             network, masks, learned, scored = part.network, part.masks, part.seen(learned), part.seen(scored)
-        steps = self._epochs * steps_per_epoch(len(self._train), self._settings.batch_size)
-        watch = _Watch(network, scored, steps, proposal.stop if self._by == "val" else None)
-        try:
-            training = self._learn(network, learned, self._settings, masks=masks, on_step=watch)
-        except _Stopped:
-            images = min(watch.done * self._settings.batch_size, self._epochs * len(self._train)) + watch.evaluated
-            return Score(math.nan, exact=False, seconds=time.perf_counter() - start, images=images)
+        training = self._learn(network, learned, self._settings, masks=masks)
+        images = self._epochs * len(self._train)
         if training.diverged:
             value = math.nan
+        elif self._by == "train":
+            value = -training.epochs[-1].train_loss
         else:
-            value = watch.score(scored) if self._by == "val" else -training.epochs[-1].train_loss
-        images = self._epochs * len(self._train) + watch.evaluated
+            value = -evaluate(network, scored, device=self._device).loss
+            images += len(scored)
         return Score(value, exact=True, seconds=time.perf_counter() - start, images=images)
 
     def _score_side_by_side(self, proposals: Sequence[Proposal]) -> list[Score]:
@@ -193,39 +186,9 @@ class ShortTraining:
         """Nothing is carried over from one scoring to the next."""
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order; exact where its judge doesn't stop it."""
-        size = self._together if all(proposal.stop is None for proposal in proposals) else 1
+        """One score per proposal, in order; all are exact."""
+        size = self._together
         scores: list[Score] = []
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
             scores += [self._score(group[0])] if len(group) == 1 else self._score_side_by_side(group)
         return scores
-
-
-class _Stopped(Exception):  # noqa: N818 - no error
-    """A judge has ended the training."""
-
-
-@dataclass
-class _Watch:
-    """Asks the judge when a training reaches a rung, and counts."""
-
-    network: nn.Module
-    val: Split
-    steps: int
-    judge: Judge | None
-    done: int = 0  # steps
-    evaluated: int = 0  # images
-
-    def __call__(self) -> None:
-        rung = reached(self.done, self.done + 1, self.steps)
-        self.done += 1
-        if rung is None:
-            return
-        part = self.val[: max(1, len(self.val) * rung // WHOLE)]
-        if stops(self.judge, rung, partial(self.score, part)):
-            raise _Stopped
-
-    def score(self, split: Split) -> float:
-        """Minus the loss on ``split``, in nats."""
-        self.evaluated += len(split)
-        return -evaluate(self.network, split, device=split.images.device).loss

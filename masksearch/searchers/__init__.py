@@ -29,7 +29,5 @@ SEARCHERS: Table[Callable[[], Searcher]] = Table(
         "optuna_qmc": OptunaSearch.qmc,
         "optuna_nsga2": OptunaSearch.nsga2,
         "optuna_nsga3": OptunaSearch.nsga3,
-        "optuna_grid": OptunaSearch.grid,
-        "optuna_brute_force": OptunaSearch.brute_force,
     },
 )

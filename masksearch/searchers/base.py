@@ -2,7 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 from masksearch.mask import Mask
 from masksearch.trial import Problem, Proposal, Score
@@ -18,6 +20,18 @@ class Searcher(ABC):
     makes the same proposals as one that never stopped (but for those that share a study of Optuna's). Budgets, the best
     mask so far, NaN and the history are the loop's business.
     """
+
+    settings_group: ClassVar[str | None] = None
+    """The group of a sweep's settings whose fields are all fields of the searcher, too."""
+
+    ranks_units: ClassVar[bool] = False
+    """Whether every mask has the top units of a ranking, so that ``Problem.refine`` applies."""
+
+    names_saliency: ClassVar[bool] = False
+    """Whether the field ``saliency`` must name the saliency to start from."""
+
+    refuses_problems: ClassVar[bool] = False
+    """Whether :meth:`start` refuses some problems of one density: too many parameters, no saliencies."""
 
     problem: Problem
 
@@ -41,10 +55,42 @@ class Searcher(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up a state, after :meth:`start` with the same problem."""
 
+    def finish(self) -> None:
+        """Release or write what is left when a search is over or interrupted; nothing by default.
+
+        Called once by the loop after :meth:`start`, also after an error. The history is complete by then.
+        """
+        return
+
     @property
-    def weighs_costs(self) -> bool:
-        """Whether it takes problems with a cost, and searches the Pareto front of score and cost."""
+    def supports_costs(self) -> bool:
+        """Whether problems may have a cost: the Pareto front of score and cost is searched then."""
         return False
+
+    @property
+    def shares_trials(self) -> bool:
+        """Whether trials of other searches are taken in, so that these must have other seeds."""
+        return False
+
+    def with_settings(self, **settings: Any) -> "Searcher":
+        """A copy of the searcher with some dataclass fields replaced."""
+        return replace(self, **settings)  # type: ignore[type-var]
+
+    def placed(self, folder: Path, study: str | None = None) -> "Searcher":
+        """The searcher for a search that has a folder; the searcher itself if it writes no files.
+
+        Parameters
+        ----------
+        folder : Path
+            Of the search. Files of the searcher's own go there by default.
+        study : str, optional
+            Name of the study, for a searcher that shares its trials.
+        """
+        return self
+
+    def unplaced(self) -> "Searcher":
+        """The searcher without files or storages, for checks before a search."""
+        return self
 
     @property
     def incumbent(self) -> Mask | None:

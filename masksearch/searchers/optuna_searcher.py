@@ -2,35 +2,26 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from masksearch.errors import InputError
 from masksearch.searchers.base import Searcher
-from masksearch.searchers.optuna_parametrisations import (
-    Bits,
-    Blocks,
-    Enumeration,
-    FreeDensity,
-    Layers,
-    Mixture,
-    Parametrisation,
-)
+from masksearch.searchers.optuna_parametrisations import Bits, Blocks, FreeDensity, Layers, Mixture, Parametrisation
 from masksearch.seeds import derive, numpy_generator
 from masksearch.table import choose
 from masksearch.trial import TAKEN_IN, Problem, Proposal, Score
 
 if TYPE_CHECKING:
-    from masksearch.searchers.optuna_mirror import Mirror
     from masksearch.searchers.optuna_shared import SharedStudy
     from masksearch.searchers.optuna_study import MemoryStudy
 
 __all__ = ["SAMPLERS", "OptunaSearch"]
 
 PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
-PRUNERS = ("none", "median", "successive_halving", "hyperband")
 
 
 @dataclass(frozen=True)
@@ -39,11 +30,9 @@ class Sampler:
 
     most: int  # parameters that it is still fast with
     cost: str  # measured with as many, one core: benchmarks/sampler_costs.py
-    weighs_costs: bool = True
+    supports_costs: bool = True
     unshared: str = ""  # why searches can't share its study; empty: they can
 
-
-_ONCE = "one search goes through its points"
 
 SAMPLERS: Mapping[str, Sampler] = {
     "random": Sampler(1000, "a proposal takes 0.03 s"),
@@ -51,21 +40,14 @@ SAMPLERS: Mapping[str, Sampler] = {
     "cmaes": Sampler(
         1000,
         "a proposal takes 0.5 s after 100 trials",
-        weighs_costs=False,
+        supports_costs=False,
         unshared="its populations are its own points",
     ),
     "gp": Sampler(100, "a proposal takes 0.4 s after 100 trials, and more with each"),
     "qmc": Sampler(1000, "a proposal takes 0.1 s"),
     "nsga2": Sampler(1000, "a proposal takes 0.04 s"),
     "nsga3": Sampler(1000, "a proposal takes 0.04 s"),
-    "grid": Sampler(13, "2 values each make 8,192 points", unshared=_ONCE),
-    "brute_force": Sampler(
-        20, "a proposal takes 0.06 s after 400 trials, and more with each", weighs_costs=False, unshared=_ONCE
-    ),
 }
-_MOST_MASKS = 2_000  # gone through by brute force, in about three minutes beside their scoring
-_MOST_POINTS = 10_000  # of a grid
-_GRID_POINTS = 1_000  # of a grid where the budget says nothing about scorings
 
 
 @dataclass
@@ -84,14 +66,9 @@ class OptunaSearch(Searcher):
 
     A warm start is scored first. Scores that are NaN, infinite or mere bounds make failed trials, which teach nothing.
 
-    With one of Optuna's pruners, a trial is stopped early where its score so far is bad: worse than the median of the
-    finished trials that far (``median``), not among the better half of all that came as far (``successive_halving``,
-    Li et al. 2020), or that within brackets which ask later and later (``hyperband``, Li et al. 2018). It is a pruned
-    trial of the study, with its scores so far. TPE learns from those, the others from finished trials alone, for which
-    the Gaussian process isn't stopped: it would propose the same again.
-
-    The trials are the state. Without a ``study``, a storage only gets a copy of them, for optuna-dashboard and others;
-    where another search has taken the copy's name for other trials, its name ends in a number.
+    The trials are the state. Without a ``study``, a ``storage`` gets them as one study when the search is over or
+    interrupted, for optuna-dashboard and others. If another search has written other trials under the study's name, the
+    name ends in a number.
 
     Where a ``study`` is named, the storage's study of that name is shared by all searches that name it, each a process
     with a seed and a folder of its own. Before every ask a search takes in what the others have finished, and after
@@ -105,30 +82,23 @@ class OptunaSearch(Searcher):
     then in the study, but not in its history, unless it is proposed again, as starts and QMC's points are.
     """
 
-    sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3, grid, brute_force
+    sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3
     parametrisation: str = "layers"  # layers, mixture, blocks, bits
     saliency: str | None = None  # of the problem's, ranks units in layers and blocks; None: its first, or chance
     densities: bool = False  # mixture: one parameter per layer beside the weights
     spread: float = 3.0  # layers, mixture: densities per layer differ by log-odds of at most twice this
     blocks: int = 32  # blocks: about so many in all
-    pruner: str = "none"  # Optuna's, of those in PRUNERS: stops trials early where the scorer has scores on the way
-    storage: str | None = field(default=None, repr=False)  # Optuna storage URL for the study's copy or the shared one
+    storage: str | None = field(default=None, repr=False)  # URL of the storage that gets the study, or has a shared one
     study: str | None = None  # name of a study in the storage that searches share; None: this search has its own
-    label: str = field(default="", repr=False)  # of the copy, instead of the sampler's name: what is searched for
+    label: str = field(default="", repr=False)  # first part of the written study's name; by default the sampler's
+
+    settings_group = "optuna"
+    ranks_units = True
+    refuses_problems = True
 
     def __post_init__(self) -> None:
         choose("sampler of Optuna", self.sampler, list(SAMPLERS))
         choose("parametrisation", self.parametrisation, list(PARAMETRISATIONS))
-        choose("pruner of Optuna", self.pruner, list(PRUNERS))
-        if self.sampler == "gp" and self.pruner != "none":
-            raise InputError(
-                f"pruner: {self.pruner!r}; gp learns from finished trials alone, and proposes again what was stopped: "
-                "give 'none', or another sampler"
-            )
-        if self.sampler == "brute_force" and self.parametrisation != "bits":
-            raise InputError(
-                f"parametrisation: {self.parametrisation!r}; brute_force goes through masks, so give 'bits'"
-            )
         if not 0 < self.spread < math.inf:
             raise InputError(f"spread: {self.spread}; a positive number is needed")
         if self.blocks < 2:
@@ -142,10 +112,6 @@ class OptunaSearch(Searcher):
         if why := SAMPLERS[self.sampler].unshared:
             able = [name for name, known in SAMPLERS.items() if not known.unshared]
             raise InputError(f"study: {study!r}; {self.sampler} can't share one, {why}; {', '.join(able)} can")
-        if self.pruner == "hyperband":
-            raise InputError(
-                f"study: {study!r}; hyperband's brackets go by one search's trial numbers: give another pruner"
-            )
 
     @classmethod
     def random(cls) -> "OptunaSearch":
@@ -182,40 +148,35 @@ class OptunaSearch(Searcher):
         """NSGA-III, with one objective a genetic algorithm, on densities per layer (Deb & Jain 2014)."""
         return cls("nsga3")
 
-    @classmethod
-    def grid(cls) -> "OptunaSearch":
-        """The finest grid over densities per layer that the budget can finish; ends by itself."""
-        return cls("grid")
-
-    @classmethod
-    def brute_force(cls) -> "OptunaSearch":
-        """Every mask of the density once, in random order, for spaces of few masks; ends by itself."""
-        return cls("brute_force", "bits")
+    @property
+    def supports_costs(self) -> bool:  # noqa: D102
+        return SAMPLERS[self.sampler].supports_costs
 
     @property
-    def weighs_costs(self) -> bool:  # noqa: D102
-        return SAMPLERS[self.sampler].weighs_costs
+    def shares_trials(self) -> bool:  # noqa: D102
+        return self.study is not None
+
+    def placed(self, folder: Path, study: str | None = None) -> "OptunaSearch":  # noqa: D102
+        if self.study is not None:
+            return self if study is None else replace(self, study=study)
+        place = f"{folder.parent.name}/{folder.name}"
+        return replace(self, storage=self.storage or f"sqlite:///{folder / 'optuna.db'}", label=place)
+
+    def unplaced(self) -> "OptunaSearch":  # noqa: D102
+        return replace(self, storage=None, study=None)
 
     def start(self, problem: Problem) -> None:  # noqa: D102
         self.problem = problem
-        if problem.cost is not None and self.pruner != "none":
-            raise InputError(f"pruner: {self.pruner}; a front weighs scores and costs, and pruners look at one value")
         # What a parametrisation draws once must be the same in all searches that share a study, so it goes by its name.
         at = problem if self.study is None else replace(problem, seed=derive(0, "optuna", "study", self.study))
         self._points = self._parametrise(at) if problem.cost is None else FreeDensity(at, self._parametrise)
         if self.study is not None:
             numpy_generator(problem.seed, "optuna", "starts").shuffle(self._points.starts)
-        n = len(self._points.names)
-        self._check_parameters(n)
-        self._grid_levels = self._levels(n, problem) if self.sampler == "grid" else 0
-        self._end = self._grid_levels**n if self.sampler == "grid" else self._points.n_points
-        if self.sampler == "brute_force" and self._end is not None and self._end > _MOST_MASKS:
-            raise InputError(
-                f"brute_force: {self._end} masks have this density; at most {_MOST_MASKS} are gone through"
-            )
+        self._check_parameters(len(self._points.names))
+        if self.storage is not None:
+            self._check_storage(self.storage)
         self._study = self._new_study()
         self._shared = self._join()
-        self._mirror = self._open_mirror()  # now, since the seconds of a search don't begin before its first proposal
         self._taken_in = 0  # trials of other searches
         self._start_is_due = problem.start is not None
         self._asked: list[int | None] = []  # trial of every proposal that waits for its score; None: the warm start
@@ -223,10 +184,8 @@ class OptunaSearch(Searcher):
     def _new_study(self) -> "MemoryStudy":
         from masksearch.searchers.optuna_study import MemoryStudy  # importing Optuna takes its time
 
-        weighs_costs = self.problem.cost is not None
-        return MemoryStudy(
-            self.sampler, self._points, self.problem.seed, self._grid_levels, self.pruner, weighs_costs=weighs_costs
-        )
+        has_costs = self.problem.cost is not None
+        return MemoryStudy(self.sampler, self._points, self.problem.seed, has_costs=has_costs)
 
     def _join(self) -> "SharedStudy | None":
         if self.study is None or self.storage is None:
@@ -236,17 +195,16 @@ class OptunaSearch(Searcher):
         who = identity(self, self.problem, self._points)
         return SharedStudy(self.storage, self.study, self._study.directions, who, self.problem.seed)
 
-    def _open_mirror(self) -> "Mirror | None":
-        if self.study is not None or self.storage is None:
-            return None
-        from masksearch.searchers.optuna_mirror import Mirror
+    @staticmethod
+    def _check_storage(url: str) -> None:
+        from masksearch.searchers.optuna_storage import check_url
 
-        return Mirror(self.storage, self.study_name, self._study.directions)
+        check_url(url)
 
     def _parametrise(self, problem: Problem) -> Parametrisation:
         if self.parametrisation == "bits":
             self._check_parameters(problem.space.n_units)  # before so many names are made
-            return Enumeration(problem) if self.sampler == "brute_force" else Bits(problem)
+            return Bits(problem)
         if self.parametrisation == "mixture":
             return Mixture(problem, self.densities, self.spread)
         names = list(problem.saliencies)
@@ -265,20 +223,6 @@ class OptunaSearch(Searcher):
                 f"{self.sampler}: {n} parameters ({self.parametrisation}); at most {known.most}, where {known.cost}"
             )
 
-    def _levels(self, n: int, problem: Problem) -> int:
-        """Values per parameter of the finest grid that the budget can finish."""
-        scorings = problem.budget.scorings
-        points = _GRID_POINTS if scorings is None else min(scorings - (problem.start is not None), _MOST_POINTS)
-        levels = 1
-        while (levels + 1) ** n <= points:
-            levels += 1
-        if levels < 2:
-            raise InputError(
-                f"grid: {n} parameters ({self.parametrisation}) at 2 values each are {2**n} points; at most "
-                f"{points} can be scored"
-            )
-        return levels
-
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         proposals: list[Proposal] = []
         self._asked = []
@@ -294,16 +238,9 @@ class OptunaSearch(Searcher):
                 self._taken_in += of_others
         room = self._study.room
         n = n if room is None else min(n, len(proposals) + room)
-        while len(proposals) < n and len(self._study) != self._end:
+        while len(proposals) < n:
             number, values = self._study.ask()
-            mask = self._points.mask(values, number)
-            if mask is None:
-                self._study.tell(number, None)
-                continue
-            proposal = Proposal.of(mask)
-            if self.pruner != "none":
-                proposal = replace(proposal, stop=partial(self._study.stops, number))
-            proposals.append(proposal)
+            proposals.append(Proposal.of(self._points.mask(values, number)))
             self._asked.append(number)
         return proposals
 
@@ -313,15 +250,26 @@ class OptunaSearch(Searcher):
                 priced = self.problem.priced(proposal.mask, score)
                 values = [priced.value] if priced.cost is None else [priced.value, priced.cost]
                 fine = score.exact and all(map(math.isfinite, values))
-                self._study.tell(number, values if fine else None, stopped=not score.exact)
+                self._study.tell(number, values if fine else None)
         if self._shared is not None:
             self._shared.write(self._study.trials[number] for number in self._asked if number is not None)
-        elif self._mirror is not None:
-            self._mirror.write(self._study.trials)
+
+    def finish(self) -> None:
+        """Write the study to the storage, if there is one and it isn't shared; a failure is a warning."""
+        if self._shared is not None or self.storage is None:
+            return
+        from masksearch.searchers.optuna_storage import write_study
+
+        trials = [trial for trial in self._study.trials if trial.state.is_finished()]
+        try:
+            write_study(self.storage, self.study_name, self._study.directions, trials)
+        except Exception as error:  # of a driver, of SQLAlchemy, of Optuna: the search's result must not be lost
+            reason = str(error).split("\n", 1)[0]
+            warnings.warn(f"storage: study {self.study_name!r} can't be written there ({reason})", stacklevel=2)
 
     @property
     def study_name(self) -> str:
-        """That of the shared study, or the copy's: label, and a hash of what a searcher knows of the search."""
+        """Name of the shared or written study: label, and a hash of what the searcher knows of the search."""
         if self.study is not None:
             return self.study
         problem = self.problem

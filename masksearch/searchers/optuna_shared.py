@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
+import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import get_storage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from masksearch.errors import InputError
-from masksearch.searchers.optuna_mirror import opened, quiet, storage_errors
 from masksearch.searchers.optuna_parametrisations import Parametrisation
+from masksearch.searchers.optuna_storage import name_metrics, opened, quiet, storage_errors
 from masksearch.trial import Problem
 
 __all__ = ["SharedStudy", "identity"]
@@ -23,7 +24,6 @@ __all__ = ["SharedStudy", "identity"]
 _IDENTITY = "masksearch"  # user attribute of the study: whose trials belong into it
 _MADE = "made"  # and a number that no other study has, also where a storage uses a deleted one's ids again
 _PATIENCE = 2.0  # seconds between another process's making a study and its saying what the study is of
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 class SharedStudy:
@@ -63,6 +63,7 @@ class SharedStudy:
         try:
             with quiet():
                 self._id = self._storage.create_new_study(directions, name)
+                name_metrics(optuna.load_study(study_name=name, storage=self._storage))
             self._storage.set_study_user_attr(self._id, _MADE, secrets.token_hex(8))
             self._storage.set_study_user_attr(self._id, _IDENTITY, identity)
         except DuplicatedStudyError:
@@ -108,7 +109,7 @@ class SharedStudy:
     def news(self) -> list[FrozenTrial]:
         """The finished trials that are not known yet, in order; from now on they are."""
         there = self._trials()
-        new = [trial for trial in there if trial.state in _FINISHED and trial._trial_id not in self.known]
+        new = [trial for trial in there if trial.state.is_finished() and trial._trial_id not in self.known]
         self.known.update(trial._trial_id for trial in new)
         return new
 

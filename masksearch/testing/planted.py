@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 
 from masksearch.mask import Mask
-from masksearch.rungs import RUNGS, WHOLE, stops
 from masksearch.searchers import Searcher
 from masksearch.space import Density, MaskSpace, OnEmpty
 from masksearch.trial import Budget, Problem, Proposal, Score
@@ -19,8 +17,6 @@ SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 class Planted:
     """Scores a mask by the share of a hidden mask that it keeps; says NaN, or only a bound, when it is told to.
-
-    A proposal's judge is asked about the share that it keeps of the first units, and may stop the scoring there.
 
     Parameters
     ----------
@@ -47,12 +43,6 @@ class Planted:
         """The true score."""
         return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
 
-    def so_far(self, mask: Mask, rung: int) -> float:
-        """The score on as large a part of the units as the rung is of the work."""
-        first = slice(mask.space.n_units * rung // WHOLE)
-        goal = self.goal.bits[first]
-        return int((mask.bits[first] & goal).sum()) / max(1, int(goal.sum()))
-
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         """One score per proposal."""
         return [self._score(proposal) for proposal in proposals]
@@ -62,8 +52,6 @@ class Planted:
         number, value = len(self.scored), self.value(proposal.mask)
         if self._nan_every and number % self._nan_every == 0:
             return Score(math.nan)
-        if any(stops(proposal.stop, rung, partial(self.so_far, proposal.mask, rung)) for rung in RUNGS):
-            return Score(math.nan, exact=False)
         threshold = proposal.threshold
         if self._bound_every and number % self._bound_every == 0 and threshold is not None and value < threshold:
             return Score(threshold - 1e-9, exact=False)

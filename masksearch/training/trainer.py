@@ -32,7 +32,6 @@ __all__ = ["train"]
 CHECKPOINT_SECONDS = 5.0  # between two checkpoints, at the least
 
 OnEpoch = Callable[[EpochRow], bool | None]
-OnStep = Callable[[], None]
 
 
 def train(
@@ -51,7 +50,6 @@ def train(
     loss: Loss | None = None,
     snapshots: Sequence[Duration] = (),
     checkpoint: str | Path | None = None,
-    on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Training:
     """Train a network in place.
@@ -94,8 +92,6 @@ def train(
     checkpoint : str or Path, optional
         A file that is written after epochs, at most every few seconds, and at the end. If it is there already, the
         training continues from it; one that is over returns at once.
-    on_step : callable, optional
-        Called after every step. An exception that it raises ends the training there.
     on_epoch : callable, optional
         Gets the row of every epoch once it is over, those of an earlier process first; returning True ends the training
         there.
@@ -173,8 +169,6 @@ def train(
 
     def after_step(step: int) -> None:
         moments.after_step(training, step)
-        if on_step is not None:
-            on_step()
 
     saved = monotonic()
     with mode_kept(model):

@@ -241,4 +241,4 @@ def test_what_does_not_fit_is_told_before_any_work(tmp_path, message):
 def test_which_searchers_have_fronts(tmp_path):
     settings = settings_in(tmp_path, **CAPPED)
     fronts = [name for name in SEARCHERS if Cell(settings, name, 0.5, "0", 0).front]
-    assert fronts == [f"optuna_{name}" for name in ("random", "tpe", "gp", "qmc", "nsga2", "nsga3", "grid")]
+    assert fronts == [f"optuna_{name}" for name in ("random", "tpe", "gp", "qmc", "nsga2", "nsga3")]

@@ -27,10 +27,10 @@ def test_a_mixture_begins_with_the_masks_of_its_criteria_at_their_moments(tmp_pa
     "searches",
     [
         {"methods": ["eda"], "saliencies": ["magnitude"]},
-        {"methods": ["optuna_grid"], "optuna": {"parametrisation": "blocks", "blocks": 3}, "budget": 30},
+        {"methods": ["optuna_random"], "optuna": {"parametrisation": "blocks", "blocks": 3}},
         {"methods": ["optuna_tpe"], **MIXTURE},
     ],
-    ids=["eda", "grid", "mixture"],
+    ids=["eda", "blocks", "mixture"],
 )
 def test_layers_with_sparsities_of_their_own_are_searched(searches, tmp_path):
     cells = sweep_in(tmp_path, sparsity=[0.8, 0.9], layer_sparsity=["fc3=0.5"], on_empty="keep_one", **searches)
@@ -123,7 +123,7 @@ WRONG = {
         "methods": ["optuna_tpe"],
         "optuna": {"parametrisation": "mixture"},
     },
-    "optuna.parametrisation: bits, optuna_gp: gp: .* parameters .bits.; at most 100": {
+    "optuna_gp: gp: .* parameters .bits.; at most 100": {
         "methods": ["optuna_gp"],
         "optuna": {"parametrisation": "bits"},
     },
@@ -156,17 +156,6 @@ WRONG = {
         "max_macs": [0.4],
         "layer_sparsity": ["fc1=0.5"],
     },
-    "optuna_grid: grid: 3 parameters .layers. at 2 values each are 8 points; at most 7": {
-        "methods": ["optuna_grid"],
-        "granularity": "filter",
-        "max_macs": [0.4],
-        "budget": 7,
-    },
-    "optuna_grid: grid: 3 parameters .layers. at 2 values each are 8 points; at most 7 can": {
-        "methods": ["optuna_grid"],
-        "warm_start": "magnitude",
-        "budget": 8,
-    },
     "objective: width; it is of filter masks": {"objective": "width"},
     "training_lr: 0.1; neither objective nor rescore_by is short_training or training_loss": {"training_lr": 0.1},
     "saliencies, warm_start or finalists: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
@@ -188,10 +177,6 @@ WRONG = {
         "max_macs": [0.4],
         "finalists": ["filter_l1"],
     },
-    "optuna.pruner: median; training_loss has no score before its end": {
-        "objective": "training_loss",
-        "optuna": {"pruner": "median"},
-    },
     "rescore: 2; training_loss looks at no validation images": {"objective": "training_loss", "rescore": 2},
     "weights: signed_constant; training_loss trains": {"weights": "signed_constant", "objective": "training_loss"},
     "rescore_by: width; it is of filter masks": {"rescore": 2, "rescore_by": "width"},
@@ -203,14 +188,6 @@ WRONG = {
     "first_seed: -1; 0 or more": {"first_seed": -1},
     "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
     "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
-    "optuna.pruner: median; bn_recalibrated has no score before its end": {
-        "objective": "bn_recalibrated",
-        "optuna": {"pruner": "median"},
-    },
-    "optuna.pruner: median; optuna_gp learns from finished trials": {
-        "methods": ["optuna_gp"],
-        "optuna": {"pruner": "median"},
-    },
     "cost_weight: 0.5; all weights cost the same": {"cost_weight": 0.5},
     "cost_weight: -1.0; a finite number": {"cost_weight": -1.0},
     "unknown cost_of 'mac'": {"cost_of": "mac"},

@@ -1,4 +1,4 @@
-"""Studies of sweeps' searches: copies in a storage, studies that sweeps share, trials that are stopped early."""
+"""Studies of sweeps' searches: those written to a storage, and studies that sweeps share."""
 
 import optuna
 import pytest
@@ -6,7 +6,7 @@ from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, settings_in, small_data, 
 
 from masksearch.errors import InputError
 from masksearch.history_file import read_rows
-from masksearch.searchers.optuna_mirror import opened
+from masksearch.searchers.optuna_storage import opened
 
 
 def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
@@ -84,21 +84,3 @@ def test_what_a_storage_lacks_is_said_without_its_password(tmp_path):
         with pytest.raises(InputError, match=message) as caught:
             opened(url)
         assert "secret" not in str(caught.value)
-
-
-def test_bad_trials_are_stopped_early_and_cost_less(tmp_path):
-    searches = {**TRAINED, **SHORT, "training_steps": 16, "methods": ["optuna_random"], "budget": 14}
-    [whole] = sweep_in(tmp_path, **searches)
-    [stopping] = sweep_in(tmp_path, **searches, optuna={"pruner": "median"}, name="stopping")
-    rows, full = list(read_rows(stopping.folder)), list(read_rows(whole.folder))
-    finished = [row.number for row in rows if row.score.exact]
-    assert 5 <= len(finished) < 14
-    assert [rows[number].score.value for number in finished] == [full[number].score.value for number in finished]
-    assert sum(row.score.images for row in rows if not row.score.exact) < 0.8 * sum(
-        row.score.images for row in full if row.number not in finished
-    )
-    [name] = optuna.get_all_study_names(f"sqlite:///{stopping.folder / 'optuna.db'}")
-    study = optuna.load_study(study_name=name, storage=f"sqlite:///{stopping.folder / 'optuna.db'}")
-    states = ["COMPLETE" if row.score.exact else "PRUNED" for row in rows]
-    assert [trial.state.name for trial in study.trials] == states
-    assert all(trial.intermediate_values for trial in study.trials)

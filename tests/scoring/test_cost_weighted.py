@@ -1,4 +1,4 @@
-"""Scores less what masks cost: by counting the pruned network, with thresholds and judges in the same terms."""
+"""Scores less what masks cost: by counting the pruned network, with thresholds in the same terms."""
 
 import math
 from dataclasses import replace
@@ -60,22 +60,6 @@ def test_decisions_at_thresholds_are_those_of_exact_scores(network):
             assert score.value == value if score.exact else score.value >= value - 1e-12
             bounds += not score.exact
     assert bounds
-
-
-def test_judges_hear_of_weighted_scores(network):
-    model, space, split = network
-    mask = space.random(0.5, generator=generator(), on_empty="keep_one")
-    heard = {"plain": [], "weighted": []}
-
-    def judge(name):
-        return lambda rung, score: heard[name].append(score) or False
-
-    scorer = Scorer(model, space, split, "loss", batch_size=5)
-    weighted = CostWeighted(scorer, 2.0)
-    scorer.score([replace(Proposal.of(mask), stop=judge("plain"))])
-    weighted.score([replace(Proposal.of(mask), stop=judge("weighted"))])
-    assert len(heard["plain"]) == 3
-    assert heard["weighted"] == [score - weighted.price(mask) for score in heard["plain"]]
 
 
 def test_a_search_with_a_weight_finds_cheaper_masks_of_as_many_filters(network):

@@ -90,7 +90,7 @@ def test_a_training_loss_is_that_of_the_training_itself_in_its_first_epochs():
     masks = [space.random(density, generator=generator(3)) for density in (0.1, 0.3, 0.9)]
     settings = TrainSettings(epochs=9, batch_size=10, lr=0.1, lr_schedule="cosine")
     scorer = ShortTraining(model, space, learned, learned, settings, by="train", steps=18, seed=7)
-    scores = scorer.score([replace(Proposal.of(mask), stop=lambda *_: True) for mask in masks])  # a judge isn't asked
+    scores = scorer.score([Proposal.of(mask) for mask in masks])
     for mask, score in zip(masks, scores, strict=True):
         ticket = draw_ticket(copy.deepcopy(model), space, mask, copy_weights(model))
         rows = train(ticket.network, learned, settings, masks=ticket.masks, seed=7).epochs

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -138,16 +137,6 @@ def test_labels_beyond_the_classes_are_an_error_before_any_training():
     for name, splits in (("train", (wrong, SPLIT)), ("val", (SPLIT, wrong))):
         with pytest.raises(InputError, match=f"{name}: label 3; Sequential has the classes 0 to 2"):
             ShortTraining(model, weight_space(model), *splits, TrainSettings(), steps=2)
-
-
-def test_a_judge_is_asked_about_every_mask(trained):
-    model = linear()
-    space = weight_space(model)
-    scorer = ShortTraining(model, space, SPLIT, SPLIT, TrainSettings(batch_size=10), steps=12)
-    one, other = masks_of(space, 2)
-    scores = scorer.score([replace(Proposal.of(one), stop=lambda rung, score: True), Proposal.of(other)])
-    assert [score.exact for score in scores] == [False, True]
-    assert trained == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Masks that are run together have the logits, and the scores, that each has by itself."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from path_cases import generator, make_conv_net, make_mlp, make_split
@@ -147,19 +145,6 @@ def test_weights_are_those_that_there_were():
     with torch.no_grad():
         model[1].weight.zero_()
     assert torch.equal(together.logits(masks), before)
-
-
-def test_proposals_that_have_a_judge_go_one_by_one(monkeypatch):
-    model, split = make_mlp(), make_split(200)
-    space = weight_space(model)
-    scorer = Scorer(model, space, split, "loss")
-    scorer._together = Together(scorer._model, space, scorer._images, 100)
-    monkeypatch.setattr(scorer, "_score_at_once", None)  # to call it would be an error
-    asked = []
-    judged = replace(Proposal.of(random_masks(space)[0]), stop=lambda rung, value: asked.append(rung) or True)
-    scores = scorer.score([judged, Proposal.of(random_masks(space)[1])])
-    assert asked
-    assert [score.exact for score in scores] == [False, True]
 
 
 @pytest.mark.parametrize("objective", OF_LOGITS)

@@ -6,7 +6,6 @@ from masksearch.space import MaskSpace
 from masksearch.trial import Budget, Problem
 
 NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
-TINY = MaskSpace([("a", (2, 3), 6), ("b", (2, 2), 4)])
 
 
 def ranked(seed=0, space=NETWORK):

@@ -102,7 +102,7 @@ def test_a_density_held_in_macs_is_the_longest_ranking_that_fits():
 @every
 def test_the_front_is_what_no_trial_beats_at_the_cost_that_the_space_counts(name):
     _, space = filters()
-    scorings = {"optuna_gp": 13, "optuna_grid": 27}.get(name, 30)
+    scorings = {"optuna_gp": 13}.get(name, 30)
     history = run(name, budget=scorings)
     assert len(history) == scorings
     trials = [trial for trial in history if not math.isnan(trial.score.value)]

@@ -1,4 +1,4 @@
-"""Optuna's samplers: parametrisations give exact masks, trials are the whole state, storages get a faithful copy."""
+"""Optuna's samplers: parametrisations give exact masks, trials are the whole state, storages get finished studies."""
 
 import json
 import logging
@@ -6,29 +6,28 @@ import math
 import subprocess
 import sys
 import warnings
-from itertools import combinations
+from contextlib import nullcontext
 
 import numpy as np
 import optuna
 import pytest
 import torch
-from small_network import NETWORK, SALIENCIES, TINY, on, ranked
+from small_network import NETWORK, SALIENCIES, on, ranked
 
 from masksearch.errors import InputError
 from masksearch.files import load_tree, save_tree
+from masksearch.loop import search
 from masksearch.searchers.optuna_cmaes import Cmaes
-from masksearch.searchers.optuna_parametrisations import Enumeration, Layers
+from masksearch.searchers.optuna_parametrisations import Layers
 from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
 from masksearch.space import MaskSpace
 from masksearch.testing import searchers as contract
 from masksearch.testing.planted import SPACE, Planted, drive, path_of, problem
 from masksearch.trial import Budget, Proposal, Score
 
-CHEAP = {sampler: lambda sampler=sampler: OptunaSearch(sampler) for sampler in ("random", "cmaes", "nsga2", "grid")}
+CHEAP = {sampler: lambda sampler=sampler: OptunaSearch(sampler) for sampler in ("random", "cmaes", "nsga2")}
 SLOW = {
     **{sampler: lambda sampler=sampler: OptunaSearch(sampler) for sampler in ("gp", "tpe", "qmc", "nsga3")},
-    "tpe, median": lambda: OptunaSearch("tpe", pruner="median"),
-    "nsga2, hyperband": lambda: OptunaSearch("nsga2", pruner="hyperband"),
     "tpe, blocks": lambda: OptunaSearch("tpe", "blocks", blocks=4),
     "cmaes, bits": lambda: OptunaSearch("cmaes", "bits"),
 }
@@ -83,9 +82,7 @@ class TestContract:
         assert all(other == paths[0] for other in paths)
         assert path(Score(1e6)) != paths[0]
 
-    @pytest.mark.parametrize(
-        "sampler", [name for name in SAMPLERS if name not in ("grid", "brute_force", "random", "qmc")]
-    )
+    @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in ("random", "qmc")])
     def test_samplers_learn(self, sampler):
         """Given one good density per layer, the last proposals are closer to it than the first, random ones."""
         goal = np.array([1.5, -1.0, 0.5])
@@ -100,32 +97,6 @@ class TestContract:
             losses.append(float(np.abs(densities - wanted).sum()))
             searcher.tell([proposal], [Score(-losses[-1])])
         assert np.median(losses[-15:]) < 0.6 * np.median(losses[2:10])
-
-
-class TestEnds:
-    @pytest.mark.parametrize("batch", [1, 4])
-    def test_brute_force_proposes_every_allowed_mask_once(self, batch):
-        searcher = OptunaSearch.brute_force()
-        searcher.start(on(TINY, 0.3))
-        masks = [proposal.mask for proposal in drive(searcher, Planted(0.3, space=TINY), 200, batch)]
-        kept = [frozenset(mask.bits.nonzero().flatten().tolist()) for mask in masks]
-        whole = {frozenset(c) for c in combinations(range(10), 3) if min(c) < 6 and max(c) >= 6}
-        assert len(kept) == len(set(kept))
-        assert set(kept) == whole
-        assert searcher.ask() == []
-
-    def test_brute_force_within_densities_per_layer(self):
-        made = Enumeration(on(TINY, {"a": 0.5, "b": 0.25}))
-        assert made.n_points == math.comb(6, 3) * 4
-
-    def test_a_grid_is_as_fine_as_the_budget_allows(self):
-        for scorings, points in ((200, 125), (215, 125), (216, 216), (8, 8)):
-            searcher = OptunaSearch.grid()
-            searcher.start(on(budget=Budget(scorings)))
-            assert len(drive(searcher, Planted(0.1, space=NETWORK), 300)) == points
-            values = searcher.state_dict()["study"]["values"]
-            assert len({tuple(row) for row in values.tolist()}) == points
-            assert {-3.0, 3.0} <= set(values[:, 0].tolist())
 
 
 class TestCmaes:
@@ -165,6 +136,7 @@ class TestStorage:
             values = [score(value.value) for value in Planted().score(proposals)]
             searcher.tell(proposals, [Score(value) for value in values])
             states.append(searcher.state_dict())
+        searcher.finish()
         return searcher, states
 
     def stored(self, url, searcher, number=""):
@@ -174,14 +146,56 @@ class TestStorage:
     def own(self, searcher):
         return [(trial.state.name, trial.values, trial.params) for trial in searcher._study.trials]
 
-    def test_a_storage_holds_a_copy_of_the_trials_also_after_a_kill(self, tmp_path):
+    def test_the_study_is_written_when_the_search_ends_or_is_interrupted(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/studies.db"
+
+        def stop(trial, history, searcher):
+            assert not (tmp_path / "studies.db").exists()
+            if trial.number == 5:
+                raise KeyboardInterrupt
+
+        for folder, callbacks, trials in (("whole", [], 8), ("interrupted", [stop], 6)):
+            (tmp_path / "studies.db").unlink(missing_ok=True)
+            searcher = OptunaSearch("random", storage=url, label=folder)
+            arguments = {"on_empty": "allow", "callbacks": callbacks}
+            with pytest.raises(KeyboardInterrupt) if callbacks else nullcontext():
+                search(SPACE, searcher, Planted(), 0.3, 8, **arguments)
+            assert self.stored(url, searcher) == self.own(searcher)
+            assert len(self.own(searcher)) == trials
+
+    def test_values_have_names_for_dashboards(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/studies.db"
+        for given, names in ((on(), ["score"]), (on(density=1.0, cost="units"), ["score", "cost"])):
+            searcher = OptunaSearch("random", storage=url, label=names[-1])
+            searcher.start(given)
+            drive(searcher, Planted(0.1, space=NETWORK), 2)
+            searcher.finish()
+            study = optuna.load_study(study_name=searcher.study_name, storage=url)
+            assert study.metric_names == names
+            assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"][: len(names)]
+
+    def test_a_search_that_goes_on_completes_its_study(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         whole, states = self.drive(url, 8)
         assert self.stored(url, whole) == self.own(whole)
-        assert optuna.load_study(study_name=whole.study_name, storage=url).direction.name == "MAXIMIZE"
         taken_up, _ = self.drive(url, 2, state=states[4])  # trials 5 to 7 are there, and unknown to the state
         assert self.stored(url, whole) == self.own(whole)
         assert self.own(taken_up) == self.own(whole)[:7]
+        longer, _ = self.drive(url, 5, state=states[4])
+        assert self.stored(url, whole) == self.own(longer)
+        assert len(self.own(longer)) == 10
+
+    def test_trials_without_a_score_are_failed_ones(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/studies.db"
+        searcher, _ = self.drive(url, 3, score=lambda value: math.nan)
+        assert [state for state, *_ in self.stored(url, searcher)] == ["FAIL"] * 3
+
+    def test_a_trial_without_an_answer_is_left_out(self, tmp_path):
+        url = f"sqlite:///{tmp_path}/studies.db"
+        searcher, _ = self.drive(url, 3)
+        searcher.ask()
+        searcher.finish()
+        assert len(self.stored(url, searcher)) == 3
 
     def test_other_trials_under_the_same_name_are_left_alone(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
@@ -194,7 +208,7 @@ class TestStorage:
         assert self.stored(url, again, " (3)")[: len(self.own(again))] == self.own(again)
         assert len(optuna.get_all_study_names(url)) == 3
 
-    def test_a_label_tells_searches_apart_that_look_the_same_to_a_searcher(self, tmp_path):
+    def test_a_label_tells_searches_apart_that_look_the_same_to_a_searcher(self):
         names = []
         for label in ("", "accuracy", "loss"):
             searcher = OptunaSearch("tpe", label=label)
@@ -202,32 +216,30 @@ class TestStorage:
             names.append(searcher.study_name)
         assert [name.rpartition(" ")[0] for name in names] == ["tpe layers", "accuracy", "loss"]
 
-    def test_two_searches_share_a_storage(self, tmp_path):
+    def test_two_searches_write_to_one_storage(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         one = OptunaSearch("random", storage=url)
         other = OptunaSearch("random", spread=2.0, storage=url)
         for searcher in (one, other):
             searcher.start(problem())
             drive(searcher, Planted(), 2)
+            searcher.finish()
         assert one.study_name != other.study_name
         assert self.stored(url, one) == self.own(one)
         assert self.stored(url, other) == self.own(other)
 
-    def test_where_a_copy_goes_decides_nothing(self, tmp_path):
-        with_copy, without = OptunaSearch("tpe", storage=f"sqlite:///{tmp_path}/studies.db"), OptunaSearch("tpe")
-        assert repr(with_copy) == repr(without)
+    def test_where_a_study_goes_decides_nothing(self, tmp_path):
+        stored, without = OptunaSearch("tpe", storage=f"sqlite:///{tmp_path}/studies.db"), OptunaSearch("tpe")
+        assert repr(stored) == repr(without)
 
-    def test_a_copy_that_can_not_be_written_any_more_is_done_without(self, tmp_path):
-        plain, _ = self.drive(None, 8)
-        searcher = OptunaSearch("tpe", storage=f"sqlite:///{tmp_path}/studies.db")
-        searcher.start(problem())
-        assert (tmp_path / "studies.db").exists()  # before the first proposal, with which a search's seconds begin
-        drive(searcher, Planted(), 3)
-        (tmp_path / "studies.db").unlink()
-        with pytest.warns(UserWarning, match=r"study 'tpe layers .*' can't be copied there any more \(") as told:
-            drive(searcher, Planted(), 5)
-        assert len(told) == 1
-        assert self.own(searcher) == self.own(plain)
+    def test_a_study_that_can_not_be_written_costs_no_result(self, tmp_path):
+        arguments = {"on_empty": "allow"}
+        plain = search(SPACE, OptunaSearch("random"), Planted(), 0.3, 5, **arguments)
+        searcher = OptunaSearch("random", storage=f"sqlite:///{tmp_path}/no/folder.db")
+        with pytest.warns(UserWarning, match=r"study 'random layers .*' can't be written there \(") as given:
+            history = search(SPACE, searcher, Planted(), 0.3, 5, **arguments)
+        assert len(given) == 1
+        assert history.best.mask == plain.best.mask
 
     def test_a_bad_url_is_an_error_of_one_line(self):
         searcher = OptunaSearch("random", storage="nonsense")
@@ -240,10 +252,11 @@ def test_optuna_is_quiet_and_its_logging_as_the_user_left_it(capfd, caplog, tmp_
     before = optuna.logging.get_verbosity()
     with warnings.catch_warnings(), caplog.at_level(logging.DEBUG):
         warnings.simplefilter("error")
-        for sampler in ("random", "tpe", "cmaes", "qmc", "nsga2", "nsga3", "grid", "gp"):
+        for sampler in ("random", "tpe", "cmaes", "qmc", "nsga2", "nsga3", "gp"):
             searcher = OptunaSearch(sampler, storage=f"sqlite:///{tmp_path}/studies.db")
             searcher.start(problem(scorings=30))
             drive(searcher, Planted(nan_every=4), 14 if sampler == "gp" else 5)
+            searcher.finish()
     assert optuna.logging.get_verbosity() == before
     assert capfd.readouterr() == ("", "")
 
@@ -260,9 +273,6 @@ def test_importing_masksearch_does_not_import_optuna():
 BAD = {
     "did you mean 'tpe'": {"sampler": "tpee"},
     "did you mean 'layers'": {"parametrisation": "layer"},
-    "brute_force goes through masks": {"sampler": "brute_force"},
-    "did you mean 'median'": {"pruner": "medium"},
-    "gp learns from finished trials alone": {"sampler": "gp", "pruner": "median"},
     "spread": {"spread": 0.0},
     "blocks": {"blocks": 1},
 }
@@ -282,10 +292,6 @@ REFUSED = {
     "the only saliency": (OptunaSearch("tpe", "mixture"), on(saliencies={"first": ranked()})),
     "one layer": (OptunaSearch("tpe"), on(ONE_LAYER)),
     "5000 parameters .bits.; at most 1000, where a proposal takes": (OptunaSearch("tpe", "bits"), on(LARGE)),
-    "5000 parameters .bits.; at most 20": (OptunaSearch.brute_force(), on(LARGE)),
-    "masks have this density": (OptunaSearch.brute_force(), on(MaskSpace([("only", (4, 5), 20)]), 0.5)),
-    "hold: 'params'": (OptunaSearch.brute_force(), on(TINY, 0.3, hold="params")),
-    "2 values each are 8 points; at most 7": (OptunaSearch.grid(), on(budget=Budget(7))),
     "unknown saliency": (OptunaSearch("tpe", saliency="third"), on(saliencies=SALIENCIES)),
 }
 

@@ -3,13 +3,12 @@
 from masksearch.searchers.optuna_parametrisations.base import Parametrisation
 from masksearch.searchers.optuna_parametrisations.densities import Layers, Mixture
 from masksearch.searchers.optuna_parametrisations.free_density import RANGE, FreeDensity
-from masksearch.searchers.optuna_parametrisations.units import Bits, Blocks, Enumeration
+from masksearch.searchers.optuna_parametrisations.units import Bits, Blocks
 
 __all__ = [
     "RANGE",
     "Bits",
     "Blocks",
-    "Enumeration",
     "FreeDensity",
     "Layers",
     "Mixture",

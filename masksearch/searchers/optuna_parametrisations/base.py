@@ -1,7 +1,6 @@
 """What a parametrisation is, and how saliencies become ranks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -28,14 +27,7 @@ class Parametrisation(ABC):
         Their bounds.
     starts : list of float64 array (n_parameters,)
         Points worth scoring before any other.
-    n_points : int or None
-        How many points there are, if they can be counted.
-    integers : bool
-        Whether the parameters are whole numbers.
     """
-
-    n_points: int | None = None
-    integers = False
 
     def __init__(self, problem: Problem, names: list[str], low: float | np.ndarray, high: float | np.ndarray) -> None:
         self.problem = problem
@@ -43,16 +35,12 @@ class Parametrisation(ABC):
         self.low, self.high = np.full(len(names), low, dtype=float), np.full(len(names), high, dtype=float)
         self.starts: list[np.ndarray] = []
 
-    def bounds(self, before: Sequence[float]) -> tuple[float, float]:
-        """Bounds of the parameter that follows those with the values ``before``."""
-        return float(self.low[len(before)]), float(self.high[len(before)])
-
     @abstractmethod
     def saliency(self, values: np.ndarray, number: int) -> Tensor:
         """The saliency, float64 (n_units,), of a point; ``number`` is the trial's, for what is drawn anew each time."""
 
-    def mask(self, values: np.ndarray, number: int) -> Mask | None:
-        """The mask of one point; None if the problem doesn't allow it."""
+    def mask(self, values: np.ndarray, number: int) -> Mask:
+        """The mask of one point."""
         return self.problem.top_k(self.saliency(values, number))
 
     def _begin_with(self, *points: np.ndarray) -> None:

@@ -49,9 +49,7 @@ class Layers(Parametrisation):
         self._within = even
         uniform = np.zeros(len(space.layers))
         self._begin_with(uniform)
-        first = self.mask(uniform, 0)
-        assert first is not None
-        self._begin_with(_offsets(space, space.quotas(first.density, "erk")))
+        self._begin_with(_offsets(space, space.quotas(self.mask(uniform, 0).density, "erk")))
         others = [] if saliency is None else [space.top_k(saliency, density, on_empty="allow", hold=problem.hold)]
         others += [] if problem.start is None else [problem.start]
         self._begin_with(*(_offsets(space, list(mask.kept_per_layer().values())) for mask in others))

@@ -1,20 +1,15 @@
 """Parameters that stand for units, in blocks or one by one."""
 
-import math
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.searchers.optuna_parametrisations.base import Parametrisation, ranks_of
 from masksearch.seeds import torch_generator
 from masksearch.space import MaskSpace
 from masksearch.trial import Problem
 
-__all__ = ["Bits", "Blocks", "Enumeration"]
+__all__ = ["Bits", "Blocks"]
 
 _WITHIN = 1e-6  # weight of a unit's rank beside its block's value in [0, 1]: it orders the units of one block
 
@@ -73,40 +68,6 @@ class Bits(Parametrisation):
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
         return torch.from_numpy(values)
-
-
-class Enumeration(Parametrisation):
-    """One bit per unit, each bounded by those before it so that the density comes out: every mask is one point.
-
-    With a density per layer, the bits of every layer come out at that.
-    """
-
-    integers = True
-
-    def __init__(self, problem: Problem) -> None:
-        space, density = problem.space, problem.density
-        if problem.hold != "units":
-            raise InputError(f"hold: {problem.hold!r}; masks are enumerated at a number of units, so hold 'units'")
-        super().__init__(problem, _unit_names(space), 0.0, 1.0)
-        if isinstance(density, Mapping):
-            runs = [(layer.start, layer.stop) for layer in space.layers]
-            self._runs = [(*run, kept) for run, kept in zip(runs, space.quotas(density), strict=True)]
-        else:
-            self._runs = [(0, space.n_units, space.count(density))]
-        self.n_points = math.prod(math.comb(stop - start, kept) for start, stop, kept in self._runs)
-
-    def bounds(self, before: Sequence[float]) -> tuple[float, float]:  # noqa: D102
-        i = len(before)
-        start, stop, quota = next(run for run in self._runs if i < run[1])
-        missing = quota - int(sum(before[start:]))
-        return float(missing == stop - i), float(missing > 0)
-
-    def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
-        return torch.from_numpy(values)
-
-    def mask(self, values: np.ndarray, number: int) -> Mask | None:  # noqa: D102
-        mask = Mask(self.problem.space, self.saliency(values, number) > 0.5)
-        return mask if self.problem.on_empty == "allow" or not mask.empty_layers() else None
 
 
 def _unit_names(space: MaskSpace) -> list[str]:
