@@ -2,9 +2,9 @@
 
     python benchmarks/sampler_costs.py [--trials 40 100 400] [--only tpe gp]
 
-One bit per unit of a space of so many units; for the Gaussian process and the grid one density per layer, of so many
-layers. A tenth of the units is kept (brute force: 3 of 20), scores are drawn. A proposal is asked for and told, without
-a storage; medians of ten, as far as a minute takes them. The figures that refusals of larger spaces name
+One bit per unit of a space of so many units; for the Gaussian process one density per layer, of so many layers. A tenth
+of the units is kept, scores are drawn. A proposal is asked for and told, without a storage; medians of ten, as far as a
+minute takes them. The figures that refusals of larger spaces name
 (``masksearch.searchers.optuna_searcher.SAMPLERS``) are from here.
 """
 
@@ -22,19 +22,19 @@ LAST = 10  # proposals that the medians are over
 PATIENCE = 60.0  # seconds of a sampler
 
 
-def problem(parameters: int, layers: bool, density: float) -> ms.Problem:
+def problem(parameters: int, layers: bool) -> ms.Problem:
     """A space with a parameter a layer, or a unit."""
     sizes = [100] * parameters if layers else [parameters]
     space = ms.MaskSpace([(f"layer{i}", (1, size), size) for i, size in enumerate(sizes)])
-    return ms.Problem(space, density, ms.Budget(100_000), 0, on_empty="allow")
+    return ms.Problem(space, 0.1, ms.Budget(100_000), 0, on_empty="allow")
 
 
 def costs(sampler: str, trials: int) -> list[float]:
     """Seconds of every proposal."""
     most, rng = SAMPLERS[sampler].most, np.random.default_rng(0)
-    by_layer = sampler in ("gp", "grid")
+    by_layer = sampler == "gp"
     searcher = OptunaSearch(sampler, "layers" if by_layer else "bits")
-    searcher.start(problem(most, by_layer, density=0.15 if sampler == "brute_force" else 0.1))
+    searcher.start(problem(most, by_layer))
     taken: list[float] = []
     while len(taken) < trials and sum(taken) < PATIENCE:
         began = perf_counter()

@@ -38,10 +38,6 @@ _ON_GPU = {
     "gpu_side_by_side": ("side_by_side.py", "--turns 3 --threads 4 --device cuda"),
     "gpu_speed": ("speed.py", "{root} --device cuda --only large chain filters --seconds 1.5"),
 }
-_STOPPED = {
-    "stop_steps": ("none", "median", "successive_halving", "hyperband", "median_80"),
-    "stop_images": ("none", "median", "successive_halving"),
-}
 
 
 def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
@@ -78,7 +74,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         name: [script, *(flag.format(root=root) for flag in flags.split())] for name, (script, flags) in _ON_GPU.items()
     }
     planted = {f"problems_{name}": ["problems.py", *flags.split()] for name, flags in _PLANTED.items()}
-    of_runs = {name: ["stopping.py", *(f"{runs}/{name}_{how}" for how in hows)] for name, hows in _STOPPED.items()}
+    of_runs: dict[str, list[str]] = {}
     parts = ("search", "global", "layerwise")
     resnet20 = [f"{runs}/resnet20_{part}{held}" for held in ("", "_macs") for part in parts]
     of_runs["early_losses"] = ["early_losses.py", *resnet20]

@@ -151,14 +151,14 @@ def test_scripts_run(brief, capfd):
 
 def test_a_script_whose_runs_are_missing_says_so_before_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scripts.subprocess, "Popen", lambda *_, **__: pytest.fail("work began"))
-    (tmp_path / "stop_steps_none").mkdir()
-    (tmp_path / "stop_steps_none" / "sweep.json").write_text("{}")
+    (tmp_path / "pilot_erk").mkdir()
+    (tmp_path / "pilot_erk" / "sweep.json").write_text("{}")
     flags = ["--suite", "speed", "--scale", "cpu", "--runs", str(tmp_path), "--only"]
-    for name, missing in (("stop_steps", "stop_steps_median"), ("short_training", "pilot_erk")):
+    for name, missing in (("early_losses", "resnet20_search"), ("short_training", "pilot_global")):
         assert main([*flags, "sparse", name]) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"{name}: no sweep in {tmp_path / missing}, " in line
-        assert "stop_steps_none" not in line
+        assert f"{name}: no sweep in {tmp_path / missing}" in line
+        assert "pilot_erk" not in line
         assert "benchmarks/README.md" in line
 
 
