@@ -38,11 +38,14 @@ class Table(Mapping[str, Row], Generic[Row]):
         What a row is, for messages: ``"searcher"``, ``"model"``.
     rows : mapping
         Name -> row.
+    removed : mapping, optional
+        Name of a row that earlier versions had -> one sentence for the error message.
     """
 
-    def __init__(self, kind: str, rows: Mapping[str, Row]) -> None:
+    def __init__(self, kind: str, rows: Mapping[str, Row], removed: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self._rows = dict(rows)
+        self._removed = dict(removed or {})
         self._added: dict[str, str] = {}
 
     def add(self, name: str, row: Row, digest: str) -> None:
@@ -62,8 +65,21 @@ class Table(Mapping[str, Row], Generic[Row]):
         """The digest of the file that a row comes from; None for the package's own rows."""
         return self._added.get(name)
 
+    def check(self, name: str, kind: str | None = None) -> None:
+        """Raise an error unless the table has a row of this name; ``kind`` replaces the table's own in the message.
+
+        Raises
+        ------
+        InputError
+            For a removed row with its sentence; for other names with the nearest name and all names.
+        """
+        if name in self._removed and name not in self._rows:
+            raise InputError(f"{kind or self.kind} {name!r}: {self._removed[name]}")
+        choose(kind or self.kind, name, list(self._rows))
+
     def __getitem__(self, name: str) -> Row:
-        return self._rows[choose(self.kind, name, list(self._rows))]
+        self.check(name)
+        return self._rows[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)

@@ -58,6 +58,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--dataset mnist": ["no complete MNIST", "--data-root", "--download"],
     "--dataset imagefolder": ["imagefolder", "imagefolder:PATH"],
     "--dataset imagefolder:nowhere": ["nowhere/train", "allowed is"],
+    "--objective relative_width": ["objective 'relative_width': removed after 0.1.0", "benchmarks/README.md"],
     "--objective acc": ["unknown objective 'acc': did you mean 'accuracy'"],
     "--granularity filtre": ["--granularity", "filtre", "'weight', 'filter'"],
     "--hold macs": ["hold: macs", "weight masks hold units"],

@@ -100,7 +100,7 @@ class SearchSettings:
         if not 1 <= self.rescore <= 5:
             raise InputError(f"rescore: {self.rescore}; 1 to 5 of the best masks can be scored again")
         if self.rescore_by is not None:
-            choose("rescore_by", self.rescore_by, list(OBJECTIVES))
+            OBJECTIVES.check(self.rescore_by, "rescore_by")
             if not self.rescores:
                 raise InputError(
                     f"rescore_by: {self.rescore_by}; there is nothing to choose from: give a warm_start, finalists, or "

@@ -91,7 +91,7 @@ class SweepSettings:
         if self.first_seed < 0:
             raise InputError(f"first_seed: {self.first_seed}; 0 or more is needed")
         Budget(scorings=self.budget)
-        choose("objective", self.objective, list(OBJECTIVES))
+        OBJECTIVES.check(self.objective)
         if self.find_at:
             check_some("find_at", self.find_at)
         for moment in self.find_at:

@@ -1,5 +1,6 @@
 """Objectives: what a scorer measures. Higher is better, always."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masksearch.mask import Mask
-from masksearch.scoring.proxies import KERNEL_IMAGES, bn_recalibrated, gradient_flow, ntk_condition, synflow_flow
-from masksearch.scoring.width import relative_width, width
 from masksearch.spaces import FilterSpace
 from masksearch.table import Table
 
@@ -21,8 +20,10 @@ __all__ = [
     "LogitObjective",
     "Objective",
     "accuracy",
+    "bn_recalibrated",
     "calibrated_loss",
     "loss",
+    "width",
 ]
 
 LogitObjective = Callable[[Tensor, Tensor], Tensor]
@@ -38,6 +39,10 @@ LearnedLoss = Literal["val", "train"]
 """The loss after a short training on validation images, or during its last epoch on what it learns."""
 
 _LOGIT_DEVIATION = 3.0
+_REMOVED = (
+    "removed after 0.1.0: no search with it was shown to beat the best criterion; its measurements are in "
+    "benchmarks/README.md; use width for filters, calibrated_loss for weights"
+)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -59,6 +64,49 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     deviation = logits.std().clamp_min(torch.finfo(logits.dtype).tiny ** 0.5)
     return loss(_LOGIT_DEVIATION * logits / deviation, labels)
+
+
+def bn_recalibrated(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Minus the mean cross-entropy, in nats, with BatchNorm statistics of these images under the mask.
+
+    Pruning shifts the inputs of later layers, so the running statistics of the trained network no longer fit (Li et al.
+    2020, EagleEye). All images form one batch: its statistics are the limit of re-estimation.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Masked network in eval mode; modes, statistics and weights stay unchanged.
+    images : Tensor (n, c, h, w)
+        Inputs.
+    labels : Tensor (n,)
+        Classes, int64.
+    """
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+    ]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:
+            norm.train()
+            norm.momentum, norm.num_batches_tracked = 0.0, None  # leaves the running statistics unchanged
+        with torch.no_grad():
+            return -float(F.cross_entropy(model(images), labels))
+    finally:
+        for norm, (momentum, tracked) in zip(norms, kept, strict=True):
+            norm.eval()
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def width(space: FilterSpace, mask: Mask) -> float:
+    """Minus the sum of 1 / n over the network's layers, n the outputs that a layer keeps. Needs no images or weights.
+
+    In an untrained chain of ReLU layers, the fluctuation of gradients grows exponentially with this sum over the hidden
+    layers (Hanin 2018). Other networks use the same sum: each convolution that writes to a residual trunk adds the
+    trunk's width once. Layers that lose no outputs under any mask do not count. Returns minus infinity for a mask that
+    empties a layer.
+    """
+    widths = space.widths(mask)
+    return -float((1 / widths).sum()) if widths.all() else -math.inf
 
 
 @dataclass(frozen=True)
@@ -90,18 +138,7 @@ OBJECTIVES: Table[Objective] = Table(
             of_training="train",
             images=0,
         ),
-        "gradient_flow": Objective("norm of the loss's gradient in the kept weights", of_network=gradient_flow),
-        "synflow_flow": Objective(
-            "log of the synaptic flow through the masked network", of_network=synflow_flow, images=0
-        ),
-        "ntk_condition": Objective(
-            "minus the log condition number of the neural tangent kernel",
-            of_network=ntk_condition,
-            images=KERNEL_IMAGES,
-        ),
         "width": Objective("filters: minus the sum of the layers' reciprocal widths", of_filters=width, images=0),
-        "relative_width": Objective(
-            "filters: minus the sum of the layers' reciprocal densities", of_filters=relative_width, images=0
-        ),
     },
+    removed=dict.fromkeys(("gradient_flow", "ntk_condition", "relative_width", "synflow_flow"), _REMOVED),
 )

@@ -92,11 +92,6 @@ class FilterSpace(NetworkSpace):
         """Outputs that a mask leaves of every layer of the network that loses some under others: int64 (n,)."""
         return self._costs.widths(np.array(list(mask.kept_per_layer().values())))
 
-    @cached_property
-    def dense_widths(self) -> np.ndarray:
-        """Outputs that those layers have in the dense network: int64 (n,)."""
-        return self.widths(self.full())
-
     def unit_costs(self, hold: Hold = "params") -> Tensor:
         """Parameters, or MACs per image, that removing one unit and no other saves: float64 (n_units,)."""
         choose("hold", hold, list(get_args(Hold)))

@@ -1,4 +1,4 @@
-"""``width`` and ``relative_width``: hand-counted outputs of chains, trunks, groups, splits, and of emptied layers."""
+"""``width``: hand-counted outputs of chains, trunks, groups, splits, and of emptied layers."""
 
 import math
 
@@ -12,7 +12,7 @@ from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES, Scorer
 from masksearch.spaces import filter_space, weight_space
 
-WIDTH, RELATIVE = (OBJECTIVES[name].of_filters for name in ("width", "relative_width"))
+WIDTH = OBJECTIVES["width"].of_filters
 
 
 def chain(*second, after=4):
@@ -44,17 +44,6 @@ def test_equal_widths_are_best_at_a_number_of_filters_and_an_empty_layer_worst()
     assert scores[6, 0] == -math.inf
 
 
-def test_relative_widths_are_best_where_layers_have_a_like_share_left():
-    """Of layers of 6 and 4, at the products that are kept of 12 and 6: densities a half each are 3 and 2."""
-    space = filter_space(*chain())
-    scores = {pair: RELATIVE(space, kept(space, pair)) for pair in [(6, 2), (4, 3), (3, 4)]}
-    assert max(scores, key=scores.get) == (4, 3)
-    scores = {pair: RELATIVE(space, kept(space, pair)) for pair in [(6, 1), (3, 2), (2, 3)]}
-    assert max(scores, key=scores.get) == (3, 2)
-    assert scores[3, 2] == pytest.approx(-4)
-    assert RELATIVE(space, kept(space, (6, 0))) == -math.inf
-
-
 def test_a_trunk_counts_once_for_each_convolution_that_writes_to_it():
     model = MODELS["resnet20"].build((3, 32, 32), 10, 0.25).eval()
     space = filter_space(model, torch.zeros(1, 3, 32, 32))
@@ -63,9 +52,6 @@ def test_a_trunk_counts_once_for_each_convolution_that_writes_to_it():
     numbers = (2, 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
     wanted = -sum(n / number for n, number in zip(writers, numbers, strict=True))
     assert WIDTH(space, kept(space, numbers)) == pytest.approx(wanted)
-    dense = [layer.size for layer in space.layers]
-    wanted = -sum(n * whole / number for n, whole, number in zip(writers, dense, numbers, strict=True))
-    assert RELATIVE(space, kept(space, numbers)) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
