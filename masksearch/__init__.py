@@ -12,7 +12,7 @@ from masksearch.move import Move
 from masksearch.plugin import load_plugins
 from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.rounds import run_rounds
-from masksearch.scoring import CostWeighted, LatencyShare, Scorer, ShortTraining
+from masksearch.scoring import LatencyShare, Scorer, ShortTraining
 from masksearch.space import MaskSpace
 from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
 from masksearch.ticket import draw_ticket
@@ -21,7 +21,6 @@ from masksearch.trial import Budget, Problem, Proposal, Score, Trial
 
 __all__ = [
     "Budget",
-    "CostWeighted",
     "Data",
     "FilterSpace",
     "History",

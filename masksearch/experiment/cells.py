@@ -160,8 +160,6 @@ class Cell:
             identity |= {name: getattr(self.settings.search, name) for name in ("training_steps", "training_lr")}
         if sweep.capped and not self.front:
             identity["capped"] = sweep.capped
-        if scoring.cost_weight:
-            identity |= {"cost_weight": scoring.cost_weight, "cost_of": scoring.cost_of}
         if not self.searches or self.settings.search.criteria:
             identity |= {"scope": scoring.scope, "images_per_class": scoring.images_per_class}
         if self.learns:

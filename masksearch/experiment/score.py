@@ -10,8 +10,7 @@ from masksearch.experiment.cells import AUTO, Cell
 from masksearch.experiment.dense import DenseNetwork
 from masksearch.experiment.retraining import course, rewound_weights
 from masksearch.mask import Mask
-from masksearch.scoring import OBJECTIVES, CostWeighted, Scorer, ShortTraining, signed_constants
-from masksearch.scoring.cost_weighted import NetworkScorer
+from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining, signed_constants
 from masksearch.seeds import derive
 from masksearch.spaces import NetworkSpace
 
@@ -29,8 +28,8 @@ def cell_scorer(
     objective: str | None = None,
     steps: int | None = None,
     later: bool = False,
-) -> NetworkScorer:
-    """The scorer of a cell's objective, or of another, on some images; less what masks cost, if that has a weight.
+) -> Scorer | ShortTraining:
+    """The scorer of a cell's objective, or of another one, on some images.
 
     Parameters
     ----------
@@ -43,7 +42,6 @@ def cell_scorer(
         Whether an earlier round has trained, so that the learning rate's schedule is over.
     """
     objective = objective or cell.settings.sweep.objective
-    scorer: Scorer | ShortTraining
     by = OBJECTIVES[objective].of_training
     if by is not None:
         network = copy.deepcopy(model)
@@ -51,7 +49,7 @@ def cell_scorer(
         found_at = "end" if later or cell.find_at == AUTO else cell.find_at
         plan = course(cell, found_at, cell.epochs, dense, len(data.train))
         lr = cell.settings.search.training_lr
-        scorer = ShortTraining(
+        return ShortTraining(
             network,
             space,
             data.train,
@@ -64,10 +62,7 @@ def cell_scorer(
             seed=derive(cell.seed, "retrain" if by == "train" else "short training"),
             augment=data.augment,
         )
-    else:
-        scorer = Scorer(weights_scored(cell, model, space), space, images, objective)
-    weight = cell.settings.scoring.cost_weight
-    return CostWeighted(scorer, weight, cell.settings.scoring.cost_of) if weight else scorer
+    return Scorer(weights_scored(cell, model, space), space, images, objective)
 
 
 def weights_scored(cell: Cell, model: nn.Module, space: NetworkSpace) -> nn.Module:

@@ -1,7 +1,6 @@
 """The settings of a sweep: typed, checked when they are made, and the source of the command line's flags."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
@@ -15,7 +14,6 @@ from masksearch.experiment.typed import fitted, fitted_table
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
-from masksearch.scoring.cost_weighted import CostOf
 from masksearch.searchers import SEARCHERS, Annealing
 from masksearch.space import Hold, OnEmpty, Scope
 from masksearch.spaces import LayerKind
@@ -43,10 +41,6 @@ class ScoringSettings:
     """Training images; all if not given."""
     val_images: int | None = None
     """Validation images, those that scorers see included; all if not given."""
-    cost_weight: float = 0.0
-    """Taken off every score: so much, times the share of the dense network's MACs that a filter mask keeps."""
-    cost_of: CostOf = "macs"
-    """What that is a share of: macs or params."""
     weights: Weights = "own"
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
     scope: Scope = "global"
@@ -69,14 +63,11 @@ class ScoringSettings:
             "hold": Hold,
             "on_empty": OnEmpty,
             "layers": LayerKind,
-            "cost_of": CostOf,
         }
         for name, kind in choices.items():
             choose(name, getattr(self, name), list(get_args(kind)))
         if self.seconds is not None:
             Budget(seconds=self.seconds)
-        if not 0 <= self.cost_weight < math.inf:
-            raise InputError(f"cost_weight: {self.cost_weight}; a finite number from 0 on is needed")
         if self.images_per_class < 1:
             raise InputError(f"images_per_class: {self.images_per_class}; at least 1 is needed")
 
@@ -119,6 +110,10 @@ REMOVED: dict[str, str] = {
     "subset_stages": _SUBSETS,
     "optuna.pruner": "removed after 0.1.0: stopping bad trials early made searches worse; its measurements are in "
     "benchmarks/README.md",
+    "cost_of": "removed after 0.1.0 with cost_weight: no result depends on it; max_macs and max_params bound "
+    "the cost of masks",
+    "cost_weight": "removed after 0.1.0: no measurement depends on it; hold and max_macs, max_params bound the cost of "
+    "masks",
 }
 """Settings of earlier versions: name -> sentence. Names in a table of their own have its name: ``annealing.NAME``."""
 
@@ -155,10 +150,6 @@ class Settings:
             )
         if self.scoring.hold != "units" and self.sweep.granularity == "weight":
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
-        if self.scoring.cost_weight and self.sweep.granularity == "weight":
-            raise InputError(
-                f"cost_weight: {self.scoring.cost_weight}; all weights cost the same, so granularity must be filter"
-            )
         for flag, objective in self._objectives.items():
             if self.sweep.granularity == "weight" and OBJECTIVES[objective].of_filters is not None:
                 raise InputError(f"{flag}: {objective}; it is of filter masks, so granularity must be filter")

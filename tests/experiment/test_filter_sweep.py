@@ -12,19 +12,14 @@ from masksearch import cost, load_pruned
 from masksearch.data import load_data
 from masksearch.errors import InputError
 from masksearch.experiment import Settings, Watcher, costs, grid, run_sweep
-from masksearch.experiment.search_settings import SearchSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.files import load_tensors
-from masksearch.history_file import read_rows
 from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.report import write_report
 from masksearch.scoring import Scorer
-from masksearch.searchers import RandomSearch
-from masksearch.seeds import derive
 from masksearch.spaces import filter_space
 from masksearch.training import TrainSettings, evaluate
-from masksearch.trial import Budget, Problem
 
 SWEEP = SweepSettings(
     model="conv2:0.25",
@@ -209,47 +204,3 @@ def test_every_mask_that_is_scored_costs_no_more_than_its_share(hold, tmp_path, 
 def test_what_is_held_is_part_of_a_cells_identity(tmp_path):
     cells = [grid(settings_in(tmp_path, scoring=replace(SCORING, hold=hold)))[0] for hold in ("units", "macs")]
     assert cells[0].folder != cells[1].folder
-
-
-@pytest.mark.parametrize("of", ["macs", "params"])
-def test_a_weight_takes_costs_off_the_scores_of_search_and_of_its_gap(of, tmp_path, data):
-    def run(name, **weighed):
-        sweep = replace(SWEEP, methods=("annealing",), sparsity=(0.5,), objective="loss")
-        settings = settings_in(tmp_path, sweep, replace(SCORING, **weighed))
-        return run_sweep(replace(settings, run=replace(settings.run, name=name)))
-
-    plain, weighed = run("plain"), run("weighed", cost_weight=3.0, cost_of=of)
-    assert plain.folders[0].name != weighed.folders[0].name
-    space = filter_space(build(data), data.test.images[:1])
-    kept = space.kept_macs if of == "macs" else space.kept_params
-    mask = Mask.load(weighed.folders[0] / "mask.safetensors", space)
-    scores, price = weighed.cells[0]["score"], 3.0 * kept(mask) / kept(space.full())
-    assert scores["search_score"] == pytest.approx(max(t.score.value for t in read_rows(weighed.folders[0])), abs=1e-6)
-    assert scores["search_score"] + price < 0 < price  # minus a loss
-    assert scores["gap"] == pytest.approx(scores["search_score"] - scores["rest_score"])
-    assert weighed.cells[0]["cost"][of] < plain.cells[0]["cost"][of]
-
-
-def test_a_weight_takes_costs_off_when_masks_are_scored_again(tmp_path, data):
-    def run(name, weight):
-        sweep = replace(SWEEP, methods=("random_search",), objective="loss")
-        scoring = replace(SCORING, cost_weight=weight)
-        search = SearchSettings(rescore=5, rescore_by="accuracy")
-        settings = replace(settings_in(tmp_path, sweep, scoring), search=search)
-        return run_sweep(replace(settings, run=replace(settings.run, name=name)))
-
-    hardly, most = (run(f"weight{weight:g}", weight) for weight in (1e-9, 1e3))
-    space = filter_space(build(data), data.test.images[:1])
-    searcher = RandomSearch()  # once more, for its masks
-    searcher.start(Problem(space, most.cells[0]["mask"]["density"], Budget(20), derive(0, "search")))
-    macs = {proposal.mask.hash: space.kept_macs(proposal.mask) for proposal in searcher.ask(20)}
-
-    def best(result):
-        rows = sorted(read_rows(result.folders[0]), key=lambda row: -row.score.value)
-        return [row.mask_hash for row in rows[:5]], Mask.load(result.folders[0] / "mask.safetensors", space).hash
-
-    scored_again, chosen = best(most)
-    assert chosen == min(scored_again, key=macs.get)
-    scored_again, chosen = best(hardly)
-    assert chosen in scored_again
-    assert chosen != min(scored_again, key=macs.get)

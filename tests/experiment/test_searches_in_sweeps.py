@@ -188,9 +188,6 @@ WRONG = {
     "first_seed: -1; 0 or more": {"first_seed": -1},
     "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
     "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
-    "cost_weight: 0.5; all weights cost the same": {"cost_weight": 0.5},
-    "cost_weight: -1.0; a finite number": {"cost_weight": -1.0},
-    "unknown cost_of 'mac'": {"cost_of": "mac"},
     "connected: of filters": {"granularity": "filter", "methods": ["filter_l1"], "connected": True},
     "connected: not with gradual": {"schedule": ["gradual"], "connected": True},
     "connected: optuna_tpe searches connected masks in one round": {
