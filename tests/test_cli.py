@@ -46,7 +46,6 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--sparsity": ["sparsity: nothing given"],
     "--sparsity 0.99999": ["density: 1e-05", "fewer than the 3 layers", "at least 5.98e-05"],
     "--sparsity 0.5 --max-macs 0.25 --granularity filter --methods filter_l1": ["sparsity: 0.5", "max_macs stands in"],
-    "--sparsity=0.5 --compression 1": ["sparsity: 0.5", "compression stands in its place"],
     "--methods anneling": ["unknown method 'anneling': did you mean 'annealing'"],
     "--methods annealing annealing": ["methods: annealing annealing", "once"],
     "--methods magnitude --granularity filter": ["methods: magnitude ranks weight units only"],

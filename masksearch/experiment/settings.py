@@ -110,10 +110,12 @@ REMOVED: dict[str, str] = {
     "subset_stages": _SUBSETS,
     "optuna.pruner": "removed after 0.1.0: stopping bad trials early made searches worse; its measurements are in "
     "benchmarks/README.md",
-    "cost_of": "removed after 0.1.0 with cost_weight: no result depends on it; max_macs and max_params bound "
-    "the cost of masks",
-    "cost_weight": "removed after 0.1.0: no measurement depends on it; hold and max_macs, max_params bound the cost of "
-    "masks",
+    "compression": "removed after 0.1.0: give sparsity, 1 - 10^-A for each A; "
+    "its measurements are in benchmarks/README.md",
+    "cost_of": "removed after 0.1.0 with cost_weight: no measurement depends on it; "
+    "hold, max_macs and max_params bound the cost of masks",
+    "cost_weight": "removed after 0.1.0: no measurement depends on it; "
+    "hold, max_macs and max_params bound the cost of masks",
 }
 """Settings of earlier versions: name -> sentence. Names in a table of their own have its name: ``annealing.NAME``."""
 

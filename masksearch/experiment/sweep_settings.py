@@ -44,8 +44,6 @@ class SweepSettings:
     """Searchers, criteria and supermasks to compare: rows of --list; NAME@MOMENT finds its masks at that moment."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
     """Shares of the units that are pruned, each in (0, 1)."""
-    compression: tuple[float, ...] = ()
-    """Sparsities as powers of ten: A keeps one unit of 10^A. In the place of sparsity."""
     max_macs: tuple[float, ...] = ()
     """Shares of the network's MACs that filter masks may cost, in the place of sparsity; optuna_* search one front."""
     max_params: tuple[float, ...] = ()
@@ -78,11 +76,6 @@ class SweepSettings:
         for sparsity in self.sparsity:
             if not 0 < sparsity < 1:
                 raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
-        if self.compression:
-            check_some("compression", self.compression)
-        for power in self.compression:
-            if not 0 < power < 12 or not round(1 - 10**-power, 12):
-                raise InputError(f"compression: {power}; a power of ten above 0 and below 12 is needed")
         self._check_caps()
         if self.layer_sparsity:
             check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
@@ -99,7 +92,6 @@ class SweepSettings:
 
     def _check_caps(self) -> None:
         given = [f"max_{name}" for name in CAPPED if getattr(self, f"max_{name}")]
-        given += ["compression"] if self.compression else []
         if self.capped is None:
             return
         flag = f"max_{self.capped}"
@@ -134,14 +126,14 @@ class SweepSettings:
         """The sparsities that are asked for, whichever way."""
         if self.capped is not None:
             return tuple(round(1 - cap, 12) for cap in self.caps)
-        return tuple(round(1 - 10**-power, 12) for power in self.compression) or self.sparsity
+        return self.sparsity
 
     @property
     def sized_by(self) -> str:
         """The setting that says how small masks are: sparsity, unless another stands in its place."""
         if self.capped is not None:
             return f"max_{self.capped}"
-        return "compression" if self.compression else "sparsity"
+        return "sparsity"
 
     @property
     def capped(self) -> Capped | None:

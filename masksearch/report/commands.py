@@ -72,7 +72,7 @@ def _size(cell: Cell) -> dict[str, Any]:
     capped = cell.settings.sweep.capped
     if capped is not None:
         return {f"max_{capped}": (cell.density,)}
-    return {"sparsity": (cell.sparsity,), "compression": ()}
+    return {"sparsity": (cell.sparsity,)}
 
 
 def flags_of(settings: Settings) -> list[str]:

@@ -220,7 +220,6 @@ WRONG = {
     "max_params: 1.0; a share": {"max_macs": [], "max_params": [1.0]},
     "max_macs: 0.5 0.5; each may stand there once": {"max_macs": [0.5, 0.5]},
     "max_macs: given beside max_latency": {"max_latency": [0.5]},
-    "max_macs: given beside compression": {"compression": [1.0]},
     "max_macs: of weight masks all units cost the same": {"granularity": "weight", "methods": ["optuna_tpe"]},
     "hold: params; max_macs holds macs": {"hold": "params"},
     "max_latency: filter_l1 can't tell latencies; optuna_random optuna_tpe": {"max_macs": [], "max_latency": [0.5]},

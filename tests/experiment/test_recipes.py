@@ -8,7 +8,9 @@ from masksearch.cli import main
 from masksearch.errors import InputError
 from masksearch.experiment import Settings, costs, load_recipe, read_sweep, recipe_names
 from masksearch.experiment.cells import grid
+from masksearch.models import build_model
 from masksearch.searchers import Annealing
+from masksearch.spaces import weight_space
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -113,6 +115,17 @@ def test_a_whole_number_for_a_rate_is_the_same_cell_as_a_fraction():
     one, other = (grid(Settings().updated({"lr": lr}, "here"))[0] for lr in (1, 1.0))
     assert one.folder == other.folder
     assert re.fullmatch(r"annealing_s0\.7_k0_seed0_[0-9a-f]{8}", one.folder)
+
+
+@pytest.mark.parametrize("scale", ["cpu", "paper"])
+def test_sparsities_of_criteria_at_init_keep_the_units_of_the_published_compressions(scale):
+    """A compression of 10^a keeps one unit of 10^a."""
+    compressions = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+    for part in load_recipe("criteria_at_init", scale):
+        shape = {"cifar10": (3, 32, 32), "mnist": (1, 28, 28)}[part.sweep.dataset]
+        space = weight_space(build_model(part.sweep.model, shape))
+        densities = dict.fromkeys(cell.density for cell in grid(part))
+        assert [space.count(density) for density in densities] == [round(space.n_units / 10**a) for a in compressions]
 
 
 def test_some_parts_of_a_recipe_are_as_they_are_in_the_whole():

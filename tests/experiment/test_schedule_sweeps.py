@@ -229,15 +229,6 @@ def test_the_dense_network_alone_is_the_one_of_its_schedule(tmp_path):
     assert len(result.dense) == 2
 
 
-def test_compression_is_sparsity_in_powers_of_ten(tmp_path):
-    one = sweep_in(tmp_path, methods=["random"], compression=[1, 0.5, 2], retrain_epochs=0)
-    assert [cell.metrics["sparsity"] for cell in one] == [0.9, pytest.approx(1 - 10**-0.5), 0.99]
-    for cell, power in zip(one, (1, 0.5, 2), strict=True):
-        assert cell.mask.n_kept == round(cell.space.n_units / 10**power)
-    [other] = sweep_in(tmp_path, methods=["random"], sparsity=[0.9], retrain_epochs=0)
-    assert other.folder == one[0].folder
-
-
 def test_layers_have_the_sparsity_that_is_asked_for(tmp_path):
     methods = ["magnitude", "snip", "random", "edge_popup"]
     cells = sweep_in(tmp_path, methods=methods, layer_sparsity=["fc1=0.9", "fc3=0"], sparsity=[0.5], retrain_epochs=0)
@@ -278,10 +269,6 @@ BAD = {
     "a late moment in steps": ({"methods": ["random"], "find_at": ["99it"]}, "99it is longer than the training"),
     "save_at": ({"save_at": ["3ep"]}, "3ep is longer than the training"),
     "save_at of dense networks": ({"save_at": ["3ep"], "rounds": [0]}, "3ep is longer than the training"),
-    "a compression twice": ({"compression": [1, 1]}, "compression: 1.0 1.0; each may stand there once"),
-    "a great compression": ({"compression": [400]}, "compression: 400.0; a power of ten"),
-    "a negative compression": ({"compression": [-400]}, "compression: -400.0"),
-    "hardly a compression": ({"compression": [1e-14]}, "compression: 1e-14"),
     "no scales to slim": ({"schedule": ["network_slimming"]}, "has no BatchNorm scale"),
     "no scales at all": ({"schedule": ["network_slimming"], "rounds": [0]}, "has no BatchNorm scale"),
     "no scales to rank": (

@@ -30,7 +30,6 @@ BAD_SWEEPS = {
     "budget": ({"budget": 0}, "budget: 0"),
     "find_at": ({"find_at": ("3",)}, "find_at: '3' is no moment"),
     "method's moment": ({"methods": ("snip@3",)}, "methods: snip@3: '3' is no moment"),
-    "compression": ({"compression": (0.0,)}, "compression: 0.0; a power of ten above 0"),
     "layer_sparsity": ({"layer_sparsity": ("fc1",)}, "layer_sparsity: 'fc1'; a layer and its sparsity"),
     "layer_sparsity 1": ({"layer_sparsity": ("fc1=1",)}, "layer_sparsity: 'fc1=1'"),
     "a supermask of filters": (
