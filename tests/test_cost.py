@@ -283,46 +283,10 @@ def test_peak_memory_by_hand():
     assert cost.peak_memory(model, x[:1]) == 4 * (10 + 100 + 100)
 
 
-def test_the_table_adds_up():
-    model = ms.build_model("basic_cnn", (3, 32, 32))
-    x = torch.randn(4, 3, 32, 32)
-    space = ms.weight_space(model)
-    mask = space.random(density=0.1, scope="erk", generator=torch.Generator().manual_seed(0))
-    masks = space.parameter_masks(mask)
-    rows = cost.table(model, x, masks, seconds=0.1)
-    counted = cost.macs(model, x)
-    assert [row.layer for row in rows if row.macs] == list(counted.per_layer)
-    assert [row.layer for row in rows if not row.macs] == [f"norm{n}" for n in (1, 2, 3, 4)]
-    assert sum(row.macs for row in rows) == counted
-    assert sum(row.effective_macs for row in rows) == cost.effective_macs(counted, mask.densities())
-    assert sum(row.params for row in rows) == cost.params(model)
-    assert sum(row.nonzero_params for row in rows) == cost.nonzero_params(model, masks)
-    assert {row.layer: row.density for row in rows if row.macs} == mask.densities()
-    assert max(row.live_bytes for row in rows) <= cost.peak_memory(model, x)
-    assert all(row.compressed_bytes < row.dense_bytes for row in rows if row.macs)
-    assert all(row.seconds.median > 0 for row in rows)
-    total = sum(row.seconds.median for row in rows)
-    assert (
-        total < 20 * cost.latency(model, x, (4,), seconds=0.1)[4].high
-    )  # the same unit; how fast is no test's business
-
-
-def test_the_table_without_masks_sees_zeros_and_normalisations():
-    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU())
-    with torch.no_grad():
-        model[0].weight[0] = 0
-    rows = cost.table(model, torch.randn(2, 6), seconds=0.01)
-    assert [(row.layer, row.kind, row.macs, row.effective_macs, row.density) for row in rows] == [
-        ("0", "Linear", 24, 18, 0.75),
-        ("1", "BatchNorm1d", 0, 0, 1.0),
-    ]
-
-
 MEASURES = {
     "macs": cost.macs,
     "latency": lambda model, x: cost.latency(model, x, (2,), seconds=0.01),
     "peak_memory": cost.peak_memory,
-    "table": lambda model, x: cost.table(model, x, seconds=0.01),
 }
 
 

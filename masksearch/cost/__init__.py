@@ -1,7 +1,6 @@
-"""What a network costs: multiply-adds, parameters, bytes, seconds and memory, in whole and per layer."""
+"""What a network costs: multiply-adds, parameters, bytes, seconds and memory."""
 
 from masksearch.cost.counting import Macs, effective_macs, macs
-from masksearch.cost.layers import LayerCost, table
 from masksearch.cost.memory import peak_memory
 from masksearch.cost.sizes import Disk, disk, nonzero_params, params
 from masksearch.cost.timing import Latency, Timing, latency, time_runs
@@ -9,7 +8,6 @@ from masksearch.cost.timing import Latency, Timing, latency, time_runs
 __all__ = [
     "Disk",
     "Latency",
-    "LayerCost",
     "Macs",
     "Timing",
     "disk",
@@ -19,6 +17,5 @@ __all__ = [
     "nonzero_params",
     "params",
     "peak_memory",
-    "table",
     "time_runs",
 ]

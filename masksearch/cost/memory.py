@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward, watched
+from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward
 
-__all__ = ["live_bytes", "peak_memory"]
+__all__ = ["peak_memory"]
 
 
 def peak_memory(model: nn.Module, example_input: Tensor) -> int:
@@ -36,7 +36,9 @@ def peak_memory(model: nn.Module, example_input: Tensor) -> int:
     device = device_of(model)
     batch = batch_of(example_input, len(example_input), device)
     if device.type != "cuda":
-        return live_bytes(model, batch)[""]
+        with evaluated(model), torch.no_grad(), _Live(batch) as live:
+            forward(model, batch)
+        return live.peak
     with evaluated(model), torch.no_grad():
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -46,30 +48,14 @@ def peak_memory(model: nn.Module, example_input: Tensor) -> int:
         return torch.cuda.max_memory_allocated(device) - before + batch.nbytes
 
 
-def live_bytes(model: nn.Module, batch: Tensor) -> dict[str, int]:
-    """Most bytes of input and activations alive at once while each module ran, by name; the network's own is ""."""
-    live = _Live(batch)
-    with evaluated(model), torch.no_grad(), watched(model, live.enter, live.leave), live:
-        forward(model, batch)
-    return live.peaks
-
-
 class _Live(TorchDispatchMode):
-    """Adds up the storages that operators make and takes away those that are freed."""
+    """Sums the bytes of storages that operators make and that are not freed yet; ``peak`` is the largest sum."""
 
     def __init__(self, batch: Tensor) -> None:
         super().__init__()
         self.bytes = batch.untyped_storage().nbytes()
         self.known = weakref.WeakSet([batch.untyped_storage()])
-        self.running: list[str] = []
-        self.peaks: dict[str, int] = {"": self.bytes}
-
-    def enter(self, name: str) -> None:
-        self.running.append(name)
-        self._note()
-
-    def leave(self, name: str) -> None:
-        self.running.pop()
+        self.peak = self.bytes
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -82,15 +68,11 @@ class _Live(TorchDispatchMode):
                 self.known.add(storage)
                 self.bytes += storage.nbytes()
                 weakref.finalize(storage, self._freed, storage.nbytes())
-        self._note()
+        self.peak = max(self.peak, self.bytes)
         return result
 
     def _freed(self, size: int) -> None:
         self.bytes -= size
-
-    def _note(self) -> None:
-        for name in self.running:
-            self.peaks[name] = max(self.peaks.get(name, 0), self.bytes)
 
 
 def _dense(*trees: Any) -> list[Tensor]:
