@@ -54,7 +54,15 @@ def _criteria_of(granularity: str, bn: bool) -> list[str]:
     return rows if bn else [name for name in rows if name != "bn_scale"]
 
 
-_SMOKE = {"epochs": 1, "lr": 0.05, "train_images": 200, "val_images": 100, "search_images": 50, "seeds": 2}
+_SMOKE: dict[str, Any] = {
+    "epochs": 1,
+    "lr": 0.05,
+    "train_images": 200,
+    "val_images": 100,
+    "search_images": 50,
+    "seeds": 2,
+    "latency_seconds": 0.002,
+}
 _WEIGHT_SPARSITIES, _FILTER_SPARSITIES = [0.5, 0.8, 0.9, 0.95, 0.98], [0.3, 0.5, 0.6, 0.7, 0.8]
 _COSINE = {"lr_schedule": "cosine", "lr": 0.05, "seeds": 3}
 

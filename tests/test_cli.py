@@ -15,7 +15,7 @@ import torch
 from masksearch import cli, models
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
-from masksearch.experiment import costs, read_sweep, recipe_names, run_cell, sweep
+from masksearch.experiment import read_sweep, recipe_names, run_cell, sweep
 from masksearch.experiment.folder import locked
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.scoring import OBJECTIVES
@@ -25,15 +25,14 @@ from masksearch.training import TrainSettings
 TINY = [
     *("run", "--model", "lenet_300_100:0.05", "--methods", "annealing", "snip", "--sparsity", "0.8", "--seeds", "1"),
     *("--budget", "20", "--epochs", "1", "--train-images", "200", "--search-images", "50"),
-    *("--device", "cpu", "--threads", "1"),
+    *("--device", "cpu", "--threads", "1", "--latency-seconds", "0.002"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """In an empty folder, with short latencies."""
+    """In an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(costs, "_LATENCY_SECONDS", 0.002)
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

@@ -9,7 +9,7 @@ import torch
 
 from masksearch import cli, plugin
 from masksearch.errors import InputError
-from masksearch.experiment import costs, read_sweep
+from masksearch.experiment import read_sweep
 from masksearch.files import read_json
 from masksearch.plugin import load_plugins
 from masksearch.table import Table
@@ -52,15 +52,14 @@ MASKSEARCH = {
 SWEEP = [
     *("run", "--model", "two_layers", "--methods", "columns", "patient", "--sparsity", "0.5", "--seeds", "1"),
     *("--budget", "8", "--epochs", "1", "--train-images", "200", "--search-images", "50"),
-    *("--device", "cpu", "--threads", "1"),
+    *("--device", "cpu", "--threads", "1", "--latency-seconds", "0.002"),
 ]
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """In an empty folder, with tables that forget what was added, and short latencies."""
+    """In an empty folder, with tables that forget what was added."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(costs, "_LATENCY_SECONDS", 0.002)
     monkeypatch.setattr(plugin, "_loaded", set())
     for kind in plugin._KINDS.values():
         for name in ("_rows", "_added"):

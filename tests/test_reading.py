@@ -18,7 +18,7 @@ from masksearch.analysis import (
     paired_rows,
     read_mask,
 )
-from masksearch.experiment import Settings, costs, read_sweep, run_sweep
+from masksearch.experiment import Settings, read_sweep, run_sweep
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.files import load_tensors
 from masksearch.mask import Mask
@@ -34,19 +34,17 @@ from masksearch.training import TrainSettings
 def home(tmp_path_factory):
     """Two sweeps that differ in their training, and in one method each."""
     home = tmp_path_factory.mktemp("reading")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
-        for name, method, epochs in (("one", "snip", 1), ("other", "magnitude", 2)):
-            sweep = SweepSettings(
-                model="lenet_300_100:0.05", methods=("annealing", method), sparsity=(0.5, 0.8), seeds=3, budget=15
-            )
-            settings = Settings(
-                sweep,
-                TrainSettings(epochs=epochs, lr=0.1),
-                scoring=ScoringSettings(train_images=150, search_images=50),
-                run=RunSettings(name=name, runs=str(home), device="cpu", threads=1),
-            )
-            run_sweep(settings)
+    for name, method, epochs in (("one", "snip", 1), ("other", "magnitude", 2)):
+        sweep = SweepSettings(
+            model="lenet_300_100:0.05", methods=("annealing", method), sparsity=(0.5, 0.8), seeds=3, budget=15
+        )
+        settings = Settings(
+            sweep,
+            TrainSettings(epochs=epochs, lr=0.1),
+            scoring=ScoringSettings(train_images=150, search_images=50),
+            run=RunSettings(name=name, runs=str(home), device="cpu", threads=1, latency_seconds=0.002),
+        )
+        run_sweep(settings)
     return home
 
 
@@ -225,10 +223,15 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
 
 def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
     flat = {"model": "lenet_300_100:0.05", "methods": ["magnitude"], "sparsity": [0.5], "seeds": 1, "epochs": 6}
-    flat |= {"schedule": ["early_bird"], "train_images": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
-        result = run_sweep(Settings().updated(flat, "test"))
+    flat |= {
+        "schedule": ["early_bird"],
+        "train_images": 150,
+        "runs": str(tmp_path),
+        "threads": 1,
+        "device": "cpu",
+        "latency_seconds": 0.002,
+    }
+    result = run_sweep(Settings().updated(flat, "test"))
     out = said(capsys, "analyse", str(result.path), "--what", "early_bird")
     [cell] = result.cells
     fired = cell["early_bird"]["fired"]
@@ -248,16 +251,14 @@ def test_early_bird_tickets_are_compared_whenever_each_was_drawn(home):
 
 def test_filter_masks_are_analysed_and_masks_of_two_kinds_apart(tmp_path, capsys):
     flat = {"model": "conv2:0.1", "sparsity": [0.5], "seeds": 2, "epochs": 1, "on_empty": "keep_one", "name": "both"}
-    flat |= {"train_images": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu"}
+    flat |= {"train_images": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu", "latency_seconds": 0.002}
     kinds = {"filter": ["filter_l1", "random"], "weight": ["magnitude"]}
     parts = [
         Settings().updated(flat | {"granularity": kind, "methods": names}, "test") for kind, names in kinds.items()
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
-        run_sweep([parts[0]])
-        one = said(capsys, "analyse", str(tmp_path / "both"))
-        run_sweep(parts)
+    run_sweep([parts[0]])
+    one = said(capsys, "analyse", str(tmp_path / "both"))
+    run_sweep(parts)
     assert "Likeness of masks at 50 %, iou" in one
     two = said(capsys, "analyse", str(tmp_path / "both"), "--measure", "iou")
     assert len(re.findall(r"Likeness of masks at 50 %, \d+ (?:filter|weight)s, iou", two)) == 2
@@ -275,10 +276,15 @@ def test_figures_of_two_runs_of_one_name_lie_beside_one_another(home, capsys, tm
 
 def test_the_dense_network_s_orthogonality_is_of_the_layers_that_masks_have(tmp_path, capsys):
     flat = {"model": "conv2:0.1", "layers": "linear", "methods": ["random"], "sparsity": [0.001], "seeds": 1}
-    flat |= {"epochs": 1, "train_images": 150, "runs": str(tmp_path), "threads": 1, "device": "cpu"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
-        result = run_sweep(Settings().updated(flat, "test"))
+    flat |= {
+        "epochs": 1,
+        "train_images": 150,
+        "runs": str(tmp_path),
+        "threads": 1,
+        "device": "cpu",
+        "latency_seconds": 0.002,
+    }
+    result = run_sweep(Settings().updated(flat, "test"))
     out = said(capsys, "analyse", str(result.path), "--what", "orthogonality")
     dense, ticket = (float(re.search(rf"{name} .*?([0-9]+[.][0-9]{{5}})", out)[1]) for name in ("dense", "random"))
     assert ticket == pytest.approx(dense, rel=0.05)
@@ -290,9 +296,7 @@ def controlled(tmp_path_factory):
     home = tmp_path_factory.mktemp("controlled")
     flat = {"model": "lenet_300_100:0.05", "methods": ["snip"], "sparsity": [0.5], "seeds": 2, "epochs": 1}
     flat |= {"control": ["shuffle", "reinit", "repair"], "train_images": 150, "runs": str(home), "threads": 1}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
-        return run_sweep(Settings().updated(flat | {"device": "cpu"}, "test"))
+    return run_sweep(Settings().updated(flat | {"device": "cpu", "latency_seconds": 0.002}, "test"))
 
 
 def test_controls_stand_beside_their_tickets(controlled, capsys):

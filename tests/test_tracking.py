@@ -17,7 +17,7 @@ from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch import loop
-from masksearch.experiment import Settings, Watcher, costs, run_sweep
+from masksearch.experiment import Settings, Watcher, run_sweep
 from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.history_file import incumbents, read_rows
@@ -46,7 +46,7 @@ def settings_in(folder):
     sweep = SweepSettings(
         model="lenet_300_100:0.05", methods=("annealing", "random"), sparsity=(0.8,), seeds=1, budget=BUDGET
     )
-    run = RunSettings(runs=str(folder), device="cpu", threads=1)
+    run = RunSettings(runs=str(folder), device="cpu", threads=1, latency_seconds=0.005)
     scoring = ScoringSettings(train_images=300, search_images=60)
     return Settings(sweep, TrainSettings(epochs=EPOCHS), scoring=scoring, run=run)
 
@@ -61,9 +61,8 @@ def points(events, tag):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    """Short latencies; checkpoints whenever they may be."""
+    """Checkpoints whenever they may be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.005)
         patch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
         patch.setattr(IncrementalPath, "refresh_every", 16)
         patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)

@@ -11,7 +11,6 @@ from masksearch import cost
 
 __all__ = ["costs", "latencies", "layer_costs"]
 
-_LATENCY_SECONDS = 0.15  # of one measurement; at least 11 runs are timed whatever that takes
 _BATCHES = (1, 64)
 
 
@@ -61,8 +60,11 @@ def layer_costs(
     return layers
 
 
-def latencies(network: nn.Module, full: nn.Module, example: Tensor) -> dict[str, float]:
-    """Median seconds of a forward pass of 1 and of 64 images, of the ticket and of the dense network in turn."""
+def latencies(network: nn.Module, full: nn.Module, example: Tensor, seconds: float) -> dict[str, float]:
+    """Median seconds of a forward pass of 1 and of 64 images, of the ticket and of the dense network in turn.
+
+    Each measurement takes ``seconds``, or longer for at least 11 runs of both networks.
+    """
     device = next(network.parameters()).device
     measured = {}
     modes = network.training, full.training
@@ -71,7 +73,7 @@ def latencies(network: nn.Module, full: nn.Module, example: Tensor) -> dict[str,
         for size in _BATCHES:
             batch = example[:1].expand(size, *example.shape[1:]).contiguous().to(device)
             runs = {"ticket": partial(network, batch), "dense": partial(full, batch)}
-            for name, timing in cost.time_runs(runs, device, _LATENCY_SECONDS).items():
+            for name, timing in cost.time_runs(runs, device, seconds).items():
                 measured[f"latency_{name}_batch_{size}"] = timing.median
     network.train(modes[0]), full.train(modes[1])
     return measured

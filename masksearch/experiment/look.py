@@ -94,7 +94,7 @@ class Looker:
         return {
             "cost": costs(network, masks, example),
             "layers": layer_costs(network, masks, full, example),
-            "latency": latencies(copy.deepcopy(network), full, example),
+            "latency": latencies(copy.deepcopy(network), full, example, self.cell.settings.run.latency_seconds),
         }
 
     def _constant_outputs(self, round_: Round) -> int:

@@ -1,6 +1,7 @@
 """The settings of a sweep: typed, checked when they are made, and the source of the command line's flags."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
@@ -92,12 +93,16 @@ class RunSettings:
     """CPU threads; torch's own choice if not given."""
     deterministic: bool = False
     """Deterministic algorithms only, also where they are slower (CUDA)."""
+    latency_seconds: float = 0.15
+    """Seconds of each latency measurement, of the ticket and the dense network together; at least 11 runs of each."""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
             raise InputError(f"name: {self.name!r}; a folder name is needed, without / and not beginning with a dot")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads: {self.threads}; at least 1 is needed")
+        if not 0 <= self.latency_seconds < math.inf:
+            raise InputError(f"latency_seconds: {self.latency_seconds}; a finite number from 0 on is needed")
 
 
 _SUBSETS = (

@@ -5,18 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from masksearch.experiment import costs
-
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 
 @pytest.fixture
 def brief(monkeypatch, tmp_path):
-    """Latencies in milliseconds, threads as they were, and a folder to run in."""
+    """Threads as they were, and a folder to run in."""
     import torch
 
     threads = torch.get_num_threads()
-    monkeypatch.setattr(costs, "_LATENCY_SECONDS", 0.002)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     torch.set_num_threads(threads)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from masksearch.data import load_data
-from masksearch.experiment import Settings, costs, run_sweep
+from masksearch.experiment import Settings, run_sweep
 from masksearch.files import load_tensors, read_json
 from masksearch.mask import Mask
 from masksearch.models import MODELS, ModelRow, build_model
@@ -35,6 +35,7 @@ SMALL: dict[str, Any] = {
     "device": DEVICE,
     "deterministic": DEVICE != "cpu",
     "threads": 1,
+    "latency_seconds": 0.0,
 }
 # Searches of trained networks' weights, by two saliencies, and scored by short trainings.
 TRAINED = {"find_at": ["end"], "methods": ["optuna_tpe"], "sparsity": [0.9], "on_empty": "keep_one"}
@@ -61,11 +62,10 @@ class TinyResidual(nn.Module):
 
 @pytest.fixture(scope="module", autouse=True)
 def small_world():
-    """One thread, no time spent on latencies and slow disks, and ``tiny_residual`` among the models."""
+    """One thread, no time spent on slow disks, and ``tiny_residual`` among the models."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.0)
         patch.setattr("masksearch.files.os.fsync", lambda handle: None)
         patch.setitem(MODELS._rows, "tiny_residual", ModelRow(lambda shape, classes, width: TinyResidual(classes), ""))
         yield

@@ -11,7 +11,7 @@ import torch
 from masksearch import cost, load_pruned
 from masksearch.data import load_data
 from masksearch.errors import InputError
-from masksearch.experiment import Settings, Watcher, costs, grid, run_sweep
+from masksearch.experiment import Settings, Watcher, grid, run_sweep
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.files import load_tensors
 from masksearch.mask import Mask
@@ -33,15 +33,8 @@ SCORING = ScoringSettings(train_images=300, search_images=60)
 
 
 def settings_in(folder, sweep=SWEEP, scoring=SCORING):
-    run = RunSettings(runs=str(folder / "runs"), device="cpu", threads=1)
+    run = RunSettings(runs=str(folder / "runs"), device="cpu", threads=1, latency_seconds=0.005)
     return Settings(sweep, TrainSettings(epochs=2, lr=0.05), scoring=scoring, run=run)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_latencies():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.005)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +43,7 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, quick_latencies):
+def finished(tmp_path_factory):
     # Within layers, because these norms, compared over layers, empty one at this sparsity.
     settings = settings_in(tmp_path_factory.mktemp("filters"), scoring=replace(SCORING, scope="layerwise"))
     return settings, run_sweep(settings)

@@ -73,6 +73,7 @@ def test_bad_sweeps(change, message):
         (RunSettings, {"name": "a/b"}, "name: 'a/b'"),
         (RunSettings, {"name": "../up"}, "name: '../up'"),
         (RunSettings, {"threads": 0}, "threads: 0"),
+        (RunSettings, {"latency_seconds": -1.0}, "latency_seconds: -1.0; a finite number from 0 on"),
         (TrainSettings, {"epochs": -1}, "epochs: -1"),
         (TrainSettings, {"optimizer": "sdg"}, "did you mean 'sgd'"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from report_cases import COMMAND, METHODS, SPARSITY
 
-from masksearch.experiment import Settings, costs, run_sweep
+from masksearch.experiment import Settings, run_sweep
 from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.report import write_report
@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # for benchmarks, which no p
 
 
 def _run(folder, name, schedules=None, epochs=1, **sweep):
-    run = RunSettings(name=name, runs=str(folder), device="cpu", threads=1)
+    run = RunSettings(name=name, runs=str(folder), device="cpu", threads=1, latency_seconds=0.002)
     scoring = ScoringSettings(train_images=150, search_images=50)
     settings = Settings(
         SweepSettings(model="lenet_300_100:0.05", budget=15, **sweep),
@@ -27,9 +27,7 @@ def _run(folder, name, schedules=None, epochs=1, **sweep):
         supermask=SupermaskSettings(epochs=1),
         run=run,
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(costs, "_LATENCY_SECONDS", 0.002)
-        return run_sweep(settings)
+    return run_sweep(settings)
 
 
 @pytest.fixture(scope="session")

@@ -354,7 +354,7 @@ def test_a_heat_map_is_the_only_picture_and_lies_within_the_page(rounds, tmp_pat
 def test_a_retraining_that_diverged_has_its_place_on_the_page(tmp_path):
     sweep = SweepSettings(model="lenet_300_100:0.1", methods=("random",), sparsity=(0.5,), seeds=1)
     schedules = ScheduleSettings(retrain_lr=(1e30,))
-    run = RunSettings(runs=str(tmp_path), device="cpu", threads=1)
+    run = RunSettings(runs=str(tmp_path), device="cpu", threads=1, latency_seconds=0.002)
     result = run_sweep(Settings(sweep, TrainSettings(epochs=1), schedules, run=run))
     assert result.cells[0]["trained"]["diverged"]
     assert "diverged: 1 of 1" in write_report(result).read_text()
