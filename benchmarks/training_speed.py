@@ -5,8 +5,8 @@
 The textbook loop: torchvision's transforms on PIL images, one by one, in a DataLoader with two workers that are kept,
 ``zero_grad``, loss, ``backward``, ``step``, and the loss read after every step. Both train with SGD and momentum,
 batches of 128, and crops and flips for the colour images; one epoch each, medians over turns. Each has a process of its
-own, since the trainer changes how its process gets memory. Pruned: the filters or hidden units of highest norm, a fifth
-in every layer, are left, the others deleted.
+own; the trainer's keeps freed memory, as ``masksearch run`` does. Pruned: the filters or hidden units of highest norm,
+a fifth in every layer, are left, the others deleted.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
 import masksearch as ms
+from masksearch.cli import keep_freed_memory
 from masksearch.seeds import torch_generator
 
 BATCH = 128
@@ -88,6 +89,7 @@ def side(turns: Connection, trainer: bool, name: str, pruned: bool, root: str) -
     model = network(name, shape, pruned)
     if trainer:
         split = ms.Split(torch.randn(n, *shape, generator=torch_generator(0)), torch.arange(n) % 10)
+        keep_freed_memory()
         run = resident(model, split, not grey)
     else:
         scale = [transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))]

@@ -1,5 +1,6 @@
 """The command line: ``masksearch run``, ``show``, ``compare`` and ``analyse``."""
 
+import ctypes
 import io
 import os
 import sys
@@ -25,7 +26,11 @@ from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.table import choose
 
-__all__ = ["main"]
+__all__ = ["keep_freed_memory", "main"]
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_KEPT = 1 << 30  # bytes
+_LARGEST = 32 << 20  # bytes, glibc's maximum for this threshold
 
 _USAGE = f"""\
 usage: masksearch run [flags]     search, prune and retrain; --help lists the flags
@@ -78,7 +83,26 @@ def _dispatch(args: Sequence[str]) -> int:
     return _show(Path(args[1]))
 
 
+def keep_freed_memory() -> bool:
+    """Let glibc keep up to 1 GiB of freed memory in this process; return whether glibc does.
+
+    With glibc's defaults, a freed tensor of some megabytes goes back to the kernel, and the next training step gets
+    zeroed new pages (mallopt(3)). Other C libraries have no such switch, and nothing changes there. Only the command
+    line calls this function, before a run; the library leaves malloc unchanged.
+
+    It brings a ratio of 0.80 in CPU time: 41.1 s of user and system time with it, 51.7 s without it, means of two runs
+    each, in turn, by /usr/bin/time, of ``masksearch run --dataset mnist --model resnet20 --methods magnitude --epochs 1
+    --train-images 1500 --val-images 400 --sparsity 0.9 --seeds 1 --threads 1 --device cpu``.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+
+
 def _run(parts: Sequence[Settings], args: Sequence[str]) -> int:
+    keep_freed_memory()
     console = _console()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:

@@ -18,7 +18,6 @@ from masksearch.training.evaluation import evaluate_feed
 from masksearch.training.feed import Feed, Images, steps_per_epoch
 from masksearch.training.learning_rate import learning_rate
 from masksearch.training.masking import Masking
-from masksearch.training.memory import keep_freed_memory
 from masksearch.training.moments import Moments
 from masksearch.training.optimizer import build_optimizer
 from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
@@ -56,7 +55,7 @@ def train(
 
     Equal arguments give equal weights, bit for bit, also where the training was interrupted in between: order of the
     images, augmentation and dropout derive from (seed, epoch). The global random state and the modes of the network's
-    modules are left as they were found. On a CPU, up to 1 GiB of freed memory stays with the process from then on.
+    modules are left as they were found.
 
     Parameters
     ----------
@@ -148,8 +147,6 @@ def train(
                 for row in training.epochs:
                     on_epoch(row)
 
-    if device.type == "cpu":
-        keep_freed_memory()
     feed = Feed(split, device, seen.channels_last)
     val_feed = None if val is None else Feed(val, device, seen.channels_last)
     epochs = EpochPass(

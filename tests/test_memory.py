@@ -1,4 +1,4 @@
-"""Freed memory is kept: what a step frees, the next one gets without new pages from the kernel."""
+"""Memory of the command line: the next step gets the memory that a step frees, without new pages from the kernel."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from masksearch.training.memory import keep_freed_memory
+from masksearch.cli import keep_freed_memory
 torch.set_num_threads(1)
 
 def faults():
