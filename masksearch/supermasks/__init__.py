@@ -17,13 +17,13 @@ from masksearch.seeds import torch_generator
 from masksearch.space import Density, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks.methods import constant, draw_edge_popup, draw_zhou, kaiming
-from masksearch.supermasks.network import ScoredNetwork, frozen_weights, rescale
+from masksearch.supermasks.network import ScoredNetwork, frozen_weights
 from masksearch.supermasks.settings import SupermaskSettings
 from masksearch.table import Table
 from masksearch.training import EpochRow, Images, TrainSettings, train
 from masksearch.training.settings import LrSchedule
 
-__all__ = ["SUPERMASKS", "Supermask", "SupermaskSettings", "learn", "rescaled"]
+__all__ = ["SUPERMASKS", "Supermask", "SupermaskSettings", "learn"]
 
 
 @dataclass(frozen=True)
@@ -170,17 +170,3 @@ def learn(
             "a smaller one is needed"
         )
     return space.top_k(learner.saliency(), density, scope, generator, on_empty)
-
-
-def rescaled(name: str, model: nn.Module, space: NetworkSpace, mask: Mask) -> nn.Module:
-    """A copy of ``model`` with the weights that ``mask`` was learned for when ``settings.rescale`` was on.
-
-    A ReLU network without biases gives the same classes without it; others may need it, unless their weights are
-    trained afterwards.
-
-    Parameters
-    ----------
-    name : str
-        The row of ``SUPERMASKS`` that found the mask.
-    """
-    return rescale(model, space, mask, SUPERMASKS[name].power)

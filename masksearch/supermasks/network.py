@@ -8,11 +8,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks.methods import top
 
-__all__ = ["ScoredNetwork", "frozen_weights", "rescale"]
+__all__ = ["ScoredNetwork", "frozen_weights"]
 
 
 class ScoredNetwork(nn.Module):
@@ -114,15 +113,6 @@ def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter
             )
         found.append(weight)
     return found
-
-
-def rescale(model: nn.Module, space: NetworkSpace, mask: Mask, power: float) -> nn.Module:
-    """A copy of ``model`` whose layers' weights are multiplied by (all / kept by ``mask``) ** power."""
-    model = copy.deepcopy(model)
-    with torch.no_grad():
-        for layer, weight in zip(space.layers, frozen_weights(model, space), strict=True):
-            weight.mul_(_factor(mask.bits[layer.slice], power).to(weight))
-    return model
 
 
 def _factor(mask: Tensor, power: float) -> Tensor:
