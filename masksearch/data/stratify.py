@@ -14,6 +14,9 @@ def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
     stretches. So a prefix never has more than one image of a class too many or too few for the point where it ends,
     and taking prefixes is all that making splits, search images and smaller training sets needs.
 
+    scikit-learn's ``train_test_split(stratify=)`` makes other splits from the same seed, and all measurements in
+    benchmarks/results are of these splits.
+
     Parameters
     ----------
     labels : Tensor
