@@ -40,14 +40,10 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "additions": [
         {},
         {"scope": "erk"},
-        {"acceptance": 0.1},
-        {"acceptance": 0.2},
-        {"acceptance": 0.4},
         {"within": 0.5},
         {"within": 1.0, "scope": "erk"},
         {"within": 0.5, "scope": "erk"},
         {"chains": 4},
-        {"reheat_after": 0.02},
     ],
 }
 
@@ -70,7 +66,6 @@ def densities(data: ms.Data) -> Iterator[str]:
         "annealing": Annealing(),
         "annealing, densities": Annealing(densities=True),
         "annealing, densities, 4 chains": Annealing(densities=True, chains=4),
-        "annealing, densities, reheat_after 0.1": Annealing(densities=True, reheat_after=0.1),
         "optuna_tpe, layers": OptunaSearch.tpe(),
     }
     yield "| search | density | score | search accuracy | rest accuracy | ms per scoring |"

@@ -18,10 +18,7 @@ _NETWORKS = (
     *("resnet20", "resnetb20", "basic_cnn", "torchvision:resnet18", "torchvision:mobilenet_v3_small"),
     *("torchvision:densenet121", "torchvision:shufflenet_v2_x1_0", "torchvision:convnext_tiny", "torchvision:swin_t"),
 )
-_ANNEALING = (
-    "--searchers annealing annealing:within=0.5 annealing:chains=4 annealing:reheat_after=0.02 "
-    "annealing:reheat_after=0.1 annealing:acceptance=0.1 annealing:acceptance=0.2"
-)
+_ANNEALING = "--searchers annealing annealing:within=0.5 annealing:chains=4"
 _PLANTED = {
     "annealing": f"--problems equal weighted --units 300 --seeds 5 --budget 20000 {_ANNEALING}",
     "annealing_traps": f"--problems coupled deceptive --units 200 --density 0.5 --seeds 5 --budget 10000 {_ANNEALING}",

@@ -14,9 +14,10 @@ import tyro
 
 from masksearch.errors import InputError
 from masksearch.experiment import Settings, load_recipe
+from masksearch.experiment.removed import REMOVED
 from masksearch.experiment.schedule_settings import ScheduleSettings
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings
-from masksearch.experiment.settings import REMOVED, RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
 from masksearch.plugin import load_plugins
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings

@@ -46,7 +46,7 @@ class HistoryFile:
         self._moves: BinaryIO
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
-        """The history so far and the searcher's state then (None: the search is new), ready to be appended to.
+        """The history so far, and the searcher's state (None: a new search, or the searcher doesn't support resuming).
 
         Raises
         ------
@@ -90,8 +90,8 @@ class HistoryFile:
             self._moves.write(np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes())
         self._rows.write(json.dumps(row).encode() + b"\n")
 
-    def checkpoint(self, history: History, searcher_state: dict[str, Any]) -> None:
-        """Make everything up to here the point from which the search would go on."""
+    def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
+        """Save the state of the search; None for a searcher that doesn't support resuming."""
         for handle in (self._rows, self._moves):
             handle.flush()
             os.fsync(handle.fileno())

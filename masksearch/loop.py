@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -39,7 +40,7 @@ _LOOKS = 400  # per search: trials at which the incumbent is compared with start
 
 def search(
     space: MaskSpace,
-    searcher: Searcher,
+    searcher: Searcher | str,
     scorer: HasScore,
     density: Density,
     budget: int | Budget,
@@ -62,8 +63,8 @@ def search(
     ----------
     space : MaskSpace
         Where to search.
-    searcher : Searcher
-        Proposes masks.
+    searcher : Searcher or str
+        Proposes masks: a searcher, or a name in ``SEARCHERS`` for one with default settings.
     scorer : object with ``score(proposals) -> scores``
         Scores them; higher is better. A scorer that carries something from one scoring to the next also has
         ``refresh()`` and ``refresh_every``; see :class:`~masksearch.trial.Scoring`.
@@ -109,8 +110,10 @@ def search(
     Raises
     ------
     InputError
-        If density, start, budget, scorer or cost don't fit, or the folder holds another search.
+        If searcher, density, start, budget, scorer or cost don't fit, if the folder holds another search, or an
+        unfinished one whose searcher doesn't support resuming.
     """
+    searcher = _instance(searcher)
     if batch < 1:
         raise InputError(f"batch: {batch}; at least 1 proposal is asked for at once")
     budget, scoring = Budget.of(budget), as_scoring(scorer)
@@ -127,6 +130,13 @@ def search(
         history, state = file.open(space, keep)
         if state is not None:
             searcher.load_state_dict(state)
+        elif len(history) and budget.left(len(history), history.seconds) != 0:
+            file.close()
+            name = type(searcher).__name__
+            raise InputError(
+                f"{folder}: holds an unfinished search ({len(history)} scorings), and {name} doesn't support resuming, "
+                "since it keeps attributes outside of self.state; give another folder"
+            )
     callbacks = list(callbacks)
     history.first = history.first or searcher.incumbent
     try:
@@ -221,7 +231,7 @@ class _Loop:
             self._telling = time.perf_counter() - scored
             self._record(proposals, scores, before)
         if self.file is not None and len(history):
-            self.file.checkpoint(history, self.searcher.state_dict())
+            self.file.checkpoint(history, self._searcher_state())
 
     def _refresh_if_due(self) -> None:
         """Refresh the scorer when its time has come, and take a checkpoint then, if the last one is old."""
@@ -232,8 +242,11 @@ class _Loop:
         if every is not None:
             self.scorer.refresh()
         if self.file is not None and time.monotonic() - self._saved > _CHECKPOINT_EVERY:
-            self.file.checkpoint(self.history, self.searcher.state_dict())
+            self.file.checkpoint(self.history, self._searcher_state())
             self._saved = time.monotonic()
+
+    def _searcher_state(self) -> dict[str, Any] | None:
+        return self.searcher.state_dict() if self.searcher.supports_resuming else None
 
     def _record(self, proposals: Sequence[Proposal], scores: Sequence[Score], before: Mask | None) -> None:
         """Write trials down, once the searcher knows them; ``before``: where it stood when it didn't."""
@@ -313,6 +326,15 @@ def _look(incumbent: Mask, history: History) -> dict[str, float]:
         assert history.best.mask is not None
         look["hamming_best"] = incumbent.hamming(history.best.mask)
     return look
+
+
+def _instance(searcher: Searcher | str) -> Searcher:
+    if isinstance(searcher, str):
+        return SEARCHERS[searcher]()
+    if isinstance(searcher, type):
+        name = searcher.__name__
+        raise InputError(f"searcher: {name} is a class; give an instance, {name}()")
+    return searcher
 
 
 def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from masksearch.errors import InputError
+from masksearch.layout import Layout
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.space import Density, Hold, MaskSpace, OnEmpty, Scope
@@ -27,10 +28,13 @@ __all__ = [
     "Scoring",
     "Trial",
     "as_scoring",
+    "proposals_of",
 ]
 
 TAKEN_IN = "taken_in"
 """The metric that counts the trials of other searches that a searcher has learned from."""
+
+_DRAWS = 100  # of a random mask until none of its layers is empty
 
 Cost = Hold | Callable[[Mask], float]
 """What a mask costs as a share of what the full mask does: by name, as the space counts it, or by a function."""
@@ -112,8 +116,18 @@ class Problem:
 
         return rank(saliency) if self.refine is None else self.refine(saliency, rank)
 
-    def random(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
-        """A random mask that the problem allows."""
+    def random_mask(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
+        """A random mask that the problem allows, drawn uniformly among those of the density.
+
+        Raises
+        ------
+        InputError
+            If no layer may be empty (``on_empty`` is ``raise``) and each of 100 draws empties one.
+        """
+        for _ in range(_DRAWS if self.on_empty == "raise" else 0):
+            mask = self.space.random(self.density, scope, generator, "allow", self.hold)
+            if not mask.empty_layers():
+                return mask
         return self.space.random(self.density, scope, generator, self.on_empty, self.hold)
 
     def allows(self, kept: np.ndarray) -> bool:
@@ -155,6 +169,22 @@ class Proposal:
     def regrown(self) -> np.ndarray:
         """Units that go from pruned to kept, int64 (r,)."""
         return self.move.regrown
+
+
+def proposals_of(masks: "Sequence[Mask | Proposal]", space: Layout) -> list[Proposal]:
+    """Masks and proposals, all as proposals.
+
+    Raises
+    ------
+    InputError
+        If one is a mask of another space than ``space``.
+    """
+    proposals = [Proposal.of(mask) if isinstance(mask, Mask) else mask for mask in masks]
+    for proposal in proposals:
+        own = proposal.mask.space
+        if own is not space and own.fingerprint != space.fingerprint:
+            raise InputError(f"mask of a {own.describe()}; it doesn't fit this {space.describe()}")
+    return proposals
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,7 @@ class Overlap:
 
 SEARCHERS = {
     "annealing": Annealing,
-    "tabu": lambda: Annealing(tabu=5),
-    "chains": lambda: Annealing(chains=3, within=0.5, reheat_after=0.1),
+    "chains": lambda: Annealing(chains=3, within=0.5),
     "thesis": ThesisAnnealing.mlp,
     "random": RandomSearch,
 }

@@ -223,3 +223,17 @@ def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold()
     assert scores(0.2, history=history) == [(0.1, False, 0)]  # the bound settles it
     assert scores(0.2, 0.05, history=history) == [(0.1, False, 7), (0.1, False, 0)]
     assert asked == [0.3, None, 0.05]
+
+
+def test_a_searcher_may_be_given_by_its_name():
+    by_name = search(SPACE, "random_search", Overlap(), 0.3, 20)
+    assert [trial.mask_hash for trial in by_name] == [
+        trial.mask_hash for trial in search(SPACE, RandomSearch(), Overlap(), 0.3, 20)
+    ]
+    with pytest.raises(InputError, match="did you mean 'annealing'"):
+        search(SPACE, "anealing", Overlap(), 0.3, 20)
+
+
+def test_a_class_of_searchers_is_refused():
+    with pytest.raises(InputError, match=r"give an instance, Annealing\(\)"):
+        search(SPACE, Annealing, Overlap(), 0.3, 20)

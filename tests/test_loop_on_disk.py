@@ -12,8 +12,9 @@ from masksearch.errors import InputError
 from masksearch.history_file import incumbents, read_rows
 from masksearch.loop import search
 from masksearch.move import Move
-from masksearch.searchers import Annealing
+from masksearch.searchers import Annealing, Searcher
 from masksearch.space import MaskSpace
+from masksearch.trial import Proposal
 
 
 def rows_of(folder):
@@ -121,7 +122,7 @@ OTHERS = {
     "seed": ({"seed": 5}, "its seed is 4, asked for is 5"),
     "density": ({"density": 0.4}, "its density is 0.3, asked for is 0.4"),
     "budget": ({"budget": 31}, "its budget is .*30.*31"),
-    "searcher": ({"searcher": Annealing(tabu=3)}, "its searcher is .*tabu=0.*tabu=3"),
+    "searcher": ({"searcher": Annealing(chains=3)}, "its searcher is .*chains=1.*chains=3"),
     "policy": ({"on_empty": "allow"}, "its on_empty is raise, asked for is allow"),
     "start": ({"start": SPACE.random(0.3, generator=torch.Generator().manual_seed(1))}, "its start is None"),
     "space": ({"space": MaskSpace([("first", (5, 8), 40), ("third", (4, 5), 20)])}, "its space is"),
@@ -139,3 +140,35 @@ def test_a_folder_with_another_search_is_refused_and_kept(change, message, tmp_p
         search(**{**request, **change}, folder=tmp_path)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Uniform(Searcher):
+    """Two methods, and an attribute that isn't saved."""
+
+    told = 0
+
+    def ask(self, n=1):
+        return [Proposal.of(self.problem.random_mask(self.generator)) for _ in range(n)]
+
+    def tell(self, proposals, scores):
+        self.told += len(scores)
+
+
+def test_a_searcher_that_cannot_be_resumed_says_so_and_keeps_a_finished_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+
+    def stop(trial, history, searcher):
+        if trial.number == 10:
+            raise StopError
+
+    with pytest.raises(StopError):
+        search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "unfinished", callbacks=[stop])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "unfinished").iterdir()}
+    with pytest.raises(InputError, match=r"unfinished search \(10 scorings\), and Uniform doesn't support") as caught:
+        search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "unfinished")
+    assert "\n" not in str(caught.value)
+    search_file = "search.safetensors"
+    assert (tmp_path / "unfinished" / search_file).read_bytes() == before[search_file]
+    whole = search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "finished")
+    again = search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "finished")
+    assert [trial.score for trial in again] == [trial.score for trial in whole]

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from masksearch.criteria import CRITERIA
 from masksearch.errors import InputError
+from masksearch.experiment.removed import REMOVED
 from masksearch.experiment.schedule_settings import ScheduleSettings, parse_rewind
 from masksearch.experiment.search_settings import OptunaSettings, SearchSettings, split_method
 from masksearch.experiment.sweep_settings import Capped, SweepSettings
@@ -23,12 +24,11 @@ from masksearch.table import choose
 from masksearch.training import TrainSettings
 from masksearch.trial import Budget
 
-__all__ = ["NESTED", "REMOVED", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
+__all__ = ["NESTED", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
 
 Weights = Literal["own", "signed_constant"]
 
 NESTED = ("annealing", "optuna", "supermask")  # groups whose fields keep the group's name, also as flags
-
 
 @dataclass(frozen=True)
 class ScoringSettings:
@@ -103,26 +103,6 @@ class RunSettings:
             raise InputError(f"threads: {self.threads}; at least 1 is needed")
         if not 0 <= self.latency_seconds < math.inf:
             raise InputError(f"latency_seconds: {self.latency_seconds}; a finite number from 0 on is needed")
-
-
-_SUBSETS = (
-    "removed after 0.1.0: a search scores on the same images throughout, since at equal scorings growing subsets were "
-    "cheaper, not better; its measurements are in benchmarks/README.md"
-)
-
-REMOVED: dict[str, str] = {
-    "subsets": _SUBSETS,
-    "subset_stages": _SUBSETS,
-    "optuna.pruner": "removed after 0.1.0: stopping bad trials early made searches worse; its measurements are in "
-    "benchmarks/README.md",
-    "compression": "removed after 0.1.0: give sparsity, 1 - 10^-A for each A; "
-    "its measurements are in benchmarks/README.md",
-    "cost_of": "removed after 0.1.0 with cost_weight: no measurement depends on it; "
-    "hold, max_macs and max_params bound the cost of masks",
-    "cost_weight": "removed after 0.1.0: no measurement depends on it; "
-    "hold, max_macs and max_params bound the cost of masks",
-}
-"""Settings of earlier versions: name -> sentence. Names in a table of their own have its name: ``annealing.NAME``."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Estimation of distribution: learn, unit by unit, how often good masks keep it, and draw masks accordingly."""
+"""Estimation of distribution: learn how often good masks keep each unit, and draw masks with these probabilities."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -14,12 +14,23 @@ from masksearch.searchers.base import Searcher
 from masksearch.seeds import torch_generator
 from masksearch.space import OnEmpty, Scope
 from masksearch.table import choose
-from masksearch.trial import Problem, Proposal, Score
+from masksearch.trial import Proposal, Score
 
 __all__ = ["EDA"]
 
-_LEARNING = 40  # rate x generations of a whole search: enough to make up its mind, slow enough not to guess (measured)
+_LEARNING = 40  # rate x generations of a whole search: fast enough to converge, slow enough to explore (measured)
 _RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it counts seconds alone
+
+
+@dataclass
+class EDAState:
+    """What the estimation of distribution remembers from one scoring to the next, beside its generator."""
+
+    start_is_due: bool  # the problem has a start mask that wasn't proposed yet
+    probabilities: Tensor  # of every unit to be kept, float64 (n_units,)
+    seen: int = 0  # scored masks of this generation
+    best: list[tuple[float, Mask]] = field(default_factory=list)  # score and mask of the elites so far, best first
+    generations: int = 0  # that have ended
 
 
 @dataclass
@@ -33,20 +44,18 @@ class EDA(Searcher):
     Masks have the exact density: the units of highest ``logit(p) + noise`` are kept. The noise is logistic, which is
     the difference of two Gumbel variables, one for keeping the unit and one for pruning it. So drawn (Pareto sampling,
     Rosén 1997), a unit is kept about as often as its probability says; with one Gumbel variable alone (Gumbel-top-k,
-    Kool et al. 2019) it isn't, and the search settles early, on a worse mask (measured).
+    Kool et al. 2019) it isn't, and the search converges early, to a worse mask (measured).
 
     Once a generation has its full number of elites, proposals carry a threshold, the worst elite's score.
     """
 
     generation: int = 50  # masks between two updates
-    elites: int = 12  # of them, the best that are learned from
-    rate: float | None = None  # of learning, a share per generation; None: what the budget has time for
-    margin: float = 0.3  # of n_units: no probability comes nearer than margin / n_units to 0 or 1
-    trust: float = 0.8  # weight of the warm start in the first probabilities; the rest says "all units alike"
+    elites: int = 12  # best masks of a generation, towards which the probabilities move
+    rate: float | None = None  # learning rate, a share per generation; None: from the budget
+    margin: float = 0.3  # of n_units: all probabilities are at least margin / n_units away from 0 and 1
+    trust: float = 0.8  # weight of the warm start in the first probabilities; the rest is equal for all units
     saliency: str | None = None  # the problem's saliency to begin with; None: its start mask, or nothing
     scope: Scope = "global"  # layerwise, erk: the layers' densities are fixed, and only places within them learned
-
-    names_saliency = True
 
     def __post_init__(self) -> None:
         if self.generation < 1 or not 1 <= self.elites <= self.generation:
@@ -61,99 +70,77 @@ class EDA(Searcher):
             raise InputError(f"eda: trust {self.trust}; a share in [0, 1] is needed")
         choose("scope of eda", self.scope, list(get_args(Scope)))
 
-    def start(self, problem: Problem) -> None:  # noqa: D102
-        self.problem = problem
-        self._generator = torch_generator(problem.seed, "eda")
-        self._start_is_due = problem.start is not None
-        self._rate = self.rate or _rate_for(problem.budget.scorings, self.generation)
-        self._seen = 0  # masks of this generation that have been told
-        self._best: list[tuple[float, Mask]] = []  # the best of them so far, best first; of equals, the earlier
-        self._generations = 0
-        self._set(self._prior())
+    def reset(self) -> None:  # noqa: D102
+        self.generator = torch_generator(self.problem.seed, "eda")
+        self._rate = self.rate or _rate_for(self.problem.budget.scorings, self.generation)
+        self.state = EDAState(self.problem.start is not None, self._prior())
+        self._set(self.state.probabilities)
 
     def _prior(self) -> Tensor:
         problem = self.problem
         if self.saliency is not None:
             name = choose("saliency of eda", self.saliency, list(problem.saliencies))
-            believed = _by_rank(problem.saliencies[name], self._draw(problem.saliencies[name]).n_kept)
+            expected = _by_rank(problem.saliencies[name], self._draw(problem.saliencies[name]).n_kept)
         elif problem.start is not None:
-            believed = problem.start.bits.double()
+            expected = problem.start.bits.double()
         else:
-            believed = self._draw(torch.rand(problem.space.n_units, generator=self._generator)).bits.double()
-            return torch.full_like(believed, believed.mean().item())
-        return (1 - self.trust) * believed.mean() + self.trust * believed
+            expected = self._draw(torch.rand(problem.space.n_units, generator=self.generator)).bits.double()
+            return torch.full_like(expected, expected.mean().item())
+        return (1 - self.trust) * expected.mean() + self.trust * expected
 
     def _set(self, probabilities: Tensor) -> None:
         least = self.margin / self.problem.space.n_units
-        self._probabilities = probabilities.clamp(least, 1 - least)
-        self._logits = self._probabilities.logit()
-        self._entropy = float(torch.special.entr(torch.stack([self._probabilities, 1 - self._probabilities])).sum())
+        kept = self.state.probabilities = probabilities.clamp(least, 1 - least)
+        self._logits = kept.logit()
+        self._entropy = float(torch.special.entr(torch.stack([kept, 1 - kept])).sum())
 
     def _draw(self, ranking: Tensor) -> Mask:
         """The mask of the highest-ranking units; a layer that would be empty keeps one, unless it may be empty."""
         problem = self.problem
         on_empty: OnEmpty = "allow" if problem.on_empty == "allow" else "keep_one"
-        return problem.space.top_k(ranking, problem.density, self.scope, self._generator, on_empty, problem.hold)
+        return problem.space.top_k(ranking, problem.density, self.scope, self.generator, on_empty, problem.hold)
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         masks = []
-        if self._start_is_due and self.problem.start is not None:
+        if self.state.start_is_due and self.problem.start is not None:
             masks.append(self.problem.start)
-            self._start_is_due = False
-        while len(masks) < min(n, self.generation - self._seen):
-            noise = torch.rand(len(self._logits), generator=self._generator, dtype=torch.float64).logit()
+            self.state.start_is_due = False
+        while len(masks) < min(n, self.generation - self.state.seen):
+            noise = torch.rand(len(self._logits), generator=self.generator, dtype=torch.float64).logit()
             masks.append(self._draw(self._logits + noise))
-        # What scores below the last of a full set of elites teaches nothing, by however much it does.
-        threshold = self._best[-1][0] if len(self._best) == self.elites else None
+        # A mask that scores below the last of a full set of elites changes nothing, whatever its score.
+        threshold = self.state.best[-1][0] if len(self.state.best) == self.elites else None
         return [replace(Proposal.of(mask), threshold=threshold) for mask in masks]
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         for proposal, score in zip(proposals, scores, strict=True):
-            self._seen += 1
+            self.state.seen += 1
             if score.exact and not np.isnan(score.value):
-                place = sum(value >= score.value for value, _ in self._best)
-                self._best.insert(place, (score.value, proposal.mask))
-                del self._best[self.elites :]
-        if self._seen >= self.generation:
+                place = sum(value >= score.value for value, _ in self.state.best)
+                self.state.best.insert(place, (score.value, proposal.mask))
+                del self.state.best[self.elites :]
+        if self.state.seen >= self.generation:
             self._learn()
 
     def _learn(self) -> None:
-        if self._best:
-            shares = torch.zeros_like(self._probabilities)
-            for _, mask in self._best:
+        if self.state.best:
+            shares = torch.zeros_like(self.state.probabilities)
+            for _, mask in self.state.best:
                 shares += mask.bits
-            self._set(self._probabilities.lerp(shares / len(self._best), self._rate))
-        self._seen, self._best = 0, []
-        self._generations += 1
+            self._set(self.state.probabilities.lerp(shares / len(self.state.best), self._rate))
+        self.state.seen, self.state.best = 0, []
+        self.state.generations += 1
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
-        return {"entropy": self._entropy, "generation": self._generations}
-
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "generator": self._generator.get_state(),
-            "start_is_due": self._start_is_due,
-            "probabilities": self._probabilities.clone(),
-            "seen": self._seen,
-            "best": [(value, np.packbits(mask.bits.numpy())) for value, mask in self._best],
-            "generations": self._generations,
-        }
+        return {"entropy": self._entropy, "generation": self.state.generations}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
-        space = self.problem.space
-        self._generator = torch.Generator()
-        self._generator.set_state(state["generator"])
-        self._start_is_due, self._seen = state["start_is_due"], state["seen"]
-        self._generations = state["generations"]
-        self._best = [
-            (value, Mask(space, torch.from_numpy(np.unpackbits(bits, count=space.n_units).astype(bool))))
-            for value, bits in state["best"]
-        ]
-        self._set(state["probabilities"])
+        super().load_state_dict(state)
+        self._set(self.state.probabilities)
 
 
 def _rate_for(scorings: int | None, generation: int) -> float:
-    """The rate at which a search of so many scorings has settled before it ends."""
+    """The rate at which a search with this number of scorings converges before it ends."""
     return _RATE_UNKNOWN if scorings is None else min(_RATE_MOST, _LEARNING * generation / scorings)
 
 

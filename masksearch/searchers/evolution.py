@@ -1,13 +1,12 @@
-"""Evolution: a population of masks that mutate by swaps and cross by exchanging what they differ in."""
+"""Evolution: a population of masks that mutate by swaps and cross over by exchanging units in which they differ."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
-import torch
 
 from masksearch.errors import InputError
 from masksearch.layered_partition import spread
@@ -18,11 +17,11 @@ from masksearch.searchers.base import Searcher
 from masksearch.seeds import numpy_generator, torch_generator
 from masksearch.space import OnEmpty, Scope
 from masksearch.table import choose
-from masksearch.trial import Problem, Proposal, Score
+from masksearch.trial import Proposal, Score
 
 __all__ = ["Evolution"]
 
-_TRIES = 100  # draws of a child before one that is its parent over again is put up with
+_TRIES = 100  # draws of a child; if none of them is allowed, its parent is proposed again
 _POWER = 1.5  # of the mutations' radius
 
 
@@ -43,12 +42,21 @@ class _Member:
 
 
 @dataclass
-class Evolution(Searcher):
-    """Evolution in steady state: two parents, one child, which takes the lesser parent's place unless it is worse.
+class EvolutionState:
+    """What evolution remembers from one scoring to the next, beside its generator, which draws the first masks."""
 
-    Replacing a parent, and not the worst of all, keeps the population varied (in the manner of Mahfoud's crowding,
-    1995), which crossing lives on. The better parent is the base of the move, so that a child costs no more to propose
-    than what it changes, and the lesser one's score its threshold. A child is one of two:
+    rng: np.random.Generator  # draws parents and children
+    proposed_first: int = 0  # masks that were proposed to fill the population
+    members: list[_Member] = field(default_factory=list)  # the population
+
+
+@dataclass
+class Evolution(Searcher):
+    """Steady-state evolution: two parents, one child, which replaces the lesser parent unless the child is worse.
+
+    Replacing a parent, not the worst member, keeps the population diverse (crowding, Mahfoud 1995), which crossover
+    needs. The better parent is the base of the move, so that proposing a child costs O(radius), and the score of the
+    lesser parent is the threshold. There are two kinds of children:
 
     - *crossed*: the better parent, with about half of what the other has different: every unit with probability 1/2
       (Syswerda 1989), or whole layers with probability 1/2. As many units come in as go out.
@@ -57,8 +65,8 @@ class Evolution(Searcher):
 
     With a density per layer, every child keeps it: as many units come into each layer as go out of it.
 
-    It begins with the problem's start mask, the top units of every saliency, and swaps of these; without any, with
-    random masks.
+    The first population has the problem's start mask, the top units of every saliency, and swaps of these; without
+    start and saliencies, it has random masks.
     """
 
     population: int = 50
@@ -78,14 +86,11 @@ class Evolution(Searcher):
             raise InputError(f"evolution: radius_most {self.radius_most}; a share in (0, 1] is needed")
         choose("scope of evolution", self.scope, list(get_args(Scope)))
 
-    def start(self, problem: Problem) -> None:  # noqa: D102
-        self.problem = problem
-        self._rng = numpy_generator(problem.seed, "evolution")
-        self._generator = torch_generator(problem.seed, "evolution", "start")
-        self._known = self._known_masks()
-        self._begun = 0  # masks proposed to begin with
-        self._members: list[_Member] = []
-        # Of every proposal that waits for its score: its place in the population (None: a new one), its kept units.
+    def reset(self) -> None:  # noqa: D102
+        self.generator = torch_generator(self.problem.seed, "evolution", "start")
+        self.state = EvolutionState(numpy_generator(self.problem.seed, "evolution"))
+        self._given = self._given_masks()
+        # For every proposal that waits for its score: its place in the population (None: a new one), its kept units.
         self._waiting: list[tuple[int | None, np.ndarray]] = []
 
     @property
@@ -96,7 +101,7 @@ class Evolution(Searcher):
     def _on_empty(self) -> OnEmpty:
         return "allow" if self.problem.on_empty == "allow" else "keep_one"
 
-    def _known_masks(self) -> list[Mask]:
+    def _given_masks(self) -> list[Mask]:
         problem = self.problem
         masks = [
             problem.space.top_k(saliency, problem.density, self.scope, None, self._on_empty, problem.hold)
@@ -105,31 +110,31 @@ class Evolution(Searcher):
         return masks if problem.start is None else [problem.start, *masks]
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
-        missing = self.population - len(self._members)
+        missing = self.population - len(self.state.members)
         self._waiting = []
-        return [self._beginner() for _ in range(min(n, missing))] if missing else [self._child() for _ in range(n)]
+        return [self._first_mask() for _ in range(min(n, missing))] if missing else [self._child() for _ in range(n)]
 
-    def _beginner(self) -> Proposal:
-        problem, number = self.problem, self._begun
-        self._begun += 1
-        if number < len(self._known):
-            proposal = Proposal.of(self._known[number])
-        elif self._known:
-            base = _member(self._known[number % len(self._known)])
+    def _first_mask(self) -> Proposal:
+        problem, number = self.problem, self.state.proposed_first
+        self.state.proposed_first += 1
+        if number < len(self._given):
+            proposal = Proposal.of(self._given[number])
+        elif self._given:
+            base = _member(self._given[number % len(self._given)])
             proposal = Proposal.moving(base.mask, self._allowed(base, self._mutated))
         else:
-            drawn = problem.space.random(problem.density, self.scope, self._generator, self._on_empty, problem.hold)
+            drawn = problem.space.random(problem.density, self.scope, self.generator, self._on_empty, problem.hold)
             proposal = Proposal.of(drawn)
         self._waiting.append((None, _member(proposal.mask).kept))
         return proposal
 
     def _child(self) -> Proposal:
-        place, other_place = self._rng.choice(self.population, 2, replace=False)
-        if self._members[other_place].value > self._members[place].value:
+        place, other_place = self.state.rng.choice(self.population, 2, replace=False)
+        if self.state.members[other_place].value > self.state.members[place].value:
             place, other_place = other_place, place
-        base, other = self._members[place], self._members[other_place]
+        base, other = self.state.members[place], self.state.members[other_place]
         move = Move.nowhere()
-        if self._rng.random() < self.crossover:
+        if self.state.rng.random() < self.crossover:
             move = self._allowed(base, lambda base: self._crossed(base, other))
         if not len(move):
             move = self._allowed(base, self._mutated)
@@ -147,16 +152,16 @@ class Evolution(Searcher):
     def _crossed(self, base: _Member, other: _Member) -> Move:
         """Some of what ``other`` keeps, against as much of what it doesn't; nowhere, if that is nothing or all."""
         mine, theirs = np.flatnonzero(base.bits & ~other.bits), np.flatnonzero(other.bits & ~base.bits)
-        if self._rng.random() < self.by_layer:
+        if self.state.rng.random() < self.by_layer:
             space = base.mask.space
-            taken = self._rng.random(len(space.layers)) < 0.5
+            taken = self.state.rng.random(len(space.layers)) < 0.5
             out, back = mine[taken[space.layer_of(mine)]], theirs[taken[space.layer_of(theirs)]]
         else:
-            out, back = (units[self._rng.random(len(units)) < 0.5] for units in (mine, theirs))
+            out, back = (units[self.state.rng.random(len(units)) < 0.5] for units in (mine, theirs))
         radius = min(len(out), len(back))
         if 2 * radius in (0, len(mine) + len(theirs)):
             return Move.nowhere()
-        out, back = self._rng.permutation(out), self._rng.permutation(back)
+        out, back = self.state.rng.permutation(out), self.state.rng.permutation(back)
         if isinstance(self.problem.density, Mapping):
             return _balanced(base.mask.space, out, back)
         return Move(out[:radius], back[:radius])
@@ -167,7 +172,7 @@ class Evolution(Searcher):
         kept, pruned = base.mask.n_kept, space.n_units - base.mask.n_kept
         if not min(kept, pruned):
             return Move.nowhere()
-        if self._rng.random() < self._within:
+        if self.state.rng.random() < self._within:
             move = self._swapped_within(base)
             if len(move) or self._within == 1:
                 return move
@@ -181,7 +186,7 @@ class Evolution(Searcher):
         room = np.minimum(base.kept, pruned)
         if not room.any():
             return Move.nowhere()
-        swaps = spread(self._radius(int(room.sum())), room, self._rng)
+        swaps = spread(self._radius(int(room.sum())), room, self.state.rng)
         out, back = [], []
         for place in np.flatnonzero(swaps):
             layer = space.layers[place]
@@ -194,19 +199,19 @@ class Evolution(Searcher):
         """A whole number from 1 to the largest mutation, r with a probability of about r ** -_POWER."""
         most = max(1, round(self.radius_most * largest))
         tail = (most + 1) ** (1 - _POWER)
-        return min(most, int((1 - self._rng.random() * (1 - tail)) ** (1 / (1 - _POWER))))
+        return min(most, int((1 - self.state.rng.random() * (1 - tail)) ** (1 / (1 - _POWER))))
 
     def _some(self, bits: np.ndarray, kept: bool, there_are: int, wanted: int) -> np.ndarray:
         """So many random units that are kept, or pruned: drawn blindly, and listed only where that doesn't do."""
         n = len(bits)
         draws = 2 * wanted * n // there_are + 16
         if draws < n:
-            units = self._rng.integers(n, size=draws)
+            units = self.state.rng.integers(n, size=draws)
             units = units[bits[units] == kept]
             units = units[np.sort(np.unique(units, return_index=True)[1])]  # distinct, in the order they were drawn
             if len(units) >= wanted:
                 return units[:wanted]
-        return self._rng.choice(np.flatnonzero(bits == kept), wanted, replace=False)
+        return self.state.rng.choice(np.flatnonzero(bits == kept), wanted, replace=False)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         for proposal, score, (place, kept) in zip(proposals, scores, self._waiting, strict=True):
@@ -214,34 +219,15 @@ class Evolution(Searcher):
                 continue
             member = _Member(proposal.mask, score.value, kept)
             if place is None:
-                self._members.append(member)
-            elif score.value >= self._members[place].value and not self._has(proposal.mask):
-                self._members[place] = member
+                self.state.members.append(member)
+            elif score.value >= self.state.members[place].value and not self._has(proposal.mask):
+                self.state.members[place] = member
 
     def _has(self, mask: Mask) -> bool:
-        return any(member.mask.hash == mask.hash for member in self._members)
+        return any(member.mask.hash == mask.hash for member in self.state.members)
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
-        return {"median": median(member.value for member in self._members)} if self._members else {}
-
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "rng": self._rng.bit_generator.state,
-            "generator": self._generator.get_state(),
-            "begun": self._begun,
-            "masks": [np.packbits(member.bits) for member in self._members],
-            "values": [member.value for member in self._members],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
-        space = self.problem.space
-        self._rng.bit_generator.state = state["rng"]
-        self._generator = torch.Generator()
-        self._generator.set_state(state["generator"])
-        self._begun = state["begun"]
-        bits = [np.unpackbits(packed, count=space.n_units).astype(bool) for packed in state["masks"]]
-        masks = [Mask(space, torch.from_numpy(one)) for one in bits]
-        self._members = [_member(mask, value) for mask, value in zip(masks, state["values"], strict=True)]
+        return {"median": median(member.value for member in self.state.members)} if self.state.members else {}
 
 
 def _member(mask: Mask, value: float = math.nan) -> _Member:

@@ -3,34 +3,91 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.partition import Partition
 from masksearch.searchers.base import Searcher
-from masksearch.searchers.tabu import TabuMemory
 from masksearch.seeds import numpy_generator, torch_generator
-from masksearch.trial import Problem, Proposal, Score
+from masksearch.trial import Proposal, Score
 
 __all__ = ["ThesisAnnealing"]
 
 _FIRST_LEVEL_MEAN = 5.0  # percent
-_SCALARS = (
-    *("_radius", "_peak", "_temperature", "_iterations", "_level", "_iteration"),
-    *("_mean", "_sum", "_count", "_value", "_accepted"),
-)
+
+
+@dataclass
+class TabuMemory:
+    """The last ``size`` masks that were proposed, and the distance of the current mask to each of them.
+
+    Comparing a move with all of them costs O(size x radius), and remembering a mask O(n_units).
+    """
+
+    bits: np.ndarray  # bool (size, n_units)
+    distances: np.ndarray  # int64 (size,), Hamming distances between the current mask and each remembered mask
+    count: int = 0  # masks remembered so far; from ``size`` on, a new mask replaces the oldest
+
+    @classmethod
+    def of_size(cls, size: int, n_units: int) -> "TabuMemory":
+        """An empty memory."""
+        return cls(np.zeros((size, n_units), dtype=bool), np.zeros(size, dtype=np.int64))
+
+    def distances_after(self, move: Move) -> np.ndarray:
+        """Hamming distances between the current mask after ``move`` and the remembered masks: int64 (masks,)."""
+        n = min(self.count, len(self.bits))
+        # A dropped unit decreases the distance to masks without it by one, and increases the others; a regrown unit
+        # does the opposite.
+        dropped, regrown = self.bits[:n, move.dropped], self.bits[:n, move.regrown]
+        change_of_dropped = 2 * dropped.sum(1, dtype=np.int64) - len(move.dropped)
+        change_of_regrown = len(move.regrown) - 2 * regrown.sum(1, dtype=np.int64)
+        return self.distances[:n] + change_of_dropped + change_of_regrown
+
+    def remember(self, mask: Mask, distance: int) -> None:
+        """Remember ``mask``, whose distance from the current mask is ``distance``."""
+        place = self.count % len(self.bits)
+        self.bits[place] = mask.bits.numpy()
+        self.distances[place] = distance
+        self.count += 1
+
+    def follow(self, move: Move) -> None:
+        """Update the distances: the current mask has made ``move``."""
+        self.distances[: min(self.count, len(self.bits))] = self.distances_after(move)
+
+
+@dataclass
+class ThesisState:
+    """What the thesis' annealing remembers from one scoring to the next."""
+
+    rng: np.random.Generator  # draws moves and thresholds
+    current: Mask
+    partition: Partition  # of the current mask
+    memory: TabuMemory
+    radius: int
+    peak: int  # radius after its last increase
+    temperature: float  # accuracy units
+    iterations: float  # scorings of this level
+    level: int = 0
+    iteration: int = 0  # scorings of this level so far
+    mean: float = _FIRST_LEVEL_MEAN  # `a`, percent
+    sum: float = _FIRST_LEVEL_MEAN  # of the accuracies that `a` is the mean of, percent
+    count: int = 1  # of these accuracies
+    value: float = math.nan  # score of the current mask; NaN for the start mask, which isn't scored
+    accepted: int = 0  # moves
 
 
 @dataclass
 class ThesisAnnealing(Searcher):
-    """The published moves, radius, temperature, acceptance and memory. Made for accuracy scores in [0, 1].
+    """The published moves, radius, temperature, acceptance and tabu memory. For accuracy scores in [0, 1].
 
     A move is accepted if its accuracy passes a running mean `a`, else with probability exp(-(a - accuracy) / T); `a` is
-    the mean of the previous level's `a` and the accuracies accepted so far in this level. It is not the current mask's
-    own score: with one scoring a level it stays at 5 % for 139 levels, so that everything is accepted. The radius is a
-    sawtooth: x .99 a level, and back up to .75 of where it last peaked once it has halved. Ends by itself.
+    the mean of the previous level's `a` and the accuracies accepted so far in this level. It is not the score of the
+    current mask: with one scoring a level, `a` is 5 % for 139 levels, so that all moves are accepted. The radius is
+    multiplied by 0.99 at each level; below half of its last peak, it increases to 0.75 of that peak. The search ends
+    after the last level.
 
     Use :meth:`mlp` (42,706 scorings in 1,450 levels) or :meth:`cnn` (about 8,200 in 1,000).
     """
@@ -41,9 +98,9 @@ class ThesisAnnealing(Searcher):
     iterations_start: float  # scorings in the first level
     iterations_max: float  # and at most; x 1.005 every level
     memory: int  # masks remembered
-    tries: int  # draws until an unknown mask is found; the last is scored regardless
-    known: Literal["within_radius", "equal"]  # what counts as remembered: fewer than radius bits differ, or none
-    carry: Literal["before", "after"]  # the level's mean passes on as it stood before or after its last scoring
+    tries: int  # draws until a mask is found that isn't remembered; the last one is proposed in any case
+    known: Literal["within_radius", "equal"]  # a mask is remembered if fewer than radius bits differ, or none
+    carry: Literal["before", "after"]  # the next level begins with the mean before or after this level's last scoring
 
     @classmethod
     def mlp(cls) -> "ThesisAnnealing":
@@ -55,93 +112,80 @@ class ThesisAnnealing(Searcher):
         """The thesis' annealing for its CNN's filters: 1,000 levels, about 8,200 scorings."""
         return cls(1000, 0.005, 0.995, 2, 10, memory=60, tries=30, known="equal", carry="after")
 
-    def start(self, problem: Problem) -> None:  # noqa: D102
+    def reset(self) -> None:  # noqa: D102
+        problem = self.problem
         if isinstance(problem.density, Mapping):
             raise InputError(
                 "thesis annealing: swaps units across layers, so a density per layer isn't held; give one density"
             )
-        self.problem = problem
-        self._rng = numpy_generator(problem.seed, "thesis_annealing")
-        generator = torch_generator(problem.seed, "thesis_annealing", "start")
-        self._current = problem.start or problem.random(generator)
-        self._partition = Partition(self._current)
-        self._memory = TabuMemory(self.memory, self._current)
-        self._radius = self._peak = self._current.n_kept
-        self._temperature = self.temperature_start
-        self._iterations = self.iterations_start
-        self._level, self._iteration = 0, 0
-        self._mean = _FIRST_LEVEL_MEAN  # `a`, percent
-        self._sum, self._count = self._mean, 1  # what `a` is the mean of
-        self._value = math.nan  # of the current mask; the walk doesn't score where it starts
-        self._accepted = 0
+        self.generator = torch_generator(problem.seed, "thesis_annealing", "start")
+        current = problem.start or problem.random_mask(self.generator)
+        self.state = ThesisState(
+            rng=numpy_generator(problem.seed, "thesis_annealing"),
+            current=current,
+            partition=Partition(current),
+            memory=TabuMemory.of_size(self.memory, problem.space.n_units),
+            radius=current.n_kept,
+            peak=current.n_kept,
+            temperature=self.temperature_start,
+            iterations=self.iterations_start,
+        )
 
     @property
     def incumbent(self) -> Mask:  # noqa: D102
-        return self._current
+        return self.state.current
 
     def ask(self, n: int = 1) -> list[Proposal]:
-        """One proposal: the published walk knows no batches."""
-        if self._level == self.levels:
+        """One proposal: the published search has no batches."""
+        state = self.state
+        if state.level == self.levels:
             return []
-        reach = self._radius if self.known == "within_radius" else 1
+        least = state.radius if self.known == "within_radius" else 1
         for _ in range(self.tries):
-            move = self._partition.draw(self._radius, self._rng)
-            if not self.problem.allows(self._partition.kept_after(move)):
+            move = state.partition.draw(state.radius, state.rng)
+            if not self.problem.allows(state.partition.kept_after(move)):
                 move = Move.nowhere()
-            elif (self._memory.distances(move) >= reach).all():
+            elif (state.memory.distances_after(move) >= least).all():
                 break
         # exp(-delta / T) > u, with delta = (a - accuracy) / 100, solved for the accuracy.
-        threshold = self._mean / 100 + self._temperature * math.log(1 - self._rng.random())
-        return [Proposal.moving(self._current, move, threshold)]
+        threshold = state.mean / 100 + state.temperature * math.log(1 - state.rng.random())
+        return [Proposal.moving(state.current, move, threshold)]
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
+        state = self.state
         for proposal, score in zip(proposals, scores, strict=True):
-            before = self._mean
+            before = state.mean
             assert proposal.threshold is not None
-            self._memory.remember(proposal.mask, len(proposal.move))
+            state.memory.remember(proposal.mask, len(proposal.move))
             if score.exact and score.value >= proposal.threshold:
-                self._partition.make(proposal.move)
-                self._memory.follow(proposal.move)
-                self._current, self._value = proposal.mask, score.value
-                self._accepted += 1
-                self._sum, self._count = self._sum + 100 * score.value, self._count + 1
-                self._mean = self._sum / self._count
-            self._iteration += 1
-            if self._iteration >= int(self._iterations):
-                self._end_level(before if self.carry == "before" else self._mean)
+                state.partition.make(proposal.move)
+                state.memory.follow(proposal.move)
+                state.current, state.value = proposal.mask, score.value
+                state.accepted += 1
+                state.sum, state.count = state.sum + 100 * score.value, state.count + 1
+                state.mean = state.sum / state.count
+            state.iteration += 1
+            if state.iteration >= int(state.iterations):
+                self._end_level(before if self.carry == "before" else state.mean)
 
     def _end_level(self, mean: float) -> None:
-        self._mean = self._sum = mean
-        self._count, self._iteration = 1, 0
-        self._level += 1
-        self._temperature *= self.cooling
-        self._iterations = min(self._iterations * 1.005, self.iterations_max)
-        self._radius = max(1, int(0.99 * self._radius))
-        if self._radius < 0.5 * self._peak:
-            self._peak = self._radius = max(1, int(0.75 * self._peak))
+        state = self.state
+        state.mean = state.sum = mean
+        state.count, state.iteration = 1, 0
+        state.level += 1
+        state.temperature *= self.cooling
+        state.iterations = min(state.iterations * 1.005, self.iterations_max)
+        state.radius = max(1, int(0.99 * state.radius))
+        if state.radius < 0.5 * state.peak:
+            state.peak = state.radius = max(1, int(0.75 * state.peak))
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
+        state = self.state
         return {
-            "current": self._value,
-            "mean_accepted": self._mean / 100,
-            "temperature": self._temperature,
-            "radius": min(self._radius, self._partition.max_radius),
-            "level": self._level,
-            "accepted": self._accepted,
+            "current": state.value,
+            "mean_accepted": state.mean / 100,
+            "temperature": state.temperature,
+            "radius": min(state.radius, state.partition.max_radius),
+            "level": state.level,
+            "accepted": state.accepted,
         }
-
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
-        return {
-            "rng": self._rng.bit_generator.state,
-            "partition": self._partition.state_dict(),
-            "memory": self._memory.state_dict(),
-            "scalars": {name: getattr(self, name) for name in _SCALARS},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
-        self._rng.bit_generator.state = state["rng"]
-        self._partition.load_state_dict(state["partition"])
-        self._current = self._partition.mask()
-        self._memory.load_state_dict(state["memory"])
-        for name in _SCALARS:
-            setattr(self, name, state["scalars"][name])

@@ -1,6 +1,6 @@
 """The contracts of components, as functions that your own can be held to; no test framework is needed.
 
-``check_searcher(make, folder)``, ``check_criterion(row)``, ``check_model(row, shape)`` and ``check_schedule(row)`` go
+``check_searcher(make)``, ``check_criterion(row)``, ``check_model(row, shape)`` and ``check_schedule(row)`` go
 through all promises of one component and raise AssertionError at the first that is broken. The modules
 :mod:`~masksearch.testing.searchers`, :mod:`~masksearch.testing.criteria` and :mod:`~masksearch.testing.models` have
 them one by one. The package's own tests call the same functions.

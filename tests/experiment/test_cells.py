@@ -98,7 +98,7 @@ DECIDES = {
     "rescore_by": replace(BASE, search=SearchSettings(rescore=2, rescore_by="loss")),
     "finalists": replace(BASE, search=SearchSettings(finalists=("snip",))),
     "scope of a finalist": replace(BASE, search=SearchSettings(finalists=("snip:erk",))),
-    "annealing": replace(BASE, annealing=Annealing(tabu=3)),
+    "annealing": replace(BASE, annealing=Annealing(chains=3)),
 }
 
 
@@ -152,7 +152,7 @@ def test_the_dense_network_is_shared_by_all_cells_of_a_seed():
     for cell in grid(BASE):
         assert cell.identity["dense"] == dense_identity(BASE, "one_shot", cell.seed)
     schedules = ScheduleSettings(schedule=("lottery_ticket",), retrain_epochs=1, rewind_to=("end",))
-    shared = replace(BASE, sweep=replace(SWEEP, budget=7), schedules=schedules, annealing=Annealing(tabu=2))
+    shared = replace(BASE, sweep=replace(SWEEP, budget=7), schedules=schedules, annealing=Annealing(chains=2))
     assert dense_identity(shared, "lottery_ticket", 0) == dense_identity(BASE, "one_shot", 0)
     slimmed = dense_identity(BASE, "network_slimming", 0)
     assert slimmed["training"]["bn_l1"] == 1e-4
@@ -168,7 +168,7 @@ def test_labels_are_readable_and_folders_are_names():
 
 
 def test_searchers_have_the_sweeps_settings():
-    assert first(DECIDES["annealing"]).searcher() == Annealing(tabu=3)
+    assert first(DECIDES["annealing"]).searcher() == Annealing(chains=3)
     random = replace(BASE, sweep=replace(SWEEP, methods=("random_search",)))
     assert first(random, "random_search").searcher() == RandomSearch()
 

@@ -77,9 +77,12 @@ WRONG = {
     "another unknown choice": ({"hold": "mac"}, "unknown hold 'mac': did you mean 'macs'"),
     "a number for a table": ({"annealing": 3}, "here: annealing is 3; a table of its settings is needed"),
     "a list for a table": ({"annealing": [1]}, r"here: annealing is \[1\]; a table of its settings is needed"),
-    "a text in the table": ({"annealing": {"tabu": "no"}}, "here: annealing.tabu is 'no'; a whole number is needed"),
-    "a text for a temperature": ({"annealing": {"temperature_start": "hot"}}, "temperature_start is 'hot'; a number"),
-    "an unknown name in the table": ({"annealing": {"tabbu": 3}}, r"key in here \[annealing\] 'tabbu': did you mean"),
+    "a text in the table": (
+        {"annealing": {"chains": "no"}},
+        "here: annealing.chains is 'no'; a whole number is needed",
+    ),
+    "a text for a share": ({"annealing": {"within": "half"}}, "within is 'half'; a number"),
+    "an unknown name in the table": ({"annealing": {"chain": 3}}, r"key in here \[annealing\] 'chain': did you mean"),
     "an unknown name": ({"epoch": 3}, "unknown key in here 'epoch': did you mean 'epochs'"),
 }
 
@@ -99,13 +102,13 @@ def test_values_that_fit_are_taken_as_the_flags_would_have_them():
         "retrain_epochs": 0,
         "download": True,
         "milestones": [1, 2],
-        "annealing": {"radius_start": 1, "tabu": 3, "scope": "erk"},
+        "annealing": {"radius_start": 1, "chains": 3, "scope": "erk"},
     }
     settings = Settings().updated(flat, "here")
     assert settings.sweep.sparsity == (0.5, 0.75)
     assert settings.train.milestones == (1, 2)
-    assert settings.annealing == Annealing(radius_start=1.0, tabu=3, scope="erk")
-    for value, wanted in ((settings.train.lr, 1.0), (settings.scoring.seconds, 5.0), (settings.annealing.tabu, 3)):
+    assert settings.annealing == Annealing(radius_start=1.0, chains=3, scope="erk")
+    for value, wanted in ((settings.train.lr, 1.0), (settings.scoring.seconds, 5.0), (settings.annealing.chains, 3)):
         assert (value, type(value)) == (wanted, type(wanted))
     assert (settings.schedules.retrain_epochs, settings.run.download) == (0, True)
 

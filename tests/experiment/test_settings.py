@@ -7,8 +7,9 @@ import pytest
 
 from masksearch.errors import InputError
 from masksearch.experiment import SCALES, Settings, load_recipe, methods, recipe_names, recipe_text, recipes
+from masksearch.experiment.removed import REMOVED
 from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings import NESTED, REMOVED, RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings import NESTED, RunSettings, ScoringSettings, SweepSettings
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings

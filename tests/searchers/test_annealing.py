@@ -1,4 +1,4 @@
-"""Annealing anneals: temperatures, radii, probes, chains, reheating, densities alone, tabu masks."""
+"""Annealing anneals: temperatures, radii, probes, chains, densities alone."""
 
 import itertools
 import math
@@ -9,10 +9,7 @@ import pytest
 import torch
 
 from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.partition import Partition
 from masksearch.searchers import Annealing, RandomSearch
-from masksearch.searchers.tabu import TabuMemory
 from masksearch.space import MaskSpace
 from masksearch.testing.planted import SPACE, Planted, drive, problem
 from masksearch.trial import Budget, Problem, Proposal, Score
@@ -72,21 +69,6 @@ def test_annealing_accepts_about_the_promised_share_of_worsening_moves(scale, ac
     assert 0.6 * accept < np.mean(taken) < 1.5 * accept
 
 
-def test_explicit_temperatures_are_metropolis_rule():
-    searcher = Annealing(temperature_start=0.5, temperature_end=0.5)
-    searcher.start(problem(scorings=5000))
-    searcher.tell(searcher.ask(), [Score(1.0)])
-    thresholds = []
-    for _ in range(4000):
-        proposals = searcher.ask()
-        thresholds.append(proposals[0].threshold)
-        searcher.tell(proposals, [Score(-math.inf)])
-    losses = (1.0 - np.array(thresholds)) / 0.5  # a loss of x temperatures passes with probability exp(-x)
-    for x in (0.1, 1.0, 2.0):
-        assert np.mean(losses >= x) == pytest.approx(math.exp(-x), abs=0.03)
-    assert searcher.temperature == 0.5
-
-
 @pytest.mark.parametrize("searcher", [Annealing(), Annealing(within=0.5), Annealing(densities=True)])
 def test_moves_begin_at_the_incumbent(searcher):
     searcher.start(problem())
@@ -96,16 +78,18 @@ def test_moves_begin_at_the_incumbent(searcher):
 
 
 def test_schedules_fall_geometrically_with_the_budget():
-    searcher = Annealing(0.5, 0.05, temperature_start=1.0, temperature_end=0.01)
+    searcher = Annealing(0.5, 0.05, accept_start=0.5, accept_end=0.05, probe_first=1, probe_every=1000)
     searcher.start(problem(density=0.5, scorings=101))
     seen = []
-    for _ in range(101):
+    for number in range(101):
         seen.append((searcher.progress, searcher.radius, searcher.temperature))
-        drive(searcher, Planted(0.5), 1)
+        searcher.tell(searcher.ask(), [Score(-0.5 * number)])  # the only probe loses 0.5
     assert [round(progress * 101) for progress, _, _ in seen] == list(range(101))
     for progress, radius, temperature in seen:
         assert radius == max(1, round(30 * 0.5 * 0.1**progress))
-        assert temperature == pytest.approx(0.01**progress)
+        accept = 0.5 * 0.1**progress
+        expected = 0.5 * accept / (1 - accept) if progress > 1.5 / 101 else 0.0
+        assert temperature == pytest.approx(expected)
     assert searcher.progress == 1.0
 
 
@@ -133,22 +117,6 @@ def test_in_a_batch_losses_are_measured_from_the_mask_that_the_batch_began_with(
     assert searcher.incumbent == proposals[0].mask  # the others start from a past mask
     accept = searcher.accept_start * (searcher.accept_end / searcher.accept_start) ** searcher.progress
     assert searcher.temperature == pytest.approx(1.0 * accept / (1 - accept))  # a loss of 1, not of 11
-
-
-def test_tabu_masks_are_not_proposed_again():
-    space = MaskSpace([("only", (1, 6), 6)])  # twenty masks of three units
-
-    def repeats(tabu):
-        searcher = Annealing(1.0, 1.0, tabu=tabu)
-        searcher.start(problem(density=0.5, scorings=60, space=space))
-        proposals = drive(searcher, Planted(0.5, space=space), 60)
-        return sum(
-            any(proposal.mask == earlier.mask for earlier in proposals[max(1, i - 4) : i])
-            for i, proposal in enumerate(proposals)
-        )
-
-    assert repeats(0) > 5
-    assert repeats(4) == 0
 
 
 def test_within_layers_is_the_share_of_moves_that_keep_their_densities():
@@ -235,64 +203,34 @@ class TestChains:
         assert len(changes) == 4
 
     def test_the_last_goes_on_from_the_first_when_they_meet(self):
-        searcher = Annealing(chains=3, tabu=2)
+        searcher = Annealing(chains=3)
         searcher.start(problem(scorings=200))
         searcher.tell(searcher.ask(3), [Score(1.0), Score(3.0), Score(2.0)])
-        before = [chain.current for chain in searcher._chains]
+        before = [chain.current for chain in searcher.state.chains]
         for _ in range(2):
             searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
-        assert [chain.current for chain in searcher._chains] == before  # 9 of 200 scorings: not yet
+        assert [chain.current for chain in searcher.state.chains] == before  # 9 of 200 scorings: not yet
         searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
-        assert [chain.current for chain in searcher._chains] == [before[1], before[1], before[2]]
-        assert [chain.value for chain in searcher._chains] == [3.0, 3.0, 2.0]
+        assert [chain.current for chain in searcher.state.chains] == [before[1], before[1], before[2]]
+        assert [chain.value for chain in searcher.state.chains] == [3.0, 3.0, 2.0]
 
     def test_none_holds_anothers_mask_object_which_a_resumed_search_could_not_restore(self):
         searcher = Annealing(chains=3)
         searcher.start(problem(scorings=30, start=SPACE.random(0.1, generator=torch.Generator().manual_seed(0))))
-        assert len({id(chain.current) for chain in searcher._chains}) == 3
+        assert len({id(chain.current) for chain in searcher.state.chains}) == 3
         searcher.tell(searcher.ask(3), [Score(1.0), Score(3.0), Score(2.0)])
         searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
-        assert searcher._met
-        assert len({id(chain.current) for chain in searcher._chains}) == 3
+        assert searcher.state.exchanges
+        assert len({id(chain.current) for chain in searcher.state.chains}) == 3
 
 
 def test_chains_meet_in_a_budget_of_seconds_too():
     searcher = Annealing(chains=2)
     searcher.start(Problem(SPACE, 0.3, Budget(seconds=100), 0, on_empty="allow"))
     searcher.tell(searcher.ask(2), [Score(1.0, seconds=1.0), Score(2.0, seconds=1.0)])
-    assert searcher.incumbent != searcher._chains[1].current
+    assert searcher.incumbent != searcher.state.chains[1].current
     searcher.tell(searcher.ask(1), [Score(-100.0, seconds=4.0)])
-    assert searcher.incumbent == searcher._chains[1].current
-
-
-def test_a_search_that_is_stuck_reheats_halfway_and_ends_cold():
-    searcher = Annealing(reheat_after=0.195, temperature_start=1.0, temperature_end=0.01)
-    searcher.start(problem(scorings=100))
-    cooled = []
-    for number in range(100):
-        searcher.tell(searcher.ask(), [Score(float(number) if number < 30 else -math.inf)])
-        cooled.append(searcher.cooled)
-        assert searcher.temperature == pytest.approx(0.01**searcher.cooled)
-    falls = [i + 1 for i in range(1, 100) if cooled[i] < cooled[i - 1]]
-    assert falls == [50, 70, 90]  # the best was number 30
-    assert cooled[49] == pytest.approx(cooled[48] / 2, abs=0.01)
-    assert cooled[28] == pytest.approx(0.29)
-    assert cooled[-1] == 1.0
-
-
-def test_the_radius_settles_where_the_wanted_share_is_accepted():
-    """A move of radius r is taken with probability 1 / r."""
-    searcher = Annealing(acceptance=0.1, radius_start=0.5, temperature_start=1e-9, temperature_end=1e-9)
-    space = MaskSpace([("only", (1, 400), 400)])
-    searcher.start(problem(density=0.5, scorings=5000, space=space))
-    searcher.tell(searcher.ask(), [Score(0.0)])
-    rng, radii = np.random.default_rng(0), []
-    for _ in range(4000):
-        proposals = searcher.ask()
-        radii.append(len(proposals[0].dropped))
-        searcher.tell(proposals, [Score(1e6 if rng.random() < 1 / radii[-1] else -math.inf)])
-    assert radii[0] == 100
-    assert 7 < np.mean(radii[2000:]) < 14
+    assert searcher.incumbent == searcher.state.chains[1].current
 
 
 BAD = [
@@ -301,20 +239,12 @@ BAD = [
     {"accept_start": 1.0},
     {"accept_end": -0.1},
     {"accept_end": math.nan},
-    {"temperature_start": 1.0},
-    {"temperature_end": 1.0},
-    {"temperature_start": 0.0, "temperature_end": 1.0},
-    {"acceptance": 0.0},
-    {"acceptance": 1.0},
     {"within": -0.1},
     {"within": math.nan},
     {"densities": True, "within": 0.5},
-    {"densities": True, "acceptance": 0.5},
     {"chains": 0},
-    {"reheat_after": 0.0},
     {"probe_first": 0},
     {"probe_every": 0},
-    {"tabu": -1},
     {"scope": "globl"},
 ]
 
@@ -324,27 +254,3 @@ def test_bad_settings_are_errors_of_one_line(settings):
     with pytest.raises(InputError, match="annealing") as caught:
         Annealing(**settings)
     assert "\n" not in str(caught.value)
-
-
-def test_tabu_distances_against_brute_force():
-    rng = np.random.default_rng(0)
-    mask = SPACE.random(0.4, generator=torch.Generator().manual_seed(0))
-    partition, memory, remembered = Partition(mask), TabuMemory(6, mask), []
-    for _ in range(60):
-        move = partition.draw(int(rng.integers(1, 6)), rng)
-        moved = mask.moved(move)
-        assert memory.distances(move).tolist() == [moved.hamming(other) for other in _ring(remembered, 6)]
-        memory.remember(moved, len(move))
-        remembered.append(moved)
-        if rng.random() < 0.5:
-            partition.make(move)
-            memory.follow(move)
-            mask = moved
-
-
-def _ring(masks, size):
-    """The last `size` masks, in the places of a ring."""
-    places: dict[int, Mask] = {}
-    for i, mask in enumerate(masks):
-        places[i % size] = mask
-    return [places[i] for i in sorted(places)]

@@ -153,21 +153,21 @@ class TestEDA:
     def test_probabilities_move_by_the_rate_towards_the_elites(self):
         searcher = EDA(generation=10, elites=3, rate=0.25, margin=0.5)
         searcher.start(problem())
-        assert torch.allclose(searcher._probabilities, torch.tensor(0.3, dtype=torch.float64))
+        assert torch.allclose(searcher.state.probabilities, torch.tensor(0.3, dtype=torch.float64))
         scorer = Planted()
         masks = [proposal.mask for proposal in drive(searcher, scorer, 10)]
         elites = sorted(masks, key=scorer.value, reverse=True)[:3]
         shares = sum(mask.bits.double() for mask in elites) / 3
-        assert torch.allclose(searcher._probabilities, 0.75 * 0.3 + 0.25 * shares)
+        assert torch.allclose(searcher.state.probabilities, 0.75 * 0.3 + 0.25 * shares)
         assert searcher.metrics()["generation"] == 1
-        assert searcher._probabilities.sum() == pytest.approx(18)
+        assert searcher.state.probabilities.sum() == pytest.approx(18)
 
     def test_a_generation_without_scores_teaches_nothing(self):
         searcher = EDA(generation=10, elites=3, rate=1.0)
         searcher.start(problem())
-        before = searcher._probabilities.clone()
+        before = searcher.state.probabilities.clone()
         drive(searcher, Planted(nan_every=1), 10)
-        assert torch.equal(searcher._probabilities, before)
+        assert torch.equal(searcher.state.probabilities, before)
         assert searcher.metrics()["generation"] == 1
 
     def test_no_probability_comes_nearer_to_0_or_1_than_the_margin(self):
@@ -177,8 +177,8 @@ class TestEDA:
         for _ in range(30):
             entropies.append(searcher.metrics()["entropy"])
             drive(searcher, Planted(), 4)
-        assert searcher._probabilities.min() == pytest.approx(0.3 / 60)
-        assert searcher._probabilities.max() == pytest.approx(1 - 0.3 / 60)
+        assert searcher.state.probabilities.min() == pytest.approx(0.3 / 60)
+        assert searcher.state.probabilities.max() == pytest.approx(1 - 0.3 / 60)
         assert entropies[-1] < 0.2 * entropies[0]
 
     def test_short_budgets_are_learned_from_faster(self):
@@ -205,7 +205,7 @@ class TestEDA:
         given = replace(problem(), saliencies={"snip": saliency, "other": -saliency})
         searcher = EDA(saliency="snip", trust=1.0)
         searcher.start(given)
-        probabilities = searcher._probabilities[saliency.argsort(descending=True)]
+        probabilities = searcher.state.probabilities[saliency.argsort(descending=True)]
         assert (probabilities.diff() <= 0).all()
         assert probabilities[17] > 0.5 > probabilities[18]
         assert probabilities.sum() == pytest.approx(18, abs=0.5)
@@ -242,13 +242,13 @@ class TestEvolution:
         searcher = _evolved(Evolution(population=6))
         scorer = Planted()
         for _ in range(100):
-            members = {member.mask: member.value for member in searcher._members}
+            members = {member.mask: member.value for member in searcher.state.members}
             proposals = searcher.ask(1)
             [proposal], [score] = proposals, scorer.score(proposals)
             assert members[proposal.base] >= proposal.threshold
             assert proposal.threshold in members.values()
             searcher.tell(proposals, [score])
-            now = {member.mask: member.value for member in searcher._members}
+            now = {member.mask: member.value for member in searcher.state.members}
             if proposal.mask in members or score.value < proposal.threshold:
                 assert now == members
             else:
@@ -261,7 +261,7 @@ class TestEvolution:
         searcher = _evolved(Evolution(population=6, by_layer=by_layer), 6)
         taken = []
         for _ in range(200):
-            base, other = (searcher._members[i] for i in searcher._rng.choice(6, 2, replace=False))
+            base, other = (searcher.state.members[i] for i in searcher.state.rng.choice(6, 2, replace=False))
             move = searcher._crossed(base, other)
             child = base.mask.moved(move)
             assert len(move.dropped) == len(move.regrown)
@@ -276,13 +276,13 @@ class TestEvolution:
         searcher = _evolved(Evolution(population=6, by_layer=1.0), 6)
         single = 0
         for _ in range(50):
-            move = searcher._crossed(*searcher._members[:2])
+            move = searcher._crossed(*searcher.state.members[:2])
             single += len(set(SPACE.layer_of(np.concatenate([move.dropped, move.regrown])))) == 1
         assert single > 10
 
     def test_within_layers_a_mutation_keeps_their_densities(self):
         searcher = _evolved(Evolution(population=6, within=1.0, radius_most=0.5), 6)
-        for member in searcher._members:
+        for member in searcher.state.members:
             for _ in range(50):
                 move = searcher._mutated(member)
                 assert len(move.dropped) == len(move.regrown) > 0
@@ -321,6 +321,6 @@ class TestEvolution:
         searcher = Evolution(population=6, by_layer=by_layer)
         searcher.start(problem(density={"first": 0.25, "second": 0.5}))
         drive(searcher, Planted(), 6)
-        moves = [searcher._crossed(*searcher._members[:2]) for _ in range(50)]
+        moves = [searcher._crossed(*searcher.state.members[:2]) for _ in range(50)]
         assert sum(len(move) > 0 for move in moves) > 10
-        assert all((searcher._members[0].kept_after(move) == [10, 10]).all() for move in moves)
+        assert all((searcher.state.members[0].kept_after(move) == [10, 10]).all() for move in moves)

@@ -3,26 +3,28 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from masksearch.errors import InputError
-from masksearch.searchers import SEARCHERS, Annealing, RandomSearch, ThesisAnnealing
+from masksearch.files import load_tree, save_tree
+from masksearch.mask import Mask
+from masksearch.searchers import SEARCHERS, Annealing, RandomSearch, Searcher, ThesisAnnealing
+from masksearch.searchers.state import load_state, saved_state
+from masksearch.testing import check_searcher
 from masksearch.testing import searchers as contract
 from masksearch.testing.planted import SPACE, Planted, drive, problem
-from masksearch.trial import Score
+from masksearch.trial import Proposal, Score
 
 MAKES = {
     **{name: make for name, make in SEARCHERS.items() if not name.startswith("optuna_")},  # slow: test_optuna.py
-    "annealing with tabu": lambda: Annealing(tabu=7),
-    "annealing with temperatures": lambda: Annealing(temperature_start=0.1, temperature_end=0.001),
     "annealing, large radius": lambda: Annealing(radius_start=1.0, radius_end=0.2, probe_every=3),
     "annealing, within layers": lambda: Annealing(within=0.7, radius_start=0.3),
-    "annealing, chains": lambda: Annealing(chains=3, tabu=4, within=0.2),
-    "annealing, reheated": lambda: Annealing(reheat_after=0.05),
-    "annealing, radius adapted": lambda: Annealing(acceptance=0.3),
+    "annealing, chains": lambda: Annealing(chains=3, within=0.2),
     "random_search, erk": lambda: RandomSearch("erk"),
 }
 every = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
@@ -58,7 +60,7 @@ def test_same_seed_same_path_other_seed_other_path(make):
 @every
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_state_from_a_file_continues_the_same_path(make, batch, tmp_path):
-    contract.check_state_round_trip(make, tmp_path, batch)
+    assert contract.check_state_round_trip(make, tmp_path, batch)
 
 
 @every
@@ -79,7 +81,7 @@ def test_bounds_are_no_values(make):
 
 @every
 def test_warm_starts_are_honoured(make):
-    contract.check_warm_start(make)
+    assert contract.check_warm_start(make)
 
 
 @every
@@ -111,11 +113,11 @@ def test_densities_alone_keep_the_contract_too(chains, tmp_path):
     contract.check_batches(make)
     contract.check_arguments_unmodified(make)
     contract.check_same_seed_same_path(make)
-    contract.check_state_round_trip(make, tmp_path, 4)
+    assert contract.check_state_round_trip(make, tmp_path, 4)
     contract.check_state_is_a_snapshot(make)
     contract.check_nan(make)
     contract.check_bounds(make)
-    contract.check_warm_start(make)
+    assert contract.check_warm_start(make)
     for density in (2 / 60, 1.0):
         contract.check_ends(make, density)
     assert not contract.check_empty_layers(make, "raise")
@@ -167,7 +169,7 @@ class TestContract:
         class Global(RandomSearch):
             def start(self, problem):
                 super().start(problem)
-                self._generator = torch.default_generator
+                self.generator = torch.default_generator
 
         with pytest.raises(AssertionError, match="global random state"):
             contract.check_arguments_unmodified(Global)
@@ -180,3 +182,84 @@ def test_random_search_checks_its_scope_and_keeps_its_quotas():
     searcher.start(problem())
     for proposal in drive(searcher, Planted(), 10):
         assert list(proposal.mask.kept_per_layer().values()) == SPACE.quotas(0.3, "erk")
+
+
+class UniformSearch(Searcher):
+    """A whole searcher: random masks, independent of all scores."""
+
+    def ask(self, n=1):
+        return [Proposal.of(self.problem.random_mask(self.generator)) for _ in range(n)]
+
+    def tell(self, proposals, scores):
+        pass
+
+
+class TestSearcherOfTwoMethods:
+    def test_it_keeps_the_contract(self):
+        check_searcher(UniformSearch)
+        assert not contract.check_warm_start(UniformSearch)  # it may ignore the start
+
+    def test_its_generator_is_all_its_state(self, tmp_path):
+        assert contract.check_state_round_trip(UniformSearch, tmp_path)
+
+    def test_a_searcher_with_other_attributes_cannot_be_resumed_and_says_so(self, tmp_path):
+        class Counting(UniformSearch):
+            def tell(self, proposals, scores):
+                self.told = len(proposals)
+
+        check_searcher(Counting)
+        assert not contract.check_state_round_trip(Counting, tmp_path)
+        searcher = Counting()
+        searcher.start(problem())
+        drive(searcher, Planted(), 1)
+        with pytest.raises(InputError, match=r"Counting keeps told outside of self\.state"):
+            searcher.state_dict()
+
+
+@dataclass
+class Nested:
+    mask: Mask | None
+    values: list[tuple[float, Mask]]
+
+
+@dataclass
+class OfAllKinds:
+    number: float
+    text: str | None
+    flags: np.ndarray
+    tensor: torch.Tensor
+    rng: np.random.Generator
+    generator: torch.Generator
+    nested: list[Nested]
+
+
+def test_a_state_of_all_kinds_of_values_goes_through_a_file(tmp_path):
+    mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
+
+    def fresh():
+        nested = [Nested(mask, [(0.5, mask)]), Nested(None, [])]
+        flags, tensor = np.arange(15).reshape(3, 5) % 2 == 0, torch.arange(3)
+        return OfAllKinds(1.5, "a", flags, tensor, np.random.default_rng(0), torch.Generator().manual_seed(0), nested)
+
+    state = fresh()
+    state.rng.random(3)
+    torch.rand(3, generator=state.generator)
+    save_tree(tmp_path / "state", saved_state(state))
+    draws = state.rng.random(), torch.rand(1, generator=state.generator).item()
+    again = load_state(fresh(), load_tree(tmp_path / "state"), SPACE)
+    assert (again.rng.random(), torch.rand(1, generator=again.generator).item()) == draws
+    assert (again.number, again.text, again.nested) == (1.5, "a", state.nested)
+    assert again.flags.dtype == bool
+    assert np.array_equal(again.flags, state.flags)
+    assert torch.equal(again.tensor, state.tensor)
+
+
+@pytest.mark.parametrize("make", [Annealing, RandomSearch, UniformSearch])
+def test_a_state_of_another_version_is_refused_in_one_sentence(make):
+    searcher = make()
+    searcher.start(problem())
+    old = {"rng": 1, "scalars": {}}
+    for state in (old, {**searcher.state_dict(), "state": old}):
+        with pytest.raises(InputError, match="can't be resumed; start it again in another folder") as caught:
+            searcher.load_state_dict(state)
+        assert "\n" not in str(caught.value)

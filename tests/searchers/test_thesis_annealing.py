@@ -6,11 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from masksearch.mask import Mask
-from masksearch.searchers import Annealing, ThesisAnnealing
+from masksearch.partition import Partition
+from masksearch.searchers import ThesisAnnealing
+from masksearch.searchers.thesis_annealing import TabuMemory
 from masksearch.space import MaskSpace
-from masksearch.testing.planted import Planted, drive, problem
+from masksearch.testing.planted import SPACE, Planted, drive, problem
 from masksearch.trial import Score
 
 
@@ -26,7 +29,7 @@ class TestThesis:
             "cnn": (0.005, 0.995, 2.0, 10),
         }[variant]
         space = MaskSpace([("only", (30, 20), 600)])
-        searcher = replace(getattr(Annealing, f"thesis_{variant}")(), memory=1, tries=1)  # what is known plays no part
+        searcher = replace(getattr(ThesisAnnealing, variant)(), memory=1, tries=1)  # what is known plays no part
         searcher.start(problem(density=0.5, scorings=10**6, space=space))
         radius = peak = 300
         total = 0
@@ -49,7 +52,7 @@ class TestThesis:
 
     def test_the_mlp_variant_compares_with_its_start_value_for_139_levels(self):
         """One scoring a level, and `a` carried over as it stood before it: everything above 5 % is accepted."""
-        searcher = Annealing.thesis_mlp()
+        searcher = ThesisAnnealing.mlp()
         searcher.start(problem(scorings=10**6))
         means = []
         for _ in range(145):
@@ -65,7 +68,7 @@ class TestThesis:
     @pytest.mark.parametrize(("variant", "carry"), [("mlp", "before"), ("cnn", "after")])
     def test_the_running_mean(self, variant, carry):
         """`a` against a plain loop: the mean of the previous level's `a` and what was accepted in this level."""
-        searcher = getattr(Annealing, f"thesis_{variant}")()
+        searcher = getattr(ThesisAnnealing, variant)()
         searcher.iterations_start = 3
         searcher.start(problem(scorings=10**6))
         rng = np.random.default_rng(0)
@@ -100,12 +103,12 @@ class TestThesis:
         space = MaskSpace([("only", (1, 7), 7)])
         searcher = ThesisAnnealing(10**6, 0.01, 1.0, 1, 1, memory=5, tries=200, known=known, carry="before")
         searcher.start(problem(density=3 / 7, scorings=10**6, space=space))
-        searcher._radius = searcher._peak = 2
+        searcher.state.radius = searcher.state.peak = 2
         remembered: list[Mask] = []
         rng, unknown = np.random.default_rng(0), 0
         everything = [Mask.of_units(space, np.array(units)) for units in itertools.combinations(range(7), 3)]
         for _ in range(60):
-            searcher._radius = 2
+            searcher.state.radius = 2
             reach = 2 if known == "within_radius" else 1
 
             def is_known(mask, reach=reach):
@@ -123,8 +126,32 @@ class TestThesis:
 
     def test_the_last_try_is_scored_whatever_it_is(self):
         space = MaskSpace([("only", (1, 2), 2)])
-        searcher = Annealing.thesis_cnn()
+        searcher = ThesisAnnealing.cnn()
         searcher.start(problem(density=0.5, scorings=100, space=space))
         proposals = drive(searcher, Planted(0.5, space=space), 20)  # two masks, both soon known
         assert len(proposals) == 20
         assert len({proposal.mask for proposal in proposals}) == 2
+
+
+def test_tabu_distances_against_brute_force():
+    rng = np.random.default_rng(0)
+    mask = SPACE.random(0.4, generator=torch.Generator().manual_seed(0))
+    partition, memory, remembered = Partition(mask), TabuMemory.of_size(6, SPACE.n_units), []
+    for _ in range(60):
+        move = partition.draw(int(rng.integers(1, 6)), rng)
+        moved = mask.moved(move)
+        assert memory.distances_after(move).tolist() == [moved.hamming(other) for other in _ring(remembered, 6)]
+        memory.remember(moved, len(move))
+        remembered.append(moved)
+        if rng.random() < 0.5:
+            partition.make(move)
+            memory.follow(move)
+            mask = moved
+
+
+def _ring(masks, size):
+    """The last `size` masks, in the places of a ring."""
+    places: dict[int, Mask] = {}
+    for i, mask in enumerate(masks):
+        places[i % size] = mask
+    return [places[i] for i in sorted(places)]
