@@ -10,7 +10,7 @@ from masksearch.errors import InputError
 from masksearch.mask import Mask
 from masksearch.move import Move
 from masksearch.space import MaskSpace
-from masksearch.trial import Proposal, Score, ScorerWrapper, Scoring
+from masksearch.trial import Proposal, Score, ScorerWrapper, Scoring, proposals_of
 
 __all__ = ["AliveScorer", "AliveSpace"]
 
@@ -63,24 +63,29 @@ class AliveScorer(ScorerWrapper[Scoring]):
     def __init__(self, scorer: Scoring, space: AliveSpace) -> None:
         super().__init__(scorer)
         self._space = space
-        self._lifted: dict[int, tuple[Mask, Mask]] = {}  # by identity of the small mask: it and its large one
+        self._lifted: dict[int, Mask] = {}  # by the small mask's hash: its mask of all units
 
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order."""
-        return self._scorer.score([self._lift(proposal) for proposal in proposals])
+    def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
+        """One score per mask or proposal, in order.
+
+        Raises
+        ------
+        InputError
+            If a mask is of another space than the alive units'.
+        """
+        return self._scorer.score([self._lift(proposal) for proposal in proposals_of(masks, self._space)])
 
     def _lift(self, proposal: Proposal) -> Proposal:
         base = self._large(proposal.base)
         if proposal.mask is proposal.base:
-            self._lifted = {id(proposal.base): (proposal.base, base)}
+            self._lifted = {proposal.base.hash: base}
             return replace(Proposal.of(base), threshold=proposal.threshold)
         lifted = Proposal.moving(base, self._space.lifted_move(proposal.move), proposal.threshold)
-        # A search goes on from a mask that it has proposed: that one, and the base, are all it can come back to.
-        self._lifted = {id(proposal.base): (proposal.base, base), id(proposal.mask): (proposal.mask, lifted.mask)}
+        lifted = replace(lifted)
+        # The next base is usually this base or this mask.
+        self._lifted = {proposal.base.hash: base, proposal.mask.hash: lifted.mask}
         return lifted
 
     def _large(self, mask: Mask) -> Mask:
-        known = self._lifted.get(id(mask))
-        if known is not None and known[0] is mask:
-            return known[1]
-        return self._space.lifted(mask)
+        lifted = self._lifted.get(mask.hash)
+        return self._space.lifted(mask) if lifted is None else lifted

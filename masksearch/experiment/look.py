@@ -55,11 +55,14 @@ class Looker:
             "best_dense": self.dense.weights["best"],
             "trained": round_.trained,
         }
-        seen: dict[int, dict[str, Any]] = {}  # by identity: some moments are the same
+        tested: dict[str, dict[str, Any]] = {}
         seconds = 0.0
-        for weights in moments.values():
-            if id(weights) not in seen:
-                seen[id(weights)], seconds = self._accuracy(round_.mask, weights)
+        for name, weights in moments.items():
+            same = next((other for other in tested if _equal(moments[other], weights)), None)
+            if same is not None:
+                tested[name] = tested[same]
+            else:
+                tested[name], seconds = self._accuracy(round_.mask, weights)
         model = self.build()
         model.load_state_dict(round_.found_at)
         model.to(self.device)
@@ -71,7 +74,7 @@ class Looker:
         row: dict[str, Any] = {
             "number": round_.number,
             "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **others, **scored},
-            **{name: dict(seen[id(weights)]) for name, weights in moments.items()},
+            **{name: dict(accuracy) for name, accuracy in tested.items()},
             "mask": _describe(round_.mask),
             "epochs": [asdict(epoch) for epoch in round_.training.epochs] if round_.training else [],
             "seconds": {
@@ -110,6 +113,11 @@ class Looker:
         began = perf_counter()
         seen = evaluate(ticket.network, self.data.test, device=self.device)
         return {"test_accuracy": seen.accuracy, "test_loss": seen.loss}, perf_counter() - began
+
+
+def _equal(one: Weights, other: Weights) -> bool:
+    """Whether two state dicts have the same values."""
+    return one is other or (one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one))
 
 
 def _end_of(training: Training | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.mask import Mask
+from masksearch.mask import Mask, same_mask
 from masksearch.move import Move
 from masksearch.spaces import WeightSpace
 from masksearch.trial import Proposal
@@ -197,7 +197,7 @@ class IncrementalPath:
         self._held = 0  # parts of which they have its activations
         self._scale = 0.0  # of the pre-activations when they were last computed from bits, their largest
         self._tried: _Tried | None = None
-        self._missed: Mask | None = None  # a base that was asked for when it wasn't at hand
+        self._missed: Mask | None = None  # the last base whose activations weren't there
 
     @contextmanager
     def _forgetting(self) -> Iterator[None]:
@@ -212,11 +212,11 @@ class IncrementalPath:
         """Make the weights those of the proposal's mask, with its base's activations or without any."""
         base, move = proposal.base, proposal.move
         self._settle(base)
-        if self._mask is not base and len(move) and self._missed is not base:
-            # Nobody knows whether this base will be asked for again; if it is, that is the time to compute it.
+        if len(move) and not same_mask(self._mask, base) and not same_mask(self._missed, base):
+            # The activations of a base are computed the second time that it is the base in a row.
             self._missed = base
             base, move = proposal.mask, Move.nowhere()
-        if self._mask is not base:
+        if not same_mask(self._mask, base):
             self._load(base)
         if len(move):
             for part in range(self._held, len(self._inputs)):
@@ -232,7 +232,7 @@ class IncrementalPath:
         tried, self._tried = self._tried, None
         if tried is None:
             return
-        if tried.mask is not base:
+        if not same_mask(tried.mask, base):
             for layer, moved in zip(self._layers, tried.moves, strict=True):
                 if moved is not None:
                     layer.write(moved.places, moved.before)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.mask import Mask
+from masksearch.mask import same_mask
 from masksearch.move import Move
 from masksearch.scoring.paths import laid_out_like
 from masksearch.spaces import WeightSpace
@@ -42,8 +42,7 @@ class MovedPath:
         self._weights = self._own.clone()
         for name, layer in zip(space.layer_weights(), space.layers, strict=True):
             parameters[name].data = self._weights[layer.slice].view(layer.shape)
-        self._at: Mask | None = None  # whose weights are in place
-        self._last: Proposal | None = None  # that led there
+        self._last: Proposal | None = None  # the proposal whose mask the weights have
 
     def logits(self, proposal: Proposal) -> Tensor:
         """Logits (n, classes) of all images under ``proposal.mask``."""
@@ -69,14 +68,14 @@ class MovedPath:
     def _go_to(self, proposal: Proposal) -> None:
         self._space.check_own(proposal.mask)
         last = self._last
-        if proposal.base is self._at:
+        if last is not None and same_mask(proposal.base, last.mask):
             self._make(proposal.move)
-        elif last is not None and proposal.base is last.base:
+        elif last is not None and same_mask(proposal.base, last.base):
             self._make(last.move.undone())
             self._make(proposal.move)
         else:
             self._weights.copy_(self._own).masked_fill_(~proposal.mask.bits.to(self._own.device), 0)
-        self._at, self._last = proposal.mask, proposal
+        self._last = proposal
 
     def _make(self, move: Move) -> None:
         regrown = self._units(move.regrown)

@@ -20,7 +20,7 @@ from masksearch.scoring.paths import Path, ReferencePath
 from masksearch.scoring.together import Together, can_go_together, is_small, measured_together
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.probe import takes_channels_last
-from masksearch.trial import Proposal, Score
+from masksearch.trial import Proposal, Score, proposals_of
 
 __all__ = ["Scorer"]
 
@@ -107,10 +107,19 @@ class Scorer:
 
     def __call__(self, mask: Mask) -> Score:
         """The exact score of one mask."""
-        return self.score([Proposal.of(mask)])[0]
+        return self.score([mask])[0]
 
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order; a bound where the outcome was certain before all images had been seen."""
+    def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
+        """One score per mask or proposal, in order.
+
+        The score of a proposal with a threshold is a bound if fewer than all images show that it misses the threshold.
+
+        Raises
+        ------
+        InputError
+            If a mask is of another space.
+        """
+        proposals = proposals_of(masks, self.space)
         if self._together is None:
             return [self._score(proposal) for proposal in proposals]
         scores: list[Score] = []
@@ -148,8 +157,6 @@ class Scorer:
 
     def _score_at_once(self, together: Together, proposals: Sequence[Proposal]) -> list[Score]:
         start = time.perf_counter()
-        for proposal in proposals:
-            self.space.check_own(proposal.mask)
         assert self._measure is not None
         logits = together.logits([proposal.mask for proposal in proposals])
         values = measured_together(self._measure, logits, self._labels).tolist()

@@ -23,7 +23,7 @@ from masksearch.ticket import Ticket, draw_ticket
 from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
 from masksearch.training.probe import probe
 from masksearch.training.record import copy_weights
-from masksearch.trial import Proposal, Score
+from masksearch.trial import Proposal, Score, proposals_of
 
 __all__ = ["ShortTraining"]
 
@@ -118,7 +118,7 @@ class ShortTraining:
 
     def __call__(self, mask: Mask) -> Score:
         """The score of one mask."""
-        return self._score(Proposal.of(mask))
+        return self.score([mask])[0]
 
     def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
@@ -185,8 +185,15 @@ class ShortTraining:
     def refresh(self) -> None:
         """Nothing is carried over from one scoring to the next."""
 
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order; all are exact."""
+    def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
+        """One score per mask or proposal, in order; all are exact.
+
+        Raises
+        ------
+        InputError
+            If a mask is of another space.
+        """
+        proposals = proposals_of(masks, self.space)
         size = self._together
         scores: list[Score] = []
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):

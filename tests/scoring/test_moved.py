@@ -8,6 +8,7 @@ from torch import nn
 
 from masksearch.data import Split
 from masksearch.loop import search
+from masksearch.mask import Mask
 from masksearch.models import MODELS, build_model
 from masksearch.partition import Partition
 from masksearch.scoring.incremental import linear_chain
@@ -38,7 +39,10 @@ def both(model, images, batch_size=5):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(["take", "leave", "leave two", "elsewhere", "again"]), max_size=12), st.integers(0, 99))
+@given(
+    st.lists(st.sampled_from(["take", "take a copy", "leave", "leave two", "elsewhere", "again"]), max_size=12),
+    st.integers(0, 99),
+)
 def test_logits_are_those_of_the_plain_path_after_any_walk(steps, seed):
     space, moved, plain = both(convolutional(), torch.randn(12, 1, 8, 8, generator=generator(1)))
     rng, current = numpy_generator(seed, "walk"), space.random(0.4, generator=generator(seed))
@@ -61,6 +65,8 @@ def test_logits_are_those_of_the_plain_path_after_any_walk(steps, seed):
             check(proposal)
         if step == "take":
             current = proposals[0].mask
+        if step == "take a copy":  # an equal mask that is another object
+            current = Mask(space, proposals[0].mask.bits.clone())
 
 
 def test_the_callers_model_is_left_alone_and_its_later_changes_do_not_matter():

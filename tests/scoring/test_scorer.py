@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from masksearch.alive import AliveScorer, AliveSpace
 from masksearch.data import Split
 from masksearch.errors import InputError
 from masksearch.mask import Mask
-from masksearch.scoring import OBJECTIVES, Scorer
+from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining
 from masksearch.spaces import weight_space
+from masksearch.training import TrainSettings
 from masksearch.trial import Proposal
 
 
@@ -211,6 +213,49 @@ def test_an_unknown_objective_and_a_mask_of_another_network_are_errors():
     scorer = Scorer(model, weight_space(model), split)
     with pytest.raises(InputError, match="doesn't fit this weight space"):
         scorer(Mask(other, torch.ones(9, dtype=torch.bool)))
+
+
+def test_masks_and_proposals_are_scored_alike():
+    model, split = make_net(), make_split()
+    space = weight_space(model)
+    mask = space.random(0.5, generator=torch.Generator().manual_seed(0))
+    scorer = Scorer(model, space, split, "loss")
+    other = scorer.score([Proposal.of(mask), mask, space.full()])
+    assert other[0].value == other[1].value == scorer(mask).value
+    assert other[2].value == scorer(space.full()).value
+
+
+SAME_SIZE = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))  # four units, as the networks below have
+
+
+@pytest.mark.parametrize("kind", ["incremental", "moved", "plain", "own loss", "callable", "short training", "alive"])
+def test_every_scorer_refuses_masks_of_another_space(kind):
+    images = torch.randn(8, 1, 2, 1, generator=torch.Generator().manual_seed(0))
+    split = Split(images, (images[:, 0, 0, 0] > 0).long())
+    layer = nn.Linear(2, 2)
+    model = nn.Sequential(nn.Flatten(), nn.Identity(), layer)  # the layer's name differs from SAME_SIZE's
+    space = weight_space(model)
+    if kind == "moved":
+        model = nn.Sequential(nn.Flatten(), nn.Softsign(), layer)  # no chain that IncrementalPath knows
+        space = weight_space(model)
+    options = {
+        "plain": {"fast": False},
+        "own loss": {"objective": "loss", "loss": nn.functional.cross_entropy},
+        "callable": {"objective": lambda model, images, labels: 0.0},
+    }
+    if kind == "short training":
+        scorer = ShortTraining(model, space, split, split, TrainSettings(batch_size=4), steps=1)
+    else:
+        scorer = Scorer(model, space, split, **options.get(kind, {"objective": "loss"}))
+    if kind == "alive":
+        space = AliveSpace(space.full())
+        scorer = AliveScorer(scorer, space)
+    other = weight_space(SAME_SIZE).full()
+    for one in (other, Proposal.of(other)):
+        with pytest.raises(InputError, match="doesn't fit this weight space"):
+            scorer.score([space.full(), one])
+    twin = weight_space(model).full()  # of an equal space, which is another object
+    assert kind == "alive" or scorer.score([twin])[0].value == scorer.score([space.full()])[0].value
 
 
 def test_the_device_is_where_scoring_happens():

@@ -27,7 +27,7 @@ from masksearch.testing.planted import Planted, drive
 from masksearch.trial import Budget, Problem, Score
 
 NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
-ABLE = [name for name, make in SEARCHERS.items() if make().weighs_costs]
+ABLE = [name for name, make in SEARCHERS.items() if make().supports_costs]
 every = pytest.mark.parametrize("name", ABLE)
 
 
@@ -172,6 +172,7 @@ def test_a_study_has_two_directions_and_both_values(tmp_path):
     searcher = OptunaSearch("nsga2", storage=url)
     searcher.start(Problem(NETWORK, 0.5, Budget(9), 0, cost="units"))
     made = drive(searcher, Planted(0.1, space=NETWORK), 9)  # a scorer that knows no costs
+    searcher.finish()
     study = optuna.load_study(study_name=searcher.study_name, storage=url)
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert [trial.values[1] for trial in study.trials] == [proposal.mask.density for proposal in made]
