@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -24,6 +25,8 @@ LAYOUT = {
     },
 }
 """The charts of TensorBoard's tab Custom Scalars: each with its curves, of all runs that are chosen there."""
+
+_SHARES = np.append(0.0, 1.1 ** np.arange(-100.0, 2.0))  # borders of a histogram's bins: 10 % apart, up to 1.1
 
 
 class Tracker:
@@ -46,18 +49,17 @@ class Tracker:
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point on each of several curves, by tag; NaN is left out."""
-        for tag, value in values.items():
-            if not math.isnan(value):
-                self._writer.add_scalar(tag, value, step)
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
+        self._writer._get_file_writer().add_summary(Summary(value=points), step)  # one event, not one a curve
 
     def pictures(self, values: Mapping[str, Tensor], step: int) -> None:
         """One picture for each tag: (1, height, width), in [0, 1]."""
         for tag, picture in values.items():
             self._writer.add_image(tag, picture, step)
 
-    def histogram(self, tag: str, values: Sequence[float], step: int) -> None:
-        """How some values are spread at one step."""
-        self._writer.add_histogram(tag, torch.tensor(values), step)
+    def histogram(self, tag: str, shares: Sequence[float], step: int) -> None:
+        """How some shares, each in [0, 1], are spread at one step."""
+        self._writer.add_histogram(tag, np.asarray(shares), step, bins=_SHARES)
 
     def hyperparameters(self, settings: Mapping[str, bool | str | float | int], metrics: Mapping[str, float]) -> None:
         """The run's row in the hparams tab: its settings, and the final metrics to compare by."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from masksearch.analysis.estimate import Estimate
 from masksearch.errors import InputError
@@ -75,6 +74,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     elif not differences.any():
         p = 1.0  # nothing to rank
     else:
+        from scipy import stats  # importing it takes 0.3 s, and few runs need it
+
         p = float(stats.wilcoxon(differences[differences != 0]).pvalue)
     return Paired(Estimate.of(differences), p, int((differences > 0).sum()), int((differences < 0).sum()))
 
@@ -132,6 +133,8 @@ def ranks(scores: np.ndarray) -> Ranks:
         Higher is better; ties share their ranks. Blocks must be independent: as one mean over seeds for every data set,
         network and sparsity, not one block a seed.
     """
+    from scipy import stats  # as in paired()
+
     scores = _blocks(scores)
     n_blocks, n_methods = scores.shape
     mean = stats.rankdata(-scores, axis=1).mean(0)

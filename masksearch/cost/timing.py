@@ -89,9 +89,22 @@ def latency(
 
 
 def time_runs(
-    contestants: Mapping[str, Callable[[], Any]], device: torch.device, seconds: float = 1.0
+    contestants: Mapping[str, Callable[[], Any]],
+    device: torch.device,
+    seconds: float = 1.0,
+    most: int = _MOST_RUNS,
 ) -> dict[str, Timing]:
-    """Time functions against each other, taking turns, so that a busy moment of the machine hits all of them."""
+    """Time functions against each other, taking turns, so that a busy moment of the machine hits all of them.
+
+    Parameters
+    ----------
+    contestants : mapping
+        Name -> function without arguments.
+    seconds : float
+        Length of the measurement; at least 11 runs of each function are timed, after a fifth of it as warm-up.
+    most : int
+        Timed runs of each function at which the measurement ends early; a fifth of them end the warm-up early.
+    """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     start = perf_counter()
     warm = False
@@ -104,10 +117,10 @@ def time_runs(
             times[name].append(perf_counter() - before)
         spent, rounds = perf_counter() - start, len(next(iter(times.values())))
         if not warm:
-            if spent >= _WARM_UP * seconds and rounds >= 2:
+            if rounds >= 2 and (spent >= _WARM_UP * seconds or rounds >= _WARM_UP * most):
                 warm, start = True, perf_counter()
                 times = {name: [] for name in contestants}
-        elif rounds >= _FEWEST_RUNS and (spent >= seconds or rounds >= _MOST_RUNS):
+        elif rounds >= _FEWEST_RUNS and (spent >= seconds or rounds >= most):
             return {name: timing_of(own) for name, own in times.items()}
 
 

@@ -11,6 +11,7 @@ from masksearch import cost
 
 __all__ = ["costs", "latencies", "layer_costs"]
 
+_LATENCY_RUNS = 200  # timed at most: the median of more runs of a small network hardly gains precision
 _BATCHES = (1, 64)
 
 
@@ -73,7 +74,7 @@ def latencies(network: nn.Module, full: nn.Module, example: Tensor, seconds: flo
         for size in _BATCHES:
             batch = example[:1].expand(size, *example.shape[1:]).contiguous().to(device)
             runs = {"ticket": partial(network, batch), "dense": partial(full, batch)}
-            for name, timing in cost.time_runs(runs, device, seconds).items():
+            for name, timing in cost.time_runs(runs, device, seconds, _LATENCY_RUNS).items():
                 measured[f"latency_{name}_batch_{size}"] = timing.median
     network.train(modes[0]), full.train(modes[1])
     return measured

@@ -26,7 +26,8 @@ def prepare(run: RunSettings) -> torch.device:
         os.environ.setdefault(
             "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
         )  # cuBLAS is deterministic only with fixed workspaces
-    torch.use_deterministic_algorithms(run.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != run.deterministic:
+        torch.use_deterministic_algorithms(run.deterministic)  # its first call imports torch's compiler: a second
     # Timing cuDNN's algorithms costs seconds at every new width, and may choose others when a run is taken up again.
     torch.backends.cudnn.benchmark = False
     if run.device == "auto":

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 import matplotlib as mpl
@@ -29,12 +30,12 @@ class Drawing:
 
     def svg(self) -> str:
         """As an element of a page: of both themes, with values to point at."""
-        text = self._svg()
+        text = self._svg
         return themed(text[text.index("<svg") :])
 
     def svg_file(self) -> bytes:
         """As a file, for papers: in light colours, its texts in a typeface that any program has."""
-        return self._svg().encode()
+        return self._svg.encode()
 
     def png(self, dpi: int = 150) -> bytes:
         """As a file; the same figure gives the same bytes."""
@@ -44,6 +45,7 @@ class Drawing:
             self.figure.savefig(sink, format="png", dpi=dpi, metadata={"Software": None})
         return sink.getvalue()
 
+    @cached_property
     def _svg(self) -> str:
         sink = io.StringIO()
         with mpl.rc_context(_SAVING):  # how text and names are written is decided here
