@@ -2,4 +2,5 @@ import sys
 
 from masksearch.cli import main
 
-sys.exit(main(["run", *sys.argv[1:]]))
+if __name__ == "__main__":
+    sys.exit(main(["run", *sys.argv[1:]]))

@@ -1,6 +1,7 @@
 """The live view of a sweep in a terminal: a bar for the sweep, a bar for what is running now."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 from rich.console import Console
@@ -46,6 +47,10 @@ class ProgressBars(Watcher):
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+
+    def beside(self, worker: int) -> "ProgressBars":
+        """Return a view with a bar of its own for what ``worker`` runs now."""
+        return copy(self)
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
         """Set the bar of the sweep up."""

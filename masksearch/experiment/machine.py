@@ -43,8 +43,8 @@ def prepare(run: RunSettings) -> torch.device:
     return device
 
 
-def describe_machine(device: torch.device) -> dict[str, str]:
-    """Versions and hardware, for results to carry."""
+def describe_machine(device: torch.device, workers: int, threads: int) -> dict[str, str]:
+    """Versions and hardware, for results to carry; ``threads`` are those of each of the ``workers``."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "masksearch": version("masksearch"),
@@ -53,5 +53,6 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         "numpy": version("numpy"),
         "system": platform.platform(),
         "device": f"{device} ({name})",
-        "threads": str(torch.get_num_threads()),
+        "threads": str(threads),
+        "workers": str(workers),
     }

@@ -90,7 +90,10 @@ class RunSettings:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps: auto is cuda where there is one, else cpu."""
     threads: int | None = None
-    """CPU threads; torch's own choice if not given."""
+    """CPU threads of all workers together; torch's own choice if not given."""
+    workers: int | None = None
+    """Processes that run cells at the same time; if not given, one for each thread for networks below 1,000,000 MACs,
+    which calculate on one thread each, and one process for others."""
     deterministic: bool = False
     """Deterministic algorithms only, also where they are slower (CUDA)."""
     latency_seconds: float = 0.15
@@ -103,6 +106,8 @@ class RunSettings:
             raise InputError(f"threads: {self.threads}; at least 1 is needed")
         if not 0 <= self.latency_seconds < math.inf:
             raise InputError(f"latency_seconds: {self.latency_seconds}; a finite number from 0 on is needed")
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers: {self.workers}; at least 1 is needed")
 
 
 @dataclass(frozen=True)

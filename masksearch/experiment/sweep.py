@@ -1,6 +1,6 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -9,22 +9,23 @@ from typing import Any
 import torch
 
 from masksearch.criteria import CRITERIA
-from masksearch.data import Data, load_data
+from masksearch.data import Data
 from masksearch.duration import Duration
 from masksearch.errors import InputError
-from masksearch.experiment.cells import AUTO, Cell, dense_training, grid
-from masksearch.experiment.dense import dense_folder, dense_network
+from masksearch.experiment.cells import Cell, dense_training, grid
+from masksearch.experiment.dense import dense_folder
+from masksearch.experiment.executors import plan_workers, run_in_processes, run_inline
 from masksearch.experiment.folder import is_done, locked
 from masksearch.experiment.given import given_weights
+from masksearch.experiment.group import Group, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
-from masksearch.experiment.run_cell import run_cell
 from masksearch.experiment.settings import Settings
 from masksearch.experiment.watcher import Watcher
 from masksearch.files import read_json, write_json
 from masksearch.models import build_model
 from masksearch.schedules import SCHEDULES
 from masksearch.seeds import torch_generator
-from masksearch.spaces import NetworkSpace, filter_space, weight_space
+from masksearch.spaces import NetworkSpace
 from masksearch.training import steps_per_epoch
 from masksearch.training.slimming import Slimming
 from masksearch.trial import Budget, Problem
@@ -75,28 +76,35 @@ def run_sweep(
     cells = [cell for stage in stages for cell in stage.cells]
     path = Path(parts[0].run.runs) / parts[0].run.name
     with locked(path):
+        to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
+        plan = plan_workers(parts, [stage.data for stage in stages], len(to_do), device)
         networks = {dense_folder(cell): cell.seed for stage in stages for cell in [*stage.dense, *stage.cells]}
-        plan = {
+        content = {
             "settings": [part.as_dict() for part in parts],
-            "machine": describe_machine(device),
+            "machine": describe_machine(device, plan.workers, plan.threads),
             "cells": [cell.folder for cell in cells],
             "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
         }
-        write_json(path / "sweep.json", plan)
-        to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
+        write_json(path / "sweep.json", content)
         watcher.sweep_begins(cells, to_do)
-        for stage in stages:
-            for folder in dict.fromkeys(map(dense_folder, [*stage.dense, *stage.cells])):
-                sharing = [cell for cell in stage.cells if dense_folder(cell) == folder]
-                waiting = [cell for cell in sharing if cell in to_do]
-                if sharing and not waiting and (is_done(folder) or any(cell.folder in known for cell in sharing)):
-                    continue
-                users = sharing or [cell for cell in stage.dense if dense_folder(cell) == folder]
-                watcher.dense_begins(users[0].seed, users[0].settings.train.epochs)
-                dense = dense_network(users, stage.data, stage.space, _moments(users), device, watcher.epoch)
-                for cell in waiting:
-                    run_cell(cell, stage.data, stage.space, dense, path, device, watcher)
+        groups = _groups(stages, to_do, known)
+        if plan.workers > 1:
+            run_in_processes(groups, path, parts[0].run, plan, watcher)
+        else:
+            run_inline(groups, path, device, plan.threads, watcher)
     return read_sweep(path)
+
+
+def _groups(stages: Sequence["_Stage"], to_do: Container[Cell], known: Container[str]) -> Iterator[Group]:
+    """Every dense network with its cells, but for those of which nothing is left to do."""
+    for stage in stages:
+        for folder in dict.fromkeys(map(dense_folder, [*stage.dense, *stage.cells])):
+            sharing = [cell for cell in stage.cells if dense_folder(cell) == folder]
+            waiting = [cell for cell in sharing if cell in to_do]
+            if sharing and not waiting and (is_done(folder) or any(cell.folder in known for cell in sharing)):
+                continue
+            users = sharing or [cell for cell in stage.dense if dense_folder(cell) == folder]
+            yield Group(users, waiting, stage.data, stage.space)
 
 
 @dataclass(frozen=True)
@@ -116,7 +124,7 @@ def _stages(parts: Sequence[Settings]) -> list[_Stage]:
     for part in parts:
         wanted = repr((part.sweep.dataset, part.run, part.scoring))
         if wanted not in loaded:
-            loaded[wanted] = _load(part)
+            loaded[wanted] = load_part(part)
         cells = grid(part)
         dense = [Cell(part, "", 0.0, "0", seed, name) for seed, name in product(part.sweep.seed_range, _plain(part))]
         space = _check(part, loaded[wanted], cells, dense)
@@ -151,31 +159,6 @@ def read_sweep(path: Path) -> SweepResult:
     return SweepResult(path, plan["settings"], plan["machine"], cells, done, dense)
 
 
-def _load(part: Settings) -> Data:
-    return load_data(
-        part.sweep.dataset,
-        part.run.data_root,
-        download=part.run.download,
-        search_images=part.scoring.search_images,
-        train_images=part.scoring.train_images,
-        val_images=part.scoring.val_images,
-    )
-
-
-def _moments(cells: Iterable[Cell]) -> set[str]:
-    """Moments of the dense training whose weights some cell needs."""
-    moments = set()
-    for cell in cells:
-        moments |= {cell.find_at} - {AUTO}
-        moments |= {cell.rewind_to} - {"none", "lr", "random"}
-        if cell.searches:
-            named = (source.moment for source in cell.settings.search.sources)
-            moments |= {str(Duration.parse(moment)) for moment in named if moment}
-        if cell.settings.sweep.dense == "auto":  # another training has no moments left to keep
-            moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
-    return moments
-
-
 def _check_parts(parts: Sequence[Settings]) -> None:
     first = parts[0]
     for part in parts[1:]:
@@ -191,7 +174,7 @@ def _check_parts(parts: Sequence[Settings]) -> None:
 def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell]) -> NetworkSpace:
     """Check everything that can be known before the first epoch; return the space, which is the same for all seeds."""
     steps = steps_per_epoch(len(data.train), settings.train.batch_size)
-    for moment in {*_moments([*cells, *dense]), *settings.sweep.moments}:
+    for moment in {*moments_of([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
     smallest = int(data.train.labels.bincount(minlength=data.classes).min())
     criteria = [cell.method for cell in cells if cell.method in CRITERIA]
@@ -205,11 +188,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     if settings.sweep.dense != "auto":
         for seed in settings.sweep.seed_range:
             given_weights(settings.sweep.dense_file(seed), model)
-    space: NetworkSpace
-    if settings.sweep.granularity == "filter":
-        space = filter_space(model, data.test.images[:1])
-    else:
-        space = weight_space(model, settings.scoring.layers)
+    space = part_space(settings, data)
     for cell in cells:
         _check_density(cell, space)
         _check_control(cell)

@@ -1,0 +1,71 @@
+"""How many processes run the cells of a sweep, and on how many threads each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from masksearch import cost
+from masksearch.data import Data
+from masksearch.errors import InputError
+from masksearch.experiment.settings import RunSettings, Settings
+from masksearch.models import build_model
+
+__all__ = ["Plan", "plan_workers"]
+
+_SMALL = 1_000_000  # MACs of one example: a batch of a smaller network is too little work for a second thread
+_CELLS_EACH = 4  # at least, for a process to be worth the two seconds that its start takes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Processes that run cells, 1 for this process alone, and the CPU threads of each."""
+
+    workers: int
+    threads: int
+
+
+def plan_workers(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device) -> Plan:
+    """Share the allowed threads out to processes.
+
+    Small networks (less than 1,000,000 MACs) on the CPU calculate on one thread, whatever the number of processes: so
+    their results don't depend on it. As many processes run as there are threads, but no more than one for every four
+    cells. Larger networks, GPUs, budgets in seconds, measured latencies and studies that sweeps share have one process,
+    unless ``workers`` is given.
+
+    Parameters
+    ----------
+    parts : sequence of Settings
+        The parts of the sweep.
+    data : sequence of Data
+        Of each part.
+    n_cells : int
+        Cells that are left to run.
+
+    Raises
+    ------
+    InputError
+        For several processes on a GPU.
+    """
+    run: RunSettings = parts[0].run
+    allowed, asked = torch.get_num_threads(), run.workers
+    if device.type != "cpu":
+        if asked is not None and asked > 1:
+            raise InputError(f"workers: {asked}; on {device} cells run one after the other, so workers must be 1")
+        return Plan(1, allowed)
+    small = all(_macs(part, own) < _SMALL for part, own in zip(parts, data, strict=True))
+    if asked is None:
+        useful = n_cells // _CELLS_EACH if small and not any(map(_must_be_alone, parts)) else 1
+        asked = max(1, min(allowed, useful))
+    return Plan(asked, 1 if small else max(1, allowed // asked))
+
+
+def _macs(part: Settings, data: Data) -> int:
+    model = build_model(part.sweep.model, data, seed=0)
+    return int(cost.macs(model, data.test.images[:1]))
+
+
+def _must_be_alone(part: Settings) -> bool:
+    """Whether other cells at the same time would change the results: by time, or through a shared study."""
+    timed = part.scoring.seconds is not None or part.sweep.capped == "latency"
+    return timed or part.optuna.study is not None

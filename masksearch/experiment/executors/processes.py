@@ -1,0 +1,161 @@
+"""The executor of several processes: dense networks first, then cells, whenever a worker is free."""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import connection, get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from masksearch.errors import InputError
+from masksearch.experiment.cells import Cell, short_hash
+from masksearch.experiment.executors.choice import Plan
+from masksearch.experiment.executors.relay import replay
+from masksearch.experiment.executors.worker import Job, work
+from masksearch.experiment.group import Group
+from masksearch.experiment.settings import RunSettings
+from masksearch.experiment.watcher import Watcher
+
+__all__ = ["run_in_processes"]
+
+# A fork of a process that has used torch isn't safe. The server only imports, and what it has imported costs its forks
+# nothing.
+_CONTEXT = get_context("forkserver")
+_PRELOADED = ["masksearch.experiment.executors.worker", "torch._dynamo"]
+
+
+def run_in_processes(groups: Iterable[Group], path: Path, run: RunSettings, plan: Plan, watcher: Watcher) -> None:
+    """Run the cells of the groups in ``plan.workers`` processes; the caller holds the lock of the folder ``path``.
+
+    Each dense network is trained by one worker; then its cells are free for all. Controls follow the cell whose mask
+    they take. What a cell raises, or the watcher, or Ctrl-C, ends all workers at once; what they have finished is kept.
+
+    Raises
+    ------
+    InputError
+        Also if a worker was killed.
+    """
+    crew = [_start(run, plan.threads, path) for _ in range(plan.workers)]
+    watchers = [watcher.beside(number) for number in range(plan.workers)]
+    try:
+        schedule = _Schedule(groups, plan.workers)
+        busy: dict[int, Job] = {}
+        while True:
+            for number in range(plan.workers):
+                if number not in busy and (job := schedule.next()) is not None:
+                    crew[number].send(job)
+                    busy[number] = job
+            if not busy:
+                return
+            pipes = {crew[number].pipe: number for number in busy}
+            for pipe in connection.wait(list(pipes)):
+                number = pipes[pipe]  # type: ignore[index]
+                message = crew[number].receive()
+                if isinstance(message, Exception):
+                    raise message
+                if message is None:
+                    schedule.finished(busy.pop(number))
+                else:
+                    replay(message, watchers[number])
+    finally:
+        for worker in crew:
+            worker.process.terminate()  # idle, or of no use any more
+        for worker in crew:
+            worker.process.join()
+
+
+class _Schedule:
+    """The order of jobs: cells of networks that are trained; the next network as soon as cells become few."""
+
+    def __init__(self, groups: Iterable[Group], workers: int) -> None:
+        self._workers = workers
+        self._dense: deque[Job] = deque()
+        self._cells: dict[int, list[Job]] = {}  # by the identity of the job that trains their dense network
+        self._ready: deque[Job] = deque()
+        for group in groups:
+            job = Job(group.users, [])
+            self._dense.append(job)
+            self._cells[id(job)] = [Job(group.users, cells) for cells in _chains(group.to_do)]
+
+    def next(self) -> Job | None:
+        """Return the job for a free worker; None if there is none now."""
+        if self._dense and len(self._ready) < self._workers:
+            return self._dense.popleft()
+        return self._ready.popleft() if self._ready else None
+
+    def finished(self, job: Job) -> None:
+        """Release the cells that have waited for a job."""
+        self._ready += self._cells.pop(id(job), [])
+
+
+def _chains(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Cells by what they share: controls take the mask of their cell, and cells with caps may share one search."""
+    chains: dict[str, list[Cell]] = {}
+    for cell in cells:
+        chains.setdefault(short_hash(cell.front_identity) if cell.front else cell.treated.folder, []).append(cell)
+    return list(chains.values())
+
+
+class _Worker:
+    """A worker and the pipe to it."""
+
+    def __init__(self, process: BaseProcess, pipe: "Connection[Any, Any]") -> None:
+        self.process, self.pipe = process, pipe
+
+    def send(self, job: Job) -> None:
+        """Send a job.
+
+        Raises
+        ------
+        InputError
+            If the worker was killed.
+        """
+        try:
+            self.pipe.send(job)
+        except BrokenPipeError:
+            raise self._killed() from None
+
+    def receive(self) -> Any:
+        """Return the next message.
+
+        Raises
+        ------
+        InputError
+            If the worker was killed.
+        """
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._killed() from None
+
+    def _killed(self) -> InputError:
+        self.process.join()
+        return InputError(
+            f"workers: a process ended with code {self.process.exitcode}, perhaps for lack of memory; what was "
+            "finished is kept; the same command goes on from here, with --workers 1 in one process"
+        )
+
+
+def _start(run: RunSettings, threads: int, path: Path) -> _Worker:
+    _CONTEXT.set_forkserver_preload(_PRELOADED)
+    mine, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=work, args=(theirs, run, threads, path), daemon=True)
+    with _main_hidden():
+        process.start()
+    theirs.close()
+    return _Worker(process, mine)
+
+
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keep a starting process from running the user's script, which may have no ``if __name__ == "__main__"``."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

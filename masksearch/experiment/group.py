@@ -1,0 +1,67 @@
+"""Groups of a sweep: a dense network with the cells that need its weights, and the data and space that they share."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from masksearch.data import Data, load_data
+from masksearch.duration import Duration
+from masksearch.experiment.cells import AUTO, Cell
+from masksearch.experiment.dense import DenseNetwork, dense_network
+from masksearch.experiment.settings import Settings
+from masksearch.experiment.watcher import Watcher
+from masksearch.models import build_model
+from masksearch.spaces import NetworkSpace, filter_space, weight_space
+
+__all__ = ["Group", "load_part", "moments_of", "part_space"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A dense network and the cells that need it, all of one part of a sweep."""
+
+    users: list[Cell]  # all cells of the dense network; at least one
+    to_do: list[Cell]  # those of them that run now
+    data: Data
+    space: NetworkSpace
+
+    def dense(self, device: torch.device, watcher: Watcher) -> DenseNetwork:
+        """Train the dense network, or read it where that was done before."""
+        first = self.users[0]
+        watcher.dense_begins(first.seed, first.settings.train.epochs)
+        return dense_network(self.users, self.data, self.space, moments_of(self.users), device, watcher.epoch)
+
+
+def load_part(part: Settings) -> Data:
+    """Load the data of a part of a sweep."""
+    return load_data(
+        part.sweep.dataset,
+        part.run.data_root,
+        download=part.run.download,
+        search_images=part.scoring.search_images,
+        train_images=part.scoring.train_images,
+        val_images=part.scoring.val_images,
+    )
+
+
+def part_space(part: Settings, data: Data) -> NetworkSpace:
+    """Return the space of a part's masks, which is the same for all seeds."""
+    model = build_model(part.sweep.model, data, seed=0)
+    if part.sweep.granularity == "filter":
+        return filter_space(model, data.test.images[:1])
+    return weight_space(model, part.scoring.layers)
+
+
+def moments_of(cells: Iterable[Cell]) -> set[str]:
+    """Moments of the dense training whose weights some cell needs."""
+    moments = set()
+    for cell in cells:
+        moments |= {cell.find_at} - {AUTO}
+        moments |= {cell.rewind_to} - {"none", "lr", "random"}
+        if cell.searches:
+            named = (source.moment for source in cell.settings.search.sources)
+            moments |= {str(Duration.parse(moment)) for moment in named if moment}
+        if cell.settings.sweep.dense == "auto":  # another training has no moments left to keep
+            moments |= set(map(str, map(Duration.parse, cell.settings.schedules.save_at)))
+    return moments
