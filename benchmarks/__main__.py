@@ -29,11 +29,11 @@ from benchmarks.running import run_suite
 from benchmarks.scripts import commands, run_scripts
 from benchmarks.suites import SUITES, Sweep, chosen
 from benchmarks.tables import suite_text
-from masksearch.errors import InputError
 from masksearch.experiment import SCALES
-from masksearch.files import write_bytes
 from masksearch.report import Drawing
-from masksearch.table import choose
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import write_bytes
+from masksearch.utils.registry import choose
 
 
 def main(arguments: Sequence[str] | None = None, home: Path = HERE) -> int:

@@ -13,7 +13,7 @@ from benchmarks.equal_costs import COSTS, Cost, costs_differ, dense_cost, mean_p
 from benchmarks.rows import Row, number, series
 from masksearch.analysis import pareto_front
 from masksearch.report import Drawing
-from masksearch.report.style import DENSE, STYLE, Looks
+from masksearch.report.figures.style import DENSE, STYLE, Looks
 
 __all__ = ["Line", "cost_drawings", "drawing", "lines"]
 

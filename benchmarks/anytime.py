@@ -11,7 +11,7 @@ from benchmarks.accuracies import lines
 from benchmarks.rows import Row, number, series
 from masksearch.analysis import Band, band
 from masksearch.report import Drawing
-from masksearch.report.style import STYLE, Looks
+from masksearch.report.figures.style import STYLE, Looks
 
 __all__ = ["curves", "drawings", "shared_seeds"]
 

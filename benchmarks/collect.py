@@ -19,11 +19,11 @@ from benchmarks import sentences
 from benchmarks.page import HERE, replace_block
 from benchmarks.rows import case_columns, write_csv
 from masksearch.analysis import summarise
-from masksearch.errors import InputError
 from masksearch.experiment import SweepResult, read_sweep
-from masksearch.files import read_json, write_bytes
 from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
-from masksearch.report.rows import flat_row
+from masksearch.report.tables.csv_rows import flat_row
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json, write_bytes
 
 _SHARPNESS = (110, 95, 80, 65, 50)  # dots per inch: the first at which a figure is small enough
 _BYTES = 150_000  # of a figure

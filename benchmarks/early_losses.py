@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from masksearch.errors import InputError
 from masksearch.experiment import read_sweep
-from masksearch.files import read_json
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json
 
 _EPOCHS, _FEWEST, _COLLAPSED = (2, 4, 6, 8, 10), 5, 0.15
 _LOSSES = ("train_loss", "val_loss")

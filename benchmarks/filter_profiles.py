@@ -72,7 +72,7 @@ def train(root: str) -> None:
     missing = [case for case in wanted() if case not in had]
     if not missing:
         return
-    data = ms.load_data("cifar10", root, train_images=5000, val_images=3000, search_images=1000)
+    data = ms.load_data("cifar10", root, train_examples=5000, val_examples=3000, search_examples=1000)
     initial = ms.build_model("basic_cnn", data, seed=SEED)
     space = ms.filter_space(initial, data.search.images[:1])
     dense = ms.build_model("basic_cnn", data, seed=SEED)

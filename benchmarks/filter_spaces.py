@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import masksearch as ms
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 TORCHVISION = (
     *("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "efficientnet_b0"),

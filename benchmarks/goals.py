@@ -28,7 +28,7 @@ from benchmarks.page import HERE, replace_block
 from benchmarks.rows import TOLD_APART_BY, Row, Series, number, read_rows, series
 from masksearch.analysis import MARGIN, Estimate, Paired, holm, paired
 from masksearch.criteria import CRITERIA
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["Bar", "Verdict", "report", "verdicts"]
 

@@ -14,7 +14,7 @@ import masksearch as ms
 
 def main(root: str) -> None:
     """Print a table over seeds."""
-    data = ms.load_data("cifar10", root, train_images=5000, val_images=2000)
+    data = ms.load_data("cifar10", root, train_examples=5000, val_examples=2000)
     images = data.val.images[:1000]
     print(f"torch {torch.__version__}\n")
     print("| seed | dense | random | SNIP | GraSP |\n|---:|---:|---:|---:|---:|")

@@ -19,10 +19,10 @@ import torch
 import masksearch as ms
 from masksearch.cost.timing import synchronize
 from masksearch.experiment.machine import prepare
-from masksearch.experiment.settings import RunSettings
-from masksearch.scoring.compact import CompactPath
-from masksearch.scoring.paths import Path, ReferencePath
-from masksearch.seeds import torch_generator
+from masksearch.experiment.settings.combined import RunSettings
+from masksearch.scoring.paths.compact import CompactPath
+from masksearch.scoring.paths.reference import Path, ReferencePath
+from masksearch.utils.seeds import torch_generator
 
 MASKS, TRAININGS = 12, 4
 SETTINGS = ms.TrainSettings(epochs=1, batch_size=64, optimizer="adam", lr=1e-3)

@@ -4,7 +4,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["HERE", "block", "cells", "replace_block"]
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from masksearch.analysis import Band, band
 from masksearch.report import Drawing
-from masksearch.report.style import STYLE
+from masksearch.report.figures.style import STYLE
 
 __all__ = ["Climb", "along", "drawing"]
 

@@ -29,14 +29,14 @@ from benchmarks.collect import small_png
 from benchmarks.page import HERE
 from benchmarks.planted_curves import Climb, drawing
 from masksearch.analysis import Estimate
-from masksearch.errors import InputError
-from masksearch.files import write_bytes
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
-from masksearch.seeds import numpy_generator
-from masksearch.space import MaskSpace
-from masksearch.table import Table, choose
-from masksearch.trial import Budget, Problem, Proposal, Score
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import write_bytes
+from masksearch.utils.registry import Table, choose
+from masksearch.utils.seeds import numpy_generator
 
 _SHARES = {"first": 0.7, "second": 0.2, "third": 0.1}  # of the units: layers as unequal as those of a network
 _LOOKS = (1 / 30, 1 / 10, 1 / 3, 1)  # shares of the budget at which the best so far is written down

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from masksearch.criteria import CRITERIA
-from masksearch.errors import InputError
-from masksearch.files import write_bytes
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import write_bytes
 
 __all__ = ["TOLD_APART_BY", "Row", "Series", "case_columns", "number", "read_csv", "read_rows", "series", "write_csv"]
 

@@ -12,12 +12,12 @@ from benchmarks.collect import flat_row, flat_rows
 from benchmarks.rows import case_columns, read_csv, write_csv
 from benchmarks.suites import Sweep
 from masksearch.analysis import best_so_far
-from masksearch.errors import InputError
+from masksearch.cli.progress import ProgressBars
 from masksearch.experiment import Cell, grid, run_sweep
-from masksearch.experiment.folder import is_done
-from masksearch.files import read_json
-from masksearch.history_file import read_rows
-from masksearch.progress import ProgressBars
+from masksearch.experiment.store.run_folder import is_done
+from masksearch.searching.history_store import read_rows
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json
 
 __all__ = ["LOOKS", "anytime", "run_suite"]
 

@@ -5,7 +5,7 @@
 One bit per unit of a space of so many units; for the Gaussian process one density per layer, of so many layers. A tenth
 of the units is kept, scores are drawn. A proposal is asked for and told, without a storage; medians of ten, as far as a
 minute takes them. The figures that refusals of larger spaces name
-(``masksearch.searchers.optuna_searcher.SAMPLERS``) are from here.
+(``masksearch.searchers.optuna.optuna_search.SAMPLERS``) are from here.
 """
 
 import argparse
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 import masksearch as ms
-from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
-from masksearch.table import choose
+from masksearch.searchers.optuna.optuna_search import SAMPLERS, OptunaSearch
+from masksearch.utils.registry import choose
 
 LAST = 10  # proposals that the medians are over
 PATIENCE = 60.0  # seconds of a sampler

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.page import HERE, replace_block
-from masksearch.errors import InputError
-from masksearch.table import choose
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
 
 __all__ = ["commands", "run_scripts"]
 

@@ -24,7 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 from benchmarks.page import HERE, cells, replace_block
 from benchmarks.rows import Row, number, read_csv
 from masksearch.analysis import Estimate, paired
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["Figures", "documents", "render", "write"]
 

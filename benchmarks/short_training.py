@@ -17,11 +17,11 @@ import numpy as np
 from scipy.stats import spearmanr
 
 import masksearch as ms
-from masksearch.errors import InputError
 from masksearch.experiment import read_sweep
-from masksearch.files import read_json
 from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json
 
 STEPS_AND_FACTORS = {
     "weight": [(100, 1), (100, 8), (150, 1), (150, 3), (150, 8), (150, 16)],
@@ -73,7 +73,7 @@ def main() -> None:
     except InputError as error:
         sys.exit(f"short_training: {error}")
     plan = sweeps[0].settings[0]
-    kept = ("search_images", "train_images", "val_images")
+    kept = ("search_examples", "train_examples", "val_examples")
     data = ms.load_data(plan["sweep"]["dataset"], sys.argv[1], **{name: plan["scoring"][name] for name in kept})
     for line in table(data, paths):
         print(line, flush=True)

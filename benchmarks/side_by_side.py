@@ -15,11 +15,11 @@ import torch
 
 import masksearch as ms
 from masksearch.experiment.machine import prepare
-from masksearch.experiment.settings import RunSettings
-from masksearch.scoring.side_by_side import SideBySide, sum_of_losses
-from masksearch.seeds import torch_generator
-from masksearch.ticket import Ticket, draw_ticket
+from masksearch.experiment.settings.combined import RunSettings
+from masksearch.pruning.ticket import Ticket, draw_ticket
+from masksearch.scoring.short_training.batched_training import SideBySide, sum_of_losses
 from masksearch.training.record import copy_weights
+from masksearch.utils.seeds import torch_generator
 
 BATCH, STEPS = 128, 30
 IMAGES, SCORINGS, CHAINS = 2000, 640, 16

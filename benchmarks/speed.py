@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader, Subset
 import masksearch as ms
 from masksearch.cost.timing import synchronize
 from masksearch.experiment.machine import prepare
-from masksearch.experiment.settings import RunSettings
-from masksearch.scoring.passes import images_per_pass
-from masksearch.seeds import torch_generator
+from masksearch.experiment.settings.combined import RunSettings
+from masksearch.scoring.paths.batch_size import images_per_pass
+from masksearch.utils.seeds import torch_generator
 
 
 def in_turn(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from masksearch.criteria import CRITERIA
-from masksearch.errors import InputError
 from masksearch.experiment import Cell, Settings, grid, load_recipe, methods, recipe_names
-from masksearch.experiment.sweep_settings import split_method
-from masksearch.table import Table
+from masksearch.experiment.settings.sweep_axes import split_method
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import Table
 
 __all__ = ["SUITES", "Suite", "Sweep", "chosen"]
 
@@ -57,9 +57,9 @@ def _criteria_of(granularity: str, bn: bool) -> list[str]:
 _SMOKE: dict[str, Any] = {
     "epochs": 1,
     "lr": 0.05,
-    "train_images": 200,
-    "val_images": 100,
-    "search_images": 50,
+    "train_examples": 200,
+    "val_examples": 100,
+    "search_examples": 50,
     "seeds": 2,
     "latency_seconds": 0.002,
 }
@@ -92,7 +92,8 @@ _CRITERIA: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
     "mnist_lenet": (
         {"dataset": "mnist", "model": "lenet_300_100", "methods": _criteria_of("weight", bn=False)},
         {
-            "cpu": _COSINE | {"epochs": 8, "sparsity": _WEIGHT_SPARSITIES, "train_images": 10_000, "val_images": 3000},
+            "cpu": _COSINE
+            | {"epochs": 8, "sparsity": _WEIGHT_SPARSITIES, "train_examples": 10_000, "val_examples": 3000},
             "paper": _COSINE | {"epochs": 50, "sparsity": _WEIGHT_SPARSITIES, "seeds": 10},
         },
     ),
@@ -101,7 +102,7 @@ _CRITERIA: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
         {
             "cpu": _COSINE
             | {"model": "conv2:0.25", "epochs": 6, "sparsity": _WEIGHT_SPARSITIES}
-            | {"lr": 0.02, "train_images": 5000, "val_images": 2000},
+            | {"lr": 0.02, "train_examples": 5000, "val_examples": 2000},
             "paper": _COSINE | {"model": "resnet20", "epochs": 160, "sparsity": _WEIGHT_SPARSITIES, "seeds": 10},
         },
     ),
@@ -139,9 +140,9 @@ _SEARCH: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
         },
     ),
     "mnist": (
-        {"dataset": "mnist", "model": "thesis_mlp", "find_at": ["0"], "epochs": 1, "search_images": 2000},
+        {"dataset": "mnist", "model": "thesis_mlp", "find_at": ["0"], "epochs": 1, "search_examples": 2000},
         {
-            "cpu": {"train_images": 5000, "val_images": 5000, "sparsity": [0.9], "seeds": 10},
+            "cpu": {"train_examples": 5000, "val_examples": 5000, "sparsity": [0.9], "seeds": 10},
             "paper": {"sparsity": [0.7, 0.8, 0.9], "seeds": 20},
         },
     ),

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets, transforms
 
 import masksearch as ms
-from masksearch.cli import keep_freed_memory
-from masksearch.seeds import torch_generator
+from masksearch.cli.commands import keep_freed_memory
+from masksearch.utils.seeds import torch_generator
 
 BATCH = 128
 _NETWORKS = {"resnet20": ((3, 32, 32), 2048), "lenet_300_100": ((1, 28, 28), 20_480)}  # shape and number of images

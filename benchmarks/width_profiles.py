@@ -105,7 +105,7 @@ def train(root: str) -> None:
     """Add the rows that are missing."""
     rows: list[dict[str, Any]] = [*read_csv(PATH)] if PATH.exists() else []
     had = {_case(row) for row in rows}
-    data = ms.load_data("cifar10", root, train_images=5000, val_images=3000, search_images=1000)
+    data = ms.load_data("cifar10", root, train_examples=5000, val_examples=3000, search_examples=1000)
     for case in wanted():
         if case in had:
             continue

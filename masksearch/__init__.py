@@ -1,23 +1,23 @@
 """masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion."""
 
-from masksearch import analysis, cost, criteria, data, deploy, export, models, schedules, searchers, supermasks
+from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks
+from masksearch.core.history import History
+from masksearch.core.mask import Mask, Move
+from masksearch.core.protocol import Budget, Problem, Proposal, Score, Trial
+from masksearch.core.space import MaskSpace
+from masksearch.criteria.gradual import gradual_saliency
 from masksearch.data import Data, Split, load_data
-from masksearch.errors import InputError
-from masksearch.gradual import gradual_saliency
-from masksearch.history import History
-from masksearch.loop import search
-from masksearch.mask import Mask
 from masksearch.models import build_model
-from masksearch.move import Move
 from masksearch.plugin import load_plugins
-from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
-from masksearch.rounds import run_rounds
+from masksearch.pruning import deploy, export
+from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
+from masksearch.pruning.ticket import draw_ticket
+from masksearch.schedules.rounds import run_rounds
 from masksearch.scoring import LatencyShare, Scorer, ShortTraining
-from masksearch.space import MaskSpace
+from masksearch.searching.loop import search
 from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
-from masksearch.ticket import draw_ticket
 from masksearch.training import TrainSettings, evaluate, train
-from masksearch.trial import Budget, Problem, Proposal, Score, Trial
+from masksearch.utils.errors import InputError
 
 __all__ = [
     "Budget",

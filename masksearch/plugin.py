@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 from masksearch.criteria import CRITERIA, Criterion
 from masksearch.data import DATASETS, DatasetRow
-from masksearch.errors import InputError
 from masksearch.models import MODELS, ModelRow
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.scoring import OBJECTIVES
 from masksearch.scoring.objectives import Objective
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.supermasks import SUPERMASKS, Supermask
-from masksearch.table import Table, choose
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import Table, choose
 
 __all__ = ["ROWS", "load_plugins"]
 

@@ -11,15 +11,17 @@ import torch
 from documents import DOCUMENTS, MEASUREMENTS, PAGES, ROOT, anchors, blocks, prose
 from rich.console import Console
 
-from masksearch import cli, plugin, reading
+from masksearch import plugin
+from masksearch.cli import commands as cli
+from masksearch.cli import inspection as reading
+from masksearch.cli.flags import parse
 from masksearch.criteria import CRITERIA
-from masksearch.errors import InputError
 from masksearch.experiment import Settings, methods
-from masksearch.flags import parse
 from masksearch.schedules import SCHEDULES
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.testing import check_criterion, check_model
+from masksearch.utils.errors import InputError
 
 DOCS = ROOT / "docs"
 BLOCKS = [block for page in (*PAGES, ROOT / "CONTRIBUTING.md") for block in blocks(page)]

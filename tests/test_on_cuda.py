@@ -8,21 +8,21 @@ import torch
 import masksearch as ms
 from masksearch.cost import latency
 from masksearch.criteria import CRITERIA, select
-from masksearch.dynamic import Regrowing
-from masksearch.scoring import short_training
-from masksearch.scoring.moved import MovedPath
+from masksearch.schedules.in_training import Regrowing
 from masksearch.scoring.objectives import OBJECTIVES
-from masksearch.scoring.paths import ReferencePath
+from masksearch.scoring.paths.in_place import MovedPath
+from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.scoring.short_training import short_training
 from masksearch.searchers import SEARCHERS
-from masksearch.seeds import torch_generator
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
 from masksearch.training import feed, trainer
-from masksearch.training.optimizer import OPTIMIZERS
+from masksearch.training.optimisation import OPTIMIZERS
+from masksearch.utils.seeds import torch_generator
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DEVICE = "cuda"
 SHAPE = (1, 8, 8)
-DATA = ms.load_data("digits", train_images=200, val_images=100, search_images=80)
+DATA = ms.load_data("digits", train_examples=200, val_examples=100, search_examples=80)
 NETWORKS = {"weight": "lenet_300_100:0.2", "filter": "resnet20:0.5"}
 SETTINGS = ms.TrainSettings(epochs=2, batch_size=50, lr=0.02, weight_decay=1e-3)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from masksearch import cli, plugin
-from masksearch.errors import InputError
+from masksearch import plugin
+from masksearch.cli import commands as cli
 from masksearch.experiment import read_sweep
-from masksearch.files import read_json
 from masksearch.plugin import load_plugins
-from masksearch.table import Table
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json
+from masksearch.utils.registry import Table
 
 MODULE = '''\
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ MASKSEARCH = {
 '''
 SWEEP = [
     *("run", "--model", "two_layers", "--methods", "columns", "patient", "--sparsity", "0.5", "--seeds", "1"),
-    *("--budget", "8", "--epochs", "1", "--train-images", "200", "--search-images", "50"),
+    *("--budget", "8", "--epochs", "1", "--train-examples", "200", "--search-examples", "50"),
     *("--device", "cpu", "--threads", "1", "--latency-seconds", "0.002"),
 ]
 

@@ -1,17 +1,19 @@
 """Reading results: cells over seeds, estimates, paired tests, curves, fronts, likeness of masks, rows of tables."""
 
-from masksearch.analysis.anytime import Band, band, best_so_far
-from masksearch.analysis.compared import PairedRow, different_settings, paired_rows
-from masksearch.analysis.controls import ControlRow, control_rows
-from masksearch.analysis.estimate import Estimate
+from masksearch.analysis.comparison import ControlRow, PairedRow, control_rows, different_settings, paired_rows
+from masksearch.analysis.curves import Band, band, best_so_far, pareto_front
 from masksearch.analysis.groups import Group, group_cells
-from masksearch.analysis.orthogonality import orthogonality_score
-from masksearch.analysis.pareto import pareto_front
+from masksearch.analysis.mask_properties import (
+    SIMILARITIES,
+    orthogonality_score,
+    random_like,
+    similarity_matrix,
+    similarity_means,
+)
 from masksearch.analysis.round_rows import MOMENTS, RoundRow
-from masksearch.analysis.similarity import SIMILARITIES, random_like, similarity_matrix, similarity_means
-from masksearch.analysis.statistics import MARGIN, Paired, Ranks, holm, paired, ranks, win_matrix
+from masksearch.analysis.saved_masks import group_masks, group_orthogonality, layer_means, read_mask
+from masksearch.analysis.statistics import MARGIN, Estimate, Paired, Ranks, holm, paired, ranks, win_matrix
 from masksearch.analysis.summary import SummaryRow, cost_share, kept_criteria, summarise
-from masksearch.analysis.tickets import group_masks, group_orthogonality, layer_means, read_mask
 
 __all__ = [
     "MARGIN",

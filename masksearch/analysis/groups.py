@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from masksearch.analysis.apart import told_apart
+from masksearch.analysis.row_labels import told_apart
 
 __all__ = ["Group", "best_rates", "group_cells", "moment_of"]
 

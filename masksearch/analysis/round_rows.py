@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from masksearch.analysis.estimate import Estimate
+from masksearch.analysis.statistics import Estimate
 
 __all__ = ["MOMENTS", "Moment", "RoundRow", "dense_row", "round_rows"]
 

@@ -1,15 +1,45 @@
-"""Comparisons over paired measurements: differences with intervals, Wilcoxon with Holm's correction, wins, ranks."""
+"""Estimates over seeds with 95 % intervals; paired comparisons: Wilcoxon with Holm's correction, wins, ranks."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import stdtrit
 
-from masksearch.analysis.estimate import Estimate
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
-__all__ = ["MARGIN", "Paired", "Ranks", "holm", "paired", "ranks", "win_matrix"]
+__all__ = ["MARGIN", "Estimate", "Paired", "Ranks", "holm", "paired", "ranks", "win_matrix"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its uncertainty."""
+
+    mean: float
+    half_width: float  # of the 95 % interval (Student's t); NaN with fewer than two values
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Estimate":
+        """The estimate from one value a seed; a missing one makes the mean NaN, so that it can't go unseen."""
+        data = np.array([math.nan if value is None else value for value in values], dtype=float)
+        n = len(data)
+        if n < 2:
+            return cls(float(data.mean()) if n else math.nan, math.nan, n)
+        return cls(float(data.mean()), float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)), n)
+
+    def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
+        """``mean ± half width``, both times ``scale``; only the mean if there is no interval, – if there is no mean."""
+        if math.isnan(self.mean):
+            return "–"
+        mean = f"{scale * self.mean:{sign}.{digits}f}"
+        return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
+
+    def plain(self, form: str, scale: float = 1.0) -> str:
+        """The mean alone, times ``scale`` and as ``form`` says; – if there is none."""
+        return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
+
 
 MARGIN = 0.001
 """Accuracy, 0.1 points: "not below" allows a paired difference's whole interval to lie above minus this."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from masksearch.analysis.estimate import Estimate
 from masksearch.analysis.groups import Group, group_cells
 from masksearch.analysis.round_rows import RoundRow, dense_row, round_rows
-from masksearch.trial import TAKEN_IN
+from masksearch.analysis.statistics import Estimate
+from masksearch.core.protocol import FOREIGN_TRIALS
 
 __all__ = ["SummaryRow", "cost_share", "summarise"]
 
@@ -37,7 +37,7 @@ class SummaryRow:
     latency: Estimate  # seconds of a batch of 64
     test_seconds: Estimate  # of one pass over the test images
     scorings: Estimate
-    taken_in: Estimate  # scorings of other searches, from a shared study
+    foreign_trials: Estimate  # scorings of other searches, from a shared study
     search_seconds: Estimate
     retrain_seconds: Estimate
     emptied: int  # seeds whose mask empties a layer
@@ -96,7 +96,7 @@ def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) ->
         latency=Estimate.of([sum(latencies) / len(latencies)] if latencies else []),
         test_seconds=nothing,
         scorings=nothing,
-        taken_in=nothing,
+        foreign_trials=nothing,
         search_seconds=nothing,
         retrain_seconds=nothing,
         emptied=0,
@@ -143,7 +143,7 @@ def _row(group: Group, networks: Mapping[int, Mapping[str, Any]]) -> SummaryRow:
         latency=over_seeds("seconds", "latency_ticket_batch_64"),
         test_seconds=over_seeds("seconds", "test"),
         scorings=over_seeds("score", "scorings"),
-        taken_in=Estimate.of(cell["score"].get(TAKEN_IN, 0) for cell in cells),
+        foreign_trials=Estimate.of(cell["score"].get(FOREIGN_TRIALS, 0) for cell in cells),
         search_seconds=over_seeds("seconds", "search"),
         retrain_seconds=over_seeds("seconds", "retrain"),
         emptied=sum(bool(cell["mask"]["empty_layers"]) for cell in cells),

@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward, watched
-from masksearch.errors import InputError
-from masksearch.table import choose
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
 
 __all__ = ["Macs", "effective_macs", "macs"]
 

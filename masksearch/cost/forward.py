@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["batch_of", "check_batch", "copied", "device_of", "evaluated", "forward", "watched"]
 

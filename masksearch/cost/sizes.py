@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.table import choose
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
 
 __all__ = ["Disk", "compressed", "dense", "disk", "kept_entries", "nonzero_params", "params", "tensors_of"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["Latency", "Timing", "latency", "synchronize", "time_runs", "timing_of"]
 

@@ -8,19 +8,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.mask import Mask
+from masksearch.core.space import Density, Hold, OnEmpty, Scope
 from masksearch.criteria.batches import balanced_batch
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import snip, taylor
 from masksearch.criteria.grasp import grasp
-from masksearch.criteria.rounds import step_densities
+from masksearch.criteria.iterative import step_densities
 from masksearch.criteria.synflow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.space import Density, Hold, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
-from masksearch.table import Table
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import Table
 
 __all__ = [
     "CRITERIA",

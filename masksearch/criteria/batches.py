@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from masksearch.data import Split
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["balanced_batch"]
 

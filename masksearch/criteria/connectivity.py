@@ -6,10 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.mask import Mask
 from masksearch.criteria.flow import unclipped, unlevelled
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
+from masksearch.utils.errors import InputError
 
 __all__ = ["Connectivity", "connected"]
 

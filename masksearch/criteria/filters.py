@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
 from masksearch.spaces import FilterSpace
+from masksearch.utils.errors import InputError
 
 __all__ = ["bn_scale", "filter_l1", "filter_l2", "fpgm"]
 

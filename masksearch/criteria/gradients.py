@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
+from masksearch.utils.errors import InputError
 
 __all__ = ["maskable", "snip", "summed_gradients", "taylor", "working_copy"]
 

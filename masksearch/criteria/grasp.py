@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from masksearch.core.mask import Mask
 from masksearch.criteria.gradients import Batches, Loss, maskable, summed_gradients, working_copy
-from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
 
 __all__ = ["grasp"]

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.mask import Mask
 from masksearch.criteria.flow import unclipped
 from masksearch.criteria.gradients import Batches, maskable
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.spaces import NetworkSpace
+from masksearch.utils.errors import InputError
 
 __all__ = ["synflow"]
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
+from masksearch.utils.errors import InputError
 
 __all__ = ["lamp", "mag_sign", "magnitude", "magnitude_increase", "movement", "random"]
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masksearch.data.data import Data
-from masksearch.data.folder import read_folder
-from masksearch.data.raw import RawImages
+from masksearch.data.image_folder import read_folder
 from masksearch.data.sources import Source, cifar10, digits, from_torchvision
-from masksearch.data.split import Split
-from masksearch.errors import InputError
-from masksearch.table import Table
+from masksearch.data.split import RawImages, Split
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import Table
 
 __all__ = ["DATASETS", "Data", "DatasetRow", "Split", "load_data"]
 
@@ -51,9 +50,9 @@ def load_data(
     root: str | Path | None = None,
     *,
     download: bool = False,
-    search_images: int | None = None,
-    train_images: int | None = None,
-    val_images: int | None = None,
+    search_examples: int | None = None,
+    train_examples: int | None = None,
+    val_examples: int | None = None,
 ) -> Data:
     """Load a data set of the table, split and normalised.
 
@@ -65,7 +64,7 @@ def load_data(
         The folder that data sets lie in. Default: ``data`` in the current folder.
     download : bool
         Whether to download what is not there.
-    search_images, train_images, val_images : int, optional
+    search_examples, train_examples, val_examples : int, optional
         See :meth:`Data.from_tensors`.
 
     Raises
@@ -84,7 +83,7 @@ def load_data(
         (raw.test_images, raw.test_labels),
         classes=raw.classes,
         augment=row.augment,
-        search_images=search_images,
-        train_images=train_images,
-        val_images=val_images,
+        search_examples=search_examples,
+        train_examples=train_examples,
+        val_examples=val_examples,
     )

@@ -1,18 +1,55 @@
-"""The images of an experiment in their splits, disjoint and normalised."""
+"""The examples of an experiment in disjoint, normalised splits."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from masksearch.data.gather import gather
-from masksearch.data.split import Split
-from masksearch.data.stratify import stratified_order
-from masksearch.errors import InputError
-from masksearch.seeds import numpy_generator
+from masksearch.data.split import Split, stratified_order
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import numpy_generator
 
-__all__ = ["Data"]
+__all__ = ["Data", "gather"]
+
+
+def gather(dataset: Dataset) -> tuple[Tensor, Tensor]:
+    """Read every item of a map-style data set: images (n, c, h, w) and labels (n,).
+
+    Raises
+    ------
+    InputError
+        If the data set has no length or no items, or its images differ in shape.
+    """
+    if not isinstance(dataset, Sized) or len(dataset) == 0:
+        raise InputError(
+            f"data set {type(dataset).__name__} has no items or no length; allowed are map-style data sets"
+        )
+    images, labels = [], []
+    # Transforms may draw from torch's global generator; it is left as it was.
+    with torch.random.fork_rng(devices=[]):
+        for index in range(len(dataset)):
+            image, label = dataset[index]
+            images.append(_tensor(image))
+            labels.append(torch.as_tensor(label))
+            if images[-1].shape != images[0].shape:
+                raise InputError(
+                    f"image {index} of {type(dataset).__name__} has shape {tuple(images[-1].shape)}; "
+                    f"all need that of image 0, {tuple(images[0].shape)}"
+                )
+    return torch.stack(images), torch.stack(labels)
+
+
+def _tensor(image: Any) -> Tensor:
+    if not isinstance(image, Image.Image):
+        return torch.as_tensor(image)
+    pixels = torch.from_numpy(np.array(image))  # (h, w) or (h, w, c)
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
 
 SPLIT_SEED = 0  # one for everybody: results are comparable only on the same splits
 MAX_VAL = 10_000  # of the training images; small sets give a fifth
@@ -32,7 +69,7 @@ class Data:
     train: Split
     val: Split
     test: Split
-    search_images: int  # the first so many images of val
+    search_examples: int  # the first so many images of val
     classes: int
     mean: Tensor  # (c,), of the training pixels in [0, 1]: what was subtracted
     std: Tensor  # (c,), what was divided by
@@ -41,12 +78,12 @@ class Data:
     @property
     def search(self) -> Split:
         """The validation images that scorers see."""
-        return self.val[: self.search_images]
+        return self.val[: self.search_examples]
 
     @property
     def rest(self) -> Split:
         """The validation images that scorers don't see."""
-        return self.val[self.search_images :]
+        return self.val[self.search_examples :]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,9 +101,9 @@ class Data:
         *,
         classes: int | None = None,
         augment: bool = False,
-        search_images: int | None = None,
-        train_images: int | None = None,
-        val_images: int | None = None,
+        search_examples: int | None = None,
+        train_examples: int | None = None,
+        val_examples: int | None = None,
     ) -> "Data":
         """Splits of any images.
 
@@ -84,11 +121,11 @@ class Data:
             Labels are 0 to ``classes`` - 1. Default: as many as the training labels have.
         augment : bool
             Whether random crops and horizontal flips suit the images.
-        search_images : int, optional
+        search_examples : int, optional
             How many images of ``val`` are for searching. Default: half of them, at most 2,000.
-        train_images : int, optional
+        train_examples : int, optional
             Train on so many images only: a fixed, class-stratified choice. The other splits stay as they are.
-        val_images : int, optional
+        val_examples : int, optional
             Validate and search on so many images only: the first ones of what would be val. The others are not used.
 
         Raises
@@ -117,19 +154,19 @@ class Data:
             own = stratified_order(splits["val"].labels, numpy_generator(SPLIT_SEED, "val"))
             splits["val"] = splits["val"][own]
         n_val = len(splits["val"])
-        if val_images is not None:
-            _check_count("val_images", val_images, n_val, "the images of the whole val")
-            splits["val"], n_val = splits["val"][:val_images], val_images
-        search_images = min(MAX_SEARCH, n_val // 2) if search_images is None else search_images
-        _check_count("search_images", search_images, n_val - 1, "val has to keep one image that search doesn't see")
+        if val_examples is not None:
+            _check_count("val_examples", val_examples, n_val, "the images of the whole val")
+            splits["val"], n_val = splits["val"][:val_examples], val_examples
+        search_examples = min(MAX_SEARCH, n_val // 2) if search_examples is None else search_examples
+        _check_count("search_examples", search_examples, n_val - 1, "val has to keep one image that search doesn't see")
 
         full = splits["train"][order]
         mean, std = _statistics(full.images)
-        train_images = len(full) if train_images is None else train_images
-        _check_count("train_images", train_images, len(full), "the images that are left without val")
-        splits["train"] = full[:train_images]
+        train_examples = len(full) if train_examples is None else train_examples
+        _check_count("train_examples", train_examples, len(full), "the images that are left without val")
+        splits["train"] = full[:train_examples]
         ready = {part: Split(_normalised(split.images, mean, std), split.labels) for part, split in splits.items()}
-        return cls(name, **ready, search_images=search_images, classes=classes, mean=mean, std=std, augment=augment)
+        return cls(name, **ready, search_examples=search_examples, classes=classes, mean=mean, std=std, augment=augment)
 
     @classmethod
     def from_datasets(
@@ -141,9 +178,9 @@ class Data:
         *,
         classes: int | None = None,
         augment: bool = False,
-        search_images: int | None = None,
-        train_images: int | None = None,
-        val_images: int | None = None,
+        search_examples: int | None = None,
+        train_examples: int | None = None,
+        val_examples: int | None = None,
     ) -> "Data":
         """Splits of any map-style :class:`torch.utils.data.Dataset` of (image, label).
 
@@ -157,9 +194,9 @@ class Data:
             None if val is None else gather(val),
             classes=classes,
             augment=augment,
-            search_images=search_images,
-            train_images=train_images,
-            val_images=val_images,
+            search_examples=search_examples,
+            train_examples=train_examples,
+            val_examples=val_examples,
         )
 
 

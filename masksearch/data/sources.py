@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from masksearch.data.folder import read_folder
-from masksearch.data.raw import RawImages
-from masksearch.data.stratify import stratified_order
-from masksearch.errors import InputError
-from masksearch.seeds import numpy_generator
+from masksearch.data.image_folder import read_folder
+from masksearch.data.split import RawImages, stratified_order
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import numpy_generator
 
 __all__ = ["Source", "cifar10", "digits", "from_torchvision"]
 

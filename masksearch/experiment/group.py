@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from masksearch.data import Data, load_data
-from masksearch.duration import Duration
-from masksearch.experiment.cells import AUTO, Cell
-from masksearch.experiment.dense import DenseNetwork, dense_network
-from masksearch.experiment.settings import Settings
-from masksearch.experiment.watcher import Watcher
+from masksearch.experiment.cell import AUTO, Cell
+from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.steps.dense import DenseNetwork, dense_network
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
+from masksearch.training.duration import Duration
 
 __all__ = ["Group", "load_part", "moments_of", "part_space"]
 
@@ -26,11 +26,11 @@ class Group:
     data: Data
     space: NetworkSpace
 
-    def dense(self, device: torch.device, watcher: Watcher) -> DenseNetwork:
+    def dense(self, device: torch.device, callback: SweepCallback) -> DenseNetwork:
         """Train the dense network, or read it where that was done before."""
         first = self.users[0]
-        watcher.dense_begins(first.seed, first.settings.train.epochs)
-        return dense_network(self.users, self.data, self.space, moments_of(self.users), device, watcher.epoch)
+        callback.dense_begins(first.seed, first.settings.train.epochs)
+        return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
 
 
 def load_part(part: Settings) -> Data:
@@ -39,9 +39,9 @@ def load_part(part: Settings) -> Data:
         part.sweep.dataset,
         part.run.data_root,
         download=part.run.download,
-        search_images=part.scoring.search_images,
-        train_images=part.scoring.train_images,
-        val_images=part.scoring.val_images,
+        search_examples=part.scoring.search_examples,
+        train_examples=part.scoring.train_examples,
+        val_examples=part.scoring.val_examples,
     )
 
 

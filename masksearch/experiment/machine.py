@@ -6,8 +6,8 @@ from importlib.metadata import version
 
 import torch
 
-from masksearch.errors import InputError
-from masksearch.experiment.settings import RunSettings
+from masksearch.experiment.settings.combined import RunSettings
+from masksearch.utils.errors import InputError
 
 __all__ = ["describe_machine", "prepare"]
 

@@ -8,27 +8,27 @@ from typing import Any
 
 import torch
 
+from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
 from masksearch.data import Data
-from masksearch.duration import Duration
-from masksearch.errors import InputError
-from masksearch.experiment.cells import Cell, dense_training, grid
-from masksearch.experiment.dense import dense_folder
+from masksearch.experiment.cell import Cell, dense_training, grid
+from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_workers, run_in_processes, run_inline
-from masksearch.experiment.folder import is_done, locked
-from masksearch.experiment.given import given_weights
 from masksearch.experiment.group import Group, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
-from masksearch.experiment.settings import Settings
-from masksearch.experiment.watcher import Watcher
-from masksearch.files import read_json, write_json
+from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.steps.dense import dense_folder
+from masksearch.experiment.store.run_folder import is_done, locked
+from masksearch.experiment.store.weights_file import read_weights_file
 from masksearch.models import build_model
 from masksearch.schedules import SCHEDULES
-from masksearch.seeds import torch_generator
 from masksearch.spaces import NetworkSpace
 from masksearch.training import steps_per_epoch
+from masksearch.training.duration import Duration
 from masksearch.training.slimming import Slimming
-from masksearch.trial import Budget, Problem
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json, write_json
+from masksearch.utils.seeds import torch_generator
 
 __all__ = ["SweepResult", "read_sweep", "run_sweep"]
 
@@ -51,7 +51,7 @@ class SweepResult:
 
 
 def run_sweep(
-    settings: Settings | Sequence[Settings], watcher: Watcher | None = None, known: Container[str] = ()
+    settings: Settings | Sequence[Settings], callback: SweepCallback | None = None, known: Container[str] = ()
 ) -> SweepResult:
     """Run a sweep, or what is left of it.
 
@@ -68,7 +68,7 @@ def run_sweep(
         Before any work, wherever it can be known then, for settings that don't fit data, network or machine, or if
         another process works in the same folder.
     """
-    watcher = watcher or Watcher()
+    callback = callback or SweepCallback()
     parts = [settings] if isinstance(settings, Settings) else list(settings)
     _check_parts(parts)
     device = prepare(parts[0].run)
@@ -86,12 +86,12 @@ def run_sweep(
             "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
         }
         write_json(path / "sweep.json", content)
-        watcher.sweep_begins(cells, to_do)
+        callback.sweep_begins(cells, to_do)
         groups = _groups(stages, to_do, known)
         if plan.workers > 1:
-            run_in_processes(groups, path, parts[0].run, plan, watcher)
+            run_in_processes(groups, path, parts[0].run, plan, callback)
         else:
-            run_inline(groups, path, device, plan.threads, watcher)
+            run_inline(groups, path, device, plan.threads, callback)
     return read_sweep(path)
 
 
@@ -180,14 +180,15 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     criteria = [cell.method for cell in cells if cell.method in CRITERIA]
     if any(cell.searches for cell in cells):
         criteria += [source.name for source in settings.search.sources]
-    if any(CRITERIA[name].needs_batches for name in criteria) and settings.scoring.images_per_class > smallest:
+    if any(CRITERIA[name].needs_batches for name in criteria) and settings.scoring.examples_per_class > smallest:
         raise InputError(
-            f"images_per_class: {settings.scoring.images_per_class}; the smallest class has {smallest} training images"
+            f"examples_per_class: {settings.scoring.examples_per_class}; "
+            f"the smallest class has {smallest} training examples"
         )
     model = build_model(settings.sweep.model, data, seed=0)
     if settings.sweep.dense != "auto":
         for seed in settings.sweep.seed_range:
-            given_weights(settings.sweep.dense_file(seed), model)
+            read_weights_file(settings.sweep.dense_file(seed), model)
     space = part_space(settings, data)
     for cell in cells:
         _check_density(cell, space)
@@ -228,7 +229,7 @@ def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
     except InputError as error:
         raise InputError(f"{cell.method}: {error}") from None
     if searcher.settings_group == "optuna" and settings.optuna.storage is not None:
-        from masksearch.searchers.optuna_storage import opened  # importing Optuna takes its time
+        from masksearch.searchers.optuna.study_storage import opened  # importing Optuna takes its time
 
         opened(settings.optuna.storage)
 

@@ -14,17 +14,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.models.basic_cnn import basic_cnn
-from masksearch.models.chain import Shape
-from masksearch.models.conv import conv
+from masksearch.models.blocks import Shape
 from masksearch.models.from_torchvision import from_torchvision
-from masksearch.models.lenet import lenet5
-from masksearch.models.mlp import fc, lenet_300_100, thesis_mlp
+from masksearch.models.plain import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
-from masksearch.models.vgg import vgg
-from masksearch.seeds import derive
-from masksearch.table import Table
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import Table
+from masksearch.utils.seeds import derive
 
 __all__ = ["MODELS", "BuiltAs", "ModelRow", "build_model", "built_as"]
 

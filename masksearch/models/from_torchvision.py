@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from masksearch.errors import InputError
-from masksearch.models.chain import Shape
-from masksearch.table import choose
+from masksearch.models.blocks import Shape
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
 
 __all__ = ["from_torchvision", "torchvision_names"]
 

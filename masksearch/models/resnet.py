@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.models.chain import Named, Shape, chain, scaled
-from masksearch.models.initial import he_normal
+from masksearch.models.blocks import Named, Shape, chain, he_normal, scaled
+from masksearch.utils.errors import InputError
 
 __all__ = ["ResNet", "Residual", "basic_resnet", "bottleneck_resnet", "resnet18"]
 

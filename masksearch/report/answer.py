@@ -6,9 +6,9 @@ from html import escape
 from pathlib import Path
 
 from masksearch.analysis import Estimate, SummaryRow
-from masksearch.report.drawing import percent
-from masksearch.report.style import name_of
-from masksearch.report.tables import COSTS
+from masksearch.report.figures.drawing import percent
+from masksearch.report.figures.style import name_of
+from masksearch.report.tables.results import COSTS
 
 __all__ = ["answer_html", "best_rows", "speech_of"]
 

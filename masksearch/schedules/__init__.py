@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from masksearch.errors import InputError
 from masksearch.schedules.early_bird import EarlyBird, mask_distances
-from masksearch.table import Table
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import Table
 
 __all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densities"]
 

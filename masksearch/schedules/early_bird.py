@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
+from masksearch.utils.errors import InputError
 
 __all__ = ["EarlyBird", "mask_distances"]
 

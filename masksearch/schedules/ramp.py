@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["Ramp"]
 

@@ -5,8 +5,8 @@ from math import cos, pi
 import torch
 from torch import Tensor
 
-from masksearch.mask import Mask
-from masksearch.space import MaskSpace
+from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
 
 __all__ = ["cosine_share", "rigl_update", "set_update"]
 

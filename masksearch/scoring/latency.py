@@ -6,11 +6,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.pruning import prune
+from masksearch.pruning.physical import prune
 from masksearch.spaces import FilterSpace
+from masksearch.utils.errors import InputError
 
 __all__ = ["LatencyShare"]
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
 from masksearch.spaces import FilterSpace
-from masksearch.table import Table
+from masksearch.utils.registry import Table
 
 __all__ = [
     "OBJECTIVES",

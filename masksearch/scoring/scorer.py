@@ -7,20 +7,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal, Score, proposals_of
 from masksearch.data import Split
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.scoring.accuracy import Accuracy
-from masksearch.scoring.compact import CompactPath
-from masksearch.scoring.incremental import IncrementalPath, linear_chain
-from masksearch.scoring.moved import MovedPath, can_lie_in_one
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, FilterObjective, LogitObjective
-from masksearch.scoring.passes import images_per_pass
-from masksearch.scoring.paths import Path, ReferencePath
-from masksearch.scoring.together import Together, can_go_together, is_small, measured_together
+from masksearch.scoring.paths.batch_size import images_per_pass
+from masksearch.scoring.paths.batched import Together, can_go_together, is_small, measured_together
+from masksearch.scoring.paths.bounded_accuracy import Accuracy
+from masksearch.scoring.paths.compact import CompactPath
+from masksearch.scoring.paths.in_place import MovedPath, can_lie_in_one
+from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
+from masksearch.scoring.paths.reference import Path, ReferencePath
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
-from masksearch.training.probe import takes_channels_last
-from masksearch.trial import Proposal, Score, proposals_of
+from masksearch.training.input_check import takes_channels_last
+from masksearch.utils.errors import InputError
 
 __all__ = ["Scorer"]
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.searchers.base import Searcher
-from masksearch.seeds import torch_generator
-from masksearch.space import OnEmpty, Scope
-from masksearch.table import choose
-from masksearch.trial import Proposal, Score
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal, Score
+from masksearch.core.space import OnEmpty, Scope
+from masksearch.searchers.searcher import Searcher
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
+from masksearch.utils.seeds import torch_generator
 
 __all__ = ["EDA"]
 

@@ -8,16 +8,15 @@ from typing import get_args
 
 import numpy as np
 
-from masksearch.errors import InputError
-from masksearch.layered_partition import spread
-from masksearch.layout import Layout
-from masksearch.mask import Mask
-from masksearch.move import Move
-from masksearch.searchers.base import Searcher
-from masksearch.seeds import numpy_generator, torch_generator
-from masksearch.space import OnEmpty, Scope
-from masksearch.table import choose
-from masksearch.trial import Proposal, Score
+from masksearch.core.layout import Layout
+from masksearch.core.mask import Mask, Move
+from masksearch.core.protocol import Proposal, Score
+from masksearch.core.space import OnEmpty, Scope
+from masksearch.searchers.layered_partition import spread
+from masksearch.searchers.searcher import Searcher
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
+from masksearch.utils.seeds import numpy_generator, torch_generator
 
 __all__ = ["Evolution"]
 

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from masksearch.searchers.base import Searcher
-from masksearch.seeds import torch_generator
-from masksearch.space import Scope
-from masksearch.table import choose
-from masksearch.trial import Proposal, Score
+from masksearch.core.protocol import Proposal, Score
+from masksearch.core.space import Scope
+from masksearch.searchers.searcher import Searcher
+from masksearch.utils.registry import choose
+from masksearch.utils.seeds import torch_generator
 
 __all__ = ["RandomSearch"]
 

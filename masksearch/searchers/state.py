@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.space import MaskSpace
+from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
+from masksearch.utils.errors import InputError
 
 __all__ = ["load_state", "saved_state"]
 

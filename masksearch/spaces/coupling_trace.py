@@ -8,9 +8,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from masksearch.errors import InputError
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_rules import Call, rule_of
+from masksearch.utils.errors import InputError
 
 __all__ = ["trace"]
 

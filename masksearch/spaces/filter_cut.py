@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from masksearch.errors import InputError
 from masksearch.spaces.filter_groups import Groups
+from masksearch.utils.errors import InputError
 
 __all__ = ["check_shapes", "cut", "cut_tensors", "filled_tensors", "named_tensors", "with_tensors"]
 

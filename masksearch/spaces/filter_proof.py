@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.seeds import torch_generator
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import torch_generator
 
 __all__ = ["prove", "scratch_copy"]
 

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.space import Density, Hold, OnEmpty, Scope
-from masksearch.spaces.base import NetworkSpace
+from masksearch.core.mask import Mask
+from masksearch.core.space import Density, Hold, OnEmpty, Scope
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_costs import Costs
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
-from masksearch.table import choose
+from masksearch.spaces.network_space import NetworkSpace
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
 
 __all__ = ["FilterSpace", "filter_space"]
 

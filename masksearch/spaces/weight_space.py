@@ -7,10 +7,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.spaces.base import NetworkSpace
-from masksearch.table import choose
+from masksearch.core.mask import Mask
+from masksearch.spaces.network_space import NetworkSpace
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
 
 __all__ = ["LayerKind", "WeightSpace", "weight_space"]
 

@@ -11,17 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
-from masksearch.seeds import torch_generator
-from masksearch.space import Density, OnEmpty, Scope
+from masksearch.core.mask import Mask
+from masksearch.core.space import Density, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
-from masksearch.supermasks.methods import constant, draw_edge_popup, draw_zhou, kaiming
-from masksearch.supermasks.network import ScoredNetwork, frozen_weights
-from masksearch.supermasks.settings import SupermaskSettings
-from masksearch.table import Table
+from masksearch.supermasks.methods import SupermaskSettings, constant, draw_edge_popup, draw_zhou, kaiming
+from masksearch.supermasks.score_network import ScoredNetwork, frozen_weights
 from masksearch.training import EpochRow, Images, TrainSettings, train
-from masksearch.training.settings import LrSchedule
+from masksearch.training.train_settings import LrSchedule
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import Table
+from masksearch.utils.seeds import torch_generator
 
 __all__ = ["SUPERMASKS", "Supermask", "SupermaskSettings", "learn"]
 

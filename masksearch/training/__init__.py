@@ -1,13 +1,12 @@
 """One trainer for dense, masked and pruned networks, and what it is made of."""
 
-from masksearch.training.augment import crop_flip, draw_crop_flip
 from masksearch.training.evaluation import Evaluation, evaluate
-from masksearch.training.feed import Images, steps_per_epoch
-from masksearch.training.learning_rate import learning_rate
-from masksearch.training.probe import Loss
+from masksearch.training.feed import Images, crop_flip, draw_crop_flip, steps_per_epoch
+from masksearch.training.input_check import Loss
+from masksearch.training.masking import MaskSchedule
+from masksearch.training.optimisation import learning_rate
 from masksearch.training.record import Best, EpochRow, Training
-from masksearch.training.remask import Remask
-from masksearch.training.settings import TrainSettings
+from masksearch.training.train_settings import TrainSettings
 from masksearch.training.trainer import train
 
 __all__ = [
@@ -16,7 +15,7 @@ __all__ = [
     "Evaluation",
     "Images",
     "Loss",
-    "Remask",
+    "MaskSchedule",
     "TrainSettings",
     "Training",
     "crop_flip",

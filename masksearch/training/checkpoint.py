@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from masksearch.duration import Duration
-from masksearch.errors import InputError
-from masksearch.files import load_tree, save_tree
-from masksearch.training.optimizer import load_optimizer
+from masksearch.training.duration import Duration
+from masksearch.training.masking import MaskSchedule
+from masksearch.training.optimisation import load_optimizer
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
-from masksearch.training.remask import Remask
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tree, save_tree
 
 __all__ = ["digest", "load_checkpoint", "save_checkpoint"]
 
@@ -33,7 +33,7 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def save_checkpoint(
-    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: Remask | None
+    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> None:
     """Write everything that the rest of the training depends on. Random numbers derive from the seed: none is kept."""
     best = training.best
@@ -52,7 +52,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: Remask | None
+    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> None:
     """Put network, optimiser, changing masks and record into the state that the file holds.
 

@@ -7,15 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from masksearch.seeds import derive, torch_generator
-from masksearch.training.augment import draw_crop_flip
 from masksearch.training.evaluation import mean_loss
-from masksearch.training.feed import Feed, batch_sizes
-from masksearch.training.masking import Masking
-from masksearch.training.probe import Loss
-from masksearch.training.randomness import seeded
-from masksearch.training.remask import Remask
+from masksearch.training.feed import Feed, batch_sizes, draw_crop_flip
+from masksearch.training.input_check import Loss
+from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.slimming import Slimming
+from masksearch.utils.seeds import derive, seeded, torch_generator
 
 __all__ = ["EpochPass"]
 
@@ -30,7 +27,7 @@ class EpochPass:
     optimizer: Optimizer
     slimming: Slimming
     masking: Masking
-    remask: Remask | None
+    remask: MaskSchedule | None
     loss: Loss
     seed: int
     cropped: bool  # random crops and flips

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.training.feed import Feed, Images, forward_batch
-from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
-from masksearch.training.randomness import seeded
+from masksearch.training.input_check import Loss, cross_entropy, mode_kept, probe
+from masksearch.utils.seeds import seeded
 
 __all__ = ["Evaluation", "evaluate", "evaluate_feed"]
 

@@ -1,15 +1,53 @@
-"""Images on their way to the network: on the device once where they fit, streamed where they don't."""
+"""Batches for the network: examples on the device once where they fit, streamed where they do not; crops and flips."""
 
 from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from masksearch.training.augment import crop_flip
+__all__ = ["Feed", "Images", "batch_sizes", "crop_flip", "draw_crop_flip", "forward_batch", "steps_per_epoch"]
 
-__all__ = ["Feed", "Images", "batch_sizes", "forward_batch", "steps_per_epoch"]
+
+PADDING = 4  # pixels on every side
+
+
+def draw_crop_flip(n: int, generator: torch.Generator) -> Tensor:
+    """What :func:`crop_flip` does to each of ``n`` images: int64 (n, 3), first row, first column, flipped (0 or 1)."""
+    corners = torch.randint(0, 2 * PADDING + 1, (n, 2), generator=generator)
+    flipped = torch.randint(0, 2, (n, 1), generator=generator)
+    return torch.cat([corners, flipped], dim=1)
+
+
+def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
+    """Pad every image, cut a window of the old size out of it and mirror half of the windows left to right.
+
+    The augmentation of He et al. 2016 (section 4.2). The padding is zero, which in normalised images is the mean.
+
+    Parameters
+    ----------
+    images : float tensor (n, c, h, w)
+        Any device; not changed.
+    draws : int64 tensor (n, 3)
+        Where each window begins in the padded image, and whether it is mirrored; on the images' device.
+
+    Returns
+    -------
+    Tensor
+        (n, c, h, w), contiguous.
+    """
+    n, c, h, w = images.shape
+    top, left, flipped = draws.unbind(1)
+    rows = torch.arange(h, device=images.device)
+    columns = torch.arange(w, device=images.device)
+    columns = torch.where(flipped[:, None] == 1, w - 1 - columns, columns)  # (n, w)
+    width = w + 2 * PADDING
+    places = (top[:, None] + rows)[:, :, None] * width + (left[:, None] + columns)[:, None, :]  # (n, h, w)
+    padded = F.pad(images, (PADDING,) * 4).flatten(2)  # (n, c, h' w')
+    return padded.gather(2, places.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
+
 
 _SHARE = 0.5  # of the device's free memory that images may take
 _CHUNK_BATCHES = 16  # gathered by one call, which costs less than a call per batch

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from masksearch.duration import Duration
-from masksearch.errors import InputError
+from masksearch.training.duration import Duration
 from masksearch.training.record import Training, copy_weights
+from masksearch.utils.errors import InputError
 
 __all__ = ["Moments"]
 

@@ -5,7 +5,7 @@ from math import isfinite
 
 from torch import Tensor, nn
 
-from masksearch.duration import Duration
+from masksearch.training.duration import Duration
 
 __all__ = ["Best", "EpochRow", "Training", "Weights", "copy_weights"]
 

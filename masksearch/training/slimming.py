@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 __all__ = ["Slimming"]
 

@@ -10,21 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.duration import Duration
-from masksearch.errors import InputError
 from masksearch.training.checkpoint import digest, load_checkpoint, save_checkpoint
+from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
 from masksearch.training.feed import Feed, Images, steps_per_epoch
-from masksearch.training.learning_rate import learning_rate
-from masksearch.training.masking import Masking
+from masksearch.training.input_check import Loss, cross_entropy, mode_kept, probe
+from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.moments import Moments
-from masksearch.training.optimizer import build_optimizer
-from masksearch.training.probe import Loss, cross_entropy, mode_kept, probe
+from masksearch.training.optimisation import build_optimizer, learning_rate
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
-from masksearch.training.remask import Remask
-from masksearch.training.settings import TrainSettings
 from masksearch.training.slimming import Slimming
+from masksearch.training.train_settings import TrainSettings
+from masksearch.utils.errors import InputError
 
 __all__ = ["train"]
 
@@ -40,7 +38,7 @@ def train(
     *,
     val: Images | None = None,
     masks: Mapping[str, Tensor] | None = None,
-    remask: Remask | None = None,
+    remask: MaskSchedule | None = None,
     begin: int = 0,
     until: int | None = None,
     seed: int = 0,
@@ -69,7 +67,7 @@ def train(
         Evaluated after every epoch; ``best`` and the plateau lr_schedule need it.
     masks : mapping, optional
         Parameter name -> bool tensor of its shape, True = kept. What is pruned is exactly zero from the start.
-    remask : Remask, optional
+    remask : MaskSchedule, optional
         Masks that change during the training, instead of ``masks``. It must be as new where a training is resumed.
     begin : int
         Epochs of the schedule that are over: learning rates, random numbers and the rows' numbers go on from there.
@@ -207,7 +205,7 @@ def _check_request(
     val: Images | None,
     loss: Loss | None,
     masks: Mapping[str, Tensor] | None,
-    remask: Remask | None,
+    remask: MaskSchedule | None,
     begin: int,
     until: int,
 ) -> None:

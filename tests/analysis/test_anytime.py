@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from masksearch.analysis import band, best_so_far, pareto_front
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 numbers = st.integers(0, 4).map(float)
 points = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=12)

@@ -90,7 +90,7 @@ def test_parts_of_a_sweep_are_told_apart_by_what_differs_between_their_cells():
 def test_seeds_of_different_parts_are_no_group_and_a_searchers_settings_are_told():
     cells = [part(0, connected=False), part(1, connected=True)]
     assert [g.variant for g in group_cells(cells)] == ["", "connected"]
-    cells = [part(searcher=f"S(tabu={tabu}, ends=(1, 2))", search_images=20 * tabu) for tabu in (1, 2)]
+    cells = [part(searcher=f"S(tabu={tabu}, ends=(1, 2))", search_examples=20 * tabu) for tabu in (1, 2)]
     assert [g.variant for g in group_cells(cells)] == ["tabu 1, search images 20", "tabu 2, search images 40"]
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.analysis.orthogonality import orthogonality_score
-from masksearch.mask import Mask
+from masksearch.analysis.mask_properties import orthogonality_score
+from masksearch.core.mask import Mask
 from masksearch.spaces import weight_space
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from masksearch.analysis import SIMILARITIES, random_like, similarity_matrix, similarity_means
-from masksearch.mask import Mask
-from masksearch.space import MaskSpace
+from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
 
 SPACE = MaskSpace([("a", (50, 100), 5000), ("b", (10, 100), 1000)])
 TINY = MaskSpace([("only", (2, 3), 6)])

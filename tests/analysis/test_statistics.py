@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from masksearch.analysis import holm, paired, ranks, win_matrix
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 score_blocks = arrays(float, st.tuples(st.integers(1, 8), st.integers(1, 6)), elements=st.integers(0, 3).map(float))

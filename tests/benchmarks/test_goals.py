@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.goals import Bar, main, verdicts
 from benchmarks.rows import read_rows, series, write_csv
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 SEEDS = 10
 

@@ -14,7 +14,7 @@ from benchmarks.scripts import commands
 from benchmarks.suites import SUITES
 from benchmarks.tables import suite_text
 from masksearch.experiment import SCALES
-from masksearch.table import choose
+from masksearch.utils.registry import choose
 
 PAGE = (HERE / "README.md").read_text()
 SCRIPTS = commands("cpu", "$MASKSEARCH_DATA", "runs")

@@ -8,7 +8,7 @@ from benchmarks.page import HERE, block, cells
 from benchmarks.rows import write_csv
 from benchmarks.sentences import Figures, documents, render, write
 from masksearch.analysis import Estimate
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 DOCUMENTS = {path: text for path, text in documents().items() if "<!-- says_" in text}
 RENDERED = render()

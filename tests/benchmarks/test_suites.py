@@ -9,9 +9,9 @@ from benchmarks.__main__ import main
 from benchmarks.rows import number, read_csv, write_csv
 from benchmarks.suites import SUITES, chosen
 from masksearch.criteria import CRITERIA
-from masksearch.errors import InputError
 from masksearch.experiment import recipe_names
 from masksearch.schedules import SCHEDULES
+from masksearch.utils.errors import InputError
 
 ONLY = ["digits_lenet", "magnitude", "random"]
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from masksearch.core.mask import Mask
 from masksearch.criteria import Connectivity, connected, select
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.spaces import weight_space
+from masksearch.utils.errors import InputError
 
 IMAGE = torch.zeros(1, 1, 3, 2)
 

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from masksearch.core.space import MaskSpace
 from masksearch.criteria import CRITERIA, balanced_batch, mag_sign, magnitude, select, snip
 from masksearch.criteria import random as random_criterion
 from masksearch.data import Split
-from masksearch.errors import InputError
-from masksearch.space import MaskSpace
 from masksearch.spaces import weight_space
-from masksearch.testing import criteria as contract
+from masksearch.testing import check_criteria as contract
+from masksearch.utils.errors import InputError
 
 every = pytest.mark.parametrize("name", [name for name, row in CRITERIA.items() if "weight" in row.granularities])
 

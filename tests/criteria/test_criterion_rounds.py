@@ -9,14 +9,14 @@ import torch
 from flow_cases import flow_of, generator, initial_of, make_batches, mlp
 from torch import nn
 
+from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, balanced_batch, select
 from masksearch.criteria.synflow import synflow
 from masksearch.criteria.weights import magnitude
 from masksearch.data import load_data
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.spaces import filter_space, weight_space
+from masksearch.utils.errors import InputError
 
 # Rounds
 

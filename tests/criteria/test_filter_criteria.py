@@ -12,10 +12,10 @@ from masksearch.criteria import CRITERIA, select
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import snip, taylor
 from masksearch.criteria.weights import mag_sign, magnitude
-from masksearch.errors import InputError
-from masksearch.pruning import slice_state
+from masksearch.pruning.physical import slice_state
 from masksearch.spaces import filter_space
-from masksearch.testing import criteria as contract
+from masksearch.testing import check_criteria as contract
+from masksearch.utils.errors import InputError
 
 FILTER_ROWS = [name for name, row in CRITERIA.items() if "filter" in row.granularities]
 every = pytest.mark.parametrize("name", FILTER_ROWS)

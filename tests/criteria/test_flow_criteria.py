@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from flow_cases import F64, by_layer, flow_of, generator, initial_of, make_batches, mlp
 from torch import nn
 
+from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
 from masksearch.criteria.grasp import grasp
 from masksearch.criteria.synflow import synflow
 from masksearch.criteria.weights import lamp, magnitude_increase, movement
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.spaces import filter_space, weight_space
+from masksearch.utils.errors import InputError
 
 # GraSP
 

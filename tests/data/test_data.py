@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-import masksearch.data.folder as folder_module
+import masksearch.data.image_folder as folder_module
 from masksearch.data import DATASETS, Data, Split, load_data
-from masksearch.data.folder import CACHE
-from masksearch.data.stratify import stratified_order
-from masksearch.errors import InputError
-from masksearch.seeds import numpy_generator
+from masksearch.data.image_folder import CACHE
+from masksearch.data.split import stratified_order
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import numpy_generator
 
 IMAGES = os.environ.get("MASKSEARCH_DATA")
 needs_images = pytest.mark.skipif(IMAGES is None, reason="MASKSEARCH_DATA names no folder of real images")
@@ -67,7 +67,7 @@ def test_splits_are_fixed_and_class_balanced():
 
 def test_sizes_of_search_and_train_do_not_move_the_other_splits():
     full = Data.from_tensors("numbers", numbered(100), numbered(20))
-    part = Data.from_tensors("numbers", numbered(100), numbered(20), search_images=3, train_images=12)
+    part = Data.from_tensors("numbers", numbered(100), numbered(20), search_examples=3, train_examples=12)
     assert torch.equal(part.val.images, full.val.images)
     assert torch.equal(part.search.images, full.val.images[:3])
     assert torch.equal(part.train.images, full.train.images[:12])
@@ -118,7 +118,7 @@ def test_pixels_are_normalised_with_the_training_split_alone():
 
 
 def test_smaller_training_sets_are_normalised_alike():
-    full, part = load_data("digits"), load_data("digits", train_images=100)
+    full, part = load_data("digits"), load_data("digits", train_examples=100)
     assert len(part.train) == 100
     assert torch.equal(part.test.images, full.test.images)
 
@@ -140,8 +140,8 @@ def test_floating_point_images_are_taken_as_they_are():
 
 def test_from_datasets_reads_what_from_tensors_is_given():
     train, test = numbered(50), numbered(10)
-    one = Data.from_datasets("numbers", TensorDataset(*train), TensorDataset(*test), search_images=4)
-    other = Data.from_tensors("numbers", train, test, search_images=4)
+    one = Data.from_datasets("numbers", TensorDataset(*train), TensorDataset(*test), search_examples=4)
+    other = Data.from_tensors("numbers", train, test, search_examples=4)
     assert torch.equal(one.train.images, other.train.images)
     assert torch.equal(one.search.labels, other.search.labels)
 
@@ -219,14 +219,14 @@ def test_test_classes_that_no_training_image_has():
 
 @pytest.mark.parametrize("count", [0, -1, 20])
 def test_wrong_number_of_search_images(count):
-    with pytest.raises(InputError, match=f"search_images is {count}; allowed is 1 to 19"):
-        Data.from_tensors("numbers", numbered(100), numbered(20), search_images=count)
+    with pytest.raises(InputError, match=f"search_examples is {count}; allowed is 1 to 19"):
+        Data.from_tensors("numbers", numbered(100), numbered(20), search_examples=count)
 
 
 @pytest.mark.parametrize("count", [0, 81])
 def test_wrong_number_of_training_images(count):
-    with pytest.raises(InputError, match=f"train_images is {count}; allowed is 1 to 80"):
-        Data.from_tensors("numbers", numbered(100), numbered(20), train_images=count)
+    with pytest.raises(InputError, match=f"train_examples is {count}; allowed is 1 to 80"):
+        Data.from_tensors("numbers", numbered(100), numbered(20), train_examples=count)
 
 
 def test_too_few_images_and_too_few_classes():

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import sklearn.datasets  # noqa: F401 (by the digits)
 
-from masksearch import loop
-from masksearch.experiment import Settings, Watcher, run_sweep
-from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings import RunSettings, SweepSettings
+from masksearch.experiment import Settings, SweepCallback, run_sweep
+from masksearch.experiment.settings.combined import RunSettings, SweepSettings
+from masksearch.experiment.settings.schedule_settings import ScheduleSettings
+from masksearch.searching import loop
 from masksearch.training import TrainSettings, trainer
 
 DEVICE = os.environ.get("MASKSEARCH_TEST_DEVICE", "cpu")
@@ -22,7 +22,7 @@ loop._CHECKPOINT_EVERY = 0.02
 trainer.CHECKPOINT_SECONDS = 0.0
 
 
-class Slow(Watcher):
+class Slow(SweepCallback):
     """Stretches every stage, so that a kill can hit it."""
 
     def trial(self, cell, trial):

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from masksearch.core.mask import Mask
 from masksearch.data import load_data
 from masksearch.experiment import Settings, run_sweep
-from masksearch.files import load_tensors, read_json
-from masksearch.mask import Mask
 from masksearch.models import MODELS, ModelRow, build_model
-from masksearch.pruning import restore_state, slice_state
+from masksearch.pruning.physical import restore_state, slice_state
 from masksearch.spaces import FilterSpace, filter_space, weight_space
+from masksearch.utils.files import load_tensors, read_json
 
 # The sweeps of these tests run on a GPU if asked to, and then so that they can be repeated bit for bit.
 DEVICE = os.environ.get("MASKSEARCH_TEST_DEVICE", "cpu")
@@ -29,9 +29,9 @@ SMALL: dict[str, Any] = {
     "budget": 6,
     "epochs": 2,
     "lr": 0.1,
-    "train_images": 200,  # 4 steps an epoch
-    "val_images": 100,
-    "search_images": 40,
+    "train_examples": 200,  # 4 steps an epoch
+    "val_examples": 100,
+    "search_examples": 40,
     "device": DEVICE,
     "deterministic": DEVICE != "cpu",
     "threads": 1,
@@ -66,7 +66,7 @@ def small_world():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("masksearch.files.os.fsync", lambda handle: None)
+        patch.setattr("masksearch.utils.files.os.fsync", lambda handle: None)
         patch.setitem(MODELS._rows, "tiny_residual", ModelRow(lambda shape, classes, width: TinyResidual(classes), ""))
         yield
     torch.set_num_threads(threads)
@@ -76,9 +76,9 @@ def settings_in(folder, **flat):
     return Settings().updated(SMALL | {"runs": str(folder / "runs"), "name": "sweep"} | flat, "test")
 
 
-def sweep_in(folder, *, watcher=None, **flat):
+def sweep_in(folder, *, callback=None, **flat):
     """The cells of a small sweep."""
-    return cells_of(run_sweep(settings_in(folder, **flat), watcher))
+    return cells_of(run_sweep(settings_in(folder, **flat), callback))
 
 
 def cells_of(result):
@@ -87,7 +87,7 @@ def cells_of(result):
 
 @cache
 def small_data():
-    return load_data("digits", train_images=200, val_images=100, search_images=40)
+    return load_data("digits", train_examples=200, val_examples=100, search_examples=40)
 
 
 @dataclass(frozen=True)

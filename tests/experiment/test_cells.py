@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from masksearch.experiment import Settings, grid
-from masksearch.experiment.cells import dense_identity, short_hash
-from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.search_settings import SearchSettings
-from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.cell import dense_identity, short_hash
+from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.schedule_settings import ScheduleSettings
+from masksearch.experiment.settings.search_settings import SearchSettings
 from masksearch.searchers import EDA, Annealing, RandomSearch
 from masksearch.training import TrainSettings
 
@@ -87,9 +87,9 @@ DECIDES = {
     "objective": replace(BASE, sweep=replace(SWEEP, objective="loss")),
     "epochs": replace(BASE, train=TrainSettings(epochs=3)),
     "lr": replace(BASE, train=TrainSettings(lr=0.1)),
-    "search_images": replace(BASE, scoring=ScoringSettings(search_images=9)),
-    "train_images": replace(BASE, scoring=ScoringSettings(train_images=99)),
-    "val_images": replace(BASE, scoring=ScoringSettings(val_images=99)),
+    "search_examples": replace(BASE, scoring=ScoringSettings(search_examples=9)),
+    "train_examples": replace(BASE, scoring=ScoringSettings(train_examples=99)),
+    "val_examples": replace(BASE, scoring=ScoringSettings(val_examples=99)),
     "weights": replace(BASE, scoring=ScoringSettings(weights="signed_constant")),
     "layers": replace(BASE, scoring=ScoringSettings(layers="linear")),
     "on_empty": replace(BASE, scoring=ScoringSettings(on_empty="keep_one")),
@@ -108,7 +108,7 @@ def test_what_decides_the_result_decides_the_folder(changed):
 
 
 def test_what_a_criterion_reads_decides_its_folder_and_what_only_searches_read_does_not():
-    for scoring in (ScoringSettings(scope="erk"), ScoringSettings(images_per_class=3)):
+    for scoring in (ScoringSettings(scope="erk"), ScoringSettings(examples_per_class=3)):
         assert first(replace(BASE, scoring=scoring), "snip").folder != first(BASE, "snip").folder
         assert first(replace(BASE, scoring=scoring)).folder == first(BASE).folder
     # A criterion's mask is compared with those of searches by the same short training.

@@ -4,10 +4,10 @@ import pytest
 import torch
 from small_sweeps import same, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
-from masksearch.analysis.orthogonality import weights_orthogonality
-from masksearch.experiment import Watcher, grid, run_sweep
+from masksearch.analysis.mask_properties import weights_orthogonality
+from masksearch.experiment import SweepCallback, grid, run_sweep
 from masksearch.models import build_model
-from masksearch.pruning import load_pruned
+from masksearch.pruning.physical import load_pruned
 
 POINTS = {
     "weights of a criterion": {"methods": ["magnitude"]},
@@ -135,7 +135,7 @@ def test_controls_come_after_what_they_control_and_are_cells_of_their_own(tmp_pa
 
 
 def test_a_control_that_comes_later_trains_nothing_of_its_model_again(tmp_path):
-    class Log(Watcher):
+    class Log(SweepCallback):
         def __init__(self):
             self.begun = []
 

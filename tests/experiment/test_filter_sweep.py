@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from masksearch import cost, load_pruned
+from masksearch.core.mask import Mask
 from masksearch.data import load_data
-from masksearch.errors import InputError
-from masksearch.experiment import Settings, Watcher, grid, run_sweep
-from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
-from masksearch.files import load_tensors
-from masksearch.mask import Mask
+from masksearch.experiment import Settings, SweepCallback, grid, run_sweep
+from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.models import build_model
 from masksearch.report import write_report
 from masksearch.scoring import Scorer
 from masksearch.spaces import filter_space
 from masksearch.training import TrainSettings, evaluate
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tensors
 
 SWEEP = SweepSettings(
     model="conv2:0.25",
@@ -29,7 +29,7 @@ SWEEP = SweepSettings(
     seeds=1,
     budget=20,
 )
-SCORING = ScoringSettings(train_images=300, search_images=60)
+SCORING = ScoringSettings(train_examples=300, search_examples=60)
 
 
 def settings_in(folder, sweep=SWEEP, scoring=SCORING):
@@ -39,7 +39,7 @@ def settings_in(folder, sweep=SWEEP, scoring=SCORING):
 
 @pytest.fixture(scope="module")
 def data():
-    return load_data("digits", search_images=60, train_images=300)
+    return load_data("digits", search_examples=60, train_examples=300)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_retraining_starts_from_the_same_sliced_weights_and_keeps_the_size(finis
         assert cost.params(small) < cost.params(build(data))
 
 
-class Log(Watcher):
+class Log(SweepCallback):
     """Counts the cells that are worked on."""
 
     def __init__(self):

@@ -9,17 +9,17 @@ from small_sweeps import cells_of, settings_in, small_data, small_world, sweep_i
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from masksearch.analysis import cost_share, group_cells, pareto_front, summarise
+from masksearch.cli.flags import parse
 from masksearch.cost import macs, params
-from masksearch.errors import InputError
-from masksearch.experiment import Cell, Watcher, grid, read_sweep, run_sweep
-from masksearch.flags import parse
-from masksearch.history_file import read_rows
-from masksearch.pruning import load_pruned
+from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_sweep
+from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
-from masksearch.report.commands import row_commands
-from masksearch.report.tables import columns_of, table_rows
+from masksearch.report.reproduce import row_commands
+from masksearch.report.tables.results import columns_of, table_rows
 from masksearch.scoring import Scorer
 from masksearch.searchers import SEARCHERS
+from masksearch.searching.history_store import read_rows
+from masksearch.utils.errors import InputError
 
 CAPS = (0.5, 0.25)
 CAPPED = {
@@ -113,7 +113,7 @@ def test_a_front_is_the_same_for_any_cap_and_for_what_becomes_of_its_masks(tmp_p
 def test_a_cap_that_is_asked_for_later_finds_the_front_searched(result, tmp_path, monkeypatch):
     settings = settings_in(result.path.parents[1], **CAPPED | {"methods": ["optuna_nsga2"], "max_macs": [0.35]})
     monkeypatch.setattr(Scorer, "score", _no_scoring)
-    monkeypatch.setattr("masksearch.experiment.look.gaps", lambda *_, **__: GAPS)
+    monkeypatch.setattr("masksearch.experiment.steps.round_evaluation.gaps", lambda *_, **__: GAPS)
     again = run_sweep(settings.updated({"name": "later"}, "test"))
     [cell] = cells_of(again)
     assert front_of(cell).exists()
@@ -129,7 +129,7 @@ def _no_scoring(self, proposals):
 
 
 def test_a_killed_sweep_goes_on_to_the_same_cells(result, tmp_path):
-    class Stop(Watcher):
+    class Stop(SweepCallback):
         def __init__(self, at):
             self.at = at
 

@@ -17,15 +17,15 @@ from small_sweeps import (  # noqa: F401
 )
 
 from masksearch.criteria import Connectivity, select
-from masksearch.dynamic import Gradual
-from masksearch.errors import InputError
-from masksearch.experiment import Watcher, run_sweep
-from masksearch.gradual import gradual_saliency
-from masksearch.history_file import read_rows
-from masksearch.loop import search
+from masksearch.criteria.gradual import gradual_saliency
+from masksearch.experiment import SweepCallback, run_sweep
+from masksearch.schedules.in_training import Gradual
 from masksearch.scoring import Scorer
-from masksearch.seeds import derive
+from masksearch.searching.history_store import read_rows
+from masksearch.searching.loop import search
 from masksearch.training import TrainSettings, train
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import derive
 
 GRADUAL = "magnitude@gradual:2ep"
 
@@ -56,7 +56,7 @@ def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypat
         time.sleep(0.3)
         return gradual_saliency(*given, **named)
 
-    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
+    monkeypatch.setattr("masksearch.experiment.steps.search_inputs.gradual_saliency", slow)
     flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4, "seconds": 60.0}
     [whole] = sweep_in(tmp_path / "whole", **flat)
     with monkeypatch.context() as patch:
@@ -80,8 +80,8 @@ def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch
         budgets.append(named["budget"])
         return search(*given, **named)
 
-    monkeypatch.setattr("masksearch.experiment.known.gradual_saliency", slow)
-    monkeypatch.setattr("masksearch.experiment.find.search", noting)
+    monkeypatch.setattr("masksearch.experiment.steps.search_inputs.gradual_saliency", slow)
+    monkeypatch.setattr("masksearch.experiment.steps.mask_finder.search", noting)
     flat = TRAINED | MIXTURE | {"saliencies": [GRADUAL, "snip@0"], "budget": 4}
     sweep_in(tmp_path, **flat, seconds=60.0)
     [cell] = sweep_in(tmp_path, **flat, seconds=0.1, name="short")
@@ -94,7 +94,7 @@ def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch
 def test_who_watches_hears_of_gradual_pruning(tmp_path):
     heard = []
 
-    class Listening(Watcher):
+    class Listening(SweepCallback):
         def gradual_begins(self, cell, criterion, epochs):
             heard.append((criterion, epochs))
 

@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from masksearch.cli import main
-from masksearch.errors import InputError
+from masksearch.cli.commands import main
 from masksearch.experiment import Settings, load_recipe, read_sweep, recipe_names
-from masksearch.experiment.cells import grid
+from masksearch.experiment.cell import grid
 from masksearch.models import build_model
 from masksearch.searchers import Annealing
 from masksearch.spaces import weight_space
+from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -34,7 +34,7 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
 @pytest.mark.parametrize("name", recipe_names())
 def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli._run", lambda settings, args: seen.append(settings) or 0)
+    monkeypatch.setattr("masksearch.cli.commands._run", lambda settings, args: seen.append(settings) or 0)
     parts = load_recipe(name, "smoke")
     (sized_by,) = {part.sweep.sized_by for part in parts}  # sparsity, or what stands in its place
     assert main(["run", "--recipe", name, "--scale", "smoke", "--budget", "7", f"--{sized_by}", "0.25"]) == 0
@@ -47,7 +47,7 @@ def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
 
 def test_a_name_that_is_asked_for_keeps_the_sweeps_of_a_recipe_apart(monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli._run", lambda settings, args: seen.append(settings) or 0)
+    monkeypatch.setattr("masksearch.cli.commands._run", lambda settings, args: seen.append(settings) or 0)
     assert main(["run", "--recipe", "criteria_at_init", "--scale", "smoke", "--name", "mine"]) == 0
     assert [part.run.name for part in seen[0]] == ["mine_vgg", "mine_fc"]
 
@@ -164,6 +164,6 @@ def test_a_part_can_only_be_like_an_earlier_one(monkeypatch):
 
 def test_parts_are_asked_for_by_name(monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli._run", lambda parts, args: seen.append(parts) or 0)
+    monkeypatch.setattr("masksearch.cli.commands._run", lambda parts, args: seen.append(parts) or 0)
     assert main(["run", "--recipe", "criteria_at_init", "--parts", "fc", "--name", "mine"]) == 0
     assert [part.run.name for part in seen[0]] == ["mine_fc"]

@@ -6,10 +6,10 @@ from small_sweeps import same, settings_in, small_data, small_world, sweep_in  #
 
 from masksearch.analysis.groups import best_rates
 from masksearch.experiment import run_sweep
-from masksearch.files import load_tensors, read_json
 from masksearch.models import build_model
-from masksearch.seeds import derive
 from masksearch.spaces import filter_space
+from masksearch.utils.files import load_tensors, read_json
+from masksearch.utils.seeds import derive
 
 REWINDS = ["0", "1ep", "5it", "best", "best:1ep", "end", "none", "lr", "random"]
 FRESH = derive(0, "fresh weights")
@@ -91,7 +91,7 @@ def test_rewinding_rewinds_the_statistics_of_batch_norm(tmp_path):
         epochs=1,
         between_epochs=1,
         retrain_epochs=0,
-        train_images=150,
+        train_examples=150,
     )
     rewound, trained = cell.moment("3it"), cell.trained[0]
     assert cell.space.fingerprint == filter_space(cell.build(), small_data().test.images[:1]).fingerprint

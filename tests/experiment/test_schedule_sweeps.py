@@ -7,12 +7,12 @@ import torch
 from small_sweeps import MLP, CellFiles, cells_of, same, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
 from masksearch.criteria import select
-from masksearch.errors import InputError
 from masksearch.experiment import run_sweep
-from masksearch.files import load_tensors, read_json
 from masksearch.schedules import SCHEDULES, round_densities
 from masksearch.spaces import FilterSpace
 from masksearch.training import evaluate
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tensors, read_json
 
 RANK_AGAIN = [name for name, row in SCHEDULES.items() if row.has_own_moment]
 REGROW = [name for name, row in SCHEDULES.items() if row.changes in ("set", "rigl")]
@@ -280,8 +280,8 @@ BAD = {
         "bn_scale: channels of layer 'conv1' pass through no BatchNorm",
     ),
     "images of saliencies": (
-        {"methods": ["optuna_tpe"], "saliencies": ["snip"], "images_per_class": 500},
-        "images_per_class: 500; the smallest class",
+        {"methods": ["optuna_tpe"], "saliencies": ["snip"], "examples_per_class": 500},
+        "examples_per_class: 500; the smallest class",
     ),
     "a search of layers in rounds": (
         {"methods": ["annealing"], "schedule": ["iterative"], "layer_sparsity": ["fc1=0.5"]},

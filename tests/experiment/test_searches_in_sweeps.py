@@ -5,15 +5,15 @@ import torch
 from rich.console import Console
 from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
+from masksearch.cli.progress import ProgressBars
 from masksearch.criteria import Connectivity, select
-from masksearch.errors import InputError
-from masksearch.experiment import Watcher, run_sweep
-from masksearch.history_file import read_rows
-from masksearch.progress import ProgressBars
+from masksearch.experiment import SweepCallback, run_sweep
 from masksearch.scoring import ShortTraining
 from masksearch.searchers import RandomSearch
-from masksearch.seeds import derive
+from masksearch.searching.history_store import read_rows
 from masksearch.training import TrainSettings
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import derive
 
 
 def test_a_mixture_begins_with_the_masks_of_its_criteria_at_their_moments(tmp_path):
@@ -85,7 +85,7 @@ def test_connected_masks_have_no_dead_ends(tmp_path, method):
 def test_who_watches_hears_of_every_round_s_search(tmp_path):
     heard = []
 
-    class Listening(Watcher):
+    class Listening(SweepCallback):
         def search_begins(self, cell):
             heard.append("search")
 
@@ -93,7 +93,7 @@ def test_who_watches_hears_of_every_round_s_search(tmp_path):
             heard.append("retraining")
 
     schedule = {"schedule": ["iterative"], "rounds": [2], "between_epochs": 1}
-    sweep_in(tmp_path, watcher=Listening(), methods=["annealing"], budget=12, **schedule)
+    sweep_in(tmp_path, callback=Listening(), methods=["annealing"], budget=12, **schedule)
     assert heard == ["search", "retraining"] * 2
 
 

@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from masksearch.errors import InputError
 from masksearch.experiment import SCALES, Settings, load_recipe, methods, recipe_names, recipe_text, recipes
-from masksearch.experiment.removed import REMOVED
-from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings import NESTED, RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.combined import NESTED, RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.removed import REMOVED
+from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
+from masksearch.utils.errors import InputError
 
 BAD_SWEEPS = {
     "sparsity 0": ({"sparsity": (0.0,)}, "sparsity: 0.0; it must lie between 0 and 1"),
@@ -51,7 +51,7 @@ def test_bad_sweeps(change, message):
     ("group", "change", "message"),
     [
         (ScoringSettings, {"seconds": 0.0}, "seconds"),
-        (ScoringSettings, {"images_per_class": 0}, "images_per_class: 0"),
+        (ScoringSettings, {"examples_per_class": 0}, "examples_per_class: 0"),
         (ScoringSettings, {"weights": "signed"}, "unknown weights 'signed': did you mean 'signed_constant'"),
         (ScoringSettings, {"scope": "globl"}, "unknown scope 'globl': did you mean 'global'"),
         (ScoringSettings, {"on_empty": "alow"}, "unknown on_empty 'alow': did you mean 'allow'"),
@@ -119,10 +119,10 @@ def test_methods_are_the_tables():
 
 
 def test_updated_finds_the_group_of_every_name():
-    flat = {"sparsity": [0.5], "epochs": 3, "images_per_class": 2, "name": "x", "annealing": {"radius_start": 0.5}}
+    flat = {"sparsity": [0.5], "epochs": 3, "examples_per_class": 2, "name": "x", "annealing": {"radius_start": 0.5}}
     settings = Settings().updated(flat, "here")
     assert settings.sweep.sparsity == (0.5,)
-    assert (settings.train.epochs, settings.scoring.images_per_class, settings.run.name) == (3, 2, "x")
+    assert (settings.train.epochs, settings.scoring.examples_per_class, settings.run.name) == (3, 2, "x")
     assert settings.annealing == Annealing(radius_start=0.5)
     assert settings.updated({}, "here") == settings
 

@@ -4,9 +4,9 @@ import optuna
 import pytest
 from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
-from masksearch.errors import InputError
-from masksearch.history_file import read_rows
-from masksearch.searchers.optuna_storage import opened
+from masksearch.searchers.optuna.study_storage import opened
+from masksearch.searching.history_store import read_rows
+from masksearch.utils.errors import InputError
 
 
 def test_a_study_lies_beside_the_search_and_has_its_scores(tmp_path):
@@ -44,7 +44,7 @@ def test_sweeps_of_one_study_search_together(tmp_path):
         assert [trial.value for trial in study.trials] == pytest.approx(own[0] + own[1])
         assert own[0] != own[1], "both searches have proposed the same"
         assert len({trial.user_attrs["seed"] for trial in study.trials}) == 2
-        assert [cell.metrics["score"].get("taken_in") for cell in cells] == [None, 4]
+        assert [cell.metrics["score"].get("foreign_trials") for cell in cells] == [None, 4]
 
 
 def test_what_does_not_change_scores_does_not_part_studies(tmp_path):

@@ -7,18 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from masksearch.core.mask import Mask
 from masksearch.data import load_data
-from masksearch.errors import InputError
-from masksearch.experiment import Settings, Watcher, grid, read_sweep, run_sweep
-from masksearch.experiment.folder import locked
-from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
-from masksearch.files import load_tensors, read_json
-from masksearch.mask import Mask
+from masksearch.experiment import Settings, SweepCallback, grid, read_sweep, run_sweep
+from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.schedule_settings import ScheduleSettings
+from masksearch.experiment.store.run_folder import locked
 from masksearch.models import build_model
 from masksearch.scoring import Scorer
 from masksearch.spaces import weight_space
 from masksearch.training import TrainSettings, evaluate
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tensors, read_json
 
 METHODS = ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random")
 SWEEP = SweepSettings(model="lenet_300_100:0.1", methods=METHODS, sparsity=(0.5, 0.9), seeds=2, budget=25)
@@ -30,7 +30,7 @@ def settings_in(folder, sweep=SWEEP, **groups):
     return Settings(**{"sweep": sweep, "train": TRAIN, "run": run, **groups})
 
 
-class Log(Watcher):
+class Log(SweepCallback):
     """Writes down what it hears of."""
 
     def __init__(self):
@@ -201,12 +201,12 @@ BAD = {
     "find_at in steps": ({"sweep": replace(SWEEP, find_at=("37it",))}, "37it is longer than the training.*2ep = 36it"),
     "rewind_to in steps": ({"schedules": ScheduleSettings(rewind_to=("37it",))}, "37it is longer"),
     "images per class": (
-        {"scoring": ScoringSettings(images_per_class=500)},
-        "images_per_class: 500; the smallest class",
+        {"scoring": ScoringSettings(examples_per_class=500)},
+        "examples_per_class: 500; the smallest class",
     ),
-    "search images": ({"scoring": ScoringSettings(search_images=10**6)}, "search_images"),
-    "no search images": ({"scoring": ScoringSettings(search_images=0)}, "search_images"),
-    "train images": ({"scoring": ScoringSettings(train_images=10**6)}, "train_images"),
+    "search images": ({"scoring": ScoringSettings(search_examples=10**6)}, "search_examples"),
+    "no search images": ({"scoring": ScoringSettings(search_examples=0)}, "search_examples"),
+    "train images": ({"scoring": ScoringSettings(train_examples=10**6)}, "train_examples"),
     "no conv layers": ({"scoring": ScoringSettings(layers="conv")}, "has no conv layer"),
     "model for other images": ({"sweep": replace(SWEEP, model="vgg16")}, "vgg16"),
     "width of a model": ({"sweep": replace(SWEEP, model="fc:wide")}, "wide"),
@@ -232,7 +232,7 @@ def test_criteria_that_see_no_images_do_not_mind_small_classes(tmp_path):
     settings = settings_in(
         tmp_path,
         replace(SWEEP, methods=("random",), sparsity=(0.5,), seeds=1),
-        scoring=ScoringSettings(images_per_class=500),
+        scoring=ScoringSettings(examples_per_class=500),
     )
     assert len(run_sweep(settings).cells) == 1
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.errors import InputError
 from masksearch.models import MODELS, build_model, built_as
 from masksearch.models.from_torchvision import torchvision_names
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet
-from masksearch.testing import models as contract
+from masksearch.testing import check_models as contract
+from masksearch.utils.errors import InputError
 
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
 

@@ -7,8 +7,8 @@ import pytest
 from report_cases import COMMAND, METHODS, SPARSITY
 
 from masksearch.experiment import Settings, run_sweep
-from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # for benchmarks, which no p
 
 def _run(folder, name, schedules=None, epochs=1, **sweep):
     run = RunSettings(name=name, runs=str(folder), device="cpu", threads=1, latency_seconds=0.002)
-    scoring = ScoringSettings(train_images=150, search_images=50)
+    scoring = ScoringSettings(train_examples=150, search_examples=50)
     settings = Settings(
         SweepSettings(model="lenet_300_100:0.05", budget=15, **sweep),
         TrainSettings(epochs=epochs, lr=0.1),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from masksearch.analysis import group_cells
-from masksearch.report.early_bird import early_bird_drawings
-from masksearch.report.hover import with_titles
-from masksearch.report.theme import _luminance, dark, themed
+from masksearch.report.figures.drawing import _luminance, dark, themed
+from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings
+from masksearch.report.figures.hover import with_titles
 
 CHROMIUM = shutil.which("chromium")
 PROBE = """

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.collect import main, merge
 from benchmarks.page import replace_block
-from masksearch.errors import InputError
+from masksearch.utils.errors import InputError
 
 
 @pytest.fixture

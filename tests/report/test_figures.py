@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 
 from masksearch.analysis import group_cells, summarise
 from masksearch.report import sweep_drawings
-from masksearch.report.accuracies import accuracy_drawings
-from masksearch.report.drawing import few, one_sparsity
-from masksearch.report.early_bird import early_bird_drawings, early_bird_rows
-from masksearch.report.found_at import found_at_drawings
-from masksearch.report.histograms import weight_drawings
-from masksearch.report.layers import layer_drawings
-from masksearch.report.style import Looks
-from masksearch.report.trajectories import trajectory_drawings
+from masksearch.report.figures.accuracy import accuracy_drawings
+from masksearch.report.figures.drawing import few, one_sparsity
+from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings, early_bird_rows
+from masksearch.report.figures.found_at_curves import found_at_drawings
+from masksearch.report.figures.layer_bars import layer_drawings
+from masksearch.report.figures.style import Looks
+from masksearch.report.figures.training_curves import trajectory_drawings
+from masksearch.report.figures.weight_histograms import weight_drawings
 
 
 def drawn(result):

@@ -14,11 +14,11 @@ from scipy.stats import t
 
 from masksearch.analysis import summarise
 from masksearch.experiment import Settings, read_sweep, run_sweep
-from masksearch.experiment.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings import RunSettings, SweepSettings
-from masksearch.files import read_json
+from masksearch.experiment.settings.combined import RunSettings, SweepSettings
+from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
 from masksearch.training import TrainSettings
+from masksearch.utils.files import read_json
 
 COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"
 

@@ -7,7 +7,7 @@ from report_cases import Page, printed
 
 from masksearch.analysis import summarise
 from masksearch.report import costs_markdown, markdown_table, moments_markdown, terminal_table
-from masksearch.report.tables import caption, columns_of, table_rows
+from masksearch.report.tables.results import caption, columns_of, table_rows
 
 
 def body(text):
@@ -105,7 +105,8 @@ def test_scorings_of_others_stand_beside_a_searchs_own(finished):
     cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("annealing", 0.5)]
     assert "from a shared study" not in caption(summarise(cells), ["scorings"])
     cells = [
-        cell | {"score": cell["score"] | {"taken_in": count}} for cell, count in zip(cells, (4, 6, 8), strict=True)
+        cell | {"score": cell["score"] | {"foreign_trials": count}}
+        for cell, count in zip(cells, (4, 6, 8), strict=True)
     ]
     rows = summarise(cells)
     assert table_rows(rows, ["scorings"])[1] == ["15 + 6"]

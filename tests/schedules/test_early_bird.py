@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
 from masksearch.schedules import EarlyBird, mask_distances
-from masksearch.space import MaskSpace
+from masksearch.utils.errors import InputError
 
 
 def space_of(n):

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from masksearch.errors import InputError
 from masksearch.schedules.ramp import Ramp
+from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize(

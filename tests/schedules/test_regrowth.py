@@ -5,9 +5,9 @@ from math import cos, pi
 import pytest
 import torch
 
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
 from masksearch.schedules.regrowth import cosine_share, rigl_update, set_update
-from masksearch.space import MaskSpace
 
 SPACE = MaskSpace([("a", (6, 10), 60), ("b", (4, 6), 24), ("c", (3, 4), 12)])
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from masksearch.errors import InputError
 from masksearch.schedules import SCHEDULES, round_densities
 from masksearch.testing import check_schedule
+from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize(

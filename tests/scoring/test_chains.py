@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from path_cases import make_mlp, make_split
 from torch import nn
 
-from masksearch.move import Move
+from masksearch.core.mask import Move
+from masksearch.core.protocol import Proposal
 from masksearch.scoring import Scorer
-from masksearch.scoring.incremental import linear_chain
+from masksearch.scoring.paths.incremental import linear_chain
 from masksearch.spaces import weight_space
-from masksearch.trial import Proposal
 
 
 class OwnSequential(nn.Sequential):

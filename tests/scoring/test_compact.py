@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from masksearch.core.protocol import Proposal
 from masksearch.models import build_model
-from masksearch.scoring.compact import CompactPath
-from masksearch.scoring.folding import folded
-from masksearch.scoring.paths import ReferencePath
+from masksearch.scoring.paths.compact import CompactPath, folded
+from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.spaces import filter_space
-from masksearch.trial import Proposal
 
 
 def lived_in(name, shape=(3, 32, 32)):

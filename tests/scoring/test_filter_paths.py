@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from path_cases import generator, make_conv_net, make_mlp, make_split
 
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal
 from masksearch.scoring import Scorer
-from masksearch.scoring.compact import CompactPath
-from masksearch.scoring.incremental import IncrementalPath
-from masksearch.scoring.moved import MovedPath
-from masksearch.scoring.paths import ReferencePath
+from masksearch.scoring.paths.compact import CompactPath
+from masksearch.scoring.paths.in_place import MovedPath
+from masksearch.scoring.paths.incremental import IncrementalPath
+from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.spaces import filter_space, weight_space
-from masksearch.trial import Proposal
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)], ids=str)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from masksearch.errors import InputError
 from masksearch.scoring import OBJECTIVES
+from masksearch.utils.errors import InputError
 
 LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.5, 0.0], [0.0, 3.0, 1.0], [1.0, 1.0, 4.0]])
 LABELS = torch.tensor([0, 1, 2, 2])

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from path_cases import ACTIVATIONS, generator, make_mlp, make_split
 
-from masksearch import loop
-from masksearch.history_file import HistoryFile
-from masksearch.loop import search
-from masksearch.move import Move
+from masksearch.core.mask import Move
+from masksearch.core.protocol import Proposal
 from masksearch.scoring import Scorer, scorer
-from masksearch.scoring.incremental import IncrementalPath, linear_chain
-from masksearch.scoring.paths import ReferencePath
+from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
+from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.searchers import Annealing
+from masksearch.searching import loop
+from masksearch.searching.history_store import HistoryFile
+from masksearch.searching.loop import search
 from masksearch.spaces import weight_space
-from masksearch.trial import Proposal
 
 
 def draw_move(mask, radius, rng, layers=None):

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from masksearch.alive import AliveScorer, AliveSpace
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal
 from masksearch.data import Split
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining
+from masksearch.searching.subspace import Subspace, SubspaceScorer
 from masksearch.spaces import weight_space
 from masksearch.training import TrainSettings
-from masksearch.trial import Proposal
+from masksearch.utils.errors import InputError
 
 
 def make_net():
@@ -248,8 +248,8 @@ def test_every_scorer_refuses_masks_of_another_space(kind):
     else:
         scorer = Scorer(model, space, split, **options.get(kind, {"objective": "loss"}))
     if kind == "alive":
-        space = AliveSpace(space.full())
-        scorer = AliveScorer(scorer, space)
+        space = Subspace(space.full())
+        scorer = SubspaceScorer(scorer, space)
     other = weight_space(SAME_SIZE).full()
     for one in (other, Proposal.of(other)):
         with pytest.raises(InputError, match="doesn't fit this weight space"):

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import nn
 
+from masksearch.core.protocol import Proposal
 from masksearch.data import Split
-from masksearch.errors import InputError
+from masksearch.pruning.ticket import draw_ticket
 from masksearch.scoring import Scorer, ShortTraining
-from masksearch.seeds import torch_generator
 from masksearch.spaces import filter_space, weight_space
-from masksearch.ticket import draw_ticket
 from masksearch.training import TrainSettings, evaluate, train
 from masksearch.training.record import copy_weights
-from masksearch.trial import Proposal
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import torch_generator
 
 SETTINGS = TrainSettings(epochs=9, batch_size=10, lr=0.1, lr_schedule="multistep", milestones=(1,))
 

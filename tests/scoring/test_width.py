@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from masksearch.data import Split
-from masksearch.errors import InputError
 from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES, Scorer
 from masksearch.spaces import filter_space, weight_space
+from masksearch.utils.errors import InputError
 
 WIDTH = OBJECTIVES["width"].of_filters
 

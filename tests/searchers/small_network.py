@@ -2,8 +2,8 @@
 
 import torch
 
-from masksearch.space import MaskSpace
-from masksearch.trial import Budget, Problem
+from masksearch.core.protocol import Budget, Problem
+from masksearch.core.space import MaskSpace
 
 NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
 

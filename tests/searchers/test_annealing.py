@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from masksearch.errors import InputError
+from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, RandomSearch
-from masksearch.space import MaskSpace
-from masksearch.testing.planted import SPACE, Planted, drive, problem
-from masksearch.trial import Budget, Problem, Proposal, Score
+from masksearch.testing.planted_problem import SPACE, Planted, drive, problem
+from masksearch.utils.errors import InputError
 
 
 class Decoupled:

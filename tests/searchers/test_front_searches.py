@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch import loop
 from masksearch.analysis import pareto_front
+from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.space import MaskSpace
 from masksearch.cost import params
 from masksearch.cost.timing import timing_of
-from masksearch.errors import InputError
-from masksearch.history_file import read_rows
-from masksearch.loop import search
-from masksearch.pruning import prune
+from masksearch.pruning.physical import prune
 from masksearch.scoring import LatencyShare
 from masksearch.searchers import SEARCHERS, Annealing, OptunaSearch
-from masksearch.searchers.optuna_parametrisations import RANGE, Bits, Blocks, FreeDensity, Layers, Mixture
-from masksearch.space import MaskSpace
+from masksearch.searchers.optuna.parametrisations import RANGE, Bits, Blocks, FreeDensity, Layers, Mixture
+from masksearch.searching import loop
+from masksearch.searching.history_store import read_rows
+from masksearch.searching.loop import search
 from masksearch.spaces import filter_space
-from masksearch.testing.planted import Planted, drive
-from masksearch.trial import Budget, Problem, Score
+from masksearch.testing.planted_problem import Planted, drive
+from masksearch.utils.errors import InputError
 
 NETWORK = MaskSpace([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
 ABLE = [name for name, make in SEARCHERS.items() if make().supports_costs]

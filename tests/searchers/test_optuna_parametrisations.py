@@ -5,9 +5,9 @@ import pytest
 import torch
 from small_network import NETWORK, SALIENCIES, on, ranked
 
-from masksearch.errors import InputError
-from masksearch.searchers.optuna_parametrisations import Bits, Blocks, Layers, Mixture
-from masksearch.space import MaskSpace
+from masksearch.core.space import MaskSpace
+from masksearch.searchers.optuna.parametrisations import Bits, Blocks, Layers, Mixture
+from masksearch.utils.errors import InputError
 
 PARAMETRISATIONS = {
     "layers": lambda given: Layers(given, ranked(), 3.0),

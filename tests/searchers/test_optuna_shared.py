@@ -11,12 +11,12 @@ import optuna
 import pytest
 from small_network import NETWORK, SALIENCIES, on, ranked
 
-from masksearch.errors import InputError
-from masksearch.files import load_tree, save_tree
-from masksearch.loop import search
-from masksearch.searchers.optuna_searcher import SAMPLERS, OptunaSearch
-from masksearch.testing.planted import Planted, drive, path_of
-from masksearch.trial import Score
+from masksearch.core.protocol import Score
+from masksearch.searchers.optuna.optuna_search import SAMPLERS, OptunaSearch
+from masksearch.searching.loop import search
+from masksearch.testing.planted_problem import Planted, drive, path_of
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tree, save_tree
 
 SHARED = {"storage": "sqlite:///studies.db", "study": "all"}
 SHARING = [name for name, known in SAMPLERS.items() if not known.unshared]
@@ -114,8 +114,8 @@ class TestSharing:
 
     def test_two_processes_at_once(self, url):
         script = (
-            "import sys; from masksearch.searchers.optuna_searcher import OptunaSearch\n"
-            "from masksearch.testing.planted import Planted, drive, problem\n"
+            "import sys; from masksearch.searchers.optuna.optuna_search import OptunaSearch\n"
+            "from masksearch.testing.planted_problem import Planted, drive, problem\n"
             f"searcher = OptunaSearch('random', storage={url!r}, study='all')\n"
             "searcher.start(problem(seed=int(sys.argv[1])))\n"
             "drive(searcher, Planted(), 20)\n"
@@ -145,7 +145,7 @@ class TestResume:
         drive(taken_up, scorer, 1)
         assert repr(known(taken_up)[: len(past)]) == repr(past)
         assert len(past) == 12
-        assert taken_up.metrics() == {"taken_in": 5 + 3}, "its own that it has forgotten are not of others"
+        assert taken_up.metrics() == {"foreign_trials": 5 + 3}, "its own that it has forgotten are not of others"
         assert sorted(map(repr, known(taken_up))) == sorted(map(repr, stored(url)))
         assert len(stored(url)) == 18
 
@@ -172,7 +172,7 @@ class TestResume:
             return search(NETWORK, searcher, planted(), 0.1, 10, seed, **arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("masksearch.loop._CHECKPOINT_EVERY", -1.0)
+            patch.setattr("masksearch.searching.loop._CHECKPOINT_EVERY", -1.0)
             with pytest.raises(Stop):
                 run(1, [stop])
             assert len(run(2)) == 10

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.space import MaskSpace
 from masksearch.searchers import EDA, SEARCHERS, Evolution, RandomSearch
-from masksearch.space import MaskSpace
 from masksearch.spaces import filter_space
-from masksearch.testing import searchers as contract
-from masksearch.testing.planted import SPACE, Planted, drive, path_of, problem
-from masksearch.trial import Budget, Problem, Score
+from masksearch.testing import check_searchers as contract
+from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, problem
+from masksearch.utils.errors import InputError
 
 MAKES = {
     "eda": EDA,

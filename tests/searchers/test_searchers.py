@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from masksearch.errors import InputError
-from masksearch.files import load_tree, save_tree
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal, Score
 from masksearch.searchers import SEARCHERS, Annealing, RandomSearch, Searcher, ThesisAnnealing
 from masksearch.searchers.state import load_state, saved_state
 from masksearch.testing import check_searcher
-from masksearch.testing import searchers as contract
-from masksearch.testing.planted import SPACE, Planted, drive, problem
-from masksearch.trial import Proposal, Score
+from masksearch.testing import check_searchers as contract
+from masksearch.testing.planted_problem import SPACE, Planted, drive, problem
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tree, save_tree
 
 MAKES = {
     **{name: make for name, make in SEARCHERS.items() if not name.startswith("optuna_")},  # slow: test_optuna.py

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from masksearch.mask import Mask
-from masksearch.partition import Partition
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Score
+from masksearch.core.space import MaskSpace
 from masksearch.searchers import ThesisAnnealing
-from masksearch.searchers.thesis_annealing import TabuMemory
-from masksearch.space import MaskSpace
-from masksearch.testing.planted import SPACE, Planted, drive, problem
-from masksearch.trial import Score
+from masksearch.searchers.annealing.thesis import TabuMemory
+from masksearch.searchers.partition import Partition
+from masksearch.testing.planted_problem import SPACE, Planted, drive, problem
 
 
 class TestThesis:

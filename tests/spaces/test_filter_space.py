@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from masksearch.errors import InputError
 from masksearch.models import build_model
-from masksearch.pruning import prune
+from masksearch.pruning.physical import prune
 from masksearch.spaces.filter_space import FilterSpace, filter_space
+from masksearch.utils.errors import InputError
 
 
 class Net(nn.Module):

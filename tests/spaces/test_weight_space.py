@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from masksearch.errors import InputError
-from masksearch.mask import Mask
+from masksearch.core.mask import Mask
 from masksearch.scoring import signed_constants
 from masksearch.spaces import weight_space
+from masksearch.utils.errors import InputError
 
 
 def make_net():

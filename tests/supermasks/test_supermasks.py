@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from supermask_cases import METHODS, SHORT, generator, make_conv, make_mlp, make_split, ones_of, scored
 from torch import nn
 
+from masksearch.core.mask import Mask
 from masksearch.data import load_data
-from masksearch.errors import InputError
-from masksearch.mask import Mask
 from masksearch.models import build_model
 from masksearch.spaces import filter_space, weight_space
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
 from masksearch.supermasks.methods import kaiming
-from masksearch.supermasks.network import ScoredNetwork
+from masksearch.supermasks.score_network import ScoredNetwork
 from masksearch.training import evaluate, trainer
+from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize("name", METHODS)

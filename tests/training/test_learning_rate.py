@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
 
-from masksearch.errors import InputError
-from masksearch.training import TrainSettings, learning_rate
+from masksearch.training import TrainSettings
+from masksearch.training import optimisation as learning_rate
+from masksearch.utils.errors import InputError
 
 
 def dummy(lr):

@@ -12,9 +12,10 @@ from training_cases import (
     without_seconds,
 )
 
-from masksearch.duration import Duration
-from masksearch.errors import InputError
-from masksearch.training import learning_rate, train
+from masksearch.training import optimisation as learning_rate
+from masksearch.training import train
+from masksearch.training.duration import Duration
+from masksearch.utils.errors import InputError
 
 BEST, BEST_OF_2, BEST_OF_5, END = (Duration.parse(text) for text in ("best", "best:2ep", "best:5ep", "end"))
 NOISY = settings(epochs=6, lr=0.4)  # its accuracy goes up and down

@@ -19,9 +19,9 @@ from training_cases import (
     without_seconds,
 )
 
-from masksearch.duration import Duration
-from masksearch.errors import InputError
 from masksearch.training import train
+from masksearch.training.duration import Duration
+from masksearch.utils.errors import InputError
 
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
 

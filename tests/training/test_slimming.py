@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from training_cases import for_optimizer, make_model, settings
 
-from masksearch.errors import InputError
 from masksearch.training import train
-from masksearch.training.optimizer import build_optimizer
+from masksearch.training.optimisation import build_optimizer
+from masksearch.utils.errors import InputError
 
 GAMMA = torch.tensor([0.5, -0.5, 0.0, 1e-3, -2.0, 1.0])
 

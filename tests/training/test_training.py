@@ -24,11 +24,11 @@ from training_cases import (
     settings,
 )
 
-from masksearch.duration import Duration
-from masksearch.errors import InputError
 from masksearch.training import evaluate, steps_per_epoch, train
 from masksearch.training.checkpoint import digest
+from masksearch.training.duration import Duration
 from masksearch.training.feed import batch_sizes
+from masksearch.utils.errors import InputError
 
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
 
@@ -136,7 +136,7 @@ def test_no_epochs_changes_nothing(split, val):
 
 def test_plain_sgd_is_the_loop_everybody_writes(split):
     """Against torch's own optimiser, DataLoader-free, in the order that the trainer drew."""
-    from masksearch.seeds import torch_generator
+    from masksearch.utils.seeds import torch_generator
 
     model, twin = make_model(dropout=0), make_model(dropout=0)
     training = train(model, split, SETTINGS)

@@ -16,8 +16,8 @@ from training_cases import (
     state,
 )
 
-from masksearch.errors import InputError
 from masksearch.training import train
+from masksearch.utils.errors import InputError
 
 
 @pytest.mark.parametrize("where", ["train", "val"])

@@ -7,9 +7,9 @@ import torch
 
 from masksearch import cost
 from masksearch.data import Data
-from masksearch.errors import InputError
-from masksearch.experiment.settings import RunSettings, Settings
+from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.models import build_model
+from masksearch.utils.errors import InputError
 
 __all__ = ["Plan", "plan_workers"]
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from masksearch.errors import InputError
-from masksearch.experiment.cells import Cell, short_hash
+from masksearch.experiment.cell import Cell, short_hash
+from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.choice import Plan
 from masksearch.experiment.executors.relay import replay
 from masksearch.experiment.executors.worker import Job, work
 from masksearch.experiment.group import Group
-from masksearch.experiment.settings import RunSettings
-from masksearch.experiment.watcher import Watcher
+from masksearch.experiment.settings.combined import RunSettings
+from masksearch.utils.errors import InputError
 
 __all__ = ["run_in_processes"]
 
@@ -28,11 +28,13 @@ _CONTEXT = get_context("forkserver")
 _PRELOADED = ["masksearch.experiment.executors.worker", "torch._dynamo"]
 
 
-def run_in_processes(groups: Iterable[Group], path: Path, run: RunSettings, plan: Plan, watcher: Watcher) -> None:
+def run_in_processes(
+    groups: Iterable[Group], path: Path, run: RunSettings, plan: Plan, callback: SweepCallback
+) -> None:
     """Run the cells of the groups in ``plan.workers`` processes; the caller holds the lock of the folder ``path``.
 
     Each dense network is trained by one worker; then its cells are free for all. Controls follow the cell whose mask
-    they take. What a cell raises, or the watcher, or Ctrl-C, ends all workers at once; what they have finished is kept.
+    they take. What a cell raises, or the callback, or Ctrl-C, ends all workers at once; what they have finished is kept.
 
     Raises
     ------
@@ -40,7 +42,7 @@ def run_in_processes(groups: Iterable[Group], path: Path, run: RunSettings, plan
         Also if a worker was killed.
     """
     crew = [_start(run, plan.threads, path) for _ in range(plan.workers)]
-    watchers = [watcher.beside(number) for number in range(plan.workers)]
+    watchers = [callback.beside(number) for number in range(plan.workers)]
     try:
         schedule = _Schedule(groups, plan.workers)
         busy: dict[int, Job] = {}

@@ -1,4 +1,4 @@
-"""The relay: a watcher in a worker process that sends all events to the watcher of the main process."""
+"""The relay: a callback in a worker process that sends all events to the callback of the main process."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -6,19 +6,19 @@ from multiprocessing.connection import Connection
 from time import monotonic
 from typing import Any
 
-from masksearch.experiment.watcher import Watcher
-from masksearch.trial import Trial
+from masksearch.core.protocol import Trial
+from masksearch.experiment.events import SweepCallback
 
 __all__ = ["Event", "relay", "replay"]
 
 Event = tuple[str, tuple[Any, ...]]
-"""The name of a hook of :class:`Watcher`, and its arguments."""
+"""The name of a hook of :class:`SweepCallback`, and its arguments."""
 
 _SECONDS = 0.1  # between two messages about trials and epochs, at the least
 _FREQUENT = ("trial", "epoch", "rescored")
 
 
-class _Relay(Watcher):
+class _Relay(SweepCallback):
     """Sends events through a pipe, frequent ones in bundles. Masks of trials stay behind."""
 
     def __init__(self, pipe: "Connection[Any, Any]") -> None:
@@ -40,16 +40,16 @@ def _hook(name: str) -> Callable[..., None]:
     return sent
 
 
-for _name in [name for name in vars(Watcher) if not name.startswith("_") and name != "beside"]:
+for _name in [name for name in vars(SweepCallback) if not name.startswith("_") and name != "beside"]:
     setattr(_Relay, _name, _hook(_name))
 
 
-def relay(pipe: "Connection[Any, Any]") -> Watcher:
-    """Return a watcher that sends every event through ``pipe``, as a list of events."""
+def relay(pipe: "Connection[Any, Any]") -> SweepCallback:
+    """Return a callback that sends every event through ``pipe``, as a list of events."""
     return _Relay(pipe)
 
 
-def replay(events: list[Event], watcher: Watcher) -> None:
-    """Call the hooks of ``watcher`` that the events name, in order."""
+def replay(events: list[Event], callback: SweepCallback) -> None:
+    """Call the hooks of ``callback`` that the events name, in order."""
     for hook, arguments in events:
-        getattr(watcher, hook)(*arguments)
+        getattr(callback, hook)(*arguments)

@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-from masksearch.errors import InputError
-from masksearch.experiment.cells import Cell
-from masksearch.experiment.dense import DenseNetwork, dense_folder
+from masksearch.experiment.cell import Cell
+from masksearch.experiment.cell_run import run_cell
+from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.relay import relay
 from masksearch.experiment.group import Group, load_part, part_space
 from masksearch.experiment.machine import prepare
-from masksearch.experiment.run_cell import run_cell
-from masksearch.experiment.settings import RunSettings
-from masksearch.experiment.watcher import Watcher
+from masksearch.experiment.settings.combined import RunSettings
+from masksearch.experiment.steps.dense import DenseNetwork, dense_folder
 from masksearch.plugin import load_plugins
+from masksearch.utils.errors import InputError
 
 __all__ = ["Job", "work"]
 
@@ -59,8 +59,8 @@ def work(pipe: "Connection[Any, Any]", run: RunSettings, threads: int, path: Pat
 class _Worker:
     """Runs jobs; keeps data, space and dense network of the last one for the next."""
 
-    def __init__(self, path: Path, device: torch.device, watcher: Watcher) -> None:
-        self._path, self._device, self._watcher = path, device, watcher
+    def __init__(self, path: Path, device: torch.device, callback: SweepCallback) -> None:
+        self._path, self._device, self._watcher = path, device, callback
         self._groups: dict[str, Group] = {}
         self._dense: dict[Path, DenseNetwork] = {}
 
@@ -72,7 +72,7 @@ class _Worker:
             return
         folder = dense_folder(job.users[0])
         if folder not in self._dense:
-            self._dense = {folder: group.dense(self._device, Watcher())}
+            self._dense = {folder: group.dense(self._device, SweepCallback())}
         for cell in job.cells:
             run_cell(cell, group.data, group.space, self._dense[folder], self._path, self._device, self._watcher)
 

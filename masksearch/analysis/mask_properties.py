@@ -1,0 +1,130 @@
+"""Properties of masks: similarity to other masks, and the orthogonality of masked weights."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.mask import Mask
+from masksearch.spaces import NetworkSpace
+from masksearch.utils.registry import Table
+from masksearch.utils.seeds import torch_generator
+
+__all__ = [
+    "SIMILARITIES",
+    "cosine",
+    "hamming",
+    "iou",
+    "orthogonality_score",
+    "random_like",
+    "similarity_matrix",
+    "similarity_means",
+    "weights_orthogonality",
+]
+
+
+def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None = None) -> float:
+    """Sum over the space's layers of the mean of (W^T W - I)^2, with W (out, in) the layer's masked weights.
+
+    The thesis of 2020 takes it at initialisation. I is (in, in), and a convolution's ``in`` is its channels times its
+    kernel. 0 for weights with orthonormal columns, which a layer with fewer outputs than inputs can't have.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Its weights; only read.
+    mask : Mask, optional
+        Nothing is masked if left out.
+
+    Raises
+    ------
+    InputError
+        If mask or model are not of this space.
+    """
+    with space.applied(model, space.full() if mask is None else mask), torch.no_grad():
+        return weights_orthogonality(model.get_parameter(name) for name in space.layer_weights())
+
+
+def weights_orthogonality(weights: Iterable[Tensor]) -> float:
+    """The same of the weights of some layers, as they are."""
+    score = 0.0
+    for tensor in weights:
+        weight = tensor.detach().flatten(1).double()  # (out, in)
+        gram = weight.T @ weight
+        gram.diagonal().sub_(1)
+        score += float(gram.square().mean())
+    return score
+
+
+def cosine(one: Mask, other: Mask) -> float:
+    """Common units / sqrt(kept x kept), in [0, 1]; random masks of density d have about d."""
+    return one.cosine(other)
+
+
+def hamming(one: Mask, other: Mask) -> float:
+    """Share of all units that differ: a distance, 0 for equal masks; random masks of density d have 2 d (1 - d)."""
+    return one.hamming(other) / one.space.n_units
+
+
+def iou(one: Mask, other: Mask) -> float:
+    """Common units / units that either keeps, in [0, 1]; random masks of density d have about d / (2 - d)."""
+    either = one.n_kept + other.n_kept
+    common = (either - one.hamming(other)) // 2
+    return common / (either - common) if either > common else 0.0
+
+
+SIMILARITIES: Table[Callable[[Mask, Mask], float]] = Table(
+    "similarity", {"cosine": cosine, "hamming": hamming, "iou": iou}
+)
+
+
+def random_like(mask: Mask, seed: int) -> Mask:
+    """A random mask that keeps as much of every layer as ``mask`` does."""
+    bits = mask.bits.clone()
+    generator = torch_generator(seed, "analysis", "random masks", mask.hash)
+    for layer in mask.space.layers:
+        kept = bits[layer.slice]
+        bits[layer.slice] = kept[torch.randperm(layer.size, generator=generator)]
+    return Mask(mask.space, bits)
+
+
+def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
+    """A measure of all pairs of masks, (len(masks), len(masks)); all of one space.
+
+    Parameters
+    ----------
+    measure : str
+        A row of :data:`SIMILARITIES`.
+    """
+    compute = SIMILARITIES[measure]
+    matrix = np.empty((len(masks), len(masks)))
+    for i, one in enumerate(masks):
+        for j, other in enumerate(masks[: i + 1]):
+            matrix[i, j] = matrix[j, i] = compute(one, other)
+    return matrix
+
+
+def similarity_means(matrix: np.ndarray, owners: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Means over pairs of seeds, (methods, methods); NaN where there is no pair.
+
+    Within a method the pairs are those of different seeds: how alike the masks are that one method finds. Between two
+    methods they are the pairs of the same seed, which share their initial weights.
+
+    Parameters
+    ----------
+    matrix : array (n, n)
+        Of :func:`similarity_matrix`.
+    owners : sequence of (method, seed)
+        Of its n masks; methods are numbered from 0.
+    """
+    methods, seeds = np.array(owners).T
+    n = methods.max() + 1
+    same = seeds[:, None] == seeds[None, :]
+    means = np.full((n, n), np.nan)
+    for i in range(n):
+        for j in range(n):
+            pairs = (methods[:, None] == i) & (methods[None, :] == j) & (same if i != j else ~same)
+            if pairs.any():
+                means[i, j] = matrix[pairs].mean()
+    return means

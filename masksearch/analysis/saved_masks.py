@@ -1,0 +1,84 @@
+"""The masks of a finished sweep, and what they and their initial weights say."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from masksearch.analysis.groups import Group
+from masksearch.analysis.mask_properties import weights_orthogonality
+from masksearch.analysis.statistics import Estimate
+from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
+from masksearch.experiment import SweepResult
+from masksearch.pruning.orthogonal_repair import repaired
+from masksearch.utils.files import load_tensors, read_json
+
+__all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
+
+
+def read_mask(path: Path, granularity: str) -> Mask:
+    """A mask of a file, on the space that the file describes: sizes and layers, without a network."""
+    _, about = load_tensors(path)
+    space = MaskSpace([(name, tuple(shape), units) for name, shape, units in about["layers"]], granularity)
+    space.fingerprint = about["fingerprint"]  # a filter space's tells more than the sizes do
+    return Mask.load(path, space)
+
+
+def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
+    """Seed -> mask, of the cells of a group whose files are there."""
+    masks = {}
+    for place, cell in zip(group.places, group.cells, strict=True):
+        path = result.folders[place] / "mask.safetensors"
+        if path.exists():
+            masks[cell["seed"]] = read_mask(path, cell["granularity"])
+    return masks
+
+
+def group_orthogonality(
+    result: SweepResult, masks: Mapping[int, Mask], seeds: list[int], repair: bool = False
+) -> Estimate:
+    """Orthogonality scores over seeds, at the initial weights (:func:`~masksearch.analysis.orthogonality_score`).
+
+    Parameters
+    ----------
+    masks : mapping
+        Seed -> weight mask; the layers of its space count.
+    repair : bool
+        Of the weights that :func:`masksearch.pruning.orthogonal_repair.repaired` makes of them under the mask.
+    """
+    scores = []
+    for seed in seeds:
+        weights = _initial(result, seed)
+        mask = masks.get(seed)
+        if weights is None or mask is None:
+            continue
+        keep = {f"{layer.name}.weight": mask.bits[layer.slice].view(layer.shape) for layer in mask.space.layers}
+        weights = repaired(weights, keep) if repair else weights
+        scores.append(weights_orthogonality([weights[name] * bits for name, bits in keep.items()]))
+    return Estimate.of(scores)
+
+
+def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
+    networks = read_json(result.path / "sweep.json")["dense"]
+    files = [Path(folder) / "init.safetensors" for folder, one in networks.items() if one == seed]
+    known = [path for path in files if path.exists()]
+    return load_tensors(known[0])[0] if known else None
+
+
+def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
+    """By layer: density of the units, effective MACs, and MACs of the dense layer; means over seeds.
+
+    Units of filters have layers of their own, and weights theirs: a density is NaN where a layer has no units.
+    """
+    n = len(group.cells)
+    names = list(group.cells[0]["layers"])
+    densities = [cell["mask"]["densities"] for cell in group.cells]
+    return {
+        name: (
+            sum(one.get(name, float("nan")) for one in densities) / n,
+            sum(cell["layers"][name]["macs_left"] for cell in group.cells) / n,
+            sum(cell["layers"][name]["macs"] for cell in group.cells) / n,
+        )
+        for name in names
+    }

@@ -1,0 +1,212 @@
+"""The commands that read finished runs: ``masksearch show``, ``compare`` and ``analyse``."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from rich.console import Console
+
+from masksearch.analysis import SIMILARITIES, Group, group_cells
+from masksearch.experiment import SweepResult, read_sweep
+from masksearch.report import mask_analyses as analyses
+from masksearch.report.figures.drawing import Drawing, by_sparsity
+from masksearch.report.figures.early_bird_heatmaps import (
+    EARLY_ABOUT,
+    EARLY_COLUMNS,
+    EARLY_TEXTS,
+    early_bird_drawings,
+    early_bird_rows,
+)
+from masksearch.report.figures.gap_curves import gaps
+from masksearch.report.figures.layer_bars import layer_drawings
+from masksearch.report.figures.style import Looks
+from masksearch.report.figures.trainability_curves import controls, training
+from masksearch.report.figures.weight_histograms import weight_drawings
+from masksearch.report.tables.comparison_table import comparison, run_names
+from masksearch.report.tables.folder_contents import cell_contents, sweep_contents
+from masksearch.report.tables.text_table import Grid
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import write_bytes
+from masksearch.utils.registry import choose
+
+__all__ = ["ANALYSES", "analyse", "compare", "show_contents"]
+
+_Shown = tuple[list[Grid], list[Drawing]]
+
+
+def show_contents(folder: Path, console: Console) -> None:
+    """Print all that a folder of a sweep, a cell or a dense network holds."""
+    for grid in sweep_contents(folder) if (folder / "sweep.json").exists() else cell_contents(folder):
+        console.print(grid.terminal())
+
+
+def compare(args: Sequence[str], console: Console) -> None:
+    """Print how several sweeps differ, in their settings and in their results."""
+    asked = _Parser("compare", "RUN RUN ... [--out FILE.md]")
+    asked.add_argument("runs", nargs="*")
+    asked.add_argument("--out")
+    given = asked.parse_args(args)
+    grids = comparison([read_sweep(Path(run)) for run in given.runs])
+    _print(grids, console)
+    if given.out:
+        write_bytes(Path(given.out), "\n".join(grid.markdown() for grid in grids).encode())
+        console.print(f"written  {given.out}", highlight=False, soft_wrap=True)
+
+
+def analyse(args: Sequence[str], console: Console) -> None:
+    """Print what the masks of sweeps are like, and write it down as Markdown and figures."""
+    asked = _Parser("analyse", "RUN ... [--what NAME ...] [--measure NAME ...] [--sparsity S ...] [--out FOLDER]")
+    asked.add_argument("runs", nargs="*")
+    asked.add_argument("--what", nargs="+", default=list(ANALYSES))
+    asked.add_argument("--measure", nargs="+", default=list(SIMILARITIES))
+    asked.add_argument("--sparsity", nargs="+", default=[])
+    asked.add_argument("--out")
+    given = asked.parse_args(args)
+    if not given.runs:
+        raise InputError("analyse: takes one or more runs, as runs/sweep")
+    for name in given.what:
+        choose("analysis", name, list(ANALYSES))
+    for name in given.measure:
+        choose("measure", name, list(SIMILARITIES))
+    results = [_only(read_sweep(Path(run)), given.sparsity) for run in given.runs]
+    home = Path(given.out) if given.out else results[0].path / "analysis"
+    texts = []
+    names = run_names(results)
+    for run, result in zip(names, results, strict=True):
+        groups = group_cells(result.cells)
+        looks = Looks(groups)
+        texts.append(f"# {run}\n")
+        for name in dict.fromkeys(given.what):
+            if name in _OF_A_RUN:
+                grids, drawings = _OF_A_RUN[name].show(result, groups, looks, given.measure)
+                where = f"{run}: " * (len(results) > 1)
+                texts += _shown(name, grids, drawings, home, run.replace("/", "_"), where, console)
+    if "gap" in given.what:
+        texts += _shown("gap", *gaps(dict(zip(names, results, strict=True))), home, "all", "", console)
+    write_bytes(home / "analysis.md", "\n".join(texts).encode())
+    console.print(f"written  {home / 'analysis.md'}", highlight=False, soft_wrap=True)
+
+
+def _shown(
+    name: str, grids: list[Grid], drawings: list[Drawing], home: Path, of: str, where: str, console: Console
+) -> list[str]:
+    """Print an analysis's tables, write its figures and say where, or say that it has none; lines of Markdown.
+
+    Titles in the terminal begin with ``where``; those in Markdown stand below the name of their run.
+    """
+    if not grids and not drawings:
+        lacks = f"{name}: none, {_OF_A_RUN[name].lacks if name in _OF_A_RUN else 'nothing was searched'}"
+        console.print(f"{where}{lacks}", highlight=False, soft_wrap=True, markup=False)
+        return [f"{lacks}\n"]
+    _print([replace(grid, title=f"{where}{grid.title}") for grid in grids], console)
+    lines = [grid.markdown() for grid in grids]
+    files = []
+    for drawing in drawings:
+        file = f"{of}_{drawing.name}"
+        write_bytes(home / f"{file}.png", drawing.png())
+        write_bytes(home / f"{file}.svg", drawing.svg_file())
+        lines.append(f"![{drawing.name.replace('_', ' ')}]({file.replace(' ', '%20')}.png)\n\n{drawing.caption}\n")
+        files.append(str(home / f"{file}.png"))
+    if files:
+        says = f"{where}{name}, as PNG and SVG:  {'  '.join(files)}"
+        console.print(says, highlight=False, soft_wrap=True, markup=False)
+    return lines
+
+
+def _similarity(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.similarity(result, groups, measures)
+
+
+def _orthogonality(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.orthogonality(result, groups), []
+
+
+def _densities(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
+
+
+def _macs(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.macs(groups), []
+
+
+def _weights(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
+
+
+def _training(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
+    return [grid for grids, _ in shown for grid in grids], [drawing for _, drawings in shown for drawing in drawings]
+
+
+def _controls(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return controls(groups, looks), []
+
+
+def _early_bird(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    rows = early_bird_rows(groups)
+    grids = [Grid("Early-bird tickets", EARLY_COLUMNS, rows, EARLY_TEXTS, EARLY_ABOUT)] if rows else []
+    return grids, list(early_bird_drawings(groups))
+
+
+def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing]]) -> list[Drawing]:
+    """What is drawn of one sparsity, of every sparsity."""
+    return [
+        replace(drawing, name=f"{drawing.name}_{100 * sparsity:.4g}")
+        for sparsity, own in by_sparsity(groups)
+        for drawing in draw(own)
+    ]
+
+
+class _Analysis(NamedTuple):
+    show: Callable[[SweepResult, list[Group], Looks, Sequence[str]], _Shown]
+    lacks: str  # why it shows nothing, where it does
+
+
+_OF_A_RUN = {
+    "similarity": _Analysis(_similarity, "no mask is left on disk"),
+    "orthogonality": _Analysis(_orthogonality, "no weight masks, or no initial weights on disk"),
+    "densities": _Analysis(_densities, "no tickets but controls"),
+    "macs": _Analysis(_macs, "no tickets but controls"),
+    "weights": _Analysis(_weights, "no retrained.safetensors on disk"),
+    "training": _Analysis(_training, "nothing was retrained"),
+    "controls": _Analysis(_controls, "no ticket has a control: --control shuffle reinit repair"),
+    "early_bird": _Analysis(_early_bird, "no early-bird tickets: --schedule early_bird"),
+}
+ANALYSES = (*_OF_A_RUN, "gap")
+
+
+def _only(result: SweepResult, sparsities: Sequence[str]) -> SweepResult:
+    """The result with the cells of some sparsities alone; of all, where none is given."""
+    if not result.cells:
+        raise InputError(f"{result.path}: no cell is finished yet")
+    known = sorted({cell["sparsity"] for cell in result.cells})
+    wanted = {_number(text, known) for text in sparsities} or set(known)
+    places = [place for place, cell in enumerate(result.cells) if cell["sparsity"] in wanted]
+    return replace(
+        result, cells=[result.cells[place] for place in places], folders=[result.folders[place] for place in places]
+    )
+
+
+def _number(text: str, known: Sequence[float]) -> float:
+    for value in known:
+        if text in (f"{value:g}", str(value)):
+            return value
+    raise InputError(f"sparsity: {text}; the run has {', '.join(f'{value:g}' for value in known)}")
+
+
+def _print(grids: Sequence[Grid], console: Console) -> None:
+    for grid in grids:
+        console.print(grid.terminal())
+
+
+class _Parser(ArgumentParser):
+    """Tells a mistake in one line, as every other is told."""
+
+    def __init__(self, command: str, usage: str) -> None:
+        super().__init__(prog=f"masksearch {command}", usage=f"masksearch {command} {usage}", allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog.split()[-1]}: {message}; usage: {self.usage}")

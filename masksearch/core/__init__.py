@@ -1,0 +1,1 @@
+"""Masks, spaces, proposals and histories; no networks."""

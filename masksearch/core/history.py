@@ -1,0 +1,176 @@
+"""The history of a search: every trial in order, with the masks of the best few and of the Pareto front."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Score, Trial
+from masksearch.utils.errors import InputError
+
+__all__ = ["History"]
+
+
+class History:
+    """All trials of one search, in order.
+
+    Searches that share a study of Optuna's have a history each, of what each has scored itself.
+
+    Parameters
+    ----------
+    keep : int
+        How many of the best masks to keep, beside those of the front; the others are forgotten once they are scored.
+    """
+
+    def __init__(self, keep: int = 5) -> None:
+        if keep < 1:
+            raise InputError(f"keep: {keep}; a history keeps at least 1 mask, the best")
+        self.keep = keep
+        self.trials: list[Trial] = []
+        self.seconds = 0.0  # spent on proposing and scoring
+        self.first: Mask | None = None  # the mask that was scored first: where a walk begins
+        self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
+        self._front: list[int] = []  # numbers of the trials of the front, the cheapest first
+        self._scores: dict[int, Score] = {}  # mask hash -> exact score
+        self._bounds: dict[int, Score] = {}  # mask hash -> lowest bound, of masks without an exact score
+
+    @classmethod
+    def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
+        """The history with these trials; masks of the best few and of the front are given by trial number."""
+        history = cls(keep)
+        history.first = first
+        for trial in trials:
+            history._append(replace(trial, mask=masks.get(trial.number)))
+        return history
+
+    def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
+        """Append a scored mask. A bound, NaN or an infinite score is never best; of equal scores, the first is."""
+        self.first = self.first or mask
+        is_best = _counts(score) and (not self._top or score.value > self.best.score.value)
+        known = mask.hash in self._scores
+        worth_keeping = _counts(score) and not known
+        bound = self._bounds.get(mask.hash)
+        repeat = known or (bound is not None and not score.exact and bound.value == score.value)
+        trial = Trial(len(self.trials), score, mask.hash, is_best, repeat, metrics, mask if worth_keeping else None)
+        self._append(trial)
+        return trial
+
+    def _append(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.seconds += trial.score.seconds
+        if trial.score.exact:
+            self._scores[trial.mask_hash] = trial.score
+            self._bounds.pop(trial.mask_hash, None)
+        elif trial.mask_hash not in self._scores:
+            lowest = self._bounds.setdefault(trial.mask_hash, trial.score)
+            if trial.score.value < lowest.value:
+                self._bounds[trial.mask_hash] = trial.score
+        if trial.mask is not None:
+            left = self._rank(trial) + self._extend_front(trial)
+            for number in left:
+                if number not in self._top and number not in self._front:
+                    self.trials[number] = replace(self.trials[number], mask=None)
+
+    def _rank(self, trial: Trial) -> list[int]:
+        """Put a trial among the best; the trials that are not among them now."""
+        better = sum(self.trials[number].score.value >= trial.score.value for number in self._top)
+        self._top.insert(better, trial.number)
+        return [self._top.pop()] if len(self._top) > self.keep else []
+
+    def _extend_front(self, trial: Trial) -> list[int]:
+        """Put a trial on the front if none there beats or equals it; the trials that are not on it now."""
+        value, cost = trial.score.value, trial.score.cost
+        if cost is None or math.isnan(cost):
+            return []
+        place = bisect_right(self._front, cost, key=lambda number: self._point(number)[1])
+        if place and self._point(self._front[place - 1])[0] >= value:
+            return [trial.number]
+        beaten = [n for n in self._front if self._point(n)[1] >= cost and self._point(n)[0] <= value]
+        self._front[place:place] = [trial.number]
+        self._front = [number for number in self._front if number not in beaten]
+        return beaten
+
+    def _point(self, number: int) -> tuple[float, float]:
+        score = self.trials[number].score
+        assert score.cost is not None, "trials of the front have costs"
+        return score.value, score.cost
+
+    def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
+        """The exact score of a mask that was scored before, or a bound below this threshold, or None."""
+        bound = self._bounds.get(mask.hash)
+        if bound is not None:
+            return bound if threshold is not None and bound.value < threshold else None
+        return self._scores.get(mask.hash)
+
+    @property
+    def has_best(self) -> bool:
+        """Whether any trial has an exact, finite score."""
+        return bool(self._top)
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the highest exact score, and its mask.
+
+        Raises
+        ------
+        InputError
+            If no trial has an exact, finite score.
+        """
+        return self.top[0]
+
+    @property
+    def top(self) -> list[Trial]:
+        """The best few trials with their masks, best first; see :attr:`best`."""
+        if not self._top:
+            n = len(self.trials)
+            raise InputError(f"history: none of its {n} trials has a finite score, so no mask is the best")
+        return [self.trials[number] for number in self._top]
+
+    @property
+    def front(self) -> list[Trial]:
+        """The Pareto front with its masks, the cheapest first: costs rise along it, and so do scores.
+
+        Every trial with an exact score and a cost is on it, or there is one on it that scores as high at no higher
+        cost; of equals the first. Empty for a search without costs.
+        """
+        return [self.trials[number] for number in self._front]
+
+    def within(self, cost: float) -> list[Trial]:
+        """The trials of the front that cost no more than this, the best first.
+
+        Raises
+        ------
+        InputError
+            If there are none.
+        """
+        if not self._front:
+            raise InputError(f"history: none of its {len(self.trials)} trials has a score and a cost, so has no front")
+        found = [trial for trial in self.front if self._point(trial.number)[1] <= cost]
+        if not found:
+            least = self._point(self._front[0])[1]
+            raise InputError(
+                f"cost: {cost:g}; the cheapest of {len(self.trials)} masks that were scored has {least:.3g}, so a "
+                "higher cap or a larger budget is needed"
+            )
+        return found[::-1]
+
+    def best_so_far(self) -> list[float]:
+        """The anytime curve: the best exact score after every trial, NaN before there is one."""
+        curve: list[float] = []
+        best = math.nan
+        for trial in self.trials:
+            if trial.is_best:
+                best = trial.score.value
+            curve.append(best)
+        return curve
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+
+def _counts(score: Score) -> bool:
+    return score.exact and math.isfinite(score.value)

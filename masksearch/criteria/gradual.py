@@ -1,0 +1,125 @@
+"""Gradual pruning as a saliency: how long units last while a network is pruned and goes on learning.
+
+A network that was trained dense says little of which of its weights would do without nearly all the others. One that
+goes on learning while its density falls (Zhu & Gupta 2017) has found out by the end.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.mask import Mask
+from masksearch.core.space import Hold, OnEmpty, Scope
+from masksearch.criteria import CRITERIA, select
+from masksearch.schedules.in_training import Gradual
+from masksearch.spaces import NetworkSpace
+from masksearch.training import TrainSettings, steps_per_epoch, train
+from masksearch.training.feed import Images
+from masksearch.training.trainer import OnEpoch
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import torch_generator
+
+__all__ = ["gradual_saliency"]
+
+
+def gradual_saliency(
+    model: nn.Module,
+    space: NetworkSpace,
+    split: Images,
+    settings: TrainSettings,
+    density: float,
+    criterion: str = "magnitude",
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    *,
+    scope: Scope = "global",
+    initial: Mapping[str, Tensor] | None = None,
+    on_empty: OnEmpty = "raise",
+    hold: Hold = "units",
+    alive: Mask | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    augment: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> Tensor:
+    """Prune a copy of a network gradually; what is left in the end ranks highest, then what was left the longest.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With the weights to begin with; left as it is.
+    split : Images
+        What it goes on learning.
+    settings : TrainSettings
+        How: for all of its epochs, of which density falls during the first three quarters. Its schedule of learning
+        rates begins anew; ``plateau``, which would need validation images, is refused.
+    density : float
+        In the end.
+    criterion : str
+        A row of ``CRITERIA``, which chooses the units that go; of those that went at once, and of those that are left,
+        it is the order.
+    batches, scope, initial, on_empty, hold
+        For the criterion, as :func:`masksearch.criteria.select` has them.
+    alive : Mask, optional
+        Where to begin; nothing is pruned if left out.
+    seed, device, augment, on_epoch
+        Of the training, as :func:`masksearch.train` has them; the seed breaks ties, too.
+
+    Returns
+    -------
+    Tensor (n_units,)
+        Float64, on the CPU: the number of changes of the mask that a unit outlasted, plus its quantile among those that
+        outlasted no more. Units that weren't alive have -1.
+
+    Raises
+    ------
+    InputError
+        For no epochs, a density above that of ``alive``, what the criterion lacks, or a training that diverges.
+    """
+    if isinstance(density, Mapping):
+        raise InputError(f"density: {dict(density)}; gradual pruning follows one number")
+    if settings.epochs < 1:
+        raise InputError(f"epochs: {settings.epochs}; gradual pruning takes at least 1")
+    network, batches = copy.deepcopy(model), list(batches)
+    row, begin = CRITERIA[criterion], space.full() if alive is None else alive
+    outlasted, changes = torch.full((space.n_units,), -1.0, dtype=torch.float64), 0
+
+    def generator() -> torch.Generator:
+        return torch_generator(seed, "criterion", criterion)
+
+    def note(units: Tensor, mask: Mask) -> None:
+        """Put units behind all that are noted, in the criterion's order; ties at random."""
+        nonlocal changes
+        extras: dict[str, Any] = {"generator": generator()} if row.draws else {}
+        saliency = row.saliency(network, space, batches, initial=initial, alive=mask, **extras)[units]
+        shuffled = torch.randperm(len(saliency), generator=generator())
+        ranks = torch.empty(len(saliency), dtype=torch.float64)
+        ranks[shuffled[saliency[shuffled].argsort(stable=True)]] = torch.arange(len(saliency), dtype=torch.float64)
+        outlasted[units] = changes + ranks / max(1, len(saliency))
+        changes += 1
+
+    def choose(reached: float, before: Mask) -> Mask:
+        mask = select(
+            *(criterion, network, space, batches, reached),
+            scope=scope,
+            generator=generator(),
+            initial=initial,
+            on_empty=on_empty,
+            hold=hold,
+            alive=before,
+        )
+        if mask != before:
+            note(before.bits & ~mask.bits, before)
+        return mask
+
+    steps = settings.epochs * steps_per_epoch(len(split.images), settings.batch_size)
+    gradual = Gradual(network, space, choose, density, steps, alive=begin)
+    training = train(
+        network, split, settings, remask=gradual, seed=seed, device=device, augment=augment, on_epoch=on_epoch
+    )
+    if training.diverged:
+        raise InputError(f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high")
+    note(gradual.mask.bits, gradual.mask)
+    return outlasted

@@ -1,0 +1,130 @@
+"""Folders of image files, ``train/<class>/*`` and ``test/<class>/*``: decoded once, then read from a cache."""
+
+import hashlib
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from masksearch.data.split import RawImages
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tensors, save_tensors
+
+__all__ = ["CACHE", "read_folder"]
+
+CACHE = "masksearch-cache.safetensors"  # inside the folder, beside train/ and test/
+
+
+def read_folder(folder: Path) -> RawImages:
+    """Read the images under ``folder``; classes are numbered in the alphabetical order of their folders' names.
+
+    The first reading keeps the pixels in one file inside ``folder``. That file is used as long as names, sizes and
+    modification times of all images are what they were. A folder whose images are all grey has one channel.
+
+    Raises
+    ------
+    InputError
+        If there is no train/ or test/, a class is empty, train and test differ in their classes, an image can't be
+        read, or images differ in size.
+    """
+    listings = [_listing(folder, part) for part in ("train", "test")]
+    train_classes, test_classes = (listing.classes for listing in listings)
+    if train_classes != test_classes:
+        odd = sorted(set(train_classes) ^ set(test_classes))
+        raise InputError(f"{folder}: train/ and test/ need the same classes, and only one of them has {', '.join(odd)}")
+
+    key = _key(folder, [path for listing in listings for path, _ in listing.samples])
+    tensors = _cached(folder / CACHE, key)
+    if tensors is None:
+        paths = [[Path(path) for path, _ in listing.samples] for listing in listings]
+        pixels = _decode(paths[0] + paths[1])
+        train_images, test_images = pixels[: len(paths[0])], pixels[len(paths[0]) :]
+        tensors = {
+            "train_images": train_images,
+            "train_labels": torch.tensor(listings[0].targets),
+            "test_images": test_images,
+            "test_labels": torch.tensor(listings[1].targets),
+        }
+        _keep(folder / CACHE, tensors, key)
+    return RawImages(**tensors, classes=len(train_classes))
+
+
+def _listing(folder: Path, part: str) -> Any:
+    """The ImageFolder of one part."""
+    from torchvision.datasets import ImageFolder  # here, because it takes a second to load and few commands need it
+
+    if not (folder / part).is_dir():
+        raise InputError(f"no folder {folder / part}; allowed is a folder with train/<class>/* and test/<class>/*")
+    try:
+        return ImageFolder(str(folder / part))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder / part}: {error}".replace("\n", " ")) from None
+
+
+def _key(folder: Path, paths: Sequence[str]) -> str:
+    """A digest of the names, sizes and modification times of the files."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(folder)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _cached(file: Path, key: str) -> dict[str, Tensor] | None:
+    try:
+        tensors, about = load_tensors(file)
+    except InputError:  # not there, or damaged: decoding makes a new one
+        return None
+    return tensors if about == key else None
+
+
+def _keep(file: Path, tensors: dict[str, Tensor], key: str) -> None:
+    try:
+        save_tensors(file, tensors, key)
+    except OSError as error:
+        warnings.warn(f"{file} can't be written ({error}): the images will be decoded again next time", stacklevel=2)
+
+
+def _decode(paths: Sequence[Path]) -> Tensor:
+    """The pixels of all files: uint8 (n, 3 or 1, h, w)."""
+    first = _pixels(paths[0])
+    pixels = np.empty((len(paths), *first.shape), dtype=np.uint8)
+    # One after another: for small images threads lose more to the interpreter's lock than decoding takes.
+    progress = track(
+        paths,
+        f"decoding {paths[0].parents[2].name}",
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+    for index, path in enumerate(progress):
+        image = _pixels(path)
+        if image.shape != first.shape:
+            raise InputError(
+                f"{path} is {_size(image)} pixels and {paths[0]} is {_size(first)}; allowed is one size for all"
+            )
+        pixels[index] = image
+    if (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., :1]
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+
+def _pixels(path: Path) -> np.ndarray:
+    """uint8 (h, w, 3)."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} can't be read as an image: {error}") from None
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

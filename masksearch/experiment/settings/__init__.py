@@ -1,0 +1,5 @@
+"""The settings of a sweep, by group; flags, recipes and identities of cells derive from their fields."""
+
+from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, Settings, SweepSettings
+
+__all__ = ["RunSettings", "ScoringSettings", "Settings", "SweepSettings"]

@@ -1,0 +1,116 @@
+"""What happens around a mask: its schedule, the weights its ticket starts from, how it is retrained."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from masksearch.schedules import SCHEDULES, EarlyBird
+from masksearch.training.duration import Duration
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
+
+__all__ = ["Control", "ScheduleSettings", "parse_rewind"]
+
+Control = Literal["shuffle", "reinit", "repair"]
+_WORDS = ("none", "lr", "random")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How masks are found over time, and what becomes of the tickets."""
+
+    schedule: tuple[str, ...] = ("one_shot",)
+    """How density falls: rows of --list, each combined with every method."""
+    rounds: tuple[int, ...] = ()
+    """Rounds of the schedules that have some; each schedule's own number if not given. 0: the dense network alone."""
+    rewind_to: tuple[str, ...] = ()
+    """Where retraining starts: 0, 3ep, 500it, end, best, random, none (goes on), lr (so, at the first rate again)."""
+    retrain_epochs: int | None = None
+    """Epochs of retraining; if not given, what the schedule says, or as many as the dense training has or has left."""
+    between_epochs: int | None = None
+    """Epochs of training between two rounds; as many as after the last one if not given."""
+    retrain_lr: tuple[float, ...] = ()
+    """Learning rates of retraining to compare; per sparsity the best by validation counts, the same for all methods."""
+    control: tuple[Control, ...] = ()
+    """Beside every method: shuffle permutes its mask in layers, reinit takes fresh weights, repair orthonormal ones."""
+    early_bird_threshold: float | None = None
+    """Distance of masks of five epochs below which an early-bird ticket is drawn; 0.1 of the units if not given."""
+    early_bird_relative: bool = False
+    """Whether it is a share of 2 d (1 - d), the distance of unrelated masks of density d; then 0.2 if not given."""
+    update_every: int | None = None
+    """Steps between changes of the mask in gradual, set and rigl; 100, or a fortieth of a training below 4,000."""
+    drop_share: float = 0.3
+    """Share of a layer's kept weights that set and rigl replace at once (rigl: at the start)."""
+    save_at: tuple[str, ...] = ()
+    """Moments of every training whose weights are kept on disk, besides its end."""
+
+    def __post_init__(self) -> None:
+        some = {"schedule": self.schedule} | {
+            name: values
+            for name in ("rounds", "rewind_to", "retrain_lr", "control", "save_at")
+            if (values := getattr(self, name))
+        }
+        for name, values in some.items():
+            check_some(name, values)
+        for schedule in self.schedule:
+            choose("schedule", schedule, list(SCHEDULES))
+        for control in self.control:
+            choose("control", control, list(get_args(Control)))
+        if self.rounds:
+            self._check_rounds()
+        for moment in self.rewind_to:
+            parse_rewind(moment)
+        for moment in self.save_at:
+            Duration.parse(moment, "save_at")
+        for name in ("retrain_epochs", "between_epochs"):
+            _need(name, (value := getattr(self, name)), value is None or value >= 0, "0 or more")
+        for lr in self.retrain_lr:
+            _need("retrain_lr", lr, 0 < lr < float("inf"), "a finite number above 0")
+        _need("update_every", self.update_every, self.update_every is None or self.update_every >= 1, "1 or more")
+        _need("drop_share", self.drop_share, 0 < self.drop_share < 1, "between 0 and 1, both excluded")
+        self.early_bird(self.early_bird_relative)
+
+    def _check_rounds(self) -> None:
+        for rounds in self.rounds:
+            _need("rounds", rounds, rounds >= 0, "0 or more")
+        if 0 in self.rounds:
+            _need("rounds", self.rounds, self.rounds == (0,), "0, for the dense network alone, by itself")
+        elif not any(SCHEDULES[name].rounds > 1 for name in self.schedule):
+            with_rounds = [name for name, row in SCHEDULES.items() if row.rounds > 1]
+            raise InputError(
+                f"rounds: {' '.join(map(str, self.rounds))}; {' '.join(self.schedule)} has none to choose, "
+                f"{', '.join(with_rounds)} have"
+            )
+
+    def early_bird(self, relative: bool) -> EarlyBird:
+        """The rule that draws an early-bird ticket, its threshold taken one way or the other."""
+        return EarlyBird(self.early_bird_threshold, relative)
+
+    @property
+    def dense_alone(self) -> bool:
+        """Whether nothing is to be pruned."""
+        return self.rounds == (0,)
+
+
+def parse_rewind(text: str) -> Duration | Literal["none", "lr", "random"]:
+    """Read a ``rewind_to``: a moment of the dense training, ``none``, ``lr`` or ``random``."""
+    if text == "none":
+        return "none"
+    if text == "lr":
+        return "lr"
+    if text == "random":
+        return "random"
+    return Duration.parse(text, f"rewind_to (besides {', '.join(_WORDS)})")
+
+
+def check_some(name: str, values: tuple[object, ...]) -> None:
+    """Raise an :class:`InputError` if nothing is given, or something twice."""
+    if not values:
+        raise InputError(f"{name}: nothing given; at least one is needed")
+    if len(set(values)) < len(values):
+        raise InputError(f"{name}: {' '.join(map(str, values))}; each may stand there once")
+
+
+def _need(name: str, value: object, fine: bool, allowed: str) -> None:
+    if not fine:
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        raise InputError(f"{name}: {shown}; allowed is {allowed}")

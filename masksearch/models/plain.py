@@ -1,0 +1,140 @@
+"""Plain feed-forward networks: multilayer perceptrons, LeNet-5, Conv-2/4/6, BasicCNN and VGG."""
+
+from itertools import pairwise
+from math import prod
+
+from torch import nn
+
+from masksearch.models.blocks import Named, Shape, chain, flat_size, glorot_normal, he_normal, scaled
+
+__all__ = ["basic_cnn", "conv", "fc", "lenet5", "lenet_300_100", "mlp", "thesis_mlp", "vgg"]
+
+
+def mlp(inputs: int, hidden: list[int], classes: int, bias: bool = True) -> nn.Sequential:
+    """``fc1`` ... ``fcN``, with torch's own initial weights: uniform in +- 1 / sqrt(fan_in)."""
+    sizes = [inputs, *hidden, classes]
+    layers: list[Named] = [("flatten", nn.Flatten())]
+    for number, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
+        layers.append((f"fc{number}", nn.Linear(n_in, n_out, bias=bias)))
+        if number <= len(hidden):
+            layers.append((f"relu{number}", nn.ReLU()))
+    return chain(layers)
+
+
+def lenet_300_100(shape: Shape, classes: int, width: float) -> nn.Module:
+    """784-300-100-10 with biases (LeCun et al. 1998), Glorot normal as in Frankle & Carbin 2019, figure 2."""
+    return glorot_normal(mlp(prod(shape), [scaled(300, width), scaled(100, width)], classes))
+
+
+def thesis_mlp(shape: Shape, classes: int, width: float) -> nn.Module:
+    """784-300-100-10 without biases, torch's initial weights.
+
+    The network of "Heuristic Approach Towards Early Pruning of Neural Networks" (2020).
+    """
+    return mlp(prod(shape), [scaled(300, width), scaled(100, width)], classes, bias=False)
+
+
+def fc(shape: Shape, classes: int, width: float) -> nn.Module:
+    """784-100-100-100-100-100-10 (Tanaka et al. 2020, MNIST), torch's initial weights."""
+    return mlp(prod(shape), [scaled(100, width)] * 5, classes)
+
+
+def lenet5(shape: Shape, classes: int, width: float) -> nn.Module:
+    """Two 5x5 convolutions (6 and 16 filters), then 120-84-10 (LeCun et al. 1998, figure 2), in its modern form.
+
+    Modern: every filter sees every channel, max pooling, ReLU and a linear output. Images smaller than the paper's
+    32x32 are padded by two pixels a side, which is what makes MNIST's 28x28 into 32x32. Torch's initial weights.
+    """
+    c, h, _ = shape
+    n1, n2, n3, n4 = (scaled(size, width) for size in (6, 16, 120, 84))
+    layers: list[Named] = [
+        ("conv1", nn.Conv2d(c, n1, 5, padding=2 if h < 32 else 0)),
+        ("relu1", nn.ReLU()),
+        ("pool1", nn.MaxPool2d(2)),
+        ("conv2", nn.Conv2d(n1, n2, 5)),
+        ("relu2", nn.ReLU()),
+        ("pool2", nn.MaxPool2d(2)),
+        ("flatten", nn.Flatten()),
+    ]
+    layers += [
+        ("fc1", nn.Linear(flat_size(layers, shape), n3)),
+        ("relu3", nn.ReLU()),
+        ("fc2", nn.Linear(n3, n4)),
+        ("relu4", nn.ReLU()),
+        ("fc3", nn.Linear(n4, classes)),
+    ]
+    return chain(layers)
+
+
+def conv(shape: Shape, classes: int, width: float, depth: int) -> nn.Module:
+    """Pairs of padded 3x3 convolutions (64, 128, 256 filters) with max pooling after each pair, then 256-256-10.
+
+    Frankle & Carbin 2019, figure 2, initial weights (Glorot normal) included. On CIFAR-10 they have 4.3, 2.4 and
+    2.3 million parameters.
+    """
+    channels, layers = shape[0], list[Named]()
+    for number in range(1, depth + 1):
+        pair = (number - 1) // 2
+        filters = scaled(64 * 2**pair, width)
+        layers += [(f"conv{number}", nn.Conv2d(channels, filters, 3, padding=1)), (f"relu{number}", nn.ReLU())]
+        if number % 2 == 0:
+            layers.append((f"pool{pair + 1}", nn.MaxPool2d(2)))
+        channels = filters
+    layers.append(("flatten", nn.Flatten()))
+    hidden = scaled(256, width)
+    layers += [
+        ("fc1", nn.Linear(flat_size(layers, shape), hidden)),
+        (f"relu{depth + 1}", nn.ReLU()),
+        ("fc2", nn.Linear(hidden, hidden)),
+        (f"relu{depth + 2}", nn.ReLU()),
+        ("fc3", nn.Linear(hidden, classes)),
+    ]
+    return glorot_normal(chain(layers))
+
+
+def basic_cnn(shape: Shape, classes: int, width: float) -> nn.Module:
+    """Unpadded 3x3 convolutions of 64 (stride 2), 128, 256 (stride 2) and 512 filters, then one linear layer.
+
+    Each convolution is followed by ReLU, dropout of 0.3 and batch normalisation, in this order; on 3x32x32 images the
+    linear layer sees 512 x 4 x 4 = 8192 numbers ("Heuristic Approach Towards Early Pruning of Neural Networks", 2020).
+    Torch's initial weights.
+    """
+    channels, layers = shape[0], list[Named]()
+    for number, (size, stride) in enumerate([(64, 2), (128, 1), (256, 2), (512, 1)], start=1):
+        filters = scaled(size, width)
+        layers += [
+            (f"conv{number}", nn.Conv2d(channels, filters, 3, stride=stride)),
+            (f"relu{number}", nn.ReLU()),
+            (f"dropout{number}", nn.Dropout(0.3)),
+            (f"norm{number}", nn.BatchNorm2d(filters)),
+        ]
+        channels = filters
+    layers.append(("flatten", nn.Flatten()))
+    layers.append(("fc", nn.Linear(flat_size(layers, shape), classes)))
+    return chain(layers)
+
+
+# Convolutions in each of the five blocks (Simonyan & Zisserman 2015, table 1: A, B, D and E).
+_BLOCKS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+_FILTERS = (64, 128, 256, 512, 512)
+
+
+def vgg(shape: Shape, classes: int, width: float, depth: int, norm: bool) -> nn.Module:
+    """Padded 3x3 convolutions with biases, max pooling after each of five blocks, mean over space, linear.
+
+    On 32x32 images the mean is over one pixel, and the layers are those of the networks published for CIFAR. ``norm``
+    puts batch normalisation after every convolution. Initial weights of He et al. 2015: without batch normalisation the
+    deep ones don't start to learn from smaller weights.
+    """
+    channels, layers = shape[0], list[Named]()
+    for block, (count, size) in enumerate(zip(_BLOCKS[depth], _FILTERS, strict=True), start=1):
+        for number in range(1, count + 1):
+            name, filters = f"{block}_{number}", scaled(size, width)
+            layers.append((f"conv{name}", nn.Conv2d(channels, filters, 3, padding=1)))
+            if norm:
+                layers.append((f"norm{name}", nn.BatchNorm2d(filters)))
+            layers.append((f"relu{name}", nn.ReLU()))
+            channels = filters
+        layers.append((f"pool{block}", nn.MaxPool2d(2)))
+    layers += [("mean", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten()), ("fc", nn.Linear(channels, classes))]
+    return he_normal(chain(layers))

@@ -1,0 +1,6 @@
+"""Pruning: physically smaller networks, tickets, repair, sparse deployment and export."""
+
+from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
+from masksearch.pruning.ticket import Ticket, draw_ticket
+
+__all__ = ["Ticket", "draw_ticket", "load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]

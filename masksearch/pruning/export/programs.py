@@ -1,0 +1,165 @@
+"""Networks as files that run without this package: ONNX and torch.export, checked before they take their place."""
+
+import io
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.cost.forward import batch_of, check_batch, copied, evaluated, forward
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import write_bytes
+
+__all__ = ["Exported", "to_onnx", "to_program"]
+
+_TOLERANCE = 1e-4  # of the outputs' standard deviation
+_TRACED = 2  # a batch of 1 would be taken for a constant
+_CHECKED = (1, 5)  # batch sizes; neither is the traced one
+_PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one ONNX file
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written."""
+
+    path: Path
+    bytes: int
+    max_difference: float | None  # of the outputs, over their standard deviation; None: nothing here could run the file
+
+
+def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
+    """Write the network, in eval mode on the CPU, as ONNX: input ``input``, output ``output``, any batch size.
+
+    If onnxruntime is installed, the file's outputs are compared with the network's for batches of 1 and 5 before it is
+    put at ``path``.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A pruned network, or any other; left as it was found.
+    example_input : Tensor (n, ...)
+        Inputs to trace and compare with.
+    path : str or Path
+        The file, by custom ``*.onnx``.
+
+    Raises
+    ------
+    InputError
+        If the extra ``export`` is not installed, the network doesn't take ``example_input``, returns anything but one
+        tensor, can't be exported for every batch size, or the file's outputs differ from its own.
+    """
+    for needed in ("onnx", "onnxscript"):
+        if find_spec(needed) is None:
+            raise InputError(f"exporting to ONNX needs the package {needed}: pip install masksearch[export]")
+    network, batch = _ready(model, example_input)
+    size = sum(tensor.nbytes for tensor in network.state_dict().values() if isinstance(tensor, Tensor))
+    if size > _PROTOBUF_LIMIT:
+        raise InputError(f"model: {type(model).__name__} has {size} bytes; one ONNX file holds less than 2 GiB")
+
+    def write() -> bytes:
+        # By way of torch.export, which refuses what fits one batch size only; the exporter alone would fix that size.
+        program: Any = torch.onnx.export(
+            _program(network, batch), input_names=["input"], output_names=["output"], dynamo=True, verbose=False
+        )
+        return program.model_proto.SerializeToString()
+
+    content = _attempt(model, write)
+    if find_spec("onnxruntime") is None:
+        write_bytes(path, content)
+        return Exported(Path(path), len(content), None)
+    runtime = import_module("onnxruntime")
+    session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return _checked(
+        network, batch, lambda x: torch.from_numpy(session.run(None, {"input": x.numpy()})[0]), path, content
+    )
+
+
+def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
+    """Write the network, in eval mode on the CPU, as a program of ``torch.export`` for any batch size.
+
+    Its outputs are compared with the network's for batches of 1 and 5 before it is put at ``path``. Read it with
+    ``torch.export.load(path).module()``.
+
+    Parameters
+    ----------
+    model, example_input
+        As in :func:`to_onnx`.
+    path : str or Path
+        The file, by custom ``*.pt2``.
+
+    Raises
+    ------
+    InputError
+        As :func:`to_onnx`; nothing beside torch is needed.
+    """
+    network, batch = _ready(model, example_input)
+
+    def write() -> bytes:
+        buffer = io.BytesIO()
+        torch.export.save(_program(network, batch), buffer)
+        return buffer.getvalue()
+
+    content = _attempt(model, write)
+    return _checked(network, batch, torch.export.load(io.BytesIO(content)).module(), path, content)
+
+
+def _ready(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
+    """The network's copy, on the CPU and in eval mode, and the inputs to check it with."""
+    check_batch(model, example_input)
+    network = copied(model).cpu().eval().requires_grad_(False)
+    batch = batch_of(example_input, max(_CHECKED), torch.device("cpu"))
+    with evaluated(network), torch.no_grad():
+        output = forward(network, batch)
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        raise InputError(
+            f"model: {type(model).__name__} returns a {type(output).__name__}; one float tensor is needed to export it"
+        )
+    return network, batch
+
+
+def _program(network: nn.Module, batch: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(network, (batch[:_TRACED],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def _attempt(model: nn.Module, write: Callable[[], bytes]) -> bytes:
+    """Export, without the exporter's chatter; what it can't do becomes one line."""
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            return write()
+    except Exception as error:  # exporters raise errors of many kinds, their own and others
+        cause = error.__cause__ or error
+        lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(cause).__name__
+        raise InputError(f"model: {type(model).__name__} can't be exported for every batch size ({reason})") from error
+
+
+def _checked(
+    network: nn.Module, batch: Tensor, run: Callable[[Tensor], Tensor], path: str | Path, content: bytes
+) -> Exported:
+    worst = 0.0
+    with torch.no_grad():
+        for size in _CHECKED:
+            wanted, got = network(batch[:size]).double(), run(batch[:size]).double()
+            if wanted.shape != got.shape:
+                raise InputError(
+                    f"model: exported, {type(network).__name__} gives outputs {tuple(got.shape)} for a batch of "
+                    f"{size}, not {tuple(wanted.shape)}"
+                )
+            spread = float(wanted.std(correction=0)) or 1.0
+            difference = float((wanted - got).abs().max()) / spread
+            if not difference <= _TOLERANCE:
+                raise InputError(
+                    f"model: exported, {type(network).__name__} gives other outputs: {difference:.2g} of their "
+                    f"standard deviation apart; at most {_TOLERANCE:g} is allowed"
+                )
+            worst = max(worst, difference)
+    write_bytes(path, content)
+    return Exported(Path(path), len(content), worst)

@@ -1,0 +1,171 @@
+"""Physical pruning: the smaller network that a filter mask leaves, exact in eval mode, and its way to disk and back."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from masksearch.core.layout import Layout
+from masksearch.core.mask import Mask
+from masksearch.models import build_model, built_as
+from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, filled_tensors, named_tensors, with_tensors
+from masksearch.spaces.filter_space import FilterSpace
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
+
+__all__ = ["load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
+
+_FORMAT = "masksearch.pruned"
+_ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetensors"
+
+
+def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
+    """A copy of ``model`` without the channels that ``mask`` removes. In eval mode it gives what the masked one gives.
+
+    The copy has the same class, mode, device and types; gradients stay behind. ``model`` itself is only read.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that the space was made for, or one of the same sizes with other weights.
+
+    Raises
+    ------
+    InputError
+        For a mask of another space, a model of other sizes, or a mask that keeps nothing of a layer.
+    """
+    _check_mask(space, mask)
+    return cut(model, space.groups, mask.bits)
+
+
+def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the full network, cut to fit the pruned one: retraining starts from rewound or trained weights.
+
+    ``prune(model, space, mask).load_state_dict(slice_state(space, mask, earlier))`` is the pruned network with the
+    weights of an earlier moment. Tensors that the mask doesn't cut are passed on, not copied.
+
+    Raises
+    ------
+    InputError
+        For a mask of another space, a state dict of another network, or a mask that keeps nothing of a layer.
+    """
+    _check_mask(space, mask)
+    check_shapes(space.groups, state, "state")
+    return cut_tensors(space.groups, mask.bits, state)
+
+
+def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of the pruned network as one of the full network, zero wherever ``mask`` removes something.
+
+    The way back from :func:`slice_state`: a later round of pruning ranks the units of the full network, with the
+    weights that the smaller one has learnt. In eval mode both give the same.
+
+    Raises
+    ------
+    InputError
+        For a mask of another space, or a state dict that isn't of the sizes that the mask leaves.
+    """
+    _check_mask(space, mask)
+    for name, shape in _pruned_shapes(space, mask).items():
+        if name in state and tuple(state[name].shape) != shape:
+            raise InputError(f"state has shape {tuple(state[name].shape)} for {name!r}; this mask leaves {shape}")
+    return filled_tensors(space.groups, mask.bits, state)
+
+
+def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Mask) -> None:
+    """Write a pruned network to the folder ``path``: weights and mask as safetensors, what it is as JSON.
+
+    Parameters
+    ----------
+    small : nn.Module
+        What :func:`prune` made of this space and mask, as it is now: retrained, say.
+
+    Raises
+    ------
+    InputError
+        If ``small`` is not of the sizes that the mask leaves.
+    """
+    _check_mask(space, mask)
+    tensors = named_tensors(small)
+    for name, shape in _pruned_shapes(space, mask).items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            has = tuple(tensors[name].shape) if name in tensors else "no such tensor"
+            raise InputError(f"small: {type(small).__name__} has {has} for {name!r}; this mask leaves {shape}")
+    built = built_as(small)
+    about = {
+        "format": _FORMAT,
+        "class": type(small).__name__,
+        "built_as": None if built is None else asdict(built),
+        "dense": _fingerprint(space.groups.shapes),
+        "space": space.fingerprint,
+        "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+    }
+    folder = Path(path)
+    mask.save(folder / _MASK)
+    save_tensors(folder / _WEIGHTS, tensors)
+    write_json(folder / _ABOUT, about)  # last: a folder that has it is whole
+
+
+def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Bring a pruned network back, on the CPU, in eval mode, without the space or the original weights.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder of :func:`save_pruned`.
+    model : nn.Module, optional
+        A fresh, full-size instance of the network's class; it is only read. Networks of ``build_model`` need none.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no pruned network, a class of your own comes without an instance, or the instance has other
+        parameters than the network that was pruned.
+    """
+    folder = Path(path)
+    about = read_json(folder / _ABOUT)
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        raise InputError(f"{folder} holds no pruned network")
+    if model is None:
+        model = _build(about, folder)
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
+    if _fingerprint(shapes) != about["dense"]:
+        raise InputError(
+            f"model: {type(model).__name__} has other parameters than the {about['class']} of {folder} had before it "
+            "was pruned; give an instance made with the same arguments"
+        )
+    tensors, _ = load_tensors(folder / _WEIGHTS)
+    if {name: list(tensor.shape) for name, tensor in tensors.items()} != about["shapes"]:
+        raise InputError(f"{folder / _WEIGHTS} doesn't belong to {folder / _ABOUT}: shapes differ")
+    return with_tensors(model, tensors).eval()
+
+
+def _build(about: dict[str, Any], folder: Path) -> nn.Module:
+    built = about["built_as"]
+    if built is None:
+        raise InputError(f"{folder} holds a {about['class']}, a class of your own; give model=, a fresh instance of it")
+    channels, height, width = built["shape"]
+    return build_model(built["name"], (channels, height, width), built["classes"])
+
+
+def _check_mask(space: Layout, mask: Mask) -> None:
+    if not isinstance(space, FilterSpace):
+        raise InputError(f"space: a {space.granularity} space; only filters can be removed, so make a filter space")
+    if mask.space is not space and mask.space.fingerprint != space.fingerprint:
+        raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
+
+
+def _pruned_shapes(space: FilterSpace, mask: Mask) -> dict[str, tuple[int, ...]]:
+    shapes = {name: list(shape) for name, shape in space.groups.shapes.items()}
+    for run in space.groups.runs:
+        shapes[run.tensor][run.dim] = int(run.kept(mask.bits).sum())
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    named = sorted((name, list(shape)) for name, shape in shapes.items())
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]

@@ -1,0 +1,43 @@
+"""All figures of a sweep: those that it has the data for, by the part of the page that they belong to."""
+
+from collections.abc import Iterator, Sequence
+
+from masksearch.analysis import SummaryRow, group_cells
+from masksearch.experiment import SweepResult
+from masksearch.report.figures.accuracy import accuracy_drawings
+from masksearch.report.figures.drawing import Drawing
+from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings
+from masksearch.report.figures.found_at_curves import found_at_drawings
+from masksearch.report.figures.front_curves import front_drawings
+from masksearch.report.figures.layer_bars import layer_drawings
+from masksearch.report.figures.search_curves import search_drawings
+from masksearch.report.figures.style import Looks
+from masksearch.report.figures.training_curves import trajectory_drawings
+from masksearch.report.figures.weight_histograms import weight_drawings
+
+__all__ = ["sweep_drawings"]
+
+
+def sweep_drawings(result: SweepResult, rows: Sequence[SummaryRow]) -> Iterator[tuple[str, list[Drawing]]]:
+    """Headings of parts, and the figures of each.
+
+    Parameters
+    ----------
+    rows : sequence of SummaryRow
+        The summary of ``result``.
+    """
+    groups = group_cells(result.cells)
+    looks = Looks(groups)
+    parts = {
+        "Accuracy against sparsity": accuracy_drawings(rows, looks),
+        "Accuracy against the moment that masks are found at": found_at_drawings(groups, result.dense, looks),
+        "Early-bird tickets": early_bird_drawings(groups),
+        "The trainings": trajectory_drawings(groups, result.dense, looks),
+        "Layers": layer_drawings(groups, looks),
+        "Weights": weight_drawings(result, groups, looks),
+        "Score against cost": front_drawings(result, groups, looks),
+        "The searches": search_drawings(result, groups, looks),
+    }
+    for heading, drawings in parts.items():
+        if some := list(drawings):
+            yield heading, some

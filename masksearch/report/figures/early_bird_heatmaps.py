@@ -1,0 +1,101 @@
+"""Early-bird tickets: heat maps of the distances between the masks of all epochs, and the table of what they say."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from masksearch.analysis import Group
+from masksearch.report.figures.drawing import Drawing, percent
+from masksearch.report.figures.hover import tell, tell_cells
+from masksearch.report.figures.style import STYLE, name_of
+
+__all__ = ["EARLY_ABOUT", "EARLY_COLUMNS", "EARLY_TEXTS", "early_bird_drawings", "early_bird_rows"]
+
+_MAPS = 6
+EARLY_COLUMNS = ("method", "variant", "sparsity", "seed", "drawn at", "absolute", "relative")
+EARLY_TEXTS = 2  # columns of words
+EARLY_ABOUT = (
+    "Epochs of the dense training after which the mask has stopped changing. Absolute: the threshold is a share of all "
+    "units; relative: of the distance of unrelated masks of the same density. Never: the ticket is drawn at the end."
+)
+
+
+def early_bird_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """The texts of the table, in order of ``EARLY_COLUMNS``: a row per seed."""
+    rows = []
+    for group in groups:
+        for cell in group.cells:
+            if "early_bird" in cell and group.control == "none":
+                seen = cell["early_bird"]
+                epochs = (seen["fired"], seen["fires"]["absolute"], seen["fires"]["relative"])
+                names = (name_of(group.method), group.variant, percent(group.sparsity), str(cell["seed"]))
+                rows.append((*names, *map(_epoch, epochs)))
+    return rows
+
+
+def early_bird_drawings(groups: Sequence[Group]) -> Iterator[Drawing]:
+    """A heat map per method and sparsity, of the first seed (You et al. 2020, figure 3)."""
+    maps: dict[str, tuple[Group, np.ndarray, dict[str, Any]]] = {}
+    for group in groups:
+        seen = group.cells[0].get("early_bird")
+        if seen and group.control == "none":
+            # Variants that go on differently have watched the same training.
+            distances = np.array(seen["distances"], float)
+            maps.setdefault(f"{group.method} {group.sparsity} {distances.tobytes()!r}", (group, distances, seen))
+    shown = list(maps.values())[:_MAPS]
+    if not shown:
+        return
+    said = "; ".join(
+        f"{name_of(group.method)}, {percent(group.sparsity)}: {_epoch(seen['fires']['absolute'])} with the threshold "
+        f"as a share of all units, {_epoch(seen['fires']['relative'])} as a share of unrelated masks' distance"
+        for group, _, seen in shown
+    )
+    more = f" {len(shown)} of {len(maps)}." if len(maps) > len(shown) else ""
+    about = f"Distances between the masks of all epochs of the dense training, seed {shown[0][0].cells[0]['seed']}."
+    yield Drawing("early_bird", f"{about}{more} The detector fires after epoch: {said}.", _figure(shown))
+
+
+def _figure(maps: Sequence[tuple[Group, np.ndarray, dict[str, Any]]]) -> Figure:
+    columns = len(maps) if len(maps) < 4 else 2 if len(maps) == 4 else 3
+    lines = -(-len(maps) // columns)
+    highest = max(100 * np.nanmax(distances, initial=0.0) for _, distances, _ in maps)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 2.8 * columns, 0.3 + 2.9 * lines))
+        grid = figure.subplots(lines, columns, squeeze=False)
+        colours = mpl.colormaps["cividis"].with_extremes(bad="#dddddd")
+        for axes in grid.flat[len(maps) :]:
+            axes.set_visible(False)
+        for (group, distances, seen), axes in zip(maps, grid.flat, strict=False):
+            n = len(distances)
+            image = axes.imshow(
+                100 * distances,
+                cmap=colours,
+                vmin=0,
+                vmax=highest or 1,
+                origin="lower",
+                extent=(0.5, n + 0.5, 0.5, n + 0.5),
+                interpolation="nearest",
+            )
+            epochs = range(1, n + 1)
+            shares = [["–" if np.isnan(value) else round(100 * value, 2) for value in row] for row in distances[::-1]]
+            tell_cells(image, [f"epochs {e} and" for e in reversed(epochs)], list(map(str, epochs)), shares, " %")
+            axes.grid(visible=False)
+            fired = seen["fired"]
+            if fired is not None:
+                for line in (axes.axvline, axes.axhline):
+                    line(fired, color="white", linewidth=1, linestyle="--")
+                [star] = axes.plot(fired, fired, marker="*", markersize=13, color="#D55E00", markeredgecolor="white")
+                tell(star, [f"fires after epoch {fired}"])
+            title = f"{name_of(group.method)}, {percent(group.sparsity)}"
+            axes.set_title(f"{title}\n{'never fires' if fired is None else f'fires after epoch {fired}'}", fontsize=9)
+            ticks = np.unique(np.linspace(1, n, min(n, 6)).round().astype(int))
+            axes.set(xlabel="epoch", ylabel="epoch", xticks=ticks, yticks=ticks)
+        figure.colorbar(image, ax=grid, label="distance (% of the units)", shrink=0.8)
+        return figure
+
+
+def _epoch(epoch: int | None) -> str:
+    return "never" if epoch is None else str(epoch)

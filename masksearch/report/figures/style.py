@@ -1,0 +1,149 @@
+"""One look for all figures: the same colour for the same method everywhere, told apart by the colour-blind."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+from zlib import crc32
+
+import matplotlib as mpl
+from matplotlib.lines import Line2D
+
+from masksearch.criteria import CRITERIA
+from masksearch.searchers import SEARCHERS
+from masksearch.supermasks import SUPERMASKS
+from masksearch.utils.registry import Table
+
+__all__ = ["DENSE", "STYLE", "Looks", "Shown", "legend_columns", "name_of", "shades"]
+
+# Okabe & Ito (2008), without yellow, which is too pale for lines; then darker and lighter siblings.
+_PALETTE = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#7F3C8D",
+    "#8C564B",
+    "#4D4D4D",
+    "#1B7837",
+)
+DENSE = "#222222"
+
+# Where there are more ways than these, they have panels of their own.
+_WAYS: tuple[tuple[Any, str], ...] = (
+    ("-", "o"),
+    ("--", "s"),
+    (":", "^"),
+    ("-.", "D"),
+    ((0, (6, 1.5, 1, 1.5, 1, 1.5)), "v"),
+    ((0, (3, 3)), "P"),
+)
+
+STYLE: Any = {  # matplotlib types its settings one name at a time
+    "figure.figsize": (7.5, 4.2),
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.titlesize": 10,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.fonttype": "none",  # text stays text: small, searchable
+    "svg.hashsalt": "masksearch",  # same figure, same bytes
+}
+
+
+class Shown(Protocol):
+    """What has a colour and a line style: a :class:`~masksearch.analysis.Group`, say."""
+
+    @property
+    def method(self) -> str: ...  # noqa: D102
+    @property
+    def learned(self) -> bool: ...  # noqa: D102
+    @property
+    def way(self) -> str: ...  # noqa: D102
+
+
+class Looks:
+    """Colours of the methods of a sweep, line styles of their ways, the same in all its figures.
+
+    Parameters
+    ----------
+    groups : iterable of Shown
+        All of the sweep.
+    """
+
+    def __init__(self, groups: Iterable[Shown]) -> None:
+        self._learned: dict[str, bool] = {}
+        ways: dict[str, None] = {}
+        for group in groups:
+            self._learned[group.method] = group.learned
+            ways[group.way] = None
+        self.methods, self.ways = list(self._learned), list(ways)
+        self._colours: dict[str, str] = {}
+        tables: list[Table[Any]] = [SEARCHERS, CRITERIA, SUPERMASKS]
+        known = [name for table in tables for name in table if table.added(name) is None]
+        for method in self.methods:
+            # Of a user's own module, which whoever reads a sweep may not have loaded: by the name alone.
+            place = known.index(method) if method in known else crc32(method.encode())
+            turns = (_PALETTE[(place + turn) % len(_PALETTE)] for turn in range(len(_PALETTE)))
+            free = [colour for colour in turns if colour not in self._colours.values()]
+            self._colours[method] = free[0] if free else _PALETTE[place % len(_PALETTE)]
+
+    def colour(self, method: str) -> str:
+        """The method's colour: by its place in the tables, or the next one that no other method here has."""
+        return self._colours[method]
+
+    def name(self, method: str) -> str:
+        """The method's name, with a mark if gradients make its masks."""
+        return name_of(method, self._learned[method])
+
+    def of_series(self, method: str, way: str) -> str:
+        """The name of a line: the method, and the way if there are several."""
+        return ", ".join(filter(None, [self.name(method), way if len(self.ways) > 1 else ""]))
+
+    def line(self, way: str, ways: Sequence[str] = ()) -> dict[str, Any]:
+        """Line style and marker of a way, by its place among all, or among the ``ways`` of one panel."""
+        style, marker = _WAYS[list(ways or self.ways).index(way) % len(_WAYS)]
+        return {"linestyle": style, "marker": marker}
+
+    @property
+    def tells_ways_apart(self) -> bool:
+        """Whether every way has a line style of its own."""
+        return len(self.ways) <= len(_WAYS)
+
+    def handles(self, ways: Sequence[str] = ()) -> list[Line2D]:
+        """For a legend: a colour per method, and a line style per way if there are several."""
+        chosen = list(ways or self.ways)
+        colours = [
+            Line2D([], [], color=self.colour(method), linewidth=3, label=self.name(method)) for method in self.methods
+        ]
+        if len(chosen) < 2:
+            return colours
+        styles = [
+            Line2D([], [], color="#666666", markersize=5, label=way or "plain", **self.line(way, chosen))
+            for way in chosen
+        ]
+        return colours + styles
+
+
+def name_of(method: str, learned: bool = False) -> str:
+    """How a method is written in tables and legends."""
+    return method.replace("_", " ") + " (learned)" * learned
+
+
+def shades(sparsities: Iterable[float]) -> dict[float, Any]:
+    """A colour for every sparsity, from dark to bright as they rise; none is too pale for a line."""
+    ordered = sorted(set(sparsities))
+    scale = mpl.colormaps["viridis"]
+    return {value: scale(0.85 * place / max(1, len(ordered) - 1)) for place, value in enumerate(ordered)}
+
+
+def legend_columns(labels: Iterable[str], inches: float) -> int:
+    """As many columns as a legend as wide as the figure can have."""
+    longest = max((len(label) for label in labels), default=1)
+    return max(1, min(6, int(inches / (0.072 * longest + 0.55))))

@@ -1,0 +1,165 @@
+"""Tables and figures of what masks are like: likeness, orthogonality, densities and MACs of layers."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from masksearch.analysis import (
+    SIMILARITIES,
+    Group,
+    group_masks,
+    group_orthogonality,
+    layer_means,
+    random_like,
+    similarity_matrix,
+    similarity_means,
+)
+from masksearch.core.layout import Layout
+from masksearch.core.mask import Mask
+from masksearch.experiment import SweepResult
+from masksearch.report.figures.drawing import Drawing, by_sparsity, percent
+from masksearch.report.figures.style import STYLE, name_of
+from masksearch.report.tables.text_table import Grid
+
+__all__ = ["densities", "macs", "orthogonality", "similarity"]
+
+_MEASURES = {
+    "cosine": "common units / sqrt(kept x kept)",
+    "hamming": "share of all units that differ: a distance",
+    "iou": "common units / units that either keeps",
+}
+
+
+def similarity(
+    result: SweepResult, groups: Sequence[Group], measures: Iterable[str] = SIMILARITIES
+) -> tuple[list[Grid], list[Drawing]]:
+    """A matrix over methods for each sparsity and measure, and the same of random masks."""
+    grids, drawings = [], []
+    parts = ((sparsity, *part) for sparsity, own in by_sparsity(groups) for part in _by_space(result, own))
+    for sparsity, space, kept in parts:
+        names = [_name(group) for group, _ in kept]
+        owners = [(place, seed) for place, (_, masks) in enumerate(kept) for seed in masks]
+        masks = [kept[place][1][seed] for place, seed in owners]
+        drawn = [random_like(mask, seed) for mask, (_, seed) in zip(masks, owners, strict=True)]
+        for measure in measures:
+            all_found, all_drawn = similarity_matrix(masks, measure), similarity_matrix(drawn, measure)
+            means, chance = similarity_means(all_found, owners), similarity_means(all_drawn, owners)
+            rows = [
+                (name, *(_pair(means[i, j], chance[i, j]) for j in range(len(names)))) for i, name in enumerate(names)
+            ]
+            about = (
+                f"{measure}: {_MEASURES[measure]}. In brackets: of random masks that keep as much of every layer. "
+                "Within a method: pairs of different seeds; between methods: the same seed."
+            )
+            title = ", ".join(filter(None, [f"Likeness of masks at {percent(sparsity)}", space, measure]))
+            grids.append(Grid(title, ("method", *names), rows, 1, about))
+            figure = _matrices(names, owners, all_found, all_drawn, measure)
+            file = "_".join(filter(None, ["similarity", measure, f"{100 * sparsity:.4g}", space.replace(" ", "_")]))
+            drawings.append(Drawing(file, about, figure))
+    return grids, drawings
+
+
+def _by_space(
+    result: SweepResult, groups: Iterable[Group]
+) -> Iterator[tuple[str, list[tuple[Group, dict[int, Mask]]]]]:
+    """Groups and their masks, apart by the masks' spaces, each with its size where there are several."""
+    spaces: dict[str, list[tuple[Group, dict[int, Mask]]]] = {}
+    for group in groups:
+        if masks := group_masks(result, group):
+            spaces.setdefault(_space(masks).fingerprint, []).append((group, masks))
+    for kept in spaces.values():
+        space = _space(kept[0][1])
+        yield f"{space.n_units} {space.granularity}s" if len(spaces) > 1 else "", kept
+
+
+def _space(masks: Mapping[int, Mask]) -> Layout:
+    return next(iter(masks.values())).space
+
+
+def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
+    """Scores at the initial weights, of weight masks; of the dense network over the layers that the first mask has."""
+    rows = []
+    at_initial = [group for group in groups if group.control != "reinit"]
+    found = [(group, group_masks(result, group)) for group in at_initial]
+    spaces = [_space(masks) for _, masks in found if masks]
+    if spaces and all(cell["granularity"] == "weight" for cell in result.cells):
+        seeds = sorted({cell["seed"] for cell in result.cells})
+        full = Mask(spaces[0], torch.ones(spaces[0].n_units, dtype=torch.bool))
+        whole = group_orthogonality(result, dict.fromkeys(seeds, full), seeds)
+        if whole.n:
+            rows.append(("dense", "–", whole.text(1, 5)))
+            for group, masks in found:
+                score = group_orthogonality(result, masks, list(masks), group.control == "repair")
+                rows.append((_name(group), percent(group.sparsity), score.text(1, 5) if score.n else "–"))
+    about = (
+        "Sum over layers of the mean of (W^T W - I)^2 at the initial weights, masked; mean ± 95 % interval over seeds."
+    )
+    return [Grid("Orthogonality scores", ("method", "sparsity", "score"), rows, 1, about)] if rows else []
+
+
+def densities(groups: Sequence[Group]) -> list[Grid]:
+    """Density of every layer's units."""
+    about = "Kept / all units of every layer in %, means over seeds; – where a layer has no units of its own."
+    return _layers("Densities of layers", groups, 0, lambda value: f"{100 * value:.2f}", about)
+
+
+def macs(groups: Sequence[Group]) -> list[Grid]:
+    """Multiply-adds of every layer: what is left, and of the dense network."""
+    about = "Effective multiply-adds of one image, of kept weights only; means over seeds."
+    return _layers("MACs of layers", groups, 1, lambda value: f"{value:,.0f}", about, dense=2)
+
+
+def _layers(
+    title: str, groups: Sequence[Group], what: int, text: Callable[[float], str], about: str, dense: int | None = None
+) -> list[Grid]:
+    grids = []
+    for sparsity, own in by_sparsity(groups):
+        columns = {_name(group): layer_means(group) for group in own}
+        first = next(iter(columns.values()))
+        head = ("layer", *(["dense"] if dense is not None else []), *columns)
+        rows = []
+        for layer, values in first.items():
+            cells = [text(values[dense])] if dense is not None else []
+            cells += ["–" if np.isnan(one[layer][what]) else text(one[layer][what]) for one in columns.values()]
+            rows.append((layer, *cells))
+        grids.append(Grid(f"{title} at {percent(sparsity)}", head, rows, 1, about))
+    return grids
+
+
+def _name(group: Group) -> str:
+    return ", ".join(filter(None, [name_of(group.method, group.learned), group.way]))
+
+
+def _pair(found: float, chance: float) -> str:
+    return "–" if np.isnan(found) else f"{found:.3f} ({chance:.3f})"
+
+
+def _matrices(
+    names: Sequence[str], owners: Sequence[tuple[int, int]], found: np.ndarray, drawn: np.ndarray, measure: str
+) -> Figure:
+    """Two heat maps on one scale, of the masks of all methods and seeds: as they are, and random ones."""
+    off = ~np.eye(len(owners), dtype=bool)  # a mask is like itself, which says nothing and takes the scale
+    highest = max([*found[off], *drawn[off]], default=1.0) or 1.0
+    side = 2.2 + max(0.5 * len(names), 0.16 * len(owners))
+    ends = [place for place, (one, other) in enumerate(pairwise(owners)) if one[0] != other[0]]
+    middles = [np.mean([place for place, (method, _) in enumerate(owners) if method == i]) for i in range(len(names))]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2 * side + 0.8, side + 0.4))
+        panels = figure.subplots(1, 2, sharey=True)
+        titles = ("as found", "random masks, as dense in every layer")
+        for axes, matrix, title in zip(panels, (found, drawn), titles, strict=True):
+            shown = np.where(off, matrix, np.nan)
+            image = axes.imshow(shown, cmap=mpl.colormaps["cividis"].with_extremes(bad="#dddddd"), vmin=0, vmax=highest)
+            axes.grid(visible=False)
+            axes.set_title(title)
+            for end in ends:
+                axes.axvline(end + 0.5, color="white", linewidth=0.8)
+                axes.axhline(end + 0.5, color="white", linewidth=0.8)
+            axes.set_xticks(middles, names, rotation=60, ha="right")
+            axes.set_yticks(middles, names)
+        figure.colorbar(image, ax=panels, label=f"{measure}, a square per pair of masks", shrink=0.8)
+        return figure

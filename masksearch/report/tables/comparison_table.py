@@ -1,0 +1,62 @@
+"""Tables of several sweeps beside one another."""
+
+from collections.abc import Sequence
+
+from masksearch.analysis import PairedRow, different_settings, paired_rows
+from masksearch.experiment import SweepResult
+from masksearch.report.figures.style import name_of
+from masksearch.report.tables.text_table import Grid
+from masksearch.utils.errors import InputError
+
+__all__ = ["comparison"]
+
+
+def comparison(results: Sequence[SweepResult]) -> list[Grid]:
+    """What differs in the settings, and in the results.
+
+    Raises
+    ------
+    InputError
+        For fewer than two sweeps.
+    """
+    if len(results) < 2:
+        raise InputError("compare: takes two or more runs, as runs/one runs/other")
+    names = run_names(results)
+    settings = [(name, *values) for name, values in different_settings(results).items()]
+    grids = [Grid("Settings that differ", ("setting", *names), settings, 1 + len(names))]
+    rows = paired_rows(results)
+    if not settings:
+        grids = [Grid("Settings that differ", ("setting",), [("none",)], 1)]
+    head = ("method", "sparsity", "found", "variant", *(f"{name} %" for name in names))
+    head += tuple(f"{name} - {names[0]}" for name in names[1:])
+    about = (
+        "Test accuracy after the last epoch: mean ± 95 % interval over seeds. Differences in points, of equal seeds, "
+        "to the first run; – where a run has no such cell. An interval over few seeds is no test."
+    )
+    return [*grids, Grid("Results", head, [_row(row) for row in rows], 2, about)]
+
+
+def _row(row: PairedRow) -> tuple[str, ...]:
+    key = row.key
+    words = [key["schedule"].replace("_", " ")] * (key["schedule"] != "one_shot")
+    words += [f"{key['n_rounds']} rounds"] * (key["n_rounds"] > 1)
+    words += [f"from {key['rewind_to']}"] * (key["rewind_to"] != "0")
+    words += [] if key["retrain_lr"] is None else [f"lr {key['retrain_lr']:g}"]
+    words += [key["part"]] * bool(key["part"]) + [key["control"]] * (key["control"] != "none")
+    return (
+        name_of(key["method"]),
+        f"{100 * key['sparsity']:.4g} %",
+        key["find_at"],
+        ", ".join(words),
+        *(estimate.text(100) for estimate in row.trained),
+        *(estimate.text(100, sign="+") for estimate in row.difference),
+    )
+
+
+def run_names(results: Sequence[SweepResult]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    paths = [result.path.resolve().parts for result in results]
+    length = 1
+    while len({path[-length:] for path in paths}) < len(set(paths)):
+        length += 1
+    return ["/".join(path[-length:]) for path in paths]

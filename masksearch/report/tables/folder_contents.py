@@ -1,0 +1,139 @@
+"""All that a run's folder holds: what was asked for, how far it is, and its files."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from masksearch.experiment import Settings
+from masksearch.report.reproduce import flags_of
+from masksearch.report.tables.text_table import Grid
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json
+
+__all__ = ["cell_contents", "sweep_contents"]
+
+_FILES = {  # pattern, seen from the folder: what it is
+    "sweep.json": "settings, machine and cells of the sweep",
+    "report.html": "the page",
+    "results.csv": "every cell with every number",
+    "results.md": "the page's tables",
+    "analysis/*": "what masksearch analyse wrote",
+    "figures/*": "figures of the page",
+    "settings.json": "everything that decides the result",
+    "status.json": "the stage that it is in",
+    "metrics.json": "the result",
+    "mask.safetensors": "the mask: ms.Mask.load",
+    "init.safetensors": "weights at the start",
+    "dense.safetensors": "weights at the end",
+    "best.safetensors": "weights at the best epoch by validation",
+    "weights_*.safetensors": "weights at other moments",
+    "retrained.safetensors": "weights of the ticket after its last epoch",
+    "retrained_*.safetensors": "weights of the ticket at other moments",
+    "history.jsonl": "the search, a line a scoring",
+    "moves.i32": "the moves that the search took",
+    "search.safetensors": "where the search goes on",
+    "watch_*.safetensors": "masks of every epoch, for early-bird tickets",
+    "checkpoint_*.safetensors": "where the dense training goes on",
+    "retraining.safetensors": "where the retraining goes on",
+    "supermask.safetensors": "where the learning goes on",
+    "pruned/*": "the smaller network: ms.load_pruned",
+    "events.out.tfevents.*": "curves: tensorboard --logdir",
+}
+
+
+def sweep_contents(folder: Path) -> list[Grid]:
+    """Of a sweep's folder: its settings, its cells by the stage that they are in, and its files."""
+    plan = read_json(folder / "sweep.json")
+    asked = [(f"part {number}" if len(plan["settings"]) > 1 else "run", _asked(part))
+             for number, part in enumerate(plan["settings"], start=1)]  # fmt: skip
+    made = [(name, str(value)) for name, value in plan["machine"].items()]
+    stages: dict[str, list[str]] = {}
+    for name in plan["cells"]:
+        status = folder / name / "status.json"
+        stages.setdefault(read_json(status)["stage"] if status.exists() else "not begun", []).append(name)
+    lines = [(stage, f"{len(names)} of {len(plan['cells'])}", _some(names)) for stage, names in stages.items()]
+    networks = [(Path(path).name, f"seed {seed}", str(_size(Path(path)))) for path, seed in plan["dense"].items()]
+    return [
+        Grid("Settings that are not as usual, and versions", ("what", "value"), [*asked, *made], 2),
+        Grid("Cells", ("stage", "cells", "names"), lines, 3),
+        Grid(f"Dense networks, in {_common(plan['dense'])}", ("folder", "for", "size"), networks, 2),
+        _files(folder),
+    ]
+
+
+def cell_contents(folder: Path) -> list[Grid]:
+    """Of the folder of a cell or a dense network.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    if not (folder / "settings.json").exists():
+        raise InputError(f"{folder} holds no sweep (no sweep.json) and no cell (no settings.json)")
+    settings = list(_flat(read_json(folder / "settings.json")))
+    grids = [Grid("Settings", ("setting", "value"), settings, 2)]
+    if (folder / "metrics.json").exists():
+        metrics = read_json(folder / "metrics.json")
+        shown = {
+            name: value for name, value in metrics.items() if name not in ("epochs", "rounds", "dense", "early_bird")
+        }
+        grids.append(Grid("Result", ("figure", "value"), list(_flat(shown)), 2))
+    elif (folder / "status.json").exists():
+        stage = read_json(folder / "status.json")["stage"]
+        grids.append(Grid("Result", ("figure", "value"), [("stage", f"{stage}: not finished")], 2))
+    return [*grids, _files(folder)]
+
+
+def _asked(part: Mapping[str, Any]) -> str:
+    try:
+        return shlex.join(["masksearch", "run", *flags_of(Settings.from_dict(part))])
+    except InputError as error:
+        return f"can't be told: {error}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{name}.")
+        else:
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            lines.append((f"{prefix}{name}", text))
+    return lines
+
+
+def _files(folder: Path) -> Grid:
+    rows = []
+    for pattern, about in _FILES.items():
+        for below in (pattern, f"*/{pattern}", f"*/round*/{pattern}"):
+            paths = [path for path in folder.glob(below) if path.is_file()]
+            if paths:
+                rows.append((below, about, str(len(paths)), _text(_total(paths))))
+    return Grid(f"Files in {folder}", ("files", "what they are", "number", "size"), rows, 2)
+
+
+def _total(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
+
+
+def _size(folder: Path) -> str:
+    return _text(_total([path for path in folder.rglob("*") if path.is_file()]))
+
+
+def _text(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f", ... {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _common(paths: Mapping[str, int]) -> str:
+    parents = {str(Path(path).parent) for path in paths}
+    return " and ".join(sorted(parents)) or "no folder"

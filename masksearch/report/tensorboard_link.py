@@ -1,0 +1,36 @@
+"""The address at which TensorBoard shows a sweep's charts with some of its runs chosen already."""
+
+import base64
+import json
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from masksearch.analysis import Group
+from masksearch.experiment import SweepResult
+from masksearch.report.figures.drawing import one_sparsity, percent
+
+__all__ = ["board_link"]
+
+_ADDRESS = "http://localhost:6006/#custom_scalars"
+_RUNS = 12  # more can't be told apart
+_CHOSEN_BY_ITSELF = 40  # as many runs, at most, TensorBoard draws all of that an address doesn't speak of
+
+
+def board_link(result: SweepResult, groups: Sequence[Group]) -> tuple[str, str] | None:
+    """The address, and what it shows: the first seed of all methods at one sparsity; None without a cell."""
+    if not groups:
+        return None
+    sparsity = one_sparsity(groups)
+    chosen = [group for group in groups if group.sparsity == sparsity][:_RUNS]
+    others = _runs(result)
+    states = dict.fromkeys(others if len(others) <= _CHOSEN_BY_ITSELF else (), False)
+    states |= {result.folders[group.places[0]].name: True for group in chosen}
+    state = base64.b64encode(json.dumps(states).encode()).decode()
+    address = f"{_ADDRESS}&runSelectionState={quote(state)}&_smoothingWeight=0"
+    return address, f"searches and trainings at {percent(sparsity)}, seed {chosen[0].cells[0]['seed']}"
+
+
+def _runs(result: SweepResult) -> list[str]:
+    """What TensorBoard lists as runs: every folder that has curves, of earlier rounds and unfinished cells, too."""
+    files = result.path.rglob("events.out.tfevents.*")
+    return sorted({file.parent.relative_to(result.path).as_posix() for file in files})

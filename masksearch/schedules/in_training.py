@@ -1,0 +1,260 @@
+"""Masks that change while the network trains: gradual pruning, and dropping and regrowing (SET, RigL).
+
+What decides a change is the network, the mask and the step, so that the mask is all that a resumed training needs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.mask import Mask
+from masksearch.schedules.ramp import Ramp
+from masksearch.schedules.regrowth import cosine_share, rigl_update, set_update
+from masksearch.spaces import NetworkSpace
+from masksearch.training import MaskSchedule
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose as choose_name
+from masksearch.utils.seeds import torch_generator
+
+__all__ = ["Choose", "Gradual", "Kind", "Regrowing", "default_end", "default_interval"]
+
+Choose = Callable[[float, Mask], Mask]
+"""Density and the units that are alive -> a mask of just this density that keeps only units of those."""
+Kind = Literal["set", "rigl"]
+
+
+def default_interval(steps: int) -> int:
+    """Steps between two changes: 100 as in Evci et al. 2020, or a 40th of a training that is shorter than 4000."""
+    return max(1, min(100, steps // 40))
+
+
+def default_end(steps: int, begin: int = 0) -> int:
+    """Step after which masks stay as they are: 75 % of the training from ``begin`` to ``steps`` (Evci et al. 2020)."""
+    return begin + (steps - begin) * 3 // 4
+
+
+class _Changing(MaskSchedule, ABC):
+    """A mask of a network's space, as the masks of its parameters; subclasses say when it changes, and to what.
+
+    A network whose weights are no longer finite is left alone: the training is about to end, and nothing can be ranked.
+    """
+
+    def __init__(self, model: nn.Module, space: NetworkSpace, mask: Mask, settings: Mapping[str, Any]) -> None:
+        if mask.space.fingerprint != space.fingerprint:
+            raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
+        self.model, self.space = model, space
+        self._settings = dict(settings)
+        self._set(mask)
+
+    def _set(self, mask: Mask) -> None:
+        self.mask, self._masks = mask, self.space.parameter_masks(mask)
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]:
+        """Parameter name -> bool tensor, as :meth:`NetworkSpace.parameter_masks` has it."""
+        return self._masks
+
+    @abstractmethod
+    def _due(self, step: int) -> bool: ...
+
+    @abstractmethod
+    def _next(self, step: int) -> Mask: ...
+
+    def __call__(self, step: int) -> bool:
+        """Change the mask if it is time, and say whether it did."""
+        if not self._due(step) or not _finite(self.model):
+            return False
+        before = self.mask
+        self._set(self._next(step))
+        return self.mask != before
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mask, and the settings it goes with."""
+        return {"settings": self._settings, "bits": self.mask.bits}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a mask.
+
+        Raises
+        ------
+        InputError
+            If it is of other settings; the first one that differs is named.
+        """
+        for name, value in self._settings.items():
+            if (kept := state["settings"].get(name)) != value:
+                raise InputError(f"checkpoint: of masks that change with {name} {kept}, these have {value}")
+        self._set(Mask(self.space, state["bits"]))
+
+
+class Gradual(_Changing):
+    """Gradual pruning: density falls along a cubic :class:`Ramp`, and what is pruned stays pruned.
+
+    Zhu and Gupta 2017, with any criterion. A training that begins after the ramp does catches up with it, at the latest
+    in its first step beyond the ramp's end.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that is trained.
+    space : NetworkSpace
+        Of weights or filters.
+    choose : callable
+        Ranks the network as it is when it is called, between two steps: gets a density and the present mask, returns
+        one of this density within it. It must leave the network as it found it and draw nothing that a second call
+        wouldn't draw: ``masksearch.criteria.select`` with ``density`` and ``alive``.
+    density : float
+        In the end, of whatever ``choose`` holds.
+    steps : int
+        Step at which the training ends, counted since epoch 0 of its schedule, as all steps are.
+    begin, end : int, optional
+        Steps between which density falls; ``begin`` is where the training begins, ``end`` 75 % of it, if left out.
+    interval : int, optional
+        Steps between two changes; :func:`default_interval` if left out.
+    alive : Mask, optional
+        Where to begin: density falls from its own. Nothing is pruned if left out.
+
+    Raises
+    ------
+    InputError
+        For a mask of another space, a density above that of ``alive``, an end after the training's; while training,
+        if ``choose`` regrows units.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        space: NetworkSpace,
+        choose: Choose,
+        density: float,
+        steps: int,
+        *,
+        begin: int = 0,
+        end: int | None = None,
+        interval: int | None = None,
+        alive: Mask | None = None,
+    ) -> None:
+        mask = space.full() if alive is None else alive
+        end = max(begin + 1, default_end(steps, begin)) if end is None else end
+        if end > steps:
+            raise InputError(f"end: {end}; allowed is 1 to {steps}, the steps of the training")
+        interval = default_interval(steps - begin) if interval is None else interval
+        self.ramp = Ramp(density, begin, end, interval, mask.density)
+        super().__init__(model, space, mask, asdict(self.ramp))
+        self._choose = choose
+        self._reached = self.ramp.start
+
+    def _due(self, step: int) -> bool:
+        return self.ramp.due(step) or (step > self.ramp.end and self._reached > self.ramp.density)
+
+    def _next(self, step: int) -> Mask:
+        density = self.ramp.at(step)
+        mask = self._choose(density, self.mask)
+        if regrown := int((mask.bits & ~self.mask.bits).sum()):
+            raise InputError(
+                f"choose: regrew {regrown} units at density {density:.6g}; it must choose among those alive"
+            )
+        self._reached = density
+        return mask
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mask, the density that it was chosen for, and the ramp."""
+        return super().state_dict() | {"reached": self._reached}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with a mask of the same ramp."""
+        super().load_state_dict(state)
+        self._reached = state["reached"]
+
+
+class Regrowing(_Changing):
+    """Dynamic sparse training: every now and then, each layer drops its smallest weights and regrows as many.
+
+    ``set`` (Mocanu et al. 2018) regrows at random, ``rigl`` (Evci et al. 2020) where gradients are largest: those of
+    the batch just trained on, taken before its step, which RigL as published leaves out. SET as published changes its
+    masks after every epoch but the last one; ``interval`` and ``end`` can say so.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network that is trained.
+    space : NetworkSpace
+        Of weights. A filter that is regrown at zero would get no gradient, and never learn.
+    mask : Mask
+        Where to begin. Every layer keeps as many weights as it has here.
+    kind : {"set", "rigl"}
+        What is regrown.
+    steps : int
+        Step at which the training ends, counted since epoch 0 of its schedule, as all steps are.
+    begin : int
+        Step at which it begins.
+    share : float
+        Of a layer's kept weights, dropped at once: SET's zeta, all the time; RigL's alpha, which falls along a cosine.
+    interval : int, optional
+        Steps between two changes; :func:`default_interval` if left out.
+    end : int, optional
+        Step from which the mask stays as it is: at 75 % of the training, if left out.
+    seed : int
+        Of what is drawn, and of how ties are broken.
+
+    Raises
+    ------
+    InputError
+        For filters, a mask of another space or with an empty layer, and a number that makes no sense.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        space: NetworkSpace,
+        mask: Mask,
+        kind: Kind = "rigl",
+        *,
+        steps: int,
+        begin: int = 0,
+        share: float = 0.3,
+        interval: int | None = None,
+        end: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        choose_name("kind of regrowing", kind, list(get_args(Kind)))
+        if space.granularity != "weight":
+            raise InputError(
+                f"{kind}: is for weight masks, not {space.granularity}; a filter regrown at zero gets no gradient"
+            )
+        if not 0 < share < 1:
+            raise InputError(f"share: {share}; allowed is a number between 0 and 1")
+        self.interval = default_interval(steps - begin) if interval is None else interval
+        if self.interval < 1:
+            raise InputError(f"interval: {interval}; allowed is 1 or more steps")
+        self.kind, self.share, self.seed = kind, share, seed
+        self.begin, self.end = begin, default_end(steps, begin) if end is None else end
+        settings = {"kind": kind, "share": share, "interval": self.interval, "begin": begin, "end": self.end}
+        settings |= {"seed": seed}
+        super().__init__(model, space, mask, settings)
+        if empty := mask.empty_layers():
+            raise InputError(f"mask: keeps nothing of layer {empty[0]!r}; regrowing needs weights in every layer")
+
+    def _due(self, step: int) -> bool:
+        return step < self.end and step % self.interval == 0
+
+    def _next(self, step: int) -> Mask:
+        generator = torch_generator(self.seed, self.kind, step)
+        parameters = {name: self.model.get_parameter(name) for name in self.space.layer_weights()}
+        weights = self.space.unit_sums(parameters)
+        if self.kind == "set":
+            return set_update(self.space, self.mask, weights, self.share, generator)
+        gradients = {
+            name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for name, parameter in parameters.items()
+        }
+        share = cosine_share(step - self.begin, self.end - self.begin, self.share)
+        return rigl_update(self.space, self.mask, weights, self.space.unit_sums(gradients), share, generator)
+
+
+def _finite(model: nn.Module) -> bool:
+    with torch.no_grad():
+        return bool(torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all())

@@ -1,0 +1,1 @@
+"""Paths from a proposal to logits: the reference, and faster ones that lead to the same decisions."""

@@ -1,0 +1,201 @@
+"""Short training: a mask is worth what its ticket has learned after a few steps, or how fast it learns."""
+
+import copy
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.data import Split
+from masksearch.pruning.ticket import Ticket, draw_ticket
+from masksearch.scoring.objectives import LearnedLoss
+from masksearch.scoring.short_training.batched_training import SideBySide, can_stand_side_by_side, sum_of_losses
+from masksearch.scoring.short_training.dead_units import effective
+from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
+from masksearch.training.input_check import probe
+from masksearch.training.record import copy_weights
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import torch_generator
+
+__all__ = ["ShortTraining"]
+
+_TOGETHER = {"cpu": 1, "cuda": 16}  # networks trained side by side; on the CPU it doesn't pay (benchmarks/README.md)
+
+
+class ShortTraining:
+    """Scores a mask by minus the loss, in nats, that its ticket has after a few steps of training.
+
+    It is the loss on validation images; or, by ``"train"``, the mean loss of the last epoch's batches, each as it was
+    when the step on it was made. That is the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with E = 1): of
+    a learning rate that is still high it tells more, since the loss on validation images jumps from step to step.
+
+    Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
+    mask alone. Filters are removed before the training: it costs what the smaller network costs. So are, where a chain
+    of linear layers without dropout is trained by itself and on whole images, inputs and units from which no kept
+    weights lead to an output (:mod:`~masksearch.scoring.short_training.dead_units`). A training that diverges scores NaN.
+
+    On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
+    numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from those of masks that come one
+    by one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With the weights that tickets start from; left as it is.
+    space : NetworkSpace
+        What masks are masks of.
+    train_split, val_split : Split
+        What tickets learn, and what they are scored on.
+    by : {"val", "train"}
+        Whose loss scores: that of ``val_split`` in the end, or of what is learned, as it is learned.
+    settings : TrainSettings
+        Of the training that follows the search; its epochs play no part.
+    steps : int
+        Optimiser steps per scoring. They go once through so many batches, drawn once from ``train_split``. Where it
+        has fewer, they go through an equal number of images in each of several epochs: a few more steps may be made
+        then. Steps that are whole epochs of ``train_split`` are the first ones of a training with the same seed.
+    begin : int
+        Epochs of the learning rate's schedule that are over.
+    seed : int
+        Of the draw of images, their order and augmentation.
+    augment : bool
+        What the data set says of augmentation.
+    device : str or torch.device, optional
+        By default where the model is.
+
+    Raises
+    ------
+    InputError
+        If there is no step to train.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        space: NetworkSpace,
+        train_split: Split,
+        val_split: Split,
+        settings: TrainSettings,
+        *,
+        by: LearnedLoss = "val",
+        steps: int = 250,
+        begin: int = 0,
+        seed: int = 0,
+        augment: bool = False,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if steps < 1:
+            raise InputError(f"steps: {steps}; a short training has at least 1")
+        self.space, self._by = space, by
+        self._device = torch.device(device or next(model.parameters()).device)
+        self._model = copy.deepcopy(model).to(self._device)
+        self._weights = copy_weights(self._model)
+        self._epochs = math.ceil(steps / steps_per_epoch(len(train_split), settings.batch_size))
+        images = round(steps * min(settings.batch_size, len(train_split)) / self._epochs)
+        if images < len(train_split):
+            drawn = torch.randperm(len(train_split), generator=torch_generator(seed, "short training"))[:images]
+            train_split = Split(train_split.images[drawn], train_split.labels[drawn])
+        self._train = Split(train_split.images.to(self._device), train_split.labels.to(self._device))
+        self._val = Split(val_split.images.to(self._device), val_split.labels.to(self._device))
+        # It ends before a plateau could be seen.
+        lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule
+        self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
+        self._begin, self._seed, self._augment = begin, seed, augment
+        for name, split in (("train", self._train), ("val", self._val)):
+            probe(self._model, split, self._device, None, name)
+        self._together = _TOGETHER.get(self._device.type, 1)
+        alone = isinstance(space, FilterSpace) or by == "train"  # side by side, losses are known as their sum
+        if self._together > 1 and (alone or not can_stand_side_by_side(self._model, self._train.images[:2])):
+            self._together = 1
+
+    def __call__(self, mask: Mask) -> Score:
+        """The score of one mask."""
+        return self.score([mask])[0]
+
+    def _score(self, proposal: Proposal) -> Score:
+        start = time.perf_counter()
+        ticket = self._ticket(proposal)
+        network, masks, learned, scored = ticket.network, ticket.masks, self._train, self._val
+        part = None if ticket.pruned or self._augments else effective(network, masks)
+        if part is not None:
+            network, masks, learned, scored = part.network, part.masks, part.seen(learned), part.seen(scored)
+        training = self._learn(network, learned, self._settings, masks=masks)
+        images = self._epochs * len(self._train)
+        if training.diverged:
+            value = math.nan
+        elif self._by == "train":
+            value = -training.epochs[-1].train_loss
+        else:
+            value = -evaluate(network, scored, device=self._device).loss
+            images += len(scored)
+        return Score(value, exact=True, seconds=time.perf_counter() - start, images=images)
+
+    def _score_side_by_side(self, proposals: Sequence[Proposal]) -> list[Score]:
+        start = time.perf_counter()
+        tickets = [self._ticket(proposal) for proposal in proposals]
+        networks = [ticket.network for ticket in tickets]
+        together = SideBySide(networks)
+        training = self._learn(
+            together,
+            self._train,
+            replace(self._settings, label_smoothing=0.0),
+            masks=together.masks([ticket.masks for ticket in tickets]),
+            loss=partial(sum_of_losses, label_smoothing=self._settings.label_smoothing),
+        )
+        if training.diverged:  # one of them, which has ended the training of all
+            seconds = (time.perf_counter() - start) / len(proposals)
+            scores = [self._score(proposal) for proposal in proposals]
+            return [replace(score, seconds=score.seconds + seconds) for score in scores]
+        together.give(networks)
+        values = [-evaluate(network, self._val, device=self._device).loss for network in networks]
+        seconds = (time.perf_counter() - start) / len(proposals)
+        images = self._epochs * len(self._train) + len(self._val)
+        return [Score(value, exact=True, seconds=seconds, images=images) for value in values]
+
+    @property
+    def _augments(self) -> bool:
+        return self._settings.augment == "crop_flip" or (self._settings.augment == "auto" and self._augment)
+
+    def _ticket(self, proposal: Proposal) -> Ticket:
+        return draw_ticket(copy.deepcopy(self._model), self.space, proposal.mask, self._weights)
+
+    def _learn(self, network: nn.Module, split: Split, settings: TrainSettings, **rest: Any) -> Training:
+        return train(
+            network,
+            split,
+            settings,
+            begin=self._begin,
+            until=self._begin + self._epochs,
+            seed=self._seed,
+            device=self._device,
+            augment=self._augment,
+            **rest,
+        )
+
+    refresh_every = 1
+
+    def refresh(self) -> None:
+        """Nothing is carried over from one scoring to the next."""
+
+    def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
+        """One score per mask or proposal, in order; all are exact.
+
+        Raises
+        ------
+        InputError
+            If a mask is of another space.
+        """
+        proposals = proposals_of(masks, self.space)
+        size = self._together
+        scores: list[Score] = []
+        for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
+            scores += [self._score(group[0])] if len(group) == 1 else self._score_side_by_side(group)
+        return scores

@@ -1,0 +1,226 @@
+"""Simulated annealing: swaps with a decreasing radius, and a temperature that is measured from the scores."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal, Score
+from masksearch.core.space import OnEmpty, Scope
+from masksearch.searchers.annealing.walk import Chain, Neighbourhood
+from masksearch.searchers.layered_partition import LayeredPartition, RankedLayers
+from masksearch.searchers.partition import Partition
+from masksearch.searchers.searcher import Searcher
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
+from masksearch.utils.seeds import numpy_generator, torch_generator
+
+__all__ = ["Annealing"]
+
+_SPREAD_WINDOW = 10  # probes over which the mean loss of worsening moves is averaged
+_ACCEPTANCE_WINDOW = 100  # moves over which the acceptance rate is averaged
+_TURN = 100  # consecutive scorings of one chain, if proposals come one by one: scorers are fast on one base mask
+_EXCHANGES = 20  # of chains, in a search
+
+
+@dataclass
+class AnnealingState:
+    """What annealing remembers from one scoring to the next."""
+
+    rng: np.random.Generator  # draws moves and thresholds
+    chains: list[Chain]
+    spread: float = math.nan  # mean loss of worsening probes, score units
+    probes: int = 0  # worsening probes so far
+    scorings: int = 0
+    seconds: float = 0.0
+    acceptance_rate: float = 1.0  # of the last moves
+    exchanges: int = 0  # of chains, so far
+
+
+@dataclass
+class Annealing(Searcher):
+    """Simulated annealing over masks of one density (Kirkpatrick et al. 1983; Hamming-limited swaps).
+
+    A move swaps ``radius`` kept units for as many pruned units: anywhere in the network, or, for a share ``within`` of
+    the moves, between units of the same layer. With a density per layer, all moves stay within layers. A move is
+    accepted if its score reaches ``current + temperature x ln(u)``, u uniform in (0, 1]: Metropolis' rule, written as a
+    threshold that is known before scoring. Radius and acceptance decrease geometrically with the share of the budget
+    that has been used.
+
+    The temperature is measured from the scores. Some moves are probes, which get an exact score. If worsening probes
+    lose s on average, and losses are about exponentially distributed, a temperature of s p / (1 - p) accepts a share p
+    of them. So the temperature follows the scale of the objective and the radius.
+
+    ``densities`` searches the layers' densities only: the units of each layer are ranked by the problem's first
+    saliency, or in a random order, and a move prunes the last kept units of one layer and regrows as many of the next
+    units of another layer. The number of units is drawn, so that no radius has to be chosen.
+
+    Several ``chains`` take turns, or advance in parallel where proposals come in batches. Twenty times in a search the
+    chain with the lowest score continues from the mask with the highest score (Ram et al. 1996).
+    """
+
+    radius_start: float = 0.01  # share of the largest possible swap, at the beginning
+    radius_end: float = 0.0001  # and at the end; never less than one unit
+    accept_start: float = 0.1  # share of worsening moves accepted at the beginning
+    accept_end: float = 0.01  # and at the end
+    within: float = 0.0  # share of moves that keep the layers' densities; all do where the problem has one per layer
+    densities: bool = False  # search the layers' densities only, units ranked by the first saliency, or at random
+    chains: int = 1  # chains that share the budget
+    probe_first: int = 20  # moves at the start that are all probes
+    probe_every: int = 20  # moves from one probe to the next, after that
+    scope: Scope = "global"  # of the random start mask, where the problem has no start
+
+    def __post_init__(self) -> None:
+        for name in ("radius_start", "radius_end", "accept_start", "accept_end"):
+            value = getattr(self, name)
+            if not 0 < value <= 1 or (name.startswith("accept") and value == 1):
+                raise InputError(f"annealing: {name} {value}; a share in (0, 1) is needed")
+        choose("scope of annealing", self.scope, list(get_args(Scope)))
+        if not 0 <= self.within <= 1:
+            raise InputError(f"annealing: within {self.within}; a share in [0, 1] is needed")
+        if self.densities and self.within:
+            raise InputError(
+                f"annealing: within {self.within} with densities, whose moves go between layers; give one of both"
+            )
+        if self.chains < 1:
+            raise InputError(f"annealing: {self.chains} chains; at least 1 is needed")
+        if self.probe_first < 1 or self.probe_every < 1:
+            raise InputError(
+                f"annealing: probe_first {self.probe_first}, probe_every {self.probe_every}; both must be at least 1"
+            )
+
+    # Start. Every chain begins at the problem's start mask, or at a random mask of its own.
+
+    def reset(self) -> None:  # noqa: D102
+        self.generator = torch_generator(self.problem.seed, "annealing", "start")
+        rng = numpy_generator(self.problem.seed, "annealing")
+        self.state = AnnealingState(rng, [self._new_chain() for _ in range(self.chains)])
+        self._asked: list[int] = []  # the chain of every proposal that waits for its score
+
+    def _new_chain(self) -> Chain:
+        neighbourhood = self._ranked_layers() if self.densities else self._swaps()
+        return Chain(neighbourhood, neighbourhood.mask())
+
+    def _swaps(self) -> Neighbourhood:
+        mask = self.problem.start or self.problem.random_mask(self.generator, self.scope)
+        within = 1.0 if isinstance(self.problem.density, Mapping) else self.within
+        return LayeredPartition(mask, within) if within else Partition(mask)
+
+    def _ranked_layers(self) -> RankedLayers:
+        problem, saliencies = self.problem, list(self.problem.saliencies.values())
+        if isinstance(problem.density, Mapping):
+            raise InputError("annealing: densities per layer are given, so there are none to search; give one density")
+        saliency = saliencies[0] if saliencies else torch.rand(problem.space.n_units, generator=self.generator)
+        on_empty: OnEmpty = "keep_one" if problem.on_empty == "raise" else problem.on_empty
+        mask = problem.start or problem.space.top_k(
+            saliency, problem.density, self.scope, self.generator, on_empty, problem.hold
+        )
+        return RankedLayers(mask, saliency, self.generator)
+
+    # Propose. Start masks are scored first. Then the chains take turns; a batch has proposals of consecutive chains.
+
+    def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
+        chains = self.state.chains
+        unscored = [i for i, chain in enumerate(chains) if math.isnan(chain.value)]
+        if unscored:
+            self._asked = unscored[:n]
+            return [Proposal.of(chains[i].current) for i in self._asked]
+        turn = self.state.scorings // _TURN
+        self._asked = sorted((turn + i) % self.chains for i in range(n))
+        return [self._propose(chains[place], self.state.scorings + i) for i, place in enumerate(self._asked)]
+
+    def _propose(self, chain: Chain, number: int) -> Proposal:
+        move = chain.draw(self.radius, self.problem, self.state.rng)
+        is_probe = number <= self.probe_first or number % self.probe_every == 0
+        return Proposal.moving(chain.current, move, None if is_probe else self._threshold(chain))
+
+    def _threshold(self, chain: Chain) -> float:
+        """The score that the next move must reach: Metropolis' rule, u drawn from (0, 1]."""
+        return chain.value + self.temperature * math.log(1 - self.state.rng.random())
+
+    # Accept. Proposals of one batch share a base mask: after one of them was accepted, the others are not considered.
+    # A probe has no threshold: its loss updates the spread first, then a threshold is drawn.
+
+    def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
+        state = self.state
+        bases = [(chain.current, chain.value) for chain in state.chains]
+        for proposal, score, place in zip(proposals, scores, self._asked, strict=True):
+            chain, (base, base_value) = state.chains[place], bases[place]
+            state.scorings += 1
+            state.seconds += score.seconds
+            if math.isnan(chain.value):
+                # A start mask with the score NaN gets the lowest value: the first mask with a score replaces it.
+                chain.value = -math.inf if math.isnan(score.value) else score.value
+                continue
+            if proposal.threshold is None and score.exact:
+                self._measure(base_value - score.value)
+            threshold = self._threshold(chain) if proposal.threshold is None else proposal.threshold
+            # The comparison is False for NaN.
+            accepted = chain.current is base and score.exact and score.value >= threshold
+            state.acceptance_rate += (accepted - state.acceptance_rate) / _ACCEPTANCE_WINDOW
+            if accepted:
+                chain.accept(proposal, score.value)
+        self._exchange()
+
+    def _measure(self, loss: float) -> None:
+        """Update the mean loss of worsening probes: a plain mean at first, then an exponential one."""
+        state = self.state
+        if 0 < loss < math.inf:  # False for NaN
+            state.probes += 1
+            weight = 1 / min(state.probes, _SPREAD_WINDOW)
+            state.spread = loss if state.probes == 1 else state.spread + weight * (loss - state.spread)
+
+    # Exchange. At 20 evenly spaced moments of the budget, the worst chain continues from the best chain's mask.
+
+    def _exchange(self) -> None:
+        due = int(_EXCHANGES * self.progress)
+        if due > self.state.exchanges:
+            self.state.exchanges = due
+            ranking = sorted(self.state.chains, key=lambda chain: -math.inf if math.isnan(chain.value) else chain.value)
+            if ranking[0].value < ranking[-1].value:
+                ranking[0].copy_from(ranking[-1])
+
+    # Schedules. Radius and acceptance follow the share of the budget that was used.
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that was used, in [0, 1]."""
+        return min(1.0, self.problem.budget.spent(self.state.scorings, self.state.seconds))
+
+    @property
+    def radius(self) -> int:
+        """Units dropped and units regrown by the next move; with ``densities``, at most."""
+        largest = self.state.chains[0].neighbourhood.max_radius
+        if self.densities:
+            return max(1, largest)
+        share = self.radius_start * (self.radius_end / self.radius_start) ** self.progress
+        return max(1, round(share * largest))
+
+    @property
+    def temperature(self) -> float:
+        """In score units; 0 before the first worsening probe."""
+        if not self.state.probes:
+            return 0.0
+        accept = self.accept_start * (self.accept_end / self.accept_start) ** self.progress
+        return self.state.spread * accept / (1 - accept)
+
+    @property
+    def incumbent(self) -> Mask:
+        """The first chain's mask."""
+        return self.state.chains[0].current
+
+    def metrics(self) -> dict[str, float]:  # noqa: D102
+        return {
+            "current": self.state.chains[0].value,
+            "temperature": self.temperature,
+            "radius": self.radius,
+            "acceptance_rate": self.state.acceptance_rate,
+        }
+
+    @property
+    def _scored(self) -> list[Chain]:
+        return [chain for chain in self.state.chains if not math.isnan(chain.value)]

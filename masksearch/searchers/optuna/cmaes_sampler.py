@@ -1,0 +1,83 @@
+"""CMA-ES whose whole state is the list of points and scores it was told: told again, it stands where it stood."""
+
+from dataclasses import dataclass
+
+import cmaes  # type: ignore[import-untyped]
+import numpy as np
+
+from masksearch.utils.seeds import derive
+
+__all__ = ["Cmaes"]
+
+_FULL = 100  # parameters: more, and the covariance is kept diagonal
+_SIGMA = 1 / 6  # of the first distribution, as a share of the bounds' distance
+
+
+@dataclass
+class Cmaes:
+    """CMA-ES over the unit cube (Hansen 2016).
+
+    Once converged, it is restarted with twice the population (IPOP, Auger & Hansen 2005). Above 100 parameters the
+    covariance is diagonal (Ros & Hansen 2008): the full one costs cubic time and more scorings than a search has.
+
+    Points that were not its own (``first`` of them) only say where it starts: at the best, or else in the middle.
+    """
+
+    n_parameters: int
+    seed: int
+    first: int  # points that are told before it is asked for its own
+
+    def __post_init__(self) -> None:
+        self._told = 0
+        self._start, self._start_score = np.full(self.n_parameters, 0.5), -np.inf
+        self._generation: list[tuple[np.ndarray, float]] = []
+        self._restarts = 0
+        self._optimizer: cmaes.CMA | cmaes.SepCMA | None = None
+
+    @property
+    def room(self) -> int:
+        """How many points may be asked for before their scores are needed."""
+        if self._told < self.first:
+            return self.first - self._told
+        return self._ready().population_size - len(self._generation)
+
+    @property
+    def step_size(self) -> float | None:
+        """Standard deviation that it samples with, as a share of the bounds' distance."""
+        return None if self._optimizer is None else float(self._optimizer._sigma)
+
+    def ask(self, number: int) -> np.ndarray:
+        """A point of the unit cube, float64 (n_parameters,), for the trial of that number."""
+        optimizer = self._ready()
+        optimizer.reseed_rng(derive(self.seed, "cmaes", number) % 2**32)
+        return optimizer.ask()
+
+    def tell(self, point: np.ndarray, score: float | None) -> None:
+        """Take the score of the next point, in the order of their numbers; None: it has none, and teaches nothing."""
+        self._told += 1
+        if score is None:
+            return
+        if self._told <= self.first:
+            if score > self._start_score:
+                self._start, self._start_score = point, score
+            return
+        optimizer = self._ready()
+        self._generation.append((point, -score))
+        if len(self._generation) == optimizer.population_size:
+            optimizer.tell(self._generation)
+            self._generation = []
+            if optimizer.should_stop():
+                self._restarts += 1
+                centre = np.random.default_rng(derive(self.seed, "restart", self._restarts)).random(self.n_parameters)
+                self._optimizer = self._new(centre, 2 * optimizer.population_size)
+
+    def _ready(self) -> "cmaes.CMA | cmaes.SepCMA":
+        if self._optimizer is None:
+            self._optimizer = self._new(self._start, None)
+        return self._optimizer
+
+    def _new(self, mean: np.ndarray, population: int | None) -> "cmaes.CMA | cmaes.SepCMA":
+        n = self.n_parameters
+        kind = cmaes.CMA if n <= _FULL else cmaes.SepCMA
+        bounds = np.tile([0.0, 1.0], (n, 1))
+        return kind(mean.copy(), _SIGMA, bounds=bounds, n_max_resampling=10 * n, seed=0, population_size=population)

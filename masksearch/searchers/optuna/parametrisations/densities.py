@@ -1,0 +1,144 @@
+"""Parameters that say how dense layers are: alone, or beside the weights of saliencies."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from masksearch.core.protocol import Problem
+from masksearch.core.space import MaskSpace
+from masksearch.searchers.optuna.parametrisations.parametrisation import Parametrisation, ranks_of
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import torch_generator
+
+__all__ = ["Layers", "Mixture"]
+
+
+class Layers(Parametrisation):
+    """One parameter a layer: how much denser it is than the others, in log-odds.
+
+    Within a layer, units rank by a saliency. The unit at quantile q of layer l has the saliency logit(q) + b_l, b_l the
+    layer's parameter, and the best units of the whole network are kept. With t the saliency of the last one kept, layer
+    l has density sigmoid(b_l - t): in (0, 1) for any b, and t settles itself so that the total is exact, in units,
+    parameters or MACs. At low densities, layers' densities are as exp(b_l) (as those of ERK are as fixed factors, Evci
+    et al. 2020); that densities per layer matter more than which units are kept, in pruning at initialisation, is the
+    finding of Frankle et al. 2021 and Su et al. 2020.
+
+    Without a saliency, the units of a layer are drawn anew for every trial, from the seed (a shared study's name) and
+    the trial's number in its search: what is searched for are densities that are good for random units, not for one
+    ranking. Scores are noisier for it.
+
+    Parameters
+    ----------
+    saliency : Tensor (n_units,), optional
+        Ranks the units of each layer.
+    spread : float
+        Parameters lie in [-spread, spread]; two layers' odds differ at most by a factor exp(2 spread).
+    """
+
+    def __init__(self, problem: Problem, saliency: Tensor | None, spread: float) -> None:
+        space, density = problem.space, problem.density
+        _check_densities_are_free(problem, "layers")
+        super().__init__(problem, [f"density/{layer.name}" for layer in space.layers], -spread, spread)
+        self._drawn = saliency is None
+        even = [log_odds(torch.arange(layer.size), layer.size) for layer in space.layers]
+        if saliency is not None:
+            ranks = [ranks_of(saliency[layer.slice], problem.seed) for layer in space.layers]
+            even = [odds[rank] for odds, rank in zip(even, ranks, strict=True)]
+        self._within = even
+        uniform = np.zeros(len(space.layers))
+        self._begin_with(uniform)
+        self._begin_with(_offsets(space, space.quotas(self.mask(uniform, 0).density, "erk")))
+        others = [] if saliency is None else [space.top_k(saliency, density, on_empty="allow", hold=problem.hold)]
+        others += [] if problem.start is None else [problem.start]
+        self._begin_with(*(_offsets(space, list(mask.kept_per_layer().values())) for mask in others))
+
+    def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
+        within = self._within
+        if self._drawn:
+            generator = torch_generator(self.problem.seed, "optuna", "units", number)
+            within = [odds[torch.randperm(len(odds), generator=generator)] for odds in within]
+        return torch.cat([odds + offset for odds, offset in zip(within, values.tolist(), strict=True)])
+
+
+class Mixture(Parametrisation):
+    """One weight in [0, 1] per saliency of the problem, and, if wanted, one parameter a layer as :class:`Layers` has.
+
+    Saliencies are on scales that can't be added, so each becomes the log-odds of its quantile in the whole network.
+    The mixture is their weighted mean (plus the layer's parameter). Every saliency alone is scored first, and gives
+    exactly the mask that it gives as a global criterion of one round, or, where layers have parameters, as a layerwise
+    one and under ERK as far as the bounds allow; so the search begins at the best of them.
+
+    Parameters
+    ----------
+    densities : bool
+        Whether layers have parameters, too.
+    spread : float
+        As :class:`Layers` has it.
+    """
+
+    def __init__(self, problem: Problem, densities: bool, spread: float) -> None:
+        given, layers = problem.saliencies, problem.space.layers
+        if not given:
+            raise InputError(
+                "mixture: the problem has no saliencies to mix; pass saliencies={name: tensor (n_units,)} to the search"
+            )
+        if len(given) == 1 and not densities:
+            raise InputError(
+                f"mixture: {next(iter(given))!r} is the only saliency and makes one mask; pass two, or densities=True"
+            )
+        if densities:
+            _check_densities_are_free(problem, "mixture with densities")
+        weights = [f"weight/{name}" for name in given]
+        offsets = [f"density/{layer.name}" for layer in layers] if densities else []
+        low = np.array([0.0] * len(weights) + [-spread] * len(offsets))
+        super().__init__(problem, [*weights, *offsets], low, np.array([1.0] * len(weights) + [spread] * len(offsets)))
+        n_units = problem.space.n_units
+        ranked = [ranks_of(saliency, problem.seed) for saliency in given.values()]
+        self._odds = torch.stack([log_odds(ranks, n_units) for ranks in ranked])
+        self._sizes = torch.tensor([layer.size for layer in layers])
+        alone = np.eye(len(weights), len(self.names))
+        self._begin_with(*alone)
+        if densities:
+            held = problem.top_k(self.saliency(alone[0], 0)).density  # in units, whatever the problem holds
+            for scope in ("erk", "layerwise"):
+                quotas = problem.space.quotas(held, scope)
+                self._begin_with(*(point + self._offsets(point, quotas) for point in alone))
+        self._begin_with(alone.sum(0))
+
+    def _offsets(self, point: np.ndarray, quotas: Sequence[int]) -> np.ndarray:
+        """What to add to a mixture's point, so that layers keep just so many units each: their parameters."""
+        mixed, ends = self.saliency(point, 0), []
+        for layer, kept in zip(self.problem.space.layers, quotas, strict=True):
+            ranked = mixed[layer.slice].sort(descending=True).values
+            inside = ranked[max(kept - 1, 0) : kept + 1]  # the last unit that is kept and the first that is not
+            ends.append(-float(inside.mean()))
+        offsets = np.array(ends) - (min(ends) + max(ends)) / 2
+        return np.concatenate([np.zeros(len(point) - len(offsets)), offsets])
+
+    def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
+        n = len(self._odds)
+        weights = torch.from_numpy(values[:n])
+        mixed = weights @ self._odds / weights.sum().clamp(min=1e-12)
+        return mixed + torch.from_numpy(values[n:]).repeat_interleave(self._sizes) if len(values) > n else mixed
+
+
+def _check_densities_are_free(problem: Problem, name: str) -> None:
+    if isinstance(problem.density, Mapping):
+        raise InputError(f"{name}: densities per layer are given, so there are none to search; give one density")
+    if len(problem.space.layers) == 1:
+        raise InputError(f"{name}: the space has one layer, so its density is the problem's; choose blocks or bits")
+
+
+def log_odds(ranks: Tensor, n: int) -> Tensor:
+    """Log-odds of the quantiles (rank + 1/2) / n, float64."""
+    return torch.logit((ranks.double() + 0.5) / n)
+
+
+def _offsets(space: MaskSpace, kept: Sequence[int]) -> np.ndarray:
+    """The parameters of :class:`Layers` under which the layers keep just so many units, as far as the bounds allow."""
+    sizes = np.array([layer.size for layer in space.layers])
+    shares = np.clip(kept, 0.25, sizes - 0.25) / sizes  # beyond the outermost quantiles: nothing, and everything
+    odds = np.log(shares / (1 - shares))
+    return odds - (odds.min() + odds.max()) / 2

@@ -1,0 +1,192 @@
+"""A study in memory that is rebuilt from plain numbers, asked through samplers that are made anew for every trial."""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from masksearch.searchers.optuna.cmaes_sampler import Cmaes
+from masksearch.searchers.optuna.parametrisations import Parametrisation
+from masksearch.searchers.optuna.study_storage import quiet
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import derive
+
+__all__ = ["MemoryStudy"]
+
+_NAME = "search"
+
+
+class MemoryStudy:
+    """Points of a parametrisation, asked of a sampler and told their scores.
+
+    What a sampler proposes is a function of the finished trials, the seed and the trial's number, and of nothing else:
+    every trial has a sampler of its own, seeded from (seed, number). So the trials are the whole state, with the notes
+    that samplers attach to trial and study (a generation's number, its parents).
+
+    Parameters
+    ----------
+    sampler : str
+        A name that :data:`~masksearch.searchers.optuna.optuna_search.SAMPLERS` has.
+    parametrisation : Parametrisation
+        Its starts are the first trials, except those that were taken in.
+    seed : int
+    has_costs : bool
+        Whether trials have a second value, their cost, which is minimised.
+    """
+
+    def __init__(self, sampler: str, parametrisation: Parametrisation, seed: int, *, has_costs: bool = False) -> None:
+        self._sampler, self._parametrisation, self._seed = sampler, parametrisation, seed
+        self._starts = list(parametrisation.starts)  # not asked yet
+        self._storage = InMemoryStorage()
+        self.directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * has_costs
+        with quiet():
+            self._id = self._storage.create_new_study(self.directions, _NAME)
+        self._study = optuna.load_study(study_name=_NAME, storage=self._storage)
+        self._distributions: dict[str, BaseDistribution] = {
+            name: FloatDistribution(low, high)
+            for name, low, high in zip(
+                parametrisation.names, parametrisation.low.tolist(), parametrisation.high.tolist(), strict=True
+            )
+        }
+        self._cmaes: Cmaes | None = None
+        if sampler == "cmaes":
+            self._cmaes = Cmaes(len(parametrisation.names), seed, len(self._starts))
+
+    def __len__(self) -> int:
+        return self._storage.get_n_trials(self._id)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials in order; read only."""
+        return self._storage.get_all_trials(self._id, deepcopy=False)
+
+    @property
+    def room(self) -> int | None:
+        """How many trials may be asked for before the next tell; None: any number."""
+        return None if self._cmaes is None else self._cmaes.room
+
+    @property
+    def step_size(self) -> float | None:
+        """CMA-ES' standard deviation, as a share of the bounds' distance."""
+        return None if self._cmaes is None else self._cmaes.step_size
+
+    def ask(self) -> tuple[int, np.ndarray]:
+        """Number and values, float64 (n_parameters,), of the next trial."""
+        number = len(self)
+        point = self._fixed(number)
+        if point is not None:
+            self._study.enqueue_trial(dict(zip(self._parametrisation.names, point.tolist(), strict=True)))
+        self._study.sampler = self._new_sampler(number)
+        with quiet():
+            values = self._suggest(self._study.ask(), point is not None)
+        return number, values
+
+    def _suggest(self, trial: optuna.Trial, is_fixed: bool) -> np.ndarray:
+        if is_fixed and self._sampler.startswith("nsga"):
+            _ = trial.relative_params  # a trial belongs to a generation only if the sampler was asked about it
+        known = self._parametrisation
+        bounds = zip(known.names, known.low.tolist(), known.high.tolist(), strict=True)
+        return np.array([trial.suggest_float(name, low, high) for name, low, high in bounds], dtype=float)
+
+    def _fixed(self, number: int) -> np.ndarray | None:
+        """The point of a trial that Optuna's samplers have no say in."""
+        if self._starts:
+            return self._starts.pop(0)
+        if self._cmaes is None:
+            return None
+        low, high = self._parametrisation.low, self._parametrisation.high
+        return np.clip(low + (high - low) * self._cmaes.ask(number), low, high)
+
+    def _new_sampler(self, number: int) -> BaseSampler:
+        seed = derive(self._seed, "optuna", number) % 2**32
+        same = derive(self._seed, "optuna", self._sampler) % 2**32  # of what must be one sequence over all trials
+        samplers = optuna.samplers
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            match self._sampler:
+                case "tpe":
+                    sampler: BaseSampler = samplers.TPESampler(seed=seed)
+                case "gp":
+                    sampler = samplers.GPSampler(seed=seed)
+                case "qmc":
+                    sampler = samplers.QMCSampler(scramble=True, seed=same)
+                case "nsga2":
+                    sampler = samplers.NSGAIISampler(seed=seed)
+                case "nsga3":
+                    sampler = samplers.NSGAIIISampler(seed=seed)
+                case _:
+                    return samplers.RandomSampler(seed=seed)  # for cmaes, too, whose points it doesn't touch
+        if self._sampler == "tpe" and len(self.directions) > 1:
+            return sampler  # beside a cost, Optuna's own choice is to sample each parameter by itself
+        # The parameters are known. A new sampler would look for them in all trials, in time trials x parameters.
+        sampler.infer_relative_search_space = lambda study, trial: self._distributions  # type: ignore[method-assign]
+        return sampler
+
+    def tell(self, number: int, values: Sequence[float] | None) -> None:
+        """Take a trial's score, and its cost if it has one; None: the trial has failed."""
+        trial = self.trials[number]
+        self._storage.set_trial_state_values(trial._trial_id, _state(values), values)
+        self._learn(self._values(trial), None if values is None else values[0])
+
+    def take_in(self, trial: FrozenTrial, *, spares_starts: bool = True) -> None:
+        """Add a finished trial of the same parameters; by default, a start that was scored there isn't to come."""
+        if trial.distributions != self._distributions:
+            raise InputError(f"study: its trial {trial.number} has other parameters than this search")
+        self._storage.create_new_trial(self._id, trial)
+        if spares_starts:
+            self._spare(self._values(trial))
+
+    def _spare(self, values: np.ndarray) -> None:
+        self._starts = [start for start in self._starts if not np.array_equal(start, values)]
+
+    def _learn(self, values: np.ndarray, score: float | None) -> None:
+        if self._cmaes is not None:
+            low, high = self._parametrisation.low, self._parametrisation.high
+            self._cmaes.tell((values - low) / (high - low), score)
+
+    def _values(self, trial: FrozenTrial) -> np.ndarray:
+        return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All trials, none of them running."""
+        trials = self.trials
+        no_score = [math.nan] * len(self.directions)
+        return {
+            "values": np.array([self._values(trial) for trial in trials]).reshape(-1, len(self._parametrisation.names)),
+            "scores": np.array(
+                [trial.values if trial.state == TrialState.COMPLETE else no_score for trial in trials]
+            ).reshape(-1, len(self.directions)),
+            "notes": [
+                {key: note for key, note in trial.system_attrs.items() if key != "fixed_params"} for trial in trials
+            ],
+            "study_notes": dict(self._storage.get_study_system_attrs(self._id)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Fill a new study."""
+        for values, scores, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
+            known = None if math.isnan(scores[0]) else scores
+            trial = create_trial(
+                state=_state(known),
+                values=known,
+                params=dict(zip(self._parametrisation.names, values.tolist(), strict=True)),
+                distributions=self._distributions,
+                system_attrs=dict(notes),
+            )
+            self._storage.create_new_trial(self._id, trial)
+            self._spare(values)
+            self._learn(values, None if known is None else known[0])
+        for key, note in state["study_notes"].items():
+            self._storage.set_study_system_attr(self._id, key, note)
+
+
+def _state(values: Sequence[float] | None) -> TrialState:
+    return TrialState.FAIL if values is None else TrialState.COMPLETE

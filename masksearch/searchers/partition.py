@@ -1,0 +1,70 @@
+"""A mask that is being moved: draws and makes moves in time that doesn't grow with the number of units."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from masksearch.core.layout import Layout
+from masksearch.core.mask import Mask, Move
+
+__all__ = ["Partition"]
+
+
+class Partition:
+    """The units of one mask as one array, kept ones first: a swap of r units costs O(r), whatever the space's size.
+
+    Parameters
+    ----------
+    mask : Mask
+        Where it starts.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        bits = mask.bits.numpy()
+        self._fill(mask.space, np.concatenate([np.flatnonzero(bits), np.flatnonzero(~bits)]), mask.n_kept)
+
+    def _fill(self, space: Layout, order: np.ndarray, n_kept: int) -> None:
+        self.space, self.n_kept = space, n_kept
+        self._order = order
+        self._place = np.empty_like(order)
+        self._place[order] = np.arange(len(order))
+        self._kept_per_layer = self._per_layer(order[:n_kept])
+
+    def _per_layer(self, units: np.ndarray) -> np.ndarray:
+        return np.bincount(self.space.layer_of(units), minlength=len(self.space.layers))
+
+    @property
+    def max_radius(self) -> int:
+        """The largest radius: neither more units than are kept can go, nor more than are pruned come back."""
+        return min(self.n_kept, self.space.n_units - self.n_kept)
+
+    def draw(self, radius: int, rng: np.random.Generator) -> Move:
+        """A random swap: ``radius`` kept units against as many pruned ones, cut to what there is."""
+        radius = min(radius, self.max_radius)
+        out = rng.choice(self.n_kept, radius, replace=False, shuffle=False)
+        back = rng.choice(self.space.n_units - self.n_kept, radius, replace=False, shuffle=False)
+        return Move(self._order[out], self._order[self.n_kept + back])
+
+    def kept_after(self, move: Move) -> np.ndarray:
+        """Units that every layer would keep after ``move``, int64 (n_layers,)."""
+        return self._kept_per_layer - self._per_layer(move.dropped) + self._per_layer(move.regrown)
+
+    def make(self, move: Move) -> None:
+        """Make a swap of equal numbers: each unit that comes in takes the place of one that goes out."""
+        out, back = self._place[move.dropped], self._place[move.regrown]
+        self._order[out], self._order[back] = move.regrown, move.dropped
+        self._place[move.regrown], self._place[move.dropped] = out, back
+        self._kept_per_layer = self.kept_after(move)
+
+    def mask(self) -> Mask:
+        """The mask it stands on, in O(n_units)."""
+        return Mask.of_units(self.space, self._order[: self.n_kept])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The order of the units: draws depend on it, so the bits alone would not continue the same search."""
+        return {"order": self._order.copy(), "n_kept": self.n_kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self._fill(self.space, np.array(state["order"], dtype=np.int64), int(state["n_kept"]))

@@ -1,0 +1,160 @@
+"""The base class of searchers: start, ask, tell, and a state that can be saved and loaded."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Problem, Proposal, Score
+from masksearch.searchers.state import load_state, saved_state
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import torch_generator
+
+__all__ = ["Searcher"]
+
+
+class Searcher(ABC):
+    """Proposes masks and learns from their scores. A searcher sees sizes, layers and scores, and no network.
+
+    A searcher of your own needs two methods, :meth:`ask` and :meth:`tell`. Both can use what :meth:`start` sets:
+
+    - ``self.problem``: space, density, budget, seed, start mask and saliencies of the search;
+      ``self.problem.random_mask(self.generator)`` draws a random mask that the problem allows.
+    - ``self.generator``: a random generator with a seed that is derived from the problem's seed.
+
+    Settings are dataclass fields, and a search doesn't change them. A searcher that remembers something from one call
+    to the next makes a dataclass in :meth:`reset` and keeps it as ``self.state``
+    (:class:`~masksearch.searchers.random_search.RandomSearch` is an example).
+
+    The loop in :func:`masksearch.search` takes care of budgets, the best mask so far, repeated masks and the history.
+    """
+
+    settings_group: ClassVar[str | None] = None
+    """The group of a sweep's settings whose fields are all fields of the searcher, too."""
+
+    ranks_units: ClassVar[bool] = False
+    """Whether every mask has the top units of a ranking, so that ``Problem.refine`` applies."""
+
+    names_saliency: ClassVar[bool] = False
+    """Whether the field ``saliency`` must name the saliency to start from."""
+
+    refuses_problems: ClassVar[bool] = False
+    """Whether :meth:`start` refuses some problems of one density: too many parameters, no saliencies."""
+
+    problem: Problem
+    generator: torch.Generator
+
+    def start(self, problem: Problem) -> None:
+        """Begin a search of ``problem``; nothing remains of an earlier search."""
+        self.problem = problem
+        self.generator = torch_generator(problem.seed, type(self).__name__)
+        self.reset()
+
+    def reset(self) -> None:  # noqa: B027 (may be left out)
+        """Set ``self.state`` for a new search. Override it if the searcher remembers something."""
+
+    @abstractmethod
+    def ask(self, n: int = 1) -> list[Proposal]:
+        """At least one and at most ``n`` proposals; none if the searcher has ended."""
+
+    @abstractmethod
+    def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:
+        """Take the scores of all proposals of the last :meth:`ask`, in its order."""
+
+    @property
+    def supports_resuming(self) -> bool:
+        """Whether a search can be saved, and resumed with the proposals of a search that was never interrupted.
+
+        True for searchers with a ``self.state``, and for searchers without any attributes but dataclass fields,
+        ``problem`` and ``generator``. Other searchers need a :meth:`state_dict` of their own.
+        """
+        return type(self).state_dict is not Searcher.state_dict or hasattr(self, "state") or not self._unsaved()
+
+    def _unsaved(self) -> list[str]:
+        """Names of the attributes that :meth:`state_dict` doesn't save."""
+        settings: set[str] = {field.name for field in fields(self)} if is_dataclass(self) else set()
+        return sorted(set(vars(self)) - settings - {"problem", "generator", "state"})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state between a tell and the next ask: nested dicts, lists, numbers, strings, arrays and tensors.
+
+        Raises
+        ------
+        InputError
+            If the searcher doesn't support resuming.
+        """
+        if not self.supports_resuming:
+            raise InputError(
+                f"state: {type(self).__name__} keeps {', '.join(self._unsaved())} outside of self.state, so the search "
+                "can't be saved; keep them in a dataclass that reset() assigns to self.state"
+            )
+        state = getattr(self, "state", None)
+        return {"generator": self.generator.get_state(), "state": None if state is None else saved_state(state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, after :meth:`start` with the same problem.
+
+        Raises
+        ------
+        InputError
+            If another version of the searcher saved the state.
+        """
+        fresh = getattr(self, "state", None)
+        if set(state) != {"generator", "state"} or (fresh is None) != (state["state"] is None):
+            raise InputError(
+                f"state: it wasn't saved by this {type(self).__name__}, so the search can't be resumed; start it again "
+                "in another folder"
+            )
+        if fresh is not None:
+            self.state = load_state(fresh, state["state"], self.problem.space)
+        self.generator.set_state(state["generator"])
+
+    def finish(self) -> None:
+        """Release or write what is left when a search is over or interrupted; nothing by default.
+
+        Called once by the loop after :meth:`start`, also after an error. The history is complete by then.
+        """
+        return
+
+    @property
+    def supports_costs(self) -> bool:
+        """Whether problems may have a cost: the Pareto front of score and cost is searched then."""
+        return False
+
+    @property
+    def shares_trials(self) -> bool:
+        """Whether trials of other searches are taken in, so that these must have other seeds."""
+        return False
+
+    def with_settings(self, **settings: Any) -> "Searcher":
+        """A copy of the searcher with some dataclass fields replaced."""
+        return replace(self, **settings)  # type: ignore[type-var]
+
+    def placed(self, folder: Path, study: str | None = None) -> "Searcher":
+        """The searcher for a search that has a folder; the searcher itself if it writes no files.
+
+        Parameters
+        ----------
+        folder : Path
+            Of the search. Files of the searcher's own go there by default.
+        study : str, optional
+            Name of the study, for a searcher that shares its trials.
+        """
+        return self
+
+    def unplaced(self) -> "Searcher":
+        """The searcher without files or storages, for checks before a search."""
+        return self
+
+    @property
+    def incumbent(self) -> Mask | None:
+        """The current mask of searchers that move from mask to mask (annealing); None for others."""
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers for the history and its curves (temperature, radius, ...), by name."""
+        return {}

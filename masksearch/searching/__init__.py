@@ -1,0 +1,1 @@
+"""The search loop, searches within what is left alive, and histories on disk."""

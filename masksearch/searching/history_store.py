@@ -1,0 +1,181 @@
+"""A history on disk: rows and moves are appended, and a checkpoint says up to where they are to be believed."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from masksearch.core.history import History
+from masksearch.core.mask import Mask, Move
+from masksearch.core.protocol import Score, Trial
+from masksearch.core.space import MaskSpace
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tree, save_tree
+
+__all__ = ["HistoryFile", "incumbents", "read_rows"]
+
+
+class HistoryFile:
+    """Three files of a folder.
+
+    ``history.jsonl``: one row a trial. ``moves.i32``: the moves that the searcher's incumbent made, as little-endian
+    int32 unit indices; a row that took one has ``move``: [units dropped, units regrown], and they follow each other in
+    the order of the rows. Where it led to another mask than the row's (a chain goes on from another one's mask), the
+    row has that mask's hash as ``incumbent``. ``search.safetensors``: the searcher's state, the masks of the best few
+    and of the front, and the lengths of the other two at that time. What was appended later is cut off when the search
+    goes on, and made again, the same.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it isn't there.
+    identity : dict
+        What the search is (seed, density, searcher, ...): a folder that holds another one is refused.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
+        self._folder, self._identity = folder, identity
+        folder.mkdir(parents=True, exist_ok=True)
+        self._rows: BinaryIO
+        self._moves: BinaryIO
+
+    def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
+        """The history so far, and the searcher's state (None: a new search, or the searcher doesn't support resuming).
+
+        Raises
+        ------
+        InputError
+            If the folder holds another search.
+        """
+        checkpoint = self._folder / "search.safetensors"
+        history, state, ends = History(keep), None, (0, 0)
+        if checkpoint.exists():
+            saved = load_tree(checkpoint)
+            if saved["identity"] != self._identity:
+                raise InputError(
+                    f"{self._folder}: holds another search: {_difference(saved['identity'], self._identity)}"
+                )
+            state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
+            masks = {number: _unpack(space, bits) for number, bits in saved["masks"].items()}
+            history = History.restored(read_rows(self._folder, ends[0]), masks, _unpack(space, saved["first"]), keep)
+        self._rows = _cut(self._folder / "history.jsonl", ends[0])
+        self._moves = _cut(self._folder / "moves.i32", ends[1])
+        return history, state
+
+    def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
+        """Add a row, and the move that the incumbent made, to the trial's mask or to ``incumbent``."""
+        row: dict[str, Any] = {
+            "number": trial.number,
+            "score": None if math.isnan(trial.score.value) else trial.score.value,
+            "exact": trial.score.exact,
+            "best": trial.is_best,
+            "repeat": trial.is_repeat,
+            "mask": f"{trial.mask_hash:016x}",
+            "images": trial.score.images,
+            "metrics": {name: None if math.isnan(value) else value for name, value in trial.metrics.items()},
+            "seconds": trial.score.seconds,
+        }
+        if trial.score.cost is not None:
+            row["cost"] = trial.score.cost
+        if move is not None:
+            row["move"] = [len(move.dropped), len(move.regrown)]
+            if incumbent is not None:
+                row["incumbent"] = f"{incumbent.hash:016x}"
+            self._moves.write(np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes())
+        self._rows.write(json.dumps(row).encode() + b"\n")
+
+    def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
+        """Save the state of the search; None for a searcher that doesn't support resuming."""
+        for handle in (self._rows, self._moves):
+            handle.flush()
+            os.fsync(handle.fileno())
+        kept = [*history.top, *history.front] if history.has_best else []
+        tree = {
+            "identity": self._identity,
+            "searcher": searcher_state,
+            "rows_end": self._rows.tell(),
+            "moves_end": self._moves.tell(),
+            "first": _pack(history.first),
+            "masks": {trial.number: _pack(trial.mask) for trial in kept},
+        }
+        save_tree(self._folder / "search.safetensors", tree)
+
+    def close(self) -> None:
+        """Flush and close. The files stay."""
+        self._rows.close()
+        self._moves.close()
+
+
+def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
+    """The trials that ``history.jsonl`` of ``folder`` holds (in its first ``end`` bytes); their masks are not in it.
+
+    A last line that is not whole, of a search that is running or was killed, is left out.
+    """
+    for row in _raw_rows(folder, end):
+        value = math.nan if row["score"] is None else row["score"]
+        score = Score(value, row["exact"], row["seconds"], row["images"], row.get("cost"))
+        metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
+        yield Trial(row["number"], score, int(row["mask"], 16), row["best"], row["repeat"], metrics)
+
+
+def _raw_rows(folder: Path, end: int | None) -> list[dict[str, Any]]:
+    with (folder / "history.jsonl").open("rb") as source:
+        content = source.read(-1 if end is None else end)
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+
+
+def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
+    """Some of the masks that a finished search stood on, evenly spread over its trials, with the trials' numbers.
+
+    Made again from the first mask and the moves that were taken; a searcher that takes none has none.
+
+    Parameters
+    ----------
+    space : MaskSpace
+        What was searched.
+    """
+    saved = load_tree(folder / "search.safetensors")
+    rows = _raw_rows(folder, saved["rows_end"])
+    moves = np.fromfile(folder / "moves.i32", "<i4")
+    wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
+    bits = np.unpackbits(saved["first"], count=space.n_units).astype(bool)
+    place, there = 0, ""
+    for row in rows:
+        if "move" in row:
+            middle = place + row["move"][0]
+            end = middle + row["move"][1]
+            if row["number"]:  # the first mask is where its move has led
+                bits[moves[place:middle]], bits[moves[middle:end]] = False, True
+            place, there = end, row.get("incumbent", row["mask"])
+        if there and row["number"] in wanted:
+            mask = Mask(space, torch.from_numpy(bits.copy()))
+            if f"{mask.hash:016x}" != there:
+                return  # a searcher that went back to a mask that it had left
+            yield row["number"], mask
+
+
+def _pack(mask: Mask | None) -> np.ndarray:
+    assert mask is not None, "the first mask, those of the best few and of the front are kept"
+    return np.packbits(mask.bits.numpy())
+
+
+def _unpack(space: MaskSpace, packed: np.ndarray) -> Mask:
+    return Mask(space, torch.from_numpy(np.unpackbits(packed, count=space.n_units).astype(bool)))
+
+
+def _cut(path: Path, end: int) -> BinaryIO:
+    path.touch()
+    handle = path.open("r+b")
+    handle.truncate(end)
+    handle.seek(end)
+    return handle
+
+
+def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
+    return "; ".join(f"its {name} is {saved.get(name)}, asked for is {wanted.get(name)}" for name in names)

@@ -1,0 +1,119 @@
+"""A network whose weights are frozen and whose parameters are scores, so that the one trainer can train them."""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from masksearch.spaces import NetworkSpace
+from masksearch.supermasks.methods import top
+from masksearch.utils.errors import InputError
+
+__all__ = ["ScoredNetwork", "frozen_weights"]
+
+
+class ScoredNetwork(nn.Module):
+    """A frozen copy of a network, masked afresh in every forward pass by what its scores say.
+
+    Its scores are all that wants gradients. The mask is ``draw``'s in train mode, that of the highest ranks in eval.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Copied; only read.
+    space : NetworkSpace
+        A weight space of it.
+    scores : sequence of Tensor
+        Where the scores start, of the shapes of the space's weights.
+    kept : sequence of int
+        Weights kept of every layer; a single number is that of all layers ranked together.
+    draw : callable
+        Scores (n,) and their number of ones -> mask (n,) that hands gradients on to the scores.
+    rank : callable
+        Scores -> saliency of the same shape, higher = keep.
+    power : float
+        The weights of a layer are multiplied by (its weights / its ones) ** power. 0 leaves them as they are.
+
+    Raises
+    ------
+    InputError
+        If the network is not of this space.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        space: NetworkSpace,
+        scores: Sequence[Tensor],
+        kept: Sequence[int],
+        draw: Callable[[Tensor, int], Tensor],
+        rank: Callable[[Tensor], Tensor],
+        power: float,
+    ) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.scores = nn.ParameterList(
+            torch.empty_like(weight).copy_(start)  # the weight's strides and device: multiplied side by side
+            for weight, start in zip(frozen_weights(self.network, space), scores, strict=True)
+        )
+        self._names = space.layer_weights()
+        self._kept = list(kept)
+        self._draw, self._rank, self._power = draw, rank, power
+        # In the state, so that a checkpoint of other densities or without rescaling is not taken for one of this.
+        self.register_buffer("kept", torch.tensor(self._kept))
+        self.register_buffer("power", torch.tensor(float(power)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Outputs of the masked network for images (b, c, h, w)."""
+        weights = {}
+        for name, mask in zip(self._names, self.masks(), strict=True):
+            weight: Tensor = self.network.get_parameter(name)
+            if self._power:
+                weight = weight * _factor(mask.detach(), self._power)
+            weights[name] = weight * mask
+        return functional_call(self.network, weights, (images,))
+
+    def masks(self) -> list[Tensor]:
+        """0/1 masks of the weights' shapes, in order of the layers."""
+        scores = list(self.scores)
+        if len(self._kept) == len(scores):
+            return [self._mask(s.flatten(), kept).view_as(s) for s, kept in zip(scores, self._kept, strict=True)]
+        together = self._mask(torch.cat([s.flatten() for s in scores]), self._kept[0])
+        runs = together.split([s.numel() for s in scores])
+        return [run.view_as(s) for run, s in zip(runs, scores, strict=True)]
+
+    def _mask(self, scores: Tensor, kept: int) -> Tensor:
+        if not kept:  # the density of this layer is 0: nothing to learn
+            return torch.zeros_like(scores)
+        return self._draw(scores, kept) if self.training else top(self._rank(scores), kept)
+
+    def saliency(self) -> Tensor:
+        """Saliency of every unit (n_units,), on the CPU."""
+        return torch.cat([self._rank(s.detach()).flatten().cpu() for s in self.scores])
+
+
+def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter]:
+    """The weights that the space's layers are made of.
+
+    Raises
+    ------
+    InputError
+        If the network has no such weight, or one of another shape.
+    """
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    found = []
+    for layer, name in zip(space.layers, space.layer_weights(), strict=True):
+        weight = parameters.get(name)
+        if weight is None or weight.shape != layer.shape:
+            has = "nothing" if weight is None else f"shape {tuple(weight.shape)}"
+            raise InputError(
+                f"model: {type(network).__name__} has {has} for {name} {layer.shape} of this {space.describe()}"
+            )
+        found.append(weight)
+    return found
+
+
+def _factor(mask: Tensor, power: float) -> Tensor:
+    return (mask.numel() / mask.sum().clamp(min=1)) ** power

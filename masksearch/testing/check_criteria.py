@@ -1,0 +1,155 @@
+"""What every criterion promises, as checks that the row of any criterion can be put through, for weights and filters.
+
+Each check takes the row and a granularity, and raises AssertionError where the promise is broken.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.mask import Mask
+from masksearch.criteria import Criterion
+from masksearch.spaces import NetworkSpace, filter_space, weight_space
+from masksearch.utils.errors import InputError
+
+__all__ = [
+    "check_alive",
+    "check_criterion",
+    "check_leaves_no_trace",
+    "check_needs",
+    "check_saliency",
+    "initial_weights",
+    "saliency_of",
+    "small_batches",
+    "small_network",
+    "space_of",
+]
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+def check_criterion(row: Criterion) -> None:
+    """All promises, for every granularity that the row names."""
+    checks: list[Callable[[Criterion, str], None]] = [check_saliency, check_leaves_no_trace, check_needs, check_alive]
+    for granularity in row.granularities:
+        for check in checks:
+            check(row, granularity)
+
+
+def check_saliency(row: Criterion, granularity: str = "weight") -> None:
+    """A finite number per unit, without a gradient, and the same again from the same network."""
+    model = small_network()
+    space = space_of(model, granularity)
+    initial = initial_weights(model)
+    first = saliency_of(row, model, space, small_batches(), initial)
+    assert first.shape == (space.n_units,), f"{tuple(first.shape)} values for {space.n_units} units"
+    assert first.is_floating_point(), f"values are {first.dtype}"
+    assert first.isfinite().all(), "values that are not finite"
+    assert not first.requires_grad, "values that hold on to a gradient"
+    assert torch.equal(saliency_of(row, model, space, small_batches(), initial), first), "other values the second time"
+
+
+def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
+    """Weights, buffers, gradients, modes, batches and torch's random state are what they were."""
+    for training in (True, False):
+        model = small_network().train(training)
+        model[1].train(not training)
+        model[0].bias.requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 7.0)
+        space = space_of(model, granularity)
+        before = copy.deepcopy(model.state_dict())
+        modes, wants = [m.training for m in model.modules()], [p.requires_grad for p in model.parameters()]
+        batches, initial = small_batches(), initial_weights(model)
+        copies, state = copy.deepcopy((batches, initial)), torch.get_rng_state()
+        for alive in (None, space.random(0.7, generator=torch.Generator().manual_seed(0))):
+            saliency_of(row, model, space, batches, initial, alive)
+        assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items()), "weights changed"
+        for parameter in model.parameters():
+            assert parameter.grad is not None, "gradients are gone"
+            assert torch.equal(parameter.grad, torch.full_like(parameter, 7.0)), "gradients changed"
+        assert [m.training for m in model.modules()] == modes, "modes changed"
+        assert [p.requires_grad for p in model.parameters()] == wants, "requires_grad changed"
+        assert torch.equal(torch.get_rng_state(), state), "torch's global random state was used"
+        for one, other in zip(batches, copies[0], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True)), "batches changed"
+        assert all(torch.equal(tensor, copies[1][key]) for key, tensor in initial.items()), "initial weights changed"
+
+
+def check_needs(row: Criterion, granularity: str = "weight") -> None:
+    """The row says what it needs; without it there is an :class:`InputError`, with it alone there is a saliency."""
+    model = small_network()
+    space = space_of(model, granularity)
+    given: list[tuple[bool, Batches, Mapping[str, Tensor] | None]] = [
+        (row.needs_batches, [], initial_weights(model)),
+        (row.needs_initial, small_batches(), None),
+    ]
+    for needed, batches, initial in given:
+        if needed:
+            try:
+                saliency_of(row, model, space, batches, initial)
+            except InputError:
+                continue
+            raise AssertionError("what the row says is needed was not missed")
+        saliency_of(row, model, space, batches, initial)
+    draws = "generator" in inspect.signature(row.saliency).parameters
+    assert draws == row.draws, "a criterion that draws takes generator=, and its row says so"
+    assert row.source, "no word about where it comes from"
+
+
+def check_alive(row: Criterion, granularity: str = "weight") -> None:
+    """Where units are pruned already, the others still have a finite value each."""
+    model = small_network()
+    space = space_of(model, granularity)
+    alive = space.random(0.7, generator=torch.Generator().manual_seed(0))
+    values = saliency_of(row, model, space, small_batches(), initial_weights(model), alive)
+    assert values.shape == (space.n_units,)
+    assert values[alive.bits].isfinite().all(), "values that are not finite, of units that are alive"
+
+
+def saliency_of(
+    row: Criterion,
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """The saliency, with a generator where the row draws."""
+    extras: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)} if row.draws else {}
+    return row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
+
+
+def small_network() -> nn.Sequential:
+    """A convolution, BatchNorm, tanh, dropout and a linear layer, for images (1, 5, 5) of four classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.Tanh(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(54, 4),
+        ).train()
+
+
+def small_batches(n: int = 3) -> Batches:
+    """Batches of noise for :func:`small_network`."""
+    g = torch.Generator().manual_seed(1)
+    return [(torch.randn(8, 1, 5, 5, generator=g), torch.randint(0, 4, (8,), generator=g)) for _ in range(n)]
+
+
+def initial_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Weights at initialisation that differ from the network's, in sign too."""
+    g = torch.Generator().manual_seed(3)
+    return {name: t.detach() + 0.3 * torch.randn(t.shape, generator=g) for name, t in model.named_parameters()}
+
+
+def space_of(model: nn.Module, granularity: str) -> NetworkSpace:
+    """The space of :func:`small_network`."""
+    return weight_space(model) if granularity == "weight" else filter_space(model, torch.zeros(1, 1, 5, 5))

@@ -1,0 +1,272 @@
+"""What every searcher promises, as checks that any searcher can be put through.
+
+Each check takes ``make``, a function without arguments that returns a new searcher, and raises AssertionError where the
+promise is broken. Scores come from ``planted_problem.Planted``: the share of a hidden mask's units that a mask keeps.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from masksearch.core.protocol import Score
+from masksearch.core.space import MaskSpace, OnEmpty
+from masksearch.searchers import Searcher
+from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, problem
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import load_tree, save_tree
+
+__all__ = [
+    "Make",
+    "check_arguments_unmodified",
+    "check_batches",
+    "check_bounds",
+    "check_density",
+    "check_empty_layers",
+    "check_ends",
+    "check_layer_densities",
+    "check_nan",
+    "check_radius",
+    "check_recovers_from_an_unscorable_start",
+    "check_same_seed_same_path",
+    "check_searcher",
+    "check_state_is_a_snapshot",
+    "check_state_round_trip",
+    "check_warm_start",
+]
+
+Make = Callable[[], Searcher]
+
+
+def check_searcher(make: Make, folder: str | Path | None = None) -> None:
+    """All promises.
+
+    Parameters
+    ----------
+    make : callable
+        Without arguments; a new searcher each time. A class of searchers is one.
+    folder : path, optional
+        Folder for files with states; by default, a temporary one.
+    """
+    if folder is None:
+        with TemporaryDirectory() as temporary:
+            check_searcher(make, temporary)
+        return
+    for density, batch in ((0.05, 1), (0.3, 1), (0.3, 5), (0.9, 1)):
+        check_density(make, density, batch)
+    check_radius(make)
+    check_batches(make)
+    check_arguments_unmodified(make)
+    check_same_seed_same_path(make)
+    for batch in (1, 4):
+        check_state_round_trip(make, Path(folder), batch)
+    check_state_is_a_snapshot(make)
+    check_nan(make)
+    check_recovers_from_an_unscorable_start(make)
+    check_bounds(make)
+    check_warm_start(make)
+    for density in (2 / 60, 59 / 60, 1.0):
+        check_ends(make, density)
+    check_empty_layers(make, "keep_one")
+    check_empty_layers(make, "raise")
+    check_layer_densities(make)
+
+
+def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
+    """Every proposal has exactly the density that was asked for, and its mask is its base after its move."""
+    searcher = make()
+    searcher.start(problem(density=density))
+    for proposal in drive(searcher, Planted(density), 120, batch):
+        assert int(proposal.mask.bits.sum()) == proposal.mask.n_kept == SPACE.count(density)
+        assert proposal.base.moved(proposal.move) == proposal.mask
+        assert proposal.base.hamming(proposal.mask) == len(proposal.move)
+        assert len(proposal.dropped) == len(proposal.regrown)
+
+
+def check_layer_densities(make: Make) -> bool:
+    """A density per layer is held by every proposal, or refused by an InputError before any; whether it is held."""
+    per_layer = {"first": 0.25, "second": 0.5}
+    start = SPACE.random(per_layer, generator=torch.Generator().manual_seed(5))
+    for given in (problem(density=per_layer), problem(density=per_layer, start=start)):
+        searcher, scorer = make(), Planted(per_layer)
+        try:
+            searcher.start(given)
+        except InputError:
+            return False
+        proposals = [*drive(searcher, scorer, 100), *drive(searcher, scorer, 20, 5)]
+        assert all(list(proposal.mask.kept_per_layer().values()) == [10, 10] for proposal in proposals)
+        assert len({proposal.mask.hash for proposal in proposals}) > 30
+    return True
+
+
+def check_radius(make: Make) -> None:
+    """A proposal lies at most 2 x radius from its base, where the searcher tells a radius."""
+    searcher, scorer = make(), Planted()
+    searcher.start(problem())
+    for _ in range(150):
+        radius = searcher.metrics().get("radius")
+        proposals = drive(searcher, scorer, 1)
+        if not proposals or radius is None:
+            return
+        assert proposals[0].base.hamming(proposals[0].mask) <= 2 * radius
+
+
+def check_batches(make: Make) -> None:
+    """``ask(n)`` gives at least one proposal and at most n."""
+    for n in (1, 2, 7):
+        searcher, scorer = make(), Planted()
+        searcher.start(problem())
+        for _ in range(20):
+            proposals = searcher.ask(n)
+            assert 1 <= len(proposals) <= n
+            searcher.tell(proposals, scorer.score(proposals))
+
+
+def check_arguments_unmodified(make: Make) -> None:
+    """The problem, the start mask, proposals and scores are what they were."""
+    start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
+    bits, given = start.bits.clone(), problem(start=start)
+    before, state = repr(given), torch.get_rng_state()
+    searcher, scorer = make(), Planted()
+    searcher.start(given)
+    settings = repr(searcher)
+    for _ in range(60):
+        proposals = searcher.ask(3)
+        scores = scorer.score(proposals)
+        masks, copies = [proposal.mask.bits.clone() for proposal in proposals], (list(proposals), list(scores))
+        searcher.tell(proposals, scores)
+        assert (proposals, scores) == copies
+        assert all(torch.equal(p.mask.bits, m) for p, m in zip(proposals, masks, strict=True))
+    assert torch.equal(start.bits, bits)
+    assert repr(given) == before
+    assert repr(searcher) == settings
+    assert torch.equal(torch.get_rng_state(), state), "torch's global random state was used"
+
+
+def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
+    """Equal seeds give equal paths, also on a searcher that has been used before; other seeds give others."""
+    first, second = make(), make()
+    first.start(problem(seed=1))
+    path = path_of(drive(first, Planted(), 80))
+    second.start(problem(seed=2))
+    assert path_of(drive(second, Planted(), 80)) != path
+    second.start(problem(seed=1))
+    assert path_of(drive(second, Planted(), 80)) == path
+    return path
+
+
+def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
+    """A state that was saved to a file, at any moment, continues the same path; whether the searcher supports that."""
+    for moment in (0, 1, 2, 17, 60):
+        whole, scorer = make(), Planted(nan_every=9)
+        whole.start(problem())
+        drive(whole, scorer, moment, batch)
+        if not whole.supports_resuming:
+            return False
+        save_tree(folder / "state", whole.state_dict())
+        resumed = make()
+        resumed.start(problem())
+        resumed.load_state_dict(load_tree(folder / "state"))
+        again = Planted(nan_every=9)
+        again.scored = list(scorer.scored)
+        assert resumed.metrics() == whole.metrics() or math.isnan(whole.metrics().get("current", 0.0))
+        expected = drive(whole, scorer, 50, batch)
+        assert path_of(drive(resumed, again, 50, batch)) == path_of(expected)
+        assert resumed.incumbent == whole.incumbent
+        assert resumed.metrics() == whole.metrics()
+    return True
+
+
+def check_state_is_a_snapshot(make: Make) -> None:
+    """A state doesn't change when the searcher goes on, where the searcher has one."""
+    searcher, scorer = make(), Planted()
+    searcher.start(problem())
+    drive(searcher, scorer, 20)
+    if not searcher.supports_resuming:
+        return
+    state = searcher.state_dict()
+    expected = path_of(drive(searcher, Planted(), 30))
+    again = make()
+    again.start(problem())
+    again.load_state_dict(state)
+    assert path_of(drive(again, Planted(), 30)) == expected
+
+
+def check_nan(make: Make) -> None:
+    """NaN scores, from the first one on or all of them, are survived; a mask that can't be scored is never stood on."""
+    searcher, scorer = make(), Planted(nan_every=1)
+    searcher.start(problem())
+    assert drive(searcher, scorer, 40)
+    for nan_every in (2, 3):
+        searcher, scorer = make(), Planted(nan_every=nan_every)
+        searcher.start(problem())
+        for _ in range(100):
+            proposals = searcher.ask(1)
+            scores, before = scorer.score(proposals), searcher.incumbent
+            searcher.tell(proposals, scores)
+            if math.isnan(scores[0].value):
+                assert searcher.incumbent == before
+
+
+def check_recovers_from_an_unscorable_start(make: Make) -> None:
+    """Only the first scoring is NaN: the search still goes to other masks."""
+    searcher, planted = make(), Planted()
+    searcher.start(problem())
+    proposals = searcher.ask(1)
+    searcher.tell(proposals, [Score(math.nan)])
+    hashes = {proposal.mask.hash for proposal in drive(searcher, planted, 60)}
+    assert len(hashes) > 30
+    assert not math.isnan(searcher.metrics().get("current", 0.0))
+
+
+def check_bounds(make: Make) -> None:
+    """A bound teaches nothing but that the threshold was missed: its value doesn't matter, and it is not accepted."""
+
+    def path(bound: float) -> list[tuple[int, float | None]]:
+        searcher, planted = make(), Planted()
+        searcher.start(problem())
+        made, bounds = [], 0
+        for number in range(100):
+            proposals = searcher.ask(1)
+            [score], before = planted.score(proposals), searcher.incumbent
+            threshold = proposals[0].threshold
+            if number % 2 and threshold is not None:
+                score, bounds = Score(bound, exact=False), bounds + 1
+            searcher.tell(proposals, [score])
+            if not score.exact:
+                assert searcher.incumbent == before
+            made += path_of(proposals)
+        return made
+
+    assert path(-5.0) == path(1e6)
+
+
+def check_warm_start(make: Make) -> bool:
+    """Whether a given start mask is scored first, or is the base of the first move; a searcher may also ignore it."""
+    start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
+    searcher = make()
+    searcher.start(problem(start=start))
+    [first] = searcher.ask(1)
+    return start in (first.mask, first.base)
+
+
+def check_ends(make: Make, density: float) -> None:
+    """A search of any density comes to its end, also where there is nothing to swap."""
+    searcher = make()
+    searcher.start(problem(density=density))
+    for proposal in drive(searcher, Planted(density), 60):
+        assert proposal.mask.n_kept == SPACE.count(density)
+
+
+def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
+    """Unless empty layers are allowed, no proposal empties one, where a random mask often would; whether any does."""
+    space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
+    searcher, scorer = make(), Planted(20 / 72, space=space)
+    start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")
+    searcher.start(problem(density=20 / 72, start=start, on_empty=on_empty, space=space))
+    emptied = [bool(proposal.mask.empty_layers()) for proposal in drive(searcher, scorer, 200)]
+    assert emptied
+    assert on_empty == "allow" or not any(emptied)
+    return any(emptied)

@@ -1,0 +1,87 @@
+"""A small problem with a known answer, and the loop in short: what searchers are put through."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.space import Density, MaskSpace, OnEmpty
+from masksearch.searchers import Searcher
+
+__all__ = ["SPACE", "Planted", "drive", "path_of", "problem"]
+
+SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
+
+
+class Planted:
+    """Scores a mask by the share of a hidden mask that it keeps; says NaN, or only a bound, when it is told to.
+
+    Parameters
+    ----------
+    density : float
+        Of the hidden mask.
+    nan_every, bound_every : int
+        Every so many-th scoring is NaN, or a bound far above any true score. 0: never. A bound is given only where
+        the proposal has a threshold, as scorers may.
+    """
+
+    def __init__(
+        self,
+        density: Density = 0.3,
+        nan_every: int = 0,
+        bound_every: int = 0,
+        space: MaskSpace = SPACE,
+    ) -> None:
+        generator = torch.Generator().manual_seed(123)
+        self.goal = space.random(density, generator=generator, on_empty="allow")
+        self._nan_every, self._bound_every = nan_every, bound_every
+        self.scored: list[Mask] = []
+
+    def value(self, mask: Mask) -> float:
+        """The true score."""
+        return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
+
+    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
+        """One score per proposal."""
+        return [self._score(proposal) for proposal in proposals]
+
+    def _score(self, proposal: Proposal) -> Score:
+        self.scored.append(proposal.mask)
+        number, value = len(self.scored), self.value(proposal.mask)
+        if self._nan_every and number % self._nan_every == 0:
+            return Score(math.nan)
+        threshold = proposal.threshold
+        if self._bound_every and number % self._bound_every == 0 and threshold is not None and value < threshold:
+            return Score(threshold - 1e-9, exact=False)
+        return Score(value)
+
+
+def problem(
+    seed: int = 0,
+    density: Density = 0.3,
+    start: Mask | None = None,
+    scorings: int = 200,
+    on_empty: OnEmpty = "allow",
+    space: MaskSpace = SPACE,
+) -> Problem:
+    """A small problem."""
+    return Problem(space, density, Budget(scorings), seed, start, on_empty=on_empty)
+
+
+def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:
+    """Ask, score and tell ``steps`` times, or until the searcher is through; the proposals in order."""
+    made = []
+    for _ in range(steps):
+        proposals = searcher.ask(batch)
+        if not proposals:
+            break
+        searcher.tell(proposals, scorer.score(proposals))
+        made += proposals
+    return made
+
+
+def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
+    """What identifies a search's path: hash and threshold of every proposal."""
+    return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]

@@ -1,0 +1,66 @@
+"""Moments in a training, with their unit: ``0``, ``3ep``, ``500it``, ``end``; or the best by then: ``best:3ep``."""
+
+import re
+from dataclasses import dataclass
+
+from masksearch.utils.errors import InputError
+
+__all__ = ["Duration"]
+
+_BEST = "best"
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A moment in a training: so many epochs or optimiser steps after its start, or its end.
+
+    With ``best`` it means the state after the epoch that validation liked best, of all epochs until that moment.
+    ``str(Duration.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.
+    """
+
+    count: int  # of `unit`; 0 for "end"
+    unit: str  # "ep", "it" or "end"
+    best: bool = False  # by validation until then; the unit is "ep" or "end"
+
+    @classmethod
+    def parse(cls, text: str, name: str = "duration") -> "Duration":
+        """Read ``0``, ``3ep``, ``500it``, ``end``, ``best`` (of the whole training) or ``best:3ep`` (of 3 epochs).
+
+        Raises
+        ------
+        InputError
+            For anything else; the message begins with ``name``.
+        """
+        if text in ("end", _BEST):
+            return cls(0, "end", text == _BEST)
+        if match := re.fullmatch(rf"{_BEST}:(\d+)ep", text):
+            if int(match[1]):
+                return cls(int(match[1]), "ep", True)
+        elif (match := re.fullmatch(r"(\d+)(ep|it)?", text)) and (match[2] or not int(match[1])):
+            return cls(int(match[1]), match[2] if int(match[1]) else "ep")
+        raise InputError(
+            f"{name}: {text!r} is no moment of a training; write 0, 3ep (epochs), 500it (steps), end, "
+            "best (by validation) or best:3ep (of the first 3 epochs)"
+        )
+
+    def steps(self, steps_per_epoch: int, epochs: int) -> int:
+        """The number of optimiser steps from the start of a training of ``epochs`` epochs.
+
+        For the best state by a moment, those until that moment: which state is best is not known before.
+        """
+        if self.unit == "end":
+            return epochs * steps_per_epoch
+        return self.count * (steps_per_epoch if self.unit == "ep" else 1)
+
+    def check_within(self, steps_per_epoch: int, epochs: int, name: str = "duration") -> None:
+        """Raise an :class:`InputError` if this moment lies after the end of the training."""
+        if self.steps(steps_per_epoch, epochs) > epochs * steps_per_epoch:
+            raise InputError(
+                f"{name}: {self} is longer than the training, which has {epochs}ep = {epochs * steps_per_epoch}it"
+            )
+
+    def __str__(self) -> str:
+        if self.unit == "end":
+            return _BEST if self.best else "end"
+        text = f"{self.count}{self.unit}" if self.count else "0"
+        return f"{_BEST}:{text}" if self.best else text

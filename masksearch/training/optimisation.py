@@ -1,0 +1,105 @@
+"""Optimisers, and learning rates as a function of the epoch and the validation losses."""
+
+from collections.abc import Callable, Iterable, Sequence
+from math import cos, inf, pi
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adadelta, Adam, AdamW, Optimizer
+
+from masksearch.training.train_settings import TrainSettings
+from masksearch.utils.registry import Table
+
+__all__ = ["OPTIMIZERS", "build_optimizer", "learning_rate", "load_optimizer"]
+
+
+Build = Callable[[list[nn.Parameter], TrainSettings, bool], Optimizer]
+
+
+def _sgd(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+    return SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=fused,
+    )
+
+
+def _adam(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+    return Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+
+
+def _adamw(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+    return AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+
+
+def _adadelta(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+    # There is no fused Adadelta; torch takes its foreach form on CUDA and the plain one on the CPU.
+    return Adadelta(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+OPTIMIZERS: Table[Build] = Table("optimizer", {"sgd": _sgd, "adam": _adam, "adamw": _adamw, "adadelta": _adadelta})
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings, device: torch.device) -> Optimizer:
+    """The optimiser that ``settings`` name, over those of ``parameters`` that want gradients."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    return OPTIMIZERS[settings.optimizer](trained, settings, device.type in ("cpu", "cuda"))
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Put back a state that has been in a file."""
+    optimizer.load_state_dict(state)
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                # A file doesn't keep strides, and fused kernels walk parameter and state side by side.
+                values[name] = torch.empty_like(parameter).copy_(value)
+
+
+_THRESHOLD = 1e-4  # a validation loss counts as lower if it is by this share of the lowest one
+
+
+def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[float] = ()) -> float:
+    """The learning rate of one epoch.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        Names the schedule and its numbers.
+    epoch : int
+        Epochs of the schedule that are over: 0 for the first one.
+    val_losses : sequence of float
+        Validation losses of the epochs that are over, since the training began; only ``plateau`` reads them.
+
+    Notes
+    -----
+    ``multistep`` is lr x factor^(milestones reached). ``cosine`` is lr x (1 + cos(pi x epoch / epochs)) / 2 (Loshchilov
+    and Hutter 2017, equation 5: one cycle down to 0). ``plateau`` multiplies by factor whenever the loss has failed to
+    fall for more than ``patience`` epochs in a row. Epochs beyond ``settings.epochs`` keep the rate of the last one;
+    ``plateau``, which knows no end, goes on.
+    """
+    scheduled = max(0, min(epoch, settings.epochs - 1))
+    if settings.lr_schedule == "multistep":
+        return settings.lr * settings.factor ** sum(scheduled >= milestone for milestone in settings.milestones)
+    if settings.lr_schedule == "cosine":
+        return settings.lr * (1 + cos(pi * scheduled / max(1, settings.epochs))) / 2
+    if settings.lr_schedule == "plateau":
+        return settings.lr * settings.factor ** _falls(val_losses[:epoch], settings.patience)
+    return settings.lr
+
+
+def _falls(losses: Sequence[float], patience: int) -> int:
+    """How often the plateau schedule has cut the rate after these losses."""
+    falls, waited, lowest = 0, 0, inf
+    for loss in losses:
+        if loss < lowest * (1 - _THRESHOLD) or lowest == inf:
+            waited, lowest = 0, loss
+        else:
+            waited += 1
+        if waited > patience:
+            falls, waited = falls + 1, 0
+    return falls

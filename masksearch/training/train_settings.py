@@ -1,0 +1,80 @@
+"""How a network is trained, as one frozen record that is checked when it is made."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
+
+__all__ = ["Augment", "LrSchedule", "Optimizer", "Precision", "TrainSettings"]
+
+Optimizer = Literal["sgd", "adam", "adamw", "adadelta"]
+LrSchedule = Literal["constant", "multistep", "plateau", "cosine"]
+Precision = Literal["float32", "bfloat16"]
+Augment = Literal["auto", "none", "crop_flip"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides a training beside the network, the data and the seed."""
+
+    epochs: int = 10
+    """Passes over the training images; 0 leaves the weights as they are."""
+    batch_size: int = 64
+    """Images per optimiser step; the last batch of an epoch may be smaller."""
+    optimizer: Optimizer = "sgd"
+    """What turns gradients into steps. Adam, AdamW and Adadelta have torch's default coefficients."""
+    lr: float = 0.05
+    """Learning rate at the start. Adadelta's is 1."""
+    momentum: float = 0.9
+    """Momentum of SGD; the other optimisers don't read it."""
+    nesterov: bool = False
+    """Nesterov's momentum, for SGD."""
+    weight_decay: float = 1e-4
+    """L2 penalty on every parameter (decoupled from the gradient in AdamW)."""
+    bn_l1: float = 0.0
+    """L1 penalty on every BatchNorm scale (network slimming, Liu et al. 2017: 1e-4 for VGG, 1e-5 for ResNet)."""
+    lr_schedule: LrSchedule = "constant"
+    """How the learning rate changes from epoch to epoch."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which the multistep schedule multiplies the learning rate by factor, ascending."""
+    factor: float = 0.1
+    """What multistep and plateau multiply the learning rate by."""
+    patience: int = 10
+    """Epochs without a lower validation loss that the plateau schedule bears; after one more the rate falls."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes, for the training loss."""
+    precision: Precision = "float32"
+    """What forward passes of the training calculate in; weights are float32 either way."""
+    augment: Augment = "auto"
+    """Random crops (4 pixels of padding) and horizontal flips; auto does what the data set says."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("optimizer", Optimizer),
+            ("lr_schedule", LrSchedule),
+            ("precision", Precision),
+            ("augment", Augment),
+        ):
+            choose(name, getattr(self, name), list(get_args(kind)))
+        _need("epochs", self.epochs, self.epochs >= 0, "0 or more")
+        _need("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        _need("lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0")
+        _need("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _need("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "a finite number, 0 or more")
+        _need("bn_l1", self.bn_l1, 0 <= self.bn_l1 < float("inf"), "a finite number, 0 or more")
+        _need("factor", self.factor, 0 < self.factor < 1, "in (0, 1)")
+        _need("patience", self.patience, self.patience >= 0, "0 or more")
+        _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
+        _need("milestones", self.milestones, ascending, "ascending epochs, 1 or more")
+        if self.lr_schedule == "multistep":
+            _need("milestones", self.milestones, bool(self.milestones), "at least one epoch for the multistep schedule")
+        if self.nesterov:
+            _need("nesterov", True, self.optimizer == "sgd" and self.momentum > 0, "for sgd with momentum above 0")
+
+
+def _need(name: str, value: object, fine: bool, allowed: str) -> None:
+    if not fine:
+        raise InputError(f"{name}: {value}; allowed is {allowed}")

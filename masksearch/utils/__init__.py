@@ -1,0 +1,1 @@
+"""Utilities: errors, tables of components, files, random streams."""

@@ -1,0 +1,279 @@
+"""The command line: every mistake is one line and exit code 2, before anything is written."""
+
+import errno
+import io
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from masksearch import models
+from masksearch.cli import commands as cli
+from masksearch.criteria import CRITERIA
+from masksearch.data import DATASETS
+from masksearch.experiment import cell_run as run_cell
+from masksearch.experiment import read_sweep, recipe_names, sweep
+from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.store.run_folder import locked
+from masksearch.scoring import OBJECTIVES
+from masksearch.searchers import SEARCHERS, Annealing
+from masksearch.training import TrainSettings
+
+TINY = [
+    *("run", "--model", "lenet_300_100:0.05", "--methods", "annealing", "snip", "--sparsity", "0.8", "--seeds", "1"),
+    *("--budget", "20", "--epochs", "1", "--train-examples", "200", "--search-examples", "50"),
+    *("--device", "cpu", "--threads", "1", "--latency-seconds", "0.002"),
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """In an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+MISTAKES = {  # flags: what the line has to hold, as patterns
+    "--sparsity 1.5": ["sparsity: 1.5", "between 0 and 1"],
+    "--sparsity 90": ["sparsity: 90.0", "between 0 and 1"],
+    "--sparsity abc": ["--sparsity", "abc", "FLOAT"],
+    "--sparsity": ["sparsity: nothing given"],
+    "--sparsity 0.99999": ["density: 1e-05", "fewer than the 3 layers", "at least 5.98e-05"],
+    "--sparsity 0.5 --max-macs 0.25 --granularity filter --methods filter_l1": ["sparsity: 0.5", "max_macs stands in"],
+    "--methods anneling": ["unknown method 'anneling': did you mean 'annealing'"],
+    "--methods annealing annealing": ["methods: annealing annealing", "once"],
+    "--methods magnitude --granularity filter": ["methods: magnitude ranks weight units only"],
+    "--model lenet_300": ["unknown model 'lenet_300': did you mean 'lenet_300_100'"],
+    "--model resnet20:wide": ["'wide' is no width", "numbers above 0"],
+    "--model torchvision:resnet19": ["unknown torchvision classifier 'resnet19': did you mean"],
+    "--model vgg16": ["vgg16", "1x8x8"],
+    "--dataset mnits": ["unknown data set 'mnits': did you mean 'mnist'"],
+    "--dataset mnist": ["no complete MNIST", "--data-root", "--download"],
+    "--dataset imagefolder": ["imagefolder", "imagefolder:PATH"],
+    "--dataset imagefolder:nowhere": ["nowhere/train", "allowed is"],
+    "--objective relative_width": ["objective 'relative_width': removed after 0.1.0", "benchmarks/README.md"],
+    "--objective acc": ["unknown objective 'acc': did you mean 'accuracy'"],
+    "--granularity filtre": ["--granularity", "filtre", "'weight', 'filter'"],
+    "--hold macs": ["hold: macs", "weight masks hold units"],
+    "--hold flops": ["--hold", "flops", "'units', 'params', 'macs'"],
+    "--budget 0": ["budget: 0", "at least 1"],
+    "--budget ten": ["--budget", "'ten'", "INT"],
+    "--budgett 10": ["--budgett", "perhaps you meant --budget"],
+    "--seeds 2.5": ["--seeds", "'2.5'", "INT"],
+    "--seconds -1": ["seconds", "more than 0"],
+    "--seconds 2m": ["--seconds: '2m' is no {None}|FLOAT;"],
+    "--methods magnitude@gradual:2ep": ["magnitude@gradual:2ep", "saliencies and warm_start"],
+    "--find-at 3": ["find_at: '3'", "3ep"],
+    "--find-at 11ep": ["11ep is longer than the training of 10ep"],
+    "--find-at 0 9999it": ["9999it is longer than the training"],
+    "--rewind-to back": ["rewind_to", "'back'", "none, lr, random"],
+    "--epochs -1": ["epochs: -1", "0 or more"],
+    "--lr nan": ["lr: nan", "finite number above 0"],
+    "--optimizer sdg": ["--optimizer", "'sdg'", "'sgd', 'adam', 'adamw', 'adadelta'"],
+    "--lr-schedule multistep": ["milestones", "at least one epoch"],
+    "--milestones 3 2": ["milestones: (3, 2)", "ascending"],
+    "--scope globl": ["--scope", "globl", "'global'"],
+    "--on-empty never": ["--on-empty", "never", "'keep_one'"],
+    "--layers conv": ["has no conv layer"],
+    "--annealing.radius-start 2": ["radius_start 2.0", "(0, 1)"],
+    "--annealing.temperature-start 1": ["temperatures [1.0]", "both"],
+    "--annealing.heat 1": ["--annealing.heat"],
+    "--examples-per-class 5000": ["examples_per_class: 5000", "smallest class has"],
+    "--search-examples 5000": ["search_examples is 5000", "allowed is 1 to"],
+    "--subsets growing": ["--subsets: removed after 0.1.0: ", "cheaper, not better", "benchmarks/README.md"],
+    "--subset-stages=3": ["--subset-stages: removed after 0.1.0: "],
+    "--subset_stages 3": ["--subset_stages: removed after 0.1.0: "],
+    "--objective width --granularity filter --methods eda --rescore 3": [
+        "rescore: 3",
+        "width looks at no validation images",
+        "rescore_by",
+    ],
+    "--train-examples 0": ["train_examples", "0"],
+    "--device gpu": ["device: 'gpu'", "cpu, cuda"],
+    "--threads 0": ["threads: 0", "at least 1"],
+    "--name a/b": ["name: 'a/b'", "without /"],
+    "--name": ["--name", "Missing value"],
+    "--download maybe": ["maybe"],
+    "--recipe": ["--recipe", "Missing value"],
+    "--recipe thesis": ["unknown recipe 'thesis': did you mean 'thesis_mlp'"],
+    "--parts global": ["parts: global", "--recipe"],
+    "--recipe thesis_mlp --parts global": ["parts: global", "'thesis_mlp' has no named parts"],
+    "--recipe search_trained --parts globl": [
+        "unknown part of recipe 'search_trained' 'globl'",
+        "did you mean 'global'",
+    ],
+    "--recipe thesis_mlp --scale tiny": ["unknown scale 'tiny'", "smoke, cpu, paper"],
+    "--recipe thesis_mlp --scale smoke --sparsity 3": ["sparsity: 3.0"],
+    "--scale tiny": ["--scale", "'smoke', 'cpu', 'paper'"],
+    "--no-such-flag 3": ["--no-such-flag"],
+    "stray": ["stray"],
+}
+
+
+def one_line(capsys):
+    """What was said on stderr: one line; and nothing on stdout (but the place of the progress bars)."""
+    captured = capsys.readouterr()
+    assert captured.out.strip() == ""
+    assert captured.err.startswith("masksearch: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith("\n")
+    assert len(captured.err) < 2000
+    return captured.err
+
+
+@pytest.mark.parametrize("flags", MISTAKES)
+def test_mistakes_are_one_line_before_anything_is_written(flags, capsys, tmp_path):
+    assert cli.main(["run", *flags.split()]) == 2
+    line = one_line(capsys)
+    for words in MISTAKES[flags]:
+        assert words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+COMMANDS = {
+    "sho": "unknown command 'sho': did you mean 'show'",
+    "--sparsity 0.5": "unknown command '--sparsity'",
+    "show": "show: takes one folder",
+    "show a b": "show: takes one folder",
+    "show nowhere": "nowhere holds no sweep",
+}
+
+
+@pytest.mark.parametrize("args", COMMANDS)
+def test_mistakes_in_commands_are_one_line(args, capsys):
+    assert cli.main(args.split()) == 2
+    assert COMMANDS[args] in one_line(capsys)
+
+
+def test_mistakes_are_told_on_terminals_without_unicode():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "masksearch.cli.commands", "run", "--budget", "ten"]
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(command, env={**environment, "PYTHONPATH": root}, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "--budget" in ended.stderr
+    assert "'ten'" in ended.stderr
+
+
+@pytest.mark.parametrize("args", [["--list"], ["run", "--list"], ["run", "--list", "--recipe", "thesis_mlp"]], ids=str)
+def test_the_list_holds_every_row_of_every_table(args, capsys):
+    assert cli.main(args) == 0
+    out = capsys.readouterr().out
+    named = {line.split()[0] for line in out.splitlines() if line.startswith("  ")}
+    for table in (SEARCHERS, CRITERIA, OBJECTIVES, models.MODELS, DATASETS):
+        assert set(table) <= named
+    assert set(recipe_names()) <= named
+    assert "torchvision:NAME" in named
+    for line in out.splitlines():
+        if line.startswith("  "):
+            assert len(line.split()) > 1, f"no word about {line}"
+
+
+def test_help_ends_well_and_holds_every_flag(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "--help"])
+    assert ended.value.code == 0
+    flags = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out))
+    wanted = {
+        f"--{item.name}" for g in (SweepSettings, TrainSettings, ScoringSettings, RunSettings) for item in fields(g)
+    }
+    wanted |= {f"--annealing.{item.name}" for item in fields(Annealing)} | {"--recipe", "--scale", "--parts", "--list"}
+    assert {name.replace("_", "-") for name in wanted} <= flags
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"]], ids=str)
+def test_without_a_command_the_usage_is_shown(args, capsys):
+    assert cli.main(args) == 0
+    out = capsys.readouterr().out
+    assert "masksearch run" in out
+    assert "masksearch show" in out
+
+
+def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsys, tmp_path):
+    assert cli.main(TINY) == 0
+    captured = capsys.readouterr()
+    result = read_sweep(tmp_path / "runs" / "sweep")
+    assert re.search(
+        r"^curves +tensorboard --logdir runs/sweep +then http://localhost:6006/#custom_scalars$",
+        captured.out,
+        re.MULTILINE,
+    )
+    assert re.search(r"^report +runs/sweep/report.html$", captured.out, re.MULTILINE)
+    for cell in result.cells:
+        row = next(line for line in captured.out.splitlines() if re.match(rf" *{cell['method']} .*80 %", line))
+        assert f"{100 * cell['trained']['test_accuracy']:.2f}" in row
+        assert f"{100 * cell['untrained']['test_accuracy']:.2f}" in row
+    assert (tmp_path / "runs" / "sweep" / "report.html").exists()
+    assert "Traceback" not in captured.err
+    assert cli.main(["show", "runs/sweep"]) == 0
+    shown = capsys.readouterr().out
+    table = captured.out[captured.out.index(" method") : captured.out.index("curves")]
+    assert table.strip() in shown
+    assert cli.main(TINY) == 0
+    assert "2 of 2 cells are finished already" in capsys.readouterr().out
+
+
+def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "dense_network", interrupted)
+    assert cli.main(TINY) == 130
+    assert capsys.readouterr().err.strip() == "interrupted; the same command goes on from here"
+    assert cli.main(["show", "runs/sweep"]) == 2
+    assert "no cell is finished yet" in one_line(capsys)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=errno.errorcode.get)
+def test_a_disk_that_fails_is_told_and_what_was_finished_is_kept(code, capsys, monkeypatch, tmp_path):
+    save = run_cell.save_tensors
+
+    def fails(path, *args):
+        if "snip" in str(path):
+            raise OSError(code, os.strerror(code), str(path))
+        save(path, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_cell, "save_tensors", fails)
+        assert cli.main(TINY) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert os.strerror(code) in err
+    assert "retrained.safetensors" in err
+    assert [cell["method"] for cell in read_sweep(tmp_path / "runs" / "sweep").cells] == ["annealing"]
+
+
+def test_a_folder_that_can_not_be_made_and_one_in_use_are_told(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert cli.main([*TINY, "--runs", "file"]) == 2
+    assert "run folder file/sweep: can't be written to" in one_line(capsys)
+    with locked(tmp_path / "runs" / "sweep"):
+        assert cli.main(TINY) == 2
+    assert "another process is working in it" in one_line(capsys)
+    assert not (tmp_path / "runs" / "sweep" / "sweep.json").exists()
+
+
+def test_a_terminal_that_lacks_characters_does_not_end_a_sweep(monkeypatch, tmp_path):
+    sink = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(sink, encoding="ascii"))
+    assert cli.main(TINY) == 0
+    sys.stdout.flush()
+    assert b"report  runs/sweep/report.html" in sink.getvalue()
+
+
+def test_whoever_reads_may_leave():
+    code = "import sys; from masksearch.cli.commands import main; sys.exit(main(['--list']))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() in (0, 1)  # rich has ideas of its own

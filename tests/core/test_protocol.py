@@ -1,0 +1,89 @@
+"""Problems and scorers: what each accepts, and what a scorer needs beside ``score``."""
+
+import pytest
+from loop_cases import SPACE, Overlap
+
+from masksearch.core.protocol import Budget, Problem, Proposal, Score, ScorerWrapper, Scoring, as_scoring
+from masksearch.searchers import RandomSearch
+from masksearch.searching import loop
+from masksearch.searching.history_store import HistoryFile
+from masksearch.searching.loop import search
+from masksearch.utils.errors import InputError
+
+
+def test_a_problem_takes_a_number_of_scorings_as_its_budget():
+    problem = Problem(SPACE, 0.1, budget=200, seed=0)
+    assert problem.budget == Budget(200)
+    assert problem == Problem(SPACE, 0.1, Budget(200), 0)
+    seconds = Budget(seconds=3.0)
+    assert Problem(SPACE, 0.1, seconds, 0).budget is seconds
+    with pytest.raises(InputError, match="budget: 0 scorings"):
+        Problem(SPACE, 0.1, budget=0, seed=0)
+
+
+class Refreshed(Overlap):
+    """Counts how often it is refreshed, and the scorings before each refresh."""
+
+    def __init__(self, refresh_every):
+        super().__init__()
+        self.refresh_every, self.refreshed_at = refresh_every, []
+
+    def refresh(self):
+        self.refreshed_at.append(len(self.scored))
+
+
+class Minimal(Scoring):
+    def score(self, proposals):
+        return [Score(1.0) for _ in proposals]
+
+
+def test_a_scorer_that_has_all_methods_is_returned_as_it_is():
+    for scorer in (Refreshed(3), Minimal(), ScorerWrapper(Minimal())):
+        assert as_scoring(scorer) is scorer
+    assert Minimal().refresh_every is None
+
+
+def test_a_scorer_that_has_score_alone_gets_the_defaults():
+    plain = Overlap()
+    scorer = as_scoring(plain)
+    assert scorer.refresh_every is None
+    scorer.refresh()
+    mask = SPACE.full()
+    assert [score.images for score in scorer.score([Proposal.of(mask)])] == [7]
+    assert plain.scored == [mask]
+
+
+def test_scorers_without_score_or_with_half_of_refreshing_are_errors(tmp_path):
+    half = Overlap()
+    half.refresh_every = 3
+    for scorer, message in ((object(), "a object has no score"), (half, "a Overlap has refresh_every alone")):
+        with pytest.raises(InputError, match=f"scorer: {message}"):
+            search(SPACE, RandomSearch(), scorer, 0.3, 5, folder=tmp_path / "run")
+    assert not half.scored
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_wrapper_hands_scoring_and_refreshing_to_its_scorer():
+    inner = Refreshed(3)
+    wrapper = ScorerWrapper(inner)
+    assert wrapper.refresh_every == 3
+    wrapper.score([Proposal.of(SPACE.full())])
+    wrapper.refresh()
+    assert inner.refreshed_at == [1]
+
+
+@pytest.mark.parametrize("every", [1, 3, None])
+def test_a_search_refreshes_its_scorer_when_a_refresh_is_due_and_takes_checkpoints_then(every, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+    checkpoints, checkpoint = [], HistoryFile.checkpoint
+
+    def counted(self, history, state):
+        checkpoints.append(len(history))
+        checkpoint(self, history, state)
+
+    monkeypatch.setattr(HistoryFile, "checkpoint", counted)
+    scorer = Refreshed(every)
+    search(SPACE, RandomSearch(), scorer, 0.3, 8, folder=tmp_path)
+    due = list(range(every or 1, 8, every or 1))
+    assert scorer.refreshed_at == ([] if every is None else due)
+    assert checkpoints == [*due, 8]

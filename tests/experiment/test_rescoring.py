@@ -1,0 +1,142 @@
+"""The last look of a search: its best masks, its start and criteria's masks, scored again before one is chosen."""
+
+import pytest
+from rich.console import Console
+from small_sweeps import MIXTURE, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
+
+from masksearch.cli.progress import ProgressBars
+from masksearch.core.protocol import Budget, Problem
+from masksearch.experiment import run_sweep
+from masksearch.experiment.settings.search_settings import Source
+from masksearch.report import write_report
+from masksearch.scoring import Scorer, ShortTraining
+from masksearch.searchers import RandomSearch
+from masksearch.searching.history_store import read_rows
+from masksearch.training import TrainSettings
+from masksearch.utils.seeds import derive
+
+
+def test_the_best_masks_are_scored_again_on_other_images_and_for_longer(tmp_path):
+    flat = TRAINED | MIXTURE | SHORT
+    [cell] = sweep_in(tmp_path, **flat, rescore=5, rescore_steps=8)
+    data = small_data()
+    settings = TrainSettings(epochs=2, lr=0.3, batch_size=50)
+    scorer = ShortTraining(
+        *(cell.build(cell.moment("0")), cell.space, data.train, data.rest, settings),
+        steps=8,
+        seed=derive(0, "short training"),
+    )
+    rows = {row.mask_hash: row.score.value for row in read_rows(cell.folder)}
+    best = sorted(rows, key=lambda mask: -rows[mask])[:5]
+    assert cell.mask.hash in best
+    [plain] = sweep_in(tmp_path, **flat, name="plain")
+    assert plain.mask.hash == best[0]
+    assert scorer(cell.mask).value >= scorer(plain.mask).value
+
+
+WITH_THE_START = {
+    "start": {"methods": ["random_search"], "warm_start": "magnitude@end", "find_at": ["0"], "rescore_by": "loss"},
+    "search": {"methods": ["eda"], "saliencies": ["magnitude"], "warm_start": "random", "rescore_by": "loss"},
+    "filters": {
+        "methods": ["optuna_cmaes"],
+        "granularity": "filter",
+        "objective": "width",
+        "warm_start": "filter_l1",
+        "sparsity": [0.6],
+        "rescore_by": "short_training",
+        "rescore_steps": 6,
+        "lr": 0.3,
+        "batch_size": 50,
+    },
+}
+
+
+@pytest.mark.parametrize("case", WITH_THE_START)
+def test_another_objective_chooses_between_what_a_search_found_and_what_it_started_from(case, tmp_path, capsys):
+    flat = TRAINED | {"budget": 20} | WITH_THE_START[case]
+    with ProgressBars(Console(width=200)) as bars:
+        result = run_sweep(settings_in(tmp_path, **flat), bars)
+    [cell] = cells_of(result)
+    [alone] = sweep_in(tmp_path, **{key: value for key, value in flat.items() if "rescore" not in key}, name="alone")
+    [start] = sweep_in(tmp_path, **flat | {"budget": 1}, name="start")
+    data = small_data()
+    if flat["rescore_by"] == "loss":
+        scorer = Scorer(cell.build(cell.moment(flat["find_at"][0])), cell.space, data.rest, "loss", fast=False)
+    else:
+        settings = TrainSettings(epochs=2, lr=0.3, batch_size=50)
+        seed = derive(0, "short training")
+        scorer = ShortTraining(cell.build(), cell.space, data.train, data.rest, settings, steps=6, seed=seed)
+    kept = scorer(start.mask).value > scorer(alone.mask).value
+    assert cell.mask.hash == (start if kept else alone).mask.hash != (alone if kept else start).mask.hash
+    assert cell.metrics["score"].get("kept") == (flat["warm_start"] if kept else None)
+    assert (f"{flat['warm_start']} was better" in capsys.readouterr().out) is kept
+    assert ("mask of a criterion kept: 1 of 1" in write_report(result).read_text()) is kept
+    if case != "filters":
+        assert kept == (case == "start")
+
+
+FINALISTS = ["magnitude@end", "snip:layerwise", "random:erk", "magnitude@gradual:1ep:layerwise"]
+
+
+def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
+    """Whoever learns fastest is the cell's mask: seen by letting each of them win, its rivals left out."""
+    flat = TRAINED | {"methods": ["random_search"], "budget": 3, "objective": "loss", "sparsity": [0.95]}
+    flat |= {"lr": 0.3, "batch_size": 50}
+    again = {"rescore_by": "training_loss", "rescore_steps": 8, "finalists": FINALISTS}
+    [cell] = sweep_in(tmp_path, **flat, **again)
+    [alone] = sweep_in(tmp_path, **flat, name="alone")
+    scorer = ShortTraining(
+        *(cell.build(), cell.space, small_data().train, small_data().rest),
+        TrainSettings(epochs=2, lr=0.3, batch_size=50),
+        by="train",
+        steps=8,
+        seed=derive(0, "retrain"),
+    )
+    masks = {None: alone.mask}
+    for text in FINALISTS:
+        source = Source.parse(text)
+        criterion = text if source.epochs else text.removesuffix(f":{source.scope}")
+        scope = "global" if source.epochs or source.scope is None else source.scope
+        [known] = sweep_in(
+            tmp_path,
+            **flat | {"budget": 1, "warm_start": criterion, "scope": scope},
+            name=text.replace(":", "_"),
+        )
+        masks[text] = known.mask
+    best = max(masks, key=lambda text: scorer(masks[text]).value)
+    assert len({mask.hash for mask in masks.values()}) == 5
+    assert cell.mask == masks[best]
+    assert best is not None
+    assert cell.metrics["score"]["kept"] == best
+    assert cell.metrics["score"]["rescored"] == {text or "search 1": scorer(mask).value for text, mask in masks.items()}
+
+
+def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
+    flat = {"methods": ["random_search"], "warm_start": "magnitude@end", "find_at": ["end"], "objective": "loss"}
+    [cell] = sweep_in(tmp_path, **flat, sparsity=[0.95], rescore=2, rescore_by="accuracy", budget=3)
+    [start] = sweep_in(tmp_path, **flat, sparsity=[0.95], budget=1, name="start")
+    assert cell.mask.hash == start.mask.hash
+    assert "kept" not in cell.metrics["score"]
+
+
+def test_the_best_masks_are_scored_again_on_images_that_the_search_has_not_seen(tmp_path):
+    flat = {
+        "search_examples": 20,
+        "methods": ["random_search"],
+        "budget": 200,
+        "objective": "accuracy",
+        "first_seed": 0,
+    }
+    [cell], [plain] = (sweep_in(tmp_path, **flat, rescore=rescore, name=f"{rescore}") for rescore in (5, 1))
+    searcher = RandomSearch()  # once more, for its masks
+    searcher.start(Problem(cell.space, cell.mask.density, Budget(200), derive(0, "search")))
+    masks = {proposal.mask.hash: proposal.mask for proposal in searcher.ask(200)}
+    ended = {row.mask_hash: row.score.value for row in read_rows(cell.folder)}
+    best = sorted(ended, key=lambda mask: -ended[mask])[:5]
+    assert plain.mask.hash == best[0]
+    winners = []
+    for images in (small_data().val[20:], small_data().val[:20]):
+        scorer = Scorer(cell.build(cell.moment("0")), cell.space, images, "accuracy", fast=False)
+        winners.append(max(best, key=lambda mask, scorer=scorer: scorer(masks[mask]).value))
+    assert cell.mask.hash == winners[0]
+    assert winners[0] != winners[1]  # the search images would have chosen another

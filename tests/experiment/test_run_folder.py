@@ -1,0 +1,71 @@
+"""Run folders: one process at a time, one run per folder, stages on disk."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from masksearch.experiment.store.run_folder import RunFolder, locked
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone_however_it_went(tmp_path):
+    folder = tmp_path / "run"
+    child = os.fork()
+    if not child:
+        with locked(folder):
+            (folder / "held").touch()
+            time.sleep(60)
+        os._exit(0)
+    try:
+        deadline = time.monotonic() + 10
+        while not (folder / "held").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        with pytest.raises(InputError, match=f"run folder {folder}: another process") as caught, locked(folder):
+            pass
+        assert "\n" not in str(caught.value)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with locked(folder):
+        pass
+
+
+def test_the_lock_is_freed_also_by_an_exception(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError
+    with locked(tmp_path):
+        pass
+
+
+def test_folders_that_can_not_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="can't be written to"), locked(tmp_path / "file"):
+        pass
+    with pytest.raises(InputError, match="can't be written to"), locked(tmp_path / "file" / "below"):
+        pass
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_settings_are_kept_and_compared(tmp_path):
+    identity = {"milestones": (30, 60), "lr": 0.1, "nested": {"none": None, "pair": ((1, 2),)}}
+    RunFolder(tmp_path, identity)
+    before = (tmp_path / "settings.json").read_bytes()
+    RunFolder(tmp_path, dict(identity))  # tuples come back from JSON as lists
+    for other in ({**identity, "lr": 0.2}, {**identity, "milestones": (30,)}, {}):
+        with pytest.raises(InputError, match=r"its settings\.json tells of another run"):
+            RunFolder(tmp_path, other)
+    assert (tmp_path / "settings.json").read_bytes() == before
+
+
+def test_stages(tmp_path):
+    folder = RunFolder(tmp_path / "run", {})
+    assert not folder.is_done
+    folder.enter("search")
+    assert not RunFolder(tmp_path / "run", {}).is_done
+    folder.enter("done")
+    assert RunFolder(tmp_path / "run", {}).is_done
+    assert read_json(folder / "status.json") == {"stage": "done"}

@@ -1,0 +1,94 @@
+"""The command of a row makes the same cells again; the rows of the CSV are the cells."""
+
+import csv
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from masksearch.analysis import group_cells
+from masksearch.cli.flags import parse
+from masksearch.experiment import Settings, grid, recipe_names
+from masksearch.experiment.cell import short_hash
+from masksearch.experiment.recipes import SCALES, load_recipe
+from masksearch.report.reproduce import _alone, flags_of, row_commands, sweep_command
+
+
+@pytest.mark.parametrize("sweep", ["finished", "rounds"])
+def test_every_row_has_a_command_for_its_cells(sweep, request):
+    result = request.getfixturevalue(sweep)
+    result = result[0] if sweep == "finished" else result
+    groups = group_cells(result.cells)
+    commands = row_commands(result, groups)
+    assert len(commands) == len(groups) > 3
+    for group, command in zip(groups, commands, strict=True):
+        program, verb, *flags = shlex.split(command)
+        assert (program, verb) == ("masksearch", "run")
+        [settings] = parse(flags, "masksearch run")
+        assert settings.run.name == f"{result.path.name}_again"
+        found = {short_hash(cell.identity) for cell in grid(settings)}
+        wanted = {result.folders[place].name.rpartition("_")[2] for place in group.places}
+        assert wanted <= found
+        assert len(found) == len(wanted) * (1 + (group.control != "none"))  # a control needs its treated cell
+
+
+def test_the_whole_sweep_has_a_command_of_the_same_settings(finished):
+    result, _ = finished
+    program, verb, *flags = sweep_command(result)
+    assert (program, verb) == ("masksearch", "run")
+    assert parse(flags, "masksearch run") == [Settings.from_dict(result.settings[0])]
+    assert sweep_command(replace(result, settings=result.settings * 2)) == []
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_cell_of_any_recipe_has_a_command(name, scale):
+    for part in load_recipe(name, scale):
+        cells = grid(part)
+        for cell in cells[:: max(1, len(cells) // 7)]:
+            [settings] = parse(flags_of(_alone(cell, "again")), "masksearch run")
+            assert short_hash(cell.identity) in {short_hash(other.identity) for other in grid(settings)}
+
+
+def test_a_search_that_shared_a_study_is_made_again_in_another():
+    optuna = {"storage": "sqlite:///studies.db", "study": "all"}
+    cell, *_ = grid(Settings().updated({"methods": ["optuna_tpe"], "sparsity": [0.9], "optuna": optuna}, "test"))
+    flags = flags_of(_alone(cell, "again"))
+    assert flags[flags.index("--optuna.study") + 1] == "all_again"
+
+
+def test_flags_say_what_is_not_as_usual_and_nothing_else():
+    assert flags_of(Settings()) == []
+    settings = Settings().updated({"budget": 5, "lr": 1e-05, "annealing": {"chains": 3}, "nesterov": True}, "test")
+    assert flags_of(settings) == ["--budget", "5", "--lr", "1e-05", "--nesterov", "--annealing.chains", "3"]
+    assert parse(flags_of(settings), "masksearch run") == [settings]
+    off = Settings().updated({"supermask": {"rescale": not Settings().supermask.rescale}}, "test")
+    assert parse(flags_of(off), "masksearch run") == [off]
+
+
+def test_a_sparsity_that_another_setting_stands_in_the_place_of_is_no_flag():
+    sweep = {"granularity": "filter", "methods": ["filter_l1"], "sparsity": [0.5], "max_macs": [0.25]}
+    settings = Settings().updated(sweep, "test")
+    [again] = parse(flags_of(settings), "masksearch run")
+    assert again.sweep.sparsities == settings.sweep.sparsities
+    assert [cell.identity for cell in grid(again)] == [cell.identity for cell in grid(settings)]
+
+
+def test_settings_read_back_from_their_file(finished):
+    [part] = finished[0].settings
+    assert Settings.from_dict(part).as_dict() == Settings.from_dict(Settings.from_dict(part).as_dict()).as_dict()
+    assert [cell.folder for cell in grid(Settings.from_dict(part))] == [path.name for path in finished[0].folders]
+
+
+def test_the_csv_beside_the_page_has_every_cell(finished):
+    result, page = finished
+    rows = list(csv.DictReader((page.parent / "results.csv").open()))
+    assert len(rows) == len(result.cells)
+    for row, cell in zip(rows, result.cells, strict=True):
+        assert (row["method"], float(row["sparsity"]), int(row["seed"])) == (
+            cell["method"],
+            cell["sparsity"],
+            cell["seed"],
+        )
+        assert float(row["trained.test_accuracy"]) == cell["trained"]["test_accuracy"]
+        assert float(row["cost.effective_macs"]) == cell["cost"]["effective_macs"]

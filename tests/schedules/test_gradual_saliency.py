@@ -1,0 +1,96 @@
+"""Gradual pruning as a saliency: the order in which it lets go of units."""
+
+import copy
+
+import pytest
+import torch
+from in_training_cases import SPACES, STEPS, how, make_model, make_split
+
+from masksearch.criteria import CRITERIA, select
+from masksearch.criteria.gradual import gradual_saliency
+from masksearch.schedules.in_training import Gradual
+from masksearch.spaces import weight_space
+from masksearch.training import train
+from masksearch.training.record import copy_weights
+from masksearch.utils.errors import InputError
+
+
+@pytest.fixture(params=["weight", "filter"])
+def world(request):
+    model = make_model()
+    name = "magnitude" if request.param == "weight" else "filter_l2"
+    return model, SPACES[request.param], name
+
+
+def test_the_top_units_are_those_that_gradual_pruning_keeps_at_every_change(world):
+    model, space, name = world
+    split, network, masks = make_split(), copy.deepcopy(model), []
+
+    def remembered(density, alive):
+        mask = select(name, network, space, [], density, alive=alive, on_empty="keep_one")
+        masks.extend([mask] if mask != alive else [])
+        return mask
+
+    train(network, split, how(), remask=Gradual(network, space, remembered, 0.2, STEPS), seed=3)
+    outlasted = gradual_saliency(model, space, split, how(), 0.2, name, on_empty="keep_one", seed=3)
+    assert len({mask.n_kept for mask in masks}) > 5
+    for number, mask in enumerate(masks):
+        assert torch.equal(outlasted > number + 1 - 1e-9, mask.bits)
+    assert len(outlasted.unique()) == space.n_units  # no ties are left
+    final = masks[-1].bits
+    order = CRITERIA[name].saliency(network, space, [], initial=None, alive=masks[-1])[final].argsort()
+    assert torch.equal(outlasted[final].argsort(), order)  # those that are left: as the criterion ranks them in the end
+
+
+def test_model_and_random_state_stay_and_the_seed_decides(world):
+    model, space, name = world
+    before, split, state = copy_weights(model), make_split(), torch.get_rng_state()
+    first, again, other = (
+        gradual_saliency(model, space, split, how(), 0.2, name, on_empty="keep_one", seed=seed) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_units_that_are_out_stay_below_all_others(world):
+    model, space, name = world
+    alive = space.random(0.6, generator=torch.Generator().manual_seed(0), on_empty="keep_one")
+    outlasted = gradual_saliency(model, space, make_split(), how(), 0.2, name, on_empty="keep_one", alive=alive)
+    assert torch.equal(outlasted == -1, ~alive.bits)
+    assert (outlasted[alive.bits] >= 0).all()
+
+
+def test_ties_are_broken_by_the_seed_and_only_real_changes_count():
+    """Signs of weights tie by the hundreds; a density that stays is no change."""
+    model = make_model()
+    space, split = weight_space(model), make_split()
+    first, second = (
+        gradual_saliency(model, space, split, how(lr=1e-9), 0.2, "mag_sign", initial=copy_weights(model), seed=seed)
+        for seed in (1, 2)
+    )
+    assert len(first.unique()) == len(second.unique()) == space.n_units
+    whole = gradual_saliency(model, space, split, how(), 1.0, seed=1)
+    assert 0 <= whole.min() < whole.max() < 1  # all units are left, after no change
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs: 0; gradual pruning takes at least 1"),
+        ({"lr": 1e30}, "its loss is no number; a learning rate of 1e.30 may be too high"),
+        ({"lr_schedule": "plateau"}, "plateau watches the validation loss"),
+    ],
+)
+def test_what_can_not_be_pruned_gradually_is_said(changes, message):
+    model = make_model()
+    with pytest.raises(InputError, match=message):
+        gradual_saliency(model, weight_space(model), make_split(), how(**changes), 0.2)
+
+
+def test_densities_of_layers_can_not_be_followed():
+    model = make_model()
+    space = weight_space(model)
+    with pytest.raises(InputError, match=r"density: .*; gradual pruning follows one number"):
+        gradual_saliency(model, space, make_split(), how(), dict.fromkeys(space.full().densities(), 0.2))

@@ -1,0 +1,161 @@
+"""Masks that are run together have the logits, and the scores, that each has by itself."""
+
+import pytest
+import torch
+from path_cases import generator, make_conv_net, make_mlp, make_split
+from torch import nn
+
+from masksearch.core.protocol import Proposal
+from masksearch.models import MODELS, build_model
+from masksearch.scoring import Scorer
+from masksearch.scoring.objectives import OBJECTIVES
+from masksearch.scoring.paths.batched import Together, can_go_together, is_small, measured_together
+from masksearch.scoring.paths.reference import ReferencePath
+from masksearch.spaces import weight_space
+from masksearch.utils.errors import InputError
+
+OF_LOGITS = {name: row.of_logits for name, row in OBJECTIVES.items() if row.of_logits is not None}
+
+
+class Tied(nn.Module):
+    """Two layers of the same weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, images):
+        return self.last(self.second(self.first(images.flatten(1)).relu()).relu())
+
+
+class Deciding(nn.Sequential):
+    """What it does depends on values."""
+
+    def forward(self, images):
+        out = super().forward(images)
+        return out if out.sum() > 0 else -out
+
+
+def with_space(name):
+    model = build_model(f"{name}:0.1", (3, 32, 32), seed=0).eval()
+    return model, weight_space(model)
+
+
+def random_masks(space, n=3):
+    return [space.random(0.4, generator=generator(seed), on_empty="allow") for seed in range(n)]
+
+
+NETWORKS = {
+    "chain": (lambda: make_mlp(), ()),
+    "in place": (lambda: make_mlp("relu in place"), ()),
+    "some layers": (lambda: make_mlp(), ("3",)),
+    "residual": (lambda: make_conv_net(torch.float64), ()),
+    "tied": (lambda: Tied().double(), ("second",)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_logits_are_those_of_one_mask_after_another(name):
+    make, exclude = NETWORKS[name]
+    model = make().eval()
+    images = make_split(30, shape=(1, 6, 6) if name == "residual" else (1, 4, 5)).images
+    space = weight_space(model, exclude=exclude)
+    masks, reference = random_masks(space), ReferencePath(model, space, images, 30)
+    wanted = torch.stack([reference.logits(Proposal.of(mask)) for mask in masks])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for batch_size in (1, 30, 1000):
+        assert torch.allclose(Together(model, space, images, batch_size).logits(masks), wanted, rtol=1e-12)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("measure", OF_LOGITS.values(), ids=OF_LOGITS)
+@pytest.mark.parametrize("name", [name for name in MODELS if is_small(*with_space(name))])
+def test_every_small_network_and_every_objective_of_the_tables_can_go_together(name, measure):
+    model, space = with_space(name)
+    images = torch.randn(2, 3, 32, 32, generator=generator())
+    assert can_go_together(model, space, measure, images, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("measure", OF_LOGITS.values(), ids=OF_LOGITS)
+def test_objectives_are_those_of_one_mask_after_another(measure):
+    logits, labels = torch.randn(3, 40, 5, generator=generator()).double(), make_split().labels
+    logits[1, 7, 2] = torch.nan
+    wanted = torch.stack([measure(one, labels) for one in logits])
+    assert torch.allclose(measured_together(measure, logits, labels), wanted, equal_nan=True)
+
+
+class OfTheBatch(nn.Sequential):
+    """What is said of an image depends on the others."""
+
+    def forward(self, images):
+        out = super().forward(images)
+        return out - out.mean(0)
+
+
+class Unlike(nn.Sequential):
+    """Says something else where it is batched over its weights."""
+
+    def forward(self, images):
+        out = super().forward(images)
+        return out + 1 if torch._C._functorch.is_batchedtensor(out) else out
+
+
+def reads(logits, labels):
+    """An objective that waits for the device."""
+    return torch.tensor(float(logits.sum()))
+
+
+def test_what_can_not_be_batched_goes_one_by_one():
+    split, mlp = make_split(4), make_mlp().eval()
+    accuracy = OF_LOGITS["accuracy"]
+    assert can_go_together(mlp, weight_space(mlp), accuracy, split.images, split.labels)
+    assert not can_go_together(mlp, weight_space(mlp), reads, split.images, split.labels)
+    infinite = make_mlp()
+    with torch.no_grad():
+        for parameter in infinite.parameters():
+            parameter.fill_(1e200)
+    for other in (Deciding(*make_mlp()), OfTheBatch(*make_mlp()), Unlike(*make_mlp()), infinite):
+        assert not can_go_together(other.eval(), weight_space(other), accuracy, split.images, split.labels)
+
+
+def test_small_networks_are_those_of_linear_layers_and_up_to_a_million_weights():
+    sizes = {"lenet_300_100": True, "thesis_mlp": True, "lenet5": False, "resnet20": False}
+    models = {name: build_model(name, (1, 28, 28)) for name in sizes}
+    assert {name: is_small(model, weight_space(model)) for name, model in models.items()} == sizes
+    large = nn.Sequential(nn.Flatten(), nn.Linear(1024, 1025))
+    assert not is_small(large, weight_space(large))
+
+
+def test_a_pass_of_several_masks_takes_as_many_fewer_images(monkeypatch):
+    model, images = make_mlp().eval(), make_split(40).images
+    space, seen = weight_space(model), []
+    together = Together(model, space, images, 45)
+    run = together._run
+    monkeypatch.setattr(together, "_run", lambda weights, part: seen.append(len(part)) or run(weights, part))
+    together.logits(random_masks(space, 3))
+    assert seen == [15, 15, 10]
+
+
+def test_weights_are_those_that_there_were():
+    model, images = make_mlp().eval(), make_split().images
+    space = weight_space(model)
+    together, masks = Together(model, space, images, 100), random_masks(space)
+    before = together.logits(masks)
+    with torch.no_grad():
+        model[1].weight.zero_()
+    assert torch.equal(together.logits(masks), before)
+
+
+@pytest.mark.parametrize("objective", OF_LOGITS)
+def test_a_scorer_that_scores_at_once_gives_the_scores_of_one_that_does_not(objective):
+    model, split = make_mlp(), make_split()
+    space = weight_space(model)
+    scorer, alone = Scorer(model, space, split, objective), Scorer(model, space, split, objective, fast=False)
+    scorer._together = Together(scorer._model, space, scorer._images, 100)  # as on a GPU
+    masks = random_masks(space, 19)  # a group of sixteen, and one of three
+    scores = scorer.score([Proposal.of(mask) for mask in masks])
+    assert [score.value for score in scores] == pytest.approx([alone(mask).value for mask in masks], abs=1e-12)
+    assert {(score.exact, score.images) for score in scores} == {(True, len(split))}
+    with pytest.raises(InputError, match="doesn't fit this weight space"):
+        scorer.score([Proposal.of(mask) for mask in (masks[0], weight_space(nn.Linear(3, 3)).full())])

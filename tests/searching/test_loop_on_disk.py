@@ -1,0 +1,174 @@
+"""Searches in a folder: on disk they are what they are in memory, and go on after an interruption as if without one."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from loop_cases import SPACE, Overlap, every
+
+from masksearch.core.mask import Move
+from masksearch.core.protocol import Proposal
+from masksearch.core.space import MaskSpace
+from masksearch.searchers import Annealing, Searcher
+from masksearch.searching import loop
+from masksearch.searching.history_store import incumbents, read_rows
+from masksearch.searching.loop import search
+from masksearch.utils.errors import InputError
+
+
+def rows_of(folder):
+    """The rows without their wall-clock field."""
+    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+class StopError(Exception):
+    pass
+
+
+@every
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("at", [0, 17, 39])
+@pytest.mark.parametrize("often", [True, False], ids=["checkpoints", "no checkpoints"])
+def test_an_interrupted_search_goes_on_to_the_same_end(make, batch, at, often, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0 if often else 1e9)
+    options = {"density": 0.3, "budget": 40, "seed": 4, "batch": batch, "on_empty": "allow"}
+    whole = search(SPACE, make(), Overlap(nan_every=5), **options, folder=tmp_path / "whole")
+
+    def stop(trial, history, searcher):
+        if trial.number == at:
+            raise StopError
+
+    with pytest.raises(StopError):
+        search(SPACE, make(), Overlap(nan_every=5), **options, folder=tmp_path / "parts", callbacks=[stop])
+    scorer = Overlap(nan_every=5)
+    parts = search(SPACE, make(), scorer, **options, folder=tmp_path / "parts")
+    if often and at > batch:
+        assert len(scorer.scored) <= 40 - (at - at % batch) + batch  # it did go on, and did not begin anew
+    assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
+    assert (tmp_path / "parts" / "moves.i32").read_bytes() == (tmp_path / "whole" / "moves.i32").read_bytes()
+    assert [trial.mask for trial in parts.top] == [trial.mask for trial in whole.top]
+    assert parts.best_so_far()[-1] == whole.best_so_far()[-1]
+
+
+def test_a_finished_search_is_not_done_again(tmp_path):
+    first = search(SPACE, Annealing(), Overlap(), 0.3, 30, folder=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    scorer = Overlap()
+    again = search(SPACE, Annealing(), scorer, 0.3, 30, folder=tmp_path)
+    assert scorer.scored == []
+    assert again.best.mask == first.best.mask
+    assert [trial.score for trial in again] == [trial.score for trial in first]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_makes_no_difference_to_the_search(tmp_path):
+    on_disk = search(SPACE, Annealing(), Overlap(), 0.3, 60, folder=tmp_path)
+    in_memory = search(SPACE, Annealing(), Overlap(), 0.3, 60)
+    assert [trial.mask_hash for trial in on_disk] == [trial.mask_hash for trial in in_memory]
+    assert [trial.mask_hash for trial in read_rows(tmp_path)] == [trial.mask_hash for trial in in_memory]
+
+
+def test_the_moves_on_disk_lead_along_the_walk(tmp_path):
+    seen = []
+
+    def look(trial, history, searcher):
+        seen.append(searcher.incumbent)
+
+    history = search(SPACE, Annealing(), Overlap(), 0.3, 120, folder=tmp_path, callbacks=[look])
+    units = np.fromfile(tmp_path / "moves.i32", dtype="<i4").astype(np.int64)
+    mask, place = history.first, 0
+    for row, incumbent in zip(rows_of(tmp_path), seen, strict=True):
+        if "move" in row:
+            out, back = row["move"]
+            mask = mask.moved(Move(units[place : place + out], units[place + out : place + out + back]))
+            place += out + back
+            assert mask.hash == int(row["mask"], 16)
+        assert mask == incumbent
+    assert place == len(units) > 0
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_so_they_do_where_a_chain_goes_on_from_another_one(batch, tmp_path):
+    class Stood(Annealing):
+        def tell(self, proposals, scores):
+            super().tell(proposals, scores)
+            stood.append(self.incumbent.hash)
+
+    stood = []
+    search(SPACE, Stood(chains=4), Overlap(), 0.3, 400, seed=1, batch=batch, folder=tmp_path, on_empty="allow")
+    made = dict(incumbents(tmp_path, SPACE, 400))
+    rows = rows_of(tmp_path)
+    assert any("incumbent" in row for row in rows)
+    first = next(row["number"] for row in rows if "move" in row)
+    last = range(len(rows) - 1, first, -batch)  # of every batch, after which the searcher was asked where it stands
+    assert [made[number].hash for number in last] == stood[: -len(last) - 1 : -1]
+
+
+def test_rows_say_how_far_the_walk_has_come(tmp_path):
+    seen = []
+
+    def look(trial, history, searcher):
+        seen.append((searcher.incumbent.hamming(history.first), searcher.incumbent.densities()))
+
+    search(SPACE, Annealing(), Overlap(), 0.3, 50, folder=tmp_path, callbacks=[look])
+    for row, (distance, densities) in list(zip(rows_of(tmp_path), seen, strict=True))[1:]:
+        assert row["metrics"]["hamming_start"] == distance
+        assert {name: row["metrics"][f"density/{name}"] for name in densities} == densities
+
+
+OTHERS = {
+    "seed": ({"seed": 5}, "its seed is 4, asked for is 5"),
+    "density": ({"density": 0.4}, "its density is 0.3, asked for is 0.4"),
+    "budget": ({"budget": 31}, "its budget is .*30.*31"),
+    "searcher": ({"searcher": Annealing(chains=3)}, "its searcher is .*chains=1.*chains=3"),
+    "policy": ({"on_empty": "allow"}, "its on_empty is raise, asked for is allow"),
+    "start": ({"start": SPACE.random(0.3, generator=torch.Generator().manual_seed(1))}, "its start is None"),
+    "space": ({"space": MaskSpace([("first", (5, 8), 40), ("third", (4, 5), 20)])}, "its space is"),
+    "saliencies": ({"saliencies": {"other": torch.arange(60.0)}}, "its saliencies is .'one'., asked for is .'other'."),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), OTHERS.values(), ids=OTHERS)
+def test_a_folder_with_another_search_is_refused_and_kept(change, message, tmp_path):
+    request = {"space": SPACE, "searcher": Annealing(), "scorer": Overlap(), "density": 0.3, "budget": 30, "seed": 4}
+    request["saliencies"] = {"one": torch.arange(60.0)}
+    search(**request, folder=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match=message) as caught:
+        search(**{**request, **change}, folder=tmp_path)
+    assert "\n" not in str(caught.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class Uniform(Searcher):
+    """Two methods, and an attribute that isn't saved."""
+
+    told = 0
+
+    def ask(self, n=1):
+        return [Proposal.of(self.problem.random_mask(self.generator)) for _ in range(n)]
+
+    def tell(self, proposals, scores):
+        self.told += len(scores)
+
+
+def test_a_searcher_that_cannot_be_resumed_says_so_and_keeps_a_finished_search(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+
+    def stop(trial, history, searcher):
+        if trial.number == 10:
+            raise StopError
+
+    with pytest.raises(StopError):
+        search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "unfinished", callbacks=[stop])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "unfinished").iterdir()}
+    with pytest.raises(InputError, match=r"unfinished search \(10 scorings\), and Uniform doesn't support") as caught:
+        search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "unfinished")
+    assert "\n" not in str(caught.value)
+    search_file = "search.safetensors"
+    assert (tmp_path / "unfinished" / search_file).read_bytes() == before[search_file]
+    whole = search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "finished")
+    again = search(SPACE, Uniform(), Overlap(), 0.3, 20, folder=tmp_path / "finished")
+    assert [trial.score for trial in again] == [trial.score for trial in whole]
