@@ -2,7 +2,8 @@
 
 ``check_searcher(make)``, ``check_criterion(row)``, ``check_model(row, shape)`` and ``check_schedule(row)`` go
 through all promises of one component and raise AssertionError at the first that is broken. The modules
-``check_searchers``, ``check_criteria`` and ``check_models`` have them one by one. The package's own tests call the same functions.
+``check_searchers``, ``check_criteria`` and ``check_models`` have them one by one.
+The package's own tests call the same functions.
 """
 
 from masksearch.testing.check_criteria import check_criterion

@@ -34,7 +34,7 @@ def run_in_processes(
     """Run the cells of the groups in ``plan.workers`` processes; the caller holds the lock of the folder ``path``.
 
     Each dense network is trained by one worker; then its cells are free for all. Controls follow the cell whose mask
-    they take. What a cell raises, or the callback, or Ctrl-C, ends all workers at once; what they have finished is kept.
+    they take. An exception of a cell or of the callback, or Ctrl-C, ends all workers; what they have finished is kept.
 
     Raises
     ------

@@ -40,7 +40,7 @@ class ShortTraining:
     Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
     mask alone. Filters are removed before the training: it costs what the smaller network costs. So are, where a chain
     of linear layers without dropout is trained by itself and on whole images, inputs and units from which no kept
-    weights lead to an output (:mod:`~masksearch.scoring.short_training.dead_units`). A training that diverges scores NaN.
+    weights lead to an output (``dead_units``). A training that diverges scores NaN.
 
     On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
     numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from those of masks that come one
