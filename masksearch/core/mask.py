@@ -34,14 +34,14 @@ class Move:
         return Move(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
-_FORMAT = "masksearch.core.mask"
+_FORMAT = "masksearch.mask"
 
 
 class Mask:
     """One bit per unit of a space, True = kept. Masks don't change: a move makes another mask.
 
-    A mask made by :meth:`moved` costs O(radius): it remembers its base and the move, and works out its bits only when
-    they are read. A search proposes thousands of masks and looks into few of them.
+    A mask made by :meth:`moved` costs O(radius): it stores its base and the move, and computes its bits only when they
+    are read. A search proposes thousands of masks and reads the bits of few of them.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class Mask:
         return cls(space, bits)
 
     def moved(self, move: Move) -> "Mask":
-        """The mask that ``move`` leads to, in O(radius). That the move fits this mask is the caller's word."""
+        """The mask that ``move`` leads to, in O(radius). The move is not validated; it must fit this mask."""
         if not len(move):
             return self
         child = object.__new__(Mask)
@@ -223,7 +223,11 @@ def same_mask(one: Mask | None, other: Mask | None) -> bool:
     """Whether two masks of one space are equal, by identity or by :attr:`Mask.hash`; None is equal to nothing."""
     if one is None or other is None:
         return False
-    return one is other or one.hash == other.hash
+    if one is other:
+        return True
+    if one._base is other or other._base is one:  # one move from each other; the hash would take longer
+        return False
+    return one.hash == other.hash
 
 
 def _keys(units: np.ndarray) -> int:

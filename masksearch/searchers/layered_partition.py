@@ -1,4 +1,4 @@
-"""A mask that is being moved, its units sorted by layer: swaps within layers, or moves of the layers' densities alone.
+"""The units of a mask, sorted by layer: for swaps within layers, or for moves of the layers' densities only.
 
 Both classes have the methods of :class:`masksearch.searchers.partition.Partition`; their time does not grow with the
 space.
@@ -44,16 +44,16 @@ class _ByLayer:
         return self._kept - out + back
 
     def mask(self) -> Mask:
-        """The mask it stands on, in O(n_units)."""
+        """The current mask, in O(n_units)."""
         runs = zip(self.space.starts, self._kept, strict=True)
         return Mask.of_units(self.space, np.concatenate([self._order[start : start + kept] for start, kept in runs]))
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of the units: draws depend on it, so the bits alone would not continue the same search."""
+        """The order of the units, on which the draws depend, and the kept units of every layer."""
         return {"order": self._order.copy(), "kept": self._kept.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Load what :meth:`state_dict` returned."""
         self._order = np.array(state["order"], dtype=np.int64)
         self._kept = np.array(state["kept"], dtype=np.int64)
 
@@ -142,7 +142,7 @@ class LayeredPartition(_ByLayer):
         self._exchange(units[outside], there[~np.isin(there, units)])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Load what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self._place = np.argsort(self._order)
 

@@ -1,4 +1,4 @@
-"""A mask that is being moved: draws and makes moves in time that doesn't grow with the number of units."""
+"""The units of a mask in an order from which moves are drawn and made in time O(radius)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ class Partition:
     Parameters
     ----------
     mask : Mask
-        Where it starts.
+        The first mask.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -36,7 +36,7 @@ class Partition:
 
     @property
     def max_radius(self) -> int:
-        """The largest radius: neither more units than are kept can go, nor more than are pruned come back."""
+        """The largest radius: the number of kept units or that of pruned units, whichever is smaller."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
@@ -58,13 +58,13 @@ class Partition:
         self._kept_per_layer = self.kept_after(move)
 
     def mask(self) -> Mask:
-        """The mask it stands on, in O(n_units)."""
+        """The current mask, in O(n_units)."""
         return Mask.of_units(self.space, self._order[: self.n_kept])
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of the units: draws depend on it, so the bits alone would not continue the same search."""
+        """The order of the units, on which the draws depend, and the number of kept units."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
+        """Load what :meth:`state_dict` returned."""
         self._fill(self.space, np.array(state["order"], dtype=np.int64), int(state["n_kept"]))

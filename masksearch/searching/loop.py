@@ -31,7 +31,7 @@ from masksearch.utils.errors import InputError
 __all__ = ["Callback", "search"]
 
 Callback = Callable[[Trial, History, Searcher], None]
-"""Called after every trial, once the searcher knows it."""
+"""Called after every trial, when the searcher has its score."""
 
 _CHECKPOINT_EVERY = 10.0  # seconds; what a kill costs at most
 _LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)

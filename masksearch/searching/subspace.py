@@ -57,7 +57,7 @@ class Subspace(MaskSpace):
 
 
 class SubspaceScorer(ScorerWrapper[Scoring]):
-    """Lets a scorer of all units score masks of the alive ones. Moves stay moves, so that its faster paths work."""
+    """Scores masks of the alive units with a scorer of all units. Moves stay moves, so that faster paths work."""
 
     def __init__(self, scorer: Scoring, space: Subspace) -> None:
         super().__init__(scorer)

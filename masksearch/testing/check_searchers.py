@@ -102,7 +102,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_radius(make: Make) -> None:
-    """A proposal lies at most 2 x radius from its base, where the searcher tells a radius."""
+    """A proposal lies at most 2 x radius from its base, where the searcher's metrics have a radius."""
     searcher, scorer = make(), Planted()
     searcher.start(problem())
     for _ in range(150):
@@ -195,7 +195,7 @@ def check_state_is_a_snapshot(make: Make) -> None:
 
 
 def check_nan(make: Make) -> None:
-    """NaN scores, from the first one on or all of them, are survived; a mask that can't be scored is never stood on."""
+    """A search goes on after NaN scores, also if all are NaN; a mask with the score NaN is never the incumbent."""
     searcher, scorer = make(), Planted(nan_every=1)
     searcher.start(problem())
     assert drive(searcher, scorer, 40)

@@ -1,4 +1,4 @@
-"""A small problem with a known answer, and the loop in short: what searchers are put through."""
+"""A small problem with a known answer, and a short loop, for the checks of searchers."""
 
 import math
 from collections.abc import Sequence

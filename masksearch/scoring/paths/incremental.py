@@ -101,7 +101,7 @@ class _Change:
 
 @dataclass
 class _Tried:
-    """A proposal whose fate is unknown. The weights are those of its mask, the activations those of its base."""
+    """A proposal before its outcome is known. The weights are those of its mask, the activations those of its base."""
 
     mask: Mask
     moves: list[_LayerMove | None]
@@ -212,7 +212,7 @@ class IncrementalPath:
         base, move = proposal.base, proposal.move
         self._settle(base)
         if len(move) and not same_mask(self._mask, base) and not same_mask(self._missed, base):
-            # The activations of a base are computed the second time that it is the base in a row.
+            # The base's activations are computed only when two proposals in a row have this base.
             self._missed = base
             base, move = proposal.mask, Move.nowhere()
         if not same_mask(self._mask, base):
@@ -307,7 +307,7 @@ class IncrementalPath:
         if columns is None:
             columns = tried.columns[number] = layer.weights.index_select(1, before.rows)
         difference = activation(before.old)
-        torch.sub(activation(before.z), difference, out=difference)  # nobody reads before.old any more
+        torch.sub(activation(before.z), difference, out=difference)  # before.old isn't read again
         z = torch.addmm(layer.z[part], columns, difference)
         if moved is not None:
             update = moved.update
