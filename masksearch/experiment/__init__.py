@@ -1,7 +1,8 @@
 """Experiments: settings, cells, sweeps, and what they leave on disk."""
 
-from masksearch.experiment.cell import Cell, grid
+from masksearch.experiment.cell import Cell
 from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.grid import grid
 from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.settings.sweep_axes import methods

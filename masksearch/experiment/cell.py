@@ -1,18 +1,14 @@
 """Cells: the points of a sweep's grid. A cell's name and folder derive from everything that decides its result."""
 
 import hashlib
-import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
 from masksearch.core.space import Density
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
+from masksearch.experiment.identity import Deciding, changed_fields, deciding_fields, short_hash, without
 from masksearch.experiment.settings.combined import Settings
-from masksearch.experiment.settings.schedule_settings import parse_rewind
-from masksearch.experiment.settings.search_settings import split_method
 from masksearch.experiment.settings.sweep_axes import Capped, parse_layer_sparsity
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES, Schedule
@@ -21,10 +17,9 @@ from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
 from masksearch.training import TrainSettings
-from masksearch.training.duration import Duration
 from masksearch.utils.registry import Table
 
-__all__ = ["AUTO", "Cell", "dense_identity", "dense_training", "grid", "short_hash"]
+__all__ = ["AUTO", "Cell", "dense_identity", "dense_training"]
 
 AUTO = "auto"
 """A cell's ``find_at`` where the schedule finds the moment."""
@@ -44,6 +39,7 @@ class Cell:
     rewind_to: str = "0"  # in its one spelling: ``0ep`` is ``0``
     retrain_lr: float | None = None  # None: as in the dense training
     control: str = "none"
+    data_digest: str = ""  # of the examples' content; empty: the data set's name alone stands for them
 
     @property
     def row(self) -> Schedule:
@@ -117,16 +113,57 @@ class Cell:
         return replace(self, control="none")
 
     @property
+    def uses_criteria(self) -> bool:
+        """Whether a criterion's ranking decides the mask, or begins its search."""
+        return not self.searches or bool(self.settings.search.criteria)
+
+    @property
+    def trains_to_score(self) -> bool:
+        """Whether short trainings score the masks."""
+        return self.searches or OBJECTIVES[self.settings.sweep.objective].of_training is not None
+
+    @property
+    def rescores(self) -> bool:
+        """Whether the best masks of a search are scored again."""
+        return self.searches and self.settings.search.rescores
+
+    @property
+    def anneals(self) -> bool:
+        """Whether the method is annealing with the sweep's settings."""
+        return self.method == "annealing"
+
+    @property
+    def samples_with_optuna(self) -> bool:
+        """Whether the settings of Optuna's samplers apply."""
+        return self.searches and self.searcher().settings_group == "optuna"
+
+    @property
+    def changes_masks(self) -> bool:
+        """Whether the mask changes while the ticket is trained."""
+        return self.row.changes is not None
+
+    @property
+    def detects_early_birds(self) -> bool:
+        """Whether the schedule finds the moment at which the mask is drawn."""
+        return self.row.detects
+
+    def deciding_settings(self, *, complete: bool = True) -> Deciding:
+        """The settings that decide the cell's result; ``complete``: also those at their default."""
+        return deciding_fields(self.settings, lambda name: bool(getattr(self, name)), complete=complete)
+
+    @property
+    def dense_identity(self) -> dict[str, Any]:
+        """Everything that decides what the cell's dense network becomes."""
+        return dense_identity(self.settings, self.schedule, self.seed, self.data_digest)
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the cell's result, as plain values."""
-        sweep, scoring, schedules = self.settings.sweep, self.settings.scoring, self.settings.schedules
+        """Everything that decides the cell's result, as plain values; settings at their default are left out."""
         identity: dict[str, Any] = {
-            "dense": dense_identity(self.settings, self.schedule, self.seed),
+            "dense": self.dense_identity,
             "method": self.method,
             "sparsity": self.sparsity,
-            "layer_sparsity": sweep.layer_sparsity,
             "find_at": self.find_at,
-            "granularity": sweep.granularity,
             "hold": self.settings.hold,
             "schedule": self.schedule,
             "rounds": self.rounds,
@@ -134,61 +171,39 @@ class Cell:
             "retrain_lr": self.retrain_lr,
             "control": self.control,
             "epochs": [self.epochs_after(number) for number in range(1, self.rounds + 1)],
-            "save_at": schedules.save_at,
-            "objective": sweep.objective,
-            "search_examples": scoring.search_examples,
-            "weights": scoring.weights,
-            "layers": scoring.layers,
-            "on_empty": scoring.on_empty,
-            "connected": scoring.connected,
+            "settings": self.deciding_settings(complete=False),
         }
-        if self.searches:
-            identity |= {"searcher": repr(self.searcher()), "budget": sweep.budget, "seconds": scoring.seconds}
-            identity |= asdict(self.settings.search)
-            if self.settings.search.proposals == 1:
-                del identity["proposals"]  # as it always was
-            if not self.settings.search.rescores:
-                identity["rescore_steps"] = None  # nothing is scored again
-            if (again := self.settings.search.rescore_by) is None:
-                del identity["rescore_by"]
-            elif digest := OBJECTIVES.added(again):
-                identity["rescore_plugin"] = digest
-            if not self.settings.search.finalists:
-                del identity["finalists"]
-            identity |= {"front": self.front} if self.front else {}
-        elif OBJECTIVES[sweep.objective].of_training is not None:  # what its mask is compared by
-            identity |= {name: getattr(self.settings.search, name) for name in ("training_steps", "training_lr")}
-        if sweep.capped and not self.front:
-            identity["capped"] = sweep.capped
-        if not self.searches or self.settings.search.criteria:
-            identity |= {"scope": scoring.scope, "examples_per_class": scoring.examples_per_class}
-        if self.learns:
-            identity["supermask"] = asdict(self.settings.supermask)
-        if self.row.changes:
-            identity |= {"update_every": schedules.update_every, "drop_share": schedules.drop_share}
-        if self.row.detects:
-            rule = schedules.early_bird(schedules.early_bird_relative)
-            identity["early_bird"] = [rule.threshold, rule.relative]
+        if self.settings.sweep.capped:
+            identity["front" if self.front else "capped"] = self.settings.sweep.capped
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
+        rows += [(SCHEDULES, self.schedule), (OBJECTIVES, self.settings.sweep.objective)]
         if self.searches:
             rows += [(CRITERIA, source.name) for source in self.settings.search.sources]
-        return identity | _from_plugins(*rows, (SCHEDULES, self.schedule), (OBJECTIVES, sweep.objective))
+        return identity | plugin_digests(*rows) | self._rescore_plugin
+
+    @property
+    def _rescore_plugin(self) -> dict[str, str]:
+        again = self.settings.search.rescore_by
+        digest = OBJECTIVES.added(again) if again and self.searches else None
+        return {"rescore_plugin": digest} if digest else {}
 
     @property
     def front_identity(self) -> dict[str, Any]:
-        """Everything that decides its search of a front: the same for all caps, and whatever becomes of the masks."""
-        later = ["sparsity", "control", "save_at", "rescore", "rescore_by", "rescore_steps", "rescore_plugin"]
+        """Everything that decides the search of a front: equal for all caps, and for all that follows the search."""
+        later = ["sparsity", "control", "schedules.save_at", "rescore_plugin"]
+        later += ["search.rescore", "search.rescore_by", "search.rescore_steps"]
         if OBJECTIVES[self.settings.sweep.objective].of_training is None:
-            later += ["schedule", "rewind_to", "epochs", "retrain_lr", "training_steps", "training_lr"]
-        return {name: value for name, value in self.identity.items() if name not in later}
+            later += ["schedule", "rewind_to", "epochs", "retrain_lr", "search.training_steps", "search.training_lr"]
+        return without(self.identity, later)
 
     @property
     def study(self) -> str | None:
         """Name of its study in a storage that sweeps share, if one is asked for: equal where scores mean the same."""
         if self.settings.optuna.study is None:
             return None
-        own = ("budget", "seconds", "proposals", "front")
-        identity = {name: value for name, value in self.front_identity.items() if name not in own}
+        identity = without(
+            self.front_identity, ["sweep.budget", "scoring.seconds", "search.proposals", "front", "optuna.study"]
+        )
         label = f"{self.method}_s{self.sparsity:g}_k{self.find_at}_seed{self.seed}".replace(":", "")
         return f"{self.settings.optuna.study}/{label}_{short_hash(identity | {'sparsity': self.sparsity})}"
 
@@ -214,84 +229,35 @@ class Cell:
         return f"{self.label}_{short_hash(self.identity)}"
 
 
-def grid(settings: Settings) -> list[Cell]:
-    """All cells of a sweep, seed by seed, so that every seed's dense network is followed by the cells that use it.
-
-    Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
-    trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start, unless
-    its ticket goes on from the weights of that moment.
-    """
-    if settings.schedules.dense_alone:
-        return []
-    cells = []
-    for seed in settings.sweep.seed_range:
-        for schedule, rounds, moment, rewind in _plans(settings):
-            for lr, sparsity, method in product(
-                settings.schedules.retrain_lr or (None,), settings.sweep.sparsities, settings.sweep.methods
-            ):
-                name, pinned = split_method(method)
-                find_at = _moment(name, SCHEDULES[schedule], rewind, pinned, moment)
-                cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
-                if cell not in cells:
-                    cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
-    return cells
-
-
-def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
-    """Schedule, rounds, find-at ("" for the method's own) and rewind-to of the cells."""
-    asked = settings.schedules
-    for schedule in asked.schedule:
-        row = SCHEDULES[schedule]
-        rounds = (asked.rounds or (row.rounds,)) if row.rounds > 1 else (1,)
-        for combination in product(rounds, settings.sweep.find_at or ("",), asked.rewind_to or (row.rewind_to,)):
-            number, moment, rewind = combination
-            yield schedule, number, moment, str(parse_rewind(rewind))
-
-
-def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) -> str:
-    """The moment that a method's mask is found at: its own (``pinned``), or one that is asked for, or the usual one."""
-    if row.detects:
-        return AUTO
-    if row.changes == "ramp":
-        return "0"  # its ranking begins with the training
-    if pinned:
-        return str(Duration.parse(pinned))
-    if method in CRITERIA and CRITERIA[method].weights == "none" and rewind not in ("none", "lr"):
-        return "0"  # at any moment it finds the same
-    if asked:
-        return str(Duration.parse(asked))
-    return "end" if method in CRITERIA and CRITERIA[method].weights == "trained" and not row.changes else "0"
-
-
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
     """How the dense network is trained: as the settings say, with the L1 term that the schedule needs."""
     train, needed = settings.train, SCHEDULES[schedule].bn_l1
     return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
 
 
-def dense_identity(settings: Settings, schedule: str, seed: int) -> dict[str, Any]:
-    """Everything that decides what the dense network of a seed becomes."""
+def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> dict[str, Any]:
+    """Everything that decides what the dense network of a seed becomes.
+
+    ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
+    """
     identity = {
         "dataset": settings.sweep.dataset,
         "train_examples": settings.scoring.train_examples,
         "val_examples": settings.scoring.val_examples,
         "model": settings.sweep.model,
-        "training": asdict(dense_training(settings, schedule)),
+        "training": changed_fields(dense_training(settings, schedule)),
         "seed": seed,
     }
+    if data_digest:
+        identity["data"] = data_digest
     if settings.sweep.dense != "auto":
         path = settings.sweep.dense_file(seed)
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
     rows: list[tuple[Table[Any], str]] = [(MODELS, settings.sweep.model), (DATASETS, settings.sweep.dataset)]
-    return identity | _from_plugins(*rows)
+    return identity | plugin_digests(*rows)
 
 
-def _from_plugins(*rows: tuple[Table[Any], str]) -> dict[str, list[str]]:
+def plugin_digests(*rows: tuple[Table[Any], str]) -> dict[str, list[str]]:
     """The digests of the users' files that some of the rows come from: with another file it is another run."""
     digests = {table.added(name.partition(":")[0]) for table, name in rows} - {None}
     return {"plugin": sorted(map(str, digests))} if digests else {}
-
-
-def short_hash(identity: dict[str, Any]) -> str:
-    """8 hex digits of the canonical JSON."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]

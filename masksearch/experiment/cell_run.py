@@ -1,28 +1,37 @@
-"""One cell: round by round, find the mask, draw the ticket, train it; look at it at every moment that is published."""
+"""The run of one cell: in every round, find the mask, draw the ticket, train it, and evaluate it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import FOREIGN_TRIALS, Trial
+from masksearch.core.protocol import Trial
 from masksearch.core.space import Density
-from masksearch.data import Data
-from masksearch.experiment.cell import Cell
+from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.steps.dense import DenseNetwork, track_epoch
-from masksearch.experiment.steps.early_bird_detector import Watch
+from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult, RoundResult
+from masksearch.experiment.steps.early_bird_detector import (
+    detector_name,
+    early_bird_moment,
+    first_epoch,
+    sweep_rule,
+)
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
-from masksearch.experiment.steps.retraining import TrainingPlan, course, mask_schedule, rewound_weights
-from masksearch.experiment.steps.round_evaluation import PRICES, RoundEvaluator
+from masksearch.experiment.steps.retraining import TrainingPlan, mask_schedule, rewound_weights, training_plan
+from masksearch.experiment.steps.round_evaluation import TicketCosts, round_result, ticket_costs
 from masksearch.experiment.store.run_folder import RunFolder
-from masksearch.experiment.tensorboard import SearchCurves, Tracker, compare_by, show_mask, show_search
-from masksearch.models import build_model
+from masksearch.experiment.tensorboard import (
+    SearchCurves,
+    Tracker,
+    compare_by,
+    show_mask,
+    show_search,
+    track_epoch,
+)
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.pruning.physical import save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
@@ -30,160 +39,159 @@ from masksearch.schedules import mask_distances
 from masksearch.schedules.rounds import Round, run_rounds
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
-from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.spaces import FilterSpace
 from masksearch.training import EpochRow, Training, steps_per_epoch, train
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
-from masksearch.utils.files import read_json, save_tensors, write_json
+from masksearch.utils.files import save_tensors
 from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = ["run_cell"]
 
 
-def run_cell(
-    cell: Cell,
-    data: Data,
-    space: NetworkSpace,
-    dense: DenseNetwork,
-    path: Path,
-    device: torch.device,
-    callback: SweepCallback,
-) -> dict[str, Any]:
-    """Run a cell, or what is left of it, in its folder under ``path``; return its metrics.
+def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellResult:
+    """Run a cell, or what is left of it, in its folder under ``path``; return its result.
 
-    Every stage begins from what the one before left on disk, so that a cell that was killed ends with the same files.
+    Every step begins from what the step before left on disk, so that an interrupted cell ends with the same files.
     """
-    folder = RunFolder(path / cell.folder, cell.identity)
+    cell = context.cell
+    folder = RunFolder(path / cell.folder, cell.identity, cell.deciding_settings())
     if folder.is_done:
-        return read_json(folder / "metrics.json")
+        return CellResult.load(folder.path)
     callback.cell_begins(cell)
     with ExitStack() as trackers:
-        metrics = _Run(cell, data, space, dense, folder, device, callback, trackers).metrics()
-    write_json(folder / "metrics.json", metrics)
-    folder.enter("done")
+        result = _CellRun(context, folder, callback, trackers).result()
+    result.save(folder.path)
+    folder.set_status("done")
     for checkpoint in [*folder.path.rglob("retraining.safetensors"), *folder.path.rglob("supermask.safetensors")]:
         checkpoint.unlink()
-    callback.cell_ends(cell, metrics)
-    return metrics
+    callback.cell_ends(cell, result)
+    return result
 
 
-class _Run:
-    """What the rounds of a cell have in common."""
+class _CellRun:
+    """The rounds of one cell.
 
-    def __init__(
-        self,
-        cell: Cell,
-        data: Data,
-        space: NetworkSpace,
-        dense: DenseNetwork,
-        folder: RunFolder,
-        device: torch.device,
-        callback: SweepCallback,
-        trackers: ExitStack,
-    ) -> None:
-        self._opened, self._trackers = trackers, dict[Path, Tracker]()
-        self.cell, self.data, self.space, self.dense = cell, data, space, dense
-        self.folder, self.device, self.callback = folder, device, callback
-        self.watch: Watch | None = None
-        self.found_at = cell.find_at
-        if cell.row.detects:
-            self.watch = dense.watches[Watch.name_of(cell)]
-            self.found_at = self.watch.moment
-        self.found = MaskResult(space.full())
+    Parameters
+    ----------
+    trackers : ExitStack
+        Closes the TensorBoard files.
+    """
 
-    def metrics(self) -> dict[str, Any]:
-        """Run all rounds and tell what they have shown: the last one's figures with all's effort, then every one's."""
-        cell = self.cell
-        rounds = [self._look(round_) for round_ in self._rounds()]
-        last = rounds[-1]
-        metrics = {
-            "method": cell.method,
-            "learned": cell.learns,
-            "granularity": cell.settings.sweep.granularity,
-            "sparsity": cell.sparsity,
-            "find_at": self.found_at,
-            "seed": cell.seed,
-            "schedule": cell.schedule,
-            "n_rounds": cell.rounds,
-            "rewind_to": cell.rewind_to,
-            "retrain_lr": cell.retrain_lr,
-            "control": cell.control,
-            **{name: value for name, value in last.items() if name not in ("number", "latency")},
-            "score": last["score"] | _total(rounds, "score", "scorings", FOREIGN_TRIALS),
-            "seconds": last["seconds"] | _total(rounds, "seconds", "search", "retrain") | last["latency"],
-            "dense": {name: value for name, value in self.dense.metrics.items() if name != "epochs"},
-            "rounds": [{name: value for name, value in row.items() if name not in PRICES} for row in rounds],
-        }
-        if cell.settings.sweep.capped:
-            metrics["cap"] = {"cost": cell.settings.sweep.capped, "share": cell.density}
-        if self.found.front is not None:
-            metrics["front"] = self.found.front
-        if self.watch is not None:
-            rule = cell.settings.schedules.early_bird(cell.settings.schedules.early_bird_relative)
-            metrics["early_bird"] = {
-                "threshold": rule.threshold,
-                "relative": rule.relative,
-                "fired": self.watch.fired,
-                "fires": {"absolute": self.watch.fires(False), "relative": self.watch.fires(True)},
-                "distances": mask_distances(self.watch.masks).tolist(),
-            }
-        compare_by(self._tracker(self.folder.path), cell, metrics)
-        return metrics
+    def __init__(self, context: CellContext, folder: RunFolder, callback: SweepCallback, trackers: ExitStack) -> None:
+        self.context, self.folder, self.callback = context, folder, callback
+        self.cell, self.space, self.data = context.cell, context.space, context.data
+        self._exit, self._trackers = trackers, dict[Path, Tracker]()
+        self.found_at = self.cell.find_at
+        if self.cell.row.detects:
+            self.early_bird_masks = context.dense.early_bird_masks[detector_name(self.cell)]
+            self.found_at = early_bird_moment(self.cell, self.early_bird_masks)
 
-    def _rounds(self) -> Iterator[Round]:
-        cell = self.cell
+    def result(self) -> CellResult:
+        """Run all rounds; return their results, and the costs of the last round's network."""
+        cell, settings = self.cell, self.context.settings
+        rounds: list[RoundResult] = []
+        for round_ in self._rounds():
+            network = self._save(round_)
+            rounds.append(round_result(self.context, round_))
+        costs = self._costs(network, round_.mask)
+        capped = settings.sweep.capped
+        result = CellResult(
+            method=cell.method,
+            learned=cell.learns,
+            granularity=settings.sweep.granularity,
+            sparsity=cell.sparsity,
+            find_at=self.found_at,
+            seed=cell.seed,
+            schedule=cell.schedule,
+            n_rounds=cell.rounds,
+            rewind_to=cell.rewind_to,
+            retrain_lr=cell.retrain_lr,
+            control=cell.control,
+            rounds=rounds,
+            cost=costs.cost,
+            layers=costs.layers,
+            latency=costs.latency,
+            dense=self.context.dense_result().without_epochs(),
+            cap=Cap(capped, cell.density) if capped else None,
+            front=round_.found.front,
+            early_bird=self._early_bird() if cell.row.detects else None,
+        )
+        compare_by(self._tracker(self.folder.path), cell, result)
+        return result
+
+    def _early_bird(self) -> EarlyBirdResult:
+        rule, masks, schedules = sweep_rule(self.cell), self.early_bird_masks, self.context.settings.schedules
+        return EarlyBirdResult(
+            threshold=rule.threshold,
+            relative=rule.relative,
+            fired=first_epoch(rule, masks),
+            fires={
+                "absolute": first_epoch(schedules.early_bird(False), masks),
+                "relative": first_epoch(schedules.early_bird(True), masks),
+            },
+            distances=mask_distances(masks).tolist(),
+        )
+
+    def _rounds(self) -> Iterator[Round[MaskResult]]:
+        cell, context = self.cell, self.context
         densities = cell.densities(self.space) if cell.control == "none" else [self._controlled_mask().density]
         return run_rounds(
-            self._build,
+            context.build,
             self.space,
             densities,
-            self.dense.weights[self.found_at],
+            context.dense.weights[self.found_at],
             find=self._find,
             rewind=self._rewind,
             train=self._train,
             physically=cell.row.changes is None,
         )
 
-    def _build(self) -> nn.Module:
-        return build_model(self.cell.settings.sweep.model, self.data, seed=self.cell.seed)
-
-    def _place(self, number: int) -> Path:
-        """The folder of a round: the last one's files lie in the cell's own."""
+    def _round_folder(self, number: int) -> Path:
+        """The folder of a round: the last round's files lie in the cell's own folder."""
         last = self.cell.rounds if self.cell.control == "none" else 1
         return self.folder.path if number == last else self.folder / f"round{number}"
 
-    def _tracker(self, place: Path) -> Tracker:
-        """The curves of a round: one file for all its stages, since opening it anew begins them anew."""
-        if place not in self._trackers:
-            self._trackers[place] = tracker = Tracker(place)
-            self._opened.callback(tracker.close)
-        return self._trackers[place]
+    def _tracker(self, folder: Path) -> Tracker:
+        """The curves of a round: one file for its search and its training, since opening a file empties it."""
+        if folder not in self._trackers:
+            self._trackers[folder] = tracker = Tracker(folder)
+            self._exit.callback(tracker.close)
+        return self._trackers[folder]
 
-    def _find(self, number: int, model: nn.Module, density: Density, alive: Mask | None) -> Mask:
-        cell, place = self.cell, self._place(number)
-        self.folder.enter("search")
-        if cell.control != "none" or cell.row.changes == "ramp":
-            # Its mask is found elsewhere, or within the training; there is nothing to score beforehand.
-            self.found = MaskResult(self._controlled_mask() if cell.control != "none" else self.space.full())
+    # Find: a control takes its cell's mask; a ramp begins with all units; all others are found by the method.
+
+    def _find(self, number: int, model: nn.Module, density: Density, alive: Mask | None) -> MaskResult:
+        cell, folder = self.cell, self._round_folder(number)
+        self.folder.set_status("search")
+        if cell.control != "none":
+            found = MaskResult(self._controlled_mask())
+        elif cell.row.changes == "ramp":
+            found = MaskResult(self.space.full())
         else:
-            curves = SearchCurves(self._tracker(place), cell.settings.sweep.budget)
+            found = self._found_by_method(number, model, density, alive)
+        found.mask.save(folder / "mask.safetensors")
+        return found
 
-            def on_trial(trial: Trial, history: History, searcher: Searcher) -> None:
-                curves.add(trial)
-                self.callback.trial(cell, trial)
+    def _found_by_method(self, number: int, model: nn.Module, density: Density, alive: Mask | None) -> MaskResult:
+        cell, folder = self.cell, self._round_folder(number)
+        tracker = self._tracker(folder)
+        curves = SearchCurves(tracker, self.context.settings.sweep.budget)
 
-            later = cell.trained_before(number)
-            find = MaskFinder(cell, self.space, self.data, self.dense, self.device, on_trial, self.callback, later)
-            self.found = find(model, density, alive, place)
-            if cell.searches and not cell.front:  # the searches of fronts stand on no mask
-                left = None if alive is None else Subspace(alive)
-                show_search(self._tracker(place), place, left or self.space, left.lifted if left else None)
-            show_mask(self._tracker(place), self.found.mask, self.found.scorings)
-        self.found.mask.save(place / "mask.safetensors")
-        return self.found.mask
+        def on_trial(trial: Trial, history: History, searcher: Searcher) -> None:
+            curves.add(trial)
+            self.callback.trial(cell, trial)
+
+        find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(number))
+        found = find(model, density, alive, folder)
+        if cell.searches and not cell.front:  # Pareto searches have no current mask to plot
+            left = None if alive is None else Subspace(alive)
+            show_search(tracker, folder, left or self.space, left.lifted if left else None)
+        show_mask(tracker, found.mask, found.scorings)
+        return found
 
     def _controlled_mask(self) -> Mask:
-        """The mask of the cell that this one is a control of, permuted within its layers if that is the control."""
+        """The mask of the cell that this cell controls; for ``shuffle``, permuted within every layer."""
         mask = Mask.load(self.folder.path.parent / self.cell.treated.folder / "mask.safetensors", self.space)
         if self.cell.control != "shuffle":
             return mask
@@ -193,90 +201,79 @@ class _Run:
             bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
         return Mask(self.space, bits)
 
+    # Train: from the rewound weights, for the epochs that the schedule says, with masks that stay or change.
+
     def _rewind(self, number: int, weights: Weights) -> Weights:
-        rewound = rewound_weights(self.cell, weights, self.data, self.dense)
+        rewound = rewound_weights(self.context, weights)
         if self.cell.control != "repair":
             return rewound
         return repaired(rewound, self.space.parameter_masks(self._controlled_mask()))
 
-    def _course(self, number: int) -> TrainingPlan:
+    def _plan(self, number: int) -> TrainingPlan:
         cell = self.cell
         epochs = cell.epochs_after(number) if cell.control == "none" else cell.epochs
-        found_at = "end" if cell.trained_before(number) else self.found_at
-        return course(cell, found_at, epochs, self.dense, len(self.data.train))
+        return training_plan(self.context, "end" if cell.trained_before(number) else self.found_at, epochs)
 
     def _train(self, number: int, ticket: Ticket, mask: Mask) -> tuple[Training | None, Mask]:
-        cell, place, plan = self.cell, self._place(number), self._course(number)
-        if not plan.epochs and place != self.folder.path:
+        cell, folder, plan = self.cell, self._round_folder(number), self._plan(number)
+        if not plan.epochs and folder != self.folder.path:
             return None, mask
-        self.folder.enter("retrain")
+        self.folder.set_status("retrain")
         self.callback.retraining_begins(cell, plan.epochs)
-        tracker = self._tracker(place)
+        tracker = self._tracker(folder)
 
         def on_epoch(row: EpochRow) -> None:
             track_epoch(tracker, row)
             self.callback.epoch(row)
 
         per_epoch = steps_per_epoch(len(self.data.train), plan.settings.batch_size)
-        remask = None
+        schedule = None
         if cell.row.changes and cell.control == "none":
-            ticket.network.to(self.device)
-            remask = mask_schedule(
-                cell,
-                ticket.network,
-                self.space,
-                mask,
-                self.data,
-                self.dense.weights["0"],
-                self.device,
-                plan.begin * per_epoch,
-                plan.until * per_epoch,
-            )
+            ticket.network.to(self.context.device)
+            begin, until = plan.begin * per_epoch, plan.until * per_epoch
+            schedule = mask_schedule(self.context, ticket.network, mask, begin, until)
         training = train(
             ticket.network,
             self.data.train,
             plan.settings,
             val=self.data.val,
-            masks=None if remask else ticket.masks,
-            remask=remask,
+            masks=None if schedule else ticket.masks,
+            remask=schedule,
             begin=plan.begin,
             until=plan.until,
             seed=derive(cell.seed, "retrain"),  # the same for every method: same batches, in the same order
-            device=self.device,
+            device=self.context.device,
             augment=self.data.augment,
             snapshots=self._snapshots(plan, per_epoch),
-            checkpoint=place / "retraining.safetensors",
+            checkpoint=folder / "retraining.safetensors",
             on_epoch=on_epoch,
         )
-        if remask:
-            mask = remask.mask
-            mask.save(place / "mask.safetensors")
+        if schedule:
+            mask = schedule.mask
+            mask.save(folder / "mask.safetensors")
             show_mask(tracker, mask, plan.until)
         for moment, weights in training.snapshots.items():
-            save_tensors(place / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
+            save_tensors(folder / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
         return training, mask
 
     def _snapshots(self, plan: TrainingPlan, per_epoch: int) -> list[Duration]:
-        """Those moments to save weights at that lie within this training."""
-        moments = [Duration.parse(text) for text in self.cell.settings.schedules.save_at]
+        """The moments to save weights at that lie within this training."""
+        moments = [Duration.parse(text) for text in self.context.settings.schedules.save_at]
         return [m for m in moments if plan.begin * per_epoch < m.steps(per_epoch, plan.until) <= plan.until * per_epoch]
 
-    def _look(self, round_: Round) -> dict[str, Any]:
-        """Write down a round: its files, and its mask at every moment that is published."""
-        place, space = self._place(round_.number), self.space
+    # Save: the trained network, smaller where filters were removed.
+
+    def _save(self, round_: Round[MaskResult]) -> nn.Module:
+        """Write the trained network of a round, and return it."""
         network = round_.ticket.network
-        if self.cell.row.changes:  # it was trained whole; what is left of it is known only now
-            network = draw_ticket(self._build(), space, round_.mask, round_.trained).network.to(self.device)
-        save_tensors(place / "retrained.safetensors", network.state_dict())
-        looker = RoundEvaluator(self.cell, self._build, space, self.data, self.dense, self.device)
-        row = looker.row(round_, self.found)
-        if place == self.folder.path:
-            row |= looker.costs(network, round_)
-            if isinstance(space, FilterSpace) and not round_.mask.empty_layers():
-                save_pruned(place / "pruned", network, space, round_.mask)
-        return row
+        if self.cell.row.changes:  # trained whole; only the last mask says what remains of it
+            ticket = draw_ticket(self.context.build(), self.space, round_.mask, round_.trained)
+            network = ticket.network.to(self.context.device)
+        save_tensors(self._round_folder(round_.number) / "retrained.safetensors", network.state_dict())
+        return network
 
-
-def _total(rounds: list[dict[str, Any]], group: str, *names: str) -> dict[str, Any]:
-    """Sums over the rounds of what the last one's ``group`` has of these names."""
-    return {name: sum(row[group].get(name, 0) for row in rounds) for name in names if name in rounds[-1][group]}
+    def _costs(self, network: nn.Module, mask: Mask) -> TicketCosts:
+        costs = ticket_costs(self.context, network, mask)
+        if isinstance(self.space, FilterSpace) and not mask.empty_layers():
+            save_pruned(self.folder / "pruned", network, self.space, mask)
+        return costs

@@ -1,50 +1,53 @@
-"""What a sweep tells those who watch it: a progress bar, a test that counts."""
+"""Events of a sweep: the base class of callbacks, such as progress bars."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from masksearch.core.protocol import Score, Trial
 from masksearch.experiment.cell import Cell
+from masksearch.experiment.results import CellResult
 from masksearch.training import EpochRow
 
 __all__ = ["SweepCallback"]
 
 
 class SweepCallback:
-    """Hears of everything, in order, and does nothing; override what is wanted. An exception ends the sweep."""
+    """Base class for callbacks of a sweep. All hooks do nothing; override the ones you need.
+
+    An exception ends the sweep.
+    """
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """The grid, and those of its cells that are not finished yet."""
+        """Called once, with all cells of the grid and those that are not finished."""
 
     def dense_begins(self, seed: int, epochs: int) -> None:
-        """The dense network of a seed is trained now, or was."""
+        """Called before the dense network of a seed is trained or read."""
 
     def cell_begins(self, cell: Cell) -> None:
-        """A cell is worked on now."""
+        """Called before a cell runs."""
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
-        """A network is pruned gradually, for a saliency of the cell's search."""
+        """Called before a network is pruned gradually, for a saliency of the cell's search."""
 
     def search_begins(self, cell: Cell) -> None:
-        """A search begins, of one round; or goes on after gradual pruning."""
+        """Called before the search of a round, and again after each gradual pruning."""
 
     def trial(self, cell: Cell, trial: Trial) -> None:
-        """A mask was scored, now or by the process that was here before."""
+        """Called after each scoring; after an interruption first for the trials of the earlier process."""
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
-        """The search is over; so many masks are scored again."""
+        """Called when the search is over, with the number of masks that are scored again."""
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """One of them was."""
+        """Called after each second scoring."""
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """The mask is found; retraining it begins."""
+        """Called before a ticket is trained."""
 
     def epoch(self, row: EpochRow) -> None:
-        """An epoch of the dense training, of gradual pruning, or of a cell's retraining, is over."""
+        """Called after each epoch of the dense training, of gradual pruning, and of retraining."""
 
-    def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
-        """A cell is finished and on disk."""
+    def cell_ends(self, cell: Cell, result: CellResult) -> None:
+        """Called when a cell is finished and on disk."""
 
     def beside(self, worker: int) -> "SweepCallback":
         """Return the callback of what ``worker`` (0, 1, ...) runs while others run something else: by default this one.

@@ -7,9 +7,10 @@ import torch
 
 from masksearch.data import Data, load_data
 from masksearch.experiment.cell import AUTO, Cell
+from masksearch.experiment.context import DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.settings.combined import Settings
-from masksearch.experiment.steps.dense import DenseNetwork, dense_network
+from masksearch.experiment.steps.dense import dense_network
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training.duration import Duration

@@ -1,7 +1,6 @@
 """Results of cells and dense networks, as ``metrics.json`` holds them: typed, written and read in one place."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -162,6 +161,10 @@ class DenseResult:
         """Write a ``metrics.json``."""
         write_json(path, msgspec.to_builtins(self))
 
+    def without_epochs(self) -> "DenseResult":
+        """The result without the rows of the training, as cells repeat it."""
+        return replace(self, epochs=[])
+
 
 @dataclass(frozen=True)
 class Cap:
@@ -214,7 +217,8 @@ class CellResult:
     cap: Cap | None = None
     front: FrontChoice | None = None
     early_bird: EarlyBirdResult | None = None
-    settings: dict[str, Any] = field(default_factory=dict)  # that decide the result, from settings.json
+    settings: dict[str, Any] = field(default_factory=dict)  # by group and field, from settings.json
+    identity: dict[str, Any] = field(default_factory=dict)  # from settings.json
 
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
@@ -226,13 +230,12 @@ class CellResult:
             If a file is of another version or was changed.
         """
         result: CellResult = _load(cls, folder / "metrics.json")
-        result.settings.update(read_json(folder / "settings.json"))
-        return result
+        saved = read_json(folder / "settings.json")
+        return replace(result, settings=saved["settings"], identity=saved["identity"])
 
     def save(self, folder: Path) -> None:
         """Write ``metrics.json``."""
-        values = msgspec.to_builtins(self)
-        del values["settings"]
+        values = msgspec.to_builtins(replace(self, settings={}, identity={}))
         write_json(folder / "metrics.json", values)
 
     @property

@@ -11,9 +11,10 @@ import torch
 from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
 from masksearch.data import Data
-from masksearch.experiment.cell import Cell, dense_training, grid
+from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_workers, run_in_processes, run_inline
+from masksearch.experiment.grid import grid
 from masksearch.experiment.group import Group, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.settings.combined import Settings

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,9 +15,20 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Trial
 from masksearch.core.space import MaskSpace
 from masksearch.experiment.cell import Cell
+from masksearch.experiment.results import CellResult
 from masksearch.searching.history_store import incumbents
+from masksearch.training import EpochRow
 
-__all__ = ["LAYOUT", "SearchCurves", "Tracker", "compare_by", "mask_pictures", "show_mask", "show_search"]
+__all__ = [
+    "LAYOUT",
+    "SearchCurves",
+    "Tracker",
+    "compare_by",
+    "mask_pictures",
+    "show_mask",
+    "show_search",
+    "track_epoch",
+]
 
 
 LAYOUT = {
@@ -81,6 +91,21 @@ class Tracker:
         self._writer.close()
 
 
+def track_epoch(tracker: Tracker, row: EpochRow) -> None:
+    """One point on each curve of a training: ``train/...``, ``val/...``, over epochs."""
+    nan = math.nan
+    tracker.scalars(
+        {
+            "train/loss": row.train_loss,
+            "train/accuracy": nan if row.train_accuracy is None else row.train_accuracy,
+            "val/loss": nan if row.val_loss is None else row.val_loss,
+            "val/accuracy": nan if row.val_accuracy is None else row.val_accuracy,
+            "train/lr": row.lr,
+        },
+        row.epoch,
+    )
+
+
 _POINTS = 1000  # of a curve, about
 _MASKS = 8  # of a search, as pictures
 
@@ -133,25 +158,24 @@ def show_mask(tracker: Tracker, mask: Mask, step: int) -> None:
     tracker.histogram("layers/density", list(mask.densities().values()), step)
 
 
-def compare_by(tracker: Tracker, cell: Cell, metrics: dict[str, Any]) -> None:
+def compare_by(tracker: Tracker, cell: Cell, result: CellResult) -> None:
     """The cell's row in the hparams tab."""
     settings: dict[str, bool | str | float | int] = {
-        name: metrics[name]
+        name: getattr(result, name)
         for name in ("method", "sparsity", "find_at", "seed", "schedule", "n_rounds", "rewind_to", "control")
     }
     settings["retrain_lr"] = cell.retrain_lr or cell.settings.train.lr
-    val_accuracy, seconds = metrics["trained"]["val_accuracy"], metrics["seconds"]
     final = {
-        "final/untrained_test_accuracy": metrics["untrained"]["test_accuracy"],
-        "final/trained_test_accuracy": metrics["trained"]["test_accuracy"],
-        "final/val_accuracy": math.nan if val_accuracy is None else val_accuracy,
-        "final/search_score": metrics["score"]["search_score"],
-        "final/optimism_gap": metrics["score"]["accuracy_gap"],
-        "final/params": metrics["cost"]["nonzero_params"],
-        "final/effective_macs": metrics["cost"]["effective_macs"],
-        "final/speedup": seconds["latency_dense_batch_64"] / seconds["latency_ticket_batch_64"],
+        "final/untrained_test_accuracy": result.untrained.test_accuracy,
+        "final/trained_test_accuracy": result.trained.test_accuracy,
+        "final/val_accuracy": result.trained.val_accuracy,
+        "final/search_score": result.score.search_score,
+        "final/optimism_gap": result.score.accuracy_gap,
+        "final/params": result.cost.nonzero_params,
+        "final/effective_macs": result.cost.effective_macs,
+        "final/speedup": result.latency.dense_batch_64 / result.latency.ticket_batch_64,
     }
-    tracker.hyperparameters(settings, final)
+    tracker.hyperparameters(settings, {tag: math.nan if value is None else value for tag, value in final.items()})
 
 
 _PIXELS = 48  # of a side, at most

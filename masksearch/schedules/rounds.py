@@ -1,7 +1,8 @@
-"""Rounds of pruning and training: find a mask, draw the ticket, train it, and again, with whatever finds and trains."""
+"""Rounds of pruning and training: find a mask, draw the ticket, train it, and repeat with what the training left."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
@@ -12,15 +13,27 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Training, Weights
 from masksearch.utils.errors import InputError
 
-__all__ = ["Round", "run_rounds"]
+__all__ = ["HasMask", "Round", "run_rounds"]
+
+
+class HasMask(Protocol):
+    """A mask with what its search reports; a :class:`Mask` itself has none of that."""
+
+    @property
+    def mask(self) -> Mask:
+        """The mask that was found."""
+
+
+F = TypeVar("F", bound=Mask | HasMask)
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(Generic[F]):
     """One round, with the weights of the full network before, at and after its training."""
 
     number: int  # 1 for the first one
-    mask: Mask
+    found: F  # what ``find`` returned
+    mask: Mask  # of the trained ticket: that of ``found``, unless masks change within the training
     ticket: Ticket  # trained
     found_at: Weights  # that the mask was found at
     rewound: Weights  # that training started from, not masked yet
@@ -34,11 +47,11 @@ def run_rounds(
     densities: Sequence[Density],
     weights: Weights,
     *,
-    find: Callable[[int, nn.Module, Density, Mask | None], Mask],
+    find: Callable[[int, nn.Module, Density, Mask | None], F],
     rewind: Callable[[int, Weights], Weights],
     train: Callable[[int, Ticket, Mask], tuple[Training | None, Mask]],
     physically: bool = True,
-) -> Iterator[Round]:
+) -> Iterator[Round[F]]:
     """Prune and train in rounds; every round is given out before the next begins.
 
     A round finds its mask at the weights that the last one's training has left; where that didn't train, or diverged
@@ -53,7 +66,7 @@ def run_rounds(
     weights : state dict
         What the first mask is found at.
     find : callable
-        (number of the round, network, density, mask of the last round or None) -> mask.
+        (number of the round, network, density, mask of the last round or None) -> mask, or an object with a ``mask``.
     rewind : callable
         (number of the round, weights that its mask was found at) -> weights that its training starts from.
     train : callable
@@ -73,7 +86,8 @@ def run_rounds(
         model.load_state_dict(weights)
         if alive is not None:
             space.apply(model, alive)
-        mask = find(number, model, density, alive)
+        found = find(number, model, density, alive)
+        mask = found if isinstance(found, Mask) else found.mask
         if alive is not None and (mask.bits & ~alive.bits).any():
             raise InputError(
                 f"round {number}: its mask keeps {int((mask.bits & ~alive.bits).sum())} units that an earlier one "
@@ -83,7 +97,7 @@ def run_rounds(
         ticket = draw_ticket(build(), space, mask, rewound, physically)
         training, mask = train(number, ticket, mask)
         trained = ticket.weights(space, mask)
-        yield Round(number, mask, ticket, weights, rewound, trained, training)
+        yield Round(number, found, mask, ticket, weights, rewound, trained, training)
         if training is not None and not training.diverged:
             weights = trained
         alive = mask

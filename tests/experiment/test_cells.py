@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from masksearch.experiment import Settings, grid
-from masksearch.experiment.cell import dense_identity, short_hash
+from masksearch.experiment.cell import dense_identity
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.experiment.settings.search_settings import SearchSettings

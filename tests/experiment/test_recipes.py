@@ -6,7 +6,7 @@ import pytest
 
 from masksearch.cli.commands import main
 from masksearch.experiment import Settings, load_recipe, read_sweep, recipe_names
-from masksearch.experiment.cell import grid
+from masksearch.experiment.grid import grid
 from masksearch.models import build_model
 from masksearch.searchers import Annealing
 from masksearch.spaces import weight_space

@@ -9,7 +9,7 @@ import pytest
 from masksearch.analysis import group_cells
 from masksearch.cli.flags import parse
 from masksearch.experiment import Settings, grid, recipe_names
-from masksearch.experiment.cell import short_hash
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.recipes import SCALES, load_recipe
 from masksearch.report.reproduce import _alone, flags_of, row_commands, sweep_command
 

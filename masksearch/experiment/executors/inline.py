@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from masksearch.experiment.cell_run import run_cell
+from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.group import Group
 
@@ -28,4 +29,4 @@ def _run(groups: Iterable[Group], path: Path, device: torch.device, callback: Sw
     for group in groups:
         dense = group.dense(device, callback)
         for cell in group.to_do:
-            run_cell(cell, group.data, group.space, dense, path, device, callback)
+            run_cell(CellContext(cell, group.space, group.data, dense, device), path, callback)

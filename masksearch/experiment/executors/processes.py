@@ -11,12 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from masksearch.experiment.cell import Cell, short_hash
+from masksearch.experiment.cell import Cell
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.choice import Plan
 from masksearch.experiment.executors.relay import replay
 from masksearch.experiment.executors.worker import Job, work
 from masksearch.experiment.group import Group
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.utils.errors import InputError
 

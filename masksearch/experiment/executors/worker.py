@@ -14,12 +14,13 @@ import torch
 
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.cell_run import run_cell
+from masksearch.experiment.context import CellContext, DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.relay import relay
 from masksearch.experiment.group import Group, load_part, part_space
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
-from masksearch.experiment.steps.dense import DenseNetwork, dense_folder
+from masksearch.experiment.steps.dense import dense_folder
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 
@@ -60,7 +61,7 @@ class _Worker:
     """Runs jobs; keeps data, space and dense network of the last one for the next."""
 
     def __init__(self, path: Path, device: torch.device, callback: SweepCallback) -> None:
-        self._path, self._device, self._watcher = path, device, callback
+        self._path, self._device, self._callback = path, device, callback
         self._groups: dict[str, Group] = {}
         self._dense: dict[Path, DenseNetwork] = {}
 
@@ -68,13 +69,14 @@ class _Worker:
         """Train the dense network of a job, or run its cells."""
         group = self._group(job)
         if not job.cells:
-            group.dense(self._device, self._watcher)
+            group.dense(self._device, self._callback)
             return
         folder = dense_folder(job.users[0])
         if folder not in self._dense:
             self._dense = {folder: group.dense(self._device, SweepCallback())}
         for cell in job.cells:
-            run_cell(cell, group.data, group.space, self._dense[folder], self._path, self._device, self._watcher)
+            context = CellContext(cell, group.space, group.data, self._dense[folder], self._device)
+            run_cell(context, self._path, self._callback)
 
     def _group(self, job: Job) -> Group:
         settings = job.users[0].settings

@@ -1,91 +1,106 @@
-"""What scores a cell's masks, and what it says of the one that was found."""
+"""The scorer of a cell's masks, and the scores of the mask that was found."""
 
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.data import Data, Split
-from masksearch.experiment.cell import AUTO, Cell
-from masksearch.experiment.steps.dense import DenseNetwork
-from masksearch.experiment.steps.retraining import course, rewound_weights
+from masksearch.data import Split
+from masksearch.experiment.cell import AUTO
+from masksearch.experiment.context import CellContext
+from masksearch.experiment.steps.retraining import rewound_weights, training_plan
 from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining, signed_constants
-from masksearch.spaces import NetworkSpace
 from masksearch.utils.seeds import derive
 
-__all__ = ["cell_scorer", "gaps", "weights_scored"]
+__all__ = ["MaskScores", "cell_scorer", "mask_scores", "scored_network"]
 
 
 def cell_scorer(
-    cell: Cell,
+    context: CellContext,
     model: nn.Module,
-    space: NetworkSpace,
-    images: Split,
-    data: Data,
-    dense: DenseNetwork,
+    examples: Split,
     *,
     objective: str | None = None,
     steps: int | None = None,
     later: bool = False,
 ) -> Scorer | ShortTraining:
-    """The scorer of a cell's objective, or of another one, on some images.
+    """The scorer of a cell's objective, or of another one, on some examples.
 
     Parameters
     ----------
     model : nn.Module
-        With the weights that the mask is found at. Short trainings start from those that the retraining starts from,
-        where it starts in the learning rate's schedule.
+        With the weights that the mask is found at. Short trainings start from the weights and at the place in the
+        learning rate schedule at which the retraining starts.
     steps : int, optional
-        Of a short training, if not the sweep's.
+        Optimiser steps of a short training; the sweep's if not given.
     later : bool
-        Whether an earlier round has trained, so that the learning rate's schedule is over.
+        Whether an earlier round has trained, so that the learning rate schedule is over.
     """
-    objective = objective or cell.settings.sweep.objective
+    cell, search = context.cell, context.settings.search
+    objective = objective or context.settings.sweep.objective
     by = OBJECTIVES[objective].of_training
-    if by is not None:
-        network = copy.deepcopy(model)
-        network.load_state_dict(rewound_weights(cell, model.state_dict(), data, dense))
-        found_at = "end" if later or cell.find_at == AUTO else cell.find_at
-        plan = course(cell, found_at, cell.epochs, dense, len(data.train))
-        lr = cell.settings.search.training_lr
-        return ShortTraining(
-            network,
-            space,
-            data.train,
-            images,
-            plan.settings if lr is None else replace(plan.settings, lr=lr),
-            by=by,
-            steps=steps or cell.settings.search.training_steps,
-            begin=plan.begin,
-            # Speed is seen in the first steps of the very training that follows; a loss after them, beside it.
-            seed=derive(cell.seed, "retrain" if by == "train" else "short training"),
-            augment=data.augment,
-        )
-    return Scorer(weights_scored(cell, model, space), space, images, objective)
+    if by is None:
+        return Scorer(scored_network(context, model), context.space, examples, objective)
+    network = copy.deepcopy(model)
+    network.load_state_dict(rewound_weights(context, model.state_dict()))
+    plan = training_plan(context, "end" if later or cell.find_at == AUTO else cell.find_at, cell.epochs)
+    return ShortTraining(
+        network,
+        context.space,
+        context.data.train,
+        examples,
+        plan.settings if search.training_lr is None else replace(plan.settings, lr=search.training_lr),
+        by=by,
+        steps=steps or search.training_steps,
+        begin=plan.begin,
+        # The training loss is that of the first steps of the very training that follows, in the same order.
+        seed=derive(cell.seed, "retrain" if by == "train" else "short training"),
+        augment=context.data.augment,
+    )
 
 
-def weights_scored(cell: Cell, model: nn.Module, space: NetworkSpace) -> nn.Module:
+def scored_network(context: CellContext, model: nn.Module) -> nn.Module:
     """The network that masks are scored on: ``model``, or one with constants of its weights' signs."""
-    return signed_constants(model, space) if cell.settings.scoring.weights == "signed_constant" else model
+    constant = context.settings.scoring.weights == "signed_constant"
+    return signed_constants(model, context.space) if constant else model
 
 
-def gaps(
-    cell: Cell, model: nn.Module, space: NetworkSpace, mask: Mask, data: Data, dense: DenseNetwork, *, later: bool
-) -> dict[str, float]:
-    """Objective and accuracy of a mask on the search images and on the rest of val, for the weights of ``model``.
+@dataclass(frozen=True)
+class MaskScores:
+    """Objective and accuracy of a mask on the search examples and on the rest of the validation examples.
 
-    The differences are the optimism gaps. No search has seen an image of the rest; but where the best masks were scored
-    again, it was on the rest.
+    The differences are the optimism gaps. No search has seen an example of the rest; but where the best masks were
+    scored again, the rest chose among them.
     """
-    found: dict[str, float] = {}
-    imageless = OBJECTIVES[cell.settings.sweep.objective].images == 0
-    for split, images in (("search", data.search), ("rest", data.rest)):
-        if "search_score" in found and imageless:
-            found["rest_score"] = found["search_score"]
-        else:
-            found[f"{split}_score"] = cell_scorer(cell, model, space, images, data, dense, later=later)(mask).value
-        found[f"{split}_accuracy"] = Scorer(weights_scored(cell, model, space), space, images, "accuracy")(mask).value
-    found["gap"] = found["search_score"] - found["rest_score"]
-    found["accuracy_gap"] = found["search_accuracy"] - found["rest_accuracy"]
-    return found
+
+    search_score: float
+    search_accuracy: float
+    rest_score: float
+    rest_accuracy: float
+
+    @property
+    def gap(self) -> float:
+        """Search score minus rest score."""
+        return self.search_score - self.rest_score
+
+    @property
+    def accuracy_gap(self) -> float:
+        """Accuracy on the search examples minus accuracy on the rest."""
+        return self.search_accuracy - self.rest_accuracy
+
+
+def mask_scores(context: CellContext, model: nn.Module, mask: Mask, *, later: bool) -> MaskScores:
+    """The scores of a mask for the weights of ``model``."""
+
+    def score(examples: Split) -> float:
+        return cell_scorer(context, model, examples, later=later)(mask).value
+
+    def accuracy(examples: Split) -> float:
+        return Scorer(scored_network(context, model), context.space, examples, "accuracy")(mask).value
+
+    search, rest = context.data.search, context.data.rest
+    no_examples = OBJECTIVES[context.settings.sweep.objective].images == 0
+    search_score = score(search)
+    rest_score = search_score if no_examples else score(rest)
+    return MaskScores(search_score, accuracy(search), rest_score, accuracy(rest))

@@ -1,88 +1,80 @@
-"""A cell's criterion at the weights that a network has now."""
+"""A cell's criteria: saliencies and masks at the weights that a network has."""
 
-import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.space import Density, Scope
 from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, select
-from masksearch.data import Data
-from masksearch.experiment.cell import Cell
-from masksearch.spaces import NetworkSpace
-from masksearch.training.record import Weights
+from masksearch.experiment.context import CellContext
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["criterion_batches", "criterion_mask", "criterion_saliency", "rank_units"]
 
 
 def criterion_mask(
-    cell: Cell,
+    context: CellContext,
     model: nn.Module,
-    space: NetworkSpace,
-    data: Data,
-    initial: Weights,
-    device: torch.device,
     density: Density,
     alive: Mask | None = None,
     criterion: str | None = None,
     scope: Scope | None = None,
 ) -> Mask:
-    """The mask of a criterion, the cell's own if none is named, at some density, within what is alive."""
-    scoring, name = cell.settings.scoring, criterion or cell.method
-    # One stream per seed, not per method: random masks and ties are paired over sparsities and with other sweeps.
-    generator = torch_generator(cell.seed, "criterion", name)
+    """The mask of a criterion.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With the weights to rank, on the context's device.
+    alive : Mask, optional
+        The units that may be kept; all if not given.
+    criterion : str, optional
+        The cell's method if not given.
+    scope : str, optional
+        The sweep's if not given.
+    """
+    cell, scoring = context.cell, context.settings.scoring
+    name = criterion or cell.method
     return select(
         name,
         model,
-        space,
-        criterion_batches(cell, data, name),
+        context.space,
+        criterion_batches(context, name),
         density,
         scope=scope or scoring.scope,
-        generator=generator,
-        initial={name: tensor.to(device) for name, tensor in initial.items()},
+        # One stream per seed, not per method: random masks and ties are paired over sparsities and with other sweeps.
+        generator=torch_generator(cell.seed, "criterion", name),
+        initial=context.initial_weights(),
         on_empty=scoring.on_empty,
-        hold=cell.settings.hold,
+        hold=context.settings.hold,
         alive=alive,
-        connectivity=Connectivity(model, space, data.test.images[:1]) if scoring.connected else None,
+        connectivity=Connectivity(model, context.space, context.example) if scoring.connected else None,
     )
 
 
-def criterion_saliency(
-    cell: Cell,
-    model: nn.Module,
-    space: NetworkSpace,
-    data: Data,
-    initial: Weights,
-    device: torch.device,
-    criterion: str,
-    alive: Mask | None = None,
-) -> Tensor:
+def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, alive: Mask | None = None) -> Tensor:
     """The saliency (n_units,) of one round of a criterion, on the CPU."""
     row = CRITERIA[criterion]
-    extras = {"generator": torch_generator(cell.seed, "criterion", criterion)} if row.draws else {}
-    at_start = {name: tensor.to(device) for name, tensor in initial.items()}
-    return row.saliency(model, space, criterion_batches(cell, data, criterion), initial=at_start, alive=alive, **extras)
+    extras = {"generator": torch_generator(context.cell.seed, "criterion", criterion)} if row.draws else {}
+    batches = criterion_batches(context, criterion)
+    return row.saliency(model, context.space, batches, initial=context.initial_weights(), alive=alive, **extras)
 
 
-def criterion_batches(cell: Cell, data: Data, criterion: str) -> list[tuple[Tensor, Tensor]]:
-    """What a criterion sees of the training images: the same balanced batch for all of a seed."""
+def criterion_batches(context: CellContext, criterion: str) -> list[tuple[Tensor, Tensor]]:
+    """The training examples that a criterion sees: one class-balanced batch, the same for all cells of a seed."""
     if not CRITERIA[criterion].needs_batches:
         return []
-    images = torch_generator(cell.seed, "criterion", "images")
-    return [balanced_batch(data.train, cell.settings.scoring.examples_per_class, images)]
+    generator = torch_generator(context.cell.seed, "criterion", "images")
+    return [balanced_batch(context.data.train, context.settings.scoring.examples_per_class, generator)]
 
 
-def rank_units(
-    cell: Cell, model: nn.Module, space: NetworkSpace, data: Data, initial: Weights, device: torch.device
-) -> Mask | None:
-    """The mask at the cell's density; None where ties alone would decide it.
+def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
+    """The mask of the cell's criterion at the cell's density; None if all units of every layer have equal saliencies.
 
-    All units of every layer are worth the same then, as BatchNorm scales are before the first step.
+    BatchNorm scales are equal before the first step, for example; then ties alone would decide the mask.
     """
-    row = CRITERIA[cell.method]
+    row = CRITERIA[context.cell.method]
     if not row.needs_batches and not row.draws:
-        at_start = {name: tensor.to(device) for name, tensor in initial.items()}
-        saliency = row.saliency(model, space, [], initial=at_start, alive=None)
-        if all(saliency[layer.slice].min() == saliency[layer.slice].max() for layer in space.layers):
+        saliency = row.saliency(model, context.space, [], initial=context.initial_weights(), alive=None)
+        if all(saliency[layer.slice].min() == saliency[layer.slice].max() for layer in context.space.layers):
             return None
-    return criterion_mask(cell, model, space, data, initial, device, cell.densities(space)[-1])
+    return criterion_mask(context, model, context.cell.densities(context.space)[-1])

@@ -1,75 +1,87 @@
-"""Watching the dense training for a schedule that draws its ticket there: the mask of every epoch, kept on disk."""
+"""The early-bird detector: the mask of every epoch of the dense training, kept on disk, and the epoch to draw it at."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.data import Data
-from masksearch.experiment.cell import Cell, short_hash
+from masksearch.experiment.cell import Cell
+from masksearch.experiment.context import CellContext
+from masksearch.experiment.identity import short_hash, without
 from masksearch.experiment.steps.criterion import rank_units
+from masksearch.schedules import EarlyBird
 from masksearch.spaces import NetworkSpace
-from masksearch.training.record import Weights
 from masksearch.utils.files import load_tree, save_tree
 
-__all__ = ["Watch"]
+__all__ = ["EarlyBirdDetector", "detector_name", "early_bird_moment", "first_epoch", "sweep_rule"]
 
 
-class Watch:
-    """The masks that a cell's criterion would give after each epoch of the dense training.
+class EarlyBirdDetector:
+    """The masks that a cell's criterion gives after each epoch of the dense training.
 
-    It sees the training to its end, which all cells share, so that all distances between epochs are known; the ticket
-    is drawn at the epoch at which the early-bird rule fires, and nothing that comes later reaches it.
+    The detector runs to the end of the training, which all cells share, so that the distances between all epochs are
+    recorded. The ticket is drawn at the epoch at which the early-bird rule fires; later masks do not influence it.
+
+    Parameters
+    ----------
+    cell : Cell
+        Its criterion makes the masks, and its settings the rule.
+    folder : Path
+        The dense network's folder; the masks are stored there.
     """
 
-    def __init__(self, cell: Cell, data: Data, space: NetworkSpace, folder: Path) -> None:
-        self._cell, self._data, self._space = cell, data, space
-        self.name = self.name_of(cell)
+    def __init__(self, cell: Cell, space: NetworkSpace, folder: Path) -> None:
+        self.cell, self.name = cell, detector_name(cell)
         self._path = folder / f"watch_{self.name}.safetensors"
         self.masks: list[Mask | None] = []
-        self._total = cell.settings.train.epochs
         if self._path.exists():
-            tree = load_tree(self._path)
-            self.masks = [None if bits is None else Mask(space, bits) for bits in tree["masks"]]
-
-    @staticmethod
-    def name_of(cell: Cell) -> str:
-        """Equal for cells that see the same masks."""
-        return short_hash(
-            {**cell.identity, **dict.fromkeys(("rewind_to", "epochs", "retrain_lr", "control", "save_at"))}
-        )
+            bits = load_tree(self._path)["masks"]
+            self.masks = [None if mask is None else Mask(space, mask) for mask in bits]
 
     @property
     def is_done(self) -> bool:
-        """Whether it has seen the whole training."""
-        return len(self.masks) >= self._total
+        """Whether every epoch of the training has its mask."""
+        return len(self.masks) >= self.cell.settings.train.epochs
 
-    def see(self, epoch: int, model: nn.Module, initial: Weights, device: torch.device) -> bool:
-        """Take a look after an epoch, if that wasn't done before; whether this is where the ticket is drawn.
+    def add(self, epoch: int, model: nn.Module, context: CellContext) -> bool:
+        """Rank the units after an epoch, unless that was done before. Return whether the ticket is drawn here.
 
-        Nothing is on disk before :meth:`keep`: the weights of the ticket have to be there first.
+        The masks reach the disk with :meth:`save`, after the weights of the ticket.
         """
         if epoch != len(self.masks) + 1:
             return False
-        self.masks.append(rank_units(self._cell, model, self._space, self._data, initial, device))
-        return self.fired == epoch
+        self.masks.append(rank_units(context, model))
+        return first_epoch(sweep_rule(self.cell), self.masks) == epoch
 
-    def keep(self) -> None:
-        """Write down what was seen so far."""
+    def save(self) -> None:
+        """Write the masks so far."""
         save_tree(self._path, {"masks": [mask and mask.bits for mask in self.masks]})
 
     @property
-    def fired(self) -> int | None:
-        """The epoch at which the early-bird rule has fired."""
-        return self.fires(self._cell.settings.schedules.early_bird_relative)
-
-    @property
     def moment(self) -> str:
-        """The moment of the dense training at which the ticket is drawn; its end if the rule never fires."""
-        return "end" if self.fired is None else f"{self.fired}ep"
+        """The moment of the dense training at which the ticket is drawn."""
+        return early_bird_moment(self.cell, self.masks)
 
-    def fires(self, relative: bool) -> int | None:
-        """The epoch at which the rule fires with its threshold taken one way or the other."""
-        rule = self._cell.settings.schedules.early_bird(relative)
-        return next((epoch for epoch, mask in enumerate(self.masks, start=1) if rule.see(mask)), None)
+
+def detector_name(cell: Cell) -> str:
+    """A name that is equal for cells with the same masks."""
+    later = ["rewind_to", "epochs", "retrain_lr", "control", "schedules.save_at"]
+    return short_hash(without(cell.identity, later))
+
+
+def sweep_rule(cell: Cell) -> EarlyBird:
+    """The early-bird rule of the cell's settings."""
+    schedules = cell.settings.schedules
+    return schedules.early_bird(schedules.early_bird_relative)
+
+
+def first_epoch(rule: EarlyBird, masks: Sequence[Mask | None]) -> int | None:
+    """The epoch at which a rule fires; None if it never does."""
+    return next((epoch for epoch, mask in enumerate(masks, start=1) if rule.see(mask)), None)
+
+
+def early_bird_moment(cell: Cell, masks: Sequence[Mask | None]) -> str:
+    """The moment at which the cell's rule fires; the end of the training if it never does."""
+    epoch = first_epoch(sweep_rule(cell), masks)
+    return "end" if epoch is None else f"{epoch}ep"

@@ -1,21 +1,21 @@
-"""What the network of a cell costs, beside what it is worth."""
+"""Costs of a cell's network: parameters, MACs, bytes, memory, and measured latencies."""
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from masksearch import cost
+from masksearch.experiment.results import Latency, LayerCost, NetworkCost
 
-__all__ = ["costs", "latencies", "layer_costs"]
+__all__ = ["layer_costs", "measured_latency", "network_cost"]
 
 _LATENCY_RUNS = 200  # timed at most: the median of more runs of a small network hardly gains precision
 _BATCHES = (1, 64)
 
 
-def costs(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> dict[str, Any]:
+def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> NetworkCost:
     """Parameters, MACs (1 MAC = 2 FLOPs), bytes, and peak memory of a forward pass of one image.
 
     Effective MACs: each layer's MACs times its density under ``masks`` (parameter name -> bool tensor of its shape).
@@ -27,21 +27,21 @@ def costs(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> d
         if name.removesuffix(".weight") in counted.per_layer
     }
     disk = cost.disk(network, masks or None)
-    return {
-        "params": cost.params(network),
-        "nonzero_params": cost.nonzero_params(network, masks or None),
-        "macs": int(counted),
-        "effective_macs": int(cost.effective_macs(counted, densities)),
-        "uncounted": dict(counted.uncounted),
-        "peak_bytes": cost.peak_memory(network, example),
-        "bytes": disk.dense,
-        "compressed_bytes": disk.compressed,
-    }
+    return NetworkCost(
+        params=cost.params(network),
+        nonzero_params=cost.nonzero_params(network, masks or None),
+        macs=int(counted),
+        effective_macs=int(cost.effective_macs(counted, densities)),
+        uncounted=dict(counted.uncounted),
+        peak_bytes=cost.peak_memory(network, example),
+        bytes=disk.dense,
+        compressed_bytes=disk.compressed,
+    )
 
 
 def layer_costs(
     network: nn.Module, masks: Mapping[str, Tensor], full: nn.Module, example: Tensor
-) -> dict[str, dict[str, int]]:
+) -> dict[str, LayerCost]:
     """For every layer of the full network: its MACs and weights, and what ``network`` has left under ``masks``."""
     whole, left = cost.macs(full, example).per_layer, cost.macs(network, example).per_layer
     weights = {name: dict(model.named_parameters()) for name, model in (("full", full), ("left", network))}
@@ -52,16 +52,16 @@ def layer_costs(
             continue
         kept = masks.get(weight)
         n_left = weights["left"][weight].numel() if kept is None else int(kept.sum())
-        layers[name] = {
-            "macs": macs,
-            "weights": weights["full"][weight].numel(),
-            "macs_left": left[name] if kept is None else round(left[name] * n_left / kept.numel()),
-            "weights_left": n_left,
-        }
+        layers[name] = LayerCost(
+            macs=macs,
+            weights=weights["full"][weight].numel(),
+            macs_left=left[name] if kept is None else round(left[name] * n_left / kept.numel()),
+            weights_left=n_left,
+        )
     return layers
 
 
-def latencies(network: nn.Module, full: nn.Module, example: Tensor, seconds: float) -> dict[str, float]:
+def measured_latency(network: nn.Module, full: nn.Module, example: Tensor, seconds: float) -> Latency:
     """Median seconds of a forward pass of 1 and of 64 images, of the ticket and of the dense network in turn.
 
     Each measurement takes ``seconds``, or longer for at least 11 runs of both networks.
@@ -75,6 +75,6 @@ def latencies(network: nn.Module, full: nn.Module, example: Tensor, seconds: flo
             batch = example[:1].expand(size, *example.shape[1:]).contiguous().to(device)
             runs = {"ticket": partial(network, batch), "dense": partial(full, batch)}
             for name, timing in cost.time_runs(runs, device, seconds, _LATENCY_RUNS).items():
-                measured[f"latency_{name}_batch_{size}"] = timing.median
+                measured[f"{name}_batch_{size}"] = timing.median
     network.train(modes[0]), full.train(modes[1])
-    return measured
+    return Latency(**measured)

@@ -3,24 +3,21 @@
 from dataclasses import dataclass, replace
 from typing import cast
 
-import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.data import Data
 from masksearch.experiment.cell import Cell
+from masksearch.experiment.context import CellContext
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.experiment.steps.criterion import criterion_mask
-from masksearch.experiment.steps.dense import DenseNetwork
 from masksearch.models import build_model
 from masksearch.schedules.in_training import Gradual, Kind, Regrowing
-from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings, steps_per_epoch
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
 from masksearch.utils.seeds import derive
 
-__all__ = ["TrainingPlan", "course", "mask_schedule", "rewound_weights"]
+__all__ = ["TrainingPlan", "mask_schedule", "rewound_weights", "training_plan"]
 
 
 @dataclass(frozen=True)
@@ -37,22 +34,21 @@ class TrainingPlan:
         return self.until - self.begin
 
 
-def course(cell: Cell, found_at: str, epochs: int | None, dense: DenseNetwork, train_examples: int) -> TrainingPlan:
+def training_plan(context: CellContext, found_at: str, epochs: int | None) -> TrainingPlan:
     """The training of a ticket.
 
-    Rewound to an epoch, or going on (``none``), a training goes through what its schedule has left, and if nothing is
-    left through as many epochs as the dense training at the last learning rate: fine-tuning. Every other rewinding, and
-    every own learning rate, begins the schedule anew.
+    Rewound to an epoch, or continued (``none``), a training runs through what its schedule has left; if nothing is
+    left, through as many epochs as the dense training, at the last learning rate: fine-tuning. Every other rewinding,
+    and every learning rate of its own, begins the schedule anew.
 
     Parameters
     ----------
     found_at : str
         Moment of the dense training at which the mask was found; its end for masks of later rounds.
     epochs : int, optional
-        Epochs that are asked for.
-    train_examples : int
-        Training images, for moments that are given in steps.
+        Epochs of the training, if the settings give them.
     """
+    cell = context.cell
     settings = replace(cell.settings.train, bn_l1=0.0)
     total = settings.epochs
     moment = _goes_on_from(cell, found_at)
@@ -60,15 +56,15 @@ def course(cell: Cell, found_at: str, epochs: int | None, dense: DenseNetwork, t
     if cell.retrain_lr is not None:
         settings = replace(settings, lr=cell.retrain_lr)
     elif moment is not None:
-        per_epoch = steps_per_epoch(train_examples, settings.batch_size)
+        per_epoch = steps_per_epoch(len(context.data.train), settings.batch_size)
         begin = min(total, moment.steps(per_epoch, total) // per_epoch)
     if not begin:
         epochs = total if epochs is None else epochs
         return TrainingPlan(replace(settings, epochs=epochs), 0, epochs)
     left = epochs if epochs is not None else total - begin or total
-    if settings.lr_schedule == "plateau":  # what it fell to is in the rows of the dense training
-        rows = dense.metrics["epochs"]
-        settings = replace(settings, lr_schedule="constant", lr=rows[begin - 1]["lr"] if rows else settings.lr)
+    if settings.lr_schedule == "plateau":  # the rows of the dense training have the rate it fell to
+        rows = context.dense_result().epochs
+        settings = replace(settings, lr_schedule="constant", lr=rows[begin - 1].lr if rows else settings.lr)
     return TrainingPlan(settings, begin, begin + left)
 
 
@@ -83,37 +79,33 @@ def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
     return None if rewind.best else rewind
 
 
-def rewound_weights(cell: Cell, found_at: Weights, data: Data, dense: DenseNetwork) -> Weights:
-    """The weights that a training starts from, equal for all methods of a seed unless they go on from their own."""
-    rewind = parse_rewind(cell.rewind_to)
+def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
+    """The weights that a training starts from: equal for all methods of a seed, unless they continue from their own.
+
+    Parameters
+    ----------
+    found_at : state dict
+        The weights that the mask was found at.
+    """
+    cell, rewind = context.cell, parse_rewind(context.cell.rewind_to)
     if cell.control == "reinit" or rewind == "random":
-        name = (
-            "reinitialised weights" if cell.control == "reinit" else "fresh weights"
-        )  # those of its control are others
-        return build_model(cell.settings.sweep.model, data, seed=derive(cell.seed, name)).state_dict()
+        # The control of a ticket with fresh weights has other fresh weights.
+        name = "reinitialised weights" if cell.control == "reinit" else "fresh weights"
+        model = build_model(cell.settings.sweep.model, context.data, seed=derive(cell.seed, name))
+        return model.state_dict()
     if rewind in ("none", "lr"):
         return found_at
-    return dense.weights[str(rewind)]
+    return context.dense.weights[str(rewind)]
 
 
-def mask_schedule(
-    cell: Cell,
-    network: nn.Module,
-    space: NetworkSpace,
-    mask: Mask,
-    data: Data,
-    initial: Weights,
-    device: torch.device,
-    begin: int,
-    until: int,
-) -> Gradual | Regrowing:
-    """The masks of a training of ``network`` between two steps, from ``mask`` on."""
-    schedules = cell.settings.schedules
+def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: int, until: int) -> Gradual | Regrowing:
+    """The masks of a training of ``network`` that change between two steps, from ``mask`` on."""
+    cell, schedules = context.cell, context.settings.schedules
     if cell.row.changes == "ramp":
         return Gradual(
             network,
-            space,
-            lambda density, alive: criterion_mask(cell, network, space, data, initial, device, density, alive),
+            context.space,
+            lambda density, alive: criterion_mask(context, network, density, alive),
             cell.density,
             until,
             begin=begin,
@@ -121,7 +113,7 @@ def mask_schedule(
         )
     return Regrowing(
         network,
-        space,
+        context.space,
         mask,
         cast(Kind, cell.row.changes),
         steps=until,

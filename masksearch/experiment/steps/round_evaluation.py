@@ -1,120 +1,142 @@
-"""A look at a round that is over: its mask at all moments that are published, and what the smaller network costs."""
+"""The evaluation of a finished round: its mask at four moments, and the costs of the smaller network."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import FOREIGN_TRIALS
-from masksearch.data import Data
-from masksearch.experiment.cell import Cell
-from masksearch.experiment.steps.cell_scorer import gaps
-from masksearch.experiment.steps.dense import DenseNetwork
+from masksearch.experiment.context import CellContext
+from masksearch.experiment.results import (
+    Accuracy,
+    Effort,
+    Latency,
+    LayerCost,
+    MaskSummary,
+    NetworkCost,
+    RoundResult,
+    ScoreSummary,
+    TrainedAccuracy,
+)
+from masksearch.experiment.steps.cell_scorer import mask_scores
 from masksearch.experiment.steps.mask_finder import MaskResult
-from masksearch.experiment.steps.network_costs import costs, latencies, layer_costs
+from masksearch.experiment.steps.network_costs import layer_costs, measured_latency, network_cost
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.schedules.rounds import Round
-from masksearch.spaces import FilterSpace, NetworkSpace
-from masksearch.training import Training, evaluate
+from masksearch.spaces import FilterSpace
+from masksearch.training import evaluate
 from masksearch.training.record import Weights
 
-__all__ = ["PRICES", "RoundEvaluator"]
+__all__ = ["TicketCosts", "round_result", "ticket_costs"]
 
-_LOOKED_AT = 100  # images, for outputs that are constant
-
-PRICES = ("cost", "layers", "latency")
-"""What :meth:`RoundEvaluator.costs` tells."""
+_TESTED_FOR_CONSTANTS = 100  # test examples
 
 
 @dataclass(frozen=True)
-class RoundEvaluator:
-    """Looks at rounds of one cell."""
+class TicketCosts:
+    """What a trained ticket costs, in whole and per layer, and the seconds of a forward pass."""
 
-    cell: Cell
-    build: Callable[[], nn.Module]
-    space: NetworkSpace
-    data: Data
-    dense: DenseNetwork
-    device: torch.device
+    cost: NetworkCost
+    layers: dict[str, LayerCost]
+    latency: Latency
 
-    def row(self, round_: Round, found: MaskResult) -> dict[str, Any]:
-        """The round's mask, scores, accuracies and seconds.
 
-        Test accuracy and loss under the mask: ``found`` at the weights that it was found at, which are those of the
-        last round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
-        weights of the dense network by validation ("@w0"); ``trained`` after the last epoch.
-        """
-        moments = {
-            "found": round_.found_at,
-            "untrained": round_.rewound,
-            "best_dense": self.dense.weights["best"],
-            "trained": round_.trained,
-        }
-        tested: dict[str, dict[str, Any]] = {}
-        seconds = 0.0
-        for name, weights in moments.items():
-            same = next((other for other in tested if _equal(moments[other], weights)), None)
-            if same is not None:
-                tested[name] = tested[same]
-            else:
-                tested[name], seconds = self._accuracy(round_.mask, weights)
-        model = self.build()
-        model.load_state_dict(round_.found_at)
-        model.to(self.device)
-        later = self.cell.trained_before(round_.number)
-        scored = gaps(self.cell, model, self.space, round_.mask, self.data, self.dense, later=later)
-        others: dict[str, int | str | dict[str, float]] = (
-            {FOREIGN_TRIALS: found.foreign_trials} if found.foreign_trials else {}
-        )
-        others |= {"rescored": dict(found.rescored)} if found.rescored else {}
-        others |= {"kept": found.kept} if found.kept else {}
-        row: dict[str, Any] = {
-            "number": round_.number,
-            "score": {"objective": self.cell.settings.sweep.objective, "scorings": found.scorings, **others, **scored},
-            **{name: dict(accuracy) for name, accuracy in tested.items()},
-            "mask": _describe(round_.mask),
-            "epochs": [asdict(epoch) for epoch in round_.training.epochs] if round_.training else [],
-            "seconds": {
-                "search": found.seconds,
-                "retrain": sum(epoch.seconds for epoch in round_.training.epochs) if round_.training else 0.0,
-                "test": seconds,  # of the last moment, after training
-            },
-        }
-        row["trained"] |= {"constant_outputs": self._constant_outputs(round_), **_end_of(round_.training)}
-        if not row["epochs"]:  # no search has seen these images
-            ticket = draw_ticket(self.build(), self.space, round_.mask, round_.trained)
-            row["trained"]["rest_accuracy"] = evaluate(ticket.network, self.data.rest, device=self.device).accuracy
-        return row
+def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult:
+    """The round's mask, scores, accuracies and seconds.
 
-    def costs(self, network: nn.Module, round_: Round) -> dict[str, Any]:
-        """What the trained ``network`` costs, in whole and per layer, and the seconds of a forward pass."""
-        pruned = isinstance(self.space, FilterSpace) and not round_.mask.empty_layers()
-        masks = {} if pruned else self.space.parameter_masks(round_.mask)
-        example, full = self.data.test.images[:1].to(self.device), self.build().to(self.device)
-        return {
-            "cost": costs(network, masks, example),
-            "layers": layer_costs(network, masks, full, example),
-            "latency": latencies(copy.deepcopy(network), full, example, self.cell.settings.run.latency_seconds),
-        }
+    Test accuracy and loss under the mask: ``found`` at the weights that it was found at, which are those of the last
+    round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best weights of the
+    dense network by validation ("@w0"); ``trained`` after the last epoch.
+    """
+    found, training = round_.found, round_.training
+    moments = {
+        "found": round_.found_at,
+        "untrained": round_.rewound,
+        "best_dense": context.dense.weights["best"],
+        "trained": round_.trained,
+    }
+    tested: dict[str, Accuracy] = {}
+    seconds = 0.0  # of the last moment, after training
+    for name, weights in moments.items():
+        same = next((other for other in tested if _equal(moments[other], weights)), None)
+        if same is not None:
+            tested[name] = tested[same]
+        else:
+            tested[name], seconds = _test(context, round_.mask, weights)
+    model = context.build()
+    model.load_state_dict(round_.found_at)
+    model.to(context.device)
+    scores = mask_scores(context, model, round_.mask, later=context.cell.trained_before(round_.number))
+    epochs = list(training.epochs) if training else []
+    return RoundResult(
+        number=round_.number,
+        score=ScoreSummary(
+            objective=context.settings.sweep.objective,
+            scorings=found.scorings,
+            search_score=scores.search_score,
+            search_accuracy=scores.search_accuracy,
+            rest_score=scores.rest_score,
+            rest_accuracy=scores.rest_accuracy,
+            gap=scores.gap,
+            accuracy_gap=scores.accuracy_gap,
+            foreign_trials=found.foreign_trials,
+            rescored=dict(found.rescored),
+            kept=found.kept,
+        ),
+        found=tested["found"],
+        untrained=tested["untrained"],
+        best_dense=tested["best_dense"],
+        trained=TrainedAccuracy(
+            test_accuracy=tested["trained"].test_accuracy,
+            test_loss=tested["trained"].test_loss,
+            constant_outputs=_constant_outputs(context, round_),
+            val_accuracy=epochs[-1].val_accuracy if epochs else None,
+            best_val_epoch=training.best.epoch if training and training.best else None,
+            diverged=bool(training and training.diverged),
+            rest_accuracy=None if epochs else _rest_accuracy(context, round_),
+        ),
+        mask=_summary(round_.mask),
+        epochs=epochs,
+        seconds=Effort(search=found.seconds, retrain=sum(epoch.seconds for epoch in epochs), test=seconds),
+    )
 
-    def _constant_outputs(self, round_: Round) -> int:
-        """Outputs of the trained network that are the same for all of some test images: cut off, or dead."""
-        network = draw_ticket(self.build(), self.space, round_.mask, round_.trained).network.to(self.device).eval()
-        with torch.no_grad():
-            logits = network(self.data.test.images[:_LOOKED_AT].to(self.device))
-        return int((logits == logits[:1]).all(0).sum())
 
-    def _accuracy(self, mask: Mask, weights: Weights) -> tuple[dict[str, Any], float]:
-        """On the test set, and the seconds that a pass over it takes."""
-        ticket = draw_ticket(self.build(), self.space, mask, weights)
-        began = perf_counter()
-        seen = evaluate(ticket.network, self.data.test, device=self.device)
-        return {"test_accuracy": seen.accuracy, "test_loss": seen.loss}, perf_counter() - began
+def ticket_costs(context: CellContext, network: nn.Module, mask: Mask) -> TicketCosts:
+    """The costs of the trained ``network`` of a mask; filters are removed from it, unless a layer is empty."""
+    pruned = isinstance(context.space, FilterSpace) and not mask.empty_layers()
+    masks = {} if pruned else context.space.parameter_masks(mask)
+    example, full = context.example.to(context.device), context.build().to(context.device)
+    seconds = context.settings.run.latency_seconds
+    return TicketCosts(
+        network_cost(network, masks, example),
+        layer_costs(network, masks, full, example),
+        measured_latency(copy.deepcopy(network), full, example, seconds),
+    )
+
+
+def _constant_outputs(context: CellContext, round_: Round[MaskResult]) -> int:
+    """Outputs of the trained network that are equal for all of some test examples: cut off, or dead."""
+    ticket = draw_ticket(context.build(), context.space, round_.mask, round_.trained)
+    network = ticket.network.to(context.device).eval()
+    with torch.no_grad():
+        logits = network(context.data.test.images[:_TESTED_FOR_CONSTANTS].to(context.device))
+    return int((logits == logits[:1]).all(0).sum())
+
+
+def _rest_accuracy(context: CellContext, round_: Round[MaskResult]) -> float | None:
+    """Accuracy on the validation examples that no search has seen."""
+    ticket = draw_ticket(context.build(), context.space, round_.mask, round_.trained)
+    return evaluate(ticket.network, context.data.rest, device=context.device).accuracy
+
+
+def _test(context: CellContext, mask: Mask, weights: Weights) -> tuple[Accuracy, float]:
+    """Figures on the test set, and the seconds that a pass over it takes."""
+    ticket = draw_ticket(context.build(), context.space, mask, weights)
+    began = perf_counter()
+    result = evaluate(ticket.network, context.data.test, device=context.device)
+    return Accuracy(result.accuracy, result.loss), perf_counter() - began
 
 
 def _equal(one: Weights, other: Weights) -> bool:
@@ -122,20 +144,12 @@ def _equal(one: Weights, other: Weights) -> bool:
     return one is other or (one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one))
 
 
-def _end_of(training: Training | None) -> dict[str, Any]:
-    return {
-        "val_accuracy": training.epochs[-1].val_accuracy if training and training.epochs else None,
-        "best_val_epoch": training.best.epoch if training and training.best else None,
-        "diverged": bool(training and training.diverged),
-    }
-
-
-def _describe(mask: Mask) -> dict[str, Any]:
-    return {
-        "granularity": mask.space.granularity,
-        "n_units": mask.space.n_units,
-        "kept": mask.n_kept,
-        "density": mask.density,
-        "densities": mask.densities(),
-        "empty_layers": mask.empty_layers(),
-    }
+def _summary(mask: Mask) -> MaskSummary:
+    return MaskSummary(
+        granularity=mask.space.granularity,
+        n_units=mask.space.n_units,
+        kept=mask.n_kept,
+        density=mask.density,
+        densities=mask.densities(),
+        empty_layers=mask.empty_layers(),
+    )

@@ -1,4 +1,4 @@
-"""What a search knows before its first scoring: saliencies, a mask to start from, and masks to be compared with."""
+"""Inputs of a search: saliencies, the mask to start from, and masks of criteria to compare the result with."""
 
 import copy
 from dataclasses import dataclass, replace
@@ -6,158 +6,146 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.space import Density
 from masksearch.criteria import Connectivity, connected
 from masksearch.criteria.gradual import gradual_saliency
-from masksearch.data import Data
-from masksearch.experiment.cell import Cell
+from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.settings.search_settings import Source
 from masksearch.experiment.steps.criterion import criterion_batches, criterion_mask, criterion_saliency
-from masksearch.experiment.steps.dense import DenseNetwork
-from masksearch.spaces import NetworkSpace
-from masksearch.training.duration import Duration
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.seeds import derive
 
-__all__ = ["SearchInputs", "known"]
+__all__ = ["SearchInputs", "search_inputs"]
 
 
 @dataclass(frozen=True)
 class SearchInputs:
-    """What a search is given."""
+    """What a search is given beside its space and scorer."""
 
-    saliencies: dict[str, Tensor]  # by the text that asked for them, (n_units,) each
+    saliencies: dict[str, Tensor]  # (n_units,) each, by the text of the setting that names them
     start: Mask | None
-    finalists: dict[str, Mask]  # by the text that asked for them
-    seconds: float  # that finding it out took, also in an earlier process
-    pruning: float  # of them, those of gradual pruning: the same in every process
+    finalists: dict[str, Mask]  # by the text of the setting that names them
+    seconds: float  # of computing all this, an earlier process included
+    pruning_seconds: float  # those of gradual pruning: the same in every process
 
 
-def known(
-    cell: Cell,
+def search_inputs(
+    context: CellContext,
     model: nn.Module,
-    space: NetworkSpace,
-    data: Data,
-    dense: DenseNetwork,
-    device: torch.device,
     density: Density,
     alive: Mask | None,
     folder: Path,
     callback: SweepCallback,
 ) -> SearchInputs:
-    """The criteria of a cell's search, each at the weights that it looks at.
+    """The saliencies, the start and the finalists of a cell's search.
 
     Parameters
     ----------
     model : nn.Module
-        With the weights that the mask is found at; left as it is.
+        With the weights that the mask is found at; left unchanged.
+    alive : Mask, optional
+        Units that earlier rounds have kept.
     folder : Path
-        The search's; what took a training is kept there, for a process that goes on.
+        The search's; saliencies that took a training are stored there.
     callback : SweepCallback
-        Hears of that training.
+        Called with the epochs of that training.
     """
-    looking = _Looking(cell, model, space, data, dense, device, density, alive, folder, callback)
-    begun, search = perf_counter(), cell.settings.search
-    saliencies = {text: looking.saliency(text) for text in search.saliencies}
-    start = None if search.warm_start is None else looking.mask(search.warm_start, saliencies)
-    finalists = {text: looking.mask(text, saliencies) for text in search.finalists}
-    seconds = perf_counter() - begun + looking.seconds_before
-    return SearchInputs(saliencies, start, finalists, seconds, looking.pruning)
+    inputs = _Inputs(context, model, density, alive, folder, callback)
+    begun, search = perf_counter(), context.settings.search
+    saliencies = {text: inputs.saliency(text) for text in search.saliencies}
+    start = None if search.warm_start is None else inputs.mask(search.warm_start, saliencies)
+    finalists = {text: inputs.mask(text, saliencies) for text in search.finalists}
+    seconds = perf_counter() - begun + inputs.seconds_before
+    return SearchInputs(saliencies, start, finalists, seconds, inputs.pruning_seconds)
 
 
 @dataclass
-class _Looking:
-    cell: Cell
+class _Inputs:
+    """Saliencies and masks of the criteria that a search's settings name, each at the weights that they name."""
+
+    context: CellContext
     model: nn.Module
-    space: NetworkSpace
-    data: Data
-    dense: DenseNetwork
-    device: torch.device
     density: Density
     alive: Mask | None
     folder: Path
     callback: SweepCallback
     seconds_before: float = 0.0  # of an earlier process
-    pruning: float = 0.0  # seconds of gradual pruning, in this process or an earlier one
+    pruning_seconds: float = 0.0  # of gradual pruning, in this process or an earlier one
 
     def saliency(self, text: str) -> Tensor:
         """A criterion's saliency (n_units,)."""
         source = Source.parse(text)
         if source.epochs is not None:
             return self._gradual(source.name, source.epochs)
-        initial = self.dense.weights["0"]
-        there = self._at(source.moment)
-        return criterion_saliency(
-            self.cell, there, self.space, self.data, initial, self.device, source.name, self.alive
-        )
+        return criterion_saliency(self.context, self._network_at(source.moment), source.name, self.alive)
 
     def mask(self, text: str, saliencies: dict[str, Tensor]) -> Mask:
         """A criterion's mask."""
-        source = Source.parse(text)
+        source, context = Source.parse(text), self.context
         if source.epochs is None:
-            there, initial = self._at(source.moment), self.dense.weights["0"]
-            return criterion_mask(
-                *(self.cell, there, self.space, self.data, initial, self.device, self.density, self.alive),
-                criterion=source.name,
-                scope=source.scope,
-            )
-        plain = text if source.scope is None else text.removesuffix(f":{source.scope}")
-        saliency = saliencies[plain] if plain in saliencies else self.saliency(plain)
-        scoring, hold = self.cell.settings.scoring, self.cell.settings.hold
+            network = self._network_at(source.moment)
+            return criterion_mask(context, network, self.density, self.alive, source.name, source.scope)
+        name = text if source.scope is None else text.removesuffix(f":{source.scope}")
+        saliency = saliencies[name] if name in saliencies else self.saliency(name)
         rank = partial(
-            self.space.top_k, density=self.density, scope=source.scope or "global", on_empty=scoring.on_empty, hold=hold
+            context.space.top_k,
+            density=self.density,
+            scope=source.scope or "global",
+            on_empty=context.settings.scoring.on_empty,
+            hold=context.settings.hold,
         )
-        if not scoring.connected:
+        if not context.settings.scoring.connected:
             return rank(saliency)
-        return connected(saliency, rank, Connectivity(self.model, self.space, self.data.test.images[:1]))
+        return connected(saliency, rank, Connectivity(self.model, context.space, context.example))
 
     def _gradual(self, name: str, epochs: int) -> Tensor:
-        """That of gradual pruning, which is kept: a second training might not give the same to the bit."""
+        """The saliency of gradual pruning. It is stored: a second training might differ in the last bits."""
         file = self.folder / f"{name}_gradual{epochs}ep.safetensors"
         if file.exists():
             tensors, seconds = load_tensors(file)
             self.seconds_before += seconds
-            self.pruning += seconds
+            self.pruning_seconds += seconds
             return tensors["saliency"]
         assert isinstance(self.density, float), "refused with the settings"
-        begun = perf_counter()
-        self.callback.gradual_begins(self.cell, name, epochs)
-        train, scoring = self.cell.settings.train, self.cell.settings.scoring
+        begun, context = perf_counter(), self.context
+        self.callback.gradual_begins(context.cell, name, epochs)
+        train, scoring = context.settings.train, context.settings.scoring
         lr_schedule = "constant" if train.lr_schedule == "plateau" else train.lr_schedule
         saliency = gradual_saliency(
-            *(self.model, self.space, self.data.train),
+            self.model,
+            context.space,
+            context.data.train,
             replace(train, epochs=epochs, bn_l1=0.0, lr_schedule=lr_schedule),
             self.density,
             name,
-            criterion_batches(self.cell, self.data, name),
+            criterion_batches(context, name),
             scope=scoring.scope,
-            initial={key: tensor.to(self.device) for key, tensor in self.dense.weights["0"].items()},
+            initial=context.initial_weights(),
             on_empty=scoring.on_empty,
-            hold=self.cell.settings.hold,
+            hold=context.settings.hold,
             alive=self.alive,
-            seed=derive(self.cell.seed, "gradual saliency"),
-            device=self.device,
-            augment=self.data.augment,
+            seed=derive(context.cell.seed, "gradual saliency"),
+            device=context.device,
+            augment=context.data.augment,
             on_epoch=self.callback.epoch,
         )
-        self.callback.search_begins(self.cell)
+        self.callback.search_begins(context.cell)
         self.folder.mkdir(parents=True, exist_ok=True)
         seconds = perf_counter() - begun
         save_tensors(file, {"saliency": saliency}, seconds)
-        self.pruning += seconds
+        self.pruning_seconds += seconds
         return saliency
 
-    def _at(self, moment: str) -> nn.Module:
-        """The network at a moment of the dense training: ``model`` itself if none is named."""
+    def _network_at(self, moment: str) -> nn.Module:
+        """The network at a moment of the dense training: ``model`` itself if no moment is named."""
         if not moment:
             return self.model
-        there = copy.deepcopy(self.model)
-        there.load_state_dict(self.dense.weights[str(Duration.parse(moment))])
+        network = copy.deepcopy(self.model)
+        network.load_state_dict(self.context.weights_at(moment))
         if self.alive is not None:
-            self.space.apply(there, self.alive)
-        return there
+            self.context.space.apply(network, self.alive)
+        return network

@@ -5,10 +5,11 @@ from pathlib import Path
 from torch import nn
 
 from masksearch.core.protocol import Cost
-from masksearch.data import Data
-from masksearch.experiment.cell import Cell, short_hash
+from masksearch.experiment.cell import Cell
+from masksearch.experiment.context import CellContext
+from masksearch.experiment.identity import short_hash
 from masksearch.scoring import LatencyShare
-from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.spaces import FilterSpace
 
 __all__ = ["FRONTS", "front_cost", "front_folder"]
 
@@ -24,10 +25,11 @@ def front_folder(cell: Cell) -> Path:
     return Path(cell.settings.run.runs) / FRONTS / f"{name}_{short_hash(cell.front_identity)}"
 
 
-def front_cost(cell: Cell, model: nn.Module, space: NetworkSpace, data: Data) -> Cost:
+def front_cost(context: CellContext, model: nn.Module) -> Cost:
     """What the masks of a cell's front cost; latencies are measured on the device of ``model``."""
-    if cell.front != "latency":
-        assert cell.front is not None, "only cells with a front have its cost"
-        return cell.front
-    assert isinstance(space, FilterSpace), "settings with caps have filters"
-    return LatencyShare(model, space, data.test.images[:1])
+    front = context.cell.front
+    assert front is not None, "only cells with a front have a cost"
+    if front != "latency":
+        return front
+    assert isinstance(context.space, FilterSpace), "settings with caps have filters"
+    return LatencyShare(model, context.space, context.example)

@@ -1,7 +1,7 @@
 """Run folders: one process at a time, settings compared on reopening, states that survive a kill."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,25 +49,27 @@ class RunFolder:
     path : Path
         Made if it isn't there.
     identity : dict
-        What decides the run's result. A folder with another one is refused: then its name's hash has collided, or
-        somebody has moved folders about.
+        What decides the run's result, as plain values. A folder with another identity is refused: then the hash in its
+        name has collided, or folders were moved by hand.
+    settings : dict, optional
+        All settings that decide the result, those at their default included, for readers of the folder.
     """
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        settings = path / "settings.json"
+        file = path / "settings.json"
         as_read = json.loads(json.dumps(identity))  # a tuple reads back as a list
-        if settings.exists() and read_json(settings) != as_read:
-            raise InputError(f"run folder {path}: its settings.json tells of another run; move it away")
-        if not settings.exists():
-            write_json(settings, identity)
+        if file.exists() and read_json(file).get("identity") != as_read:
+            raise InputError(f"run folder {path}: its settings.json belongs to another run; move the folder away")
+        if not file.exists():
+            write_json(file, {"identity": identity, "settings": settings or {}})
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
 
-    def enter(self, stage: str) -> None:
-        """Note that a stage begins."""
-        write_json(self.path / "status.json", {"stage": stage})
+    def set_status(self, step: str) -> None:
+        """Write which step of the run begins; ``done`` when everything is on disk."""
+        write_json(self.path / "status.json", {"stage": step})
 
     @property
     def is_done(self) -> bool:

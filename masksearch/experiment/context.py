@@ -1,0 +1,66 @@
+"""The context of a cell: everything that its steps share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.mask import Mask
+from masksearch.data import Data
+from masksearch.experiment.cell import Cell
+from masksearch.experiment.results import DenseResult
+from masksearch.experiment.settings.combined import Settings
+from masksearch.models import build_model
+from masksearch.spaces import NetworkSpace
+from masksearch.training.duration import Duration
+from masksearch.training.record import Weights
+
+__all__ = ["CellContext", "DenseNetwork"]
+
+
+@dataclass(frozen=True)
+class DenseNetwork:
+    """The weights of one dense training at some moments, and how the training went."""
+
+    weights: Mapping[str, Weights]  # by moment: "0", "3ep", ..., "end", "best"
+    result: DenseResult | None = None  # None while it is being trained
+    early_bird_masks: Mapping[str, Sequence[Mask | None]] = field(default_factory=dict)  # by detector, one per epoch
+
+
+@dataclass(frozen=True)
+class CellContext:
+    """A cell with the data, the space, the dense network and the device that it runs on."""
+
+    cell: Cell
+    space: NetworkSpace
+    data: Data
+    dense: DenseNetwork
+    device: torch.device
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the cell's sweep."""
+        return self.cell.settings
+
+    @property
+    def example(self) -> Tensor:
+        """One test input, (1, ...), on the CPU."""
+        return self.data.test.images[:1]
+
+    def initial_weights(self) -> Weights:
+        """The dense network's initial weights, on the device."""
+        return {name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()}
+
+    def build(self) -> nn.Module:
+        """A new full network, on the CPU, with the initial weights of the cell's seed."""
+        return build_model(self.settings.sweep.model, self.data, seed=self.cell.seed)
+
+    def dense_result(self) -> DenseResult:
+        """How the dense network was trained."""
+        assert self.dense.result is not None, "cells run after their dense network"
+        return self.dense.result
+
+    def weights_at(self, moment: str) -> Weights:
+        """The dense network's weights at a moment of its training, however the moment is spelled."""
+        return self.dense.weights[str(Duration.parse(moment))]

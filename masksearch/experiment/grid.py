@@ -1,0 +1,64 @@
+"""The grid of a sweep: all its cells."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+from masksearch.criteria import CRITERIA
+from masksearch.experiment.cell import AUTO, Cell
+from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.settings.schedule_settings import parse_rewind
+from masksearch.experiment.settings.search_settings import split_method
+from masksearch.schedules import SCHEDULES, Schedule
+from masksearch.training.duration import Duration
+
+__all__ = ["grid"]
+
+
+def grid(settings: Settings) -> list[Cell]:
+    """All cells of a sweep, seed by seed, so that every seed's dense network is followed by the cells that use it.
+
+    Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
+    trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start, unless
+    its ticket goes on from the weights of that moment.
+    """
+    if settings.schedules.dense_alone:
+        return []
+    cells = []
+    for seed in settings.sweep.seed_range:
+        for schedule, rounds, moment, rewind in _plans(settings):
+            for lr, sparsity, method in product(
+                settings.schedules.retrain_lr or (None,), settings.sweep.sparsities, settings.sweep.methods
+            ):
+                name, pinned = split_method(method)
+                find_at = _moment(name, SCHEDULES[schedule], rewind, pinned, moment)
+                cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
+                if cell not in cells:
+                    cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
+    return cells
+
+
+def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
+    """Schedule, rounds, find-at ("" for the method's own) and rewind-to of the cells."""
+    asked = settings.schedules
+    for schedule in asked.schedule:
+        row = SCHEDULES[schedule]
+        rounds = (asked.rounds or (row.rounds,)) if row.rounds > 1 else (1,)
+        for combination in product(rounds, settings.sweep.find_at or ("",), asked.rewind_to or (row.rewind_to,)):
+            number, moment, rewind = combination
+            yield schedule, number, moment, str(parse_rewind(rewind))
+
+
+def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) -> str:
+    """The moment that a method's mask is found at: its own (``pinned``), or one that is asked for, or the usual one."""
+    if row.detects:
+        return AUTO
+    if row.changes == "ramp":
+        return "0"  # its ranking begins with the training
+    if pinned:
+        return str(Duration.parse(pinned))
+    if method in CRITERIA and CRITERIA[method].weights == "none" and rewind not in ("none", "lr"):
+        return "0"  # at any moment it finds the same
+    if asked:
+        return str(Duration.parse(asked))
+    return "end" if method in CRITERIA and CRITERIA[method].weights == "trained" and not row.changes else "0"

@@ -1,0 +1,139 @@
+"""Identity: which fields of the settings decide a cell's result, and the hash that names the cell's folder.
+
+A field decides the results of all cells unless a table below says otherwise, so that a new setting can't be forgotten.
+Fields at their default are left out of the hash: adding a setting renames no folder. Hence a default must never change.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+__all__ = [
+    "DENSE",
+    "NEVER",
+    "ONLY_IF",
+    "Deciding",
+    "changed_fields",
+    "deciding_fields",
+    "short_hash",
+    "without",
+]
+
+Deciding = dict[str, dict[str, Any]]
+"""Values by group and field."""
+
+NEVER = frozenset(
+    {
+        # The axes of the grid: a cell has one value of each, which is part of its identity.
+        "sweep.methods",
+        "sweep.sparsity",
+        "sweep.max_macs",
+        "sweep.max_params",
+        "sweep.max_latency",
+        "sweep.seeds",
+        "sweep.first_seed",
+        "sweep.find_at",
+        "schedules.schedule",
+        "schedules.rounds",
+        "schedules.rewind_to",
+        "schedules.retrain_lr",
+        "schedules.control",
+        # The cell's identity has the resolved values of these.
+        "schedules.retrain_epochs",
+        "schedules.between_epochs",
+        "scoring.hold",
+        # Where a study is stored, and everything about where and how a sweep runs.
+        "optuna.storage",
+        "run",
+    }
+)
+"""Groups and fields that decide no result."""
+
+DENSE = frozenset(
+    {
+        "sweep.dataset",
+        "sweep.model",
+        "sweep.dense",
+        "scoring.train_examples",
+        "scoring.val_examples",
+        "train",
+    }
+)
+"""Groups and fields that decide what the dense network is; they are part of its identity."""
+
+ONLY_IF = {
+    "sweep.budget": "searches",
+    "scoring.seconds": "searches",
+    "scoring.scope": "uses_criteria",
+    "scoring.examples_per_class": "uses_criteria",
+    "search": "searches",
+    "search.training_steps": "trains_to_score",
+    "search.training_lr": "trains_to_score",
+    "search.rescore_steps": "rescores",
+    "annealing": "anneals",
+    "optuna": "samples_with_optuna",
+    "supermask": "learns",
+    "schedules.update_every": "changes_masks",
+    "schedules.drop_share": "changes_masks",
+    "schedules.early_bird_threshold": "detects_early_birds",
+    "schedules.early_bird_relative": "detects_early_birds",
+}
+"""Groups and fields that decide the results of some cells only: the property of :class:`Cell` that must be true."""
+
+
+def deciding_fields(settings: Any, holds: Callable[[str], bool], *, complete: bool) -> Deciding:
+    """The fields of ``settings`` (a dataclass of dataclasses) that decide a result.
+
+    Parameters
+    ----------
+    holds : callable
+        Whether a condition of :data:`ONLY_IF` holds.
+    complete : bool
+        Whether fields at their default and those of the dense network are included, as for readers of a run folder.
+    """
+    found: Deciding = {}
+    for group in fields(settings):
+        values = getattr(settings, group.name)
+        for item in fields(values):
+            names = (f"{group.name}.{item.name}", group.name)
+            condition = next((ONLY_IF[name] for name in names if name in ONLY_IF), None)
+            left_out = NEVER if complete else NEVER | DENSE
+            if not {*names} & left_out and (condition is None or holds(condition)):
+                value = getattr(values, item.name)
+                if complete or value != _default(item):
+                    found.setdefault(group.name, {})[item.name] = _plain(value)
+    return found
+
+
+def changed_fields(values: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default, as plain values."""
+    pairs = {item.name: (getattr(values, item.name), _default(item)) for item in fields(values)}
+    return {name: _plain(value) for name, (value, default) in pairs.items() if value != default}
+
+
+def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """A copy of an identity without some entries, given as ``sparsity`` or, in its settings, as ``search.rescore``."""
+    left = {name: value for name, value in identity.items() if name not in set(names)}
+    left["settings"] = {
+        group: {name: value for name, value in values.items() if f"{group}.{name}" not in set(names)}
+        for group, values in identity["settings"].items()
+    }
+    return left
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value as JSON reads it back."""
+    return list(map(_plain, value)) if isinstance(value, tuple) else value
+
+
+def short_hash(identity: Mapping[str, Any]) -> str:
+    """8 hex digits of the canonical JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _default(item: "Field[Any]") -> Any:
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return item.default
