@@ -116,10 +116,11 @@ def changed_fields(values: Any) -> dict[str, Any]:
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """A copy of an identity without some entries, given as ``sparsity`` or, in its settings, as ``search.rescore``."""
     left = {name: value for name, value in identity.items() if name not in set(names)}
-    left["settings"] = {
+    groups = {
         group: {name: value for name, value in values.items() if f"{group}.{name}" not in set(names)}
         for group, values in identity["settings"].items()
     }
+    left["settings"] = {group: values for group, values in groups.items() if values}
     return left
 
 

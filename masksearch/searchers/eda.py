@@ -57,6 +57,8 @@ class EDA(Searcher):
     saliency: str | None = None  # the problem's saliency to begin with; None: its start mask, or nothing
     scope: Scope = "global"  # layerwise, erk: the layers' densities are fixed, and only places within them learned
 
+    names_saliency = True
+
     def __post_init__(self) -> None:
         if self.generation < 1 or not 1 <= self.elites <= self.generation:
             raise InputError(

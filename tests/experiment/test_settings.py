@@ -192,9 +192,8 @@ def test_scales_differ():
 @pytest.fixture
 def own_recipe(tmp_path, monkeypatch):
     """Writes recipes where the package looks for its own."""
-    (tmp_path / "recipes").mkdir()
     monkeypatch.setattr(recipes, "files", lambda package: tmp_path)
-    return lambda text: (tmp_path / "recipes" / "own.toml").write_text(text)
+    return lambda text: (tmp_path / "own.toml").write_text(text)
 
 
 RECIPES = {

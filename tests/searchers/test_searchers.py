@@ -127,7 +127,7 @@ def test_densities_alone_keep_the_contract_too(chains, tmp_path):
 def test_the_same_paths_in_a_fresh_process():
     script = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from masksearch.testing import searchers as c\nfrom masksearch.searchers import SEARCHERS\n"
+        "from masksearch.testing import check_searchers as c\nfrom masksearch.searchers import SEARCHERS\n"
         "print(json.dumps({name: c.check_same_seed_same_path(SEARCHERS[name]) for name in sys.argv[2:]}))"
     )
     names = [name for name in SEARCHERS if not name.startswith("optuna_")]

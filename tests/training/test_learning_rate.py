@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, ReduceLROnPlateau
 
 from masksearch.training import TrainSettings
-from masksearch.training import optimisation as learning_rate
+from masksearch.training.optimisation import learning_rate
 from masksearch.utils.errors import InputError
 
 

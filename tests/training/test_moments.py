@@ -12,7 +12,7 @@ from training_cases import (
     without_seconds,
 )
 
-from masksearch.training import optimisation as learning_rate
+from masksearch.training.optimisation import learning_rate
 from masksearch.training import train
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
