@@ -178,7 +178,9 @@ def test_a_mask_that_empties_a_layer_ends_the_sweep_where_that_is_the_policy(tmp
 def test_every_mask_that_is_scored_costs_no_more_than_its_share(hold, tmp_path, data, monkeypatch):
     scored = []
     score = Scorer.score
-    monkeypatch.setattr(Scorer, "score", lambda self, ps: (scored.extend(getattr(p, "mask", p) for p in ps), score(self, ps))[1])
+    monkeypatch.setattr(
+        Scorer, "score", lambda self, ps: (scored.extend(getattr(p, "mask", p) for p in ps), score(self, ps))[1]
+    )
     sweep = replace(SWEEP, methods=("annealing", "random_search", "filter_l1"), sparsity=(0.6,), budget=30)
     result = run_sweep(settings_in(tmp_path, sweep, replace(SCORING, hold=hold)))
     space = filter_space(build(data), data.test.images[:1])
