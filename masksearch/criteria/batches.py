@@ -18,11 +18,11 @@ def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> 
         If a class has fewer images than that.
     """
     chosen = []
-    for label in split.labels.unique():
-        members = (split.labels == label).nonzero().flatten()
+    for label in split.targets.unique():
+        members = (split.targets == label).nonzero().flatten()
         if len(members) < per_class:
             raise InputError(f"images per class: {per_class}, but class {int(label)} has only {len(members)}")
         chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
     index = torch.cat(chosen)
     index = index[torch.randperm(len(index), generator=generator)]
-    return split.images[index], split.labels[index]
+    return split.inputs[index], split.targets[index]

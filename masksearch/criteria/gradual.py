@@ -17,7 +17,7 @@ from masksearch.criteria import CRITERIA, select
 from masksearch.schedules.in_training import Gradual
 from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings, steps_per_epoch, train
-from masksearch.training.feed import Images
+from masksearch.training.feed import Examples
 from masksearch.training.trainer import OnEpoch
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
@@ -28,7 +28,7 @@ __all__ = ["gradual_saliency"]
 def gradual_saliency(
     model: nn.Module,
     space: NetworkSpace,
-    split: Images,
+    split: Examples,
     settings: TrainSettings,
     density: float,
     criterion: str = "magnitude",
@@ -50,7 +50,7 @@ def gradual_saliency(
     ----------
     model : nn.Module
         With the weights to begin with; left as it is.
-    split : Images
+    split : Examples
         What it goes on learning.
     settings : TrainSettings
         How: for all of its epochs, of which density falls during the first three quarters. Its schedule of learning
@@ -114,7 +114,7 @@ def gradual_saliency(
             note(before.bits & ~mask.bits, before)
         return mask
 
-    steps = settings.epochs * steps_per_epoch(len(split.images), settings.batch_size)
+    steps = settings.epochs * steps_per_epoch(len(split.inputs), settings.batch_size)
     gradual = Gradual(network, space, choose, density, steps, alive=begin)
     training = train(
         network, split, settings, remask=gradual, seed=seed, device=device, augment=augment, on_epoch=on_epoch

@@ -88,7 +88,7 @@ class Data:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
-        _, c, h, w = self.train.images.shape
+        _, c, h, w = self.train.inputs.shape
         return c, h, w
 
     @classmethod
@@ -138,11 +138,11 @@ class Data:
         splits = {"train": _checked("train", train), "test": _checked("test", test)}
         if val is not None:
             splits["val"] = _checked("val", val)
-        classes = int(splits["train"].labels.max()) + 1 if classes is None else classes
+        classes = int(splits["train"].targets.max()) + 1 if classes is None else classes
         for part, split in splits.items():
             _check_alike(part, split, splits["train"], classes)
 
-        order = stratified_order(splits["train"].labels, numpy_generator(SPLIT_SEED, "splits"))
+        order = stratified_order(splits["train"].targets, numpy_generator(SPLIT_SEED, "splits"))
         if val is None:
             n_val = min(MAX_VAL, len(order) // 5)
             if n_val < 2:
@@ -151,7 +151,7 @@ class Data:
             order = order[n_val:]
         else:
             # The first images of val are searched on, so that val can't stay sorted by class.
-            own = stratified_order(splits["val"].labels, numpy_generator(SPLIT_SEED, "val"))
+            own = stratified_order(splits["val"].targets, numpy_generator(SPLIT_SEED, "val"))
             splits["val"] = splits["val"][own]
         n_val = len(splits["val"])
         if val_examples is not None:
@@ -161,11 +161,11 @@ class Data:
         _check_count("search_examples", search_examples, n_val - 1, "val has to keep one image that search doesn't see")
 
         full = splits["train"][order]
-        mean, std = _statistics(full.images)
+        mean, std = _statistics(full.inputs)
         train_examples = len(full) if train_examples is None else train_examples
         _check_count("train_examples", train_examples, len(full), "the images that are left without val")
         splits["train"] = full[:train_examples]
-        ready = {part: Split(_normalised(split.images, mean, std), split.labels) for part, split in splits.items()}
+        ready = {part: Split(_normalised(split.inputs, mean, std), split.targets) for part, split in splits.items()}
         return cls(name, **ready, search_examples=search_examples, classes=classes, mean=mean, std=std, augment=augment)
 
     @classmethod
@@ -217,20 +217,20 @@ def _check_alike(part: str, split: Split, train: Split, classes: int) -> None:
     """Raise an error if ``split`` doesn't fit the training images and the classes."""
     if classes < 2:
         raise InputError(f"classes is {classes}; allowed is 2 or more")
-    low, high = int(split.labels.min()), int(split.labels.max())
+    low, high = int(split.targets.min()), int(split.targets.max())
     if low < 0 or high >= classes:
         raise InputError(
             f"{part}: labels run from {low} to {high}; allowed with {classes} classes is 0 to {classes - 1}"
         )
-    unknown = sorted(set(split.labels.unique().tolist()) - set(train.labels.unique().tolist()))
+    unknown = sorted(set(split.targets.unique().tolist()) - set(train.targets.unique().tolist()))
     if unknown:
         raise InputError(f"{part}: labels {unknown} belong to classes that no training image has")
-    if split.images.shape[1:] != train.images.shape[1:] or split.images.dtype != train.images.dtype:
+    if split.inputs.shape[1:] != train.inputs.shape[1:] or split.inputs.dtype != train.inputs.dtype:
         raise InputError(f"{part}: images are {_kind(split)}; allowed is what the training images are, {_kind(train)}")
 
 
 def _kind(split: Split) -> str:
-    return f"{'x'.join(map(str, split.images.shape[1:]))} {split.images.dtype}"
+    return f"{'x'.join(map(str, split.inputs.shape[1:]))} {split.inputs.dtype}"
 
 
 def _check_count(what: str, count: int, most: int, why: str) -> None:

@@ -57,31 +57,48 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and labels that belong together.
+    """Examples: inputs with one target each.
+
+    Parameters
+    ----------
+    inputs : Tensor (n, c, h, w)
+        Images, for example.
+    targets : Tensor (n,)
+        Class labels, integers; kept as int64.
 
     Raises
     ------
     InputError
-        If there are no images, or not one label an image.
+        If there are no inputs, or not one integer target per input.
     """
 
-    images: Tensor  # (n, c, h, w)
-    labels: Tensor  # (n,) int64
+    inputs: Tensor
+    targets: Tensor
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.numel() == 0:
-            raise InputError(f"images have shape {tuple(self.images.shape)}; allowed is (n, c, h, w), none of them 0")
-        if self.labels.shape != self.images.shape[:1]:
+        if self.inputs.ndim != 4 or self.inputs.numel() == 0:
+            raise InputError(f"inputs have shape {tuple(self.inputs.shape)}; allowed is (n, c, h, w), none of them 0")
+        if self.targets.shape != self.inputs.shape[:1]:
             raise InputError(
-                f"labels have shape {tuple(self.labels.shape)}; {len(self.images)} images need ({len(self.images)},)"
+                f"targets have shape {tuple(self.targets.shape)}; {len(self.inputs)} inputs need ({len(self.inputs)},)"
             )
-        if self.labels.dtype not in _INTEGERS:
-            raise InputError(f"labels are {self.labels.dtype}; allowed are integers")
-        object.__setattr__(self, "labels", self.labels.long())
+        if self.targets.dtype not in _INTEGERS:
+            raise InputError(f"targets are {self.targets.dtype}; allowed are integers")
+        object.__setattr__(self, "targets", self.targets.long())
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
+
+    @property
+    def images(self) -> Tensor:
+        """The inputs, under the name that suits images."""
+        return self.inputs
+
+    @property
+    def labels(self) -> Tensor:
+        """The targets, under the name that suits classes."""
+        return self.targets
 
     def __getitem__(self, chosen: slice | Tensor) -> "Split":
-        """The images that a slice (a view) or a tensor of indices (a copy) chooses."""
-        return Split(self.images[chosen], self.labels[chosen])
+        """The examples that a slice (a view) or a tensor of indices (a copy) chooses."""
+        return Split(self.inputs[chosen], self.targets[chosen])

@@ -46,7 +46,7 @@ class CellContext:
     @property
     def example(self) -> Tensor:
         """One test input, (1, ...), on the CPU."""
-        return self.data.test.images[:1]
+        return self.data.test.inputs[:1]
 
     def initial_weights(self) -> Weights:
         """The dense network's initial weights, on the device."""

@@ -50,7 +50,7 @@ def part_space(part: Settings, data: Data) -> NetworkSpace:
     """Return the space of a part's masks, which is the same for all seeds."""
     model = build_model(part.sweep.model, data, seed=0)
     if part.sweep.granularity == "filter":
-        return filter_space(model, data.test.images[:1])
+        return filter_space(model, data.test.inputs[:1])
     return weight_space(model, part.scoring.layers)
 
 

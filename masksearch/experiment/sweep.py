@@ -177,7 +177,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     steps = steps_per_epoch(len(data.train), settings.train.batch_size)
     for moment in {*moments_of([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
-    smallest = int(data.train.labels.bincount(minlength=data.classes).min())
+    smallest = int(data.train.targets.bincount(minlength=data.classes).min())
     criteria = [cell.method for cell in cells if cell.method in CRITERIA]
     if any(cell.searches for cell in cells):
         criteria += [source.name for source in settings.search.sources]

@@ -91,8 +91,8 @@ class Scorer:
         self._looks_at = len(split) if asked is None else min(asked, len(split))
         self._loss = loss
         self._model = copy.deepcopy(model).to(device).eval()
-        self._images = split.images.to(device)
-        self._labels = split.labels.to(device)
+        self._images = split.inputs.to(device)
+        self._labels = split.targets.to(device)
         self._check()
         with torch.no_grad():
             if takes_channels_last(self._model, self._images[:2]):

@@ -16,7 +16,7 @@ from masksearch.core.space import Density, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks.methods import SupermaskSettings, constant, draw_edge_popup, draw_zhou, kaiming
 from masksearch.supermasks.score_network import ScoredNetwork, frozen_weights
-from masksearch.training import EpochRow, Images, TrainSettings, train
+from masksearch.training import EpochRow, Examples, TrainSettings, train
 from masksearch.training.train_settings import LrSchedule
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
@@ -76,7 +76,7 @@ def learn(
     name: str,
     model: nn.Module,
     space: NetworkSpace,
-    split: Images,
+    split: Examples,
     density: Density,
     *,
     settings: SupermaskSettings = _DEFAULTS,
@@ -100,8 +100,8 @@ def learn(
         A row of ``SUPERMASKS``.
     space : NetworkSpace
         A weight space of ``model``.
-    split : Images
-        What is learned from: ``.images`` float (n, c, h, w) and ``.labels`` int64 (n,).
+    split : Examples
+        What is learned from: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
     density : float or mapping
         Kept / all weights, or one for each layer.
     settings : SupermaskSettings

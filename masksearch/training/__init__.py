@@ -1,7 +1,7 @@
 """One trainer for dense, masked and pruned networks, and what it is made of."""
 
 from masksearch.training.evaluation import Evaluation, evaluate
-from masksearch.training.feed import Images, crop_flip, draw_crop_flip, steps_per_epoch
+from masksearch.training.feed import Examples, crop_flip, draw_crop_flip, steps_per_epoch
 from masksearch.training.input_check import Loss
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import learning_rate
@@ -13,7 +13,7 @@ __all__ = [
     "Best",
     "EpochRow",
     "Evaluation",
-    "Images",
+    "Examples",
     "Loss",
     "MaskSchedule",
     "TrainSettings",

@@ -76,5 +76,5 @@ class EpochPass:
                 after_step(step + 1)
         accuracy = None
         if self.classifies:
-            accuracy = int((torch.cat(guesses) == self.feed.labels[order.to(device)]).sum()) / n
+            accuracy = int((torch.cat(guesses) == self.feed.targets[order.to(device)]).sum()) / n
         return mean_loss(losses, sizes), accuracy

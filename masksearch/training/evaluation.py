@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from masksearch.training.feed import Feed, Images, forward_batch
+from masksearch.training.feed import Examples, Feed, forward_batch
 from masksearch.training.input_check import Loss, cross_entropy, mode_kept, probe
 from masksearch.utils.seeds import seeded
 
@@ -23,7 +23,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    split: Images,
+    split: Examples,
     *,
     device: torch.device | str = "cpu",
     loss: Loss | None = None,
@@ -35,8 +35,8 @@ def evaluate(
     ----------
     model : nn.Module
         Moved to ``device``.
-    split : Images
-        ``.images`` float (n, c, h, w) and ``.labels`` int64 (n,).
+    split : Examples
+        ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
     device : torch.device or str
         Where it runs.
     loss : callable, optional

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Feed", "Images", "batch_sizes", "crop_flip", "draw_crop_flip", "forward_batch", "steps_per_epoch"]
+__all__ = ["Examples", "Feed", "batch_sizes", "crop_flip", "draw_crop_flip", "forward_batch", "steps_per_epoch"]
 
 
 PADDING = 4  # pixels on every side
@@ -54,15 +54,15 @@ _CHUNK_BATCHES = 16  # gathered by one call, which costs less than a call per ba
 _CHUNK_BYTES = 1 << 26
 
 
-class Images(Protocol):
-    """What a trainer reads of a data split."""
+class Examples(Protocol):
+    """The part of a data split that a trainer reads."""
 
     @property
-    def images(self) -> Tensor:
+    def inputs(self) -> Tensor:
         """Float32 (n, c, h, w), normalised."""
 
     @property
-    def labels(self) -> Tensor:
+    def targets(self) -> Tensor:
         """Int64 (n,)."""
 
 
@@ -89,35 +89,35 @@ class Feed:
 
     Parameters
     ----------
-    split : Images
-        Images and labels, on the CPU.
+    split : Examples
+        Inputs and targets, on the CPU.
     device : torch.device
         Where batches go. The images move there as a whole if they take no more than half of its free memory.
     channels_last : bool
         Hand out batches with the channels innermost in memory (same values, same shape).
     """
 
-    def __init__(self, split: Images, device: torch.device, channels_last: bool = False) -> None:
-        self.resident = _fits(split.images, device)
-        self.images = split.images.to(device) if self.resident else split.images
-        self.labels = split.labels.to(device)
+    def __init__(self, split: Examples, device: torch.device, channels_last: bool = False) -> None:
+        self.resident = _fits(split.inputs, device)
+        self.inputs = split.inputs.to(device) if self.resident else split.inputs
+        self.targets = split.targets.to(device)
         self.device = device
         self.format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.targets)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (b, c, h, w) and labels (b,), first to last."""
-        for images, labels in zip(self.images.split(batch_size), self.labels.split(batch_size), strict=True):
-            yield self._laid_out(images.to(self.device, non_blocking=True)), labels
+        for inputs, targets in zip(self.inputs.split(batch_size), self.targets.split(batch_size), strict=True):
+            yield self._laid_out(inputs.to(self.device, non_blocking=True)), targets
 
     def shuffled(self, order: Tensor, sizes: list[int], draws: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (b, c, h, w) and labels (b,) in the order ``order`` (n,), augmented by ``draws`` (n, 3) if given."""
-        labels = self.labels.index_select(0, order.to(self.device))
-        places = order.to(self.images.device)
+        labels = self.targets.index_select(0, order.to(self.device))
+        places = order.to(self.inputs.device)
         draws = None if draws is None else draws.to(self.device)
-        image_bytes = self.images[:1].numel() * self.images.element_size()
+        image_bytes = self.inputs[:1].numel() * self.inputs.element_size()
         batches = max(1, min(_CHUNK_BATCHES, _CHUNK_BYTES // (max(sizes) * image_bytes)))
         remaining, start = iter(sizes), 0
         while chunk := list(islice(remaining, batches)):
@@ -131,10 +131,10 @@ class Feed:
 
     def _gather(self, places: Tensor) -> Tensor:
         if self.resident:
-            return self.images.index_select(0, places)
-        shape = (len(places), *self.images.shape[1:])
-        staged = torch.empty(shape, dtype=self.images.dtype, pin_memory=self.device.type == "cuda")
-        torch.index_select(self.images, 0, places, out=staged)
+            return self.inputs.index_select(0, places)
+        shape = (len(places), *self.inputs.shape[1:])
+        staged = torch.empty(shape, dtype=self.inputs.dtype, pin_memory=self.device.type == "cuda")
+        torch.index_select(self.inputs, 0, places, out=staged)
         return staged.to(self.device, non_blocking=True)
 
     def _laid_out(self, batch: Tensor) -> Tensor:

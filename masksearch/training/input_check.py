@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.training.feed import Images
+from masksearch.training.feed import Examples
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import seeded
 
@@ -45,7 +45,7 @@ def mode_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def probe(model: nn.Module, split: Images, device: torch.device, loss: Loss | None, name: str = "split") -> Probe:
+def probe(model: nn.Module, split: Examples, device: torch.device, loss: Loss | None, name: str = "split") -> Probe:
     """Check a split, then run two of its images through the network (on ``device`` already) in eval mode.
 
     Raises
@@ -55,7 +55,7 @@ def probe(model: nn.Module, split: Images, device: torch.device, loss: Loss | No
         classes, and, without a loss of the user's own, outputs that aren't logits (n, classes).
     """
     _check_split(split, name)
-    images, labels = split.images[:2].to(device), split.labels[:2].to(device)
+    images, labels = split.inputs[:2].to(device), split.targets[:2].to(device)
     with mode_kept(model), seeded(0, device), torch.no_grad():
         model.eval()
         channels_last = takes_channels_last(model, images)
@@ -71,7 +71,7 @@ def probe(model: nn.Module, split: Images, device: torch.device, loss: Loss | No
             f"model: {type(model).__name__} returns {_shown(outputs)}; cross-entropy needs float logits (n, classes), "
             "and other outputs a loss of your own"
         )
-    if (largest := int(split.labels.max())) >= outputs.shape[1]:
+    if (largest := int(split.targets.max())) >= outputs.shape[1]:
         raise InputError(f"{name}: label {largest}; {type(model).__name__} has the classes 0 to {outputs.shape[1] - 1}")
     return Probe(classifies, channels_last)
 
@@ -93,8 +93,8 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
     return True
 
 
-def _check_split(split: Images, name: str) -> None:
-    images, labels = split.images, split.labels
+def _check_split(split: Examples, name: str) -> None:
+    images, labels = split.inputs, split.targets
     if images.ndim != 4 or not images.is_floating_point():
         raise InputError(f"{name}: images are {_shown(images)}; a float tensor (n, c, h, w) is needed")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64:

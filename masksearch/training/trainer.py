@@ -14,7 +14,7 @@ from masksearch.training.checkpoint import digest, load_checkpoint, save_checkpo
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
-from masksearch.training.feed import Feed, Images, steps_per_epoch
+from masksearch.training.feed import Examples, Feed, steps_per_epoch
 from masksearch.training.input_check import Loss, cross_entropy, mode_kept, probe
 from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.moments import Moments
@@ -33,10 +33,10 @@ OnEpoch = Callable[[EpochRow], bool | None]
 
 def train(
     model: nn.Module,
-    split: Images,
+    split: Examples,
     settings: TrainSettings,
     *,
-    val: Images | None = None,
+    val: Examples | None = None,
     masks: Mapping[str, Tensor] | None = None,
     remask: MaskSchedule | None = None,
     begin: int = 0,
@@ -59,11 +59,11 @@ def train(
     ----------
     model : nn.Module
         Moved to ``device``.
-    split : Images
-        What it learns: ``.images`` float (n, c, h, w) and ``.labels`` int64 (n,).
+    split : Examples
+        What it learns: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
     settings : TrainSettings
         How.
-    val : Images, optional
+    val : Examples, optional
         Evaluated after every epoch; ``best`` and the plateau lr_schedule need it.
     masks : mapping, optional
         Parameter name -> bool tensor of its shape, True = kept. What is pruned is exactly zero from the start.
@@ -106,7 +106,7 @@ def train(
     device = torch.device(device)
     until = settings.epochs if until is None else until
     _check_request(settings, val, loss, masks, remask, begin, until)
-    steps = steps_per_epoch(len(split.images), settings.batch_size)
+    steps = steps_per_epoch(len(split.inputs), settings.batch_size)
     moments = Moments(snapshots, steps, begin, until, val is not None)
     model.to(device)
     seen = probe(model, split, device, loss, "train")
@@ -129,7 +129,7 @@ def train(
         identity = asdict(settings) | {
             "seed": seed,
             "augment": cropped,
-            "images": len(split.images),
+            "images": len(split.inputs),
             "snapshots": sorted(map(str, snapshots)),
             "begin": begin,
             "until": until,
@@ -202,7 +202,7 @@ def train(
 
 def _check_request(
     settings: TrainSettings,
-    val: Images | None,
+    val: Examples | None,
     loss: Loss | None,
     masks: Mapping[str, Tensor] | None,
     remask: MaskSchedule | None,

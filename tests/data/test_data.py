@@ -167,7 +167,7 @@ def test_from_datasets_refuses_streams_and_mixed_shapes():
         Data.from_datasets("stream", iter([]), iter([]))
     mixed = [(torch.zeros(1, 2, 2), 0), (torch.zeros(1, 3, 2), 1)]
     floating = [(torch.zeros(1, 2, 2), 0.5)] * 20
-    with pytest.raises(InputError, match=r"labels are torch\.float32"):
+    with pytest.raises(InputError, match=r"targets are torch\.float32"):
         Data.from_datasets("floating", floating, floating)
     with pytest.raises(InputError, match=re.escape("image 1 of list has shape (1, 3, 2)")):
         Data.from_datasets("mixed", mixed, mixed)
@@ -190,13 +190,13 @@ NOT_FINITE[3, 0, 1, 1] = float("nan")
     [
         (spoiled(labels=torch.full((20,), 4)), "test: labels run from 4 to 4; allowed with 4 classes is 0 to 3"),
         (spoiled(labels=torch.full((20,), -1)), "test: labels run from -1"),
-        (spoiled(labels=torch.zeros(19, dtype=torch.long)), "20 images need (20,)"),
-        (spoiled(labels=torch.zeros(20)), "labels are torch.float32; allowed are integers"),
+        (spoiled(labels=torch.zeros(19, dtype=torch.long)), "20 inputs need (20,)"),
+        (spoiled(labels=torch.zeros(20)), "targets are torch.float32; allowed are integers"),
         (spoiled(images=NOT_FINITE), "test: images hold NaN or infinity"),
         (spoiled(images=torch.zeros(20, 4)), "allowed is (n, c, h, w)"),
         (
             spoiled(images=torch.zeros(0, 1, 2, 2), labels=torch.zeros(0, dtype=torch.long)),
-            "test: images have shape (0,",
+            "test: inputs have shape (0,",
         ),
         (
             spoiled(images=torch.zeros(20, 1, 3, 2)),
@@ -241,7 +241,7 @@ def test_a_split_is_checked_and_can_be_cut():
     assert len(split[:3]) == 3
     assert split[torch.tensor([4, 2])].labels.tolist() == [0, 2]
     assert split[:3].images.data_ptr() == split.images.data_ptr()
-    with pytest.raises(InputError, match="images have shape"):
+    with pytest.raises(InputError, match="inputs have shape"):
         split[:0]
 
 

@@ -18,7 +18,7 @@ def make_split(n=150, seed=0):
     g = torch.Generator().manual_seed(seed)
     centres = torch.randn(10, 1, 8, 8, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(0, 10, (n,), generator=g)
-    return SimpleNamespace(images=centres[labels] + torch.randn(n, 1, 8, 8, generator=g), labels=labels)
+    return SimpleNamespace(inputs=centres[labels] + torch.randn(n, 1, 8, 8, generator=g), targets=labels)
 
 
 def make_model():
@@ -49,12 +49,12 @@ def how(optimizer="sgd", **changes):
 SPLIT = make_split()
 SPACES = {
     "weight": weight_space(make_model()),
-    "filter": filter_space(make_model(), SPLIT.images[:1]),
+    "filter": filter_space(make_model(), SPLIT.inputs[:1]),
 }
 
 
 def chooser(model, space, name="magnitude", **more):
-    batches = [(SPLIT.images[:32], SPLIT.labels[:32])]
+    batches = [(SPLIT.inputs[:32], SPLIT.targets[:32])]
 
     def choose(density, alive):
         return select(name, model, space, batches, density, alive=alive, on_empty="keep_one", **more)

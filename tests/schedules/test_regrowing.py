@@ -35,7 +35,7 @@ def test_regrowing_keeps_every_layer_s_count(kind):
 
 def test_rigl_is_the_algorithm_on_gradients_of_one_s_own():
     """Gradients from autograd at the weights before the step, the mask by sorting, layer by layer."""
-    split = SimpleNamespace(images=SPLIT.images.double(), labels=SPLIT.labels)
+    split = SimpleNamespace(inputs=SPLIT.inputs.double(), targets=SPLIT.targets)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10)).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -51,7 +51,7 @@ def test_rigl_is_the_algorithm_on_gradients_of_one_s_own():
             nonlocal last
             before = {name: keep.clone() for name, keep in self.masks.items()}
             start = {name: weight.requires_grad_() for name, weight in last.items()}
-            loss = F.cross_entropy(torch.func.functional_call(model, start, split.images).float(), split.labels)
+            loss = F.cross_entropy(torch.func.functional_call(model, start, split.inputs).float(), split.targets)
             gradients = dict(zip(start, torch.autograd.grad(loss, list(start.values())), strict=True))
             now = {name: p.detach().clone() for name, p in model.named_parameters()}
             changed = super().__call__(step)

@@ -22,7 +22,7 @@ def make_split(n=150, channels=1, seed=0, classes=10):
     g = generator(seed)
     centres = torch.randn(classes, channels, 8, 8, generator=generator(99))
     labels = torch.randint(0, classes, (n,), generator=g)
-    return SimpleNamespace(images=centres[labels] + torch.randn(n, channels, 8, 8, generator=g), labels=labels)
+    return SimpleNamespace(inputs=centres[labels] + torch.randn(n, channels, 8, 8, generator=g), targets=labels)
 
 
 def make_conv(seed=0):

@@ -79,7 +79,7 @@ def state_of(model):
 def test_model_and_global_random_state_stay_as_they_were(name, training):
     model = make_conv().train(training)
     model[2].train(not training)
-    F.cross_entropy(model(make_split().images), make_split().labels).backward()
+    F.cross_entropy(model(make_split().inputs), make_split().targets).backward()
     before, torch_state = state_of(model), torch.get_rng_state()
     learn(name, model, weight_space(model), make_split(), 0.3, settings=SHORT)
     after = state_of(model)
@@ -172,7 +172,7 @@ def test_resumed_is_uninterrupted(name, tmp_path):
 def test_a_layer_as_a_model_works(name):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double()
     split = make_split()
-    split.images = split.images.double()
+    split.inputs = split.inputs.double()
     mask = learn(name, model, weight_space(model), split, 0.1, settings=SHORT)
     assert mask.n_kept == 64
 
@@ -191,7 +191,7 @@ def test_weights_are_rescaled_by_the_power_of_the_inverse_density(name, power):
         for layer, weight in zip(space.layers, space.layer_weights(), strict=True):
             copied.get_parameter(weight).mul_((layer.size / mask.kept_per_layer()[layer.name]) ** power)
     with space.applied(copied, mask):
-        assert torch.allclose(copied(make_split().images), learner(make_split().images), rtol=1e-4, atol=1e-5)
+        assert torch.allclose(copied(make_split().inputs), learner(make_split().inputs), rtol=1e-4, atol=1e-5)
 
 
 # Scores at the start, refusals
@@ -239,7 +239,7 @@ def test_refusals_name_what_is_wrong():
     with pytest.raises(InputError, match="unknown supermask 'edge_pop': did you mean 'edge_popup'"):
         learn("edge_pop", model, space, split, 0.1)
     with pytest.raises(InputError, match="supermask 'zhou': is for weight masks, not filter"):
-        learn("zhou", model, filter_space(make_mlp(64, 9, 10), split.images[:2]), split, 0.1)
+        learn("zhou", model, filter_space(make_mlp(64, 9, 10), split.inputs[:2]), split, 0.1)
     with pytest.raises(InputError, match="model: Sequential has shape"):
         learn("zhou", make_mlp(64, 8, 10), space, split, 0.1)
     with pytest.raises(InputError, match=r"density: 1\.5"):
@@ -267,7 +267,7 @@ def test_edge_popup_finds_a_supermask_of_an_untrained_mlp():
     data = load_data("mnist", root=root)
     model = build_model("thesis_mlp", data, seed=0)
     space = weight_space(model)
-    few = SimpleNamespace(images=data.train.images[:10000], labels=data.train.labels[:10000])
+    few = SimpleNamespace(inputs=data.train.images[:10000], targets=data.train.labels[:10000])
     mask = learn("edge_popup", model, space, few, 0.1)
     assert mask.n_kept == 26620
     with space.applied(model, mask):

@@ -13,14 +13,14 @@ from masksearch.training.feed import Feed
 def make_split(n=70, channels=3):
     g = torch.Generator().manual_seed(0)
     images = torch.randn(n, channels, 8, 6, generator=g)
-    return SimpleNamespace(images=images, labels=torch.randint(0, 10, (n,), generator=g))
+    return SimpleNamespace(inputs=images, targets=torch.randint(0, 10, (n,), generator=g))
 
 
 def test_crop_flip_is_what_one_image_at_a_time_gives():
     split = make_split()
     draws = draw_crop_flip(70, torch.Generator().manual_seed(1))
     for image, (top, left, flipped), out in zip(
-        split.images, draws.tolist(), crop_flip(split.images, draws), strict=True
+        split.inputs, draws.tolist(), crop_flip(split.inputs, draws), strict=True
     ):
         padded = torch.zeros(3, 16, 14)
         padded[:, 4:12, 4:10] = image
@@ -46,8 +46,8 @@ def test_batches_follow_the_order_whatever_the_chunks(monkeypatch):
         monkeypatch.setattr(feed, "_CHUNK_BYTES", chunk_bytes)
         batches = list(Feed(split, torch.device("cpu")).shuffled(order, sizes, draws))
         assert [len(images) for images, _ in batches] == sizes
-        assert torch.equal(torch.cat([images for images, _ in batches]), crop_flip(split.images[order], draws))
-        assert torch.equal(torch.cat([labels for _, labels in batches]), split.labels[order])
+        assert torch.equal(torch.cat([images for images, _ in batches]), crop_flip(split.inputs[order], draws))
+        assert torch.equal(torch.cat([labels for _, labels in batches]), split.targets[order])
 
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip"])
@@ -86,5 +86,5 @@ def test_auto_augments_as_the_data_set_says():
 def test_channels_last_changes_the_layout_alone():
     split = make_split()
     laid_out = next(Feed(split, torch.device("cpu"), channels_last=True).in_order(8))[0]
-    assert torch.equal(laid_out, split.images[:8])
+    assert torch.equal(laid_out, split.inputs[:8])
     assert laid_out.is_contiguous(memory_format=torch.channels_last)

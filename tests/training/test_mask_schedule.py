@@ -57,7 +57,7 @@ def test_every_step_is_the_loop_written_by_hand(split, optimizer):
     chosen = for_optimizer(optimizer, epochs=6, batch_size=150)
     moments = [Duration.parse(f"{n}it") for n in range(1, 7)]
     # In float64: Adam turns rounding errors of a gradient that is almost zero into whole steps.
-    split = SimpleNamespace(images=split.images.double(), labels=split.labels)
+    split = SimpleNamespace(inputs=split.inputs.double(), targets=split.targets)
     model, twin = make_model(dropout=0).double(), make_model(dropout=0).double()
     remask, hand = Shifting(model, [2, 4]), Shifting(twin, [2, 4])
     training = train(model, split, chosen, remask=remask, snapshots=moments)
@@ -78,7 +78,7 @@ def test_every_step_is_the_loop_written_by_hand(split, optimizer):
         if step == 6:
             break
         memory.zero_grad()
-        F.cross_entropy(twin(split.images).float(), split.labels).backward()
+        F.cross_entropy(twin(split.inputs).float(), split.targets).backward()
         memory.step()
         if step + 1 in (2, 4):
             hand.shift += 1

@@ -43,7 +43,7 @@ def test_every_optimizer_takes_the_whole_gradient(split, optimizer):
     optimizer = build_optimizer(twin.parameters(), chosen, torch.device("cpu"))
     for _ in range(4):
         optimizer.zero_grad()
-        (F.cross_entropy(twin(split.images), split.labels) + 3e-2 * twin[1].weight.abs().sum()).backward()
+        (F.cross_entropy(twin(split.inputs), split.targets) + 3e-2 * twin[1].weight.abs().sum()).backward()
         optimizer.step()
     torch.testing.assert_close(model[1].weight, twin[1].weight, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(model[1].weight, GAMMA, atol=1e-3)

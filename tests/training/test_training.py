@@ -55,9 +55,9 @@ def test_masked_network_trains_like_one_without_the_pruned_weights(split):
     small = nn.Sequential(nn.Flatten(), nn.Linear(int(kept.sum()), 10))
     small[1].weight.data = masked[1].weight.data[:, kept].clone()
     small[1].bias.data = masked[1].bias.data.clone()
-    columns = split.images.flatten(1)[:, kept][:, None, None]
+    columns = split.inputs.flatten(1)[:, kept][:, None, None]
     train(masked, split, SETTINGS, masks={"1.weight": kept.expand(10, -1)})
-    train(small, SimpleNamespace(images=columns, labels=split.labels), SETTINGS)
+    train(small, SimpleNamespace(inputs=columns, targets=split.targets), SETTINGS)
     torch.testing.assert_close(masked[1].weight[:, kept], small[1].weight, rtol=1e-4, atol=1e-6)
 
 
@@ -146,10 +146,10 @@ def test_plain_sgd_is_the_loop_everybody_writes(split):
     for epoch in range(3):
         losses, correct = 0.0, 0
         for batch in torch.randperm(150, generator=torch_generator(0, "epoch", epoch, "order")).split(32):
-            outputs = twin(split.images[batch])
-            loss = F.cross_entropy(outputs, split.labels[batch])
+            outputs = twin(split.inputs[batch])
+            loss = F.cross_entropy(outputs, split.targets[batch])
             losses += loss.item() * len(batch)
-            correct += (outputs.argmax(1) == split.labels[batch]).sum().item()
+            correct += (outputs.argmax(1) == split.targets[batch]).sum().item()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -173,8 +173,8 @@ def test_it_learns_and_best_is_best_by_validation(split, val):
 def test_label_smoothing_is_the_formula(split):
     rows = train(make_model(dropout=0), split, settings(epochs=1, batch_size=150, label_smoothing=0.2)).epochs
     model = make_model(dropout=0).train()
-    log_p = model(split.images).log_softmax(1)
-    truth = log_p.gather(1, split.labels[:, None]).squeeze(1)
+    log_p = model(split.inputs).log_softmax(1)
+    truth = log_p.gather(1, split.targets[:, None]).squeeze(1)
     expected = -(0.8 * truth + 0.2 * log_p.mean(1)).mean()
     assert rows[0].train_loss == pytest.approx(expected.item(), rel=1e-5)
 
@@ -233,7 +233,7 @@ def test_evaluation_is_the_definition(val):
     model = make_model()
     scored = evaluate(model, val, batch_size=7)
     model.eval()
-    outputs = model(val.images)
+    outputs = model(val.inputs)
     assert scored.n == 60
-    assert scored.accuracy == (outputs.argmax(1) == val.labels).double().mean().item()
-    assert scored.loss == pytest.approx(F.cross_entropy(outputs, val.labels).item(), rel=1e-5)
+    assert scored.accuracy == (outputs.argmax(1) == val.targets).double().mean().item()
+    assert scored.loss == pytest.approx(F.cross_entropy(outputs, val.targets).item(), rel=1e-5)

@@ -16,7 +16,7 @@ def make_split(n=150, channels=1, seed=0):
     g = torch.Generator().manual_seed(seed)
     centres = torch.randn(10, channels, 8, 8, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(0, 10, (n,), generator=g)
-    return SimpleNamespace(images=centres[labels] + torch.randn(n, channels, 8, 8, generator=g), labels=labels)
+    return SimpleNamespace(inputs=centres[labels] + torch.randn(n, channels, 8, 8, generator=g), targets=labels)
 
 
 def make_model(seed=0, dropout=0.3):

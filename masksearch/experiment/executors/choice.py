@@ -62,7 +62,7 @@ def plan_workers(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, 
 
 def _macs(part: Settings, data: Data) -> int:
     model = build_model(part.sweep.model, data, seed=0)
-    return int(cost.macs(model, data.test.images[:1]))
+    return int(cost.macs(model, data.test.inputs[:1]))
 
 
 def _must_be_alone(part: Settings) -> bool:

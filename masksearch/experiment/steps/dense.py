@@ -147,7 +147,7 @@ class _DenseTask:
     def _finish(self, model: nn.Module, best: Weights, training: Training | None) -> None:
         """Write ``metrics.json``: the last and the best state on the test set, costs, and the training's epochs."""
         last = evaluate(model, self.data.test, device=self.device)
-        cost = network_cost(model, {}, self.data.test.images[:1].to(self.device))
+        cost = network_cost(model, {}, self.data.test.inputs[:1].to(self.device))
         model.load_state_dict(best)
         state = evaluate(model, self.data.test, device=self.device)
         DenseResult(

@@ -121,7 +121,7 @@ def _constant_outputs(context: CellContext, round_: Round[MaskResult]) -> int:
     ticket = draw_ticket(context.build(), context.space, round_.mask, round_.trained)
     network = ticket.network.to(context.device).eval()
     with torch.no_grad():
-        logits = network(context.data.test.images[:_TESTED_FOR_CONSTANTS].to(context.device))
+        logits = network(context.data.test.inputs[:_TESTED_FOR_CONSTANTS].to(context.device))
     return int((logits == logits[:1]).all(0).sum())
 
 

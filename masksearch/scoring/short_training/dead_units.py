@@ -31,7 +31,7 @@ class Effective:
 
     def seen(self, split: Split) -> Split:
         """The images as the network takes them, (n, k, 1, 1)."""
-        return Split(split.images.flatten(1).index_select(1, self.inputs)[:, :, None, None], split.labels)
+        return Split(split.inputs.flatten(1).index_select(1, self.inputs)[:, :, None, None], split.targets)
 
 
 def effective(model: nn.Module, masks: Mapping[str, Tensor]) -> Effective | None:

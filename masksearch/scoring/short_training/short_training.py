@@ -102,9 +102,9 @@ class ShortTraining:
         images = round(steps * min(settings.batch_size, len(train_split)) / self._epochs)
         if images < len(train_split):
             drawn = torch.randperm(len(train_split), generator=torch_generator(seed, "short training"))[:images]
-            train_split = Split(train_split.images[drawn], train_split.labels[drawn])
-        self._train = Split(train_split.images.to(self._device), train_split.labels.to(self._device))
-        self._val = Split(val_split.images.to(self._device), val_split.labels.to(self._device))
+            train_split = Split(train_split.inputs[drawn], train_split.targets[drawn])
+        self._train = Split(train_split.inputs.to(self._device), train_split.targets.to(self._device))
+        self._val = Split(val_split.inputs.to(self._device), val_split.targets.to(self._device))
         # It ends before a plateau could be seen.
         lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule
         self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
@@ -113,7 +113,7 @@ class ShortTraining:
             probe(self._model, split, self._device, None, name)
         self._together = _TOGETHER.get(self._device.type, 1)
         alone = isinstance(space, FilterSpace) or by == "train"  # side by side, losses are known as their sum
-        if self._together > 1 and (alone or not can_stand_side_by_side(self._model, self._train.images[:2])):
+        if self._together > 1 and (alone or not can_stand_side_by_side(self._model, self._train.inputs[:2])):
             self._together = 1
 
     def __call__(self, mask: Mask) -> Score:
