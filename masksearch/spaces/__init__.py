@@ -1,4 +1,4 @@
-"""Spaces over networks: what a unit is, and how a mask is applied."""
+"""Mask spaces of networks: single weights or groups of channels as units, and how a mask is applied."""
 
 from masksearch.spaces.filter_space import FilterSpace, filter_space
 from masksearch.spaces.network_space import NetworkSpace

@@ -1,10 +1,10 @@
-"""Which channels stand or fall together: labels on the dimensions of tensors, ties between labels, and fixed labels.
+"""Channels that must be removed together: labels on the dimensions of tensors, ties between labels, fixed labels.
 
-Every position along every dimension of every parameter and buffer gets a label. While the network runs once, each
-operation says what it does with the labels of its inputs: a residual addition ties them pairwise, a concatenation puts
+Every position along every dimension of every parameter and buffer gets a label. While the network runs once, the rule
+of each operation processes the labels of its inputs: a residual addition ties them pairwise, a concatenation puts
 them one after the other, a flattening repeats them, a convolution ties its input's labels to those of its weight's
-second dimension. Labels that a normalisation over channels, the output, or an operation without a rule sees are fixed:
-they can't be removed. What is tied together and nowhere fixed is a unit.
+second dimension. Labels that reach a normalisation over channels, the output, or an operation without a rule are fixed:
+their positions can't be removed. Labels that are tied together and nowhere fixed form a unit.
 
 A four-channel example: ``conv1`` (3 -> 4 channels) feeds ``conv2`` (4 -> 4), whose output is added to that of ``conv1``
 and read by ``head`` (4 -> 10 features). Labels of ``conv1.weight`` dimension 0 are tied to those of ``conv2.weight``
@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = ["FIXED", "Coupling", "Labels", "Leaf"]
 
-FIXED = -1  # label of a position that nobody can remove, for example a channel of padded zeros
+FIXED = -1  # label of a position that no mask removes, for example a channel of padded zeros
 Labels = np.ndarray | None  # int64 (size of the dimension,); None: every position is fixed
 
 
@@ -37,19 +37,19 @@ class Leaf:
 
 
 class Coupling:
-    """Labels, ties and fixed labels of one run of a network. The rules of the operations write here.
+    """Labels, ties and fixed labels of one run of a network, filled by the rules of the operations.
 
     Parameters
     ----------
     model : nn.Module
-        The network that will run. Its parameters and buffers are recognised by identity.
+        The network that will run. Its parameters and buffers are recognised as objects.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.leaves: list[Leaf] = []
-        self.producers: list[Leaf] = []  # the dimensions of weights that make channels, in the order they ran
-        self.unfollowed: list[tuple[str, str]] = []  # layers without a weight that a mask could zero, and why
-        self.macs: dict[str, int] = {}  # by weight: multiply-adds that shrink with it
+        self.producers: list[Leaf] = []  # dimensions of weights that make channels, in the order in which layers ran
+        self.unmaskable: list[tuple[str, str]] = []  # (layer without a weight that a mask could zero, reason)
+        self.macs: dict[str, int] = {}  # weight -> multiply-adds that shrink with the weight
         self.other_macs = 0  # multiply-adds that no mask changes
         self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -63,7 +63,7 @@ class Coupling:
         self._n_labels = 0
 
     def labels(self, tensor: Tensor) -> list[Labels]:
-        """Labels of every dimension of ``tensor``; a parameter or buffer gets new ones when first met."""
+        """Labels of every dimension of ``tensor``; a parameter or buffer gets new labels at its first use."""
         if tensor not in self._labels:
             self._labels[tensor] = [None] * tensor.ndim
             if tensor in self._names:
@@ -72,7 +72,7 @@ class Coupling:
 
     def _new(self, tensor: Tensor, dim: int) -> Labels:
         size = tensor.shape[dim]
-        if size == 1:  # can't shrink, and broadcasting would lose sight of it
+        if size == 1:  # a dimension of one position cannot shrink, and broadcasting would lose its label
             return None
         labels = np.arange(self._n_labels, self._n_labels + size)
         self._n_labels += size
@@ -80,25 +80,25 @@ class Coupling:
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
-        """Say what the dimensions of ``tensor`` carry."""
+        """Set the labels of the dimensions of ``tensor``."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
 
     def weight_name(self, tensor: Tensor) -> str | None:
-        """Name of the parameter that ``tensor`` is or is a mere view of: zeroing the parameter zeroes it. Else None."""
+        """Name of the parameter that ``tensor`` is, or is a view of; None for other tensors."""
         return self._weights.get(tensor)
 
     def mark_view(self, view: Tensor, base: Tensor) -> None:
-        """``view`` holds entries of ``base`` and nothing else."""
+        """Mark ``view`` as a tensor of entries of ``base``: zeroing the parameter zeroes the view."""
         if base in self._weights:
             self._weights[view] = self._weights[base]
 
     def tie(self, labels: Sequence[Labels], reason: str) -> Labels:
-        """Positions that must be removed together: tie them one by one, and give the labels of the result.
+        """Tie dimensions position by position, because they must lose the same positions; return the result's labels.
 
-        A position that is fixed in one of them is fixed in all, for ``reason``.
+        A position that is fixed in one dimension becomes fixed in all, for ``reason``.
         """
-        first = next((one for one in labels if one is not None), None)
+        first = next((dimension for dimension in labels if dimension is not None), None)
         if first is None:
             return None
         result = first
@@ -114,7 +114,7 @@ class Coupling:
         return result
 
     def fix(self, labels: Labels, reason: str) -> None:
-        """Nobody removes these."""
+        """Mark these positions as not removable, for ``reason``."""
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):
@@ -126,18 +126,18 @@ class Coupling:
             self.fix(labels, reason)
 
     def produce(self, weight: str, made: Labels) -> None:
-        """A layer makes channels with these labels, those of one dimension of its weight."""
+        """Record a layer that makes channels with the labels ``made``, those of one dimension of its weight."""
         if made is not None:
             leaf = next(leaf for leaf in self.leaves if leaf.tensor == weight and made[0] in leaf.labels)
             self.producers.append(leaf)
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
-        """The class of every label, int64 (n_labels,), and why a class is fixed, for those that are."""
+        """The class of tied labels of every label, int64 (n_labels,), and the reason of every fixed class."""
         left, right = (np.concatenate([tie[side] for tie in self._ties] or [np.empty(0, int)]) for side in (0, 1))
         graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._n_labels, self._n_labels))
         _, classes = connected_components(graph, directed=False)
         reasons: dict[int, str] = {}
         for labels, reason in self._fixed:
-            for one in np.unique(classes[labels]).tolist():
-                reasons.setdefault(one, reason)
+            for label_class in np.unique(classes[labels]).tolist():
+                reasons.setdefault(label_class, reason)
         return classes, reasons

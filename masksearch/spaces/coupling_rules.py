@@ -1,7 +1,7 @@
-"""What each operation does with the channels of its inputs: one rule per kind, one table from operation to rule.
+"""Coupling rules of tensor operations: how each ATen operation passes on, ties or fixes the labels of its inputs.
 
-The operations are those of ATen, into which every function and module of torch falls apart. An operation that is not in
-the table fixes everything it sees, so that a missing rule costs units and never exactness.
+torch decomposes all its functions and modules into ATen operations; one table maps the operations to the rules. An
+operation that is not in the table fixes all labels of its inputs, so that a missing rule costs units, never exactness.
 """
 
 from collections.abc import Callable
@@ -29,13 +29,17 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     result: Any
-    where: str  # "LayerNorm 'encoder.ln'"
+    where: str  # for messages: "LayerNorm 'encoder.ln'"
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """Every argument by the name in the operation's schema, defaults included."""
         names = [argument.name for argument in self.function._schema.arguments]
-        defaults = {one.name: one.default_value for one in self.function._schema.arguments if one.has_default_value()}
+        defaults = {
+            argument.name: argument.default_value
+            for argument in self.function._schema.arguments
+            if argument.has_default_value()
+        }
         return defaults | dict(zip(names, self.args, strict=False)) | self.kwargs
 
     @property
@@ -63,6 +67,9 @@ class Call:
 
 Rule = Callable[[Coupling, Call], None]
 
+# Operations that keep positions apart. Entries of one position must not depend on other positions of the same
+# dimension: then masked and pruned networks compute the same values at the positions that stay.
+
 
 def _unknown(coupling: Coupling, call: Call) -> None:
     for tensor in call.inputs:
@@ -70,14 +77,15 @@ def _unknown(coupling: Coupling, call: Call) -> None:
 
 
 def _elementwise(coupling: Coupling, call: Call) -> None:
+    """Tie the inputs position by position; dimensions are matched from the last one, as in broadcasting."""
     result = call.outputs[0]
     labels: list[Labels] = []
     for dim, size in enumerate(result.shape):
         meeting = []
         for tensor in call.inputs:
-            own = dim - (result.ndim - tensor.ndim)
-            if own >= 0 and tensor.shape[own] == size > 1:  # else it is broadcast along this dimension
-                meeting.append(coupling.labels(tensor)[own])
+            matched = dim - (result.ndim - tensor.ndim)
+            if matched >= 0 and tensor.shape[matched] == size > 1:  # else the tensor is broadcast along this dimension
+                meeting.append(coupling.labels(tensor)[matched])
         labels.append(
             coupling.tie(meeting, f"{call.name} in {call.where} joins them to channels that can't be removed")
         )
@@ -90,73 +98,85 @@ def _same(coupling: Coupling, call: Call) -> None:
 
 
 def _permute(coupling: Coupling, call: Call) -> None:
-    given, ndim = call.arguments, call.result.ndim
-    if "dims" in given:
-        order = [dim % ndim for dim in given["dims"]]
+    arguments, ndim = call.arguments, call.result.ndim
+    if "dims" in arguments:
+        order = [dim % ndim for dim in arguments["dims"]]
     else:
         order = list(range(ndim))
-        one, other = (given["dim0"], given["dim1"]) if "dim0" in given else (0, ndim - 1)  # aten::t has no arguments
+        first, second = (arguments["dim0"], arguments["dim1"]) if "dim0" in arguments else (0, ndim - 1)  # aten::t
         if ndim:
-            order[one], order[other] = order[other], order[one]
+            order[first], order[second] = order[second], order[first]
     labels = coupling.labels(call.inputs[0])
     coupling.write(call.result, [labels[dim] for dim in order])
     coupling.mark_view(call.result, call.inputs[0])
 
 
 def _view(coupling: Coupling, call: Call) -> None:
-    """Cut both shapes into the shortest runs of equal product; within a run, flatten, then unflatten."""
+    """Reshape: cut both shapes into the shortest runs of equal product; within a run, flatten, then unflatten.
+
+    A view keeps the order of the entries, so that runs of equal product hold the same entries and can be treated one
+    by one: (2, 8, 3, 3) -> (2, 72) is the run (2) -> (2) and the run (8, 3, 3) -> (72).
+    """
     source, result = call.inputs[0], call.result
     reason = f"{call.name} in {call.where} mixes them with other channels"
-    given = coupling.labels(source)
+    source_labels = coupling.labels(source)
     if source.numel() == 0:
         return _unknown(coupling, call)
     labels: list[Labels] = [None] * result.ndim
-    mine = [dim for dim, size in enumerate(source.shape) if size > 1]
-    others = [dim for dim, size in enumerate(result.shape) if size > 1]
-    while mine:
-        run, out = [mine.pop(0)], [others.pop(0)]
-        while (left := prod(source.shape[d] for d in run)) != (right := prod(result.shape[d] for d in out)):
+    source_dims = [dim for dim, size in enumerate(source.shape) if size > 1]
+    result_dims = [dim for dim, size in enumerate(result.shape) if size > 1]
+    while source_dims:
+        before, after = [source_dims.pop(0)], [result_dims.pop(0)]
+        while (left := prod(source.shape[d] for d in before)) != (right := prod(result.shape[d] for d in after)):
             if left < right:
-                run.append(mine.pop(0))
+                before.append(source_dims.pop(0))
             else:
-                out.append(others.pop(0))
-        flat = _flatten(coupling, [source.shape[d] for d in run], [given[d] for d in run], reason)
-        for dim, one in zip(out, _unflatten(coupling, [result.shape[d] for d in out], flat, reason), strict=True):
-            labels[dim] = one
+                after.append(result_dims.pop(0))
+        flat = _flatten(coupling, [source.shape[d] for d in before], [source_labels[d] for d in before], reason)
+        sizes = [result.shape[d] for d in after]
+        for dim, dim_labels in zip(after, _unflatten(coupling, sizes, flat, reason), strict=True):
+            labels[dim] = dim_labels
     coupling.write(result, labels)
     coupling.mark_view(result, source)
     return None
 
 
 def _flatten(coupling: Coupling, sizes: list[int], labels: list[Labels], reason: str) -> Labels:
-    carrying = [place for place, one in enumerate(labels) if one is not None]
-    if len(carrying) != 1:  # none; or two: an entry would go if either of its labels went, and has room for one
-        for one in labels:
-            coupling.fix(one, reason)
+    """Repeat the labels of the one labelled dimension over the entries of the others.
+
+    Two labelled dimensions are fixed: each entry would have two labels, and there is space for one.
+    """
+    labelled = [axis for axis, axis_labels in enumerate(labels) if axis_labels is not None]
+    if len(labelled) != 1:
+        for axis_labels in labels:
+            coupling.fix(axis_labels, reason)
         return None
-    shape = [size if place == carrying[0] else 1 for place, size in enumerate(sizes)]
-    return np.broadcast_to(labels[carrying[0]].reshape(shape), sizes).flatten()  # type: ignore[union-attr]
+    shape = [size if axis == labelled[0] else 1 for axis, size in enumerate(sizes)]
+    return np.broadcast_to(labels[labelled[0]].reshape(shape), sizes).flatten()  # type: ignore[union-attr]
 
 
 def _unflatten(coupling: Coupling, sizes: list[int], labels: Labels, reason: str) -> list[Labels]:
+    """Give the labels to the axis whose positions each hold one label; without such an axis, tie groups of channels.
+
+    Groups of channels occur in a channel shuffle, (n, groups * c) -> (n, groups, c). There, all groups must lose the
+    same positions, because only then do the entries that stay form a rectangle.
+    """
     if labels is None:
         return [None] * len(sizes)
     block = labels.reshape(sizes)
     result: list[Labels] = [None] * len(sizes)
     for axis in range(len(sizes)):
         rows = np.moveaxis(block, axis, 0).reshape(sizes[axis], -1)
-        if (rows == rows[:, :1]).all():  # one label per row: this undoes a flattening
+        if (rows == rows[:, :1]).all():
             result[axis] = rows[:, 0]
             return result
-    # Groups of channels, as in a shuffle: only the same positions of every group leave a rectangle behind.
     result[-1] = coupling.tie(list(block.reshape(-1, sizes[-1])), reason)
     return result
 
 
 def _expand(coupling: Coupling, call: Call) -> None:
     source, result = call.inputs[0], call.result
-    given = [None] * (result.ndim - source.ndim) + coupling.labels(source)
-    coupling.write(result, given)
+    coupling.write(result, [None] * (result.ndim - source.ndim) + coupling.labels(source))
     coupling.mark_view(result, source)
 
 
@@ -169,31 +189,35 @@ def _unsqueeze(coupling: Coupling, call: Call) -> None:
 
 def _squeeze(coupling: Coupling, call: Call) -> None:
     source = call.inputs[0]
-    gone = {dim for dim in call.dims("dim", source.ndim) if source.shape[dim] == 1}
-    coupling.write(call.result, [one for dim, one in enumerate(coupling.labels(source)) if dim not in gone])
+    removed = {dim for dim in call.dims("dim", source.ndim) if source.shape[dim] == 1}
+    coupling.write(call.result, [labels for dim, labels in enumerate(coupling.labels(source)) if dim not in removed])
     coupling.mark_view(call.result, source)
 
 
-def _pick(coupling: Coupling, call: Call) -> None:
-    """Slices, selections, rolls: they may touch the dimensions that they name only where no channels are."""
+# Operations that address positions by number. A smaller network would find other channels at the same numbers, so
+# that the dimension is fixed, or, where equal parts must stay equal, the parts are tied to each other.
+
+
+def _index(coupling: Coupling, call: Call) -> None:
+    """Slices, selections and rolls: fix the dimensions that they name; a slice of everything changes nothing."""
     source = call.inputs[0]
-    touched, labels = call.dims("dim" if "dim" in call.arguments else "dims", source.ndim), coupling.labels(source)
-    if call.outputs[0].shape == source.shape and call.name == "slice":  # takes everything
+    indexed, labels = call.dims("dim" if "dim" in call.arguments else "dims", source.ndim), coupling.labels(source)
+    if call.outputs[0].shape == source.shape and call.name == "slice":
         return _same(coupling, call)
-    for dim in touched:
+    for dim in indexed:
         coupling.fix(labels[dim], f"{call.name} in {call.where} takes them by number")
         labels[dim] = None
     for result in call.outputs:
-        coupling.write(result, labels if result.ndim == source.ndim else [labels[d] for d in _others(touched, source)])
+        coupling.write(result, labels if result.ndim == source.ndim else _without(indexed, labels))
     return None
 
 
-def _others(dims: set[int], tensor: Tensor) -> list[int]:
-    return [dim for dim in range(tensor.ndim) if dim not in dims]
+def _without(dims: set[int], labels: list[Labels]) -> list[Labels]:
+    return [dim_labels for dim, dim_labels in enumerate(labels) if dim not in dims]
 
 
 def _split(coupling: Coupling, call: Call) -> None:
-    """Equal parts stay equal if every part loses the same positions; unequal parts are taken by number."""
+    """Tie parts of equal size, which must lose the same positions; fix the dimension where sizes differ."""
     source = call.inputs[0]
     [dim] = call.dims("dim", source.ndim)
     labels = coupling.labels(source)
@@ -214,12 +238,15 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
     result = call.result
     parts = [part for part in call.inputs if part.ndim == result.ndim]  # cat skips empty vectors
     [along] = call.dims("dim", result.ndim)
-    given = [coupling.labels(part) for part in parts]
+    part_labels = [coupling.labels(part) for part in parts]
     reason = f"{call.name} in {call.where} joins them to channels that can't be removed"
-    labels = [None if dim == along else coupling.tie([one[dim] for one in given], reason) for dim in range(result.ndim)]
-    if any(one[along] is not None for one in given):
+    labels = [
+        None if dim == along else coupling.tie([each[dim] for each in part_labels], reason)
+        for dim in range(result.ndim)
+    ]
+    if any(each[along] is not None for each in part_labels):
         labels[along] = np.concatenate(
-            [_filled(one[along], part.shape[along]) for one, part in zip(given, parts, strict=True)]
+            [_filled(each[along], part.shape[along]) for each, part in zip(part_labels, parts, strict=True)]
         )
     coupling.write(result, labels)
 
@@ -233,7 +260,7 @@ def _stack(coupling: Coupling, call: Call) -> None:
 
 
 def _gate(coupling: Coupling, call: Call) -> None:
-    """First half of the channels times a function of the second."""
+    """Tie both halves of the channels: the first half is multiplied by a function of the second."""
     [dim] = call.dims("dim", call.result.ndim)
     labels = coupling.labels(call.inputs[0])
     along = labels[dim]
@@ -247,11 +274,11 @@ def _filled(labels: Labels, size: int) -> np.ndarray:
 
 
 def _pad(coupling: Coupling, call: Call) -> None:
-    """Padded channels are fixed: the network goes on padding as many."""
+    """Give padded positions the label FIXED: the pruned network pads as many positions as the full one."""
     source = call.inputs[0]
     labels, pad = coupling.labels(source), call.arguments["pad"]
-    for place in range(len(pad) // 2):
-        dim, (before, after) = source.ndim - 1 - place, pad[2 * place : 2 * place + 2]
+    for pair in range(len(pad) // 2):  # pairs (before, after), the last dimension first
+        dim, (before, after) = source.ndim - 1 - pair, pad[2 * pair : 2 * pair + 2]
         channels = labels[dim]
         if channels is None or before == after == 0:
             continue
@@ -263,22 +290,26 @@ def _pad(coupling: Coupling, call: Call) -> None:
     coupling.write(call.result, labels)
 
 
+# Operations that combine the positions of a dimension. A removed channel would change their result, so that such a
+# dimension is fixed. Only products with a weight may combine channels: a zero slice of the weight removes the channel.
+
+
 def _reduce(coupling: Coupling, call: Call) -> None:
     source = call.inputs[0]
     dims, labels = call.dims("dim", source.ndim), coupling.labels(source)
     for dim in dims:
         coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over them")
     for result in call.outputs:
-        if result.shape == source.shape:  # a softmax: the same channels go on
+        if result.shape == source.shape:  # a softmax, for example
             coupling.write(result, labels)
         elif result.ndim == source.ndim:
-            coupling.write(result, [None if dim in dims else one for dim, one in enumerate(labels)])
+            coupling.write(result, [None if dim in dims else dim_labels for dim, dim_labels in enumerate(labels)])
         else:
-            coupling.write(result, [labels[dim] for dim in _others(dims, source)])
+            coupling.write(result, _without(dims, labels))
 
 
 def _pool(coupling: Coupling, call: Call) -> None:
-    """Poolings and interpolations change the trailing dimensions, as many as their name says."""
+    """Fix the trailing dimensions, which poolings and interpolations change; the name says how many they are."""
     source = call.inputs[0]
     spatial = int(next(letter for letter in call.name if letter in "123"))
     labels = coupling.labels(source)
@@ -298,32 +329,32 @@ def _batch_norm(coupling: Coupling, call: Call) -> None:
 
 
 def _normalise_over(coupling: Coupling, call: Call) -> None:
-    """LayerNorm and GroupNorm: removing one channel would change the statistics of the others."""
+    """LayerNorm and GroupNorm: fix the normalised dimensions, because each channel changes the shared statistics."""
     source, *vectors = call.inputs
     labels = coupling.labels(source)
     over = len(call.arguments["normalized_shape"]) if "normalized_shape" in call.arguments else source.ndim - 1
     reason = f"{call.where} normalises over them"
-    for one in labels[source.ndim - over :]:
-        coupling.fix(one, reason)
+    for dim_labels in labels[source.ndim - over :]:
+        coupling.fix(dim_labels, reason)
     for vector in vectors:
         coupling.fix_all(vector, reason)
     coupling.write(call.outputs[0], labels)
 
 
-def _unfollowed(coupling: Coupling, call: Call) -> None:
-    """A product whose weight is no parameter (it is computed from others, or is data), or of a kind without a rule."""
+def _unmaskable(coupling: Coupling, call: Call) -> None:
+    """Fix all inputs of a product without a rule, or whose weight is no parameter (it is computed, or data)."""
     _unknown(coupling, call)
-    if not any(coupling.weight_name(one) for one in call.inputs if one.ndim > 1):
-        coupling.unfollowed.append((call.where, f"{call.name} with a weight that is computed and no parameter itself"))
+    if not any(coupling.weight_name(tensor) for tensor in call.inputs if tensor.ndim > 1):
+        coupling.unmaskable.append((call.where, f"{call.name} with a weight that is computed and no parameter itself"))
 
 
 def _matrix_product(coupling: Coupling, call: Call) -> None:
-    """Rows of data times a transposed weight: a linear layer."""
+    """A linear layer, data (n, in) times a transposed weight (in, out): tie the features to the weight's columns."""
     *bias, data, weight = call.inputs
     name = coupling.weight_name(weight)
     scaled = call.arguments.get("alpha", 1) != 1 or call.arguments.get("beta", 1) != 1
-    if name is None or scaled or any(one.ndim != 1 for one in bias):
-        return _unfollowed(coupling, call)
+    if name is None or scaled or any(vector.ndim != 1 for vector in bias):
+        return _unmaskable(coupling, call)
     rows, features = coupling.labels(data)
     columns, made = coupling.labels(weight)
     coupling.tie([features, columns], f"{call.where} reads channels that can't be removed")
@@ -335,24 +366,29 @@ def _matrix_product(coupling: Coupling, call: Call) -> None:
 
 
 def _convolution(coupling: Coupling, call: Call) -> None:
-    """Weight (out, in / groups, *kernel), or (in, out, *kernel) when transposed."""
-    given = call.arguments
-    data, weight, bias, groups = given["input"], given["weight"], given["bias"], given["groups"]
+    """Tie the input's channels to the weight's: (out, in / groups, *kernel), or (in, out, *kernel) when transposed.
+
+    In a depthwise convolution, channels that group g makes are removed with the one channel that it reads. In a grouped
+    convolution every group must read and make equally many channels, so that all groups lose the same positions.
+    """
+    arguments = call.arguments
+    data, weight, bias = arguments["input"], arguments["weight"], arguments["bias"]
+    groups, transposed = arguments["groups"], arguments["transposed"]
     name = coupling.weight_name(weight)
-    if name is None or data.ndim != weight.ndim or (given["transposed"] and groups > 1):
-        return _unfollowed(coupling, call)
+    if name is None or data.ndim != weight.ndim or (transposed and groups > 1):
+        return _unmaskable(coupling, call)
     channels, (outer, inner, *kernel) = coupling.labels(data), coupling.labels(weight)
     reads, makes = (f"{call.where} {does} channels that can't be removed" for does in ("reads", "makes"))
-    for one in (*channels[2:], *kernel):
-        coupling.fix(one, f"{call.where} slides over them")
-    read, made = channels[1], inner if given["transposed"] else outer
+    for dim_labels in (*channels[2:], *kernel):
+        coupling.fix(dim_labels, f"{call.where} slides over them")
+    read, made = channels[1], inner if transposed else outer
     coupling.produce(name, made)
     if groups == 1:
-        coupling.tie([read, outer if given["transposed"] else inner], reads)
-    elif groups == data.shape[1]:  # depthwise: what group g makes leaves with the one channel that it reads
+        coupling.tie([read, outer if transposed else inner], reads)
+    elif groups == data.shape[1]:
         multiplier = call.result.shape[1] // groups
         made = coupling.tie([None if read is None else np.repeat(read, multiplier), made], reads)
-    else:  # every group reads and makes equally many channels: the same positions leave all groups
+    else:
         by_group = [None] if read is None else list(read.reshape(groups, -1))
         coupling.tie([*by_group, inner], reads)
         coupling.tie(list(_filled(made, call.result.shape[1]).reshape(groups, -1)), makes)
@@ -369,7 +405,7 @@ _RULES: dict[str, Rule] = {
     "expand": _expand,
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,
-    **dict.fromkeys(["flip", "index_select", "roll", "select", "slice", "unbind"], _pick),
+    **dict.fromkeys(["flip", "index_select", "roll", "select", "slice", "unbind"], _index),
     **dict.fromkeys(["split", "split_with_sizes", "unsafe_split"], _split),
     "cat": _concatenate,
     "stack": _stack,
@@ -389,12 +425,12 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(["native_layer_norm", "native_group_norm"], _normalise_over),
     **dict.fromkeys(["addmm", "mm"], _matrix_product),
     "convolution": _convolution,
-    # Acts on every entry alone, though torch doesn't tag them so.
+    # These act on every entry alone; torch does not tag them as pointwise.
     **dict.fromkeys(["copy", "hardswish", "hardtanh", "leaky_relu", "prelu_kernel", "softplus", "elu"], _elementwise),
 }
 
 
 def rule_of(call: Call) -> Rule:
-    """The rule of an operation: the table's; else the elementwise one where torch tags it so; else "unknown"."""
+    """The rule of an operation: from the table; else `_elementwise` if torch tags it as pointwise; else `_unknown`."""
     elementwise = torch.Tag.pointwise in call.function.tags
     return _RULES.get(call.name, _elementwise if elementwise else _unknown)

@@ -1,4 +1,9 @@
-"""One run of a network with every operation watched: its coupling of channels, and what each weight's products cost."""
+"""Trace of one forward pass: the coupling of a network's channels, and the multiply-adds of each weight.
+
+A dispatch mode of torch intercepts every ATen operation of the pass and calls the operation's coupling rule with the
+real tensors. Hooks on the modules give the operations the name of their layer, for messages, and count the layers'
+runs: a layer that ran twice would tie channels of two places, and one mask could not stand for both.
+"""
 
 from typing import Any
 
@@ -15,8 +20,8 @@ from masksearch.utils.errors import InputError
 __all__ = ["trace"]
 
 
-class _Watch(TorchDispatchMode):
-    """Hands every operation to its rule, and its multiply-adds to the weight that they shrink with."""
+class _OperationTracer(TorchDispatchMode):
+    """Call the rule of every operation, and add its multiply-adds to the weight that they shrink with."""
 
     def __init__(self, coupling: Coupling, network: str) -> None:
         super().__init__()
@@ -46,7 +51,7 @@ class _Watch(TorchDispatchMode):
 
 
 def trace(model: nn.Module, image: Tensor) -> Coupling:
-    """Run ``model`` (in eval mode, on the CPU) on a batch of one and follow the channels.
+    """Run ``model`` (in eval mode, on the CPU) on a batch of one, and return the coupling of its channels.
 
     Raises
     ------
@@ -54,16 +59,16 @@ def trace(model: nn.Module, image: Tensor) -> Coupling:
         If a layer with weights runs twice, or the output is not one tensor.
     """
     coupling = Coupling(model)
-    watch = _Watch(coupling, type(model).__name__)
+    tracer = _OperationTracer(coupling, type(model).__name__)
     runs: dict[str, int] = {}
     hooks = []
     for name, module in model.named_modules():
         where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
-        owns = any(True for _ in module.parameters(recurse=False))
+        has_weights = any(True for _ in module.parameters(recurse=False))
 
-        def enter(module: nn.Module, inputs: Any, where: str = where, owns: bool = owns) -> None:
-            watch.running.append(where)
-            if owns:
+        def enter(module: nn.Module, inputs: Any, where: str = where, has_weights: bool = has_weights) -> None:
+            tracer.running.append(where)
+            if has_weights:
                 runs[where] = runs.get(where, 0) + 1
                 if runs[where] > 1:
                     raise InputError(
@@ -72,11 +77,11 @@ def trace(model: nn.Module, image: Tensor) -> Coupling:
                     )
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            watch.running.pop()
+            tracer.running.pop()
 
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
-        with torch.enable_grad(), watch:  # without gradients some modules take fused paths that can't be followed
+        with torch.enable_grad(), tracer:  # without gradients some modules take fused paths, which have no rules
             output = model(image)
     finally:
         for hook in hooks:

@@ -1,4 +1,4 @@
-"""What a filter mask leaves of a network's parameters and multiply-adds, from counts per layer, without running it."""
+"""Parameters and multiply-adds of networks under filter masks, calculated from the units kept per family."""
 
 import numpy as np
 
@@ -11,8 +11,9 @@ __all__ = ["Costs"]
 class Costs:
     """Exact sizes of pruned networks.
 
-    A weight keeps as many entries as the product of what its dimensions keep, and costs MACs in proportion to its
-    entries. A dimension keeps what is fixed, plus, for every family, the units kept times the positions each takes.
+    The entries that a weight keeps are the product of the positions that its dimensions keep; its MACs are in
+    proportion to its entries. A dimension keeps its fixed positions plus, for every family, the kept units times the
+    positions that one unit takes.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -47,15 +48,15 @@ class Costs:
         return self._base[hold] + int(self._entries(kept, self._weights[hold]).sum())
 
     def widths(self, kept: np.ndarray) -> np.ndarray:
-        """Positions left of every cut dimension that a layer's channels are made along: int64 (n,)."""
+        """Channels that each prunable layer makes under a mask: int64 (n,)."""
         return (self._fixed + self._per_unit @ kept)[self._makes]
 
     def per_unit(self, hold: str) -> np.ndarray:
-        """What removing a unit, and no other, saves: float64 (n_units,)."""
+        """Units, parameters or MACs that removing one unit and no other saves: float64 (n_units,)."""
         if hold == "units":
             return np.ones(self._sizes.sum())
         total = self.of(hold, self._sizes)
-        saved = [total - self.of(hold, self._sizes - one) for one in np.eye(len(self._sizes), dtype=np.int64)]
+        saved = [total - self.of(hold, self._sizes - unit) for unit in np.eye(len(self._sizes), dtype=np.int64)]
         return np.repeat(np.array(saved, dtype=np.float64), self._sizes)
 
     def _entries(self, kept: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The knife: a copy of a network without the removed positions of its parameters and buffers, whose layers know it."""
+"""Cutting of networks: copies without the removed positions of parameters and buffers, with layer sizes that fit."""
 
 import copy
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> No
         shape = tuple(tensors[name].shape) if name in tensors else None
         if shape != groups.shapes[name] and (shape is not None or name in groups.parameters):
             has = "no" if shape is None else f"shape {shape} for"
-            raise InputError(f"{what} has {has} {name!r}; this filter space knows it with shape {groups.shapes[name]}")
+            raise InputError(f"{what} has {has} {name!r}; this filter space needs shape {groups.shapes[name]}")
 
 
 def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name, each without the positions that a mask removes; those that it doesn't touch as they are.
+    """Tensors by name, without the positions that a mask removes; tensors without such positions stay the same objects.
 
     Raises
     ------
     InputError
-        If nothing would be left of a dimension.
+        If the mask removes all positions of a dimension.
     """
     small = dict(tensors)
     for name, runs in groups.by_tensor.items():
@@ -38,13 +38,15 @@ def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> 
             for run in runs:
                 keep = run.kept(bits).nonzero().flatten()
                 if not len(keep):
-                    raise InputError(f"mask: keeps nothing of layer {name.rpartition('.')[0]!r}; at least 1 is needed")
+                    raise InputError(
+                        f"mask: keeps nothing of layer {name.rpartition('.')[0]!r}; at least 1 unit is needed"
+                    )
                 small[name] = small[name].index_select(run.dim, keep.to(small[name].device))
     return small
 
 
 def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What :func:`cut_tensors` has cut, back at its old places in tensors of the old shapes, with zeros elsewhere."""
+    """The inverse of :func:`cut_tensors`: tensors of the full shapes, with zeros at the removed positions."""
     whole = dict(tensors)
     for name, runs in groups.by_tensor.items():
         if name in whole:
@@ -57,7 +59,7 @@ def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) 
 
 
 def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
-    """A copy of ``model`` without the units that ``bits`` (n_units,) removes. The model is only read."""
+    """A copy of ``model`` without the units that ``bits`` (n_units,) removes."""
     tensors = named_tensors(model)
     check_shapes(groups, tensors, f"model: {type(model).__name__}")
     with torch.no_grad():
@@ -66,13 +68,13 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, also those that a state dict leaves out."""
+    """Parameters and buffers by name, including buffers that a state dict leaves out."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of ``model`` with other tensors in the place of those parameters and buffers, and sizes that follow."""
-    replaced: dict[int, Any] = {}  # deepcopy takes the new tensor wherever it comes across the old one
+    """A copy of ``model`` whose parameters and buffers are replaced by ``tensors``, with layer sizes that fit."""
+    replaced: dict[int, Any] = {}  # as deepcopy's memo: the copy has the new tensor wherever the model has the old one
     for name, old in named_tensors(model).items():
         if name in tensors:
             new = tensors[name]
@@ -83,7 +85,7 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _fit_sizes(model: nn.Module) -> None:
-    """Make what layers say about their sizes follow from their weights."""
+    """Set the size attributes of layers (``out_features``, ``groups``, ...) from the shapes of their weights."""
     for layer in model.modules():
         if isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
@@ -93,7 +95,7 @@ def _fit_sizes(model: nn.Module) -> None:
                 if layer.groups == 1:
                     layer.in_channels, layer.out_channels = first, second
             else:
-                if layer.groups == layer.in_channels > 1:  # depthwise: groups leave with their channels
+                if layer.groups == layer.in_channels > 1:  # depthwise: one group per channel that is left
                     layer.groups = first // (layer.out_channels // layer.groups)
                 layer.in_channels, layer.out_channels = second * layer.groups, first
         elif isinstance(layer, _NormBase):

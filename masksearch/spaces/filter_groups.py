@@ -1,4 +1,4 @@
-"""Groups of channels that are removed together: which positions of which tensors each unit takes with it."""
+"""Groups of channels that are removed together: the positions of tensors that belong to each unit of a filter space."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,25 +17,25 @@ __all__ = ["Family", "Groups", "Run", "groups_of"]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One dimension of a parameter or buffer, and the unit that takes each of its positions away."""
+    """One dimension of a parameter or buffer, and the unit that each of its positions belongs to."""
 
     tensor: str
     dim: int
-    units: np.ndarray  # int64 (size of the dimension,); FIXED: nothing takes it away
+    units: np.ndarray  # int64 (size of the dimension,); FIXED: no unit, the position always stays
 
     @cached_property
     def index(self) -> Tensor:
-        """``units`` as a tensor, FIXED as the index one past the last unit would be in a padded mask: -1."""
+        """``units`` as a tensor. FIXED is -1, which indexes the last entry of a padded mask."""
         return torch.from_numpy(self.units)
 
     def kept(self, bits: Tensor) -> Tensor:
         """Bool (size of the dimension,): the positions that a mask (n_units,) leaves."""
-        return torch.cat([bits, bits.new_ones(1)])[self.index]  # -1 reads the one at the end
+        return torch.cat([bits, bits.new_ones(1)])[self.index]  # FIXED reads the last entry
 
 
 @dataclass(frozen=True)
 class Family:
-    """A layer of the space: units that take positions of the very same dimensions, equally many of each."""
+    """A layer of the space: units with equally many positions of the same dimensions."""
 
     name: str  # of the first layer that makes these channels
     shape: tuple[int, ...]  # of that layer's weight
@@ -46,14 +46,14 @@ class Family:
 class Groups:
     """All units of a network, numbered family by family.
 
-    Because units of a family take equally many positions of each dimension, sizes of a pruned network, and so its
-    parameters and MACs, follow from the number of units that each family keeps.
+    Because the units of a family have equally many positions of each dimension, parameters and MACs of a pruned network
+    follow from the number of units that each family keeps.
     """
 
     families: tuple[Family, ...]
     runs: tuple[Run, ...]
     filters: tuple[tuple[str, int], ...]  # (weight, dimension) of every layer that makes removable channels
-    left_out: tuple[tuple[str, str], ...]  # (layer, why some or all of the channels it makes are no units)
+    left_out: tuple[tuple[str, str], ...]  # (layer, reason why some or all of its channels are no units)
     shapes: dict[str, tuple[int, ...]]  # of every parameter and buffer of the network
     parameters: frozenset[str]
     macs: dict[str, int]  # per image, by the weight that they shrink with
@@ -72,14 +72,14 @@ class Groups:
 
     @cached_property
     def by_tensor(self) -> dict[str, list[Run]]:
-        """The runs of every tensor that has some."""
+        """Tensor -> its runs, for tensors with runs."""
         tensors: dict[str, list[Run]] = {}
         for run in self.runs:
             tensors.setdefault(run.tensor, []).append(run)
         return tensors
 
     def kept_entries(self, bits: Tensor) -> dict[str, Tensor]:
-        """By parameter name, bool of its shape: the entries that stay."""
+        """Parameter name -> bool tensor of its shape: the entries that a mask (n_units,) keeps."""
         masks: dict[str, Tensor] = {}
         for name, runs in self.by_tensor.items():
             if name in self.parameters:
@@ -90,38 +90,54 @@ class Groups:
         return masks
 
     def without(self, families: Iterable[int], reason: str) -> "Groups":
-        """The same groups less some families, which are listed as left out for ``reason``."""
-        gone = set(families)
-        number = np.full(self.n_units + 1, FIXED)  # the last entry: FIXED stays FIXED
-        stays = [unit for i, part in enumerate(self.slices) if i not in gone for unit in range(part.start, part.stop)]
+        """The groups without some families, which are added to ``left_out`` with ``reason``."""
+        removed = set(families)
+        number = np.full(self.n_units + 1, FIXED)  # new numbers of units; the last entry maps FIXED to FIXED
+        stays = [
+            unit for i, part in enumerate(self.slices) if i not in removed for unit in range(part.start, part.stop)
+        ]
         number[stays] = np.arange(len(stays))
         runs = [replace(run, units=number[run.units]) for run in self.runs]
         return replace(
             self,
-            families=tuple(family for i, family in enumerate(self.families) if i not in gone),
+            families=tuple(family for i, family in enumerate(self.families) if i not in removed),
             runs=tuple(run for run in runs if (run.units != FIXED).any()),
-            left_out=(*self.left_out, *((self.families[i].name, reason) for i in sorted(gone))),
+            left_out=(*self.left_out, *((self.families[i].name, reason) for i in sorted(removed))),
         )
 
 
 def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
-    """Classes of tied labels as groups of channels."""
+    """Group the classes of tied labels into units and families.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The traced network; names and shapes of its tensors are read.
+    coupling : Coupling
+        The trace's labels, ties and fixed labels.
+    """
+    # A class that holds a whole dimension can't be removed: the layer would be empty.
     classes, reasons = coupling.classes()
     for leaf in coupling.leaves:
-        mine = classes[leaf.labels]
-        if (mine == mine[0]).all():
-            reasons.setdefault(int(mine[0]), f"all channels of {_layer(leaf.tensor)} depend on one another")
-    home: dict[int, tuple[int, int]] = {}  # class -> (its first producer, its position there)
+        leaf_classes = classes[leaf.labels]
+        if (leaf_classes == leaf_classes[0]).all():
+            reasons.setdefault(int(leaf_classes[0]), f"all channels of {_layer(leaf.tensor)} depend on one another")
+
+    # A class that no layer makes (one of image channels, say) is no unit, because no zero weights could mask it. The
+    # first layer that makes a class gives it its number and its family's name, so that units follow the layers' order.
+    origin: dict[int, tuple[int, int]] = {}  # class -> (its first producer, its position there)
     for number, producer in enumerate(coupling.producers):
-        for position, one in enumerate(classes[producer.labels].tolist()):
-            if one not in reasons:
-                home.setdefault(one, (number, position))
-    takes = _taken(coupling.leaves, classes)
+        for position, label_class in enumerate(classes[producer.labels].tolist()):
+            if label_class not in reasons:
+                origin.setdefault(label_class, (number, position))
+
+    # Classes of one producer form one family only if they hold equally many positions of the same dimensions.
+    signatures = _signatures(coupling.leaves, classes)
     by_family: dict[tuple[int, bytes], list[int]] = {}
-    for one, (number, _) in sorted(home.items(), key=lambda item: item[1]):
-        by_family.setdefault((number, takes[one]), []).append(one)
+    for label_class, (number, _) in sorted(origin.items(), key=lambda item: item[1]):
+        by_family.setdefault((number, signatures[label_class]), []).append(label_class)
     unit = np.full(classes.max(initial=-1) + 1, FIXED)
-    unit[[one for members in by_family.values() for one in members]] = np.arange(len(home))
+    unit[[label_class for members in by_family.values() for label_class in members]] = np.arange(len(origin))
     runs = [Run(leaf.tensor, leaf.dim, unit[classes[leaf.labels]]) for leaf in coupling.leaves]
     tensors = (*model.named_parameters(), *model.named_buffers())
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
@@ -130,7 +146,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         families=tuple(_families([(made[number][0], len(m)) for (number, _), m in by_family.items()], shapes)),
         runs=tuple(run for run in runs if (run.units != FIXED).any()),
         filters=tuple(made),
-        left_out=(*_left_out(coupling.producers, classes, reasons), *coupling.unfollowed),
+        left_out=(*_left_out(coupling.producers, classes, reasons), *coupling.unmaskable),
         shapes=shapes,
         parameters=frozenset(name for name, _ in model.named_parameters()),
         macs=dict(coupling.macs),
@@ -142,8 +158,8 @@ def _layer(tensor: str) -> str:
     return tensor.rpartition(".")[0] or tensor
 
 
-def _taken(leaves: list[Leaf], classes: np.ndarray) -> list[bytes]:
-    """Per class, how many positions of which dimensions it holds, as bytes that are equal exactly for equal counts."""
+def _signatures(leaves: list[Leaf], classes: np.ndarray) -> list[bytes]:
+    """For every class, the number of its positions in every dimension, as bytes (equal for equal counts only)."""
     rows = np.concatenate([classes[leaf.labels] for leaf in leaves])
     columns = np.repeat(np.arange(len(leaves)), [len(leaf.labels) for leaf in leaves])
     counts = csr_array((np.ones(len(rows), int), (rows, columns)), shape=(classes.max() + 1, len(leaves)))
@@ -152,12 +168,12 @@ def _taken(leaves: list[Leaf], classes: np.ndarray) -> list[bytes]:
 
 
 def _families(members: list[tuple[str, int]], shapes: dict[str, tuple[int, ...]]) -> list[Family]:
-    """Families by their first layer; a layer that starts several gets numbers, from the second on."""
-    seen: dict[str, int] = {}
+    """Families, named after their first layer; further families of a layer get numbers, ``name#2``."""
+    counts: dict[str, int] = {}
     families = []
     for weight, size in members:
-        seen[weight] = seen.get(weight, 0) + 1
-        name = _layer(weight) if seen[weight] == 1 else f"{_layer(weight)}#{seen[weight]}"
+        counts[weight] = counts.get(weight, 0) + 1
+        name = _layer(weight) if counts[weight] == 1 else f"{_layer(weight)}#{counts[weight]}"
         families.append(Family(name, shapes[weight], size))
     return families
 
@@ -165,9 +181,9 @@ def _families(members: list[tuple[str, int]], shapes: dict[str, tuple[int, ...]]
 def _left_out(producers: list[Leaf], classes: np.ndarray, reasons: dict[int, str]) -> list[tuple[str, str]]:
     left_out = []
     for producer in producers:
-        mine = classes[producer.labels].tolist()
-        why = [reasons[one] for one in mine if one in reasons]
-        if why:
-            share = "" if len(why) == len(mine) else f"{len(why)} of {len(mine)} channels: "
-            left_out.append((_layer(producer.tensor), share + why[0]))
+        made = classes[producer.labels].tolist()
+        fixed = [reasons[label_class] for label_class in made if label_class in reasons]
+        if fixed:
+            share = "" if len(fixed) == len(made) else f"{len(fixed)} of {len(made)} channels: "
+            left_out.append((_layer(producer.tensor), share + fixed[0]))
     return left_out

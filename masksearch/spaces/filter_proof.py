@@ -1,4 +1,9 @@
-"""The proof of a filter space: masked and pruned networks give equal outputs, or the family that fails is left out."""
+"""Numerical proof of a filter space: masked and pruned networks give equal outputs, or a family is left out.
+
+The coupling rules describe operations, not the Python code of ``forward``, which may use sizes as constants or keep
+tensors of its own. So every family is tested on a float64 copy of the network with random weights. The copy's weights
+are drawn anew for every comparison, and the masked network overwrites them: one copy is enough for large networks.
+"""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -25,7 +30,7 @@ def scratch_copy(model: nn.Module) -> nn.Module:
     InputError
         If the model can't be copied.
     """
-    zeros: dict[int, Any] = {}  # deepcopy takes these in place of the parameters, whose values nobody needs
+    zeros: dict[int, Any] = {}  # as deepcopy's memo: these replace the parameters, whose values are not needed
     for parameter in model.parameters():
         if parameter.is_floating_point():
             zeros[id(parameter)] = nn.Parameter(torch.zeros(parameter.shape, dtype=torch.float64))
@@ -36,9 +41,9 @@ def scratch_copy(model: nn.Module) -> nn.Module:
 
 
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Give every parameter and every normalisation statistic random values that hide nothing.
+    """Draw every parameter and every normalisation statistic at random, away from zero.
 
-    A zero-initialised head, a layer scale of 1e-6 or a BatchNorm as it was made would let wrong channels pass unseen.
+    A zero-initialised head, a layer scale of 1e-6 or a fresh BatchNorm would hide errors in wrong channels.
     Matrices and kernels get a variance of 2 / fan-in (He et al. 2015, eq. 10), scales and biases lie in +-[0.5, 1.5].
     """
     with torch.no_grad():
@@ -60,8 +65,8 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
 def prove(model: nn.Module, groups: Groups, image: Tensor) -> Groups:
     """Compare masked and pruned outputs of ``model``, and leave out the families that make them differ.
 
-    Two random masks, each the other's opposite, so that every unit is removed once. If they fail, the families are
-    halved again and again until the culprits are found, and what is left is proved anew.
+    A random mask and its complement remove every unit once. If one fails, bisection finds the families that fail alone;
+    they are left out, and the remaining families are tested again.
 
     Parameters
     ----------
@@ -70,19 +75,24 @@ def prove(model: nn.Module, groups: Groups, image: Tensor) -> Groups:
     image : float64 tensor
         A batch of one.
 
+    Returns
+    -------
+    Groups
+        ``groups``, without the families that fail.
+
     Raises
     ------
     InputError
-        If what is left after leaving out every family that fails alone still fails.
+        If the remaining families fail together.
     """
     generator = torch_generator(0, "filter proof")
-    n = max(1, min(8, 30_000 // image.numel()))  # more where they are cheap: small networks have dead outputs
+    n = max(1, min(8, 30_000 // image.numel()))  # several small images: small networks have dead outputs
     images = image.repeat(n, *[1] * (image.ndim - 1))
     if image.is_floating_point():
         images = torch.randn(images.shape, dtype=images.dtype, generator=generator)
-    failing, why = _failing(model, groups, range(len(groups.families)), images, generator)
+    failing, reason = _failing(model, groups, range(len(groups.families)), images, generator)
     if failing:
-        groups = groups.without(failing, f"their pruned network is not equal to the masked one ({why})")
+        groups = groups.without(failing, f"their pruned network is not equal to the masked one ({reason})")
         if groups.families and (again := _difference(model, groups, range(len(groups.families)), images, generator)):
             raise InputError(f"model: {type(model).__name__} can't be pruned: {again}, whatever layers are left out")
     return groups
@@ -91,34 +101,35 @@ def prove(model: nn.Module, groups: Groups, image: Tensor) -> Groups:
 def _failing(
     model: nn.Module, groups: Groups, families: Sequence[int], images: Tensor, generator: torch.Generator
 ) -> tuple[list[int], str]:
-    why = _difference(model, groups, families, images, generator) if families else ""
-    if not why:
+    """The families that fail alone, found by bisection, and the reason of the first; no families and "" if none."""
+    reason = _difference(model, groups, families, images, generator) if families else ""
+    if not reason:
         return [], ""
     if len(families) == 1:
-        return list(families), why
+        return list(families), reason
     middle = len(families) // 2
     halves = [_failing(model, groups, half, images, generator) for half in (families[:middle], families[middle:])]
-    return [*halves[0][0], *halves[1][0]], halves[0][1] or halves[1][1] or why
+    return [*halves[0][0], *halves[1][0]], halves[0][1] or halves[1][1] or reason
 
 
 def _difference(
     model: nn.Module, groups: Groups, families: Sequence[int], images: Tensor, generator: torch.Generator
 ) -> str:
-    """Why masks over ``families`` are not the same masked and pruned; "" if they are."""
+    """How the masked and the pruned network differ under masks of ``families``; "" if they are equal."""
     for number, bits in enumerate(_masks(groups, families, generator)):
         _randomise(model, generator)
         try:
             with torch.no_grad():
                 small = cut(model, groups, bits)
                 pruned = small(images)
-        except Exception as error:  # anything that a user's forward may raise means: it can't run at this size
+        except Exception as error:  # a user's forward may raise anything if it can't run at this size
             return f"it stops with {_first_line(error)!r}"
         masked = _masked_output(model, groups, bits, images)
         if pruned.shape != masked.shape:
             return f"outputs have shape {tuple(pruned.shape)} and not {tuple(masked.shape)}"
         spread = float(masked.std() if masked.numel() > 1 else masked.abs())
         gap = float((masked - pruned).abs().max())
-        if not gap <= _TOLERANCE * spread or spread == 0:  # equal constants would prove nothing
+        if not gap <= _TOLERANCE * spread or spread == 0:  # constant outputs prove nothing
             return f"outputs differ by {gap:.2g} at a standard deviation of {spread:.2g}"
         if number == 0 and (stops := _training_error(model, small, images)):
             return stops
@@ -126,13 +137,13 @@ def _difference(
 
 
 def _masks(groups: Groups, families: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
-    """A random mask and its opposite; families of one unit keep it in both, and lose it in masks of their own."""
-    some = _random_mask(groups, families, generator)
-    opposite = some.clone()
+    """A random mask and its complement; families of one unit keep it in both, and lose it in a mask each."""
+    mask = _random_mask(groups, families, generator)
+    complement = mask.clone()
     for number in families:
         if groups.families[number].size > 1:
-            opposite[groups.slices[number]] ^= True
-    yield from (some, opposite)
+            complement[groups.slices[number]] ^= True
+    yield from (mask, complement)
     for number in families:
         if groups.families[number].size == 1:
             without = torch.ones(groups.n_units, dtype=torch.bool)
@@ -142,7 +153,7 @@ def _masks(groups: Groups, families: Sequence[int], generator: torch.Generator) 
 
 
 def _random_mask(groups: Groups, families: Sequence[int], generator: torch.Generator) -> Tensor:
-    """A third to two thirds of every family, another share in each: equal shares could hide a mix-up of families."""
+    """A third to two thirds of every family; shares differ, because equal ones could hide swapped families."""
     bits = torch.ones(groups.n_units, dtype=torch.bool)
     for number in families:
         size = groups.families[number].size
@@ -153,7 +164,7 @@ def _random_mask(groups: Groups, families: Sequence[int], generator: torch.Gener
 
 
 def _masked_output(model: nn.Module, groups: Groups, bits: Tensor, images: Tensor) -> Tensor:
-    """The output after zeroing, for good, what ``bits`` removes: a large network has no room for a second copy."""
+    """The outputs after zeroing in place what ``bits`` removes."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for run in groups.runs:
@@ -163,15 +174,15 @@ def _masked_output(model: nn.Module, groups: Groups, bits: Tensor, images: Tenso
 
 
 def _training_error(model: nn.Module, pruned: nn.Module, images: Tensor) -> str:
-    """What stops ``pruned`` in training where ``model`` runs: a part that eval mode skips, an auxiliary head say."""
-    images = images[:1].repeat(2, *[1] * (images.ndim - 1))  # batch statistics need two
+    """The error of ``pruned`` in training mode (in an auxiliary head, say) if ``model`` has none there; else ""."""
+    images = images[:1].repeat(2, *[1] * (images.ndim - 1))  # batch statistics need two images
     with torch.no_grad():
         try:
             pruned.train()(images)
         except Exception as error:
             try:
                 model.train()(images)
-            except Exception:  # it can't train on such images at all, which says nothing about pruning
+            except Exception:  # the full network fails, too: the error has nothing to do with pruning
                 return ""
             finally:
                 model.eval()

@@ -1,4 +1,4 @@
-"""The filter space: one unit per group of channels that must be removed together."""
+"""Filter space of a network: one unit per group of channels that must be removed together."""
 
 import hashlib
 import inspect
@@ -17,23 +17,26 @@ from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_costs import Costs
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
-from masksearch.spaces.network_space import NetworkSpace
+from masksearch.spaces.network_space import NetworkSpace, table_lines
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
 __all__ = ["FilterSpace", "filter_space"]
 
 
+_COUPLED_SHOWN = 4  # tensors per layer in the printed table
+
+
 class FilterSpace(NetworkSpace):
     """Masks with one bit per group of coupled channels. Made by :func:`filter_space`.
 
-    A layer of the space is a family of units that run through the same dimensions of the same weights, named after the
-    first layer that makes them. ``groups`` knows which positions of which tensors each unit takes away.
+    A layer of the space is a family of units with positions in the same dimensions of the same weights, named after the
+    first layer that makes their channels. ``groups`` lists the positions of each unit. ``print(space)`` shows a table.
 
     Attributes
     ----------
     left_out : tuple of (str, str)
-        Layers whose channels are no units, all or some of them, and why.
+        (layer, reason) for every layer some or all of whose channels are no units.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -41,9 +44,22 @@ class FilterSpace(NetworkSpace):
         self.groups = groups
         self.left_out = groups.left_out
 
+    def __str__(self) -> str:
+        rows = [("layer", "units", "coupled tensors (dimensions)")]
+        for layer in self.layers:
+            coupled: dict[str, list[str]] = {}
+            for run in self.groups.runs:
+                if ((run.units >= layer.start) & (run.units < layer.stop)).any():
+                    coupled.setdefault(run.tensor, []).append(str(run.dim))
+            shown = [f"{tensor} ({', '.join(dims)})" for tensor, dims in list(coupled.items())[:_COUPLED_SHOWN]]
+            more = [f"+ {len(coupled) - len(shown)} more"] if len(coupled) > len(shown) else []
+            rows.append((layer.name, str(layer.size), ", ".join(shown + more)))
+        left_out = [f"left out: {layer}: {reason}" for layer, reason in self.left_out]
+        return "\n".join([repr(self), *table_lines(rows), *left_out])
+
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that are equal exactly for equal layers whose units take the same positions."""
+        """16 hex digits that are equal exactly for equal layers whose units have the same positions."""
         digest = hashlib.sha256(super().fingerprint.encode())
         for run in self.groups.runs:
             digest.update(f"{run.tensor}/{run.dim}/{self.groups.shapes[run.tensor]}".encode())
@@ -51,7 +67,10 @@ class FilterSpace(NetworkSpace):
         return digest.hexdigest()[:16]
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Everything that removal would delete: filters, biases, normalisation scales, and consumers' input slices."""
+        """Entries that stay: filters, biases, normalisation scales, and input slices of the layers that read them.
+
+        Parameter name -> bool tensor of its shape, True = kept.
+        """
         return self.groups.kept_entries(mask.bits)
 
     def layer_weights(self) -> list[str]:
@@ -60,15 +79,20 @@ class FilterSpace(NetworkSpace):
         return [weight for weight, dim in self.groups.filters if (weight, dim) in cut]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum what ``tensors`` hold where each unit is, float (n_units,), on the tensors' device.
+        """Sum tensors over the positions of each unit: float (n_units,), on the tensors' device.
 
         Parameters
         ----------
         tensors : mapping
-            Parameter name -> tensor of its shape, say gradient times weight; those that are left out count nothing.
+            Parameter name -> tensor of its shape, gradient times weight for example; missing parameters count as 0.
         part : {"all", "filters"}
-            Over everything that a unit removes; or over its filters, the slices of the weights that make its channels.
-            An entry between two units counts for both.
+            Sum over all entries that a unit removes, or over its filters, the slices of the weights that make its
+            channels. An entry that belongs to two units counts for both.
+
+        Raises
+        ------
+        InputError
+            If no tensor belongs to this space.
         """
         choose("part", part, ["all", "filters"])
         filters = set(self.groups.filters)
@@ -82,14 +106,14 @@ class FilterSpace(NetworkSpace):
                     counted = _uncounted(counted, run, earlier)
                 per_position = counted.transpose(0, run.dim).flatten(1).sum(1) if counted.ndim > 1 else counted
                 if sums is None:
-                    sums = per_position.new_zeros(self.n_units + 1)  # the last one collects what no unit takes
+                    sums = per_position.new_zeros(self.n_units + 1)  # the last entry collects positions without a unit
                 sums.index_add_(0, run.index.to(sums.device) % len(sums), per_position)
         if sums is None:
             raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
         return sums[:-1]
 
     def widths(self, mask: Mask) -> np.ndarray:
-        """Outputs that a mask leaves of every layer of the network that loses some under others: int64 (n,)."""
+        """Channels that a mask keeps of every layer of the network with removable channels: int64 (n,)."""
         return self._costs.widths(np.array(list(mask.kept_per_layer().values())))
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
@@ -102,7 +126,7 @@ class FilterSpace(NetworkSpace):
         return self._cost(mask, "params")
 
     def kept_macs(self, mask: Mask) -> int:
-        """Multiply-adds of the pruned network per image, as torch's own counter has them."""
+        """Multiply-adds of the pruned network per image, as counted by ``torch.utils.flop_counter``."""
         return self._cost(mask, "macs")
 
     def top_k(
@@ -138,14 +162,14 @@ class FilterSpace(NetworkSpace):
         state = generator.get_state()
 
         def prefix(n: int, on_empty: OnEmpty) -> Mask:
-            generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
+            generator.set_state(state)  # so that ties are broken equally: all masks are prefixes of one ranking
             return super(FilterSpace, self).top_k(saliency, n / self.n_units, scope, generator, on_empty)
 
         def at_least(n: int) -> int:
-            """What prefixes of n units or more cost at the least."""
+            """A lower bound on the cost of prefixes of n or more units."""
             if scope == "global":
                 return self._cost(prefix(n, "keep_one" if on_empty == "keep_one" else "allow"), hold)
-            quotas = np.array(self.quotas(n / self.n_units, scope))  # largest remainders add one, and may not later on
+            quotas = np.array(self.quotas(n / self.n_units, scope))  # the rounding may have added one unit
             return self._costs.of(hold, np.maximum(quotas - 1, 0))
 
         low, high = len(self.layers), self.n_units
@@ -188,36 +212,36 @@ class FilterSpace(NetworkSpace):
 
 
 def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
-    """``tensor`` with zeros where both dimensions belong to one unit, which must not count such an entry twice."""
+    """``tensor`` with zeros at entries that belong to one unit in both dimensions, which must not count twice."""
     if not np.intersect1d(run.units[run.units != FIXED], earlier.units).size:
         return tensor
-    here, there = (
-        one.index.to(tensor.device).view([-1 if dim == one.dim else 1 for dim in range(tensor.ndim)])
-        for one in (run, earlier)
+    units, earlier_units = (
+        each.index.to(tensor.device).view([-1 if dim == each.dim else 1 for dim in range(tensor.ndim)])
+        for each in (run, earlier)
     )
-    return tensor.masked_fill((here == there) & (here != FIXED), 0)
+    return tensor.masked_fill((units == earlier_units) & (units != FIXED), 0)
 
 
 def filter_space(model: nn.Module, example_input: Tensor) -> FilterSpace:
-    """The space of filter masks of a network, with the proof that masked and pruned networks are equal.
+    """The space of filter masks of a network, tested so that masked and pruned networks give equal outputs.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
-    depthwise and grouped convolutions, flattenings, and also the hidden units of MLPs. The network runs once, on a
-    float64 copy on the CPU, and every operation says how it couples channels; then random masks are applied and pruned
-    and the outputs compared. Outputs, channels that a normalisation or reduction over channels sees, and whatever fails
-    the comparison are left out, each with its reason (``space.left_out``).
+    depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the
+    network runs once on the CPU, and a rule per operation couples the channels; then the outputs of masked and pruned
+    copies are compared for random masks. Outputs, channels that a normalisation or reduction combines, and families
+    that fail the comparison are left out, with a reason (``space.left_out``).
 
     Parameters
     ----------
     model : nn.Module
-        Any module with one input and one output tensor. It is only read; mode, gradients and random state stay.
+        Any module with one input and one output tensor. It is not changed, nor is the random state.
     example_input : Tensor (n, ...)
-        A batch that it takes; only its shape and type matter (values, too, if they are integers).
+        A batch of inputs; only its shape and type matter (and the values, if they are integers).
 
     Raises
     ------
     InputError
-        If the network takes two inputs, returns no single tensor, uses a layer or a weight twice, doesn't take the
+        If the network takes two inputs, returns anything but one tensor, uses a layer or a weight twice, fails on the
         example, or has no channel that can be removed.
     """
     name = type(model).__name__
@@ -236,9 +260,9 @@ def filter_space(model: nn.Module, example_input: Tensor) -> FilterSpace:
     finally:
         torch.set_default_dtype(default)
     if not groups.families:
-        why = "; ".join(f"{layer}: {reason}" for layer, reason in groups.left_out[:3])
+        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in groups.left_out[:3])
         raise InputError(
-            f"model: {name} has no channels that can be removed ({why or 'it has no layers that make any'})"
+            f"model: {name} has no channels that can be removed ({reasons or 'it has no layers that make any'})"
         )
     return FilterSpace(groups)
 
@@ -270,7 +294,7 @@ def _trace(model: nn.Module, image: Tensor, shape: torch.Size) -> Coupling:
         try:
             with torch.no_grad():
                 model(image)
-        except Exception as error:  # whatever a user's forward raises means that it doesn't take this
+        except Exception as error:  # any exception of a user's forward means that the input does not fit
             reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
             raise InputError(
                 f"example_input: {type(model).__name__} doesn't take a float64 batch of shape {tuple(shape)} ({reason})"

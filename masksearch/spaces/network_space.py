@@ -1,7 +1,7 @@
-"""A space over the parameters of a network: which of their entries a mask zeroes, and how to zero them for a while."""
+"""Base class of spaces over a network's parameters: the entries that a mask zeroes, and masks applied to networks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,66 +11,71 @@ from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["NetworkSpace"]
+__all__ = ["NetworkSpace", "table_lines"]
 
 
 class NetworkSpace(MaskSpace, ABC):
-    """All masks of a network at one granularity. It holds names and shapes, never the network or its weights."""
+    """All masks of a network at one granularity. A space holds names and shapes, never the network or its weights."""
+
+    def __repr__(self) -> str:
+        """One line: units, layers and fingerprint."""
+        name, layers = type(self).__name__, len(self.layers)
+        return f"{name}({self.n_units} units in {layers} layer{'s' * (layers != 1)}, fingerprint {self.fingerprint})"
 
     @abstractmethod
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Parameter name -> bool tensor of its shape, True = kept; parameters that no mask touches are left out."""
+        """Parameter name -> bool tensor of its shape, True = kept, of the parameters that masks can change."""
 
     @abstractmethod
     def layer_weights(self) -> list[str]:
-        """Names of the weights whose units the space's layers are made of."""
+        """Names of the weights that the space's units belong to."""
 
     @abstractmethod
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum what ``tensors`` (by parameter name) hold where each unit is: (n_units,), on the tensors' device.
+        """Sum ``tensors`` (by parameter name) over the positions of each unit: (n_units,), on the tensors' device.
 
-        ``part`` is ``"all"``, everything that the unit removes, or ``"filters"``, the weights that make its channels.
+        ``part`` is ``"all"``, all entries that a unit removes, or ``"filters"``, the weights that make its channels.
         """
 
     @contextmanager
     def applied(self, model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
-        """Zero in ``model`` what ``mask`` prunes, for the length of a ``with`` block.
+        """Zero the pruned entries of ``model`` within a ``with`` block.
 
-        On leaving the block, also through an exception, every touched parameter has its old bits back; what was written
-        to it meanwhile is lost.
+        At the end of the block, also after an exception, every masked parameter gets its old values back, bit for bit;
+        changes made within the block are lost.
 
         Raises
         ------
         InputError
             If the mask or the model is not of this space.
         """
-        touched = self._touched(model, mask)
-        before = {name: parameter.detach().clone() for name, (parameter, _) in touched.items()}
+        masked = self._masked_parameters(model, mask)
+        before = {name: parameter.detach().clone() for name, (parameter, _) in masked.items()}
         try:
             with torch.no_grad():
-                for parameter, keep in touched.values():
+                for parameter, keep in masked.values():
                     parameter.masked_fill_(~keep, 0)
             yield model
         finally:
             with torch.no_grad():
-                for name, (parameter, _) in touched.items():
+                for name, (parameter, _) in masked.items():
                     parameter.copy_(before[name])
 
     def apply(self, model: nn.Module, mask: Mask) -> None:
-        """Zero in ``model`` what ``mask`` prunes, for good."""
+        """Zero the pruned entries of ``model`` permanently."""
         with torch.no_grad():
-            for parameter, keep in self._touched(model, mask).values():
+            for parameter, keep in self._masked_parameters(model, mask).values():
                 parameter.masked_fill_(~keep, 0)
 
-    def check_own(self, mask: Mask) -> None:
+    def check_mask(self, mask: Mask) -> None:
         """Raise an :class:`InputError` if the mask is not of this space."""
         if mask.space is not self and mask.space.fingerprint != self.fingerprint:
             raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
 
-    def _touched(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
-        self.check_own(mask)
+    def _masked_parameters(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
+        self.check_mask(mask)
         parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied weight has two names
-        touched = {}
+        masked = {}
         for name, keep in self.parameter_masks(mask).items():
             parameter = parameters.get(name)
             if parameter is None or parameter.shape != keep.shape:
@@ -78,5 +83,11 @@ class NetworkSpace(MaskSpace, ABC):
                 raise InputError(
                     f"model: {type(model).__name__} has {has} for {name} {tuple(keep.shape)} of this {self.describe()}"
                 )
-            touched[name] = (parameter, keep.to(parameter.device))
-        return touched
+            masked[name] = (parameter, keep.to(parameter.device))
+        return masked
+
+
+def table_lines(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Lines of a table of (layer, units, text); the columns are aligned, units to the right."""
+    names, units = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return [f"{name:{names}}  {count:>{units}}  {text}" for name, count, text in rows]

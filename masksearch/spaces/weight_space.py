@@ -1,4 +1,4 @@
-"""The weight space: one unit per weight of the network's linear and convolutional layers."""
+"""Weight space of a network: one unit per weight of its linear and convolutional layers."""
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.spaces.network_space import NetworkSpace
+from masksearch.spaces.network_space import NetworkSpace, table_lines
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
@@ -32,7 +32,11 @@ _KINDS: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 class WeightSpace(NetworkSpace):
-    """Masks with one bit per weight. Made by :func:`weight_space`."""
+    """Masks with one bit per weight. Made by :func:`weight_space`. ``print(space)`` shows a table."""
+
+    def __str__(self) -> str:
+        rows = [(layer.name, str(layer.size), "x".join(map(str, layer.shape))) for layer in self.layers]
+        return "\n".join([repr(self), *table_lines([("layer", "units", "weight"), *rows])])
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
         """Weight name -> bool tensor of the weight's shape."""
@@ -43,15 +47,15 @@ class WeightSpace(NetworkSpace):
         return [_weight(layer.name) for layer in self.layers]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """What ``tensors`` (by parameter name, a state dict say) hold where each unit is, as one (n_units,).
+        """The entries of ``tensors`` (by parameter name, a state dict for example) as one tensor (n_units,).
 
-        A unit is one entry, so that there is nothing to sum and no ``part`` to choose.
+        A unit is one entry, so that there is nothing to sum and ``part`` has no effect.
         """
         return torch.cat([tensors[_weight(layer.name)].detach().flatten() for layer in self.layers])
 
 
 def _weight(layer: str) -> str:
-    """Name of the weight of a layer; a model that is itself a layer has the name ""."""
+    """Name of a layer's weight; a model that is itself a layer has the name ""."""
     return f"{layer}.weight" if layer else "weight"
 
 
@@ -66,16 +70,17 @@ def weight_space(
     Parameters
     ----------
     model : nn.Module
-        Any module; it is only read.
+        Any module; it is not changed.
     kinds : {"all", "conv", "linear"}
         Which kinds of layers have units.
     include, exclude : str or sequence of str
-        Shell patterns over layer names (``"features.*"``): in is what one of ``include`` fits and none of ``exclude``.
+        Shell patterns of layer names (``"features.*"``). A layer is in the space if a pattern of ``include`` fits and
+        none of ``exclude`` does.
 
     Raises
     ------
     InputError
-        If no layer is left, or a weight serves two layers (then one mask bit would stand for two places).
+        If no layer is left, or two layers share a weight (one mask bit would stand for two positions).
     """
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     choose("kinds", kinds, list(get_args(LayerKind)))
@@ -88,7 +93,7 @@ def weight_space(
         weight = module.weight
         if not isinstance(weight, nn.Parameter):
             raise InputError(
-                f"model: the weight of layer {name!r} is computed from others (a parametrization); remove that first"
+                f"model: the weight of layer {name!r} is computed from others; remove the parametrization first"
             )
         if id(weight) in owner:
             raise InputError(

@@ -385,3 +385,16 @@ def test_the_network_stays_as_it_was():
     assert torch.equal(random_state, torch.get_rng_state())
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(torch.equal(old, now.grad) for old, now in zip(gradients, net.parameters(), strict=True))
+
+
+def test_a_space_is_shown_in_one_line_and_printed_with_coupled_tensors_and_what_is_left_out():
+    forward, layers, *_ = ODD["residual"]
+    space = filter_space(Net(forward, **layers), IMAGE)
+    assert repr(space) == f"FilterSpace(4 units in 1 layer, fingerprint {space.fingerprint})"
+    shown, *table = str(space).splitlines()
+    assert shown == repr(space)
+    assert table == [
+        "layer  units  coupled tensors (dimensions)",
+        "a          4  a.weight (0), a.bias (0), b.weight (0, 1), b.bias (0), + 1 more",
+        "left out: fc: they are outputs of Net",
+    ]

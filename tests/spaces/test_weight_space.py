@@ -208,3 +208,14 @@ def test_signed_constants_keep_signs_and_the_layers_deviation():
         assert torch.equal(new.sign(), old.sign())
         assert torch.allclose(new.abs(), old.std().expand_as(new))
     assert torch.equal(constant[4].bias, model[4].bias)
+
+
+def test_a_space_is_shown_in_one_line_and_printed_as_a_table():
+    space = weight_space(make_net())
+    assert repr(space) == f"WeightSpace(131 units in 3 layers, fingerprint {space.fingerprint})"
+    assert str(space).splitlines()[1:] == [
+        "layer  units  weight",
+        "0         36  4x1x3x3",
+        "4         80  5x16",
+        "6         15  3x5",
+    ]

@@ -65,7 +65,7 @@ class MovedPath:
         """Nothing is carried over that a result depends on."""
 
     def _go_to(self, proposal: Proposal) -> None:
-        self._space.check_own(proposal.mask)
+        self._space.check_mask(proposal.mask)
         last = self._last
         if last is not None and same_mask(proposal.base, last.mask):
             self._make(proposal.move)
