@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.space import Density, Hold, OnEmpty, Scope
-from masksearch.criteria.batches import balanced_batch
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import snip, taylor
@@ -18,6 +17,7 @@ from masksearch.criteria.grasp import grasp
 from masksearch.criteria.iterative import step_densities
 from masksearch.criteria.synflow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
+from masksearch.data.split import balanced_batch
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table

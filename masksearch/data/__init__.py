@@ -1,7 +1,7 @@
-"""Data sets: the table, and the one function that loads a row of it.
+"""Data sets: the table of published ones, and the function that loads them by name.
 
-A row is a function that returns pixels and labels as published; splits and normalisation are made in one place
-(:class:`Data`), the same way for every row and for your own tensors.
+A row's function returns pixels and labels as published. :class:`Data` makes splits and normalisation, the same way for
+every row and for your own tensors.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class DatasetRow:
 
     read: Source
     about: str
-    augment: bool = False  # do random crops and horizontal flips suit it?
+    augment: bool = False  # whether random crops and horizontal flips suit the data set
 
 
 def _folder(path: Path, download: bool) -> RawImages:
@@ -59,18 +59,18 @@ def load_data(
     Parameters
     ----------
     name : str
-        A name in :data:`DATASETS`; for a folder of images of your own, ``imagefolder:PATH``.
+        A name in :data:`DATASETS`; ``imagefolder:PATH`` reads your own folder of images.
     root : path, optional
-        The folder that data sets lie in. Default: ``data`` in the current folder.
+        The folder of the data sets. Default: ``data`` in the current folder.
     download : bool
-        Whether to download what is not there.
+        Whether to download a data set that is not in ``root``.
     search_examples, train_examples, val_examples : int, optional
         See :meth:`Data.from_tensors`.
 
     Raises
     ------
     InputError
-        If there is no such data set, it is not under ``root``, or it can't be read or split.
+        If the table has no such data set, it is not under ``root``, or it can't be read or split.
     """
     kind, colon, path = name.partition(":")
     row = DATASETS[kind]

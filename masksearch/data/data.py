@@ -1,4 +1,4 @@
-"""The examples of an experiment in disjoint, normalised splits."""
+"""Data of an experiment: examples in disjoint, normalised splits for training, validation and test."""
 
 from collections.abc import Sized
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def gather(dataset: Dataset) -> tuple[Tensor, Tensor]:
             f"data set {type(dataset).__name__} has no items or no length; allowed are map-style data sets"
         )
     images, labels = [], []
-    # Transforms may draw from torch's global generator; it is left as it was.
+    # Transforms may draw random numbers; the state of torch's global generator is restored.
     with torch.random.fork_rng(devices=[]):
         for index in range(len(dataset)):
             image, label = dataset[index]
@@ -51,43 +51,47 @@ def _tensor(image: Any) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-SPLIT_SEED = 0  # one for everybody: results are comparable only on the same splits
+SPLIT_SEED = 0  # a constant, because results are comparable only on equal splits
 MAX_VAL = 10_000  # of the training images; small sets give a fifth
 MAX_SEARCH = 2_000  # of the validation images; small sets give half
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Training, validation and test images, on the CPU.
+    """Training, validation and test examples, on the CPU.
 
-    ``train``, ``val`` and ``test`` are disjoint. ``search``, which scorers see, and ``rest``, which tells how far the
-    search has overfitted ``search``, are the two parts of ``val``. Made by :func:`~masksearch.data.load_data`,
-    :meth:`from_tensors` or :meth:`from_datasets`.
+    ``train``, ``val`` and ``test`` are disjoint. ``val`` has two parts: scorers use ``search``; the difference to
+    ``rest`` shows how far a search has overfitted. Made by :func:`~masksearch.data.load_data`, :meth:`from_tensors` or
+    :meth:`from_datasets`.
     """
 
     name: str
     train: Split
     val: Split
     test: Split
-    search_examples: int  # the first so many images of val
+    search_examples: int  # number of examples at the beginning of val that make up search
     classes: int
-    mean: Tensor  # (c,), of the training pixels in [0, 1]: what was subtracted
-    std: Tensor  # (c,), what was divided by
-    augment: bool  # do random crops and horizontal flips suit these images?
+    mean: Tensor  # (c,), of the training pixels in [0, 1]; was subtracted from the inputs
+    std: Tensor  # (c,), of the training pixels; the inputs were divided by it
+    augment: bool  # whether random crops and horizontal flips suit the images
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} train, {len(self.val)} val ({self.search_examples} search), {len(self.test)} test"
+        return f"Data({self.name!r}, {'x'.join(map(str, self.shape))}, {self.classes} classes: {sizes})"
 
     @property
     def search(self) -> Split:
-        """The validation images that scorers see."""
+        """The validation examples that scorers use."""
         return self.val[: self.search_examples]
 
     @property
     def rest(self) -> Split:
-        """The validation images that scorers don't see."""
+        """The other validation examples."""
         return self.val[self.search_examples :]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
+        """Channels, height and width of an input."""
         _, c, h, w = self.train.inputs.shape
         return c, h, w
 
@@ -105,16 +109,16 @@ class Data:
         train_examples: int | None = None,
         val_examples: int | None = None,
     ) -> "Data":
-        """Splits of any images.
+        """Split and normalise images and labels.
 
         Parameters
         ----------
         name : str
-            What to call the data set.
+            Name of the data set, for reports.
         train, test : (images, labels)
-            Images (n, c, h, w). ``uint8`` pixels are divided by 255 and normalised per channel, with the mean and the
-            standard deviation of the training images that are left after ``val`` is taken out. Floating-point images
-            are taken as they are: a trained network expects the normalisation that it was trained with.
+            Images (n, c, h, w). ``uint8`` pixels are divided by 255 and normalised per channel, with mean and
+            standard deviation of the training images without those of ``val``. Floating-point images are not changed:
+            a trained network expects the normalisation of its training.
         val : (images, labels), optional
             Default: a class-stratified fifth of ``train``, at most 10,000 images, always the same ones.
         classes : int, optional
@@ -122,18 +126,18 @@ class Data:
         augment : bool
             Whether random crops and horizontal flips suit the images.
         search_examples : int, optional
-            How many images of ``val`` are for searching. Default: half of them, at most 2,000.
+            Number of images of ``val`` for searching. Default: half of them, at most 2,000.
         train_examples : int, optional
-            Train on so many images only: a fixed, class-stratified choice. The other splits stay as they are.
+            Number of training images, a fixed, class-stratified choice. Default: all. The other splits do not change.
         val_examples : int, optional
-            Validate and search on so many images only: the first ones of what would be val. The others are not used.
+            Number of validation images, the first ones of ``val``. Default: all. The others are not used.
 
         Raises
         ------
         InputError
-            For labels outside the classes, images that are not finite, splits without images, images and labels of
-            different number, images of different shapes, test labels that no training image has, and numbers of
-            images that are not there.
+            For labels outside the classes, images that are not finite, splits without images, different numbers of
+            images and labels, images of different shapes, test labels that no training image has, and more examples
+            than there are.
         """
         splits = {"train": _checked("train", train), "test": _checked("test", test)}
         if val is not None:
@@ -150,20 +154,20 @@ class Data:
             splits["val"] = splits["train"][order[:n_val]]
             order = order[n_val:]
         else:
-            # The first images of val are searched on, so that val can't stay sorted by class.
-            own = stratified_order(splits["val"].targets, numpy_generator(SPLIT_SEED, "val"))
-            splits["val"] = splits["val"][own]
+            # search is a prefix of val, so that val must not stay sorted by class.
+            val_order = stratified_order(splits["val"].targets, numpy_generator(SPLIT_SEED, "val"))
+            splits["val"] = splits["val"][val_order]
         n_val = len(splits["val"])
         if val_examples is not None:
             _check_count("val_examples", val_examples, n_val, "the images of the whole val")
             splits["val"], n_val = splits["val"][:val_examples], val_examples
         search_examples = min(MAX_SEARCH, n_val // 2) if search_examples is None else search_examples
-        _check_count("search_examples", search_examples, n_val - 1, "val has to keep one image that search doesn't see")
+        _check_count("search_examples", search_examples, n_val - 1, "one image of val has to be left for rest")
 
         full = splits["train"][order]
         mean, std = _statistics(full.inputs)
         train_examples = len(full) if train_examples is None else train_examples
-        _check_count("train_examples", train_examples, len(full), "the images that are left without val")
+        _check_count("train_examples", train_examples, len(full), "the training images without those of val")
         splits["train"] = full[:train_examples]
         ready = {part: Split(_normalised(split.inputs, mean, std), split.targets) for part, split in splits.items()}
         return cls(name, **ready, search_examples=search_examples, classes=classes, mean=mean, std=std, augment=augment)
@@ -184,8 +188,8 @@ class Data:
     ) -> "Data":
         """Splits of any map-style :class:`torch.utils.data.Dataset` of (image, label).
 
-        Every item is read once, so that a data set must come without random augmentation. Images are tensors, arrays
-        (c, h, w) or PIL images; the parameters and errors are those of :meth:`from_tensors`.
+        Every item is read once, so that the data set must not augment at random. Images are tensors, arrays (c, h, w)
+        or PIL images; parameters and errors are those of :meth:`from_tensors`.
         """
         return cls.from_tensors(
             name,
@@ -214,7 +218,7 @@ def _checked(part: str, pair: tuple[Tensor, Tensor]) -> Split:
 
 
 def _check_alike(part: str, split: Split, train: Split, classes: int) -> None:
-    """Raise an error if ``split`` doesn't fit the training images and the classes."""
+    """Raise an :class:`InputError` if ``split`` doesn't fit the training images and the classes."""
     if classes < 2:
         raise InputError(f"classes is {classes}; allowed is 2 or more")
     low, high = int(split.targets.min()), int(split.targets.max())
@@ -226,7 +230,7 @@ def _check_alike(part: str, split: Split, train: Split, classes: int) -> None:
     if unknown:
         raise InputError(f"{part}: labels {unknown} belong to classes that no training image has")
     if split.inputs.shape[1:] != train.inputs.shape[1:] or split.inputs.dtype != train.inputs.dtype:
-        raise InputError(f"{part}: images are {_kind(split)}; allowed is what the training images are, {_kind(train)}")
+        raise InputError(f"{part}: images are {_kind(split)}; {_kind(train)} is needed, as in train")
 
 
 def _kind(split: Split) -> str:
@@ -243,9 +247,9 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     c = images.shape[1]
     if images.dtype != torch.uint8:
         return torch.zeros(c), torch.ones(c)
-    # Per image first, then over images (law of total variance): neither the size of the set nor the number of threads
-    # costs accuracy, and no float copy of the whole set is made.
-    parts = [torch.var_mean(some.float().div_(255), dim=(2, 3), correction=0) for some in images.split(4096)]
+    # Per image first, then over images (law of total variance): the result does not depend on the number of threads,
+    # and no float copy of the whole set is needed.
+    parts = [torch.var_mean(chunk.float().div_(255), dim=(2, 3), correction=0) for chunk in images.split(4096)]
     variances = torch.cat([variance for variance, _ in parts]).double()  # (n, c)
     means = torch.cat([mean for _, mean in parts]).double()  # (n, c)
     std = (variances.mean(0) + means.var(0, correction=0)).sqrt().float()

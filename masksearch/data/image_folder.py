@@ -1,4 +1,4 @@
-"""Folders of image files, ``train/<class>/*`` and ``test/<class>/*``: decoded once, then read from a cache."""
+"""Data sets in folders of image files, ``train/<class>/*`` and ``test/<class>/*``, with a cache of the pixels."""
 
 import hashlib
 import sys
@@ -24,22 +24,24 @@ CACHE = "masksearch-cache.safetensors"  # inside the folder, beside train/ and t
 
 
 def read_folder(folder: Path) -> RawImages:
-    """Read the images under ``folder``; classes are numbered in the alphabetical order of their folders' names.
+    """Read the images under ``folder``; classes are numbered in alphabetical order of their folders.
 
-    The first reading keeps the pixels in one file inside ``folder``. That file is used as long as names, sizes and
-    modification times of all images are what they were. A folder whose images are all grey has one channel.
+    The first call saves the pixels as one file in ``folder``. Later calls read that file, as long as names, sizes and
+    modification times of all images are the same. If all images are grey, they have one channel.
 
     Raises
     ------
     InputError
-        If there is no train/ or test/, a class is empty, train and test differ in their classes, an image can't be
-        read, or images differ in size.
+        If train/ or test/ is missing, a class is empty, train and test have different classes, an image can't be read,
+        or images differ in size.
     """
     listings = [_listing(folder, part) for part in ("train", "test")]
     train_classes, test_classes = (listing.classes for listing in listings)
     if train_classes != test_classes:
-        odd = sorted(set(train_classes) ^ set(test_classes))
-        raise InputError(f"{folder}: train/ and test/ need the same classes, and only one of them has {', '.join(odd)}")
+        unmatched = sorted(set(train_classes) ^ set(test_classes))
+        raise InputError(
+            f"{folder}: train/ and test/ need the same classes, and only one of them has {', '.join(unmatched)}"
+        )
 
     key = _key(folder, [path for listing in listings for path, _ in listing.samples])
     tensors = _cached(folder / CACHE, key)
@@ -59,7 +61,7 @@ def read_folder(folder: Path) -> RawImages:
 
 def _listing(folder: Path, part: str) -> Any:
     """The ImageFolder of one part."""
-    from torchvision.datasets import ImageFolder  # here, because it takes a second to load and few commands need it
+    from torchvision.datasets import ImageFolder  # imported here, because the import takes a second
 
     if not (folder / part).is_dir():
         raise InputError(f"no folder {folder / part}; allowed is a folder with train/<class>/* and test/<class>/*")
@@ -81,7 +83,7 @@ def _key(folder: Path, paths: Sequence[str]) -> str:
 def _cached(file: Path, key: str) -> dict[str, Tensor] | None:
     try:
         tensors, about = load_tensors(file)
-    except InputError:  # not there, or damaged: decoding makes a new one
+    except InputError:  # missing or damaged: the images are decoded again
         return None
     return tensors if about == key else None
 
@@ -97,7 +99,7 @@ def _decode(paths: Sequence[Path]) -> Tensor:
     """The pixels of all files: uint8 (n, 3 or 1, h, w)."""
     first = _pixels(paths[0])
     pixels = np.empty((len(paths), *first.shape), dtype=np.uint8)
-    # One after another: for small images threads lose more to the interpreter's lock than decoding takes.
+    # Without threads: for small images the interpreter's lock costs more time than threads save.
     progress = track(
         paths,
         f"decoding {paths[0].parents[2].name}",
@@ -118,7 +120,7 @@ def _decode(paths: Sequence[Path]) -> Tensor:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """uint8 (h, w, 3)."""
+    """The pixels of one file, uint8 (h, w, 3)."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))

@@ -1,6 +1,6 @@
-"""Where published data sets come from: scikit-learn's digits, and what torchvision reads or downloads.
+"""Sources of published data sets: scikit-learn's digits, and the data sets that torchvision reads or downloads.
 
-Both are imported where they are used: together they take longer to load than torch, and few commands need them.
+scikit-learn and torchvision are imported in the functions that use them, because both imports are slow.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from masksearch.utils.seeds import numpy_generator
 
 __all__ = ["Source", "cifar10", "digits", "from_torchvision"]
 
-Source = Callable[[Path, bool], RawImages]  # (data root, may it be downloaded?)
+Source = Callable[[Path, bool], RawImages]  # (data root, whether it may be downloaded)
 
 
 def digits(root: Path, download: bool) -> RawImages:
@@ -34,9 +34,9 @@ def digits(root: Path, download: bool) -> RawImages:
 
 
 def from_torchvision(name: str) -> Source:
-    """The source that reads ``torchvision.datasets.<name>``.
+    """A source that reads ``torchvision.datasets.<name>``.
 
-    torchvision's CIFAR files hold pickles; torchvision opens them only after their published MD5 sums match.
+    torchvision's CIFAR files are pickles; torchvision opens them only if their MD5 sums match the published ones.
     """
 
     def read(root: Path, download: bool) -> RawImages:
@@ -50,8 +50,8 @@ def from_torchvision(name: str) -> Source:
             if download:
                 raise InputError(f"{name} could not be downloaded to {root.absolute()}: {reason}") from None
             raise InputError(
-                f"no complete {name} in {root.absolute()}: give another folder with --data-root (root=), "
-                "or let it be downloaded with --download (download=True)"
+                f"no complete {name} in {root.absolute()}: name another folder with --data-root (root=), "
+                "or download it with --download (download=True)"
             ) from None
         return RawImages(
             _channels_first(train.data),
@@ -65,8 +65,8 @@ def from_torchvision(name: str) -> Source:
 
 
 def cifar10(root: Path, download: bool) -> RawImages:
-    """CIFAR-10 as torchvision keeps it; where that is absent, ``root/cifar10/{train,test}/<class>/*``."""
-    published = root / "cifar-10-batches-py"  # torchvision's own
+    """CIFAR-10 in torchvision's files, or else in image files ``root/cifar10/{train,test}/<class>/*``."""
+    published = root / "cifar-10-batches-py"
     folder = root / "cifar10"
     if not published.is_dir() and (folder / "train").is_dir():
         return read_folder(folder)
@@ -74,6 +74,6 @@ def cifar10(root: Path, download: bool) -> RawImages:
 
 
 def _channels_first(pixels: Any) -> Tensor:
-    """uint8 (n, c, h, w) of (n, h, w) or (n, h, w, c)."""
+    """Pixels (n, h, w) or (n, h, w, c) -> uint8 (n, c, h, w)."""
     images = torch.as_tensor(pixels)
     return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""Splits: examples and their labels, raw and stratified."""
+"""Splits of examples, raw images, and class-stratified orders and batches of examples."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from torch import Tensor
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["RawImages", "Split", "stratified_order"]
+__all__ = ["RawImages", "Split", "balanced_batch", "stratified_order"]
 
 
 @dataclass(frozen=True, eq=False)
 class RawImages:
-    """A data set as it is published: pixels, not yet split or normalised."""
+    """A published data set: pixels and labels, not yet split or normalised."""
 
     train_images: Tensor  # uint8 (n, c, h, w)
     train_labels: Tensor  # int64 (n,)
@@ -25,19 +25,18 @@ class RawImages:
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
     """A random permutation in which every prefix holds close to its share of every class.
 
-    A class of n images, in random order, is spread evenly over [0, 1): one image at a random place in each of n equal
-    stretches. So a prefix never has more than one image of a class too many or too few for the point where it ends,
-    and taking prefixes is all that making splits, search images and smaller training sets needs.
+    The images of a class, in random order, are spread evenly over [0, 1): one image at a random position in each of n
+    equal intervals. So every prefix has at most one image of a class too many or too few, and splits, search examples
+    and smaller training sets are prefixes of such orders.
 
-    scikit-learn's ``train_test_split(stratify=)`` makes other splits from the same seed, and all measurements in
-    benchmarks/results are of these splits.
+    scikit-learn's ``train_test_split(stratify=)`` would give other splits than those of the published measurements.
 
     Parameters
     ----------
     labels : Tensor
         Integers (n,).
     generator : numpy.random.Generator
-        Where the randomness comes from.
+        Source of the randomness.
 
     Returns
     -------
@@ -75,6 +74,10 @@ class Split:
     inputs: Tensor
     targets: Tensor
 
+    def __repr__(self) -> str:
+        shape, dtype = "x".join(map(str, self.inputs.shape[1:])), str(self.inputs.dtype).removeprefix("torch.")
+        return f"Split({len(self)} examples, {shape} {dtype})"
+
     def __post_init__(self) -> None:
         if self.inputs.ndim != 4 or self.inputs.numel() == 0:
             raise InputError(f"inputs have shape {tuple(self.inputs.shape)}; allowed is (n, c, h, w), none of them 0")
@@ -102,3 +105,22 @@ class Split:
     def __getitem__(self, chosen: slice | Tensor) -> "Split":
         """The examples that a slice (a view) or a tensor of indices (a copy) chooses."""
         return Split(self.inputs[chosen], self.targets[chosen])
+
+
+def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """``per_class`` examples of every class, drawn without replacement: inputs (k, c, h, w) and targets (k,).
+
+    Raises
+    ------
+    InputError
+        If a class has fewer examples than ``per_class``.
+    """
+    chosen = []
+    for label in split.targets.unique():
+        members = (split.targets == label).nonzero().flatten()
+        if len(members) < per_class:
+            raise InputError(f"images per class: {per_class}, but class {int(label)} has only {len(members)}")
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+    index = torch.cat(chosen)
+    index = index[torch.randperm(len(index), generator=generator)]
+    return split.inputs[index], split.targets[index]

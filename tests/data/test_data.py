@@ -200,7 +200,7 @@ NOT_FINITE[3, 0, 1, 1] = float("nan")
         ),
         (
             spoiled(images=torch.zeros(20, 1, 3, 2)),
-            "images are 1x3x2 torch.float32; allowed is what the training images",
+            "images are 1x3x2 torch.float32; 1x2x2 torch.float32 is needed",
         ),
         (spoiled(images=torch.zeros(20, 1, 2, 2, dtype=torch.int64)), "allowed are uint8"),
         (spoiled(images=torch.zeros(20, 1, 2, 2, dtype=torch.uint8)), "images are 1x2x2 torch.uint8"),
@@ -388,3 +388,9 @@ def test_cifar10():
     # Published for the whole training set.
     assert data.mean.tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=2e-3)
     assert data.std.tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=3e-3)
+
+
+def test_data_and_splits_are_shown_in_one_line_without_pixels():
+    data = Data.from_tensors("numbers", numbered(100), numbered(20))
+    assert repr(data) == "Data('numbers', 1x2x2, 4 classes: 80 train, 20 val (10 search), 20 test)"
+    assert repr(data.search) == "Split(10 examples, 1x2x2 float32)"
