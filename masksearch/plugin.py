@@ -1,200 +1,195 @@
-"""Rows from a user's own module: components that are in no table of the package, asked for by ``--plugin``."""
+"""Rows from users' modules: files and modules that ``--plugin`` names, and entry points of installed packages."""
 
-import ast
 import hashlib
 import importlib
 import importlib.util
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-from masksearch.criteria import CRITERIA, Criterion
-from masksearch.data import DATASETS, DatasetRow
-from masksearch.models import MODELS, ModelRow
-from masksearch.schedules import SCHEDULES, Schedule
+from masksearch.criteria import CRITERIA
+from masksearch.data import DATASETS
+from masksearch.models import MODELS
+from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
-from masksearch.scoring.objectives import Objective
 from masksearch.searchers import SEARCHERS, Searcher
-from masksearch.supermasks import SUPERMASKS, Supermask
+from masksearch.supermasks import SUPERMASKS
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table, choose
 
-__all__ = ["ROWS", "load_plugins"]
+__all__ = ["GROUP", "ROWS", "TABLES", "load_installed", "load_plugins", "scoped"]
 
+GROUP = "masksearch"
+"""Group of the entry points with which installed packages offer rows; each entry names a module."""
 ROWS = "MASKSEARCH"
-"""What the dictionary in a user's module is called."""
+"""Name of the dictionary in a plugin's module."""
 
-
-class _Kind(NamedTuple):
-    table: Table[Any]
-    row: type | None  # None: a function
-
-
-_KINDS = {
-    "criteria": _Kind(CRITERIA, Criterion),
-    "searchers": _Kind(SEARCHERS, None),
-    "supermasks": _Kind(SUPERMASKS, Supermask),
-    "schedules": _Kind(SCHEDULES, Schedule),
-    "models": _Kind(MODELS, ModelRow),
-    "datasets": _Kind(DATASETS, DatasetRow),
-    "objectives": _Kind(OBJECTIVES, Objective),
+TABLES: Mapping[str, Table[Any]] = {
+    "criteria": CRITERIA,
+    "searchers": SEARCHERS,
+    "supermasks": SUPERMASKS,
+    "schedules": SCHEDULES,
+    "models": MODELS,
+    "datasets": DATASETS,
+    "objectives": OBJECTIVES,
 }
-_METHODS = ("searchers", "criteria", "supermasks")  # stand side by side in --methods
+"""Tables that take rows of plugins."""
+_METHODS = ("searchers", "criteria", "supermasks")  # --methods takes names of all three, so a name has one row in them
 
-_loaded: set[Path] = set()  # files whose rows are in the tables
+_loaded: set[Path | str] = set()  # files whose rows are in the tables; GROUP, once entry points were read
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Add the rows of users' modules to the tables; what is there already stays.
+    """Add the rows of users' modules to the tables. A module that is loaded already is skipped.
 
-    A module says what it adds in one dictionary, by table and by name::
+    A module lists its rows in one dictionary, by table and by name::
 
-        MASKSEARCH = {"criteria": {"mine": Criterion(mine, "what it is")}, "searchers": {"hill": Hill}}
+        MASKSEARCH = {"criteria": {"mine": Criterion(mine, "source")}, "searchers": {"hill": Hill}}
 
-    The tables are ``criteria`` (rows are :class:`~masksearch.criteria.Criterion`), ``searchers`` (functions without
-    arguments that return a searcher), ``supermasks``, ``schedules``, ``models``, ``datasets`` and ``objectives`` (rows
-    of their tables' types).
+    The tables are those of :data:`TABLES`. Rows of ``searchers`` are functions without arguments that return a
+    searcher; all others have the row type of their table.
 
     Parameters
     ----------
     names : iterable of str
-        Dotted names of modules, looked for in the current folder, too; or paths of ``.py`` files.
+        Paths of ``.py`` files, or dotted names of modules in the current folder or among the installed ones.
 
     Raises
     ------
     InputError
-        If there is no such module, it fails, says nothing, or says what no table takes; module and line are named, and
-        no table has changed.
+        If there is no such module, or the module raises an exception, exits, has no rows or has a row that its table
+        cannot take. No table has changed then.
     """
     for name in names:
-        path = _path_of(name)
-        if path in _loaded:
+        if Path(name).resolve() in _loaded:
             continue
-        module = _imported(name, path)
-        rows = _checked(module, path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        for kind, own in rows.items():
-            for row, value in own.items():
-                _KINDS[kind].table.add(row, value, digest)
-        _loaded.add(path)
-
-
-def _path_of(name: str) -> Path:
-    if name.endswith(".py"):
-        path = Path(name)
-        if not path.is_file():
+        if name.endswith(".py") and not Path(name).is_file():
             raise InputError(f"plugin {name}: no such file; a .py file, or a module's dotted name, is needed")
-        return path.resolve()
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-        raise InputError(f"plugin {name!r}: a module's dotted name, or the path of a .py file, is needed")
-    with _current_folder(), _telling(f"plugin {name}"):
+        with _in_one_line(f"plugin {name}"):
+            module = _of_file(Path(name).resolve()) if name.endswith(".py") else _of_name(name)
+        _add_rows(module, f"plugin {name}")
+
+
+def load_installed() -> None:
+    """Add the rows of installed packages: of all modules in the entry points of group ``masksearch``.
+
+    Tables call this function when a name is missing or when their names are listed. A package with an error is left
+    out, with a warning.
+    """
+    if GROUP in _loaded:
+        return
+    _loaded.add(GROUP)
+    for entry in entry_points(group=GROUP):
+        where = f"plugin {entry.name} of package {entry.dist.name if entry.dist else entry.value}"
         try:
-            found = importlib.util.find_spec(name)
-        except ModuleNotFoundError:
-            found = None
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
-        raise InputError(f"plugin {name}: no such module here or among those installed; a path must end in .py")
-    return Path(found.origin).resolve()
-
-
-def _imported(name: str, path: Path) -> ModuleType:
-    with _current_folder(), _telling(f"plugin {name}", path):
-        if not name.endswith(".py"):
-            return importlib.import_module(name)
-        # Under a name of its own: a file that is called as a module of somebody else's must not stand in its place.
-        own = f"masksearch_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-        spec = importlib.util.spec_from_file_location(own, path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[own] = module  # dataclasses look their module up
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[own]
-            raise
-        return module
-
-
-def _checked(module: ModuleType, path: Path) -> Mapping[str, Mapping[str, Any]]:
-    """The rows of a module, if the tables can take all of them."""
-    rows = getattr(module, ROWS, None)
-    if not isinstance(rows, Mapping):
-        raise InputError(f'plugin {path.name}: has no dictionary {ROWS}; {ROWS} = {{"criteria": {{...}}}} is needed')
-    lines = _lines(path)
-    taken = {name for kind in _METHODS for name in _KINDS[kind].table}
-    for kind, own in rows.items():
-        where = f"plugin {path.name}, line {lines.get(kind, 1)}"
-        choose(f"table in {where}", str(kind), list(_KINDS))
-        if not isinstance(own, Mapping):
-            raise InputError(f"{where}: {kind} is a {type(own).__name__}; a dictionary of rows by name is needed")
-        for name, row in own.items():
-            where = f"plugin {path.name}, line {lines.get(name, 1)}"
-            if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
-                raise InputError(f"{where}: {name!r} is no name; letters, digits and _ are allowed")
-            if name in _KINDS[kind].table or (kind in _METHODS and name in taken):
-                raise InputError(f"{where}: there is a {_KINDS[kind].table.kind} {name!r} already; choose another name")
-            if kind in _METHODS:
-                taken.add(name)
-            _check_row(kind, name, row, where, path)
-    return rows
-
-
-def _check_row(kind: str, name: str, row: Any, where: str, path: Path) -> None:
-    wanted = _KINDS[kind].row
-    if wanted is not None and not isinstance(row, wanted):
-        raise InputError(f"{where}: {name} is a {type(row).__name__}; a {wanted.__name__} is needed")
-    if wanted is None and not callable(row):
-        raise InputError(f"{where}: {name} is a {type(row).__name__}; a function is needed")
-    if kind == "searchers":
-        _check_searcher(name, row, where, path)
-
-
-def _check_searcher(name: str, make: Callable[[], Any], where: str, path: Path) -> None:
-    with _telling(f"{where}: {name}", path):
-        one, other = make(), make()
-    if not isinstance(one, Searcher):
-        raise InputError(f"{where}: {name} makes a {type(one).__name__}; a subclass of searchers.Searcher is needed")
-    if repr(one) != repr(other):
-        # A run is found again by what its searcher's settings look like.
-        raise InputError(f"{where}: {name} has another repr each time; make {type(one).__name__} a dataclass")
-
-
-def _lines(path: Path) -> dict[Any, int]:
-    """The last lines on which texts stand in a file as keys of dictionaries."""
-    tree = ast.parse(path.read_text())
-    keys = [key for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys]
-    return {key.value: key.lineno for key in keys if isinstance(key, ast.Constant)}
+            with _in_one_line(where):
+                module = entry.load()
+            _add_rows(module, where)
+        except InputError as error:
+            warnings.warn(f"{error}; its rows are left out", stacklevel=2)
 
 
 @contextmanager
-def _current_folder() -> Iterator[None]:
-    """Modules in the current folder can be imported, as they can in ``python -m``."""
+def scoped() -> Iterator[None]:
+    """Within the block, the tables begin with the package's own rows; at its end they are as before the block."""
+    loaded = set(_loaded)
+    _loaded.clear()
+    try:
+        with ExitStack() as stack:
+            for table in TABLES.values():
+                stack.enter_context(table.scoped())
+            yield
+    finally:
+        _loaded.clear()
+        _loaded.update(loaded)
+
+
+def _of_file(path: Path) -> ModuleType:
+    """The module of a file, under a name of its own, so that the file replaces no module of the same name."""
+    name = f"masksearch_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look up their module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _of_name(name: str) -> ModuleType:
+    """The module of a dotted name; modules in the current folder count, as in ``python -m``."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        yield
+        return importlib.import_module(name)
     finally:
         sys.path.remove(folder)
 
 
+def _add_rows(module: ModuleType, where: str) -> None:
+    """Add all rows of a module, or raise an error and add none."""
+    rows, file = getattr(module, ROWS, None), getattr(module, "__file__", None)
+    if not isinstance(rows, Mapping) or file is None:
+        raise InputError(f'{where}: has no dictionary {ROWS}; {ROWS} = {{"criteria": {{...}}}} is needed')
+    path = Path(file).resolve()
+    if path in _loaded:
+        return
+    methods = [name for kind in _METHODS for name in TABLES[kind]]
+    for kind, own in rows.items():
+        choose(f"table in {where}", str(kind), list(TABLES))
+        if not isinstance(own, Mapping):
+            raise InputError(f"{where}: {kind} is a {type(own).__name__}; a dictionary of rows by name is needed")
+        for name, row in own.items():
+            if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+                raise InputError(f"{where}: {kind}: {name!r} is no name; letters, digits and _ are allowed")
+            if name in (methods if kind in _METHODS else TABLES[kind]):
+                raise InputError(f"{where}: there is a {TABLES[kind].kind} {name!r} already; rename the row")
+            methods += [name] if kind in _METHODS else []
+            _check_row(kind, row, f"{where}: {name}")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for kind, own in rows.items():
+        for name, row in own.items():
+            TABLES[kind].add(name, row, digest)
+    _loaded.add(path)
+
+
+def _check_row(kind: str, row: Any, where: str) -> None:
+    wanted = None if kind == "searchers" else type(next(iter(TABLES[kind].values())))
+    if not (callable(row) if wanted is None else isinstance(row, wanted)):
+        raise InputError(f"{where} is a {type(row).__name__}; a {wanted.__name__ if wanted else 'function'} is needed")
+    if wanted is None:
+        with _in_one_line(where):
+            one, other = row(), row()
+        if not isinstance(one, Searcher):
+            raise InputError(f"{where} makes a {type(one).__name__}; a subclass of searchers.Searcher is needed")
+        if repr(one) != repr(other):  # the repr of a searcher is part of a run's identity
+            raise InputError(f"{where} has another repr each time; make {type(one).__name__} a dataclass")
+
+
 @contextmanager
-def _telling(what: str, path: Path | None = None) -> Iterator[None]:
-    """What a user's code raises, in one line that names the line it comes from."""
+def _in_one_line(where: str) -> Iterator[None]:
+    """Turn an exception or exit of a user's code into an InputError of one line, with the line in the user's file."""
     try:
         yield
-    except InputError:
-        raise
-    except Exception as error:
-        line = error.lineno if isinstance(error, SyntaxError) else None
-        for frame in traceback.extract_tb(error.__traceback__):
-            if path is not None and Path(frame.filename).resolve() == path:
-                line = frame.lineno
-        at = f", line {line}" if line and ", line" not in what else ""
+    except (Exception, SystemExit) as error:
+        every = traceback.extract_tb(error.__traceback__)
+        frames = [frame for frame in every if frame.filename != __file__ and "importlib" not in frame.filename]
+        lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
+        if isinstance(error, SyntaxError) and not frames:
+            lines = [error.lineno]
+        at = f", line {lines[-1]}" if lines else ""
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"{what}{at}: {type(error).__name__}: {reason}") from None
+        raise InputError(f"{where}{at}: {type(error).__name__}: {reason}") from None
+
+
+Table.discover = staticmethod(load_installed)

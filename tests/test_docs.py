@@ -17,6 +17,7 @@ from masksearch.cli import inspection as reading
 from masksearch.cli.flags import parse
 from masksearch.criteria import CRITERIA
 from masksearch.experiment import Settings, methods
+from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
@@ -47,12 +48,8 @@ def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in PLUGINS.items():
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(plugin, "_loaded", set())
-    for kind in plugin._KINDS.values():
-        for name in ("_rows", "_added"):
-            monkeypatch.setattr(kind.table, name, dict(getattr(kind.table, name)))
     threads = torch.get_num_threads()
-    with torch.random.fork_rng():
+    with plugin.scoped(), torch.random.fork_rng():
         torch.manual_seed(0)
         yield tmp_path
     torch.set_num_threads(threads)
@@ -103,7 +100,7 @@ def test_the_methods_of_the_readme_run(in_a_folder):
 
 def test_the_network_data_and_objective_of_the_plugin_page_run(in_a_folder):
     plugin.load_plugins(["task.py"])
-    check_model(plugin.MODELS["small_cnn"])
+    check_model(MODELS["small_cnn"])
     flags = "--plugin task.py --dataset stripes --objective margin --methods annealing magnitude"
     assert cli.main(["run", *flags.split(), *SMALL.split(), "--model", "small_cnn"]) == 0
 

@@ -1,7 +1,6 @@
-"""Rows of a user's module: in the tables, in sweeps and in folders' names; mistakes are told with module and line."""
+"""Rows of plugins: in the tables, in sweeps and in folders' names; mistakes name the module and the row or line."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,10 @@ import torch
 
 from masksearch import plugin
 from masksearch.cli import commands as cli
+from masksearch.criteria import CRITERIA
 from masksearch.experiment import read_sweep
 from masksearch.plugin import load_plugins
+from masksearch.searchers import SEARCHERS
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json
 from masksearch.utils.registry import Table
@@ -61,12 +62,9 @@ SWEEP = [
 def elsewhere(tmp_path, monkeypatch):
     """In an empty folder, with tables that forget what was added."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plugin, "_loaded", set())
-    for kind in plugin._KINDS.values():
-        for name in ("_rows", "_added"):
-            monkeypatch.setattr(kind.table, name, dict(getattr(kind.table, name)))
     threads = torch.get_num_threads()
-    yield
+    with plugin.scoped():
+        yield
     torch.set_num_threads(threads)
 
 
@@ -95,58 +93,56 @@ def test_a_users_criterion_searcher_and_model_run_and_run_on(name, tmp_path, cap
     assert "2 of 2 cells are finished already" in capsys.readouterr().out
 
 
-def test_another_text_of_the_module_makes_another_run(tmp_path, monkeypatch):
-    (tmp_path / "own.py").write_text(MODULE)
-    load_plugins(["own.py"])
-    before = plugin.CRITERIA.added("columns")
-    assert before
-    assert plugin.CRITERIA.added("snip") is None
-    for kind in plugin._KINDS.values():
-        for name in kind.table._added:
-            del kind.table._rows[name]
-        kind.table._added.clear()
-    plugin._loaded.clear()
-    (tmp_path / "own.py").write_text(MODULE + "# changed\n")
-    load_plugins(["own.py"])
-    assert plugin.CRITERIA.added("columns") != before
+def test_another_text_of_the_module_makes_another_run(tmp_path):
+    digests = []
+    for text in (MODULE, MODULE + "# changed\n", MODULE):
+        (tmp_path / "own.py").write_text(text)
+        with plugin.scoped():
+            load_plugins(["own.py"])
+            digests.append(CRITERIA.added("columns"))
+        assert "columns" not in CRITERIA
+    assert digests[0] == digests[2] != digests[1]
+    assert CRITERIA.added("snip") is None
 
 
 def test_a_module_is_loaded_once_whatever_it_is_called(tmp_path):
     (tmp_path / "own_twice_of_a_test.py").write_text(MODULE)
     load_plugins(["own_twice_of_a_test", "own_twice_of_a_test.py", str(tmp_path / "own_twice_of_a_test.py")])
-    assert "columns" in plugin.CRITERIA
+    assert "columns" in CRITERIA
 
 
 ROW = 'Criterion(columns, "x")'
 WRONG = {  # what replaces the dictionary: what the line has to hold
     "": ["own.py", "no dictionary MASKSEARCH"],
     "MASKSEARCH = [1]": ["own.py", "no dictionary MASKSEARCH"],
-    'MASKSEARCH = {\n  "criterions": {}}': ["own.py, line 30", "did you mean 'criteria'"],
-    'MASKSEARCH = {"criteria": [1]}': ["own.py, line 29", "criteria is a list", "dictionary of rows"],
-    'MASKSEARCH = {"criteria": {\n\n  "mine": columns}}': ["own.py, line 31", "mine is a function", "Criterion"],
-    f'MASKSEARCH = {{"criteria": {{"snip": {ROW}}}}}': ["own.py, line 29", "criterion 'snip' already"],
-    f'MASKSEARCH = {{"criteria": {{"annealing": {ROW}}}}}': ["own.py, line 29", "'annealing' already"],
-    f'MASKSEARCH = {{"criteria": {{"a": {ROW}}}, "searchers": {{"a": Patient}}}}': ["line 29", "'a' already"],
-    f'MASKSEARCH = {{"criteria": {{"a@b": {ROW}}}}}': ["own.py, line 29", "'a@b' is no name"],
-    'MASKSEARCH = {"searchers": {"mine": 3}}': ["own.py, line 29", "mine is a int", "function"],
-    'MASKSEARCH = {"searchers": {"mine": dict}}': ["own.py, line 29", "makes a dict", "searchers.Searcher"],
-    'MASKSEARCH = {"searchers": {"mine": lambda: 1 / 0}}': ["own.py, line 29", "ZeroDivisionError"],
+    'MASKSEARCH = {"criterions": {}}': ["own.py", "did you mean 'criteria'"],
+    'MASKSEARCH = {"criteria": [1]}': ["own.py", "criteria is a list", "dictionary of rows"],
+    'MASKSEARCH = {"criteria": {"mine": columns}}': ["own.py", "mine is a function", "Criterion"],
+    f'MASKSEARCH = {{"criteria": {{"snip": {ROW}}}}}': ["own.py", "criterion 'snip' already"],
+    f'MASKSEARCH = {{"criteria": {{"annealing": {ROW}}}}}': ["own.py", "'annealing' already"],
+    f'MASKSEARCH = {{"criteria": {{"a": {ROW}}}, "searchers": {{"a": Patient}}}}': ["own.py", "'a' already"],
+    f'MASKSEARCH = {{"criteria": {{"a@b": {ROW}}}}}': ["own.py", "'a@b' is no name"],
+    'MASKSEARCH = {"searchers": {"mine": 3}}': ["own.py: mine is a int", "function"],
+    'MASKSEARCH = {"searchers": {"mine": dict}}': ["own.py: mine makes a dict", "searchers.Searcher"],
+    'MASKSEARCH = {"searchers": {"mine": lambda: 1 / 0}}': ["own.py: mine, line 29", "ZeroDivisionError"],
     "x = 1\ny = x.missing": ["own.py, line 30", "AttributeError", "missing"],
     "import a_module_that_is_not": ["own.py, line 29", "ModuleNotFoundError", "a_module_that_is_not"],
     "def broken(:": ["own.py, line 29", "SyntaxError"],
+    "import sys\nsys.exit(3)": ["own.py, line 30", "SystemExit: 3"],
+    'MASKSEARCH = {"searchers": {"mine": exit}}': ["own.py: mine", "SystemExit"],
 }
 
 
 @pytest.mark.parametrize("code", WRONG, ids=[" ".join(words)[:60] for words in WRONG.values()])
 def test_mistakes_name_the_module_and_the_line_and_change_no_table(code, tmp_path, capsys):
     (tmp_path / "own.py").write_text(MODULE[: MODULE.index("MASKSEARCH")] + code + "\n")
-    before = {kind: list(one.table) for kind, one in plugin._KINDS.items()}
+    before = {kind: list(table) for kind, table in plugin.TABLES.items()}
     assert cli.main([*SWEEP, "--plugin", "own.py"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     for words in WRONG[code]:
         assert words in error
-    assert {kind: list(one.table) for kind, one in plugin._KINDS.items()} == before
+    assert {kind: list(table) for kind, table in plugin.TABLES.items()} == before
     assert not (tmp_path / "runs").exists()
 
 
@@ -162,24 +158,51 @@ def test_a_searcher_whose_settings_do_not_show_is_refused(tmp_path):
     ("name", "message"),
     [
         ("nowhere.py", "plugin nowhere.py: no such file"),
-        ("nowhere", "plugin nowhere: no such module"),
-        ("nowhere.within", "plugin nowhere.within: no such module"),
-        ("a/b", "plugin 'a/b': a module's dotted name"),
-        ("math", "plugin math: no such module"),
+        ("nowhere", "plugin nowhere: .*No module named 'nowhere'"),
+        ("nowhere.within", "plugin nowhere.within: .*No module named 'nowhere'"),
+        ("a/b", "plugin a/b: .*No module named 'a/b'"),
+        ("math", "plugin math: has no dictionary MASKSEARCH"),
     ],
 )
-def test_modules_that_are_not_there_are_told(name, message):
+def test_missing_modules_are_errors(name, message):
     with pytest.raises(InputError, match=message):
         load_plugins([name])
 
 
 def test_a_file_called_as_another_module_does_not_stand_in_its_place(tmp_path):
-    shutil.copy(Path(plugin.__file__).with_name("errors.py"), tmp_path / "random.py")
     (tmp_path / "random.py").write_text(MODULE)
     load_plugins(["random.py"])
     import random
 
     assert not hasattr(random, "MASKSEARCH")
+
+
+def install(folder, name, module, text):
+    """A package with one module and an entry point for it, in a folder."""
+    (folder / f"{module}.py").write_text(text)
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[masksearch]\nrows = {module}\n")
+
+
+def test_installed_packages_offer_rows_by_entry_points(tmp_path, capsys, monkeypatch):
+    install(tmp_path, "installed", "installed_rows_of_a_test", MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert SEARCHERS["patient"]().patience == 3
+    assert "columns" in list(CRITERIA)
+    assert CRITERIA.added("columns")
+    assert cli.main(["--list"]) == 0
+    assert "two_layers" in capsys.readouterr().out
+    assert cli.main(SWEEP) == 0
+
+
+def test_an_installed_package_with_an_error_is_left_out_with_a_warning(tmp_path, monkeypatch):
+    install(tmp_path, "broken", "broken_rows_of_a_test", "raise SystemExit")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match="plugin rows of package broken.*: SystemExit: ; its rows are left out"):
+        assert "columns" not in CRITERIA
+    assert "snip" in CRITERIA
 
 
 def test_tables_take_no_name_twice():

@@ -48,6 +48,10 @@ class Searcher(ABC):
     problem: Problem
     generator: torch.Generator
 
+    def __repr__(self) -> str:
+        """The class's name; a searcher with settings is a dataclass, whose repr shows them."""
+        return f"{type(self).__name__}()"
+
     def start(self, problem: Problem) -> None:
         """Begin a search of ``problem``; nothing remains of an earlier search."""
         self.problem = problem

@@ -1,8 +1,9 @@
 """A table: the catalogue of one kind of component, by name."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from masksearch.utils.errors import InputError
 
@@ -27,7 +28,7 @@ def choose(kind: str, name: str, names: list[str]) -> str:
 
 
 class Table(Mapping[str, Row], Generic[Row]):
-    """Rows by name, in the order they were written down.
+    """Rows by name, in the order they were added.
 
     Looking up a name that isn't there raises an error with the nearest name and all names. The command line,
     ``--list``, the contract tests and the benchmarks read these tables, so that a new row is all a component needs.
@@ -42,6 +43,9 @@ class Table(Mapping[str, Row], Generic[Row]):
         Name of a row that earlier versions had -> one sentence for the error message.
     """
 
+    discover: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    """Called when a name is missing and when names are listed; it may add rows, as plugins of installed packages do."""
+
     def __init__(self, kind: str, rows: Mapping[str, Row], removed: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self._rows = dict(rows)
@@ -49,7 +53,7 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._added: dict[str, str] = {}
 
     def add(self, name: str, row: Row, digest: str) -> None:
-        """Add a row of a user's module; ``digest`` is of the file that it stands in.
+        """Add a row of a plugin; ``digest`` is that of the plugin's file.
 
         Raises
         ------
@@ -62,8 +66,18 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._added[name] = digest
 
     def added(self, name: str) -> str | None:
-        """The digest of the file that a row comes from; None for the package's own rows."""
+        """The digest of a plugin's file, for its row; None for the package's own rows."""
         return self._added.get(name)
+
+    @contextmanager
+    def scoped(self) -> Iterator[None]:
+        """Within the block, the table begins with the package's own rows; at its end it is as before the block."""
+        rows, added = self._rows, self._added
+        self._rows, self._added = {name: row for name, row in rows.items() if name not in added}, {}
+        try:
+            yield
+        finally:
+            self._rows, self._added = rows, added
 
     def check(self, name: str, kind: str | None = None) -> None:
         """Raise an error unless the table has a row of this name; ``kind`` replaces the table's own in the message.
@@ -73,21 +87,26 @@ class Table(Mapping[str, Row], Generic[Row]):
         InputError
             For a removed row with its sentence; for other names with the nearest name and all names.
         """
-        if name in self._removed and name not in self._rows:
-            raise InputError(f"{kind or self.kind} {name!r}: {self._removed[name]}")
-        choose(kind or self.kind, name, list(self._rows))
+        if name not in self:
+            if name in self._removed:
+                raise InputError(f"{kind or self.kind} {name!r}: {self._removed[name]}")
+            choose(kind or self.kind, name, list(self))
 
     def __getitem__(self, name: str) -> Row:
         self.check(name)
         return self._rows[name]
 
     def __iter__(self) -> Iterator[str]:
+        type(self).discover()
         return iter(self._rows)
 
     def __len__(self) -> int:
+        type(self).discover()
         return len(self._rows)
 
     def __contains__(self, name: object) -> bool:
+        if name not in self._rows:
+            type(self).discover()
         return name in self._rows
 
     def __repr__(self) -> str:
