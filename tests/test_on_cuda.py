@@ -12,7 +12,6 @@ from masksearch.schedules.in_training import Regrowing
 from masksearch.scoring.objectives import OBJECTIVES
 from masksearch.scoring.paths.in_place import MovedPath
 from masksearch.scoring.paths.reference import ReferencePath
-from masksearch.scoring.short_training import short_training
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
 from masksearch.training import feed, trainer
@@ -102,7 +101,7 @@ def test_paths(world):
     assert type(ms.Scorer(model, space, DATA.search, "loss", device=DEVICE)._path) is paths[space.granularity]
     convolutional = ms.build_model("lenet5", (1, 28, 28))
     split = ms.Split(torch.randn(4, 1, 28, 28), torch.arange(4))
-    assert ms.Scorer(convolutional, ms.weight_space(convolutional), split, "loss", device=DEVICE)._together is None
+    assert ms.Scorer(convolutional, ms.weight_space(convolutional), split, "loss", device=DEVICE).masks_per_pass == 1
 
 
 @pytest.mark.parametrize("fast", [True, False], ids=["fast", "plain"])
@@ -130,8 +129,7 @@ def test_weight_masks_are_scored_at_once(objective):
     space = ms.weight_space(model)
     masks = [space.random(0.5, generator=torch_generator(seed)) for seed in range(19)]
     here, scorer = (ms.Scorer(model, space, DATA.search, objective, device=device) for device in ("cpu", DEVICE))
-    assert scorer._together is not None
-    assert here._together is None
+    assert (scorer.masks_per_pass, here.masks_per_pass) == (16, 1)
     scores = scorer.score([ms.Proposal.of(mask) for mask in masks])
     tolerance = 1.5 / len(DATA.search) if objective == "accuracy" else 1e-4
     assert [score.value for score in scores] == pytest.approx([here(mask).value for mask in masks], abs=tolerance)
@@ -154,7 +152,7 @@ def test_short_trainings(by, world):
 def test_weight_masks_are_trained_side_by_side():
     model = ms.build_model(NETWORKS["weight"], SHAPE)
     scorer = ms.ShortTraining(model, ms.weight_space(model), DATA.train, DATA.search, SETTINGS, steps=4, device=DEVICE)
-    assert scorer._together == short_training._TOGETHER["cuda"] > 1
+    assert scorer.side_by_side == 16
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
@@ -200,7 +198,7 @@ def interrupt(row):
 def test_images_that_do_not_fit_are_streamed_to_the_same_end(world, monkeypatch):
     model, _ = world
     resident = ms.train(there(model), DATA.train, SETTINGS, device=DEVICE)
-    monkeypatch.setattr(feed, "_fits", lambda images, device: False)
+    monkeypatch.setitem(feed.RESIDENT_SHARE, "cuda", 0.0)
     streamed = ms.train(there(model), DATA.train, SETTINGS, device=DEVICE)
     assert same(resident.model.state_dict(), streamed.model.state_dict())
 

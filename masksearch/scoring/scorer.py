@@ -24,7 +24,7 @@ from masksearch.utils.errors import InputError
 
 __all__ = ["Scorer"]
 
-_AT_ONCE = 16  # masks that a GPU scores at once; a CPU is busy with one
+_MASKS_PER_PASS = 16  # of a GPU; one mask keeps a CPU busy
 
 
 class Scorer:
@@ -60,6 +60,10 @@ class Scorer:
         masks that are proposed at once are scored at once, of networks of up to a million weights without convolutions:
         such scores differ by rounding from those of masks that come one by one.
 
+    masks_per_pass : int, optional
+        Preferred maximum of weight masks that are scored in one pass: by default 16 on a GPU and 1 on a CPU. The
+        attribute of this name is 1 where the network or the objective allows no more.
+
     Raises
     ------
     InputError
@@ -78,6 +82,7 @@ class Scorer:
         device: str | torch.device | None = None,
         batch_size: int | None = None,
         fast: bool = True,
+        masks_per_pass: int | None = None,
     ) -> None:
         if loss is not None and objective != "loss":
             raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
@@ -100,7 +105,9 @@ class Scorer:
         self._batch_size = batch_size or self._suited_batch()
         self._since_refresh = 0
         self._path = self._choose_path(fast)
-        self._together = self._choose_together()
+        default = 1 if self._images.device.type == "cpu" else _MASKS_PER_PASS
+        self._together = self._choose_together(masks_per_pass or default)
+        self.masks_per_pass = 1 if self._together is None else masks_per_pass or default
         self._accuracy: Accuracy | None = None
         if fast and objective == "accuracy" and self._images.device.type == "cpu":
             self._accuracy = Accuracy(self._path, self._reference(), self._labels)
@@ -123,7 +130,8 @@ class Scorer:
         if self._together is None:
             return [self._score(proposal) for proposal in proposals]
         scores: list[Score] = []
-        for group in (proposals[start : start + _AT_ONCE] for start in range(0, len(proposals), _AT_ONCE)):
+        size = self.masks_per_pass
+        for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
             scores += [self._score(group[0])] if len(group) == 1 else self._score_at_once(self._together, group)
         return scores
 
@@ -184,10 +192,10 @@ class Scorer:
             return MovedPath(self._model, self.space, self._images, self._batch_size)
         return self._reference()
 
-    def _choose_together(self) -> Together | None:
-        """What scores several masks at once, on a GPU, where that can be done and pays."""
+    def _choose_together(self, masks_per_pass: int) -> Together | None:
+        """What scores several masks in one pass, where the network and the objective allow it."""
         model, space, measure, few = self._model, self.space, self._measure, slice(2)
-        if self._images.device.type == "cpu" or not isinstance(self._path, MovedPath) or measure is None:
+        if masks_per_pass == 1 or not isinstance(self._path, MovedPath | IncrementalPath) or measure is None:
             return None
         if self._loss is not None or not isinstance(space, WeightSpace) or not is_small(model, space):
             return None

@@ -38,6 +38,9 @@ class HistoryFile:
         What the search is (seed, density, searcher, ...): a folder that holds another one is refused.
     """
 
+    checkpoint_seconds = 10.0
+    """Seconds between two checkpoints, at the least: the work that a kill loses."""
+
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._folder, self._identity = folder, identity
         folder.mkdir(parents=True, exist_ok=True)

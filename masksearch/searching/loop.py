@@ -33,7 +33,6 @@ __all__ = ["Callback", "search"]
 Callback = Callable[[Trial, History, Searcher], None]
 """Called after every trial, when the searcher has its score."""
 
-_CHECKPOINT_EVERY = 10.0  # seconds; what a kill costs at most
 _LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
 
@@ -240,7 +239,7 @@ class _Loop:
         self._refreshed = len(self.history)
         if every is not None:
             self.scorer.refresh()
-        if self.file is not None and time.monotonic() - self._saved > _CHECKPOINT_EVERY:
+        if self.file is not None and time.monotonic() - self._saved > self.file.checkpoint_seconds:
             self.file.checkpoint(self.history, self._searcher_state())
             self._saved = time.monotonic()
 

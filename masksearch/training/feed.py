@@ -49,9 +49,9 @@ def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
     return padded.gather(2, places.view(n, 1, h * w).expand(n, c, h * w)).view(n, c, h, w)
 
 
-_SHARE = 0.5  # of the device's free memory that images may take
+RESIDENT_SHARE = {"cpu": 1.0, "cuda": 0.5}
+"""Share of a device's free memory, by its type, that the images of a split may take; more are streamed."""
 _CHUNK_BATCHES = 16  # gathered by one call, which costs less than a call per batch
-_CHUNK_BYTES = 1 << 26
 
 
 class Examples(Protocol):
@@ -95,13 +95,17 @@ class Feed:
         Where batches go. The images move there as a whole if they take no more than half of its free memory.
     channels_last : bool
         Hand out batches with the channels innermost in memory (same values, same shape).
+    chunk_bytes : int
+        Preferred maximum of bytes that one call gathers; a chunk holds at least one batch.
     """
 
-    def __init__(self, split: Examples, device: torch.device, channels_last: bool = False) -> None:
+    def __init__(
+        self, split: Examples, device: torch.device, channels_last: bool = False, chunk_bytes: int = 1 << 26
+    ) -> None:
         self.resident = _fits(split.inputs, device)
         self.inputs = split.inputs.to(device) if self.resident else split.inputs
         self.targets = split.targets.to(device)
-        self.device = device
+        self.device, self.chunk_bytes = device, chunk_bytes
         self.format = torch.channels_last if channels_last else torch.contiguous_format
 
     def __len__(self) -> int:
@@ -118,7 +122,7 @@ class Feed:
         places = order.to(self.inputs.device)
         draws = None if draws is None else draws.to(self.device)
         image_bytes = self.inputs[:1].numel() * self.inputs.element_size()
-        batches = max(1, min(_CHUNK_BATCHES, _CHUNK_BYTES // (max(sizes) * image_bytes)))
+        batches = max(1, min(_CHUNK_BATCHES, self.chunk_bytes // (max(sizes) * image_bytes)))
         remaining, start = iter(sizes), 0
         while chunk := list(islice(remaining, batches)):
             stop = start + sum(chunk)
@@ -143,7 +147,8 @@ class Feed:
 
 def _fits(images: Tensor, device: torch.device) -> bool:
     """Whether the device has room for the images beside a network."""
+    share = RESIDENT_SHARE.get(device.type, 1.0)
     if device.type != "cuda":
-        return True
+        return share > 0
     free, _ = torch.cuda.mem_get_info(device)
-    return images.numel() * images.element_size() <= _SHARE * free
+    return images.numel() * images.element_size() <= share * free

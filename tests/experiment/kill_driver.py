@@ -14,11 +14,11 @@ import sklearn.datasets  # noqa: F401 (by the digits)
 from masksearch.experiment import Settings, SweepCallback, run_sweep
 from masksearch.experiment.settings.combined import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
-from masksearch.searching import loop
+from masksearch.searching.history_store import HistoryFile
 from masksearch.training import TrainSettings, trainer
 
 DEVICE = os.environ.get("MASKSEARCH_TEST_DEVICE", "cpu")
-loop._CHECKPOINT_EVERY = 0.02
+HistoryFile.checkpoint_seconds = 0.02
 trainer.CHECKPOINT_SECONDS = 0.0
 
 

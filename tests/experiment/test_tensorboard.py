@@ -22,8 +22,7 @@ from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.experiment.tensorboard import LAYOUT, Tracker
 from masksearch.models import build_model
 from masksearch.scoring.paths.incremental import IncrementalPath
-from masksearch.searching import loop
-from masksearch.searching.history_store import incumbents, read_rows
+from masksearch.searching.history_store import HistoryFile, incumbents, read_rows
 from masksearch.spaces import weight_space
 from masksearch.training import TrainSettings, trainer
 
@@ -63,7 +62,7 @@ def points(events, tag):
 def quick():
     """Checkpoints whenever they may be."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+        patch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
         patch.setattr(IncrementalPath, "refresh_every", 16)
         patch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
         yield

@@ -127,12 +127,11 @@ def test_small_networks_are_those_of_linear_layers_and_up_to_a_million_weights()
     assert not is_small(large, weight_space(large))
 
 
-def test_a_pass_of_several_masks_takes_as_many_fewer_images(monkeypatch):
+def test_a_pass_of_several_masks_takes_as_many_fewer_images():
     model, images = make_mlp().eval(), make_split(40).images
     space, seen = weight_space(model), []
     together = Together(model, space, images, 45)
-    run = together._run
-    monkeypatch.setattr(together, "_run", lambda weights, part: seen.append(len(part)) or run(weights, part))
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     together.logits(random_masks(space, 3))
     assert seen == [15, 15, 10]
 
@@ -151,8 +150,9 @@ def test_weights_are_those_that_there_were():
 def test_a_scorer_that_scores_at_once_gives_the_scores_of_one_that_does_not(objective):
     model, split = make_mlp(), make_split()
     space = weight_space(model)
-    scorer, alone = Scorer(model, space, split, objective), Scorer(model, space, split, objective, fast=False)
-    scorer._together = Together(scorer._model, space, scorer._images, 100)  # as on a GPU
+    scorer = Scorer(model, space, split, objective, masks_per_pass=16)
+    alone = Scorer(model, space, split, objective, fast=False)
+    assert (scorer.masks_per_pass, alone.masks_per_pass) == (16, 1)
     masks = random_masks(space, 19)  # a group of sixteen, and one of three
     scores = scorer.score([Proposal.of(mask) for mask in masks])
     assert [score.value for score in scores] == pytest.approx([alone(mask).value for mask in masks], abs=1e-12)

@@ -72,8 +72,7 @@ def double_split():
 
 @pytest.fixture
 def trained(monkeypatch):
-    """How many networks every training has trained, where the CPU does as a GPU would."""
-    monkeypatch.setitem(module._TOGETHER, "cpu", 4)
+    """The number of networks that every training trains."""
     sizes = []
     plain = module.train
 
@@ -97,7 +96,7 @@ def test_scores_are_those_of_masks_that_come_one_by_one(optimizer, model, includ
     settings = TrainSettings(
         epochs=2, batch_size=10, optimizer=optimizer, lr=0.01, weight_decay=1e-3, momentum=0.9, label_smoothing=0.1
     )
-    scorer = ShortTraining(model, space, split, split, settings, steps=12)
+    scorer = ShortTraining(model, space, split, split, settings, steps=12, side_by_side=4)
     proposals = [Proposal.of(mask) for mask in masks_of(space, 3)]
     alone = [scorer.score([proposal])[0] for proposal in proposals]
     together = scorer.score(proposals)
@@ -110,7 +109,7 @@ def test_scores_are_those_of_masks_that_come_one_by_one(optimizer, model, includ
 def test_many_go_in_groups(trained):
     model = linear()
     space = weight_space(model)
-    scorer = ShortTraining(model, space, SPLIT, SPLIT, TrainSettings(batch_size=20), steps=2)
+    scorer = ShortTraining(model, space, SPLIT, SPLIT, TrainSettings(batch_size=20), steps=2, side_by_side=4)
     assert len(scorer.score([Proposal.of(mask) for mask in masks_of(space, 9)])) == 9
     assert trained == [4, 4, 1]
 
@@ -124,7 +123,7 @@ def test_one_that_diverges_does_not_take_the_others_with_it(trained):
     sound, unsound = space.full().bits.clone(), space.full().bits.clone()
     sound[0] = unsound[1] = False
     settings = TrainSettings(epochs=2, batch_size=20, lr=0.01)
-    scorer = ShortTraining(model, space, SPLIT, SPLIT, settings, steps=6)
+    scorer = ShortTraining(model, space, SPLIT, SPLIT, settings, steps=6, side_by_side=4)
     values = [score.value for score in scorer.score([Proposal.of(Mask(space, bits)) for bits in (unsound, sound)])]
     assert math.isnan(values[0])
     assert values[1] == scorer(Mask(space, sound)).value
@@ -163,6 +162,6 @@ def test_filter_masks_are_trained_one_by_one(trained):
     """Each on its own smaller network."""
     model = linear()
     space = filter_space(model, torch.zeros(1, 1, 8, 8))
-    scorer = ShortTraining(model, space, SPLIT, SPLIT, TrainSettings(batch_size=20), steps=2)
+    scorer = ShortTraining(model, space, SPLIT, SPLIT, TrainSettings(batch_size=20), steps=2, side_by_side=4)
     scorer.score([Proposal.of(mask) for mask in masks_of(space, 3)])
     assert trained == [1, 1, 1]

@@ -18,8 +18,10 @@ from masksearch.core.protocol import Proposal
 from masksearch.data import Split
 from masksearch.models import build_model
 from masksearch.scoring import Scorer, scorer
+from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.searchers import EDA, Annealing, Evolution
 from masksearch.searching import loop
+from masksearch.searching.history_store import HistoryFile
 from masksearch.searching.loop import search
 from masksearch.spaces import filter_space, weight_space
 
@@ -169,7 +171,7 @@ def test_searchers_go_the_same_way_with_and_without_stopping(searcher, kind):
     assert not all(t.score.exact for t in stopping)
 
 
-def test_the_order_is_that_of_the_margins_and_wrong_images_come_first():
+def test_the_order_is_that_of_the_margins_and_wrong_images_come_first(monkeypatch):
     model = make_mlp(torch.float64)
     space, split = weight_space(model), make_split(model, 200, (1, 4, 5), torch.float64)
     fast = Scorer(model, space, split)
@@ -179,10 +181,12 @@ def test_the_order_is_that_of_the_margins_and_wrong_images_come_first():
         logits = model(split.images)
     own = logits.gather(1, split.labels[:, None])[:, 0]
     margins = own - logits.scatter(1, split.labels[:, None], -math.inf).amax(1)
-    order = torch.cat(tuple(fast._accuracy._places))
+    seen, parts = [], IncrementalPath.parts
+    monkeypatch.setattr(IncrementalPath, "parts", lambda path, *args: (seen.append(args[1]), parts(path, *args))[1])
+    [score] = fast.score([replace(Proposal.of(mask), threshold=value + 0.01)])
+    order = torch.cat(tuple(seen[0]))
     assert sorted(order.tolist()) == list(range(200))
     assert margins[order].diff().min() >= 0
-    [score] = fast.score([replace(Proposal.of(mask), threshold=value + 0.01)])
     assert (score.exact, score.value < value + 0.01) == (False, True)
     assert score.images < 200 * (1 - value + 0.1)
     [score] = fast.score([replace(Proposal.of(mask), threshold=value)])  # reached: the value is wanted
@@ -209,7 +213,7 @@ def test_logits_that_are_not_finite_are_nan_as_the_reference_says():
     assert math.isnan(fast(space.full()).value)
 
 
-def test_images_within_rounding_are_asked_of_the_reference():
+def test_images_within_rounding_are_asked_of_the_reference(monkeypatch):
     """A path that is a little wrong, as rounding may be, gives the reference's accuracies all the same."""
     model = make_mlp(torch.float32)
     space, split = weight_space(model), make_split(model, 100, (1, 4, 5), right=0.5)
@@ -217,28 +221,27 @@ def test_images_within_rounding_are_asked_of_the_reference():
         model[5].weight[1:] = model[5].weight[:1] * (1 + 1e-7 * torch.randn(4, 1, generator=generator()))
         model[5].bias.zero_()
     fast, plain = Scorer(model, space, split), Scorer(model, space, split, fast=False)
-    inner = fast._path.parts
+    inner = IncrementalPath.parts
 
-    def shaken(proposal, places):
-        for logits in inner(proposal, places):
+    def shaken(path, proposal, places):
+        for logits in inner(path, proposal, places):
             yield logits * (1 + 1e-7 * torch.randn(logits.shape, generator=generator(3)))
 
-    fast._path.parts = shaken
+    monkeypatch.setattr(IncrementalPath, "parts", shaken)
     for seed in range(5):
         mask = space.random(0.9, generator=generator(seed))
         mask = Mask(space, torch.cat([mask.bits[:-80], torch.ones(80, dtype=torch.bool)]))
         assert fast(mask).value == plain(mask).value
 
 
-def test_who_does_not_refresh_is_refreshed():
+def test_a_scorer_refreshes_itself_when_a_refresh_is_due(monkeypatch):
     model = make_mlp(torch.float32)
     space, split = weight_space(model), make_split(model, 50, (1, 4, 5))
+    monkeypatch.setattr(IncrementalPath, "refresh_every", 16)
     fast = Scorer(model, space, split)
-    fast._accuracy.refresh_every = 10
-    seen = []
-    inner = fast._accuracy.refresh
-    fast._accuracy.refresh = lambda: (seen.append(True), inner())
-    for seed in range(25):
+    seen, refresh = [], Scorer.refresh
+    monkeypatch.setattr(Scorer, "refresh", lambda scorer: (seen.append(True), refresh(scorer)))
+    for seed in range(40):
         fast(space.random(0.5, generator=generator(seed)))
     assert len(seen) == 2
 
@@ -249,7 +252,8 @@ class Stop(Exception):  # noqa: N818 (no error)
 
 @pytest.mark.parametrize("kind", ["weights of a chain", "filters"])
 def test_a_stopping_search_taken_up_again_is_byte_for_byte_one_that_never_ended(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+    monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
+    monkeypatch.setattr(IncrementalPath, "refresh_every", 32)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))
     if kind == "filters":
@@ -265,7 +269,6 @@ def test_a_stopping_search_taken_up_again_is_byte_for_byte_one_that_never_ended(
                 raise Stop
 
         new = Scorer(model, space, split)
-        new._accuracy.refresh_every = 32
         return search(space, Annealing(), new, 0.4, budget=200, seed=0, folder=folder, callbacks=[callback])
 
     whole = run(tmp_path / "whole")

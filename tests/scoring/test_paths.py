@@ -113,7 +113,7 @@ def test_an_interruption_in_the_middle_of_a_scoring_is_forgotten(monkeypatch):
     rng, base = np.random.default_rng(0), space.random(0.5, generator=generator())
     path.logits(Proposal.of(base))
     path.logits(Proposal.moving(base, draw_move(base, 20, rng)))
-    inner, calls = path._change, []
+    inner, calls = torch.addmm, []
 
     def interrupted(*args):
         calls.append(args)
@@ -121,7 +121,7 @@ def test_an_interruption_in_the_middle_of_a_scoring_is_forgotten(monkeypatch):
             raise KeyboardInterrupt
         return inner(*args)
 
-    monkeypatch.setattr(path, "_change", interrupted)
+    monkeypatch.setattr(torch, "addmm", interrupted)
     with pytest.raises(KeyboardInterrupt):
         path.logits(Proposal.moving(base, draw_move(base, 20, rng)))
     after = Proposal.moving(base, draw_move(base, 3, rng))
@@ -189,7 +189,7 @@ class Stop(Exception):  # noqa: N818 (no error)
 
 @pytest.mark.parametrize("stops", [(100,), (33, 97, 150)], ids=str)
 def test_a_search_taken_up_again_is_byte_for_byte_one_that_never_stopped(stops, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+    monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     monkeypatch.setattr(IncrementalPath, "refresh_every", 32)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))
     monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))

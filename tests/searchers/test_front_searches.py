@@ -19,8 +19,7 @@ from masksearch.pruning.physical import prune
 from masksearch.scoring import LatencyShare
 from masksearch.searchers import SEARCHERS, Annealing, OptunaSearch
 from masksearch.searchers.optuna.parametrisations import RANGE, Bits, Blocks, FreeDensity, Layers, Mixture
-from masksearch.searching import loop
-from masksearch.searching.history_store import read_rows
+from masksearch.searching.history_store import HistoryFile, read_rows
 from masksearch.searching.loop import search
 from masksearch.spaces import filter_space
 from masksearch.testing.planted_problem import Planted, drive
@@ -131,7 +130,7 @@ def test_params_and_functions_are_costs_too():
 @pytest.mark.parametrize("name", [name for name in ABLE if name != "optuna_gp"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_an_interrupted_search_goes_on_to_the_same_front(name, batch, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+    monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     whole = run(name, folder=tmp_path / "whole", batch=batch, seed=3)
 
     def stop(trial, history, searcher):

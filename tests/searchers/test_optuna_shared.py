@@ -172,7 +172,7 @@ class TestResume:
             return search(NETWORK, searcher, planted(), 0.1, 10, seed, **arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("masksearch.searching.loop._CHECKPOINT_EVERY", -1.0)
+            patch.setattr("masksearch.searching.history_store.HistoryFile.checkpoint_seconds", -1.0)
             with pytest.raises(Stop):
                 run(1, [stop])
             assert len(run(2)) == 10

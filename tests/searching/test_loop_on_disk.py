@@ -1,6 +1,7 @@
 """Searches in a folder: on disk they are what they are in memory, and go on after an interruption as if without one."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ from masksearch.core.mask import Move
 from masksearch.core.protocol import Proposal
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, Searcher
-from masksearch.searching import loop
-from masksearch.searching.history_store import incumbents, read_rows
+from masksearch.searching.history_store import HistoryFile, incumbents, read_rows
 from masksearch.searching.loop import search
 from masksearch.utils.errors import InputError
 
@@ -32,7 +32,7 @@ class StopError(Exception):
 @pytest.mark.parametrize("at", [0, 17, 39])
 @pytest.mark.parametrize("often", [True, False], ids=["checkpoints", "no checkpoints"])
 def test_an_interrupted_search_goes_on_to_the_same_end(make, batch, at, often, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0 if often else 1e9)
+    monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0 if often else math.inf)
     options = {"density": 0.3, "budget": 40, "seed": 4, "batch": batch, "on_empty": "allow"}
     whole = search(SPACE, make(), Overlap(nan_every=5), **options, folder=tmp_path / "whole")
 
@@ -155,7 +155,7 @@ class Uniform(Searcher):
 
 
 def test_a_searcher_that_cannot_be_resumed_says_so_and_keeps_a_finished_search(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+    monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
 
     def stop(trial, history, searcher):
         if trial.number == 10:

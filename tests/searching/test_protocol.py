@@ -5,7 +5,6 @@ from loop_cases import SPACE, Overlap
 
 from masksearch.core.protocol import Budget, Problem, Proposal, Score, ScorerWrapper, Scoring, as_scoring
 from masksearch.searchers import RandomSearch
-from masksearch.searching import loop
 from masksearch.searching.history_store import HistoryFile
 from masksearch.searching.loop import search
 from masksearch.utils.errors import InputError
@@ -74,7 +73,7 @@ def test_a_wrapper_hands_scoring_and_refreshing_to_its_scorer():
 
 @pytest.mark.parametrize("every", [1, 3, None])
 def test_a_search_refreshes_its_scorer_when_a_refresh_is_due_and_takes_checkpoints_then(every, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_CHECKPOINT_EVERY", -1.0)
+    monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     checkpoints, checkpoint = [], HistoryFile.checkpoint
 
     def counted(self, history, state):

@@ -37,14 +37,13 @@ def test_draws_cover_every_corner_evenly():
     assert draws[:, 2].float().mean().item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_batches_follow_the_order_whatever_the_chunks(monkeypatch):
+def test_batches_follow_the_order_whatever_the_chunks():
     split = make_split()
     order = torch.randperm(70, generator=torch.Generator().manual_seed(2))
     draws = draw_crop_flip(70, torch.Generator().manual_seed(3))
     sizes = [16, 16, 16, 16, 6]
     for chunk_bytes in (1, 1 << 14, 1 << 26):
-        monkeypatch.setattr(feed, "_CHUNK_BYTES", chunk_bytes)
-        batches = list(Feed(split, torch.device("cpu")).shuffled(order, sizes, draws))
+        batches = list(Feed(split, torch.device("cpu"), chunk_bytes=chunk_bytes).shuffled(order, sizes, draws))
         assert [len(images) for images, _ in batches] == sizes
         assert torch.equal(torch.cat([images for images, _ in batches]), crop_flip(split.inputs[order], draws))
         assert torch.equal(torch.cat([labels for _, labels in batches]), split.targets[order])
@@ -55,8 +54,8 @@ def test_streamed_is_resident_bit_for_bit(monkeypatch, augment):
     split = make_split()
     start = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(96, 10)).state_dict()
     results = []
-    for fits in (True, False):
-        monkeypatch.setattr(feed, "_fits", lambda images, device, fits=fits: fits)
+    for share in (1.0, 0.0):
+        monkeypatch.setitem(feed.RESIDENT_SHARE, "cpu", share)
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(96, 10))
         model.load_state_dict(start)
         training = train(model, split, TrainSettings(epochs=2, batch_size=16, augment=augment), val=split)

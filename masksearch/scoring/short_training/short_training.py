@@ -27,7 +27,7 @@ from masksearch.utils.seeds import torch_generator
 
 __all__ = ["ShortTraining"]
 
-_TOGETHER = {"cpu": 1, "cuda": 16}  # networks trained side by side; on the CPU it doesn't pay (benchmarks/README.md)
+_SIDE_BY_SIDE = {"cpu": 1, "cuda": 16}  # networks; on the CPU, more than one doesn't pay (benchmarks/README.md)
 
 
 class ShortTraining:
@@ -70,6 +70,9 @@ class ShortTraining:
         What the data set says of augmentation.
     device : str or torch.device, optional
         By default where the model is.
+    side_by_side : int, optional
+        Preferred maximum of weight masks that are trained side by side: by default 16 on a GPU and 1 on a CPU. The
+        attribute of this name is 1 where the network or ``by`` allows no more.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class ShortTraining:
         seed: int = 0,
         augment: bool = False,
         device: str | torch.device | None = None,
+        side_by_side: int | None = None,
     ) -> None:
         if steps < 1:
             raise InputError(f"steps: {steps}; a short training has at least 1")
@@ -111,10 +115,10 @@ class ShortTraining:
         self._begin, self._seed, self._augment = begin, seed, augment
         for name, split in (("train", self._train), ("val", self._val)):
             probe(self._model, split, self._device, None, name)
-        self._together = _TOGETHER.get(self._device.type, 1)
+        self.side_by_side = side_by_side or _SIDE_BY_SIDE.get(self._device.type, 1)
         alone = isinstance(space, FilterSpace) or by == "train"  # side by side, losses are known as their sum
-        if self._together > 1 and (alone or not can_stand_side_by_side(self._model, self._train.inputs[:2])):
-            self._together = 1
+        if self.side_by_side > 1 and (alone or not can_stand_side_by_side(self._model, self._train.inputs[:2])):
+            self.side_by_side = 1
 
     def __call__(self, mask: Mask) -> Score:
         """The score of one mask."""
@@ -194,7 +198,7 @@ class ShortTraining:
             If a mask is of another space.
         """
         proposals = proposals_of(masks, self.space)
-        size = self._together
+        size = self.side_by_side
         scores: list[Score] = []
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
             scores += [self._score(group[0])] if len(group) == 1 else self._score_side_by_side(group)
