@@ -1,23 +1,33 @@
-"""masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion."""
+"""masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion.
 
-from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks
-from masksearch.core.history import History
-from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Budget, Problem, Proposal, Score, Trial
-from masksearch.core.space import MaskSpace
-from masksearch.criteria.gradual import gradual_saliency
-from masksearch.data import Data, Split, load_data
-from masksearch.models import build_model
-from masksearch.plugin import load_plugins
-from masksearch.pruning import deploy, export
-from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
-from masksearch.pruning.ticket import draw_ticket
-from masksearch.schedules.rounds import run_rounds
-from masksearch.scoring import LatencyShare, Scorer, ShortTraining
-from masksearch.searching.loop import search
-from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
-from masksearch.training import TrainSettings, evaluate, train
-from masksearch.utils.errors import InputError
+Importing the package loads none of its modules, and not even PyTorch: each public name loads its module when it is
+first used (PEP 562).
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks
+    from masksearch.core.history import History
+    from masksearch.core.mask import Mask, Move
+    from masksearch.core.protocol import Budget, Problem, Proposal, Score, Trial
+    from masksearch.core.space import MaskSpace
+    from masksearch.criteria.gradual import gradual_saliency
+    from masksearch.data import Data, Split, load_data
+    from masksearch.models import build_model
+    from masksearch.plugin import load_plugins
+    from masksearch.pruning import deploy, export
+    from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
+    from masksearch.pruning.ticket import draw_ticket
+    from masksearch.schedules.rounds import run_rounds
+    from masksearch.scoring import LatencyShare, Scorer, ShortTraining
+    from masksearch.searching.loop import search
+    from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
+    from masksearch.training import TrainSettings, evaluate, train
+    from masksearch.utils.errors import InputError
+
+    __version__: str
 
 __all__ = [
     "Budget",
@@ -65,3 +75,59 @@ __all__ = [
     "train",
     "weight_space",
 ]
+
+_MODULES = {
+    "analysis": "analysis",
+    "cost": "cost",
+    "criteria": "criteria",
+    "data": "data",
+    "deploy": "pruning.deploy",
+    "export": "pruning.export",
+    "models": "models",
+    "schedules": "schedules",
+    "searchers": "searchers",
+    "supermasks": "supermasks",
+}
+"""Public module -> its place in the package."""
+
+_HOMES = {
+    "core.history": ("History",),
+    "core.mask": ("Mask", "Move"),
+    "core.protocol": ("Budget", "Problem", "Proposal", "Score", "Trial"),
+    "core.space": ("MaskSpace",),
+    "criteria.gradual": ("gradual_saliency",),
+    "data": ("Data", "Split", "load_data"),
+    "models": ("build_model",),
+    "plugin": ("load_plugins",),
+    "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),
+    "pruning.ticket": ("draw_ticket",),
+    "schedules.rounds": ("run_rounds",),
+    "scoring": ("LatencyShare", "Scorer", "ShortTraining"),
+    "searching.loop": ("search",),
+    "spaces": ("FilterSpace", "WeightSpace", "filter_space", "weight_space"),
+    "training": ("TrainSettings", "evaluate", "train"),
+    "utils.errors": ("InputError",),
+}
+"""Module -> the public names that it defines."""
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name; load its module first."""
+    value: Any
+    if name == "__version__":
+        value = metadata.version("masksearch")
+    elif name in _MODULES:
+        value = import_module(f"masksearch.{_MODULES[name]}")
+    elif name in _HOME_OF:
+        value = getattr(import_module(f"masksearch.{_HOME_OF[name]}"), name)
+    else:
+        raise AttributeError(f"module 'masksearch' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return all public names, loaded or not."""
+    return sorted({*globals(), *__all__, "__version__"})

@@ -12,10 +12,10 @@ from masksearch.core.mask import Mask
 from masksearch.core.space import Density, Hold, OnEmpty, Scope
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
+from masksearch.criteria.gradient_preservation import grasp
 from masksearch.criteria.gradients import snip, taylor
-from masksearch.criteria.grasp import grasp
 from masksearch.criteria.iterative import step_densities
-from masksearch.criteria.synflow import synflow
+from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
 from masksearch.data.split import balanced_batch
 from masksearch.spaces import NetworkSpace

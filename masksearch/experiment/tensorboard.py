@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch.nn.functional as F
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from masksearch.core.layout import Layer
 from masksearch.core.mask import Mask
@@ -64,11 +62,15 @@ class Tracker:
     def __init__(self, folder: Path) -> None:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
+        from torch.utils.tensorboard import SummaryWriter  # here: importing it takes 0.3 s, and only runs need it
+
         self._writer = SummaryWriter(str(folder))
         self._writer.add_custom_scalars(LAYOUT)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point on each of several curves, by tag; NaN is left out."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
         self._writer._get_file_writer().add_summary(Summary(value=points), step)  # one event, not one a curve
 

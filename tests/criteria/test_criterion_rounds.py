@@ -11,7 +11,7 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, balanced_batch, select
-from masksearch.criteria.synflow import synflow
+from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import magnitude
 from masksearch.data import load_data
 from masksearch.models import build_model

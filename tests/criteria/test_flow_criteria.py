@@ -11,8 +11,8 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
-from masksearch.criteria.grasp import grasp
-from masksearch.criteria.synflow import synflow
+from masksearch.criteria.gradient_preservation import grasp
+from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, magnitude_increase, movement
 from masksearch.spaces import filter_space, weight_space
 from masksearch.utils.errors import InputError
