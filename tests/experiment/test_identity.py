@@ -172,7 +172,8 @@ def test_the_tables_name_fields_and_conditions_that_exist():
 
 def test_a_setting_at_its_default_renames_no_cell():
     plain = grid(Settings())[0].identity
-    assert plain["settings"] == {} and plain["dense"]["training"] == {}
+    assert plain["settings"] == {}
+    assert plain["dense"]["training"] == {}
 
 
 def test_the_content_of_the_data_is_part_of_the_identity_where_it_is_known():

@@ -12,9 +12,9 @@ from training_cases import (
     without_seconds,
 )
 
-from masksearch.training.optimisation import learning_rate
 from masksearch.training import train
 from masksearch.training.duration import Duration
+from masksearch.training.optimisation import learning_rate
 from masksearch.utils.errors import InputError
 
 BEST, BEST_OF_2, BEST_OF_5, END = (Duration.parse(text) for text in ("best", "best:2ep", "best:5ep", "end"))
