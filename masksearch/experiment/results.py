@@ -1,5 +1,6 @@
 """Results of cells and dense networks, as ``metrics.json`` holds them: typed, written and read in one place."""
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -283,9 +284,13 @@ _T = TypeVar("_T")
 
 
 def _load(kind: type[_T], path: Path) -> _T:
+    values = read_json(path)
     try:
-        return msgspec.convert(read_json(path), kind)
-    except msgspec.ValidationError as error:
+        for row in (row for part in (values, *values.get("rounds", ())) for row in part.get("epochs", ())):
+            if row["train_loss"] is None:  # JSON has no NaN
+                row["train_loss"] = math.nan
+        return msgspec.convert(values, kind)
+    except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: {error}; it was written by another version or changed, so remove its folder and run again"
         ) from None

@@ -17,7 +17,7 @@ from masksearch.cli import commands as cli
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.experiment import cell_run as run_cell
-from masksearch.experiment import read_sweep, recipe_names, sweep
+from masksearch.experiment import group, read_sweep, recipe_names
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.store.run_folder import locked
 from masksearch.scoring import OBJECTIVES
@@ -225,7 +225,7 @@ def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "dense_network", interrupted)
+    monkeypatch.setattr(group, "dense_network", interrupted)
     assert cli.main(TINY) == 130
     assert capsys.readouterr().err.strip() == "interrupted; the same command goes on from here"
     assert cli.main(["show", "runs/sweep"]) == 2

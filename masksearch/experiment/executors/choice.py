@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.modules.conv import _ConvNd
 
-from masksearch import cost
 from masksearch.data import Data
 from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.models import build_model
@@ -13,7 +13,7 @@ from masksearch.utils.errors import InputError
 
 __all__ = ["Plan", "plan_workers"]
 
-_SMALL = 1_000_000  # MACs of one example: a batch of a smaller network is too little work for a second thread
+_SMALL = 1_000_000  # parameters: a batch of a smaller network is too little work for a second thread
 _CELLS_EACH = 4  # at least, for a process to be worth the two seconds that its start takes
 
 
@@ -28,10 +28,10 @@ class Plan:
 def plan_workers(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device) -> Plan:
     """Share the allowed threads out to processes.
 
-    Small networks (less than 1,000,000 MACs) on the CPU calculate on one thread, whatever the number of processes: so
-    their results don't depend on it. As many processes run as there are threads, but no more than one for every four
-    cells. Larger networks, GPUs, budgets in seconds, measured latencies and studies that sweeps share have one process,
-    unless ``workers`` is given.
+    Small networks (no convolutions, fewer than 1,000,000 parameters) on the CPU calculate on one thread each, so that
+    results are the same for any number of processes. As many processes run as there are threads, but no more than one
+    for every four cells. Larger networks, GPUs, budgets in seconds, measured latencies and studies that sweeps share
+    have one process, unless ``workers`` is given.
 
     Parameters
     ----------
@@ -53,16 +53,17 @@ def plan_workers(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, 
         if asked is not None and asked > 1:
             raise InputError(f"workers: {asked}; on {device} cells run one after the other, so workers must be 1")
         return Plan(1, allowed)
-    small = all(_macs(part, own) < _SMALL for part, own in zip(parts, data, strict=True))
+    small = all(_is_small(part, own) for part, own in zip(parts, data, strict=True))
     if asked is None:
         useful = n_cells // _CELLS_EACH if small and not any(map(_must_be_alone, parts)) else 1
         asked = max(1, min(allowed, useful))
     return Plan(asked, 1 if small else max(1, allowed // asked))
 
 
-def _macs(part: Settings, data: Data) -> int:
+def _is_small(part: Settings, data: Data) -> bool:
     model = build_model(part.sweep.model, data, seed=0)
-    return int(cost.macs(model, data.test.inputs[:1]))
+    convolves = any(isinstance(module, _ConvNd) for module in model.modules())
+    return not convolves and sum(parameter.numel() for parameter in model.parameters()) < _SMALL
 
 
 def _must_be_alone(part: Settings) -> bool:

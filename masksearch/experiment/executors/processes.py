@@ -1,4 +1,4 @@
-"""The executor of several processes: dense networks first, then cells, whenever a worker is free."""
+"""The executor of several processes: a free worker takes the next cells, or the next dense network."""
 
 import sys
 from collections import deque
@@ -23,8 +23,7 @@ from masksearch.utils.errors import InputError
 
 __all__ = ["run_in_processes"]
 
-# A fork of a process that has used torch isn't safe. The server only imports, and what it has imported costs its forks
-# nothing.
+# A fork of a process that has used torch isn't safe. The server of forks only imports; each fork shares the imports.
 _CONTEXT = get_context("forkserver")
 _PRELOADED = ["masksearch.experiment.executors.worker", "torch._dynamo"]
 
@@ -34,17 +33,18 @@ def run_in_processes(
 ) -> None:
     """Run the cells of the groups in ``plan.workers`` processes; the caller holds the lock of the folder ``path``.
 
-    Each dense network is trained by one worker; then its cells are free for all. Controls follow the cell whose mask
-    they take. An exception of a cell or of the callback, or Ctrl-C, ends all workers; what they have finished is kept.
+    One worker trains a dense network; then all workers share its cells. Controls follow the cell whose mask they take.
+    An exception of a cell or of the callback, or Ctrl-C, ends all workers at once; finished cells are kept.
 
     Raises
     ------
     InputError
         Also if a worker was killed.
     """
-    crew = [_start(run, plan.threads, path) for _ in range(plan.workers)]
+    crew: list[_Worker] = []
     watchers = [callback.beside(number) for number in range(plan.workers)]
     try:
+        crew += (_start(run, plan.threads, path) for _ in range(plan.workers))
         schedule = _Schedule(groups, plan.workers)
         busy: dict[int, Job] = {}
         while True:

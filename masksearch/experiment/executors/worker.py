@@ -89,7 +89,7 @@ class _Worker:
 
 
 def _end_with_parent() -> None:
-    """End this process when the main one has ended, however that ended: nobody holds the folder's lock any more."""
+    """End this process when the main process has ended in any way: the folder's lock is free from then on."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

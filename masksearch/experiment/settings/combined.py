@@ -93,8 +93,8 @@ class RunSettings:
     threads: int | None = None
     """CPU threads of all workers together; torch's own choice if not given."""
     workers: int | None = None
-    """Processes that run cells at the same time; if not given, one for each thread for networks below 1,000,000 MACs,
-    which calculate on one thread each, and one process for others."""
+    """Processes that run cells at the same time. If not given: one, but as many as threads for networks without
+    convolutions below 1,000,000 parameters, which calculate on one thread each."""
     deterministic: bool = False
     """Deterministic algorithms only, also where they are slower (CUDA)."""
     latency_seconds: float = 0.15

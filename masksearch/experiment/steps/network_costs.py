@@ -11,7 +11,7 @@ from masksearch.experiment.results import Latency, LayerCost, NetworkCost
 
 __all__ = ["layer_costs", "measured_latency", "network_cost"]
 
-_LATENCY_RUNS = 200  # timed at most: the median of more runs of a small network hardly gains precision
+_LATENCY_RUNS = 100  # timed at most: the median of more runs of a small network hardly gains precision
 _BATCHES = (1, 64)
 
 

@@ -247,10 +247,11 @@ class IncrementalPath:
     def _load(self, mask: Mask) -> None:
         """Weights under ``mask``, and no activations yet."""
         for layer in self._layers:
-            layer.weights = layer.dense.clone()
-            if layer.start >= 0:
+            if layer.start < 0:
+                layer.weights = layer.dense.clone()
+            else:
                 keep = mask.bits[layer.start : layer.start + layer.dense.numel()].view_as(layer.dense)
-                layer.weights.masked_fill_(~keep, 0)
+                layer.weights = layer.dense.where(keep, 0)
         self._mask, self._held, self._scale = mask, 0, 0.0
 
     def _compute(self, part: int) -> None:
