@@ -17,7 +17,7 @@ import masksearch as ms
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.pruning.ticket import Ticket, draw_ticket
-from masksearch.scoring.short_training.batched_training import SideBySide, sum_of_losses
+from masksearch.scoring.short_training.batched_training import BatchedNetworks, sum_of_losses
 from masksearch.training.record import copy_weights
 from masksearch.utils.seeds import torch_generator
 
@@ -45,10 +45,10 @@ def one_by_one(drawn: list[Ticket], split: ms.Split, device: str) -> None:
 def side_by_side(drawn: list[Ticket], split: ms.Split, device: str) -> None:
     """One training for all."""
     networks = [ticket.network for ticket in drawn]
-    together = SideBySide(networks)
+    together = BatchedNetworks(networks)
     masks = together.masks([ticket.masks for ticket in drawn])
     ms.train(together, split, SETTINGS, masks=masks, loss=sum_of_losses, device=device)
-    together.give(networks)
+    together.copy_to(networks)
 
 
 def scorings(name: str, searcher: str, at_once: int, device: str) -> float:

@@ -27,7 +27,7 @@ import masksearch as ms
 from masksearch.cost.timing import synchronize
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
-from masksearch.scoring.paths.batch_size import images_per_pass
+from masksearch.scoring.paths.reference import images_per_pass
 from masksearch.utils.seeds import torch_generator
 
 

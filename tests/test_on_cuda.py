@@ -10,7 +10,7 @@ from masksearch.cost import latency
 from masksearch.criteria import CRITERIA, select
 from masksearch.schedules.in_training import Regrowing
 from masksearch.scoring.objectives import OBJECTIVES
-from masksearch.scoring.paths.in_place import MovedPath
+from masksearch.scoring.paths.in_place import InPlacePath
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
@@ -97,7 +97,7 @@ def test_masked_is_pruned():
 def test_paths(world):
     """Filter masks are scored on the masked network; proposals of a network with convolutions one by one."""
     model, space = world
-    paths = {"weight": MovedPath, "filter": ReferencePath}
+    paths = {"weight": InPlacePath, "filter": ReferencePath}
     assert type(ms.Scorer(model, space, DATA.search, "loss", device=DEVICE)._path) is paths[space.granularity]
     convolutional = ms.build_model("lenet5", (1, 28, 28))
     split = ms.Split(torch.randn(4, 1, 28, 28), torch.arange(4))

@@ -11,13 +11,12 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
 from masksearch.data import Split
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, FilterObjective, LogitObjective
-from masksearch.scoring.paths.batch_size import images_per_pass
-from masksearch.scoring.paths.batched import Together, can_go_together, is_small, measured_together
+from masksearch.scoring.paths.batched import BatchedMasks, batched_objective, is_small, supports_batching
 from masksearch.scoring.paths.bounded_accuracy import Accuracy
 from masksearch.scoring.paths.compact import CompactPath
-from masksearch.scoring.paths.in_place import MovedPath, can_lie_in_one
+from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
 from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
-from masksearch.scoring.paths.reference import Path, ReferencePath
+from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.training.input_check import takes_channels_last
 from masksearch.utils.errors import InputError
@@ -106,8 +105,8 @@ class Scorer:
         self._since_refresh = 0
         self._path = self._choose_path(fast)
         default = 1 if self._images.device.type == "cpu" else _MASKS_PER_PASS
-        self._together = self._choose_together(masks_per_pass or default)
-        self.masks_per_pass = 1 if self._together is None else masks_per_pass or default
+        self._batched = self._choose_batched(masks_per_pass or default)
+        self.masks_per_pass = 1 if self._batched is None else masks_per_pass or default
         self._accuracy: Accuracy | None = None
         if fast and objective == "accuracy" and self._images.device.type == "cpu":
             self._accuracy = Accuracy(self._path, self._reference(), self._labels)
@@ -127,12 +126,12 @@ class Scorer:
             If a mask is of another space.
         """
         proposals = proposals_of(masks, self.space)
-        if self._together is None:
+        if self._batched is None:
             return [self._score(proposal) for proposal in proposals]
         scores: list[Score] = []
         size = self.masks_per_pass
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
-            scores += [self._score(group[0])] if len(group) == 1 else self._score_at_once(self._together, group)
+            scores += [self._score(group[0])] if len(group) == 1 else self._score_batched(self._batched, group)
         return scores
 
     @property
@@ -163,11 +162,11 @@ class Scorer:
                 value = self._own_value()
         return Score(value, exact, seconds=time.perf_counter() - start, images=images)
 
-    def _score_at_once(self, together: Together, proposals: Sequence[Proposal]) -> list[Score]:
+    def _score_batched(self, together: BatchedMasks, proposals: Sequence[Proposal]) -> list[Score]:
         start = time.perf_counter()
         assert self._measure is not None
         logits = together.logits([proposal.mask for proposal in proposals])
-        values = measured_together(self._measure, logits, self._labels).tolist()
+        values = batched_objective(self._measure, logits, self._labels).tolist()
         seconds = (time.perf_counter() - start) / len(proposals)
         return [Score(value, exact=True, seconds=seconds, images=self._looks_at) for value in values]
 
@@ -188,20 +187,20 @@ class Scorer:
             return IncrementalPath(chain, self.space, self._images)
         if fast and isinstance(self.space, FilterSpace) and self._images.device.type == "cpu":
             return CompactPath(self._model, self.space, self._images, self._batch_size)
-        if fast and isinstance(self.space, WeightSpace) and can_lie_in_one(self._model, self.space):
-            return MovedPath(self._model, self.space, self._images, self._batch_size)
+        if fast and isinstance(self.space, WeightSpace) and fits_in_one_tensor(self._model, self.space):
+            return InPlacePath(self._model, self.space, self._images, self._batch_size)
         return self._reference()
 
-    def _choose_together(self, masks_per_pass: int) -> Together | None:
+    def _choose_batched(self, masks_per_pass: int) -> BatchedMasks | None:
         """What scores several masks in one pass, where the network and the objective allow it."""
         model, space, measure, few = self._model, self.space, self._measure, slice(2)
-        if masks_per_pass == 1 or not isinstance(self._path, MovedPath | IncrementalPath) or measure is None:
+        if masks_per_pass == 1 or not isinstance(self._path, InPlacePath | IncrementalPath) or measure is None:
             return None
         if self._loss is not None or not isinstance(space, WeightSpace) or not is_small(model, space):
             return None
-        if not can_go_together(model, space, measure, self._images[few], self._labels[few]):
+        if not supports_batching(model, space, measure, self._images[few], self._labels[few]):
             return None
-        return Together(model, space, self._images, self._batch_size)
+        return BatchedMasks(model, space, self._images, self._batch_size)
 
     def _suited_batch(self) -> int:
         """Images per pass. Callables and objectives of masks make passes of their own, or none."""

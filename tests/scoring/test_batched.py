@@ -9,7 +9,7 @@ from masksearch.core.protocol import Proposal
 from masksearch.models import MODELS, build_model
 from masksearch.scoring import Scorer
 from masksearch.scoring.objectives import OBJECTIVES
-from masksearch.scoring.paths.batched import Together, can_go_together, is_small, measured_together
+from masksearch.scoring.paths.batched import BatchedMasks, batched_objective, is_small, supports_batching
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.spaces import weight_space
 from masksearch.utils.errors import InputError
@@ -65,7 +65,7 @@ def test_logits_are_those_of_one_mask_after_another(name):
     wanted = torch.stack([reference.logits(Proposal.of(mask)) for mask in masks])
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for batch_size in (1, 30, 1000):
-        assert torch.allclose(Together(model, space, images, batch_size).logits(masks), wanted, rtol=1e-12)
+        assert torch.allclose(BatchedMasks(model, space, images, batch_size).logits(masks), wanted, rtol=1e-12)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -74,7 +74,7 @@ def test_logits_are_those_of_one_mask_after_another(name):
 def test_every_small_network_and_every_objective_of_the_tables_can_go_together(name, measure):
     model, space = with_space(name)
     images = torch.randn(2, 3, 32, 32, generator=generator())
-    assert can_go_together(model, space, measure, images, torch.tensor([0, 1]))
+    assert supports_batching(model, space, measure, images, torch.tensor([0, 1]))
 
 
 @pytest.mark.parametrize("measure", OF_LOGITS.values(), ids=OF_LOGITS)
@@ -82,7 +82,7 @@ def test_objectives_are_those_of_one_mask_after_another(measure):
     logits, labels = torch.randn(3, 40, 5, generator=generator()).double(), make_split().labels
     logits[1, 7, 2] = torch.nan
     wanted = torch.stack([measure(one, labels) for one in logits])
-    assert torch.allclose(measured_together(measure, logits, labels), wanted, equal_nan=True)
+    assert torch.allclose(batched_objective(measure, logits, labels), wanted, equal_nan=True)
 
 
 class OfTheBatch(nn.Sequential):
@@ -109,14 +109,14 @@ def reads(logits, labels):
 def test_what_can_not_be_batched_goes_one_by_one():
     split, mlp = make_split(4), make_mlp().eval()
     accuracy = OF_LOGITS["accuracy"]
-    assert can_go_together(mlp, weight_space(mlp), accuracy, split.images, split.labels)
-    assert not can_go_together(mlp, weight_space(mlp), reads, split.images, split.labels)
+    assert supports_batching(mlp, weight_space(mlp), accuracy, split.images, split.labels)
+    assert not supports_batching(mlp, weight_space(mlp), reads, split.images, split.labels)
     infinite = make_mlp()
     with torch.no_grad():
         for parameter in infinite.parameters():
             parameter.fill_(1e200)
     for other in (Deciding(*make_mlp()), OfTheBatch(*make_mlp()), Unlike(*make_mlp()), infinite):
-        assert not can_go_together(other.eval(), weight_space(other), accuracy, split.images, split.labels)
+        assert not supports_batching(other.eval(), weight_space(other), accuracy, split.images, split.labels)
 
 
 def test_small_networks_are_those_of_linear_layers_and_up_to_a_million_weights():
@@ -130,7 +130,7 @@ def test_small_networks_are_those_of_linear_layers_and_up_to_a_million_weights()
 def test_a_pass_of_several_masks_takes_as_many_fewer_images():
     model, images = make_mlp().eval(), make_split(40).images
     space, seen = weight_space(model), []
-    together = Together(model, space, images, 45)
+    together = BatchedMasks(model, space, images, 45)
     model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     together.logits(random_masks(space, 3))
     assert seen == [15, 15, 10]
@@ -139,7 +139,7 @@ def test_a_pass_of_several_masks_takes_as_many_fewer_images():
 def test_weights_are_those_that_there_were():
     model, images = make_mlp().eval(), make_split().images
     space = weight_space(model)
-    together, masks = Together(model, space, images, 100), random_masks(space)
+    together, masks = BatchedMasks(model, space, images, 100), random_masks(space)
     before = together.logits(masks)
     with torch.no_grad():
         model[1].weight.zero_()

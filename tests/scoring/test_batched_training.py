@@ -13,7 +13,7 @@ from masksearch.data import Split
 from masksearch.models import build_model
 from masksearch.scoring import ShortTraining
 from masksearch.scoring.short_training import short_training as module
-from masksearch.scoring.short_training.batched_training import SideBySide, can_stand_side_by_side
+from masksearch.scoring.short_training.batched_training import BatchedNetworks, supports_batched_training
 from masksearch.spaces import filter_space, weight_space
 from masksearch.training import TrainSettings
 from masksearch.training.optimisation import OPTIMIZERS
@@ -77,7 +77,7 @@ def trained(monkeypatch):
     plain = module.train
 
     def counted(network, *args, **kwargs):
-        sizes.append(len(next(network.parameters())) if isinstance(network, SideBySide) else 1)
+        sizes.append(len(next(network.parameters())) if isinstance(network, BatchedNetworks) else 1)
         return plain(network, *args, **kwargs)
 
     monkeypatch.setattr(module, "train", counted)
@@ -154,7 +154,7 @@ def test_labels_beyond_the_classes_are_an_error_before_any_training():
 def test_who_stands_side_by_side(model, stands):
     size = 28 if any(isinstance(one, nn.Conv2d) for one in model.modules()) else 8
     before = copy.deepcopy(model.state_dict())
-    assert can_stand_side_by_side(model, torch.zeros(2, 1, size, size)) is stands
+    assert supports_batched_training(model, torch.zeros(2, 1, size, size)) is stands
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

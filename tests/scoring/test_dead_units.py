@@ -12,7 +12,7 @@ from masksearch.core.mask import Mask
 from masksearch.data import Split
 from masksearch.scoring import ShortTraining
 from masksearch.scoring.short_training import short_training
-from masksearch.scoring.short_training.dead_units import effective
+from masksearch.scoring.short_training.dead_units import effective_network
 from masksearch.spaces import weight_space
 from masksearch.training import TrainSettings, train
 
@@ -50,7 +50,7 @@ def test_what_leads_to_no_output_is_left_out():
         bits[second + 8 * unit + hidden] = True
     bits[third + 1], bits[third + 5] = True, True  # the first output hears 1 and 5; 4 leads nowhere
     masks = masked(model, space, Mask(space, bits))
-    part = effective(model, masks)
+    part = effective_network(model, masks)
     assert part.inputs.tolist() == [2, 5]
     assert sizes(part.network) == [(2, 2), (2, 2), (3, 2)]  # hidden 0 and 2, then 1 and 5; outputs stay
     assert {name: int(keep.sum()) for name, keep in part.masks.items()} == {"1.weight": 2, "3.weight": 2, "5.weight": 2}
@@ -65,7 +65,7 @@ def test_outputs_and_what_is_learned_are_the_same(density, seed):
     space = weight_space(model)
     mask = space.random(density, generator=torch.Generator().manual_seed(seed), on_empty="allow")
     masks = masked(model, space, mask)
-    part = effective(model, masks)
+    part = effective_network(model, masks)
     assume(part is not None)
     seen = part.seen(split)
     torch.testing.assert_close(part.network(seen.images), model(split.images), rtol=0, atol=1e-12)
@@ -83,12 +83,12 @@ def test_there_is_none_of_other_networks_nor_where_it_would_not_pay():
     ):
         space = weight_space(model)
         mask = space.random(0.1, generator=torch.Generator().manual_seed(0), on_empty="allow")
-        assert effective(model, masked(model, space, mask)) is None
+        assert effective_network(model, masked(model, space, mask)) is None
     chain = make_chain()
     space = weight_space(chain)
-    assert effective(chain, masked(copy.deepcopy(chain), space, space.full())) is None
+    assert effective_network(chain, masked(copy.deepcopy(chain), space, space.full())) is None
     nothing = Mask(space, torch.zeros(space.n_units, dtype=torch.bool))
-    assert effective(chain, masked(chain, space, nothing)) is None
+    assert effective_network(chain, masked(chain, space, nothing)) is None
     assert chain(split.images).isfinite().all()
 
 
@@ -96,7 +96,7 @@ def test_layers_without_units_are_whole():
     model = make_chain()
     space = weight_space(model, exclude=["5"])
     mask = space.random(0.1, generator=torch.Generator().manual_seed(1))
-    part = effective(model, masked(model, space, mask))
+    part = effective_network(model, masked(model, space, mask))
     assert sizes(part.network)[-1] == (3, 6)
     assert "5.weight" not in part.masks
     images = make_split(9)
@@ -111,12 +111,14 @@ def test_short_trainings_score_the_same_through_it(augment, monkeypatch):
     training = TrainSettings(epochs=4, batch_size=10, lr=0.1)
     scorer = ShortTraining(model, space, learned, scored, training, steps=16, augment=augment)
     made = []
-    monkeypatch.setattr(short_training, "effective", lambda *given: made.append(effective(*given)) or made[-1])
+    monkeypatch.setattr(
+        short_training, "effective_network", lambda *given: made.append(effective_network(*given)) or made[-1]
+    )
     score = scorer(mask)
     assert [part is not None for part in made] == (
         [] if augment else [True]
     )  # crops move pixels: what is no input here may be one there
-    monkeypatch.setattr(short_training, "effective", lambda *given: None)
+    monkeypatch.setattr(short_training, "effective_network", lambda *given: None)
     plain = scorer(mask)
     assert score.value == pytest.approx(plain.value, abs=1e-12)
     assert (score.exact, score.images) == (plain.exact, plain.images)
@@ -128,6 +130,6 @@ def test_what_is_frozen_stays_frozen():
     model[5].weight.requires_grad_(False)
     space = weight_space(model)
     mask = space.random(0.15, generator=torch.Generator().manual_seed(2))
-    network = effective(model, masked(model, space, mask)).network
+    network = effective_network(model, masked(model, space, mask)).network
     frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
     assert frozen == {"1.bias", "5.weight"}

@@ -11,7 +11,7 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal
 from masksearch.scoring import Scorer
 from masksearch.scoring.paths.compact import CompactPath
-from masksearch.scoring.paths.in_place import MovedPath
+from masksearch.scoring.paths.in_place import InPlacePath
 from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.spaces import filter_space, weight_space
@@ -60,5 +60,5 @@ def test_paths_are_chosen_by_space_and_network():
         for fast in (True, False)
     ]
     fast = [path for path, is_fast in chosen if is_fast]
-    assert fast == [CompactPath, MovedPath, IncrementalPath]
+    assert fast == [CompactPath, InPlacePath, IncrementalPath]
     assert {path for path, is_fast in chosen if not is_fast} == {ReferencePath}

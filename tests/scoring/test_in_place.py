@@ -10,7 +10,7 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal
 from masksearch.data import Split
 from masksearch.models import MODELS, build_model
-from masksearch.scoring.paths.in_place import MovedPath, can_lie_in_one
+from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
 from masksearch.scoring.paths.incremental import linear_chain
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.scoring.scorer import Scorer
@@ -35,7 +35,7 @@ def convolutional():
 
 def both(model, images, batch_size=5):
     space = weight_space(model)
-    return space, MovedPath(model, space, images, batch_size), ReferencePath(model, space, images, batch_size)
+    return space, InPlacePath(model, space, images, batch_size), ReferencePath(model, space, images, batch_size)
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,6 +103,6 @@ def test_weights_of_two_types_or_another_layout_take_the_plain_path():
     mixed, laid_out = convolutional(), convolutional()
     mixed[5].double()
     laid_out.to(memory_format=torch.channels_last)
-    assert can_lie_in_one(convolutional(), weight_space(convolutional()))
-    assert not can_lie_in_one(mixed, weight_space(mixed))
-    assert not can_lie_in_one(laid_out, weight_space(laid_out))
+    assert fits_in_one_tensor(convolutional(), weight_space(convolutional()))
+    assert not fits_in_one_tensor(mixed, weight_space(mixed))
+    assert not fits_in_one_tensor(laid_out, weight_space(laid_out))

@@ -1,4 +1,4 @@
-"""A faster path for filter masks: run the network without the removed channels, with folded BatchNorm."""
+"""A fast path for filter masks: run the network without the removed channels, with folded BatchNorm."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +21,12 @@ __all__ = ["CompactPath", "folded"]
 
 
 class CompactPath:
-    """Run the network on what the mask leaves of its tensors: a scoring costs what the kept channels cost.
+    """Logits of the network on slices of its tensors: a scoring costs what the kept channels cost.
 
-    Batch normalisation is folded into convolutions once, and no module is copied: layers take the sizes of their
-    tensors. Where that isn't so (depthwise convolutions know their number of groups), or where the outputs of a trial
-    differ, every mask has a pruned copy of the network made; a mask that empties a layer takes the plain path.
+    Batch normalisation is folded into convolutions once. No module is copied, since most layers take their sizes from
+    their tensors. Depthwise convolutions don't: their number of groups is fixed. For networks with such layers, and for
+    networks whose outputs differ in a test at the start, every scoring makes a pruned copy of the network. A mask that
+    empties a layer takes the reference path.
     """
 
     refresh_every = 1
@@ -34,10 +35,10 @@ class CompactPath:
         self._model, self._space, self._images = model, space, images
         self._batches = images.split(batch_size)
         self.part = batch_size
-        self._plain = ReferencePath(model, space, images, batch_size)
+        self._reference = ReferencePath(model, space, images, batch_size)
         self._folded, self._groups = folded(model, space.groups)
         self._tensors = {name: tensor.detach() for name, tensor in named_tensors(self._folded).items()}
-        self._sliced = self._takes_slices()
+        self._slices = self._supports_slices()
 
     @torch.no_grad()
     def logits(self, proposal: Proposal) -> Tensor:
@@ -48,7 +49,7 @@ class CompactPath:
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
         """Logits (b, classes) batch by batch."""
         if proposal.mask.empty_layers():
-            yield from self._plain.batches(proposal)
+            yield from self._reference.batches(proposal)
             return
         network = self._network(proposal)
         for images in self._batches:
@@ -58,48 +59,50 @@ class CompactPath:
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
         """Logits (b, classes) part by part."""
         if proposal.mask.empty_layers():
-            yield from self._plain.parts(proposal, places)
+            yield from self._reference.parts(proposal, places)
             return
         network = self._network(proposal)
         for place in places:
             yield network(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Nothing is carried over."""
+        """Do nothing: the path has no state."""
 
     def _network(self, proposal: Proposal) -> Callable[[Tensor], Tensor]:
-        return self._cut(proposal.mask.bits) if self._sliced else prune(self._model, self._space, proposal.mask)
+        return self._cut(proposal.mask.bits) if self._slices else prune(self._model, self._space, proposal.mask)
 
     def _cut(self, bits: Tensor) -> Callable[[Tensor], Tensor]:
         tensors = cut_tensors(self._groups, bits, self._tensors)
         return lambda images: functional_call(self._folded, tensors, (images,))
 
     @torch.no_grad()
-    def _takes_slices(self) -> bool:
-        """Whether slices give what a pruned copy gives, tried on a few images and half of every layer's channels."""
+    def _supports_slices(self) -> bool:
+        """Whether slices give the outputs of a pruned copy, tested on two images with half of the channels."""
         if any(isinstance(layer, _ConvNd) and layer.groups > 1 for layer in self._model.modules()):
             return False
         mask = self._space.random(0.5, "layerwise", torch.Generator().manual_seed(0), on_empty="keep_one")
         images = self._batches[0][:2]
-        wanted = prune(self._model, self._space, mask)(images)
+        expected = prune(self._model, self._space, mask)(images)
         try:
             given = self._cut(mask.bits)(images)
-        except RuntimeError:  # some layer insists on its old size
+        except RuntimeError:  # a layer needs its old size
             return False
-        return given.shape == wanted.shape and torch.allclose(given, wanted, rtol=1e-3, atol=1e-4 * float(wanted.std()))
+        return given.shape == expected.shape and torch.allclose(
+            given, expected, rtol=1e-3, atol=1e-4 * float(expected.std())
+        )
 
 
 def folded(model: nn.Module, groups: Groups) -> tuple[nn.Module, Groups]:
-    """A copy in eval mode without the normalisations that convolutions can take over, and its groups.
+    """A copy in eval mode with normalisations folded into convolutions, and the groups of the copy.
 
-    A folded convolution has a bias, which goes with its filters. Units are the same, in the same order. A network that
-    ``torch.fx`` can't trace comes back as it is.
+    A folded convolution has a bias, whose entries belong to the units of its filters. The units and their order stay
+    the same. A network that ``torch.fx`` can't trace is copied without folding.
     """
-    plain = copy.deepcopy(model).eval()
+    network = copy.deepcopy(model).eval()
     try:
-        small = fuse(plain)
-    except Exception:  # tracing runs the network's own code on symbols, which may raise whatever it likes
-        return plain, groups
+        small = fuse(network)
+    except Exception:  # tracing runs the network's own code on symbols, which may raise any exception
+        return network, groups
     tensors = {**dict(small.named_parameters()), **dict(small.named_buffers())}
     runs = [run for run in groups.runs if run.tensor in tensors]
     for run in groups.runs:

@@ -1,4 +1,4 @@
-"""A faster path for weight masks: the network's weights stay masked, and follow the moves from mask to mask."""
+"""A fast path for weight masks: the network keeps its weights masked, and a move writes only the weights it changes."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -12,22 +12,22 @@ from masksearch.core.protocol import Proposal
 from masksearch.scoring.paths.reference import laid_out_like
 from masksearch.spaces import WeightSpace
 
-__all__ = ["MovedPath", "can_lie_in_one"]
+__all__ = ["InPlacePath", "fits_in_one_tensor"]
 
 
-def can_lie_in_one(model: nn.Module, space: WeightSpace) -> bool:
-    """Whether one tensor can hold all weights that have units, each laid out as it is."""
+def fits_in_one_tensor(model: nn.Module, space: WeightSpace) -> bool:
+    """Whether one tensor can hold all weights with units: they have one type and are contiguous."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = [parameters[name] for name in space.layer_weights()]
     return len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
 
 
-class MovedPath:
-    """Run the network on weights that are masked already: between two scorings, only what a move touches is written.
+class InPlacePath:
+    """Logits of a network whose weights stay masked between scorings: a move writes only the weights it changes.
 
-    All weights that have units lie in one tensor, in the units' order, and the network's parameters are views of it.
-    What is kept has its own bits and what is pruned is zero, whatever was scored before: logits are those of the plain
-    path, bit for bit.
+    One tensor holds all weights with units, in the order of the units, and the network's parameters are views of the
+    tensor. Kept weights have their original bits and pruned weights are zero, whatever was scored before. The logits
+    therefore equal those of the reference path, bit for bit.
     """
 
     refresh_every = 1
@@ -37,8 +37,8 @@ class MovedPath:
         self._batches = images.split(batch_size)
         self.part = batch_size
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
-        self._own = space.unit_sums(parameters)
-        self._weights = self._own.clone()
+        self._dense = space.unit_sums(parameters)
+        self._weights = self._dense.clone()
         for name, layer in zip(space.layer_weights(), space.layers, strict=True):
             parameters[name].data = self._weights[layer.slice].view(layer.shape)
         self._last: Proposal | None = None  # the proposal whose mask the weights have
@@ -50,36 +50,36 @@ class MovedPath:
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
         """Logits (b, classes) batch by batch."""
-        self._go_to(proposal)
+        self._apply(proposal)
         for images in self._batches:
             yield self._model(images)
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
         """Logits (b, classes) part by part."""
-        self._go_to(proposal)
+        self._apply(proposal)
         for place in places:
             yield self._model(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Nothing is carried over that a result depends on."""
+        """Do nothing: logits don't depend on earlier scorings."""
 
-    def _go_to(self, proposal: Proposal) -> None:
+    def _apply(self, proposal: Proposal) -> None:
         self._space.check_mask(proposal.mask)
         last = self._last
         if last is not None and same_mask(proposal.base, last.mask):
-            self._make(proposal.move)
-        elif last is not None and same_mask(proposal.base, last.base):
-            self._make(last.move.undone())
-            self._make(proposal.move)
+            self._write(proposal.move)
+        elif last is not None and same_mask(proposal.base, last.base):  # the last move was not accepted
+            self._write(last.move.undone())
+            self._write(proposal.move)
         else:
-            self._weights.copy_(self._own).masked_fill_(~proposal.mask.bits.to(self._own.device), 0)
+            self._weights.copy_(self._dense).masked_fill_(~proposal.mask.bits.to(self._dense.device), 0)
         self._last = proposal
 
-    def _make(self, move: Move) -> None:
+    def _write(self, move: Move) -> None:
         regrown = self._units(move.regrown)
         self._weights.index_fill_(0, self._units(move.dropped), 0)
-        self._weights.index_copy_(0, regrown, self._own[regrown])
+        self._weights.index_copy_(0, regrown, self._dense[regrown])
 
     def _units(self, units: np.ndarray) -> Tensor:
-        return torch.from_numpy(units).to(self._own.device)
+        return torch.from_numpy(units).to(self._dense.device)

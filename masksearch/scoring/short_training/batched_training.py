@@ -1,4 +1,4 @@
-"""Several networks of one architecture as one, so that they are trained side by side: a batched product per layer."""
+"""Several networks of one architecture as one module, which trains them at once: a batched product per layer."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-__all__ = ["SideBySide", "can_stand_side_by_side", "sum_of_losses"]
+__all__ = ["BatchedNetworks", "sum_of_losses", "supports_batched_training"]
 
 
-def can_stand_side_by_side(model: nn.Module, images: Tensor) -> bool:
-    """Whether such networks can be trained as one: not if they draw random numbers, or carry statistics as buffers."""
+def supports_batched_training(model: nn.Module, images: Tensor) -> bool:
+    """Whether networks like ``model`` can be trained as one module: they draw no random numbers and have no buffers."""
     if next(model.buffers(), None) is not None:
         return False
     try:
-        SideBySide([model, model]).train()(images)
-    except RuntimeError:  # vmap's, for random numbers and for decisions by value
+        BatchedNetworks([model, model]).train()(images)
+    except RuntimeError:  # vmap raises it for random numbers and for control flow that depends on values
         return False
     return True
 
 
-class SideBySide(nn.Module):
+class BatchedNetworks(nn.Module):
     """Networks of one architecture whose parameters are stacked: (networks, *shape of the parameter).
 
     Parameters
     ----------
     networks : sequence of nn.Module
-        Without buffers. They stay as they are.
+        Without buffers. They stay unchanged.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -39,34 +39,34 @@ class SideBySide(nn.Module):
         self._names = list(parameters)
         first = {id(parameter): name for name, parameter in networks[0].named_parameters()}
         every = networks[0].named_parameters(remove_duplicate=False)
-        self._first = {name: first[id(parameter)] for name, parameter in every}  # a tied one has several names
-        self._one = [copy.deepcopy(networks[0])]  # in a list, so that its parameters aren't this module's
+        self._first = {name: first[id(parameter)] for name, parameter in every}  # tied parameters have several names
+        self._one = [copy.deepcopy(networks[0])]  # in a list, so that its parameters are not registered here
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, or evaluation mode, of all."""
+        """Set training mode or evaluation mode."""
         self._one[0].train(mode)
         return super().train(mode)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Outputs of all: images (b, c, h, w) -> (b, networks, classes)."""
+        """Outputs of all networks: images (b, c, h, w) -> (b, networks, classes)."""
         return vmap(lambda parameters: functional_call(self._one[0], parameters, (images,)), out_dims=1)(
             {name: self.get_parameter(stacked_name(name)) for name in self._names}
         )
 
     @torch.no_grad()
-    def give(self, networks: Sequence[nn.Module]) -> None:
-        """Give the networks that stand here their weights, in the same order."""
+    def copy_to(self, networks: Sequence[nn.Module]) -> None:
+        """Copy the weights to single networks, in the order of the stacked ones."""
         for place, network in enumerate(networks):
             for name, parameter in network.named_parameters():
                 parameter.copy_(self.get_parameter(stacked_name(name))[place])
 
     def masks(self, masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Masks of the networks, by parameter, as masks of the stacked parameters."""
+        """Masks of the stacked parameters, from one {parameter: mask} per network."""
         return {stacked_name(self._first[name]): torch.stack([one[name] for one in masks]) for name in masks[0]}
 
 
 def stacked_name(name: str) -> str:
-    """A stacked parameter's name: a module's own parameters can't have dots in theirs, nor its methods' names."""
+    """The name of a stacked parameter: parameter names must not contain dots or equal the name of a method."""
     return "/" + name.replace(".", "/")
 
 

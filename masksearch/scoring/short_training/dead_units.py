@@ -1,4 +1,4 @@
-"""The part of a masked chain of linear layers that its outputs depend on: a smaller network that learns the same."""
+"""A masked chain of linear layers without its dead inputs and units: a smaller network with the same training."""
 
 import copy
 from collections.abc import Mapping
@@ -11,44 +11,44 @@ from torch import Tensor, nn
 from masksearch.data import Split
 from masksearch.scoring.paths.incremental import linear_chain
 
-__all__ = ["Effective", "effective"]
+__all__ = ["EffectiveNetwork", "effective_network"]
 
-_WORTHWHILE = 0.75  # share of the weights from which on the whole network is trained: choosing its inputs costs, too
+_WORTHWHILE = 0.75  # share of the weights; above it the whole network is trained, since selecting inputs takes time
 
 
 @dataclass(frozen=True)
-class Effective:
-    """A chain without the inputs and hidden units from which no kept weights lead to an output.
+class EffectiveNetwork:
+    """A chain without its dead inputs and hidden units: no path of kept weights leads from them to an output.
 
-    Nothing that is left out has a part in the outputs or in the gradients of what is left, so that both networks learn
-    the same, up to rounding. The sparser the mask, the more there is to leave out (Vysogorets & Kempe 2023, "effective"
-    sparsity, who also count what no input leads to), and the less time the smaller network's steps take.
+    Dead units change neither the outputs nor the gradients of other weights, so that both networks learn the same, up
+    to rounding. The sparser the mask, the more units are dead, and the faster the steps of the smaller network are.
+    (The "effective" sparsity of Vysogorets & Kempe 2023 also removes units that no input reaches.)
     """
 
     network: nn.Module  # takes images (b, k, 1, 1)
     masks: dict[str, Tensor]
-    inputs: Tensor  # int64 (k,): the places of its inputs in a flattened image
+    inputs: Tensor  # int64 (k,): indices of its inputs in a flattened image
 
     def seen(self, split: Split) -> Split:
-        """The images as the network takes them, (n, k, 1, 1)."""
+        """The split with the network's inputs as images (n, k, 1, 1)."""
         return Split(split.inputs.flatten(1).index_select(1, self.inputs)[:, :, None, None], split.targets)
 
 
-def effective(model: nn.Module, masks: Mapping[str, Tensor]) -> Effective | None:
-    """The effective part of a network whose pruned weights are zero already.
+def effective_network(model: nn.Module, masks: Mapping[str, Tensor]) -> EffectiveNetwork | None:
+    """The network without dead inputs and units, of a network whose pruned weights are zero.
 
     Parameters
     ----------
     model : nn.Module
-        Left as it is.
+        It stays unchanged.
     masks : mapping
         Parameter name -> bool tensor of its shape, True = kept.
 
     Returns
     -------
-    Effective or None
-        None for any network but a chain of linear layers and activations without dropout, whose random numbers would be
-        others; where no path is left; and where there is too little to leave out.
+    EffectiveNetwork or None
+        None if the network isn't a chain of linear layers and activations without dropout (a smaller network would draw
+        other random numbers), if no path is left, or if too few units are dead.
     """
     chain = linear_chain(model)
     if chain is None or any(type(module) is nn.Dropout for _, _, after in chain for module in after):
@@ -70,12 +70,12 @@ def effective(model: nn.Module, masks: Mapping[str, Tensor]) -> Effective | None
         if f"{name}.weight" in masks:
             own[f"{len(smaller) - 1}.weight"] = kept[number].to(device)[units][:, inputs]
         smaller.extend(copy.deepcopy(after))
-    return Effective(smaller, own, places[0])
+    return EffectiveNetwork(smaller, own, places[0])
 
 
 def _part_of(layer: nn.Linear, units: Tensor, inputs: Tensor) -> nn.Linear:
     weight, has_bias = layer.weight.detach(), layer.bias is not None
-    # Not initialised: that would draw from torch's generator.
+    # skip_init: an initialisation would draw from torch's generator.
     sizes = {"in_features": len(inputs), "out_features": len(units), "bias": has_bias}
     part = nn.utils.skip_init(nn.Linear, **sizes, device=weight.device, dtype=weight.dtype)
     part.weight = nn.Parameter(weight[units][:, inputs], layer.weight.requires_grad)

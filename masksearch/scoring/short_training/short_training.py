@@ -1,4 +1,4 @@
-"""Short training: a mask is worth what its ticket has learned after a few steps, or how fast it learns."""
+"""Short training: the score of a mask is the loss of its ticket after a few steps of training, or during them."""
 
 import copy
 import math
@@ -16,8 +16,8 @@ from masksearch.core.protocol import Proposal, Score, proposals_of
 from masksearch.data import Split
 from masksearch.pruning.ticket import Ticket, draw_ticket
 from masksearch.scoring.objectives import LearnedLoss
-from masksearch.scoring.short_training.batched_training import SideBySide, can_stand_side_by_side, sum_of_losses
-from masksearch.scoring.short_training.dead_units import effective
+from masksearch.scoring.short_training.batched_training import BatchedNetworks, sum_of_losses, supports_batched_training
+from masksearch.scoring.short_training.dead_units import effective_network
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
 from masksearch.training.input_check import probe
@@ -27,47 +27,47 @@ from masksearch.utils.seeds import torch_generator
 
 __all__ = ["ShortTraining"]
 
-_SIDE_BY_SIDE = {"cpu": 1, "cuda": 16}  # networks; on the CPU, more than one doesn't pay (benchmarks/README.md)
+_NETWORKS_AT_ONCE = {"cpu": 1, "cuda": 16}  # trained as one; on the CPU this isn't faster (benchmarks/README.md)
 
 
 class ShortTraining:
     """Scores a mask by minus the loss, in nats, that its ticket has after a few steps of training.
 
-    It is the loss on validation images; or, by ``"train"``, the mean loss of the last epoch's batches, each as it was
-    when the step on it was made. That is the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with E = 1): of
-    a learning rate that is still high it tells more, since the loss on validation images jumps from step to step.
+    With ``by="val"`` it is the loss on validation images. With ``by="train"`` it is the mean loss of the last epoch's
+    batches, each measured when its step is made: the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with
+    E = 1). While the learning rate is still high, it is the better measure, since the validation loss changes much from
+    step to step.
 
-    Every ticket starts from the same weights and sees the same images in the same order, so that scores differ by the
-    mask alone. Filters are removed before the training: it costs what the smaller network costs. So are, where a chain
-    of linear layers without dropout is trained by itself and on whole images, inputs and units from which no kept
-    weights lead to an output (``dead_units``). A training that diverges scores NaN.
+    Every ticket starts from the same weights and gets the same images in the same order, so that only the masks make
+    scores differ. Filters are removed before the training, so that a training costs what the smaller network costs. In
+    chains of linear layers without dropout, dead inputs and units are removed as well (``dead_units``). A training that
+    diverges scores NaN.
 
-    On a GPU, weight masks that are proposed at once are trained side by side, if the network neither draws random
-    numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from those of masks that come one
-    by one.
+    On a GPU, weight masks that are proposed at once are trained as one network, if the network neither draws random
+    numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from the scores of single masks.
 
     Parameters
     ----------
     model : nn.Module
-        With the weights that tickets start from; left as it is.
+        With the weights that tickets start from; it stays unchanged.
     space : NetworkSpace
-        What masks are masks of.
+        The space of the masks.
     train_split, val_split : Split
-        What tickets learn, and what they are scored on.
+        Images for training and for the validation loss.
     by : {"val", "train"}
-        Whose loss scores: that of ``val_split`` in the end, or of what is learned, as it is learned.
+        The loss that scores: on ``val_split`` after the training, or on ``train_split`` during the last epoch.
     settings : TrainSettings
-        Of the training that follows the search; its epochs play no part.
+        Of the training that follows the search; ``epochs`` is ignored.
     steps : int
-        Optimiser steps per scoring. They go once through so many batches, drawn once from ``train_split``. Where it
-        has fewer, they go through an equal number of images in each of several epochs: a few more steps may be made
-        then. Steps that are whole epochs of ``train_split`` are the first ones of a training with the same seed.
+        Optimiser steps per scoring. The images of that many batches are drawn once from ``train_split``. If it has
+        fewer images, the steps take several epochs of equal size, which may add a few steps. If the steps are whole
+        epochs of ``train_split``, they are the first epochs of a training with the same seed.
     begin : int
         Epochs of the learning rate's schedule that are over.
     seed : int
         Of the draw of images, their order and augmentation.
     augment : bool
-        What the data set says of augmentation.
+        Whether the data set is augmented, for ``settings.augment`` = ``"auto"``.
     device : str or torch.device, optional
         By default where the model is.
     side_by_side : int, optional
@@ -109,15 +109,15 @@ class ShortTraining:
             train_split = Split(train_split.inputs[drawn], train_split.targets[drawn])
         self._train = Split(train_split.inputs.to(self._device), train_split.targets.to(self._device))
         self._val = Split(val_split.inputs.to(self._device), val_split.targets.to(self._device))
-        # It ends before a plateau could be seen.
+        # A short training ends before a plateau of the loss can be detected.
         lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule
         self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
         self._begin, self._seed, self._augment = begin, seed, augment
         for name, split in (("train", self._train), ("val", self._val)):
             probe(self._model, split, self._device, None, name)
-        self.side_by_side = side_by_side or _SIDE_BY_SIDE.get(self._device.type, 1)
-        alone = isinstance(space, FilterSpace) or by == "train"  # side by side, losses are known as their sum
-        if self.side_by_side > 1 and (alone or not can_stand_side_by_side(self._model, self._train.inputs[:2])):
+        self.side_by_side = side_by_side or _NETWORKS_AT_ONCE.get(self._device.type, 1)
+        alone = isinstance(space, FilterSpace) or by == "train"  # a batched training reports only the sum of the losses
+        if self.side_by_side > 1 and (alone or not supports_batched_training(self._model, self._train.inputs[:2])):
             self.side_by_side = 1
 
     def __call__(self, mask: Mask) -> Score:
@@ -128,7 +128,7 @@ class ShortTraining:
         start = time.perf_counter()
         ticket = self._ticket(proposal)
         network, masks, learned, scored = ticket.network, ticket.masks, self._train, self._val
-        part = None if ticket.pruned or self._augments else effective(network, masks)
+        part = None if ticket.pruned or self._augments else effective_network(network, masks)
         if part is not None:
             network, masks, learned, scored = part.network, part.masks, part.seen(learned), part.seen(scored)
         training = self._learn(network, learned, self._settings, masks=masks)
@@ -142,23 +142,23 @@ class ShortTraining:
             images += len(scored)
         return Score(value, exact=True, seconds=time.perf_counter() - start, images=images)
 
-    def _score_side_by_side(self, proposals: Sequence[Proposal]) -> list[Score]:
+    def _score_batched(self, proposals: Sequence[Proposal]) -> list[Score]:
         start = time.perf_counter()
         tickets = [self._ticket(proposal) for proposal in proposals]
         networks = [ticket.network for ticket in tickets]
-        together = SideBySide(networks)
+        stacked = BatchedNetworks(networks)
         training = self._learn(
-            together,
+            stacked,
             self._train,
             replace(self._settings, label_smoothing=0.0),
-            masks=together.masks([ticket.masks for ticket in tickets]),
+            masks=stacked.masks([ticket.masks for ticket in tickets]),
             loss=partial(sum_of_losses, label_smoothing=self._settings.label_smoothing),
         )
-        if training.diverged:  # one of them, which has ended the training of all
+        if training.diverged:  # the loss of one network ended the training of all networks
             seconds = (time.perf_counter() - start) / len(proposals)
             scores = [self._score(proposal) for proposal in proposals]
             return [replace(score, seconds=score.seconds + seconds) for score in scores]
-        together.give(networks)
+        stacked.copy_to(networks)
         values = [-evaluate(network, self._val, device=self._device).loss for network in networks]
         seconds = (time.perf_counter() - start) / len(proposals)
         images = self._epochs * len(self._train) + len(self._val)
@@ -187,7 +187,7 @@ class ShortTraining:
     refresh_every = 1
 
     def refresh(self) -> None:
-        """Nothing is carried over from one scoring to the next."""
+        """Do nothing: no state is left by a scoring."""
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
         """One score per mask or proposal, in order; all are exact.
@@ -195,11 +195,11 @@ class ShortTraining:
         Raises
         ------
         InputError
-            If a mask is of another space.
+            If a mask belongs to another space.
         """
         proposals = proposals_of(masks, self.space)
         size = self.side_by_side
         scores: list[Score] = []
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
-            scores += [self._score(group[0])] if len(group) == 1 else self._score_side_by_side(group)
+            scores += [self._score(group[0])] if len(group) == 1 else self._score_batched(group)
         return scores
