@@ -1,10 +1,11 @@
 """A training on disk, from epoch to epoch: one file that a later call continues from, to the same result."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,10 +17,32 @@ from masksearch.training.optimisation import load_optimizer
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
+from masksearch.utils.locks import locked
 
-__all__ = ["digest", "load_checkpoint", "save_checkpoint"]
+__all__ = ["digest", "load_checkpoint", "locks_checkpoint", "save_checkpoint"]
 
 _FORMAT = "masksearch.training"
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """The function, holding ``<checkpoint>.lock`` while it runs, if it is called with ``checkpoint=``.
+
+    A second process that trains with the same checkpoint gets an ``InputError``.
+    """
+
+    @wraps(function)
+    def holding(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
+        if options.get("checkpoint") is None:
+            return function(*arguments, **options)
+        path = Path(str(options["checkpoint"]))
+        lock = path.with_name(f"{path.name}.lock")
+        with locked(lock, f"checkpoint {path}", "wait for it, or name another file"):
+            return function(*arguments, **options)
+
+    return holding
 
 
 def digest(tensors: Mapping[str, Tensor] | None) -> str:

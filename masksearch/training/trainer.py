@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.training.checkpoint import digest, load_checkpoint, save_checkpoint
+from masksearch.training.checkpoint import digest, load_checkpoint, locks_checkpoint, save_checkpoint
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
@@ -31,6 +31,7 @@ CHECKPOINT_SECONDS = 5.0  # between two checkpoints, at the least
 OnEpoch = Callable[[EpochRow], bool | None]
 
 
+@locks_checkpoint
 def train(
     model: nn.Module,
     split: Examples,

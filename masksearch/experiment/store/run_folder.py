@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from masksearch.utils import locks
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
 
@@ -16,29 +15,15 @@ __all__ = ["RunFolder", "is_done", "locked"]
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a folder for this process. The system frees it when the process ends, however it ends.
-
-    If another process holds it, ``wait`` for that one to end.
+    """Hold a run folder for this thread of this process, as :func:`masksearch.utils.locks.locked` holds a file.
 
     Raises
     ------
     InputError
-        If another process holds it and this one doesn't wait, or it can't be written to.
+        If another process holds the folder and ``wait`` is False, or if the folder can't be written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=-1 if wait else 0)
-        lock.acquire()
-    except Timeout:
-        raise InputError(
-            f"run folder {folder}: another process is working in it; wait for it, or use another --name"
-        ) from None
-    except OSError as error:
-        raise InputError(f"run folder {folder}: can't be written to ({error.strerror})") from None
-    try:
+    with locks.locked(folder / ".lock", f"run folder {folder}", "wait for it, or use another --name", wait=wait):
         yield
-    finally:
-        lock.release()
 
 
 class RunFolder:

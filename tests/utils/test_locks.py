@@ -1,0 +1,114 @@
+"""Locks: one process and one thread at a time, for searches in folders and trainings with checkpoints."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from threading import Thread
+
+import pytest
+import torch
+
+import masksearch as ms
+from masksearch.core.space import MaskSpace
+from masksearch.utils.errors import InputError
+from masksearch.utils.locks import locked
+
+SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from masksearch.utils.locks import locked
+with locked(Path(sys.argv[1]), "it", "wait"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class Constant:
+    """Gives every mask the score 1."""
+
+    def score(self, proposals):
+        return [ms.Score(1.0) for _ in proposals]
+
+
+def searched(folder):
+    return ms.search(SPACE, "random_search", Constant(), 0.5, 10, folder=folder)
+
+
+def trained(path):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.zero_()
+    split = ms.Split(torch.ones(8, 1, 2, 2), torch.tensor([0, 1] * 4))
+    return ms.train(model, split, ms.TrainSettings(epochs=1, batch_size=4), checkpoint=path)
+
+
+WORK = {
+    "search": (searched, "run/.lock", "run", "folder .*: another process is working in it; wait for it, or give"),
+    "training": (trained, "run.safetensors.lock", "run.safetensors", "checkpoint .*: another process is working in it"),
+}
+
+
+@pytest.mark.parametrize(("work", "lock", "path", "message"), WORK.values(), ids=WORK)
+def test_a_second_process_is_refused_until_the_first_is_killed(work, lock, path, message, tmp_path):
+    child = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / lock], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=message) as caught:
+            work(tmp_path / path)
+        assert "\n" not in str(caught.value)
+    finally:
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+    work(tmp_path / path)
+    work(tmp_path / path)
+
+
+@pytest.mark.parametrize(("work", "lock", "path", "message"), WORK.values(), ids=WORK)
+def test_a_second_thread_is_refused(work, lock, path, message, tmp_path):
+    errors = []
+
+    def in_thread():
+        try:
+            work(tmp_path / path)
+        except InputError as error:
+            errors.append(str(error))
+
+    with locked(tmp_path / lock, "it", "wait"):
+        thread = Thread(target=in_thread)
+        thread.start()
+        thread.join()
+    assert len(errors) == 1
+    assert "another process is working in it" in errors[0]
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_thread_that_holds_a_lock_may_take_it_again(wait, tmp_path):
+    with locked(tmp_path / "run" / ".lock", "it", "wait", wait=wait):
+        searched(tmp_path / "run")
+        with locked(tmp_path / "run" / ".lock", "it", "wait", wait=wait):
+            pass
+        searched(tmp_path / "run")
+
+
+def test_a_thread_that_waits_gets_the_lock_when_it_is_released(tmp_path):
+    taken = []
+
+    def in_thread():
+        with locked(tmp_path / ".lock", "it", "wait", wait=True):
+            taken.append(time.monotonic())
+
+    with locked(tmp_path / ".lock", "it", "wait"):
+        thread = Thread(target=in_thread)
+        thread.start()
+        time.sleep(0.1)
+        assert not taken
+        released = time.monotonic()
+    thread.join(10)
+    assert taken[0] >= released
