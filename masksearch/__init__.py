@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks
+    from masksearch.core.amount import Amount
     from masksearch.core.history import History
     from masksearch.core.mask import Mask, Move
     from masksearch.core.protocol import Budget, Problem, Proposal, Score, Trial
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Amount",
     "Budget",
     "Data",
     "FilterSpace",

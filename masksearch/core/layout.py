@@ -75,6 +75,10 @@ class Layout:
         """Index of the layer that each unit belongs to, in time O(len(units) log n_layers)."""
         return np.searchsorted(self.starts, units, side="right") - 1
 
+    def densities(self, kept: Sequence[int]) -> dict[str, float]:
+        """Kept / total of every layer by name, of the numbers of units that the layers keep."""
+        return {layer.name: k / layer.size for layer, k in zip(self.layers, kept, strict=True)}
+
     def describe(self) -> str:
         """A short text for messages: granularity, sizes of the layers, fingerprint."""
         shown = [f"{layer.name} {'x'.join(map(str, layer.shape))}" for layer in self.layers[:4]]

@@ -149,8 +149,7 @@ class Mask:
 
     def densities(self) -> dict[str, float]:
         """Kept / total of every layer, by name."""
-        kept = self.kept_per_layer()
-        return {layer.name: kept[layer.name] / layer.size for layer in self.space.layers}
+        return self.space.densities(list(self.kept_per_layer().values()))
 
     def empty_layers(self) -> list[str]:
         """Names of the layers of which nothing is kept: the network is cut there."""

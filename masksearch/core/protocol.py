@@ -1,17 +1,27 @@
-"""What passes between searcher, scorer and loop: problems, proposals, scores, trials, budgets; what a scorer is."""
+"""The protocol between searcher, scorer and loop.
+
+A search is this loop; :func:`masksearch.search` adds budgets, repeated masks, checkpoints and the history::
+
+    searcher.start(Problem(space, density, budget, seed))
+    while not finished:
+        proposals = searcher.ask(n)         # Proposal: a mask that waits for its score
+        scores = scorer.score(proposals)    # Score: higher is better
+        searcher.tell(proposals, scores)    # the loop appends one Trial per proposal to the history
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
-from masksearch.core.space import Density, Hold, MaskSpace, OnEmpty, Scope
+from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
 __all__ = [
@@ -23,7 +33,6 @@ __all__ = [
     "Proposal",
     "Refine",
     "Score",
-    "ScorerWrapper",
     "Scoring",
     "Trial",
     "as_scoring",
@@ -31,20 +40,90 @@ __all__ = [
 ]
 
 FOREIGN_TRIALS = "foreign_trials"
-"""The metric that counts the trials of other searches that a searcher has learned from."""
-
-_DRAWS = 100  # of a random mask until none of its layers is empty
+"""Name of the metric that counts the trials of other searches from which a searcher has learned."""
 
 Cost = Hold | Callable[[Mask], float]
-"""What a mask costs as a share of what the full mask does: by name, as the space counts it, or by a function."""
+"""Cost of a mask / cost of the full mask: a name that the space can count, or a function."""
 
 Refine = Callable[[Tensor, Callable[[Tensor], Mask]], Mask]
-"""(saliency (n_units,), what makes the mask of the top units of a saliency) -> mask."""
+"""(saliency (n_units,), rank) -> mask, where ``rank(saliency)`` is the mask of the top units."""
+
+_DRAWS = 100  # of a random mask, until a draw empties no layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """A mask that waits for its score, as a base mask and a move."""
+
+    base: Mask
+    move: Move
+    mask: Mask  # base.moved(move); its bits are computed when they are read
+    threshold: float | None = None  # lower scores need not be exact: a bound below it suffices; None: always exact
+
+    @classmethod
+    def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
+        """The proposal of the mask that ``move`` makes of ``base``."""
+        return cls(base, move, base.moved(move), threshold)
+
+    @classmethod
+    def of(cls, mask: Mask) -> "Proposal":
+        """The proposal of a mask without a move: the mask is its own base."""
+        return cls(mask, Move.nowhere(), mask)
+
+    @property
+    def dropped(self) -> np.ndarray:
+        """Units that are kept before the move and pruned after it, int64 (r,)."""
+        return self.move.dropped
+
+    @property
+    def regrown(self) -> np.ndarray:
+        """Units that are pruned before the move and kept after it, int64 (r,)."""
+        return self.move.regrown
+
+
+def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Proposal]:
+    """The proposals of masks; proposals among them stay as they are.
+
+    Raises
+    ------
+    InputError
+        If a mask belongs to another space than ``space``.
+    """
+    proposals = [Proposal.of(mask) if isinstance(mask, Mask) else mask for mask in masks]
+    for proposal in proposals:
+        own = proposal.mask.space
+        if own is not space and own.fingerprint != space.fingerprint:
+            raise InputError(f"mask of a {own.describe()}; it doesn't fit this {space.describe()}")
+    return proposals
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The score of one mask. Higher is better."""
+
+    value: float  # NaN: the mask can't be scored; it is never the best and never accepted
+    exact: bool = True  # False: an upper bound below the proposal's threshold, at which scoring stopped
+    seconds: float = 0.0  # wall-clock time of the scoring; in the history, of proposing the mask too
+    images: int = 0  # images that were evaluated
+    cost: float | None = None  # of the mask / of the full mask; None: the search has no cost
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One scored mask of a history."""
+
+    number: int  # from 0
+    score: Score
+    mask_hash: int  # equal for equal masks
+    is_best: bool  # the highest exact score so far
+    is_repeat: bool  # the mask was scored before; the trial has the old score
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the searcher and the loop, by name
+    mask: Mask | None = None  # only the best few trials and those of the Pareto front keep their masks
 
 
 @dataclass(frozen=True)
 class Budget:
-    """When a search ends: after so many scorings, so many seconds of proposing and scoring, or whichever first."""
+    """The end of a search: a number of scorings, seconds of proposing and scoring, or whichever comes first."""
 
     scorings: int | None = None
     seconds: float | None = None
@@ -58,18 +137,18 @@ class Budget:
             raise InputError(f"budget: {self.seconds} seconds; more than 0 is needed")
 
     @classmethod
-    def of(cls, budget: "int | Budget") -> "Budget":
+    def of(cls, budget: "int | Budget | None") -> "Budget":
         """``1000`` is short for ``Budget(scorings=1000)``."""
         return budget if isinstance(budget, Budget) else cls(scorings=budget)
 
     def left(self, scorings: int, seconds: float) -> int | None:
-        """Scorings left; None: no limit but the seconds; 0: the budget is spent."""
+        """Scorings left; None: only seconds limit the search; 0: the budget is spent."""
         if self.spent(scorings, seconds) >= 1:
             return 0
         return None if self.scorings is None else self.scorings - scorings
 
     def spent(self, scorings: int, seconds: float) -> float:
-        """Share of the budget that is used up; 1 or more: the search is over."""
+        """Share of the budget that is spent; at 1 or more, the search is over."""
         shares = []
         if self.scorings is not None:
             shares.append(scorings / self.scorings)
@@ -78,140 +157,141 @@ class Budget:
         return max(shares)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Problem:
-    """What a searcher is asked to solve. It sees sizes, layers and scores, and knows nothing about networks."""
+    """The task of a searcher: sizes and layers of the units, the amount to keep, budget and seed; no network.
+
+    Parameters
+    ----------
+    space : MaskSpace
+        The space to search.
+    density : float, {layer name: float} or Amount
+        How much every mask keeps. The quotas of the scopes ``layerwise`` and ``erk`` become a density per layer.
+    budget : int or Budget
+        The end of the search.
+    seed : int
+        Of everything random.
+    start : Mask, optional
+        A warm start of the problem's density.
+    saliencies : mapping, optional
+        Saliencies (n_units,) by name, for searchers that use them.
+    on_empty, hold : str, optional
+        As :class:`~masksearch.core.amount.Amount` has them; refused beside an ``Amount``.
+    refine : Refine, optional
+        How searchers that rank units make masks; by default, a mask has the top units.
+    cost : Cost, optional
+        Minimised beside the score; the density is then an upper limit.
+    amount : Amount, optional
+        Another name for ``density``, for :func:`dataclasses.replace`.
+
+    Raises
+    ------
+    InputError
+        For an invalid density or budget, and for saliencies of the wrong shape or with NaN.
+    """
 
     space: MaskSpace
-    density: Density
-    budget: Budget  # an int becomes Budget(scorings=int)
+    amount: Amount
+    budget: Budget
     seed: int
-    start: Mask | None = None  # a warm start, at the problem's density
-    saliencies: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # by name, (n_units,) each: knowledge a searcher may use
-    on_empty: OnEmpty = "raise"
-    hold: Hold = "units"  # what the density is a share of
-    refine: "Refine | None" = None  # how searchers that rank units make masks, if not by taking the top ones
-    cost: "Cost | None" = None  # what is made small beside the score made large; the density is then the largest
+    start: Mask | None
+    saliencies: Mapping[str, Tensor]
+    refine: Refine | None
+    cost: Cost | None
 
-    def __post_init__(self) -> None:
-        given = {name: saliency.detach().cpu() for name, saliency in self.saliencies.items()}
-        object.__setattr__(self, "saliencies", given)
-        object.__setattr__(self, "budget", Budget.of(self.budget))
-        for name, saliency in given.items():
-            if saliency.shape != (self.space.n_units,) or saliency.isnan().any():
+    def __init__(
+        self,
+        space: MaskSpace,
+        density: Density | Amount | None = None,
+        budget: int | Budget | None = None,
+        seed: int = 0,
+        start: Mask | None = None,
+        saliencies: Mapping[str, Tensor] | None = None,
+        on_empty: OnEmpty | None = None,
+        hold: Hold | None = None,
+        refine: Refine | None = None,
+        cost: Cost | None = None,
+        *,
+        amount: Amount | None = None,
+    ) -> None:
+        if amount is not None and density is not None:
+            raise InputError(f"density: {density!r} beside an amount; give exactly one of the two")
+        known = {name: saliency.detach().cpu() for name, saliency in (saliencies or {}).items()}
+        for name, saliency in known.items():
+            if saliency.shape != (space.n_units,) or saliency.isnan().any():
                 raise InputError(
                     f"saliency {name!r}: shape {tuple(saliency.shape)}, {int(saliency.isnan().sum())} NaN; one number "
-                    f"per unit is needed, ({self.space.n_units},)"
+                    f"per unit is needed, ({space.n_units},)"
                 )
+        values = {
+            "space": space,
+            "amount": Amount.of(amount or density, on_empty=on_empty, hold=hold).by_layer(space),
+            "budget": Budget.of(budget),
+            "seed": seed,
+            "start": start,
+            "saliencies": known,
+            "refine": refine,
+            "cost": cost,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def density(self) -> Density:
+        """The amount's density: a float, or one per layer."""
+        return self.amount.density
+
+    @property
+    def hold(self) -> Hold:
+        """What the density is a share of."""
+        return self.amount.hold
+
+    @property
+    def on_empty(self) -> OnEmpty:
+        """What happens when a mask would keep nothing of a layer."""
+        return self.amount.on_empty
+
+    # Masks that the problem allows. Where the problem would raise an error for an empty layer, rankings keep one unit
+    # of the layer instead: a searcher can't choose another density.
+
+    def top_units(self, saliency: Tensor, scope: Scope = "global", generator: torch.Generator | None = None) -> Mask:
+        """The mask of the top units of a saliency (n_units,)."""
+        return self.space.top_k(saliency, self.amount.lenient().across(scope), generator=generator)
 
     def top_k(self, saliency: Tensor) -> Mask:
-        """The mask of a saliency (n_units,) that the problem allows; where it would raise, a layer keeps one unit."""
-        on_empty: OnEmpty = "keep_one" if self.on_empty == "raise" else self.on_empty
-
-        def rank(values: Tensor) -> Mask:
-            return self.space.top_k(values, self.density, on_empty=on_empty, hold=self.hold)
-
-        return rank(saliency) if self.refine is None else self.refine(saliency, rank)
+        """The mask of a saliency (n_units,), refined if the problem has ``refine``."""
+        return self.top_units(saliency) if self.refine is None else self.refine(saliency, self.top_units)
 
     def random_mask(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
-        """A random mask that the problem allows, drawn uniformly among those of the density.
+        """A random mask that the problem allows, drawn uniformly among the masks of its density.
 
         Raises
         ------
         InputError
             If no layer may be empty (``on_empty`` is ``raise``) and each of 100 draws empties one.
         """
-        for _ in range(_DRAWS if self.on_empty == "raise" else 0):
-            mask = self.space.random(self.density, scope, generator, "allow", self.hold)
-            if not mask.empty_layers():
-                return mask
-        return self.space.random(self.density, scope, generator, self.on_empty, self.hold)
+        amount = self.amount.across(scope)
+        if self.on_empty == "raise":
+            allowed = replace(amount, on_empty="allow")
+            for _ in range(_DRAWS):
+                mask = self.space.random(allowed, generator=generator)
+                if not mask.empty_layers():
+                    return mask
+        return self.space.random(amount, generator=generator)
 
     def allows(self, kept: np.ndarray) -> bool:
-        """Whether a mask may keep ``kept`` units of the layers, int64 (n_layers,): none empty, and none too costly."""
-        return (self.on_empty == "allow" or bool(kept.all())) and self.space.fits(kept, self.density, self.hold)
+        """Whether a mask may keep ``kept`` units of the layers, int64 (n_layers,): none is empty, the cost fits."""
+        return (self.on_empty == "allow" or bool(kept.all())) and self.space.fits(kept, self.amount)
 
-    def priced(self, mask: Mask, score: "Score") -> "Score":
-        """The score of a mask with its cost, where the problem has one and the score doesn't."""
+    def priced(self, mask: Mask, score: Score) -> Score:
+        """The score with the cost of its mask, if the problem has a cost and the score has none."""
         if self.cost is None or score.cost is not None:
             return score
         return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Proposal:
-    """A mask that waits for its score: a base mask and the move from it."""
-
-    base: Mask
-    move: Move
-    mask: Mask  # base.moved(move); bits are worked out when read
-    threshold: float | None = None  # a score below it is as good as any other below it; None: the exact score is wanted
-
-    @classmethod
-    def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
-        """The proposal to make ``move`` from ``base``."""
-        return cls(base, move, base.moved(move), threshold)
-
-    @classmethod
-    def of(cls, mask: Mask) -> "Proposal":
-        """The proposal of a mask that comes from nowhere."""
-        return cls(mask, Move.nowhere(), mask)
-
-    @property
-    def dropped(self) -> np.ndarray:
-        """Units that go from kept to pruned, int64 (r,)."""
-        return self.move.dropped
-
-    @property
-    def regrown(self) -> np.ndarray:
-        """Units that go from pruned to kept, int64 (r,)."""
-        return self.move.regrown
-
-
-def proposals_of(masks: "Sequence[Mask | Proposal]", space: Layout) -> list[Proposal]:
-    """Masks and proposals, all as proposals.
-
-    Raises
-    ------
-    InputError
-        If one is a mask of another space than ``space``.
-    """
-    proposals = [Proposal.of(mask) if isinstance(mask, Mask) else mask for mask in masks]
-    for proposal in proposals:
-        own = proposal.mask.space
-        if own is not space and own.fingerprint != space.fingerprint:
-            raise InputError(f"mask of a {own.describe()}; it doesn't fit this {space.describe()}")
-    return proposals
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What a scorer says of a mask. Higher is better."""
-
-    value: float  # NaN: the mask can't be scored; never best and never accepted
-    exact: bool = True  # False: an upper bound, below the proposal's threshold; scoring stopped there
-    seconds: float = 0.0  # wall clock: of the scoring; once told to a searcher, of proposing the mask, too
-    images: int = 0  # images that were looked at
-    cost: float | None = None  # of the mask, as a share of the full one's; None: the search has no costs
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One scored mask of a history."""
-
-    number: int  # from 0
-    score: Score
-    mask_hash: int  # equal for equal masks
-    is_best: bool  # the best exact score up to here
-    is_repeat: bool  # the mask had been scored before; the old score stands
-    metrics: Mapping[str, float] = field(default_factory=dict)  # what the searcher and the loop report, by name
-    mask: Mask | None = None  # kept for the best few and those of the front only
-
-
 class HasScore(Protocol):
-    """A scorer that carries nothing from one scoring to the next: all that :func:`~masksearch.search` needs."""
+    """A scorer without state between scorings. :func:`masksearch.search` needs nothing more."""
 
     @abstractmethod
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
@@ -220,53 +300,24 @@ class HasScore(Protocol):
 
 @runtime_checkable
 class Scoring(HasScore, Protocol):
-    """What the loop needs of a scorer. Subclasses that carry nothing from one scoring to the next need only ``score``.
+    """A scorer as the loop uses it. Subclasses without state between scorings need only ``score``.
 
-    The loop takes checkpoints right after a refresh, so that a search that goes on from a checkpoint finds the scorer
-    in the same state as a search that was never interrupted.
+    The loop writes checkpoints right after a refresh. A resumed search therefore finds the scorer in the same state as
+    a search that was never interrupted.
     """
 
     @property
     def refresh_every(self) -> int | None:
-        """Scorings after which :meth:`refresh` is due; None: never, since the scorer carries nothing over."""
+        """Scorings from one :meth:`refresh` to the next; None if the scorer has no state between scorings."""
         return None
 
     def refresh(self) -> None:
-        """Drop everything that the scorer carries from one scoring to the next."""
+        """Drop all state that earlier scorings have left."""
         return
 
 
-_S = TypeVar("_S", bound=Scoring)
-
-
-class ScorerWrapper(Scoring, Generic[_S]):
-    """Base class of scorers that change what another scorer gets or returns. The wrapped scorer is refreshed.
-
-    Parameters
-    ----------
-    scorer : Scoring
-        The wrapped scorer.
-    """
-
-    def __init__(self, scorer: _S) -> None:
-        self._scorer = scorer
-
-    @property
-    def refresh_every(self) -> int | None:
-        """``refresh_every`` of the wrapped scorer."""
-        return self._scorer.refresh_every
-
-    def refresh(self) -> None:
-        """Refresh the wrapped scorer."""
-        self._scorer.refresh()
-
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order."""
-        return self._scorer.score(proposals)
-
-
-class _Unrefreshed(Scoring):
-    """A scorer that has ``score`` alone, with the defaults of :class:`Scoring`."""
+class _Stateless(Scoring):
+    """A scorer that has only ``score``, with the defaults of :class:`Scoring`."""
 
     def __init__(self, scorer: HasScore) -> None:
         self._scorer = scorer
@@ -276,7 +327,7 @@ class _Unrefreshed(Scoring):
 
 
 def as_scoring(scorer: HasScore) -> Scoring:
-    """The scorer itself if it has all of :class:`Scoring`, else the scorer with the defaults of :class:`Scoring`.
+    """The scorer itself if it has all members of :class:`Scoring`, else the scorer with the defaults of ``Scoring``.
 
     Raises
     ------
@@ -293,4 +344,4 @@ def as_scoring(scorer: HasScore) -> Scoring:
         raise InputError(
             f"scorer: a {name} has {given[0]} alone; a scorer has both refresh and refresh_every, or neither"
         )
-    return _Unrefreshed(scorer)
+    return _Stateless(scorer)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
-from masksearch.core.space import Density, Hold, OnEmpty, Scope
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradient_preservation import grasp
 from masksearch.criteria.gradients import snip, taylor
-from masksearch.criteria.iterative import step_densities
+from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
 from masksearch.data.split import balanced_batch
@@ -60,6 +60,7 @@ class Criterion:
     granularities: tuple[str, ...] = ("weight",)
 
 
+_DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
 _BOTH, _FILTER = ("weight", "filter"), ("filter",)
 
 CRITERIA: Table[Criterion] = Table(
@@ -126,13 +127,14 @@ def select(
     model: nn.Module,
     space: NetworkSpace,
     batches: Iterable[tuple[Tensor, Tensor]] = (),
-    density: Density = 0.1,
+    density: Density | Amount | None = None,
     *,
-    scope: Scope = "global",
+    sparsity: Density | None = None,
+    scope: Scope | None = None,
     generator: torch.Generator | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    on_empty: OnEmpty = "raise",
-    hold: Hold = "units",
+    on_empty: OnEmpty | None = None,
+    hold: Hold | None = None,
     alive: Mask | None = None,
     connectivity: Connectivity | None = None,
 ) -> Mask:
@@ -146,38 +148,45 @@ def select(
     name : str
         A row of ``CRITERIA``.
     batches : iterable of (images, labels)
-        Gone through once a round.
+        Read once per round.
+    density : float, {layer name: float} or Amount, optional
+        How much the mask keeps; 0.1 if density and sparsity are both left out.
+    sparsity : float or {layer name: float}, optional
+        1 - density; at most one of the two is given.
+    scope, on_empty, hold : str, optional
+        As :class:`~masksearch.core.amount.Amount` has them: ``"global"``, ``"raise"`` and ``"units"`` if left out.
     generator : torch.Generator, optional
-        Breaks ties, and feeds criteria that draw.
+        Breaks ties, and feeds criteria that draw random numbers.
     initial : mapping, optional
         Weights at initialisation, by parameter name.
-    hold : {"units", "params", "macs"}
-        What ``density`` is a share of.
     alive : Mask, optional
-        Where to begin: what it prunes stays pruned, and densities fall from its own. Default: nothing is pruned yet.
+        The mask to start from: units that it prunes stay pruned, and densities fall from its density. By default,
+        nothing is pruned yet.
     connectivity : Connectivity, optional
-        Of the network: units that no signal passes through give their places to the next best.
+        Of the network: units through which no signal passes are replaced by the next best units.
 
     Raises
     ------
     InputError
-        If the criterion doesn't know the space's granularity, or lacks something that it needs; if a round empties a
-        layer and ``on_empty`` forbids it; if ``density`` asks for more than is ``alive``.
+        If the criterion isn't defined for the space's granularity, or lacks an input that it needs; if a round empties
+        a layer and ``on_empty`` forbids it; if ``density`` keeps more units than ``alive``.
     """
     row = CRITERIA[name]
     if space.granularity not in row.granularities:
         raise InputError(f"criterion {name!r}: is for {' and '.join(row.granularities)} masks, not {space.granularity}")
+    density = _DENSITY if density is None and sparsity is None else density
+    amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
     generator = generator or torch.Generator().manual_seed(0)
     extras: dict[str, Any] = {"generator": generator} if row.draws else {}
     batches = list(batches)
-    steps = step_densities(space, density, scope, hold, row.rounds, space.full() if alive is None else alive)
+    steps = step_amounts(space, amount, row.rounds, space.full() if alive is None else alive)
     for step in steps:
         saliency = row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
         if alive is not None:
             saliency = saliency.masked_fill(~alive.bits, -torch.inf)
-        rank = partial(space.top_k, density=step, scope=scope, generator=generator, on_empty=on_empty, hold=hold)
+        rank = partial(space.top_k, density=step, generator=generator)
         chosen = rank(saliency) if connectivity is None else connected(saliency, rank, connectivity)
-        # Held in params or MACs, a pruned unit that is cheap could fill what is left below the limit.
+        # Held in params or MACs, a cheap unit that is pruned already could fit below the limit again.
         alive = chosen if alive is None else Mask(space, chosen.bits & alive.bits)
     assert alive is not None
     return alive

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.amount import Amount, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
-from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.criteria import CRITERIA, select
 from masksearch.schedules.in_training import Gradual
 from masksearch.spaces import NetworkSpace
@@ -30,14 +30,15 @@ def gradual_saliency(
     space: NetworkSpace,
     split: Examples,
     settings: TrainSettings,
-    density: float,
+    density: float | Amount | None = None,
     criterion: str = "magnitude",
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     *,
-    scope: Scope = "global",
+    sparsity: float | None = None,
+    scope: Scope | None = None,
     initial: Mapping[str, Tensor] | None = None,
-    on_empty: OnEmpty = "raise",
-    hold: Hold = "units",
+    on_empty: OnEmpty | None = None,
+    hold: Hold | None = None,
     alive: Mask | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -55,13 +56,17 @@ def gradual_saliency(
     settings : TrainSettings
         How: for all of its epochs, of which density falls during the first three quarters. Its schedule of learning
         rates begins anew; ``plateau``, which would need validation images, is refused.
-    density : float
-        In the end.
+    density : float or Amount, optional
+        At the end. Exactly one of ``density`` and ``sparsity`` is given.
     criterion : str
         A row of ``CRITERIA``, which chooses the units that go; of those that went at once, and of those that are left,
         it is the order.
-    batches, scope, initial, on_empty, hold
-        For the criterion, as :func:`masksearch.criteria.select` has them.
+    batches, initial
+        Inputs of the criterion, as in :func:`masksearch.criteria.select`.
+    sparsity : float, optional
+        1 - density.
+    scope, on_empty, hold : str, optional
+        As :class:`~masksearch.core.amount.Amount` has them: ``"global"``, ``"raise"`` and ``"units"`` if left out.
     alive : Mask, optional
         Where to begin; nothing is pruned if left out.
     seed, device, augment, on_epoch
@@ -78,8 +83,8 @@ def gradual_saliency(
     InputError
         For no epochs, a density above that of ``alive``, what the criterion lacks, or a training that diverges.
     """
-    if isinstance(density, Mapping):
-        raise InputError(f"density: {dict(density)}; gradual pruning follows one number")
+    amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
+    final = amount.single("gradual pruning follows one number")
     if settings.epochs < 1:
         raise InputError(f"epochs: {settings.epochs}; gradual pruning takes at least 1")
     network, batches = copy.deepcopy(model), list(batches)
@@ -102,12 +107,9 @@ def gradual_saliency(
 
     def choose(reached: float, before: Mask) -> Mask:
         mask = select(
-            *(criterion, network, space, batches, reached),
-            scope=scope,
+            *(criterion, network, space, batches, amount.at(reached)),
             generator=generator(),
             initial=initial,
-            on_empty=on_empty,
-            hold=hold,
             alive=before,
         )
         if mask != before:
@@ -115,7 +117,7 @@ def gradual_saliency(
         return mask
 
     steps = settings.epochs * steps_per_epoch(len(split.inputs), settings.batch_size)
-    gradual = Gradual(network, space, choose, density, steps, alive=begin)
+    gradual = Gradual(network, space, choose, final, steps, alive=begin)
     training = train(
         network, split, settings, remask=gradual, seed=seed, device=device, augment=augment, on_epoch=on_epoch
     )

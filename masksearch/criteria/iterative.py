@@ -1,57 +1,51 @@
-"""Rounds of ranking and pruning: how many units each of them keeps, so that what is pruned never has to come back."""
+"""Rounds of ranking and pruning: the amount that every round keeps, so that no round keeps a unit pruned before."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
+from masksearch.core.amount import Amount
 from masksearch.core.mask import Mask
-from masksearch.core.space import Density, Hold, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["step_densities"]
+__all__ = ["step_amounts"]
 
 
-def step_densities(
-    space: NetworkSpace, density: Density, scope: Scope, hold: Hold, rounds: int, alive: Mask
-) -> Iterator[Density]:
-    """Densities after each of the rounds, falling exponentially from that of ``alive`` to ``density``, which is last.
+def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) -> Iterator[Amount]:
+    """The amount of every round: densities fall exponentially from the density of ``alive`` to that of ``amount``.
 
-    Where the scope fixes the layers' densities, each layer's falls to its own. They are given as whole numbers of units
-    that never rise: densities that every round rounds for itself, by largest remainder, could ask for a unit more than
-    the round before has left. Held in params or MACs, densities fall from 1, and rounds above ``alive`` prune nothing.
+    Where the scope fixes the layers' quotas, the density of every layer falls to its own quota. The layers' densities
+    are whole numbers of units that never rise: with independent rounding by largest remainder, a round could keep a
+    unit more than the round before has left. Held in params or MACs, densities fall from 1; a round whose density is
+    above that of ``alive`` prunes nothing.
 
     Raises
     ------
     InputError
-        If ``density`` asks for more units than are alive.
+        If ``amount`` keeps more units than ``alive``.
     """
-    if hold != "units":
-        if isinstance(density, Mapping) or not 0 < density <= 1:
-            yield density  # for the ranking to refuse
-            return
-        yield from (density ** (r / rounds) for r in range(1, rounds + 1))
+    if amount.hold != "units":
+        final = amount.single(f"hold {amount.hold!r} needs one density")
+        yield from (amount.at(final ** (r / rounds)) for r in range(1, rounds + 1))
         return
-    wanted = space.count(density)
-    if wanted > alive.n_kept:
-        raise InputError(f"density: {density} keeps {wanted} units, and only {alive.n_kept} are alive")
-    if isinstance(density, Mapping) or scope != "global":
+    count = amount.count(space)
+    if count > alive.n_kept:
+        raise InputError(f"density: {amount.density} keeps {count} units, and only {alive.n_kept} are alive")
+    if amount.fixes_layers:
         before = list(alive.kept_per_layer().values())
-        after = _within(space.quotas(density, scope), before)
+        after = _within(amount.quotas(space), before)
         for r in range(1, rounds):
-            # A layer of which nothing is to stay keeps a unit until the last round: without it nothing flows.
+            # Every alive layer keeps a unit until the last round, even with quota 0: an empty layer cuts the network.
             kept = [_between(b, max(a, 1), r / rounds) for b, a in zip(before, after, strict=True)]
-            yield _shares(space, kept)
-        yield _shares(space, after)
+            yield amount.at(space.densities(kept))
+        yield amount.at(space.densities(after))
     else:
-        yield from (alive.density * (density / alive.density) ** (r / rounds) for r in range(1, rounds))
-        yield density
+        final = amount.single("scope 'global' has one density")
+        yield from (amount.at(alive.density * (final / alive.density) ** (r / rounds)) for r in range(1, rounds))
+        yield amount
 
 
 def _between(before: int, after: int, share: float) -> int:
     return round(before * (after / before) ** share) if before else 0
-
-
-def _shares(space: NetworkSpace, kept: list[int]) -> dict[str, float]:
-    return {layer.name: k / layer.size for layer, k in zip(space.layers, kept, strict=True)}
 
 
 def _within(quotas: list[int], available: list[int]) -> list[int]:

@@ -66,10 +66,6 @@ def _regrown(
     kept = list(mask.kept_per_layer().values())
     staying = [k - int(share * k) for k in kept]
     magnitudes = weights.detach().abs().cpu().masked_fill(~mask.bits, -torch.inf)
-    stay = space.top_k(magnitudes, _densities(space, staying), generator=generator, on_empty="allow")
+    stay = space.top_k(magnitudes, space.densities(staying), generator=generator, on_empty="allow")
     growth = growth.masked_fill(stay.bits, torch.inf)
-    return space.top_k(growth, _densities(space, kept), generator=generator, on_empty="allow")
-
-
-def _densities(space: MaskSpace, kept: list[int]) -> dict[str, float]:
-    return {layer.name: k / layer.size for layer, k in zip(space.layers, kept, strict=True)}
+    return space.top_k(growth, space.densities(kept), generator=generator, on_empty="allow")

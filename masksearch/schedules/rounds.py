@@ -6,8 +6,8 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
+from masksearch.core.amount import Density
 from masksearch.core.mask import Mask
-from masksearch.core.space import Density
 from masksearch.pruning.ticket import Ticket, draw_ticket
 from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Training, Weights

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from masksearch.core.amount import Scope
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score
-from masksearch.core.space import OnEmpty, Scope
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
@@ -98,9 +98,7 @@ class EDA(Searcher):
 
     def _draw(self, ranking: Tensor) -> Mask:
         """The mask of the highest-ranking units; a layer that would be empty keeps one, unless it may be empty."""
-        problem = self.problem
-        on_empty: OnEmpty = "allow" if problem.on_empty == "allow" else "keep_one"
-        return problem.space.top_k(ranking, problem.density, self.scope, self.generator, on_empty, problem.hold)
+        return self.problem.top_units(ranking, self.scope, self.generator)
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         masks = []

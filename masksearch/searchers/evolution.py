@@ -1,17 +1,17 @@
 """Evolution: a population of masks that mutate by swaps and cross over by exchanging units in which they differ."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import get_args
 
 import numpy as np
 
+from masksearch.core.amount import Scope
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score
-from masksearch.core.space import OnEmpty, Scope
 from masksearch.searchers.layered_partition import spread
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
@@ -94,18 +94,11 @@ class Evolution(Searcher):
 
     @property
     def _within(self) -> float:
-        return 1.0 if isinstance(self.problem.density, Mapping) else self.within
-
-    @property
-    def _on_empty(self) -> OnEmpty:
-        return "allow" if self.problem.on_empty == "allow" else "keep_one"
+        return self.within if self.problem.amount.per_layer is None else 1.0
 
     def _given_masks(self) -> list[Mask]:
         problem = self.problem
-        masks = [
-            problem.space.top_k(saliency, problem.density, self.scope, None, self._on_empty, problem.hold)
-            for saliency in problem.saliencies.values()
-        ]
+        masks = [problem.top_units(saliency, self.scope) for saliency in problem.saliencies.values()]
         return masks if problem.start is None else [problem.start, *masks]
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
@@ -122,8 +115,8 @@ class Evolution(Searcher):
             base = _member(self._given[number % len(self._given)])
             proposal = Proposal.moving(base.mask, self._allowed(base, self._mutated))
         else:
-            drawn = problem.space.random(problem.density, self.scope, self.generator, self._on_empty, problem.hold)
-            proposal = Proposal.of(drawn)
+            amount = problem.amount.lenient().across(self.scope)
+            proposal = Proposal.of(problem.space.random(amount, generator=self.generator))
         self._waiting.append((None, _member(proposal.mask).kept))
         return proposal
 
@@ -161,7 +154,7 @@ class Evolution(Searcher):
         if 2 * radius in (0, len(mine) + len(theirs)):
             return Move.nowhere()
         out, back = self.state.rng.permutation(out), self.state.rng.permutation(back)
-        if isinstance(self.problem.density, Mapping):
+        if self.problem.amount.per_layer is not None:
             return _balanced(base.mask.space, out, back)
         return Move(out[:radius], back[:radius])
 

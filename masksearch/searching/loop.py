@@ -1,14 +1,16 @@
-"""The loop: ask, score, tell, until the budget is spent. Budgets, repeats, checkpoints and the history live here."""
+"""The loop of a search: ask, score, tell, until the budget is spent; with repeats, checkpoints and the history."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from masksearch.core.amount import Amount, Density, Hold, OnEmpty
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import (
@@ -23,31 +25,33 @@ from masksearch.core.protocol import (
     Trial,
     as_scoring,
 )
-from masksearch.core.space import Density, Hold, MaskSpace, OnEmpty
+from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.history_store import HistoryFile
 from masksearch.utils.errors import InputError
+from masksearch.utils.locks import locked
 
 __all__ = ["Callback", "search"]
 
 Callback = Callable[[Trial, History, Searcher], None]
-"""Called after every trial, when the searcher has its score."""
+"""f(trial, history, searcher), called after every trial, when the searcher has its score."""
 
-_LOOKS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
+_COMPARISONS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
 
 def search(
     space: MaskSpace,
     searcher: Searcher | str,
     scorer: HasScore,
-    density: Density,
-    budget: int | Budget,
+    density: Density | Amount | None = None,
+    budget: int | Budget | None = None,
     seed: int = 0,
     *,
+    sparsity: Density | None = None,
     start: Mask | Tensor | None = None,
     saliencies: Mapping[str, Tensor] | None = None,
-    on_empty: OnEmpty = "raise",
-    hold: Hold = "units",
+    on_empty: OnEmpty | None = None,
+    hold: Hold | None = None,
     refine: Refine | None = None,
     cost: Cost | None = None,
     batch: int = 1,
@@ -60,88 +64,108 @@ def search(
     Parameters
     ----------
     space : MaskSpace
-        Where to search.
+        The masks to search.
     searcher : Searcher or str
-        Proposes masks: a searcher, or a name in ``SEARCHERS`` for one with default settings.
+        Proposes masks: a searcher, or a name in ``SEARCHERS`` for a searcher with default settings.
     scorer : object with ``score(proposals) -> scores``
-        Scores them; higher is better. A scorer that carries something from one scoring to the next also has
-        ``refresh()`` and ``refresh_every``; see :class:`~masksearch.core.protocol.Scoring`.
-    density : float or {layer name: float}
-        Of every mask.
+        Scores masks; higher is better. A scorer with state between scorings also has ``refresh()`` and
+        ``refresh_every``; see :class:`~masksearch.core.protocol.Scoring`.
+    density : float, {layer name: float} or Amount, optional
+        How much every mask keeps. Exactly one of ``density`` and ``sparsity`` is given.
     budget : int or Budget
         Scorings, seconds of proposing and scoring, or both.
     seed : int
-        Same seed, same search: but for budgets in seconds, and searches that share a study of Optuna's.
+        Equal seeds give equal searches, except with a budget in seconds, a measured cost, or a shared Optuna study.
+    sparsity : float or {layer name: float}, optional
+        1 - density.
     start : Mask or float tensor (n_units,), optional
-        Warm start: a mask, or a saliency whose top units make one.
+        Warm start: a mask, or a saliency whose top units make the mask.
     saliencies : mapping, optional
-        Saliencies by name, for searchers that use them.
-    on_empty : {"raise", "allow", "keep_one"}
-        Whether masks may empty a layer; see :class:`MaskSpace`.
-    hold : {"units", "params", "macs"}
-        What the density is a share of. In parameters or MACs, moves keep the number of units that the first mask has,
-        and never cost more than the density allows.
+        Saliencies (n_units,) by name, for searchers that use them.
+    on_empty : {"raise", "allow", "keep_one"}, optional
+        Whether masks may empty a layer; see :class:`~masksearch.core.amount.Amount`. ``raise`` if left out.
+    hold : {"units", "params", "macs"}, optional
+        What the density is a share of; ``units`` if left out. In parameters or MACs, moves keep the number of units of
+        the first mask, and no mask costs more than the density allows.
     refine : callable, optional
-        How searchers that rank units (Optuna's) make masks, if not by taking the top ones:
-        ``f(saliency, rank) -> mask``, where ``rank(saliency)`` is the mask of the top ones.
+        How searchers that rank units (Optuna's) make a mask: ``f(saliency, rank) -> mask``, where ``rank(saliency)`` is
+        the mask of the top units. By default, a mask has the top units.
     cost : {"units", "params", "macs"} or callable, optional
-        Search the Pareto front of score and cost, ``history.front``. A name says what of the full mask's is counted by
-        the space; ``f(mask)`` gives any other share. Masks then are of any density up to ``density``, a share of what
-        ``hold`` says, and keep at least one unit of every layer; a start may be of any of these densities.
-        Only searchers that ``supports_costs`` can do it: Optuna's, except CMA-ES.
+        Search the Pareto front of score and cost, ``history.front``. The space counts a named cost as a share of the
+        full mask's; ``f(mask)`` returns any other share. Masks then have any density up to ``density`` and keep at
+        least one unit of every layer; a start may have any of these densities. It needs a searcher that
+        ``supports_costs``: Optuna's, except CMA-ES.
     batch : int
-        Proposals asked for at once.
+        Proposals per ask.
     keep : int
-        How many of the best masks the history keeps.
+        Number of best masks that the history keeps.
     folder : path, optional
-        Where the history grows on disk. If it holds an unfinished search, that goes on, to the same result (with the
-        same exceptions) as if it had never stopped.
+        Folder of the history on disk. An unfinished search in it continues, to the same result as if it had never
+        stopped. Only one process at a time can search in a folder.
     callbacks : iterable of callables
-        ``f(trial, history, searcher)`` after every trial, those of an earlier process first, with history and searcher
-        as they are now. An exception ends the search; what was scored is on disk.
+        ``f(trial, history, searcher)`` after every trial. A resumed search first calls them for the trials of earlier
+        processes, with history and searcher in their present state. An exception ends the search; the trials before it
+        are on disk.
 
     Returns
     -------
     History
-        Everything that was scored; ``history.best.mask`` is the mask of highest score.
+        All trials; ``history.best.mask`` is the mask of highest score.
 
     Raises
     ------
     InputError
-        If searcher, density, start, budget, scorer or cost don't fit, if the folder holds another search, or an
-        unfinished one whose searcher doesn't support resuming.
+        If searcher, density, start, budget, scorer or cost don't fit; if another process searches in the folder; if the
+        folder holds another search, or an unfinished one whose searcher doesn't support resuming.
     """
     searcher = _instance(searcher)
     if batch < 1:
-        raise InputError(f"batch: {batch}; at least 1 proposal is asked for at once")
-    budget, scoring = Budget.of(budget), as_scoring(scorer)
+        raise InputError(f"batch: {batch}; at least 1 proposal per ask is needed")
+    amount = Amount.of(density, sparsity=sparsity, hold=hold, on_empty=on_empty).by_layer(space)
     if cost is not None:
         _check_cost(cost, searcher, space)
-    mask = _start_mask(start, space, density, on_empty, hold, up_to=cost is not None)
-    problem = Problem(space, density, budget, seed, mask, saliencies or {}, on_empty, hold, refine, cost)
-    if hold == "units":
-        space.count(density)  # a density that can't be is an error before any work
+    mask = _start_mask(start, space, amount, up_to=cost is not None)
+    problem = Problem(space, amount, budget, seed, mask, saliencies, refine=refine, cost=cost)
+    if amount.hold == "units":
+        amount.count(space)  # an impossible density is an error before any work
+    run = partial(_run, problem, searcher, as_scoring(scorer), batch, History(keep), list(callbacks))
     searcher.start(problem)
-    file, history = None, History(keep)
+    if folder is None:
+        return run(None)
+    path = Path(folder)
+    with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder"):
+        return run(path)
+
+
+def _run(
+    problem: Problem,
+    searcher: Searcher,
+    scorer: Scoring,
+    batch: int,
+    history: History,
+    callbacks: list[Callback],
+    folder: Path | None,
+) -> History:
+    """Run a search that has started, or continue the search in ``folder``, to the end of its budget."""
+    file = None
     if folder is not None:
-        file = HistoryFile(Path(folder), _identity(problem, searcher, batch))
-        history, state = file.open(space, keep)
+        file = HistoryFile(folder, _identity(problem, searcher, batch))
+        history, state = file.open(problem.space, history.keep)
         if state is not None:
             searcher.load_state_dict(state)
-        elif len(history) and budget.left(len(history), history.seconds) != 0:
+        elif len(history) and problem.budget.left(len(history), history.seconds) != 0:
             file.close()
             name = type(searcher).__name__
             raise InputError(
                 f"{folder}: holds an unfinished search ({len(history)} scorings), and {name} doesn't support resuming, "
                 "since it keeps attributes outside of self.state; give another folder"
             )
-    callbacks = list(callbacks)
     history.first = history.first or searcher.incumbent
     try:
         for trial in history:
             for callback in callbacks:
                 callback(trial, history, searcher)
-        _Loop(searcher, scoring, problem, history, file, batch, callbacks).run()
+        _Loop(searcher, scorer, problem, history, file, batch, callbacks).run()
     finally:
         if file is not None:
             file.close()
@@ -149,23 +173,22 @@ def search(
     return history
 
 
-def _start_mask(
-    start: Mask | Tensor | None, space: MaskSpace, density: Density, on_empty: OnEmpty, hold: Hold, *, up_to: bool
-) -> Mask | None:
-    """The mask that a search begins with, of a mask or a saliency (n_units,); None for none.
+def _start_mask(start: Mask | Tensor | None, space: MaskSpace, amount: Amount, *, up_to: bool) -> Mask | None:
+    """The first mask of a search, from a mask or a saliency (n_units,); None if there is no start.
 
     Parameters
     ----------
     up_to : bool
-        Whether it may keep less than the density says.
+        Whether the mask may keep less than the amount.
 
     Raises
     ------
     InputError
-        If it doesn't fit the space or the density, or empties a layer that may not be empty.
+        If the mask doesn't fit the space or the amount, or empties a layer that may not be empty.
     """
+    density, hold, on_empty = amount.density, amount.hold, amount.on_empty
     if isinstance(start, Tensor):
-        return space.top_k(start, density, on_empty=on_empty, hold=hold)
+        return space.top_k(start, amount)
     if start is None:
         return None
     if start.space.fingerprint != space.fingerprint:
@@ -176,19 +199,22 @@ def _start_mask(
         )
     if hold != "units":
         kept = np.array(list(start.kept_per_layer().values()))
-        if not space.fits(kept, density, hold):
+        if not space.fits(kept, amount):
             raise InputError(f"start: costs more than density {density} of the {hold}")
-    elif start.n_kept > space.count(density) or (start.n_kept < space.count(density) and not up_to):
-        raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {space.count(density)}")
-    elif isinstance(density, Mapping):
-        _check_layers(start, space, density, on_empty)
+    elif start.n_kept > (count := amount.count(space)) or (start.n_kept < count and not up_to):
+        raise InputError(f"start: keeps {start.n_kept} units, density {density} keeps {count}")
+    elif amount.per_layer is not None:
+        _check_layers(start, space, amount)
     return start
 
 
-def _check_layers(start: Mask, space: MaskSpace, density: Density, on_empty: OnEmpty) -> None:
-    """That a start keeps of every layer what its density says (a unit more or less, where emptied ones keep one)."""
-    quotas = space.quotas(density)
-    if on_empty != "allow" and not all(quotas):
+def _check_layers(start: Mask, space: MaskSpace, amount: Amount) -> None:
+    """Raise an error unless the start has the layers' quotas; a quota of 0 is only checked where layers may be empty.
+
+    Where no layer may be empty, a quota of 0 becomes 1 at the cost of another layer.
+    """
+    quotas = amount.quotas(space)
+    if amount.on_empty != "allow" and not all(quotas):
         return
     for (name, kept), quota in zip(start.kept_per_layer().items(), quotas, strict=True):
         if kept != quota:
@@ -197,7 +223,7 @@ def _check_layers(start: Mask, space: MaskSpace, density: Density, on_empty: OnE
 
 @dataclass
 class _Loop:
-    """A search that is going on."""
+    """The state of a running search."""
 
     searcher: Searcher
     scorer: Scoring
@@ -208,12 +234,12 @@ class _Loop:
     callbacks: list[Callback]
 
     def __post_init__(self) -> None:
-        self._stride = max(1, (self.problem.budget.scorings or 20_000) // _LOOKS)
+        self._stride = max(1, (self.problem.budget.scorings or 20_000) // _COMPARISONS)
         self._saved, self._refreshed = time.monotonic(), len(self.history)
-        self._telling = 0.0  # seconds of the last tell, which count for the trials that it led to
+        self._telling = 0.0  # seconds of the last tell; they count as proposing time of the next trials
 
     def run(self) -> None:
-        """Go on to the end of the budget."""
+        """Run to the end of the budget, or until the searcher has no more proposals."""
         budget, history = self.problem.budget, self.history
         while (left := budget.left(len(history), history.seconds)) != 0:
             self._refresh_if_due()
@@ -232,7 +258,7 @@ class _Loop:
             self.file.checkpoint(history, self._searcher_state())
 
     def _refresh_if_due(self) -> None:
-        """Refresh the scorer when its time has come, and take a checkpoint then, if the last one is old."""
+        """Refresh the scorer if a refresh is due, and write a checkpoint then if the last one is old."""
         every = self.scorer.refresh_every
         if len(self.history) - self._refreshed < (every or 1):
             return
@@ -247,23 +273,27 @@ class _Loop:
         return self.searcher.state_dict() if self.searcher.supports_resuming else None
 
     def _record(self, proposals: Sequence[Proposal], scores: Sequence[Score], before: Mask | None) -> None:
-        """Write trials down, once the searcher knows them; ``before``: where it stood when it didn't."""
+        """Append the trials to the history, after the searcher got their scores.
+
+        ``before`` is the searcher's incumbent before that. The incumbent's new mask belongs to one of the proposals:
+        the row of that proposal gets the move.
+        """
         history, searcher, after = self.history, self.searcher, self.searcher.incumbent
         place = next((i for i, proposal in enumerate(proposals) if proposal.mask is after), len(proposals) - 1)
         for i, (proposal, score) in enumerate(zip(proposals, scores, strict=True)):
             metrics = searcher.metrics()
             if len(history) % self._stride == 0 and (incumbent := searcher.incumbent) is not None:
-                metrics |= _look(incumbent, history)
+                metrics |= _comparison(incumbent, history)
             trial = history.add(proposal.mask, score, metrics)
             if self.file is not None:
-                gone = None if i != place else _gone(before, after, proposal)
-                self.file.append(trial, gone, None if gone is None or after is proposal.mask else after)
+                move = None if i != place else _incumbent_move(before, after, proposal)
+                self.file.append(trial, move, None if move is None or after is proposal.mask else after)
             for callback in self.callbacks:
                 callback(trial, history, searcher)
 
 
-def _gone(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move | None:
-    """The move from one incumbent to the next, in O(radius) where it is the proposal's; None if it stayed."""
+def _incumbent_move(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move | None:
+    """The move from one incumbent to the next, in O(radius) if it is the proposal's; None if the incumbent stayed."""
     if after is None or after is before:
         return None
     if proposal.mask is after and (before is None or before is proposal.base):
@@ -272,9 +302,9 @@ def _gone(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move |
 
 
 def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, problem: Problem) -> list[Score]:
-    """Scores of all proposals, with costs; a mask that was scored before, or stands there twice, is scored once.
+    """Scores of all proposals, with costs. A mask that occurs twice, or was scored before, is not scored again.
 
-    It is scored to the lowest of its thresholds: what settles that one settles the others.
+    Of the thresholds of a mask that occurs twice, the lowest counts: a bound below it is below the others, too.
     """
     scores: dict[int, Score] = {}
     fresh: dict[int, Proposal] = {}
@@ -299,31 +329,31 @@ def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, pro
 
 
 def _priced(problem: Problem, mask: Mask, score: Score) -> Score:
-    """The score with its mask's cost, and with the seconds that finding that out took."""
+    """The score with its mask's cost; the seconds that the cost took are added to the score's seconds."""
     began = time.perf_counter()
     priced = problem.priced(mask, score)
     return replace(priced, seconds=priced.seconds + time.perf_counter() - began)
 
 
 def _lowest(one: float | None, other: float | None) -> float | None:
-    """Of two thresholds; None, the wish for an exact score, is below all."""
+    """The lower of two thresholds; None, which asks for an exact score, is the lowest."""
     return None if one is None or other is None else min(one, other)
 
 
 def _repeated(score: Score) -> Score:
-    """The same score, for nothing but the searcher's own time."""
+    """The score of a repeated mask: no seconds of scoring and no images."""
     return replace(score, seconds=0.0, images=0)
 
 
-def _look(incumbent: Mask, history: History) -> dict[str, float]:
-    """How far the incumbent is from the start and from the best, and the density of every layer."""
-    look = {f"density/{name}": value for name, value in incumbent.densities().items()}
+def _comparison(incumbent: Mask, history: History) -> dict[str, float]:
+    """Metrics of the incumbent: the density of every layer, and the Hamming distances to the start and to the best."""
+    metrics = {f"density/{name}": value for name, value in incumbent.densities().items()}
     if history.first is not None:
-        look["hamming_start"] = incumbent.hamming(history.first)
+        metrics["hamming_start"] = incumbent.hamming(history.first)
     if history.has_best:
         assert history.best.mask is not None
-        look["hamming_best"] = incumbent.hamming(history.best.mask)
-    return look
+        metrics["hamming_best"] = incumbent.hamming(history.best.mask)
+    return metrics
 
 
 def _instance(searcher: Searcher | str) -> Searcher:
@@ -338,16 +368,16 @@ def _instance(searcher: Searcher | str) -> Searcher:
 def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
     if not searcher.supports_costs:
         able = [name for name, make in SEARCHERS.items() if make().supports_costs]
-        raise InputError(f"cost: this {type(searcher).__name__} goes by the score alone; {', '.join(able)} weigh costs")
+        raise InputError(f"cost: this {type(searcher).__name__} considers only scores; {', '.join(able)} support costs")
     if isinstance(cost, str):
-        space.share(space.full(), cost)  # raises if the space doesn't know it
+        space.share(space.full(), cost)  # raises an error if the space can't count this cost
 
 
 def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:
     return {
         "space": problem.space.fingerprint,
         "searcher": repr(searcher) if is_dataclass(searcher) else type(searcher).__qualname__,
-        "density": problem.density if isinstance(problem.density, float | int) else dict(problem.density),
+        "density": problem.density,
         "budget": repr(problem.budget),
         "seed": problem.seed,
         "start": problem.start.hash if problem.start else None,
@@ -356,6 +386,6 @@ def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, obj
         "refined": problem.refine is not None,
         "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
         "batch": batch,
-        # By name: to the last bit, their values may depend on the number of threads.
+        # Only names: the last bits of the values may depend on the number of threads.
         **({"saliencies": list(problem.saliencies)} if problem.saliencies else {}),
     }

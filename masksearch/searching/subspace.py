@@ -1,4 +1,4 @@
-"""A later round of pruning as a search of its own: over the units that earlier rounds have left, and no others."""
+"""The units that earlier rounds of pruning have kept, as a space of their own: later rounds search in it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal, Score, ScorerWrapper, Scoring, proposals_of
+from masksearch.core.protocol import Proposal, Score, Scoring, proposals_of
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
@@ -15,10 +15,15 @@ __all__ = ["Subspace", "SubspaceScorer"]
 
 
 class Subspace(MaskSpace):
-    """The masks of another space that keep nothing that ``alive`` has pruned.
+    """The masks of another space that keep only units of the mask ``alive``.
 
-    Its units are the alive ones, in their old order, in layers of their old names; a layer of which nothing is alive is
-    no layer of it. Units count alike: only a density held in units can be asked for.
+    The units are those that ``alive`` keeps, in the same order, in layers of the same names; layers that ``alive``
+    empties are left out. Densities are held in units.
+
+    Parameters
+    ----------
+    alive : Mask
+        The mask of an earlier round.
     """
 
     def __init__(self, alive: Mask) -> None:
@@ -29,12 +34,12 @@ class Subspace(MaskSpace):
         super().__init__(sizes, alive.space.granularity)
 
     def density(self, of_all: float) -> float:
-        """The density here of masks that keep the share ``of_all`` of all units.
+        """The density in this space of masks that keep the share ``of_all`` of all units.
 
         Raises
         ------
         InputError
-            If that is more than is alive.
+            If that is more than ``alive`` keeps.
         """
         wanted = round(of_all * self.alive.space.n_units)
         if wanted > self.n_units:
@@ -42,27 +47,43 @@ class Subspace(MaskSpace):
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:
-        """What belongs to the alive units of a tensor (all units,): (n_units,)."""
+        """The values of this space's units, (n_units,), of a tensor with one value for each of all units."""
         return per_unit[torch.from_numpy(self.units)]
 
     def lifted(self, mask: Mask) -> Mask:
-        """The mask of all units that a mask of the alive ones stands for."""
+        """A mask of this space as a mask of all units."""
         bits = torch.zeros(self.alive.space.n_units, dtype=torch.bool)
         bits[torch.from_numpy(self.units)] = mask.bits
         return Mask(self.alive.space, bits)
 
     def lifted_move(self, move: Move) -> Move:
-        """The same move in numbers of all units."""
+        """A move of this space as a move of all units."""
         return Move(self.units[move.dropped], self.units[move.regrown])
 
 
-class SubspaceScorer(ScorerWrapper[Scoring]):
-    """Scores masks of the alive units with a scorer of all units. Moves stay moves, so that faster paths work."""
+class SubspaceScorer(Scoring):
+    """Scores masks of a subspace with a scorer of all units. Moves stay moves, so that the scorer's fast paths work.
+
+    Parameters
+    ----------
+    scorer : Scoring
+        Scores masks of all units.
+    space : Subspace
+        The space of the masks to score.
+    """
 
     def __init__(self, scorer: Scoring, space: Subspace) -> None:
-        super().__init__(scorer)
-        self._space = space
-        self._lifted: dict[int, Mask] = {}  # by the small mask's hash: its mask of all units
+        self._scorer, self._space = scorer, space
+        self._lifted: dict[int, Mask] = {}  # hash of a subspace's mask -> the mask of all units
+
+    @property
+    def refresh_every(self) -> int | None:
+        """``refresh_every`` of the scorer of all units."""
+        return self._scorer.refresh_every
+
+    def refresh(self) -> None:
+        """Refresh the scorer of all units."""
+        self._scorer.refresh()
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
         """One score per mask or proposal, in order.
@@ -70,7 +91,7 @@ class SubspaceScorer(ScorerWrapper[Scoring]):
         Raises
         ------
         InputError
-            If a mask is of another space than the alive units'.
+            If a mask belongs to another space than the subspace.
         """
         return self._scorer.score([self._lift(proposal) for proposal in proposals_of(masks, self._space)])
 
@@ -80,7 +101,6 @@ class SubspaceScorer(ScorerWrapper[Scoring]):
             self._lifted = {proposal.base.hash: base}
             return replace(Proposal.of(base), threshold=proposal.threshold)
         lifted = Proposal.moving(base, self._space.lifted_move(proposal.move), proposal.threshold)
-        lifted = replace(lifted)
         # The next base is usually this base or this mask.
         self._lifted = {proposal.base.hash: base, proposal.mask.hash: lifted.mask}
         return lifted

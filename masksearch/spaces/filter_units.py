@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import get_args
 
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.amount import Amount, Density, Hold
 from masksearch.core.mask import Mask
-from masksearch.core.space import Density, Hold, OnEmpty, Scope
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_costs import Costs
@@ -129,70 +130,63 @@ class FilterSpace(NetworkSpace):
         """Multiply-adds of the pruned network per image, as counted by ``torch.utils.flop_counter``."""
         return self._cost(mask, "macs")
 
-    def top_k(
-        self,
-        saliency: Tensor,
-        density: Density,
-        scope: Scope = "global",
-        generator: torch.Generator | None = None,
-        on_empty: OnEmpty = "raise",
-        hold: Hold = "units",
-    ) -> Mask:
-        """The mask that keeps the units of highest saliency, so many that ``density`` is held in units, params or MACs.
+    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
+        """The mask of the top units: with ``hold="params"`` or ``"macs"``, the longest prefix of the ranking that fits.
 
-        With ``hold="params"`` or ``"macs"`` it is the longest prefix of the ranking (within the scope's shares of the
-        layers) whose pruned network has at most ``density`` of the full network's parameters or MACs, those of layers
-        outside the space included.
+        A prefix (within the scope's shares of the layers) fits if its pruned network has at most ``density`` of the
+        full network's parameters or MACs, those of layers outside the space included.
 
         Raises
         ------
         InputError
-            As :meth:`MaskSpace.top_k`; also if a network with one unit per layer is already too large, and for a
-            density per layer with a hold other than units.
+            As :meth:`MaskSpace.top_k`; also if a network with one unit per layer is already too large.
         """
-        choose("hold", hold, list(get_args(Hold)))
-        generator = generator or torch.Generator().manual_seed(0)
+        hold, density = amount.hold, amount.density
         if hold == "units":
-            return super().top_k(saliency, density, scope, generator, on_empty)
-        if isinstance(density, Mapping):
-            raise InputError(f"density: one per layer can't hold {hold}; give one float, or hold='units'")
-        if not 0 < density <= 1:
-            raise InputError(f"density: {density!r}; it must lie in (0, 1]")
-        allowed = density * self._costs.of(hold, self._sizes)
+            return super()._top(saliency, amount, generator)
+        allowed = self._allowed(amount)
         state = generator.get_state()
+        in_units = replace(amount, hold="units")
+        lower = in_units if amount.on_empty == "keep_one" else replace(in_units, on_empty="allow")
 
-        def prefix(n: int, on_empty: OnEmpty) -> Mask:
-            generator.set_state(state)  # so that ties are broken equally: all masks are prefixes of one ranking
-            return super(FilterSpace, self).top_k(saliency, n / self.n_units, scope, generator, on_empty)
+        def prefix(n: int, units: Amount) -> Mask:
+            generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
+            return super(FilterSpace, self)._top(saliency, units.at(n / self.n_units), generator)
 
         def at_least(n: int) -> int:
-            """A lower bound on the cost of prefixes of n or more units."""
-            if scope == "global":
-                return self._cost(prefix(n, "keep_one" if on_empty == "keep_one" else "allow"), hold)
-            quotas = np.array(self.quotas(n / self.n_units, scope))  # the rounding may have added one unit
+            """A lower bound of the cost of all prefixes of n or more units."""
+            if amount.scope == "global":
+                return self._cost(prefix(n, lower), hold)
+            # Largest remainders may give a layer one unit more at n units than at n + 1 units.
+            quotas = np.array(in_units.at(n / self.n_units).quotas(self))
             return self._costs.of(hold, np.maximum(quotas - 1, 0))
 
+        # Bisection with the lower bound: the longest prefix that fits, if there is one, is no longer than ``low``.
         low, high = len(self.layers), self.n_units
-        while low < high:  # the longest prefix that fits lies in [low, high], if any does
+        while low < high:
             middle = (low + high + 1) // 2
             if at_least(middle) <= allowed:
                 low = middle
             else:
                 high = middle - 1
         for n in range(low, len(self.layers) - 1, -1):
-            mask = prefix(n, on_empty)
+            mask = prefix(n, in_units)
             if self._cost(mask, hold) <= allowed:
                 return mask
         least = self._cost(mask, hold) / self._costs.of(hold, self._sizes)
         raise InputError(
-            f"density: {density} of the {hold} is less than {least:.3g}, what {low} units and the rest need"
+            f"density: {density} of the {hold} is less than {least:.3g}, which {low} units and the layers outside the "
+            "space need"
         )
 
-    def fits(self, kept: np.ndarray, density: Density, hold: Hold) -> bool:
-        """Whether masks that keep ``kept`` units of the layers, int64 (n_layers,), are within a density in cost."""
-        if hold == "units" or isinstance(density, Mapping):
-            return hold == "units"
-        return self._costs.of(hold, kept) <= density * self._costs.of(hold, self._sizes)
+    def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
+        """Whether masks that keep ``kept`` units of the layers, int64 (n_layers,), cost no more than the density."""
+        amount = Amount.of(density, hold=hold)
+        return amount.hold == "units" or self._costs.of(amount.hold, kept) <= self._allowed(amount)
+
+    def _allowed(self, amount: Amount) -> float:
+        """The largest number of parameters or MACs that an amount allows."""
+        return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
 
     def share(self, mask: Mask, hold: Hold) -> float:
         """What a mask keeps of all units, or its pruned network of the full one's parameters or MACs."""

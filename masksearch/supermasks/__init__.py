@@ -4,15 +4,15 @@ Methods of their own kind, and the ceiling to compare a search with: a search an
 at one saliency, these see the loss's gradient for every weight at every step, over epochs of the training images.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from masksearch.core.amount import Amount, Density, OnEmpty, Scope
 from masksearch.core.mask import Mask
-from masksearch.core.space import Density, OnEmpty, Scope
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks.methods import SupermaskSettings, constant, draw_edge_popup, draw_zhou, kaiming
 from masksearch.supermasks.score_network import ScoredNetwork, frozen_weights
@@ -70,6 +70,7 @@ SUPERMASKS: Table[Supermask] = Table(
 )
 
 _DEFAULTS = SupermaskSettings()
+_PUBLISHED = Amount(1.0, scope="layerwise", on_empty="allow")
 
 
 def learn(
@@ -77,14 +78,15 @@ def learn(
     model: nn.Module,
     space: NetworkSpace,
     split: Examples,
-    density: Density,
+    density: Density | Amount | None = None,
     *,
+    sparsity: Density | None = None,
     settings: SupermaskSettings = _DEFAULTS,
-    scope: Scope = "layerwise",
+    scope: Scope | None = None,
     seed: int = 0,
     device: torch.device | str = "cpu",
     augment: bool = False,
-    on_empty: OnEmpty = "allow",
+    on_empty: OnEmpty | None = None,
     generator: torch.Generator | None = None,
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[EpochRow], bool | None] | None = None,
@@ -102,19 +104,22 @@ def learn(
         A weight space of ``model``.
     split : Examples
         What is learned from: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
-    density : float or mapping
-        Kept / all weights, or one for each layer.
+    density : float, {layer name: float} or Amount, optional
+        Kept / all weights. Exactly one of ``density`` and ``sparsity`` is given.
+    sparsity : float or {layer name: float}, optional
+        1 - density.
     settings : SupermaskSettings
         How long and how fast.
-    scope : {"layerwise", "erk", "global"}
-        How a density is spread over layers. Layerwise is the published one; ``global`` ranks the scores of all layers
-        together, at every step and in the end, though edge-popup's scores start larger where the fan-in is small.
+    scope : {"layerwise", "erk", "global"}, optional
+        How a density is spread over layers. ``layerwise``, the default, is the published scope; ``global`` ranks the
+        scores of all layers together, at every step and at the end, though edge-popup's scores start larger in layers
+        with a small fan-in.
     seed : int
         Of the scores, the order of the images, augmentation and drawn masks.
     device, augment, checkpoint, on_epoch
         As in :func:`masksearch.training.train`; ``on_epoch`` returning True ends the learning there.
-    on_empty : {"raise", "allow", "keep_one"}
-        About the mask in the end; before that a layer may be empty.
+    on_empty : {"raise", "allow", "keep_one"}, optional
+        For the final mask; ``allow`` if left out. Layers may be empty while scores are learned.
     generator : torch.Generator, optional
         Breaks ties in the end, of scores that never got a gradient.
 
@@ -133,8 +138,10 @@ def learn(
     row = SUPERMASKS[name]
     if space.granularity != "weight":
         raise InputError(f"supermask {name!r}: is for weight masks, not {space.granularity}")
-    separate = isinstance(density, Mapping) or scope != "global"
-    kept = space.quotas(density, scope) if separate else [space.count(density)]
+    amount = Amount.of(density, sparsity=sparsity, scope=scope, on_empty=on_empty, default=_PUBLISHED)
+    if amount.hold != "units":
+        raise InputError(f"hold: {amount.hold!r}; supermasks are weight masks, which hold 'units'")
+    kept = amount.quotas(space) if amount.fixes_layers else [amount.count(space)]
     draws = torch_generator(seed, "supermask", "scores")
     learner = ScoredNetwork(
         model,
@@ -168,4 +175,4 @@ def learn(
             f"lr: {sgd.lr}; with it the loss is {training.epochs[-1].train_loss} in epoch {len(training.epochs)}; "
             "a smaller one is needed"
         )
-    return space.top_k(learner.saliency(), density, scope, generator, on_empty)
+    return space.top_k(learner.saliency(), amount, generator=generator)

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from masksearch.core.amount import OnEmpty
 from masksearch.core.protocol import Score
-from masksearch.core.space import MaskSpace, OnEmpty
+from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, problem
 from masksearch.utils.errors import InputError

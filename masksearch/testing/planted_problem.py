@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import torch
 
+from masksearch.core.amount import Density, OnEmpty
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Budget, Problem, Proposal, Score
-from masksearch.core.space import Density, MaskSpace, OnEmpty
+from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 
 __all__ = ["SPACE", "Planted", "drive", "path_of", "problem"]

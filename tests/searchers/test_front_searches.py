@@ -224,14 +224,14 @@ class TestLatency:
 
 
 REFUSED = {
-    "this Annealing goes by the score alone; optuna_random, optuna_tpe": (Annealing, {}),
-    "this OptunaSearch goes by the score alone": (partial(OptunaSearch, "cmaes"), {}),
+    "this Annealing considers only scores; optuna_random, optuna_tpe": (Annealing, {}),
+    "this OptunaSearch considers only scores": (partial(OptunaSearch, "cmaes"), {}),
     "unknown cost 'mac': did you mean 'macs'": (OptunaSearch, {"cost": "mac"}),
     "density: one per layer; where masks have a cost": (
         OptunaSearch,
         {"density": {layer.name: 0.5 for layer in NETWORK.layers}, "cost": "units"},
     ),
-    "cost: 'macs'; a weight space knows 'units' only": (OptunaSearch, {}),
+    "cost: 'macs'; a weight space counts only 'units'": (OptunaSearch, {}),
 }
 
 

@@ -1,5 +1,7 @@
 """What the numbers of a point mean: densities, mixtures, blocks, bits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -109,9 +111,9 @@ class TestParametrisations:
         asked = []
 
         class Costly(MaskSpace):
-            def top_k(self, saliency, density, scope="global", generator=None, on_empty="raise", hold="units"):
-                asked.append(hold)
-                return super().top_k(saliency, density, scope, generator, on_empty)
+            def top_k(self, saliency, density, generator=None):
+                asked.append(density.hold)
+                return super().top_k(saliency, replace(density, hold="units"), generator=generator)
 
         space = Costly([("wide", (20, 30), 600), ("middle", (10, 20), 200), ("narrow", (5, 10), 50)])
         for make in PARAMETRISATIONS.values():

@@ -3,10 +3,11 @@
 import pytest
 from loop_cases import SPACE, Overlap
 
-from masksearch.core.protocol import Budget, Problem, Proposal, Score, ScorerWrapper, Scoring, as_scoring
+from masksearch.core.protocol import Budget, Problem, Proposal, Score, Scoring, as_scoring
 from masksearch.searchers import RandomSearch
 from masksearch.searching.history_store import HistoryFile
 from masksearch.searching.loop import search
+from masksearch.searching.subspace import Subspace, SubspaceScorer
 from masksearch.utils.errors import InputError
 
 
@@ -37,7 +38,7 @@ class Minimal(Scoring):
 
 
 def test_a_scorer_that_has_all_methods_is_returned_as_it_is():
-    for scorer in (Refreshed(3), Minimal(), ScorerWrapper(Minimal())):
+    for scorer in (Refreshed(3), Minimal(), SubspaceScorer(Minimal(), Subspace(SPACE.full()))):
         assert as_scoring(scorer) is scorer
     assert Minimal().refresh_every is None
 
@@ -62,12 +63,13 @@ def test_scorers_without_score_or_with_half_of_refreshing_are_errors(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrapper_hands_scoring_and_refreshing_to_its_scorer():
+def test_a_scorer_of_a_subspace_hands_scoring_and_refreshing_to_its_scorer():
     inner = Refreshed(3)
-    wrapper = ScorerWrapper(inner)
-    assert wrapper.refresh_every == 3
-    wrapper.score([Proposal.of(SPACE.full())])
-    wrapper.refresh()
+    subspace = Subspace(SPACE.full())
+    scorer = SubspaceScorer(inner, subspace)
+    assert scorer.refresh_every == 3
+    scorer.score([Proposal.of(subspace.full())])
+    scorer.refresh()
     assert inner.refreshed_at == [1]
 
 

@@ -1,16 +1,16 @@
 """Simulated annealing: swaps with a decreasing radius, and a temperature that is measured from the scores."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 import torch
 
+from masksearch.core.amount import Scope
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score
-from masksearch.core.space import OnEmpty, Scope
 from masksearch.searchers.annealing.walk import Chain, Neighbourhood
 from masksearch.searchers.layered_partition import LayeredPartition, RankedLayers
 from masksearch.searchers.partition import Partition
@@ -107,18 +107,15 @@ class Annealing(Searcher):
 
     def _swaps(self) -> Neighbourhood:
         mask = self.problem.start or self.problem.random_mask(self.generator, self.scope)
-        within = 1.0 if isinstance(self.problem.density, Mapping) else self.within
+        within = self.within if self.problem.amount.per_layer is None else 1.0
         return LayeredPartition(mask, within) if within else Partition(mask)
 
     def _ranked_layers(self) -> RankedLayers:
         problem, saliencies = self.problem, list(self.problem.saliencies.values())
-        if isinstance(problem.density, Mapping):
+        if problem.amount.per_layer is not None:
             raise InputError("annealing: densities per layer are given, so there are none to search; give one density")
         saliency = saliencies[0] if saliencies else torch.rand(problem.space.n_units, generator=self.generator)
-        on_empty: OnEmpty = "keep_one" if problem.on_empty == "raise" else problem.on_empty
-        mask = problem.start or problem.space.top_k(
-            saliency, problem.density, self.scope, self.generator, on_empty, problem.hold
-        )
+        mask = problem.start or problem.top_units(saliency, self.scope, self.generator)
         return RankedLayers(mask, saliency, self.generator)
 
     # Propose. Start masks are scored first. Then the chains take turns; a batch has proposals of consecutive chains.

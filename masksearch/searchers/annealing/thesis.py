@@ -1,7 +1,7 @@
 """Annealing exactly as published in the thesis "Heuristic Approach Towards Early Pruning of Neural Networks" (2020)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,9 +113,9 @@ class ThesisAnnealing(Searcher):
 
     def reset(self) -> None:  # noqa: D102
         problem = self.problem
-        if isinstance(problem.density, Mapping):
+        if problem.amount.per_layer is not None:
             raise InputError(
-                "thesis annealing: swaps units across layers, so a density per layer isn't held; give one density"
+                "thesis annealing: it swaps units across layers, which changes densities per layer; give one density"
             )
         self.generator = torch_generator(problem.seed, "thesis_annealing", "start")
         current = problem.start or problem.random_mask(self.generator)

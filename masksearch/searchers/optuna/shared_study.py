@@ -152,13 +152,11 @@ def identity(searcher: object, problem: Problem, points: Parametrisation) -> dic
         f"{name} {hashlib.sha256(saliency.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]}"
         for name, saliency in problem.saliencies.items()
     ]
-    density = problem.density
-    density = dict(density) if isinstance(density, Mapping) else density
     bounds = repr([points.names, points.low.tolist(), points.high.tolist()])
     return {
         "searcher": repr(searcher),
         "space": problem.space.fingerprint,
-        "density": density,
+        "density": problem.density,
         "hold": problem.hold,
         "on_empty": problem.on_empty,
         "refined": problem.refine is not None,

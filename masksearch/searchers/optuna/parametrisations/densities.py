@@ -1,6 +1,7 @@
 """Parameters that say how dense layers are: alone, or beside the weights of saliencies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Layers(Parametrisation):
     """
 
     def __init__(self, problem: Problem, saliency: Tensor | None, spread: float) -> None:
-        space, density = problem.space, problem.density
+        space = problem.space
         _check_densities_are_free(problem, "layers")
         super().__init__(problem, [f"density/{layer.name}" for layer in space.layers], -spread, spread)
         self._drawn = saliency is None
@@ -50,7 +51,7 @@ class Layers(Parametrisation):
         uniform = np.zeros(len(space.layers))
         self._begin_with(uniform)
         self._begin_with(_offsets(space, space.quotas(self.mask(uniform, 0).density, "erk")))
-        others = [] if saliency is None else [space.top_k(saliency, density, on_empty="allow", hold=problem.hold)]
+        others = [] if saliency is None else [space.top_k(saliency, replace(problem.amount, on_empty="allow"))]
         others += [] if problem.start is None else [problem.start]
         self._begin_with(*(_offsets(space, list(mask.kept_per_layer().values())) for mask in others))
 
@@ -125,7 +126,7 @@ class Mixture(Parametrisation):
 
 
 def _check_densities_are_free(problem: Problem, name: str) -> None:
-    if isinstance(problem.density, Mapping):
+    if problem.amount.per_layer is not None:
         raise InputError(f"{name}: densities per layer are given, so there are none to search; give one density")
     if len(problem.space.layers) == 1:
         raise InputError(f"{name}: the space has one layer, so its density is the problem's; choose blocks or bits")

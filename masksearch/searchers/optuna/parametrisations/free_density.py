@@ -1,7 +1,7 @@
 """The density as one more parameter, where the problem has a cost."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,46 +10,43 @@ from torch import Tensor
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
 from masksearch.searchers.optuna.parametrisations.parametrisation import Parametrisation
-from masksearch.utils.errors import InputError
 
 __all__ = ["RANGE", "FreeDensity"]
 
 RANGE = 32
-"""The largest density that is searched where masks have a cost / the smallest."""
+"""Largest / smallest density of a search with a cost."""
 
 
 class FreeDensity(Parametrisation):
-    """Another parametrisation's numbers and, before them, the density: what is searched where the problem has a cost.
+    """The density and the numbers of an inner parametrisation, for problems with a cost.
 
-    The density is on a log scale, from a 32nd of the problem's to the problem's, and every mask has its own exactly, in
-    what the problem holds. Masks keep one unit of every layer at least, also where the problem allows less: without it
-    there is no smaller network to have the cost.
+    The density has a log scale, from a 32nd of the problem's density to the problem's density. Every mask has its
+    density exactly, in units, parameters or MACs, as the problem says. Masks keep at least one unit of every layer,
+    even if the problem allows empty layers: a network with an empty layer can't be pruned, so it has no cost.
 
-    Begun is with the first of the other's starts at both ends, so that the front reaches from one to the other; then
-    come all of them at a half, a quarter and an eighth of the problem's density.
+    The first trials are the first start of the inner parametrisation at the highest and the lowest density, so that the
+    front reaches from one to the other. All starts follow at a half, a quarter and an eighth of the problem's density.
 
     Parameters
     ----------
     at : callable
-        Makes the other parametrisation, for a problem of one density.
+        Makes the inner parametrisation for a problem of one density.
     """
 
     def __init__(self, problem: Problem, at: Callable[[Problem], Parametrisation]) -> None:
-        density = problem.density
-        if isinstance(density, Mapping):
-            raise InputError("density: one per layer; where masks have a cost, give one density, the largest")
-        problem = replace(problem, on_empty="keep_one")
-        self._other = other = at(problem)
-        high = math.log(density)
+        self._largest = problem.amount.single("where masks have a cost, give one density, the largest")
+        problem = replace(problem, amount=replace(problem.amount, on_empty="keep_one"))
+        self._inner = inner = at(problem)
+        high = math.log(self._largest)
         low = min(high, max(high - math.log(RANGE), math.log(self._least(problem))))
-        bounds = (np.concatenate([[low], other.low]), np.concatenate([[high], other.high]))
-        super().__init__(problem, ["log density", *other.names], *bounds)
+        bounds = (np.concatenate([[low], inner.low]), np.concatenate([[high], inner.high]))
+        super().__init__(problem, ["log density", *inner.names], *bounds)
         for value, starts in [
-            *((end, other.starts[:1]) for end in (high, low)),
+            *((end, inner.starts[:1]) for end in (high, low)),
             *((high - math.log(part), None) for part in (2, 4, 8)),
         ]:
             if starts is None:
-                starts = at(replace(problem, density=math.exp(max(value, low)))).starts
+                starts = at(replace(problem, amount=problem.amount.at(math.exp(max(value, low))))).starts
             self._begin_with(*(np.concatenate([[value], start]) for start in starts))
 
     @staticmethod
@@ -60,8 +57,8 @@ class FreeDensity(Parametrisation):
         return space.share(one_each, problem.hold) * (1 + 1e-9)  # rounded, it must not become less
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
-        return self._other.saliency(values[1:], number)
+        return self._inner.saliency(values[1:], number)
 
     def mask(self, values: np.ndarray, number: int) -> Mask:  # noqa: D102
-        density = min(math.exp(values[0]), float(self.problem.density))  # type: ignore[arg-type]
-        return replace(self.problem, density=density).top_k(self.saliency(values, number))
+        amount = self.problem.amount.at(min(math.exp(values[0]), self._largest))
+        return replace(self.problem, amount=amount).top_k(self.saliency(values, number))
