@@ -1,6 +1,6 @@
-"""What a network costs: multiply-adds, parameters, bytes, seconds and memory."""
+"""Costs of networks: multiply-adds, parameters, bytes, seconds and memory."""
 
-from masksearch.cost.counting import Macs, effective_macs, macs
+from masksearch.cost.mac_counting import Macs, effective_macs, macs
 from masksearch.cost.memory import peak_memory
 from masksearch.cost.sizes import Disk, disk, nonzero_params, params
 from masksearch.cost.timing import Latency, Timing, latency, time_runs

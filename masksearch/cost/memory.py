@@ -1,4 +1,4 @@
-"""Bytes that a forward pass needs at its worst moment."""
+"""Peak memory of a forward pass."""
 
 import weakref
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward
+from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
 
 __all__ = ["peak_memory"]
 
@@ -16,27 +16,26 @@ __all__ = ["peak_memory"]
 def peak_memory(model: nn.Module, example_input: Tensor) -> int:
     """Bytes alive at once in a forward pass in eval mode without gradients: input and activations, not parameters.
 
-    On CUDA it is what the allocator says (``max_memory_allocated`` over what was allocated before, plus the input), the
-    kernels' workspaces included. Elsewhere it is the sum of the tensors that torch's operators made and that were
-    still alive; what a kernel needs inside itself is not seen.
+    On CUDA the bytes come from the allocator (increase of ``max_memory_allocated``, plus the input), workspaces of
+    kernels included. Elsewhere they are the sum of the live tensors that torch's operators made, without workspaces.
 
     Parameters
     ----------
     model : nn.Module
-        Left as it was found.
+        It does not change.
     example_input : Tensor (n, ...)
-        The batch that is run.
+        The batch of the forward pass.
 
     Raises
     ------
     InputError
-        If the network doesn't take ``example_input``.
+        If the network can't process ``example_input``.
     """
     check_batch(model, example_input)
     device = device_of(model)
     batch = batch_of(example_input, len(example_input), device)
     if device.type != "cuda":
-        with evaluated(model), torch.no_grad(), _Live(batch) as live:
+        with evaluated(model), torch.no_grad(), _LiveStorages(batch) as live:
             forward(model, batch)
         return live.peak
     with evaluated(model), torch.no_grad():
@@ -48,24 +47,24 @@ def peak_memory(model: nn.Module, example_input: Tensor) -> int:
         return torch.cuda.max_memory_allocated(device) - before + batch.nbytes
 
 
-class _Live(TorchDispatchMode):
-    """Sums the bytes of storages that operators make and that are not freed yet; ``peak`` is the largest sum."""
+class _LiveStorages(TorchDispatchMode):
+    """Count the bytes of storages that operators made and that are not freed; ``peak`` is the maximum."""
 
     def __init__(self, batch: Tensor) -> None:
         super().__init__()
         self.bytes = batch.untyped_storage().nbytes()
-        self.known = weakref.WeakSet([batch.untyped_storage()])
+        self.counted = weakref.WeakSet([batch.untyped_storage()])
         self.peak = self.bytes
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        given = {leaf.untyped_storage() for leaf in _dense(args, kwargs)}  # parameters, and what is known
+        inputs = {leaf.untyped_storage() for leaf in _dense(args, kwargs)}
         result = func(*args, **(kwargs or {}))
         for tensor in _dense(result):
             storage = tensor.untyped_storage()
-            if storage not in given and storage not in self.known:
-                self.known.add(storage)
+            if storage not in inputs and storage not in self.counted:
+                self.counted.add(storage)
                 self.bytes += storage.nbytes()
                 weakref.finalize(storage, self._freed, storage.nbytes())
         self.peak = max(self.peak, self.bytes)

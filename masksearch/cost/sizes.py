@@ -1,4 +1,4 @@
-"""Parameters and bytes of a network, dense and under a weight mask."""
+"""Sizes of networks: parameters and bytes on disk, dense and under a weight mask."""
 
 import json
 import zlib
@@ -17,7 +17,7 @@ __all__ = ["Disk", "compressed", "dense", "disk", "kept_entries", "nonzero_param
 
 
 def params(model: nn.Module) -> int:
-    """Number of parameters, trainable or not; one that serves several layers counts once."""
+    """Number of parameters, trainable or not; shared parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -29,7 +29,7 @@ def nonzero_params(model: nn.Module, masks: Mapping[str, Tensor] | None = None) 
     model : nn.Module
         Masks of ``torch.nn.utils.prune`` on its layers count as applied.
     masks : mapping, optional
-        Parameter name -> bool tensor of its shape, True = kept, as ``space.parameter_masks(mask)``.
+        Parameter name -> bool tensor of its shape, True = kept; ``space.parameter_masks(mask)`` gives them.
 
     Raises
     ------
@@ -46,22 +46,22 @@ class Disk:
     """Bytes of a network's file."""
 
     dense: int  # safetensors of all parameters and buffers
-    compressed: int  # kept weights and one bit per weight of masked tensors, the rest in full
-    codec: str  # what the compressed bytes went through
+    compressed: int  # kept weights and one bit per weight of masked tensors, other tensors in full
+    codec: str  # name, version and level of the compression
 
 
 def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
-    """Bytes on disk, dense and compressed. Both files are made, in memory, and measured.
+    """Bytes on disk, dense and compressed, of files that are made in memory.
 
-    In the compressed one, a masked tensor is its kept values in order and a bit per entry that says which were kept;
-    deflate then shrinks the bits of very sparse masks.
+    The compressed file holds the kept values of masked tensors in order, and one bit per entry for the mask; deflate
+    then shrinks the bits of very sparse masks.
 
     Parameters
     ----------
     model : nn.Module
         As in :func:`nonzero_params`.
     masks : mapping, optional
-        As in :func:`nonzero_params`. Default: what isn't zero in parameters of two or more dimensions is kept.
+        As in :func:`nonzero_params`. Default: non-zero entries of parameters of two or more dimensions are kept.
 
     Raises
     ------
@@ -93,21 +93,21 @@ def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> byt
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Everything that a file of the network holds, on the CPU, each tensor once.
+    """Parameters and buffers by name, on the CPU, tied tensors once.
 
-    A weight that ``torch.nn.utils.prune`` keeps as ``weight_orig`` and ``weight_mask`` comes masked, as ``weight``.
+    ``weight_orig`` and ``weight_mask`` of ``torch.nn.utils.prune`` become the masked ``weight``.
     """
     state = {name: value.detach() for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     tensors: dict[str, Tensor] = {}
-    seen = set()
+    places = set()
     for name, tensor in state.items():
         base = name.removesuffix("_orig")
         if name.endswith("_orig") and f"{base}_mask" in state:
             tensors[base] = (tensor * state[f"{base}_mask"]).cpu()
         elif name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in state:
             continue
-        elif (place := (tensor.data_ptr(), tensor.shape, tensor.stride())) not in seen or not tensor.numel():
-            seen.add(place)  # tied weights are in the state dict twice
+        elif (place := (tensor.data_ptr(), tensor.shape, tensor.stride())) not in places or not tensor.numel():
+            places.add(place)  # the state dict holds tied weights twice
             tensors[name] = tensor.cpu()
     return tensors
 
@@ -115,7 +115,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def kept_entries(
     tensors: Mapping[str, Tensor], names: list[str], masks: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Parameter name -> bool tensor (CPU) of its shape: the masks, or where weights aren't zero if there are none."""
+    """Parameter name -> bool tensor (CPU) of its shape: the masks, or, without masks, the non-zero entries."""
     if masks is None:
         return {name: tensors[name] != 0 for name in names if tensors[name].ndim > 1}
     for name, keep in masks.items():

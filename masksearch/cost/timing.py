@@ -1,4 +1,4 @@
-"""Seconds of a forward pass, measured: warmed up, many runs, the median and how sure it is."""
+"""Timing of forward passes: medians of many runs after a warm-up, with 95 % intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward
+from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
 from masksearch.utils.errors import InputError
 
 __all__ = ["Latency", "Timing", "latency", "synchronize", "time_runs", "timing_of"]
@@ -22,8 +22,8 @@ _WARM_UP = 0.2  # of the seconds for the timed runs
 class Timing:
     """Seconds of one run: the median of many, with its 95 % interval.
 
-    The interval covers what varies from run to run, not a machine that is busy for the whole measurement: time what is
-    to be compared in turns, by :func:`time_runs`.
+    The interval covers the variation between runs, not a machine that is busy during the whole measurement. To compare
+    functions, time them in turns with :func:`time_runs`.
     """
 
     median: float  # seconds
@@ -34,11 +34,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Latency(Timing):
-    """Seconds of one forward pass of a batch, and what they were measured on."""
+    """Seconds of one forward pass of a batch, with batch size, device and threads."""
 
     batch_size: int
     device: str
-    threads: int  # that torch used; of no weight on a GPU
+    threads: int  # of torch; without effect on a GPU
 
     def __str__(self) -> str:
         interval = f"{self.low * 1e3:.3g} to {self.high * 1e3:.3g}, {self.runs} runs"
@@ -54,13 +54,13 @@ def latency(
     Parameters
     ----------
     model : nn.Module
-        Left as it was found.
+        It does not change.
     example_input : Tensor (n, ...)
-        Inputs that the batches are filled with.
+        Inputs to fill the batches with.
     batch_sizes : sequence of int
-        What to measure, one after the other.
+        Batch sizes, measured one after the other.
     seconds : float
-        Length of one measurement; at least 11 runs are timed, at most 1,000, after a fifth of it as warm-up.
+        Length of one measurement: 11 to 1,000 timed runs, after a warm-up of a fifth of ``seconds``.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def latency(
     Raises
     ------
     InputError
-        If the network doesn't take ``example_input``, or a batch size is below 1.
+        If the network can't process ``example_input``, or a batch size is below 1.
     """
     check_batch(model, example_input)
     for size in batch_sizes:
@@ -94,16 +94,16 @@ def time_runs(
     seconds: float = 1.0,
     most: int = _MOST_RUNS,
 ) -> dict[str, Timing]:
-    """Time functions against each other, taking turns, so that a busy moment of the machine hits all of them.
+    """Time functions in turns, so that a busy moment of the machine affects all of them.
 
     Parameters
     ----------
     contestants : mapping
         Name -> function without arguments.
     seconds : float
-        Length of the measurement; at least 11 runs of each function are timed, after a fifth of it as warm-up.
+        Length of the measurement: at least 11 timed runs of each function, after a warm-up of a fifth of ``seconds``.
     most : int
-        Timed runs of each function at which the measurement ends early; a fifth of them end the warm-up early.
+        Maximum number of timed runs of each function; a fifth of it is the maximum for the warm-up.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     start = perf_counter()
@@ -121,11 +121,11 @@ def time_runs(
                 warm, start = True, perf_counter()
                 times = {name: [] for name in contestants}
         elif rounds >= _FEWEST_RUNS and (spent >= seconds or rounds >= most):
-            return {name: timing_of(own) for name, own in times.items()}
+            return {name: timing_of(runs) for name, runs in times.items()}
 
 
 def timing_of(seconds: list[float]) -> Timing:
-    """Median and its distribution-free interval: the order statistics n/2 -+ 0.98 sqrt(n)."""
+    """Median and its distribution-free 95 % interval: the order statistics n/2 -+ 0.98 sqrt(n)."""
     ordered, n = sorted(seconds), len(seconds)
     lower = max(0, int((n - 1.96 * n**0.5) / 2))
     median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
@@ -133,6 +133,6 @@ def timing_of(seconds: list[float]) -> Timing:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given; the CPU always has."""
+    """Wait until the device has finished its work; does nothing for the CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,7 +1,7 @@
-"""Networks: the table, and the one function that builds a row of it.
+"""Models: the table of networks, and the function that builds them by name.
 
-A row is a function of the images' shape, the number of classes and a width multiplier. Flattening, pooling and
-activations are modules, so that a network whose channels are removed later still runs.
+A row's function takes the shape of the images, the number of classes and a width multiplier. Flattening, pooling and
+activations are modules, so that a network still runs when channels are removed.
 """
 
 import re
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.models.blocks import Shape
-from masksearch.models.from_torchvision import from_torchvision
-from masksearch.models.plain import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
+from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
+from masksearch.models.torchvision_models import from_torchvision
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
 from masksearch.utils.seeds import derive
@@ -64,7 +64,7 @@ MODELS: Table[ModelRow] = Table(
 
 @dataclass(frozen=True)
 class BuiltAs:
-    """What :func:`build_model` was asked for: enough to build a network of the same sizes again."""
+    """Arguments of :func:`build_model`: enough to build a network of the same sizes again."""
 
     name: str
     shape: Shape
@@ -89,16 +89,16 @@ def build_model(
         A name in :data:`MODELS`; ``name:width`` multiplies the size of every hidden layer, as ``vgg16:0.25``;
         ``torchvision:NAME`` is a classifier of torchvision.
     data_or_shape : Data or (channels, height, width)
-        What the network is for.
+        Shape of the images, and, for Data, the number of classes.
     classes : int, optional
         Default: the data's; 10 for a shape.
     seed : int
-        Of the initial weights. Torch's global random state is left as it was.
+        Seed of the initial weights. Torch's global random state is not changed.
 
     Raises
     ------
     InputError
-        For unknown names, depths and widths, and for images that the network can't take.
+        For unknown names, depths and widths, and for image shapes that the network can't process.
     """
     shape, classes = _shape_and_classes(data_or_shape, classes)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
@@ -113,12 +113,14 @@ def build_model(
             raise InputError(f"model {name!r} can't take images of {'x'.join(map(str, shape))}: {reason}") from None
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         raise InputError(f"model {name!r} is no classifier: it must return one tensor (n, {classes})")
-    vars(model)["built_as"] = BuiltAs(name, shape, classes)  # nn.Module's own setattr is typed for tensors and modules
+    vars(model)["built_as"] = BuiltAs(
+        name, shape, classes
+    )  # setattr of nn.Module is typed for tensors and modules only
     return model
 
 
 def built_as(model: nn.Module) -> BuiltAs | None:
-    """What :func:`build_model` was asked for to make this network, or the one it is a copy of; None for your own."""
+    """The arguments of :func:`build_model` that made this network, or the original of this copy; None for others."""
     return vars(model).get("built_as")
 
 
@@ -150,11 +152,11 @@ def _construct(name: str, shape: Shape, classes: int) -> nn.Module:
 
 
 def _row(name: str) -> ModelRow:
-    """The row of that name; a known family at an unknown depth gets an error that lists its depths."""
+    """The row of that name; the error for an unknown depth of a family lists the family's depths."""
     parts = re.fullmatch(r"([a-z]+)\d+(_bn)?", name)
     if parts and name not in MODELS:
         family = re.compile(rf"{parts[1]}\d+{parts[2] or ''}")
-        depths = [known for known in MODELS if family.fullmatch(known)]
+        depths = [row for row in MODELS if family.fullmatch(row)]
         if depths:
             raise InputError(f"model {name!r} has no such depth; allowed are {', '.join(depths)}")
     return MODELS[name]
@@ -171,7 +173,7 @@ def _width(name: str, text: str) -> float:
 
 
 def _logits(model: nn.Module, shape: Shape) -> object:
-    """What the network makes of one black image, in evaluation mode; its buffers stay as they are."""
+    """Outputs for one black image, in eval mode; buffers do not change."""
     model.eval()
     with torch.no_grad():
         logits = model(torch.zeros(1, *shape))

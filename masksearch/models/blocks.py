@@ -20,7 +20,7 @@ def chain(layers: Iterable[Named]) -> nn.Sequential:
 
 
 def flat_size(layers: Iterable[Named], shape: Shape) -> int:
-    """How many numbers new layers make of one image of ``shape``; evaluation mode, so that nothing is updated."""
+    """Number of outputs of new layers for one image of ``shape``, in eval mode, so that no statistics change."""
     body = chain(layers).eval()
     with torch.no_grad():
         count = body(torch.zeros(1, *shape)).numel()
@@ -48,8 +48,7 @@ def glorot_normal(model: nn.Module) -> nn.Module:
 def he_normal(model: nn.Module) -> nn.Module:
     """Convolutions from N(0, 2 / fan_out), linear layers from N(0, 2 / fan_in), biases 0 (He et al. 2015, section 2.2).
 
-    Either fan keeps the variance through the depth; ``fan_out`` of a linear classifier would be its classes, and far
-    too few.
+    Both fans keep the variance constant over layers; ``fan_out`` of a linear classifier would be its few classes.
     """
     for layer in model.modules():
         if isinstance(layer, _WEIGHTED):

@@ -15,9 +15,8 @@ class Residual(nn.Module):
     """relu(body(x) + shortcut(x)).
 
     The shortcut is the identity where shapes agree, else a 1x1 convolution with batch normalisation (option B of the
-    paper). Option A, the published choice for CIFAR, pads the identity with channels of zeros: it has no parameters,
-    but ties channels at an offset that a dependency graph can't follow, so that no filter could be removed safely. B
-    adds about 1 % of parameters to ResNet-20.
+    paper). Option A, the published choice for CIFAR, pads the identity with channels of zeros; then filters could not
+    be removed safely. Option B adds about 1 % of parameters to ResNet-20.
 
     Parameters
     ----------
@@ -51,11 +50,11 @@ class ResNet(nn.Module):
     Parameters
     ----------
     shape, classes
-        What goes in and comes out.
+        Shape of an image, and number of outputs.
     stem : int
         Filters of the first convolution.
     stages : sequence of list of blocks
-        Each block as the convolutions of :class:`Residual`.
+        Each block is the sequence of convolutions of a :class:`Residual`.
     """
 
     def __init__(
@@ -66,8 +65,8 @@ class ResNet(nn.Module):
         channels, built = stem, list[Named]()
         for number, stage in enumerate(stages, start=1):
             blocks = list[Named]()
-            for place, convolutions in enumerate(stage, start=1):
-                blocks.append((f"block{place}", Residual(channels, convolutions)))
+            for position, convolutions in enumerate(stage, start=1):
+                blocks.append((f"block{position}", Residual(channels, convolutions)))
                 channels = convolutions[-1][1]
             built.append((f"stage{number}", chain(blocks)))
         self.stages = nn.Sequential(OrderedDict(built))
@@ -110,10 +109,12 @@ def _bottleneck_stage(size: int, count: int, halve: bool) -> list[list[tuple[int
 
 
 def _blocks_per_stage(depth: int, layers: int) -> int:
-    """N of depth = ``layers`` n + 2."""
+    """The n of depth = ``layers`` n + 2."""
     if depth < layers + 2 or (depth - 2) % layers:
-        some = ", ".join(str(layers * n + 2) for n in (1, 2, 3))
-        raise InputError(f"depth {depth} is no depth of this residual network; allowed is {layers} n + 2: {some}, ...")
+        examples = ", ".join(str(layers * n + 2) for n in (1, 2, 3))
+        raise InputError(
+            f"depth {depth} is not a depth of this residual network; allowed are {layers} n + 2: {examples}, ..."
+        )
     return (depth - 2) // layers
 
 

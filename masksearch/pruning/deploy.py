@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masksearch.cost import Timing, time_runs
-from masksearch.cost.forward import batch_of, check_batch, copied, device_of, evaluated, forward
+from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated, forward
 from masksearch.utils.errors import InputError
 
 __all__ = ["BreakEven", "Choice", "Deployed", "SparseConv1x1", "SparseLinear", "break_even", "sparse"]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.cost.forward import batch_of, check_batch, copied, evaluated, forward
+from masksearch.cost.forward_pass import batch_of, check_batch, copied, evaluated, forward
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 

@@ -1,4 +1,4 @@
-"""Multiply-adds (MACs): torch's own counter, layer by layer, and what it didn't count."""
+"""Multiply-adds (MACs) per layer, counted by ``torch.utils.flop_counter``, and the operators without a formula."""
 
 import warnings
 from collections import Counter
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from masksearch.cost.forward import batch_of, check_batch, device_of, evaluated, forward, watched
+from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward, with_hooks
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
@@ -24,23 +24,23 @@ aten = torch.ops.aten
 
 
 class Macs(int):
-    """A number of multiply-adds that knows where they are: the sum over ``per_layer``.
+    """A number of multiply-adds, with its parts: the sum over ``per_layer``.
 
     Attributes
     ----------
     per_layer : dict
-        Layer name -> MACs, in the network's order: layers with a weight of two or more dimensions (0 where it
-        multiplies nothing, as an embedding), and modules that multiply activations with each other (attention).
+        Layer name -> MACs, in the network's order: layers with a weight of two or more dimensions (0 for an
+        embedding, which multiplies nothing), and modules that multiply activations with each other (attention).
     uncounted : Counter
-        Operator -> how often it ran without being counted, though it multiplies tensors: normalisations, scales and
-        whatever has no formula. Empty means that ``per_layer`` is the whole truth.
+        Operator -> number of its uncounted runs, for operators that multiply tensors and have no formula, such as
+        normalisations and scales. If it is empty, ``per_layer`` is complete.
     """
 
     per_layer: dict[str, int]
     uncounted: Counter[str]
 
     def __new__(cls, per_layer: Mapping[str, int], uncounted: Mapping[str, int]) -> "Macs":
-        """The sum, with its parts."""
+        """Make the sum of ``per_layer``."""
         self = super().__new__(cls, sum(per_layer.values()))
         self.per_layer, self.uncounted = dict(per_layer), Counter(uncounted)
         return self
@@ -52,17 +52,17 @@ class Macs(int):
 def macs(model: nn.Module, example_input: Tensor) -> Macs:
     """Multiply-adds of one input's forward pass in eval mode. 1 MAC = 2 FLOPs.
 
-    Counted are the products of convolutions, linear layers, matrix products of every kind and attention, by the
-    formulas of ``torch.utils.flop_counter``; not the additions of biases, nor elementwise operators. Causal attention
-    counts as full attention, a sparse matrix as a dense one. An operator's MACs go to the layer whose weight it
-    multiplies with, else to the innermost module that ran it.
+    The formulas of ``torch.utils.flop_counter`` count the products of convolutions, linear layers, all matrix products
+    and attention; additions of biases and elementwise operators do not count. Causal attention counts as full
+    attention, a sparse matrix as a dense one. An operator's MACs belong to the layer whose weight it multiplies with,
+    else to the innermost module that runs it.
 
     Parameters
     ----------
     model : nn.Module
-        Left as it was found: mode, buffers, gradients, and the global random state.
+        Mode, buffers, gradients and the global random state do not change.
     example_input : Tensor (n, ...)
-        A batch; its first input is counted, so that n plays no part.
+        A batch; the MACs of its first input are counted.
 
     Raises
     ------
@@ -70,38 +70,40 @@ def macs(model: nn.Module, example_input: Tensor) -> Macs:
         If the network doesn't take ``example_input``.
     """
     check_batch(model, example_input)
-    # Operators that take functions run uncounted only if asked to, and older versions of torch refuse them.
+    # Newer versions of torch refuse operators that take functions unless they may be skipped.
     lenient: dict[str, Any] = (
         {"skip_unsupported": True} if "skip_unsupported" in signature(FlopCounterMode).parameters else {}
     )
     counter = FlopCounterMode(display=False, custom_mapping=_MORE_FORMULAS, **lenient)
     attribution = _Attribution(model, counter)
-    with evaluated(model), watched(model, attribution.enter, attribution.leave), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="FlopCounterMode does not have")  # they are in `uncounted`
-        # Without gradients some modules run fused operators that no formula knows (fast paths of attention).
+    with evaluated(model), with_hooks(model, attribution.enter, attribution.leave), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="FlopCounterMode does not have")  # such operators are in `uncounted`
+        # Without gradients some modules run fused operators without a formula (fast paths of attention).
         with torch.enable_grad(), _no_fused_attention_blocks(), counter, attribution:
             forward(model, batch_of(example_input, 1, device_of(model)))
     counts = attribution.macs
     names = [
-        name for name, module in model.named_modules() if counts[name] or any(p.ndim > 1 for p in _own(module).values())
+        name
+        for name, module in model.named_modules()
+        if counts[name] or any(p.ndim > 1 for p in _parameters_of(module).values())
     ]
     return Macs({name: counts[name] for name in names}, attribution.uncounted)
 
 
 def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
-    """MACs that don't multiply with a pruned weight: each layer's times its density.
+    """MACs of unpruned weights: the MACs of each layer times its density.
 
     Parameters
     ----------
     counted : Macs
-        Of the dense network.
+        The MACs of the dense network.
     densities : mapping
         Layer name -> kept / all weights, as ``mask.densities()``; layers left out are dense.
 
     Raises
     ------
     InputError
-        For a layer that the network doesn't have, or a density outside [0, 1].
+        For an unknown layer, or a density outside [0, 1].
     """
     for name, density in densities.items():
         choose("layer in densities", name, list(counted.per_layer))
@@ -111,8 +113,8 @@ def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
     return Macs(effective, counted.uncounted)
 
 
-# Products of vectors and attention on a CPU, for which torch (up to 2.14) has no formula. In FLOPs, as the counter
-# wants them.
+# Formulas for products of vectors and attention on a CPU, which torch (up to 2.14) does not have. In FLOPs, the unit of
+# torch's counter.
 def _mv_flops(matrix: Any, vector: Any, *rest: Any, **_: Any) -> int:
     return 2 * prod(matrix)
 
@@ -143,7 +145,7 @@ _MOVERS |= {"as_strided_", "set_", "resize_as_", "_unsafe_view", "masked_scatter
 
 
 class _Attribution(TorchDispatchMode):
-    """Sees every operator before the counter does, and books what the counter adds for it on a layer."""
+    """Attribute the FLOPs that the counter adds for every operator to a layer."""
 
     supports_higher_order_operators = True
 
@@ -155,7 +157,7 @@ class _Attribution(TorchDispatchMode):
         self.uncounted: Counter[str] = Counter()
         self.owners: dict[int, list[str]] = {}  # storage of a parameter -> modules that have it
         for name, module in model.named_modules(remove_duplicate=False):
-            for parameter in _own(module).values():
+            for parameter in _parameters_of(module).values():
                 if (storage := _storage(parameter)) is not None:
                     self.owners.setdefault(storage, []).append(name)
 
@@ -174,7 +176,7 @@ class _Attribution(TorchDispatchMode):
         operands = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if flops:
             self.macs[self._layer_of(operands)] += flops // 2
-        elif not isinstance(func, torch._ops.OpOverload):  # takes functions, and no formula says what they multiply
+        elif not isinstance(func, torch._ops.OpOverload):  # an operator that takes functions: its products are unknown
             self.uncounted[str(func)] += 1
         elif self._multiplies(func, operands, result):
             self.uncounted[str(func._overloadpacket)] += 1
@@ -189,12 +191,12 @@ class _Attribution(TorchDispatchMode):
         return innermost
 
     def _multiplies(self, func: torch._ops.OpOverload, operands: list[Tensor], result: Any) -> bool:
-        """Whether an operator without a formula multiplies tensors of numbers, as far as its declaration tells."""
+        """Whether an operator without a formula multiplies tensors of numbers, judged by its declaration."""
         packet = func._overloadpacket
-        if packet in self.counter.flop_registry:  # counted, and it came to nothing
+        if packet in self.counter.flop_registry:  # counted: no products
             return False
         if func.namespace not in ("aten", "prim", "prims"):
-            return True  # somebody's own operator: nobody knows
+            return True  # a custom operator: unknown, so it is reported
         numbers = [operand for operand in operands if operand.is_floating_point() or operand.is_complex()]
         name = packet.__name__
         if torch.Tag.pointwise in func.tags:
@@ -207,7 +209,7 @@ class _Attribution(TorchDispatchMode):
 
 @contextmanager
 def _no_fused_attention_blocks() -> Iterator[None]:
-    """Have ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` run their separate operators."""
+    """Make ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` run separate operators."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -216,10 +218,10 @@ def _no_fused_attention_blocks() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def _own(module: nn.Module) -> dict[str, nn.Parameter]:
+def _parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in module._parameters.items() if parameter is not None}
 
 
 def _storage(tensor: Tensor) -> int | None:
-    """What tells two tensors on the same memory, views of one parameter say, from others."""
+    """A number that is equal for tensors in the same memory, such as views of one parameter."""
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else None

@@ -1,4 +1,4 @@
-"""Every classifier of torchvision, untrained, under the names that torchvision gives them."""
+"""Untrained classifiers of torchvision, by torchvision's names."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from masksearch.utils.registry import choose
 
 __all__ = ["from_torchvision", "torchvision_names"]
 
-_AUXILIARY = ("googlenet", "inception_v3")  # classifiers in mid-network, which training would have to know of
+_AUXILIARY = ("googlenet", "inception_v3")  # networks with auxiliary heads, for which the trainer has no loss
 
 
 def torchvision_names() -> list[str]:
@@ -26,9 +26,9 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
     Raises
     ------
     InputError
-        For unknown names, and images that have other than 3 channels.
+        For unknown names, images without 3 channels, and non-square images for ``vit_*``.
     """
-    from torchvision import models  # here, because it takes a second to load and few commands need it
+    from torchvision import models  # imported here, because the import takes a second
 
     choose("torchvision classifier", name, torchvision_names())
     c, h, w = shape
@@ -37,7 +37,7 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
     settings: dict[str, Any] = {}
     if name in _AUXILIARY:
         settings = {"aux_logits": False, "init_weights": True}
-    elif name.startswith("vit_"):  # positions are learned, so that the size is part of the network
+    elif name.startswith("vit_"):  # learned positions fix the size of the images
         if h != w:
             raise InputError(f"torchvision's {name} takes square images, not {h}x{w}")
         settings = {"image_size": h}

@@ -1,4 +1,4 @@
-"""Plain feed-forward networks: multilayer perceptrons, LeNet-5, Conv-2/4/6, BasicCNN and VGG."""
+"""Feed-forward networks without shortcuts: multilayer perceptrons, LeNet-5, Conv-2/4/6, BasicCNN and VGG."""
 
 from itertools import pairwise
 from math import prod
@@ -42,8 +42,8 @@ def fc(shape: Shape, classes: int, width: float) -> nn.Module:
 def lenet5(shape: Shape, classes: int, width: float) -> nn.Module:
     """Two 5x5 convolutions (6 and 16 filters), then 120-84-10 (LeCun et al. 1998, figure 2), in its modern form.
 
-    Modern: every filter sees every channel, max pooling, ReLU and a linear output. Images smaller than the paper's
-    32x32 are padded by two pixels a side, which is what makes MNIST's 28x28 into 32x32. Torch's initial weights.
+    Modern: every filter reads every channel, max pooling, ReLU and a linear output. Images smaller than the paper's
+    32x32 are padded by two pixels per side (MNIST: 28x28 -> 32x32). Torch's initial weights.
     """
     c, h, _ = shape
     n1, n2, n3, n4 = (scaled(size, width) for size in (6, 16, 120, 84))
@@ -96,7 +96,7 @@ def basic_cnn(shape: Shape, classes: int, width: float) -> nn.Module:
     """Unpadded 3x3 convolutions of 64 (stride 2), 128, 256 (stride 2) and 512 filters, then one linear layer.
 
     Each convolution is followed by ReLU, dropout of 0.3 and batch normalisation, in this order; on 3x32x32 images the
-    linear layer sees 512 x 4 x 4 = 8192 numbers ("Heuristic Approach Towards Early Pruning of Neural Networks", 2020).
+    linear layer reads 512 x 4 x 4 = 8192 numbers ("Heuristic Approach Towards Early Pruning of Neural Networks", 2020).
     Torch's initial weights.
     """
     channels, layers = shape[0], list[Named]()
@@ -123,8 +123,8 @@ def vgg(shape: Shape, classes: int, width: float, depth: int, norm: bool) -> nn.
     """Padded 3x3 convolutions with biases, max pooling after each of five blocks, mean over space, linear.
 
     On 32x32 images the mean is over one pixel, and the layers are those of the networks published for CIFAR. ``norm``
-    puts batch normalisation after every convolution. Initial weights of He et al. 2015: without batch normalisation the
-    deep ones don't start to learn from smaller weights.
+    puts batch normalisation after every convolution. Initial weights of He et al. 2015: without batch normalisation,
+    deep networks with smaller initial weights do not learn.
     """
     channels, layers = shape[0], list[Named]()
     for block, (count, size) in enumerate(zip(_BLOCKS[depth], _FILTERS, strict=True), start=1):

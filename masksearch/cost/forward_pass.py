@@ -1,4 +1,4 @@
-"""A forward pass that leaves the network as it was found, and says in one line why an input doesn't fit."""
+"""Forward passes without side effects on the network: checked batches, eval mode, copies, hooks."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["batch_of", "check_batch", "copied", "device_of", "evaluated", "forward", "watched"]
+__all__ = ["batch_of", "check_batch", "copied", "device_of", "evaluated", "forward", "with_hooks"]
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the network's first parameter or buffer is; the CPU if it has none."""
+    """Device of the network's first parameter or buffer; the CPU if there is none."""
     tensors = (tensor for group in (model.parameters(), model.buffers()) for tensor in group)
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def check_batch(model: nn.Module, example_input: object) -> None:
-    """Refuse, before anything runs, what is no batch and networks whose sizes are not known yet.
+    """Check, before anything runs, that the input is a batch and that all parameters have shapes.
 
     Raises
     ------
@@ -33,24 +33,24 @@ def check_batch(model: nn.Module, example_input: object) -> None:
     if example_input.ndim < 1 or not example_input.numel():
         raise InputError(f"example_input: shape {tuple(example_input.shape)}; a batch (n, ...) is needed, n at least 1")
     if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise InputError(f"model: {name} has lazy layers without sizes; run it once on a batch, then give it")
+        raise InputError(f"model: {name} has lazy layers without sizes; run it once on a batch first")
 
 
 def batch_of(example_input: Tensor, size: int, device: torch.device) -> Tensor:
-    """``size`` inputs (size, ...) on ``device``: those of the example, over and over."""
+    """``size`` inputs (size, ...) on ``device``: those of the example, repeated."""
     rows = torch.arange(size, device=example_input.device) % len(example_input)
     return example_input.detach()[rows].to(device)
 
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[nn.Module]:
-    """The network in eval mode; on leaving, modes, attributes, buffers and the global random state are the old ones.
+    """The network in eval mode; at the end modes, attributes, buffers and the global random state are restored.
 
-    Attributes, because some are set at every forward pass: ``torch.nn.utils.prune`` leaves the masked weight there.
+    Attributes are restored, too, because ``torch.nn.utils.prune`` sets the masked weight at every forward pass.
     """
     attributes = [(vars(module), dict(vars(module))) for module in model.modules()]
     registered = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    values = {buffer: buffer.clone() for _, own in registered for buffer in own.values() if buffer is not None}
+    values = {buffer: buffer.clone() for _, buffers in registered for buffer in buffers.values() if buffer is not None}
     device = device_of(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -65,8 +65,11 @@ def evaluated(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def copied(model: nn.Module, instead: Mapping[nn.Module, nn.Module] | None = None) -> nn.Module:
-    """A copy with other modules ``instead`` of some, also where a hook computed a weight, which deepcopy refuses."""
-    memo: dict[int, Any] = {id(module): other for module, other in (instead or {}).items()}
+    """A copy of the network, with the modules in ``instead`` replaced.
+
+    Computed weights (by a parametrization or a hook), which deepcopy refuses, are detached.
+    """
+    memo: dict[int, Any] = {id(module): replacement for module, replacement in (instead or {}).items()}
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:
@@ -75,12 +78,12 @@ def copied(model: nn.Module, instead: Mapping[nn.Module, nn.Module] | None = Non
 
 
 def forward(model: nn.Module, batch: Tensor) -> Any:
-    """The network's outputs.
+    """The network's outputs for a batch.
 
     Raises
     ------
     InputError
-        If the network doesn't take this one tensor; the message quotes why.
+        If the network can't process the batch; the message quotes the error.
     """
     try:
         return model(batch)
@@ -96,8 +99,8 @@ def forward(model: nn.Module, batch: Tensor) -> Any:
 
 
 @contextmanager
-def watched(model: nn.Module, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
-    """Call ``enter`` and ``leave`` with the name of every module (the network's own is "") around its forward pass."""
+def with_hooks(model: nn.Module, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
+    """Call ``enter`` and ``leave`` before and after every module's forward pass, with its name ("" for the network)."""
     with ExitStack() as stack:
         for name, module in model.named_modules():
             before = module.register_forward_pre_hook(lambda *_, name=name: enter(name), prepend=True)
