@@ -93,6 +93,7 @@ _MODULES = {
 """Public module -> its place in the package."""
 
 _HOMES = {
+    "core.amount": ("Amount",),
     "core.history": ("History",),
     "core.mask": ("Mask", "Move"),
     "core.protocol": ("Budget", "Problem", "Proposal", "Score", "Trial"),
