@@ -31,7 +31,7 @@ class Line:
 
     name: str
     method: str
-    way: str
+    label: str
     learned: bool
 
 
@@ -40,8 +40,8 @@ def lines(rows: Sequence[Row]) -> dict[str, Line]:
     found = {}
     for name, places in series(rows).items():
         row = next(iter(places.values()))
-        way = name.removeprefix(row["method"]).strip()
-        found[name] = Line(name, row["method"], way, row.get("learned") == "True")
+        label = name.removeprefix(row["method"]).strip()
+        found[name] = Line(name, row["method"], label, row.get("learned") == "True")
     return found
 
 
@@ -111,7 +111,7 @@ def _panels(
                 if ringed:
                     panel.plot(*zip(*ringed, strict=True), "o", markersize=8, markerfacecolor="none", color=DENSE)
             panel.plot(*points[name], marker="o", markersize=4, color=looks.colour(known[name].method), zorder=3)
-            panel.set_title((len(looks.methods) == 1 and known[name].way) or name)
+            panel.set_title((len(looks.methods) == 1 and known[name].label) or name)
         for panel in grid[len(points) :]:
             panel.remove()
         _log_error(grid[0], np.concatenate([accuracies for _, accuracies in points.values()]))

@@ -23,7 +23,7 @@ from masksearch.experiment import SweepResult, read_sweep
 from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
 from masksearch.report.tables.csv_rows import flat_row
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json, write_bytes
+from masksearch.utils.files import write_bytes
 
 _SHARPNESS = (110, 95, 80, 65, 50)  # dots per inch: the first at which a figure is small enough
 _BYTES = 150_000  # of a figure
@@ -33,11 +33,11 @@ def flat_rows(result: SweepResult) -> list[dict]:
     """All cells, a row each, with the seconds that its seed's dense training took if there was just one."""
     trained: dict[int, list[float]] = {}
     for network in result.dense:
-        trained.setdefault(network["seed"], []).append(sum(epoch["seconds"] for epoch in network.get("epochs", [])))
+        trained.setdefault(network.seed, []).append(sum(epoch.seconds for epoch in network.epochs))
     rows = []
     for cell, folder in zip(result.cells, result.folders, strict=True):
-        row = case_columns(folder.name, read_json(folder / "settings.json")) | flat_row(cell, result.machine)
-        seconds = trained.get(cell["seed"], [])
+        row = case_columns(folder.name, cell.settings) | flat_row(cell, result.machine)
+        seconds = trained.get(cell.seed, [])
         rows.append(row | ({"seconds.dense": seconds[0]} if len(seconds) == 1 else {}))
     return rows
 

@@ -12,19 +12,18 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from masksearch.experiment import read_sweep
+from masksearch.training import EpochRow
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json
 
 _EPOCHS, _FEWEST, _COLLAPSED = (2, 4, 6, 8, 10), 5, 0.15
 _LOSSES = ("train_loss", "val_loss")
 
-Epochs = Sequence[Mapping[str, Any]]
+Epochs = Sequence[EpochRow]
 
 
 def trainings(folders: Sequence[Path]) -> dict[tuple[str, float], dict[int, list[Epochs]]]:
@@ -32,10 +31,10 @@ def trainings(folders: Sequence[Path]) -> dict[tuple[str, float], dict[int, list
     found: dict[tuple[str, float], dict[int, list[Epochs]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
         sweep = read_sweep(folder)
-        hold = read_json(folder / "sweep.json")["settings"][0]["scoring"]["hold"]
+        hold = sweep.settings[0].scoring.hold
         for cell in sweep.cells:
-            if cell["control"] == "none" and cell["schedule"] == "one_shot" and cell["epochs"]:
-                found[hold, cell["sparsity"]][cell["seed"]].append(cell["epochs"])
+            if cell.control == "none" and cell.schedule == "one_shot" and cell.epochs:
+                found[hold, cell.sparsity][cell.seed].append(cell.epochs)
     return found
 
 
@@ -60,14 +59,19 @@ def table(found: Mapping[tuple[str, float], Mapping[int, Sequence[Epochs]]]) -> 
 
 def learned(masks: Sequence[Epochs]) -> list[Epochs]:
     """The trainings that have not collapsed."""
-    best = max(epochs[-1]["val_accuracy"] for epochs in masks)
-    return [epochs for epochs in masks if epochs[-1]["val_accuracy"] >= best - _COLLAPSED]
+    best = max(map(_end, masks))
+    return [epochs for epochs in masks if _end(epochs) >= best - _COLLAPSED]
+
+
+def _end(epochs: Epochs) -> float:
+    """Validation accuracy after the last epoch; 0 without one."""
+    return epochs[-1].val_accuracy or 0.0
 
 
 def early(masks: Sequence[Epochs], loss: str, epochs: int) -> tuple[float, float]:
     """Rank correlation of a loss after so many epochs with the end, and what its choice has less than the best."""
-    ends = np.array([rows[-1]["val_accuracy"] for rows in masks])
-    losses = np.array([rows[epochs - 1][loss] for rows in masks])
+    ends = np.array([_end(rows) for rows in masks])
+    losses = np.array([getattr(rows[epochs - 1], loss) for rows in masks])
     return float(spearmanr(-losses, ends)[0]), 100 * float(ends.max() - ends[losses.argmin()])
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import sentences
 from benchmarks.page import HERE, replace_block
-from benchmarks.rows import TOLD_APART_BY, Row, Series, number, read_rows, series
+from benchmarks.rows import DISTINGUISHING_COLUMNS, Row, Series, number, read_rows, series
 from masksearch.analysis import MARGIN, Estimate, Paired, holm, paired
 from masksearch.criteria import CRITERIA
 from masksearch.utils.errors import InputError
@@ -164,7 +164,7 @@ def _warm_start(found: Series, method: str) -> str:
 def _is_shuffled(rows: dict[tuple[float, int], Row], search: dict[tuple[float, int], Row]) -> bool:
     """Whether they are of the search's masks, shuffled within layers."""
     row, own = next(iter(rows.values())), next(iter(search.values()))
-    same = all(row.get(column) == own.get(column) for column in ("method", "schedule", *TOLD_APART_BY))
+    same = all(row.get(column) == own.get(column) for column in ("method", "schedule", *DISTINGUISHING_COLUMNS))
     return row.get("control") == "shuffle" and same
 
 

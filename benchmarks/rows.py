@@ -8,10 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from masksearch.criteria import CRITERIA
+from masksearch.experiment.results import find_setting
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 
-__all__ = ["TOLD_APART_BY", "Row", "Series", "case_columns", "number", "read_csv", "read_rows", "series", "write_csv"]
+__all__ = [
+    "DISTINGUISHING_COLUMNS",
+    "Row",
+    "Series",
+    "case_columns",
+    "number",
+    "read_csv",
+    "read_rows",
+    "series",
+    "write_csv",
+]
 
 Row = dict[str, str]
 Series = dict[str, dict[tuple[float, int], Row]]
@@ -28,8 +39,8 @@ _WORDS = {
     "budget": "budget {}",
     "sweep": "({})",
 }
-TOLD_APART_BY = tuple(_WORDS)
-"""Columns that tell cases of one method, schedule and control apart."""
+DISTINGUISHING_COLUMNS = tuple(_WORDS)
+"""Columns in which cases of one method, schedule and control may differ."""
 _DEFAULTS = {"schedule": "one_shot", "control": "none"}  # of rows from before there were such columns
 
 
@@ -50,14 +61,13 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     write_bytes(path, sink.getvalue().encode())
 
 
-def case_columns(folder: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+def case_columns(folder: str, settings: Mapping[str, Any]) -> dict[str, object]:
     """What tells a case from those of other sweeps: its cell's folder, and some of what that one's name stands for.
 
-    ``identity`` is the content of the folder's ``settings.json``. Criteria have a scope, searches the rest.
+    ``settings`` are those of the folder's ``settings.json``. Criteria have a scope, searches the rest.
     """
-    dense = identity["dense"]
-    row = {"cell": folder, "dataset": dense["dataset"], "model": dense["model"]}
-    return row | {name: identity.get(name) or "" for name in ("scope", "connected", "budget", "seconds", "warm_start")}
+    names = ("dataset", "model", "scope", "connected", "budget", "seconds", "warm_start")
+    return {"cell": folder} | {name: find_setting(settings, name) or "" for name in names}
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
@@ -98,7 +108,7 @@ def series(rows: Sequence[Row]) -> Series:
     """
     names = list(map(_name, rows))
     for column in _WORDS:
-        names = _told_apart(rows, names, column)
+        names = _with_column(rows, names, column)
     found: Series = {}
     for row, name in zip(rows, names, strict=True):
         place = (number(row, "sparsity"), int(row["seed"]))
@@ -128,7 +138,7 @@ def _setting(row: Row, column: str) -> str:
     return "" if column == "find_at" and row.get("schedule") == "early_bird" else row.get(column, "")
 
 
-def _told_apart(rows: Sequence[Row], names: Sequence[str], column: str) -> list[str]:
+def _with_column(rows: Sequence[Row], names: Sequence[str], column: str) -> list[str]:
     """Names, with the column's value where rows of one name at the same sparsity differ in it."""
     values: dict[tuple[str, str], set[str]] = {}
     for row, name in zip(rows, names, strict=True):

@@ -1,7 +1,7 @@
 """Running a suite: sweep after sweep, a row a case as soon as it is finished, and how long the rest will take."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from benchmarks.suites import Sweep
 from masksearch.analysis import best_so_far
 from masksearch.cli.progress import ProgressBars
 from masksearch.experiment import Cell, grid, run_sweep
+from masksearch.experiment.results import CellResult
 from masksearch.experiment.store.run_folder import is_done
 from masksearch.searching.history_store import read_rows
 from masksearch.utils.errors import InputError
@@ -95,11 +96,11 @@ class _SuiteBars(ProgressBars):
         """Count; the bar of the suite is there already."""
         self._begun = time.monotonic()
 
-    def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
+    def cell_ends(self, cell: Cell, result: CellResult) -> None:
         """Write the case's row, and how long the suite will take from here."""
-        super().cell_ends(cell, metrics)
+        super().cell_ends(cell, result)
         machine = read_json(self.file.runs / "sweep.json")["machine"]
-        row = case_columns(cell.folder, cell.identity) | flat_row(dict(metrics), machine)
+        row = case_columns(cell.folder, result.settings) | flat_row(result, machine)
         self.file.add(row | anytime(self.file.runs / cell.folder, cell))
         self.file.write()
         now = time.monotonic()

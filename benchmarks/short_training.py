@@ -18,10 +18,9 @@ from scipy.stats import spearmanr
 
 import masksearch as ms
 from masksearch.experiment import read_sweep
+from masksearch.experiment.results import CellResult
 from masksearch.spaces import NetworkSpace
-from masksearch.training import TrainSettings
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json
 
 STEPS_AND_FACTORS = {
     "weight": [(100, 1), (100, 8), (150, 1), (150, 3), (150, 8), (150, 16)],
@@ -34,18 +33,18 @@ def trained_masks(sweeps: Sequence[Path], space: NetworkSpace, seed: int) -> dic
     found: dict[float, dict[int, tuple[float, ms.Mask]]] = {}
     for sweep in sweeps:
         for path in sorted(sweep.glob(f"*seed{seed}_*/metrics.json")):
-            cell = read_json(path)
+            cell = CellResult.load(path.parent)
             mask = ms.Mask.load(path.parent / "mask.safetensors", space)
-            found.setdefault(cell["sparsity"], {})[mask.hash] = (cell["trained"]["val_accuracy"], mask)
+            found.setdefault(cell.sparsity, {})[mask.hash] = (cell.trained.val_accuracy or 0.0, mask)
     return {sparsity: sorted(masks.values(), key=lambda pair: -pair[0]) for sparsity, masks in sorted(found.items())}
 
 
 def table(data: ms.Data, sweeps: Sequence[Path]) -> Iterator[str]:
     """Lines of Markdown, one as soon as it is known."""
-    plan = read_json(sweeps[0] / "sweep.json")["settings"][0]
-    seed, settings = plan["sweep"]["first_seed"], TrainSettings(**plan["train"])
-    model = ms.build_model(plan["sweep"]["model"], data, seed=seed)
-    granularity = plan["sweep"]["granularity"]
+    plan = read_sweep(sweeps[0]).settings[0]
+    seed, settings = plan.sweep.first_seed, plan.train
+    model = ms.build_model(plan.sweep.model, data, seed=seed)
+    granularity = plan.sweep.granularity
     space = ms.weight_space(model) if granularity == "weight" else ms.filter_space(model, data.search.images[:1])
     masks = trained_masks(sweeps, space, seed)
     yield "| steps | learning rate | sparsity | masks | all | better half | chosen % | best % |"
@@ -73,8 +72,13 @@ def main() -> None:
     except InputError as error:
         sys.exit(f"short_training: {error}")
     plan = sweeps[0].settings[0]
-    kept = ("search_examples", "train_examples", "val_examples")
-    data = ms.load_data(plan["sweep"]["dataset"], sys.argv[1], **{name: plan["scoring"][name] for name in kept})
+    data = ms.load_data(
+        plan.sweep.dataset,
+        sys.argv[1],
+        search_examples=plan.scoring.search_examples,
+        train_examples=plan.scoring.train_examples,
+        val_examples=plan.scoring.val_examples,
+    )
     for line in table(data, paths):
         print(line, flush=True)
 

@@ -85,8 +85,8 @@ def test_a_users_criterion_searcher_and_model_run_and_run_on(name, tmp_path, cap
         assert re.search(rf"^  {row} +{about}", listed, re.MULTILINE)
     assert cli.main([*SWEEP, "--plugin", name]) == 0
     result = read_sweep(Path("runs/sweep"))
-    assert [cell["method"] for cell in result.cells] == ["columns", "patient"]
-    assert result.settings[0]["run"]["plugin"] == [name]
+    assert [cell.method for cell in result.cells] == ["columns", "patient"]
+    assert result.settings[0].run.plugin == (name,)
     assert all(len(read_json(folder / "settings.json")["plugin"]) == 1 for folder in result.folders)
     capsys.readouterr()
     assert cli.main([*SWEEP, "--plugin", name]) == 0

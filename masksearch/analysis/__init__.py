@@ -13,7 +13,7 @@ from masksearch.analysis.mask_properties import (
 from masksearch.analysis.round_rows import MOMENTS, RoundRow
 from masksearch.analysis.saved_masks import group_masks, group_orthogonality, layer_means, read_mask
 from masksearch.analysis.statistics import MARGIN, Estimate, Paired, Ranks, holm, paired, ranks, win_matrix
-from masksearch.analysis.summary import SummaryRow, cost_share, kept_criteria, summarise
+from masksearch.analysis.summary import SummaryRow, summarise
 
 __all__ = [
     "MARGIN",
@@ -31,13 +31,11 @@ __all__ = [
     "band",
     "best_so_far",
     "control_rows",
-    "cost_share",
     "different_settings",
     "group_cells",
     "group_masks",
     "group_orthogonality",
     "holm",
-    "kept_criteria",
     "layer_means",
     "orthogonality_score",
     "paired",

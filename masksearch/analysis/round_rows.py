@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from masksearch.analysis.statistics import Estimate
+from masksearch.experiment.results import Accuracy, CellResult, DenseResult
 
 __all__ = ["MOMENTS", "Moment", "RoundRow", "dense_row", "round_rows"]
 
@@ -40,37 +40,36 @@ class RoundRow:
         return (number, self.density.plain(".4g", 100), *figures, self.best_epoch.plain(".0f" if whole else ".1f"))
 
 
-def round_rows(cells: Sequence[Mapping[str, Any]]) -> tuple[RoundRow, ...]:
+def round_rows(cells: Sequence[CellResult]) -> tuple[RoundRow, ...]:
     """The rounds of cells that differ in their seed alone."""
     rows = []
-    for rounds in zip(*(cell["rounds"] for cell in cells), strict=True):
-        moments = {name: _moment([r[name] for r in rounds]) for name in MOMENTS}
-        if not any(r["epochs"] for r in rounds):
+    for rounds in zip(*(cell.rounds for cell in cells), strict=True):
+        moments = {name: _moment([getattr(round_, name) for round_ in rounds]) for name in MOMENTS}
+        if not any(round_.epochs for round_ in rounds):
             moments["trained"] = _moment([])  # there was no training after this round
         rows.append(
             RoundRow(
-                rounds[0]["number"],
-                Estimate.of(r["mask"]["density"] for r in rounds),
+                rounds[0].number,
+                Estimate.of(round_.mask.density for round_ in rounds),
                 moments,
-                Estimate.of(r["trained"]["best_val_epoch"] for r in rounds),
+                Estimate.of(round_.trained.best_val_epoch for round_ in rounds),
             )
         )
     return tuple(rows)
 
 
-def dense_row(networks: Sequence[Mapping[str, Any]]) -> RoundRow:
+def dense_row(networks: Sequence[DenseResult]) -> RoundRow:
     """The dense networks of all seeds: ``trained`` is their last state, ``best_dense`` the best by validation."""
     nothing = _moment([])
-    best = [{"test_accuracy": n["best_test_accuracy"], "test_loss": n["best_test_loss"]} for n in networks]
+    last = [Accuracy(network.test_accuracy, network.test_loss) for network in networks]
+    best = [Accuracy(network.best_test_accuracy, network.best_test_loss) for network in networks]
     return RoundRow(
         0,
         Estimate.of(1.0 for _ in networks),
-        {"untrained": nothing, "best_dense": _moment(best), "found": nothing, "trained": _moment(networks)},
-        Estimate.of(network["best_val_epoch"] for network in networks),
+        {"untrained": nothing, "best_dense": _moment(best), "found": nothing, "trained": _moment(last)},
+        Estimate.of(network.best_val_epoch for network in networks),
     )
 
 
-def _moment(looks: Sequence[Mapping[str, Any]]) -> Moment:
-    return Moment(
-        Estimate.of(look["test_accuracy"] for look in looks), Estimate.of(look["test_loss"] for look in looks)
-    )
+def _moment(figures: Sequence[Accuracy]) -> Moment:
+    return Moment(Estimate.of(one.test_accuracy for one in figures), Estimate.of(one.test_loss for one in figures))

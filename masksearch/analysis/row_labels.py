@@ -1,53 +1,56 @@
-"""What tells cells apart that are equal in all that results are usually told by: settings of a sweep's parts."""
+"""Labels of cells that are equal in method, sparsity, moment and schedule: the settings in which they differ."""
 
-import re
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
-__all__ = ["told_apart"]
+from masksearch.experiment.results import CellResult
+
+__all__ = ["row_labels"]
 
 _WORDS: dict[str, dict[str, str]] = {
     "scope": {"erk": "ERK", "global": "global", "layerwise": "layerwise"},
     "connected": {"True": "connected", "False": ""},
 }
-_OF_A_SEED = ("dense.seed", "dense.file")
+_OF_A_SEED = ("seed", "file")
 
 
-def told_apart(cells: Sequence[Mapping[str, Any]], keys: Sequence[Hashable]) -> list[str]:
-    """Words for every cell that tell it from others of the same key, seeds aside; none where there is nothing to tell.
+def row_labels(cells: Sequence[CellResult], keys: Sequence[Hashable]) -> list[str]:
+    """Label every cell by the settings in which it differs from others of the same key, seeds aside.
 
-    What differs between some cells of one key, as the scope of a criterion that a sweep has in two parts, is told of
-    all cells that have it.
+    A setting that differs between some cells of one key, such as the scope of a criterion in two parts of a sweep, is
+    part of the label of all cells that have it.
 
     Parameters
     ----------
-    cells : sequence of mapping
-        Metrics of cells, each with the ``settings`` that decide its result.
+    cells : sequence of CellResult
+        Cells with the ``settings`` that decide their results: nested tables of plain values.
     keys : sequence
-        What each cell is known by so far.
+        The key of each cell.
+
+    Returns
+    -------
+    list of str
+        One label a cell, such as ``ERK`` or ``budget 100, radius 2``; empty where nothing differs.
     """
-    flat = [{name: value for name, value in _flat(cell["settings"]) if name not in _OF_A_SEED} for cell in cells]
+    settings = [_texts(cell) for cell in cells]
     first: dict[Hashable, dict[str, str]] = {}
-    told: dict[str, None] = {}
-    for key, own in zip(keys, flat, strict=True):
+    differing: dict[str, None] = {}
+    for key, own in zip(keys, settings, strict=True):
         other = first.setdefault(key, own)
-        told |= dict.fromkeys(name for name in other | own if other.get(name) != own.get(name))
-    words = [[_word(name, own[name]) for name in told if name in own] for own in flat]
-    return [", ".join(filter(None, own)) for own in words]
+        differing |= dict.fromkeys(name for name in other | own if other.get(name) != own.get(name))
+    labels = [[_label(name, own[name]) for name in differing if name in own] for own in settings]
+    return [", ".join(filter(None, own)) for own in labels]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif name == "searcher":  # its settings, as Python writes them
-            for own, text in re.findall(r"(\w+)=('[^']*'|\([^)]*\)|[^,()]*)", value):
-                yield f"{prefix}{name}.{own}", text.strip("'")
-        else:
-            yield f"{prefix}{name}", " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _texts(cell: CellResult) -> dict[str, str]:
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in cell.flat_settings.items()
+        if name.rpartition(".")[2] not in _OF_A_SEED
+    }
 
 
-def _word(name: str, value: str) -> str:
-    if name in _WORDS:
-        return _WORDS[name].get(value, value)
-    return f"{name.rpartition('.')[2].replace('_', ' ')} {value}"
+def _label(name: str, value: str) -> str:
+    own_name = name.rpartition(".")[2]
+    if own_name in _WORDS:
+        return _WORDS[own_name].get(value, value)
+    return f"{own_name.replace('_', ' ')} {value}"

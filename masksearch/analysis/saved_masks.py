@@ -31,7 +31,7 @@ def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
     for place, cell in zip(group.places, group.cells, strict=True):
         path = result.folders[place] / "mask.safetensors"
         if path.exists():
-            masks[cell["seed"]] = read_mask(path, cell["granularity"])
+            masks[cell.seed] = read_mask(path, cell.granularity)
     return masks
 
 
@@ -72,13 +72,13 @@ def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
     Units of filters have layers of their own, and weights theirs: a density is NaN where a layer has no units.
     """
     n = len(group.cells)
-    names = list(group.cells[0]["layers"])
-    densities = [cell["mask"]["densities"] for cell in group.cells]
+    names = list(group.cells[0].layers)
+    densities = [cell.mask.densities for cell in group.cells]
     return {
         name: (
             sum(one.get(name, float("nan")) for one in densities) / n,
-            sum(cell["layers"][name]["macs_left"] for cell in group.cells) / n,
-            sum(cell["layers"][name]["macs"] for cell in group.cells) / n,
+            sum(cell.layers[name].macs_left for cell in group.cells) / n,
+            sum(cell.layers[name].macs for cell in group.cells) / n,
         )
         for name in names
     }

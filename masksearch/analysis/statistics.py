@@ -29,6 +29,11 @@ class Estimate:
             return cls(float(data.mean()) if n else math.nan, math.nan, n)
         return cls(float(data.mean()), float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)), n)
 
+    @classmethod
+    def of_differences(cls, pairs: Iterable[tuple[float | None, float | None]]) -> "Estimate":
+        """The estimate from first minus second of one pair a seed; a missing value makes the mean NaN."""
+        return cls.of(None if one is None or other is None else one - other for one, other in pairs)
+
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
         """``mean ± half width``, both times ``scale``; only the mean if there is no interval, – if there is no mean."""
         if math.isnan(self.mean):
@@ -168,8 +173,8 @@ def ranks(scores: np.ndarray) -> Ranks:
     scores = _blocks(scores)
     n_blocks, n_methods = scores.shape
     mean = stats.rankdata(-scores, axis=1).mean(0)
-    told_apart = n_methods > 2 and n_blocks > 1 and np.ptp(scores, axis=1).any()
-    p = float(stats.friedmanchisquare(*scores.T).pvalue) if told_apart else math.nan
+    testable = n_methods > 2 and n_blocks > 1 and np.ptp(scores, axis=1).any()
+    p = float(stats.friedmanchisquare(*scores.T).pvalue) if testable else math.nan
     quantile = stats.studentized_range.ppf(0.95, n_methods, np.inf) / math.sqrt(2) if n_methods > 1 else math.nan
     return Ranks(mean, p, float(quantile * math.sqrt(n_methods * (n_methods + 1) / (6 * n_blocks))))
 

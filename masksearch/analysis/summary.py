@@ -2,175 +2,141 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from masksearch.analysis.groups import Group, group_cells
 from masksearch.analysis.round_rows import RoundRow, dense_row, round_rows
 from masksearch.analysis.statistics import Estimate
-from masksearch.core.protocol import FOREIGN_TRIALS
+from masksearch.experiment.results import Cap, CellResult, DenseResult
 
-__all__ = ["SummaryRow", "cost_share", "summarise"]
+__all__ = ["SummaryRow", "summarise"]
 
 
-@dataclass(frozen=True)
+_NOTHING = Estimate.of([])
+
+
+@dataclass(frozen=True, kw_only=True)
 class SummaryRow:
-    """One method at one sparsity, over all seeds; or the dense network (``sparsity`` 0)."""
+    """One method at one sparsity, over all seeds; or the dense network (``sparsity`` 0). Figures may be missing."""
 
     method: str
-    variant: str  # what tells it from other rows of the method: schedule, rounds, rewinding, control
+    variant: str = ""  # schedule, rounds, rewinding and control, where rows of the method differ in them
     sparsity: float
     find_at: str  # "early" where the schedule finds it
-    way: str  # the variant, and the moment its masks were found at if that tells it from other rows
-    control: str  # which control it is; "none" if it is no control
-    learned: bool  # by gradient: a supermask
-    granularity: str  # weight or filter; "" of the dense network
-    untrained: Estimate  # test accuracy under the mask at the rewound weights, in [0, 1]
-    trained: Estimate  # test accuracy after the last epoch of retraining
-    beside_dense: Estimate  # that, minus the test accuracy of the same seed's network in the dense row
-    validation: Estimate  # accuracy after the last epoch; on what no search saw where none was trained; diverged: 0
-    accuracy_gap: Estimate  # accuracy on the search images minus accuracy on the rest of val
+    label: str = ""  # the variant, and the moment that masks were found at where rows of the variant differ in it
+    control: str = "none"  # which control it is; "none" if it is no control
+    learned: bool = False  # by gradient: a supermask
+    granularity: str = ""  # weight or filter; "" of the dense network
+
+    untrained: Estimate = _NOTHING  # test accuracy under the mask at the rewound weights, in [0, 1]
+    trained: Estimate  # test accuracy after the last epoch of retraining, in [0, 1]
+    beside_dense: Estimate = _NOTHING  # that, minus the accuracy of the network of the same seed in the dense row
+    validation: Estimate = _NOTHING  # accuracy after the last epoch, or on the rest without training; diverged: 0
+    accuracy_gap: Estimate = _NOTHING  # accuracy on the search examples minus accuracy on the rest of val
+
     params: Estimate  # non-zero ones
     compression: Estimate  # parameters of the dense network / non-zero ones
     macs: Estimate  # effective ones, as a share of the dense network's
     total_macs: Estimate  # effective ones
-    speedup: Estimate  # latency of the dense network / of this one, batches of 64, measured in turn
+    speedup: Estimate  # latency of the dense network / latency of this one, batches of 64, measured in turn
     latency: Estimate  # seconds of a batch of 64
-    test_seconds: Estimate  # of one pass over the test images
-    scorings: Estimate
-    foreign_trials: Estimate  # scorings of other searches, from a shared study
-    search_seconds: Estimate
-    retrain_seconds: Estimate
-    emptied: int  # seeds whose mask empties a layer
-    constant: int  # seeds whose trained network has outputs that are the same for all images
-    kept_criteria: int  # seeds whose search found nothing better than a criterion's mask, when both were scored again
-    diverged: int  # seeds whose retraining ended early, because its loss was no number
+    cap: Cap | None = None
+    capped: Estimate = _NOTHING  # the capped cost, as a share of the dense network's; a latency as measured afterwards
+
+    scorings: Estimate = _NOTHING
+    foreign_trials: Estimate = _NOTHING  # scorings of other searches, from a shared study
+    search_seconds: Estimate = _NOTHING
+    retrain_seconds: Estimate = _NOTHING
+    test_seconds: Estimate = _NOTHING  # of one pass over the test set
+
+    emptied: int = 0  # seeds whose mask empties a layer
+    constant: int = 0  # seeds whose trained network has outputs that are equal for all examples
+    kept_criteria: int = 0  # seeds whose search found nothing better than the mask of a criterion, both scored again
+    diverged: int = 0  # seeds whose retraining ended early, because its loss was not finite
+
     rounds: tuple[RoundRow, ...]  # of pruning and training, one after the other
-    cap: tuple[str, float] | None  # the cost that masks have a cap on, and the cap as a share of the dense network's
-    capped: Estimate  # that cost, as such a share; a latency as measured for the results
 
 
-def summarise(cells: Iterable[Mapping[str, Any]], dense: Iterable[Mapping[str, Any]] = ()) -> list[SummaryRow]:
-    """Summary rows of the metrics of finished cells: the dense network first, then in order of sparsity and cells.
+def summarise(cells: Iterable[CellResult], dense: Iterable[DenseResult] = ()) -> list[SummaryRow]:
+    """Summary rows of finished cells: the dense network first, then in order of sparsity and cells.
 
     Where learning rates of retraining are compared, rows are those of each sparsity's best one
     (:func:`masksearch.analysis.groups.best_rates`).
 
     Parameters
     ----------
-    dense : iterable of mapping
-        Metrics of the dense networks, with their seeds; of several for a seed the first counts.
+    dense : iterable of DenseResult
+        Of several dense networks of one seed the first counts.
     """
     cells = list(cells)
-    seeds: dict[int, Mapping[str, Any]] = {}
-    for seed, metrics in [*((one["seed"], one) for one in dense), *((cell["seed"], cell["dense"]) for cell in cells)]:
-        seeds.setdefault(seed, metrics)
-    if not seeds:
+    networks: dict[int, DenseResult] = {}
+    for network in [*dense, *(cell.dense for cell in cells)]:
+        networks.setdefault(network.seed, network)
+    if not networks:
         return []
-    rows = [_row(group, seeds) for group in group_cells(cells)]
-    return [_dense(list(seeds.values()), cells), *rows]
+    rows = [_row(group, networks) for group in group_cells(cells)]
+    return [_dense(list(networks.values()), cells), *rows]
 
 
-def _dense(networks: list[Mapping[str, Any]], cells: list[Mapping[str, Any]]) -> SummaryRow:
-    nothing = Estimate.of([])
-    whole = networks[0]["cost"]
-    latencies = [cell["seconds"]["latency_dense_batch_64"] for cell in cells]
+def _dense(networks: list[DenseResult], cells: list[CellResult]) -> SummaryRow:
+    whole = networks[0].cost
+    latencies = [cell.latency.dense_batch_64 for cell in cells]
     return SummaryRow(
-        "dense",
-        "",
-        0.0,
-        "–",
-        "",
-        "none",
-        False,
-        "",
-        untrained=nothing,
-        trained=Estimate.of(metrics["test_accuracy"] for metrics in networks),
-        beside_dense=nothing,
-        validation=nothing,
-        accuracy_gap=nothing,
-        params=Estimate.of([whole["nonzero_params"]]),
+        method="dense",
+        sparsity=0.0,
+        find_at="–",
+        trained=Estimate.of(network.test_accuracy for network in networks),
+        params=Estimate.of([whole.nonzero_params]),
         compression=Estimate.of([1.0]),
         macs=Estimate.of([1.0]),
-        total_macs=Estimate.of([whole["macs"]]),
+        total_macs=Estimate.of([whole.macs]),
         speedup=Estimate.of([1.0]),
         latency=Estimate.of([sum(latencies) / len(latencies)] if latencies else []),
-        test_seconds=nothing,
-        scorings=nothing,
-        foreign_trials=nothing,
-        search_seconds=nothing,
-        retrain_seconds=nothing,
-        emptied=0,
-        constant=0,
-        kept_criteria=0,
-        diverged=0,
         rounds=(dense_row(networks),),
-        cap=None,
-        capped=nothing,
     )
 
 
-def _row(group: Group, networks: Mapping[int, Mapping[str, Any]]) -> SummaryRow:
-    cells, cap = group.cells, group.cells[0].get("cap")
-
-    def over_seeds(part: str, name: str) -> Estimate:
-        return Estimate.of(cell[part][name] for cell in cells)
-
+def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
+    cells = group.cells
+    cap = cells[0].cap
     return SummaryRow(
-        group.method,
-        group.variant,
-        group.sparsity,
-        group.find_at,
-        group.way,
-        group.control,
-        group.learned,
-        cells[0]["granularity"],
-        untrained=over_seeds("untrained", "test_accuracy"),
-        trained=over_seeds("trained", "test_accuracy"),
-        beside_dense=Estimate.of(
-            cell["trained"]["test_accuracy"] - networks[cell["seed"]]["test_accuracy"] for cell in cells
+        method=group.method,
+        variant=group.variant,
+        sparsity=group.sparsity,
+        find_at=group.find_at,
+        label=group.label,
+        control=group.control,
+        learned=group.learned,
+        granularity=cells[0].granularity,
+        untrained=Estimate.of(cell.untrained.test_accuracy for cell in cells),
+        trained=Estimate.of(cell.trained.test_accuracy for cell in cells),
+        beside_dense=Estimate.of_differences(
+            (cell.trained.test_accuracy, networks[cell.seed].test_accuracy) for cell in cells
         ),
         validation=Estimate.of(map(_validation, cells)),
-        accuracy_gap=over_seeds("score", "accuracy_gap"),
-        params=over_seeds("cost", "nonzero_params"),
-        compression=Estimate.of(
-            cell["dense"]["cost"]["nonzero_params"] / cell["cost"]["nonzero_params"] for cell in cells
-        ),
-        macs=Estimate.of(cell["cost"]["effective_macs"] / cell["dense"]["cost"]["macs"] for cell in cells),
-        total_macs=over_seeds("cost", "effective_macs"),
-        speedup=Estimate.of(
-            cell["seconds"]["latency_dense_batch_64"] / cell["seconds"]["latency_ticket_batch_64"] for cell in cells
-        ),
-        latency=over_seeds("seconds", "latency_ticket_batch_64"),
-        test_seconds=over_seeds("seconds", "test"),
-        scorings=over_seeds("score", "scorings"),
-        foreign_trials=Estimate.of(cell["score"].get(FOREIGN_TRIALS, 0) for cell in cells),
-        search_seconds=over_seeds("seconds", "search"),
-        retrain_seconds=over_seeds("seconds", "retrain"),
-        emptied=sum(bool(cell["mask"]["empty_layers"]) for cell in cells),
-        constant=sum(bool(cell["trained"]["constant_outputs"]) for cell in cells),
-        kept_criteria=sum(bool(kept_criteria(cell)) for cell in cells),
-        diverged=sum(cell["trained"]["diverged"] for cell in cells),
+        accuracy_gap=Estimate.of(cell.score.accuracy_gap for cell in cells),
+        params=Estimate.of(cell.cost.nonzero_params for cell in cells),
+        compression=Estimate.of(cell.dense.cost.nonzero_params / cell.cost.nonzero_params for cell in cells),
+        macs=Estimate.of(cell.cost.effective_macs / cell.dense.cost.macs for cell in cells),
+        total_macs=Estimate.of(cell.cost.effective_macs for cell in cells),
+        speedup=Estimate.of(cell.speedup for cell in cells),
+        latency=Estimate.of(cell.latency.ticket_batch_64 for cell in cells),
+        cap=cap,
+        capped=Estimate.of([] if cap is None else [cell.cost_share(cap.cost) for cell in cells]),
+        scorings=Estimate.of(cell.scorings for cell in cells),
+        foreign_trials=Estimate.of(cell.foreign_trials for cell in cells),
+        search_seconds=Estimate.of(cell.search_seconds for cell in cells),
+        retrain_seconds=Estimate.of(cell.retrain_seconds for cell in cells),
+        test_seconds=Estimate.of(cell.test_seconds for cell in cells),
+        emptied=sum(bool(cell.mask.empty_layers) for cell in cells),
+        constant=sum(bool(cell.trained.constant_outputs) for cell in cells),
+        kept_criteria=sum(bool(cell.kept_criteria) for cell in cells),
+        diverged=sum(cell.trained.diverged for cell in cells),
         rounds=round_rows(cells),
-        cap=None if cap is None else (cap["cost"], cap["share"]),
-        capped=Estimate.of([] if cap is None else [cost_share(cell, cap["cost"]) for cell in cells]),
     )
 
 
-def kept_criteria(cell: Mapping[str, Any]) -> list[str]:
-    """The criteria whose masks, scored again, were better than what a cell's search had found, round by round."""
-    return [number["score"]["kept"] for number in cell["rounds"] if "kept" in number["score"]]
-
-
-def cost_share(cell: Mapping[str, Any], cost: str) -> float:
-    """What a cell's network has of the dense one's ``macs``, ``params`` or ``latency``."""
-    if cost == "latency":
-        return cell["seconds"]["latency_ticket_batch_64"] / cell["seconds"]["latency_dense_batch_64"]
-    name = {"macs": "effective_macs", "params": "params"}[cost]
-    return cell["cost"][name] / cell["dense"]["cost"][cost]
-
-
-def _validation(cell: Mapping[str, Any]) -> float:
-    if cell["trained"]["diverged"]:
+def _validation(cell: CellResult) -> float | None:
+    if cell.trained.diverged:
         return 0.0
-    accuracy = cell["trained"]["val_accuracy"]
-    return cell["trained"]["rest_accuracy"] if accuracy is None else accuracy
+    accuracy = cell.trained.val_accuracy
+    return cell.trained.rest_accuracy if accuracy is None else accuracy

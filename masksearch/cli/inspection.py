@@ -182,9 +182,9 @@ def _only(result: SweepResult, sparsities: Sequence[str]) -> SweepResult:
     """The result with the cells of some sparsities alone; of all, where none is given."""
     if not result.cells:
         raise InputError(f"{result.path}: no cell is finished yet")
-    known = sorted({cell["sparsity"] for cell in result.cells})
+    known = sorted({cell.sparsity for cell in result.cells})
     wanted = {_number(text, known) for text in sparsities} or set(known)
-    places = [place for place, cell in enumerate(result.cells) if cell["sparsity"] in wanted]
+    places = [place for place, cell in enumerate(result.cells) if cell.sparsity in wanted]
     return replace(
         result, cells=[result.cells[place] for place in places], folders=[result.folders[place] for place in places]
     )

@@ -1,8 +1,8 @@
 """The live view of a sweep in a terminal: a bar for the sweep, a bar for what is running now."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from copy import copy
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -15,9 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from masksearch.analysis import kept_criteria
 from masksearch.core.protocol import Score, Trial
 from masksearch.experiment import Cell, SweepCallback
+from masksearch.experiment.results import Accuracy, CellResult
 from masksearch.training import EpochRow
 
 __all__ = ["ProgressBars"]
@@ -102,15 +102,15 @@ class ProgressBars(SweepCallback):
         if self._stage is not None:
             self._bars.update(self._stage, advance=1, note=f"loss {row.train_loss:.4f}  {accuracy}")
 
-    def cell_ends(self, cell: Cell, metrics: Mapping[str, Any]) -> None:
-        """Print the cell's line."""
-        untrained, trained = metrics["untrained"]["test_accuracy"], metrics["trained"]["test_accuracy"]
-        emptied, constant = metrics["mask"]["empty_layers"], metrics["trained"]["constant_outputs"]
-        notes = "".join(f"  {criterion} was better" for criterion in kept_criteria(metrics))
+    def cell_ends(self, cell: Cell, result: CellResult) -> None:
+        """Print the line of the cell."""
+        untrained, trained = _percent(result.untrained), _percent(result.trained)
+        emptied, constant = result.mask.empty_layers, result.trained.constant_outputs
+        notes = "".join(f"  {criterion} was better" for criterion in result.kept_criteria)
         notes += f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
         notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(
-            f"[dim]{cell.label:<44}[/] untrained {100 * untrained:6.2f} %  trained {100 * trained:6.2f} %{notes}",
+            f"[dim]{cell.label:<44}[/] untrained {untrained} %  trained {trained} %{notes}",
             highlight=False,
             soft_wrap=True,
         )
@@ -121,6 +121,10 @@ class ProgressBars(SweepCallback):
         if self._stage is not None:
             self._bars.remove_task(self._stage)
         self._stage = self._bars.add_task(description, total=total, note="")
+
+
+def _percent(figures: Accuracy) -> str:
+    return f"{math.nan if figures.test_accuracy is None else 100 * figures.test_accuracy:6.2f}"
 
 
 def _shown(score: Score) -> str:

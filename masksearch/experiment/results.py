@@ -1,12 +1,14 @@
 """Results of cells and dense networks, as ``metrics.json`` holds them: typed, written and read in one place."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
+from masksearch.experiment.settings.sweep_axes import Capped
 from masksearch.training import EpochRow
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
@@ -27,10 +29,14 @@ __all__ = [
     "RoundResult",
     "ScoreSummary",
     "TrainedAccuracy",
+    "find_setting",
+    "load_result",
 ]
 
 MOMENTS = ("found", "untrained", "best_dense", "trained")
 """The weights at which a round's mask is evaluated: fields of :class:`RoundResult`."""
+
+_FORMAT = 2  # of metrics.json; version 0.1.0 wrote none
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TrainedAccuracy(Accuracy):
-    """Figures after the last epoch of retraining."""
+    """Figures after the last epoch of retraining; of untrained weights where there are no epochs."""
 
     constant_outputs: int  # outputs that are equal for all test examples
     val_accuracy: float | None = None  # None: not trained
@@ -131,7 +137,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds of a forward pass, ticket and dense network measured in turn."""
+    """Median seconds of a forward pass of 1 and of 64 examples, ticket and dense network measured in turn."""
 
     ticket_batch_1: float
     dense_batch_1: float
@@ -143,6 +149,7 @@ class Latency:
 class DenseResult:
     """The dense network of a seed."""
 
+    seed: int
     test_accuracy: float | None
     test_loss: float | None
     best_test_accuracy: float | None  # of the best weights by validation, not by test
@@ -150,20 +157,27 @@ class DenseResult:
     cost: NetworkCost
     best_val_epoch: int | None
     diverged: bool
-    epochs: list[EpochRow] = field(default_factory=list)
-    seed: int = 0
+    epochs: list[EpochRow] = field(default_factory=list)  # none where the weights come from a file, or in a cell
 
     @classmethod
-    def load(cls, path: Path) -> "DenseResult":
-        """Read a ``metrics.json``."""
-        return _load(cls, path)
+    def load(cls, folder: Path) -> "DenseResult":
+        """Read the ``metrics.json`` of a dense network's folder.
 
-    def save(self, path: Path) -> None:
-        """Write a ``metrics.json``."""
-        write_json(path, msgspec.to_builtins(self))
+        Raises
+        ------
+        InputError
+            If the file is missing, of another version, or was changed.
+        """
+        path = folder / "metrics.json"
+        return _convert(_read(path), cls, path)
 
+    def save(self, folder: Path) -> None:
+        """Write ``metrics.json``."""
+        _write(folder / "metrics.json", msgspec.to_builtins(self))
+
+    @property
     def without_epochs(self) -> "DenseResult":
-        """The result without the rows of the training, as cells repeat it."""
+        """The same result without its epochs, as cells hold it."""
         return replace(self, epochs=[])
 
 
@@ -171,8 +185,8 @@ class DenseResult:
 class Cap:
     """An upper limit on a cost."""
 
-    cost: str  # macs, params or latency
-    share: float  # of the dense network's
+    cost: Capped
+    share: float  # of the dense network's, in (0, 1)
 
 
 @dataclass(frozen=True)
@@ -218,8 +232,8 @@ class CellResult:
     cap: Cap | None = None
     front: FrontChoice | None = None
     early_bird: EarlyBirdResult | None = None
-    settings: dict[str, Any] = field(default_factory=dict)  # by group and field, from settings.json
-    identity: dict[str, Any] = field(default_factory=dict)  # from settings.json
+    settings: Mapping[str, Any] = field(default_factory=dict)  # that decide the result, by group; settings.json
+    identity: Mapping[str, Any] = field(default_factory=dict)  # the same and the cell's place; settings.json
 
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
@@ -228,16 +242,27 @@ class CellResult:
         Raises
         ------
         InputError
-            If a file is of another version or was changed.
+            If a file is missing, of another version, or was changed.
         """
-        result: CellResult = _load(cls, folder / "metrics.json")
+        path = folder / "metrics.json"
         saved = read_json(folder / "settings.json")
-        return replace(result, settings=saved["settings"], identity=saved["identity"])
+        about = {name: saved.get(name, {}) for name in ("settings", "identity")}
+        return _convert({**_read(path), **about}, cls, path)
 
     def save(self, folder: Path) -> None:
-        """Write ``metrics.json``."""
-        values = msgspec.to_builtins(replace(self, settings={}, identity={}))
-        write_json(folder / "metrics.json", values)
+        """Write ``metrics.json``; ``settings.json`` is already there."""
+        values = msgspec.to_builtins(self)
+        del values["settings"], values["identity"]
+        _write(folder / "metrics.json", values)
+
+    @property
+    def flat_settings(self) -> dict[str, object]:
+        """The settings by dotted name, without the tables between: ``dense.training.lr``."""
+        return dict(_flat(self.settings))
+
+    def setting(self, name: str) -> Any:
+        """Return the setting of this name in the first table that has it; None without one."""
+        return find_setting(self.settings, name)
 
     @property
     def last(self) -> RoundResult:
@@ -265,9 +290,24 @@ class CellResult:
         return self.last.mask
 
     @property
+    def epochs(self) -> list[EpochRow]:
+        """The epochs of training after the last round."""
+        return self.last.epochs
+
+    @property
     def scorings(self) -> int:
         """Scorings of all rounds."""
         return sum(round_.score.scorings for round_ in self.rounds)
+
+    @property
+    def foreign_trials(self) -> int:
+        """Trials of other searches from a shared study, all rounds."""
+        return sum(round_.score.foreign_trials for round_ in self.rounds)
+
+    @property
+    def kept_criteria(self) -> list[str]:
+        """The criteria whose masks scored better than the best of a search when scored again, round by round."""
+        return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property
     def search_seconds(self) -> float:
@@ -279,18 +319,80 @@ class CellResult:
         """Seconds of training, all rounds."""
         return sum(round_.seconds.retrain for round_ in self.rounds)
 
+    @property
+    def test_seconds(self) -> float:
+        """Seconds of one pass over the test set, after the last round."""
+        return self.last.seconds.test
+
+    @property
+    def speedup(self) -> float:
+        """Latency of the dense network / latency of this one, batches of 64."""
+        return self.latency.dense_batch_64 / self.latency.ticket_batch_64
+
+    def cost_share(self, cost: Capped) -> float:
+        """What the network has of the dense network's ``macs``, ``params`` or ``latency``."""
+        if cost == "latency":
+            return self.latency.ticket_batch_64 / self.latency.dense_batch_64
+        if cost == "macs":
+            return self.cost.effective_macs / self.dense.cost.macs
+        return self.cost.params / self.dense.cost.params
+
+
+def load_result(folder: Path) -> CellResult | DenseResult:
+    """Read ``metrics.json`` of the folder of a cell or of a dense network.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, of another version, or was changed.
+    """
+    return CellResult.load(folder) if "rounds" in _read(folder / "metrics.json") else DenseResult.load(folder)
+
 
 _T = TypeVar("_T")
 
 
-def _load(kind: type[_T], path: Path) -> _T:
+def find_setting(settings: Mapping[str, Any], name: str) -> Any:
+    """Return the value of this name in the first of nested tables that has it, ``searcher`` aside; None without one."""
+    shared = {table: values for table, values in settings.items() if table != "searcher"}
+    return next((value for full, value in _flat(shared) if full.rpartition(".")[2] == name), None)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    write_json(path, {"format": _FORMAT, **values})
+
+
+def _read(path: Path) -> dict[str, Any]:
     values = read_json(path)
-    try:
-        for row in (row for part in (values, *values.get("rounds", ())) for row in part.get("epochs", ())):
-            if row["train_loss"] is None:  # JSON has no NaN
-                row["train_loss"] = math.nan
-        return msgspec.convert(values, kind)
-    except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != _FORMAT:
         raise InputError(
-            f"{path}: {error}; it was written by another version or changed, so remove its folder and run again"
-        ) from None
+            f"{path} has format {found or 1} and this version reads format {_FORMAT}; remove its folder and run again"
+        )
+    return values
+
+
+def _convert(values: dict[str, Any], kind: type[_T], path: Path) -> _T:
+    try:
+        return msgspec.convert(_with_nan(values), kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path} was changed ({error}); remove its folder and run again") from None
+
+
+def _with_nan(node: Any) -> Any:
+    """NaN for a training loss that is null: the training diverged, and JSON has no NaN."""
+    if isinstance(node, list):
+        return list(map(_with_nan, node))
+    if not isinstance(node, dict):
+        return node
+    return {
+        name: math.nan if name == "train_loss" and value is None else _with_nan(value) for name, value in node.items()
+    }

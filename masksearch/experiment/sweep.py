@@ -4,7 +4,6 @@ from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +16,8 @@ from masksearch.experiment.executors import plan_workers, run_in_processes, run_
 from masksearch.experiment.grid import grid
 from masksearch.experiment.group import Group, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.results import CellResult, DenseResult
+from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.run_folder import is_done, locked
 from masksearch.experiment.store.weights_file import read_weights_file
@@ -39,16 +39,16 @@ class SweepResult:
     """What a sweep left on disk."""
 
     path: Path  # runs/<name>
-    settings: list[dict[str, Any]]  # of its parts, one after the other
+    settings: list[Settings]  # of its parts, in order
     machine: dict[str, str]
-    cells: list[dict[str, Any]]  # metrics.json of every cell, its settings.json beside, in order of the grid
-    folders: list[Path]  # theirs
-    dense: list[dict[str, Any]]  # metrics.json of the dense networks, with the seed of each
+    cells: list[CellResult]  # those that are finished, in order of the grid
+    folders: list[Path]  # of the cells
+    dense: list[DenseResult]  # those that are finished
 
     @property
-    def sweep(self) -> dict[str, Any]:
-        """What is compared, of the first part: all have the same data and the same network."""
-        return self.settings[0]["sweep"]
+    def sweep(self) -> SweepSettings:
+        """What is compared, of the first part: all parts have the same data and the same network."""
+        return self.settings[0].sweep
 
 
 def run_sweep(
@@ -140,24 +140,25 @@ def _plain(part: Settings) -> list[str]:
 
 
 def read_sweep(path: Path) -> SweepResult:
-    """Read what a sweep has finished so far.
+    """Read the finished cells and dense networks of a sweep.
 
     Raises
     ------
     InputError
-        If there is no sweep.
+        If there is no sweep, or another version has written it.
     """
     if not (path / "sweep.json").exists():
         raise InputError(f"{path} holds no sweep (no sweep.json)")
     plan = read_json(path / "sweep.json")
     done = [path / name for name in plan["cells"] if is_done(path / name)]
-    cells = [read_json(folder / "metrics.json") | {"settings": read_json(folder / "settings.json")} for folder in done]
-    dense = [
-        {"seed": seed, **read_json(Path(folder) / "metrics.json")}
-        for folder, seed in plan["dense"].items()
-        if is_done(Path(folder))
-    ]
-    return SweepResult(path, plan["settings"], plan["machine"], cells, done, dense)
+    return SweepResult(
+        path,
+        [Settings.from_dict(part, f"{path / 'sweep.json'}") for part in plan["settings"]],
+        plan["machine"],
+        list(map(CellResult.load, done)),
+        done,
+        [DenseResult.load(folder) for folder in map(Path, plan["dense"]) if is_done(folder)],
+    )
 
 
 def _check_parts(parts: Sequence[Settings]) -> None:

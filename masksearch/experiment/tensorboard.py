@@ -175,9 +175,9 @@ def compare_by(tracker: Tracker, cell: Cell, result: CellResult) -> None:
         "final/optimism_gap": result.score.accuracy_gap,
         "final/params": result.cost.nonzero_params,
         "final/effective_macs": result.cost.effective_macs,
-        "final/speedup": result.latency.dense_batch_64 / result.latency.ticket_batch_64,
+        "final/speedup": result.speedup,
     }
-    tracker.hyperparameters(settings, {tag: math.nan if value is None else value for tag, value in final.items()})
+    tracker.hyperparameters(settings, {tag: value for tag, value in final.items() if value is not None})
 
 
 _PIXELS = 48  # of a side, at most

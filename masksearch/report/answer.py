@@ -90,12 +90,11 @@ def _follows(row: SummaryRow, rows: Sequence[SummaryRow]) -> bool:
 def _size(row: SummaryRow) -> str:
     if row.cap is None:
         return f"{percent(row.sparsity)} sparse"
-    cost, share = row.cap
-    return f"At most {percent(share)} of the {COSTS[cost]}"
+    return f"At most {percent(row.cap.share)} of the {COSTS[row.cap.cost]}"
 
 
 def _name(row: SummaryRow) -> str:
-    return escape(name_of(row.method, row.learned) + (f" ({row.way})" if row.way else ""))
+    return escape(name_of(row.method, row.learned) + (f" ({row.label})" if row.label else ""))
 
 
 def _fewer(row: SummaryRow) -> str:

@@ -86,8 +86,8 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
     at_initial = [group for group in groups if group.control != "reinit"]
     found = [(group, group_masks(result, group)) for group in at_initial]
     spaces = [_space(masks) for _, masks in found if masks]
-    if spaces and all(cell["granularity"] == "weight" for cell in result.cells):
-        seeds = sorted({cell["seed"] for cell in result.cells})
+    if spaces and all(cell.granularity == "weight" for cell in result.cells):
+        seeds = sorted({cell.seed for cell in result.cells})
         full = Mask(spaces[0], torch.ones(spaces[0].n_units, dtype=torch.bool))
         whole = group_orthogonality(result, dict.fromkeys(seeds, full), seeds)
         if whole.n:
@@ -131,7 +131,7 @@ def _layers(
 
 
 def _name(group: Group) -> str:
-    return ", ".join(filter(None, [name_of(group.method, group.learned), group.way]))
+    return ", ".join(filter(None, [name_of(group.method, group.learned), group.label]))
 
 
 def _pair(found: float, chance: float) -> str:

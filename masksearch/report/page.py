@@ -5,10 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from masksearch.analysis import Group, SummaryRow, group_cells, summarise
-from masksearch.experiment import SweepResult
+from masksearch.experiment import Settings, SweepResult
 from masksearch.report.answer import answer_html
 from masksearch.report.figures.catalogue import sweep_drawings
 from masksearch.report.figures.drawing import Drawing, percent
@@ -42,8 +41,8 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
     groups = group_cells(result.cells)
     rows = summarise(result.cells, result.dense)
     sweep = result.sweep
-    title = f"{sweep['model']} on {sweep['dataset']}"
-    numbers = f"{_count(len(result.cells), 'cell')}, {_count(sweep['seeds'], 'seed')}"
+    title = f"{sweep.model} on {sweep.dataset}"
+    numbers = f"{_count(len(result.cells), 'cell')}, {_count(sweep.seeds, 'seed')}"
     write_rows(result, result.path / "results.csv")
     write_bytes(result.path / "results.md", tables_markdown(title, rows).encode())
     parts = [
@@ -65,7 +64,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
             parts.append(_figure(drawing))
             if drawing.name == "early_bird":
                 parts.append(_table("the epochs of all seeds", EARLY_COLUMNS, early, EARLY_TEXTS, EARLY_ABOUT))
-    settings = {**_merged(result.settings), "machine": result.machine}
+    settings = _merged(result.settings) | {"machine": result.machine}
     parts += [
         "<h2>Masks at all moments</h2>",
         _table("all rounds and moments", MOMENT_COLUMNS, moments_rows(rows), MOMENT_TEXTS, MOMENTS_ABOUT),
@@ -115,7 +114,7 @@ def _commands(result: SweepResult, groups: Sequence[Group], command: Sequence[st
 
 
 def _called(group: Group) -> str:
-    return ", ".join(filter(None, [name_of(group.method, group.learned), group.way]))
+    return ", ".join(filter(None, [name_of(group.method, group.learned), group.label]))
 
 
 def _count(number: int, noun: str) -> str:
@@ -142,26 +141,26 @@ def _figure(drawing: Drawing) -> str:
     return f'<figure><div class="wide">{drawing.svg()}</div><figcaption>{escape(drawing.caption)}</figcaption></figure>'
 
 
-def _merged(parts: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """The settings of all parts as one: where they differ, all values, one after the other."""
-    merged: dict[str, dict[str, Any]] = {}
-    for group, values in parts[0].items():
-        merged[group] = {}
-        for name in values:
-            different = dict.fromkeys(_plain(part[group][name]) for part in parts)
-            merged[group][name] = " | ".join(different)
-    return merged
+def _merged(parts: Sequence[Settings]) -> dict[str, dict[str, str]]:
+    """The texts of the settings of all parts, by group and name: where parts differ, the values of all parts."""
+    first, *others = [part.as_dict() for part in parts]
+    return {
+        group: {
+            name: " | ".join(dict.fromkeys(_plain(part[group][name]) for part in (first, *others))) for name in values
+        }
+        for group, values in first.items()
+    }
 
 
-def _settings(groups: Mapping[str, Mapping[str, Any]]) -> str:
+def _settings(groups: Mapping[str, Mapping[str, str]]) -> str:
     tables = []
     for group, values in groups.items():
-        lines = "".join(f"<tr><td>{escape(k)}</td><td>{escape(_plain(v))}</td></tr>" for k, v in values.items())
+        lines = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in values.items())
         tables.append(f"<table><tr><th>{escape(group)}</th><th></th></tr>{lines}</table>")
     return f'<div class="settings">{"".join(tables)}</div>'
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -4,36 +4,25 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from masksearch.analysis import Group
 from masksearch.experiment import Cell, Settings, SweepResult, grid
-from masksearch.experiment.settings.combined import NESTED
-from masksearch.utils.errors import InputError
+from masksearch.experiment.settings.combined import NESTED, SweepSettings
 
 __all__ = ["flags_of", "row_commands", "sweep_command"]
 
 
 def sweep_command(result: SweepResult) -> list[str]:
-    """The command line of the whole sweep; empty for one of several parts, or of another version."""
-    if len(result.settings) != 1:
-        return []
-    try:
-        return ["masksearch", "run", *flags_of(Settings.from_dict(result.settings[0]))]
-    except InputError:
-        return []
+    """The command line of the whole sweep; empty for a sweep of several parts."""
+    return ["masksearch", "run", *flags_of(result.settings[0])] if len(result.settings) == 1 else []
 
 
 def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:
-    """A command line for every group; empty where the settings are of a version that had others.
+    """A command line for every group; empty where no cell of the settings has the folder.
 
-    The runs get a name of their own, so that the sweep's folder stays what it is; the dense networks are found again.
+    The runs get a name of their own, so that the folder of the sweep stays as it is. Dense networks are found again.
     """
-    try:
-        parts = [Settings.from_dict(part) for part in result.settings]
-    except InputError:
-        return [""] * len(groups)
-    cells = {cell.folder: cell for part in parts for cell in grid(part)}
+    cells = {cell.folder: cell for part in result.settings for cell in grid(part)}
     return [_command(cells.get(result.folders[group.places[0]].name), result) for group in groups]
 
 
@@ -47,12 +36,7 @@ def _alone(cell: Cell, name: str) -> Settings:
     """The settings of a sweep that has this cell, its other seeds, and what they need."""
     settings = cell.settings
     pinned = settings.sweep.moments and not cell.row.has_own_moment
-    sweep = replace(
-        settings.sweep,
-        methods=(cell.method,),
-        **_size(cell),
-        find_at=(cell.find_at,) if pinned else (),
-    )
+    sweep = replace(_sized(cell), methods=(cell.method,), find_at=(cell.find_at,) if pinned else ())
     schedules = replace(
         settings.schedules,
         schedule=(cell.schedule,),
@@ -67,12 +51,17 @@ def _alone(cell: Cell, name: str) -> Settings:
     return replace(settings, sweep=sweep, schedules=schedules, optuna=optuna, run=replace(settings.run, name=name))
 
 
-def _size(cell: Cell) -> dict[str, Any]:
-    """The settings that say how large the cell's masks are."""
-    capped = cell.settings.sweep.capped
-    if capped is not None:
-        return {f"max_{capped}": (cell.density,)}
-    return {"sparsity": (cell.sparsity,)}
+def _sized(cell: Cell) -> SweepSettings:
+    """The settings of the sweep with the one sparsity, or the one cap, of the cell."""
+    sweep = cell.settings.sweep
+    match sweep.capped:
+        case "macs":
+            return replace(sweep, max_macs=(cell.density,))
+        case "params":
+            return replace(sweep, max_params=(cell.density,))
+        case "latency":
+            return replace(sweep, max_latency=(cell.density,))
+    return replace(sweep, sparsity=(cell.sparsity,))
 
 
 def flags_of(settings: Settings) -> list[str]:
@@ -91,7 +80,7 @@ def flags_of(settings: Settings) -> list[str]:
     return flags
 
 
-def _flag(prefix: str, name: str, value: Any) -> list[str]:
+def _flag(prefix: str, name: str, value: object) -> list[str]:
     if isinstance(value, bool):  # a flag alone, which changes what is usual
         return [f"{prefix}{name}" if value else f"{prefix}no-{name}"]
     if isinstance(value, tuple):
@@ -99,5 +88,5 @@ def _flag(prefix: str, name: str, value: Any) -> list[str]:
     return [f"{prefix}{name}", _text(value)]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return repr(value) if isinstance(value, float) else str(value)

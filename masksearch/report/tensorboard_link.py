@@ -27,7 +27,7 @@ def board_link(result: SweepResult, groups: Sequence[Group]) -> tuple[str, str] 
     states |= {result.folders[group.places[0]].name: True for group in chosen}
     state = base64.b64encode(json.dumps(states).encode()).decode()
     address = f"{_ADDRESS}&runSelectionState={quote(state)}&_smoothingWeight=0"
-    return address, f"searches and trainings at {percent(sparsity)}, seed {chosen[0].cells[0]['seed']}"
+    return address, f"searches and trainings at {percent(sparsity)}, seed {chosen[0].cells[0].seed}"
 
 
 def _runs(result: SweepResult) -> list[str]:

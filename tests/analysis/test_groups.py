@@ -3,20 +3,22 @@
 from pathlib import Path
 
 from analysis_cases import make_cell
+from changed_results import changed
 
 from masksearch.analysis import group_cells, paired_rows
-from masksearch.experiment import SweepResult
+from masksearch.experiment import Settings, SweepResult
+from masksearch.experiment.results import EarlyBirdResult
 
 
 def names(cells):
-    return [(group.variant, group.way) for group in group_cells(cells)]
+    return [(group.variant, group.label) for group in group_cells(cells)]
 
 
 def test_seeds_are_one_group_and_know_their_places():
     cells = [make_cell(method, 0.5, seed) for seed in (0, 1) for method in ("a", "b")]
     first, second = group_cells(cells)
     assert (first.method, first.places, second.places) == ("a", (0, 2), (1, 3))
-    assert [cell["seed"] for cell in first.cells] == [0, 1]
+    assert [cell.seed for cell in first.cells] == [0, 1]
     assert names(cells) == [("", ""), ("", "")]  # nothing differs, so there is nothing to tell
 
 
@@ -47,7 +49,7 @@ def test_controls_are_always_told_and_known():
 
 def early(relative, find_at="5ep", **changes):
     fires = {"absolute": 5, "relative": None}
-    seen = {"fired": 5, "fires": fires, "threshold": 0.1, "relative": relative, "distances": [[0.0]]}
+    seen = EarlyBirdResult(0.1, relative, fired=5, fires=fires, distances=[[0.0]])
     return make_cell(schedule="early_bird", find_at=find_at, early_bird=seen, **changes)
 
 
@@ -66,18 +68,17 @@ def test_of_several_learning_rates_the_best_by_validation_counts_for_all():
     cells = []
     for rate, accuracies in ((0.1, (0.6, 0.9)), (0.01, (0.7, 0.7))):
         for method, accuracy in zip("ab", accuracies, strict=True):
-            cells.append(make_cell(method, retrain_lr=rate))
-            cells[-1]["trained"]["val_accuracy"] = accuracy
+            cells.append(make_cell(method, retrain_lr=rate, trained={"val_accuracy": accuracy}))
     assert [(group.method, group.places) for group in group_cells(cells)] == [("a", (0,)), ("b", (1,))]
 
 
 def part(seed=0, method="a", **settings):
-    return make_cell(method, seed=seed) | {"settings": {"dense": {"seed": seed, "file": f"{seed}"}} | settings}
+    return make_cell(method, seed=seed, settings={"dense": {"seed": seed, "file": f"{seed}"}} | settings)
 
 
 def test_parts_of_a_sweep_are_told_apart_by_what_differs_between_their_cells():
     cells = [part(seed, scope=scope, connected=False) for scope in ("global", "erk") for seed in (0, 1)]
-    searches = [part(seed, "b", budget=9, searcher="S(tabu=0, scope='global')") for seed in (0, 1)]
+    searches = [part(seed, "b", budget=9, searcher={"tabu": 0, "scope": "global"}) for seed in (0, 1)]
     groups = group_cells([*cells, part(method="c", scope="layerwise", connected=True), *searches])
     assert [(g.method, g.variant, g.places) for g in groups] == [
         ("a", "global", (0, 1)),
@@ -90,18 +91,17 @@ def test_parts_of_a_sweep_are_told_apart_by_what_differs_between_their_cells():
 def test_seeds_of_different_parts_are_no_group_and_a_searchers_settings_are_told():
     cells = [part(0, connected=False), part(1, connected=True)]
     assert [g.variant for g in group_cells(cells)] == ["", "connected"]
-    cells = [part(searcher=f"S(tabu={tabu}, ends=(1, 2))", search_examples=20 * tabu) for tabu in (1, 2)]
-    assert [g.variant for g in group_cells(cells)] == ["tabu 1, search images 20", "tabu 2, search images 40"]
+    cells = [part(searcher={"tabu": tabu, "ends": [1, 2]}, search_examples=20 * tabu) for tabu in (1, 2)]
+    assert [g.variant for g in group_cells(cells)] == ["tabu 1, search examples 20", "tabu 2, search examples 40"]
 
 
 def test_results_of_a_sweep_with_parts_are_paired_part_by_part():
-    cells = [part(0, scope=scope) for scope in ("global", "erk")]
-    for cell, accuracy in zip(cells, (0.5, 0.7), strict=True):
-        cell["trained"]["test_accuracy"] = accuracy
-    both = SweepResult(Path("both"), [{}], {}, cells, [], [])
-    alone = SweepResult(Path("alone"), [{}], {}, cells[1:], [], [])
-    assert [(row.key["part"], row.trained[0].mean) for row in paired_rows([both, both])] == [
+    accuracies = {"global": 0.5, "erk": 0.7}
+    cells = [changed(part(0, scope=scope), trained={"test_accuracy": a}) for scope, a in accuracies.items()]
+    both = SweepResult(Path("both"), [Settings()], {}, cells, [], [])
+    alone = SweepResult(Path("alone"), [Settings()], {}, cells[1:], [], [])
+    assert [(row.kind.label, row.trained[0].mean) for row in paired_rows([both, both])] == [
         ("global", 0.5),
         ("ERK", 0.7),
     ]
-    assert [row.key["part"] for row in paired_rows([alone, alone])] == [""]
+    assert [row.kind.label for row in paired_rows([alone, alone])] == [""]

@@ -21,7 +21,7 @@ def test_rounds_hold_the_figures_of_all_moments():
 
 
 def test_the_dense_network_has_its_last_and_its_best_state():
-    [row] = summarise([], [{"seed": seed, **make_dense(seed)} for seed in (0, 1)])
+    [row] = summarise([], [make_dense(seed) for seed in (0, 1)])
     [round_] = row.rounds
     assert round_.moments["trained"].accuracy.mean == pytest.approx(0.955)
     assert round_.moments["best_dense"].accuracy.mean == pytest.approx(0.965)
@@ -30,7 +30,7 @@ def test_the_dense_network_has_its_last_and_its_best_state():
 
 def test_a_round_without_training_has_nothing_after_it():
     cell = make_cell(rounds=2)
-    cell["rounds"][0] = make_round(trains=False)
+    cell.rounds[0] = make_round(trains=False)
     first, last = summarise([cell])[1].rounds
     assert first.moments["trained"].accuracy.n == first.moments["trained"].loss.n == 0
     assert first.texts[-3:] == ("–", "–", "–")

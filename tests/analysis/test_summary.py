@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from analysis_cases import make_cell, make_dense
+from changed_results import changed
 from scipy.stats import t
 
 from masksearch.analysis import summarise
@@ -62,21 +63,18 @@ def test_of_no_cells_there_are_no_rows():
 
 def test_tickets_stand_beside_the_dense_network_that_is_shown():
     """Slimming has a dense network of its own; the table's is that of the sweep."""
-    cell = make_cell()
-    cell["dense"] = cell["dense"] | {"test_accuracy": 0.5}
-    dense, row = summarise([cell], [{"seed": 0, **make_dense()}])
+    dense, row = summarise([make_cell(dense={"test_accuracy": 0.5})], [make_dense()])
     assert row.beside_dense.mean == pytest.approx(row.trained.mean - dense.trained.mean)
 
 
 def test_what_was_not_trained_is_validated_at_its_own_weights():
-    cell = make_cell()
-    cell["trained"] |= {"val_accuracy": None, "rest_accuracy": 0.3}
-    cell["score"] |= {"rest_accuracy": 0.9}  # at the weights that the mask was found at
+    trained = {"val_accuracy": None, "rest_accuracy": 0.3}
+    cell = make_cell(trained=trained, score={"rest_accuracy": 0.9})  # the score: at the weights of the search
     assert summarise([cell])[1].validation.mean == 0.3
 
 
 def test_the_dense_network_alone_is_a_row():
-    [row] = summarise([], [{"seed": seed, **make_dense(seed)} for seed in (0, 1)])
+    [row] = summarise([], [make_dense(seed) for seed in (0, 1)])
     assert row.trained.mean == pytest.approx(0.955)
     assert math.isnan(row.latency.mean)
     assert len(row.rounds) == 1
@@ -84,12 +82,11 @@ def test_the_dense_network_alone_is_a_row():
 
 def test_criteria_s_masks_that_were_kept_are_counted_whichever_round_kept_them():
     cells = [make_cell(seed=seed, rounds=2) for seed in (0, 1, 2)]
-    cells[1]["rounds"][0]["score"]["kept"] = "taylor"
-    cells[2]["rounds"][1]["score"]["kept"] = "taylor"
+    for cell, place in ((cells[1], 0), (cells[2], 1)):
+        cell.rounds[place] = changed(cell.rounds[place], score={"kept": "taylor"})
     assert summarise(cells)[1].kept_criteria == 2
 
 
 def test_trainings_that_diverged_are_counted():
-    cells = [make_cell(seed=seed) for seed in (0, 1)]
-    cells[1]["trained"]["diverged"] = True
+    cells = [make_cell(seed=0), make_cell(seed=1, trained={"diverged": True})]
     assert summarise(cells)[1].diverged == 1

@@ -7,14 +7,17 @@ import pytest
 
 from benchmarks import early_losses
 from benchmarks.early_losses import early, learned, table, trainings
+from masksearch.experiment import Settings
+from masksearch.training import EpochRow
+
+
+def epoch(train, val, accuracy):
+    return EpochRow(1, train, None, val, accuracy, lr=0.1, seconds=1.0)
 
 
 def rows(train, val, ends):
     """Trainings of two epochs: losses after the first, accuracies after the second."""
-    return [
-        [{"train_loss": t, "val_loss": v, "val_accuracy": 0.1}, {"train_loss": 0, "val_loss": 0, "val_accuracy": end}]
-        for t, v, end in zip(train, val, ends, strict=True)
-    ]
+    return [[epoch(t, v, 0.1), epoch(0.0, 0.0, end)] for t, v, end in zip(train, val, ends, strict=True)]
 
 
 def test_correlation_and_loss_of_the_choice_by_hand():
@@ -26,12 +29,12 @@ def test_correlation_and_loss_of_the_choice_by_hand():
 
 def test_collapsed_trainings_are_left_out():
     masks = rows(train=[1, 1, 1], val=[1, 1, 1], ends=[0.3, 0.56, 0.7])
-    assert [epochs[-1]["val_accuracy"] for epochs in learned(masks)] == [0.56, 0.7]
+    assert [epochs[-1].val_accuracy for epochs in learned(masks)] == [0.56, 0.7]
 
 
 def cell(sparsity, seed, end, control="none", schedule="one_shot"):
-    one = {"train_loss": 2 - end, "val_loss": end, "val_accuracy": end}
-    return {"sparsity": sparsity, "seed": seed, "control": control, "schedule": schedule, "epochs": [one] * 10}
+    epochs = [epoch(2 - end, end, end)] * 10
+    return SimpleNamespace(sparsity=sparsity, seed=seed, control=control, schedule=schedule, epochs=epochs)
 
 
 def test_masks_are_compared_with_those_of_their_own_sparsity_seed_and_hold(monkeypatch):
@@ -39,9 +42,12 @@ def test_masks_are_compared_with_those_of_their_own_sparsity_seed_and_hold(monke
     cells = [cell(sparsity, seed, end) for sparsity in (0.5, 0.7) for seed in (0, 1) for end in ends]
     others = [cell(0.5, 0, 0.9, control="shuffle"), cell(0.5, 0, 0.9, schedule="iterative"), cell(0.9, 0, 0.5)]
     sweeps = {"search": cells[:3], "global": cells[3:] + others, "held": cells[:5]}
-    monkeypatch.setattr(early_losses, "read_sweep", lambda folder: SimpleNamespace(cells=sweeps[folder.name]))
-    holds = {name: [{"scoring": {"hold": "macs" if name == "held" else "units"}}] for name in sweeps}
-    monkeypatch.setattr(early_losses, "read_json", lambda path: {"settings": holds[path.parent.name]})
+    flat = {"granularity": "filter", "methods": ["random"]}
+    holds = {
+        name: Settings().updated(flat | {"hold": "macs" if name == "held" else "units"}, "test") for name in sweeps
+    }
+    read = {name: SimpleNamespace(cells=cells, settings=[holds[name]]) for name, cells in sweeps.items()}
+    monkeypatch.setattr(early_losses, "read_sweep", lambda folder: read[folder.name])
     found = trainings([Path(name) for name in sweeps])
     counts = {key: {seed: len(masks) for seed, masks in seeds.items()} for key, seeds in found.items()}
     both = {0: 5, 1: 5}

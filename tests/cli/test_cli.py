@@ -208,9 +208,9 @@ def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsy
     )
     assert re.search(r"^report +runs/sweep/report.html$", captured.out, re.MULTILINE)
     for cell in result.cells:
-        row = next(line for line in captured.out.splitlines() if re.match(rf" *{cell['method']} .*80 %", line))
-        assert f"{100 * cell['trained']['test_accuracy']:.2f}" in row
-        assert f"{100 * cell['untrained']['test_accuracy']:.2f}" in row
+        row = next(line for line in captured.out.splitlines() if re.match(rf" *{cell.method} .*80 %", line))
+        assert f"{100 * cell.trained.test_accuracy:.2f}" in row
+        assert f"{100 * cell.untrained.test_accuracy:.2f}" in row
     assert (tmp_path / "runs" / "sweep" / "report.html").exists()
     assert "Traceback" not in captured.err
     assert cli.main(["show", "runs/sweep"]) == 0
@@ -248,7 +248,7 @@ def test_a_disk_that_fails_is_told_and_what_was_finished_is_kept(code, capsys, m
     assert err.count("\n") == 1
     assert os.strerror(code) in err
     assert "retrained.safetensors" in err
-    assert [cell["method"] for cell in read_sweep(tmp_path / "runs" / "sweep").cells] == ["annealing"]
+    assert [cell.method for cell in read_sweep(tmp_path / "runs" / "sweep").cells] == ["annealing"]
 
 
 def test_a_folder_that_can_not_be_made_and_one_in_use_are_told(capsys, tmp_path):

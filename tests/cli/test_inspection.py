@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from changed_results import changed
 
 from masksearch.analysis import (
     control_rows,
@@ -20,6 +21,7 @@ from masksearch.analysis import (
 from masksearch.cli import commands as cli
 from masksearch.core.mask import Mask
 from masksearch.experiment import Settings, read_sweep, run_sweep
+from masksearch.experiment.results import EarlyBirdResult
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.models import build_model
 from masksearch.report.figures.gap_curves import gaps
@@ -60,13 +62,13 @@ def test_compare_pairs_seeds_and_names_the_settings_that_differ(home, capsys):
     assert re.search(r"sweep\.methods +annealing snip +annealing magnitude", out)
     assert "sweep.model" not in out
     one, other = (
-        {(c["method"], c["sparsity"], c["seed"]): c["trained"]["test_accuracy"] for c in read_sweep(home / name).cells}
+        {(c.method, c.sparsity, c.seed): c.trained.test_accuracy for c in read_sweep(home / name).cells}
         for name in ("one", "other")
     )
     [row] = [
         row
         for row in paired_rows([read_sweep(home / "one"), read_sweep(home / "other")])
-        if (row.key["method"], row.key["sparsity"]) == ("annealing", 0.8)
+        if (row.kind.method, row.kind.sparsity) == ("annealing", 0.8)
     ]
     differences = [other["annealing", 0.8, seed] - one["annealing", 0.8, seed] for seed in range(3)]
     assert row.difference[0].mean == pytest.approx(sum(differences) / 3)
@@ -115,12 +117,12 @@ def test_analyse_prints_and_writes_all_its_tables(home, capsys):
     assert {path.stem for path in written.glob("*.svg")} == names
     assert all("light-dark(" not in (written / f"{name}.svg").read_text() for name in names)
     result = read_sweep(home / "one")
-    cells = [cell for cell in result.cells if (cell["method"], cell["sparsity"]) == ("snip", 0.8)]
-    density = sum(cell["mask"]["densities"]["fc2"] for cell in cells) / 3
-    macs = sum(cell["layers"]["fc2"]["macs_left"] for cell in cells) / 3
+    cells = [cell for cell in result.cells if (cell.method, cell.sparsity) == ("snip", 0.8)]
+    density = sum(cell.mask.densities["fc2"] for cell in cells) / 3
+    macs = sum(cell.layers["fc2"].macs_left for cell in cells) / 3
     assert re.search(rf"^ *fc2 .* {100 * density:.2f} *$", out, re.MULTILINE)
     assert re.search(rf"^ *fc2 +75 .* {macs:,.0f} *$", out, re.MULTILINE)
-    gap = 100 * sum(c["score"]["accuracy_gap"] for c in result.cells if c["method"] == "annealing") / 6
+    gap = 100 * sum(c.score.accuracy_gap for c in result.cells if c.method == "annealing") / 6
     shown = re.findall(r"one +50 +annealing +\d+ % +([+-][0-9.]+)", out)
     assert sum(map(float, shown)) / 2 == pytest.approx(gap, abs=0.01)
 
@@ -136,8 +138,8 @@ def test_analyse_does_what_is_asked_for_alone(home, capsys, tmp_path):
 def test_a_setting_that_only_one_run_was_given_is_not_given_in_the_other(home):
     one = read_sweep(home / "one")
     [settings] = one.settings
-    scoring, sweep = settings["scoring"] | {"search_examples": None}, settings["sweep"] | {"find_at": ["end"]}
-    other = replace(one, settings=[settings | {"scoring": scoring, "sweep": sweep}])
+    scoring, sweep = replace(settings.scoring, search_examples=None), replace(settings.sweep, find_at=("end",))
+    other = replace(one, settings=[replace(settings, scoring=scoring, sweep=sweep)])
     different = different_settings([one, other])
     assert different["scoring.search_examples"] == ("50", "not given")
     assert different["sweep.find_at"] == ("not given", "end")
@@ -170,7 +172,7 @@ def test_orthogonality_from_files_is_that_of_the_network(home):
     result = read_sweep(home / "one")
     group = next(g for g in group_cells(result.cells) if (g.method, g.sparsity) == ("snip", 0.8))
     folder = result.folders[group.places[1]]
-    seed = group.cells[1]["seed"]
+    seed = group.cells[1].seed
     model = build_model("lenet_300_100:0.05", (1, 8, 8), seed=seed)
     mask = read_mask(folder / "mask.safetensors", "weight")
     space = weight_space(model)
@@ -184,8 +186,8 @@ def test_orthogonality_from_files_is_that_of_the_network(home):
 
 def test_trainability_is_the_course_of_the_retrainings(home, capsys, tmp_path):
     out = said(capsys, "analyse", str(home / "other"), "--what", "training", "--out", str(tmp_path))
-    cells = [c for c in read_sweep(home / "other").cells if (c["method"], c["sparsity"]) == ("annealing", 0.5)]
-    first, last = (sum(cell["epochs"][place]["train_loss"] for cell in cells) / 3 for place in (0, 1))
+    cells = [c for c in read_sweep(home / "other").cells if (c.method, c.sparsity) == ("annealing", 0.5)]
+    first, last = (sum(cell.epochs[place].train_loss for cell in cells) / 3 for place in (0, 1))
     assert re.search(rf"^ *annealing +{first:.4f} ± [0-9.]+ +{first:.4f} ± [0-9.]+ +{last:.4f} ", out, re.MULTILINE)
     result = read_sweep(home / "other")
     groups = [group for group in group_cells(result.cells) if group.sparsity == 0.5]
@@ -200,9 +202,7 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
         replace(
             result,
             cells=[
-                cell
-                | {"settings": cell["settings"] | {"search_examples": images}}
-                | {"score": cell["score"] | {"accuracy_gap": 1 / images}}
+                changed(cell, settings={**cell.settings, "search_examples": images}, score={"accuracy_gap": 1 / images})
                 for cell in result.cells
             ],
         )
@@ -214,7 +214,7 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
     assert line.get_xydata().tolist() == [[50, 2.0], [100, 1.0]]
     assert gaps({"a": seen[0]})[1] == []
     # What tells a method's searches apart tells their lines apart.
-    other = [replace(one, cells=[cell | {"find_at": "end"} for cell in one.cells]) for one in seen]
+    other = [replace(one, cells=[changed(cell, find_at="end") for cell in one.cells]) for one in seen]
     both = [replace(one, cells=one.cells + more.cells) for one, more in zip(seen, other, strict=True)]
     [_], [drawing] = gaps(dict(zip("ab", both, strict=True)))
     assert all(line.get_xydata()[:, 0].tolist() == [50, 100] for line in drawing.figure.axes[0].lines)
@@ -234,7 +234,7 @@ def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
     result = run_sweep(Settings().updated(flat, "test"))
     out = said(capsys, "analyse", str(result.path), "--what", "early_bird")
     [cell] = result.cells
-    fired = cell["early_bird"]["fired"]
+    fired = cell.early_bird.fired
     assert re.search(rf"magnitude +50 % +0 +{'never' if fired is None else fired} ", out)
     assert (result.path / "analysis" / f"{result.path.name}_early_bird.png").exists()
 
@@ -242,11 +242,12 @@ def test_early_bird_tickets_have_a_table_and_a_heat_map(tmp_path, capsys):
 def test_early_bird_tickets_are_compared_whenever_each_was_drawn(home):
     """Their moments are results, a seed each, and no settings that could differ."""
     result = read_sweep(home / "one")
-    cells = [cell for cell in result.cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
-    early = [cell | {"early_bird": {}, "find_at": f"{cell['seed'] + n}ep"} for n, cell in enumerate(cells)]
-    later = [cell | {"find_at": "end"} for cell in early]
+    cells = [cell for cell in result.cells if (cell.method, cell.sparsity) == ("snip", 0.5)]
+    rule = EarlyBirdResult(0.1, False, None, {"absolute": None, "relative": None}, [])
+    early = [changed(cell, early_bird=rule, find_at=f"{cell.seed + n}ep") for n, cell in enumerate(cells)]
+    later = [changed(cell, find_at="end") for cell in early]
     [row] = paired_rows([replace(result, cells=early), replace(result, cells=later)])
-    assert (row.key["find_at"], row.difference[0].n) == ("early", 3)
+    assert (row.kind.find_at, row.difference[0].n) == ("early", 3)
 
 
 def test_filter_masks_are_analysed_and_masks_of_two_kinds_apart(tmp_path, capsys):
@@ -300,12 +301,12 @@ def controlled(tmp_path_factory):
 
 
 def test_controls_stand_beside_their_tickets(controlled, capsys):
-    accuracies = {(c["control"], c["seed"]): c["trained"]["test_accuracy"] for c in controlled.cells}
+    accuracies = {(c.control, c.seed): c.trained.test_accuracy for c in controlled.cells}
     out = said(capsys, "analyse", str(controlled.path), "--what", "controls")
     for control, word in (("shuffle", "shuffled"), ("reinit", "reinitialised"), ("repair", "repaired")):
         lost = sum(accuracies[control, seed] - accuracies["none", seed] for seed in (0, 1)) / 2
         assert re.search(rf"snip +{word} +50 % .* \{100 * lost:+.2f} ± ", out)
-    without = replace(controlled, cells=[c for c in controlled.cells if (c["control"], c["seed"]) != ("none", 0)])
+    without = replace(controlled, cells=[c for c in controlled.cells if (c.control, c.seed) != ("none", 0)])
     [row, *_] = control_rows(group_cells(without.cells))
     assert row.treated.n == row.control.n == 1
 
@@ -333,7 +334,7 @@ def test_show_says_all_that_a_sweep_holds(home, capsys):
 def test_show_says_what_a_cell_and_a_dense_network_hold(home, capsys):
     result = read_sweep(home / "one")
     out = said(capsys, "show", str(result.folders[0]))
-    accuracy = result.cells[0]["trained"]["test_accuracy"]
+    accuracy = result.cells[0].trained.test_accuracy
     assert re.search(rf"trained\.test_accuracy +{accuracy}", out)
     assert re.search(r"dense\.training\.epochs +1", out)
     assert re.search(r"mask\.safetensors +the mask", out)
@@ -343,8 +344,8 @@ def test_show_says_what_a_cell_and_a_dense_network_hold(home, capsys):
 
 def test_pairs_need_equal_keys(home):
     one = read_sweep(home / "one")
-    changed = [{**cell, "rewind_to": "end"} for cell in one.cells]
-    rows = paired_rows([one, replace(one, cells=changed)])
+    others = [changed(cell, rewind_to="end") for cell in one.cells]
+    rows = paired_rows([one, replace(one, cells=others)])
     assert len(rows) == 8
     assert all(row.difference[0].n == 0 for row in rows)
     assert all(row.difference[0].mean == 0 for row in paired_rows([one, one]))

@@ -13,6 +13,7 @@ from torch import nn
 from masksearch.core.mask import Mask
 from masksearch.data import load_data
 from masksearch.experiment import Settings, run_sweep
+from masksearch.experiment.results import CellResult
 from masksearch.models import MODELS, ModelRow, build_model
 from masksearch.pruning.physical import restore_state, slice_state
 from masksearch.spaces import FilterSpace, filter_space, weight_space
@@ -95,7 +96,7 @@ class CellFiles:
     """A finished cell, as its files have it."""
 
     folder: Path
-    metrics: dict[str, Any]
+    metrics: CellResult
 
     @property
     def label(self):
@@ -106,21 +107,21 @@ class CellFiles:
         return read_json(self.folder / "settings.json")
 
     def build(self, weights=None):
-        model = build_model(self.settings["dense"]["model"], small_data(), seed=self.metrics["seed"]).eval()
+        model = build_model(self.settings["sweep"]["model"], small_data(), seed=self.metrics.seed).eval()
         if weights is not None:
             model.load_state_dict(weights)
         return model
 
     @cached_property
     def space(self):
-        if self.metrics["granularity"] == "filter":
+        if self.metrics.granularity == "filter":
             return filter_space(self.build(), small_data().test.images[:1])
         return weight_space(self.build())
 
     @property
     def places(self):
         """The folders of the rounds."""
-        return [*(self.folder / f"round{r}" for r in range(1, len(self.metrics["rounds"]))), self.folder]
+        return [*(self.folder / f"round{r}" for r in range(1, len(self.metrics.rounds))), self.folder]
 
     @cached_property
     def masks(self):
@@ -148,7 +149,7 @@ class CellFiles:
         [folder] = [
             folder
             for folder in (self.folder.parent.parent / "dense").iterdir()
-            if read_json(folder / "settings.json") == self.settings["dense"]
+            if read_json(folder / "settings.json")["identity"] == self.identity["dense"]
         ]
         return folder
 

@@ -39,7 +39,7 @@ def start(cell):
 def test_each_control_changes_one_thing(point, tmp_path):
     flat = point | {"control": ["shuffle", "reinit"], "rewind_to": ["1ep"], "retrain_epochs": 0, "sparsity": [0.64]}
     treated, shuffled, fresh = sweep_in(tmp_path, **flat)
-    assert [cell.metrics["control"] for cell in (treated, shuffled, fresh)] == ["none", "shuffle", "reinit"]
+    assert [cell.metrics.control for cell in (treated, shuffled, fresh)] == ["none", "shuffle", "reinit"]
     rewound = treated.moment("1ep")
     assert same(start(treated), treated.drawn(rewound))
 
@@ -56,8 +56,8 @@ def test_each_control_changes_one_thing(point, tmp_path):
     assert abs(torch.corrcoef(torch.stack([mine, theirs]))[0, 1]) < 0.9  # the zeros of weight masks go together
 
     for control in (shuffled, fresh):
-        assert len(control.metrics["rounds"]) == 1  # its mask is there already
-        assert control.metrics["score"]["scorings"] == 0
+        assert len(control.metrics.rounds) == 1  # its mask is there already
+        assert control.metrics.scorings == 0
         assert not (control.folder / "history.jsonl").exists()
         assert control.dense == treated.dense
 
@@ -75,8 +75,8 @@ def test_fresh_weights_are_those_of_a_seed_of_their_own_and_equal_for_all_method
     )
     biases = {}
     for cell in cells:
-        if cell.metrics["control"] == "reinit":
-            biases.setdefault(cell.metrics["seed"], []).append(cell.raw()["fc.bias"])  # no mask touches it
+        if cell.metrics.control == "reinit":
+            biases.setdefault(cell.metrics.seed, []).append(cell.raw()["fc.bias"])  # no mask touches it
     assert [len(group) for group in biases.values()] == [2, 2]
     assert all(torch.equal(*group) for group in biases.values())
     assert not torch.equal(biases[0][0], biases[1][0])
@@ -96,7 +96,7 @@ def test_a_control_is_trained_as_long_and_as_fast_as_what_it_controls(granularit
         milestones=[1],
         weight_decay=1e-2,
     )
-    rates = [[(row["epoch"], row["lr"]) for row in cell.metrics["epochs"]] for cell in (treated, shuffled, fresh)]
+    rates = [[(row.epoch, row.lr) for row in cell.metrics.epochs] for cell in (treated, shuffled, fresh)]
     assert rates == [[(1, 0.1), (2, pytest.approx(0.01))]] * 3
     for cell in (treated, shuffled, fresh):
         gone = cell.space.parameter_masks(cell.mask)
@@ -108,8 +108,8 @@ def test_a_control_is_trained_as_long_and_as_fast_as_what_it_controls(granularit
 
 def test_reinitialised_tickets_begin_the_rates_schedule_anew_wherever_the_treated_one_goes_on(tmp_path):
     treated, fresh = sweep_in(tmp_path, control=["reinit"], rewind_to=["none"], lr_schedule="multistep", milestones=[1])
-    assert [row["epoch"] for row in treated.metrics["epochs"]] == [3, 4]
-    assert [row["epoch"] for row in fresh.metrics["epochs"]] == [1, 2]
+    assert [row.epoch for row in treated.metrics.epochs] == [3, 4]
+    assert [row.epoch for row in fresh.metrics.epochs] == [1, 2]
 
 
 @pytest.mark.parametrize("schedule", ["set", "rigl", "gradual", "early_bird"])
@@ -153,7 +153,7 @@ def test_repaired_tickets_have_the_same_mask_and_weights_nearer_to_orthonormal(p
     flat = point | {"control": ["repair"], "rewind_to": ["1ep"], "retrain_epochs": 0, "sparsity": [0.64]}
     treated, repaired = sweep_in(tmp_path, **flat)
     assert repaired.mask == treated.mask
-    assert repaired.metrics["control"] == "repair"
+    assert repaired.metrics.control == "repair"
     weights = [
         [tensor for name, tensor in start(cell).items() if name.endswith("weight") and tensor.ndim > 1]
         for cell in (treated, repaired)
@@ -166,7 +166,7 @@ def test_repaired_tickets_have_the_same_mask_and_weights_nearer_to_orthonormal(p
 
 def test_repaired_tickets_train_as_long_as_the_others_and_keep_their_zeros(tmp_path):
     treated, repaired = sweep_in(tmp_path, methods=["magnitude"], control=["repair"], rewind_to=["0"])
-    assert len(repaired.metrics["epochs"]) == len(treated.metrics["epochs"]) == 2
+    assert len(repaired.metrics.epochs) == len(treated.metrics.epochs) == 2
     keep = repaired.space.parameter_masks(repaired.mask)
     assert all((repaired.raw()[name][~bits] == 0).all() for name, bits in keep.items())
     assert not same(repaired.raw(), treated.raw())

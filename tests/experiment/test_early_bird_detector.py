@@ -21,25 +21,25 @@ EARLY = {"schedule": ["early_bird"], "epochs": 8, "retrain_epochs": 1, "early_bi
 def test_masks_that_never_change_fire_as_soon_as_the_memory_is_full(density, relative, tmp_path):
     flat = {"sparsity": [1 - density], "early_bird_relative": relative, "early_bird_threshold": 0.01}
     [cell] = sweep_in(tmp_path, **EARLY | flat, lr=1e-20)
-    assert cell.metrics["early_bird"]["fired"] == 5
-    assert cell.metrics["find_at"] == "5ep"
-    assert not np.any(cell.metrics["early_bird"]["distances"])
+    assert cell.metrics.early_bird.fired == 5
+    assert cell.metrics.find_at == "5ep"
+    assert not np.any(cell.metrics.early_bird.distances)
 
 
 def test_equal_scales_never_fire(tmp_path):
     """BatchNorm's scales all begin at 1; a mask that ties alone decide is no mask."""
     [cell] = sweep_in(tmp_path, **FILTERS, **EARLY, lr=1e-30)
-    seen = cell.metrics["early_bird"]
-    assert seen["fired"] is None
-    assert seen["fires"] == {"absolute": None, "relative": None}
-    assert cell.metrics["find_at"] == "end"
-    assert seen["distances"] == [[None] * 8] * 8
+    seen = cell.metrics.early_bird
+    assert seen.fired is None
+    assert seen.fires == {"absolute": None, "relative": None}
+    assert cell.metrics.find_at == "end"
+    assert seen.distances == [[None] * 8] * 8
 
 
 def test_a_training_that_is_too_short_never_fires(tmp_path):
     [cell] = sweep_in(tmp_path, **EARLY | {"epochs": 4}, lr=1e-20)
-    assert cell.metrics["early_bird"]["fired"] is None
-    assert same(cell.moment("end"), cell.moment(cell.metrics["find_at"]))
+    assert cell.metrics.early_bird.fired is None
+    assert same(cell.moment("end"), cell.moment(cell.metrics.find_at))
 
 
 POINTS = {
@@ -52,20 +52,20 @@ POINTS = {
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
 def test_the_ticket_is_that_of_a_one_shot_cell_at_the_epoch_where_it_fires(point, tmp_path):
     early = sweep_in(tmp_path, **EARLY | point, rewind_to=["none", "0"])
-    fired = early[0].metrics["early_bird"]["fired"]
+    fired = early[0].metrics.early_bird.fired
     assert fired is not None
     assert 5 <= fired < 8  # else this test sees nothing
     one_shot = sweep_in(
         tmp_path, **EARLY | point | {"schedule": ["one_shot"]}, rewind_to=["none", "0"], find_at=[f"{fired}ep"]
     )
     for one, other in zip(early, one_shot, strict=True):
-        assert one.metrics["find_at"] == other.metrics["find_at"] == f"{fired}ep"
+        assert one.metrics.find_at == other.metrics.find_at == f"{fired}ep"
         assert one.mask == other.mask
         assert same(one.raw(), other.raw())
         for moment in ("found", "untrained", "trained"):
-            assert one.metrics[moment] == other.metrics[moment]
-    assert early[0].metrics["epochs"][0]["epoch"] == fired + 1
-    assert early[1].metrics["epochs"][0]["epoch"] == 1
+            assert getattr(one.metrics.last, moment) == getattr(other.metrics.last, moment)
+    assert early[0].metrics.epochs[0].epoch == fired + 1
+    assert early[1].metrics.epochs[0].epoch == 1
 
 
 def test_distances_and_firing_are_those_of_the_masks_of_every_epoch(tmp_path):
@@ -76,16 +76,16 @@ def test_distances_and_firing_are_those_of_the_masks_of_every_epoch(tmp_path):
     )
     masks = [Mask(cell.space, other.mask.bits) for other in every]
     distances = [[one.hamming(other) / cell.space.n_units for other in masks] for one in masks]
-    seen = cell.metrics["early_bird"]
-    np.testing.assert_allclose(seen["distances"], distances)
-    assert np.array_equal(seen["distances"], np.transpose(seen["distances"]))
-    assert not np.diag(seen["distances"]).any()
+    seen = cell.metrics.early_bird
+    np.testing.assert_allclose(seen.distances, distances)
+    assert np.array_equal(seen.distances, np.transpose(seen.distances))
+    assert not np.diag(seen.distances).any()
     assert len({d for row in distances for d in row}) > 8
     for relative, name in ((False, "absolute"), (True, "relative")):
         rule = EarlyBird(0.2, relative)
-        assert seen["fires"][name] == next((e for e, mask in enumerate(masks, 1) if rule.see(mask)), None)
-    assert seen["fired"] == seen["fires"]["absolute"]
-    assert (seen["threshold"], seen["relative"]) == (0.2, False)
+        assert seen.fires[name] == next((e for e, mask in enumerate(masks, 1) if rule.see(mask)), None)
+    assert seen.fired == seen.fires["absolute"]
+    assert (seen.threshold, seen.relative) == (0.2, False)
 
 
 class StopError(Exception):
@@ -107,7 +107,7 @@ class Stops(SweepCallback):
 def whole(tmp_path_factory, small_world):  # noqa: F811
     """Two cells that watch one training, uninterrupted."""
     cells = sweep_in(tmp_path_factory.mktemp("whole"), **EARLY, sparsity=[0.5, 0.8])
-    assert [cell.metrics["early_bird"]["fired"] for cell in cells] == [5, 5]
+    assert [cell.metrics.early_bird.fired for cell in cells] == [5, 5]
     return cells
 
 
@@ -130,7 +130,7 @@ def test_a_training_that_was_interrupted_ends_the_same(moments, checkpoints, who
         assert len(trained) == 8 + 2
     for one, other in zip(whole, cells, strict=True):
         assert one.folder.name == other.folder.name
-        assert one.metrics["early_bird"] == other.metrics["early_bird"]
+        assert one.metrics.early_bird == other.metrics.early_bird
         assert one.mask == other.mask
         assert same(one.raw(), other.raw())
         assert same(one.moment("5ep"), other.moment("5ep"))
@@ -145,7 +145,7 @@ def test_a_new_watch_of_a_finished_training_sees_it_all(whole, tmp_path):
     """It runs again, to the same weights."""
     sweep_in(tmp_path, **EARLY | {"schedule": ["one_shot"]}, sparsity=[0.5])
     cells = sweep_in(tmp_path, **EARLY, sparsity=[0.5])
-    assert cells[0].metrics["early_bird"] == whole[0].metrics["early_bird"]
+    assert cells[0].metrics.early_bird == whole[0].metrics.early_bird
     assert same(cells[0].raw(), whole[0].raw())
 
 
@@ -153,7 +153,7 @@ def test_cells_that_see_the_same_share_a_watch(tmp_path):
     cells = sweep_in(tmp_path, **EARLY, rewind_to=["0", "none", "random"], control=["reinit"])
     assert len(cells) == 6
     assert len(list(cells[0].dense.glob("watch_*"))) == 1
-    assert len({cell.metrics["find_at"] for cell in cells}) == 1
+    assert len({cell.metrics.find_at for cell in cells}) == 1
 
 
 def test_a_watched_training_that_diverges_is_told_as_such(tmp_path):

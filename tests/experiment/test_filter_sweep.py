@@ -71,7 +71,7 @@ def test_pruned_networks_come_back_in_a_new_process_with_the_accuracy_that_was_n
     assert len(result.folders) == 4
     paths = [str(folder / "pruned") for folder in result.folders]
     answer = subprocess.run([sys.executable, "-c", LOADER, *paths], capture_output=True, text=True, check=True)
-    accuracies = [cell["trained"]["test_accuracy"] for cell in result.cells]
+    accuracies = [cell.trained.test_accuracy for cell in result.cells]
     assert json.loads(answer.stdout) == accuracies
     assert len(set(accuracies)) > 1
 
@@ -82,12 +82,12 @@ def test_masked_and_pruned_networks_are_equally_accurate(finished, data):
     space = filter_space(build(data), data.test.images[:1])
     for cell, folder in zip(result.cells, result.folders, strict=True):
         mask = Mask.load(folder / "mask.safetensors", space)
-        assert mask.n_kept == space.count(0.5) == cell["mask"]["kept"]
+        assert mask.n_kept == space.count(0.5) == cell.mask.kept
         model = build(data, initial)
         space.apply(model, mask)
         masked = evaluate(model, data.test)
-        assert masked.accuracy == cell["untrained"]["test_accuracy"]  # what was noted is the pruned network's
-        assert masked.loss == pytest.approx(cell["untrained"]["test_loss"], rel=1e-5)
+        assert masked.accuracy == cell.untrained.test_accuracy  # what was noted is the pruned network's
+        assert masked.loss == pytest.approx(cell.untrained.test_loss, rel=1e-5)
 
 
 def conv2_costs(c1, c2, h1, h2):
@@ -101,19 +101,19 @@ def test_costs_are_those_of_the_network_that_is_left(finished):
     for cell, folder in zip(result.cells, result.folders, strict=True):
         kept = {
             name: round(density * {"conv1": 16, "conv2": 16, "fc1": 64, "fc2": 64}[name])
-            for name, density in cell["mask"]["densities"].items()
+            for name, density in cell.mask.densities.items()
         }
         params, macs = conv2_costs(*(kept[name] for name in ("conv1", "conv2", "fc1", "fc2")))
-        spent = cell["cost"]
-        assert (spent["params"], spent["macs"], spent["effective_macs"]) == (params, macs, macs)
-        assert spent["params"] == sum(p.numel() for p in load_pruned(folder / "pruned").parameters())
-        assert spent["nonzero_params"] <= params
-        assert spent["uncounted"] == {}
-        assert 4 * params <= spent["bytes"] < 4 * params + 4096
-        dense = cell["dense"]["cost"]
-        assert (dense["params"], dense["macs"]) == conv2_costs(16, 16, 64, 64)
-        for name in ("latency_ticket_batch_1", "latency_dense_batch_1", "latency_ticket_batch_64"):
-            assert 0 < cell["seconds"][name] < 1
+        spent = cell.cost
+        assert (spent.params, spent.macs, spent.effective_macs) == (params, macs, macs)
+        assert spent.params == sum(p.numel() for p in load_pruned(folder / "pruned").parameters())
+        assert spent.nonzero_params <= params
+        assert spent.uncounted == {}
+        assert 4 * params <= spent.bytes < 4 * params + 4096
+        dense = cell.dense.cost
+        assert (dense.params, dense.macs) == conv2_costs(16, 16, 64, 64)
+        for name in ("ticket_batch_1", "dense_batch_1", "ticket_batch_64"):
+            assert 0 < getattr(cell.latency, name) < 1
 
 
 def test_retraining_starts_from_the_same_sliced_weights_and_keeps_the_size(finished, data):
@@ -148,8 +148,8 @@ def test_a_mask_that_empties_a_layer_is_reported_and_retrained_masked(tmp_path, 
     settings = settings_in(tmp_path, replace(SWEEP, methods=("filter_l2", "random"), sparsity=(0.8,)))
     result = run_sweep(settings)
     collapsed, whole = result.cells
-    assert "conv1" in collapsed["mask"]["empty_layers"]
-    assert whole["mask"]["empty_layers"] == []
+    assert "conv1" in collapsed.mask.empty_layers
+    assert whole.mask.empty_layers == []
     folder = result.folders[0]
     assert not (folder / "pruned").exists()
     assert (result.folders[1] / "pruned").exists()
@@ -157,11 +157,10 @@ def test_a_mask_that_empties_a_layer_is_reported_and_retrained_masked(tmp_path, 
     weights = load_tensors(folder / "retrained.safetensors")[0]
     gone = space.parameter_masks(Mask.load(folder / "mask.safetensors", space))
     assert all((weights[name][~keep] == 0).all() for name, keep in gone.items())
-    assert (
-        evaluate(build(data, folder / "retrained.safetensors"), data.test).accuracy
-        == (collapsed["trained"]["test_accuracy"])
+    assert evaluate(build(data, folder / "retrained.safetensors"), data.test).accuracy == (
+        collapsed.trained.test_accuracy
     )
-    assert collapsed["cost"]["nonzero_params"] < whole["cost"]["params"]
+    assert collapsed.cost.nonzero_params < whole.cost.params
     assert "empties a layer: 1 of 1" in write_report(result).read_text()
 
 
@@ -189,11 +188,11 @@ def test_every_mask_that_is_scored_costs_no_more_than_its_share(hold, tmp_path, 
     assert len({mask.hash for mask in scored}) > 40
     assert all(kept(mask) <= bound for mask in scored)
     for cell in result.cells:
-        if not cell["mask"]["empty_layers"]:
-            assert cell["cost"][hold] <= bound
-        assert cell["mask"]["kept"] != space.count(0.4)  # a share of units would be something else
+        if not cell.mask.empty_layers:
+            assert getattr(cell.cost, hold) <= bound
+        assert cell.mask.kept != space.count(0.4)  # a share of units would be something else
     searched = result.cells[0]
-    assert searched["cost"][hold] > 0.8 * bound
+    assert getattr(searched.cost, hold) > 0.8 * bound
 
 
 def test_what_is_held_is_part_of_a_cells_identity(tmp_path):

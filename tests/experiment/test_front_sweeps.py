@@ -8,10 +8,11 @@ import pytest
 from small_sweeps import cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from masksearch.analysis import cost_share, group_cells, pareto_front, summarise
+from masksearch.analysis import group_cells, pareto_front, summarise
 from masksearch.cli.flags import parse
 from masksearch.cost import macs, params
 from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_sweep
+from masksearch.experiment.results import Cap
 from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
 from masksearch.report.reproduce import row_commands
@@ -51,12 +52,12 @@ def page(result):
 
 
 def front_of(cell):
-    return cell.folder.parent.parent / cell.metrics["front"]["folder"]
+    return cell.folder.parent.parent / cell.metrics.front.folder
 
 
 def test_one_search_serves_all_caps_and_each_has_the_best_mask_within(result, cells):
-    found = [cell for cell in cells if cell.metrics["method"] == "optuna_nsga2"]
-    assert [cell.metrics["cap"] for cell in found] == [{"cost": "macs", "share": cap} for cap in CAPS]
+    found = [cell for cell in cells if cell.metrics.method == "optuna_nsga2"]
+    assert [cell.metrics.cap for cell in found] == [Cap("macs", cap) for cap in CAPS]
     assert [folder.name for folder in (result.path.parent / "fronts").iterdir()] == [front_of(found[0]).name]
     rows = [row for row in read_rows(front_of(found[0])) if not math.isnan(row.score.value)]
     assert len(rows) == 14
@@ -64,9 +65,9 @@ def test_one_search_serves_all_caps_and_each_has_the_best_mask_within(result, ce
         within = [row for row in rows if row.score.cost <= cap]
         best = max(within, key=lambda row: (row.score.value, -row.score.cost))
         assert cell.mask.hash == best.mask_hash
-        assert cell.metrics["front"]["trial"] == best.number
-        assert cell.metrics["score"]["search_score"] == pytest.approx(best.score.value, abs=1e-6)
-        assert cell.metrics["score"]["scorings"] == 14
+        assert cell.metrics.front.trial == best.number
+        assert cell.metrics.score.search_score == pytest.approx(best.score.value, abs=1e-6)
+        assert cell.metrics.scorings == 14
         assert not (cell.folder / "history.jsonl").exists()
     assert found[0].mask != found[1].mask
 
@@ -76,15 +77,15 @@ def test_what_is_left_costs_what_the_front_says(cells):
     for cell in cells:
         small = load_pruned(cell.folder / "pruned", model=cell.build())
         share = macs(small, image) / macs(cell.build(), image)
-        assert share == cost_share(cell.metrics, "macs") <= cell.metrics["cap"]["share"]
-        assert len(cell.metrics["rounds"][-1]["epochs"]) == 2  # it was retrained
-        if "front" in cell.metrics:
-            assert share == pytest.approx(cell.metrics["front"]["share"])
+        assert share == cell.metrics.cost_share("macs") <= cell.metrics.cap.share
+        assert len(cell.metrics.rounds[-1].epochs) == 2  # it was retrained
+        if cell.metrics.front:
+            assert share == pytest.approx(cell.metrics.front.share)
 
 
 def test_every_cap_has_the_curves_of_the_search(cells):
     for cell in cells:
-        if "front" in cell.metrics:
+        if cell.metrics.front:
             costs = EventAccumulator(str(cell.folder)).Reload().Scalars("search/cost")
             assert [event.value for event in costs] == pytest.approx([r.score.cost for r in read_rows(front_of(cell))])
 
@@ -117,7 +118,7 @@ def test_a_cap_that_is_asked_for_later_finds_the_front_searched(result, tmp_path
     again = run_sweep(settings.updated({"name": "later"}, "test"))
     [cell] = cells_of(again)
     assert front_of(cell).exists()
-    assert cost_share(cell.metrics, "macs") <= 0.35
+    assert cell.metrics.cost_share("macs") <= 0.35
     assert len(list((result.path.parent / "fronts").iterdir())) == 1
 
 
@@ -143,8 +144,8 @@ def test_a_killed_sweep_goes_on_to_the_same_cells(result, tmp_path):
     parts = run_sweep(settings_in(tmp_path, **CAPPED))
     assert [folder.name for folder in parts.folders] == [folder.name for folder in result.folders]
     for one, other in zip(result.cells, parts.cells, strict=True):
-        assert one["trained"] == other["trained"]
-        assert one.get("front") == other.get("front")
+        assert one.trained == other.trained
+        assert one.front == other.front
 
 
 def test_the_best_within_a_cap_are_scored_again(tmp_path):
@@ -153,19 +154,19 @@ def test_the_best_within_a_cap_are_scored_again(tmp_path):
     front = pareto_front([row.score.value for row in rows], [row.score.cost for row in rows])
     within = [rows[place] for place in front if rows[place].score.cost <= 0.6][::-1]
     assert cell.mask.hash in {row.mask_hash for row in within[:3]}
-    assert rows[cell.metrics["front"]["trial"]].mask_hash == cell.mask.hash
+    assert rows[cell.metrics.front.trial].mask_hash == cell.mask.hash
 
 
 def test_parameters_and_latency_have_caps_too(tmp_path):
     flat = CAPPED | {"methods": ["optuna_random"], "max_macs": []}
     [cell] = sweep_in(tmp_path, **flat, max_params=[0.4], name="params")
     share = params(load_pruned(cell.folder / "pruned", model=cell.build())) / params(cell.build())
-    assert share == pytest.approx(cell.metrics["front"]["share"])
+    assert share == pytest.approx(cell.metrics.front.share)
     assert share <= 0.4
     [cell] = sweep_in(tmp_path, **flat, max_latency=[0.98], name="latency")
     rows = list(read_rows(front_of(cell)))
-    chosen = rows[cell.metrics["front"]["trial"]]
-    assert chosen.score.cost == cell.metrics["front"]["share"] <= 0.98
+    chosen = rows[cell.metrics.front.trial]
+    assert chosen.score.cost == cell.metrics.front.share <= 0.98
     assert all(row.score.value <= chosen.score.value for row in rows if row.score.cost <= 0.98)
 
 
@@ -174,7 +175,7 @@ class TestReport:
         drawings = {d.name: d for _, found in sweep_drawings(result, summarise(result.cells)) for d in found}
         figure = drawings["front"].figure
         [axes] = [axes for axes in figure.axes if axes.get_visible()]
-        [cell] = [cell for cell in cells if cell.metrics.get("front") and cell.metrics["cap"]["share"] == 0.5]
+        [cell] = [cell for cell in cells if cell.metrics.front and cell.metrics.cap.share == 0.5]
         rows = [row for row in read_rows(front_of(cell)) if not math.isnan(row.score.value)]
         dots, line = axes.lines[0], axes.lines[1]
         assert list(dots.get_xdata()) == [100 * row.score.cost for row in rows]
@@ -183,7 +184,7 @@ class TestReport:
         assert list(line.get_ydata()) == [rows[place].score.value for place in front]
         rings = [line for line in axes.lines if line.get_marker() == "o"]
         assert sorted(ring.get_xdata()[0] for ring in rings) == sorted(
-            100 * cell.metrics["front"]["share"] for cell in cells if "front" in cell.metrics
+            100 * cell.metrics.front.share for cell in cells if cell.metrics.front
         )
         crosses = [line for line in axes.lines if line.get_marker() == "x"]
         assert len(crosses) == 4  # two methods at two caps

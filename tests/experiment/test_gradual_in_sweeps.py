@@ -66,7 +66,7 @@ def test_what_gradual_pruning_found_is_kept_with_its_seconds(tmp_path, monkeypat
     [parts] = sweep_in(tmp_path / "parts", **flat)
     assert len(calls) == 2
     assert parts.mask == whole.mask
-    assert parts.metrics["seconds"]["search"] >= 0.3
+    assert parts.metrics.search_seconds >= 0.3
 
 
 def test_gradual_pruning_is_within_the_seconds_of_a_search(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
     for folder, parts in sweeps.items():
         result = read_sweep(runs / folder)
         cells = [cell for part in parts for cell in grid(part)]
-        assert [cell["method"] for cell in result.cells] == [cell.method for cell in cells]
+        assert [cell.method for cell in result.cells] == [cell.method for cell in cells]
         for cell in cells:
             assert cell.method.replace("_", " ") in captured.out
         assert (result.path / "report.html").exists()

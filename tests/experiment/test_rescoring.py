@@ -68,7 +68,7 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
         scorer = ShortTraining(cell.build(), cell.space, data.train, data.rest, settings, steps=6, seed=seed)
     kept = scorer(start.mask).value > scorer(alone.mask).value
     assert cell.mask.hash == (start if kept else alone).mask.hash != (alone if kept else start).mask.hash
-    assert cell.metrics["score"].get("kept") == (flat["warm_start"] if kept else None)
+    assert cell.metrics.score.kept == (flat["warm_start"] if kept else None)
     assert (f"{flat['warm_start']} was better" in capsys.readouterr().out) is kept
     assert ("mask of a criterion kept: 1 of 1" in write_report(result).read_text()) is kept
     if case != "filters":
@@ -107,8 +107,8 @@ def test_criteria_s_masks_are_finalists_each_with_a_scope_of_its_own(tmp_path):
     assert len({mask.hash for mask in masks.values()}) == 5
     assert cell.mask == masks[best]
     assert best is not None
-    assert cell.metrics["score"]["kept"] == best
-    assert cell.metrics["score"]["rescored"] == {text or "search 1": scorer(mask).value for text, mask in masks.items()}
+    assert cell.metrics.score.kept == best
+    assert cell.metrics.score.rescored == {text or "search 1": scorer(mask).value for text, mask in masks.items()}
 
 
 def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
@@ -116,7 +116,7 @@ def test_a_start_that_the_search_found_best_itself_is_not_told_of(tmp_path):
     [cell] = sweep_in(tmp_path, **flat, sparsity=[0.95], rescore=2, rescore_by="accuracy", budget=3)
     [start] = sweep_in(tmp_path, **flat, sparsity=[0.95], budget=1, name="start")
     assert cell.mask.hash == start.mask.hash
-    assert "kept" not in cell.metrics["score"]
+    assert cell.metrics.score.kept is None
 
 
 def test_the_best_masks_are_scored_again_on_images_that_the_search_has_not_seen(tmp_path):

@@ -1,14 +1,17 @@
 """What tickets are retrained from and how: weights bit for bit, learning rates epoch by epoch, which rate counts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from small_sweeps import same, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
 from masksearch.analysis.groups import best_rates
 from masksearch.experiment import run_sweep
+from masksearch.experiment.results import DenseResult
 from masksearch.models import build_model
 from masksearch.spaces import filter_space
-from masksearch.utils.files import load_tensors, read_json
+from masksearch.utils.files import load_tensors
 from masksearch.utils.seeds import derive
 
 REWINDS = ["0", "1ep", "5it", "best", "best:1ep", "end", "none", "lr", "random"]
@@ -22,8 +25,8 @@ def fresh(model):
 def start_of(cell, rewind):
     """The weights that a one-shot ticket starts from."""
     if rewind == "random":
-        return fresh(cell.settings["dense"]["model"])
-    return cell.moment(cell.metrics["find_at"] if rewind in ("none", "lr") else rewind.replace(":", "_"))
+        return fresh(cell.settings["sweep"]["model"])
+    return cell.moment(cell.metrics.find_at if rewind in ("none", "lr") else rewind.replace(":", "_"))
 
 
 @pytest.mark.parametrize(
@@ -37,12 +40,12 @@ def start_of(cell, rewind):
 )
 def test_without_retraining_a_ticket_is_the_rewound_weights_under_its_mask(point, tmp_path):
     cells = sweep_in(tmp_path, **point, rewind_to=REWINDS, retrain_epochs=0)
-    assert [cell.metrics["rewind_to"] for cell in cells] == REWINDS
+    assert [cell.metrics.rewind_to for cell in cells] == REWINDS
     assert len({cell.mask for cell in cells}) == 1
     for cell, rewind in zip(cells, REWINDS, strict=True):
         assert same(cell.raw(), cell.drawn(start_of(cell, rewind))), rewind
-        assert cell.metrics["trained"]["test_loss"] == cell.metrics["untrained"]["test_loss"]
-        assert cell.metrics["epochs"] == []
+        assert cell.metrics.trained.test_loss == cell.metrics.untrained.test_loss
+        assert cell.metrics.epochs == []
 
 
 @pytest.mark.parametrize("rewind", ["0", "1ep", "5it", "best", "random"])
@@ -52,12 +55,12 @@ def test_every_round_of_a_lottery_starts_from_the_very_same_weights(rewind, tmp_
     )
     start = start_of(cell, rewind)
     assert same(cell.raw(), cell.drawn(start))  # though two rounds were trained before it
-    for one, mask in zip(cell.metrics["rounds"], cell.masks, strict=True):
-        assert len(one["epochs"]) == (one["number"] < 3)
+    for one, mask in zip(cell.metrics.rounds, cell.masks, strict=True):
+        assert len(one.epochs) == (one.number < 3)
         images, labels = small_data().test.images, small_data().test.labels
         with torch.no_grad():
             right = (cell.build(cell.drawn(start, mask))(images).argmax(1) == labels).float().mean()
-        assert one["untrained"]["test_accuracy"] == pytest.approx(float(right))
+        assert one.untrained.test_accuracy == pytest.approx(float(right))
     assert not same(cell.trained[0], cell.drawn(start, cell.masks[0]))
 
 
@@ -111,7 +114,7 @@ ANEW = {"0": "all", "3it": "all", "best": "all", "best:2ep": "all", "lr": "all",
 
 
 def rates(row):
-    return [(epoch["epoch"], epoch["lr"]) for epoch in row["epochs"]]
+    return [(epoch.epoch, epoch.lr) for epoch in row.epochs]
 
 
 def numbered(first, *values):
@@ -160,9 +163,9 @@ def numbered(first, *values):
 def test_learning_rates_of_every_rewinding(asked, expected, tmp_path):
     more = {} if asked is None else {"retrain_epochs": asked}
     cells = sweep_in(tmp_path, **MULTISTEP, **more, rewind_to=list(expected))
-    assert [cell.metrics["rewind_to"] for cell in cells] == list(expected)
+    assert [cell.metrics.rewind_to for cell in cells] == list(expected)
     for cell in cells:
-        assert rates(cell.metrics) == expected[cell.metrics["rewind_to"]], cell.label
+        assert rates(cell.metrics) == expected[cell.metrics.rewind_to], cell.label
 
 
 def test_learning_rates_in_rounds(tmp_path):
@@ -174,7 +177,7 @@ def test_learning_rates_in_rounds(tmp_path):
         [numbered(1, A, A, B, C)] * 2,
         [numbered(2, A, B, C)] * 2,
     ]
-    assert [[rates(row) for row in cell.metrics["rounds"]] for cell in cells] == expected
+    assert [[rates(row) for row in cell.metrics.rounds] for cell in cells] == expected
 
 
 @pytest.mark.parametrize("schedule", [{"schedule": ["multi_shot"]}, {"schedule": ["iterative"], "between_epochs": 0}])
@@ -200,7 +203,7 @@ def test_other_schedules_of_the_learning_rate(tmp_path):
     cosine = sweep_in(tmp_path, epochs=4, lr_schedule="cosine", rewind_to=["0", "2ep"], retrain_epochs=2)
     assert [rates(cell.metrics) for cell in cosine] == [numbered(1, 0.1, 0.05), numbered(3, 0.05, 0.1 * 0.146446609)]
     [plateau] = sweep_in(tmp_path, epochs=4, lr=1e-12, lr_schedule="plateau", patience=0, rewind_to=["none"])
-    last = read_json(plateau.dense / "metrics.json")["epochs"][-1]["lr"]
+    last = DenseResult.load(plateau.dense).epochs[-1].lr
     assert last < 1e-12
     assert rates(plateau.metrics) == numbered(5, *[last] * 4)
 
@@ -208,32 +211,32 @@ def test_other_schedules_of_the_learning_rate(tmp_path):
 def test_fine_tuning_of_the_published_length(tmp_path):
     """Li et al. 2017, LeNet: three rounds, each with four epochs of fine-tuning at the last learning rate."""
     [cell] = sweep_in(tmp_path, schedule=["prune_finetune"], sparsity=[0.973])
-    assert [rates(row) for row in cell.metrics["rounds"]] == [numbered(3, 0.1, 0.1, 0.1, 0.1)] * 3
+    assert [rates(row) for row in cell.metrics.rounds] == [numbered(3, 0.1, 0.1, 0.1, 0.1)] * 3
 
 
 def test_rates_are_compared_by_validation_and_per_sparsity(tmp_path):
     flat = {"methods": ["magnitude", "random"], "sparsity": [0.5, 0.9], "retrain_lr": [0.1, 1e-6, 0.02]}
     result = run_sweep(settings_in(tmp_path, **flat))
     assert len(result.cells) == 2 * 2 * 3
-    assert all(cell["epochs"][0]["lr"] == cell["retrain_lr"] for cell in result.cells)
+    assert all(cell.epochs[0].lr == cell.retrain_lr for cell in result.cells)
     kept = best_rates(result.cells)
     for sparsity in (0.5, 0.9):
         means = {
-            lr: [
-                c["trained"]["val_accuracy"] for c in result.cells if (c["sparsity"], c["retrain_lr"]) == (sparsity, lr)
-            ]
+            lr: [c.trained.val_accuracy for c in result.cells if (c.sparsity, c.retrain_lr) == (sparsity, lr)]
             for lr in (0.1, 1e-6, 0.02)
         }
         best = max(means, key=lambda lr: sum(means[lr]))
-        chosen = [result.cells[place] for place in kept if result.cells[place]["sparsity"] == sparsity]
-        assert {cell["retrain_lr"] for cell in chosen} == {best}
+        chosen = [result.cells[place] for place in kept if result.cells[place].sparsity == sparsity]
+        assert {cell.retrain_lr for cell in chosen} == {best}
         assert len(chosen) == 2
         assert best != 1e-6
 
 
 def test_the_best_rate_never_looks_at_the_test_set():
     def cell(sparsity, lr, val, test):
-        return {"sparsity": sparsity, "retrain_lr": lr, "trained": {"val_accuracy": val, "test_accuracy": test}}
+        return SimpleNamespace(
+            sparsity=sparsity, retrain_lr=lr, trained=SimpleNamespace(val_accuracy=val, test_accuracy=test)
+        )
 
     cells = [
         cell(0.5, 0.1, 0.8, 0.1),
@@ -241,7 +244,7 @@ def test_the_best_rate_never_looks_at_the_test_set():
         cell(0.9, 0.1, 0.3, 0.9),
         cell(0.9, 0.2, 0.4, 0.2),
         cell(0.9, 0.3, None, 0.95),  # diverged
-        {"sparsity": 0.9, "retrain_lr": None, "trained": {"val_accuracy": 0.1}},
+        cell(0.9, None, 0.1, None),
     ]
     assert best_rates(cells) == [0, 3, 5]
 
@@ -258,8 +261,8 @@ def test_weights_of_moments_of_the_retraining_are_kept(tmp_path):
         weights = load_tensors(anew.folder / f"retrained_{name}.safetensors")[0]
         assert all((weights[part][~bits] == 0).all() for part, bits in keep.items())
     assert same(load_tensors(anew.folder / "retrained_end.safetensors")[0], anew.raw())
-    best = max(anew.metrics["epochs"], key=lambda row: row["val_accuracy"])["epoch"]
-    assert best == anew.metrics["trained"]["best_val_epoch"]
+    best = max(anew.metrics.epochs, key=lambda row: row.val_accuracy).epoch
+    assert best == anew.metrics.trained.best_val_epoch
     for part, epochs in {"1ep": 1, "best": best}.items():
         [shorter] = sweep_in(tmp_path / part, epochs=3, retrain_epochs=epochs, rewind_to=["0"])
         assert same(load_tensors(anew.folder / f"retrained_{part}.safetensors")[0], shorter.raw())

@@ -1,6 +1,7 @@
 """Every row of the schedules' table in small sweeps: masks nest, counts are exact, zeros stay, moments are true."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from small_sweeps import MLP, CellFiles, cells_of, same, settings_in, small_data
 
 from masksearch.criteria import select
 from masksearch.experiment import run_sweep
+from masksearch.experiment.results import DenseResult
 from masksearch.schedules import SCHEDULES, round_densities
 from masksearch.spaces import FilterSpace
 from masksearch.training import evaluate
@@ -65,26 +67,21 @@ def cell(request, finished):
 
 def test_metrics_and_files_tell_of_the_same_rounds(cell):
     metrics = cell.metrics
-    row, rounds = SCHEDULES[metrics["schedule"]], metrics["rounds"]
-    assert len(rounds) == metrics["n_rounds"] == (ROUNDS if row.rounds > 1 else 1)
-    assert [one["number"] for one in rounds] == list(range(1, len(rounds) + 1))
-    of_its_own = ("number", "seconds", "score")
-    assert {name: metrics[name] for name in rounds[-1] if name not in of_its_own} == {
-        name: value for name, value in rounds[-1].items() if name not in of_its_own
-    }
-    assert metrics["score"]["search_score"] == rounds[-1]["score"]["search_score"]
-    assert metrics["seconds"]["test"] == rounds[-1]["seconds"]["test"]
-    epochs = [epoch["seconds"] for one in rounds for epoch in one["epochs"]]
-    assert metrics["seconds"]["retrain"] == pytest.approx(sum(epochs))
+    row, rounds = SCHEDULES[metrics.schedule], metrics.rounds
+    assert len(rounds) == metrics.n_rounds == (ROUNDS if row.rounds > 1 else 1)
+    assert [one.number for one in rounds] == list(range(1, len(rounds) + 1))
+    assert metrics.last is rounds[-1]
+    epochs = [epoch.seconds for one in rounds for epoch in one.epochs]
+    assert metrics.retrain_seconds == pytest.approx(sum(epochs))
     assert {place.name for place in cell.folder.glob("round*")} == {place.name for place in cell.places[:-1]}
     for one, mask in zip(rounds, cell.masks, strict=True):
-        assert one["mask"]["kept"] == mask.n_kept
-        assert one["mask"]["density"] == mask.density
-        assert one["mask"]["densities"] == mask.densities()
-        assert one["mask"]["empty_layers"] == mask.empty_layers()
-    trains = [bool(one["epochs"]) for one in rounds]
+        assert one.mask.kept == mask.n_kept
+        assert one.mask.density == mask.density
+        assert one.mask.densities == mask.densities()
+        assert one.mask.empty_layers == mask.empty_layers()
+    trains = [bool(one.epochs) for one in rounds]
     assert trains == [row.trains_between] * (len(rounds) - 1) + [True]
-    assert all(len(one["epochs"]) in (0, 2) for one in rounds)
+    assert all(len(one.epochs) in (0, 2) for one in rounds)
     assert not list(cell.folder.rglob("retraining.safetensors"))
 
 
@@ -112,29 +109,32 @@ def test_what_is_pruned_is_exactly_zero_after_every_training(cell):
 
 def test_accuracies_are_those_of_the_weights_that_they_are_said_to_be_of(cell):
     metrics, data = cell.metrics, small_data()
-    known = cell.moment(metrics["find_at"])
-    rounds = zip(metrics["rounds"], cell.places, cell.masks, cell.trained, strict=True)
+    known = cell.moment(metrics.find_at)
+    rounds = zip(metrics.rounds, cell.places, cell.masks, cell.trained, strict=True)
     for one, place, mask, trained in rounds:
         moments = {
             "found": known,
-            "untrained": {"0": cell.moment("0"), "none": known}[metrics["rewind_to"]],
+            "untrained": {"0": cell.moment("0"), "none": known}[metrics.rewind_to],
             "best_dense": cell.moment("best"),
             "trained": trained,
         }
         for moment, weights in moments.items():
             seen = evaluate(cell.build(cell.masked(weights, mask)), data.test)
-            assert one[moment]["test_accuracy"] == pytest.approx(seen.accuracy, abs=1.5 / len(data.test.labels)), moment
-            assert one[moment]["test_loss"] == pytest.approx(seen.loss, rel=1e-4), moment
-        if one["epochs"]:
+            noted = getattr(one, moment)
+            assert getattr(one, moment).test_accuracy == pytest.approx(
+                seen.accuracy, abs=1.5 / len(data.test.labels)
+            ), moment
+            assert noted.test_loss == pytest.approx(seen.loss, rel=1e-4), moment
+        if one.epochs:
             known = trained
-            assert one["trained"]["val_accuracy"] == one["epochs"][-1]["val_accuracy"]
+            assert one.trained.val_accuracy == one.epochs[-1].val_accuracy
         else:
             assert same(cell.raw(place), cell.drawn(moments["untrained"], mask))
 
 
 def test_all_rows_are_here(finished):
     assert {schedule for _, _, schedule in finished} == set(SCHEDULES)
-    moments = {cell.metrics["rounds"][-1]["found"]["test_loss"] for cell in finished.values()}
+    moments = {cell.metrics.rounds[-1].found.test_loss for cell in finished.values()}
     assert len(moments) > 20  # the tests above compare different things
 
 
@@ -174,7 +174,7 @@ def test_multi_shot_is_one_shot_for_criteria_that_rank_the_same_in_every_round(m
     assert len(many.masks) == 5
     assert one.mask == many.mask
     assert same(one.raw(), many.raw())
-    assert [len(row["epochs"]) for row in many.metrics["rounds"]] == [0, 0, 0, 0, 2]
+    assert [len(row.epochs) for row in many.metrics.rounds] == [0, 0, 0, 0, 2]
     assert len(list(many.folder.rglob("retrained_1ep.safetensors"))) == 1
 
 
@@ -205,15 +205,15 @@ def test_one_round_is_one_shot(tmp_path):
 def test_no_rounds_leave_the_dense_networks_alone(tmp_path):
     result = run_sweep(settings_in(tmp_path, rounds=[0], seeds=2, save_at=["1ep"], control=["shuffle"]))
     assert (result.cells, result.folders) == ([], [])
-    assert [metrics["seed"] for metrics in result.dense] == [0, 1]
-    assert len(result.dense[0]["epochs"]) == 2
+    assert [metrics.seed for metrics in result.dense] == [0, 1]
+    assert len(result.dense[0].epochs) == 2
     folders = sorted((tmp_path / "runs" / "dense").iterdir())
     assert len(folders) == 2
     for folder, metrics in zip(folders, result.dense, strict=True):
         weights = load_tensors(folder / "dense.safetensors")[0]
-        probe = CellFiles(folder, {"seed": metrics["seed"], "granularity": "weight"})
+        probe = CellFiles(folder, SimpleNamespace(seed=metrics.seed, granularity="weight"))
         probe.__dict__["settings"] = {"dense": {"model": MLP}}
-        assert evaluate(probe.build(weights), small_data().test).accuracy == metrics["test_accuracy"]
+        assert evaluate(probe.build(weights), small_data().test).accuracy == metrics.test_accuracy
         assert (folder / "weights_1ep.safetensors").exists()
     before = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.safetensors"))]
     assert run_sweep(settings_in(tmp_path, rounds=[0], seeds=2, save_at=["1ep"])).dense == result.dense
@@ -319,8 +319,8 @@ def test_a_retraining_that_diverges_ends_no_sweep(schedule, tmp_path):
         tmp_path, schedule=[schedule], retrain_lr=[1e30, 0.1], **({"rounds": [2]} if schedule in IN_ROUNDS else {})
     )
     bad, good = cells
-    assert bad.metrics["trained"]["diverged"]
-    assert not good.metrics["trained"]["diverged"]
+    assert bad.metrics.trained.diverged
+    assert not good.metrics.trained.diverged
     assert all(mask.n_kept == bad.space.count(d) for mask, d in zip(bad.masks[:-1], (0.5,), strict=False))
     assert torch.isfinite(torch.stack([w.sum() for w in good.raw().values()])).all()
 
@@ -330,11 +330,11 @@ def test_the_best_dense_weights_are_those_of_the_best_epoch_by_validation(tmp_pa
     [cell] = sweep_in(tmp_path, methods=["random"], sparsity=[0.2], epochs=5, lr=0.5, retrain_epochs=0)
     best, end = cell.moment("best"), cell.moment("end")
     assert not same(best, end)
-    rows = read_json(cell.dense / "metrics.json")["epochs"]
-    highest = max(rows, key=lambda row: row["val_accuracy"])
-    assert evaluate(cell.build(best), small_data().val).accuracy == pytest.approx(highest["val_accuracy"])
+    rows = DenseResult.load(cell.dense).epochs
+    highest = max(rows, key=lambda row: row.val_accuracy)
+    assert evaluate(cell.build(best), small_data().val).accuracy == pytest.approx(highest.val_accuracy)
     expected, other = (evaluate(cell.build(cell.masked(weights)), small_data().test).loss for weights in (best, end))
-    assert cell.metrics["best_dense"]["test_loss"] == pytest.approx(expected, rel=1e-5)
+    assert cell.metrics.last.best_dense.test_loss == pytest.approx(expected, rel=1e-5)
     assert expected != pytest.approx(other, rel=1e-2)
 
 

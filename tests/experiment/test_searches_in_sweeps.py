@@ -43,9 +43,9 @@ def test_outputs_that_a_mask_cuts_off_are_counted(tmp_path, capsys):
     with ProgressBars(Console(width=200)) as bars:
         [cut] = run_sweep([settings_in(tmp_path, **few)], bars).cells
         [whole] = run_sweep([settings_in(tmp_path, methods=["random"], sparsity=[0.5], name="whole")], bars).cells
-    assert cut["trained"]["constant_outputs"] in (8, 9)
-    assert whole["trained"]["constant_outputs"] == 0
-    assert capsys.readouterr().out.count(f"{cut['trained']['constant_outputs']} outputs are constant") == 1
+    assert cut.trained.constant_outputs in (8, 9)
+    assert whole.trained.constant_outputs == 0
+    assert capsys.readouterr().out.count(f"{cut.trained.constant_outputs} outputs are constant") == 1
 
 
 def test_a_search_starts_from_a_criterions_mask(tmp_path):
@@ -69,7 +69,7 @@ def test_short_trainings_start_where_the_retraining_starts(tmp_path):
     )
     best = max(row.score.value for row in read_rows(cell.folder))
     assert scorer(cell.mask).value == pytest.approx(best, abs=1e-6)
-    assert cell.metrics["score"]["search_score"] == pytest.approx(best, abs=1e-6)
+    assert cell.metrics.score.search_score == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize("method", ["magnitude", "optuna_random"])
@@ -110,12 +110,12 @@ def test_a_short_training_ends_before_a_plateau(tmp_path):
         sweep_in(tmp_path, **SHORT, methods=["annealing"], lr_schedule=name, name=name)[0]
         for name in ("plateau", "constant")
     )
-    assert one.metrics["score"]["search_score"] == other.metrics["score"]["search_score"]
+    assert one.metrics.score.search_score == other.metrics.score.search_score
 
 
 def test_seeds_begin_at_the_first(tmp_path):
     cells = sweep_in(tmp_path, seeds=2, first_seed=7)
-    assert [cell.metrics["seed"] for cell in cells] == [7, 8]
+    assert [cell.metrics.seed for cell in cells] == [7, 8]
 
 
 WRONG = {

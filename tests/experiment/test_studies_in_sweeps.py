@@ -44,7 +44,7 @@ def test_sweeps_of_one_study_search_together(tmp_path):
         assert [trial.value for trial in study.trials] == pytest.approx(own[0] + own[1])
         assert own[0] != own[1], "both searches have proposed the same"
         assert len({trial.user_attrs["seed"] for trial in study.trials}) == 2
-        assert [cell.metrics["score"].get("foreign_trials") for cell in cells] == [None, 4]
+        assert [cell.metrics.score.foreign_trials for cell in cells] == [0, 4]
 
 
 def test_what_does_not_change_scores_does_not_part_studies(tmp_path):

@@ -4,12 +4,14 @@ import copy
 import json
 from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 
 from masksearch.core.mask import Mask
 from masksearch.data import load_data
 from masksearch.experiment import Settings, SweepCallback, grid, read_sweep, run_sweep
+from masksearch.experiment.results import CellResult
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.experiment.store.run_folder import locked
@@ -70,7 +72,7 @@ def test_all_cells_end_and_are_heard_of(finished):
     assert log.epochs == 2 * 2 + 24 * 2  # two dense networks and the retrainings
     assert [folder.name for folder in result.folders] == [cell.folder for cell in cells]
     for cell, metrics, folder in zip(cells, result.cells, result.folders, strict=True):
-        assert (metrics["method"], metrics["sparsity"], metrics["seed"]) == (cell.method, cell.sparsity, cell.seed)
+        assert (metrics.method, metrics.sparsity, metrics.seed) == (cell.method, cell.sparsity, cell.seed)
         assert read_json(folder / "status.json") == {"stage": "done"}
         assert of_files(folder) == metrics
         for name in ("settings.json", "mask.safetensors", "retrained.safetensors"):
@@ -87,22 +89,22 @@ def test_metrics_are_what_one_computes_from_the_files(finished):
         model = build_model(SWEEP.model, data, seed=cell.seed)
         space = weight_space(model)
         mask = Mask.load(folder / "mask.safetensors", space)
-        assert mask.n_kept == metrics["mask"]["kept"] == space.count(cell.density)
+        assert mask.n_kept == metrics.mask.kept == space.count(cell.density)
         initial = copy.deepcopy(model)
         space.apply(initial, mask)
-        assert metrics["untrained"]["test_accuracy"] == evaluate(initial, data.test).accuracy
+        assert metrics.untrained.test_accuracy == evaluate(initial, data.test).accuracy
         weights = load_tensors(folder / "retrained.safetensors")[0]
         assert (space.unit_sums(weights)[~mask.bits] == 0).all()  # pruned weights stayed exactly zero
         model.load_state_dict(weights)
-        assert metrics["trained"]["test_accuracy"] == evaluate(model, data.test).accuracy
+        assert metrics.trained.test_accuracy == evaluate(model, data.test).accuracy
         if cell.searches:
             rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
             scorer = Scorer(build_model(SWEEP.model, data, seed=cell.seed), space, data.search, SWEEP.objective)
-            assert len(rows) == metrics["score"]["scorings"] == 25
+            assert len(rows) == metrics.scorings == 25
             assert max(row["score"] for row in rows) == pytest.approx(scorer(mask).value, abs=1e-6)
-            assert metrics["score"]["search_score"] == pytest.approx(scorer(mask).value, abs=1e-6)
-        gap = metrics["score"]["search_score"] - metrics["score"]["rest_score"]
-        assert metrics["score"]["gap"] == pytest.approx(gap)
+            assert metrics.score.search_score == pytest.approx(scorer(mask).value, abs=1e-6)
+        gap = metrics.score.search_score - metrics.score.rest_score
+        assert metrics.score.gap == pytest.approx(gap)
 
 
 def test_methods_and_seeds_differ_and_all_methods_share_the_dense_network(finished):
@@ -110,7 +112,7 @@ def test_methods_and_seeds_differ_and_all_methods_share_the_dense_network(finish
     masks, dense = set(), {}
     for cell, metrics, folder in zip(grid(settings), result.cells, result.folders, strict=True):
         masks.add((folder / "mask.safetensors").read_bytes())
-        dense.setdefault(cell.seed, set()).add(metrics["dense"]["test_accuracy"])
+        dense.setdefault(cell.seed, set()).add(metrics.dense.test_accuracy)
     assert len(masks) == 24
     assert all(len(values) == 1 for values in dense.values())
 
@@ -137,14 +139,16 @@ def test_more_of_the_same_sweep_does_only_what_is_new(finished):
 
 
 def of_files(folder):
-    """A cell's metrics as its sweep reads them: beside what decides them."""
-    return read_json(folder / "metrics.json") | {"settings": read_json(folder / "settings.json")}
+    """The result of a cell as its sweep reads it, with the settings that decide it."""
+    return CellResult.load(folder)
 
 
 def strip_seconds(node):
-    """JSON without wall-clock fields."""
+    """Values without wall-clock fields."""
+    if isinstance(node, CellResult):
+        return strip_seconds(msgspec.to_builtins(node))
     if isinstance(node, dict):
-        return {name: strip_seconds(value) for name, value in node.items() if name != "seconds"}
+        return {name: strip_seconds(value) for name, value in node.items() if name not in ("seconds", "latency")}
     return [strip_seconds(value) for value in node] if isinstance(node, list) else node
 
 
@@ -167,14 +171,14 @@ def test_moments_of_finding_and_rewinding(tmp_path):
     sweep = replace(SWEEP, methods=methods, sparsity=(0.5,), seeds=1, find_at=("0", "1ep", "end"))
     schedules = ScheduleSettings(rewind_to=("5it",), retrain_epochs=0)
     result = run_sweep(settings_in(tmp_path, sweep, schedules=schedules))
-    assert [cell["find_at"] for cell in result.cells] == ["end", "0", "0", "1ep", "end"]
+    assert [cell.find_at for cell in result.cells] == ["end", "0", "0", "1ep", "end"]
     rewound = load_tensors(next((tmp_path / "runs" / "dense").glob("*/weights_5it.safetensors")))[0]
     for folder, metrics in zip(result.folders, result.cells, strict=True):
         weights = load_tensors(folder / "retrained.safetensors")[0]  # no epochs: the rewound weights under the mask
         for name, tensor in weights.items():
             assert torch.equal(tensor, torch.where(tensor != 0, rewound[name], 0.0))
-        assert metrics["trained"]["test_accuracy"] == metrics["untrained"]["test_accuracy"]
-    assert len({cell["found"]["test_accuracy"] for cell in result.cells[1:]}) > 1
+        assert metrics.trained.test_accuracy == metrics.untrained.test_accuracy
+    assert len({cell.last.found.test_accuracy for cell in result.cells[1:]}) > 1
 
 
 def test_an_exception_of_a_watcher_ends_the_sweep_and_nothing_is_lost(finished, tmp_path):

@@ -119,14 +119,14 @@ def test_pictures_of_masks_and_the_spread_of_densities_are_there(finished):
         assert set(events.Tags()["images"]) == PICTURES
         assert events.Tags()["histograms"] == ["layers/density"]
         steps = [image.step for image in events.Images("mask/fc2")]
-        searched = metrics["method"] == "annealing"
+        searched = metrics.method == "annealing"
         assert steps == sorted(set(steps))
         assert steps[-1] == (BUDGET if searched else 0)
         assert (len(steps) > 5) == searched
         last = events.Images("mask/fc3")[-1]
         pixels = np.asarray(Image.open(io.BytesIO(last.encoded_image_string)))[..., 0] / 255
         assert pixels.shape == (10, 5)
-        assert pixels.mean() == pytest.approx(metrics["mask"]["densities"]["fc3"], abs=0.01)
+        assert pixels.mean() == pytest.approx(metrics.mask.densities["fc3"], abs=0.01)
 
 
 def test_masks_of_a_search_are_made_again_from_its_moves(finished):
@@ -179,7 +179,7 @@ def test_curves_are_what_happened(finished):
     assert [step for step, _ in scores] == list(range(BUDGET))
     best = [value for _, value in points(events, "search/best")]
     assert best == [max(value for _, value in scores[: n + 1]) for n in range(BUDGET)]
-    assert best[-1] == pytest.approx(metrics["score"]["search_score"], abs=1e-5)
+    assert best[-1] == pytest.approx(metrics.score.search_score, abs=1e-5)
     assert points(events, "search/hamming_start")[0] == (0, 0)
     assert {step for step, _ in points(events, "search/hamming_best")} <= set(range(BUDGET))
     assert all(value > 0 for _, value in points(events, "search/scorings_per_second"))
@@ -187,7 +187,7 @@ def test_curves_are_what_happened(finished):
     assert radii == sorted(radii, reverse=True)
     assert [step for step, _ in points(events, "val/accuracy")] == [1, 2, 3]
     for name in ("train/loss", "val/accuracy"):
-        noted = [epoch[name.replace("/", "_")] for epoch in metrics["epochs"]]
+        noted = [getattr(epoch, name.replace("/", "_")) for epoch in metrics.epochs]
         assert [value for _, value in points(events, name)] == pytest.approx(noted, abs=1e-6)
     total = sum(
         value * size
@@ -195,7 +195,7 @@ def test_curves_are_what_happened(finished):
             (points(events, tag)[-1] for tag in sorted(DENSITIES)), (64 * 15, 15 * 5, 5 * 10), strict=True
         )
     )
-    assert total == pytest.approx(metrics["mask"]["kept"], abs=1e-3)
+    assert total == pytest.approx(metrics.mask.kept, abs=1e-3)
 
 
 def test_the_hparams_tab_compares_cells_by_their_final_figures(finished):
@@ -206,9 +206,9 @@ def test_the_hparams_tab_compares_cells_by_their_final_figures(finished):
             "_hparams_/session_start_info",
         }
         [(_, accuracy)] = points(events, "final/trained_test_accuracy")
-        assert accuracy == pytest.approx(metrics["trained"]["test_accuracy"], abs=1e-6)
+        assert accuracy == pytest.approx(metrics.trained.test_accuracy, abs=1e-6)
         started = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
-        assert metrics["method"].encode() in started
+        assert metrics.method.encode() in started
 
 
 def test_a_run_that_was_ended_by_force_tells_its_story_once_and_whole(finished, resumed):
@@ -245,7 +245,7 @@ def test_earlier_rounds_have_curves_of_their_own(tmp_path):
     schedules = ScheduleSettings(schedule=("iterative",), rounds=(2,))
     result = run_sweep(replace(settings, schedules=schedules))
     for folder, cell in zip(result.folders, result.cells, strict=True):
-        for place, row in ((folder / "round1", cell["rounds"][0]), (folder, cell["rounds"][1])):
-            noted = [epoch["val_accuracy"] for epoch in row["epochs"]]
+        for place, row in ((folder / "round1", cell.rounds[0]), (folder, cell.rounds[1])):
+            noted = [epoch.val_accuracy for epoch in row.epochs]
             assert [value for _, value in points(read(place), "val/accuracy")] == pytest.approx(noted, abs=1e-6)
     assert points(read(result.folders[0] / "round1"), "search/score")

@@ -159,7 +159,7 @@ def test_results_are_those_of_the_sweep_that_trained_the_network(tmp_path):
     }
     trained = sweep_in(tmp_path, **flat)
     for seed in (0, 1):
-        weights = next(cell for cell in trained if cell.metrics["seed"] == seed).moment("end")
+        weights = next(cell for cell in trained if cell.metrics.seed == seed).moment("end")
         torch.save({"state_dict": weights}, tmp_path / f"net_{seed}.pt")
     given = sweep_in(tmp_path, **flat, dense=str(tmp_path / "net_{seed}.pt"))
     assert len(given) == len(trained) == 2 * 2 * 2
@@ -167,10 +167,10 @@ def test_results_are_those_of_the_sweep_that_trained_the_network(tmp_path):
         assert one.folder != other.folder
         assert one.mask == other.mask
         assert same(one.raw(), other.raw())
-        assert one.metrics["score"] == other.metrics["score"]
+        assert one.metrics.score == other.metrics.score
         for moment in ("found", "untrained", "trained"):
-            assert one.metrics[moment] == other.metrics[moment]
-        assert one.metrics["dense"]["test_accuracy"] == other.metrics["dense"]["test_accuracy"]
+            assert getattr(one.metrics.last, moment) == getattr(other.metrics.last, moment)
+        assert one.metrics.dense.test_accuracy == other.metrics.dense.test_accuracy
         assert {path.name for path in one.folder.glob("retrained_*")} == {
             path.name for path in other.folder.glob("retrained_*")
         }
@@ -191,4 +191,4 @@ def test_a_network_from_a_file_can_stand_alone(tmp_path):
     save_tensors(tmp_path / "net.safetensors", state())
     result = run_sweep(settings_in(tmp_path, dense=str(tmp_path / "net.safetensors"), rounds=[0], save_at=["1ep"]))
     assert result.cells == []
-    assert [one["epochs"] for one in result.dense] == [[]]
+    assert [one.epochs for one in result.dense] == [[]]

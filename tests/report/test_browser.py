@@ -7,8 +7,10 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+from changed_results import changed
 
 from masksearch.analysis import group_cells
+from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report.figures.drawing import _luminance, dark, themed
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings
 from masksearch.report.figures.hover import with_titles
@@ -83,9 +85,9 @@ def test_the_page_in_a_browser(finished, tmp_path, flags):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 def test_a_heat_map_tells_its_cells_in_a_browser(finished, tmp_path):
-    seen = {"fired": 2, "fires": {"absolute": 2, "relative": None}, "threshold": 0.1, "relative": False}
-    seen["distances"] = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
-    [drawing] = early_bird_drawings(group_cells([finished[0].cells[0] | {"early_bird": seen}]))
+    distances = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
+    seen = EarlyBirdResult(0.1, False, 2, {"absolute": 2, "relative": None}, distances)
+    [drawing] = early_bird_drawings(group_cells([changed(finished[0].cells[0], early_bird=seen)]))
     text = finished[1].read_text()
     before, after = text.split("<figure>", 1)
     path = tmp_path / "page.html"

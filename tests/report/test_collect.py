@@ -4,9 +4,11 @@ import csv
 import re
 
 import pytest
+from changed_results import changed
 
 from benchmarks.collect import main, merge
 from benchmarks.page import replace_block
+from masksearch.experiment.results import EarlyBirdResult
 from masksearch.utils.errors import InputError
 
 
@@ -23,21 +25,21 @@ def test_rows_hold_every_cell_and_its_rounds(rounds, home):
         rows = list(csv.DictReader(source))
     assert len(rows) == len(rounds.cells)
     for row, cell in zip(rows, rounds.cells, strict=True):
-        assert row["cell"].startswith(f"{cell['method']}_")
+        assert row["cell"].startswith(f"{cell.method}_")
         assert (row["dataset"], row["scope"], row["budget"]) == ("digits", "global", "")
         for name in ("method", "schedule", "rewind_to", "control", "granularity", "find_at"):
-            assert row[name] == cell[name]
-        assert (int(row["n_rounds"]), row["retrain_lr"]) == (cell["n_rounds"], "")
+            assert row[name] == getattr(cell, name)
+        assert (int(row["n_rounds"]), row["retrain_lr"]) == (cell.n_rounds, "")
         for moment in ("found", "untrained", "best_dense", "trained"):
-            assert float(row[f"{moment}.test_accuracy"]) == cell[moment]["test_accuracy"]
-            for round_ in cell["rounds"] if len(cell["rounds"]) > 1 else []:
-                figure = row[f"round{round_['number']}.{moment}.test_accuracy"]
-                assert float(figure) == round_[moment]["test_accuracy"]
-        if len(cell["rounds"]) == 1:
+            assert float(row[f"{moment}.test_accuracy"]) == getattr(cell.last, moment).test_accuracy
+            for round_ in cell.rounds if len(cell.rounds) > 1 else []:
+                figure = row[f"round{round_.number}.{moment}.test_accuracy"]
+                assert float(figure) == getattr(round_, moment).test_accuracy
+        if len(cell.rounds) == 1:
             assert row["round1.density"] == ""
-        assert float(row["dense.best_test_loss"]) == cell["dense"]["best_test_loss"]
-        dense = [network for network in rounds.dense if network["seed"] == cell["seed"]]
-        seconds = sum(epoch["seconds"] for epoch in dense[0]["epochs"])
+        assert float(row["dense.best_test_loss"]) == cell.dense.best_test_loss
+        dense = [network for network in rounds.dense if network.seed == cell.seed]
+        seconds = sum(epoch.seconds for epoch in dense[0].epochs)
         assert row.get("seconds.dense", "") == (str(seconds) if len(dense) == 1 else "")
 
 
@@ -68,8 +70,8 @@ def test_the_page_has_tables_figures_and_what_was_there(rounds, home):
 def test_early_birds_and_their_epochs_are_in_the_rows(rounds, home, monkeypatch):
     from benchmarks import collect
 
-    seen = {"fired": 3, "fires": {"absolute": 3, "relative": None}, "threshold": 0.1, "relative": False}
-    cells = [rounds.cells[0], rounds.cells[1] | {"early_bird": seen | {"distances": [[0.0]]}}]
+    seen = EarlyBirdResult(0.1, False, 3, {"absolute": 3, "relative": None}, [[0.0]])
+    cells = [rounds.cells[0], changed(rounds.cells[1], early_bird=seen)]
     result = type(rounds)(rounds.path, rounds.settings, rounds.machine, cells, rounds.folders[:2], rounds.dense)
     collect.write_csv(collect.flat_rows(result), home / "rows.csv")
     with (home / "rows.csv").open() as source:

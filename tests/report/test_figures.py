@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from changed_results import changed
 from safetensors.torch import load_file
 
 from masksearch.analysis import group_cells, summarise
+from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report import sweep_drawings
 from masksearch.report.figures.accuracy import accuracy_drawings
 from masksearch.report.figures.drawing import few, one_sparsity
@@ -37,7 +40,7 @@ def treated(result, **wanted):
     return [
         cell
         for cell in result.cells
-        if cell["control"] == "none" and all(cell[name] == value for name, value in wanted.items())
+        if cell.control == "none" and all(getattr(cell, name) == value for name, value in wanted.items())
     ]
 
 
@@ -61,15 +64,15 @@ def test_every_method_has_a_colour_and_every_way_a_line_of_its_own(rounds):
     groups = group_cells(rounds.cells)
     looks = Looks(groups)
     assert len({looks.colour(method) for method in looks.methods}) == len(looks.methods)
-    assert len({str(looks.line(way, looks.ways[:6])) for way in looks.ways[:6]}) == 6
-    assert not looks.tells_ways_apart  # 2 schedules, 2 moments, controls and without
-    labels = [handle.get_label() for handle in looks.handles(looks.ways[:2])]
-    assert labels == [*looks.methods, *looks.ways[:2]]
+    assert len({str(looks.line(label, looks.labels[:6])) for label in looks.labels[:6]}) == 6
+    assert not looks.has_line_styles  # 2 schedules, 2 moments, controls and without
+    labels = [handle.get_label() for handle in looks.handles(looks.labels[:2])]
+    assert labels == [*looks.methods, *looks.labels[:2]]
 
 
 def test_colours_differ_even_if_the_tables_would_give_the_same(finished):
     """Random search and SynFlow are ten places apart from one another, twice."""
-    cells = [cell | {"method": m} for cell in finished[0].cells[:1] for m in ("random_search", "synflow", "own")]
+    cells = [changed(cell, method=m) for cell in finished[0].cells[:1] for m in ("random_search", "synflow", "own")]
     looks = Looks(group_cells(cells))
     assert len({looks.colour(method) for method in looks.methods}) == 3
 
@@ -89,14 +92,14 @@ def test_with_many_variants_each_has_a_panel(rounds):
 
 
 def test_one_sparsity_has_dots(rounds):
-    cells = [cell for cell in rounds.cells if cell["sparsity"] == 0.8]
+    cells = [cell for cell in rounds.cells if cell.sparsity == 0.8]
     rows = summarise(cells)
     [drawing] = accuracy_drawings(rows, Looks(group_cells(cells)))
     axes = drawing.figure.axes[1]
     dots = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o")
     assert dots == pytest.approx(sorted(100 * row.trained.mean for row in rows[1:]))
     assert [text.get_text() for text in drawing.figure.axes[0].get_yticklabels()] == list(
-        dict.fromkeys(row.way for row in rows[1:])
+        dict.fromkeys(row.label for row in rows[1:])
     )
 
 
@@ -125,13 +128,13 @@ def test_trainings_are_means_over_seeds_the_rounds_one_after_the_other(rounds):
         ]  # two rounds of two epochs and a gap
         assert len(curves) == 2  # sparsities
         for line, sparsity in zip(curves, (0.5, 0.8), strict=True):
-            own = [cell for cell in cells if cell["sparsity"] == sparsity]
-            values = [[row[name] for round_ in cell["rounds"] for row in round_["epochs"]] for cell in own]
+            own = [cell for cell in cells if cell.sparsity == sparsity]
+            values = [[getattr(row, name) for round_ in cell.rounds for row in round_.epochs] for cell in own]
             x, y = np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
             assert list(x[~np.isnan(y)]) == [1, 2, 3, 4]
             assert list(y[~np.isnan(y)]) == pytest.approx(list(scale * np.mean(values, axis=0)))
         [dense] = lines_of(axes, style=":")
-        expected = scale * np.mean([[row[name] for row in network["epochs"]] for network in rounds.dense], axis=0)
+        expected = scale * np.mean([[getattr(row, name) for row in network.epochs] for network in rounds.dense], axis=0)
         assert list(dense.get_ydata()) == pytest.approx(list(expected))
     assert [line.get_xdata()[0] for line in loss.lines if line.get_color() == "#999999"] == [2.5]
 
@@ -147,29 +150,30 @@ def test_accuracy_against_the_moment_has_the_epochs_and_means(rounds):
             assert list(line.get_xdata()) == [1, 2]  # the end is that of the dense training's two epochs
             for height, moment in zip(line.get_ydata(), ("1ep", "end"), strict=True):
                 own = treated(rounds, method="magnitude", schedule=schedule, sparsity=sparsity, find_at=moment)
-                assert height == pytest.approx(100 * np.mean([cell["trained"]["test_accuracy"] for cell in own]))
+                assert height == pytest.approx(100 * np.mean([cell.trained.test_accuracy for cell in own]))
 
 
 def test_the_best_epoch_is_where_the_dense_network_was_best(rounds):
-    cells = [cell | {"find_at": "best" if cell["find_at"] == "end" else cell["find_at"]} for cell in rounds.cells]
-    dense = [dict(network) for network in rounds.dense]
-    for network in dense:
-        network["epochs"] = [row | {"val_accuracy": 1 / row["epoch"]} for row in network["epochs"]]
+    cells = [changed(cell, find_at="best" if cell.find_at == "end" else cell.find_at) for cell in rounds.cells]
+    dense = [
+        replace(network, epochs=[replace(row, val_accuracy=1 / row.epoch) for row in network.epochs])
+        for network in rounds.dense
+    ]
     groups = group_cells(cells)
     [drawing] = found_at_drawings(groups, dense, Looks(groups))
     assert list(drawing.figure.axes[0].lines[0].get_xdata()) == [1, 1]
 
 
 def test_moments_that_are_no_epochs_are_left_out_and_that_is_said(rounds):
-    cells = [cell | {"find_at": "7it" if cell["find_at"] == "end" else cell["find_at"]} for cell in rounds.cells]
+    cells = [changed(cell, find_at="7it" if cell.find_at == "end" else cell.find_at) for cell in rounds.cells]
     groups = group_cells(cells)
     assert list(found_at_drawings(groups, rounds.dense, Looks(groups))) == []
 
 
 def watched(cells, fired=2):
     distances = [[0.0, 0.1, None], [0.1, 0.0, 0.05], [None, 0.05, 0.0]]
-    seen = {"fired": fired, "fires": {"absolute": fired, "relative": None}, "threshold": 0.1, "relative": False}
-    return [cell | {"early_bird": seen | {"distances": distances}, "schedule": "early_bird"} for cell in cells]
+    seen = EarlyBirdResult(0.1, False, fired, {"absolute": fired, "relative": None}, distances)
+    return [changed(cell, early_bird=seen, schedule="early_bird") for cell in cells]
 
 
 def test_heat_maps_show_the_distances_and_where_the_detector_fires(rounds):
@@ -195,12 +199,12 @@ def test_a_detector_that_never_fires_has_no_star(rounds):
 
 def test_tickets_of_the_detector_are_stars_beside_the_other_moments(rounds):
     plain = treated(rounds, method="magnitude", schedule="one_shot", sparsity=0.5)
-    early = watched([cell for cell in plain if cell["find_at"] == "1ep"])
+    early = watched([cell for cell in plain if cell.find_at == "1ep"])
     groups = group_cells([*plain, *early])
     [drawing] = found_at_drawings(groups, rounds.dense, Looks(groups))
     [star] = [line for line in drawing.figure.axes[0].lines if line.get_marker() == "*"]
     assert star.get_xdata()[0] == 1
-    assert star.get_ydata()[0] == pytest.approx(100 * np.mean([cell["trained"]["test_accuracy"] for cell in early]))
+    assert star.get_ydata()[0] == pytest.approx(100 * np.mean([cell.trained.test_accuracy for cell in early]))
 
 
 def test_layers_have_their_densities_weights_and_macs(finished):
@@ -208,19 +212,22 @@ def test_layers_have_their_densities_weights_and_macs(finished):
     looks = Looks(groups)
     [drawing] = layer_drawings(groups, looks)
     density, weights, macs = drawing.figure.axes[:3]
-    layers = finished[0].cells[0]["layers"]
+    layers = finished[0].cells[0].layers
     assert [text.get_text() for text in density.get_yticklabels()] == list(layers)
     assert one_sparsity(groups) == 0.9
-    own = [cell["layers"] for cell in treated(finished[0], method="snip", sparsity=0.9)]
-    left = {key: [np.mean([one[name][key] for one in own]) for name in layers] for key in ("weights_left", "macs_left")}
+    own = [cell.layers for cell in treated(finished[0], method="snip", sparsity=0.9)]
+    left = {
+        key: [np.mean([getattr(one[name], key) for one in own]) for name in layers]
+        for key in ("weights_left", "macs_left")
+    }
     for axes, expected in (
-        (density, [100 * n / layers[name]["weights"] for n, name in zip(left["weights_left"], layers, strict=True)]),
+        (density, [100 * n / layers[name].weights for n, name in zip(left["weights_left"], layers, strict=True)]),
         (weights, left["weights_left"]),
         (macs, left["macs_left"]),
     ):
         [line] = lines_of(axes, looks.colour("snip"))
         assert list(line.get_xdata()) == pytest.approx(expected)
-    assert list(macs.lines[0].get_xdata()) == [layer["macs"] for layer in layers.values()]  # the dense network
+    assert list(macs.lines[0].get_xdata()) == [layer.macs for layer in layers.values()]  # the dense network
 
 
 def test_histograms_are_of_kept_weights_now_and_when_the_mask_was_found(finished):
@@ -232,7 +239,7 @@ def test_histograms_are_of_kept_weights_now_and_when_the_mask_was_found(finished
     assert "90 % sparsity, seed 0" in drawing.caption
     place = looks.methods.index("snip")
     axes = drawing.figure.axes[place]
-    layers = list(result.cells[0]["layers"])
+    layers = list(result.cells[0].layers)
     assert len(axes.collections) == len(axes.lines) == len(layers)  # filled, and as a line
     [group] = [group for group in groups if (group.method, group.sparsity) == ("snip", 0.9)]
     trained = load_file(result.folders[group.places[0]] / "retrained.safetensors")["fc1.weight"]
@@ -270,7 +277,7 @@ def test_a_page_of_many_cells_stays_small(rounds):
     """Copies of the cells as so many sparsities: what is drawn doesn't grow with them beyond bounds."""
     cells, folders = [], []
     for copy in range(8):
-        cells += [cell | {"sparsity": cell["sparsity"] + 0.01 * copy} for cell in rounds.cells]
+        cells += [changed(cell, sparsity=cell.sparsity + 0.01 * copy) for cell in rounds.cells]
         folders += rounds.folders
     many = type(rounds)(rounds.path, rounds.settings, rounds.machine, cells, folders, rounds.dense)
     assert len(cells) >= 190

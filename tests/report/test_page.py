@@ -9,16 +9,17 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from changed_results import changed
 from report_cases import COMMAND, METHODS, SPARSITY, Page, table_called
 from scipy.stats import t
 
 from masksearch.analysis import summarise
 from masksearch.experiment import Settings, read_sweep, run_sweep
+from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult
 from masksearch.experiment.settings.combined import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
 from masksearch.training import TrainSettings
-from masksearch.utils.files import read_json
 
 COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"
 
@@ -68,29 +69,29 @@ def estimate(values, scale=100.0):
 
 def test_the_table_holds_the_numbers_of_the_cells(finished, page):
     result, _ = finished
-    metrics = [read_json(path) for path in sorted(result.path.glob("*/metrics.json"))]
+    metrics = [CellResult.load(path.parent) for path in sorted(result.path.glob("*/metrics.json"))]
     assert len(metrics) == 18
     head, dense, *rows = page.tables[0]
     assert head == [column.replace("_", " ") for column in COLUMNS.split()]
-    seeds = {cell["seed"]: cell["dense"]["test_accuracy"] for cell in metrics}
+    seeds = {cell.seed: cell.dense.test_accuracy for cell in metrics}
     assert dense[0] == "dense"
     assert dense[head.index("trained %")] == estimate(list(seeds.values()))
     expected = [(method, sparsity) for sparsity in SPARSITY for method in METHODS]
     assert len(rows) == len(expected)
     for row, (method, sparsity) in zip(rows, expected, strict=True):
-        cells = [cell for cell in metrics if (cell["method"], cell["sparsity"]) == (method, sparsity)]
-        assert sorted(cell["seed"] for cell in cells) == [0, 1, 2]
+        cells = [cell for cell in metrics if (cell.method, cell.sparsity) == (method, sparsity)]
+        assert sorted(cell.seed for cell in cells) == [0, 1, 2]
         shown = dict(zip(head, row, strict=True))
         name = method.replace("_", " ") + " (learned)" * (method == "edge_popup")
         assert re.sub(r" \((empties|constant) .*", "", shown["method"]) == name
         assert shown["sparsity"] == f"{sparsity:.0%}".replace("%", " %")
-        assert shown["untrained %"] == estimate([cell["untrained"]["test_accuracy"] for cell in cells])
-        assert shown["trained %"] == estimate([cell["trained"]["test_accuracy"] for cell in cells])
-        gap = 100 * np.mean([cell["score"]["accuracy_gap"] for cell in cells])
+        assert shown["untrained %"] == estimate([cell.untrained.test_accuracy for cell in cells])
+        assert shown["trained %"] == estimate([cell.trained.test_accuracy for cell in cells])
+        gap = 100 * np.mean([cell.score.accuracy_gap for cell in cells])
         assert float(shown["gap"]) == pytest.approx(gap, abs=0.051)
-        params = np.mean([cell["cost"]["nonzero_params"] for cell in cells])
+        params = np.mean([cell.cost.nonzero_params for cell in cells])
         assert float(shown["params"].replace(",", "")) == pytest.approx(params, abs=0.51)
-        macs = 100 * np.mean([cell["cost"]["effective_macs"] / cell["dense"]["cost"]["macs"] for cell in cells])
+        macs = 100 * np.mean([cell.cost.effective_macs / cell.dense.cost.macs for cell in cells])
         assert float(shown["MACs %"]) == pytest.approx(macs, abs=0.051)
         assert shown["scorings"] == ("15" if method == "annealing" else "0")
 
@@ -101,15 +102,15 @@ def test_what_gradients_have_learned_is_called_so(page):
 
 def test_costs_are_those_of_the_cells(finished, page):
     rows = table_called(page, "compression", "latency ms")
-    cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.9)]
+    cells = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("snip", 0.9)]
     [row] = [row for row in rows if (row["method"].partition(" (e")[0], row["sparsity"]) == ("snip", "90 %")]
     for column, scale, values in (
-        ("accuracy %", 100, [cell["trained"]["test_accuracy"] for cell in cells]),
-        ("params", 1, [cell["cost"]["nonzero_params"] for cell in cells]),
-        ("MACs", 1, [cell["cost"]["effective_macs"] for cell in cells]),
-        ("test s", 1, [cell["seconds"]["test"] for cell in cells]),
-        ("latency ms", 1000, [cell["seconds"]["latency_ticket_batch_64"] for cell in cells]),
-        ("compression", 1, [c["dense"]["cost"]["nonzero_params"] / c["cost"]["nonzero_params"] for c in cells]),
+        ("accuracy %", 100, [cell.trained.test_accuracy for cell in cells]),
+        ("params", 1, [cell.cost.nonzero_params for cell in cells]),
+        ("MACs", 1, [cell.cost.effective_macs for cell in cells]),
+        ("test s", 1, [cell.test_seconds for cell in cells]),
+        ("latency ms", 1000, [cell.latency.ticket_batch_64 for cell in cells]),
+        ("compression", 1, [c.dense.cost.nonzero_params / c.cost.nonzero_params for c in cells]),
     ):
         digits = len(row[column].partition(".")[2])
         got = float(row[column].replace(",", ""))
@@ -126,13 +127,13 @@ def test_moments_are_those_of_the_rounds(rounds, tmp_path):
     cells = [
         cell
         for cell in rounds.cells
-        if (cell["method"], cell["schedule"], cell["sparsity"]) == ("magnitude", "lottery_ticket", 0.8)
-        and (cell["find_at"], cell["control"]) == ("1ep", "none")
+        if (cell.method, cell.schedule, cell.sparsity) == ("magnitude", "lottery_ticket", 0.8)
+        and (cell.find_at, cell.control) == ("1ep", "none")
     ]
     assert len(cells) == 2
     for number, row in enumerate((first, last)):
         assert row["round"] == str(number + 1)
-        rounds_ = [cell["rounds"][number] for cell in cells]
+        rounds_ = [cell.rounds[number] for cell in cells]
         assert float(row["density %"]) == pytest.approx(100 * 0.2 ** ((number + 1) / 2), abs=0.2)
         for column, moment in (
             ("rewound %", "untrained"),
@@ -140,9 +141,9 @@ def test_moments_are_those_of_the_rounds(rounds, tmp_path):
             ("@w(t-1) %", "found"),
             ("trained %", "trained"),
         ):
-            mean = np.mean([round_[moment]["test_accuracy"] for round_ in rounds_])
+            mean = np.mean([getattr(round_, moment).test_accuracy for round_ in rounds_])
             assert row[column] == f"{100 * mean:.2f}"
-        assert row["loss"] == f"{np.mean([r['trained']['test_loss'] for r in rounds_]):.3f}"  # the last one's
+        assert row["loss"] == f"{np.mean([r.trained.test_loss for r in rounds_]):.3f}"  # the last one's
 
 
 def test_figures_are_there_and_say_what_they_are(finished, page):
@@ -222,17 +223,18 @@ def test_the_answer_names_the_best_by_validation_with_size_speed_and_cost(finish
     ],
 )
 def test_the_answer_says_what_is_not_significant(finished, tmp_path, differences, says):
-    cells = [dict(cell) for cell in finished[0].cells if cell["method"] == "snip" and cell["sparsity"] == 0.5]
-    whole, networks = {network["seed"]: network for network in finished[0].dense}, []
-    for cell, difference, dense in zip(cells, differences, (0.5, 0.7, 0.9), strict=False):  # far apart, but paired
-        networks.append({**whole[cell["seed"]], "test_accuracy": dense})
-        cell["trained"] = {**cell["trained"], "test_accuracy": dense + difference}
-    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells[: len(differences)], dense=networks))
+    snip = [cell for cell in finished[0].cells if cell.method == "snip" and cell.sparsity == 0.5]
+    cells = []
+    whole, networks = {network.seed: network for network in finished[0].dense}, []
+    for cell, difference, dense in zip(snip, differences, (0.5, 0.7, 0.9), strict=False):  # far apart, but paired
+        networks.append(replace(whole[cell.seed], test_accuracy=dense))
+        cells.append(changed(cell, trained={"test_accuracy": dense + difference}))
+    answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells, dense=networks))
     assert says in answer
 
 
 def test_the_answer_names_the_measured_speed_where_filters_are_gone(finished, tmp_path):
-    cells = [cell | {"granularity": "filter"} for cell in finished[0].cells if cell["method"] == "snip"]
+    cells = [changed(cell, granularity="filter") for cell in finished[0].cells if cell.method == "snip"]
     answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
     for row in summarise(cells)[1:]:
         assert f"measured {row.speedup.mean:.2f} times as fast" in answer
@@ -240,19 +242,19 @@ def test_the_answer_names_the_measured_speed_where_filters_are_gone(finished, tm
 
 
 def test_the_answer_calls_a_cap_on_a_cost_no_sparsity(finished, tmp_path):
-    snip = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
-    cells = [cell | {"cap": {"cost": "macs", "share": 0.5}} for cell in snip]
+    snip = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("snip", 0.5)]
+    cells = [changed(cell, cap=Cap("macs", 0.5)) for cell in snip]
     answer = answer_of(elsewhere(finished[0], tmp_path, cells=cells))
     assert "At most 50 % of the MACs: snip" in answer
     assert "sparse" not in answer
 
 
 def test_the_best_is_chosen_by_validation_and_no_control_ever(rounds, tmp_path):
-    cells = [dict(cell) for cell in rounds.cells]
-    for cell in cells:
-        high = cell["control"] == "shuffle" or (cell["method"], cell["schedule"]) == ("magnitude", "one_shot")
-        test = 0.999 if cell["method"] == "random" else 0.5
-        cell["trained"] = {**cell["trained"], "val_accuracy": 0.9 if high else 0.8, "test_accuracy": test}
+    cells = []
+    for cell in rounds.cells:
+        high = cell.control == "shuffle" or (cell.method, cell.schedule) == ("magnitude", "one_shot")
+        test = 0.999 if cell.method == "random" else 0.5
+        cells.append(changed(cell, trained={"val_accuracy": 0.9 if high else 0.8, "test_accuracy": test}))
     answer = answer_of(elsewhere(rounds, tmp_path, cells=cells))
     assert answer.count("50.00 ± 0.00 %") == 2
     assert "shuffled" not in answer
@@ -299,19 +301,20 @@ def test_of_more_than_40_runs_the_link_names_those_that_are_on(finished, tmp_pat
 
 
 def test_a_row_without_retraining_is_chosen_by_what_its_mask_is_worth_and_a_diverged_one_by_nothing(finished):
-    cells = [dict(cell) for cell in finished[0].cells if cell["method"] == "snip"]
-    for cell in cells:
-        cell["trained"] = {**cell["trained"], "val_accuracy": None, "rest_accuracy": 0.25 + cell["seed"]}
+    cells = [
+        changed(cell, trained={"val_accuracy": None, "rest_accuracy": 0.25 + cell.seed})
+        for cell in finished[0].cells
+        if cell.method == "snip"
+    ]
     assert summarise(cells)[1].validation.mean == pytest.approx(0.25 + 1)
-    for cell in cells:
-        cell["trained"]["diverged"] = True
+    cells = [changed(cell, trained={"diverged": True}) for cell in cells]
     assert summarise(cells)[1].validation.mean == 0
 
 
 def test_the_dense_network_alone_has_a_page(dense_alone, tmp_path):
     page = elsewhere(dense_alone, tmp_path)
     text = " ".join("".join(page.text).split())
-    accuracies = [network["test_accuracy"] for network in dense_alone.dense]
+    accuracies = [network.test_accuracy for network in dense_alone.dense]
     assert f"The dense network reaches {estimate(accuracies)} % with" in text
     assert "0 cells, 2 seeds" in text
     assert [row["trained %"] for row in table_called(page, "round")] == [f"{100 * np.mean(accuracies):.2f}"]
@@ -328,7 +331,7 @@ def test_the_same_cells_make_the_same_bytes(finished):
 
 def test_one_seed_has_no_intervals_and_no_searches_no_trajectories(finished, tmp_path):
     result, _ = finished
-    chosen = [place for place, cell in enumerate(result.cells) if cell["method"] == "snip" and cell["seed"] == 0]
+    chosen = [place for place, cell in enumerate(result.cells) if cell.method == "snip" and cell.seed == 0]
     cells, folders = ([part[i] for i in chosen] for part in (result.cells, result.folders))
     page = elsewhere(result, tmp_path, cells=cells, folders=folders, dense=result.dense[:1])
     assert page.open == []
@@ -339,10 +342,10 @@ def test_one_seed_has_no_intervals_and_no_searches_no_trajectories(finished, tmp
 
 
 def test_a_heat_map_is_the_only_picture_and_lies_within_the_page(rounds, tmp_path):
-    seen = {"fired": 2, "fires": {"absolute": 2, "relative": None}, "threshold": 0.1, "relative": False}
-    seen["distances"] = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
-    cells = [cell | {"early_bird": seen} for cell in rounds.cells if cell["control"] == "none"]
-    folders = [f for f, cell in zip(rounds.folders, rounds.cells, strict=True) if cell["control"] == "none"]
+    distances = [[0.0, 0.1, 0.2], [0.1, 0.0, 0.05], [0.2, 0.05, 0.0]]
+    seen = EarlyBirdResult(0.1, False, 2, {"absolute": 2, "relative": None}, distances)
+    cells = [changed(cell, early_bird=seen) for cell in rounds.cells if cell.control == "none"]
+    folders = [f for f, cell in zip(rounds.folders, rounds.cells, strict=True) if cell.control == "none"]
     page = elsewhere(rounds, tmp_path, cells=cells, folders=folders)
     pictures = [value for tag, name, value in page.attributes if tag == "image" and name == "xlink:href"]
     assert pictures
@@ -356,5 +359,5 @@ def test_a_retraining_that_diverged_has_its_place_on_the_page(tmp_path):
     schedules = ScheduleSettings(retrain_lr=(1e30,))
     run = RunSettings(runs=str(tmp_path), device="cpu", threads=1, latency_seconds=0.002)
     result = run_sweep(Settings(sweep, TrainSettings(epochs=1), schedules, run=run))
-    assert result.cells[0]["trained"]["diverged"]
+    assert result.cells[0].trained.diverged
     assert "diverged: 1 of 1" in write_report(result).read_text()

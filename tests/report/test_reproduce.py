@@ -36,7 +36,7 @@ def test_the_whole_sweep_has_a_command_of_the_same_settings(finished):
     result, _ = finished
     program, verb, *flags = sweep_command(result)
     assert (program, verb) == ("masksearch", "run")
-    assert parse(flags, "masksearch run") == [Settings.from_dict(result.settings[0])]
+    assert parse(flags, "masksearch run") == result.settings
     assert sweep_command(replace(result, settings=result.settings * 2)) == []
 
 
@@ -76,8 +76,8 @@ def test_a_sparsity_that_another_setting_stands_in_the_place_of_is_no_flag():
 
 def test_settings_read_back_from_their_file(finished):
     [part] = finished[0].settings
-    assert Settings.from_dict(part).as_dict() == Settings.from_dict(Settings.from_dict(part).as_dict()).as_dict()
-    assert [cell.folder for cell in grid(Settings.from_dict(part))] == [path.name for path in finished[0].folders]
+    assert part == Settings.from_dict(part.as_dict())
+    assert [cell.folder for cell in grid(part)] == [path.name for path in finished[0].folders]
 
 
 def test_the_csv_beside_the_page_has_every_cell(finished):
@@ -86,9 +86,9 @@ def test_the_csv_beside_the_page_has_every_cell(finished):
     assert len(rows) == len(result.cells)
     for row, cell in zip(rows, result.cells, strict=True):
         assert (row["method"], float(row["sparsity"]), int(row["seed"])) == (
-            cell["method"],
-            cell["sparsity"],
-            cell["seed"],
+            cell.method,
+            cell.sparsity,
+            cell.seed,
         )
-        assert float(row["trained.test_accuracy"]) == cell["trained"]["test_accuracy"]
-        assert float(row["cost.effective_macs"]) == cell["cost"]["effective_macs"]
+        assert float(row["trained.test_accuracy"]) == cell.trained.test_accuracy
+        assert float(row["cost.effective_macs"]) == cell.cost.effective_macs

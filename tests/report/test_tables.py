@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from changed_results import changed
 from report_cases import Page, printed
 
 from masksearch.analysis import summarise
@@ -75,9 +76,7 @@ def test_markdown_of_moments_and_costs_holds_all_rows(rounds):
 
 
 def test_figures_that_are_missing_are_dashes(finished):
-    cells = [dict(cell) for cell in finished[0].cells[:1]]
-    cells[0]["score"] = {**cells[0]["score"], "accuracy_gap": None}  # JSON knows no NaN
-    rows = summarise(cells)
+    rows = summarise([changed(finished[0].cells[0], score={"accuracy_gap": None})])
     columns = columns_of(rows)
     row = dict(zip(columns, table_rows(rows, columns)[1], strict=True))
     assert row["gap"] == "–"
@@ -90,30 +89,27 @@ def test_the_caption_explains_only_what_is_there(finished, rounds):
     assert "shuffled: a control" in caption(rows, columns_of(rows))
     assert "learned" not in caption(rows, columns_of(rows))
     assert "speed" not in caption(rows, ["method", "trained %"])
-    one = summarise([cell for cell in finished[0].cells if cell["seed"] == 0 and not cell["learned"]])
+    one = summarise([cell for cell in finished[0].cells if cell.seed == 0 and not cell.learned])
     assert "one seed, so without intervals" in caption(one, columns_of(one))
     assert "control" not in caption(one, columns_of(one))
 
 
 def test_networks_with_constant_outputs_are_marked(finished):
-    cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
-    cells[1] = cells[1] | {"trained": cells[1]["trained"] | {"constant_outputs": 9}}
+    cells = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("snip", 0.5)]
+    cells[1] = changed(cells[1], trained={"constant_outputs": 9})
     assert "constant outputs: 1 of 3" in table_rows(summarise(cells), ["method"])[1][0]
 
 
 def test_scorings_of_others_stand_beside_a_searchs_own(finished):
-    cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("annealing", 0.5)]
+    cells = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("annealing", 0.5)]
     assert "from a shared study" not in caption(summarise(cells), ["scorings"])
-    cells = [
-        cell | {"score": cell["score"] | {"foreign_trials": count}}
-        for cell, count in zip(cells, (4, 6, 8), strict=True)
-    ]
+    cells = [changed(cell, score={"foreign_trials": count}) for cell, count in zip(cells, (4, 6, 8), strict=True)]
     rows = summarise(cells)
     assert table_rows(rows, ["scorings"])[1] == ["15 + 6"]
     assert "from a shared study" in caption(rows, ["scorings"])
 
 
 def test_trainings_that_diverged_are_marked(finished):
-    cells = [cell for cell in finished[0].cells if (cell["method"], cell["sparsity"]) == ("snip", 0.5)]
-    cells[0] = cells[0] | {"trained": cells[0]["trained"] | {"diverged": True}}
+    cells = [cell for cell in finished[0].cells if (cell.method, cell.sparsity) == ("snip", 0.5)]
+    cells[0] = changed(cells[0], trained={"diverged": True})
     assert "diverged: 1 of 3" in table_rows(summarise(cells), ["method"])[1][0]

@@ -25,7 +25,7 @@ _MOMENTS: dict[str, tuple[str, _Moment]] = {
     "untrained": ("untrained, under the mask", lambda row: row.untrained),
     "trained": ("after retraining", lambda row: row.trained),
 }
-_PANELS = 24  # of ways that have one each
+_PANELS = 24  # at most, one a variant
 
 
 def accuracy_drawings(rows: Sequence[SummaryRow], looks: Looks) -> Iterator[Drawing]:
@@ -36,7 +36,7 @@ def accuracy_drawings(rows: Sequence[SummaryRow], looks: Looks) -> Iterator[Draw
     about = f"Test accuracy after the last epoch, {over_seeds(seeds, intervals=True)}"
     if len({row.sparsity for row in rows[1:]}) == 1:
         yield Drawing("accuracy", f"{about}. Dotted: the dense network.", _dots(rows, looks))
-    elif looks.tells_ways_apart:
+    elif looks.has_line_styles:
         yield Drawing("accuracy", f"{about}.", _lines(rows, looks))
     else:
         variants = list(dict.fromkeys(row.variant for row in rows[1:]))
@@ -51,12 +51,12 @@ def _lines(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 4.6))
         for axes, (name, (title, moment)) in zip(figure.subplots(1, 2), _MOMENTS.items(), strict=True):
-            _curves(axes, rows[1:], moment, looks, {way: looks.line(way) for way in looks.ways})
+            _curves(axes, rows[1:], moment, looks, {label: looks.line(label) for label in looks.labels})
             _frame(axes, rows, moment, 0.07)
             axes.set(title=title, xlabel="sparsity (%)", ylabel="test accuracy (%)")
             if name == "trained":
                 _dense_line(axes, rows)
-        _legend(figure, looks, looks.ways)
+        _legend(figure, looks, looks.labels)
         return figure
 
 
@@ -69,10 +69,12 @@ def _panels(rows: Sequence[SummaryRow], variants: Sequence[str], looks: Looks, n
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
         for axes in grid.flat[len(variants) :]:
             axes.set_visible(False)
-        # Within a panel only the moment that masks were found at is left to be told.
-        rest = {row.way: row.way.removeprefix(row.variant).removeprefix(", ") or "one moment only" for row in rows[1:]}
+        # Within a panel, labels differ only in the moment that masks were found at.
+        rest = {
+            row.label: row.label.removeprefix(row.variant).removeprefix(", ") or "one moment only" for row in rows[1:]
+        }
         found = sorted(set(rest.values()), key=list(rest.values()).index)
-        styles = {way: looks.line(text, found) for way, text in rest.items()}
+        styles = {label: looks.line(text, found) for label, text in rest.items()}
         for variant, axes in zip(variants, grid.flat, strict=False):
             own = [row for row in rows[1:] if row.variant == variant]
             _curves(axes, own, moment, looks, styles)
@@ -96,27 +98,27 @@ def _curves(
 ) -> None:
     lines: dict[tuple[str, str], list[SummaryRow]] = {}
     for row in rows:
-        lines.setdefault((row.method, row.way), []).append(row)
+        lines.setdefault((row.method, row.label), []).append(row)
     places = sorted({100 * row.sparsity for row in rows})
     step = min((after - before for before, after in pairwise(places)), default=1.0)
-    for number, ((method, way), points) in enumerate(lines.items()):
+    for number, ((method, label), points) in enumerate(lines.items()):
         estimates = [moment(row) for row in points]
-        # A little aside, each line its own way, so that intervals don't hide each other.
+        # Each line lies a little aside, so that intervals don't hide each other.
         aside = min(0.15, 0.25 * step / len(lines)) * (number - (len(lines) - 1) / 2)
         bars = axes.errorbar(
             [100 * row.sparsity + aside for row in points],
             [100 * e.mean for e in estimates],
             yerr=[_half(e) for e in estimates],
-            label=looks.of_series(method, way),
+            label=looks.series_name(method, label),
             color=looks.colour(method),
             markersize=4,
             linewidth=1.5,
             capsize=2,
             elinewidth=0.8,
             ecolor=to_rgba(looks.colour(method), 0.5),  # of few seeds they are long, and must not hide the lines
-            **styles[way],
+            **styles[label],
         )
-        name = looks.of_series(method, way)
+        name = looks.series_name(method, label)
         tell(bars.lines[0], [f"{name}, {_value(row, moment)}" for row in points])
 
 
@@ -145,9 +147,9 @@ def _dense_line(axes: Axes, rows: Sequence[SummaryRow]) -> None:
 
 
 def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
-    """One sparsity: a line of dots per way, or per method if there is one way only."""
-    several = len(looks.ways) > 1
-    names = looks.ways if several else looks.methods
+    """One sparsity: a line of dots per label, or per method if there is one label only."""
+    several = len(looks.labels) > 1
+    names = looks.labels if several else looks.methods
     crowd = len(looks.methods) if several else 1
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 1.3 + len(names) * (0.16 + 0.11 * crowd)))
@@ -158,14 +160,14 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
                 aside = 0.7 * (looks.methods.index(row.method) / (crowd - 1) - 0.5) if crowd > 1 else 0
                 bars = axes.errorbar(
                     100 * estimate.mean,
-                    names.index(row.way if several else row.method) + aside,
+                    names.index(row.label if several else row.method) + aside,
                     xerr=_half(estimate),
                     color=looks.colour(row.method),
                     marker="o",
                     markersize=5,
                     capsize=2.5,
                 )
-                tell(bars.lines[0], [f"{looks.of_series(row.method, row.way)}, {_value(row, moment)}"])
+                tell(bars.lines[0], [f"{looks.series_name(row.method, row.label)}, {_value(row, moment)}"])
             means = np.array([100 * moment(row).mean for row in rows])
             if not np.isnan(means).all():
                 axes.set_xlim(max(0, np.nanmin(means) - 5), min(101, np.nanmax(means) + 5))
@@ -175,7 +177,9 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
             axes.grid(visible=False, axis="y")
             for place in range(0, len(names), 2):
                 axes.axhspan(place - 0.5, place + 0.5, color="#f4f4f4", zorder=0)
-        both[0].set_yticks(range(len(names)), [way or "plain" for way in names] if several else map(looks.name, names))
+        both[0].set_yticks(
+            range(len(names)), [label or "plain" for label in names] if several else map(looks.name, names)
+        )
         if several:
             handles = [
                 Line2D([], [], color=looks.colour(m), marker="o", linestyle="", label=looks.name(m))
@@ -186,8 +190,8 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
         return figure
 
 
-def _legend(figure: Figure, looks: Looks, ways: Sequence[str]) -> None:
+def _legend(figure: Figure, looks: Looks, labels: Sequence[str]) -> None:
     dense = Line2D([], [], color=DENSE, linewidth=1, linestyle=":", label="dense")
-    handles = [*looks.handles(ways), dense]
+    handles = [*looks.handles(labels), dense]
     columns = legend_columns([str(handle.get_label()) for handle in handles], figure.get_figwidth())
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -69,17 +69,17 @@ def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
-    """Up to ``limit`` pairs of a method and a way, for figures that can't hold them all.
+    """Up to ``limit`` pairs of a method and a label, for figures that can't hold all of them.
 
-    The first ways of all methods come before the last way of any. Controls are left out: what is drawn for them would
-    be the same, or is in the tables.
+    The first labels of all methods come before the last label of any. Controls are left out: their lines would be the
+    same, or their figures are in the tables.
     """
-    series = list(dict.fromkeys((group.method, group.way) for group in groups if group.control == "none"))
+    series = list(dict.fromkeys((group.method, group.label) for group in groups if group.control == "none"))
     methods = list(dict.fromkeys(method for method, _ in series))
     turns: dict[tuple[str, str], int] = {}
     seen: dict[str, int] = {}
-    for method, way in series:
-        turns[method, way] = seen[method] = seen.get(method, -1) + 1
+    for method, label in series:
+        turns[method, label] = seen[method] = seen.get(method, -1) + 1
     chosen = sorted(series, key=lambda one: (turns[one], methods.index(one[0])))[:limit]
     return sorted(chosen, key=series.index)
 

@@ -1,13 +1,13 @@
 """Early-bird tickets: heat maps of the distances between the masks of all epochs, and the table of what they say."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from masksearch.analysis import Group
+from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report.figures.drawing import Drawing, percent
 from masksearch.report.figures.hover import tell, tell_cells
 from masksearch.report.figures.style import STYLE, name_of
@@ -28,37 +28,37 @@ def early_bird_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
     rows = []
     for group in groups:
         for cell in group.cells:
-            if "early_bird" in cell and group.control == "none":
-                seen = cell["early_bird"]
-                epochs = (seen["fired"], seen["fires"]["absolute"], seen["fires"]["relative"])
-                names = (name_of(group.method), group.variant, percent(group.sparsity), str(cell["seed"]))
+            seen = cell.early_bird
+            if seen and group.control == "none":
+                epochs = (seen.fired, seen.fires["absolute"], seen.fires["relative"])
+                names = (name_of(group.method), group.variant, percent(group.sparsity), str(cell.seed))
                 rows.append((*names, *map(_epoch, epochs)))
     return rows
 
 
 def early_bird_drawings(groups: Sequence[Group]) -> Iterator[Drawing]:
     """A heat map per method and sparsity, of the first seed (You et al. 2020, figure 3)."""
-    maps: dict[str, tuple[Group, np.ndarray, dict[str, Any]]] = {}
+    maps: dict[str, tuple[Group, np.ndarray, EarlyBirdResult]] = {}
     for group in groups:
-        seen = group.cells[0].get("early_bird")
+        seen = group.cells[0].early_bird
         if seen and group.control == "none":
             # Variants that go on differently have watched the same training.
-            distances = np.array(seen["distances"], float)
+            distances = np.array(seen.distances, float)
             maps.setdefault(f"{group.method} {group.sparsity} {distances.tobytes()!r}", (group, distances, seen))
     shown = list(maps.values())[:_MAPS]
     if not shown:
         return
     said = "; ".join(
-        f"{name_of(group.method)}, {percent(group.sparsity)}: {_epoch(seen['fires']['absolute'])} with the threshold "
-        f"as a share of all units, {_epoch(seen['fires']['relative'])} as a share of unrelated masks' distance"
+        f"{name_of(group.method)}, {percent(group.sparsity)}: {_epoch(seen.fires['absolute'])} with the threshold "
+        f"as a share of all units, {_epoch(seen.fires['relative'])} as a share of unrelated masks' distance"
         for group, _, seen in shown
     )
     more = f" {len(shown)} of {len(maps)}." if len(maps) > len(shown) else ""
-    about = f"Distances between the masks of all epochs of the dense training, seed {shown[0][0].cells[0]['seed']}."
+    about = f"Distances between the masks of all epochs of the dense training, seed {shown[0][0].cells[0].seed}."
     yield Drawing("early_bird", f"{about}{more} The detector fires after epoch: {said}.", _figure(shown))
 
 
-def _figure(maps: Sequence[tuple[Group, np.ndarray, dict[str, Any]]]) -> Figure:
+def _figure(maps: Sequence[tuple[Group, np.ndarray, EarlyBirdResult]]) -> Figure:
     columns = len(maps) if len(maps) < 4 else 2 if len(maps) == 4 else 3
     lines = -(-len(maps) // columns)
     highest = max(100 * np.nanmax(distances, initial=0.0) for _, distances, _ in maps)
@@ -83,7 +83,7 @@ def _figure(maps: Sequence[tuple[Group, np.ndarray, dict[str, Any]]]) -> Figure:
             shares = [["–" if np.isnan(value) else round(100 * value, 2) for value in row] for row in distances[::-1]]
             tell_cells(image, [f"epochs {e} and" for e in reversed(epochs)], list(map(str, epochs)), shares, " %")
             axes.grid(visible=False)
-            fired = seen["fired"]
+            fired = seen.fired
             if fired is not None:
                 for line in (axes.axvline, axes.axhline):
                     line(fired, color="white", linewidth=1, linestyle="--")

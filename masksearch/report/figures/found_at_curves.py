@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Estimate, Group
+from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.report.figures.drawing import Drawing, over_seeds, percent
 from masksearch.report.figures.hover import tell
 from masksearch.report.figures.style import DENSE, STYLE, Looks, legend_columns, shades
@@ -24,7 +25,7 @@ _PANELS = 8
 _Point = tuple[float, Estimate]
 
 
-def found_at_drawings(groups: Sequence[Group], dense: Sequence[Mapping[str, Any]], looks: Looks) -> Iterator[Drawing]:
+def found_at_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
     """A panel per method and variant, a line per sparsity; stars where the schedule has found the epoch."""
     points: dict[tuple[str, str], dict[float, list[_Point]]] = {}
     stars: dict[tuple[str, str], list[tuple[float, _Point]]] = {}  # by method and rewinding
@@ -36,8 +37,8 @@ def found_at_drawings(groups: Sequence[Group], dense: Sequence[Mapping[str, Any]
         if group.control != "none" or not known:
             missing |= group.control == "none"
             continue
-        point = sum(known) / len(known), Estimate.of(cell["trained"]["test_accuracy"] for cell in group.cells)
-        rewind = group.cells[0]["rewind_to"]
+        point = sum(known) / len(known), Estimate.of(cell.trained.test_accuracy for cell in group.cells)
+        rewind = group.cells[0].rewind_to
         if group.find_at == "early":
             stars.setdefault((group.method, rewind), []).append((group.sparsity, point))
         else:
@@ -62,7 +63,7 @@ def _figure(
     panels: Mapping[tuple[str, str], Mapping[float, list[_Point]]],
     stars: Mapping[tuple[str, str], list[tuple[float, _Point]]],
     colours: Mapping[float, Any],
-    dense: Sequence[Mapping[str, Any]],
+    dense: Sequence[DenseResult],
     looks: Looks,
 ) -> Figure:
     columns = min(4 if len(panels) > 4 else 3, len(panels))
@@ -80,7 +81,7 @@ def _figure(
                 look = {"marker": "*", "markersize": 13, "linestyle": "", "markeredgecolor": "white"}
                 _draw(axes, [point], sparsity, color=colours[sparsity], **look)
             if dense:
-                accuracy = np.mean([_nan(network["test_accuracy"]) for network in dense])
+                accuracy = np.mean([_nan(network.test_accuracy) for network in dense])
                 axes.axhline(100 * accuracy, color=DENSE, linewidth=1, linestyle=":")
             axes.set_title(f"{looks.name(method)}\n{fill(variant, 120 // columns)}".strip(), fontsize=9)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -110,26 +111,22 @@ def _draw(axes: Axes, points: Sequence[_Point], sparsity: float, **look: Any) ->
     tell(bars.lines[0], [f"{percent(sparsity)}, epoch {epoch:.3g}: {e.text(100)} %" for epoch, e in points])
 
 
-def _epoch(cell: Mapping[str, Any], dense: Sequence[Mapping[str, Any]]) -> float | None:
+def _epoch(cell: CellResult, dense: Sequence[DenseResult]) -> float | None:
     """The epoch that a cell's mask was found at; None if its moment is no epoch of a training that is known."""
-    moment = Duration.parse(cell["find_at"])
-    network = next((one for one in dense if one["seed"] == cell["seed"] and _same(one, cell["dense"])), None)
+    moment = Duration.parse(cell.find_at)
+    network = next((one for one in dense if one.without_epochs == cell.dense), None)
     if not moment.best and moment.unit == "ep":
         return float(moment.count)
     if str(moment) == "0":
         return 0.0
-    if network is None or not network["epochs"] or moment.unit == "it":
+    if network is None or not network.epochs or moment.unit == "it":
         return None
-    total = len(network["epochs"])
+    total = len(network.epochs)
     if not moment.best:
         return float(total)
     until = moment.count if moment.unit == "ep" else total
-    values = [_nan(row["val_accuracy"]) for row in network["epochs"][:until]]
+    values = [_nan(row.val_accuracy) for row in network.epochs[:until]]
     return None if np.isnan(values).all() else float(np.nanargmax(values)) + 1
-
-
-def _same(network: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    return all(network[name] == value for name, value in known.items())
 
 
 def _nan(value: float | None) -> float:

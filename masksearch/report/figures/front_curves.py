@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from masksearch.analysis import Group, cost_share, pareto_front
+from masksearch.analysis import Estimate, Group, pareto_front
 from masksearch.core.protocol import Trial
 from masksearch.experiment import SweepResult
+from masksearch.experiment.results import Cap, CellResult
 from masksearch.report.figures.drawing import Drawing
 from masksearch.report.figures.hover import tell
 from masksearch.report.figures.style import STYLE, Looks, legend_columns
@@ -25,18 +25,19 @@ _COSTS = {"macs": "MACs", "params": "parameters", "latency": "measured latency"}
 
 
 def front_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """A panel for every method and way that has searched a front, the first seed's; none where nothing has."""
+    """A panel for every method and label with a searched front, of the first seed; none without fronts."""
     panels: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
-        if "front" in group.cells[0]:
-            panels.setdefault((group.method, group.way), []).append(group)
+        if group.cells[0].front:
+            panels.setdefault((group.method, group.label), []).append(group)
     if not panels:
         return
     some = dict(list(panels.items())[:_PANELS])
     first = next(iter(some.values()))[0].cells[0]
+    cost = _COSTS[_cap(first).cost]
     left_out = f" {len(panels) - _PANELS} more fronts are not drawn." if len(panels) > _PANELS else ""
     about = (
-        f"Score on the search images against {_COSTS[first['cap']['cost']]}, seed {first['seed']}. Dots: all masks "
+        f"Score on the search images against {cost}, seed {first.seed}. Dots: all masks "
         "that were scored; line: the Pareto front, which no mask beats in both; circles: the masks that were chosen "
         f"for the caps (dotted); crosses: what other methods have found at the caps.{left_out}"
     )
@@ -54,16 +55,16 @@ def _figure(
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         others: dict[str, None] = {}
-        for ((method, way), own), axes in zip(panels.items(), grid.flat, strict=False):
+        for ((method, label), own), axes in zip(panels.items(), grid.flat, strict=False):
             _panel(axes, _front_trials(result, own[0]), own, looks)
             for group in groups:
-                has = group.cells[0].keys() & {"cap", "front"}
-                if group.way == way and group.control == "none" and has == {"cap"}:
+                first = group.cells[0]
+                if group.label == label and group.control == "none" and first.cap and not first.front:
                     _mark(axes, group, looks)
                     others[group.method] = None
-            axes.set_title(looks.of_series(method, way))
-        cost = _COSTS[next(iter(panels.values()))[0].cells[0]["cap"]["cost"]]
-        objective = groups[0].cells[0]["score"]["objective"].replace("_", " ")
+            axes.set_title(looks.series_name(method, label))
+        cost = _COSTS[_cap(next(iter(panels.values()))[0].cells[0]).cost]
+        objective = groups[0].cells[0].score.objective.replace("_", " ")
         for axes in grid[-1]:
             axes.set_xlabel(f"{cost} (% of the dense network's)")
         for axes in grid[:, 0]:
@@ -76,10 +77,17 @@ def _figure(
 
 
 def _front_trials(result: SweepResult, group: Group) -> list[Trial]:
-    """All scored masks of a group's first seed, exact scores only."""
-    folder: Path = result.path.parent / group.cells[0]["front"]["folder"]
+    """All scored masks of the first seed of a group, exact scores only."""
+    front = group.cells[0].front
+    assert front is not None
+    folder = result.path.parent / front.folder
     trials = list(read_rows(folder)) if (folder / "history.jsonl").exists() else []
     return [trial for trial in trials if trial.score.exact and not math.isnan(trial.score.value)]
+
+
+def _cap(cell: CellResult) -> Cap:
+    assert cell.cap is not None, "a front is searched for caps"
+    return cell.cap
 
 
 def _panel(axes: Axes, trials: Sequence[Trial], groups: Sequence[Group], looks: Looks) -> None:
@@ -95,18 +103,19 @@ def _panel(axes: Axes, trials: Sequence[Trial], groups: Sequence[Group], looks: 
     by_number = {trial.number: trial for trial in trials}
     for group in groups:
         cell = group.cells[0]
-        axes.axvline(100 * cell["cap"]["share"], color="#999999", linewidth=0.8, linestyle=":")
-        chosen = by_number.get(cell["front"]["trial"])
+        cap = _cap(cell).share
+        axes.axvline(100 * cap, color="#999999", linewidth=0.8, linestyle=":")
+        chosen = by_number.get(cell.front.trial) if cell.front else None
         if chosen is not None:
             x, y = 100 * (chosen.score.cost or 0.0), chosen.score.value
             [ring] = axes.plot([x], [y], "o", color=colour, markersize=9, markerfacecolor="none", markeredgewidth=1.8)
-            accuracy = f"{100 * cell['trained']['test_accuracy']:.2f} % after retraining"
-            tell(ring, [f"cap {100 * cell['cap']['share']:.4g} %: {x:.3g} %, {y:.4g}; {accuracy}"])
+            accuracy = f"{Estimate.of([cell.trained.test_accuracy]).text(100)} % after retraining"
+            tell(ring, [f"cap {100 * cap:.4g} %: {x:.3g} %, {y:.4g}; {accuracy}"])
 
 
 def _mark(axes: Axes, group: Group, looks: Looks) -> None:
     cell = group.cells[0]
-    x, y = 100 * cost_share(cell, cell["cap"]["cost"]), cell["score"]["search_score"]
+    x, y = 100 * cell.cost_share(_cap(cell).cost), cell.score.search_score
     if y is not None:
         [mark] = axes.plot([x], [y], "x", color=looks.colour(group.method), markersize=6)
         tell(mark, [f"{looks.name(group.method)}: {x:.3g} %, {y:.4g}"])

@@ -18,22 +18,21 @@ __all__ = ["gaps"]
 def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:
     """Gaps of all searches of runs, by name; a figure of the gaps over the number of search images."""
     rows = []
-    lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}  # of a method, in one way, at one sparsity
+    lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}  # by method, label and sparsity
     searched: list[Group] = []
     for run, result in results.items():
         for group in group_cells(result.cells):
-            if group.control != "none" or not group.cells[0]["score"]["scorings"]:
+            if group.control != "none" or not group.cells[0].scorings:
                 continue
-            settings = group.cells[0]["settings"]
-            images = settings["search_examples"]
-            gap = Estimate.of(cell["score"]["accuracy_gap"] for cell in group.cells)
-            score = Estimate.of(cell["score"]["gap"] for cell in group.cells)
-            name = ", ".join(filter(None, [name_of(group.method), group.way]))
+            images = group.cells[0].setting("search_examples")
+            gap = Estimate.of(cell.score.accuracy_gap for cell in group.cells)
+            score = Estimate.of(cell.score.gap for cell in group.cells)
+            name = ", ".join(filter(None, [name_of(group.method), group.label]))
             numbers = (gap.text(100, 2, "+"), score.text(1, 4, "+"))
             rows.append((run, str(images or "default"), name, percent(group.sparsity), *numbers))
             searched.append(group)
             if images:
-                lines.setdefault((group.method, group.way, group.sparsity), []).append((images, gap))
+                lines.setdefault((group.method, group.label, group.sparsity), []).append((images, gap))
     about = (
         "A search's accuracy (in points) and score on the images that it saw, minus those on the rest of val. Runs "
         "with different --search-examples show how it falls with their number."
@@ -51,17 +50,17 @@ def _figure(lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]], loo
     with mpl.rc_context(STYLE):
         figure = Figure()
         axes = figure.subplots()
-        for number, ((method, way, sparsity), points) in enumerate(lines.items()):
+        for number, ((method, label, sparsity), points) in enumerate(lines.items()):
             ordered = sorted(points, key=lambda point: point[0])
-            label = ", ".join(filter(None, [looks.name(method), way, percent(sparsity)]))
+            name = ", ".join(filter(None, [looks.name(method), label, percent(sparsity)]))
             [line] = axes.plot(
                 [images for images, _ in ordered],
                 [100 * gap.mean for _, gap in ordered],
                 color=looks.colour(method),
-                label=label,
+                label=name,
                 marker="osD^v"[number % 5],
             )
-            tell(line, [f"{label}, {images} images: {gap.text(100, 2, '+')} points" for images, gap in ordered])
+            tell(line, [f"{name}, {images} images: {gap.text(100, 2, '+')} points" for images, gap in ordered])
         ticks = sorted({images for points in lines.values() for images, _ in points})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])

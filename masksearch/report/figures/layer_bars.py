@@ -1,6 +1,7 @@
 """Figures of layers: what every method leaves of each of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import matplotlib as mpl
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Group
+from masksearch.experiment.results import LayerCost
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, over_seeds, percent
 from masksearch.report.figures.hover import tell
 from masksearch.report.figures.style import STYLE, Looks, legend_columns
@@ -16,13 +18,13 @@ from masksearch.report.figures.style import STYLE, Looks, legend_columns
 __all__ = ["layer_drawings"]
 
 _SERIES = 8
-_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # of one method's ways
+_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # of the labels of one method
 _WHAT = {"weights_left": "weights", "macs_left": "MACs"}
 _Left = Mapping[str, Mapping[str, float]]
 
 
 def layer_drawings(groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Density, weights and effective MACs of every layer, a line per method and way, at one sparsity."""
+    """Density, weights and effective MACs of every layer, a line per method and label, at one sparsity."""
     if not groups:
         return
     sparsity = one_sparsity(groups)
@@ -31,10 +33,10 @@ def layer_drawings(groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
     for group in here:
         layers = _means(group)
         if layers not in [other for (method, _), other in left.items() if method == group.method]:
-            left[group.method, group.way] = layers  # others have just the same masks
+            left[group.method, group.label] = layers  # others have just the same masks
     if not left:
         return
-    chosen = few([group for group in here if (group.method, group.way) in left], _SERIES)
+    chosen = few([group for group in here if (group.method, group.label) in left], _SERIES)
     seeds = over_seeds(max(len(group.cells) for group in here))
     about = f"What is left of every layer at {percent(sparsity)} sparsity, {seeds}"
     if len(left) > len(chosen):
@@ -44,10 +46,12 @@ def layer_drawings(groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
 
 
 def _means(group: Group) -> _Left:
-    first = group.cells[0]["layers"]
     return {
-        name: {key: float(np.mean([cell["layers"][name][key] for cell in group.cells])) for key in costs}
-        for name, costs in first.items()
+        name: {
+            item.name: float(np.mean([getattr(cell.layers[name], item.name) for cell in group.cells]))
+            for item in fields(LayerCost)
+        }
+        for name in group.cells[0].layers
     }
 
 
@@ -55,9 +59,9 @@ def _figure(series: Mapping[tuple[str, str], _Left], looks: Looks) -> Figure:
     layers = list(next(iter(series.values())))
     whole = next(iter(series.values()))
     places = np.arange(len(layers))
-    ways: dict[str, list[str]] = {}
-    for method, way in series:
-        ways.setdefault(method, []).append(way)
+    labels: dict[str, list[str]] = {}
+    for method, label in series:
+        labels.setdefault(method, []).append(label)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 1.6 + 0.22 * max(6, len(layers)) + 0.1 * len(series)))
         density, weights, macs = figure.subplots(1, 3, sharey=True)
@@ -66,8 +70,8 @@ def _figure(series: Mapping[tuple[str, str], _Left], looks: Looks) -> Figure:
             axes.plot(totals, places, color="#aaaaaa", linewidth=5, alpha=0.5, solid_capstyle="round")
             axes.set_xscale("log")
         handles = []
-        for (method, way), left in series.items():
-            style, marker = _STYLES[ways[method].index(way) % len(_STYLES)]
+        for (method, label), left in series.items():
+            style, marker = _STYLES[labels[method].index(label) % len(_STYLES)]
             look: dict[str, Any] = {
                 "color": looks.colour(method),
                 "linestyle": style,
@@ -75,7 +79,7 @@ def _figure(series: Mapping[tuple[str, str], _Left], looks: Looks) -> Figure:
                 "markersize": 3.5,
             }
             shares = [100 * left[layer]["weights_left"] / left[layer]["weights"] for layer in layers]
-            name = looks.of_series(method, way)
+            name = looks.series_name(method, label)
             [line] = density.plot(shares, places, linewidth=1.3, **look)
             tell(line, [f"{name}, {layer}: {share:.3g} %" for layer, share in zip(layers, shares, strict=True)])
             for axes, key in ((weights, "weights_left"), (macs, "macs_left")):

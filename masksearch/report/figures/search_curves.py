@@ -30,12 +30,12 @@ def search_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
             chosen[group.method] = group, folder
     for group, folder in chosen.values():
         cell = group.cells[0]
-        objective = cell["score"]["objective"].replace("_", " ")
-        name = ", ".join([looks.of_series(group.method, group.way), f"{percent(group.sparsity)} sparse"])
-        rounds = f", round {len(cell['rounds'])}" if len(cell["rounds"]) > 1 else ""
+        objective = cell.score.objective.replace("_", " ")
+        name = ", ".join([looks.series_name(group.method, group.label), f"{percent(group.sparsity)} sparse"])
+        rounds = f", round {len(cell.rounds)}" if len(cell.rounds) > 1 else ""
         trials = list(read_rows(folder))
         figure = _search(trials, looks.colour(group.method), objective)
-        yield Drawing(f"search_{group.method}", f"{name}, seed {cell['seed']}{rounds}", figure)
+        yield Drawing(f"search_{group.method}", f"{name}, seed {cell.seed}{rounds}", figure)
 
 
 def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:

@@ -29,8 +29,8 @@ _PALETTE = (
 )
 DENSE = "#222222"
 
-# Where there are more ways than these, they have panels of their own.
-_WAYS: tuple[tuple[Any, str], ...] = (
+# Line style and marker by label; more labels than these have panels of their own.
+_LINES: tuple[tuple[Any, str], ...] = (
     ("-", "o"),
     ("--", "s"),
     (":", "^"),
@@ -65,11 +65,11 @@ class Shown(Protocol):
     @property
     def learned(self) -> bool: ...  # noqa: D102
     @property
-    def way(self) -> str: ...  # noqa: D102
+    def label(self) -> str: ...  # noqa: D102
 
 
 class Looks:
-    """Colours of the methods of a sweep, line styles of their ways, the same in all its figures.
+    """Colours of the methods of a sweep and line styles of their labels, the same in all its figures.
 
     Parameters
     ----------
@@ -79,11 +79,11 @@ class Looks:
 
     def __init__(self, groups: Iterable[Shown]) -> None:
         self._learned: dict[str, bool] = {}
-        ways: dict[str, None] = {}
+        labels: dict[str, None] = {}
         for group in groups:
             self._learned[group.method] = group.learned
-            ways[group.way] = None
-        self.methods, self.ways = list(self._learned), list(ways)
+            labels[group.label] = None
+        self.methods, self.labels = list(self._learned), list(labels)
         self._colours: dict[str, str] = {}
         tables: list[Table[Any]] = [SEARCHERS, CRITERIA, SUPERMASKS]
         known = [name for table in tables for name in table if table.added(name) is None]
@@ -102,31 +102,31 @@ class Looks:
         """The method's name, with a mark if gradients make its masks."""
         return name_of(method, self._learned[method])
 
-    def of_series(self, method: str, way: str) -> str:
-        """The name of a line: the method, and the way if there are several."""
-        return ", ".join(filter(None, [self.name(method), way if len(self.ways) > 1 else ""]))
+    def series_name(self, method: str, label: str) -> str:
+        """The name of a line: the method, and the label if there are several labels."""
+        return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
-    def line(self, way: str, ways: Sequence[str] = ()) -> dict[str, Any]:
-        """Line style and marker of a way, by its place among all, or among the ``ways`` of one panel."""
-        style, marker = _WAYS[list(ways or self.ways).index(way) % len(_WAYS)]
+    def line(self, label: str, labels: Sequence[str] = ()) -> dict[str, Any]:
+        """Line style and marker of a label, by its place among all, or among the ``labels`` of one panel."""
+        style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
 
     @property
-    def tells_ways_apart(self) -> bool:
-        """Whether every way has a line style of its own."""
-        return len(self.ways) <= len(_WAYS)
+    def has_line_styles(self) -> bool:
+        """Whether every label has a line style of its own."""
+        return len(self.labels) <= len(_LINES)
 
-    def handles(self, ways: Sequence[str] = ()) -> list[Line2D]:
-        """For a legend: a colour per method, and a line style per way if there are several."""
-        chosen = list(ways or self.ways)
+    def handles(self, labels: Sequence[str] = ()) -> list[Line2D]:
+        """For a legend: a colour per method, and a line style per label if there are several."""
+        chosen = list(labels or self.labels)
         colours = [
             Line2D([], [], color=self.colour(method), linewidth=3, label=self.name(method)) for method in self.methods
         ]
         if len(chosen) < 2:
             return colours
         styles = [
-            Line2D([], [], color="#666666", markersize=5, label=way or "plain", **self.line(way, chosen))
-            for way in chosen
+            Line2D([], [], color="#666666", markersize=5, label=label or "plain", **self.line(label, chosen))
+            for label in chosen
         ]
         return colours + styles
 

@@ -21,17 +21,17 @@ _PANELS = (("train_loss", "training loss", 1.0), ("val_accuracy", "validation ac
 
 def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Drawing]]:
     """The retrainings of groups at one sparsity, of the last round where there are several: a table and a figure."""
-    trained = [group for group in groups if all(cell["epochs"] for cell in group.cells)]
+    trained = [group for group in groups if all(cell.epochs for cell in group.cells)]
     if not trained:
         return [], []
     sparsity = percent(trained[0].sparsity)
     rows = []
     for group in trained:
-        losses = [[row["train_loss"] for row in cell["epochs"]] for cell in group.cells]
+        losses = [[row.train_loss for row in cell.epochs] for cell in group.cells]
         looked = [[one[0] for one in losses], [one[(len(one) - 1) // 2] for one in losses], [one[-1] for one in losses]]
-        best = Estimate.of(cell["trained"]["best_val_epoch"] for cell in group.cells)
-        last = Estimate.of(cell["trained"]["val_accuracy"] for cell in group.cells)
-        name = looks.of_series(group.method, group.way)
+        best = Estimate.of(cell.trained.best_val_epoch for cell in group.cells)
+        last = Estimate.of(cell.trained.val_accuracy for cell in group.cells)
+        name = looks.series_name(group.method, group.label)
         rows.append((name, *(Estimate.of(one).text(1, 4) for one in looked), last.text(100), best.plain(".1f")))
     about = (
         "Training loss: means of an epoch, the first, the one halfway and the last one. Mean ± 95 % interval over "
@@ -40,7 +40,7 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
     head = ("method", "loss, first", "loss, halfway", "loss, last", "validation %", "best epoch")
     grid = Grid(f"Trainability at {sparsity}", head, rows, 1, about)
     series = few(trained, _LINES)
-    chosen = [group for group in trained if (group.method, group.way) in series and group.control == "none"]
+    chosen = [group for group in trained if (group.method, group.label) in series and group.control == "none"]
     if not chosen:
         return [grid], []
     caption = f"How tickets of {sparsity} sparsity learn, {over_seeds(max(len(group.cells) for group in chosen))}."
@@ -52,7 +52,7 @@ def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
     rows = [
         (
             looks.name(row.group.method),
-            row.group.way,
+            row.group.label,
             percent(row.group.sparsity),
             row.treated.text(100),
             row.control.text(100),
@@ -77,14 +77,14 @@ def _figure(groups: Sequence[Group], looks: Looks) -> Figure:
         for axes, (name, label, scale) in zip(panels, _PANELS, strict=True):
             for group in groups:
                 epochs, means = _curve(group, name, scale)
-                style = looks.line(group.way)["linestyle"]
+                style = looks.line(group.label)["linestyle"]
                 axes.plot(epochs, means, color=looks.colour(group.method), linestyle=style, linewidth=1.5)
-                series = looks.of_series(group.method, group.way)
+                series = looks.series_name(group.method, group.label)
                 texts = [f"{series}, epoch {epoch:g}: {mean:.4g}" for epoch, mean in zip(epochs, means, strict=True)]
                 tell_along(axes, list(epochs), list(means), texts)
             axes.set(xlabel="epoch", ylabel=label)
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        handles = looks.handles(list(dict.fromkeys(group.way for group in groups)))
+        handles = looks.handles(list(dict.fromkeys(group.label for group in groups)))
         columns = legend_columns([str(handle.get_label()) for handle in handles], figure.get_figwidth())
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
         return figure
@@ -92,7 +92,7 @@ def _figure(groups: Sequence[Group], looks: Looks) -> Figure:
 
 def _curve(group: Group, name: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Epochs, and means over seeds as far as all seeds go."""
-    trainings = [cell["epochs"] for cell in group.cells]
+    trainings = [cell.epochs for cell in group.cells]
     common = min(map(len, trainings))
-    values = np.array([[row[name] for row in one[:common]] for one in trainings], float)  # of None it makes NaN
-    return np.array([row["epoch"] for row in trainings[0][:common]], float), scale * values.mean(axis=0)
+    values = np.array([[getattr(row, name) for row in one[:common]] for one in trainings], float)  # None: NaN
+    return np.array([row.epoch for row in trainings[0][:common]], float), scale * values.mean(axis=0)

@@ -1,7 +1,7 @@
 """Figures of trainings: training loss and validation accuracy over epochs, a line per sparsity."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -13,30 +13,32 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Group
+from masksearch.experiment.results import DenseResult
 from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
 from masksearch.report.figures.hover import tell_along
 from masksearch.report.figures.style import DENSE, STYLE, Looks, legend_columns, shades
+from masksearch.training import EpochRow
 
 __all__ = ["trajectory_drawings"]
 
-_SERIES = 9  # methods and ways that are drawn
+_SERIES = 9  # pairs of method and label that are drawn
 _COLUMNS = 3  # side by side in one figure
 _POINTS = 400  # of a line; more can't be told apart
 _ROWS = (("train_loss", "training loss", 1.0), ("val_accuracy", "validation accuracy (%)", 100.0))
 
 
-def trajectory_drawings(groups: Sequence[Group], dense: Sequence[Mapping[str, Any]], looks: Looks) -> Iterator[Drawing]:
-    """A column per method and way: loss above, accuracy below.
+def trajectory_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
+    """A column per method and label: loss above, accuracy below.
 
     Rounds follow one another, set apart by vertical lines. Means over seeds, as far as all seeds go.
     """
-    networks = [network["epochs"] for network in dense if network["epochs"]]
-    drawn = [group for group in groups if any(round_["epochs"] for round_ in group.cells[0]["rounds"])]
+    networks = [network.epochs for network in dense if network.epochs]
+    drawn = [group for group in groups if any(round_.epochs for round_ in group.cells[0].rounds)]
     series = few(drawn, _SERIES)
     total = len(few(drawn, len(drawn)))
     seeds = over_seeds(max([len(group.cells) for group in groups] or [len(networks)]))
     about = f"Training loss and validation accuracy over the epochs of retraining, {seeds}"
-    if any(len(group.cells[0]["rounds"]) > 1 for group in drawn):
+    if any(len(group.cells[0].rounds) > 1 for group in drawn):
         about += "; vertical lines part the rounds"
     if total > len(series):
         about += f"; {len(series)} of {total} methods and variants"
@@ -54,7 +56,9 @@ def trajectory_drawings(groups: Sequence[Group], dense: Sequence[Mapping[str, An
         yield Drawing(name, f"{about}.", _figure(drawn, series[first : first + columns], networks, looks))
 
 
-def _figure(groups: Sequence[Group], series: Sequence[tuple[str, str]], dense: Sequence[Any], looks: Looks) -> Figure:
+def _figure(
+    groups: Sequence[Group], series: Sequence[tuple[str, str]], dense: Sequence[Sequence[EpochRow]], looks: Looks
+) -> Figure:
     columns = max(1, len(series))
     colours = shades(group.sparsity for group in groups)
     with mpl.rc_context(STYLE):
@@ -67,8 +71,8 @@ def _figure(groups: Sequence[Group], series: Sequence[tuple[str, str]], dense: S
                 if dense:
                     _line(axes, _curve([[epochs] for epochs in dense], name, scale), DENSE, ":", "dense")
                 for group in groups:
-                    if series and (group.method, group.way) == series[place]:
-                        rounds = [[round_["epochs"] for round_ in cell["rounds"]] for cell in group.cells]
+                    if series and (group.method, group.label) == series[place]:
+                        rounds = [[round_.epochs for round_ in cell.rounds] for cell in group.cells]
                         curve = _curve(rounds, name, scale)
                         _line(axes, curve, colours[group.sparsity], "-", percent(group.sparsity))
                         partings[place] |= _partings(rounds)
@@ -105,16 +109,14 @@ def _line(axes: Axes, points: tuple[np.ndarray, np.ndarray], colour: Any, style:
     tell_along(axes, list(points[0]), list(points[1]), texts)
 
 
-def _curve(
-    seeds: Sequence[Sequence[Sequence[Mapping[str, Any]]]], name: str, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _curve(seeds: Sequence[Sequence[Sequence[EpochRow]]], name: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Epochs and means over seeds, the rounds one after the other with a gap between them."""
     epochs: list[float] = []
     means: list[float] = []
     done = 0.0  # epochs of the rounds before
     for rounds in zip(*seeds, strict=True):
         common = min(len(round_) for round_ in rounds)
-        values = np.array([[_number(row[name]) for row in round_[:common]] for round_ in rounds], float)
+        values = np.array([[_number(getattr(row, name)) for row in round_[:common]] for round_ in rounds], float)
         if common:
             if means:
                 epochs.append(done + 0.5)

@@ -38,15 +38,15 @@ def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
     chosen = few(here, _COLUMNS)
     columns: dict[str, tuple[str, Layers, Layers]] = {}
     for group in here:
-        if (group.method, group.way) in chosen:
+        if (group.method, group.label) in chosen:
             folder = result.folders[group.places[0]]
             if (folder / "retrained.safetensors").exists():
                 trained, before = _kept(result, group, folder)
-                title = f"{looks.name(group.method)}\n{fill(group.way, 20)}".strip()
+                title = f"{looks.name(group.method)}\n{fill(group.label, 20)}".strip()
                 columns[title] = looks.colour(group.method), trained, before
     if not columns:
         return
-    seed = here[0].cells[0]["seed"]
+    seed = here[0].cells[0].seed
     about = f"Kept weights of every layer at {percent(sparsity)} sparsity, seed {seed}: filled after training"
     about += ", lines when the mask was found" * any(before for _, _, before in columns.values())
     names = list(next(iter(columns.values()))[1])
@@ -69,7 +69,7 @@ def _kept(result: SweepResult, group: Group, folder: Path) -> tuple[Layers, Laye
     leaves weights that are no numbers: those have no place in a histogram.
     """
     cell = group.cells[0]
-    layers = list(cell["layers"])
+    layers = list(cell.layers)
     trained, _ = load_tensors(folder / "retrained.safetensors")
     source = _found_weights(result, group, folder)
     found = load_tensors(source)[0] if source else {}
@@ -88,19 +88,17 @@ def _kept(result: SweepResult, group: Group, folder: Path) -> tuple[Layers, Laye
 def _found_weights(result: SweepResult, group: Group, folder: Path) -> Path | None:
     """The file with the weights that a weight mask was found at; None if it isn't known, or filters were removed."""
     cell = group.cells[0]
-    if cell["granularity"] == "filter" or group.control != "none":
+    if cell.granularity == "filter" or group.control != "none":
         return None
     earlier = [
-        folder / f"round{round_['number']}" / "retrained.safetensors"
-        for round_ in cell["rounds"][:-1]
-        if round_["epochs"]
+        folder / f"round{round_.number}" / "retrained.safetensors" for round_ in cell.rounds[:-1] if round_.epochs
     ]
     if earlier:
         return earlier[-1] if earlier[-1].exists() else None
     networks = read_json(result.path / "sweep.json")["dense"]
-    homes = [Path(home) for home, seed in networks.items() if seed == cell["seed"]]
+    homes = [Path(home) for home, seed in networks.items() if seed == cell.seed]
     names = {"0": "init", "end": "dense", "best": "best"}
-    name = names.get(cell["find_at"], f"weights_{cell['find_at'].replace(':', '_')}")
+    name = names.get(cell.find_at, f"weights_{cell.find_at.replace(':', '_')}")
     files = [home / f"{name}.safetensors" for home in homes]
     return files[0] if len(files) == 1 and files[0].exists() else None
 

@@ -37,16 +37,16 @@ def comparison(results: Sequence[SweepResult]) -> list[Grid]:
 
 
 def _row(row: PairedRow) -> tuple[str, ...]:
-    key = row.key
-    words = [key["schedule"].replace("_", " ")] * (key["schedule"] != "one_shot")
-    words += [f"{key['n_rounds']} rounds"] * (key["n_rounds"] > 1)
-    words += [f"from {key['rewind_to']}"] * (key["rewind_to"] != "0")
-    words += [] if key["retrain_lr"] is None else [f"lr {key['retrain_lr']:g}"]
-    words += [key["part"]] * bool(key["part"]) + [key["control"]] * (key["control"] != "none")
+    kind = row.kind
+    words = [kind.schedule.replace("_", " ")] * (kind.schedule != "one_shot")
+    words += [f"{kind.n_rounds} rounds"] * (kind.n_rounds > 1)
+    words += [f"from {kind.rewind_to}"] * (kind.rewind_to != "0")
+    words += [] if kind.retrain_lr is None else [f"lr {kind.retrain_lr:g}"]
+    words += [kind.label] * bool(kind.label) + [kind.control] * (kind.control != "none")
     return (
-        name_of(key["method"]),
-        f"{100 * key['sparsity']:.4g} %",
-        key["find_at"],
+        name_of(kind.method),
+        f"{100 * kind.sparsity:.4g} %",
+        kind.find_at,
         ", ".join(words),
         *(estimate.text(100) for estimate in row.trained),
         *(estimate.text(100, sign="+") for estimate in row.difference),

@@ -3,11 +3,16 @@
 import csv
 import io
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from masksearch.experiment import SweepResult
+from masksearch.experiment.results import MOMENTS, Accuracy, CellResult, RoundResult
 from masksearch.utils.files import write_bytes
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["flat_row", "write_rows"]
 
@@ -15,40 +20,53 @@ _NAMES = (
     *("method", "learned", "granularity", "sparsity", "find_at", "seed"),
     *("schedule", "n_rounds", "rewind_to", "retrain_lr", "control"),
 )
-_MOMENTS = ("found", "untrained", "best_dense", "trained")
-_GROUPS = ("score", *_MOMENTS, "cost", "seconds")
+_OPTIONAL = ("score.kept", "score.foreign_trials", "trained.rest_accuracy")  # columns of the cells that have a value
 
 
-def flat_row(cell: Mapping[str, Any], machine: Mapping[str, str]) -> dict[str, Any]:
-    """One cell as a flat row: what it is, every single number, and what made it.
+def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
+    """One cell as a flat row: what it is, every single number, and the machine.
 
     Keys differ between cells: those with several rounds, a cap on a cost, or an early-bird ticket, have more of them.
     """
-    row = {name: cell[name] for name in _NAMES}
-    for group in ("cap", "front"):
-        row |= {f"{group}.{name}": value for name, value in cell.get(group, {}).items()}
-    row["density"], row["empty_layers"] = cell["mask"]["density"], " ".join(cell["mask"]["empty_layers"])
-    for group in _GROUPS:
-        row |= {f"{group}.{name}": value for name, value in cell[group].items() if not isinstance(value, dict)}
-    row |= {f"dense.{name}": value for name, value in cell["dense"].items() if not isinstance(value, dict)}
-    row |= {f"dense.{name}": cell["dense"]["cost"][name] for name in ("params", "macs")}
+    row: dict[str, object] = {name: getattr(cell, name) for name in _NAMES}
+    row |= _columns("cap", cell.cap) | _columns("front", cell.front)
+    row |= {"density": cell.mask.density, "empty_layers": " ".join(cell.mask.empty_layers)}
+    row |= _columns("score", cell.score)
+    row |= {"score.scorings": cell.scorings, "score.foreign_trials": cell.foreign_trials or None}
+    for moment in MOMENTS:
+        row |= _columns(moment, getattr(cell.last, moment))
+    row |= _columns("cost", cell.cost)
+    row |= {"seconds.search": cell.search_seconds, "seconds.retrain": cell.retrain_seconds}
+    row |= {"seconds.test": cell.test_seconds} | _columns("seconds", cell.latency, "latency_")
+    row |= {name: value for name, value in _columns("dense", cell.dense).items() if name != "dense.seed"}
+    row |= {"dense.params": cell.dense.cost.params, "dense.macs": cell.dense.cost.macs}
     row |= {name: machine[name] for name in ("masksearch", "torch", "device", "threads")}
-    if len(cell["rounds"]) > 1:
-        for round_ in cell["rounds"]:
-            row |= _flat_round(round_)
-    if "early_bird" in cell:
-        seen = cell["early_bird"]
-        row |= {f"early_bird.{name}": seen[name] for name in ("fired", "threshold", "relative")}
-        row |= {f"early_bird.fires.{name}": epoch for name, epoch in seen["fires"].items()}
-    return row
+    if len(cell.rounds) > 1:
+        for round_ in cell.rounds:
+            row |= _round_columns(round_)
+    if cell.early_bird:
+        row |= {f"early_bird.{name}": getattr(cell.early_bird, name) for name in ("fired", "threshold", "relative")}
+        row |= {f"early_bird.fires.{name}": epoch for name, epoch in cell.early_bird.fires.items()}
+    return {name: value for name, value in row.items() if value is not None or name not in _OPTIONAL}
 
 
-def _flat_round(round_: Mapping[str, Any]) -> dict[str, Any]:
-    prefix = f"round{round_['number']}"
-    row = {f"{prefix}.density": round_["mask"]["density"]}
-    for moment in _MOMENTS:
-        row |= {f"{prefix}.{moment}.{name}": round_[moment][name] for name in ("test_accuracy", "test_loss")}
-    return row | {f"{prefix}.trained.best_val_epoch": round_["trained"]["best_val_epoch"]}
+def _columns(group: str, figures: "DataclassInstance | None", prefix: str = "") -> dict[str, object]:
+    """Every number, text and truth value of a dataclass, by ``group.name``."""
+    values = {} if figures is None else {item.name: getattr(figures, item.name) for item in fields(figures)}
+    return {
+        f"{group}.{prefix}{name}": value
+        for name, value in values.items()
+        if value is None or isinstance(value, int | float | str)
+    }
+
+
+def _round_columns(round_: RoundResult) -> dict[str, object]:
+    prefix = f"round{round_.number}"
+    row: dict[str, object] = {f"{prefix}.density": round_.mask.density}
+    for name in MOMENTS:
+        moment: Accuracy = getattr(round_, name)
+        row |= {f"{prefix}.{name}.test_accuracy": moment.test_accuracy, f"{prefix}.{name}.test_loss": moment.test_loss}
+    return row | {f"{prefix}.trained.best_val_epoch": round_.trained.best_val_epoch}
 
 
 def write_rows(result: SweepResult, path: Path) -> None:

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from masksearch.experiment import Settings
+from masksearch.experiment.results import CellResult, DenseResult, load_result
 from masksearch.report.reproduce import flags_of
 from masksearch.report.tables.text_table import Grid
 from masksearch.utils.errors import InputError
@@ -75,15 +78,21 @@ def cell_contents(folder: Path) -> list[Grid]:
     settings = list(_flat(read_json(folder / "settings.json")))
     grids = [Grid("Settings", ("setting", "value"), settings, 2)]
     if (folder / "metrics.json").exists():
-        metrics = read_json(folder / "metrics.json")
-        shown = {
-            name: value for name, value in metrics.items() if name not in ("epochs", "rounds", "dense", "early_bird")
-        }
-        grids.append(Grid("Result", ("figure", "value"), list(_flat(shown)), 2))
+        grids.append(Grid("Result", ("figure", "value"), _figures(load_result(folder)), 2))
     elif (folder / "status.json").exists():
         stage = read_json(folder / "status.json")["stage"]
         grids.append(Grid("Result", ("figure", "value"), [("stage", f"{stage}: not finished")], 2))
     return [*grids, _files(folder)]
+
+
+_LISTS = ("epochs", "rounds", "dense", "early_bird", "settings")  # too long for a table
+
+
+def _figures(result: CellResult | DenseResult) -> list[tuple[str, str]]:
+    """Every figure of a dense network, or of a cell and its last round."""
+    values = msgspec.to_builtins(result)
+    last = msgspec.to_builtins(result.last) if isinstance(result, CellResult) else {}
+    return _flat({name: value for name, value in (values | last).items() if name not in _LISTS})
 
 
 def _asked(part: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "method": lambda row: _method(row),
     "variant": lambda row: row.variant,
     "sparsity": lambda row: f"{100 * row.sparsity:.4g} %" if row.sparsity else "–",
-    "cap": lambda row: f"{100 * row.cap[1]:.4g} % of {COSTS[row.cap[0]]}" if row.cap else "–",
+    "cap": lambda row: f"{100 * row.cap.share:.4g} % of {COSTS[row.cap.cost]}" if row.cap else "–",
     "cost %": lambda row: row.capped.plain(".1f", 100) if row.cap else "–",
     "found": lambda row: row.find_at,
     "untrained %": lambda row: row.untrained.text(100),
