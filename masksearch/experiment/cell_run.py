@@ -112,7 +112,7 @@ class _CellRun:
             cost=costs.cost,
             layers=costs.layers,
             latency=costs.latency,
-            dense=self.context.dense_result().without_epochs(),
+            dense=self.context.dense_result().without_epochs,
             cap=Cap(capped, cell.density) if capped else None,
             front=round_.found.front,
             early_bird=self._early_bird() if cell.row.detects else None,

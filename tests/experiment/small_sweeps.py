@@ -104,7 +104,11 @@ class CellFiles:
 
     @cached_property
     def settings(self):
-        return read_json(self.folder / "settings.json")
+        return read_json(self.folder / "settings.json")["settings"]
+
+    @cached_property
+    def identity(self):
+        return read_json(self.folder / "settings.json")["identity"]
 
     def build(self, weights=None):
         model = build_model(self.settings["sweep"]["model"], small_data(), seed=self.metrics.seed).eval()

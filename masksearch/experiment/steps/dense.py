@@ -77,7 +77,7 @@ def dense_network(
                 task.train(needed, list(detectors.values()), on_epoch)
             else:
                 task.take_from_file()
-        result = DenseResult.load(folder / "metrics.json")
+        result = DenseResult.load(folder.path)
         if result.diverged:
             raise InputError(
                 f"dense network of seed {first.seed}: its loss was not finite after epoch {len(result.epochs)}; "
@@ -160,7 +160,7 @@ class _DenseTask:
             diverged=bool(training and training.diverged),
             epochs=list(training.epochs) if training else [],
             seed=self.cell.seed,
-        ).save(self.folder / "metrics.json")
+        ).save(self.folder.path)
         self.folder.set_status("done")
 
 
