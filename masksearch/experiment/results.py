@@ -366,11 +366,11 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _write(path: Path, values: dict[str, Any]) -> None:
+def _write(path: Path, values: dict[str, object]) -> None:
     write_json(path, {"format": _FORMAT, **values})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     values = read_json(path)
     found = values.get("format") if isinstance(values, dict) else None
     if found != _FORMAT:
@@ -380,7 +380,7 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _convert(values: dict[str, Any], kind: type[_T], path: Path) -> _T:
+def _convert(values: dict[str, object], kind: type[_T], path: Path) -> _T:
     try:
         return msgspec.convert(_with_nan(values), kind)
     except msgspec.ValidationError as error:

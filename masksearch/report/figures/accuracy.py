@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from textwrap import fill
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +15,7 @@ from matplotlib.lines import Line2D
 from masksearch.analysis import Estimate, SummaryRow
 from masksearch.report.figures.drawing import Drawing, over_seeds, percent
 from masksearch.report.figures.hover import tell
-from masksearch.report.figures.style import DENSE, STYLE, Looks, legend_columns
+from masksearch.report.figures.style import DENSE, STYLE, LineStyle, Looks, legend_columns
 
 __all__ = ["accuracy_drawings"]
 
@@ -94,7 +93,7 @@ def _panels(rows: Sequence[SummaryRow], variants: Sequence[str], looks: Looks, n
 
 
 def _curves(
-    axes: Axes, rows: Sequence[SummaryRow], moment: _Moment, looks: Looks, styles: Mapping[str, dict[str, Any]]
+    axes: Axes, rows: Sequence[SummaryRow], moment: _Moment, looks: Looks, styles: Mapping[str, LineStyle]
 ) -> None:
     lines: dict[tuple[str, str], list[SummaryRow]] = {}
     for row in rows:

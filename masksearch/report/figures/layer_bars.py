@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,7 +12,7 @@ from masksearch.analysis import Group
 from masksearch.experiment.results import LayerCost
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, over_seeds, percent
 from masksearch.report.figures.hover import tell
-from masksearch.report.figures.style import STYLE, Looks, legend_columns
+from masksearch.report.figures.style import STYLE, LineStyle, Looks, legend_columns
 
 __all__ = ["layer_drawings"]
 
@@ -72,23 +71,19 @@ def _figure(series: Mapping[tuple[str, str], _Left], looks: Looks) -> Figure:
         handles = []
         for (method, label), left in series.items():
             style, marker = _STYLES[labels[method].index(label) % len(_STYLES)]
-            look: dict[str, Any] = {
-                "color": looks.colour(method),
-                "linestyle": style,
-                "marker": marker,
-                "markersize": 3.5,
-            }
+            colour = looks.colour(method)
+            look: LineStyle = {"linestyle": style, "marker": marker}
             shares = [100 * left[layer]["weights_left"] / left[layer]["weights"] for layer in layers]
             name = looks.series_name(method, label)
-            [line] = density.plot(shares, places, linewidth=1.3, **look)
+            [line] = density.plot(shares, places, color=colour, markersize=3.5, linewidth=1.3, **look)
             tell(line, [f"{name}, {layer}: {share:.3g} %" for layer, share in zip(layers, shares, strict=True)])
             for axes, key in ((weights, "weights_left"), (macs, "macs_left")):
                 # A layer that is empty has no place on a logarithmic axis: its point is missing.
                 values = [left[layer][key] or np.nan for layer in layers]
-                [line] = axes.plot(values, places, linewidth=1.3, **look)
+                [line] = axes.plot(values, places, color=colour, markersize=3.5, linewidth=1.3, **look)
                 pairs = zip(layers, values, strict=True)
                 tell(line, [f"{name}, {layer}: {value:,.0f} {_WHAT[key]}" for layer, value in pairs])
-            handles.append(Line2D([], [], linewidth=1.3, label=name, **look))
+            handles.append(Line2D([], [], color=colour, markersize=3.5, linewidth=1.3, label=name, **look))
         handles.append(Line2D([], [], color="#aaaaaa", linewidth=5, alpha=0.5, label="dense"))
         density.set(xlabel="density of the weights (%)", ylim=(len(layers) - 0.5, -0.5))
         density.set_xlim(left=min(0, density.get_xlim()[0]))

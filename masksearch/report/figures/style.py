@@ -1,7 +1,7 @@
 """One look for all figures: the same colour for the same method everywhere, told apart by the colour-blind."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 from zlib import crc32
 
 import matplotlib as mpl
@@ -12,7 +12,7 @@ from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.utils.registry import Table
 
-__all__ = ["DENSE", "STYLE", "Looks", "Shown", "legend_columns", "name_of", "shades"]
+__all__ = ["DENSE", "STYLE", "LineStyle", "Looks", "Shown", "legend_columns", "name_of", "shades"]
 
 # Okabe & Ito (2008), without yellow, which is too pale for lines; then darker and lighter siblings.
 _PALETTE = (
@@ -55,6 +55,13 @@ STYLE: Any = {  # matplotlib types its settings one name at a time
     "svg.fonttype": "none",  # text stays text: small, searchable
     "svg.hashsalt": "masksearch",  # same figure, same bytes
 }
+
+
+class LineStyle(TypedDict):
+    """Keywords of a line of matplotlib."""
+
+    linestyle: Any
+    marker: str
 
 
 class Shown(Protocol):
@@ -106,7 +113,7 @@ class Looks:
         """The name of a line: the method, and the label if there are several labels."""
         return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
-    def line(self, label: str, labels: Sequence[str] = ()) -> dict[str, Any]:
+    def line(self, label: str, labels: Sequence[str] = ()) -> LineStyle:
         """Line style and marker of a label, by its place among all, or among the ``labels`` of one panel."""
         style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
