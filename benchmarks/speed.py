@@ -114,8 +114,8 @@ _PARTS = {
     "learning from the score": ("annealing.py", "tell"),
     "what the move does to the weights": ("incremental.py", "_prepare"),
     "what that does to the layers": ("incremental.py", "_part_logits"),
-    "margins": ("accuracy.py", "_look"),
-    "doubtful images": ("accuracy.py", "_settled"),
+    "margins": ("bounded_accuracy.py", "_evaluate"),
+    "doubtful images": ("bounded_accuracy.py", "_right_images"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Scorers: what a mask is worth, measured on images."""
+"""Scorers: they measure masks on images."""
 
 from masksearch.scoring.constant_weights import signed_constants
 from masksearch.scoring.latency import LatencyShare

@@ -1,4 +1,4 @@
-"""What a filter mask costs in measured time."""
+"""The cost of a filter mask as measured latency."""
 
 import copy
 from functools import partial
@@ -16,21 +16,21 @@ __all__ = ["LatencyShare"]
 
 
 class LatencyShare:
-    """Latency of a mask's pruned network / that of the dense one, medians of runs in turn: a cost for searches.
+    """Latency of a mask's pruned network / latency of the dense network: a cost for searches.
 
-    A measurement, so no search that goes by it can be repeated to the last bit. Where latencies hardly differ, as those
-    of small networks and small batches, what is measured is chance.
+    Both are medians of alternating runs. Measurements vary, so a search with this cost can't be repeated exactly. For
+    small networks and small batches, the differences between masks may be smaller than the measurement noise.
 
     Parameters
     ----------
     model : nn.Module
-        Of the space; a copy of it is kept, on its device.
+        The network of the space. It is copied, and measured on its device.
     example : Tensor (n, ...)
-        Its first image is what a batch is filled with.
+        Its first image fills the batch.
     batch_size : int
         Images of a forward pass.
     seconds : float
-        Of one measurement, of both networks; at least 11 runs of each are timed whatever that takes.
+        Duration of one measurement of both networks; at least 11 runs of each are timed, even if they take longer.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LatencyShare:
 
     @torch.no_grad()
     def __call__(self, mask: Mask) -> float:
-        """1 for a mask that empties a layer: no smaller network can be made of it."""
+        """The share; 1 for a mask that empties a layer, since such a network can't be pruned."""
         if mask.empty_layers():
             return 1.0
         runs = {"pruned": prune(self._dense, self._space, mask), "dense": self._dense}

@@ -33,10 +33,10 @@ CustomObjective = Callable[[nn.Module, Tensor, Tensor], float]
 """(masked model in eval mode, images (n, c, h, w), labels (n,)) -> float."""
 
 FilterObjective = Callable[[FilterSpace, Mask], float]
-"""What a filter mask says by itself, without the network's weights and without images."""
+"""(filter space, mask) -> float, without weights and images."""
 
 LearnedLoss = Literal["val", "train"]
-"""The loss after a short training on validation images, or during its last epoch on what it learns."""
+"""The loss of a short training: on validation images at its end, or on training images during its last epoch."""
 
 _LOGIT_DEVIATION = 3.0
 _REMOVED = (
@@ -59,8 +59,9 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Minus the mean cross-entropy of 3 z / std(z), the deviation taken over all logits of all images.
 
-    A mask of an untrained network scales the logits as much as it shapes them, and cross-entropy mostly sees the scale.
-    With the deviation fixed it sees only which logits are larger, and smoothly so: a far better guide than accuracy.
+    A mask of an untrained network changes the scale of the logits as much as their order, and the scale dominates
+    cross-entropy. With a fixed deviation, cross-entropy measures only which logits are larger. It is smooth, and a much
+    better guide for a search than accuracy.
     """
     deviation = logits.std().clamp_min(torch.finfo(logits.dtype).tiny ** 0.5)
     return loss(_LOGIT_DEVIATION * logits / deviation, labels)
@@ -111,30 +112,32 @@ def width(space: FilterSpace, mask: Mask) -> float:
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table: one of the functions, or the loss that :class:`ShortTraining` looks at."""
+    """A row of the table: one of the functions, or the loss that :class:`ShortTraining` measures."""
 
     about: str
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
     of_filters: FilterObjective | None = None
     of_training: LearnedLoss | None = None
-    images: int | None = None  # of the split it scores on that it looks at, at most; None: at all
+    images: int | None = None  # largest number of images that are evaluated; None: all images of the split
 
 
 OBJECTIVES: Table[Objective] = Table(
     "objective",
     {
-        "accuracy": Objective("share of images that are classified rightly", accuracy),
+        "accuracy": Objective("share of correctly classified images", accuracy),
         "loss": Objective("minus the mean cross-entropy", loss),
-        "calibrated_loss": Objective("minus the cross-entropy of logits brought to one deviation", calibrated_loss),
+        "calibrated_loss": Objective(
+            "minus the cross-entropy of logits with a fixed standard deviation", calibrated_loss
+        ),
         "bn_recalibrated": Objective(
-            "minus the cross-entropy, BatchNorm statistics taken anew under the mask", of_network=bn_recalibrated
+            "minus the cross-entropy with BatchNorm statistics recomputed under the mask", of_network=bn_recalibrated
         ),
         "short_training": Objective(
             "minus the cross-entropy after a few steps of the ticket's training", of_training="val"
         ),
         "training_loss": Objective(
-            "minus the training loss in the last epoch of so short a training (Ru et al. 2021)",
+            "minus the training loss in the last epoch of a short training (Ru et al. 2021)",
             of_training="train",
             images=0,
         ),

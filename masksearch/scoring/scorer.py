@@ -1,4 +1,4 @@
-"""The scorer: a mask's network, run over the images on the path that is fastest, and measured."""
+"""The scorer: runs the masked network over the images on the fastest path and measures an objective."""
 
 import copy
 import time
@@ -29,35 +29,36 @@ _MASKS_PER_PASS = 16  # of a GPU; one mask keeps a CPU busy
 class Scorer:
     """Scores masks of one network on one set of images.
 
-    It keeps a copy of the network as it is now, in eval mode, and the images on its device; nothing of the caller's
-    model changes, and a scoring waits for the device once, for its final number.
+    The scorer copies the network in eval mode and keeps the images on its device. The caller's model never changes. A
+    scoring synchronises with the device once, to read the score.
 
     Parameters
     ----------
     model : nn.Module
         The network whose masks are scored; images (n, c, h, w) -> logits (n, classes).
     space : NetworkSpace
-        What its masks are masks of.
+        The space of the masks.
     split : Split
         The images, usually ``data.search``.
     objective : str or callable
         A name in ``OBJECTIVES``, or ``f(model, images, labels) -> float``, higher = better. A callable gets the masked
-        model in eval mode and may enable gradients, but has to leave weights and buffers as they were.
+        model in eval mode and may enable gradients, but must leave weights and buffers unchanged.
     loss : callable, optional
-        Own task: ``loss(outputs, labels)`` -> mean over the images, as a scalar tensor. Goes with ``objective="loss"``,
-        whose score is then minus this loss; outputs may be anything.
+        Loss of another task: ``loss(outputs, labels)`` -> mean over the images, a scalar tensor. It requires
+        ``objective="loss"``; the score is minus this loss. Outputs may have any type.
     device : str or torch.device, optional
-        Where to score; by default where the model is.
+        Device of the scoring; by default that of the model.
     batch_size : int, optional
-        Images per forward pass; if left out, what suits the device.
+        Images per forward pass; by default, a number that suits the device.
     fast : bool
-        Take a faster path to the logits where there is one: the pruned network for filter masks, what a move changes
-        for weight masks, in the weights, or of linear chains on a CPU in what comes of them. Callables, own losses,
-        objectives that look at the network and all others take the plain one. Accuracies on a CPU are those of the
-        plain one, image by image, and end as soon as a proposal is sure to miss its threshold. On a GPU, where every
-        new width of a layer costs more than the channels that it saves, filter masks take the plain path; and weight
-        masks that are proposed at once are scored at once, of networks of up to a million weights without convolutions:
-        such scores differ by rounding from those of masks that come one by one.
+        Use a fast path to the logits if there is one. Filter masks on a CPU run the network without the removed
+        channels. Weight masks write only the weights that a move changes, and linear chains on a CPU compute only the
+        activations that a move changes. Callables, losses of other tasks and objectives that need the network take the
+        reference path. Accuracies on a CPU equal those of the reference path for every image, and a scoring stops as
+        soon as the proposal can't reach its threshold. On a GPU, filter masks take the reference path, since new layer
+        widths cost more time than the removed channels save; weight masks that are proposed at once are scored in one
+        pass, for networks of up to a million weights without convolutions. Such scores differ by rounding from the
+        scores of single masks.
 
     masks_per_pass : int, optional
         Preferred maximum of weight masks that are scored in one pass: by default 16 on a GPU and 1 on a CPU. The
@@ -66,8 +67,8 @@ class Scorer:
     Raises
     ------
     InputError
-        If images or weights are not finite, the outputs don't fit the objective, or it is of filter masks and the space
-        is not.
+        If images or weights are not finite, if the outputs don't fit the objective, or if the objective needs filter
+        masks and the space has others.
     """
 
     def __init__(
@@ -88,11 +89,11 @@ class Scorer:
         device = device or next(model.parameters()).device
         self.space = space
         self.objective = objective
-        self._measure, self._own, self._of_filters = _functions(objective)
+        self._measure, self._of_network, self._of_filters = _functions(objective)
         if self._of_filters is not None and not isinstance(space, FilterSpace):
             raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
-        asked = OBJECTIVES[objective].images if isinstance(objective, str) else None
-        self._looks_at = len(split) if asked is None else min(asked, len(split))
+        limit = OBJECTIVES[objective].images if isinstance(objective, str) else None
+        self._n_images = len(split) if limit is None else min(limit, len(split))
         self._loss = loss
         self._model = copy.deepcopy(model).to(device).eval()
         self._images = split.inputs.to(device)
@@ -101,7 +102,7 @@ class Scorer:
         with torch.no_grad():
             if takes_channels_last(self._model, self._images[:2]):
                 self._images = self._images.contiguous(memory_format=torch.channels_last)
-        self._batch_size = batch_size or self._suited_batch()
+        self._batch_size = batch_size or self._default_batch_size()
         self._since_refresh = 0
         self._path = self._choose_path(fast)
         default = 1 if self._images.device.type == "cpu" else _MASKS_PER_PASS
@@ -118,12 +119,12 @@ class Scorer:
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
         """One score per mask or proposal, in order.
 
-        The score of a proposal with a threshold is a bound if fewer than all images show that it misses the threshold.
+        A proposal with a threshold gets a bound if part of the images proves that its score is below the threshold.
 
         Raises
         ------
         InputError
-            If a mask is of another space.
+            If a mask belongs to another space.
         """
         proposals = proposals_of(masks, self.space)
         if self._batched is None:
@@ -136,20 +137,20 @@ class Scorer:
 
     @property
     def refresh_every(self) -> int:
-        """Scorings after which a :meth:`refresh` is due; a search can only be taken up again after one."""
+        """Scorings from one :meth:`refresh` to the next. Searches write checkpoints after a refresh."""
         return (self._accuracy or self._path).refresh_every
 
     def refresh(self) -> None:
-        """Drop what is carried over from one scoring to the next, and with it the rounding errors."""
+        """Drop the state that earlier scorings have left, and with it their rounding errors."""
         (self._accuracy or self._path).refresh()
         self._since_refresh = 0
 
     def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
-        if self._since_refresh == self.refresh_every:  # nobody else has thought of it
+        if self._since_refresh == self.refresh_every:  # the caller has not refreshed the scorer
             self.refresh()
         self._since_refresh += 1
-        exact, images = True, self._looks_at
+        exact, images = True, self._n_images
         if self._accuracy is not None:
             value, exact, images = self._accuracy.score(proposal)
         elif self._of_filters is not None and isinstance(self.space, FilterSpace):
@@ -159,7 +160,7 @@ class Scorer:
                 value = float(self._measure(self._path.logits(proposal), self._labels))
         else:
             with self.space.applied(self._model, proposal.mask):
-                value = self._own_value()
+                value = self._network_value()
         return Score(value, exact, seconds=time.perf_counter() - start, images=images)
 
     def _score_batched(self, together: BatchedMasks, proposals: Sequence[Proposal]) -> list[Score]:
@@ -168,13 +169,13 @@ class Scorer:
         logits = together.logits([proposal.mask for proposal in proposals])
         values = batched_objective(self._measure, logits, self._labels).tolist()
         seconds = (time.perf_counter() - start) / len(proposals)
-        return [Score(value, exact=True, seconds=seconds, images=self._looks_at) for value in values]
+        return [Score(value, exact=True, seconds=seconds, images=self._n_images) for value in values]
 
-    def _own_value(self) -> float:
-        """What the caller's own objective or loss says of the masked network."""
+    def _network_value(self) -> float:
+        """The value of an objective of the masked network, or minus the loss of another task."""
         if self._loss is None:
-            assert self._own is not None
-            return float(self._own(self._model, self._images, self._labels))
+            assert self._of_network is not None
+            return float(self._of_network(self._model, self._images, self._labels))
         batches = zip(self._images.split(self._batch_size), self._labels.split(self._batch_size), strict=True)
         with torch.no_grad():
             losses = [self._loss(self._model(images), labels) * len(labels) for images, labels in batches]
@@ -198,12 +199,12 @@ class Scorer:
             return None
         if self._loss is not None or not isinstance(space, WeightSpace) or not is_small(model, space):
             return None
-        if not supports_batching(model, space, measure, self._images[few], self._labels[few]):
+        if not supports_batching(model, space, measure, self._images[probe], self._labels[probe]):
             return None
         return BatchedMasks(model, space, self._images, self._batch_size)
 
-    def _suited_batch(self) -> int:
-        """Images per pass. Callables and objectives of masks make passes of their own, or none."""
+    def _default_batch_size(self) -> int:
+        """Images per forward pass; all images for callables and objectives of masks, which get no batches."""
         if self._measure is None and self._loss is None:
             return len(self._images)
         return images_per_pass(self._model, self._images)
@@ -232,17 +233,17 @@ class Scorer:
         worst = int(self._labels.max())
         if int(self._labels.min()) < 0 or worst >= logits.shape[1]:
             raise InputError(
-                f"labels: {int(self._labels.min())} to {worst}; the model knows 0 to {logits.shape[1] - 1}"
+                f"labels: {int(self._labels.min())} to {worst}; the model has classes 0 to {logits.shape[1] - 1}"
             )
 
 
 def _functions(
     objective: str | CustomObjective,
 ) -> tuple[LogitObjective | None, CustomObjective | None, FilterObjective | None]:
-    """What measures logits, the masked network, or the mask: one of the three is there."""
+    """The function of logits, of the masked network, or of the filter mask; the other two are None."""
     if not isinstance(objective, str):
         return None, objective, None
     row = OBJECTIVES[objective]
     if row.of_training is not None:
-        raise InputError(f"objective: {objective} trains every ticket for a while, which ShortTraining does")
+        raise InputError(f"objective: {objective} trains every ticket for a few steps; use ShortTraining")
     return row.of_logits, row.of_network, row.of_filters

@@ -64,9 +64,9 @@ def test_rounds_nest_and_end_at_the_density_of_the_scope(monkeypatch, scope, on_
     last = select("synflow", model, space, make_batches(30), density, on_empty=on_empty, **options)
     assert nest([*seen[1:], last])
     assert last.n_kept == space.count(density)
-    if scope != "global" and (on_empty == "allow" or not any(q == 0 for q in space.quotas(density, scope))):
-        assert list(last.kept_per_layer().values()) == space.quotas(density, scope)
-        for layer, kept in zip(space.layers, space.quotas(density, scope), strict=True):
+    if scope != "global" and (on_empty == "allow" or not any(q == 0 for q in space.quotas(density, **options))):
+        assert list(last.kept_per_layer().values()) == space.quotas(density, **options)
+        for layer, kept in zip(space.layers, space.quotas(density, **options), strict=True):
             halfway = seen[50].kept_per_layer()[layer.name]  # before round 51: 50 are done
             assert halfway == pytest.approx((layer.size * max(kept, 1)) ** 0.5, abs=1.001)
     if on_empty == "keep_one":

@@ -40,7 +40,7 @@ def test_logits_are_the_masked_networks(name, sliced):
     images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     space = filter_space(model, images[:1])
     compact, reference = (path(model, space, images, 4) for path in (CompactPath, ReferencePath))
-    assert compact._sliced is sliced
+    assert compact._slices is sliced
     for seed, density in enumerate((0.2, 0.5, 0.9)):
         generator = torch.Generator().manual_seed(seed)
         proposal = Proposal.of(space.random(density, "layerwise", generator, on_empty="keep_one"))
@@ -80,5 +80,5 @@ def test_what_cannot_be_traced_is_sliced_as_it_is():
     assert groups is space.groups
     proposal = Proposal.of(space.random(0.5, generator=torch.Generator().manual_seed(0)))
     compact, reference = (path(model, space, images, 4) for path in (CompactPath, ReferencePath))
-    assert compact._sliced
+    assert compact._slices
     assert torch.allclose(compact.logits(proposal), reference.logits(proposal), atol=1e-6)

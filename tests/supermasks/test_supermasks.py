@@ -244,7 +244,7 @@ def test_refusals_name_what_is_wrong():
         learn("zhou", make_mlp(64, 8, 10), space, split, 0.1)
     with pytest.raises(InputError, match=r"density: 1\.5"):
         learn("zhou", model, space, split, 1.5)
-    with pytest.raises(InputError, match="scope: 'erkk'"):
+    with pytest.raises(InputError, match="unknown scope 'erkk'"):
         learn("zhou", model, space, split, 0.1, scope="erkk")
     none = {"1": 0.1, "3": 0.0}
     with pytest.raises(InputError, match="keeps nothing of layer '3'"):

@@ -1,12 +1,16 @@
-"""Accuracy image by image: the reference's to the last image, and no image more than a certain outcome takes.
+"""Accuracies that equal those of the reference path, and bounds of them from as few images as possible.
 
-A proposal with a threshold doesn't want its score where that is below. With w images wrong among those seen so far, the
-accuracy is at most (n - w) / n; once that is below the threshold, nothing that follows matters. The images come in the
-order of their margins under a mask that was scored in full not long ago: those that are wrong first, then the doubtful
-ones, so that certainty comes early. How early depends on the accuracy: what is certainly right is never looked at.
+Why bounds suffice. A proposal with a threshold needs an exact score only if the score reaches the threshold. With w
+wrong images among those evaluated so far, the accuracy is at most (n - w) / n. As soon as this bound is below the
+threshold, scoring stops.
 
-Faster paths round differently from the reference. An image whose margin (its label's logit minus the largest other one)
-is within rounding counts as right in the bound; where an accuracy is wanted, the reference is asked about its batch.
+Why the images are ordered. The images are evaluated in the order of their margins under a mask that was scored
+recently: first those that were wrong, then those with small margins. The bound then falls below the threshold early,
+after a number of images that depends on the accuracy; images with large margins are rarely evaluated.
+
+Why rounding doesn't matter. The margin of an image is its label's logit minus the largest other logit. Fast paths round
+differently from the reference, so the sign of a margin within rounding is doubtful. Doubtful images count as right in
+the bound. For an exact accuracy, the reference path evaluates the batches of the doubtful images.
 """
 
 import math
@@ -23,31 +27,31 @@ from masksearch.scoring.paths.reference import Path, ReferencePath
 
 __all__ = ["Accuracy"]
 
-_ROUNDING = 32  # a path's logits differ from the reference's by less than so many units in the last place (measured: 7)
-_REFRESH_EVERY = 16  # scorings that an order of images serves, where the path itself has no reason for another number
-_AT_FIRST = 0.05  # of the images, beyond those that are wrong now: before that, certainty is rare
-_THEN = 0.25  # of the images, from one look at the bound to the next
-_WORTH = 0.75  # of the images: if more are to be seen at first, their order doesn't matter
+_ROUNDING = 32  # units in the last place by which logits of a path and of the reference may differ (measured: 7)
+_REFRESH_EVERY = 16  # scorings with one order of the images, if the path needs no larger number
+_FIRST_MARGIN = 0.05  # first part: the wrong images and this share of all; smaller parts rarely settle the outcome
+_LATER_PART = 0.25  # later parts: share of the images between two checks of the bound
+_MAX_FIRST = 0.75  # share of the images; if the first part would be larger, the images are not ordered
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What is known of one part of the images."""
+class _Evaluated:
+    """Logits and margins of one part of the images."""
 
     logits: Tensor  # (b, classes)
     margins: Tensor  # (b,)
-    tolerance: float  # margins up to here may be of either sign
+    tolerance: float  # margins up to this size are doubtful: they may have the other sign in the reference path
 
 
 class Accuracy:
-    """Shares of images that masks get right, on a CPU.
+    """Accuracies of masks on a CPU: exact, or bounds below the threshold of a proposal.
 
     Parameters
     ----------
     path : Path
-        To the logits.
+        Fast path to the logits.
     reference : ReferencePath
-        To those that count.
+        Path to the logits that define the accuracy.
     labels : int64 tensor (n,)
         Of all images.
     """
@@ -59,68 +63,71 @@ class Accuracy:
         self.refresh()
 
     def refresh(self) -> None:
-        """Forget the images' order, and what the path carries over."""
+        """Drop the order of the images and the state of the path."""
         self._path.refresh()
         self._arrange(self._whole)
         self._ordered = False
 
     @torch.no_grad()
     def score(self, proposal: Proposal) -> tuple[float, bool, int]:
-        """Accuracy, or an upper bound below the threshold; whether it is exact; and how many images were looked at.
+        """Accuracy, or an upper bound below the threshold; whether it is exact; and the number of evaluated images.
 
-        The first scoring after a :meth:`refresh` always looks at all: it gives the images their order.
+        The first scoring after a :meth:`refresh` is exact and defines the order of the images.
         """
         n = len(self._labels)
         threshold = proposal.threshold if self._ordered and proposal.threshold is not None else -math.inf
         order = self._images
-        seen: list[_Seen] = []
-        looked_at = possible = 0
+        evaluated: list[_Evaluated] = []
+        n_evaluated = possible = 0
         with closing(self._path.parts(proposal, self._places)) as parts:  # type: ignore[type-var]
             for logits, labels in zip(parts, self._part_labels, strict=False):
-                seen.append(_look(logits, labels))
-                if not math.isfinite(seen[-1].tolerance):
+                evaluated.append(_evaluate(logits, labels))
+                if not math.isfinite(evaluated[-1].tolerance):
                     return float(accuracy(self._reference.logits(proposal), self._labels)), True, n
-                looked_at += len(labels)
-                possible += int((seen[-1].margins >= -seen[-1].tolerance).sum())
-                if looked_at < n and (possible + n - looked_at) / n < threshold:
-                    return (possible + n - looked_at) / n, False, looked_at
-        margins = torch.cat([part.margins for part in seen])
-        right = self._settled(proposal, seen, margins, order)
+                n_evaluated += len(labels)
+                possible += int((evaluated[-1].margins >= -evaluated[-1].tolerance).sum())
+                if n_evaluated < n and (possible + n - n_evaluated) / n < threshold:
+                    return (possible + n - n_evaluated) / n, False, n_evaluated
+        margins = torch.cat([part.margins for part in evaluated])
+        right = self._right_images(proposal, evaluated, margins, order)
         if not self._ordered:
             self._order(margins, order, n - int(right.sum()))
         return int(right.sum()) / n, True, n
 
-    def _settled(self, proposal: Proposal, seen: Sequence[_Seen], margins: Tensor, order: Tensor) -> Tensor:
-        """Which images are right, bool (n,), in the order in which they were seen."""
+    def _right_images(
+        self, proposal: Proposal, evaluated: Sequence[_Evaluated], margins: Tensor, order: Tensor
+    ) -> Tensor:
+        """Whether each image is right, bool (n,), in evaluation order; the reference decides about doubtful images."""
         right = margins > 0
-        doubtful = (margins.abs() <= max(part.tolerance for part in seen)).nonzero().flatten()
+        doubtful = (margins.abs() <= max(part.tolerance for part in evaluated)).nonzero().flatten()
         if not len(doubtful):
             return right
-        logits = torch.cat([part.logits for part in seen])[doubtful]
+        logits = torch.cat([part.logits for part in evaluated])[doubtful]
         labels = self._labels[order[doubtful]]
-        # Logits of exactly zero are those of neurons that are cut off, for the reference too: the first one counts.
+        # Logits of exactly zero belong to a mask that cuts all paths. They are zero in the reference path, too, so that
+        # argmax, which returns the first of equal logits, is the same without asking the reference.
         cut_off = (logits.amax(1) == 0) & (margins[doubtful] == 0)
         right[doubtful] = logits.argmax(1) == labels
         asked = doubtful[~cut_off]
         if len(asked):
             size = self._reference.part
             numbers = (order[asked] // size).unique()
-            known = self._reference.batch_logits(proposal, numbers.tolist()).argmax(1)
+            guesses = self._reference.batch_logits(proposal, numbers.tolist()).argmax(1)
             places = torch.cat([torch.arange(k * size, min((k + 1) * size, len(order))) for k in numbers.tolist()])
-            guesses = torch.empty_like(self._labels).index_copy_(0, places, known)
-            right[asked] = guesses[order[asked]] == self._labels[order[asked]]
+            guess_of = torch.empty_like(self._labels).index_copy_(0, places, guesses)
+            right[asked] = guess_of[order[asked]] == self._labels[order[asked]]
         return right
 
     def _order(self, margins: Tensor, order: Tensor, wrong: int) -> None:
-        """Order the images by their margins, in parts whose ends are the moments at which to look at the bound."""
+        """Order the images by their margins, and divide them into parts; the bound is checked after every part."""
         n = len(order)
         self._ordered = True
-        first = wrong + math.ceil(_AT_FIRST * n)
-        if first > _WORTH * n:
+        first = wrong + math.ceil(_FIRST_MARGIN * n)
+        if first > _MAX_FIRST * n:
             return
         ranked = order[margins.argsort(stable=True)]
         pieces = math.ceil(first / self._path.part)
-        later = min(self._path.part, math.ceil(_THEN * n))
+        later = min(self._path.part, math.ceil(_LATER_PART * n))
         self._arrange([*ranked[:first].tensor_split(pieces), *ranked[first:].split(later)])
 
     def _arrange(self, places: Sequence[Tensor]) -> None:
@@ -128,8 +135,8 @@ class Accuracy:
         self._part_labels = [self._labels[place] for place in places]
 
 
-def _look(logits: Tensor, labels: Tensor) -> _Seen:
+def _evaluate(logits: Tensor, labels: Tensor) -> _Evaluated:
     own = logits.gather(1, labels[:, None])
     others = logits.clone().scatter_(1, labels[:, None], -math.inf).amax(1)
     tolerance = _ROUNDING * torch.finfo(logits.dtype).eps * float(logits.abs().max())
-    return _Seen(logits, own[:, 0] - others, tolerance)
+    return _Evaluated(logits, own[:, 0] - others, tolerance)
