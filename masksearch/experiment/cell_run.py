@@ -41,6 +41,7 @@ from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
 from masksearch.spaces import FilterSpace
 from masksearch.training import EpochRow, Training, steps_per_epoch, train
+from masksearch.training.checkpoint import remove_checkpoint
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
 from masksearch.utils.files import save_tensors
@@ -64,7 +65,7 @@ def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellR
     result.save(folder.path)
     folder.set_status("done")
     for checkpoint in [*folder.path.rglob("retraining.safetensors"), *folder.path.rglob("supermask.safetensors")]:
-        checkpoint.unlink()
+        remove_checkpoint(checkpoint)
     callback.cell_ends(cell, result)
     return result
 

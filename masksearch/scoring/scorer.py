@@ -194,7 +194,7 @@ class Scorer:
 
     def _choose_batched(self, masks_per_pass: int) -> BatchedMasks | None:
         """What scores several masks in one pass, where the network and the objective allow it."""
-        model, space, measure, few = self._model, self.space, self._measure, slice(2)
+        model, space, measure, probe = self._model, self.space, self._measure, slice(2)
         if masks_per_pass == 1 or not isinstance(self._path, InPlacePath | IncrementalPath) or measure is None:
             return None
         if self._loss is not None or not isinstance(space, WeightSpace) or not is_small(model, space):

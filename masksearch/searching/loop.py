@@ -133,7 +133,7 @@ def search(
     if folder is None:
         return run(None)
     path = Path(folder)
-    with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder"):
+    with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder", reentrant=True):
         return run(path)
 
 

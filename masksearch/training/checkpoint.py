@@ -19,7 +19,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
 from masksearch.utils.locks import locked
 
-__all__ = ["digest", "load_checkpoint", "locks_checkpoint", "save_checkpoint"]
+__all__ = ["digest", "load_checkpoint", "locks_checkpoint", "remove_checkpoint", "save_checkpoint"]
 
 _FORMAT = "masksearch.training"
 
@@ -38,11 +38,20 @@ def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Argum
         if options.get("checkpoint") is None:
             return function(*arguments, **options)
         path = Path(str(options["checkpoint"]))
-        lock = path.with_name(f"{path.name}.lock")
-        with locked(lock, f"checkpoint {path}", "wait for it, or name another file"):
+        with locked(_lock_file(path), f"checkpoint {path}", "wait for it, or name another file"):
             return function(*arguments, **options)
 
     return holding
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint and its lock file, when the training is over; nothing happens if there are none."""
+    for file in (path, _lock_file(path)):
+        file.unlink(missing_ok=True)
+
+
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
 
 
 def digest(tensors: Mapping[str, Tensor] | None) -> str:

@@ -1,5 +1,6 @@
 """Locks on files: only one process, and only one thread, works on a folder or a file at a time."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,21 @@ from masksearch.utils.errors import InputError
 __all__ = ["locked"]
 
 
+class _Held(threading.local):
+    """The lock files that this thread holds."""
+
+    def __init__(self) -> None:
+        self.paths: set[Path] = set()
+
+
+_HELD = _Held()
+
+
 @contextmanager
-def locked(path: Path, subject: str, advice: str, *, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, subject: str, advice: str, *, wait: bool = False, reentrant: bool = False) -> Iterator[None]:
     """Hold the lock file ``path``. The system releases it when the process ends, even if the process is killed.
 
-    The thread that holds a lock may take it again: a search in the folder of a sweep that holds the folder's lock.
-    The lock file stays when the lock is released, since a second process may already wait for it.
+    The lock file stays when the lock is released, since another process may have opened it already.
 
     Parameters
     ----------
@@ -25,24 +35,35 @@ def locked(path: Path, subject: str, advice: str, *, wait: bool = False) -> Iter
     subject : str
         What is locked, for error messages: ``"run folder runs/x"``.
     advice : str
-        What to do if another process holds the lock, for the error message.
+        What to do if the lock is held, for error messages.
     wait : bool
         Wait until another process or thread releases the lock, instead of raising an error.
+    reentrant : bool
+        Accept that the caller's thread holds the lock already, as in a search in a folder that a sweep has locked.
 
     Raises
     ------
     InputError
-        If another process or thread holds the lock and ``wait`` is False, or if the lock file can't be written.
+        If the lock is held and ``wait`` and ``reentrant`` don't apply, or if the lock file can't be written.
     """
+    refused = InputError(f"{subject}: another process is working in it; {advice}")
+    lock_file = path.resolve()
+    if lock_file in _HELD.paths:
+        if not reentrant:
+            raise refused
+        yield
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.resolve(), is_singleton=True)  # one object per path, so that a thread can take it twice
+        lock = FileLock(lock_file)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
-        raise InputError(f"{subject}: another process is working in it; {advice}") from None
+        raise refused from None
     except OSError as error:
         raise InputError(f"{subject}: can't be written to ({error.strerror})") from None
+    _HELD.paths.add(lock_file)
     try:
         yield
     finally:
+        _HELD.paths.discard(lock_file)
         lock.release()

@@ -12,6 +12,7 @@ import torch
 
 import masksearch as ms
 from masksearch.core.space import MaskSpace
+from masksearch.training.checkpoint import remove_checkpoint
 from masksearch.utils.errors import InputError
 from masksearch.utils.locks import locked
 
@@ -89,12 +90,36 @@ def test_a_second_thread_is_refused(work, lock, path, message, tmp_path):
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_the_thread_that_holds_a_lock_may_take_it_again(wait, tmp_path):
-    with locked(tmp_path / "run" / ".lock", "it", "wait", wait=wait):
+def test_a_search_may_use_a_folder_that_its_own_thread_has_locked(wait, tmp_path):
+    lock = tmp_path / "run" / ".lock"
+    with locked(lock, "it", "wait", wait=wait):
         searched(tmp_path / "run")
-        with locked(tmp_path / "run" / ".lock", "it", "wait", wait=wait):
+        with locked(lock, "it", "wait", reentrant=True):
+            pass
+        with pytest.raises(InputError, match="it: another process is working in it"), locked(lock, "it", "wait"):
+            pass
+        with pytest.raises(InputError, match="another process"), locked(lock, "it", "wait", wait=True):
             pass
         searched(tmp_path / "run")
+    with locked(lock, "it", "wait"):
+        pass
+
+
+def test_a_search_that_ends_with_an_error_releases_its_folder(tmp_path):
+    class Failing:
+        def score(self, proposals):
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        ms.search(SPACE, "random_search", Failing(), 0.5, 10, folder=tmp_path)
+    assert len(searched(tmp_path)) == 10
+
+
+def test_removing_a_checkpoint_removes_its_lock_file(tmp_path):
+    trained(tmp_path / "run.safetensors")
+    remove_checkpoint(tmp_path / "run.safetensors")
+    remove_checkpoint(tmp_path / "run.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_thread_that_waits_gets_the_lock_when_it_is_released(tmp_path):

@@ -19,6 +19,7 @@ from masksearch.experiment.tensorboard import Tracker, track_epoch
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace
 from masksearch.training import EpochRow, Training, evaluate, train
+from masksearch.training.checkpoint import remove_checkpoint
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights, copy_weights
 from masksearch.utils.errors import InputError
@@ -132,7 +133,7 @@ class _DenseTask:
         for moment, weights in training.snapshots.items():
             save_tensors(folder / _file(str(moment)), weights)
         self._finish(model, training.snapshots[Duration.parse("best")], training)
-        checkpoint.unlink(missing_ok=True)
+        remove_checkpoint(checkpoint)
 
     def take_from_file(self) -> None:
         """Take the weights of a file as those of the end of the training."""
