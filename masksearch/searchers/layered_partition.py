@@ -1,6 +1,6 @@
-"""The units of a mask, sorted by layer: for swaps within layers, or for moves of the layers' densities only.
+"""The current mask of a walk with its units sorted by layer: swaps within layers, or changes of layer densities.
 
-Both classes have the methods of :class:`masksearch.searchers.partition.Partition`; their time does not grow with the
+Both classes have the methods of :class:`masksearch.searchers.partition.Partition`, with times that don't grow with the
 space.
 """
 
@@ -18,7 +18,7 @@ __all__ = ["LayeredPartition", "RankedLayers", "spread"]
 
 
 class _ByLayer:
-    """Every layer's units in a row of their own, kept ones first, and how many of each are kept."""
+    """The units of every layer as one run of an array, kept units first, and the number of kept units per layer."""
 
     def __init__(self, space: Layout, order: np.ndarray, kept: np.ndarray) -> None:
         self.space = space
@@ -28,12 +28,12 @@ class _ByLayer:
 
     @property
     def n_kept(self) -> int:
-        """Kept units."""
+        """Number of kept units."""
         return int(self._kept.sum())
 
     @property
     def max_radius(self) -> int:
-        """The largest swap anywhere: neither more units than are kept can go, nor more than are pruned come back."""
+        """The largest radius of swaps anywhere: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def kept_after(self, move: Move) -> np.ndarray:
@@ -49,7 +49,7 @@ class _ByLayer:
         return Mask.of_units(self.space, np.concatenate([self._order[start : start + kept] for start, kept in runs]))
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of the units, on which the draws depend, and the kept units of every layer."""
+        """The order of the units. Draws depend on it, so that the bits alone could not resume the same search."""
         return {"order": self._order.copy(), "kept": self._kept.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -59,12 +59,12 @@ class _ByLayer:
 
 
 class LayeredPartition(_ByLayer):
-    """Swaps that leave the layers' densities as they are, and swaps of units anywhere.
+    """Swaps within layers, which keep the layers' densities, and swaps anywhere.
 
     Parameters
     ----------
     mask : Mask
-        Where it starts.
+        The first mask.
     within : float
         Share of the moves that keep the layers' densities.
     """
@@ -82,7 +82,7 @@ class LayeredPartition(_ByLayer):
 
     @property
     def max_radius(self) -> int:
-        """The largest swap; where all moves stay within layers, the sum of the layers' largest."""
+        """The largest radius; if all moves stay within layers, the sum of the layers' largest radii."""
         return int(self._swappable.sum()) if self.within == 1 else super().max_radius
 
     @property
@@ -90,9 +90,9 @@ class LayeredPartition(_ByLayer):
         return np.minimum(self._kept, self._sizes - self._kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """A random swap: ``radius`` kept units against as many pruned ones, cut to what there is.
+        """A random swap of ``radius`` kept units for as many pruned units, or of ``max_radius`` if that is less.
 
-        Within layers, each has a part of it that is drawn in proportion to the largest swap that it has room for.
+        A swap within layers is divided over them at random, in proportion to the layers' largest radii.
         """
         if self.within == 1 or (self.within > 0 and rng.random() < self.within):
             return self._draw_within(radius, rng)
@@ -103,7 +103,7 @@ class LayeredPartition(_ByLayer):
         )
 
     def _some(self, starts: np.ndarray, counts: np.ndarray, wanted: int, rng: np.random.Generator) -> np.ndarray:
-        """So many units of runs of the order that begin at ``starts`` and are ``counts`` long."""
+        """``wanted`` random units from the runs that begin at ``starts`` and have the lengths ``counts``."""
         ends = counts.cumsum()
         numbers = rng.choice(ends[-1], wanted, replace=False, shuffle=False)
         run = np.searchsorted(ends, numbers, side="right")
@@ -120,13 +120,13 @@ class LayeredPartition(_ByLayer):
         return Move(self._order[np.concatenate(out)], self._order[np.concatenate(back)])
 
     def make(self, move: Move) -> None:
-        """Make a move: in every layer, units change places until its kept ones come first again."""
+        """Make a move: in every layer, units change places so that kept units come first again."""
         layers_out, layers_back = self.space.layer_of(move.dropped), self.space.layer_of(move.regrown)
         for layer in np.union1d(layers_out, layers_back):
             out, back = move.dropped[layers_out == layer], move.regrown[layers_back == layer]
             both = min(len(out), len(back))
             self._exchange(out[:both], back[:both])
-            # What is left over changes places with units at the border, and the border moves past it.
+            # The other units change places with units at the border between kept and pruned, and the border moves.
             border = self.space.starts[layer] + self._kept[layer]
             if len(out) > both:
                 self._gather(out[both:], border - (len(out) - both))
@@ -135,7 +135,7 @@ class LayeredPartition(_ByLayer):
         self._kept = self.kept_after(move)
 
     def _gather(self, units: np.ndarray, start: int) -> None:
-        """Bring ``units`` to the places from ``start`` on."""
+        """Move ``units`` to the places from ``start`` on."""
         there = self._order[start : start + len(units)]
         places = self._place[units]
         outside = (places < start) | (places >= start + len(units))
@@ -153,14 +153,14 @@ class LayeredPartition(_ByLayer):
 
 
 class RankedLayers(_ByLayer):
-    """Masks that differ in the layers' densities alone: each layer keeps the first units of a ranking that stays.
+    """Masks that differ only in the layers' densities: each layer keeps the first units of a fixed ranking.
 
     Parameters
     ----------
     mask : Mask
-        Where it starts; in every layer, units that it keeps rank first.
+        The first mask; in every layer, its kept units rank first.
     saliency : Tensor (n_units,)
-        Ranks them, and the others behind them: higher = keep.
+        Ranks the kept units, and the pruned units behind them: higher = keep.
     generator : torch.Generator
         Breaks ties.
     """
@@ -177,31 +177,31 @@ class RankedLayers(_ByLayer):
         super().__init__(space, np.concatenate(orders), kept_per_layer)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """One layer keeps fewer units, another as many more.
+        """One layer drops units, and another layer regrows as many.
 
-        How many, has a logarithm that is drawn evenly, from one unit to all that the two have room for, at most
-        ``radius``: large layers and small ones, the search's beginning and its end want steps of different sizes.
+        The logarithm of the number of units is uniform, from one unit to the largest number that both layers allow, at
+        most ``radius``: layers of different sizes, and the beginning and the end of a search, need different steps.
         """
-        givers = np.flatnonzero(self._kept)
-        giver = givers[rng.integers(len(givers))]
+        sources = np.flatnonzero(self._kept)
+        source = sources[rng.integers(len(sources))]
         room = self._sizes - self._kept
-        room[giver] = 0
-        takers = np.flatnonzero(room)
-        if not len(takers):
+        room[source] = 0
+        targets = np.flatnonzero(room)
+        if not len(targets):
             return Move.nowhere()
-        taker = takers[rng.integers(len(takers))]
-        most = min(int(self._kept[giver]), int(room[taker]), radius)
+        target = targets[rng.integers(len(targets))]
+        most = min(int(self._kept[source]), int(room[target]), radius)
         units = min(most, int((most + 1) ** rng.random()))
-        end, start = (self.space.starts[layer] + self._kept[layer] for layer in (giver, taker))
+        end, start = (self.space.starts[layer] + self._kept[layer] for layer in (source, target))
         return Move(self._order[end - units : end], self._order[start : start + units])
 
     def make(self, move: Move) -> None:
-        """Make a move that :meth:`draw` gave."""
+        """Make a move that :meth:`draw` returned."""
         self._kept = self.kept_after(move)
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """How many of ``radius`` units each layer gets, drawn from its ``room`` without replacement: int64 (n_layers,)."""
+    """Units per layer, int64 (n_layers,), of ``radius`` units drawn without replacement from ``room`` per layer."""
     ends = room.cumsum()
     drawn = rng.choice(ends[-1], min(radius, int(ends[-1])), replace=False, shuffle=False)
     return np.bincount(np.searchsorted(ends, drawn, side="right"), minlength=len(room))

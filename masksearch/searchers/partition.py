@@ -1,4 +1,4 @@
-"""The units of a mask in an order from which moves are drawn and made in time O(radius)."""
+"""The current mask of a walk as an array of units: moves are drawn and made in time O(radius)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["Partition"]
 
 
 class Partition:
-    """The units of one mask as one array, kept ones first: a swap of r units costs O(r), whatever the space's size.
+    """The units of one mask as one array, kept units first: a swap of r units costs O(r) for any size of the space.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class Partition:
 
     @property
     def max_radius(self) -> int:
-        """The largest radius: the number of kept units or that of pruned units, whichever is smaller."""
+        """The largest radius: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """A random swap: ``radius`` kept units against as many pruned ones, cut to what there is."""
+        """A random swap of ``radius`` kept units for as many pruned units, or of ``max_radius`` if that is less."""
         radius = min(radius, self.max_radius)
         out = rng.choice(self.n_kept, radius, replace=False, shuffle=False)
         back = rng.choice(self.space.n_units - self.n_kept, radius, replace=False, shuffle=False)
@@ -51,7 +51,7 @@ class Partition:
         return self._kept_per_layer - self._per_layer(move.dropped) + self._per_layer(move.regrown)
 
     def make(self, move: Move) -> None:
-        """Make a swap of equal numbers: each unit that comes in takes the place of one that goes out."""
+        """Make a swap of equal numbers: each regrown unit takes the place of a dropped one."""
         out, back = self._place[move.dropped], self._place[move.regrown]
         self._order[out], self._order[back] = move.regrown, move.dropped
         self._place[move.regrown], self._place[move.dropped] = out, back
@@ -62,7 +62,7 @@ class Partition:
         return Mask.of_units(self.space, self._order[: self.n_kept])
 
     def state_dict(self) -> dict[str, Any]:
-        """The order of the units, on which the draws depend, and the number of kept units."""
+        """The order of the units. Draws depend on it, so that the bits alone could not resume the same search."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -219,7 +219,7 @@ class TestResume:
     def test_a_seed_may_be_of_numpy(self, url):
         """It goes into the storage, which takes plain numbers alone."""
         drive(joined(url, np.int64(1)), planted(), 2)
-        assert len(joined(url, 2)._shared.news()) == 2
+        assert len(joined(url, 2)._shared.new_trials()) == 2
 
 
 OTHERS = {

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 
 from masksearch.core.amount import Scope
-from masksearch.core.mask import Mask
-from masksearch.core.protocol import Proposal, Score
-from masksearch.searchers.annealing.walk import Chain, Neighbourhood
+from masksearch.core.mask import Mask, Move
+from masksearch.core.protocol import Problem, Proposal, Score
 from masksearch.searchers.layered_partition import LayeredPartition, RankedLayers
 from masksearch.searchers.partition import Partition
 from masksearch.searchers.searcher import Searcher
@@ -25,6 +24,38 @@ _SPREAD_WINDOW = 10  # probes over which the mean loss of worsening moves is ave
 _ACCEPTANCE_WINDOW = 100  # moves over which the acceptance rate is averaged
 _TURN = 100  # consecutive scorings of one chain, if proposals come one by one: scorers are fast on one base mask
 _EXCHANGES = 20  # of chains, in a search
+_TRIES = 100  # draws of a move until the problem allows its mask
+
+Neighbourhood = Partition | LayeredPartition | RankedLayers
+"""The units of a chain's current mask, in an order from which moves are drawn in time O(radius)."""
+
+
+@dataclass
+class Chain:
+    """The state of one chain."""
+
+    neighbourhood: Neighbourhood  # of the current mask
+    current: Mask
+    value: float = math.nan  # score of the current mask; NaN until it has been scored
+
+    def draw(self, radius: int, problem: Problem, rng: np.random.Generator) -> Move:
+        """A random move to a mask that the problem allows; the empty move if none was found."""
+        for attempt in range(_TRIES):
+            move = self.neighbourhood.draw(radius if attempt < _TRIES // 2 else 1, rng)
+            if problem.allows(self.neighbourhood.kept_after(move)):
+                return move
+        return Move.nowhere()
+
+    def accept(self, proposal: Proposal, value: float) -> None:
+        """Make the proposal's mask, whose score is ``value``, the current mask."""
+        self.neighbourhood.make(proposal.move)
+        self.current, self.value = proposal.mask, value
+
+    def copy_from(self, other: "Chain") -> None:
+        """Continue from the current mask of another chain."""
+        self.neighbourhood.load_state_dict(other.neighbourhood.state_dict())
+        # A Mask object of its own: the loop recognises the incumbent's moves by the identity of mask objects.
+        self.current, self.value = self.neighbourhood.mask(), other.value
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""CMA-ES whose whole state is the list of points and scores it was told: told again, it stands where it stood."""
+"""CMA-ES whose state is the list of (point, score) pairs; replaying them restores the optimiser exactly."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from masksearch.utils.seeds import derive
 
 __all__ = ["Cmaes"]
 
-_FULL = 100  # parameters: more, and the covariance is kept diagonal
-_SIGMA = 1 / 6  # of the first distribution, as a share of the bounds' distance
+_FULL = 100  # parameters; with more, the covariance is diagonal
+_SIGMA = 1 / 6  # standard deviation of the first population, as a share of the bounds' distance
 
 
 @dataclass
@@ -20,44 +20,45 @@ class Cmaes:
     Once converged, it is restarted with twice the population (IPOP, Auger & Hansen 2005). Above 100 parameters the
     covariance is diagonal (Ros & Hansen 2008): the full one costs cubic time and more scorings than a search has.
 
-    Points that were not its own (``first`` of them) only say where it starts: at the best, or else in the middle.
+    The first points are starts that the optimiser has not proposed. The best of them is its first mean; without starts,
+    the first mean is the middle of the cube.
     """
 
     n_parameters: int
     seed: int
-    first: int  # points that are told before it is asked for its own
+    first: int  # number of starts, which are scored before the optimiser proposes points
 
     def __post_init__(self) -> None:
-        self._told = 0
+        self._n_scored = 0
         self._start, self._start_score = np.full(self.n_parameters, 0.5), -np.inf
         self._generation: list[tuple[np.ndarray, float]] = []
         self._restarts = 0
         self._optimizer: cmaes.CMA | cmaes.SepCMA | None = None
 
     @property
-    def room(self) -> int:
-        """How many points may be asked for before their scores are needed."""
-        if self._told < self.first:
-            return self.first - self._told
+    def max_asks(self) -> int:
+        """Number of points that can be asked for before the next scores are needed."""
+        if self._n_scored < self.first:
+            return self.first - self._n_scored
         return self._ready().population_size - len(self._generation)
 
     @property
     def step_size(self) -> float | None:
-        """Standard deviation that it samples with, as a share of the bounds' distance."""
+        """Standard deviation of the samples, as a share of the bounds' distance; None before the first population."""
         return None if self._optimizer is None else float(self._optimizer._sigma)
 
     def ask(self, number: int) -> np.ndarray:
-        """A point of the unit cube, float64 (n_parameters,), for the trial of that number."""
+        """A point of the unit cube, float64 (n_parameters,), for the trial with this number."""
         optimizer = self._ready()
         optimizer.reseed_rng(derive(self.seed, "cmaes", number) % 2**32)
         return optimizer.ask()
 
     def tell(self, point: np.ndarray, score: float | None) -> None:
-        """Take the score of the next point, in the order of their numbers; None: it has none, and teaches nothing."""
-        self._told += 1
+        """Take the score of the next point, in order of the trials' numbers; None: the trial failed and is ignored."""
+        self._n_scored += 1
         if score is None:
             return
-        if self._told <= self.first:
+        if self._n_scored <= self.first:
             if score > self._start_score:
                 self._start, self._start_score = point, score
             return

@@ -26,12 +26,12 @@ PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
 @dataclass(frozen=True)
 class Sampler:
-    """What is known of a sampler before it is asked."""
+    """A row of the table of samplers."""
 
-    most: int  # parameters that it is still fast with
-    cost: str  # measured with as many, one core: benchmarks/sampler_costs.py
+    max_parameters: int  # with which it is still fast
+    time: str  # of a proposal with that many parameters on one core, measured by benchmarks/sampler_costs.py
     supports_costs: bool = True
-    unshared: str = ""  # why searches can't share its study; empty: they can
+    unshared: str = ""  # the reason why searches can't share its study; empty: they can
 
 
 SAMPLERS: Mapping[str, Sampler] = {
@@ -52,45 +52,46 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 @dataclass
 class OptunaSearch(Searcher):
-    """Black-box optimisation of a few numbers that a mask is made from (Akiba et al. 2019).
+    """Black-box optimisation of a few numbers that define a mask (Akiba et al. 2019).
 
-    The masks have the exact density whatever the numbers are; the parametrisations say how:
+    The masks have the exact density for all values of the numbers. A parametrisation turns numbers into a mask:
     :class:`~masksearch.searchers.optuna.parametrisations.Layers`,
     :class:`~masksearch.searchers.optuna.parametrisations.Mixture`,
     :class:`~masksearch.searchers.optuna.parametrisations.Blocks`,
     :class:`~masksearch.searchers.optuna.parametrisations.Bits`.
 
-    Where the problem has a cost, studies have two directions, the score upwards and the cost downwards, and one more
-    parameter, the density (:class:`~masksearch.searchers.optuna.parametrisations.FreeDensity`). Multi-objective TPE:
-    Ozaki et al. 2022.
+    For problems with a cost, a study maximises the score and minimises the cost, and has the density as one more
+    parameter (:class:`~masksearch.searchers.optuna.parametrisations.FreeDensity`). Multi-objective TPE: Ozaki et al.
+    2022.
 
-    A warm start is scored first. Scores that are NaN, infinite or mere bounds make failed trials, which teach nothing.
+    A warm start is scored first. Scores that are NaN, infinite or bounds make failed trials, from which samplers don't
+    learn.
 
-    The trials are the state. Without a ``study``, a ``storage`` gets them as one study when the search is over or
-    interrupted, for optuna-dashboard and others. If another search has written other trials under the study's name, the
-    name ends in a number.
+    The state of the search is its list of trials. Without a ``study``, the trials are written to ``storage`` as one
+    study at the end or at an interruption, for optuna-dashboard and similar tools. If the storage has another search
+    under the same name, the name gets a number.
 
-    Where a ``study`` is named, the storage's study of that name is shared by all searches that name it, each a process
-    with a seed and a folder of its own. Before every ask a search takes in what the others have finished, and after
-    every tell it writes its own, whose user attribute ``seed`` says whose they are. So TPE, the Gaussian process and
-    NSGA propose from the trials of all; random and QMC points learn from none, and are only gathered. Starts that
-    another search has scored are left out, the others come in an order that the seed draws. Settings, space, density
-    and saliencies must be the same, to the bit, and so must the scorer, which a searcher doesn't see.
+    With a ``study``, all searches that name it share the study of that name in the storage. Each search is a process
+    with its own seed and folder. Before every ask it reads the new trials of the others, and after every tell it writes
+    its own trials with their ``seed`` as a user attribute. TPE, the Gaussian process and NSGA learn from the trials of
+    all searches; random and QMC sampling don't learn. A start that another search has scored is skipped, and each seed
+    has its own order of starts. Settings, space, density and saliencies must be equal, to the bit, and so must the
+    scorer, which a searcher can't check.
 
-    Shared searches can't be repeated: what they propose depends on who was faster. One that was killed goes on with the
-    trials that it knew at its last checkpoint and takes in the rest, also what it had scored itself after that: this is
-    then in the study, but not in its history, unless it is proposed again, as starts and QMC's points are.
+    Shared searches are not reproducible, since proposals depend on the speed of the processes. A search that was killed
+    continues from its last checkpoint, and reads its own later trials from the study as if they came from another
+    search: these are not in its history, unless they are proposed again (starts and QMC points are).
     """
 
     sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3
     parametrisation: str = "layers"  # layers, mixture, blocks, bits
-    saliency: str | None = None  # of the problem's, ranks units in layers and blocks; None: its first, or chance
+    saliency: str | None = None  # name; ranks units in layers and blocks; None: the problem's first, or a random order
     densities: bool = False  # mixture: one parameter per layer beside the weights
-    spread: float = 3.0  # layers, mixture: densities per layer differ by log-odds of at most twice this
-    blocks: int = 32  # blocks: about so many in all
-    storage: str | None = field(default=None, repr=False)  # URL of the storage that gets the study, or has a shared one
-    study: str | None = None  # name of a study in the storage that searches share; None: this search has its own
-    label: str = field(default="", repr=False)  # first part of the written study's name; by default the sampler's
+    spread: float = 3.0  # layers, mixture: largest difference of the layers' log-odds / 2
+    blocks: int = 32  # blocks: approximate number of blocks
+    storage: str | None = field(default=None, repr=False)  # URL of the storage for the study
+    study: str | None = None  # name of a shared study in the storage; None: not shared
+    label: str = field(default="", repr=False)  # first part of the written study's name; empty: the sampler's name
 
     settings_group = "optuna"
     ranks_units = True
@@ -110,12 +111,12 @@ class OptunaSearch(Searcher):
         if not study or self.storage is None:
             raise InputError(f"study: {study!r} in storage {self.storage!r}; to share one, a name and a URL are needed")
         if why := SAMPLERS[self.sampler].unshared:
-            able = [name for name, known in SAMPLERS.items() if not known.unshared]
+            able = [name for name, row in SAMPLERS.items() if not row.unshared]
             raise InputError(f"study: {study!r}; {self.sampler} can't share one, {why}; {', '.join(able)} can")
 
     @classmethod
     def random(cls) -> "OptunaSearch":
-        """Optuna's random sampler on densities per layer: what its other samplers have to beat."""
+        """Optuna's random sampler on densities per layer: the baseline of the other samplers."""
         return cls("random")
 
     @classmethod
@@ -167,7 +168,7 @@ class OptunaSearch(Searcher):
 
     def start(self, problem: Problem) -> None:  # noqa: D102
         self.problem = problem
-        # What a parametrisation draws once must be the same in all searches that share a study, so it goes by its name.
+        # Searches that share a study must have the same parametrisation, so its seed is derived from the study's name.
         at = problem if self.study is None else replace(problem, seed=derive(0, "optuna", "study", self.study))
         self._points = self._parametrise(at) if problem.cost is None else FreeDensity(at, self._parametrise)
         if self.study is not None:
@@ -177,12 +178,12 @@ class OptunaSearch(Searcher):
             self._check_storage(self.storage)
         self._study = self._new_study()
         self._shared = self._join()
-        self._taken_in = 0  # trials of other searches
+        self._n_foreign_trials = 0
         self._start_is_due = problem.start is not None
-        self._asked: list[int | None] = []  # trial of every proposal that waits for its score; None: the warm start
+        self._asked: list[int | None] = []  # number of the trial of every open proposal; None: the warm start
 
     def _new_study(self) -> "MemoryStudy":
-        from masksearch.searchers.optuna.replayed_study import MemoryStudy  # importing Optuna takes its time
+        from masksearch.searchers.optuna.replayed_study import MemoryStudy  # importing Optuna is slow
 
         has_costs = self.problem.cost is not None
         return MemoryStudy(self.sampler, self._points, self.problem.seed, has_costs=has_costs)
@@ -192,8 +193,8 @@ class OptunaSearch(Searcher):
             return None
         from masksearch.searchers.optuna.shared_study import SharedStudy, identity
 
-        who = identity(self, self.problem, self._points)
-        return SharedStudy(self.storage, self.study, self._study.directions, who, self.problem.seed)
+        common = identity(self, self.problem, self._points)
+        return SharedStudy(self.storage, self.study, self._study.directions, common, self.problem.seed)
 
     @staticmethod
     def _check_storage(url: str) -> None:
@@ -203,7 +204,7 @@ class OptunaSearch(Searcher):
 
     def _parametrise(self, problem: Problem) -> Parametrisation:
         if self.parametrisation == "bits":
-            self._check_parameters(problem.space.n_units)  # before so many names are made
+            self._check_parameters(problem.space.n_units)  # before the names of the parameters are made
             return Bits(problem)
         if self.parametrisation == "mixture":
             return Mixture(problem, self.densities, self.spread)
@@ -217,10 +218,11 @@ class OptunaSearch(Searcher):
         return Layers(problem, ranking, self.spread)
 
     def _check_parameters(self, n: int) -> None:
-        known = SAMPLERS[self.sampler]
-        if n > known.most:
+        row = SAMPLERS[self.sampler]
+        if n > row.max_parameters:
             raise InputError(
-                f"{self.sampler}: {n} parameters ({self.parametrisation}); at most {known.most}, where {known.cost}"
+                f"{self.sampler}: {n} parameters ({self.parametrisation}); "
+                f"at most {row.max_parameters}, where {row.time}"
             )
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
@@ -231,13 +233,14 @@ class OptunaSearch(Searcher):
             self._asked.append(None)
             self._start_is_due = False
         if self._shared is not None:
-            for trial in self._shared.news():
-                # Its own are those after its last checkpoint, which its history has forgotten: the starts come again.
-                of_others = trial.user_attrs.get("seed") != self.problem.seed
-                self._study.take_in(trial, spares_starts=of_others)
-                self._taken_in += of_others
-        room = self._study.room
-        n = n if room is None else min(n, len(proposals) + room)
+            for trial in self._shared.new_trials():
+                # Own trials are new only after an interruption: they are later than the last checkpoint, so they are
+                # missing in the history, and their starts are proposed again.
+                is_foreign = trial.user_attrs.get("seed") != self.problem.seed
+                self._study.add_trial(trial, skip_start=is_foreign)
+                self._n_foreign_trials += is_foreign
+        limit = self._study.max_asks
+        n = n if limit is None else min(n, len(proposals) + limit)
         while len(proposals) < n:
             number, values = self._study.ask()
             proposals.append(Proposal.of(self._points.mask(values, number)))
@@ -249,13 +252,13 @@ class OptunaSearch(Searcher):
             if number is not None:
                 priced = self.problem.priced(proposal.mask, score)
                 values = [priced.value] if priced.cost is None else [priced.value, priced.cost]
-                fine = score.exact and all(map(math.isfinite, values))
-                self._study.tell(number, values if fine else None)
+                is_valid = score.exact and all(map(math.isfinite, values))
+                self._study.tell(number, values if is_valid else None)
         if self._shared is not None:
             self._shared.write(self._study.trials[number] for number in self._asked if number is not None)
 
     def finish(self) -> None:
-        """Write the study to the storage, if there is one and it isn't shared; a failure is a warning."""
+        """Write the study to the storage, unless it is shared or there is no storage; a failure is a warning."""
         if self._shared is not None or self.storage is None:
             return
         from masksearch.searchers.optuna.study_storage import write_study
@@ -263,13 +266,13 @@ class OptunaSearch(Searcher):
         trials = [trial for trial in self._study.trials if trial.state.is_finished()]
         try:
             write_study(self.storage, self.study_name, self._study.directions, trials)
-        except Exception as error:  # of a driver, of SQLAlchemy, of Optuna: the search's result must not be lost
+        except Exception as error:  # of any library: the result of the search must not be lost
             reason = str(error).split("\n", 1)[0]
             warnings.warn(f"storage: study {self.study_name!r} can't be written there ({reason})", stacklevel=2)
 
     @property
     def study_name(self) -> str:
-        """Name of the shared or written study: label, and a hash of what the searcher knows of the search."""
+        """Name of the shared study; or of the written study: its label, and a hash of searcher and problem."""
         if self.study is not None:
             return self.study
         problem = self.problem
@@ -284,13 +287,13 @@ class OptunaSearch(Searcher):
     def metrics(self) -> dict[str, float]:  # noqa: D102
         step_size = self._study.step_size
         metrics = {} if step_size is None else {"step_size": step_size}
-        return metrics if self._shared is None else {**metrics, FOREIGN_TRIALS: self._taken_in}
+        return metrics if self._shared is None else {**metrics, FOREIGN_TRIALS: self._n_foreign_trials}
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         state = {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
         if self._shared is None:
             return state
-        return {**state, "shared": self._shared.state_dict(), FOREIGN_TRIALS: self._taken_in}
+        return {**state, "shared": self._shared.state_dict(), FOREIGN_TRIALS: self._n_foreign_trials}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
         self._study = self._new_study()
@@ -298,4 +301,4 @@ class OptunaSearch(Searcher):
         self._start_is_due = state["start_is_due"]
         if self._shared is not None:
             self._shared.load_state_dict(state["shared"])
-            self._taken_in = state[FOREIGN_TRIALS]
+            self._n_foreign_trials = state[FOREIGN_TRIALS]

@@ -1,4 +1,4 @@
-"""A study in memory that is rebuilt from plain numbers, asked through samplers that are made anew for every trial."""
+"""An Optuna study in memory that is restored from arrays; every trial has a new sampler with a derived seed."""
 
 import math
 import warnings
@@ -25,26 +25,27 @@ _NAME = "search"
 
 
 class MemoryStudy:
-    """Points of a parametrisation, asked of a sampler and told their scores.
+    """Proposes points of a parametrisation by a sampler, and keeps their scores.
 
-    What a sampler proposes is a function of the finished trials, the seed and the trial's number, and of nothing else:
-    every trial has a sampler of its own, seeded from (seed, number). So the trials are the whole state, with the notes
-    that samplers attach to trial and study (a generation's number, its parents).
+    A proposal is a function of the finished trials, the seed and the trial's number only, since every trial has a new
+    sampler with a seed derived from (seed, number). The state of a search is therefore the list of trials, with the
+    attributes that samplers attach to trials and study (a generation's number, its parents).
 
     Parameters
     ----------
     sampler : str
-        A name that :data:`~masksearch.searchers.optuna.optuna_search.SAMPLERS` has.
+        A name in :data:`~masksearch.searchers.optuna.optuna_search.SAMPLERS`.
     parametrisation : Parametrisation
-        Its starts are the first trials, except those that were taken in.
+        Its starts are the first trials, except starts that another search has scored.
     seed : int
+        Of the samplers.
     has_costs : bool
         Whether trials have a second value, their cost, which is minimised.
     """
 
     def __init__(self, sampler: str, parametrisation: Parametrisation, seed: int, *, has_costs: bool = False) -> None:
         self._sampler, self._parametrisation, self._seed = sampler, parametrisation, seed
-        self._starts = list(parametrisation.starts)  # not asked yet
+        self._starts = list(parametrisation.starts)  # not proposed yet
         self._storage = InMemoryStorage()
         self.directions = [StudyDirection.MAXIMIZE] + [StudyDirection.MINIMIZE] * has_costs
         with quiet():
@@ -69,13 +70,13 @@ class MemoryStudy:
         return self._storage.get_all_trials(self._id, deepcopy=False)
 
     @property
-    def room(self) -> int | None:
-        """How many trials may be asked for before the next tell; None: any number."""
-        return None if self._cmaes is None else self._cmaes.room
+    def max_asks(self) -> int | None:
+        """Number of trials that can be asked for before the next tell; None: any number."""
+        return None if self._cmaes is None else self._cmaes.max_asks
 
     @property
     def step_size(self) -> float | None:
-        """CMA-ES' standard deviation, as a share of the bounds' distance."""
+        """Standard deviation of CMA-ES, as a share of the bounds' distance; None for other samplers."""
         return None if self._cmaes is None else self._cmaes.step_size
 
     def ask(self) -> tuple[int, np.ndarray]:
@@ -91,13 +92,13 @@ class MemoryStudy:
 
     def _suggest(self, trial: optuna.Trial, is_fixed: bool) -> np.ndarray:
         if is_fixed and self._sampler.startswith("nsga"):
-            _ = trial.relative_params  # a trial belongs to a generation only if the sampler was asked about it
-        known = self._parametrisation
-        bounds = zip(known.names, known.low.tolist(), known.high.tolist(), strict=True)
+            _ = trial.relative_params  # NSGA counts a trial in a generation only if its relative parameters are read
+        points = self._parametrisation
+        bounds = zip(points.names, points.low.tolist(), points.high.tolist(), strict=True)
         return np.array([trial.suggest_float(name, low, high) for name, low, high in bounds], dtype=float)
 
     def _fixed(self, number: int) -> np.ndarray | None:
-        """The point of a trial that Optuna's samplers have no say in."""
+        """The point of a trial that no sampler of Optuna proposes: a start, or a point of CMA-ES; else None."""
         if self._starts:
             return self._starts.pop(0)
         if self._cmaes is None:
@@ -107,7 +108,7 @@ class MemoryStudy:
 
     def _new_sampler(self, number: int) -> BaseSampler:
         seed = derive(self._seed, "optuna", number) % 2**32
-        same = derive(self._seed, "optuna", self._sampler) % 2**32  # of what must be one sequence over all trials
+        same = derive(self._seed, "optuna", self._sampler) % 2**32  # for samplers with one sequence over all trials
         samplers = optuna.samplers
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -123,28 +124,28 @@ class MemoryStudy:
                 case "nsga3":
                     sampler = samplers.NSGAIIISampler(seed=seed)
                 case _:
-                    return samplers.RandomSampler(seed=seed)  # for cmaes, too, whose points it doesn't touch
+                    return samplers.RandomSampler(seed=seed)  # also for cmaes, whose points are fixed
         if self._sampler == "tpe" and len(self.directions) > 1:
-            return sampler  # beside a cost, Optuna's own choice is to sample each parameter by itself
-        # The parameters are known. A new sampler would look for them in all trials, in time trials x parameters.
+            return sampler  # with a cost, Optuna samples every parameter independently
+        # A new sampler would search all trials for the parameters, in time O(trials x parameters); they are known here.
         sampler.infer_relative_search_space = lambda study, trial: self._distributions  # type: ignore[method-assign]
         return sampler
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """Take a trial's score, and its cost if it has one; None: the trial has failed."""
+        """Take a trial's score, and its cost if the study has costs; None: the trial failed."""
         trial = self.trials[number]
         self._storage.set_trial_state_values(trial._trial_id, _state(values), values)
         self._learn(self._values(trial), None if values is None else values[0])
 
-    def take_in(self, trial: FrozenTrial, *, spares_starts: bool = True) -> None:
-        """Add a finished trial of the same parameters; by default, a start that was scored there isn't to come."""
+    def add_trial(self, trial: FrozenTrial, *, skip_start: bool = True) -> None:
+        """Add a finished trial of a shared study; by default, a start with the same point is not proposed again."""
         if trial.distributions != self._distributions:
             raise InputError(f"study: its trial {trial.number} has other parameters than this search")
         self._storage.create_new_trial(self._id, trial)
-        if spares_starts:
-            self._spare(self._values(trial))
+        if skip_start:
+            self._skip_start(self._values(trial))
 
-    def _spare(self, values: np.ndarray) -> None:
+    def _skip_start(self, values: np.ndarray) -> None:
         self._starts = [start for start in self._starts if not np.array_equal(start, values)]
 
     def _learn(self, values: np.ndarray, score: float | None) -> None:
@@ -156,7 +157,7 @@ class MemoryStudy:
         return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
 
     def state_dict(self) -> dict[str, Any]:
-        """All trials, none of them running."""
+        """All trials; none may be running."""
         trials = self.trials
         no_score = [math.nan] * len(self.directions)
         return {
@@ -171,19 +172,19 @@ class MemoryStudy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Fill a new study."""
+        """Fill a new study with saved trials."""
         for values, scores, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
-            known = None if math.isnan(scores[0]) else scores
+            result = None if math.isnan(scores[0]) else scores
             trial = create_trial(
-                state=_state(known),
-                values=known,
+                state=_state(result),
+                values=result,
                 params=dict(zip(self._parametrisation.names, values.tolist(), strict=True)),
                 distributions=self._distributions,
                 system_attrs=dict(notes),
             )
             self._storage.create_new_trial(self._id, trial)
-            self._spare(values)
-            self._learn(values, None if known is None else known[0])
+            self._skip_start(values)
+            self._learn(values, None if result is None else result[0])
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)
 

@@ -1,4 +1,4 @@
-"""A study of a storage that several searches read and write: how they learn from one another's trials."""
+"""An Optuna study that several searches share: each learns from the trials of the others."""
 
 import hashlib
 import json
@@ -21,44 +21,44 @@ from masksearch.utils.errors import InputError
 
 __all__ = ["SharedStudy", "identity"]
 
-_IDENTITY = "masksearch"  # user attribute of the study: whose trials belong into it
-_MADE = "made"  # and a number that no other study has, also where a storage uses a deleted one's ids again
-_PATIENCE = 2.0  # seconds between another process's making a study and its saying what the study is of
+_IDENTITY = "masksearch"  # user attribute of the study: the identity that its searches have in common
+_MADE = "made"  # user attribute of the study: a unique random number, since storages reuse ids of deleted studies
+_PATIENCE = 2.0  # seconds that another process may take to write the identity of a study it has created
 
 
 class SharedStudy:
-    """One study of a storage, written trial by trial as they are finished; it never holds a running one.
+    """One study of a storage. Only finished trials are written, so that it never has a running trial.
 
     Parameters
     ----------
     url : str
         Of the storage: ``sqlite:///file.db``, ``postgresql://...``.
     name : str
-        Of the study, which is made if it isn't there.
+        Of the study, which is created if it doesn't exist.
     directions : sequence of StudyDirection
         Of the trials' values.
     identity : dict
-        What :func:`identity` says of the search: a study of another one is refused.
+        What :func:`identity` returns for the search; a study with another identity is refused.
     seed : int
-        Of this search; a user attribute of the trials that it writes.
+        Of this search; a user attribute of the trials that this search writes.
 
     Raises
     ------
     InputError
-        If the storage can't be opened, or its study of that name is of other searches.
+        If the storage can't be opened, or if its study of that name has another identity.
 
     Attributes
     ----------
-    known : set of int
-        The storage's ids of the trials that were written or taken in: what is neither taken in again nor missed.
+    known_ids : set of int
+        The storage's ids of all trials that this search has written or read.
     """
 
     def __init__(
         self, url: str, name: str, directions: Sequence[StudyDirection], identity: Mapping[str, Any], seed: int
     ) -> None:
         self._name, self._seed = name, int(seed)
-        self.known: set[int] = set()
-        self._storage = get_storage(opened(url))  # remembers finished trials: only new ones are read
+        self.known_ids: set[int] = set()
+        self._storage = get_storage(opened(url))  # caches finished trials, so that only new trials are read
         identity = json.loads(json.dumps(identity))
         try:
             with quiet():
@@ -68,49 +68,48 @@ class SharedStudy:
             self._storage.set_study_user_attr(self._id, _IDENTITY, identity)
         except DuplicatedStudyError:
             self._id = self._storage.get_study_id_from_name(name)
-        there = self._identity()
-        names = [key for key in {**there, **identity} if there.get(key) != identity.get(key)]
+        existing = self._identity()
+        names = [key for key in {**existing, **identity} if existing.get(key) != identity.get(key)]
         if names:
-            differ = "; ".join(f"its {key} is {there.get(key)}, this one's is {identity.get(key)}" for key in names)
+            differ = "; ".join(f"its {key} is {existing.get(key)}, this one's is {identity.get(key)}" for key in names)
             raise InputError(f"study: {name!r} of the storage is of other searches: {differ}")
 
     def _identity(self) -> dict[str, Any]:
-        """What the study in the storage is of."""
-        waited = time.monotonic()
+        """The identity of the study in the storage."""
+        started = time.monotonic()
         while True:
             attributes = self._storage.get_study_user_attrs(self._id)
             if _IDENTITY in attributes:
                 return dict(attributes[_IDENTITY])
-            if time.monotonic() - waited > _PATIENCE or self._storage.get_all_trials(self._id, deepcopy=False):
+            if time.monotonic() - started > _PATIENCE or self._storage.get_all_trials(self._id, deepcopy=False):
                 raise InputError(
                     f"study: {self._name!r} of the storage wasn't made to be shared by searches; give another name"
                 )
             time.sleep(0.05)
 
     def state_dict(self) -> dict[str, Any]:
-        """Which study this is, and what is known of it."""
-        return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known)}
+        """The study's random number, and the ids of all trials that this search has written or read."""
+        return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known_ids)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there.
+        """Continue with the same study.
 
         Raises
         ------
         InputError
-            If the study is not the one that the search has been writing to.
+            If the storage has another study of this name now.
         """
         if state["made"] != self._storage.get_study_user_attrs(self._id)[_MADE]:
             raise InputError(
                 f"study: {self._name!r} of the storage is not the one with the {len(state['known'])} trials that this "
-                "search knows; it goes on with its own storage alone"
+                "search knows; resume the search with its own storage"
             )
-        self.known = set(state["known"])
+        self.known_ids = set(state["known"])
 
-    def news(self) -> list[FrozenTrial]:
-        """The finished trials that are not known yet, in order; from now on they are."""
-        there = self._trials()
-        new = [trial for trial in there if trial.state.is_finished() and trial._trial_id not in self.known]
-        self.known.update(trial._trial_id for trial in new)
+    def new_trials(self) -> list[FrozenTrial]:
+        """The finished trials that this search has not read before, in order."""
+        new = [trial for trial in self._trials() if trial.state.is_finished() and trial._trial_id not in self.known_ids]
+        self.known_ids.update(trial._trial_id for trial in new)
         return new
 
     def write(self, trials: Iterable[FrozenTrial]) -> None:
@@ -119,7 +118,7 @@ class SharedStudy:
             signed = copy(trial)
             signed.user_attrs = {"seed": self._seed}
             try:
-                self.known.add(self._storage.create_new_trial(self._id, signed))
+                self.known_ids.add(self._storage.create_new_trial(self._id, signed))
             except KeyError:
                 raise self._is_gone() from None
             except storage_errors() as error:
@@ -142,11 +141,10 @@ class SharedStudy:
 
 
 def identity(searcher: object, problem: Problem, points: Parametrisation) -> dict[str, Any]:
-    """What must be the same for searches to learn from one another's trials: everything but seed and budget.
+    """The settings that searches with a shared study have in common: all but seed, budget and warm start.
 
-    Two saliencies are the same if all their bits are; the first one may be what ranks units, so their order counts. Of
-    ``refine`` and a cost that is a function only whether there is one: that they do the same is up to the caller. A
-    warm start only says where a search begins.
+    Saliencies are compared bit by bit, and in order, since the first one may rank the units. Functions can't be
+    compared: of ``refine`` and of a cost function, the identity only records their presence.
     """
     saliencies = [
         f"{name} {hashlib.sha256(saliency.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""Storages of Optuna's: opening one, and writing the study of a search that is over, for dashboards and plots."""
+"""Optuna storages: opening them, and writing the study of a finished search for dashboards and plots."""
 
 import time
 import warnings
@@ -15,12 +15,12 @@ from masksearch.utils.errors import InputError
 
 __all__ = ["check_url", "name_metrics", "opened", "quiet", "storage_errors", "write_study"]
 
-_TRIES = 10  # at opening a storage whose tables another process is just making
+_TRIES = 10  # to open a storage while another process creates its tables
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna logs errors alone; afterwards the user's own setting holds again."""
+    """Let Optuna log only errors; afterwards, restore the user's verbosity."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -30,25 +30,25 @@ def quiet() -> Iterator[None]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """What Optuna raises if an open storage can't be read or written: the disk is full, a lock is held, no server."""
+    """Exceptions that Optuna raises if an open storage can't be read or written: full disk, held lock, lost server."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return StorageInternalError, SQLAlchemyError
 
 
 def opened(url: str) -> optuna.storages.RDBStorage:
-    """The storage of that URL, with its tables made where there are none; InputError if it can't be opened."""
-    from sqlalchemy.engine import make_url  # importing it takes its time
+    """The storage of this URL, with its tables; an InputError if it can't be opened."""
+    from sqlalchemy.engine import make_url  # a slow import
     from sqlalchemy.exc import DBAPIError
 
     check_url(url)
-    waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None  # seconds, for another's writing
+    waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None  # seconds, for a lock
     reason = ""
     for _ in range(_TRIES):
         try:
             with quiet():
                 return optuna.storages.RDBStorage(url, engine_kwargs=waits)
-        except Exception as error:  # of a driver, of SQLAlchemy, of the operating system
+        except Exception as error:  # from a driver, SQLAlchemy or the operating system
             reason = str(error).split("\n", 1)[0]
             if not isinstance(error, DBAPIError | StorageInternalError):
                 break
@@ -58,7 +58,7 @@ def opened(url: str) -> optuna.storages.RDBStorage:
 
 
 def check_url(url: str) -> None:
-    """InputError if ``url`` isn't of a URL's form; nothing is opened."""
+    """Raise an InputError if ``url`` isn't a valid URL; nothing is opened."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -69,7 +69,7 @@ def check_url(url: str) -> None:
 
 
 def name_metrics(study: optuna.Study) -> None:
-    """Name the values of a study's trials: ``score``, and ``cost`` where trials have one. Dashboards show the names."""
+    """Name the values of the trials ``score`` and, in studies with costs, ``cost``. Dashboards show the names."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(["score", "cost"][: len(study.directions)])
@@ -78,9 +78,8 @@ def name_metrics(study: optuna.Study) -> None:
 def write_study(url: str, name: str, directions: Sequence[StudyDirection], trials: Sequence[FrozenTrial]) -> None:
     """Write a finished or interrupted search to a storage, as one study.
 
-    If the study is there already and its trials are the first ones of ``trials``, the others are added: the search went
-    on after an interruption. If it has other trials, they stay as they are, and the next free name is taken: ``name``
-    and a number.
+    If the study exists and its trials are the first of ``trials``, the search was resumed, and the other trials are
+    added. If the study has other trials, it stays unchanged, and the new study gets a number behind its name.
 
     Parameters
     ----------
@@ -91,7 +90,7 @@ def write_study(url: str, name: str, directions: Sequence[StudyDirection], trial
     directions : sequence of StudyDirection
         Of the trials' values.
     trials : sequence of FrozenTrial
-        Finished ones, in order.
+        Finished trials, in order.
 
     Raises
     ------
@@ -107,10 +106,10 @@ def write_study(url: str, name: str, directions: Sequence[StudyDirection], trial
                 directions=directions,
                 load_if_exists=True,
             )
-            there = study.get_trials(deepcopy=False)
-            if all(map(_same, trials, there)):
+            existing = study.get_trials(deepcopy=False)
+            if all(map(_same, trials, existing)):
                 name_metrics(study)
-                study.add_trials(trials[len(there) :])
+                study.add_trials(trials[len(existing) :])
                 return
 
 

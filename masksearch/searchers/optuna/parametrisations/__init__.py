@@ -1,4 +1,4 @@
-"""Parametrisations: how a few numbers become a mask of exact density. What a sampler sees of the mask space."""
+"""Parametrisations: they turn the few numbers that a sampler proposes into a mask of exact density."""
 
 from masksearch.searchers.optuna.parametrisations.densities import Layers, Mixture
 from masksearch.searchers.optuna.parametrisations.free_density import RANGE, FreeDensity

@@ -1,4 +1,4 @@
-"""Parameters that say how dense layers are: alone, or beside the weights of saliencies."""
+"""Parametrisations of the layers' densities: alone, or beside the weights of saliencies."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,16 +19,16 @@ __all__ = ["Layers", "Mixture"]
 class Layers(Parametrisation):
     """One parameter a layer: how much denser it is than the others, in log-odds.
 
-    Within a layer, units rank by a saliency. The unit at quantile q of layer l has the saliency logit(q) + b_l, b_l the
-    layer's parameter, and the best units of the whole network are kept. With t the saliency of the last one kept, layer
-    l has density sigmoid(b_l - t): in (0, 1) for any b, and t settles itself so that the total is exact, in units,
-    parameters or MACs. At low densities, layers' densities are as exp(b_l) (as those of ERK are as fixed factors, Evci
-    et al. 2020); that densities per layer matter more than which units are kept, in pruning at initialisation, is the
-    finding of Frankle et al. 2021 and Su et al. 2020.
+    Within a layer, units rank by a saliency. The unit at quantile q of layer l gets the saliency logit(q) + b_l, where
+    b_l is the layer's parameter, and the top units of the whole network are kept. If t is the lowest kept saliency,
+    layer l has density sigmoid(b_l - t), which lies in (0, 1) for all b. The exact total, in units, parameters or MACs,
+    determines t. At low densities, the layers' densities are proportional to exp(b_l), as ERK's are to fixed factors
+    (Evci et al. 2020). In pruning at initialisation, densities per layer matter more than the choice of units
+    (Frankle et al. 2021; Su et al. 2020).
 
-    Without a saliency, the units of a layer are drawn anew for every trial, from the seed (a shared study's name) and
-    the trial's number in its search: what is searched for are densities that are good for random units, not for one
-    ranking. Scores are noisier for it.
+    Without a saliency, the units of a layer are drawn for every trial, from the seed (of a shared study: from its name)
+    and the trial's number. The search then finds densities that are good for random units, not for one ranking, and its
+    scores are noisier.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ class Layers(Parametrisation):
             even = [odds[rank] for odds, rank in zip(even, ranks, strict=True)]
         self._within = even
         uniform = np.zeros(len(space.layers))
-        self._begin_with(uniform)
-        self._begin_with(_offsets(space, space.quotas(self.mask(uniform, 0).density, "erk")))
+        self._add_starts(uniform)
+        self._add_starts(_offsets(space, space.quotas(self.mask(uniform, 0).density, "erk")))
         others = [] if saliency is None else [space.top_k(saliency, replace(problem.amount, on_empty="allow"))]
         others += [] if problem.start is None else [problem.start]
-        self._begin_with(*(_offsets(space, list(mask.kept_per_layer().values())) for mask in others))
+        self._add_starts(*(_offsets(space, list(mask.kept_per_layer().values())) for mask in others))
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
         within = self._within
@@ -64,19 +64,19 @@ class Layers(Parametrisation):
 
 
 class Mixture(Parametrisation):
-    """One weight in [0, 1] per saliency of the problem, and, if wanted, one parameter a layer as :class:`Layers` has.
+    """One weight in [0, 1] per saliency of the problem and, optionally, one parameter per layer as in :class:`Layers`.
 
-    Saliencies are on scales that can't be added, so each becomes the log-odds of its quantile in the whole network.
-    The mixture is their weighted mean (plus the layer's parameter). Every saliency alone is scored first, and gives
-    exactly the mask that it gives as a global criterion of one round, or, where layers have parameters, as a layerwise
-    one and under ERK as far as the bounds allow; so the search begins at the best of them.
+    Saliencies have different scales, so each is replaced by the log-odds of its quantile in the whole network. The
+    mixture is their weighted mean (plus the layer's parameter). The first trials score every saliency alone: its mask
+    is that of a global criterion with one round and, if layers have parameters, of a layerwise criterion and of ERK as
+    far as the bounds allow. The search so begins at the best criterion.
 
     Parameters
     ----------
     densities : bool
-        Whether layers have parameters, too.
+        Whether layers have parameters as well.
     spread : float
-        As :class:`Layers` has it.
+        As in :class:`Layers`.
     """
 
     def __init__(self, problem: Problem, densities: bool, spread: float) -> None:
@@ -100,22 +100,22 @@ class Mixture(Parametrisation):
         self._odds = torch.stack([log_odds(ranks, n_units) for ranks in ranked])
         self._sizes = torch.tensor([layer.size for layer in layers])
         alone = np.eye(len(weights), len(self.names))
-        self._begin_with(*alone)
+        self._add_starts(*alone)
         if densities:
-            held = problem.top_k(self.saliency(alone[0], 0)).density  # in units, whatever the problem holds
+            held = problem.top_k(self.saliency(alone[0], 0)).density  # in units, whatever ``hold`` is
             for scope in ("erk", "layerwise"):
                 quotas = problem.space.quotas(held, scope)
-                self._begin_with(*(point + self._offsets(point, quotas) for point in alone))
-        self._begin_with(alone.sum(0))
+                self._add_starts(*(point + self._offsets(point, quotas) for point in alone))
+        self._add_starts(alone.sum(0))
 
     def _offsets(self, point: np.ndarray, quotas: Sequence[int]) -> np.ndarray:
-        """What to add to a mixture's point, so that layers keep just so many units each: their parameters."""
-        mixed, ends = self.saliency(point, 0), []
+        """The layers' parameters for which layers keep ``quotas`` units, as an array to add to a mixture's point."""
+        mixed, borders = self.saliency(point, 0), []
         for layer, kept in zip(self.problem.space.layers, quotas, strict=True):
             ranked = mixed[layer.slice].sort(descending=True).values
-            inside = ranked[max(kept - 1, 0) : kept + 1]  # the last unit that is kept and the first that is not
-            ends.append(-float(inside.mean()))
-        offsets = np.array(ends) - (min(ends) + max(ends)) / 2
+            inside = ranked[max(kept - 1, 0) : kept + 1]  # the last kept unit and the first pruned unit
+            borders.append(-float(inside.mean()))
+        offsets = np.array(borders) - (min(borders) + max(borders)) / 2
         return np.concatenate([np.zeros(len(point) - len(offsets)), offsets])
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
@@ -138,8 +138,8 @@ def log_odds(ranks: Tensor, n: int) -> Tensor:
 
 
 def _offsets(space: MaskSpace, kept: Sequence[int]) -> np.ndarray:
-    """The parameters of :class:`Layers` under which the layers keep just so many units, as far as the bounds allow."""
+    """The parameters of :class:`Layers` for which the layers keep ``kept`` units, as far as the bounds allow."""
     sizes = np.array([layer.size for layer in space.layers])
-    shares = np.clip(kept, 0.25, sizes - 0.25) / sizes  # beyond the outermost quantiles: nothing, and everything
+    shares = np.clip(kept, 0.25, sizes - 0.25) / sizes  # 0 and all units lie beyond the outermost quantiles
     odds = np.log(shares / (1 - shares))
     return odds - (odds.min() + odds.max()) / 2

@@ -1,4 +1,4 @@
-"""The density as one more parameter, where the problem has a cost."""
+"""The density as one more parameter, for problems with a cost."""
 
 import math
 from collections.abc import Callable
@@ -47,14 +47,14 @@ class FreeDensity(Parametrisation):
         ]:
             if starts is None:
                 starts = at(replace(problem, amount=problem.amount.at(math.exp(max(value, low))))).starts
-            self._begin_with(*(np.concatenate([[value], start]) for start in starts))
+            self._add_starts(*(np.concatenate([[value], start]) for start in starts))
 
     @staticmethod
     def _least(problem: Problem) -> float:
         """The density of one unit a layer."""
         space = problem.space
         one_each = Mask.of_units(space, np.array([layer.start for layer in space.layers]))
-        return space.share(one_each, problem.hold) * (1 + 1e-9)  # rounded, it must not become less
+        return space.share(one_each, problem.hold) * (1 + 1e-9)  # a margin for rounding
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
         return self._inner.saliency(values[1:], number)

@@ -1,4 +1,4 @@
-"""What a parametrisation is, and how saliencies become ranks."""
+"""The base class of parametrisations, and ranks of saliencies."""
 
 from abc import ABC, abstractmethod
 
@@ -16,17 +16,17 @@ __all__ = ["Parametrisation", "ranks_of"]
 class Parametrisation(ABC):
     """Numbers within bounds -> a saliency -> the mask of its top units.
 
-    Density, ``hold`` and ``on_empty`` are the space's: whatever the numbers, the mask is one that the problem allows.
-    Where the problem would raise on an emptied layer, one unit is kept there instead.
+    The problem's amount fixes density, ``hold`` and ``on_empty``, so that the problem allows the mask of every point.
+    Where the problem would raise an error for an empty layer, one unit of the layer is kept instead.
 
     Attributes
     ----------
     names : list of str
-        Of the parameters.
+        Names of the parameters.
     low, high : float64 array (n_parameters,)
-        Their bounds.
+        Bounds of the parameters.
     starts : list of float64 array (n_parameters,)
-        Points worth scoring before any other.
+        Points that are scored first.
     """
 
     def __init__(self, problem: Problem, names: list[str], low: float | np.ndarray, high: float | np.ndarray) -> None:
@@ -37,14 +37,14 @@ class Parametrisation(ABC):
 
     @abstractmethod
     def saliency(self, values: np.ndarray, number: int) -> Tensor:
-        """The saliency, float64 (n_units,), of a point; ``number`` is the trial's, for what is drawn anew each time."""
+        """The saliency, float64 (n_units,), of a point; ``number`` of the trial seeds what is drawn per trial."""
 
     def mask(self, values: np.ndarray, number: int) -> Mask:
         """The mask of one point."""
         return self.problem.top_k(self.saliency(values, number))
 
-    def _begin_with(self, *points: np.ndarray) -> None:
-        """Add to the starts what is new, moved into the bounds."""
+    def _add_starts(self, *points: np.ndarray) -> None:
+        """Add points to the starts, clipped to the bounds, without repeats."""
         for point in points:
             inside = np.clip(point, self.low, self.high)
             if not any(np.array_equal(inside, start) for start in self.starts):
@@ -52,7 +52,7 @@ class Parametrisation(ABC):
 
 
 def ranks_of(saliency: Tensor, seed: int) -> Tensor:
-    """0 for the lowest value up to n - 1, int64; among equals, in a random order that the seed fixes."""
+    """0 for the lowest value up to n - 1, int64; among equals, in a random order drawn from the seed."""
     shuffled = torch.randperm(len(saliency), generator=torch_generator(seed, "optuna", "ties"))
     order = shuffled[torch.argsort(saliency[shuffled], stable=True)]
     ranks = torch.empty_like(order)

@@ -1,4 +1,4 @@
-"""Parameters that stand for units, in blocks or one by one."""
+"""Parametrisations with one parameter per block of units, or one per unit."""
 
 import numpy as np
 import torch
@@ -11,21 +11,21 @@ from masksearch.utils.seeds import torch_generator
 
 __all__ = ["Bits", "Blocks"]
 
-_WITHIN = 1e-6  # weight of a unit's rank beside its block's value in [0, 1]: it orders the units of one block
+_WITHIN = 1e-6  # weight of a unit's rank beside its block's value: it orders only the units of one block
 
 
 class Blocks(Parametrisation):
     """One value in [0, 1] per block of units; blocks are kept from the highest value down, the last one in part.
 
-    A layer is cut into blocks in the order of a saliency, or in a random order, the same for all trials; within a
-    block, units rank in that order. Every layer has at least one block, and as many as its share of the units is.
+    The units of a layer are divided into blocks in the order of a saliency, or in one random order for all trials;
+    within a block, units rank in this order. A layer has blocks in proportion to its units, but at least one.
 
     Parameters
     ----------
     saliency : Tensor (n_units,), optional
-        Puts units that are alike in one block.
+        Orders the units, so that a block has units of similar saliency.
     blocks : int
-        About how many, over all layers.
+        Approximate number of blocks over all layers.
     """
 
     def __init__(self, problem: Problem, saliency: Tensor | None, blocks: int) -> None:
@@ -42,9 +42,9 @@ class Blocks(Parametrisation):
             self._block_of[layer.slice] = int(first) + ranks_of(order[layer.slice], problem.seed) * count // layer.size
         self._rank = ranks_of(order, problem.seed).double() / space.n_units
         if saliency is not None:
-            self._begin_with(self._means(self._rank))
+            self._add_starts(self._means(self._rank))
         if problem.start is not None:
-            self._begin_with(self._means(problem.start.bits.double()))
+            self._add_starts(self._means(problem.start.bits.double()))
 
     def _means(self, per_unit: Tensor) -> np.ndarray:
         sums = torch.zeros(len(self.names), dtype=torch.double).index_add_(0, self._block_of, per_unit)
@@ -62,9 +62,9 @@ class Bits(Parametrisation):
         super().__init__(problem, _unit_names(problem.space), 0.0, 1.0)
         for saliency in problem.saliencies.values():
             ranks = ranks_of(saliency, problem.seed)
-            self._begin_with(((ranks + 0.5) / n_units).numpy())
+            self._add_starts(((ranks + 0.5) / n_units).numpy())
         if problem.start is not None:
-            self._begin_with(np.where(problem.start.bits.numpy(), 0.75, 0.25))
+            self._add_starts(np.where(problem.start.bits.numpy(), 0.75, 0.25))
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
         return torch.from_numpy(values)
