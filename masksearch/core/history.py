@@ -15,12 +15,12 @@ __all__ = ["History"]
 class History:
     """All trials of one search, in order.
 
-    Searches that share a study of Optuna's have a history each, of what each has scored itself.
+    Searches that share an Optuna study have one history each, with their own trials only.
 
     Parameters
     ----------
     keep : int
-        How many of the best masks to keep, beside those of the front; the others are forgotten once they are scored.
+        Number of best masks to keep, beside those of the front; other masks are dropped after their scoring.
     """
 
     def __init__(self, keep: int = 5) -> None:
@@ -28,16 +28,16 @@ class History:
             raise InputError(f"keep: {keep}; a history keeps at least 1 mask, the best")
         self.keep = keep
         self.trials: list[Trial] = []
-        self.seconds = 0.0  # spent on proposing and scoring
-        self.first: Mask | None = None  # the mask that was scored first: where a walk begins
-        self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equals, the earlier
-        self._front: list[int] = []  # numbers of the trials of the front, the cheapest first
+        self.seconds = 0.0  # of proposing and scoring
+        self.first: Mask | None = None  # the first mask, at which a walk begins
+        self._top: list[int] = []  # numbers of the trials with the best masks, best first; of equal scores, the earlier
+        self._front: list[int] = []  # numbers of the trials of the front, cheapest first
         self._scores: dict[int, Score] = {}  # mask hash -> exact score
         self._bounds: dict[int, Score] = {}  # mask hash -> lowest bound, of masks without an exact score
 
     @classmethod
     def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
-        """The history with these trials; masks of the best few and of the front are given by trial number."""
+        """The history with these trials; ``masks`` has the masks of the best trials and of the front, by number."""
         history = cls(keep)
         history.first = first
         for trial in trials:
@@ -73,13 +73,13 @@ class History:
                     self.trials[number] = replace(self.trials[number], mask=None)
 
     def _rank(self, trial: Trial) -> list[int]:
-        """Put a trial among the best; the trials that are not among them now."""
+        """Add a trial to the best ones; returns the trials that are no longer among them."""
         better = sum(self.trials[number].score.value >= trial.score.value for number in self._top)
         self._top.insert(better, trial.number)
         return [self._top.pop()] if len(self._top) > self.keep else []
 
     def _extend_front(self, trial: Trial) -> list[int]:
-        """Put a trial on the front if none there beats or equals it; the trials that are not on it now."""
+        """Add a trial to the front unless another one dominates it; returns the trials that leave the front."""
         value, cost = trial.score.value, trial.score.cost
         if cost is None or math.isnan(cost):
             return []
@@ -129,20 +129,20 @@ class History:
 
     @property
     def front(self) -> list[Trial]:
-        """The Pareto front with its masks, the cheapest first: costs rise along it, and so do scores.
+        """The Pareto front with its masks, cheapest first: costs and scores rise along it.
 
-        Every trial with an exact score and a cost is on it, or there is one on it that scores as high at no higher
-        cost; of equals the first. Empty for a search without costs.
+        For every trial with an exact score and a cost, the front has the trial, or one with at least its score at no
+        higher cost; of equal trials, the first. The front of a search without costs is empty.
         """
         return [self.trials[number] for number in self._front]
 
     def within(self, cost: float) -> list[Trial]:
-        """The trials of the front that cost no more than this, the best first.
+        """The trials of the front that cost at most ``cost``, best first.
 
         Raises
         ------
         InputError
-            If there are none.
+            If the front has no such trial.
         """
         if not self._front:
             raise InputError(f"history: none of its {len(self.trials)} trials has a score and a cost, so has no front")
@@ -156,7 +156,7 @@ class History:
         return found[::-1]
 
     def best_so_far(self) -> list[float]:
-        """The anytime curve: the best exact score after every trial, NaN before there is one."""
+        """The anytime curve: the best exact score after every trial, NaN before the first exact score."""
         curve: list[float] = []
         best = math.nan
         for trial in self.trials:

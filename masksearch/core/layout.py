@@ -1,4 +1,4 @@
-"""What a mask is laid out over: layers of units, in order, and the fingerprint that tells two architectures apart."""
+"""Layouts: layers of units, in order, and a fingerprint that differs between architectures."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ __all__ = ["Layer", "Layout"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a space: a name and the run of unit indices that belong to it."""
+    """One layer of a space: a name and a run of unit indices."""
 
     name: str
     start: int
     size: int  # units
-    shape: tuple[int, ...]  # of the weight (out, in, *kernel): what ERK reads
+    shape: tuple[int, ...]  # of the weight (out, in, *kernel); ERK uses it
 
     @property
     def stop(self) -> int:
@@ -30,7 +30,7 @@ class Layer:
 
     @property
     def slice(self) -> slice:
-        """The layer's place in a tensor of shape (n_units,)."""
+        """The layer's slice of a tensor (n_units,)."""
         return slice(self.start, self.stop)
 
 
@@ -40,9 +40,9 @@ class Layout:
     Parameters
     ----------
     sizes : sequence of (name, shape, units)
-        One entry a layer: its name, its weight's shape, and how many units it has.
+        One entry per layer: name, shape of the weight, number of units.
     granularity : str
-        ``"weight"`` or ``"filter"``: what one unit switches.
+        What one unit switches: ``"weight"`` or ``"filter"``.
     """
 
     def __init__(self, sizes: Sequence[tuple[str, tuple[int, ...], int]], granularity: str = "weight") -> None:
@@ -62,7 +62,7 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that are equal exactly for equal layer names, shapes, sizes and granularity."""
+        """16 hex digits, equal only for equal layer names, shapes, sizes and granularity."""
         identity = [self.granularity, [[layer.name, list(layer.shape), layer.size] for layer in self.layers]]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
@@ -72,7 +72,7 @@ class Layout:
         return np.array([layer.start for layer in self.layers], dtype=np.int64)
 
     def layer_of(self, units: np.ndarray) -> np.ndarray:
-        """Index of the layer that each unit belongs to, in time O(len(units) log n_layers)."""
+        """Index of the layer of each unit, in time O(len(units) log n_layers)."""
         return np.searchsorted(self.starts, units, side="right") - 1
 
     def densities(self, kept: Sequence[int]) -> dict[str, float]:

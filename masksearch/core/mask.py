@@ -16,7 +16,7 @@ __all__ = ["Mask", "Move", "same_mask"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Move:
-    """Units that go out and units that come in. Equal numbers keep the density; the Hamming distance is their sum."""
+    """Dropped and regrown units. Equal numbers of both keep the density; the Hamming distance is the sum of both."""
 
     dropped: np.ndarray  # int64 (r,), kept before, pruned after
     regrown: np.ndarray  # int64 (r,), pruned before, kept after
@@ -30,7 +30,7 @@ class Move:
 
     @staticmethod
     def nowhere() -> "Move":
-        """The move that changes nothing."""
+        """The empty move."""
         return Move(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -38,17 +38,17 @@ _FORMAT = "masksearch.mask"
 
 
 class Mask:
-    """One bit per unit of a space, True = kept. Masks don't change: a move makes another mask.
+    """One bit per unit of a space, True = kept. Masks are immutable: a move makes another mask.
 
     A mask made by :meth:`moved` costs O(radius): it stores its base and the move, and computes its bits only when they
-    are read. A search proposes thousands of masks and reads the bits of few of them.
+    are read. A search proposes thousands of masks and reads the bits of few.
 
     Parameters
     ----------
     space : Layout
-        The space it belongs to.
+        The space of the mask.
     bits : bool tensor (n_units,)
-        On any device; kept on the CPU. Don't write into it afterwards.
+        On any device; stored on the CPU. The caller must not change it afterwards.
     """
 
     __slots__ = ("_base", "_bits", "_hash", "_move", "_pending", "n_kept", "space")
@@ -62,35 +62,35 @@ class Mask:
         self._bits: Tensor | None = bits.detach().cpu()
         self._base: Mask | None = None
         self._move: Move | None = None
-        self._pending = 0  # units that the moves since the last known bits touch
+        self._pending = 0  # units in the moves since the last base with bits
         self._hash: int | None = None
         self.n_kept = int(bits.sum())
 
     @classmethod
     def of_units(cls, space: Layout, units: np.ndarray) -> "Mask":
-        """The mask that keeps just these units, given by index."""
+        """The mask that keeps only the units with these indices."""
         bits = torch.zeros(space.n_units, dtype=torch.bool)
         bits.numpy()[units] = True
         return cls(space, bits)
 
     def moved(self, move: Move) -> "Mask":
-        """The mask that ``move`` leads to, in O(radius). The move is not validated; it must fit this mask."""
+        """The mask after ``move``, in O(radius). The move is not validated; the caller must ensure that it fits."""
         if not len(move):
             return self
         child = object.__new__(Mask)
         child.space, child._bits, child._base, child._move, child._hash = self.space, None, self, move, None
         child.n_kept = self.n_kept + len(move.regrown) - len(move.dropped)
         child._pending = self._pending + len(move)
-        if child._pending > self.space.n_units:  # a longer chain would cost more than the bits it saves
-            child._work_out()
+        if child._pending > self.space.n_units:  # a longer chain costs more than the bits
+            child._compute_bits()
         return child
 
     @property
     def bits(self) -> Tensor:
         """Bool tensor (n_units,) on the CPU, True = kept. Read only."""
-        return self._bits if self._bits is not None else self._work_out()
+        return self._bits if self._bits is not None else self._compute_bits()
 
-    def _work_out(self) -> Tensor:
+    def _compute_bits(self) -> Tensor:
         chain: list[Mask] = []
         mask = self
         while mask._bits is None:
@@ -111,10 +111,10 @@ class Mask:
     def hash(self) -> int:
         """64 bits, equal for equal masks. Two different masks have equal hashes with a probability of 2**-64.
 
-        Zobrist hashing: the exclusive or of one fixed random key per kept unit, so that a move changes it in O(radius).
-        Histories and scorers recognise masks of one space by their hashes, and so take a repeated mask's score, or a
-        base mask's activations, from before. With 10**6 different masks in a search, the probability that any two of
-        them are mistaken for each other is about 10**12 / 2**65, or 3 in 10**8.
+        Zobrist hashing: the exclusive or of one fixed random key per kept unit, so that a move updates it in O(radius).
+        Histories and scorers recognise masks of one space by their hashes, to reuse the score of a repeated mask or the
+        activations of a base mask. In a search with 10**6 different masks, two masks have the same hash with a
+        probability of about 10**12 / 2**65, or 3 in 10**8.
         """
         if self._hash is None:
             chain: list[Mask] = []
@@ -152,11 +152,11 @@ class Mask:
         return self.space.densities(list(self.kept_per_layer().values()))
 
     def empty_layers(self) -> list[str]:
-        """Names of the layers of which nothing is kept: the network is cut there."""
+        """Names of the layers without kept units, which cut the network."""
         return [name for name, kept in self.kept_per_layer().items() if not kept]
 
     def hamming(self, other: "Mask") -> int:
-        """Number of units that differ. A swap of r units against r others moves 2 r."""
+        """Number of units that differ; 2 r after a swap of radius r."""
         self._check_same_space(other)
         return int((self.bits ^ other.bits).sum())
 
@@ -167,7 +167,7 @@ class Mask:
         return common / (self.n_kept * other.n_kept) ** 0.5 if common else 0.0
 
     def move_to(self, other: "Mask") -> Move:
-        """The move that leads from this mask to ``other``, units in ascending order."""
+        """The move from this mask to ``other``, units in ascending order."""
         self._check_same_space(other)
         mine, theirs = self.bits.numpy(), other.bits.numpy()
         return Move(np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs & ~mine))
@@ -185,12 +185,12 @@ class Mask:
 
     @classmethod
     def load(cls, path: str | Path, space: Layout) -> "Mask":
-        """Read a mask of this very space.
+        """Read a mask of this space.
 
         Raises
         ------
         InputError
-            If the file is not a mask, or a mask of another architecture; both are named.
+            If the file is not a mask, or is a mask of another architecture; the message names both.
         """
         tensors, about = load_tensors(path)
         if not isinstance(about, dict) or about.get("format") != _FORMAT:

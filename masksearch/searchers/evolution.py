@@ -134,7 +134,7 @@ class Evolution(Searcher):
         return Proposal.moving(base.mask, move, other.value)
 
     def _allowed(self, base: _Member, draw: Callable[[_Member], Move]) -> Move:
-        """A move that leads to a mask that the problem allows; nowhere, if hardly any does."""
+        """A drawn move to a mask that the problem allows; the empty move if 100 draws find none."""
         for _ in range(_TRIES):
             move = draw(base)
             if self.problem.allows(base.kept_after(move)):
@@ -142,7 +142,7 @@ class Evolution(Searcher):
         return Move.nowhere()
 
     def _crossed(self, base: _Member, other: _Member) -> Move:
-        """Some of what ``other`` keeps, against as much of what it doesn't; nowhere, if that is nothing or all."""
+        """A swap of part of the units in which the parents differ; the empty move if the part is none or all."""
         mine, theirs = np.flatnonzero(base.bits & ~other.bits), np.flatnonzero(other.bits & ~base.bits)
         if self.state.rng.random() < self.by_layer:
             space = base.mask.space
@@ -159,7 +159,7 @@ class Evolution(Searcher):
         return Move(out[:radius], back[:radius])
 
     def _mutated(self, base: _Member) -> Move:
-        """A swap, in time O(radius / share of the rarer units) where units of a layer are not nearly all alike."""
+        """A swap, in time O(radius / share of the rarer units), unless nearly all units are kept or pruned."""
         space = base.mask.space
         kept, pruned = base.mask.n_kept, space.n_units - base.mask.n_kept
         if not min(kept, pruned):
@@ -172,7 +172,7 @@ class Evolution(Searcher):
         return Move(self._some(base.bits, True, kept, radius), self._some(base.bits, False, pruned, radius))
 
     def _swapped_within(self, base: _Member) -> Move:
-        """Units against units of the same layers; nowhere, if every layer is full or empty."""
+        """A swap within layers; the empty move if every layer is full or empty."""
         space = base.mask.space
         pruned = np.diff(space.starts, append=space.n_units) - base.kept
         room = np.minimum(base.kept, pruned)
@@ -188,22 +188,21 @@ class Evolution(Searcher):
         return Move(np.concatenate(out), np.concatenate(back))
 
     def _radius(self, largest: int) -> int:
-        """A whole number from 1 to the largest mutation, r with a probability of about r ** -_POWER."""
+        """A radius r from 1 to the largest mutation, with a probability of about r ** -_POWER."""
         most = max(1, round(self.radius_most * largest))
         tail = (most + 1) ** (1 - _POWER)
         return min(most, int((1 - self.state.rng.random() * (1 - tail)) ** (1 / (1 - _POWER))))
 
-    def _some(self, bits: np.ndarray, kept: bool, there_are: int, wanted: int) -> np.ndarray:
-        """So many random units that are kept, or pruned: drawn blindly, and listed only where that doesn't do."""
-        n = len(bits)
-        draws = 2 * wanted * n // there_are + 16
-        if draws < n:
-            units = self.state.rng.integers(n, size=draws)
+    def _some(self, bits: np.ndarray, kept: bool, available: int, n: int) -> np.ndarray:
+        """``n`` random units that are kept, or pruned: by rejection, or from a list if too many are rejected."""
+        draws = 2 * n * len(bits) // available + 16
+        if draws < len(bits):
+            units = self.state.rng.integers(len(bits), size=draws)
             units = units[bits[units] == kept]
             units = units[np.sort(np.unique(units, return_index=True)[1])]  # distinct, in the order they were drawn
-            if len(units) >= wanted:
-                return units[:wanted]
-        return self.state.rng.choice(np.flatnonzero(bits == kept), wanted, replace=False)
+            if len(units) >= n:
+                return units[:n]
+        return self.state.rng.choice(np.flatnonzero(bits == kept), n, replace=False)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         for proposal, score, (place, kept) in zip(proposals, scores, self._waiting, strict=True):
@@ -227,7 +226,7 @@ def _member(mask: Mask, value: float = math.nan) -> _Member:
 
 
 def _balanced(space: Layout, out: np.ndarray, back: np.ndarray) -> Move:
-    """The move of the first of ``out`` and ``back``, as many of both in every layer."""
+    """The move of the first units of ``out`` and ``back``, with equal numbers of both in every layer."""
     kept: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     layers_out, layers_back = space.layer_of(out), space.layer_of(back)
     for layer in range(len(space.layers)):

@@ -1,1 +1,1 @@
-"""The search loop, searches within what is left alive, and histories on disk."""
+"""The search loop, searches in subspaces, and histories on disk."""

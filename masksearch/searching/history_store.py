@@ -1,4 +1,4 @@
-"""A history on disk: rows and moves are appended, and a checkpoint says up to where they are to be believed."""
+"""A history on disk: rows and moves are appended, and a checkpoint records up to where they are valid."""
 
 import json
 import math
@@ -21,21 +21,22 @@ __all__ = ["HistoryFile", "incumbents", "read_rows"]
 
 
 class HistoryFile:
-    """Three files of a folder.
+    """A history and the state of its search in three files of a folder.
 
-    ``history.jsonl``: one row a trial. ``moves.i32``: the moves that the searcher's incumbent made, as little-endian
-    int32 unit indices; a row that took one has ``move``: [units dropped, units regrown], and they follow each other in
-    the order of the rows. Where it led to another mask than the row's (a chain goes on from another one's mask), the
-    row has that mask's hash as ``incumbent``. ``search.safetensors``: the searcher's state, the masks of the best few
-    and of the front, and the lengths of the other two at that time. What was appended later is cut off when the search
-    goes on, and made again, the same.
+    - ``history.jsonl``: one row per trial.
+    - ``moves.i32``: the moves of the searcher's incumbent in the order of the rows, as little-endian int32 unit
+      indices. The row of a move has ``move``: [units dropped, units regrown]. If the move leads to another mask than
+      the row's (a chain continues from the mask of another chain), the row has the hash of that mask as ``incumbent``.
+    - ``search.safetensors``, the checkpoint: the searcher's state, the masks of the best trials and of the front, and
+      the lengths of the other two files. A resumed search cuts off rows and moves that are later than the checkpoint,
+      and makes the same rows and moves again.
 
     Parameters
     ----------
     folder : Path
-        Made if it isn't there.
+        It is made if it doesn't exist.
     identity : dict
-        What the search is (seed, density, searcher, ...): a folder that holds another one is refused.
+        Seed, density, searcher, ... of the search; a folder of a search with another identity is refused.
     """
 
     checkpoint_seconds = 10.0
@@ -48,7 +49,7 @@ class HistoryFile:
         self._moves: BinaryIO
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
-        """The history so far, and the searcher's state (None: a new search, or the searcher doesn't support resuming).
+        """The saved history and searcher's state; the state is None if the search is new or can't be resumed.
 
         Raises
         ------
@@ -71,7 +72,7 @@ class HistoryFile:
         return history, state
 
     def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
-        """Add a row, and the move that the incumbent made, to the trial's mask or to ``incumbent``."""
+        """Append a row, and the incumbent's move to the trial's mask or to ``incumbent``."""
         row: dict[str, Any] = {
             "number": trial.number,
             "score": None if math.isnan(trial.score.value) else trial.score.value,
@@ -93,7 +94,7 @@ class HistoryFile:
         self._rows.write(json.dumps(row).encode() + b"\n")
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
-        """Save the state of the search; None for a searcher that doesn't support resuming."""
+        """Save the searcher's state; None if the searcher doesn't support resuming."""
         for handle in (self._rows, self._moves):
             handle.flush()
             os.fsync(handle.fileno())
@@ -109,15 +110,15 @@ class HistoryFile:
         save_tree(self._folder / "search.safetensors", tree)
 
     def close(self) -> None:
-        """Flush and close. The files stay."""
+        """Close the files."""
         self._rows.close()
         self._moves.close()
 
 
 def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
-    """The trials that ``history.jsonl`` of ``folder`` holds (in its first ``end`` bytes); their masks are not in it.
+    """The trials in ``history.jsonl`` of ``folder`` (in its first ``end`` bytes), without masks.
 
-    A last line that is not whole, of a search that is running or was killed, is left out.
+    An incomplete last line, of a running or killed search, is left out.
     """
     for row in _raw_rows(folder, end):
         value = math.nan if row["score"] is None else row["score"]
@@ -133,32 +134,32 @@ def _raw_rows(folder: Path, end: int | None) -> list[dict[str, Any]]:
 
 
 def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
-    """Some of the masks that a finished search stood on, evenly spread over its trials, with the trials' numbers.
+    """Some incumbents of a finished search, evenly spread over its trials, with the trials' numbers.
 
-    Made again from the first mask and the moves that were taken; a searcher that takes none has none.
+    They are restored from the first mask and the saved moves. Searchers without an incumbent have none.
 
     Parameters
     ----------
     space : MaskSpace
-        What was searched.
+        The space of the search.
     """
     saved = load_tree(folder / "search.safetensors")
     rows = _raw_rows(folder, saved["rows_end"])
     moves = np.fromfile(folder / "moves.i32", "<i4")
     wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
     bits = np.unpackbits(saved["first"], count=space.n_units).astype(bool)
-    place, there = 0, ""
+    place, expected = 0, ""
     for row in rows:
         if "move" in row:
             middle = place + row["move"][0]
             end = middle + row["move"][1]
-            if row["number"]:  # the first mask is where its move has led
+            if row["number"]:  # the first row's move leads to the first mask, which ``bits`` has already
                 bits[moves[place:middle]], bits[moves[middle:end]] = False, True
-            place, there = end, row.get("incumbent", row["mask"])
-        if there and row["number"] in wanted:
+            place, expected = end, row.get("incumbent", row["mask"])
+        if expected and row["number"] in wanted:
             mask = Mask(space, torch.from_numpy(bits.copy()))
-            if f"{mask.hash:016x}" != there:
-                return  # a searcher that went back to a mask that it had left
+            if f"{mask.hash:016x}" != expected:
+                return  # the searcher returned to an earlier mask, which the moves don't record
             yield row["number"], mask
 
 
