@@ -14,7 +14,8 @@ from masksearch.scoring.paths.in_place import InPlacePath
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
-from masksearch.training import feed, trainer
+from masksearch.training import batches as batches_module
+from masksearch.training import trainer
 from masksearch.training.optimisation import OPTIMIZERS
 from masksearch.utils.seeds import torch_generator
 
@@ -198,7 +199,7 @@ def interrupt(row):
 def test_images_that_do_not_fit_are_streamed_to_the_same_end(world, monkeypatch):
     model, _ = world
     resident = ms.train(there(model), DATA.train, SETTINGS, device=DEVICE)
-    monkeypatch.setitem(feed.RESIDENT_SHARE, "cuda", 0.0)
+    monkeypatch.setitem(batches_module.RESIDENT_SHARE, "cuda", 0.0)
     streamed = ms.train(there(model), DATA.train, SETTINGS, device=DEVICE)
     assert same(resident.model.state_dict(), streamed.model.state_dict())
 

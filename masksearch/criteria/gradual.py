@@ -17,7 +17,7 @@ from masksearch.criteria import CRITERIA, select
 from masksearch.schedules.in_training import Gradual
 from masksearch.spaces import NetworkSpace
 from masksearch.training import TrainSettings, steps_per_epoch, train
-from masksearch.training.feed import Examples
+from masksearch.training.batches import Examples
 from masksearch.training.trainer import OnEpoch
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator

@@ -1,4 +1,4 @@
-"""Pruning: physically smaller networks, tickets, repair, sparse deployment and export."""
+"""Pruned networks: physical pruning, tickets, orthogonality repair, sparse inference and export."""
 
 from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.pruning.ticket import Ticket, draw_ticket

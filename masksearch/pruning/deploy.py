@@ -1,4 +1,4 @@
-"""What a weight mask buys: layers as sparse (CSR) products where that is measured to be faster on this machine."""
+"""Sparse inference: networks whose masked layers are sparse (CSR) products if these are measured to be faster."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ from masksearch.utils.errors import InputError
 
 __all__ = ["BreakEven", "Choice", "Deployed", "SparseConv1x1", "SparseLinear", "break_even", "sparse"]
 
-_TOLERANCE = 1e-4  # of the outputs' standard deviation, float32; a sparse product adds in another order
-_TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, which carry 8 and 11 bits
+_TOLERANCE = 1e-4  # of the outputs' standard deviation, for float32; sparse products add in another order
+_TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, with 8 and 11 significant bits
 
 
 class _SparseProduct(nn.Module):
-    """A weight (out, in) in compressed rows, its three parts buffers, so that it moves, copies and saves as usual."""
+    """A weight (out, in) in compressed rows; its parts are buffers, so that moving, copying and saving work."""
 
     crow_indices: Tensor
     col_indices: Tensor
@@ -35,7 +35,7 @@ class _SparseProduct(nn.Module):
         self.shape = (weight.shape[0], weight.shape[1])
         with _quiet():
             rows = weight.detach().to_sparse_csr()
-        self.register_buffer("crow_indices", rows.crow_indices().int())  # int32: MKL multiplies them as they are
+        self.register_buffer("crow_indices", rows.crow_indices().int())  # int32: MKL needs no conversion
         self.register_buffer("col_indices", rows.col_indices().int())
         self.register_buffer("values", rows.values())
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
@@ -56,7 +56,7 @@ class _SparseProduct(nn.Module):
 
 
 class SparseLinear(_SparseProduct):
-    """``nn.Linear`` with its non-zero weights only. For inference: nothing in it is trained."""
+    """``nn.Linear`` with its non-zero weights only, for inference: no parameter is trainable."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs (..., in) -> outputs (..., out)."""
@@ -74,85 +74,85 @@ class SparseConv1x1(_SparseProduct):
     def forward(self, x: Tensor) -> Tensor:
         """Inputs (n, in, h, w) -> outputs (n, out, h / stride, w / stride)."""
         x = x[..., :: self.stride[0], :: self.stride[1]]
-        # Image by image: the pixels are columns already, and no dimension has to change places.
+        # Image by image: pixels are columns, so that no dimension has to be permuted.
         return torch.stack([self.multiply(image.flatten(1)).view(-1, *image.shape[1:]) for image in x])
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Why a layer is sparse or dense."""
+    """Measured times of a layer, dense and sparse, and the faster form."""
 
     layer: str
     shape: tuple[int, ...]  # of the weight
     sparsity: float
-    rows: int  # inputs (pixels, tokens) that one forward pass of the example batch multiplies with the weight
+    rows: int  # inputs (pixels, tokens) per forward pass of the example batch
     dense: Timing
     sparse: Timing
     chosen: str  # "sparse" or "dense"
 
     @property
     def speedup(self) -> float:
-        """Dense over sparse seconds: below 1, sparsity costs time."""
+        """Dense / sparse seconds; below 1 the sparse layer is slower."""
         return self.dense.median / self.sparse.median
 
 
 class Deployed(NamedTuple):
-    """A network for inference, and what was measured for each of its layers with zeros."""
+    """A network for inference, and the measurements of its layers with zeros."""
 
     model: nn.Module
     choices: list[Choice]
 
 
 def sparse(model: nn.Module, example_input: Tensor, seconds: float = 0.2) -> Deployed:
-    """A copy whose linear layers and 1x1 convolutions are sparse products where that is faster, measured here and now.
+    """A copy whose linear layers and 1x1 convolutions are sparse products where measurements show that they are faster.
 
-    Every such layer with zeros in its weight is timed both ways on what the example batch brings it. It becomes sparse
-    only if the 95 % interval of the sparse time lies below that of the dense time; where zeros buy nothing, the layer
-    stays dense, and the choices show both times. Another batch size or machine may choose otherwise.
+    Every such layer with zeros in its weight is timed dense and sparse on its inputs from the example batch. It becomes
+    sparse only if the 95 % interval of the sparse time lies below that of the dense time. Results depend on batch size
+    and machine.
 
     Parameters
     ----------
     model : nn.Module
-        Left as it was found. Its copy is in eval mode; masks of ``torch.nn.utils.prune`` count as zeros.
+        It does not change. The copy is in eval mode; masks of ``torch.nn.utils.prune`` count as zeros.
     example_input : Tensor (n, ...)
-        A batch of the size to be served.
+        A batch of the intended size.
     seconds : float
-        How long each layer is timed.
+        Time to measure each layer.
 
     Returns
     -------
     Deployed
-        The copy and the choices. Its outputs are the network's: the largest difference is checked to be at most 1e-4 of
-        their standard deviation in float32 (3e-2 in half precision).
+        The copy and the choices. The copy's outputs are checked: the largest difference to the network's is at most
+        1e-4 of their standard deviation in float32 (3e-2 in half precision).
 
     Raises
     ------
     InputError
-        If the network doesn't take ``example_input``, or the copy's outputs differ.
+        If the network can't process ``example_input``, or the copy's outputs differ.
     """
     check_batch(model, example_input)
     device = device_of(model)
     batch = batch_of(example_input, len(example_input), device)
     with evaluated(model), torch.no_grad():
-        inputs, wanted = _inputs_of(model, batch)
+        inputs, outputs = _inputs_of(model, batch)
         replaced: dict[nn.Module, nn.Module] = {}
         choices = []
         for name, layer in model.named_modules():
-            if name in inputs and (twin := _twin(layer)) is not None:
-                choice = _choose(name, layer, twin, inputs[name], seconds)
+            if name in inputs and (sparse_layer := _sparse_form(layer)) is not None:
+                choice = _choose(name, layer, sparse_layer, inputs[name], seconds)
                 choices.append(choice)
                 if choice.chosen == "sparse":
-                    replaced[layer] = twin
+                    replaced[layer] = sparse_layer
         deployed = copied(model, replaced).eval()
-        _check_equal(wanted, deployed(batch), type(model).__name__)
+        _check_equal(outputs, deployed(batch), type(model).__name__)
     return Deployed(deployed, choices)
 
 
 def _inputs_of(model: nn.Module, batch: Tensor) -> tuple[dict[str, Tensor], Any]:
-    """What each layer that could be sparse gets (the first time it runs), by name; and the network's outputs."""
+    """Layer name -> input at its first run, for layers with a sparse form; and the network's outputs."""
     inputs: dict[str, Tensor] = {}
     hooks = []
-    # Torch's own encoder hands these weights to a fused operator, which wants them dense.
+    # torch's encoder passes these weights to a fused operator that needs dense ones.
     fused = {
         part
         for module in model.modules()
@@ -161,12 +161,12 @@ def _inputs_of(model: nn.Module, batch: Tensor) -> tuple[dict[str, Tensor], Any]
     }
     for name, module in model.named_modules():
 
-        def note(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+        def record(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
             if len(args) == 1 and isinstance(args[0], Tensor):
                 inputs.setdefault(name, args[0])
 
         if isinstance(module, nn.Linear | nn.Conv2d) and module not in fused:
-            hooks.append(module.register_forward_pre_hook(note))
+            hooks.append(module.register_forward_pre_hook(record))
     try:
         return inputs, forward(model, batch)
     finally:
@@ -174,12 +174,12 @@ def _inputs_of(model: nn.Module, batch: Tensor) -> tuple[dict[str, Tensor], Any]
             hook.remove()
 
 
-def _twin(layer: nn.Module) -> nn.Module | None:
-    """The sparse form of a layer that has one and has zeros to leave out. Subclasses may do more than they inherit."""
+def _sparse_form(layer: nn.Module) -> nn.Module | None:
+    """The sparse form of a layer with zeros; None if there is none. Subclasses have none: they may compute more."""
     if type(layer) not in (nn.Linear, nn.Conv2d) or not _zeros(layer):
         return None
     if layer.weight.device.type == "cpu" and layer.weight.dtype.itemsize < 4:
-        return None  # torch has no sparse products in half precision there
+        return None  # torch has no sparse products in half precision on the CPU
     if isinstance(layer, nn.Linear):
         return SparseLinear(layer.weight, layer.bias).eval()
     if isinstance(layer, nn.Conv2d):
@@ -195,11 +195,11 @@ def _zeros(layer: nn.Module) -> int:
     return weight.numel() - int(weight.count_nonzero())
 
 
-def _choose(name: str, layer: nn.Module, twin: nn.Module, x: Tensor, seconds: float) -> Choice:
+def _choose(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor, seconds: float) -> Choice:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     with _quiet():
-        times = time_runs({"dense": partial(layer, x), "sparse": partial(twin, x)}, x.device, seconds)
+        times = time_runs({"dense": partial(layer, x), "sparse": partial(sparse_layer, x)}, x.device, seconds)
     dense, as_rows = times["dense"], times["sparse"]
     return Choice(
         layer=name,
@@ -212,11 +212,11 @@ def _choose(name: str, layer: nn.Module, twin: nn.Module, x: Tensor, seconds: fl
     )
 
 
-def _check_equal(wanted: Any, got: Any, name: str) -> None:
-    for one, other in zip(_tensors(wanted), _tensors(got), strict=True):
-        tolerance = _TOLERANCE if one.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW
-        spread = float(one.double().std()) if one.numel() > 1 else float(one.double().abs())
-        difference = float((one.double() - other.double()).abs().max())
+def _check_equal(dense: Any, sparse: Any, name: str) -> None:
+    for expected, output in zip(_tensors(dense), _tensors(sparse), strict=True):
+        tolerance = _TOLERANCE if expected.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW
+        spread = float(expected.double().std()) if expected.numel() > 1 else float(expected.double().abs())
+        difference = float((expected.double() - output.double()).abs().max())
         if not difference <= tolerance * max(spread, 1e-12):
             raise InputError(
                 f"model: {name} with sparse layers gives other outputs: {difference:.2g} apart at a standard deviation "
@@ -231,7 +231,7 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's notice, once per process, that its CSR tensors are new."""
+    """Suppress torch's warning that CSR support is in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
         yield
@@ -239,12 +239,12 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From which sparsity on a sparse product is faster than the dense one, at one size."""
+    """The sparsity above which a sparse product is faster than the dense one, for one size."""
 
     size: int  # inputs and outputs of a linear layer
     rows: int  # inputs multiplied at once
     speedups: dict[float, float]  # sparsity -> dense over sparse seconds (medians)
-    sparsity: float | None  # the lowest measured one from which on sparse wins at every higher one; None: it never does
+    sparsity: float | None  # lowest measured one above which sparse is always faster; None: there is none
 
 
 def break_even(
@@ -254,16 +254,16 @@ def break_even(
     device: torch.device | str = "cpu",
     seconds: float = 0.2,
 ) -> list[BreakEven]:
-    """Measure square linear layers, zeros in random places, float32, dense and sparse in turns, on this machine.
+    """Measure square linear layers with random zeros, in float32, dense and sparse in turns, on this machine.
 
     Parameters
     ----------
     sizes, sparsities, rows : sequences
-        What to measure: every combination.
+        All combinations are measured.
     device : torch.device or str
-        Where.
+        Device of the layers.
     seconds : float
-        How long each combination is timed.
+        Time to measure each combination.
 
     Raises
     ------
@@ -280,9 +280,11 @@ def break_even(
         for sparsity in sorted(sparsities):
             weight = torch.randn(size, size, generator=generator)
             weight[torch.rand(size, size, generator=generator) < sparsity] = 0
-            twin, weight = SparseLinear(weight, None).to(device), weight.to(device)
+            sparse_layer, weight = SparseLinear(weight, None).to(device), weight.to(device)
             with torch.no_grad(), _quiet():
-                times = time_runs({"dense": partial(F.linear, x, weight), "sparse": partial(twin, x)}, device, seconds)
+                times = time_runs(
+                    {"dense": partial(F.linear, x, weight), "sparse": partial(sparse_layer, x)}, device, seconds
+                )
             speedups[sparsity] = times["dense"].median / times["sparse"].median
         losing = [sparsity for sparsity, speedup in speedups.items() if speedup <= 1]
         winning = [sparsity for sparsity in speedups if sparsity > max(losing, default=-1.0)]

@@ -1,4 +1,4 @@
-"""Orthogonality repair: what a mask leaves of the weights is made to preserve lengths and angles again."""
+"""Orthogonality repair: masked weights are changed until they nearly preserve lengths and angles again."""
 
 from collections.abc import Mapping
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 __all__ = ["repaired"]
 
-_ITERATIONS = 100  # of L-BFGS, a layer
+_ITERATIONS = 100  # of L-BFGS, per layer
 
 
 def repaired(weights: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masked weights whose columns are as near to orthonormal as the mask allows, layer by layer.
+    """Make the columns of masked weights as orthonormal as the mask allows, layer by layer.
 
-    Minimises the squared Frobenius norm of W^T W - I over the kept entries of W (out, in), from their values on: the
+    Minimises the squared Frobenius norm of W^T W - I over the kept entries of W (out, in), from their values: the
     approximate dynamical isometry of Lee et al. 2020 (section 5), without data. With fewer outputs than inputs the
     columns can't be orthonormal; the minimum then has orthonormal rows, since both differ by a constant.
 
@@ -22,13 +22,12 @@ def repaired(weights: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> dict[
     weights : mapping
         A state dict.
     keep : mapping
-        Parameter name -> bool tensor of its shape, True = kept. Biases and normalisation are left as they are, and so
-        is every weight that isn't named.
+        Parameter name -> bool tensor of its shape, True = kept. Other weights, biases and normalisation do not change.
 
     Returns
     -------
     dict
-        The whole state dict, repaired weights zero where they are pruned; equal for equal weights and masks.
+        The whole state dict; repaired weights are zero at pruned entries. Equal arguments give equal results.
     """
     return {
         name: _repair(weight, keep[name]) if name in keep and weight.ndim > 1 else weight
@@ -43,12 +42,12 @@ def _repair(weight: Tensor, keep: Tensor) -> Tensor:
         return torch.zeros_like(weight)
     optimizer = torch.optim.LBFGS([values], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
 
-    def whole() -> Tensor:
+    def masked_weight() -> Tensor:
         return torch.zeros_like(weight).masked_scatter(kept, values)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        matrix = whole().flatten(1)
+        matrix = masked_weight().flatten(1)
         matrix = matrix if matrix.shape[0] < matrix.shape[1] else matrix.T
         distance = (matrix @ matrix.T - torch.eye(len(matrix), device=matrix.device)).square().sum()
         distance.backward()
@@ -56,4 +55,4 @@ def _repair(weight: Tensor, keep: Tensor) -> Tensor:
 
     with torch.enable_grad():
         optimizer.step(closure)
-    return whole().detach()
+    return masked_weight().detach()

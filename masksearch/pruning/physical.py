@@ -1,4 +1,4 @@
-"""Physical pruning: the smaller network that a filter mask leaves, exact in eval mode, and its way to disk and back."""
+"""Physical pruning: smaller networks from filter masks, exact in eval mode, their state dicts and files."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetenso
 
 
 def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
-    """A copy of ``model`` without the channels that ``mask`` removes. In eval mode it gives what the masked one gives.
+    """A copy of ``model`` without the channels that ``mask`` removes. In eval mode outputs equal the masked network's.
 
-    The copy has the same class, mode, device and types; gradients stay behind. ``model`` itself is only read.
+    The copy has the same class, mode, device and types, and no gradients. ``model`` does not change.
 
     Parameters
     ----------
     model : nn.Module
-        The network that the space was made for, or one of the same sizes with other weights.
+        The network of the space, or one of the same sizes with other weights.
 
     Raises
     ------
@@ -43,10 +43,10 @@ def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
 
 
 def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the full network, cut to fit the pruned one: retraining starts from rewound or trained weights.
+    """Cut a state dict of the full network to the sizes of the pruned one.
 
     ``prune(model, space, mask).load_state_dict(slice_state(space, mask, earlier))`` is the pruned network with the
-    weights of an earlier moment. Tensors that the mask doesn't cut are passed on, not copied.
+    weights of an earlier moment. Tensors that the mask doesn't cut are not copied.
 
     Raises
     ------
@@ -59,15 +59,15 @@ def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> 
 
 
 def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of the pruned network as one of the full network, zero wherever ``mask`` removes something.
+    """Convert a state dict of the pruned network to the full network's, with zeros at pruned positions.
 
-    The way back from :func:`slice_state`: a later round of pruning ranks the units of the full network, with the
-    weights that the smaller one has learnt. In eval mode both give the same.
+    The inverse of :func:`slice_state`: a later round of pruning ranks the units of the full network, with the weights
+    of the trained smaller one. In eval mode both give equal outputs.
 
     Raises
     ------
     InputError
-        For a mask of another space, or a state dict that isn't of the sizes that the mask leaves.
+        For a mask of another space, or a state dict of other sizes than the mask leaves.
     """
     _check_mask(space, mask)
     for name, shape in _pruned_shapes(space, mask).items():
@@ -77,12 +77,12 @@ def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -
 
 
 def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Mask) -> None:
-    """Write a pruned network to the folder ``path``: weights and mask as safetensors, what it is as JSON.
+    """Write a pruned network to the folder ``path``: weights and mask as safetensors, its description as JSON.
 
     Parameters
     ----------
     small : nn.Module
-        What :func:`prune` made of this space and mask, as it is now: retrained, say.
+        A network made by :func:`prune` with this space and mask; it may be retrained.
 
     Raises
     ------
@@ -107,18 +107,18 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Ma
     folder = Path(path)
     mask.save(folder / _MASK)
     save_tensors(folder / _WEIGHTS, tensors)
-    write_json(folder / _ABOUT, about)  # last: a folder that has it is whole
+    write_json(folder / _ABOUT, about)  # last: a folder with this file is complete
 
 
 def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Bring a pruned network back, on the CPU, in eval mode, without the space or the original weights.
+    """Load a pruned network, on the CPU, in eval mode; neither the space nor the original weights are needed.
 
     Parameters
     ----------
     path : str or Path
         A folder of :func:`save_pruned`.
     model : nn.Module, optional
-        A fresh, full-size instance of the network's class; it is only read. Networks of ``build_model`` need none.
+        A new, full-size instance of the network's class. Networks of ``build_model`` need none.
 
     Raises
     ------

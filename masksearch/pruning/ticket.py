@@ -1,4 +1,4 @@
-"""Tickets: a mask and the weights it is meant for, as a network that is ready to be trained."""
+"""Tickets: masked or physically pruned networks that are ready to be trained."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ __all__ = ["Ticket", "draw_ticket"]
 
 @dataclass(frozen=True)
 class Ticket:
-    """A mask and the weights it is meant for, as a network ready to be trained."""
+    """A mask and its weights, as a network that is ready to be trained."""
 
     network: nn.Module
-    masks: dict[str, Tensor]  # what training has to keep at zero; empty for a pruned network
-    pruned: bool  # physically
+    masks: dict[str, Tensor]  # for the training: parameter name -> kept entries; empty for a physically pruned network
+    pruned: bool  # whether physically pruned
 
     def weights(self, space: NetworkSpace, mask: Mask) -> Weights:
-        """The network's weights as they are now, as those of the full network: zero where it is pruned."""
+        """The current weights as a state dict of the full network, with zeros at pruned positions."""
         state = copy_weights(self.network)
         return restore_state(space, mask, state) if self.pruned and isinstance(space, FilterSpace) else state
 
@@ -29,8 +29,8 @@ class Ticket:
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
     """The network under ``mask`` with ``weights``: filters are removed, weights are zeroed.
 
-    A filter mask that empties a layer has no network that is smaller and whole; there, and where filters are not to go
-    ``physically``, they are zeroed, too. ``model`` gets the weights, masked.
+    Filters are only zeroed if ``physically`` is False or the mask empties a layer, because a network without a layer
+    does not exist. ``model`` gets the masked weights.
     """
     model.load_state_dict(weights)
     if physically and isinstance(space, FilterSpace) and not mask.empty_layers():

@@ -1,7 +1,7 @@
-"""One trainer for dense, masked and pruned networks, and what it is made of."""
+"""Training and evaluation of dense, masked and pruned networks."""
 
+from masksearch.training.batches import Examples, crop_flip, draw_crop_flip, steps_per_epoch
 from masksearch.training.evaluation import Evaluation, evaluate
-from masksearch.training.feed import Examples, crop_flip, draw_crop_flip, steps_per_epoch
 from masksearch.training.input_check import Loss
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import learning_rate

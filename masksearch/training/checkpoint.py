@@ -1,4 +1,4 @@
-"""A training on disk, from epoch to epoch: one file that a later call continues from, to the same result."""
+"""Checkpoints of trainings: one file from which a later call continues, to the same result bit for bit."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -55,7 +55,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def digest(tensors: Mapping[str, Tensor] | None) -> str:
-    """16 hex digits that are equal exactly for equal names, types, shapes and values."""
+    """16 hex digits that are equal exactly for equal names, types, shapes and values of tensors."""
     sha = hashlib.sha256()
     for name, tensor in (tensors or {}).items():
         plain = tensor.detach().cpu().contiguous()
@@ -67,7 +67,7 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
 def save_checkpoint(
     path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> None:
-    """Write everything that the rest of the training depends on. Random numbers derive from the seed: none is kept."""
+    """Write the state of a training. Random numbers derive from the seed, so that no generator is saved."""
     best = training.best
     tree = {
         "format": _FORMAT,
@@ -86,21 +86,21 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> None:
-    """Put network, optimiser, changing masks and record into the state that the file holds.
+    """Restore network, optimiser, changing masks and record from the file.
 
     Raises
     ------
     InputError
-        If the file is no checkpoint, or one of another training; the first thing that differs is named.
+        If the file is no checkpoint or is of another training; the message names the first difference.
     """
     tree = load_tree(path)
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
         raise InputError(f"checkpoint: {path} is not a checkpoint of a training")
     for name, value in identity.items():
-        if (kept := tree["identity"].get(name)) != value:
+        if (saved := tree["identity"].get(name)) != value:
             raise InputError(
-                f"checkpoint: {path} is of a training with {name} {kept}, this one has {value}; "
-                "go on as it began, or name another file"
+                f"checkpoint: {path} is of a training with {name} {saved}, this one has {value}; "
+                "continue with the same settings, or name another file"
             )
     training.model.load_state_dict(tree["model"])
     load_optimizer(optimizer, tree["optimizer"])

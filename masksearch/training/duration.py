@@ -1,4 +1,4 @@
-"""Moments in a training, with their unit: ``0``, ``3ep``, ``500it``, ``end``; or the best by then: ``best:3ep``."""
+"""Durations: moments of a training with a unit, ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``."""
 
 import re
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ _BEST = "best"
 
 @dataclass(frozen=True)
 class Duration:
-    """A moment in a training: so many epochs or optimiser steps after its start, or its end.
+    """A moment of a training: a number of epochs or optimiser steps after its start, or its end.
 
-    With ``best`` it means the state after the epoch that validation liked best, of all epochs until that moment.
+    With ``best`` it is the state after the epoch with the best validation result of all epochs until that moment.
     ``str(Duration.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.
     """
 
     count: int  # of `unit`; 0 for "end"
     unit: str  # "ep", "it" or "end"
-    best: bool = False  # by validation until then; the unit is "ep" or "end"
+    best: bool = False  # best epoch by validation until the moment; the unit is "ep" or "end"
 
     @classmethod
     def parse(cls, text: str, name: str = "duration") -> "Duration":
@@ -39,14 +39,14 @@ class Duration:
         elif (match := re.fullmatch(r"(\d+)(ep|it)?", text)) and (match[2] or not int(match[1])):
             return cls(int(match[1]), match[2] if int(match[1]) else "ep")
         raise InputError(
-            f"{name}: {text!r} is no moment of a training; write 0, 3ep (epochs), 500it (steps), end, "
+            f"{name}: {text!r} is not a moment of a training; write 0, 3ep (epochs), 500it (steps), end, "
             "best (by validation) or best:3ep (of the first 3 epochs)"
         )
 
     def steps(self, steps_per_epoch: int, epochs: int) -> int:
         """The number of optimiser steps from the start of a training of ``epochs`` epochs.
 
-        For the best state by a moment, those until that moment: which state is best is not known before.
+        For ``best`` these are the steps until the moment, because only then the best epoch is decided.
         """
         if self.unit == "end":
             return epochs * steps_per_epoch

@@ -1,4 +1,4 @@
-"""One pass over the training images, without a moment at which the host waits for the device."""
+"""One epoch of training: a pass over all examples, in which the host never waits for the device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from masksearch.training.batches import Feed, batch_sizes, draw_crop_flip
 from masksearch.training.evaluation import mean_loss
-from masksearch.training.feed import Feed, batch_sizes, draw_crop_flip
 from masksearch.training.input_check import Loss
 from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.slimming import Slimming
@@ -19,7 +19,7 @@ __all__ = ["EpochPass"]
 
 @dataclass(frozen=True)
 class EpochPass:
-    """Everything an epoch needs beside its number and learning rate."""
+    """Everything that is constant over the epochs of a training."""
 
     model: nn.Module
     feed: Feed
@@ -32,21 +32,21 @@ class EpochPass:
     seed: int
     cropped: bool  # random crops and flips
     bfloat16: bool  # autocast
-    classifies: bool  # outputs are logits, so that there is an accuracy
+    classifies: bool  # outputs are logits
 
     def run(self, epoch: int, lr: float, after_step: Callable[[int], None]) -> tuple[float, float | None]:
-        """Train for one epoch; return the mean loss and the accuracy over its images, as they were seen.
+        """Train for one epoch; return mean loss and accuracy over its examples, as augmented and in train mode.
 
-        Every random number of the epoch derives from (seed, epoch), so that epochs can begin in a fresh process.
+        All random numbers derive from (seed, epoch), so that every epoch can begin in a new process.
 
         Parameters
         ----------
         epoch : int
-            Epochs of the schedule that are over: 0 for the first one.
+            Completed epochs of the schedule: 0 for the first one.
         lr : float
-            Learning rate of all its steps.
+            Learning rate of all steps.
         after_step : callable
-            Gets the number of steps since the schedule's epoch 0 after each one.
+            Called after every step with the number of steps since epoch 0 of the schedule.
         """
         n, device = len(self.feed), self.feed.device
         order = torch.randperm(n, generator=torch_generator(self.seed, "epoch", epoch, "order"))

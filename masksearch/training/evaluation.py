@@ -1,12 +1,12 @@
-"""Accuracy and loss of a network on a split."""
+"""Evaluation of networks: accuracy and loss on a split."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from masksearch.training.feed import Examples, Feed, forward_batch
-from masksearch.training.input_check import Loss, cross_entropy, mode_kept, probe
+from masksearch.training.batches import Examples, Feed, forward_batch
+from masksearch.training.input_check import Loss, check_inputs, cross_entropy, mode_kept
 from masksearch.utils.seeds import seeded
 
 __all__ = ["Evaluation", "evaluate", "evaluate_feed"]
@@ -14,11 +14,11 @@ __all__ = ["Evaluation", "evaluate", "evaluate_feed"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a network does on a split."""
+    """Accuracy and loss of a network on a split."""
 
     accuracy: float | None  # share of images whose highest logit is their label; None where outputs aren't logits
     loss: float  # mean over images
-    n: int  # images
+    n: int  # examples
 
 
 def evaluate(
@@ -29,7 +29,7 @@ def evaluate(
     loss: Loss | None = None,
     batch_size: int | None = None,
 ) -> Evaluation:
-    """Score a network in eval mode, in its own precision. Its weights, modes and the random state stay as they were.
+    """Evaluate a network in eval mode. Weights, modes and the global random state do not change.
 
     Parameters
     ----------
@@ -38,29 +38,29 @@ def evaluate(
     split : Examples
         ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
     device : torch.device or str
-        Where it runs.
+        Device of the evaluation.
     loss : callable, optional
-        Outputs and labels -> mean loss, a scalar tensor; cross-entropy if left out.
+        (outputs, targets) -> mean loss, a scalar tensor. Default: cross-entropy.
     batch_size : int, optional
-        Images per forward pass; if left out, what suits the device.
+        Examples per forward pass. Default: depends on the device.
 
     Raises
     ------
     InputError
-        For data or outputs that can't be scored.
+        For data or outputs that can't be evaluated.
     """
     device = torch.device(device)
     model.to(device)
-    seen = probe(model, split, device, loss)
+    checked = check_inputs(model, split, device, loss)
     return evaluate_feed(
-        model, Feed(split, device, seen.channels_last), loss or cross_entropy, seen.classifies, batch_size
+        model, Feed(split, device, checked.channels_last), loss or cross_entropy, checked.classifies, batch_size
     )
 
 
 def evaluate_feed(
     model: nn.Module, feed: Feed, loss: Loss, classifies: bool, batch_size: int | None = None
 ) -> Evaluation:
-    """:func:`evaluate` for images that are on the device and have been looked at before."""
+    """:func:`evaluate` for checked examples that are on the device."""
     losses: list[Tensor] = []
     correct: list[Tensor] = []
     sizes: list[int] = []
@@ -77,6 +77,6 @@ def evaluate_feed(
 
 
 def mean_loss(losses: list[Tensor], sizes: list[int]) -> float:
-    """Mean over images of losses that are means over batches; the one moment at which the host waits for the device."""
+    """Mean over examples of losses that are means over batches. Here the host waits for the device, once."""
     values = torch.stack(losses).cpu().double()
     return float(values @ torch.tensor(sizes, dtype=torch.float64) / sum(sizes))

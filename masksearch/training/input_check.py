@@ -1,4 +1,4 @@
-"""A look at network and data before any work: two images go through, and what can't be trained is refused."""
+"""Checks of network and data before a training: a split's tensors, and a forward pass of two examples."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,34 +9,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.training.feed import Examples
+from masksearch.training.batches import Examples
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import seeded
 
-__all__ = ["Loss", "Probe", "cross_entropy", "mode_kept", "probe", "takes_channels_last"]
+__all__ = ["InputCheck", "Loss", "check_inputs", "cross_entropy", "mode_kept", "takes_channels_last"]
 
-_FEW_FILTERS = 8  # a vector register's width: narrower layers were up to 1.8 times slower with channels innermost
+_FEW_FILTERS = 8  # width of a vector register; narrower layers were up to 1.8 times slower with innermost channels
 
 Loss = Callable[[Any, Tensor], Tensor]
-"""A loss: the network's outputs and labels (b,) -> their mean loss, a scalar tensor."""
+"""A loss: (outputs, targets (b,)) -> mean loss, a scalar tensor."""
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What the trial run showed."""
+class InputCheck:
+    """Facts from the check's forward pass."""
 
-    classifies: bool  # outputs are (n, classes): accuracy makes sense
-    channels_last: bool  # batches go in with the channels innermost
+    classifies: bool  # outputs are logits (n, classes)
+    channels_last: bool  # batches should have innermost channels
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of logits (b, classes), in float32 also where the network calculates in less."""
+    """Mean cross-entropy of logits (b, classes), always in float32."""
     return F.cross_entropy(outputs.float(), labels, label_smoothing=label_smoothing)
 
 
 @contextmanager
 def mode_kept(model: nn.Module) -> Iterator[None]:
-    """On leaving, every module is in the mode (train or eval) that it was found in."""
+    """At the end of the block, restore the mode (train or eval) of every module."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -45,14 +45,16 @@ def mode_kept(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def probe(model: nn.Module, split: Examples, device: torch.device, loss: Loss | None, name: str = "split") -> Probe:
-    """Check a split, then run two of its images through the network (on ``device`` already) in eval mode.
+def check_inputs(
+    model: nn.Module, split: Examples, device: torch.device, loss: Loss | None, name: str = "split"
+) -> InputCheck:
+    """Check a split, then run two of its examples through the network (already on ``device``) in eval mode.
 
     Raises
     ------
     InputError
         For no images, images or labels of the wrong shape or type, values that aren't finite, labels outside the
-        classes, and, without a loss of the user's own, outputs that aren't logits (n, classes).
+        classes, and, without ``loss``, outputs that aren't logits (n, classes).
     """
     _check_split(split, name)
     images, labels = split.inputs[:2].to(device), split.targets[:2].to(device)
@@ -65,23 +67,29 @@ def probe(model: nn.Module, split: Examples, device: torch.device, loss: Loss | 
             value = loss(outputs, labels)
             if not isinstance(value, Tensor) or value.numel() != 1:
                 raise InputError(f"loss: returned {_shown(value)}; a scalar tensor is needed")
-            return Probe(classifies, channels_last)
+            return InputCheck(classifies, channels_last)
     if not classifies:
         raise InputError(
-            f"model: {type(model).__name__} returns {_shown(outputs)}; cross-entropy needs float logits (n, classes), "
-            "and other outputs a loss of your own"
+            f"model: {type(model).__name__} returns {_shown(outputs)}; cross-entropy needs float logits (n, classes); "
+            "give other outputs a loss of your own"
         )
     if (largest := int(split.targets.max())) >= outputs.shape[1]:
         raise InputError(f"{name}: label {largest}; {type(model).__name__} has the classes 0 to {outputs.shape[1] - 1}")
-    return Probe(classifies, channels_last)
+    return InputCheck(classifies, channels_last)
 
 
 def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
-    """Whether images go in with the channels innermost: convolutions are faster that way on the CPU and in bfloat16.
+    """Whether batches should have innermost channels: then convolutions are faster on the CPU and in bfloat16.
 
-    Those of very few filters, which heavy pruning leaves, are not. Weights stay as they are, so that files don't
-    notice. A network that calls ``view`` on a convolution's output raises for this layout: it gets the ordinary one.
-    ``model`` is in eval mode, ``images`` are few.
+    Convolutions of very few filters, as heavy pruning leaves, are not faster. A network that calls ``view`` on a
+    convolution's output can't process this memory format. Weights keep their format.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode.
+    images : Tensor (n, c, h, w)
+        A small batch for a test run.
     """
     filters = [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
     if images.shape[1] == 1 or min(filters, default=0) < _FEW_FILTERS:
@@ -101,7 +109,7 @@ def _check_split(split: Examples, name: str) -> None:
         raise InputError(f"{name}: labels are {_shown(labels)}; an int64 tensor ({len(images)},) is needed")
     if not len(images):
         raise InputError(f"{name}: 0 images; at least one is needed")
-    if not all(value.isfinite() for value in images.aminmax()):  # NaN and infinity both end up in the extremes
+    if not all(value.isfinite() for value in images.aminmax()):  # minimum or maximum is NaN or infinite if any value is
         raise InputError(f"{name}: {int((~images.isfinite()).sum())} values of its images aren't finite; all must be")
     if (smallest := int(labels.min())) < 0:
         raise InputError(f"{name}: label {smallest}; labels are 0 or more")

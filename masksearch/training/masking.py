@@ -1,4 +1,4 @@
-"""Masks in training: pruned weights stay exactly zero, also under momentum; masks may change between steps."""
+"""Masks during training: pruned weights stay exactly zero, and mask schedules may change masks between steps."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -13,16 +13,16 @@ __all__ = ["MaskSchedule", "Masking"]
 
 
 class MaskSchedule(Protocol):
-    """Masks that change during a training. What it does must follow from its state, the network and the step alone."""
+    """Protocol of masks that change during a training. Changes may depend on state, network and step only."""
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """The masks as they are now: parameter name -> bool tensor of its shape, True = kept. Always the same names."""
+        """The current masks: parameter name -> bool tensor of its shape, True = kept. The names never change."""
 
     def __call__(self, step: int) -> bool:
-        """Look at the network after an optimiser step, and say whether the masks have changed.
+        """Update the masks after an optimiser step; return whether they changed.
 
-        Pruned weights are zero already. Gradients of the step are there, those of pruned weights among them.
+        Pruned weights are zero; the gradients of the step, those of pruned weights included, still exist.
 
         Parameters
         ----------
@@ -31,19 +31,19 @@ class MaskSchedule(Protocol):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on, as a plain tree for a checkpoint."""
+        """The state, as nested dicts and lists for a checkpoint."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state. Raise an :class:`InputError` if it is of other settings."""
+        """Restore a state. Raise an :class:`InputError` if it is of other settings."""
 
 
 class Masking:
-    """Zeroes what masks prune, once at the start and after every optimiser step.
+    """Zero the pruned weights, once at the start and after every optimiser step.
 
     Parameters
     ----------
     model : nn.Module
-        On its device already.
+        Already on its device.
     masks : mapping
         Parameter name -> bool tensor of its shape, True = kept.
 
@@ -66,25 +66,25 @@ class Masking:
         self._names = list(masks)
         self._parameters: list[Tensor] = [parameters[name] for name in masks]
         self._factors = [
-            torch.empty_like(parameter).copy_(keep)  # strides of the parameter: multiplied side by side
+            torch.empty_like(parameter).copy_(keep)  # with the parameter's strides, for fast products
             for parameter, keep in zip(self._parameters, masks.values(), strict=True)
         ]
         with torch.no_grad():
             for parameter, factor in zip(self._parameters, self._factors, strict=True):
-                parameter.masked_fill_(factor == 0, 0)  # not a product: NaN x 0 is NaN
+                parameter.masked_fill_(factor == 0, 0)  # a product would keep NaN
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Zero the pruned weights again, all parameters in one call."""
+        """Zero the pruned weights again."""
         if self._parameters:
             torch._foreach_mul_(self._parameters, self._factors)
 
     @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Go over to other masks of the same parameters. What is dropped becomes zero, what is regrown begins there.
+        """Change to other masks of the same parameters. Dropped weights become zero, regrown weights start at zero.
 
-        What ``optimizer`` remembers of either (momentum, moments) is forgotten: while a weight was pruned, it gathered
-        gradients of steps that were never made.
+        Their entries in the state of ``optimizer`` (momentum, moments) become zero, too: while a weight was pruned, the
+        optimiser accumulated gradients of steps that had no effect.
         """
         for name, parameter, factor in zip(self._names, self._parameters, self._factors, strict=True):
             keep = masks[name].to(parameter.device)

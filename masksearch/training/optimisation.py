@@ -1,4 +1,4 @@
-"""Optimisers, and learning rates as a function of the epoch and the validation losses."""
+"""Optimisers and learning-rate schedules."""
 
 from collections.abc import Callable, Iterable, Sequence
 from math import cos, inf, pi
@@ -37,7 +37,7 @@ def _adamw(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool)
 
 
 def _adadelta(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
-    # There is no fused Adadelta; torch takes its foreach form on CUDA and the plain one on the CPU.
+    # torch has no fused Adadelta.
     return Adadelta(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 
 
@@ -45,22 +45,22 @@ OPTIMIZERS: Table[Build] = Table("optimizer", {"sgd": _sgd, "adam": _adam, "adam
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings, device: torch.device) -> Optimizer:
-    """The optimiser that ``settings`` name, over those of ``parameters`` that want gradients."""
+    """The optimiser of ``settings`` for those of ``parameters`` that require gradients."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     return OPTIMIZERS[settings.optimizer](trained, settings, device.type in ("cpu", "cuda"))
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
-    """Put back a state that has been in a file."""
+    """Restore an optimiser's state from a file."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
-                # A file doesn't keep strides, and fused kernels walk parameter and state side by side.
+                # A file has no strides, but fused kernels need equal strides of parameter and state.
                 values[name] = torch.empty_like(parameter).copy_(value)
 
 
-_THRESHOLD = 1e-4  # a validation loss counts as lower if it is by this share of the lowest one
+_THRESHOLD = 1e-4  # relative decrease of the validation loss that counts as an improvement
 
 
 def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[float] = ()) -> float:
@@ -69,18 +69,20 @@ def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[floa
     Parameters
     ----------
     settings : TrainSettings
-        Names the schedule and its numbers.
+        The schedule and its parameters.
     epoch : int
-        Epochs of the schedule that are over: 0 for the first one.
+        Completed epochs of the schedule: 0 for the first one.
     val_losses : sequence of float
-        Validation losses of the epochs that are over, since the training began; only ``plateau`` reads them.
+        Validation losses of the epochs of this training; only ``plateau`` uses them.
 
     Notes
     -----
     ``multistep`` is lr x factor^(milestones reached). ``cosine`` is lr x (1 + cos(pi x epoch / epochs)) / 2 (Loshchilov
-    and Hutter 2017, equation 5: one cycle down to 0). ``plateau`` multiplies by factor whenever the loss has failed to
-    fall for more than ``patience`` epochs in a row. Epochs beyond ``settings.epochs`` keep the rate of the last one;
-    ``plateau``, which knows no end, goes on.
+    and Hutter 2017, equation 5: one cycle down to 0). ``plateau`` multiplies by factor after more than
+    ``patience`` epochs in a row without improvement, as ReduceLROnPlateau does. Epochs beyond ``settings.epochs`` keep
+    the rate of the last one; ``plateau`` goes on.
+
+    torch's schedulers have a state; this function has none, so that any epoch can begin in a new process.
     """
     scheduled = max(0, min(epoch, settings.epochs - 1))
     if settings.lr_schedule == "multistep":
@@ -88,18 +90,18 @@ def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[floa
     if settings.lr_schedule == "cosine":
         return settings.lr * (1 + cos(pi * scheduled / max(1, settings.epochs))) / 2
     if settings.lr_schedule == "plateau":
-        return settings.lr * settings.factor ** _falls(val_losses[:epoch], settings.patience)
+        return settings.lr * settings.factor ** _reductions(val_losses[:epoch], settings.patience)
     return settings.lr
 
 
-def _falls(losses: Sequence[float], patience: int) -> int:
-    """How often the plateau schedule has cut the rate after these losses."""
-    falls, waited, lowest = 0, 0, inf
+def _reductions(losses: Sequence[float], patience: int) -> int:
+    """Number of reductions of the plateau schedule after these losses."""
+    reductions, waited, lowest = 0, 0, inf
     for loss in losses:
         if loss < lowest * (1 - _THRESHOLD) or lowest == inf:
             waited, lowest = 0, loss
         else:
             waited += 1
         if waited > patience:
-            falls, waited = falls + 1, 0
-    return falls
+            reductions, waited = reductions + 1, 0
+    return reductions

@@ -1,4 +1,4 @@
-"""What a training leaves behind: rows, snapshots, the best weights."""
+"""Record of a training: rows of epochs, snapshots, best weights."""
 
 from dataclasses import dataclass, field
 from math import isfinite
@@ -14,7 +14,7 @@ Weights = dict[str, Tensor]
 
 
 def copy_weights(model: nn.Module) -> Weights:
-    """The network's state as it is now, on the CPU."""
+    """A copy of the network's state, on the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
@@ -22,9 +22,9 @@ def copy_weights(model: nn.Module) -> Weights:
 class EpochRow:
     """One epoch of a training."""
 
-    epoch: int  # of the learning-rate schedule: 1 for the first one
-    train_loss: float  # mean over the epoch's images, each as it was seen: augmented, in train mode, smoothed
-    train_accuracy: float | None  # the same; None where outputs aren't logits
+    epoch: int  # number in the learning-rate schedule: 1 for the first one
+    train_loss: float  # mean over the epoch's examples, augmented, in train mode, with label smoothing
+    train_accuracy: float | None  # likewise; None if outputs are not logits
     val_loss: float | None  # in eval mode, without label smoothing; None without a validation split
     val_accuracy: float | None
     lr: float
@@ -32,11 +32,11 @@ class EpochRow:
 
     @property
     def finite(self) -> bool:
-        """Whether its losses are numbers."""
+        """Whether the losses are finite."""
         return isfinite(self.train_loss) and (self.val_loss is None or isfinite(self.val_loss))
 
     def better_than(self, other: "EpochRow") -> bool:
-        """Higher validation accuracy, or a lower validation loss where there is no accuracy; False on a tie."""
+        """Whether the validation accuracy is higher (without accuracies, the validation loss lower); False for ties."""
         if self.val_accuracy is not None and other.val_accuracy is not None:
             return self.val_accuracy > other.val_accuracy
         return self.val_loss is not None and other.val_loss is not None and self.val_loss < other.val_loss
@@ -51,13 +51,13 @@ class Best:
 
     @property
     def epoch(self) -> int:
-        """Its number, 1 for the first one."""
+        """Number of the epoch, 1 for the first one."""
         return self.row.epoch
 
 
 @dataclass
 class Training:
-    """A training, over or under way.
+    """A training, finished or in progress.
 
     Attributes
     ----------
@@ -66,12 +66,12 @@ class Training:
     epochs : list of EpochRow
         In order.
     snapshots : dict of Duration -> weights
-        The weights at the moments asked for, masked like the network. Moments that a training which ended early has
-        not reached are missing, ``end`` is where it ended, and the best by a moment is the best so far.
+        The weights at the requested moments, masked like the network. If the training ended early, later moments are
+        missing, ``end`` is the early end, and the best by a moment is the best so far.
     best : Best or None
-        None without a validation split or without an epoch that ended in finite losses.
+        None without a validation split or without an epoch with finite losses.
     stopped : bool
-        ``on_epoch`` ended it before its last epoch.
+        Whether ``on_epoch`` ended the training before its last epoch.
     """
 
     model: nn.Module
@@ -80,11 +80,19 @@ class Training:
     best: Best | None = None
     stopped: bool = False
 
+    def __repr__(self) -> str:
+        last = self.epochs[-1] if self.epochs else None
+        loss = "" if last is None else f", train loss {last.train_loss:.4g}"
+        accuracy = "" if last is None or last.val_accuracy is None else f", val accuracy {last.val_accuracy:.2%}"
+        best = "" if self.best is None else f", best epoch {self.best.epoch}"
+        state = ", stopped" if self.stopped else ", diverged" if self.diverged else ""
+        return f"Training({type(self.model).__name__}, {len(self.epochs)} epochs{loss}{accuracy}{best}{state})"
+
     @property
     def diverged(self) -> bool:
-        """Whether it ended because a loss was no longer a number; the last row holds that loss."""
+        """Whether the training ended because a loss was not finite; the last row has that loss."""
         return bool(self.epochs) and not self.epochs[-1].finite
 
     def over(self, epochs: int) -> bool:
-        """Whether nothing is left to do of a training that makes so many epochs."""
+        """Whether a training of ``epochs`` epochs is finished."""
         return len(self.epochs) >= epochs or self.stopped or self.diverged

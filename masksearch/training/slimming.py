@@ -1,4 +1,4 @@
-"""Network slimming: an L1 penalty on BatchNorm's scales, which makes those of useless channels small."""
+"""Network slimming: an L1 penalty on BatchNorm scales, which makes the scales of unimportant channels small."""
 
 import torch
 from torch import Tensor, nn
@@ -10,22 +10,22 @@ __all__ = ["Slimming"]
 
 
 class Slimming:
-    """Adds the penalty's subgradient, strength x sign(gamma), to the gradient of every BatchNorm scale.
+    """Add the penalty's subgradient, strength x sign(gamma), to the gradient of every BatchNorm scale.
 
-    Liu et al. 2017 (equation 1). sign(0) is 0, so that a scale that is pruned feels nothing. The loss that a training
-    reports is without the penalty.
+    Liu et al. 2017 (equation 1). sign(0) is 0, so that pruned scales get no penalty. Reported losses are without the
+    penalty.
 
     Parameters
     ----------
     model : nn.Module
-        On its device already.
+        Already on its device.
     strength : float
-        0 does nothing.
+        Factor of the penalty; 0: no penalty.
 
     Raises
     ------
     InputError
-        If there is a penalty and no scale that is trained.
+        If ``strength`` is above 0 and the network has no trainable scale.
     """
 
     def __init__(self, model: nn.Module, strength: float) -> None:
@@ -39,8 +39,8 @@ class Slimming:
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Add the subgradient; between the backward pass and the optimiser's step."""
-        # By scale, because two modules may share one.
+        """Add the subgradient. Call it between the backward pass and the optimiser's step."""
+        # A dict, because two modules may share a scale.
         gradients = {scale: scale.grad for scale in self._scales if scale.grad is not None}
         if gradients:
             signs = torch._foreach_sign(list[Tensor](gradients))

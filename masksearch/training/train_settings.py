@@ -1,4 +1,4 @@
-"""How a network is trained, as one frozen record that is checked when it is made."""
+"""Settings of a training, checked at construction."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,7 +16,7 @@ Augment = Literal["auto", "none", "crop_flip"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything that decides a training beside the network, the data and the seed."""
+    """Settings of a training, without network, data and seed."""
 
     epochs: int = 10
     """Passes over the training images; 0 leaves the weights as they are."""
@@ -75,6 +75,6 @@ class TrainSettings:
             _need("nesterov", True, self.optimizer == "sgd" and self.momentum > 0, "for sgd with momentum above 0")
 
 
-def _need(name: str, value: object, fine: bool, allowed: str) -> None:
-    if not fine:
+def _need(name: str, value: object, valid: bool, allowed: str) -> None:
+    if not valid:
         raise InputError(f"{name}: {value}; allowed is {allowed}")

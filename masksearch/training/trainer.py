@@ -1,4 +1,4 @@
-"""The one trainer: dense networks, masked ones and pruned ones."""
+"""Trainer of dense, masked and pruned networks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from masksearch.training.batches import Examples, Feed, steps_per_epoch
 from masksearch.training.checkpoint import digest, load_checkpoint, locks_checkpoint, save_checkpoint
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
-from masksearch.training.feed import Examples, Feed, steps_per_epoch
-from masksearch.training.input_check import Loss, cross_entropy, mode_kept, probe
+from masksearch.training.input_check import Loss, check_inputs, cross_entropy, mode_kept
 from masksearch.training.masking import Masking, MaskSchedule
-from masksearch.training.moments import Moments
 from masksearch.training.optimisation import build_optimizer, learning_rate
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
 from masksearch.training.slimming import Slimming
+from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.errors import InputError
 
 __all__ = ["train"]
 
-CHECKPOINT_SECONDS = 5.0  # between two checkpoints, at the least
+CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints
 
 OnEpoch = Callable[[EpochRow], bool | None]
 
@@ -52,70 +52,69 @@ def train(
 ) -> Training:
     """Train a network in place.
 
-    Equal arguments give equal weights, bit for bit, also where the training was interrupted in between: order of the
-    images, augmentation and dropout derive from (seed, epoch). The global random state and the modes of the network's
-    modules are left as they were found.
+    Equal arguments give equal weights, bit for bit, even if the training was interrupted: order of the examples,
+    augmentation and dropout derive from (seed, epoch). The global random state and the modes of the network's modules
+    do not change.
 
     Parameters
     ----------
     model : nn.Module
         Moved to ``device``.
     split : Examples
-        What it learns: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
+        Training examples: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
     settings : TrainSettings
-        How.
+        Settings of the training.
     val : Examples, optional
-        Evaluated after every epoch; ``best`` and the plateau lr_schedule need it.
+        Validation examples, evaluated after every epoch; ``best`` and the plateau schedule need them.
     masks : mapping, optional
-        Parameter name -> bool tensor of its shape, True = kept. What is pruned is exactly zero from the start.
+        Parameter name -> bool tensor of its shape, True = kept. Pruned weights are exactly zero from the start.
     remask : MaskSchedule, optional
-        Masks that change during the training, instead of ``masks``. It must be as new where a training is resumed.
+        Masks that change during the training, instead of ``masks``. To resume a training, pass a new object.
     begin : int
-        Epochs of the schedule that are over: learning rates, random numbers and the rows' numbers go on from there.
-        The optimiser's state, and what ``plateau`` and ``best`` look at, begin anew.
+        Completed epochs of the schedule: learning rates, random numbers and the rows' numbers continue there. The
+        optimiser's state and the validation losses for ``plateau`` and ``best`` begin anew.
     until : int, optional
-        Epoch after which the training ends; ``settings.epochs`` if left out. Epochs beyond those keep the learning
-        rate of the last one (``plateau`` goes on).
+        Epoch after which the training ends. Default: ``settings.epochs``. Epochs beyond ``settings.epochs`` keep the
+        learning rate of the last one (``plateau`` goes on).
     seed : int
-        Of everything random.
+        Seed of all random numbers.
     device : torch.device or str
-        Where it trains.
+        Device of the training.
     augment : bool
-        What the data set says about crops and flips, for ``settings.augment`` = ``"auto"``.
+        Whether ``settings.augment`` = ``"auto"`` means crops and flips: ``Data.augment``.
     loss : callable, optional
-        Any outputs and labels (b,) -> mean loss, a scalar tensor. Cross-entropy if left out.
+        (outputs, targets (b,)) -> mean loss, a scalar tensor. Default: cross-entropy.
     snapshots : sequence of Duration
-        Moments at which to keep the weights, counted from epoch 0 of the schedule; none before ``begin``. ``end`` is
+        Moments at which to copy the weights, counted from epoch 0 of the schedule, none before ``begin``. ``end`` is
         the end of this training, and ``best`` the best of its epochs.
     checkpoint : str or Path, optional
-        A file that is written after epochs, at most every few seconds, and at the end. If it is there already, the
-        training continues from it; one that is over returns at once.
+        File that is written after epochs, at most every 5 seconds, and at the end. If the file exists, the training
+        continues from it; a finished training returns at once.
     on_epoch : callable, optional
-        Gets the row of every epoch once it is over, those of an earlier process first; returning True ends the training
-        there.
+        Called with the row of every completed epoch, first those of the checkpoint; returning True ends the training.
 
     Returns
     -------
     Training
-        Rows, snapshots, best weights. A loss that is no longer finite ends the training; ``diverged`` says so.
+        Rows, snapshots, best weights. A loss that is not finite ends the training; then ``diverged`` is True.
 
     Raises
     ------
     InputError
-        Before any work, for data, outputs, masks, moments or a checkpoint that don't fit.
+        Before any work, if data, outputs, masks, moments or checkpoint don't fit.
     """
     device = torch.device(device)
     until = settings.epochs if until is None else until
     _check_request(settings, val, loss, masks, remask, begin, until)
     steps = steps_per_epoch(len(split.inputs), settings.batch_size)
-    moments = Moments(snapshots, steps, begin, until, val is not None)
+    moments = SnapshotMoments(snapshots, steps, begin, until, val is not None)
     model.to(device)
-    seen = probe(model, split, device, loss, "train")
+    checked = check_inputs(model, split, device, loss, "train")
     if val is not None:
-        probe(model, val, device, loss, "val")
+        check_inputs(model, val, device, loss, "val")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
-            f"model: {type(model).__name__} has no parameter that wants a gradient; at least one is needed"
+            f"model: {type(model).__name__} has no parameter that requires a gradient; at least one is needed"
         )
     slimming = Slimming(model, settings.bn_l1)
     masks = (masks or {}) if remask is None else remask.masks
@@ -146,8 +145,8 @@ def train(
                 for row in training.epochs:
                     on_epoch(row)
 
-    feed = Feed(split, device, seen.channels_last)
-    val_feed = None if val is None else Feed(val, device, seen.channels_last)
+    feed = Feed(split, device, checked.channels_last)
+    val_feed = None if val is None else Feed(val, device, checked.channels_last)
     epochs = EpochPass(
         model=model,
         feed=feed,
@@ -160,7 +159,7 @@ def train(
         seed=seed,
         cropped=cropped,
         bfloat16=settings.precision == "bfloat16",
-        classifies=seen.classifies,
+        classifies=checked.classifies,
     )
 
     def after_step(step: int) -> None:
@@ -171,23 +170,23 @@ def train(
         if not training.epochs:
             moments.after_step(training, begin * steps)
         while not training.over(until - begin):
-            began, epoch = monotonic(), begin + len(training.epochs)
+            start, epoch = monotonic(), begin + len(training.epochs)
             lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
             train_loss, train_accuracy = epochs.run(epoch, lr, after_step)
-            scored = None
+            evaluation = None
             if val_feed is not None:
-                scored = evaluate_feed(model, val_feed, loss or cross_entropy, seen.classifies)
+                evaluation = evaluate_feed(model, val_feed, loss or cross_entropy, checked.classifies)
             row = EpochRow(
                 epoch=epoch + 1,
                 train_loss=train_loss,
                 train_accuracy=train_accuracy,
-                val_loss=scored.loss if scored else None,
-                val_accuracy=scored.accuracy if scored else None,
+                val_loss=evaluation.loss if evaluation else None,
+                val_accuracy=evaluation.accuracy if evaluation else None,
                 lr=lr,
-                seconds=monotonic() - began,
+                seconds=monotonic() - start,
             )
             training.epochs.append(row)
-            if scored and row.finite and (training.best is None or row.better_than(training.best.row)):
+            if evaluation and row.finite and (training.best is None or row.better_than(training.best.row)):
                 training.best = Best(row, copy_weights(model))
             moments.after_epoch(training, row.epoch)
             if path and (training.over(until - begin) or monotonic() - saved >= CHECKPOINT_SECONDS):
@@ -213,10 +212,8 @@ def _check_request(
     if not 0 <= begin <= until:
         raise InputError(f"begin: {begin}; allowed is 0 to {until}, the epoch at which the training ends")
     if remask is not None and masks is not None:
-        raise InputError("remask: brings masks of its own; leave masks out")
+        raise InputError("remask: has masks of its own; leave masks out")
     if settings.lr_schedule == "plateau" and val is None:
-        raise InputError("lr_schedule: plateau watches the validation loss; pass val, or another schedule")
+        raise InputError("lr_schedule: plateau needs the validation loss; pass val, or another schedule")
     if settings.label_smoothing and loss is not None:
-        raise InputError(
-            f"label_smoothing: {settings.label_smoothing}; a loss of your own does its own smoothing, so it must be 0"
-        )
+        raise InputError(f"label_smoothing: {settings.label_smoothing}; it must be 0 with a loss of your own")

@@ -61,7 +61,7 @@ SPARSE_FORMS = {
 def test_a_sparse_form_gives_the_same_outputs(form, n):
     layer, shape = SPARSE_FORMS[form]
     layer = thinned(copy.deepcopy(layer), 1.1 if form == "nothing_kept" else 0.8).double()
-    twin = deploy._twin(layer)
+    twin = deploy._sparse_form(layer)
     x = torch.randn(n, *shape, dtype=torch.float64)
     with torch.no_grad():
         wanted = layer(x)
@@ -78,16 +78,16 @@ def test_a_sparse_form_gives_the_same_outputs(form, n):
     [nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 8, 1, padding=1), nn.Conv2d(8, 8, 3), nn.Conv1d(8, 8, 1)],
 )
 def test_other_convolutions_have_no_sparse_form(layer):
-    assert deploy._twin(thinned(layer, 0.9)) is None
+    assert deploy._sparse_form(thinned(layer, 0.9)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_stays_dense_on_a_cpu(dtype):
-    assert deploy._twin(thinned(nn.Linear(30, 12), 0.9).to(dtype)) is None
+    assert deploy._sparse_form(thinned(nn.Linear(30, 12), 0.9).to(dtype)) is None
 
 
 def test_a_dense_weight_has_no_sparse_form():
-    assert deploy._twin(nn.Linear(8, 8)) is None
+    assert deploy._sparse_form(nn.Linear(8, 8)) is None
 
 
 def test_very_sparse_layers_become_sparse_and_thin_ones_stay_dense():

@@ -186,14 +186,14 @@ def test_masks_come_from_networks_that_torch_pruned():
 
 def test_masks_on_a_model_that_cannot_carry_them():
     model, space, mask = masked()
-    with pytest.raises(ms.InputError, match="no layer of Sequential carries a mask"):
+    with pytest.raises(ms.InputError, match="no layer of Sequential has a mask"):
         export.from_torch_prune(model, space)
     prune.l1_unstructured(model[5], "bias", amount=2)
-    with pytest.raises(ms.InputError, match=r"5\.bias carries a mask and is not in this weight space"):
+    with pytest.raises(ms.InputError, match=r"5\.bias has a mask and is not in this weight space"):
         export.from_torch_prune(model, space)
     prune.remove(model[5], "bias")
     prune.l1_unstructured(model[5], "weight", amount=2)
-    with pytest.raises(ms.InputError, match="layer '5' carries a mask already"):
+    with pytest.raises(ms.InputError, match="layer '5' has a mask already"):
         export.to_torch_prune(model, space, mask)
     assert not hasattr(model[0], "weight_mask")  # untouched, though it comes first
     other = nn.Sequential(nn.Linear(4, 3))

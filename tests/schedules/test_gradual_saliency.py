@@ -80,7 +80,7 @@ def test_ties_are_broken_by_the_seed_and_only_real_changes_count():
     [
         ({"epochs": 0}, "epochs: 0; gradual pruning takes at least 1"),
         ({"lr": 1e30}, "its loss is no number; a learning rate of 1e.30 may be too high"),
-        ({"lr_schedule": "plateau"}, "plateau watches the validation loss"),
+        ({"lr_schedule": "plateau"}, "plateau needs the validation loss"),
     ],
 )
 def test_what_can_not_be_pruned_gradually_is_said(changes, message):

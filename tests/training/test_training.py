@@ -25,9 +25,9 @@ from training_cases import (
 )
 
 from masksearch.training import evaluate, steps_per_epoch, train
+from masksearch.training.batches import batch_sizes
 from masksearch.training.checkpoint import digest
 from masksearch.training.duration import Duration
-from masksearch.training.feed import batch_sizes
 from masksearch.utils.errors import InputError
 
 SCHEDULES = ["constant", "multistep", "plateau", "cosine"]
@@ -237,3 +237,10 @@ def test_evaluation_is_the_definition(val):
     assert scored.n == 60
     assert scored.accuracy == (outputs.argmax(1) == val.targets).double().mean().item()
     assert scored.loss == pytest.approx(F.cross_entropy(outputs, val.targets).item(), rel=1e-5)
+
+
+def test_a_training_is_shown_in_one_line_without_the_network():
+    training = train(make_model(), make_split(), settings(epochs=2), val=make_split())
+    last, best = training.epochs[-1], training.best.epoch
+    shown = f"Training(Sequential, 2 epochs, train loss {last.train_loss:.4g}, val accuracy {last.val_accuracy:.2%}"
+    assert repr(training) == f"{shown}, best epoch {best})"

@@ -68,7 +68,7 @@ def broken(**parts):
             {"settings": settings(label_smoothing=0.1), "loss": lambda outputs, labels: outputs.mean()},
             "label_smoothing: 0.1",
         ),
-        ({"model": make_model().requires_grad_(False)}, "no parameter that wants a gradient"),
+        ({"model": make_model().requires_grad_(False)}, "no parameter that requires a gradient"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_work(call, message):

@@ -1,4 +1,4 @@
-"""Networks as files that run without this package: ONNX and torch.export, checked before they take their place."""
+"""Export of networks to ONNX and torch.export files, whose outputs are checked before they are written."""
 
 import io
 import warnings
@@ -20,40 +20,42 @@ from masksearch.utils.files import write_bytes
 __all__ = ["Exported", "to_onnx", "to_program"]
 
 _TOLERANCE = 1e-4  # of the outputs' standard deviation
-_TRACED = 2  # a batch of 1 would be taken for a constant
-_CHECKED = (1, 5)  # batch sizes; neither is the traced one
+_TRACED = 2  # batch size of the trace; a size of 1 would become a constant
+_CHECKED = (1, 5)  # batch sizes of the check, other than the traced one
 _PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one ONNX file
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written."""
+    """A written file."""
 
     path: Path
     bytes: int
-    max_difference: float | None  # of the outputs, over their standard deviation; None: nothing here could run the file
+    max_difference: (
+        float | None
+    )  # of the outputs / their standard deviation; None: not checked, onnxruntime is not installed
 
 
 def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
     """Write the network, in eval mode on the CPU, as ONNX: input ``input``, output ``output``, any batch size.
 
-    If onnxruntime is installed, the file's outputs are compared with the network's for batches of 1 and 5 before it is
-    put at ``path``.
+    If onnxruntime is installed, the outputs of the ONNX model are compared with the network's for batches of 1 and 5
+    before the file is written.
 
     Parameters
     ----------
     model : nn.Module
-        A pruned network, or any other; left as it was found.
+        Any network; it does not change.
     example_input : Tensor (n, ...)
-        Inputs to trace and compare with.
+        Inputs for trace and comparison.
     path : str or Path
-        The file, by custom ``*.onnx``.
+        The file, usually ``*.onnx``.
 
     Raises
     ------
     InputError
-        If the extra ``export`` is not installed, the network doesn't take ``example_input``, returns anything but one
-        tensor, can't be exported for every batch size, or the file's outputs differ from its own.
+        If the extra ``export`` is not installed, the network can't process ``example_input``, returns anything but one
+        tensor, can't be exported for every batch size, or the exported outputs differ.
     """
     for needed in ("onnx", "onnxscript"):
         if find_spec(needed) is None:
@@ -64,7 +66,7 @@ def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Export
         raise InputError(f"model: {type(model).__name__} has {size} bytes; one ONNX file holds less than 2 GiB")
 
     def write() -> bytes:
-        # By way of torch.export, which refuses what fits one batch size only; the exporter alone would fix that size.
+        # Through torch.export, which refuses programs for one batch size only; the ONNX exporter would fix that size.
         program: Any = torch.onnx.export(
             _program(network, batch), input_names=["input"], output_names=["output"], dynamo=True, verbose=False
         )
@@ -84,7 +86,7 @@ def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Export
 def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
     """Write the network, in eval mode on the CPU, as a program of ``torch.export`` for any batch size.
 
-    Its outputs are compared with the network's for batches of 1 and 5 before it is put at ``path``. Read it with
+    The program's outputs are compared with the network's for batches of 1 and 5 before it is written. Load it with
     ``torch.export.load(path).module()``.
 
     Parameters
@@ -92,12 +94,12 @@ def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exp
     model, example_input
         As in :func:`to_onnx`.
     path : str or Path
-        The file, by custom ``*.pt2``.
+        The file, usually ``*.pt2``.
 
     Raises
     ------
     InputError
-        As :func:`to_onnx`; nothing beside torch is needed.
+        As :func:`to_onnx`; the extra is not needed.
     """
     network, batch = _ready(model, example_input)
 
@@ -111,7 +113,7 @@ def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exp
 
 
 def _ready(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
-    """The network's copy, on the CPU and in eval mode, and the inputs to check it with."""
+    """A copy of the network on the CPU in eval mode, and inputs for the check."""
     check_batch(model, example_input)
     network = copied(model).cpu().eval().requires_grad_(False)
     batch = batch_of(example_input, max(_CHECKED), torch.device("cpu"))
@@ -129,12 +131,12 @@ def _program(network: nn.Module, batch: Tensor) -> torch.export.ExportedProgram:
 
 
 def _attempt(model: nn.Module, write: Callable[[], bytes]) -> bytes:
-    """Export, without the exporter's chatter; what it can't do becomes one line."""
+    """Export without the exporter's messages; an error becomes an :class:`InputError` of one line."""
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             return write()
-    except Exception as error:  # exporters raise errors of many kinds, their own and others
+    except Exception as error:  # exporters raise exceptions of many types
         cause = error.__cause__ or error
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         reason = lines[0] if lines else type(cause).__name__
@@ -147,14 +149,14 @@ def _checked(
     worst = 0.0
     with torch.no_grad():
         for size in _CHECKED:
-            wanted, got = network(batch[:size]).double(), run(batch[:size]).double()
-            if wanted.shape != got.shape:
+            expected, output = network(batch[:size]).double(), run(batch[:size]).double()
+            if expected.shape != output.shape:
                 raise InputError(
-                    f"model: exported, {type(network).__name__} gives outputs {tuple(got.shape)} for a batch of "
-                    f"{size}, not {tuple(wanted.shape)}"
+                    f"model: exported, {type(network).__name__} gives outputs {tuple(output.shape)} for a batch of "
+                    f"{size}, not {tuple(expected.shape)}"
                 )
-            spread = float(wanted.std(correction=0)) or 1.0
-            difference = float((wanted - got).abs().max()) / spread
+            spread = float(expected.std(correction=0)) or 1.0
+            difference = float((expected - output).abs().max()) / spread
             if not difference <= _TOLERANCE:
                 raise InputError(
                     f"model: exported, {type(network).__name__} gives other outputs: {difference:.2g} of their "

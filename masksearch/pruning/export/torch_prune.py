@@ -1,4 +1,4 @@
-"""Weight masks to and from ``torch.nn.utils.prune`` and state dicts, so that users of either can come and go.
+"""Conversion of weight masks to and from ``torch.nn.utils.prune`` and state dicts.
 
 ``torch.nn.utils.prune`` keeps a masked ``weight`` as a parameter ``weight_orig`` and a buffer ``weight_mask`` of ones
 and zeros, and multiplies them before every forward pass.
@@ -22,14 +22,14 @@ StateForm = Literal["zeros", "torch_prune"]
 
 
 def to_torch_prune(model: nn.Module, space: WeightSpace, mask: Mask) -> None:
-    """Put a mask on the network, in place, as ``torch.nn.utils.prune`` would: ``weight_orig`` times ``weight_mask``.
+    """Apply a mask in place in the form of ``torch.nn.utils.prune``: ``weight_orig`` times ``weight_mask``.
 
-    It stays through training; ``torch.nn.utils.prune.remove(layer, "weight")`` makes it permanent.
+    The mask stays in effect during training; ``torch.nn.utils.prune.remove(layer, "weight")`` makes it permanent.
 
     Raises
     ------
     InputError
-        If the mask or the model is not of this space, or a layer carries a mask already. Nothing is changed then.
+        If the mask or the model is not of this space, or a layer has a mask already. Then the model does not change.
     """
     layers = {}
     masks = _weight_masks(space, mask)
@@ -38,7 +38,7 @@ def to_torch_prune(model: nn.Module, space: WeightSpace, mask: Mask) -> None:
         module = modules.get(layer.name)
         if module is not None and hasattr(module, "weight_orig"):
             raise InputError(
-                f"model: layer {layer.name!r} carries a mask already; make it permanent with "
+                f"model: layer {layer.name!r} has a mask already; make it permanent with "
                 "torch.nn.utils.prune.remove first"
             )
         weight = getattr(module, "weight", None)
@@ -52,38 +52,38 @@ def to_torch_prune(model: nn.Module, space: WeightSpace, mask: Mask) -> None:
 
 
 def from_torch_prune(model: nn.Module, space: WeightSpace) -> Mask:
-    """The mask of a network pruned by ``torch.nn.utils.prune``; layers without one are kept whole.
+    """The mask of a network pruned by ``torch.nn.utils.prune``; layers without a mask are fully kept.
 
     Parameters
     ----------
     model : nn.Module
-        It is only read.
+        A network with masks of ``torch.nn.utils.prune``.
     space : WeightSpace
-        Of the network as it was before it was pruned, or of a fresh one.
+        The space of the unpruned network.
 
     Raises
     ------
     InputError
-        If no layer carries a mask, something outside the space does (a bias, say), or the model is not of this space.
+        If no layer has a mask, a tensor outside the space (a bias, say) has one, or the model is not of this space.
     """
     state = model.state_dict()
     masked = {name.removesuffix("_mask") for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state}
     if not masked:
         raise InputError(
-            f"model: no layer of {type(model).__name__} carries a mask of torch.nn.utils.prune; if its weights "
+            f"model: no layer of {type(model).__name__} has a mask of torch.nn.utils.prune; if its weights "
             "are zero instead, read its state dict"
         )
     weights = space.layer_weights()
     if outside := sorted(masked - set(weights)):
-        raise InputError(f"model: {outside[0]} carries a mask and is not in this {space.describe()}")
+        raise InputError(f"model: {outside[0]} has a mask and is not in this {space.describe()}")
     whole = {name: torch.ones_like(state[name]) for name in weights if name in state and name not in masked}
     return mask_of_state({**state, **whole}, space)
 
 
 def mask_of_state(state: Mapping[str, Tensor], space: WeightSpace) -> Mask:
-    """The mask that a state dict holds: its ``weight_mask`` where it has one, else what isn't zero in its weights.
+    """The mask of a state dict: its ``weight_mask``, or else the non-zero entries of its weights.
 
-    A weight that is zero by chance, or because it starts so, counts as pruned too.
+    Weights that are zero for other reasons count as pruned.
 
     Raises
     ------
@@ -108,15 +108,15 @@ def masked_state(
     Parameters
     ----------
     state : mapping
-        Of the network, plain or from ``torch.nn.utils.prune``, whose mask then gives way. Tensors that the mask doesn't
-        touch are passed on, not copied.
+        Of the network, plain or from ``torch.nn.utils.prune``, whose masks are replaced. Tensors without a mask are
+        not copied.
     space : WeightSpace
-        The mask's.
+        The space of the mask.
     mask : Mask
-        What is kept.
+        The mask to apply.
     form : {"zeros", "torch_prune"}
-        Pruned weights are zero, for any network of the class; or ``weight_orig`` and ``weight_mask``, for one that
-        :func:`to_torch_prune` or ``torch.nn.utils.prune`` masked.
+        ``zeros``: pruned weights are zero, for any network of the class. ``torch_prune``: ``weight_orig`` and
+        ``weight_mask``, for networks masked by :func:`to_torch_prune` or ``torch.nn.utils.prune``.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from masksearch.core.protocol import Proposal
 from masksearch.spaces import NetworkSpace
-from masksearch.training.feed import forward_batch
+from masksearch.training.batches import forward_batch
 
 __all__ = ["Path", "ReferencePath", "images_per_pass", "laid_out_like"]
 

@@ -20,7 +20,7 @@ from masksearch.scoring.short_training.batched_training import BatchedNetworks, 
 from masksearch.scoring.short_training.dead_units import effective_network
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
-from masksearch.training.input_check import probe
+from masksearch.training.input_check import check_inputs
 from masksearch.training.record import copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
@@ -114,7 +114,7 @@ class ShortTraining:
         self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
         self._begin, self._seed, self._augment = begin, seed, augment
         for name, split in (("train", self._train), ("val", self._val)):
-            probe(self._model, split, self._device, None, name)
+            check_inputs(self._model, split, self._device, None, name)
         self.side_by_side = side_by_side or _NETWORKS_AT_ONCE.get(self._device.type, 1)
         alone = isinstance(space, FilterSpace) or by == "train"  # a batched training reports only the sum of the losses
         if self.side_by_side > 1 and (alone or not supports_batched_training(self._model, self._train.inputs[:2])):

@@ -1,4 +1,4 @@
-"""Batches for the network: examples on the device once where they fit, streamed where they do not; crops and flips."""
+"""Batches of examples on a device, with random crops and flips; data that do not fit the device are streamed."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -15,23 +15,23 @@ PADDING = 4  # pixels on every side
 
 
 def draw_crop_flip(n: int, generator: torch.Generator) -> Tensor:
-    """What :func:`crop_flip` does to each of ``n`` images: int64 (n, 3), first row, first column, flipped (0 or 1)."""
+    """Random draws for :func:`crop_flip`: int64 (n, 3), first row, first column, flipped (0 or 1)."""
     corners = torch.randint(0, 2 * PADDING + 1, (n, 2), generator=generator)
     flipped = torch.randint(0, 2, (n, 1), generator=generator)
     return torch.cat([corners, flipped], dim=1)
 
 
 def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Pad every image, cut a window of the old size out of it and mirror half of the windows left to right.
+    """Pad every image, crop it to the old size, and mirror half of the images left to right.
 
-    The augmentation of He et al. 2016 (section 4.2). The padding is zero, which in normalised images is the mean.
+    The augmentation of He et al. 2016 (section 4.2). The padding is zero, the mean of normalised images.
 
     Parameters
     ----------
     images : float tensor (n, c, h, w)
-        Any device; not changed.
+        On any device.
     draws : int64 tensor (n, 3)
-        Where each window begins in the padded image, and whether it is mirrored; on the images' device.
+        First row and column of the crop in the padded image, and whether it is mirrored; on the images' device.
 
     Returns
     -------
@@ -67,17 +67,17 @@ class Examples(Protocol):
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
-    """Optimiser steps that ``n`` images give: n / batch_size, rounded up."""
+    """Optimiser steps of an epoch of ``n`` examples: n / batch_size, rounded up."""
     return -(-n // batch_size)
 
 
 def forward_batch(device: torch.device) -> int:
-    """Images per forward pass without gradients: few, whose activations stay in a CPU's cache; many elsewhere."""
+    """Examples per forward pass without gradients: few on a CPU, so that activations stay in its cache."""
     return 250 if device.type == "cpu" else 1000
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Sizes of an epoch's batches. A single image left over takes one from the batch before: BatchNorm needs two."""
+    """Sizes of an epoch's batches. The last batch has at least two examples, because BatchNorm needs two."""
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
     if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 2:
         sizes[-2:] = [batch_size - 1, 2]
@@ -92,7 +92,7 @@ class Feed:
     split : Examples
         Inputs and targets, on the CPU.
     device : torch.device
-        Where batches go. The images move there as a whole if they take no more than half of its free memory.
+        Device of the batches. All inputs move there at once if they take at most half of its free memory.
     channels_last : bool
         Hand out batches with the channels innermost in memory (same values, same shape).
     chunk_bytes : int
@@ -112,12 +112,12 @@ class Feed:
         return len(self.targets)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (b, c, h, w) and labels (b,), first to last."""
+        """Batches of inputs (b, c, h, w) and targets (b,), in order."""
         for inputs, targets in zip(self.inputs.split(batch_size), self.targets.split(batch_size), strict=True):
             yield self._laid_out(inputs.to(self.device, non_blocking=True)), targets
 
     def shuffled(self, order: Tensor, sizes: list[int], draws: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (b, c, h, w) and labels (b,) in the order ``order`` (n,), augmented by ``draws`` (n, 3) if given."""
+        """Batches of inputs (b, c, h, w) and targets (b,) in ``order`` (n,), augmented by ``draws`` (n, 3)."""
         labels = self.targets.index_select(0, order.to(self.device))
         places = order.to(self.inputs.device)
         draws = None if draws is None else draws.to(self.device)

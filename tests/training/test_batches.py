@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from masksearch.training import TrainSettings, crop_flip, draw_crop_flip, feed, train
-from masksearch.training.feed import Feed
+from masksearch.training import TrainSettings, crop_flip, draw_crop_flip, train
+from masksearch.training import batches as batch_module
+from masksearch.training.batches import Feed
 
 
 def make_split(n=70, channels=3):
@@ -55,7 +56,7 @@ def test_streamed_is_resident_bit_for_bit(monkeypatch, augment):
     start = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(96, 10)).state_dict()
     results = []
     for share in (1.0, 0.0):
-        monkeypatch.setitem(feed.RESIDENT_SHARE, "cpu", share)
+        monkeypatch.setitem(batch_module.RESIDENT_SHARE, "cpu", share)
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(96, 10))
         model.load_state_dict(start)
         training = train(model, split, TrainSettings(epochs=2, batch_size=16, augment=augment), val=split)
