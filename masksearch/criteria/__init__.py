@@ -1,4 +1,4 @@
-"""Criteria: a value per unit, higher = keep. Functions that leave the model as they found it, and their table."""
+"""Criteria: functions that give every unit a saliency (higher = keep), their table, and masks from them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,8 +12,7 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
-from masksearch.criteria.gradient_preservation import grasp
-from masksearch.criteria.gradients import snip, taylor
+from masksearch.criteria.gradients import grasp, snip, taylor
 from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
@@ -48,14 +47,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Criterion:
-    """A row of the table: the saliency and what it needs."""
+    """A row of the table: the saliency function and its requirements."""
 
     saliency: Callable[..., Tensor]  # f(model, space, batches, *, initial=None, alive=None) -> (n_units,)
     source: str
-    weights: Literal["none", "any", "trained"] = "any"  # it looks at; trained: means little before training
+    weights: Literal["none", "any", "trained"] = "any"  # weights that it reads; trained: of little use before training
     needs_batches: bool = False
     needs_initial: bool = False
-    draws: bool = False  # takes generator=
+    draws: bool = False  # random: takes generator=
     rounds: int = 1  # rounds of ranking and pruning from density 1 down to the target
     granularities: tuple[str, ...] = ("weight",)
 
@@ -96,7 +95,7 @@ CRITERIA: Table[Criterion] = Table(
         "synflow": Criterion(
             synflow,
             "flow of ones through |w|, 100 rounds (Tanaka et al. 2020)",
-            needs_batches=True,  # for the shape of an image
+            needs_batches=True,  # for the shape of an input
             rounds=100,
             granularities=_BOTH,
         ),
@@ -138,10 +137,10 @@ def select(
     alive: Mask | None = None,
     connectivity: Connectivity | None = None,
 ) -> Mask:
-    """The mask that a criterion chooses, after as many rounds as its row says.
+    """The mask that a criterion chooses, after the rounds of its row.
 
     Round r of n keeps density ** (r / n) of the units, or of every layer's where the scope fixes the layers' densities.
-    Masks are cumulative: what a round prunes stays pruned.
+    Units that a round prunes stay pruned.
 
     Parameters
     ----------

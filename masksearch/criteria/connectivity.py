@@ -1,4 +1,4 @@
-"""Connectivity: at extreme sparsity many kept weights lie on no path from an input to an output, and do nothing."""
+"""Connectivity of masked networks: dead units, which lie on no path of kept weights from an input to an output."""
 
 import copy
 from collections.abc import Callable
@@ -7,36 +7,36 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.flow import unclipped, unlevelled
+from masksearch.criteria.synaptic_flow import unclipped, unlevelled
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
 __all__ = ["Connectivity", "connected"]
 
-_ROUNDS = 100  # of replacing; a network has seldom as many dead ends behind dead ends
+_ROUNDS = 100  # of replacing dead units; few networks need as many
 
 
 class Connectivity:
-    """Tells which of a mask's units no signal passes through.
+    """Find the kept units of a mask that no signal passes through.
 
-    A signal of ones goes through the network in eval mode with equal positive weights and nothing added: no biases, no
-    running means. A unit that the outputs' sum doesn't depend on is dead: whatever its weights learn, only constants
-    move (Vysogorets & Kempe 2023, "effective" sparsity). Where layers pool by maximum, one position speaks for
-    its window. Clipped activations are ReLU here; softmax, and norms by an input's own mean, are left out.
+    A signal of ones passes through the network in eval mode with equal positive weights, without biases and running
+    means. A unit is dead if the sum of the outputs does not depend on it: its weights can change outputs by constants
+    only (Vysogorets & Kempe 2023, "effective" sparsity). In max pooling, one position stands for its window. Clipped
+    activations are replaced by ReLU; softmax and normalisations by the input's own mean are left out.
 
     Parameters
     ----------
     model : nn.Module
-        Left as it is; its weights play no part.
+        It does not change; the values of its weights have no effect.
     space : NetworkSpace
-        What masks are masks of.
+        The space of the masks.
     example_input : Tensor (1, c, h, w)
-        Its shape counts.
+        Only its shape matters.
 
     Raises
     ------
     InputError
-        If no signal passes through most of the network as it is.
+        If no signal passes through more than half of the units of the unpruned network.
     """
 
     def __init__(self, model: nn.Module, space: NetworkSpace, example_input: Tensor) -> None:
@@ -57,32 +57,33 @@ class Connectivity:
         if (n_dead := int(self.dead(space.full()).sum())) > space.n_units / 2:
             raise InputError(
                 f"connectivity: no signal of ones passes through {n_dead} of the {space.n_units} units of the whole "
-                f"{type(model).__name__}, so that dead ones can't be told from others"
+                f"{type(model).__name__}; this network's dead units can't be found"
             )
 
     def dead(self, mask: Mask) -> Tensor:
-        """The kept units that are dead: bool (n_units,), on the CPU."""
+        """The dead units among the kept ones: bool (n_units,), on the CPU."""
         with self._space.applied(self._network, mask), torch.enable_grad():
             flow = self._network(self._ones).sum()
             gradients = torch.autograd.grad(flow, list(self._weights.values()), materialize_grads=True)
-            through = {n: (g * w.detach()).abs() for (n, w), g in zip(self._weights.items(), gradients, strict=True)}
-            alive = self._space.unit_sums(through).cpu() > 0
+            flows = {n: (g * w.detach()).abs() for (n, w), g in zip(self._weights.items(), gradients, strict=True)}
+            alive = self._space.unit_sums(flows).cpu() > 0
         return mask.bits & ~alive
 
 
 def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Connectivity) -> Mask:
-    """The mask of the top units, dead ones replaced by the next best until none is left.
+    """The mask of the top units, in which dead units are replaced by the next best until none is dead.
 
-    A unit that was dead once comes back only where no other is left. Where so few are kept that the others find no
-    path together, the answer is the mask with the fewest dead units on the way.
+    A unit that was dead once comes back only if no other unit is left. If dead units remain after all rounds, the
+    result is the mask with the fewest dead units.
 
     Parameters
     ----------
     saliency : Tensor (n_units,)
-        Of what earlier rounds have pruned, minus infinity.
+        Higher = keep; minus infinity for units that earlier rounds have pruned.
     rank : callable
-        Saliency -> mask, at the wanted density.
+        Saliency -> mask of the requested density.
     connectivity : Connectivity
+        Of the network.
     """
     best, fewest = None, saliency.numel() + 1
     for _ in range(_ROUNDS):

@@ -1,6 +1,6 @@
-"""Criteria that rank filters, by the weights of all layers that make the unit's channels.
+"""Criteria of filters from the weights of all layers that make a unit's channels.
 
-Where residual additions tie the channels of several layers into one unit, its saliency is taken over all of them.
+If residual additions tie the channels of several layers to one unit, its saliency is taken over these layers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,8 +25,8 @@ def filter_l1(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Sum of |w| over the unit's filters, (n_units,) (Li et al. 2017); published layerwise."""
-    return _sums(model, space, torch.abs)
+    """Sum of |w| over the unit's filters, (n_units,) (Li et al. 2017); the paper ranks layerwise."""
+    return _filter_sums(model, space, torch.abs)
 
 
 def filter_l2(
@@ -37,8 +37,8 @@ def filter_l2(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Euclidean norm of the unit's filters, (n_units,) (He et al. 2018); published layerwise."""
-    return _sums(model, space, torch.square).sqrt()
+    """Euclidean norm of the unit's filters, (n_units,) (He et al. 2018); the paper ranks layerwise."""
+    return _filter_sums(model, space, torch.square).sqrt()
 
 
 def fpgm(
@@ -51,21 +51,21 @@ def fpgm(
 ) -> Tensor:
     """Sum of the Euclidean distances to the layer's other filters, (n_units,) (He et al. 2019, eq. 4).
 
-    A filter near the geometric median of its layer is what the others can stand in for. Published layerwise. Under
-    ``alive``, distances are to filters that are alive.
+    A filter near the geometric median of its layer can be replaced by the others. The paper ranks layerwise. Under
+    ``alive``, distances are to alive filters only.
     """
     parameters = dict(model.named_parameters())
     keep = space.parameter_masks(alive) if alive is not None else {}
     distances = {}
     for name, dim in space.groups.filters:
         weight = parameters[name].detach()
-        weight = weight.float() if weight.dtype.itemsize < 4 else weight  # torch knows no distances in half precision
+        weight = weight.float() if weight.dtype.itemsize < 4 else weight  # torch has no distances in half precision
         filters = weight.transpose(0, dim).flatten(1)  # (filters, entries)
-        others = filters if name not in keep else filters[keep[name].transpose(0, dim).flatten(1).any(1)]
-        spread = torch.zeros_like(filters)
-        # One entry per filter: its sum. Not by matrix products, which cancel where filters are nearly equal.
-        spread[:, 0] = torch.cdist(filters, others, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
-        distances[name] = spread.view_as(weight.transpose(0, dim)).transpose(0, dim)
+        alive_filters = filters if name not in keep else filters[keep[name].transpose(0, dim).flatten(1).any(1)]
+        sums = torch.zeros_like(filters)
+        # The first entry of every filter holds its sum. Matrix products would cancel for nearly equal filters.
+        sums[:, 0] = torch.cdist(filters, alive_filters, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+        distances[name] = sums.view_as(weight.transpose(0, dim)).transpose(0, dim)
     return space.unit_sums(distances, "filters").cpu()
 
 
@@ -79,12 +79,12 @@ def bn_scale(
 ) -> Tensor:
     """Mean of |gamma| over the unit's BatchNorm channels, (n_units,) (Liu et al. 2017, network slimming); global.
 
-    The mean, because all layers share one threshold: a sum would favour units that residual additions tie together.
+    The mean, because all layers share one threshold: a sum would favour units of several layers.
 
     Raises
     ------
     InputError
-        If units of a layer pass through no BatchNorm that has a scale.
+        If a layer has units without a BatchNorm scale.
     """
     scales = {
         f"{name}.weight": module.weight.detach()
@@ -99,7 +99,9 @@ def bn_scale(
     return (space.unit_sums({name: scale.abs() for name, scale in scales.items()}) / covered).cpu()
 
 
-def _sums(model: nn.Module, space: FilterSpace, of: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sums of ``of(weight)`` over every unit's filters, (n_units,), on the CPU."""
+def _filter_sums(model: nn.Module, space: FilterSpace, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Sums of ``function(weight)`` over every unit's filters, (n_units,), on the CPU."""
     parameters = dict(model.named_parameters())
-    return space.unit_sums({name: of(parameters[name].detach()) for name in space.layer_weights()}, "filters").cpu()
+    return space.unit_sums(
+        {name: function(parameters[name].detach()) for name in space.layer_weights()}, "filters"
+    ).cpu()

@@ -1,4 +1,4 @@
-"""Criteria that look at gradients of the loss, and what they share."""
+"""Criteria from gradients of the loss: SNIP, Taylor and GraSP."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -11,10 +11,12 @@ from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["maskable", "snip", "summed_gradients", "taylor", "working_copy"]
+__all__ = ["grasp", "maskable", "snip", "summed_gradients", "taylor", "working_copy"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+_GRASP_TEMPERATURE = 200.0  # divisor of the logits before the softmax, as in the paper
 
 
 def snip(
@@ -26,10 +28,10 @@ def snip(
     alive: Mask | None = None,
     loss: Loss = F.cross_entropy,
 ) -> Tensor:
-    """|(sum over batches of g) w|, (n_units,): how much the loss depends on the unit being there (Lee et al. 2019).
+    """|(sum over batches of g) w|, (n_units,): the effect of removing the unit on the loss (Lee et al. 2019).
 
-    The gradients are summed before the absolute value is taken. The published setting is one batch of 100 images;
-    class-balanced ones are better. A filter's is the sum over all parameters that its unit removes.
+    The gradients are summed before the absolute value is taken. The paper uses one batch of 100 images;
+    class-balanced ones are better. A filter's saliency is the sum over all parameters that its unit removes.
 
     Parameters
     ----------
@@ -53,15 +55,72 @@ def taylor(
 ) -> Tensor:
     """|sum of g w| over all parameters that the unit removes, (n_units,) (Molchanov et al. 2019, eq. 8, first order).
 
-    To first order, how much the loss changes if the whole unit goes: terms of opposite sign cancel.
+    The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel.
     """
     return space.unit_sums(_gradients_times_weights(model, space, batches, alive, loss)).abs().cpu()
+
+
+def _softened(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits / _GRASP_TEMPERATURE, labels)
+
+
+def grasp(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+    loss: Loss = _softened,
+) -> Tensor:
+    """Saliency (H g) w, (n_units,), of either sign: the decrease of |g|^2 / 2 without the unit (Wang et al. 2020).
+
+    The paper removes the largest -(H g) w; here the highest are kept. Gradient g and Hessian H are of the sum over
+    batches, in the parameters that masks can change. A filter's saliency is the sum over all parameters that its unit
+    removes.
+
+    Parameters
+    ----------
+    batches : iterable of (images, labels)
+        Read twice; the graph of one batch at a time is in memory.
+    alive : Mask, optional
+        Evaluate the network under this mask; g is that of the parameters that it keeps.
+    loss : callable
+        (outputs, labels) -> scalar tensor; by default the cross-entropy of logits / 200.
+    """
+    batches = list(batches)
+    network = working_copy(model, space, alive)
+    weights = maskable(network, space)
+    flow = summed_gradients(network, list(weights.values()), batches, loss)
+    if alive is not None:
+        for gradient, keep in zip(flow, space.parameter_masks(alive).values(), strict=True):
+            gradient.masked_fill_(~keep.to(gradient.device), 0)
+    products = _hessian_times(flow, network, list(weights.values()), batches, loss)
+    return space.unit_sums({n: p * w.detach() for (n, w), p in zip(weights.items(), products, strict=True)}).cpu()
+
+
+def _hessian_times(
+    vector: list[Tensor], network: nn.Module, weights: list[Tensor], batches: Batches, loss: Loss
+) -> list[Tensor]:
+    """Sum over batches of H v, as the gradient of g . v with v held constant (Pearlmutter 1994)."""
+    total = [torch.zeros_like(v) for v in vector]
+    for images, labels in batches:
+        device = weights[0].device
+        with torch.enable_grad():
+            value = loss(network(images.to(device)), labels.to(device))
+            gradients = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
+            along = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
+        if not along.requires_grad:  # the gradient is constant: H is 0
+            continue
+        for summed, product in zip(total, torch.autograd.grad(along, weights, materialize_grads=True), strict=True):
+            summed += product
+    return total
 
 
 def _gradients_times_weights(
     model: nn.Module, space: NetworkSpace, batches: Batches, alive: Mask | None, loss: Loss
 ) -> dict[str, Tensor]:
-    """Parameter name -> (sum over batches of the loss's gradient) x parameter, of all parameters that masks touch."""
+    """Parameter name -> (sum over batches of the gradient) x parameter, of all parameters that masks can change."""
     network = working_copy(model, space, alive)
     weights = maskable(network, space)
     gradients = summed_gradients(network, list(weights.values()), batches, loss)
@@ -69,7 +128,7 @@ def _gradients_times_weights(
 
 
 def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> nn.Module:
-    """A copy under ``alive``, in eval mode but for BatchNorm, which uses batch statistics: no random draws."""
+    """A copy under ``alive``, in eval mode except BatchNorm, which uses batch statistics."""
     network = copy.deepcopy(model).eval().requires_grad_(True)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -80,7 +139,7 @@ def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> n
 
 
 def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
-    """Name -> parameter, of all parameters that masks touch."""
+    """Name -> parameter, of all parameters that masks can change."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     return {name: parameters[name] for name in space.parameter_masks(space.full())}
 
@@ -88,14 +147,14 @@ def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
 def summed_gradients(network: nn.Module, weights: list[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
     """Sum over batches of the loss's gradient; 0 where the loss doesn't depend on a weight."""
     total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
-    seen = False
+    empty = True
     for images, labels in batches:
         device = weights[0].device
-        with torch.enable_grad():  # also where the caller has switched gradients off
+        with torch.enable_grad():  # also inside the caller's no_grad
             value = loss(network(images.to(device)), labels.to(device))
-        for place, gradient in zip(total, torch.autograd.grad(value, weights, materialize_grads=True), strict=True):
-            place += gradient
-        seen = True
-    if not seen:
+        for summed, gradient in zip(total, torch.autograd.grad(value, weights, materialize_grads=True), strict=True):
+            summed += gradient
+        empty = False
+    if empty:
         raise InputError("batches: none; at least one (images, labels) is needed")
     return total

@@ -1,7 +1,7 @@
-"""Gradual pruning as a saliency: how long units last while a network is pruned and goes on learning.
+"""Gradual pruning as a saliency: units rank by the time until they are pruned while the network continues to train.
 
-A network that was trained dense says little of which of its weights would do without nearly all the others. One that
-goes on learning while its density falls (Zhu & Gupta 2017) has found out by the end.
+The weights of a dense network do not show which of them suffice without the others; a network that is trained while its
+density falls (Zhu & Gupta 2017) adapts to that.
 """
 
 import copy
@@ -45,14 +45,14 @@ def gradual_saliency(
     augment: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> Tensor:
-    """Prune a copy of a network gradually; what is left in the end ranks highest, then what was left the longest.
+    """Prune a copy of a network gradually; units that are kept longest rank highest.
 
     Parameters
     ----------
     model : nn.Module
-        With the weights to begin with; left as it is.
+        The network with its starting weights; it does not change.
     split : Examples
-        What it goes on learning.
+        Training examples.
     settings : TrainSettings
         How: for all of its epochs, of which density falls during the first three quarters. Its schedule of learning
         rates begins anew; ``plateau``, which would need validation images, is refused.
@@ -68,20 +68,20 @@ def gradual_saliency(
     scope, on_empty, hold : str, optional
         As :class:`~masksearch.core.amount.Amount` has them: ``"global"``, ``"raise"`` and ``"units"`` if left out.
     alive : Mask, optional
-        Where to begin; nothing is pruned if left out.
+        Mask to begin with. Default: the full mask.
     seed, device, augment, on_epoch
-        Of the training, as :func:`masksearch.train` has them; the seed breaks ties, too.
+        Of the training, as in :func:`masksearch.train`; the seed breaks ties, too.
 
     Returns
     -------
     Tensor (n_units,)
-        Float64, on the CPU: the number of changes of the mask that a unit outlasted, plus its quantile among those that
-        outlasted no more. Units that weren't alive have -1.
+        Float64, on the CPU: the number of mask changes before the unit is pruned, plus its quantile among units of
+        the same step. Units outside ``alive`` have -1.
 
     Raises
     ------
     InputError
-        For no epochs, a density above that of ``alive``, what the criterion lacks, or a training that diverges.
+        For 0 epochs, a density above that of ``alive``, a missing argument of the criterion, or divergence.
     """
     amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
     final = amount.single("gradual pruning follows one number")
@@ -94,8 +94,8 @@ def gradual_saliency(
     def generator() -> torch.Generator:
         return torch_generator(seed, "criterion", criterion)
 
-    def note(units: Tensor, mask: Mask) -> None:
-        """Put units behind all that are noted, in the criterion's order; ties at random."""
+    def record(units: Tensor, mask: Mask) -> None:
+        """Give units a saliency above all recorded ones, in the criterion's order; ties are broken at random."""
         nonlocal changes
         extras: dict[str, Any] = {"generator": generator()} if row.draws else {}
         saliency = row.saliency(network, space, batches, initial=initial, alive=mask, **extras)[units]
@@ -113,7 +113,7 @@ def gradual_saliency(
             alive=before,
         )
         if mask != before:
-            note(before.bits & ~mask.bits, before)
+            record(before.bits & ~mask.bits, before)
         return mask
 
     steps = settings.epochs * steps_per_epoch(len(split.inputs), settings.batch_size)
@@ -123,5 +123,5 @@ def gradual_saliency(
     )
     if training.diverged:
         raise InputError(f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high")
-    note(gradual.mask.bits, gradual.mask)
+    record(gradual.mask.bits, gradual.mask)
     return outlasted

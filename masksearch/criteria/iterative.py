@@ -49,12 +49,12 @@ def _between(before: int, after: int, share: float) -> int:
 
 
 def _within(quotas: list[int], available: list[int]) -> list[int]:
-    """``quotas`` with none above what is available; the excess is shared out in proportion to the room there is."""
-    kept = [min(quota, there) for quota, there in zip(quotas, available, strict=True)]
-    room = [there - k for there, k in zip(available, kept, strict=True)]
-    excess, total = sum(quotas) - sum(kept), max(1, sum(room))
-    shares = [excess * r // total for r in room]
-    by_remainder = sorted(range(len(room)), key=lambda i: -(excess * room[i] % total))
+    """``quotas`` limited to ``available``; the excess is distributed in proportion to free units."""
+    kept = [min(quota, limit) for quota, limit in zip(quotas, available, strict=True)]
+    free = [limit - k for limit, k in zip(available, kept, strict=True)]
+    excess, total = sum(quotas) - sum(kept), max(1, sum(free))
+    shares = [excess * r // total for r in free]
+    by_remainder = sorted(range(len(free)), key=lambda i: -(excess * free[i] % total))
     for i in by_remainder[: excess - sum(shares)]:
         shares[i] += 1
     return [k + share for k, share in zip(kept, shares, strict=True)]

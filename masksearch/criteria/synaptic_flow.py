@@ -1,18 +1,17 @@
-"""SynFlow: keep what a signal of ones flows through, in a network of absolute values; no data."""
+"""SynFlow, the criterion of synaptic flow, and networks prepared for a flow of ones."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.flow import unclipped
 from masksearch.criteria.gradients import Batches, maskable
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["synflow"]
+__all__ = ["synflow", "unclipped", "unlevelled"]
 
 
 def synflow(
@@ -23,18 +22,17 @@ def synflow(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|dR/dw w|, float64 (n_units,): what of the synaptic flow R goes through the unit (Tanaka et al. 2020).
+    """|dR/dw w|, float64 (n_units,): the synaptic flow R through the unit (Tanaka et al. 2020).
 
     R is the sum of the outputs for one input of ones, in eval mode, with every parameter replaced by its absolute
-    value, biases and normalisation scales included. Clipped activations (ReLU6) are ReLU: the
-    flow would saturate them. The function is one round, and pruning in one round empties layers:
-    ``select`` takes the 100 that are published. A filter's saliency is the sum over all parameters that its unit
-    removes.
+    value, biases and normalisation scales included. Clipped activations (ReLU6) are ReLU, because
+    the flow would saturate them. The function is one round; pruning in one round empties layers, so that ``select``
+    makes 100 rounds, as in the paper. A filter's saliency is the sum over all parameters that its unit removes.
 
     Parameters
     ----------
     batches : iterable of (images, labels)
-        The first one's images say what shape an input has; their values and labels play no part.
+        The first batch gives the shape of an input; values and labels have no effect.
     alive : Mask, optional
         Evaluate the network under this mask.
 
@@ -48,7 +46,7 @@ def synflow(
         raise InputError("batches: none; synflow needs one for the shape of its images")
     network = unclipped(copy.deepcopy(model).eval().requires_grad_(True))
     if any(parameter.device.type == "mps" for parameter in network.parameters()):
-        network.cpu()  # MPS has no float64, and products over many layers leave float32's range
+        network.cpu()  # MPS has no float64, and products over many layers exceed float32
     network.double()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -57,10 +55,37 @@ def synflow(
         space.apply(network, alive)
     weights = maskable(network, space)
     device = next(iter(weights.values())).device
-    with torch.enable_grad():  # also where the caller has switched gradients off
+    with torch.enable_grad():  # also inside the caller's no_grad
         flow = network(torch.ones(1, *images.shape[1:], dtype=torch.float64, device=device)).sum()
     gradients = torch.autograd.grad(flow, list(weights.values()), materialize_grads=True)
     saliency = space.unit_sums({n: (g * w).abs() for (n, w), g in zip(weights.items(), gradients, strict=True)}).cpu()
     if not saliency.isfinite().all():
         raise InputError(f"synflow: the flow through {type(model).__name__} is too large for float64")
     return saliency
+
+
+_CLIPPED = (nn.ReLU6, nn.Hardtanh)
+_LEVELLING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax, nn.LogSoftmax)
+
+
+def unclipped(network: nn.Module) -> nn.Module:
+    """Replace clipped activations by ReLU, in place, because a large flow would saturate them."""
+    return _replace(network, nn.ReLU, lambda module: isinstance(module, _CLIPPED))
+
+
+def unlevelled(network: nn.Module) -> nn.Module:
+    """Remove softmax and normalisations by the input's own mean, in place, because they remove a flow of ones."""
+    return _replace(network, nn.Identity, _levels)
+
+
+def _levels(module: nn.Module) -> bool:
+    has_no_statistics = isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None
+    return isinstance(module, _LEVELLING) or has_no_statistics
+
+
+def _replace(network: nn.Module, new: Callable[[], nn.Module], applies: Callable[[nn.Module], bool]) -> nn.Module:
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if applies(child):
+                setattr(module, name, new())
+    return network

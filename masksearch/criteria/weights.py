@@ -1,4 +1,4 @@
-"""Criteria that look at weights alone, for weights and for filters."""
+"""Criteria from weights alone, for single weights and filters: magnitude, movement, LAMP, random."""
 
 from collections.abc import Iterable, Mapping
 
@@ -23,7 +23,7 @@ def random(
     alive: Mask | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Uniform noise in [0, 1), (n_units,). With scopes global, layerwise and erk, three different baselines."""
+    """Uniform noise in [0, 1), (n_units,). The scopes global, layerwise and erk give three different baselines."""
     return torch.rand(space.n_units, generator=generator)
 
 
@@ -35,9 +35,9 @@ def magnitude(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|w|, (n_units,) (Han et al. 2015); of filters the mean |w| (thesis 2020, Mag). Meant for trained weights.
+    """|w|, (n_units,) (Han et al. 2015); of filters the mean |w| (thesis 2020, Mag). For trained weights.
 
-    Under ``alive``, the mean is over what is alive of the filters.
+    Under ``alive``, the mean is over the alive entries of the filters.
     """
     weights = _weights(space, _parameters(model))
     return _means(space, {name: weight.abs() for name, weight in weights.items()}, alive)
@@ -54,8 +54,8 @@ def mag_sign(
     """Saliency w sign(w0), (n_units,): large final, same sign (Zhou et al. 2019).
 
     Weights whose sign changed rank below all others. Of filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign).
-    ``initial`` holds w0 by parameter name: the state dict at initialisation. Under ``alive``, means are over what is
-    alive of the filters.
+    ``initial`` holds w0 by parameter name: the state dict at initialisation. Under ``alive``, means are over the alive
+    entries of the filters.
     """
     weights = _weights(space, _parameters(model))
     start = _at_start("mag_sign", weights, initial)
@@ -70,9 +70,9 @@ def magnitude_increase(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|w| - |w0|, (n_units,): what training has made larger (Zhou et al. 2019).
+    """|w| - |w0|, (n_units,): the increase by training (Zhou et al. 2019).
 
-    Of filters, the sum over all parameters that the unit removes, and that are ``alive``. ``initial`` holds w0 by
+    Of filters, the sum over all parameters that the unit removes and that are ``alive``. ``initial`` holds w0 by
     parameter name.
     """
     weights = _removed(space, _parameters(model))
@@ -89,9 +89,9 @@ def movement(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|w - w0|, (n_units,): what training has moved (Zhou et al. 2019; not Sanh's movement of gradients).
+    """|w - w0|, (n_units,): the change by training (Zhou et al. 2019; not the movement pruning of Sanh et al. 2020).
 
-    Of filters, the sum over all parameters that the unit removes, and that are ``alive``. ``initial`` holds w0 by
+    Of filters, the sum over all parameters that the unit removes and that are ``alive``. ``initial`` holds w0 by
     parameter name.
     """
     weights = _removed(space, _parameters(model))
@@ -110,9 +110,8 @@ def lamp(
 ) -> Tensor:
     """w^2 / sum of those w^2 in its layer that are at least as large, float64 (n_units,) (Lee et al. 2021).
 
-    Meant for global scope: the largest weight of every layer has 1, so that no layer is emptied before all are down to
-    one unit. A filter's w^2 is the sum of squares of all parameters that its unit removes. Under ``alive``, what is
-    pruned counts as 0.
+    For global scope: the largest weight of every layer has 1, so that every layer keeps a unit as long as possible. A
+    filter's w^2 is the sum of squares of all parameters that its unit removes. Pruned entries count as 0.
     """
     squares = {name: weight.double().square() for name, weight in _removed(space, _parameters(model)).items()}
     sizes = space.unit_sums(_alive(space, squares, alive)).cpu()
@@ -120,10 +119,10 @@ def lamp(
 
 
 def _share_of_larger(sizes: Tensor) -> Tensor:
-    """Each value / the sum of all that are at least as large, itself among them; 0 for 0. Values are not negative."""
-    values, place, counts = sizes.unique(return_inverse=True, return_counts=True)
+    """Each non-negative value / the sum of all values that are at least as large; 0 for 0."""
+    values, index, counts = sizes.unique(return_inverse=True, return_counts=True)
     at_least_as_large = (values * counts).flip(0).cumsum(0).flip(0)
-    return sizes / at_least_as_large[place].clamp_min(torch.finfo(sizes.dtype).tiny)
+    return sizes / at_least_as_large[index].clamp_min(torch.finfo(sizes.dtype).tiny)
 
 
 def _parameters(model: nn.Module) -> dict[str, Tensor]:
@@ -139,7 +138,7 @@ def _removed(space: NetworkSpace, tensors: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _at_start(criterion: str, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Those of ``initial`` that belong to ``weights``, on their devices."""
+    """The initial values of ``weights``, on their devices."""
     if initial is None:
         raise InputError(f"{criterion}: needs initial=, the weights at initialisation by parameter name")
     for name, weight in weights.items():
@@ -154,13 +153,13 @@ def _at_start(criterion: str, weights: Mapping[str, Tensor], initial: Mapping[st
 
 
 def _alive(space: NetworkSpace, tensors: Mapping[str, Tensor], alive: Mask | None) -> dict[str, Tensor]:
-    """The same with zeros where nothing is alive."""
+    """The tensors with zeros at entries that are not alive."""
     keep = space.parameter_masks(alive) if alive is not None else {}
     return {name: tensor * keep[name].to(tensor.device) if name in keep else tensor for name, tensor in tensors.items()}
 
 
 def _means(space: NetworkSpace, weights: Mapping[str, Tensor], alive: Mask | None) -> Tensor:
-    """Mean over the weights that make each unit and are alive, (n_units,), on the CPU; 0 of none."""
+    """Mean over the alive weights that make each unit, (n_units,), on the CPU; 0 without alive weights."""
     ones = {name: torch.ones_like(weight) for name, weight in weights.items()}
     counts = space.unit_sums(_alive(space, ones, alive), "filters").clamp_min(1)
     return (space.unit_sums(_alive(space, weights, alive), "filters") / counts).cpu()

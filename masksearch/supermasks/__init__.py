@@ -15,7 +15,7 @@ from masksearch.core.amount import Amount, Density, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks.methods import SupermaskSettings, constant, draw_edge_popup, draw_zhou, kaiming
-from masksearch.supermasks.score_network import ScoredNetwork, frozen_weights
+from masksearch.supermasks.scored_network import ScoredNetwork, frozen_weights
 from masksearch.training import EpochRow, Examples, TrainSettings, train
 from masksearch.training.train_settings import LrSchedule
 from masksearch.utils.errors import InputError

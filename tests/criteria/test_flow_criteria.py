@@ -11,7 +11,7 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
-from masksearch.criteria.gradient_preservation import grasp
+from masksearch.criteria.gradients import grasp
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, magnitude_increase, movement
 from masksearch.spaces import filter_space, weight_space

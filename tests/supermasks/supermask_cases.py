@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings
-from masksearch.supermasks.score_network import ScoredNetwork
+from masksearch.supermasks.scored_network import ScoredNetwork
 
 F64 = torch.float64
 SHORT = SupermaskSettings(epochs=2, batch_size=32)

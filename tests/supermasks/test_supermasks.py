@@ -16,7 +16,7 @@ from masksearch.models import build_model
 from masksearch.spaces import filter_space, weight_space
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
 from masksearch.supermasks.methods import kaiming
-from masksearch.supermasks.score_network import ScoredNetwork
+from masksearch.supermasks.scored_network import ScoredNetwork
 from masksearch.training import evaluate, trainer
 from masksearch.utils.errors import InputError
 
