@@ -1,4 +1,4 @@
-"""Schedules: how density falls over rounds of pruning and training, or within a training, and their table."""
+"""Schedules of pruning and training: their table, densities of rounds, and the early-bird detector."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,20 +12,20 @@ __all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densit
 
 @dataclass(frozen=True)
 class Schedule:
-    """A row of the table: what a schedule does, and what holds unless its user says otherwise."""
+    """A row of the table: description and default values of a schedule."""
 
     about: str
-    rounds: int = 1  # of pruning and training; 1: the schedule has no rounds to choose
-    rewind_to: str = "0"  # weights that every round's training starts from
-    epochs: int | None = None  # of every round's training; None: as many as the dense training
-    trains_between: bool = True  # rounds are followed by a training each, not only the last one
-    changes: Literal["ramp", "set", "rigl"] | None = None  # how the mask changes within the training
-    detects: bool = False  # the mask is found when it no longer changes from epoch to epoch
-    bn_l1: float = 0.0  # L1 term on BatchNorm scales of the dense training, where its settings have none
+    rounds: int = 1  # of pruning and training; 1: a schedule without rounds
+    rewind_to: str = "0"  # moment of the weights that every round's training starts from
+    epochs: int | None = None  # per round; None: as many as in the dense training
+    trains_between: bool = True  # whether every round has a training, not only the last one
+    changes: Literal["ramp", "set", "rigl"] | None = None  # how the mask changes during the training
+    detects: bool = False  # whether the mask is drawn when it no longer changes between epochs
+    bn_l1: float = 0.0  # default L1 term on BatchNorm scales of the dense training
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether it says itself when masks are found: nobody is asked."""
+        """Whether the schedule itself decides when masks are found, so that --find-at has no effect."""
         return self.detects or self.changes == "ramp"
 
 
@@ -63,9 +63,9 @@ SCHEDULES: Table[Schedule] = Table(
 
 
 def round_densities(density: float, rounds: int) -> list[float]:
-    """Densities after each of the rounds: density ** (r / rounds), so that every round prunes the same share.
+    """Densities after each of the rounds: density ** (r / rounds).
 
-    That share, of what is still alive, is 1 - density ** (1 / rounds).
+    Every round prunes the same share, 1 - density ** (1 / rounds), of the remaining units.
 
     Raises
     ------

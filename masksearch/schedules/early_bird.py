@@ -1,4 +1,4 @@
-"""Early-bird tickets (You et al. 2020): the moment of a training from which on the mask stays much the same."""
+"""Early-bird detection (You et al. 2020): the epoch of a training after which the mask changes little."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -12,18 +12,20 @@ __all__ = ["EarlyBird", "mask_distances"]
 
 
 class EarlyBird:
-    """Sees the mask of every epoch and fires once the newest is close to each of those before it in its memory.
+    """Detector that compares the mask of every epoch with those of the previous epochs.
+
+    It fires when the newest mask is close to all other masks in its memory.
 
     Parameters
     ----------
     threshold : float, optional
-        Largest distance that counts as close: changed units / all units. The paper's 0.1 if not given, and 0.2 if
-        ``relative``, which is the same for masks of half of the units.
+        Largest distance of close masks: changed units / all units. Default: 0.1 as in the paper, or 0.2 if
+        ``relative``, which is equal for masks of density 0.5.
     relative : bool
-        Measure ``threshold`` as a share of 2 d (1 - d), the distance that two unrelated masks of density d have: 0.1 of
-        all units is little at half of the units, and everything at a twentieth.
+        Measure ``threshold`` as a share of 2 d (1 - d), the distance of two unrelated masks of density d. At low
+        densities an absolute threshold of 0.1 would accept all masks.
     memory : int
-        Masks that are compared, the newest included: 5 in the paper (section 3.2). It can't fire before it is full.
+        Number of compared masks, with the newest: 5 in the paper (section 3.2). The detector needs that many epochs.
     """
 
     def __init__(self, threshold: float | None = None, relative: bool = False, memory: int = 5) -> None:
@@ -37,10 +39,10 @@ class EarlyBird:
         self._masks: deque[Mask] = deque(maxlen=memory)
 
     def see(self, mask: Mask | None) -> bool:
-        """Take the mask of the next epoch; whether the ticket can be drawn now.
+        """Add the mask of the next epoch; return whether the ticket can be drawn now.
 
-        ``None`` stands for an epoch without a mask worth the name: all saliencies were equal, as those of BatchNorm
-        scales are before the first step. It empties the memory.
+        ``None`` is an epoch without a meaningful mask, because all saliencies were equal, as BatchNorm scales are
+        before the first step. It empties the memory.
         """
         if mask is None:
             self._masks.clear()
@@ -54,10 +56,10 @@ class EarlyBird:
 
 
 def mask_distances(masks: Sequence[Mask | None]) -> np.ndarray:
-    """Distances between masks, as shares of all units: float (n, n), NaN where there is no mask."""
+    """Distances between masks as shares of all units: float (n, n), NaN for None."""
     distances = np.full((len(masks), len(masks)), np.nan)
-    for i, one in enumerate(masks):
-        for j, other in enumerate(masks[: i + 1]):
-            if one is not None and other is not None:
-                distances[i, j] = distances[j, i] = one.hamming(other) / one.space.n_units
+    for i, first in enumerate(masks):
+        for j, second in enumerate(masks[: i + 1]):
+            if first is not None and second is not None:
+                distances[i, j] = distances[j, i] = first.hamming(second) / first.space.n_units
     return distances

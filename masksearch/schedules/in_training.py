@@ -1,6 +1,6 @@
-"""Masks that change while the network trains: gradual pruning, and dropping and regrowing (SET, RigL).
+"""Mask schedules within a training: gradual pruning, and dynamic sparse training (SET, RigL).
 
-What decides a change is the network, the mask and the step, so that the mask is all that a resumed training needs.
+Changes depend on the network, the mask and the step only, so that a checkpoint needs no other state than the mask.
 """
 
 from abc import ABC, abstractmethod
@@ -23,12 +23,12 @@ from masksearch.utils.seeds import torch_generator
 __all__ = ["Choose", "Gradual", "Kind", "Regrowing", "default_end", "default_interval"]
 
 Choose = Callable[[float, Mask], Mask]
-"""Density and the units that are alive -> a mask of just this density that keeps only units of those."""
+"""(density, alive mask) -> a mask of this density that keeps only units of the alive mask."""
 Kind = Literal["set", "rigl"]
 
 
 def default_interval(steps: int) -> int:
-    """Steps between two changes: 100 as in Evci et al. 2020, or a 40th of a training that is shorter than 4000."""
+    """Steps between two changes: 100 as in Evci et al. 2020, or 1/40 of a training of fewer than 4,000."""
     return max(1, min(100, steps // 40))
 
 
@@ -37,10 +37,10 @@ def default_end(steps: int, begin: int = 0) -> int:
     return begin + (steps - begin) * 3 // 4
 
 
-class _Changing(MaskSchedule, ABC):
-    """A mask of a network's space, as the masks of its parameters; subclasses say when it changes, and to what.
+class _ChangingMask(MaskSchedule, ABC):
+    """Base class of schedules with one mask; subclasses define when it changes, and the next mask.
 
-    A network whose weights are no longer finite is left alone: the training is about to end, and nothing can be ranked.
+    The mask does not change if a weight is not finite: then weights can't be ranked, and the training ends.
     """
 
     def __init__(self, model: nn.Module, space: NetworkSpace, mask: Mask, settings: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class _Changing(MaskSchedule, ABC):
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """Parameter name -> bool tensor, as :meth:`NetworkSpace.parameter_masks` has it."""
+        """Parameter name -> bool tensor of its shape, True = kept."""
         return self._masks
 
     @abstractmethod
@@ -65,7 +65,7 @@ class _Changing(MaskSchedule, ABC):
     def _next(self, step: int) -> Mask: ...
 
     def __call__(self, step: int) -> bool:
-        """Change the mask if it is time, and say whether it did."""
+        """Change the mask if a change is due at ``step``; return whether the mask changed."""
         if not self._due(step) or not _finite(self.model):
             return False
         before = self.mask
@@ -73,28 +73,28 @@ class _Changing(MaskSchedule, ABC):
         return self.mask != before
 
     def state_dict(self) -> dict[str, Any]:
-        """The mask, and the settings it goes with."""
+        """The mask and the settings of the schedule."""
         return {"settings": self._settings, "bits": self.mask.bits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a mask.
+        """Restore the mask.
 
         Raises
         ------
         InputError
-            If it is of other settings; the first one that differs is named.
+            If the state is of other settings; the message names the first difference.
         """
         for name, value in self._settings.items():
-            if (kept := state["settings"].get(name)) != value:
-                raise InputError(f"checkpoint: of masks that change with {name} {kept}, these have {value}")
+            if (saved := state["settings"].get(name)) != value:
+                raise InputError(f"checkpoint: of masks that change with {name} {saved}, these have {value}")
         self._set(Mask(self.space, state["bits"]))
 
 
-class Gradual(_Changing):
-    """Gradual pruning: density falls along a cubic :class:`Ramp`, and what is pruned stays pruned.
+class Gradual(_ChangingMask):
+    """Gradual pruning: density falls along a cubic :class:`Ramp`, and pruned units stay pruned.
 
-    Zhu and Gupta 2017, with any criterion. A training that begins after the ramp does catches up with it, at the latest
-    in its first step beyond the ramp's end.
+    Zhu and Gupta 2017, with any criterion. A training that begins later than the ramp reaches it at the latest in its
+    first step after the ramp's end.
 
     Parameters
     ----------
@@ -103,25 +103,25 @@ class Gradual(_Changing):
     space : NetworkSpace
         Of weights or filters.
     choose : callable
-        Ranks the network as it is when it is called, between two steps: gets a density and the present mask, returns
-        one of this density within it. It must leave the network as it found it and draw nothing that a second call
-        wouldn't draw: ``masksearch.criteria.select`` with ``density`` and ``alive``.
+        Called between two steps with a density and the current mask; returns a mask of this density within it, by
+        ranking the current network. It must not change the network, and equal calls must give equal masks:
+        ``masksearch.criteria.select`` with ``density`` and ``alive``, for example.
     density : float
-        In the end, of whatever ``choose`` holds.
+        Final density, in the unit of ``choose``'s hold.
     steps : int
-        Step at which the training ends, counted since epoch 0 of its schedule, as all steps are.
+        Step at which the training ends. All steps are counted from epoch 0 of the learning-rate schedule.
     begin, end : int, optional
-        Steps between which density falls; ``begin`` is where the training begins, ``end`` 75 % of it, if left out.
+        Steps between which density falls. Default: the beginning of the training, and 75 % of it.
     interval : int, optional
-        Steps between two changes; :func:`default_interval` if left out.
+        Steps between two changes. Default: :func:`default_interval`.
     alive : Mask, optional
-        Where to begin: density falls from its own. Nothing is pruned if left out.
+        Mask to begin with; density falls from its density. Default: the full mask.
 
     Raises
     ------
     InputError
-        For a mask of another space, a density above that of ``alive``, an end after the training's; while training,
-        if ``choose`` regrows units.
+        For a mask of another space, a density above that of ``alive``, or an end after the training's; during the
+        training, if ``choose`` regrows units.
     """
 
     def __init__(
@@ -161,49 +161,50 @@ class Gradual(_Changing):
         return mask
 
     def state_dict(self) -> dict[str, Any]:
-        """The mask, the density that it was chosen for, and the ramp."""
+        """The mask, its requested density, and the ramp."""
         return super().state_dict() | {"reached": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with a mask of the same ramp."""
+        """Restore the mask and its requested density."""
         super().load_state_dict(state)
         self._reached = state["reached"]
 
 
-class Regrowing(_Changing):
-    """Dynamic sparse training: every now and then, each layer drops its smallest weights and regrows as many.
+class Regrowing(_ChangingMask):
+    """Dynamic sparse training: at intervals, each layer drops its smallest weights and regrows as many.
 
-    ``set`` (Mocanu et al. 2018) regrows at random, ``rigl`` (Evci et al. 2020) where gradients are largest: those of
-    the batch just trained on, taken before its step, which RigL as published leaves out. SET as published changes its
-    masks after every epoch but the last one; ``interval`` and ``end`` can say so.
+    ``set`` (Mocanu et al. 2018) regrows at random, ``rigl`` (Evci et al. 2020) where gradients are largest: the
+    gradients of the last batch before its step, a step that the published RigL omits. The published SET changes masks
+    after every epoch except the last one; set ``interval`` and ``end`` accordingly.
 
     Parameters
     ----------
     model : nn.Module
         The network that is trained.
     space : NetworkSpace
-        Of weights. A filter that is regrown at zero would get no gradient, and never learn.
+        A weight space. A filter that is regrown at zero would get no gradient.
     mask : Mask
-        Where to begin. Every layer keeps as many weights as it has here.
+        Mask to begin with. Every layer keeps its number of weights.
     kind : {"set", "rigl"}
         What is regrown.
     steps : int
-        Step at which the training ends, counted since epoch 0 of its schedule, as all steps are.
+        Step at which the training ends. All steps are counted from epoch 0 of the learning-rate schedule.
     begin : int
-        Step at which it begins.
+        Step at which the training begins.
     share : float
-        Of a layer's kept weights, dropped at once: SET's zeta, all the time; RigL's alpha, which falls along a cosine.
+        Share of a layer's kept weights to drop per change: SET's zeta, constant, or RigL's alpha, which falls along a
+        cosine.
     interval : int, optional
-        Steps between two changes; :func:`default_interval` if left out.
+        Steps between two changes. Default: :func:`default_interval`.
     end : int, optional
-        Step from which the mask stays as it is: at 75 % of the training, if left out.
+        Step after which the mask does not change. Default: 75 % of the training.
     seed : int
-        Of what is drawn, and of how ties are broken.
+        Seed of random regrowth and of ties.
 
     Raises
     ------
     InputError
-        For filters, a mask of another space or with an empty layer, and a number that makes no sense.
+        For filters, a mask of another space or with an empty layer, and numbers out of range.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The cubic ramp of gradual pruning: how density falls while a network trains."""
+"""Cubic ramp of density for gradual pruning."""
 
 from dataclasses import dataclass
 
@@ -9,26 +9,26 @@ __all__ = ["Ramp"]
 
 @dataclass(frozen=True)
 class Ramp:
-    """Density from ``start`` to ``density`` between two optimiser steps: fast at first, slow at the end.
+    """Fall of density from ``start`` to ``density`` between two optimiser steps: fast at first, slow at the end.
 
-    Zhu and Gupta 2017 (equation 1), who write it for sparsity: s = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3.
+    Zhu and Gupta 2017 (equation 1), for sparsity: s = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3.
 
     Raises
     ------
     InputError
-        For a density outside (0, start], a start above 1, an end that isn't after the beginning, or no interval.
+        For a density outside (0, start], a start outside (0, 1], an end before the beginning, or an interval below 1.
     """
 
     density: float
-    """Kept share at the end."""
+    """Final density."""
     begin: int
-    """Steps until the ramp begins."""
+    """Step at which the ramp begins."""
     end: int
-    """Steps until it is over."""
+    """Step at which the ramp ends."""
     interval: int = 100
-    """Steps from one change of the mask to the next; the last one is at ``end``, whatever is left of an interval."""
+    """Steps between two changes of the mask; the last change is at ``end``, even after a shorter interval."""
     start: float = 1.0
-    """Kept share at the beginning."""
+    """Initial density."""
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1:
@@ -41,7 +41,7 @@ class Ramp:
             raise InputError(f"interval: {self.interval}; allowed is 1 or more steps")
 
     def at(self, step: int) -> float:
-        """Density after so many steps, exactly ``density`` from ``end`` on."""
+        """Density after ``step`` steps, exactly ``density`` from ``end`` on."""
         if step >= self.end:
             return self.density
         left = 1 - (max(step, self.begin) - self.begin) / (self.end - self.begin)

@@ -1,4 +1,4 @@
-"""Dynamic sparse training: in every layer, drop the smallest weights and regrow as many elsewhere."""
+"""Regrowth updates of dynamic sparse training (SET, RigL): every layer drops weights and regrows as many."""
 
 from math import cos, pi
 
@@ -22,19 +22,19 @@ def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
 def set_update(space: MaskSpace, mask: Mask, weights: Tensor, share: float, generator: torch.Generator) -> Mask:
     """One update of SET, sparse evolutionary training: regrow at random.
 
-    Mocanu et al. 2018. They drop ``share`` of the positive and of the negative weights, those nearest to zero; here, as
-    in Evci et al. 2020, it is ``share`` of all. A weight just dropped may be drawn again.
+    Mocanu et al. 2018 drop ``share`` of the positive and of the negative weights, those nearest to zero; here, as in
+    Evci et al. 2020, ``share`` of all weights is dropped. A dropped weight may be drawn again.
 
     Parameters
     ----------
     space, mask : MaskSpace, Mask
-        Where and from what; every layer keeps as many units as before.
+        The space and the current mask; every layer keeps its number of units.
     weights : float tensor (n_units,)
-        Of which the smallest in magnitude are dropped.
+        The smallest magnitudes are dropped.
     share : float
-        Of the kept units of every layer, in [0, 1), rounded down.
+        Share of the kept units of every layer to drop, in [0, 1); the number is rounded down.
     generator : torch.Generator
-        Draws what is regrown, and breaks ties.
+        Source of the random regrowth and of ties.
     """
     return _regrown(space, mask, weights, torch.rand(space.n_units, generator=generator), share, generator)
 
@@ -44,13 +44,13 @@ def rigl_update(
 ) -> Mask:
     """One update of RigL: regrow where the gradient is largest.
 
-    Evci et al. 2020 (algorithm 1). Candidates are all units but those that stay, so that a weight just dropped comes
-    back, with its value, if its gradient is among the largest.
+    Evci et al. 2020 (algorithm 1). Dropped weights are candidates, too: a weight comes back, with its value, if its
+    gradient is among the largest.
 
     Parameters
     ----------
     gradients : float tensor (n_units,)
-        Of the loss by all weights, the pruned ones included; ranked by magnitude.
+        Gradients of the loss for all weights, pruned ones included; ranked by magnitude.
 
     Notes
     -----
@@ -62,7 +62,7 @@ def rigl_update(
 def _regrown(
     space: MaskSpace, mask: Mask, weights: Tensor, growth: Tensor, share: float, generator: torch.Generator
 ) -> Mask:
-    """Drop by |weight|, regrow by ``growth``; both rankings are ``top_k``, so that counts are exact."""
+    """Drop by |weight|, regrow by ``growth``; ``top_k`` makes the counts exact."""
     kept = list(mask.kept_per_layer().values())
     staying = [k - int(share * k) for k in kept]
     magnitudes = weights.detach().abs().cpu().masked_fill(~mask.bits, -torch.inf)

@@ -1,4 +1,4 @@
-"""Rounds of pruning and training: find a mask, draw the ticket, train it, and repeat with what the training left."""
+"""Rounds of pruning and training: find a mask, draw the ticket, train it, repeat."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class Round(Generic[F]):
     found: F  # what ``find`` returned
     mask: Mask  # of the trained ticket: that of ``found``, unless masks change within the training
     ticket: Ticket  # trained
-    found_at: Weights  # that the mask was found at
-    rewound: Weights  # that training started from, not masked yet
+    found_at: Weights  # at which the mask was found
+    rewound: Weights  # from which the training started, unmasked
     trained: Weights
     training: Training | None  # None: a round without training
 
@@ -52,33 +52,33 @@ def run_rounds(
     train: Callable[[int, Ticket, Mask], tuple[Training | None, Mask]],
     physically: bool = True,
 ) -> Iterator[Round[F]]:
-    """Prune and train in rounds; every round is given out before the next begins.
+    """Prune and train in rounds; yield every round before the next begins.
 
-    A round finds its mask at the weights that the last one's training has left; where that didn't train, or diverged
-    and left none worth the name, at the same weights as it. What a round prunes stays pruned.
+    A round finds its mask at the trained weights of the previous round; after a round without training, or with a
+    diverged one, at the same weights as that round. Units that a round prunes stay pruned.
 
     Parameters
     ----------
     build : callable
-        Makes the full network; its weights don't matter.
+        Builds the full network; its weights are replaced.
     densities : sequence of float or mapping
-        After each of the rounds, never rising: :func:`masksearch.schedules.round_densities`.
+        Densities after each round, never rising, as of :func:`masksearch.schedules.round_densities`.
     weights : state dict
-        What the first mask is found at.
+        Weights at which the first mask is found.
     find : callable
         (number of the round, network, density, mask of the last round or None) -> mask, or an object with a ``mask``.
     rewind : callable
         (number of the round, weights that its mask was found at) -> weights that its training starts from.
     train : callable
         (number of the round, ticket, its mask) -> training, mask. Trains the ticket in place, or not at all (None). The
-        mask is the ticket's, unless masks change within the training; then it is the last one.
+        returned mask is the final one, if masks change during the training.
     physically : bool
-        Remove filters before training; not where their masks change within it.
+        Whether to remove filters before the training; must be False if masks change during it.
 
     Raises
     ------
     InputError
-        If ``find`` brings back what an earlier round has pruned.
+        If ``find`` keeps a unit that an earlier round has pruned.
     """
     alive: Mask | None = None
     for number, density in enumerate(densities, start=1):

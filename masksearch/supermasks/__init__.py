@@ -1,7 +1,7 @@
-"""Learned supermasks: masks under which a network works whose weights are never trained.
+"""Learned supermasks: masks under which untrained weights classify well.
 
-Methods of their own kind, and the ceiling to compare a search with: a search and a criterion look at scores of masks or
-at one saliency, these see the loss's gradient for every weight at every step, over epochs of the training images.
+Supermasks use the gradient of the loss for every weight at every step, over epochs of training examples. Searches and
+criteria have less information, so that supermasks are an upper reference for them.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ __all__ = ["SUPERMASKS", "Supermask", "SupermaskSettings", "learn"]
 
 @dataclass(frozen=True)
 class Supermask:
-    """A row of the table: what scores are, and the published settings of the SGD that learns them."""
+    """A row of the table: the scores of a method, and its published SGD settings."""
 
-    start: Callable[[Tensor, torch.Generator], Tensor]  # weight -> its scores before the first step
+    start: Callable[[Tensor, torch.Generator], Tensor]  # weight -> initial scores
     draw: Callable[[Tensor, int], Tensor]  # scores (n,), ones -> 0/1 mask (n,) with a gradient for the scores
     rank: Callable[[Tensor], Tensor]  # scores -> saliency
     about: str
@@ -37,7 +37,7 @@ class Supermask:
     lr: float
     weight_decay: float
     lr_schedule: LrSchedule
-    power: float  # weights of a layer times (all / kept) ** power, where settings.rescale is on
+    power: float  # exponent of the rescaling: weights of a layer times (all / kept) ** power
     momentum: float = 0.9
 
 
@@ -91,10 +91,10 @@ def learn(
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[EpochRow], bool | None] | None = None,
 ) -> Mask:
-    """Learn a mask for the weights that ``model`` has; they, and everything else in it, stay as they are.
+    """Learn a mask for the weights of ``model``, which does not change.
 
-    A copy of the network is trained with cross-entropy, in which scores are the only parameters: biases and
-    normalisations are frozen too. Every forward pass has the density asked for, and so has the mask.
+    Scores are the only trained parameters of a copy of the network; weights, biases and normalisations are frozen. The
+    loss is cross-entropy. Every forward pass, and the result, has exactly the requested density.
 
     Parameters
     ----------
@@ -115,25 +115,25 @@ def learn(
         scores of all layers together, at every step and at the end, though edge-popup's scores start larger in layers
         with a small fan-in.
     seed : int
-        Of the scores, the order of the images, augmentation and drawn masks.
+        Seed of scores, order of the examples, augmentation and drawn masks.
     device, augment, checkpoint, on_epoch
         As in :func:`masksearch.training.train`; ``on_epoch`` returning True ends the learning there.
     on_empty : {"raise", "allow", "keep_one"}, optional
         For the final mask; ``allow`` if left out. Layers may be empty while scores are learned.
     generator : torch.Generator, optional
-        Breaks ties in the end, of scores that never got a gradient.
+        Breaks ties of the resulting mask.
 
     Raises
     ------
     InputError
-        For other granularities, what :func:`masksearch.training.train` and ``space.top_k`` refuse, and a loss that is
-        no longer finite.
+        For filter spaces, a loss that is not finite, and the errors of :func:`masksearch.training.train` and
+        ``space.top_k``.
 
     Notes
     -----
-    BatchNorm normalises by the batch while scores are learned, as in both papers, and dropout drops. The running
-    statistics that gather meanwhile are thrown away with the copy: where the model's own were never trained, the mask's
-    accuracy in eval mode has to wait for some that were.
+    While scores are learned, BatchNorm uses batch statistics, as in both papers, and dropout is active. The running
+    statistics of the copy are discarded. If the model's statistics are untrained, recalibrate them before evaluation in
+    eval mode.
     """
     row = SUPERMASKS[name]
     if space.granularity != "weight":

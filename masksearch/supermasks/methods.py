@@ -1,4 +1,4 @@
-"""Edge-popup and Zhou's supermask: initial scores, the mask of every step, the final ranking, and settings."""
+"""Supermask methods (edge-popup, Zhou et al.): settings, initial scores, and masks drawn from scores."""
 
 from dataclasses import dataclass
 from math import inf, sqrt
@@ -13,7 +13,7 @@ __all__ = ["SupermaskSettings", "constant", "draw_edge_popup", "draw_zhou", "kai
 
 @dataclass(frozen=True)
 class SupermaskSettings:
-    """What a user decides about the learning of scores; the optimiser's other numbers are the published ones."""
+    """Settings of the learning of scores; other settings of the optimiser are the published ones."""
 
     epochs: int = 5
     """Passes over the training images; 0 leaves the scores as they start."""
@@ -30,25 +30,25 @@ class SupermaskSettings:
         _need("lr", self.lr, self.lr is None or 0 < self.lr < inf, "a finite number above 0, or None")
 
 
-def _need(name: str, value: object, fine: bool, allowed: str) -> None:
-    if not fine:
+def _need(name: str, value: object, valid: bool, allowed: str) -> None:
+    if not valid:
         raise InputError(f"{name}: {value}; allowed is {allowed}")
 
 
 def top(values: Tensor, kept: int) -> Tensor:
     """0/1 tensor like ``values`` (n,) with ones at its ``kept`` highest values."""
-    # Indices, not a threshold: the count is exact among equals too, and no device has to be waited for.
+    # Indices instead of a threshold: the count is exact also for ties, and the host does not wait for the device.
     return torch.zeros_like(values).scatter_(0, values.topk(kept, sorted=False).indices, 1)
 
 
 def kaiming(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Scores of a weight's shape, uniform in +-1/sqrt(fan in): Kaiming's with a = sqrt(5)."""
+    """Scores of a weight's shape, uniform in +-1/sqrt(fan in): Kaiming initialisation with a = sqrt(5)."""
     scores = torch.empty(weight.shape, dtype=weight.dtype)
     return nn.init.kaiming_uniform_(scores, a=sqrt(5), generator=generator)
 
 
 def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Scores 0 of a weight's shape: every weight is equally likely, and only differences of scores matter."""
+    """Scores 0 of a weight's shape: all weights are equally likely."""
     return torch.zeros(weight.shape, dtype=weight.dtype)
 
 
@@ -56,7 +56,7 @@ def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
     """The mask of the largest ``|s|``.
 
     Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight, kept or not. The
-    rank is ``|s|``, as in the authors' experiments: s gets that times its sign, and moves away from 0 where w helps.
+    rank is ``|s|``, as in the authors' experiments, so that the gradient of s is d loss / d rank times sign(s).
     """
     rank = scores.abs()
     return _straight_through(top(rank.detach(), kept), rank)
@@ -65,9 +65,9 @@ def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
 def draw_zhou(scores: Tensor, kept: int) -> Tensor:
     """A mask drawn from Bernoulli(sigmoid(s - t)) (Zhou et al. 2019, section 5), with exactly ``kept`` ones.
 
-    A Bernoulli(sigmoid(a)) is the event that a plus logistic noise is above 0. Here the t that it is compared with is
-    the kept-th highest of all s + noise, so that every draw has the density asked for instead of one that drifts as
-    scores grow; the rest is the paper's. Gradients pass through sigmoid(s - t), t being a constant to them.
+    A draw from Bernoulli(sigmoid(a)) is 1 if a plus logistic noise is above 0. Here t is the kept-th highest value of
+    s + noise, so that every draw has the requested density; in the paper t is 0 and the density drifts. Gradients pass
+    through sigmoid(s - t) with constant t.
     """
     noisy = scores.detach() + torch.rand_like(scores).logit()
     drawn = noisy.topk(kept, sorted=False)

@@ -1,4 +1,4 @@
-"""A network whose weights are frozen and whose parameters are scores, so that the one trainer can train them."""
+"""Scored networks: frozen weights under masks from trainable scores."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -15,26 +15,26 @@ __all__ = ["ScoredNetwork", "frozen_weights"]
 
 
 class ScoredNetwork(nn.Module):
-    """A frozen copy of a network, masked afresh in every forward pass by what its scores say.
+    """A frozen copy of a network; every forward pass draws a mask from the scores, its only trainable parameters.
 
-    Its scores are all that wants gradients. The mask is ``draw``'s in train mode, that of the highest ranks in eval.
+    In train mode the mask is ``draw``'s, in eval mode the one of the highest ranks.
 
     Parameters
     ----------
     network : nn.Module
-        Copied; only read.
+        The network to copy.
     space : NetworkSpace
-        A weight space of it.
+        A weight space of the network.
     scores : sequence of Tensor
-        Where the scores start, of the shapes of the space's weights.
+        Initial scores, of the shapes of the space's weights.
     kept : sequence of int
-        Weights kept of every layer; a single number is that of all layers ranked together.
+        Number of kept weights of every layer, or a single number for all layers ranked together.
     draw : callable
-        Scores (n,) and their number of ones -> mask (n,) that hands gradients on to the scores.
+        (scores (n,), number of ones) -> mask (n,) with gradients for the scores.
     rank : callable
         Scores -> saliency of the same shape, higher = keep.
     power : float
-        The weights of a layer are multiplied by (its weights / its ones) ** power. 0 leaves them as they are.
+        Exponent of the rescaling: a layer's weights are multiplied by (all / kept) ** power; 0: no rescaling.
 
     Raises
     ------
@@ -55,13 +55,13 @@ class ScoredNetwork(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.scores = nn.ParameterList(
-            torch.empty_like(weight).copy_(start)  # the weight's strides and device: multiplied side by side
+            torch.empty_like(weight).copy_(start)  # with the weight's strides and device, for fast products
             for weight, start in zip(frozen_weights(self.network, space), scores, strict=True)
         )
         self._names = space.layer_weights()
         self._kept = list(kept)
         self._draw, self._rank, self._power = draw, rank, power
-        # In the state, so that a checkpoint of other densities or without rescaling is not taken for one of this.
+        # Buffers, so that a checkpoint of another density or rescaling has another state and is refused.
         self.register_buffer("kept", torch.tensor(self._kept))
         self.register_buffer("power", torch.tensor(float(power)))
 
@@ -85,7 +85,7 @@ class ScoredNetwork(nn.Module):
         return [run.view_as(s) for run, s in zip(runs, scores, strict=True)]
 
     def _mask(self, scores: Tensor, kept: int) -> Tensor:
-        if not kept:  # the density of this layer is 0: nothing to learn
+        if not kept:  # a layer of density 0 has no scores to learn
             return torch.zeros_like(scores)
         return self._draw(scores, kept) if self.training else top(self._rank(scores), kept)
 
@@ -95,15 +95,15 @@ class ScoredNetwork(nn.Module):
 
 
 def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter]:
-    """The weights that the space's layers are made of.
+    """The weights of the space's layers.
 
     Raises
     ------
     InputError
-        If the network has no such weight, or one of another shape.
+        If a weight is missing or has another shape.
     """
     parameters = dict(network.named_parameters(remove_duplicate=False))
-    found = []
+    weights = []
     for layer, name in zip(space.layers, space.layer_weights(), strict=True):
         weight = parameters.get(name)
         if weight is None or weight.shape != layer.shape:
@@ -111,8 +111,8 @@ def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter
             raise InputError(
                 f"model: {type(network).__name__} has {has} for {name} {layer.shape} of this {space.describe()}"
             )
-        found.append(weight)
-    return found
+        weights.append(weight)
+    return weights
 
 
 def _factor(mask: Tensor, power: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, tensors as safetensors, everything else as JSON, never pickle."""
+"""Files without pickle: atomic writes, JSON, tensors as safetensors, and nested states."""
 
 import json
 import math
@@ -21,7 +21,7 @@ _TENSOR, _ARRAY, _TUPLE = "__tensor__", "__array__", "__tuple__"
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write ``content`` so that a reader, or a crash at any moment, sees the old file or the new one, never half."""
+    """Write ``content`` atomically: after a crash at any moment, the file is the old one or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -38,7 +38,7 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut (the name lives in the folder, not in the file)."""
+    """Flush ``folder`` to disk, so that a rename in it survives a power failure."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -47,9 +47,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically. Key order is kept: equal content, equal bytes.
+    """Write ``content`` as indented JSON, atomically. Equal content gives equal bytes.
 
-    NaN and infinity, which JSON doesn't know, become null.
+    NaN and infinity, which JSON does not have, become null.
     """
     write_bytes(path, (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
 
@@ -68,7 +68,7 @@ def read_json(path: str | Path) -> Any:
     Raises
     ------
     InputError
-        If the file is not there or is not JSON.
+        If the file is missing or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text())
@@ -79,8 +79,8 @@ def read_json(path: str | Path) -> Any:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:
-    """Write named tensors, and ``about`` (anything JSON) beside them, as one safetensors file, atomically."""
-    # One metadata entry: safetensors keeps several in an order of its own, and equal content must give equal bytes.
+    """Write named tensors and ``about`` (any JSON) as one safetensors file, atomically."""
+    # One metadata entry, because the order of several is not fixed, and equal content must give equal bytes.
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, to_safetensors(ready, metadata={"about": json.dumps(about)}))
 
@@ -88,12 +88,12 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = N
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
     """Read a file of :func:`save_tensors`: the tensors by name (CPU), and ``about``.
 
-    A safetensors file from elsewhere gives its tensors and ``None``.
+    ``about`` is None for other safetensors files.
 
     Raises
     ------
     InputError
-        If the file is not there or is not safetensors.
+        If the file is missing or is not safetensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,18 +102,18 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
         with safe_open(path, framework="pt") as source:
             about = json.loads((source.metadata() or {}).get("about", "null"))
             return {name: source.get_tensor(name) for name in source.keys()}, about  # noqa: SIM118 (not a dict)
-    except Exception as error:  # safetensors raises its own type, which is no public name
+    except Exception as error:  # the exception type of safetensors is not public
         raise InputError(f"{path} can't be read as safetensors: {error}") from None
 
 
 def save_tree(path: str | Path, tree: Any) -> None:
-    """Write a ``state_dict()`` of any kind: nested dicts, lists, tuples; tensors, arrays, numbers, text, None."""
+    """Write a nested state: dicts, lists and tuples of tensors, arrays, numbers, text and None."""
     tensors: dict[str, Tensor] = {}
     save_tensors(path, tensors, _flatten(tree, tensors))
 
 
 def load_tree(path: str | Path) -> Any:
-    """Read what :func:`save_tree` wrote, with the same types at the same places."""
+    """Read a file of :func:`save_tree`, with equal types and structure."""
     tensors, skeleton = load_tensors(path)
     return _unflatten(skeleton, tensors)
 
@@ -124,7 +124,7 @@ def _flatten(node: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[key] = torch.as_tensor(node)
         return {_TENSOR if isinstance(node, Tensor) else _ARRAY: key}
     if isinstance(node, Mapping):
-        # Pairs, because JSON knows only strings as keys and an optimiser's state is keyed by number.
+        # Pairs, because keys in JSON are strings and an optimiser's state has numbers as keys.
         return {"__dict__": [[key, _flatten(value, tensors)] for key, value in node.items()]}
     if isinstance(node, tuple):
         return {_TUPLE: [_flatten(value, tensors) for value in node]}

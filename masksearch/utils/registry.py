@@ -1,4 +1,4 @@
-"""A table: the catalogue of one kind of component, by name."""
+"""Tables of components by name: criteria, searchers, models, ..., and errors with the nearest name."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ Row = TypeVar("Row")
 
 
 def choose(kind: str, name: str, names: list[str]) -> str:
-    """Return ``name`` if it is among ``names``; else raise an error that says which one is nearest.
+    """Return ``name`` if it is among ``names``; else raise an error with the nearest name.
 
     Raises
     ------
@@ -28,15 +28,15 @@ def choose(kind: str, name: str, names: list[str]) -> str:
 
 
 class Table(Mapping[str, Row], Generic[Row]):
-    """Rows by name, in the order they were added.
+    """Rows by name, in the order of their definition.
 
-    Looking up a name that isn't there raises an error with the nearest name and all names. The command line,
-    ``--list``, the contract tests and the benchmarks read these tables, so that a new row is all a component needs.
+    An unknown name raises an error with the nearest name and all names. The command line, ``--list``, the contract
+    tests and the benchmarks read these tables, so that a new component only needs a new row.
 
     Parameters
     ----------
     kind : str
-        What a row is, for messages: ``"searcher"``, ``"model"``.
+        Kind of the rows, for messages: ``"searcher"``, ``"model"``.
     rows : mapping
         Name -> row.
     removed : mapping, optional
@@ -53,12 +53,12 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._added: dict[str, str] = {}
 
     def add(self, name: str, row: Row, digest: str) -> None:
-        """Add a row of a plugin; ``digest`` is that of the plugin's file.
+        """Add a row of a plugin; ``digest`` is the hash of the plugin's file.
 
         Raises
         ------
         InputError
-            If there is a row of that name.
+            If the table has a row of that name.
         """
         if name in self._rows:
             raise InputError(f"{self.kind} {name!r}: there is one already; choose another name")
@@ -66,7 +66,7 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._added[name] = digest
 
     def added(self, name: str) -> str | None:
-        """The digest of a plugin's file, for its row; None for the package's own rows."""
+        """The digest of the plugin's file of a row; None for rows of the package."""
         return self._added.get(name)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Random streams: each is derived from one seed and the words that name its use."""
+"""Random streams, each derived from one seed and words that name its purpose."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ __all__ = ["derive", "numpy_generator", "seeded", "torch_generator"]
 
 
 def derive(seed: int, *words: object) -> int:
-    """A 63-bit seed for what ``words`` name: other words, an unrelated stream; the same in every process."""
+    """A 63-bit seed from ``seed`` and ``words``, equal in every process; other words give unrelated seeds."""
     text = "/".join(map(str, (seed, *words)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
@@ -22,13 +22,13 @@ def torch_generator(seed: int, *words: object) -> torch.Generator:
 
 
 def numpy_generator(seed: int, *words: object) -> np.random.Generator:
-    """A PCG64 generator for :func:`derive`'s seed. Its state is a few integers, and it draws subsets in O(subset)."""
+    """A PCG64 generator for :func:`derive`'s seed. It draws subsets in O(size of the subset)."""
     return np.random.Generator(np.random.PCG64(derive(seed, *words)))
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of ``device``; on leaving, both have their old state."""
+    """Seed torch's global generators of the CPU and of ``device``; restore their states at the end of the block."""
     with ExitStack() as stack:
         stack.callback(torch.set_rng_state, torch.get_rng_state())
         torch.default_generator.manual_seed(seed)
