@@ -13,7 +13,7 @@ from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.models import build_model, built_as
 from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, filled_tensors, named_tensors, with_tensors
-from masksearch.spaces.filter_units import FilterSpace
+from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 

@@ -1,7 +1,7 @@
 """Mask spaces of networks: single weights or groups of channels as units, and how a mask is applied."""
 
-from masksearch.spaces.filter_units import FilterSpace, filter_space
+from masksearch.spaces.filter_mask_space import FilterSpace, filter_space
 from masksearch.spaces.network_space import NetworkSpace
-from masksearch.spaces.weight_units import LayerKind, WeightSpace, weight_space
+from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space
 
 __all__ = ["FilterSpace", "LayerKind", "NetworkSpace", "WeightSpace", "filter_space", "weight_space"]

@@ -69,7 +69,7 @@ def test_a_masked_network_runs_from_its_file(write, tmp_path):
 @pytest.mark.parametrize("write", WRITERS.values())
 def test_a_physically_pruned_network_runs_from_its_file(write, tmp_path):
     from masksearch.pruning.physical import prune as cut
-    from masksearch.spaces.filter_units import filter_space
+    from masksearch.spaces.filter_mask_space import filter_space
 
     model = network()
     space = filter_space(model, images())

@@ -13,7 +13,7 @@ from masksearch.core.mask import Mask
 from masksearch.models import MODELS, build_model
 from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.spaces import weight_space
-from masksearch.spaces.filter_units import filter_space
+from masksearch.spaces.filter_mask_space import filter_space
 from masksearch.utils.errors import InputError
 
 TORCHVISION = [
@@ -172,7 +172,7 @@ import sys, torch
 from masksearch.core.mask import Mask
 from masksearch.models import build_model
 from masksearch.pruning.physical import load_pruned, prune
-from masksearch.spaces.filter_units import filter_space
+from masksearch.spaces.filter_mask_space import filter_space
 folder = sys.argv[1]
 loaded = load_pruned(f"{folder}/small")
 net = build_model("resnet20:0.5", (3, 16, 16), 7).eval()

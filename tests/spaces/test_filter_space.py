@@ -10,7 +10,7 @@ from torch import nn
 
 from masksearch.models import build_model
 from masksearch.pruning.physical import prune
-from masksearch.spaces.filter_units import FilterSpace, filter_space
+from masksearch.spaces.filter_mask_space import FilterSpace, filter_space
 from masksearch.utils.errors import InputError
 
 

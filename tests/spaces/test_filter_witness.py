@@ -6,7 +6,7 @@ import torch_pruning as tp
 from torch import nn
 
 from masksearch.models import build_model
-from masksearch.spaces.filter_units import filter_space
+from masksearch.spaces.filter_mask_space import filter_space
 
 NETWORKS = [
     "lenet5",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from masksearch.core.mask import Mask
-from masksearch.spaces.weight_units import WeightSpace
+from masksearch.spaces.weight_mask_space import WeightSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
