@@ -22,12 +22,10 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.supermasks import SUPERMASKS
 from masksearch.utils.errors import InputError
-from masksearch.utils.registry import Table, choose
+from masksearch.utils.registry import GROUP, Table, choose
 
-__all__ = ["GROUP", "ROWS", "TABLES", "load_installed", "load_plugins", "scoped"]
+__all__ = ["ROWS", "TABLES", "load_installed", "load_plugins", "scoped"]
 
-GROUP = "masksearch"
-"""Group of the entry points with which installed packages offer rows; each entry names a module."""
 ROWS = "MASKSEARCH"
 """Name of the dictionary in a plugin's module."""
 
@@ -43,7 +41,7 @@ TABLES: Mapping[str, Table[Any]] = {
 """Tables that take rows of plugins."""
 _METHODS = ("searchers", "criteria", "supermasks")  # --methods takes names of all three, so a name has one row in them
 
-_loaded: set[Path | str] = set()  # files whose rows are in the tables; GROUP, once entry points were read
+_loaded: set[Path] = set()  # files whose rows are in the tables
 
 
 def load_plugins(names: Iterable[str]) -> None:
@@ -80,12 +78,9 @@ def load_plugins(names: Iterable[str]) -> None:
 def load_installed() -> None:
     """Add the rows of installed packages: of all modules in the entry points of group ``masksearch``.
 
-    Tables call this function when a name is missing or when their names are listed. A package with an error is left
-    out, with a warning.
+    Tables call this function once, when a name is missing or when their names are listed. A package with an error is
+    left out, with a warning.
     """
-    if GROUP in _loaded:
-        return
-    _loaded.add(GROUP)
     for entry in entry_points(group=GROUP):
         where = f"plugin {entry.name} of package {entry.dist.name if entry.dist else entry.value}"
         try:
@@ -99,8 +94,9 @@ def load_installed() -> None:
 @contextmanager
 def scoped() -> Iterator[None]:
     """Within the block, the tables begin with the package's own rows; at its end they are as before the block."""
-    loaded = set(_loaded)
+    loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
+    Table.discovered = False
     try:
         with ExitStack() as stack:
             for table in TABLES.values():
@@ -109,6 +105,7 @@ def scoped() -> Iterator[None]:
     finally:
         _loaded.clear()
         _loaded.update(loaded)
+        Table.discovered = discovered
 
 
 def _of_file(path: Path) -> ModuleType:
@@ -190,6 +187,3 @@ def _in_one_line(where: str) -> Iterator[None]:
         at = f", line {lines[-1]}" if lines else ""
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"{where}{at}: {type(error).__name__}: {reason}") from None
-
-
-Table.discover = staticmethod(load_installed)

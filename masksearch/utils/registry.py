@@ -1,13 +1,18 @@
 """Tables of components by name: criteria, searchers, models, ..., and errors with the nearest name."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import ClassVar, Generic, TypeVar
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Table", "choose"]
+__all__ = ["GROUP", "Table", "choose"]
+
+GROUP = "masksearch"
+"""Group of the entry points with which installed packages offer rows; each entry names a module."""
 
 Row = TypeVar("Row")
 
@@ -43,8 +48,8 @@ class Table(Mapping[str, Row], Generic[Row]):
         Name of a row that earlier versions had -> one sentence for the error message.
     """
 
-    discover: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
-    """Called when a name is missing and when names are listed; it may add rows, as plugins of installed packages do."""
+    discovered: ClassVar[bool] = False
+    """Whether the rows of installed packages were looked for."""
 
     def __init__(self, kind: str, rows: Mapping[str, Row], removed: Mapping[str, str] | None = None) -> None:
         self.kind = kind
@@ -64,6 +69,14 @@ class Table(Mapping[str, Row], Generic[Row]):
             raise InputError(f"{self.kind} {name!r}: there is one already; choose another name")
         self._rows[name] = row
         self._added[name] = digest
+
+    @staticmethod
+    def discover() -> None:
+        """Add the rows of installed packages to all tables, once a process: for a missing name, and for a list."""
+        if not Table.discovered:
+            Table.discovered = True
+            if entry_points(group=GROUP):
+                import_module("masksearch.plugin").load_installed()
 
     def added(self, name: str) -> str | None:
         """The digest of the plugin's file of a row; None for rows of the package."""
@@ -97,16 +110,16 @@ class Table(Mapping[str, Row], Generic[Row]):
         return self._rows[name]
 
     def __iter__(self) -> Iterator[str]:
-        type(self).discover()
+        self.discover()
         return iter(self._rows)
 
     def __len__(self) -> int:
-        type(self).discover()
+        self.discover()
         return len(self._rows)
 
     def __contains__(self, name: object) -> bool:
         if name not in self._rows:
-            type(self).discover()
+            self.discover()
         return name in self._rows
 
     def __repr__(self) -> str:

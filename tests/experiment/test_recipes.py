@@ -7,6 +7,7 @@ import pytest
 from masksearch.cli.commands import main
 from masksearch.experiment import Settings, load_recipe, read_sweep, recipe_names
 from masksearch.experiment.grid import grid
+from masksearch.experiment.recipes import recipe_settings
 from masksearch.models import build_model
 from masksearch.searchers import Annealing
 from masksearch.spaces import weight_space
@@ -145,21 +146,20 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("scale", "budget"), [("cpu", 5), ("smoke", 2)])
-def test_a_part_like_an_earlier_one_begins_with_what_that_says(scale, budget, monkeypatch):
-    monkeypatch.setattr("masksearch.experiment.recipes._read", lambda name: {"part": PARTS})
-    first, second, third = load_recipe("some", scale)
+def test_a_part_like_an_earlier_one_begins_with_what_that_says(scale, budget):
+    first, second, third = recipe_settings({"part": PARTS}, "some", scale)
     assert [(part.sweep.budget, part.train.lr) for part in (first, second, third)] == [
         (budget, 0.5),
         (budget, 0.25),
         (7, 0.25),
     ]
-    assert load_recipe("some", scale, ["third"]) == [third]
+    assert recipe_settings({"part": PARTS}, "some", scale, ["third"]) == [third]
 
 
-def test_a_part_can_only_be_like_an_earlier_one(monkeypatch):
-    monkeypatch.setattr("masksearch.experiment.recipes._read", lambda name: {"part": [PARTS[0], PARTS[2], PARTS[1]]})
+def test_a_part_can_only_be_like_an_earlier_one():
+    recipe = {"part": [PARTS[0], PARTS[2], PARTS[1]]}
     with pytest.raises(InputError, match=r"unknown earlier part of recipe 'some' 'second'.*first"):
-        load_recipe("some")
+        recipe_settings(recipe, "some", "cpu")
 
 
 def test_parts_are_asked_for_by_name(monkeypatch):

@@ -1,7 +1,7 @@
 """Recipes: published experiments as settings, in three scales, kept as package data."""
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -9,7 +9,7 @@ from masksearch.experiment.settings.combined import Settings
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["SCALES", "load_recipe", "recipe_names", "recipe_text"]
+__all__ = ["SCALES", "load_recipe", "recipe_names", "recipe_settings", "recipe_text"]
 
 SCALES = ("smoke", "cpu", "paper")
 
@@ -23,6 +23,17 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list[Settings]:
     """The settings of a recipe at a scale, one for each of its parts, or for those of these names.
 
+    Raises
+    ------
+    InputError
+        For an unknown recipe, scale, key, or part.
+    """
+    return recipe_settings(_read(name), name, scale, only)
+
+
+def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequence[str] = ()) -> list[Settings]:
+    """The settings of a recipe that is given as the dictionary of its TOML file.
+
     A part has the recipe's ``[settings]``, overridden by ``[scale.<scale>]``, then by its own ``[[part]]`` and by what
     that says for the scale, ``[part.scale.<scale>]``. Parts of one ``name`` make one sweep; the name is added to the
     recipe's and the scale's. A part that is ``like`` an earlier one begins with what that one says.
@@ -30,10 +41,9 @@ def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list
     Raises
     ------
     InputError
-        For an unknown recipe, scale, key, or part.
+        For an unknown scale, key, or part.
     """
     choose("scale", scale, list(SCALES))
-    recipe = _read(name)
     source = f"recipe {name!r}"
     _check_keys(recipe, ("about", "settings", "scale", "part"), source)
     whole = recipe.get("settings", {}) | recipe.get("scale", {}).get(scale, {})
@@ -62,11 +72,11 @@ def _check_parts(only: Sequence[str], names: Sequence[str], source: str) -> None
         choose(f"part of {source}", name, list(names))
 
 
-def _part_names(recipe: dict[str, Any]) -> list[str]:
+def _part_names(recipe: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(part["name"] for part in recipe.get("part", []) if "name" in part))
 
 
-def _check_keys(table: dict[str, Any], allowed: tuple[str, ...], source: str) -> None:
+def _check_keys(table: Mapping[str, Any], allowed: tuple[str, ...], source: str) -> None:
     for key in table:
         choose(f"key in {source}", key, list(allowed))
 
