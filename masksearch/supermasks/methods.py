@@ -6,7 +6,7 @@ from math import inf, sqrt
 import torch
 from torch import Tensor, nn
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import require
 
 __all__ = ["SupermaskSettings", "constant", "draw_edge_popup", "draw_zhou", "kaiming", "top"]
 
@@ -25,14 +25,9 @@ class SupermaskSettings:
     """Scale kept weights up while scores are learned, as the papers do; without it logits are too small to learn."""
 
     def __post_init__(self) -> None:
-        _need("epochs", self.epochs, self.epochs >= 0, "0 or more")
-        _need("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
-        _need("lr", self.lr, self.lr is None or 0 < self.lr < inf, "a finite number above 0, or None")
-
-
-def _need(name: str, value: object, valid: bool, allowed: str) -> None:
-    if not valid:
-        raise InputError(f"{name}: {value}; allowed is {allowed}")
+        require("epochs", self.epochs, self.epochs >= 0, "0 or more")
+        require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        require("lr", self.lr, self.lr is None or 0 < self.lr < inf, "a finite number above 0, or None")
 
 
 def top(values: Tensor, kept: int) -> Tensor:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import require
 from masksearch.utils.registry import choose
 
 __all__ = ["Augment", "LrSchedule", "Optimizer", "Precision", "TrainSettings"]
@@ -57,24 +57,21 @@ class TrainSettings:
             ("augment", Augment),
         ):
             choose(name, getattr(self, name), list(get_args(kind)))
-        _need("epochs", self.epochs, self.epochs >= 0, "0 or more")
-        _need("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
-        _need("lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0")
-        _need("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _need("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "a finite number, 0 or more")
-        _need("bn_l1", self.bn_l1, 0 <= self.bn_l1 < float("inf"), "a finite number, 0 or more")
-        _need("factor", self.factor, 0 < self.factor < 1, "in (0, 1)")
-        _need("patience", self.patience, self.patience >= 0, "0 or more")
-        _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        require("epochs", self.epochs, self.epochs >= 0, "0 or more")
+        require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
+        require("lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0")
+        require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        require("weight_decay", self.weight_decay, 0 <= self.weight_decay < float("inf"), "a finite number, 0 or more")
+        require("bn_l1", self.bn_l1, 0 <= self.bn_l1 < float("inf"), "a finite number, 0 or more")
+        require("factor", self.factor, 0 < self.factor < 1, "in (0, 1)")
+        require("patience", self.patience, self.patience >= 0, "0 or more")
+        require("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
-        _need("milestones", self.milestones, ascending, "ascending epochs, 1 or more")
+        require("milestones", self.milestones, ascending, "ascending epochs, 1 or more")
         if self.lr_schedule == "multistep":
-            _need("milestones", self.milestones, bool(self.milestones), "at least one epoch for the multistep schedule")
+            require(
+                "milestones", self.milestones, bool(self.milestones), "at least one epoch for the multistep schedule"
+            )
         if self.nesterov:
-            _need("nesterov", True, self.optimizer == "sgd" and self.momentum > 0, "for sgd with momentum above 0")
-
-
-def _need(name: str, value: object, valid: bool, allowed: str) -> None:
-    if not valid:
-        raise InputError(f"{name}: {value}; allowed is {allowed}")
+            require("nesterov", True, self.optimizer == "sgd" and self.momentum > 0, "for sgd with momentum above 0")

@@ -1,6 +1,6 @@
 """InputError, the exception for wrong input."""
 
-__all__ = ["InputError"]
+__all__ = ["InputError", "require"]
 
 
 class InputError(ValueError):
@@ -8,3 +8,9 @@ class InputError(ValueError):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+def require(name: str, value: object, fine: bool, allowed: str) -> None:
+    """Raise an :class:`InputError` that names a setting, its value and the allowed values, unless ``fine``."""
+    if not fine:
+        raise InputError(f"{name}: {value}; allowed is {allowed}")

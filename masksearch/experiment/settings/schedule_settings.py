@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from masksearch.schedules import SCHEDULES, EarlyBird
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
 __all__ = ["Control", "ScheduleSettings", "parse_rewind"]
@@ -62,18 +62,23 @@ class ScheduleSettings:
         for moment in self.save_at:
             Duration.parse(moment, "save_at")
         for name in ("retrain_epochs", "between_epochs"):
-            _need(name, (value := getattr(self, name)), value is None or value >= 0, "0 or more")
+            require(name, (value := getattr(self, name)), value is None or value >= 0, "0 or more")
         for lr in self.retrain_lr:
-            _need("retrain_lr", lr, 0 < lr < float("inf"), "a finite number above 0")
-        _need("update_every", self.update_every, self.update_every is None or self.update_every >= 1, "1 or more")
-        _need("drop_share", self.drop_share, 0 < self.drop_share < 1, "between 0 and 1, both excluded")
+            require("retrain_lr", lr, 0 < lr < float("inf"), "a finite number above 0")
+        require("update_every", self.update_every, self.update_every is None or self.update_every >= 1, "1 or more")
+        require("drop_share", self.drop_share, 0 < self.drop_share < 1, "between 0 and 1, both excluded")
         self.early_bird(self.early_bird_relative)
 
     def _check_rounds(self) -> None:
         for rounds in self.rounds:
-            _need("rounds", rounds, rounds >= 0, "0 or more")
+            require("rounds", rounds, rounds >= 0, "0 or more")
         if 0 in self.rounds:
-            _need("rounds", self.rounds, self.rounds == (0,), "0, for the dense network alone, by itself")
+            require(
+                "rounds",
+                " ".join(map(str, self.rounds)),
+                self.rounds == (0,),
+                "0, for the dense network alone, by itself",
+            )
         elif not any(SCHEDULES[name].rounds > 1 for name in self.schedule):
             with_rounds = [name for name, row in SCHEDULES.items() if row.rounds > 1]
             raise InputError(
@@ -108,9 +113,3 @@ def check_some(name: str, values: tuple[object, ...]) -> None:
         raise InputError(f"{name}: nothing given; at least one is needed")
     if len(set(values)) < len(values):
         raise InputError(f"{name}: {' '.join(map(str, values))}; each may stand there once")
-
-
-def _need(name: str, value: object, fine: bool, allowed: str) -> None:
-    if not fine:
-        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        raise InputError(f"{name}: {shown}; allowed is {allowed}")
