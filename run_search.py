@@ -1,6 +1,6 @@
 import sys
 
-from masksearch.cli.commands import main
+from masksearch.cli import main
 
 if __name__ == "__main__":
     sys.exit(main(["run", *sys.argv[1:]]))

@@ -1,15 +1,17 @@
 """The commands that read finished runs: ``masksearch show``, ``compare`` and ``analyse``."""
 
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from rich.console import Console
+from tyro.conf import Positional
 
 from masksearch.analysis import SIMILARITIES, Group, group_cells
+from masksearch.cli.arguments import read_arguments
+from masksearch.cli.running import print_result
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.report import mask_analyses as analyses
 from masksearch.report.figures.drawing import Drawing, by_sparsity
@@ -32,59 +34,96 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 from masksearch.utils.registry import choose
 
-__all__ = ["ANALYSES", "analyse", "compare", "show_contents"]
+__all__ = ["ANALYSES", "analyse", "compare", "show"]
 
 _Shown = tuple[list[Grid], list[Drawing]]
 
 
-def show_contents(folder: Path, console: Console) -> None:
-    """Print all that a folder of a sweep, a cell or a dense network holds."""
-    for grid in sweep_contents(folder) if (folder / "sweep.json").exists() else cell_contents(folder):
+@dataclass(frozen=True)
+class Show:
+    """Print the results of a sweep that is finished or running, and what its folder contains."""
+
+    folder: Positional[tuple[Path, ...]] = ()
+    """Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Print how sweeps differ: their settings, and their results paired by cell."""
+
+    runs: Positional[tuple[Path, ...]] = ()
+    """Folders of two or more sweeps."""
+    out: Path | None = None
+    """Markdown file that the tables are written to."""
+
+
+@dataclass(frozen=True)
+class Analyse:
+    """Print and draw properties of the masks of sweeps."""
+
+    runs: Positional[tuple[Path, ...]] = ()
+    """Folders of sweeps."""
+    what: tuple[str, ...] = ()
+    """Analyses, all if not given: similarity, orthogonality, densities, macs, weights, training, controls, early_bird,
+    gap."""
+    measure: tuple[str, ...] = ()
+    """Measures of similarity; all if not given."""
+    sparsity: tuple[str, ...] = ()
+    """Sparsities whose masks are analysed; all if not given."""
+    out: Path | None = None
+    """Folder of the Markdown page and the figures; if not given, the folder analysis of the first run."""
+
+
+def show(args: Sequence[str], console: Console) -> None:
+    """Print the results of a sweep, and what the folder of a sweep, a cell or a dense network contains."""
+    folders = read_arguments(Show, args, "masksearch show").folder
+    if len(folders) != 1:
+        raise InputError("show: takes one folder, as runs/sweep")
+    [folder] = folders
+    is_sweep = (folder / "sweep.json").exists()
+    if is_sweep:
+        result = read_sweep(folder)
+        if not result.cells and not result.dense:
+            raise InputError(f"{folder}: no cell is finished yet")
+        print_result(result, (), console)
+    for grid in sweep_contents(folder) if is_sweep else cell_contents(folder):
         console.print(grid.terminal())
 
 
 def compare(args: Sequence[str], console: Console) -> None:
     """Print how several sweeps differ, in their settings and in their results."""
-    asked = _Parser("compare", "RUN RUN ... [--out FILE.md]")
-    asked.add_argument("runs", nargs="*")
-    asked.add_argument("--out")
-    given = asked.parse_args(args)
-    grids = comparison([read_sweep(Path(run)) for run in given.runs])
+    given = read_arguments(Compare, args, "masksearch compare")
+    grids = comparison([read_sweep(run) for run in given.runs])
     _print(grids, console)
     if given.out:
-        write_bytes(Path(given.out), "\n".join(grid.markdown() for grid in grids).encode())
+        write_bytes(given.out, "\n".join(grid.markdown() for grid in grids).encode())
         console.print(f"written  {given.out}", highlight=False, soft_wrap=True)
 
 
 def analyse(args: Sequence[str], console: Console) -> None:
-    """Print what the masks of sweeps are like, and write it down as Markdown and figures."""
-    asked = _Parser("analyse", "RUN ... [--what NAME ...] [--measure NAME ...] [--sparsity S ...] [--out FOLDER]")
-    asked.add_argument("runs", nargs="*")
-    asked.add_argument("--what", nargs="+", default=list(ANALYSES))
-    asked.add_argument("--measure", nargs="+", default=list(SIMILARITIES))
-    asked.add_argument("--sparsity", nargs="+", default=[])
-    asked.add_argument("--out")
-    given = asked.parse_args(args)
+    """Print properties of the masks of sweeps, and write them as Markdown and figures."""
+    given = read_arguments(Analyse, args, "masksearch analyse")
     if not given.runs:
         raise InputError("analyse: takes one or more runs, as runs/sweep")
-    for name in given.what:
+    what, measures = given.what or ANALYSES, given.measure or tuple(SIMILARITIES)
+    for name in what:
         choose("analysis", name, list(ANALYSES))
-    for name in given.measure:
+    for name in measures:
         choose("measure", name, list(SIMILARITIES))
-    results = [_only(read_sweep(Path(run)), given.sparsity) for run in given.runs]
-    home = Path(given.out) if given.out else results[0].path / "analysis"
+    results = [_only(read_sweep(run), given.sparsity) for run in given.runs]
+    home = given.out or results[0].path / "analysis"
     texts = []
     names = run_names(results)
     for run, result in zip(names, results, strict=True):
         groups = group_cells(result.cells)
         looks = Looks(groups)
         texts.append(f"# {run}\n")
-        for name in dict.fromkeys(given.what):
+        for name in dict.fromkeys(what):
             if name in _OF_A_RUN:
-                grids, drawings = _OF_A_RUN[name].show(result, groups, looks, given.measure)
+                grids, drawings = _OF_A_RUN[name].show(result, groups, looks, measures)
                 where = f"{run}: " * (len(results) > 1)
                 texts += _shown(name, grids, drawings, home, run.replace("/", "_"), where, console)
-    if "gap" in given.what:
+    if "gap" in what:
         texts += _shown("gap", *gaps(dict(zip(names, results, strict=True))), home, "all", "", console)
     write_bytes(home / "analysis.md", "\n".join(texts).encode())
     console.print(f"written  {home / 'analysis.md'}", highlight=False, soft_wrap=True)
@@ -200,13 +239,3 @@ def _number(text: str, known: Sequence[float]) -> float:
 def _print(grids: Sequence[Grid], console: Console) -> None:
     for grid in grids:
         console.print(grid.terminal())
-
-
-class _Parser(ArgumentParser):
-    """Tells a mistake in one line, as every other is told."""
-
-    def __init__(self, command: str, usage: str) -> None:
-        super().__init__(prog=f"masksearch {command}", usage=f"masksearch {command} {usage}", allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog.split()[-1]}: {message}; usage: {self.usage}")

@@ -20,8 +20,9 @@ from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.run_folder import is_done, locked
-from masksearch.experiment.store.weights_file import read_weights_file
+from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.models import build_model
+from masksearch.models.torchvision_models import torchvision_names
 from masksearch.schedules import SCHEDULES
 from masksearch.spaces import NetworkSpace
 from masksearch.training import steps_per_epoch
@@ -29,6 +30,7 @@ from masksearch.training.duration import Duration
 from masksearch.training.slimming import Slimming
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
+from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["SweepResult", "read_sweep", "run_sweep"]
@@ -73,6 +75,7 @@ def run_sweep(
     parts = [settings] if isinstance(settings, Settings) else list(settings)
     _check_parts(parts)
     device = prepare(parts[0].run)
+    _check_without_data(parts)
     stages = _stages(parts)
     cells = [cell for stage in stages for cell in stage.cells]
     path = Path(parts[0].run.runs) / parts[0].run.name
@@ -173,6 +176,17 @@ def _check_parts(parts: Sequence[Settings]) -> None:
                 raise InputError(f"{name}: {one} and {other} in parts of one sweep; they must be the same")
 
 
+def _check_without_data(parts: Sequence[Settings]) -> None:
+    """Check what needs no data, before they are read: names of torchvision's networks, files of dense networks."""
+    for part in parts:
+        kind, _, name = part.sweep.model.partition(":")
+        if kind == "torchvision":
+            choose("torchvision classifier", name, torchvision_names())
+        if part.sweep.dense != "auto":
+            for seed in part.sweep.seed_range:
+                check_is_file(part.sweep.dense_file(seed))
+
+
 def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell]) -> NetworkSpace:
     """Check everything that can be known before the first epoch; return the space, which is the same for all seeds."""
     steps = steps_per_epoch(len(data.train), settings.train.batch_size)
@@ -222,7 +236,7 @@ def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
     problem = Problem(
         *(space, 1.0 if cell.front else density, Budget(settings.sweep.budget, settings.scoring.seconds), 0),
         saliencies=dict.fromkeys(settings.search.saliencies, torch.arange(space.n_units)),
-        on_empty=settings.scoring.on_empty,
+        on_empty=settings.on_empty,
         hold=settings.hold,
         cost=settings.hold if cell.front else None,
     )

@@ -1,13 +1,14 @@
 """The command that makes one row of a sweep again: flags for all that isn't as it is by default."""
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
 from masksearch.analysis import Group
 from masksearch.experiment import Cell, Settings, SweepResult, grid
-from masksearch.experiment.settings.combined import NESTED, SweepSettings
+from masksearch.experiment.settings.catalogue import flag_keys, settings_by_key
+from masksearch.experiment.settings.combined import SweepSettings
+from masksearch.experiment.settings.text_values import value_text
 
 __all__ = ["flags_of", "row_commands", "sweep_command"]
 
@@ -65,28 +66,29 @@ def _sized(cell: Cell) -> SweepSettings:
 
 
 def flags_of(settings: Settings) -> list[str]:
-    """The flags of ``masksearch run`` that ask for these settings."""
+    """The flags of ``masksearch run``, and the values of ``--set``, that ask for these settings."""
     flags: list[str] = []
-    for group in dataclasses.fields(Settings):
-        own = getattr(settings, group.name)
-        usual = getattr(Settings(), group.name)
-        prefix = f"--{group.name}." if group.name in NESTED else "--"
-        for item in dataclasses.fields(own):
-            value = getattr(own, item.name)
-            if item.name == "sparsity" and settings.sweep.sized_by != "sparsity":
-                continue  # it says nothing, and is no flag to give beside the one that does
-            if value != getattr(usual, item.name):
-                flags += _flag(prefix, item.name.replace("_", "-"), value)
-    return flags
+    others: list[str] = []
+    usual = Settings().with_changes({"sweep": {"granularity": settings.sweep.granularity}})
+    for key, setting in settings_by_key().items():
+        value = getattr(getattr(settings, setting.group), setting.name)
+        if key == "sweep.sparsity" and settings.sweep.sized_by != "sparsity":
+            continue  # caps replace it, and it must not be given beside them
+        default = (
+            setting.default if key == "sweep.granularity" else getattr(getattr(usual, setting.group), setting.name)
+        )
+        if value == default:
+            continue
+        if key in flag_keys():
+            flags += _flag(setting.flag, value)
+        else:
+            others.append(f"{key}={value_text(value)}")
+    return [*flags, *(["--set", *others] if others else [])]
 
 
-def _flag(prefix: str, name: str, value: object) -> list[str]:
-    if isinstance(value, bool):  # a flag alone, which changes what is usual
-        return [f"{prefix}{name}" if value else f"{prefix}no-{name}"]
+def _flag(flag: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
     if isinstance(value, tuple):
-        return [f"{prefix}{name}", *map(_text, value)]
-    return [f"{prefix}{name}", _text(value)]
-
-
-def _text(value: object) -> str:
-    return repr(value) if isinstance(value, float) else str(value)
+        return [flag, *map(value_text, value)]
+    return [flag, "None" if value is None else value_text(value)]

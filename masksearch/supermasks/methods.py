@@ -16,13 +16,13 @@ class SupermaskSettings:
     """Settings of the learning of scores; other settings of the optimiser are the published ones."""
 
     epochs: int = 5
-    """Passes over the training images; 0 leaves the scores as they start."""
+    """Passes over the training examples; 0 leaves the initial scores unchanged."""
     batch_size: int = 64
-    """Images per step; the last batch of an epoch may be smaller."""
+    """Examples per optimiser step; the last batch of an epoch may be smaller."""
     lr: float | None = None
-    """Learning rate of the scores at the start; None takes the method's published one."""
+    """Learning rate of the scores at the start; if not given, the method's published rate."""
     rescale: bool = True
-    """Scale kept weights up while scores are learned, as the papers do; without it logits are too small to learn."""
+    """Scale kept weights up while scores are learned, as in the papers; without it, logits are too small to learn."""
 
     def __post_init__(self) -> None:
         require("epochs", self.epochs, self.epochs >= 0, "0 or more")

@@ -19,35 +19,36 @@ class TrainSettings:
     """Settings of a training, without network, data and seed."""
 
     epochs: int = 10
-    """Passes over the training images; 0 leaves the weights as they are."""
+    """Passes over the training examples; 0 leaves the weights unchanged."""
     batch_size: int = 64
-    """Images per optimiser step; the last batch of an epoch may be smaller."""
+    """Examples per optimiser step; the last batch of an epoch may be smaller."""
     optimizer: Optimizer = "sgd"
-    """What turns gradients into steps. Adam, AdamW and Adadelta have torch's default coefficients."""
+    """Optimiser: sgd, adam, adamw or adadelta; the last three have PyTorch's default coefficients."""
     lr: float = 0.05
-    """Learning rate at the start. Adadelta's is 1."""
+    """Learning rate at the start (usual for adadelta: 1)."""
     momentum: float = 0.9
-    """Momentum of SGD; the other optimisers don't read it."""
+    """Momentum of sgd; other optimisers ignore it."""
     nesterov: bool = False
-    """Nesterov's momentum, for SGD."""
+    """Use Nesterov's momentum (sgd only)."""
     weight_decay: float = 1e-4
-    """L2 penalty on every parameter (decoupled from the gradient in AdamW)."""
+    """L2 penalty on every parameter (adamw: decoupled weight decay)."""
     bn_l1: float = 0.0
     """L1 penalty on every BatchNorm scale (network slimming, Liu et al. 2017: 1e-4 for VGG, 1e-5 for ResNet)."""
     lr_schedule: LrSchedule = "constant"
-    """How the learning rate changes from epoch to epoch."""
+    """Change of the learning rate over the epochs: constant, multistep, plateau or cosine."""
     milestones: tuple[int, ...] = ()
-    """Epochs after which the multistep schedule multiplies the learning rate by factor, ascending."""
+    """Epochs after which the multistep schedule multiplies the learning rate by factor, in ascending order."""
     factor: float = 0.1
-    """What multistep and plateau multiply the learning rate by."""
+    """Factor by which multistep and plateau multiply the learning rate."""
     patience: int = 10
-    """Epochs without a lower validation loss that the plateau schedule bears; after one more the rate falls."""
+    """Epochs without a lower validation loss that the plateau schedule allows before it lowers the learning rate."""
     label_smoothing: float = 0.0
-    """Share of the target that is spread evenly over all classes, for the training loss."""
+    """Share of the target that the training loss spreads evenly over all classes."""
     precision: Precision = "float32"
-    """What forward passes of the training calculate in; weights are float32 either way."""
+    """Number format of the training's forward passes: float32 or bfloat16; weights are float32 in both cases."""
     augment: Augment = "auto"
-    """Random crops (4 pixels of padding) and horizontal flips; auto does what the data set says."""
+    """Augmentation: crop_flip (random crops with 4 pixels of padding, horizontal flips), none, or auto (the data
+    set's usual)."""
 
     def __post_init__(self) -> None:
         for name, kind in (

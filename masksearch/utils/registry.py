@@ -27,7 +27,8 @@ def choose(kind: str, name: str, names: list[str]) -> str:
     """
     if name in names:
         return name
-    near = get_close_matches(name, names, n=1, cutoff=0.4)
+    lower = {other.lower(): other for other in names}
+    near = [lower[found] for found in get_close_matches(name.lower(), lower, n=1, cutoff=0.4)]
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(f"unknown {kind} {name!r}: {hint}there are {', '.join(names)}")
 

@@ -12,7 +12,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings, parse_rewind
 from masksearch.experiment.settings.search_settings import OptunaSettings, SearchSettings, split_method
-from masksearch.experiment.settings.sweep_axes import Capped, SweepSettings
+from masksearch.experiment.settings.sweep_axes import METHODS, Capped, Granularity, SweepSettings
 from masksearch.experiment.settings.toml_values import fitted, fitted_table
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
@@ -28,6 +28,12 @@ __all__ = ["NESTED", "RunSettings", "ScoringSettings", "Settings", "SweepSetting
 
 Weights = Literal["own", "signed_constant"]
 
+SCOPES: dict[Granularity, Scope] = {"weight": "global", "filter": "layerwise"}
+"""The usual scope of each granularity: norms of filters differ between layers, and one threshold can empty a layer."""
+
+ON_EMPTY: dict[Granularity, OnEmpty] = {"weight": "allow", "filter": "keep_one"}
+"""The usual ``on_empty`` of each granularity: a network without any filter in a layer has constant outputs."""
+
 NESTED = ("annealing", "optuna", "supermask")  # groups whose fields keep the group's name, also as flags
 
 
@@ -36,27 +42,30 @@ class ScoringSettings:
     """How masks are made and scored."""
 
     seconds: float | None = None
-    """Seconds of gradual pruning, proposing and scoring per search, beside budget and rescore; machines differ then."""
+    """Seconds per search, for gradual pruning, proposing and scoring; the search also ends at its budget. Results
+    then depend on the speed of the machine."""
     search_examples: int | None = None
-    """Validation images that scorers see; 2,000 or half of them if not given."""
+    """Validation examples that scorers use; if not given, 2,000 or half of the validation examples."""
     train_examples: int | None = None
-    """Training images; all if not given."""
+    """Training examples; all if not given."""
     val_examples: int | None = None
-    """Validation images, those that scorers see included; all if not given."""
+    """Validation examples, including those that scorers use; all if not given."""
     weights: Weights = "own"
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
-    scope: Scope = "global"
-    """How a criterion's saliency becomes a mask: ranked globally, within layers, or with ERK's layer densities."""
+    scope: Scope | None = None
+    """Ranking of units by a criterion: global (all layers together), layerwise (the same density in each layer), or
+    erk (ERK's density in each layer). If not given, global for weights and layerwise for filters."""
     hold: Hold = "units"
-    """What a density of filters is a share of: units, params or macs of the dense network."""
-    on_empty: OnEmpty = "allow"
-    """What happens to masks that empty a layer: allow and report, keep_one unit there, or raise an error."""
+    """Quantity that a density of filters is a share of: units, or params or macs of the dense network."""
+    on_empty: OnEmpty | None = None
+    """Treatment of masks that empty a layer: allow (and report it), keep_one unit in the layer, or raise an error.
+    If not given, allow for weights and keep_one for filters."""
     connected: bool = False
-    """Whether weights on no path from input to output give their places to the next best, in criteria and optuna_*."""
+    """Replace kept weights on no path from input to output by the next best weights, for criteria and optuna_*."""
     layers: LayerKind = "all"
-    """Which layers have units, for weight masks."""
+    """Layers whose weights are units of weight masks: all, conv or linear."""
     examples_per_class: int = 10
-    """Training images of every class that gradient criteria see."""
+    """Training examples of each class that gradient criteria use."""
 
     def __post_init__(self) -> None:
         choices = {
@@ -67,7 +76,8 @@ class ScoringSettings:
             "layers": LayerKind,
         }
         for name, kind in choices.items():
-            choose(name, getattr(self, name), list(get_args(kind)))
+            if getattr(self, name) is not None:
+                choose(name, getattr(self, name), list(get_args(kind)))
         if self.seconds is not None:
             Budget(seconds=self.seconds)
         if self.examples_per_class < 1:
@@ -79,26 +89,27 @@ class RunSettings:
     """Where and how it runs; nothing here changes what is compared."""
 
     name: str = "sweep"
-    """Name of the experiment: its folder under runs."""
+    """Name of the experiment, and of its folder."""
     plugin: tuple[str, ...] = ()
-    """Modules with rows of your own, by dotted name or as .py files; each has a dictionary MASKSEARCH of them."""
+    """Your own modules, by dotted name or as .py files; each defines a dictionary MASKSEARCH of rows
+    (docs/plugins.md)."""
     runs: str = "runs"
     """Folder of all experiments."""
     data_root: str = "data"
     """Folder of the data sets."""
     download: bool = False
-    """Download the data set if it is not there."""
+    """Download the data set if it is missing."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps: auto is cuda where there is one, else cpu."""
+    """Device: auto, cpu, cuda, cuda:1 or mps; auto uses cuda if available, else cpu."""
     threads: int | None = None
-    """CPU threads of all workers together; torch's own choice if not given."""
+    """CPU threads of all workers together; if not given, PyTorch's choice."""
     workers: int | None = None
     """Processes that run cells at the same time. If not given: one, but as many as threads for networks without
     convolutions below 1,000,000 parameters, which calculate on one thread each."""
     deterministic: bool = False
-    """Deterministic algorithms only, also where they are slower (CUDA)."""
+    """Use deterministic algorithms only; on CUDA some are slower."""
     latency_seconds: float = 0.15
-    """Seconds of each latency measurement, of the ticket and the dense network together; at least 11 runs of each."""
+    """Seconds of each latency measurement of a ticket and the dense network together; at least 11 runs of each."""
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name.startswith("."):
@@ -113,7 +124,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of one sweep."""
+    """All settings of one sweep; those that depend on the granularity are filled in where they are not given."""
 
     sweep: SweepSettings = field(default_factory=SweepSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -126,6 +137,8 @@ class Settings:
     run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
+        scoring = dataclasses.replace(self.scoring, scope=self.scope, on_empty=self.on_empty)
+        object.__setattr__(self, "scoring", scoring)
         known = [source.moment for source in self.search.sources if source.moment]
         for moment in (*self.sweep.moments, *self.schedules.rewind_to, *known):
             duration = parse_rewind(moment)
@@ -189,6 +202,16 @@ class Settings:
         """The searchers among the methods that have the settings of ``group``."""
         names = [name for name, _ in map(split_method, self.sweep.methods) if name in SEARCHERS]
         return [name for name in names if SEARCHERS[name]().settings_group == group]
+
+    @property
+    def scope(self) -> Scope:
+        """How criteria rank units: as ``scoring`` says, or as is usual for the granularity."""
+        return self.scoring.scope or SCOPES[self.sweep.granularity]
+
+    @property
+    def on_empty(self) -> OnEmpty:
+        """What happens to masks that empty a layer: as ``scoring`` says, or as is usual for the granularity."""
+        return self.scoring.on_empty or ON_EMPTY[self.sweep.granularity]
 
     @property
     def hold(self) -> Hold:
@@ -337,4 +360,26 @@ class Settings:
             else:
                 hint = get_type_hints(type(groups[owner[key]]))[key]
                 changes[owner[key]][key] = fitted(value, hint, f"{source}: {key}")
-        return Settings(**{name: dataclasses.replace(group, **changes[name]) for name, group in groups.items()})
+        return self.with_changes(changes)
+
+    def with_changes(self, changes: Mapping[str, Mapping[str, Any]]) -> "Settings":
+        """These settings with some values replaced: group -> field -> value, as the field has it.
+
+        With another granularity, what was usual for the old one becomes what is usual for the new one.
+
+        Raises
+        ------
+        InputError
+            If the values do not fit together.
+        """
+        new = {group.name: dict(changes.get(group.name, {})) for group in dataclasses.fields(self)}
+        old = self.sweep.granularity
+        if new["sweep"].get("granularity", old) != old:
+            for group, name, usual, unset in (
+                ("sweep", "methods", METHODS[old], ()),
+                ("scoring", "scope", SCOPES[old], None),
+                ("scoring", "on_empty", ON_EMPTY[old], None),
+            ):
+                if getattr(getattr(self, group), name) == usual:
+                    new[group].setdefault(name, unset)
+        return Settings(**{name: dataclasses.replace(getattr(self, name), **values) for name, values in new.items()})

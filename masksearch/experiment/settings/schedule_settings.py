@@ -19,29 +19,35 @@ class ScheduleSettings:
     """How masks are found over time, and what becomes of the tickets."""
 
     schedule: tuple[str, ...] = ("one_shot",)
-    """How density falls: rows of --list, each combined with every method."""
+    """Schedules, which decide how density falls: rows of --list. Each is combined with every method."""
     rounds: tuple[int, ...] = ()
-    """Rounds of the schedules that have some; each schedule's own number if not given. 0: the dense network alone."""
+    """Numbers of rounds, for schedules with rounds; each schedule's usual number if not given. 0 trains the dense
+    network only."""
     rewind_to: tuple[str, ...] = ()
-    """Where retraining starts: 0, 3ep, 500it, end, best, random, none (goes on), lr (so, at the first rate again)."""
+    """Weights that retraining starts from: those at 0, 3ep, 500it, end or best of the dense training, random, none
+    (the weights at which the mask was found), or lr (as none, with the learning rate of the start)."""
     retrain_epochs: int | None = None
-    """Epochs of retraining; if not given, what the schedule says, or as many as the dense training has or has left."""
+    """Epochs of retraining; if not given, as the schedule says, or as many as the dense training has or has left."""
     between_epochs: int | None = None
-    """Epochs of training between two rounds; as many as after the last one if not given."""
+    """Epochs of training between two rounds; if not given, as many as after the last round."""
     retrain_lr: tuple[float, ...] = ()
-    """Learning rates of retraining to compare; per sparsity the best by validation counts, the same for all methods."""
+    """Learning rates of retraining to compare. For each sparsity, validation chooses one for all methods."""
     control: tuple[Control, ...] = ()
-    """Beside every method: shuffle permutes its mask in layers, reinit takes fresh weights, repair orthonormal ones."""
+    """Controls of every ticket: shuffle permutes its mask within layers, reinit draws new weights, repair makes its
+    weights orthonormal."""
     early_bird_threshold: float | None = None
-    """Distance of masks of five epochs below which an early-bird ticket is drawn; 0.1 of the units if not given."""
+    """Distance of the masks of five epochs below which an early-bird ticket is drawn; if not given, 0.1 of the
+    units."""
     early_bird_relative: bool = False
-    """Whether it is a share of 2 d (1 - d), the distance of unrelated masks of density d; then 0.2 if not given."""
+    """Measure this distance as a share of 2 d (1 - d), the distance of unrelated masks of density d; the threshold
+    is then 0.2 if not given."""
     update_every: int | None = None
-    """Steps between changes of the mask in gradual, set and rigl; 100, or a fortieth of a training below 4,000."""
+    """Optimiser steps between changes of the mask in gradual, set and rigl; if not given, 100, or a fortieth of a
+    training below 4,000 steps."""
     drop_share: float = 0.3
-    """Share of a layer's kept weights that set and rigl replace at once (rigl: at the start)."""
+    """Share of a layer's kept weights that set and rigl replace per change (rigl: at the start)."""
     save_at: tuple[str, ...] = ()
-    """Moments of every training whose weights are kept on disk, besides its end."""
+    """Moments of every training at which its weights are saved, besides its end."""
 
     def __post_init__(self) -> None:
         some = {"schedule": self.schedule} | {

@@ -61,23 +61,28 @@ class SearchSettings:
     """What searches know before their first scoring, and how their best masks are told apart."""
 
     saliencies: tuple[str, ...] = ()
-    """Criteria that optuna_*, eda, evolution, annealing.densities rank by: NAME, NAME@MOMENT or NAME@gradual:2ep."""
+    """Criteria by which optuna_*, eda, evolution and annealing with densities rank units: NAME, NAME@MOMENT or
+    NAME@gradual:2ep."""
     warm_start: str | None = None
-    """Criterion (as saliencies; NAME:layerwise, :erk, :global) whose mask searches start from; random if not given."""
+    """Criterion whose mask searches start from: as saliencies, or NAME:layerwise, NAME:erk, NAME:global; if not
+    given, searches start from a random mask."""
     proposals: int = 1
-    """Masks proposed at once. On a GPU, small networks' weight masks go side by side (README)."""
+    """Masks proposed per step of a search; on a GPU, weight masks of small networks are then scored together."""
     training_steps: int = 250
     """Optimiser steps of a ticket per scoring by short_training or training_loss."""
     training_lr: float | None = None
-    """Learning rate of those steps; retraining's own if not given. A larger one tells masks apart in fewer steps."""
+    """Learning rate of these steps; if not given, that of retraining. A larger rate separates masks in fewer steps."""
     rescore: int = 1
-    """So many of a search's best masks (at most 5), of a front within the cap, are scored again on the rest of val."""
+    """Number of a search's best masks (1 to 5) that are scored again, on the validation examples that the search did
+    not use."""
     rescore_by: str | None = None
-    """Objective that scores them again, and with them the warm start's mask and finalists, also where rescore is 1."""
+    """Objective of this second scoring, which includes the warm start's mask and the finalists; if not given,
+    objective."""
     finalists: tuple[str, ...] = ()
-    """Criteria whose masks are scored again beside the search's best: as a warm_start, or bn_scale:layerwise."""
+    """Criteria whose masks are scored again beside the search's best masks: as warm_start, for example
+    bn_scale:layerwise."""
     rescore_steps: int | None = None
-    """Optimiser steps per scoring then, by short_training or training_loss; training_steps if not given."""
+    """Optimiser steps per second scoring by short_training or training_loss; if not given, training_steps."""
 
     def __post_init__(self) -> None:
         if self.saliencies:
@@ -128,17 +133,18 @@ class OptunaSettings:
     """What the numbers mean that Optuna's samplers choose: see :class:`masksearch.searchers.OptunaSearch`."""
 
     parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
-    """What is searched: densities of layers, weights of the saliencies, blocks of units, or single units."""
+    """Numbers that samplers choose: densities of layers, weights of a mixture of saliencies, blocks of units, or
+    single bits."""
     densities: bool = False
-    """Whether a mixture searches densities of layers, too."""
+    """Search the layers' densities beside a mixture's weights."""
     spread: float = 3.0
-    """Log-odds by which a layer's density may differ from the mean, either way."""
+    """Largest difference of a layer's density from the mean, in log-odds."""
     blocks: int = 32
-    """About so many blocks in all."""
+    """Approximate number of blocks in all layers together."""
     storage: str | None = None
-    """URL of the storage that gets each study after its search; a SQLite file in the search's folder if not given."""
+    """URL of the storage that gets each study after its search; if not given, a SQLite file in the search's folder."""
     study: str | None = None
-    """Sweeps of different names that name the same study of a storage search together: one study for each cell."""
+    """Name of a study in this storage. Sweeps that give the same name search together: one study per cell."""
 
     def __post_init__(self) -> None:
         if self.study is not None and (not self.study or self.storage is None):

@@ -18,11 +18,17 @@ from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["CAPPED", "Capped", "SweepSettings", "methods", "parse_layer_sparsity"]
+__all__ = ["CAPPED", "METHODS", "Capped", "Granularity", "SweepSettings", "methods", "parse_layer_sparsity"]
 
 Granularity = Literal["weight", "filter"]
 Capped = Literal["macs", "params", "latency"]
 CAPPED: tuple[Capped, ...] = get_args(Capped)
+
+METHODS: dict[Granularity, tuple[str, ...]] = {
+    "weight": ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random"),
+    "filter": ("annealing", "random_search", "filter_l1", "fpgm", "taylor", "random"),
+}
+"""The usual methods of each granularity."""
 
 
 def methods() -> list[str]:
@@ -37,38 +43,44 @@ class SweepSettings:
     dataset: str = "digits"
     """Data set: a row of --list, or imagefolder:PATH."""
     model: str = "lenet_300_100"
-    """Network: a row of --list, name:width, or torchvision:NAME."""
+    """Network: a row of --list, NAME:WIDTH for a multiple of its width, or torchvision:NAME."""
     granularity: Granularity = "weight"
-    """What a mask bit switches: a weight, or a filter with everything that is removed together with it."""
-    methods: tuple[str, ...] = ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random")
-    """Searchers, criteria and supermasks to compare: rows of --list; NAME@MOMENT finds its masks at that moment."""
+    """Unit that one mask bit switches: a weight, or a filter with everything that is removed with it."""
+    methods: tuple[str, ...] = ()
+    """Searchers, criteria and supermasks to compare: rows of --list. NAME@MOMENT finds the masks of NAME at that
+    moment of the dense training. If not given, the usual methods of the granularity."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
-    """Shares of the units that are pruned, each in (0, 1)."""
+    """Pruned shares of the units, each between 0 and 1."""
     max_macs: tuple[float, ...] = ()
-    """Shares of the network's MACs that filter masks may cost, in the place of sparsity; optuna_* search one front."""
+    """Upper bounds of the masks' MACs, as shares of the dense network's, instead of sparsity. Filters only; each
+    optuna_* sampler searches one front for all bounds."""
     max_params: tuple[float, ...] = ()
-    """The same, of its parameters."""
+    """Upper bounds of the masks' parameters, as shares of the dense network's, instead of sparsity. Filters only."""
     max_latency: tuple[float, ...] = ()
-    """The same, of its measured latency (a batch of 64), for those samplers only; no run can be repeated to the bit."""
+    """Upper bounds of the masks' measured latency (batches of 64 examples), as shares of the dense network's,
+    instead of sparsity. Filters and optuna_* samplers only; measured times differ from run to run."""
     layer_sparsity: tuple[str, ...] = ()
-    """Layers with a sparsity of their own, as fc1=0.9; all others have the sweep's."""
+    """Layers with their own sparsity, as fc1=0.9; all other layers have the sweep's sparsity."""
     seeds: int = 3
-    """How many seeds of initial weights, training and search; results are means over them."""
+    """Number of seeds of initial weights, training and search; results are means over the seeds."""
     first_seed: int = 0
-    """The first of the seeds, which follow one another: settings are chosen on others than results are shown of."""
+    """First seed; the others follow it. Choose settings on other seeds than those that results are reported for."""
     budget: int = 1000
     """Scorings per search."""
     objective: str = "calibrated_loss"
-    """What a search maximises: a row of --list."""
+    """Objective that a search maximises: a row of --list."""
     find_at: tuple[str, ...] = ()
-    """Moments to find masks at: 0, 3ep, 500it, end, best, best:3ep (by validation); the methods' own if not given."""
+    """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep (by validation).
+    If not given, the usual moment of each method."""
     dense: str = "auto"
-    """The dense network: auto (trained here, or before), or a file of its state dict; {seed} stands for the seed."""
+    """Dense network: auto (trained, or trained earlier), or the file of a state dict; {seed} in its name is the
+    seed."""
 
     def __post_init__(self) -> None:
         choose("granularity", self.granularity, list(get_args(Granularity)))
         choose("data set", self.dataset.partition(":")[0], list(DATASETS))
         _check_model(self.model)
+        object.__setattr__(self, "methods", tuple(self.methods) or METHODS[self.granularity])
         check_some("methods", self.methods)
         for method in self.methods:
             self._check_method(*split_method(method))
@@ -169,5 +181,10 @@ def parse_layer_sparsity(text: str) -> tuple[str, float]:
 
 def _check_model(model: str) -> None:
     name = model.partition(":")[0]
+    if name == "timm":
+        raise InputError(
+            f"model: {model}; networks of timm are no rows of --list: give torchvision:NAME, or add a row of your own, "
+            "which builds the network, with --plugin (docs/plugins.md)"
+        )
     if name != "torchvision":
         choose("model", name, [*MODELS, "torchvision:NAME"])

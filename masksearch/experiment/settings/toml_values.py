@@ -2,7 +2,7 @@
 
 import dataclasses
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
@@ -30,7 +30,7 @@ def fitted(value: Any, hint: Any, name: str) -> Any:
     InputError
         If it is of another type. Which texts a field takes is its group's to say.
     """
-    if get_origin(hint) is UnionType:  # X | None; TOML has no null
+    if get_origin(hint) in (Union, UnionType):  # X | None; TOML has no null
         [hint] = [kind for kind in get_args(hint) if kind is not NoneType]
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):

@@ -40,11 +40,11 @@ def criterion_mask(
         context.space,
         criterion_batches(context, name),
         density,
-        scope=scope or scoring.scope,
+        scope=scope or context.settings.scope,
         # One stream per seed, not per method: random masks and ties are paired over sparsities and with other sweeps.
         generator=torch_generator(cell.seed, "criterion", name),
         initial=context.initial_weights(),
-        on_empty=scoring.on_empty,
+        on_empty=context.settings.on_empty,
         hold=context.settings.hold,
         alive=alive,
         connectivity=Connectivity(model, context.space, context.example) if scoring.connected else None,

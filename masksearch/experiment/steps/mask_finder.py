@@ -146,7 +146,7 @@ class MaskFinder:
         return inputs, {
             "budget": Budget(settings.sweep.budget, seconds),
             "seed": derive(cell.seed, "search", *words),
-            "on_empty": settings.scoring.on_empty,
+            "on_empty": settings.on_empty,
             "batch": settings.search.proposals,
             "callbacks": [self.on_trial],
         }
@@ -214,11 +214,11 @@ class MaskFinder:
             density,
             settings=context.settings.supermask,
             # Published layer by layer; the flag's "global" means a ranking of criteria over all layers.
-            scope="erk" if context.settings.scoring.scope == "erk" else "layerwise",
+            scope="erk" if context.settings.scope == "erk" else "layerwise",
             seed=derive(cell.seed, "supermask"),
             device=context.device,
             augment=context.data.augment,
-            on_empty=context.settings.scoring.on_empty,
+            on_empty=context.settings.on_empty,
             generator=torch_generator(cell.seed, "supermask", "ties"),
             checkpoint=folder / "supermask.safetensors",
             on_epoch=on_epoch,

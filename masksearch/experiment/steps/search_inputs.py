@@ -95,7 +95,7 @@ class _Inputs:
             context.space.top_k,
             density=self.density,
             scope=source.scope or "global",
-            on_empty=context.settings.scoring.on_empty,
+            on_empty=context.settings.on_empty,
             hold=context.settings.hold,
         )
         if not context.settings.scoring.connected:
@@ -113,7 +113,7 @@ class _Inputs:
         assert isinstance(self.density, float), "refused with the settings"
         begun, context = perf_counter(), self.context
         self.callback.gradual_begins(context.cell, name, epochs)
-        train, scoring = context.settings.train, context.settings.scoring
+        train = context.settings.train
         lr_schedule = "constant" if train.lr_schedule == "plateau" else train.lr_schedule
         saliency = gradual_saliency(
             self.model,
@@ -123,9 +123,9 @@ class _Inputs:
             self.density,
             name,
             criterion_batches(context, name),
-            scope=scoring.scope,
+            scope=context.settings.scope,
             initial=context.initial_weights(),
-            on_empty=scoring.on_empty,
+            on_empty=context.settings.on_empty,
             hold=context.settings.hold,
             alive=self.alive,
             seed=derive(context.cell.seed, "gradual saliency"),

@@ -10,9 +10,15 @@ from masksearch.training.record import Weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors
 
-__all__ = ["read_weights_file"]
+__all__ = ["check_is_file", "read_weights_file"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which training scripts keep it
+
+
+def check_is_file(path: Path) -> None:
+    """Raise an InputError unless ``path`` is a file."""
+    if not path.is_file():
+        raise InputError(f"dense: {path} is no file; auto, or a file with a state dict, is needed")
 
 
 def read_weights_file(path: str | Path, model: nn.Module) -> Weights:
@@ -28,8 +34,7 @@ def read_weights_file(path: str | Path, model: nn.Module) -> Weights:
         doesn't is named.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"dense: {path} is no file; auto, or a file with a state dict, is needed")
+    check_is_file(path)
     state = _unwrapped(_read(path), path)
     wanted = model.state_dict()
     for name, tensor in wanted.items():

@@ -94,16 +94,26 @@ class Annealing(Searcher):
     chain with the lowest score continues from the mask with the highest score (Ram et al. 1996).
     """
 
-    radius_start: float = 0.01  # share of the largest possible swap, at the beginning
-    radius_end: float = 0.0001  # and at the end; never less than one unit
-    accept_start: float = 0.1  # share of worsening moves accepted at the beginning
-    accept_end: float = 0.01  # and at the end
-    within: float = 0.0  # share of moves that keep the layers' densities; all do where the problem has one per layer
-    densities: bool = False  # search the layers' densities only, units ranked by the first saliency, or at random
-    chains: int = 1  # chains that share the budget
-    probe_first: int = 20  # moves at the start that are all probes
-    probe_every: int = 20  # moves from one probe to the next, after that
-    scope: Scope = "global"  # of the random start mask, where the problem has no start
+    radius_start: float = 0.01
+    """Largest share of the possible swap that a move makes at the start."""
+    radius_end: float = 0.0001
+    """Largest share of the possible swap that a move makes at the end; at least one unit."""
+    accept_start: float = 0.1
+    """Share of worsening moves that are accepted at the start."""
+    accept_end: float = 0.01
+    """Share of worsening moves that are accepted at the end."""
+    within: float = 0.0
+    """Share of moves within one layer; 1 where the problem has a density per layer."""
+    densities: bool = False
+    """Search the layers' densities only; the first saliency ranks each layer's units, or a random order."""
+    chains: int = 1
+    """Chains that share the budget."""
+    probe_first: int = 20
+    """Moves at the start that are all probes."""
+    probe_every: int = 20
+    """Moves from one later probe to the next."""
+    scope: Scope = "global"
+    """Scope of the random start mask, where the problem has no start: global, layerwise or erk."""
 
     def __post_init__(self) -> None:
         for name in ("radius_start", "radius_end", "accept_start", "accept_end"):
