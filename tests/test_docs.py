@@ -17,6 +17,7 @@ from masksearch.cli import inspection as reading
 from masksearch.cli.flags import parse
 from masksearch.criteria import CRITERIA
 from masksearch.experiment import Settings, methods
+from masksearch.experiment.settings.catalogue import settings_by_key
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
 from masksearch.searchers import SEARCHERS
@@ -79,7 +80,7 @@ def test_commands_have_flags_and_values_that_exist(line, in_a_folder):
             getattr(reading, args[0])(args[1:], Console())
     elif args[0] == "--list":
         assert cli.main(args) == 0
-    elif "--help" not in args:
+    elif not {"--help", "--help-all"} & set(args):
         settings = parse(args[1:], "masksearch run")
         assert settings == "list" if "--list" in args else all(isinstance(part, Settings) for part in settings)
 
@@ -107,15 +108,15 @@ def test_the_network_data_and_objective_of_the_plugin_page_run(in_a_folder):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_flags_that_pages_name_exist(page, capsys):
-    for command in ("run", "compare", "analyse"):
-        with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
-    known = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out)) | {"--help", "--list"}
+    for args in (["run", "--help-all"], ["compare", "--help"], ["analyse", "--help"]):
+        assert cli.main(args) == 0
+    known = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out)) | {"--help", "--list", "--version"}
     text = prose(page)
     if page.stem == "coming_from_other_tools":
         text = "\n".join(ours())
     named = set(re.findall(r"`(--[a-z][a-z0-9.-]*)", text))
     assert named <= known
+    assert set(re.findall(r"`?--set ([a-z_]+\.[a-z0-9_]+)=", text)) <= set(settings_by_key())
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
@@ -172,7 +173,11 @@ def test_schedules_and_methods_of_the_page_on_other_tools_exist():
 
 @pytest.mark.parametrize(
     "flags",
-    ["--schedule multi_shot --rounds 3", "--control reinit --layer-sparsity fc3=0", "--save-at 1ep --rewind-to lr"],
+    [
+        "--schedule multi_shot --rounds 3",
+        "--control reinit --layer-sparsity fc3=0",
+        "--set schedules.save_at=1ep --rewind-to lr",
+    ],
 )
 def test_combinations_of_the_page_on_other_tools_run(flags, in_a_folder):
     assert cli.main(["run", *SMALL.split(), "--methods", "magnitude", *flags.split()]) == 0

@@ -54,7 +54,7 @@ MASKSEARCH = {
 SWEEP = [
     *("run", "--model", "two_layers", "--methods", "columns", "patient", "--sparsity", "0.5", "--seeds", "1"),
     *("--budget", "8", "--epochs", "1", "--train-examples", "200", "--search-examples", "50"),
-    *("--device", "cpu", "--threads", "1", "--latency-seconds", "0.002"),
+    *("--device", "cpu", "--threads", "1", "--set", "run.latency_seconds=0.002"),
 ]
 
 

@@ -49,8 +49,8 @@ network:
 
 search:
   --methods NAME ...     searchers, criteria and supermasks to compare: rows of --list
-                         (default for weights: annealing random_search magnitude mag_sign snip random;
-                         for filters: annealing random_search filter_l1 fpgm taylor random)
+                         (default for weights: annealing random_search magnitude mag_sign snip
+                         random; for filters: annealing random_search filter_l1 fpgm taylor random)
   --sparsity SHARE ...   pruned shares of the units (default: 0.7 0.8 0.9)
   --budget N             scorings per search (default: 1000)
   --objective NAME       objective that a search maximises: a row of --list
@@ -67,7 +67,8 @@ output:
   --recipe NAME          published experiment whose settings replace all defaults: a row of --list
   --device NAME          auto, cpu, cuda, cuda:1 or mps (default: auto)
 
-  --set GROUP.FIELD=VALUE ...   any other setting, as --set train.momentum=0.8 annealing.chains=4
-  --help-all                    print all flags, and all settings that --set takes
-  --list                        print every method, schedule, objective, network, data set and recipe
+other settings and names:
+  --set KEY=VALUE ...    any other setting, as --set train.momentum=0.8 annealing.chains=4
+  --help-all             print all flags, and all settings that --set takes
+  --list                 print every method, schedule, objective, network, data set and recipe
 """

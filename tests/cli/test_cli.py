@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,22 @@ import torch
 
 from masksearch import models
 from masksearch.cli import commands as cli
+from masksearch.cli.flags import parse
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
+from masksearch.experiment import Settings, group, read_sweep, recipe_names, sweep
 from masksearch.experiment import cell_run as run_cell
-from masksearch.experiment import group, read_sweep, recipe_names
-from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
+from masksearch.experiment.settings.catalogue import flag_keys, settings_by_key
+from masksearch.experiment.settings.text_values import parse_value, value_text
 from masksearch.experiment.store.run_folder import locked
 from masksearch.scoring import OBJECTIVES
-from masksearch.searchers import SEARCHERS, Annealing
-from masksearch.training import TrainSettings
+from masksearch.searchers import SEARCHERS
+from masksearch.utils.errors import InputError
 
 TINY = [
     *("run", "--model", "lenet_300_100:0.05", "--methods", "annealing", "snip", "--sparsity", "0.8", "--seeds", "1"),
     *("--budget", "20", "--epochs", "1", "--train-examples", "200", "--search-examples", "50"),
-    *("--device", "cpu", "--threads", "1", "--latency-seconds", "0.002"),
+    *("--device", "cpu", "--threads", "1", "--set", "run.latency_seconds=0.002"),
 ]
 
 
@@ -46,7 +47,10 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--sparsity abc": ["--sparsity", "abc", "FLOAT"],
     "--sparsity": ["sparsity: nothing given"],
     "--sparsity 0.99999": ["density: 1e-05", "fewer than the 3 layers", "at least 5.98e-05"],
-    "--sparsity 0.5 --max-macs 0.25 --granularity filter --methods filter_l1": ["sparsity: 0.5", "max_macs stands in"],
+    "--sparsity 0.5 --max-macs 0.25 --granularity filter --methods filter_l1": [
+        "sparsity: 0.5",
+        "max_macs replaces it",
+    ],
     "--methods anneling": ["unknown method 'anneling': did you mean 'annealing'"],
     "--methods annealing annealing": ["methods: annealing annealing", "once"],
     "--methods magnitude --granularity filter": ["methods: magnitude ranks weight units only"],
@@ -60,15 +64,15 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--dataset imagefolder:nowhere": ["nowhere/train", "allowed is"],
     "--objective relative_width": ["objective 'relative_width': removed after 0.1.0", "benchmarks/README.md"],
     "--objective acc": ["unknown objective 'acc': did you mean 'accuracy'"],
-    "--granularity filtre": ["--granularity", "filtre", "'weight', 'filter'"],
+    "--granularity filtre": ["unknown granularity 'filtre': did you mean 'filter'"],
     "--hold macs": ["hold: macs", "weight masks hold units"],
-    "--hold flops": ["--hold", "flops", "'units', 'params', 'macs'"],
+    "--hold flops": ["unknown hold 'flops'", "units, params, macs"],
     "--budget 0": ["budget: 0", "at least 1"],
     "--budget ten": ["--budget", "'ten'", "INT"],
     "--budgett 10": ["--budgett", "perhaps you meant --budget"],
     "--seeds 2.5": ["--seeds", "'2.5'", "INT"],
     "--seconds -1": ["seconds", "more than 0"],
-    "--seconds 2m": ["--seconds: '2m' is no {None}|FLOAT;"],
+    "--seconds 2m": ["--seconds: '2m' is no FLOAT;"],
     "--methods magnitude@gradual:2ep": ["magnitude@gradual:2ep", "saliencies and warm_start"],
     "--find-at 3": ["find_at: '3'", "3ep"],
     "--find-at 11ep": ["11ep is longer than the training of 10ep"],
@@ -76,18 +80,41 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--rewind-to back": ["rewind_to", "'back'", "none, lr, random"],
     "--epochs -1": ["epochs: -1", "0 or more"],
     "--lr nan": ["lr: nan", "finite number above 0"],
-    "--optimizer sdg": ["--optimizer", "'sdg'", "'sgd', 'adam', 'adamw', 'adadelta'"],
+    "--optimizer sdg": ["unknown optimizer 'sdg': did you mean 'sgd'", "sgd, adam, adamw, adadelta"],
+    "--optimizer AdamW": ["unknown optimizer 'AdamW': did you mean 'adamw'"],
     "--lr-schedule multistep": ["milestones", "at least one epoch"],
-    "--milestones 3 2": ["milestones: (3, 2)", "ascending"],
-    "--scope globl": ["--scope", "globl", "'global'"],
-    "--on-empty never": ["--on-empty", "never", "'keep_one'"],
-    "--layers conv": ["has no conv layer"],
-    "--annealing.radius-start 2": ["radius_start 2.0", "(0, 1)"],
-    "--annealing.temperature-start 1": ["temperatures [1.0]", "both"],
+    "--set train.milestones=3,2": ["milestones: (3, 2)", "ascending"],
+    "--scope globl": ["unknown scope 'globl': did you mean 'global'"],
+    "--on-empty never": ["unknown on_empty 'never'", "keep_one"],
+    "--set scoring.layers=conv": ["has no conv layer"],
+    "--set annealing.radius_start=2": ["radius_start 2.0", "(0, 1)"],
+    "--annealing.temperature-start 1": ["--annealing.temperature-start: removed after 0.1.0: "],
+    "--set annealing.temperature_start=1": ["annealing.temperature_start: removed after 0.1.0: "],
     "--annealing.heat 1": ["--annealing.heat"],
-    "--examples-per-class 5000": ["examples_per_class: 5000", "smallest class has"],
+    "--annealing.chains 4": ["--annealing.chains: give --set annealing.chains=4"],
+    "--momentum=0.5": ["--momentum: give --set train.momentum=0.5"],
+    "--milestones 3 5": ["--milestones: give --set train.milestones=3,5"],
+    "--nesterov": ["--nesterov: give --set train.nesterov=true"],
+    "--supermask.no-rescale": ["give --set supermask.rescale=false"],
+    "--train.lr 1": ["--train.lr: give --lr"],
+    "--set momentum=0.9": ["'momentum' has no group: give train.momentum"],
+    "--set train.momentun=0.9": ["unknown setting 'train.momentun': did you mean 'train.momentum'"],
+    "--set trian.momentum=0.9": ["'trian.momentum'", "did you mean 'train'"],
+    "--set train.momentum=fast": ["train.momentum: 'fast'", "a number is needed"],
+    "--set train.momentum=2": ["momentum: 2.0", "in [0, 1)"],
+    "--set train.milestones=3,x": ["train.milestones: 'x'", "a whole number"],
+    "--set train.nesterov=yes": ["train.nesterov: 'yes'", "true or false"],
+    "--set optuna.parametrisation=mix": ["unknown optuna.parametrisation 'mix': did you mean 'mixture'"],
+    "--set train.momentum": ["train.momentum=VALUE"],
+    "--set": ["set: nothing given", "group.field=value"],
+    "--sparsity 0.9,0.8": ["separate values with spaces: --sparsity 0.9 0.8"],
+    "--methods snip,magnitude": ["separate values with spaces: --methods snip magnitude"],
+    "--methods": ["methods: nothing given"],
+    "--model timm:resnet18": ["timm:resnet18", "torchvision:NAME", "--plugin"],
+    "--dense nowhere.pt": ["nowhere.pt is no file"],
+    "--set scoring.examples_per_class=5000": ["examples_per_class: 5000", "smallest class has"],
     "--search-examples 5000": ["search_examples is 5000", "allowed is 1 to"],
-    "--subsets growing": ["--subsets: removed after 0.1.0: ", "cheaper, not better", "benchmarks/README.md"],
+    "--subsets growing": ["--subsets: removed after 0.1.0: ", "not better", "benchmarks/README.md"],
     "--subset-stages=3": ["--subset-stages: removed after 0.1.0: "],
     "--subset_stages 3": ["--subset_stages: removed after 0.1.0: "],
     "--objective width --granularity filter --methods eda --rescore 3": [
@@ -103,7 +130,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--download maybe": ["maybe"],
     "--recipe": ["--recipe", "Missing value"],
     "--recipe thesis": ["unknown recipe 'thesis': did you mean 'thesis_mlp'"],
-    "--parts global": ["parts: global", "--recipe"],
+    "--parts global": ["parts: global", "give --recipe NAME"],
     "--recipe thesis_mlp --parts global": ["parts: global", "'thesis_mlp' has no named parts"],
     "--recipe search_trained --parts globl": [
         "unknown part of recipe 'search_trained' 'globl'",
@@ -111,7 +138,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     ],
     "--recipe thesis_mlp --scale tiny": ["unknown scale 'tiny'", "smoke, cpu, paper"],
     "--recipe thesis_mlp --scale smoke --sparsity 3": ["sparsity: 3.0"],
-    "--scale tiny": ["--scale", "'smoke', 'cpu', 'paper'"],
+    "--scale tiny": ["unknown scale 'tiny'", "smoke, cpu, paper"],
     "--no-such-flag 3": ["--no-such-flag"],
     "stray": ["stray"],
 }
@@ -154,7 +181,7 @@ def test_mistakes_in_commands_are_one_line(args, capsys):
 
 def test_mistakes_are_told_on_terminals_without_unicode():
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "masksearch.cli.commands", "run", "--budget", "ten"]
+    command = [sys.executable, "-m", "masksearch.cli", "run", "--budget", "ten"]
     root = str(Path(__file__).parents[2])
     ended = subprocess.run(command, env={**environment, "PYTHONPATH": root}, capture_output=True, text=True)
     assert ended.returncode == 2
@@ -177,16 +204,137 @@ def test_the_list_holds_every_row_of_every_table(args, capsys):
             assert len(line.split()) > 1, f"no word about {line}"
 
 
-def test_help_ends_well_and_holds_every_flag(capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["run", "--help"])
-    assert ended.value.code == 0
-    flags = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out))
-    wanted = {
-        f"--{item.name}" for g in (SweepSettings, TrainSettings, ScoringSettings, RunSettings) for item in fields(g)
-    }
-    wanted |= {f"--annealing.{item.name}" for item in fields(Annealing)} | {"--recipe", "--scale", "--parts", "--list"}
-    assert {name.replace("_", "-") for name in wanted} <= flags
+def printed(capsys, *args):
+    """What a command prints that ends well."""
+    assert cli.main(list(args)) == 0
+    return capsys.readouterr().out
+
+
+def test_the_full_help_has_at_most_sixty_flags_and_every_setting(capsys):
+    out = printed(capsys, "run", "--help-all")
+    flags = set(re.findall(r"^  (--[a-z][a-z-]*)", out, re.MULTILINE))
+    assert {f"--{key.partition('.')[2].replace('_', '-')}" for key in flag_keys()} <= flags
+    assert {"--recipe", "--scale", "--parts", "--list", "--set", "--help", "--help-all"} <= flags
+    assert len(flags) <= 60
+    others = set(re.findall(r"^  ([a-z]+\.[a-z0-9_]+)=", out, re.MULTILINE))
+    assert others == set(settings_by_key()) - flag_keys()
+    assert all(setting.text.endswith(".") for setting in settings_by_key().values())
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_the_full_help_shows_the_settings_of_a_recipe(capsys):
+    out = printed(capsys, "run", "--recipe", "early_bird", "--scale", "smoke", "--help-all")
+    assert re.search(r"--methods TEXT [^=]*?\(default:\s+bn_scale\)", out)
+    assert "train.nesterov=true" in out
+
+
+def test_the_short_help_fits_two_screens_and_tells_defaults(capsys):
+    out = printed(capsys, "run", "--help")
+    assert len(out.splitlines()) <= 60
+    assert max(map(len, out.splitlines())) <= 100
+    assert len(re.findall(r"^  masksearch run --", out, re.MULTILINE)) == 3
+    known = {settings_by_key()[key].flag: settings_by_key()[key] for key in flag_keys()}
+    entries = re.findall(r"^  (--[a-z-]+)(.*?)(?=^  --|^$)", out, re.MULTILINE | re.DOTALL)
+    assert 12 <= len(entries) <= 20
+    for flag, text in entries:
+        if flag in known:
+            default = re.search(r"\(default: ([^)]*)\)", " ".join(text.split()))
+            if default:
+                assert default[1] == value_text(known[flag].default).replace(",", " ")
+        else:
+            assert flag in ("--recipe", "--set", "--help-all", "--list", "--methods")
+    filters = Settings().with_changes({"sweep": {"granularity": "filter"}}).sweep
+    words = " ".join(out.split())
+    assert f"for filters: {' '.join(filters.methods)})" in words
+    assert f"(default for weights: {' '.join(Settings().sweep.methods)};" in words
+
+
+def test_the_examples_of_the_helps_are_commands(capsys):
+    text = printed(capsys, "--help") + printed(capsys, "run", "--help")
+    examples = re.findall(r"^  masksearch run((?: --[a-z-]+(?: [a-z0-9_.]+)*)*)", text, re.MULTILINE)
+    assert len(examples) >= 6
+    for flags in examples:
+        if "--help" not in flags:
+            assert parse(flags.split(), "masksearch run")
+
+
+def test_the_version_is_printed(capsys):
+    assert re.fullmatch(r"masksearch \d+\.\d+\.\d+\S*\n", printed(capsys, "--version"))
+
+
+@pytest.mark.parametrize("command", ["show", "compare", "analyse"])
+def test_other_commands_have_help(command, capsys):
+    assert f"usage: masksearch {command}" in printed(capsys, command, "--help")
+
+
+def settings_of(flags):
+    [settings] = parse(flags.split(), "masksearch run")
+    return settings
+
+
+def test_any_setting_may_be_set():
+    asked = settings_of("--set train.momentum=0.5 annealing.chains=4 --lr 0.1 --set train.milestones=3,5")
+    assert (asked.train.momentum, asked.annealing.chains, asked.train.milestones) == (0.5, 4, (3, 5))
+    assert asked.train.lr == 0.1
+    asked = settings_of("--set supermask.rescale=false supermask.lr=none optuna.spread=2 sweep.layer_sparsity=fc1=0.5")
+    assert (asked.supermask.rescale, asked.supermask.lr, asked.optuna.spread) == (False, None, 2.0)
+    assert asked.sweep.layer_sparsity == ("fc1=0.5",)
+    for key, setting in settings_by_key().items():
+        text = value_text(setting.default)
+        assert parse_value(text, setting.hint, key) == setting.default, key
+
+
+def test_booleans_may_be_switched_off_again():
+    assert not settings_of("--no-connected").scoring.connected
+    [part, *_] = parse(["--recipe", "search_trained", "--parts", "search", "--no-connected"], "masksearch run")
+    assert not part.scoring.connected
+
+
+def test_usual_settings_fit_the_granularity():
+    weights, filters = settings_of(""), settings_of("--granularity filter")
+    assert (weights.scoring.scope, weights.scoring.on_empty) == ("global", "allow")
+    assert (filters.scoring.scope, filters.scoring.on_empty) == ("layerwise", "keep_one")
+    assert "magnitude" in weights.sweep.methods
+    assert "filter_l1" in filters.sweep.methods
+    given = settings_of("--granularity filter --scope global --methods fpgm")
+    assert (given.scoring.scope, given.scoring.on_empty, given.sweep.methods) == ("global", "keep_one", ("fpgm",))
+    with pytest.raises(InputError, match="granularity is filter"):
+        settings_of(f"--granularity filter --methods {' '.join(weights.sweep.methods)}")
+
+
+def test_filters_are_pruned_above_chance_without_any_other_flag(tmp_path):
+    flags = ["--train-examples", "600", "--epochs", "4", "--budget", "20", "--seeds", "1", "--threads", "1"]
+    assert cli.main(["run", "--granularity", "filter", "--sparsity", "0.5", "--device", "cpu", *flags, *TINY[-2:]]) == 0
+    cells = read_sweep(tmp_path / "runs" / "sweep").cells
+    assert len(cells) == 6
+    for cell in cells:
+        assert cell["mask"]["empty_layers"] == []
+        assert cell["trained"]["test_accuracy"] > 0.4
+
+
+def test_a_sweep_with_other_settings_gets_another_name(capsys, tmp_path):
+    assert cli.main(TINY) == 0
+    files = {name: (tmp_path / "runs/sweep" / name).read_bytes() for name in ("sweep.json", "results.csv")}
+    capsys.readouterr()
+    other = [*TINY, "--lr", "0.01"]
+    says = "runs/sweep holds a sweep with other settings, which is kept; this sweep is runs/sweep-2"
+    assert printed(capsys, *other).splitlines()[0] == says
+    assert len(read_sweep(tmp_path / "runs/sweep-2").cells) == 2
+    again = printed(capsys, *other)
+    assert again.splitlines()[0] == says
+    assert "2 of 2 cells are finished already" in again
+    assert "sweep-2" not in printed(capsys, *TINY)
+    assert files == {name: (tmp_path / "runs/sweep" / name).read_bytes() for name in files}
+
+
+@pytest.mark.parametrize("flags", ["--dense nowhere.pt", "--model torchvision:resnet19", "--device cuda:99"])
+def test_what_needs_no_data_is_checked_before_they_are_read(flags, monkeypatch, capsys):
+    def read(*_):
+        raise AssertionError("data are read")
+
+    monkeypatch.setattr(sweep, "load_part", read)
+    assert cli.main(["run", *flags.split()]) == 2
+    assert one_line(capsys)
 
 
 @pytest.mark.parametrize("args", [[], ["--help"], ["-h"]], ids=str)
@@ -202,7 +350,7 @@ def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsy
     captured = capsys.readouterr()
     result = read_sweep(tmp_path / "runs" / "sweep")
     assert re.search(
-        r"^curves +tensorboard --logdir runs/sweep +then http://localhost:6006/#custom_scalars$",
+        r"^curves +tensorboard --logdir runs/sweep +then http://localhost:6006/#custom_scalars&runSelectionState=\S+$",
         captured.out,
         re.MULTILINE,
     )
@@ -227,7 +375,7 @@ def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch
 
     monkeypatch.setattr(group, "dense_network", interrupted)
     assert cli.main(TINY) == 130
-    assert capsys.readouterr().err.strip() == "interrupted; the same command goes on from here"
+    assert capsys.readouterr().err.strip() == "interrupted; the same command continues from here"
     assert cli.main(["show", "runs/sweep"]) == 2
     assert "no cell is finished yet" in one_line(capsys)
 

@@ -18,7 +18,7 @@ from masksearch.utils.errors import InputError
 def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
     runs = tmp_path / "runs"
     args = ["run", "--recipe", name, "--scale", "smoke", "--runs", str(runs), "--device", "cpu", "--threads", "1"]
-    assert main([*args, "--budget", "20", "--latency-seconds", "0.002"]) == 0
+    assert main([*args, "--budget", "20", "--set", "run.latency_seconds=0.002"]) == 0
     captured = capsys.readouterr()
     sweeps = {}
     for part in load_recipe(name, "smoke"):
@@ -35,7 +35,7 @@ def test_every_recipe_runs_in_seconds(name, tmp_path, capsys):
 @pytest.mark.parametrize("name", recipe_names())
 def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli.commands._run", lambda settings, args: seen.append(settings) or 0)
+    monkeypatch.setattr("masksearch.cli.running.run_parts", lambda settings, *_: seen.append(settings))
     parts = load_recipe(name, "smoke")
     (sized_by,) = {part.sweep.sized_by for part in parts}  # sparsity, or what stands in its place
     assert main(["run", "--recipe", name, "--scale", "smoke", "--budget", "7", f"--{sized_by}", "0.25"]) == 0
@@ -48,7 +48,7 @@ def test_flags_override_a_recipe_and_leave_the_rest(name, monkeypatch):
 
 def test_a_name_that_is_asked_for_keeps_the_sweeps_of_a_recipe_apart(monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli.commands._run", lambda settings, args: seen.append(settings) or 0)
+    monkeypatch.setattr("masksearch.cli.running.run_parts", lambda settings, *_: seen.append(settings))
     assert main(["run", "--recipe", "criteria_at_init", "--scale", "smoke", "--name", "mine"]) == 0
     assert [part.run.name for part in seen[0]] == ["mine_vgg", "mine_fc"]
 
@@ -164,6 +164,6 @@ def test_a_part_can_only_be_like_an_earlier_one():
 
 def test_parts_are_asked_for_by_name(monkeypatch):
     seen = []
-    monkeypatch.setattr("masksearch.cli.commands._run", lambda parts, args: seen.append(parts) or 0)
+    monkeypatch.setattr("masksearch.cli.running.run_parts", lambda parts, *_: seen.append(parts))
     assert main(["run", "--recipe", "criteria_at_init", "--parts", "fc", "--name", "mine"]) == 0
     assert [part.run.name for part in seen[0]] == ["mine_fc"]

@@ -23,7 +23,6 @@ BAD_SWEEPS = {
     "a sparsity twice": ({"sparsity": (0.5, 0.5)}, "sparsity: 0.5 0.5; each may stand there once"),
     "method": ({"methods": ("anneling",)}, "unknown method 'anneling': did you mean 'annealing'"),
     "criterion": ({"methods": ("snp",)}, "did you mean 'snip'"),
-    "no method": ({"methods": ()}, "methods: nothing given"),
     "model": ({"model": "lenet_300"}, "unknown model 'lenet_300': did you mean 'lenet_300_100'"),
     "data set": ({"dataset": "mnits"}, "unknown data set 'mnits': did you mean 'mnist'"),
     "objective": ({"objective": "acuracy"}, "unknown objective 'acuracy': did you mean 'accuracy'"),
