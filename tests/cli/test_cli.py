@@ -119,7 +119,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--subset_stages 3": ["--subset_stages: removed after 0.1.0: "],
     "--objective width --granularity filter --methods eda --rescore 3": [
         "rescore: 3",
-        "width looks at no validation images",
+        "width uses no validation examples",
         "rescore_by",
     ],
     "--train-examples 0": ["train_examples", "0"],

@@ -29,7 +29,7 @@ SWEEP = SweepSettings(
     seeds=1,
     budget=20,
 )
-SCORING = ScoringSettings(train_examples=300, search_examples=60)
+SCORING = ScoringSettings(train_examples=300, search_examples=60, scope="global", on_empty="allow")
 
 
 def settings_in(folder, sweep=SWEEP, scoring=SCORING):

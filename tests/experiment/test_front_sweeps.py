@@ -219,11 +219,11 @@ class TestReport:
 WRONG = {
     "max_macs: 0.01; a share from 0.03125 to below 1": {"max_macs": [0.01]},
     "max_params: 1.0; a share": {"max_macs": [], "max_params": [1.0]},
-    "max_macs: 0.5 0.5; each may stand there once": {"max_macs": [0.5, 0.5]},
+    "max_macs: 0.5 0.5; each may be given once": {"max_macs": [0.5, 0.5]},
     "max_macs: given beside max_latency": {"max_latency": [0.5]},
     "max_macs: of weight masks all units cost the same": {"granularity": "weight", "methods": ["optuna_tpe"]},
     "hold: params; max_macs holds macs": {"hold": "params"},
-    "max_latency: filter_l1 can't tell latencies; optuna_random optuna_tpe": {"max_macs": [], "max_latency": [0.5]},
+    "max_latency: filter_l1 has no latency bounds; optuna_random optuna_tpe": {"max_macs": [], "max_latency": [0.5]},
     "max_macs: optuna_nsga2 searches a front in one round": {"schedule": ["iterative"]},
     "warm_start: fpgm; with max_macs optuna_nsga2 starts at several costs": {"warm_start": "fpgm"},
     "density: 0.04 of the params is less than 0.0406": {"max_macs": [], "max_params": [0.04]},

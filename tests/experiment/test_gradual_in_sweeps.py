@@ -154,7 +154,7 @@ def test_searches_start_from_what_gradual_pruning_keeps(tmp_path):
         ({"warm_start": GRADUAL, "layer_sparsity": ["1=0.5"]}, "gradual pruning follows one density"),
         (
             {"saliencies": ["filter_l1@gradual:2ep"], "granularity": "filter", "max_macs": [0.5]},
-            "filter_l1@gradual:2ep; with max_macs there is no one density",
+            "filter_l1@gradual:2ep; with max_macs there is no single density",
         ),
     ],
 )

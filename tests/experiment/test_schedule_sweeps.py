@@ -258,7 +258,7 @@ def test_layers_with_a_sparsity_of_their_own_lose_an_equal_share_in_every_round(
 
 BAD = {
     "unknown layer": ({"layer_sparsity": ["fc9=0.5"]}, "unknown layer in density 'fc9'"),
-    "a layer twice": ({"layer_sparsity": ["fc1=0.5", "fc1=0.6"]}, "layer_sparsity: fc1 fc1; each may stand there once"),
+    "a layer twice": ({"layer_sparsity": ["fc1=0.5", "fc1=0.6"]}, "layer_sparsity: fc1 fc1; each may be given once"),
     "gradual layers": ({"layer_sparsity": ["fc1=0.5"], "schedule": ["gradual"]}, "layer_sparsity: .*gradual follows"),
     "gradual in no time": ({"schedule": ["gradual"], "retrain_epochs": 0}, "gradual prunes while it retrains"),
     "nothing to train": ({"schedule": ["gradual"], "epochs": 0}, "gradual prunes while it retrains"),

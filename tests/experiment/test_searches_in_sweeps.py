@@ -167,7 +167,7 @@ WRONG = {
     "rescore_steps: 0; at least 1": {"rescore_steps": 0},
     "unknown rescore_by 'los'": {"rescore": 2, "rescore_by": "los"},
     "rescore_by: loss; there is nothing to choose from": {"rescore_by": "loss"},
-    "finalists: snip snip; each may stand there once": {"finalists": ["snip", "snip"]},
+    "finalists: snip snip; each may be given once": {"finalists": ["snip", "snip"]},
     "unknown criterion 'snip:layer'": {"finalists": ["snip:layer"]},
     "saliencies: snip:erk; they rank units": {"saliencies": ["snip:erk"]},
     "saliencies, warm_start or finalists: taylor ranks filter units only": {"finalists": ["taylor"]},
@@ -177,7 +177,7 @@ WRONG = {
         "max_macs": [0.4],
         "finalists": ["filter_l1"],
     },
-    "rescore: 2; training_loss looks at no validation images": {"objective": "training_loss", "rescore": 2},
+    "rescore: 2; training_loss uses no validation examples": {"objective": "training_loss", "rescore": 2},
     "weights: signed_constant; training_loss trains": {"weights": "signed_constant", "objective": "training_loss"},
     "rescore_by: width; it is of filter masks": {"rescore": 2, "rescore_by": "width"},
     "weights: signed_constant; short_training trains": {

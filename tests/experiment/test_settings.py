@@ -20,7 +20,7 @@ BAD_SWEEPS = {
     "sparsity in percent": ({"sparsity": (90,)}, "sparsity: 90"),
     "sparsity nan": ({"sparsity": (float("nan"),)}, "sparsity: nan"),
     "no sparsity": ({"sparsity": ()}, "sparsity: nothing given"),
-    "a sparsity twice": ({"sparsity": (0.5, 0.5)}, "sparsity: 0.5 0.5; each may stand there once"),
+    "a sparsity twice": ({"sparsity": (0.5, 0.5)}, "sparsity: 0.5 0.5; each may be given once"),
     "method": ({"methods": ("anneling",)}, "unknown method 'anneling': did you mean 'annealing'"),
     "criterion": ({"methods": ("snp",)}, "did you mean 'snip'"),
     "model": ({"model": "lenet_300"}, "unknown model 'lenet_300': did you mean 'lenet_300_100'"),
@@ -98,11 +98,11 @@ def test_moments_after_the_training_are_errors(change):
 @pytest.mark.parametrize(
     ("flat", "message"),
     [
-        ({"schedule": ["gradual"], "methods": ["annealing"]}, "gradual ranks units again and again, and annealing"),
+        ({"schedule": ["gradual"], "methods": ["annealing"]}, "gradual ranks units repeatedly, and annealing"),
         ({"schedule": ["early_bird"], "methods": ["edge_popup"]}, "early_bird ranks .* edge_popup is no criterion"),
         ({"schedule": ["rigl"], "granularity": "filter", "methods": ["random"]}, "rigl regrows weights"),
         ({"schedule": ["early_bird"], "dense": "x.pt", "methods": ["snip"]}, "early_bird watches the dense training"),
-        ({"find_at": ["1ep"], "dense": "x.pt"}, "of a dense network from a file only 0 and end are known"),
+        ({"find_at": ["1ep"], "dense": "x.pt"}, "a dense network from a file has only the moments 0 and end"),
     ],
     ids=str,
 )

@@ -143,7 +143,7 @@ def test_what_is_no_file_of_weights_is_told_in_one_line(name, content, message, 
 )
 def test_moments_that_no_file_knows_are_told_before_any_work(flat, tmp_path):
     torch.save(state(), tmp_path / "net.pt")
-    with pytest.raises(InputError, match="of a dense network from a file only 0 and end are known") as caught:
+    with pytest.raises(InputError, match="a dense network from a file has only the moments 0 and end") as caught:
         run_sweep(settings_in(tmp_path, dense=str(tmp_path / "net.pt"), **flat))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()

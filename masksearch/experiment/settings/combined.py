@@ -39,7 +39,7 @@ NESTED = ("annealing", "optuna", "supermask")  # groups whose fields keep the gr
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How masks are made and scored."""
+    """How masks are found and scored."""
 
     seconds: float | None = None
     """Seconds per search, for gradual pruning, proposing and scoring; the search also ends at its budget. Results
@@ -86,7 +86,7 @@ class ScoringSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where and how it runs; nothing here changes what is compared."""
+    """Where and how a sweep runs; no setting here changes results."""
 
     name: str = "sweep"
     """Name of the experiment, and of its folder."""
@@ -148,7 +148,7 @@ class Settings:
                 raise InputError(f"find_at or rewind_to: {moment} is longer than the training of {self.train.epochs}ep")
             if self.sweep.dense != "auto" and (duration.best or str(duration) not in ("0", "end")):
                 raise InputError(
-                    f"find_at or rewind_to: {moment}; of a dense network from a file only 0 and end are known"
+                    f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
                 )
         if self.scoring.layers != "all" and self.sweep.granularity == "filter":
             raise InputError(
@@ -158,7 +158,7 @@ class Settings:
             raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
         for flag, objective in self._objectives.items():
             if self.sweep.granularity == "weight" and OBJECTIVES[objective].of_filters is not None:
-                raise InputError(f"{flag}: {objective}; it is of filter masks, so granularity must be filter")
+                raise InputError(f"{flag}: {objective}; it scores filter masks only, so granularity must be filter")
         if self.sweep.capped is not None:
             self._check_caps(self.sweep.capped)
         if self.scoring.connected:
@@ -231,13 +231,13 @@ class Settings:
             if not (name in SEARCHERS and SEARCHERS[name]().supports_costs):
                 if capped == "latency":
                     able = [other for other, make in SEARCHERS.items() if make().supports_costs]
-                    raise InputError(f"{flag}: {name} can't tell latencies; {' '.join(able)} can")
+                    raise InputError(f"{flag}: {name} has no latency bounds; {' '.join(able)} can")
                 continue
             if any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
                 raise InputError(f"{flag}: {name} searches a front in one round only")
             if self.search.finalists:
                 raise InputError(
-                    f"finalists: {' '.join(self.search.finalists)}; with {flag} a front's masks are chosen"
+                    f"finalists: {' '.join(self.search.finalists)}; with {flag}, masks are chosen from a front"
                 )
             if self.search.warm_start:
                 raise InputError(
@@ -260,7 +260,7 @@ class Settings:
         names = " ".join(text for text in self.search.criteria if "@gradual" in text)
         if self.sweep.capped is not None:
             raise InputError(
-                f"saliencies, warm_start or finalists: {names}; with max_{self.sweep.capped} there is no one density"
+                f"saliencies, warm_start or finalists: {names}; with max_{self.sweep.capped} there is no single density"
             )
         if self.sweep.layer_sparsity:
             raise InputError(
@@ -273,8 +273,8 @@ class Settings:
         longer = OBJECTIVES[objective].of_training is not None and self.search.rescore_steps is not None
         if self.search.rescores and same and not longer:
             raise InputError(
-                f"rescore: {self.search.rescore}; {objective} looks at no validation images, so others give no other "
-                "scores; name another objective as rescore_by"
+                f"rescore: {self.search.rescore}; {objective} uses no validation examples, so other examples give "
+                "the same scores; name another objective as rescore_by"
             )
 
     def _check_study(self, study: str) -> None:
@@ -297,14 +297,14 @@ class Settings:
         if row.changes == "ramp" or row.detects:
             for method in chosen:
                 if method not in CRITERIA:
-                    raise InputError(f"schedule: {name} ranks units again and again, and {method} is no criterion")
+                    raise InputError(f"schedule: {name} ranks units repeatedly, and {method} is no criterion")
         if row.changes == "ramp" and self.sweep.layer_sparsity:
             raise InputError(
                 f"layer_sparsity: {' '.join(self.sweep.layer_sparsity)}; {name} follows one density, not one a layer"
             )
         asked = self.schedules.retrain_epochs
         if row.changes == "ramp" and not (self.train.epochs if asked is None else asked):
-            raise InputError(f"schedule: {name} prunes while it retrains, and there are no epochs of that")
+            raise InputError(f"schedule: {name} prunes while it retrains, and retraining has no epochs")
         if row.detects and not self.train.epochs:
             raise InputError(f"schedule: {name} watches the dense training, and epochs is 0")
         if row.detects and self.sweep.dense != "auto":

@@ -118,4 +118,4 @@ def check_some(name: str, values: tuple[object, ...]) -> None:
     if not values:
         raise InputError(f"{name}: nothing given; at least one is needed")
     if len(set(values)) < len(values):
-        raise InputError(f"{name}: {' '.join(map(str, values))}; each may stand there once")
+        raise InputError(f"{name}: {' '.join(map(str, values))}; each may be given once")

@@ -1,4 +1,4 @@
-"""What searches are given beside a budget: where they start, what they rank units by, what a short training is."""
+"""Settings of searches beside the budget: their start, their saliencies, short trainings, and second scorings."""
 
 import re
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ def split_method(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Source:
-    """A criterion that a search goes by, and the weights that it looks at."""
+    """A criterion that a search uses, and the weights that the criterion ranks."""
 
     name: str
     moment: str = ""  # of the dense training; empty: the weights that masks are found at
@@ -58,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What searches know before their first scoring, and how their best masks are told apart."""
+    """The start and the saliencies of searches, and the second scoring that chooses among their best masks."""
 
     saliencies: tuple[str, ...] = ()
     """Criteria by which optuna_*, eda, evolution and annealing with densities rank units: NAME, NAME@MOMENT or
@@ -95,7 +95,7 @@ class SearchSettings:
                     f"saliencies: {text}; they rank units, and only masks have a scope: write {source.name}"
                 )
         if self.proposals < 1:
-            raise InputError(f"proposals: {self.proposals}; at least 1 is proposed at once")
+            raise InputError(f"proposals: {self.proposals}; at least 1 is needed")
         if self.training_steps < 1:
             raise InputError(f"training_steps: {self.training_steps}; at least 1 is needed")
         if self.training_lr is not None and not 0 < self.training_lr < float("inf"):
@@ -108,7 +108,7 @@ class SearchSettings:
             OBJECTIVES.check(self.rescore_by, "rescore_by")
             if not self.rescores:
                 raise InputError(
-                    f"rescore_by: {self.rescore_by}; there is nothing to choose from: give a warm_start, finalists, or "
+                    f"rescore_by: {self.rescore_by}; the search has one mask only: give a warm_start, finalists, or "
                     "a rescore of 2 to 5"
                 )
 
@@ -130,7 +130,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class OptunaSettings:
-    """What the numbers mean that Optuna's samplers choose: see :class:`masksearch.searchers.OptunaSearch`."""
+    """Meaning of the numbers that Optuna's samplers choose: see :class:`masksearch.searchers.OptunaSearch`."""
 
     parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
     """Numbers that samplers choose: densities of layers, weights of a mixture of saliencies, blocks of units, or

@@ -108,7 +108,7 @@ class SweepSettings:
             return
         flag = f"max_{self.capped}"
         if len(given) > 1:
-            raise InputError(f"{flag}: given beside {given[given[0] == flag]}; one of them says how small masks are")
+            raise InputError(f"{flag}: given beside {given[given[0] == flag]}; give one of them only")
         check_some(flag, self.caps)
         for cap in self.caps:
             if not 1 / RANGE <= cap < 1:
