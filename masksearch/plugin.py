@@ -169,8 +169,8 @@ def _check_row(kind: str, row: Any, where: str) -> None:
             one, other = row(), row()
         if not isinstance(one, Searcher):
             raise InputError(f"{where} makes a {type(one).__name__}; a subclass of searchers.Searcher is needed")
-        if repr(one) != repr(other):  # the repr of a searcher is part of a run's identity
-            raise InputError(f"{where} has another repr each time; make {type(one).__name__} a dataclass")
+        if one.identity() != other.identity():
+            raise InputError(f"{where} makes searchers with other settings each time; they must be equal")
 
 
 @contextmanager

@@ -53,25 +53,30 @@ def print_result(result: SweepResult, command: Sequence[str], console: Console) 
     """Write the report of a sweep; print its table, and where the report and the curves are."""
     if console.is_terminal:
         with console.status("drawing the report"):
-            report, table, link = _drawn(result, command, console.width)
+            drawn = _drawn(result, command, console.width)
     else:
         console.print("drawing the report ...", highlight=False)
-        report, table, link = _drawn(result, command, console.width)
+        drawn = _drawn(result, command, console.width)
+    report, table, link, why = drawn
     console.print(table)
+    if why:
+        console.print(why, highlight=False)
     console.print(f"curves  tensorboard --logdir {result.path}    then {link}", highlight=False, soft_wrap=True)
     console.print(f"report  {report}", highlight=False, soft_wrap=True)
 
 
-def _drawn(result: SweepResult, command: Sequence[str], width: int) -> tuple[Path, RenderableType, str]:
-    """The report, the table for the terminal, and the address at which TensorBoard shows the sweep."""
+def _drawn(result: SweepResult, command: Sequence[str], width: int) -> tuple[Path, RenderableType, str, str]:
+    """The report, the table for the terminal, TensorBoard's address, and why searches trail criteria if they do."""
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table, write_report  # here: importing matplotlib takes a second
+    from masksearch.report.answer import why_searches_trail
     from masksearch.report.tensorboard_link import board_link
 
     report = write_report(result, command)
     link = board_link(result, group_cells(result.cells))
     address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
-    return report, terminal_table(summarise(result.cells, result.dense), width), address
+    rows = summarise(result.cells, result.dense)
+    return report, terminal_table(rows, width), address, why_searches_trail(rows)
 
 
 def keep_freed_memory() -> bool:

@@ -15,7 +15,7 @@ from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training.duration import Duration
 
-__all__ = ["Group", "load_part", "moments_of", "part_space"]
+__all__ = ["Group", "data_key", "load_part", "moments_of", "part_space"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,13 @@ class Group:
         first = self.users[0]
         callback.dense_begins(first.seed, first.settings.train.epochs)
         return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
+
+
+def data_key(part: Settings) -> tuple[object, ...]:
+    """Everything that decides the data of a part: parts of one key share their data."""
+    scoring = part.scoring
+    sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
+    return part.sweep.dataset, part.run.data_root, *sizes
 
 
 def load_part(part: Settings) -> Data:

@@ -14,7 +14,7 @@ from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_workers, run_in_processes, run_inline
 from masksearch.experiment.grid import grid
-from masksearch.experiment.group import Group, load_part, moments_of, part_space
+from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.experiment.settings.combined import Settings, SweepSettings
@@ -76,13 +76,13 @@ def run_sweep(
     _check_parts(parts)
     device = prepare(parts[0].run)
     _check_without_data(parts)
-    stages = _stages(parts)
-    cells = [cell for stage in stages for cell in stage.cells]
+    loaded = _loaded_parts(parts)
+    cells = [cell for part in loaded for cell in part.cells]
     path = Path(parts[0].run.runs) / parts[0].run.name
     with locked(path):
         to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
-        plan = plan_workers(parts, [stage.data for stage in stages], len(to_do), device)
-        networks = {dense_folder(cell): cell.seed for stage in stages for cell in [*stage.dense, *stage.cells]}
+        plan = plan_workers(parts, [part.data for part in loaded], len(to_do), device)
+        networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
         content = {
             "settings": [part.as_dict() for part in parts],
             "machine": describe_machine(device, plan.workers, plan.threads),
@@ -91,7 +91,7 @@ def run_sweep(
         }
         write_json(path / "sweep.json", content)
         callback.sweep_begins(cells, to_do)
-        groups = _groups(stages, to_do, known)
+        groups = _groups(loaded, to_do, known)
         if plan.workers > 1:
             run_in_processes(groups, path, parts[0].run, plan, callback)
         else:
@@ -99,20 +99,20 @@ def run_sweep(
     return read_sweep(path)
 
 
-def _groups(stages: Sequence["_Stage"], to_do: Container[Cell], known: Container[str]) -> Iterator[Group]:
+def _groups(loaded: Sequence["_Part"], to_do: Container[Cell], known: Container[str]) -> Iterator[Group]:
     """Every dense network with its cells, but for those of which nothing is left to do."""
-    for stage in stages:
-        for folder in dict.fromkeys(map(dense_folder, [*stage.dense, *stage.cells])):
-            sharing = [cell for cell in stage.cells if dense_folder(cell) == folder]
+    for part in loaded:
+        for folder in dict.fromkeys(map(dense_folder, [*part.dense, *part.cells])):
+            sharing = [cell for cell in part.cells if dense_folder(cell) == folder]
             waiting = [cell for cell in sharing if cell in to_do]
             if sharing and not waiting and (is_done(folder) or any(cell.folder in known for cell in sharing)):
                 continue
-            users = sharing or [cell for cell in stage.dense if dense_folder(cell) == folder]
-            yield Group(users, waiting, stage.data, stage.space)
+            users = sharing or [cell for cell in part.dense if dense_folder(cell) == folder]
+            yield Group(users, waiting, part.data, part.space)
 
 
 @dataclass(frozen=True)
-class _Stage:
+class _Part:
     """A part of a sweep, and what its cells have in common."""
 
     cells: list[Cell]
@@ -121,19 +121,19 @@ class _Stage:
     space: NetworkSpace
 
 
-def _stages(parts: Sequence[Settings]) -> list[_Stage]:
+def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
     """The parts, checked."""
-    loaded: dict[str, Data] = {}
-    stages = []
+    data: dict[tuple[object, ...], Data] = {}
+    loaded = []
     for part in parts:
-        wanted = repr((part.sweep.dataset, part.run, part.scoring))
-        if wanted not in loaded:
-            loaded[wanted] = load_part(part)
+        key = data_key(part)
+        if key not in data:
+            data[key] = load_part(part)
         cells = grid(part)
         dense = [Cell(part, "", 0.0, "0", seed, name) for seed, name in product(part.sweep.seed_range, _plain(part))]
-        space = _check(part, loaded[wanted], cells, dense)
-        stages.append(_Stage(cells, dense, loaded[wanted], space))
-    return stages
+        space = _check(part, data[key], cells, dense)
+        loaded.append(_Part(cells, dense, data[key], space))
+    return loaded
 
 
 def _plain(part: Settings) -> list[str]:

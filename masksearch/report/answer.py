@@ -9,8 +9,9 @@ from masksearch.analysis import Estimate, SummaryRow
 from masksearch.report.figures.drawing import percent
 from masksearch.report.figures.style import name_of
 from masksearch.report.tables.results import COSTS
+from masksearch.searchers import SEARCHERS
 
-__all__ = ["answer_html", "best_rows", "speech_of"]
+__all__ = ["answer_html", "best_rows", "speech_of", "why_searches_trail"]
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
@@ -78,8 +79,32 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
             f'<p><span class="head">{_size(row)}: <b>{_name(row)}</b>{among}</span> {escape(speech_of(row))}{mask}</p>'
         )
     if len(parts) > 1:
-        parts.append('<p class="about">Chosen by accuracy on validation images, which the test set has no part in.</p>')
+        parts.append('<p class="about">Chosen by accuracy on validation examples; the test set chooses nothing.</p>')
+    if why := why_searches_trail(rows):
+        parts.append(f"<p>{escape(why)}</p>")
     return "\n".join(parts)
+
+
+def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
+    """One sentence where criteria of trained weights beat all searches of untrained weights; else empty."""
+    for sparsity in sorted({row.sparsity for row in rows[1:]}, reverse=True):
+        here = [row for row in rows[1:] if row.sparsity == sparsity and row.control == "none" and not row.learned]
+        searches = [row for row in here if row.method in SEARCHERS]
+        best = max(here, key=lambda row: _or_zero(row.validation), default=None)
+        if best is None or not searches or best in searches:
+            continue
+        search = max(searches, key=lambda row: _or_zero(row.validation))
+        if search.find_at == "0" and best.find_at not in ("0", "early"):
+            return (
+                f"{name_of(best.method, False)} leads the searches because it ranks trained weights (found at "
+                f"{best.find_at}), while the searches score masks of untrained weights (found at 0): --find-at end "
+                "gives searches the trained weights."
+            )
+    return ""
+
+
+def _or_zero(figure: Estimate) -> float:
+    return 0.0 if math.isnan(figure.mean) else figure.mean
 
 
 def _follows(row: SummaryRow, rows: Sequence[SummaryRow]) -> bool:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +51,16 @@ class Searcher(ABC):
     def __repr__(self) -> str:
         """The class's name; a searcher with settings is a dataclass, whose repr shows them."""
         return f"{type(self).__name__}()"
+
+    def identity(self) -> dict[str, object]:
+        """The class and the dataclass fields that are not at their default, as JSON has them: equal searchers only."""
+        identity: dict[str, object] = {"class": type(self).__qualname__}
+        own: tuple[Field[object], ...] = fields(self) if is_dataclass(self) else ()
+        for item in own:
+            value = getattr(self, item.name)
+            if value != item.default:
+                identity[item.name] = list(value) if isinstance(value, tuple) else value
+        return identity
 
     def start(self, problem: Problem) -> None:
         """Begin a search of ``problem``; nothing remains of an earlier search."""

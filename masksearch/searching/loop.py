@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -376,9 +376,9 @@ def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
 def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:
     return {
         "space": problem.space.fingerprint,
-        "searcher": repr(searcher) if is_dataclass(searcher) else type(searcher).__qualname__,
+        "searcher": searcher.identity(),
         "density": problem.density,
-        "budget": repr(problem.budget),
+        "budget": [problem.budget.scorings, problem.budget.seconds],
         "seed": problem.seed,
         "start": problem.start.hash if problem.start else None,
         "on_empty": problem.on_empty,

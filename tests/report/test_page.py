@@ -13,12 +13,13 @@ from changed_results import changed
 from report_cases import COMMAND, METHODS, SPARSITY, Page, table_called
 from scipy.stats import t
 
-from masksearch.analysis import summarise
+from masksearch.analysis import Estimate, SummaryRow, summarise
 from masksearch.experiment import Settings, read_sweep, run_sweep
 from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult
 from masksearch.experiment.settings.combined import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
+from masksearch.report.answer import why_searches_trail
 from masksearch.training import TrainSettings
 
 COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"
@@ -361,3 +362,18 @@ def test_a_retraining_that_diverged_has_its_place_on_the_page(tmp_path):
     result = run_sweep(Settings(sweep, TrainSettings(epochs=1), schedules, run=run))
     assert result.cells[0].trained.diverged
     assert "diverged: 1 of 1" in write_report(result).read_text()
+
+
+def test_one_sentence_says_why_searches_trail_criteria_of_trained_weights():
+    def row(method, find_at, accuracy):
+        figure = Estimate.of([accuracy])
+        names = ("trained", "params", "compression", "macs", "total_macs", "speedup", "latency", "validation")
+        rest = dict.fromkeys(names, figure)
+        return SummaryRow(method=method, sparsity=0.9, find_at=find_at, granularity="weight", rounds=(), **rest)
+
+    dense, search = row("dense", "–", 0.99), row("annealing", "0", 0.9)
+    sentence = why_searches_trail([dense, search, row("magnitude", "end", 0.95)])
+    assert "ranks trained weights (found at end)" in sentence
+    assert sentence.count(".") == 1
+    for other in (row("magnitude", "end", 0.8), row("snip", "0", 0.95)):
+        assert why_searches_trail([dense, search, other]) == ""

@@ -17,7 +17,7 @@ from masksearch.experiment.cell_run import run_cell
 from masksearch.experiment.context import CellContext, DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.relay import relay
-from masksearch.experiment.group import Group, load_part, part_space
+from masksearch.experiment.group import Group, data_key, load_part, part_space
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.experiment.steps.dense import dense_folder
@@ -62,7 +62,7 @@ class _Worker:
 
     def __init__(self, path: Path, device: torch.device, callback: SweepCallback) -> None:
         self._path, self._device, self._callback = path, device, callback
-        self._groups: dict[str, Group] = {}
+        self._groups: dict[tuple[object, ...], Group] = {}
         self._dense: dict[Path, DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
@@ -80,12 +80,12 @@ class _Worker:
 
     def _group(self, job: Job) -> Group:
         settings = job.users[0].settings
-        key = repr(settings)
+        key = (*data_key(settings), settings.sweep.model, settings.sweep.granularity, settings.scoring.layers)
         if key not in self._groups:
             data = load_part(settings)
             self._groups = {key: Group([], [], data, part_space(settings, data))}
-        known = self._groups[key]
-        return Group(job.users, job.cells, known.data, known.space)
+        group = self._groups[key]
+        return Group(job.users, job.cells, group.data, group.space)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,7 @@
 """Optuna's samplers as searchers of masks."""
 
 import hashlib
+import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -276,13 +277,21 @@ class OptunaSearch(Searcher):
         if self.study is not None:
             return self.study
         problem = self.problem
-        identity = (
-            *(repr(self), problem.space.fingerprint, problem.density, problem.budget, problem.seed),
-            *(problem.start and problem.start.hash, problem.on_empty, problem.hold, list(problem.saliencies)),
-            *([] if problem.cost is None else [problem.cost if isinstance(problem.cost, str) else "cost"]),
-        )
+        cost = problem.cost if isinstance(problem.cost, str) or problem.cost is None else "cost"
+        identity = {
+            "searcher": self.identity(),
+            "space": problem.space.fingerprint,
+            "density": problem.density,
+            "budget": [problem.budget.scorings, problem.budget.seconds],
+            "seed": problem.seed,
+            "start": problem.start and problem.start.hash,
+            "on_empty": problem.on_empty,
+            "hold": problem.hold,
+            "saliencies": list(problem.saliencies),
+            "cost": cost,
+        }
         label = self.label or f"{self.sampler} {self.parametrisation}"
-        return f"{label} {hashlib.sha256(repr(identity).encode()).hexdigest()[:8]}"
+        return f"{label} {hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
         step_size = self._study.step_size

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial
 from masksearch.core.protocol import Problem
 from masksearch.searchers.optuna.parametrisations import Parametrisation
 from masksearch.searchers.optuna.study_storage import name_metrics, opened, quiet, storage_errors
+from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 
 __all__ = ["SharedStudy", "identity"]
@@ -140,7 +141,7 @@ class SharedStudy:
         return InputError(f"study: {self._name!r} is no longer in the storage; searches that share it end with it")
 
 
-def identity(searcher: object, problem: Problem, points: Parametrisation) -> dict[str, Any]:
+def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> dict[str, Any]:
     """The settings that searches with a shared study have in common: all but seed, budget and warm start.
 
     Saliencies are compared bit by bit, and in order, since the first one may rank the units. Functions can't be
@@ -150,9 +151,9 @@ def identity(searcher: object, problem: Problem, points: Parametrisation) -> dic
         f"{name} {hashlib.sha256(saliency.detach().cpu().double().numpy().tobytes()).hexdigest()[:16]}"
         for name, saliency in problem.saliencies.items()
     ]
-    bounds = repr([points.names, points.low.tolist(), points.high.tolist()])
+    bounds = json.dumps([points.names, points.low.tolist(), points.high.tolist()])
     return {
-        "searcher": repr(searcher),
+        "searcher": searcher.identity(),
         "space": problem.space.fingerprint,
         "density": problem.density,
         "hold": problem.hold,
