@@ -2,11 +2,11 @@
 
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.grid import grid
 from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.settings.sweep_axes import methods
 from masksearch.experiment.sweep import SweepResult, read_sweep, run_sweep
+from masksearch.experiment.sweep_grid import grid
 
 __all__ = [
     "SCALES",

@@ -8,7 +8,7 @@ from masksearch.core.space import Density
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.experiment.identity import Deciding, changed_fields, deciding_fields, short_hash, without
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
 from masksearch.experiment.settings.sweep_axes import Capped, parse_layer_sparsity
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES, Schedule
@@ -149,7 +149,9 @@ class Cell:
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
         """The settings that decide the cell's result; ``complete``: also those at their default."""
-        return deciding_fields(self.settings, lambda name: bool(getattr(self, name)), complete=complete)
+        granularity = self.settings.sweep.granularity
+        usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
+        return deciding_fields(self.settings, lambda name: bool(getattr(self, name)), usual=usual, complete=complete)
 
     @property
     def dense_identity(self) -> dict[str, Any]:

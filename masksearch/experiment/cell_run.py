@@ -117,6 +117,8 @@ class _CellRun:
             cap=Cap(capped, cell.density) if capped else None,
             front=round_.found.front,
             early_bird=self._early_bird() if cell.row.detects else None,
+            settings=cell.deciding_settings(),
+            identity=cell.identity,
         )
         compare_by(self._tracker(self.folder.path), cell, result)
         return result

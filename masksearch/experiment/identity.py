@@ -83,13 +83,17 @@ ONLY_IF = {
 """Groups and fields that decide the results of some cells only: the property of :class:`Cell` that must be true."""
 
 
-def deciding_fields(settings: Any, holds: Callable[[str], bool], *, complete: bool) -> Deciding:
+def deciding_fields(
+    settings: Any, holds: Callable[[str], bool], *, usual: Mapping[str, object], complete: bool
+) -> Deciding:
     """The fields of ``settings`` (a dataclass of dataclasses) that decide a result.
 
     Parameters
     ----------
     holds : callable
         Whether a condition of :data:`ONLY_IF` holds.
+    usual : mapping
+        Values that stand for defaults, by ``group.field``: defaults that depend on other settings.
     complete : bool
         Whether fields at their default and those of the dense network are included, as for readers of a run folder.
     """
@@ -102,7 +106,7 @@ def deciding_fields(settings: Any, holds: Callable[[str], bool], *, complete: bo
             left_out = NEVER if complete else NEVER | DENSE
             if not {*names} & left_out and (condition is None or holds(condition)):
                 value = getattr(values, item.name)
-                if complete or value != _default(item):
+                if complete or value != usual.get(names[0], _default(item)):
                     found.setdefault(group.name, {})[item.name] = _plain(value)
     return found
 

@@ -13,7 +13,6 @@ from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_workers, run_in_processes, run_inline
-from masksearch.experiment.grid import grid
 from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.results import CellResult, DenseResult
@@ -21,6 +20,7 @@ from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.run_folder import is_done, locked
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
+from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model
 from masksearch.models.torchvision_models import torchvision_names
 from masksearch.schedules import SCHEDULES

@@ -308,8 +308,8 @@ def test_filters_are_pruned_above_chance_without_any_other_flag(tmp_path):
     cells = read_sweep(tmp_path / "runs" / "sweep").cells
     assert len(cells) == 6
     for cell in cells:
-        assert cell["mask"]["empty_layers"] == []
-        assert cell["trained"]["test_accuracy"] > 0.4
+        assert cell.mask.empty_layers == []
+        assert cell.trained.test_accuracy > 0.4
 
 
 def test_a_sweep_with_other_settings_gets_another_name(capsys, tmp_path):

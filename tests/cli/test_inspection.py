@@ -202,7 +202,7 @@ def test_gaps_of_several_numbers_of_images_are_drawn_against_them(home):
         replace(
             result,
             cells=[
-                changed(cell, settings={**cell.settings, "search_examples": images}, score={"accuracy_gap": 1 / images})
+                changed(cell, settings={"scoring": {"search_examples": images}}, score={"accuracy_gap": 1 / images})
                 for cell in result.cells
             ],
         )

@@ -159,7 +159,7 @@ def test_cells_that_see_the_same_share_a_watch(tmp_path):
 def test_a_watched_training_that_diverges_is_told_as_such(tmp_path):
     for _ in range(2):
         with pytest.raises(
-            InputError, match=r"dense network of seed 0: its loss was no number .* --lr 1e\+30"
+            InputError, match=r"dense network of seed 0: its loss was not finite .* --lr 1e\+30"
         ) as caught:
             run_sweep(settings_in(tmp_path, **EARLY, lr=1e30))
         assert "\n" not in str(caught.value)

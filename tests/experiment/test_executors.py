@@ -80,7 +80,7 @@ def test_an_interruption_ends_the_workers_and_keeps_what_was_finished(inline, tm
 
 
 def test_wrong_input_that_a_worker_finds_reaches_the_caller(tmp_path):
-    with pytest.raises(InputError, match="dense network of seed 0: its loss was no number"):
+    with pytest.raises(InputError, match="dense network of seed 0: its loss was not finite"):
         run_sweep(settings_in(tmp_path, workers=2, lr=1e30, device="cpu"))
     assert not multiprocessing.active_children()
 

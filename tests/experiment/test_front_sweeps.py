@@ -13,6 +13,7 @@ from masksearch.cli.flags import parse
 from masksearch.cost import macs, params
 from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_sweep
 from masksearch.experiment.results import Cap
+from masksearch.experiment.steps.cell_scorer import MaskScores
 from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
 from masksearch.report.reproduce import row_commands
@@ -114,7 +115,7 @@ def test_a_front_is_the_same_for_any_cap_and_for_what_becomes_of_its_masks(tmp_p
 def test_a_cap_that_is_asked_for_later_finds_the_front_searched(result, tmp_path, monkeypatch):
     settings = settings_in(result.path.parents[1], **CAPPED | {"methods": ["optuna_nsga2"], "max_macs": [0.35]})
     monkeypatch.setattr(Scorer, "score", _no_scoring)
-    monkeypatch.setattr("masksearch.experiment.steps.round_evaluation.gaps", lambda *_, **__: GAPS)
+    monkeypatch.setattr("masksearch.experiment.steps.round_evaluation.mask_scores", lambda *_, **__: SCORES)
     again = run_sweep(settings.updated({"name": "later"}, "test"))
     [cell] = cells_of(again)
     assert front_of(cell).exists()
@@ -122,7 +123,7 @@ def test_a_cap_that_is_asked_for_later_finds_the_front_searched(result, tmp_path
     assert len(list((result.path.parent / "fronts").iterdir())) == 1
 
 
-GAPS = dict.fromkeys(("search_score", "search_accuracy", "rest_score", "rest_accuracy", "gap", "accuracy_gap"), 0.0)
+SCORES = MaskScores(0.0, 0.0, 0.0, 0.0)
 
 
 def _no_scoring(self, proposals):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from masksearch.experiment import Settings
-from masksearch.experiment.grid import grid
 from masksearch.experiment.identity import DENSE, NEVER, ONLY_IF, short_hash
+from masksearch.experiment.sweep_grid import grid
 from masksearch.utils.errors import InputError
 
 FROZEN = Path(__file__).with_name("frozen_identities.json")

@@ -6,8 +6,8 @@ import pytest
 
 from masksearch.cli.commands import main
 from masksearch.experiment import Settings, load_recipe, read_sweep, recipe_names
-from masksearch.experiment.grid import grid
 from masksearch.experiment.recipes import recipe_settings
+from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model
 from masksearch.searchers import Annealing
 from masksearch.spaces import weight_space

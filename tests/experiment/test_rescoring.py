@@ -21,7 +21,7 @@ def test_the_best_masks_are_scored_again_on_other_images_and_for_longer(tmp_path
     [cell] = sweep_in(tmp_path, **flat, rescore=5, rescore_steps=8)
     rows = {row.mask_hash: row.score.value for row in read_rows(cell.folder)}
     best = sorted(rows, key=lambda mask: -rows[mask])[:5]
-    rescored = cell.metrics["score"]["rescored"]
+    rescored = cell.metrics.score.rescored
     assert list(rescored) == [f"search {place}" for place in (1, 2, 3, 4, 5)]
     assert cell.mask.hash == best[int(max(rescored, key=rescored.get).split()[1]) - 1]
     assert not {rows[mask] for mask in best} & set(rescored.values())
@@ -65,7 +65,7 @@ def test_another_objective_chooses_between_what_a_search_found_and_what_it_start
         scorer = Scorer(network, cell.space, small_data().rest, "loss", fast=False)
         kept = scorer(start.mask).value > scorer(alone.mask).value
     else:
-        rescored = cell.metrics["score"]["rescored"]
+        rescored = cell.metrics.score.rescored
         kept = rescored[flat["warm_start"]] > rescored["search 1"]
     assert cell.mask.hash == (start if kept else alone).mask.hash != (alone if kept else start).mask.hash
     assert cell.metrics.score.kept == (flat["warm_start"] if kept else None)

@@ -56,7 +56,7 @@ def test_settings_are_kept_and_compared(tmp_path):
     before = (tmp_path / "settings.json").read_bytes()
     RunFolder(tmp_path, dict(identity))  # tuples come back from JSON as lists
     for other in ({**identity, "lr": 0.2}, {**identity, "milestones": (30,)}, {}):
-        with pytest.raises(InputError, match=r"its settings\.json tells of another run"):
+        with pytest.raises(InputError, match=r"its settings\.json belongs to another run"):
             RunFolder(tmp_path, other)
     assert (tmp_path / "settings.json").read_bytes() == before
 
@@ -64,8 +64,8 @@ def test_settings_are_kept_and_compared(tmp_path):
 def test_stages(tmp_path):
     folder = RunFolder(tmp_path / "run", {})
     assert not folder.is_done
-    folder.enter("search")
+    folder.set_status("search")
     assert not RunFolder(tmp_path / "run", {}).is_done
-    folder.enter("done")
+    folder.set_status("done")
     assert RunFolder(tmp_path / "run", {}).is_done
     assert read_json(folder / "status.json") == {"stage": "done"}

@@ -142,7 +142,7 @@ def test_schedules_without_the_network_slimming_term_share_a_dense_network(finis
     folders = {key: cell.dense for key, cell in finished.items() if key[0] == "sgd"}
     assert len({folder for (_, _, name), folder in folders.items() if name != "network_slimming"}) == 1
     [slimmed] = {folder for (_, _, name), folder in folders.items() if name == "network_slimming"}
-    assert read_json(slimmed / "settings.json")["training"]["bn_l1"] == 1e-4
+    assert read_json(slimmed / "settings.json")["identity"]["training"]["bn_l1"] == 1e-4
     plain = next(iter(folders.values()))
     assert not same(load_tensors(slimmed / "dense.safetensors")[0], load_tensors(plain / "dense.safetensors")[0])
 
@@ -212,7 +212,7 @@ def test_no_rounds_leave_the_dense_networks_alone(tmp_path):
     for folder, metrics in zip(folders, result.dense, strict=True):
         weights = load_tensors(folder / "dense.safetensors")[0]
         probe = CellFiles(folder, SimpleNamespace(seed=metrics.seed, granularity="weight"))
-        probe.__dict__["settings"] = {"dense": {"model": MLP}}
+        probe.__dict__["settings"] = {"sweep": {"model": MLP}}
         assert evaluate(probe.build(weights), small_data().test).accuracy == metrics.test_accuracy
         assert (folder / "weights_1ep.safetensors").exists()
     before = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*.safetensors"))]
@@ -224,8 +224,11 @@ def test_no_rounds_leave_the_dense_networks_alone(tmp_path):
 
 def test_the_dense_network_alone_is_the_one_of_its_schedule(tmp_path):
     result = run_sweep(settings_in(tmp_path, model=WHOLE, rounds=[0], schedule=["network_slimming", "early_bird"]))
-    trainings = [read_json(folder / "settings.json")["training"] for folder in (tmp_path / "runs" / "dense").iterdir()]
-    assert sorted(training["bn_l1"] for training in trainings) == [0.0, 1e-4]
+    trainings = [
+        read_json(folder / "settings.json")["identity"]["training"]
+        for folder in (tmp_path / "runs" / "dense").iterdir()
+    ]
+    assert sorted(training.get("bn_l1", 0.0) for training in trainings) == [0.0, 1e-4]
     assert len(result.dense) == 2
 
 

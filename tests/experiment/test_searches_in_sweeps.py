@@ -156,7 +156,7 @@ WRONG = {
         "max_macs": [0.4],
         "layer_sparsity": ["fc1=0.5"],
     },
-    "objective: width; it is of filter masks": {"objective": "width"},
+    "objective: width; it scores filter masks only": {"objective": "width"},
     "training_lr: 0.1; neither objective nor rescore_by is short_training or training_loss": {"training_lr": 0.1},
     "saliencies, warm_start or finalists: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
@@ -166,12 +166,12 @@ WRONG = {
     "rescore: 6; 1 to 5": {"rescore": 6},
     "rescore_steps: 0; at least 1": {"rescore_steps": 0},
     "unknown rescore_by 'los'": {"rescore": 2, "rescore_by": "los"},
-    "rescore_by: loss; there is nothing to choose from": {"rescore_by": "loss"},
+    "rescore_by: loss; the search has one mask only": {"rescore_by": "loss"},
     "finalists: snip snip; each may be given once": {"finalists": ["snip", "snip"]},
     "unknown criterion 'snip:layer'": {"finalists": ["snip:layer"]},
     "saliencies: snip:erk; they rank units": {"saliencies": ["snip:erk"]},
     "saliencies, warm_start or finalists: taylor ranks filter units only": {"finalists": ["taylor"]},
-    "finalists: filter_l1; with max_macs a front": {
+    "finalists: filter_l1; with max_macs, masks are chosen from a front": {
         "methods": ["optuna_tpe"],
         "granularity": "filter",
         "max_macs": [0.4],
@@ -179,7 +179,7 @@ WRONG = {
     },
     "rescore: 2; training_loss uses no validation examples": {"objective": "training_loss", "rescore": 2},
     "weights: signed_constant; training_loss trains": {"weights": "signed_constant", "objective": "training_loss"},
-    "rescore_by: width; it is of filter masks": {"rescore": 2, "rescore_by": "width"},
+    "rescore_by: width; it scores filter masks only": {"rescore": 2, "rescore_by": "width"},
     "weights: signed_constant; short_training trains": {
         "weights": "signed_constant",
         "rescore": 2,

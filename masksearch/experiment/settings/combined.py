@@ -24,9 +24,9 @@ from masksearch.training import TrainSettings
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["NESTED", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
+__all__ = ["NESTED", "ON_EMPTY", "SCOPES", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
 
-Weights = Literal["own", "signed_constant"]
+ScoredWeights = Literal["own", "signed_constant"]
 
 SCOPES: dict[Granularity, Scope] = {"weight": "global", "filter": "layerwise"}
 """The usual scope of each granularity: norms of filters differ between layers, and one threshold can empty a layer."""
@@ -50,7 +50,7 @@ class ScoringSettings:
     """Training examples; all if not given."""
     val_examples: int | None = None
     """Validation examples, including those that scorers use; all if not given."""
-    weights: Weights = "own"
+    weights: ScoredWeights = "own"
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
     scope: Scope | None = None
     """Ranking of units by a criterion: global (all layers together), layerwise (the same density in each layer), or
@@ -69,7 +69,7 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         choices = {
-            "weights": Weights,
+            "weights": ScoredWeights,
             "scope": Scope,
             "hold": Hold,
             "on_empty": OnEmpty,

@@ -142,7 +142,7 @@ class MaskFinder:
         words = [settings.run.runs, settings.run.name] if cell.searcher().shares_trials else []
         seconds = settings.scoring.seconds
         if seconds is not None:  # gradual pruning counts; one scoring is always made
-            seconds = max(seconds - inputs.pruning_seconds, 1e-3)
+            seconds = max(seconds - inputs.pruning_seconds, 1e-9)
         return inputs, {
             "budget": Budget(settings.sweep.budget, seconds),
             "seed": derive(cell.seed, "search", *words),
