@@ -32,7 +32,7 @@ class RoundRow:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Its figures, as they stand in tables: means alone, accuracies and density in percent."""
+        """The row's cells in tables: means without intervals; accuracies and densities are in percent."""
         moments = [self.moments[name] for name in MOMENTS]
         figures = [text for m in moments for text in (m.accuracy.plain(".2f", 100), m.loss.plain(".3f"))]
         whole = self.best_epoch.mean.is_integer()
@@ -41,7 +41,7 @@ class RoundRow:
 
 
 def round_rows(cells: Sequence[CellResult]) -> tuple[RoundRow, ...]:
-    """The rounds of cells that differ in their seed alone."""
+    """One row per round, with means over the cells, which differ only in their seed."""
     rows = []
     for rounds in zip(*(cell.rounds for cell in cells), strict=True):
         moments = {name: _moment([getattr(round_, name) for round_ in rounds]) for name in MOMENTS}

@@ -16,7 +16,10 @@ __all__ = ["Mask", "Move", "same_mask"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Move:
-    """Dropped and regrown units. Equal numbers of both keep the density; the Hamming distance is the sum of both."""
+    """Units that are dropped and units that are regrown.
+
+    Equal numbers of both keep the density; the Hamming distance of the move is the sum of the two numbers.
+    """
 
     dropped: np.ndarray  # int64 (r,), kept before, pruned after
     regrown: np.ndarray  # int64 (r,), pruned before, kept after
@@ -219,7 +222,7 @@ class Mask:
 
 
 def same_mask(one: Mask | None, other: Mask | None) -> bool:
-    """Whether two masks of one space are equal, by identity or by :attr:`Mask.hash`; None is equal to nothing."""
+    """Whether two masks of one space are equal, by identity or by :attr:`Mask.hash`; False if one is None."""
     if one is None or other is None:
         return False
     if one is other:

@@ -123,7 +123,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Budget:
-    """The end of a search: a number of scorings, seconds of proposing and scoring, or whichever comes first."""
+    """Limits of a search: a number of scorings, a number of seconds, or both. The first one reached ends it."""
 
     scorings: int | None = None
     seconds: float | None = None

@@ -125,7 +125,7 @@ def time_runs(
 
 
 def timing_of(seconds: list[float]) -> Timing:
-    """Median and its distribution-free 95 % interval: the order statistics n/2 -+ 0.98 sqrt(n)."""
+    """Median of n timings, and its distribution-free 95 % interval: the timings of rank n/2 ± 0.98 sqrt(n)."""
     ordered, n = sorted(seconds), len(seconds)
     lower = max(0, int((n - 1.96 * n**0.5) / 2))
     median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2

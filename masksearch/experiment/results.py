@@ -98,7 +98,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One round of pruning and training: the mask, its score, and its accuracy at four moments."""
+    """One round of pruning and training: the mask, its score, and its accuracy with four sets of weights."""
 
     number: int  # from 1
     score: ScoreSummary

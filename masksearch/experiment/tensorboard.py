@@ -84,7 +84,7 @@ class Tracker:
         self._writer.add_histogram(tag, np.asarray(shares), step, bins=_SHARES)
 
     def hyperparameters(self, settings: Mapping[str, bool | str | float | int], metrics: Mapping[str, float]) -> None:
-        """The run's row in the hparams tab: its settings, and the final metrics to compare by."""
+        """Write the run's row of the hparams tab: its settings and its final metrics."""
         known = {tag: value for tag, value in metrics.items() if not math.isnan(value)}
         self._writer.add_hparams(dict(settings), known, run_name=".")
 

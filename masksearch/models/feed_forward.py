@@ -40,7 +40,7 @@ def fc(shape: Shape, classes: int, width: float) -> nn.Module:
 
 
 def lenet5(shape: Shape, classes: int, width: float) -> nn.Module:
-    """Two 5x5 convolutions (6 and 16 filters), then 120-84-10 (LeCun et al. 1998, figure 2), in its modern form.
+    """Two 5x5 convolutions (6 and 16 filters), then layers of 120, 84 and 10 units (LeCun et al. 1998, figure 2).
 
     Modern: every filter reads every channel, max pooling, ReLU and a linear output. Images smaller than the paper's
     32x32 are padded by two pixels per side (MNIST: 28x28 -> 32x32). Torch's initial weights.

@@ -8,7 +8,7 @@ from pathlib import Path
 from masksearch.analysis import Estimate, SummaryRow
 from masksearch.report.figures.drawing import percent
 from masksearch.report.figures.style import name_of
-from masksearch.report.tables.results import COSTS
+from masksearch.report.tables.results_table import COSTS
 from masksearch.searchers import SEARCHERS
 
 __all__ = ["answer_html", "best_rows", "speech_of", "why_searches_trail"]

@@ -9,15 +9,15 @@ from pathlib import Path
 from masksearch.analysis import Group, SummaryRow, group_cells, summarise
 from masksearch.experiment import Settings, SweepResult
 from masksearch.report.answer import answer_html
-from masksearch.report.figures.catalogue import sweep_drawings
+from masksearch.report.figures.all_figures import sweep_drawings
 from masksearch.report.figures.drawing import Drawing, percent
 from masksearch.report.figures.early_bird_heatmaps import EARLY_ABOUT, EARLY_COLUMNS, EARLY_TEXTS, early_bird_rows
 from masksearch.report.figures.style import name_of
 from masksearch.report.reproduce import row_commands, sweep_command
 from masksearch.report.tables.cost_table import COST_COLUMNS, COST_TEXTS, COSTS_ABOUT, cost_rows
 from masksearch.report.tables.csv_rows import write_rows
-from masksearch.report.tables.moment_table import MOMENT_COLUMNS, MOMENT_TEXTS, MOMENTS_ABOUT, moments_rows
-from masksearch.report.tables.results import caption, columns_of, html_table, table_rows, tables_markdown
+from masksearch.report.tables.results_table import caption, columns_of, html_table, table_rows, tables_markdown
+from masksearch.report.tables.round_table import MOMENT_COLUMNS, MOMENT_TEXTS, MOMENTS_ABOUT, moments_rows
 from masksearch.report.tensorboard_link import board_link
 from masksearch.utils.files import write_bytes
 

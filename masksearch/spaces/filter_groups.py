@@ -29,7 +29,7 @@ class Run:
         return torch.from_numpy(self.units)
 
     def kept(self, bits: Tensor) -> Tensor:
-        """Bool (size of the dimension,): the positions that a mask (n_units,) leaves."""
+        """The positions that a mask (n_units,) keeps: bool (size of the dimension,)."""
         return torch.cat([bits, bits.new_ones(1)])[self.index]  # FIXED reads the last entry
 
 

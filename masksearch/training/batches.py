@@ -15,7 +15,7 @@ PADDING = 4  # pixels on every side
 
 
 def draw_crop_flip(n: int, generator: torch.Generator) -> Tensor:
-    """Random draws for :func:`crop_flip`: int64 (n, 3), first row, first column, flipped (0 or 1)."""
+    """Random draws for :func:`crop_flip`: int64 (n, 3) with columns first row, first column, and flipped (0 or 1)."""
     corners = torch.randint(0, 2 * PADDING + 1, (n, 2), generator=generator)
     flipped = torch.randint(0, 2, (n, 1), generator=generator)
     return torch.cat([corners, flipped], dim=1)

@@ -55,7 +55,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def digest(tensors: Mapping[str, Tensor] | None) -> str:
-    """16 hex digits that are equal exactly for equal names, types, shapes and values of tensors."""
+    """A hash of 16 hex digits over the names, types, shapes and values of tensors."""
     sha = hashlib.sha256()
     for name, tensor in (tensors or {}).items():
         plain = tensor.detach().cpu().contiguous()

@@ -32,7 +32,7 @@ class EpochRow:
 
     @property
     def finite(self) -> bool:
-        """Whether the losses are finite."""
+        """Whether the training loss and, if there is one, the validation loss of this epoch are finite."""
         return isfinite(self.train_loss) and (self.val_loss is None or isfinite(self.val_loss))
 
     def better_than(self, other: "EpochRow") -> bool:

@@ -73,7 +73,7 @@ class Table(Mapping[str, Row], Generic[Row]):
 
     @staticmethod
     def discover() -> None:
-        """Add the rows of installed packages to all tables, once a process: for a missing name, and for a list."""
+        """Add the rows of installed packages to all tables, once per process. Called for missing names and lists."""
         if not Table.discovered:
             Table.discovered = True
             if entry_points(group=GROUP):

@@ -97,7 +97,7 @@ class Setting:
 
     @property
     def flag(self) -> str:
-        """``--batch-size``, for a setting that is a flag."""
+        """The name on the command line, such as ``--batch-size``, of a setting that has a flag of its own."""
         return f"--{self.name.replace('_', '-')}"
 
 

@@ -39,8 +39,8 @@ class ScheduleSettings:
     """Distance of the masks of five epochs below which an early-bird ticket is drawn; if not given, 0.1 of the
     units."""
     early_bird_relative: bool = False
-    """Measure this distance as a share of 2 d (1 - d), the distance of unrelated masks of density d; the threshold
-    is then 0.2 if not given."""
+    """Measure the distance of masks as a share of 2 d (1 - d), the distance of unrelated masks of density d. The
+    default of early_bird_threshold is 0.2 then."""
     update_every: int | None = None
     """Optimiser steps between changes of the mask in gradual, set and rigl; if not given, 100, or a fortieth of a
     training below 4,000 steps."""

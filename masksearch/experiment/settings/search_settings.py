@@ -76,8 +76,8 @@ class SearchSettings:
     """Number of a search's best masks (1 to 5) that are scored again, on the validation examples that the search did
     not use."""
     rescore_by: str | None = None
-    """Objective of this second scoring, which includes the warm start's mask and the finalists; if not given,
-    objective."""
+    """Objective of the second scoring; if not given, that of --objective. The masks of --warm-start and --finalists
+    are scored with it, too."""
     finalists: tuple[str, ...] = ()
     """Criteria whose masks are scored again beside the search's best masks: as warm_start, for example
     bn_scale:layerwise."""

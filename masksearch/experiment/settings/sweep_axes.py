@@ -64,7 +64,7 @@ class SweepSettings:
     seeds: int = 3
     """Number of seeds of initial weights, training and search; results are means over the seeds."""
     first_seed: int = 0
-    """First seed; the others follow it. Choose settings on other seeds than those that results are reported for."""
+    """First seed; the others follow it. Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
     """Scorings per search."""
     objective: str = "calibrated_loss"

@@ -71,7 +71,7 @@ def detector_name(cell: Cell) -> str:
 
 
 def sweep_rule(cell: Cell) -> EarlyBird:
-    """The early-bird rule of the cell's settings."""
+    """A new early-bird rule, made from the cell's settings."""
     schedules = cell.settings.schedules
     return schedules.early_bird(schedules.early_bird_relative)
 

@@ -26,7 +26,7 @@ _Point = tuple[float, Estimate]
 
 
 def found_at_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
-    """A panel per method and variant, a line per sparsity; stars where the schedule has found the epoch."""
+    """A panel per method and variant, a line per sparsity; stars mark epochs that an early-bird schedule has found."""
     points: dict[tuple[str, str], dict[float, list[_Point]]] = {}
     stars: dict[tuple[str, str], list[tuple[float, _Point]]] = {}  # by method and rewinding
     rewinding: dict[tuple[str, str], str] = {}

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from masksearch.report.tables.results import markdown
+from masksearch.report.tables.results_table import markdown
 
 __all__ = ["Grid"]
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from masksearch.analysis import SummaryRow
 from masksearch.report.figures.style import name_of
 from masksearch.report.tables.cost_table import COST_COLUMNS, COST_TEXTS, COSTS_ABOUT, cost_rows
-from masksearch.report.tables.moment_table import (
+from masksearch.report.tables.round_table import (
     MOMENT_COLUMNS,
     MOMENT_TEXTS,
     MOMENTS_ABOUT,
@@ -191,7 +191,7 @@ def _with_words(
 
 
 def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
-    """What the columns are."""
+    """The sentences below the table that explain its columns."""
     seeds = max((row.trained.n for row in rows), default=0)
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so without intervals"
     sentences = [f"Test accuracy after the last epoch: {over}."]
