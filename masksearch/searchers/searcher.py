@@ -58,7 +58,7 @@ class Searcher(ABC):
         own: tuple[Field[object], ...] = fields(self) if is_dataclass(self) else ()
         for item in own:
             value = getattr(self, item.name)
-            if value != item.default:
+            if item.repr and value != item.default:  # where it writes files is no part of its repr
                 identity[item.name] = list(value) if isinstance(value, tuple) else value
         return identity
 

@@ -228,9 +228,9 @@ OTHERS = {
     "its cost is False, this one's is units": {"given": on(cost="units")},
     "its saliencies is none, this one's is first ": {"given": on(saliencies={"first": ranked()})},
     "its space is": {"given": on(type(NETWORK)([("a", (20, 30), 600), ("b", (25, 10), 250)]))},
-    "sampler='tpe'.*sampler='random'": {"sampler": "random"},
+    "its searcher is .*'sampler': 'random'": {"sampler": "random"},
     "its parameters is 3, .* this one's is 3, ": {"spread": 2.0},
-    "parametrisation='layers'.*parametrisation='bits'": {"parametrisation": "bits"},
+    "its searcher is .*'parametrisation': 'bits'": {"parametrisation": "bits"},
 }
 
 

@@ -122,7 +122,7 @@ OTHERS = {
     "seed": ({"seed": 5}, "its seed is 4, asked for is 5"),
     "density": ({"density": 0.4}, "its density is 0.3, asked for is 0.4"),
     "budget": ({"budget": 31}, "its budget is .*30.*31"),
-    "searcher": ({"searcher": Annealing(chains=3)}, "its searcher is .*chains=1.*chains=3"),
+    "searcher": ({"searcher": Annealing(chains=3)}, "its searcher is .*'chains': 3"),
     "policy": ({"on_empty": "allow"}, "its on_empty is raise, asked for is allow"),
     "start": ({"start": SPACE.random(0.3, generator=torch.Generator().manual_seed(1))}, "its start is None"),
     "space": ({"space": MaskSpace([("first", (5, 8), 40), ("third", (4, 5), 20)])}, "its space is"),
