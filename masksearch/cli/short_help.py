@@ -9,7 +9,7 @@ Find pruning masks of neural networks by search and by criteria, retrain each ma
 compare all of them on the same splits, seeds and training budget.
 
 Start here:
-  masksearch run                        six methods on scikit-learn's digits, 2 to 3 minutes
+  masksearch run                        six methods on scikit-learn's digits, about a minute
   masksearch run --granularity filter   the same for filters, which are removed from the network
   masksearch show runs/sweep            the results again; runs/sweep/report.html is the full report
   masksearch run --help                 the main flags, with more examples
