@@ -19,7 +19,7 @@ from masksearch.utils.registry import choose
 
 __all__ = ["choices", "is_several", "parse", "start"]
 
-Changes = dict[str, dict[str, Any]]  # group -> field -> value
+Changes = dict[str, dict[str, object]]  # group -> field -> value
 
 
 @dataclass(frozen=True)

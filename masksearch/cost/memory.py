@@ -57,7 +57,7 @@ class _LiveStorages(TorchDispatchMode):
         self.peak = self.bytes
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
     ) -> Any:
         inputs = {leaf.untyped_storage() for leaf in _dense(args, kwargs)}
         result = func(*args, **(kwargs or {}))

@@ -176,7 +176,7 @@ def select(
     density = _DENSITY if density is None and sparsity is None else density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
     generator = generator or torch.Generator().manual_seed(0)
-    extras: dict[str, Any] = {"generator": generator} if row.draws else {}
+    extras: dict[str, object] = {"generator": generator} if row.draws else {}
     batches = list(batches)
     steps = step_amounts(space, amount, row.rounds, space.full() if alive is None else alive)
     for step in steps:

@@ -6,7 +6,6 @@ density falls (Zhu & Gupta 2017) adapts to that.
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +96,7 @@ def gradual_saliency(
     def record(units: Tensor, mask: Mask) -> None:
         """Give units a saliency above all recorded ones, in the criterion's order; ties are broken at random."""
         nonlocal changes
-        extras: dict[str, Any] = {"generator": generator()} if row.draws else {}
+        extras: dict[str, object] = {"generator": generator()} if row.draws else {}
         saliency = row.saliency(network, space, batches, initial=initial, alive=mask, **extras)[units]
         shuffled = torch.randperm(len(saliency), generator=generator())
         ranks = torch.empty(len(saliency), dtype=torch.float64)

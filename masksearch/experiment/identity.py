@@ -21,7 +21,7 @@ __all__ = [
     "without",
 ]
 
-Deciding = dict[str, dict[str, Any]]
+Deciding = dict[str, dict[str, object]]
 """Values by group and field."""
 
 NEVER = frozenset(
@@ -111,13 +111,13 @@ def deciding_fields(
     return found
 
 
-def changed_fields(values: Any) -> dict[str, Any]:
+def changed_fields(values: Any) -> dict[str, object]:
     """The fields of a dataclass that are not at their default, as plain values."""
     pairs = {item.name: (getattr(values, item.name), _default(item)) for item in fields(values)}
     return {name: _plain(value) for name, (value, default) in pairs.items() if value != default}
 
 
-def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:
     """A copy of an identity without some entries, given as ``sparsity`` or, in its settings, as ``search.rescore``."""
     left = {name: value for name, value in identity.items() if name not in set(names)}
     groups = {

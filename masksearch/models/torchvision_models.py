@@ -1,7 +1,5 @@
 """Untrained classifiers of torchvision, by torchvision's names."""
 
-from typing import Any
-
 from torch import nn
 
 from masksearch.models.blocks import Shape
@@ -34,7 +32,7 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
     c, h, w = shape
     if c != 3:
         raise InputError(f"torchvision's {name} takes images of 3 channels, not {c}")
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     if name in _AUXILIARY:
         settings = {"aux_logits": False, "init_weights": True}
     elif name.startswith("vit_"):  # learned positions fix the size of the images

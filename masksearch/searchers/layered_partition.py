@@ -48,7 +48,7 @@ class _ByLayer:
         runs = zip(self.space.starts, self._kept, strict=True)
         return Mask.of_units(self.space, np.concatenate([self._order[start : start + kept] for start, kept in runs]))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The order of the units. Draws depend on it, so that the bits alone could not resume the same search."""
         return {"order": self._order.copy(), "kept": self._kept.copy()}
 

@@ -61,7 +61,7 @@ class Partition:
         """The current mask, in O(n_units)."""
         return Mask.of_units(self.space, self._order[: self.n_kept])
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The order of the units. Draws depend on it, so that the bits alone could not resume the same search."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 

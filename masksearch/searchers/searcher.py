@@ -93,7 +93,7 @@ class Searcher(ABC):
         settings: set[str] = {field.name for field in fields(self)} if is_dataclass(self) else set()
         return sorted(set(vars(self)) - settings - {"problem", "generator", "state"})
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The state between a tell and the next ask: nested dicts, lists, numbers, strings, arrays and tensors.
 
         Raises

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -269,7 +268,7 @@ class _Loop:
             self.file.checkpoint(self.history, self._searcher_state())
             self._saved = time.monotonic()
 
-    def _searcher_state(self) -> dict[str, Any] | None:
+    def _searcher_state(self) -> dict[str, object] | None:
         return self.searcher.state_dict() if self.searcher.supports_resuming else None
 
     def _record(self, proposals: Sequence[Proposal], scores: Sequence[Score], before: Mask | None) -> None:

@@ -29,7 +29,7 @@ class _OperationTracer(TorchDispatchMode):
         self.running = [network]  # innermost module last
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         call = Call(func, args, kwargs or {}, result, self.running[-1])

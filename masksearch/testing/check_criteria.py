@@ -6,7 +6,6 @@ Each check takes the row and a granularity, and raises AssertionError where the 
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,7 +119,7 @@ def saliency_of(
     alive: Mask | None = None,
 ) -> Tensor:
     """The saliency, with a generator where the row draws."""
-    extras: dict[str, Any] = {"generator": torch.Generator().manual_seed(0)} if row.draws else {}
+    extras: dict[str, object] = {"generator": torch.Generator().manual_seed(0)} if row.draws else {}
     return row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
 
 

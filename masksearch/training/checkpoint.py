@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def save_checkpoint(
-    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
+    path: Path, identity: dict[str, object], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> None:
     """Write the state of a training. Random numbers derive from the seed, so that no generator is saved."""
     best = training.best
@@ -84,7 +84,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, identity: dict[str, Any], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
+    path: Path, identity: dict[str, object], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> None:
     """Restore network, optimiser, changing masks and record from the file.
 

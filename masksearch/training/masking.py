@@ -1,7 +1,7 @@
 """Masks during training: pruned weights stay exactly zero, and mask schedules may change masks between steps."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,10 @@ class MaskSchedule(Protocol):
             Optimiser steps since epoch 0 of the learning-rate schedule: 1 for the first one.
         """
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The state, as nested dicts and lists for a checkpoint."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Restore a state. Raise an :class:`InputError` if it is of other settings."""
 
 

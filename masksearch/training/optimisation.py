@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from math import cos, inf, pi
-from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +49,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings,
     return OPTIMIZERS[settings.optimizer](trained, settings, device.type in ("cpu", "cuda"))
 
 
-def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+def load_optimizer(optimizer: Optimizer, state: dict[str, object]) -> None:
     """Restore an optimiser's state from a file."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +123,7 @@ def train(
     cropped = augment if settings.augment == "auto" else settings.augment == "crop_flip"
 
     path = None if checkpoint is None else Path(checkpoint)
-    identity: dict[str, Any] = {}
+    identity: dict[str, object] = {}
     if path:
         identity = asdict(settings) | {
             "seed": seed,

@@ -12,7 +12,7 @@ __all__ = ["fitted", "fitted_table"]
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def fitted_table(group: type, key: str, values: Any, source: str) -> dict[str, Any]:
+def fitted_table(group: type, key: str, values: Any, source: str) -> dict[str, object]:
     """A table of the fields of one dataclass, each :func:`fitted`."""
     if not isinstance(values, dict):
         raise InputError(f"{source}: {key} is {values!r}; a table of its settings is needed")

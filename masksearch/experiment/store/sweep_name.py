@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from masksearch.experiment.settings.combined import Settings
 from masksearch.utils.files import read_json
@@ -33,6 +32,6 @@ def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 
-def _compared(part: dict[str, Any]) -> dict[str, Any]:
+def _compared(part: dict[str, object]) -> dict[str, object]:
     """The settings that decide results, as JSON has them."""
     return json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))

@@ -298,7 +298,7 @@ class OptunaSearch(Searcher):
         metrics = {} if step_size is None else {"step_size": step_size}
         return metrics if self._shared is None else {**metrics, FOREIGN_TRIALS: self._n_foreign_trials}
 
-    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+    def state_dict(self) -> dict[str, object]:  # noqa: D102
         state = {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
         if self._shared is None:
             return state

@@ -156,7 +156,7 @@ class MemoryStudy:
     def _values(self, trial: FrozenTrial) -> np.ndarray:
         return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """All trials; none may be running."""
         trials = self.trials
         no_score = [math.nan] * len(self.directions)

@@ -75,7 +75,7 @@ class SharedStudy:
             differ = "; ".join(f"its {key} is {existing.get(key)}, this one's is {identity.get(key)}" for key in names)
             raise InputError(f"study: {name!r} of the storage is of other searches: {differ}")
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, object]:
         """The identity of the study in the storage."""
         started = time.monotonic()
         while True:
@@ -88,7 +88,7 @@ class SharedStudy:
                 )
             time.sleep(0.05)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The study's random number, and the ids of all trials that this search has written or read."""
         return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known_ids)}
 
@@ -141,7 +141,7 @@ class SharedStudy:
         return InputError(f"study: {self._name!r} is no longer in the storage; searches that share it end with it")
 
 
-def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> dict[str, Any]:
+def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> dict[str, object]:
     """The settings that searches with a shared study have in common: all but seed, budget and warm start.
 
     Saliencies are compared bit by bit, and in order, since the first one may rank the units. Functions can't be
