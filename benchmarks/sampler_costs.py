@@ -2,9 +2,9 @@
 
     python benchmarks/sampler_costs.py [--trials 40 100 400] [--only tpe gp]
 
-One bit per unit of a space of so many units; for the Gaussian process one density per layer, of so many layers. A tenth
-of the units is kept, scores are drawn. A proposal is asked for and told, without a storage; medians of ten, as far as a
-minute takes them. The figures that refusals of larger spaces name
+The number of parameters varies: one bit per unit of a space; for the Gaussian process one density per layer. A tenth of
+the units is kept, and scores are random. Each timing is one ask and one tell, without a storage; medians of at most ten
+timings, within a minute. The figures that refusals of larger spaces name
 (``masksearch.searchers.optuna.optuna_search.SAMPLERS``) are from here.
 """
 

@@ -50,8 +50,8 @@ _SHARES = np.append(0.0, 1.1 ** np.arange(-100.0, 2.0))  # borders of a histogra
 class Tracker:
     """Writes curves and hyperparameters of one run folder.
 
-    What an earlier process left there is removed first: whoever takes up a run tells its whole story again, so that no
-    curve jumps back or ends twice.
+    Event files of an earlier process are deleted first. A resumed run writes all its events again, so that no curve
+    jumps back or ends twice.
 
     Parameters
     ----------
