@@ -8,7 +8,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks
+    from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks, tasks
     from masksearch.core.amount import Amount
     from masksearch.core.history import History
     from masksearch.core.mask import Mask, Move
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from masksearch.scoring import LatencyShare, Scorer, ShortTraining
     from masksearch.searching.loop import search
     from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
+    from masksearch.tasks import Task
     from masksearch.training import TrainSettings, evaluate, train
     from masksearch.utils.errors import InputError
 
@@ -47,6 +48,7 @@ __all__ = [
     "Scorer",
     "ShortTraining",
     "Split",
+    "Task",
     "TrainSettings",
     "Trial",
     "WeightSpace",
@@ -74,6 +76,7 @@ __all__ = [
     "searchers",
     "slice_state",
     "supermasks",
+    "tasks",
     "train",
     "weight_space",
 ]
@@ -89,6 +92,7 @@ _MODULES = {
     "schedules": "schedules",
     "searchers": "searchers",
     "supermasks": "supermasks",
+    "tasks": "tasks",
 }
 """Public module -> its place in the package."""
 
@@ -108,6 +112,7 @@ _HOMES = {
     "scoring": ("LatencyShare", "Scorer", "ShortTraining"),
     "searching.loop": ("search",),
     "spaces": ("FilterSpace", "WeightSpace", "filter_space", "weight_space"),
+    "tasks": ("Task",),
     "training": ("TrainSettings", "evaluate", "train"),
     "utils.errors": ("InputError",),
 }

@@ -1,12 +1,17 @@
 """Splits of examples, raw images, and class-stratified orders and batches of examples."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from masksearch.tasks import CLASSIFICATION, Task, as_task
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import as_nested, describe, n_examples, take, tensors_of
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 __all__ = ["RawImages", "Split", "balanced_batch", "stratified_order"]
 
@@ -51,60 +56,69 @@ def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
     return torch.from_numpy(np.argsort(place, kind="stable"))
 
 
-_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples: inputs with one target each.
+    """Examples in memory: inputs, targets and the task that they are for.
 
     Parameters
     ----------
-    inputs : Tensor (n, c, h, w)
-        Images, for example.
-    targets : Tensor (n,)
-        Class labels, integers; kept as int64.
+    inputs : Tensor (n, ...), or a tuple or dict of such tensors
+        A network is called with ``model(x)``, ``model(*x)`` or ``model(**x)``.
+    targets : Tensor (n, ...), or a tuple or dict of such tensors, or None
+        Integer classes are kept as int64. None suits losses without targets.
+    task : Task or str
+        Loss, metric and distance; a name in ``ms.tasks.TASKS``, or a task of your own.
 
     Raises
     ------
     InputError
-        If there are no inputs, or not one integer target per input.
+        If there are no examples, inputs and targets differ in number, or the targets don't fit the task.
     """
 
-    inputs: Tensor
-    targets: Tensor
-
-    def __repr__(self) -> str:
-        shape, dtype = "x".join(map(str, self.inputs.shape[1:])), str(self.inputs.dtype).removeprefix("torch.")
-        return f"Split({len(self)} examples, {shape} {dtype})"
+    inputs: Any
+    targets: Any
+    task: Task = CLASSIFICATION
+    resident: ClassVar[bool] = True  # inputs and targets are in memory
 
     def __post_init__(self) -> None:
-        if self.inputs.ndim != 4 or self.inputs.numel() == 0:
-            raise InputError(f"inputs have shape {tuple(self.inputs.shape)}; allowed is (n, c, h, w), none of them 0")
-        if self.targets.shape != self.inputs.shape[:1]:
+        inputs, task = as_nested(self.inputs, "inputs"), as_task(self.task)
+        if any(not tensor.numel() for tensor in tensors_of(inputs)):
+            raise InputError(f"inputs: {n_examples(inputs)} examples of {describe(inputs)}; none of the sizes may be 0")
+        targets = None if self.targets is None else as_nested(self.targets, "targets")
+        if targets is not None and n_examples(targets) != n_examples(inputs):
             raise InputError(
-                f"targets have shape {tuple(self.targets.shape)}; {len(self.inputs)} inputs need ({len(self.inputs)},)"
+                f"targets: {n_examples(targets)} of them for {n_examples(inputs)} inputs; one each is needed"
             )
-        if self.targets.dtype not in _INTEGERS:
-            raise InputError(f"targets are {self.targets.dtype}; allowed are integers")
-        object.__setattr__(self, "targets", self.targets.long())
+        if isinstance(targets, Tensor) and targets.dtype in _INTEGERS:
+            targets = targets.long()
+        if task.check is not None:
+            task.check(targets, "targets")
+        for name, value in (("inputs", inputs), ("targets", targets), ("task", task)):
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} examples, {describe(self.inputs)}, {self.task.name})"
 
     def __len__(self) -> int:
-        return len(self.targets)
+        return n_examples(self.inputs)
 
     @property
-    def images(self) -> Tensor:
+    def images(self) -> Any:
         """The inputs, under the name that suits images."""
         return self.inputs
 
     @property
-    def labels(self) -> Tensor:
+    def labels(self) -> Any:
         """The targets, under the name that suits classes."""
         return self.targets
 
     def __getitem__(self, chosen: slice | Tensor) -> "Split":
-        """The examples that a slice (a view) or a tensor of indices (a copy) chooses."""
-        return Split(self.inputs[chosen], self.targets[chosen])
+        """Return the examples that a slice (views) or a tensor of indices (copies) selects."""
+        return Split(take(self.inputs, chosen), take(self.targets, chosen), self.task)
+
+    def sample(self, n: int) -> tuple[Any, Any]:
+        """Return inputs and targets of the first ``n`` examples."""
+        return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
 
 def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,147 @@
+"""Metrics of whole splits: meters that are updated with every batch and computed once."""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from masksearch.utils.nested import concatenate, to_device
+
+__all__ = ["MeanIoU", "Meter", "Perplexity", "Top1", "Top5", "WholeSplit", "binary_f1", "macro_f1", "r2"]
+
+
+@runtime_checkable
+class Meter(Protocol):
+    """Protocol of a metric of a whole split; torchmetrics.Metric has it."""
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Add a batch."""
+
+    def compute(self) -> Any:
+        """Return the metric of all batches so far, a number or a tensor with one element."""
+
+
+class WholeSplit:
+    """Meter of a function (all outputs, all targets) -> float; keeps outputs and targets on the CPU."""
+
+    def __init__(self, function: Callable[[Any, Any], float]) -> None:
+        self._function = function
+        self._outputs: list[Any] = []
+        self._targets: list[Any] = []
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Add a batch."""
+        self._outputs.append(to_device(outputs, "cpu"))
+        self._targets.append(to_device(targets, "cpu"))
+
+    def compute(self) -> float:
+        """Return the function's value for all batches."""
+        return float(self._function(concatenate(self._outputs), concatenate(self._targets)))
+
+
+class _Share:
+    """Share of examples that are right, counted on the device."""
+
+    def __init__(self) -> None:
+        self._right: list[Tensor] = []
+        self._n = 0
+
+    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each example is right, bool (b,)."""
+        raise NotImplementedError
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch of logits (b, classes) and classes (b,)."""
+        self._right.append(self.right(outputs, targets).sum())
+        self._n += len(targets)
+
+    def compute(self) -> float:
+        """Return the share of examples that are right, in [0, 1]."""
+        return int(torch.stack(self._right).sum()) / self._n
+
+
+class Top1(_Share):
+    """Accuracy: share of examples whose largest logit is their class's."""
+
+    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each example is right, bool (b,)."""
+        return outputs.argmax(1) == targets
+
+
+class Top5(_Share):
+    """Top-5 accuracy: share of examples whose class is among the five largest logits."""
+
+    def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each example is right, bool (b,)."""
+        return (outputs.topk(min(5, outputs.shape[1]), dim=1).indices == targets[:, None]).any(1)
+
+
+class Perplexity:
+    """exp(mean cross-entropy over tokens), of logits (tokens, vocabulary) and tokens (tokens,)."""
+
+    def __init__(self) -> None:
+        self._sums: list[Tensor] = []
+        self._tokens = 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add the tokens of a batch."""
+        self._sums.append(torch.nn.functional.cross_entropy(outputs.float(), targets, reduction="sum").double())
+        self._tokens += targets.numel()
+
+    def compute(self) -> float:
+        """Return the perplexity of all tokens."""
+        return float((torch.stack(self._sums).sum() / self._tokens).exp())
+
+
+class MeanIoU:
+    """Mean intersection over union of the classes that occur in targets or predictions (Everingham et al. 2010)."""
+
+    def __init__(self) -> None:
+        self._confusion: Tensor | None = None  # (classes, classes): rows are targets, columns are predictions
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add the logits (pixels, classes) and classes (pixels,) of a batch."""
+        classes = outputs.shape[1]
+        pairs = targets * classes + outputs.argmax(1)
+        counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        self._confusion = counts if self._confusion is None else self._confusion + counts
+
+    def compute(self) -> float:
+        """Return the mean over classes of |target and prediction| / |target or prediction|."""
+        assert self._confusion is not None, "at least one batch is needed"
+        confusion = self._confusion.double()
+        both = confusion.diagonal()
+        either = confusion.sum(0) + confusion.sum(1) - both
+        return float((both[either > 0] / either[either > 0]).mean())
+
+
+def r2(outputs: Tensor, targets: Tensor) -> float:
+    """Coefficient of determination, the mean over the columns of the targets; 1 is perfect, 0 is the targets' mean."""
+    from sklearn.metrics import r2_score
+
+    return float(
+        r2_score(targets.double().flatten(1) if targets.ndim > 1 else targets.double(), _like(outputs, targets))
+    )
+
+
+def _like(outputs: Tensor, targets: Tensor) -> Tensor:
+    outputs = outputs.double().reshape(targets.shape)
+    return outputs.flatten(1) if outputs.ndim > 1 else outputs
+
+
+def binary_f1(outputs: Tensor, targets: Tensor) -> float:
+    """F1 of the positive class; a logit above 0 predicts it. 0 where nothing is predicted."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(targets.flatten() > 0.5, outputs.flatten() > 0, zero_division=0))
+
+
+def macro_f1(outputs: Tensor, targets: Tensor) -> float:
+    """Mean over labels of F1; a logit above 0 predicts a label. 0 for labels that are never predicted."""
+    from sklearn.metrics import f1_score
+
+    labels = targets.shape[1]
+    return float(
+        f1_score(targets.reshape(-1, labels) > 0.5, outputs.reshape(-1, labels) > 0, average="macro", zero_division=0)
+    )

@@ -1,0 +1,143 @@
+"""Inputs and targets of any form: one tensor, a tuple of tensors or a dict of tensors with one first dimension."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.utils.errors import InputError
+
+__all__ = [
+    "Nested",
+    "as_nested",
+    "call_model",
+    "concatenate",
+    "describe",
+    "map_tensors",
+    "n_examples",
+    "stack_items",
+    "take",
+    "tensors_of",
+    "to_device",
+]
+
+Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+"""Inputs or targets of n examples: one tensor (n, ...), or a tuple or dict of such tensors."""
+
+
+def as_nested(value: object, what: str) -> Nested:
+    """Return ``value`` as a tensor, a tuple or a plain dict of tensors on the CPU, without gradients.
+
+    Parameters
+    ----------
+    value : Tensor, array, sequence or mapping
+        A list or tuple that holds tensors is a tuple of tensors; other lists and arrays become one tensor.
+    what : str
+        Name of the value in error messages.
+
+    Raises
+    ------
+    InputError
+        If a part is no tensor, has no first dimension, or has another number of examples than the first part.
+    """
+    nested: Nested
+    if isinstance(value, Mapping) or (hasattr(value, "keys") and hasattr(value, "__getitem__")):
+        nested = {str(name): _tensor(value[name], f"{what}[{name!r}]") for name in value.keys()}  # noqa: SIM118
+    elif isinstance(value, tuple | list) and any(isinstance(part, Tensor) for part in value):
+        nested = tuple(_tensor(part, f"{what}[{place}]") for place, part in enumerate(value))
+    else:
+        nested = _tensor(value, what)
+    parts = tensors_of(nested)
+    if not parts:
+        raise InputError(f"{what}: an empty {type(value).__name__}; at least one tensor is needed")
+    if any(len(part) != len(parts[0]) for part in parts):
+        lengths = ", ".join(str(len(part)) for part in parts)
+        raise InputError(f"{what}: its tensors have {lengths} examples; all need the same number")
+    return nested
+
+
+def _tensor(value: object, what: str) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{what}: a {type(value).__name__} is no tensor ({reason}); allowed are tensors") from None
+    if tensor.ndim == 0:
+        raise InputError(f"{what}: a single number; a tensor (n, ...) is needed")
+    return tensor
+
+
+def tensors_of(value: Nested | None) -> list[Tensor]:
+    """Return the tensors of inputs or targets, in order; none of None."""
+    if value is None:
+        return []
+    if isinstance(value, Tensor):
+        return [value]
+    return list(value.values() if isinstance(value, dict) else value)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Apply ``function`` to every tensor of inputs or targets; return the results in the same form. None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {name: function(tensor) for name, tensor in value.items()}
+    return tuple(function(tensor) for tensor in value)
+
+
+def call_model(model: nn.Module, inputs: Nested) -> Any:
+    """Return ``model(x)`` for a tensor, ``model(*x)`` for a tuple and ``model(**x)`` for a dict."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+
+
+def n_examples(value: Nested) -> int:
+    """Return the size of the first dimension, which all tensors share."""
+    return len(tensors_of(value)[0])
+
+
+def take(value: Any, index: slice | Tensor) -> Any:
+    """Return the examples that a slice (views) or a tensor of indices (copies) selects, in the form of ``value``."""
+    return map_tensors(lambda tensor: tensor[index], value)
+
+
+def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
+    """Return the tensors on ``device``, in the form of ``value``."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), value)
+
+
+def _joined(join: Callable[[list[Tensor]], Tensor], parts: Sequence[Any]) -> Any:
+    first = parts[0]
+    if first is None:
+        return None
+    if isinstance(first, Tensor):
+        return join(list(parts))
+    if isinstance(first, dict):
+        return {name: join([part[name] for part in parts]) for name in first}
+    return tuple(join([part[place] for part in parts]) for place in range(len(first)))
+
+
+def concatenate(parts: Sequence[Any]) -> Any:
+    """Join batches of equal form along the first dimension."""
+    return _joined(torch.cat, parts)
+
+
+def stack_items(items: Sequence[Any]) -> Any:
+    """Join single examples of equal form into a batch, along a new first dimension."""
+    return _joined(torch.stack, items)
+
+
+def describe(value: Nested | None) -> str:
+    """Return types and shapes of one example, such as ``float32 3x32x32`` or ``{ids: int64 9, mask: int64 9}``."""
+    if value is None:
+        return "none"
+    if isinstance(value, Tensor):
+        shape = "x".join(map(str, value.shape[1:]))
+        return f"{str(value.dtype).removeprefix('torch.')} {shape}".rstrip()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {describe(tensor)}" for name, tensor in value.items()) + "}"
+    return "(" + ", ".join(map(describe, value)) + ")"
