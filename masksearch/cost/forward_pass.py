@@ -1,14 +1,15 @@
 """Forward passes without side effects on the network: checked batches, eval mode, copies, hooks."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, as_nested, call_model, describe, n_examples, take, tensors_of, to_device
 
 __all__ = ["batch_of", "check_batch", "copied", "device_of", "evaluated", "forward", "with_hooks"]
 
@@ -25,21 +26,21 @@ def check_batch(model: nn.Module, example_input: object) -> None:
     Raises
     ------
     InputError
-        Unless ``example_input`` is a tensor (n, ...) with n at least 1 and the parameters of ``model`` have shapes.
+        Unless ``example_input`` is a tensor (n, ...), or a tuple or dict of such tensors, with n at least 1, and the
+        parameters of ``model`` have shapes.
     """
     name = type(model).__name__
-    if not isinstance(example_input, Tensor):
-        raise InputError(f"example_input: a {type(example_input).__name__}; {name} needs one tensor, a batch of inputs")
-    if example_input.ndim < 1 or not example_input.numel():
-        raise InputError(f"example_input: shape {tuple(example_input.shape)}; a batch (n, ...) is needed, n at least 1")
+    for tensor in tensors_of(as_nested(example_input, "example_input")):
+        if not tensor.numel():
+            raise InputError(f"example_input: shape {tuple(tensor.shape)}; a batch (n, ...) is needed, n at least 1")
     if any(nn.parameter.is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise InputError(f"model: {name} has lazy layers without sizes; run it once on a batch first")
 
 
-def batch_of(example_input: Tensor, size: int, device: torch.device) -> Tensor:
+def batch_of(example_input: Nested, size: int, device: torch.device) -> Any:
     """``size`` inputs (size, ...) on ``device``: those of the example, repeated."""
-    rows = torch.arange(size, device=example_input.device) % len(example_input)
-    return example_input.detach()[rows].to(device)
+    example = as_nested(example_input, "example_input")
+    return to_device(take(example, torch.arange(size) % n_examples(example)), device)
 
 
 @contextmanager
@@ -69,15 +70,10 @@ def copied(model: nn.Module, instead: Mapping[nn.Module, nn.Module] | None = Non
 
     Computed weights (by a parametrization or a hook), which deepcopy refuses, are detached.
     """
-    memo: dict[int, Any] = {id(module): replacement for module, replacement in (instead or {}).items()}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
+    return copy_network(model, {id(module): replacement for module, replacement in (instead or {}).items()})
 
 
-def forward(model: nn.Module, batch: Tensor) -> Any:
+def forward(model: nn.Module, batch: Nested) -> Any:
     """The network's outputs for a batch.
 
     Raises
@@ -86,15 +82,14 @@ def forward(model: nn.Module, batch: Tensor) -> Any:
         If the network can't process the batch; the message quotes the error.
     """
     try:
-        return model(batch)
+        return call_model(model, batch)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        dtype = str(batch.dtype).removeprefix("torch.")
         raise InputError(
-            f"example_input: {type(model).__name__} doesn't take one {dtype} batch of shape {tuple(batch.shape)} "
-            f"({reason})"
+            f"example_input: {type(model).__name__} doesn't take a batch of {n_examples(batch)} inputs "
+            f"{describe(batch)} ({reason})"
         ) from error
 
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward, with_hooks
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested
 from masksearch.utils.registry import choose
 
 __all__ = ["Macs", "effective_macs", "macs"]
@@ -49,7 +50,7 @@ class Macs(int):
         return self.per_layer, self.uncounted
 
 
-def macs(model: nn.Module, example_input: Tensor) -> Macs:
+def macs(model: nn.Module, example_input: Nested) -> Macs:
     """Multiply-adds of one input's forward pass in eval mode. 1 MAC = 2 FLOPs.
 
     The formulas of ``torch.utils.flop_counter`` count the products of convolutions, linear layers, all matrix products
@@ -61,7 +62,7 @@ def macs(model: nn.Module, example_input: Tensor) -> Macs:
     ----------
     model : nn.Module
         Mode, buffers, gradients and the global random state do not change.
-    example_input : Tensor (n, ...)
+    example_input : Tensor (n, ...), or a tuple or dict of such tensors
         A batch; the MACs of its first input are counted.
 
     Raises

@@ -9,11 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
+from masksearch.utils.nested import Nested, as_nested, n_examples, tensors_of
 
 __all__ = ["peak_memory"]
 
 
-def peak_memory(model: nn.Module, example_input: Tensor) -> int:
+def peak_memory(model: nn.Module, example_input: Nested) -> int:
     """Bytes alive at once in a forward pass in eval mode without gradients: input and activations, not parameters.
 
     On CUDA the bytes come from the allocator (increase of ``max_memory_allocated``, plus the input), workspaces of
@@ -23,7 +24,7 @@ def peak_memory(model: nn.Module, example_input: Tensor) -> int:
     ----------
     model : nn.Module
         It does not change.
-    example_input : Tensor (n, ...)
+    example_input : Tensor (n, ...), or a tuple or dict of such tensors
         The batch of the forward pass.
 
     Raises
@@ -33,7 +34,7 @@ def peak_memory(model: nn.Module, example_input: Tensor) -> int:
     """
     check_batch(model, example_input)
     device = device_of(model)
-    batch = batch_of(example_input, len(example_input), device)
+    batch = batch_of(example_input, n_examples(as_nested(example_input, "example_input")), device)
     if device.type != "cuda":
         with evaluated(model), torch.no_grad(), _LiveStorages(batch) as live:
             forward(model, batch)
@@ -44,16 +45,16 @@ def peak_memory(model: nn.Module, example_input: Tensor) -> int:
         before = torch.cuda.memory_allocated(device)
         forward(model, batch)
         torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before + batch.nbytes
+        return torch.cuda.max_memory_allocated(device) - before + sum(tensor.nbytes for tensor in tensors_of(batch))
 
 
 class _LiveStorages(TorchDispatchMode):
     """Count the bytes of storages that operators made and that are not freed; ``peak`` is the maximum."""
 
-    def __init__(self, batch: Tensor) -> None:
+    def __init__(self, batch: Nested) -> None:
         super().__init__()
-        self.bytes = batch.untyped_storage().nbytes()
-        self.counted = weakref.WeakSet([batch.untyped_storage()])
+        self.counted = weakref.WeakSet(tensor.untyped_storage() for tensor in tensors_of(batch))
+        self.bytes = sum(storage.nbytes() for storage in self.counted)
         self.peak = self.bytes
 
     def __torch_dispatch__(

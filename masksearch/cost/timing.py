@@ -7,10 +7,11 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, call_model
 
 __all__ = ["Latency", "Timing", "latency", "synchronize", "time_runs", "timing_of"]
 
@@ -47,7 +48,7 @@ class Latency(Timing):
 
 
 def latency(
-    model: nn.Module, example_input: Tensor, batch_sizes: Sequence[int] = (1, 64), seconds: float = 1.0
+    model: nn.Module, example_input: Nested, batch_sizes: Sequence[int] = (1, 64), seconds: float = 1.0
 ) -> dict[int, Latency]:
     """Seconds from batch to outputs, in eval mode without gradients, on the network's device.
 
@@ -55,7 +56,7 @@ def latency(
     ----------
     model : nn.Module
         It does not change.
-    example_input : Tensor (n, ...)
+    example_input : Tensor (n, ...), or a tuple or dict of such tensors
         Inputs to fill the batches with.
     batch_sizes : sequence of int
         Batch sizes, measured one after the other.
@@ -81,7 +82,7 @@ def latency(
         for size in batch_sizes:
             batch = batch_of(example_input, size, device)
             forward(model, batch)
-            timing = time_runs({"model": partial(model, batch)}, device, seconds)["model"]
+            timing = time_runs({"model": partial(call_model, model, batch)}, device, seconds)["model"]
             measured[size] = Latency(
                 **vars(timing), batch_size=size, device=str(device), threads=torch.get_num_threads()
             )

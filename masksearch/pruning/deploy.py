@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from masksearch.cost import Timing, time_runs
 from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated, forward
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, as_nested, call_model, n_examples
 
 __all__ = ["BreakEven", "Choice", "Deployed", "SparseConv1x1", "SparseLinear", "break_even", "sparse"]
 
@@ -103,7 +104,7 @@ class Deployed(NamedTuple):
     choices: list[Choice]
 
 
-def sparse(model: nn.Module, example_input: Tensor, seconds: float = 0.2) -> Deployed:
+def sparse(model: nn.Module, example_input: Nested, seconds: float = 0.2) -> Deployed:
     """A copy whose linear layers and 1x1 convolutions are sparse products where measurements show that they are faster.
 
     Every such layer with zeros in its weight is timed dense and sparse on its inputs from the example batch. It becomes
@@ -114,7 +115,7 @@ def sparse(model: nn.Module, example_input: Tensor, seconds: float = 0.2) -> Dep
     ----------
     model : nn.Module
         It does not change. The copy is in eval mode; masks of ``torch.nn.utils.prune`` count as zeros.
-    example_input : Tensor (n, ...)
+    example_input : Tensor (n, ...), or a tuple or dict of such tensors
         A batch of the intended size.
     seconds : float
         Time to measure each layer.
@@ -132,7 +133,7 @@ def sparse(model: nn.Module, example_input: Tensor, seconds: float = 0.2) -> Dep
     """
     check_batch(model, example_input)
     device = device_of(model)
-    batch = batch_of(example_input, len(example_input), device)
+    batch = batch_of(example_input, n_examples(as_nested(example_input, "example_input")), device)
     with evaluated(model), torch.no_grad():
         inputs, outputs = _inputs_of(model, batch)
         replaced: dict[nn.Module, nn.Module] = {}
@@ -144,11 +145,11 @@ def sparse(model: nn.Module, example_input: Tensor, seconds: float = 0.2) -> Dep
                 if choice.chosen == "sparse":
                     replaced[layer] = sparse_layer
         deployed = copied(model, replaced).eval()
-        _check_equal(outputs, deployed(batch), type(model).__name__)
+        _check_equal(outputs, call_model(deployed, batch), type(model).__name__)
     return Deployed(deployed, choices)
 
 
-def _inputs_of(model: nn.Module, batch: Tensor) -> tuple[dict[str, Tensor], Any]:
+def _inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
     """Layer name -> input at its first run, for layers with a sparse form; and the network's outputs."""
     inputs: dict[str, Tensor] = {}
     hooks = []

@@ -14,6 +14,7 @@ from masksearch.core.mask import Mask
 from masksearch.models import build_model, built_as
 from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, filled_tensors, named_tensors, with_tensors
 from masksearch.spaces.filter_mask_space import FilterSpace
+from masksearch.spaces.network_space import unwrapped
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 
@@ -39,7 +40,7 @@ def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
         For a mask of another space, a model of other sizes, or a mask that keeps nothing of a layer.
     """
     _check_mask(space, mask)
-    return cut(model, space.groups, mask.bits)
+    return cut(unwrapped(model), space.groups, mask.bits)
 
 
 def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -95,6 +96,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Ma
         if name not in tensors or tuple(tensors[name].shape) != shape:
             has = tuple(tensors[name].shape) if name in tensors else "no such tensor"
             raise InputError(f"small: {type(small).__name__} has {has} for {name!r}; this mask leaves {shape}")
+    small = unwrapped(small)
     built = built_as(small)
     about = {
         "format": _FORMAT,

@@ -113,17 +113,17 @@ class Coupling:
             result = np.where(result != FIXED, result, other)
         return result
 
-    def fix(self, labels: Labels, reason: str) -> None:
-        """Mark these positions as not removable, for ``reason``."""
+    def fix(self, labels: Labels, reason: str, *, first: bool = False) -> None:
+        """Mark these positions as not removable, for ``reason``; with ``first``, it goes before earlier reasons."""
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):
-                self._fixed.append((real, reason))
+                self._fixed.insert(0 if first else len(self._fixed), (real, reason))
 
-    def fix_all(self, tensor: Tensor, reason: str) -> None:
+    def fix_all(self, tensor: Tensor, reason: str, *, first: bool = False) -> None:
         """Fix every label of a tensor."""
         for labels in self.labels(tensor):
-            self.fix(labels, reason)
+            self.fix(labels, reason, first=first)
 
     def produce(self, weight: str, made: Labels) -> None:
         """Record a layer that makes channels with the labels ``made``, those of one dimension of its weight."""

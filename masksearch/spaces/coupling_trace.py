@@ -8,7 +8,7 @@ runs: a layer that ran twice would tie channels of two places, and one mask coul
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_rules import Call, rule_of
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, call_model, output_tensors
 
 __all__ = ["trace"]
 
@@ -50,15 +51,19 @@ class _OperationTracer(TorchDispatchMode):
             self.coupling.macs[name] = self.coupling.macs.get(name, 0) + macs
 
 
-def trace(model: nn.Module, image: Tensor) -> Coupling:
+def trace(model: nn.Module, inputs: Nested) -> Coupling:
     """Run ``model`` (in eval mode, on the CPU) on a batch of one, and return the coupling of its channels.
+
+    Channels of weights that two layers share, or of a layer that runs twice, are fixed: a unit would have two places.
 
     Raises
     ------
     InputError
-        If a layer with weights runs twice, or the output is not one tensor.
+        If the network returns no tensor.
     """
     coupling = Coupling(model)
+    for name, first in shared_parameters(model).items():
+        coupling.fix_all(model.get_parameter(first), f"its weight is also {name!r}")
     tracer = _OperationTracer(coupling, type(model).__name__)
     runs: dict[str, int] = {}
     hooks = []
@@ -68,13 +73,10 @@ def trace(model: nn.Module, image: Tensor) -> Coupling:
 
         def enter(module: nn.Module, inputs: Any, where: str = where, has_weights: bool = has_weights) -> None:
             tracer.running.append(where)
-            if has_weights:
-                runs[where] = runs.get(where, 0) + 1
-                if runs[where] > 1:
-                    raise InputError(
-                        f"model: {where} of {type(model).__name__} runs twice in one forward pass; a filter space "
-                        "needs every layer with weights to run once, so give each place a layer of its own"
-                    )
+            runs[where] = runs.get(where, 0) + 1
+            if has_weights and runs[where] == 2:
+                for parameter in module.parameters(recurse=False):
+                    coupling.fix_all(parameter, f"{where} runs twice in one forward pass", first=True)
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             tracer.running.pop()
@@ -82,13 +84,22 @@ def trace(model: nn.Module, image: Tensor) -> Coupling:
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
         with torch.enable_grad(), tracer:  # without gradients some modules take fused paths, which have no rules
-            output = model(image)
+            outputs = output_tensors(call_model(model, inputs))
     finally:
         for hook in hooks:
             hook.remove()
-    if not isinstance(output, Tensor):
-        raise InputError(
-            f"model: {type(model).__name__} returns a {type(output).__name__}; a filter space needs one output tensor"
-        )
-    coupling.fix_all(output, f"they are outputs of {type(model).__name__}")
+    if not outputs:
+        raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
+    for output in outputs:
+        coupling.fix_all(output, f"they are outputs of {type(model).__name__}")
     return coupling
+
+
+def shared_parameters(model: nn.Module) -> dict[str, str]:
+    """Second and later names of parameters that have several -> their first names."""
+    first: dict[int, str] = {}
+    shared = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            shared[name] = first[id(parameter)]
+    return shared

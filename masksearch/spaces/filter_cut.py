@@ -1,6 +1,5 @@
 """Cutting of networks: copies without the removed positions of parameters and buffers, with layer sizes that fit."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from masksearch.spaces.filter_groups import Groups
+from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 
 __all__ = ["check_shapes", "cut", "cut_tensors", "filled_tensors", "named_tensors", "with_tensors"]
@@ -79,7 +79,7 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
         if name in tensors:
             new = tensors[name]
             replaced[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-    copied = copy.deepcopy(model, replaced)
+    copied = copy_network(model, replaced)
     _fit_sizes(copied)
     return copied
 

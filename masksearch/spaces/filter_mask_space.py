@@ -1,7 +1,6 @@
 """Filter space of a network: one unit per group of channels that must be removed together."""
 
 import hashlib
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -18,8 +17,9 @@ from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_costs import Costs
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
-from masksearch.spaces.network_space import NetworkSpace, table_lines
+from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
 from masksearch.utils.registry import choose
 
 __all__ = ["FilterSpace", "filter_space"]
@@ -216,41 +216,45 @@ def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
     return tensor.masked_fill((units == earlier_units) & (units != FIXED), 0)
 
 
-def filter_space(model: nn.Module, example_input: Tensor) -> FilterSpace:
+def filter_space(model: nn.Module, example_input: Nested) -> FilterSpace:
     """The space of filter masks of a network, tested so that masked and pruned networks give equal outputs.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
     depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the
     network runs once on the CPU, and a rule per operation couples the channels; then the outputs of masked and pruned
-    copies are compared for random masks. Outputs, channels that a normalisation or reduction combines, and families
-    that fail the comparison are left out, with a reason (``space.left_out``).
+    copies are compared for random masks. Outputs, channels that a normalisation or reduction combines, weights that two
+    layers share, layers that run twice, and families that fail the comparison are left out, with a reason
+    (``space.left_out``).
 
     Parameters
     ----------
     model : nn.Module
-        Any module with one input and one output tensor. It is not changed, nor is the random state.
-    example_input : Tensor (n, ...)
-        A batch of inputs; only its shape and type matter (and the values, if they are integers).
+        Any module whose outputs hold tensors: one, or several in tuples, dicts and dataclasses. It is not changed, nor
+        is the random state. DataParallel and torch.compile give the space of the network inside.
+    example_input : Tensor (n, ...), or a tuple or dict of such tensors
+        A batch for ``model(x)``, ``model(*x)`` or ``model(**x)``; only shapes and types matter (and the values of
+        integers).
 
     Raises
     ------
     InputError
-        If the network takes two inputs, returns anything but one tensor, uses a layer or a weight twice, fails on the
-        example, or has no channel that can be removed.
+        If the network doesn't take the example, returns no tensor, or has no channel that can be removed.
     """
+    model = unwrapped(model)
     name = type(model).__name__
-    _check_inputs(model, example_input)
-    _check_shared(model)
-    image = example_input.detach()[:1].cpu().clone()
-    image = image.double() if image.is_floating_point() else image
+    inputs = map_tensors(_one_in_float64, as_nested(example_input, "example_input"))
+    if any(not tensor.numel() for tensor in tensors_of(inputs)):
+        raise InputError(
+            f"example_input: {describe(inputs)} has sizes of 0; a batch (n, ...) with n at least 1 is needed"
+        )
     scratch = scratch_copy(model)
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
         with torch.random.fork_rng(devices=[]):
-            groups = groups_of(scratch, _trace(scratch, image, example_input.shape))
+            groups = groups_of(scratch, _trace(scratch, inputs))
             if groups.families:
-                groups = prove(scratch, groups, image)
+                groups = prove(scratch_copy(scratch), groups, inputs)  # the trace may have left tensors in its copy
     finally:
         torch.set_default_dtype(default)
     if not groups.families:
@@ -261,47 +265,24 @@ def filter_space(model: nn.Module, example_input: Tensor) -> FilterSpace:
     return FilterSpace(groups)
 
 
-def _check_inputs(model: nn.Module, example_input: Tensor) -> None:
-    name = type(model).__name__
-    if not isinstance(example_input, Tensor):
-        raise InputError(f"example_input: a {type(example_input).__name__}; {name} needs one tensor, a batch of inputs")
-    if example_input.ndim < 2 or not example_input.numel():
-        raise InputError(
-            f"example_input: shape {tuple(example_input.shape)}; a batch (n, ...) with n at least 1 is needed"
-        )
-    needed = [
-        parameter.name
-        for parameter in inspect.signature(model.forward).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if len(needed) > 1:
-        raise InputError(f"model: {name} needs {len(needed)} inputs ({', '.join(needed)}); a filter space needs one")
+def _one_in_float64(tensor: Tensor) -> Tensor:
+    first = tensor[:1].clone()
+    return first.double() if first.is_floating_point() else first
 
 
-def _trace(model: nn.Module, image: Tensor, shape: torch.Size) -> Coupling:
+def _trace(model: nn.Module, inputs: Nested) -> Coupling:
     try:
-        return trace(model, image)
+        return trace(model, inputs)
     except InputError:
         raise
     except Exception:
         try:
             with torch.no_grad():
-                model(image)
+                call_model(model, inputs)
         except Exception as error:  # any exception of a user's forward means that the input does not fit
             reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
             raise InputError(
-                f"example_input: {type(model).__name__} doesn't take a float64 batch of shape {tuple(shape)} ({reason})"
+                f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs)} ({reason}); "
+                "floating-point inputs are converted to float64 for the proof"
             ) from None
         raise
-
-
-def _check_shared(model: nn.Module) -> None:
-    names: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in names:
-            raise InputError(
-                f"model: {names[id(parameter)]!r} and {name!r} of {type(model).__name__} are one weight; "
-                "a filter space needs every layer to have weights of its own"
-            )
-        names[id(parameter)] = name

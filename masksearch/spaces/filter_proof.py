@@ -5,7 +5,6 @@ tensors of its own. So every family is tested on a float64 copy of the network w
 are drawn anew for every comparison, and the masked network overwrites them: one copy is enough for large networks.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,9 @@ from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
+from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["prove", "scratch_copy"]
@@ -35,7 +36,7 @@ def scratch_copy(model: nn.Module) -> nn.Module:
         if parameter.is_floating_point():
             zeros[id(parameter)] = nn.Parameter(torch.zeros(parameter.shape, dtype=torch.float64))
     try:
-        return copy.deepcopy(model, zeros).cpu().double().eval()
+        return copy_network(model, zeros).cpu().double().eval()
     except Exception as error:
         raise InputError(f"model: {type(model).__name__} can't be copied: {_first_line(error)}") from None
 
@@ -62,7 +63,7 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
                 buffer.uniform_(0.5, 1.5, generator=generator)
 
 
-def prove(model: nn.Module, groups: Groups, image: Tensor) -> Groups:
+def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
     """Compare masked and pruned outputs of ``model``, and leave out the families that make them differ.
 
     A random mask and its complement remove every unit once. If one fails, bisection finds the families that fail alone;
@@ -72,7 +73,7 @@ def prove(model: nn.Module, groups: Groups, image: Tensor) -> Groups:
     ----------
     model : nn.Module
         A :func:`scratch_copy`: its weights are drawn anew for every comparison.
-    image : float64 tensor
+    inputs : float64 or integer tensor, or a tuple or dict of such tensors
         A batch of one.
 
     Returns
@@ -86,10 +87,16 @@ def prove(model: nn.Module, groups: Groups, image: Tensor) -> Groups:
         If the remaining families fail together.
     """
     generator = torch_generator(0, "filter proof")
-    n = max(1, min(8, 30_000 // image.numel()))  # several small images: small networks have dead outputs
-    images = image.repeat(n, *[1] * (image.ndim - 1))
-    if image.is_floating_point():
-        images = torch.randn(images.shape, dtype=images.dtype, generator=generator)
+    # Several small inputs: small networks have dead outputs.
+    n = max(1, min(8, 30_000 // sum(tensor.numel() for tensor in tensors_of(inputs))))
+
+    def batch(tensor: Tensor) -> Tensor:
+        tensor = _repeated(tensor, n)
+        return (
+            torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator) if tensor.is_floating_point() else tensor
+        )
+
+    images = map_tensors(batch, inputs)
     failing, reason = _failing(model, groups, range(len(groups.families)), images, generator)
     if failing:
         groups = groups.without(failing, f"their pruned network is not equal to the masked one ({reason})")
@@ -99,7 +106,7 @@ def prove(model: nn.Module, groups: Groups, image: Tensor) -> Groups:
 
 
 def _failing(
-    model: nn.Module, groups: Groups, families: Sequence[int], images: Tensor, generator: torch.Generator
+    model: nn.Module, groups: Groups, families: Sequence[int], images: Nested, generator: torch.Generator
 ) -> tuple[list[int], str]:
     """The families that fail alone, found by bisection, and the reason of the first; no families and "" if none."""
     reason = _difference(model, groups, families, images, generator) if families else ""
@@ -113,7 +120,7 @@ def _failing(
 
 
 def _difference(
-    model: nn.Module, groups: Groups, families: Sequence[int], images: Tensor, generator: torch.Generator
+    model: nn.Module, groups: Groups, families: Sequence[int], images: Nested, generator: torch.Generator
 ) -> str:
     """How the masked and the pruned network differ under masks of ``families``; "" if they are equal."""
     for number, bits in enumerate(_masks(groups, families, generator)):
@@ -121,19 +128,40 @@ def _difference(
         try:
             with torch.no_grad():
                 small = cut(model, groups, bits)
-                pruned = small(images)
+                pruned = output_tensors(call_model(small, images))
         except Exception as error:  # a user's forward may raise anything if it can't run at this size
             return f"it stops with {_first_line(error)!r}"
-        masked = _masked_output(model, groups, bits, images)
-        if pruned.shape != masked.shape:
-            return f"outputs have shape {tuple(pruned.shape)} and not {tuple(masked.shape)}"
-        spread = float(masked.std() if masked.numel() > 1 else masked.abs())
-        gap = float((masked - pruned).abs().max())
-        if not gap <= _TOLERANCE * spread or spread == 0:  # constant outputs prove nothing
-            return f"outputs differ by {gap:.2g} at a standard deviation of {spread:.2g}"
+        if differs := _unequal(_masked_outputs(model, groups, bits, images), pruned):
+            return differs
         if number == 0 and (stops := _training_error(model, small, images)):
             return stops
     return ""
+
+
+def _unequal(masked: Sequence[Tensor], pruned: Sequence[Tensor]) -> str:
+    """How two lists of outputs differ; "" if they are equal. Constant outputs prove nothing, so one must vary."""
+    if len(masked) != len(pruned):
+        return f"there are {len(pruned)} output tensors and not {len(masked)}"
+    varies, widest = False, 0.0
+    for full, small in zip(masked, pruned, strict=True):
+        if full.shape != small.shape:
+            return f"outputs have shape {tuple(small.shape)} and not {tuple(full.shape)}"
+        if not full.numel():
+            continue
+        if not (full.is_floating_point() and small.is_floating_point()):
+            if not torch.equal(full, small):
+                return "integer outputs differ"
+            continue
+        spread = float(full.std() if full.numel() > 1 else full.abs())
+        gap = float((full - small).abs().max())
+        if not gap <= _TOLERANCE * spread:
+            return f"outputs differ by {gap:.2g} at a standard deviation of {spread:.2g}"
+        varies, widest = varies or spread > 0, max(widest, gap)
+    return "" if varies else f"outputs differ by {widest:.2g} at a standard deviation of 0"
+
+
+def _repeated(tensor: Tensor, n: int) -> Tensor:
+    return tensor.repeat(n, *[1] * (tensor.ndim - 1))
 
 
 def _masks(groups: Groups, families: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
@@ -163,25 +191,25 @@ def _random_mask(groups: Groups, families: Sequence[int], generator: torch.Gener
     return bits
 
 
-def _masked_output(model: nn.Module, groups: Groups, bits: Tensor, images: Tensor) -> Tensor:
+def _masked_outputs(model: nn.Module, groups: Groups, bits: Tensor, images: Nested) -> list[Tensor]:
     """The outputs after zeroing in place what ``bits`` removes."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for run in groups.runs:
             if run.tensor in parameters:
                 parameters[run.tensor].index_fill_(run.dim, (~run.kept(bits)).nonzero().flatten(), 0)
-        return model(images)
+        return output_tensors(call_model(model, images))
 
 
-def _training_error(model: nn.Module, pruned: nn.Module, images: Tensor) -> str:
+def _training_error(model: nn.Module, pruned: nn.Module, images: Nested) -> str:
     """The error of ``pruned`` in training mode (in an auxiliary head, say) if ``model`` has none there; else ""."""
-    images = images[:1].repeat(2, *[1] * (images.ndim - 1))  # batch statistics need two images
+    images = map_tensors(lambda tensor: _repeated(tensor[:1], 2), images)  # batch statistics need two inputs
     with torch.no_grad():
         try:
-            pruned.train()(images)
+            call_model(pruned.train(), images)
         except Exception as error:
             try:
-                model.train()(images)
+                call_model(model.train(), images)
             except Exception:  # the full network fails, too: the error has nothing to do with pruning
                 return ""
             finally:

@@ -11,7 +11,7 @@ from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["NetworkSpace", "table_lines"]
+__all__ = ["NetworkSpace", "table_lines", "unwrapped"]
 
 
 class NetworkSpace(MaskSpace, ABC):
@@ -74,6 +74,7 @@ class NetworkSpace(MaskSpace, ABC):
 
     def _masked_parameters(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
         self.check_mask(mask)
+        model = unwrapped(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied weight has two names
         masked = {}
         for name, keep in self.parameter_masks(mask).items():
@@ -85,6 +86,17 @@ class NetworkSpace(MaskSpace, ABC):
                 )
             masked[name] = (parameter, keep.to(parameter.device))
         return masked
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside DataParallel, DistributedDataParallel or torch.compile; other networks as they are."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def table_lines(rows: Sequence[tuple[str, str, str]]) -> list[str]:

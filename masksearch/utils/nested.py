@@ -16,6 +16,7 @@ __all__ = [
     "describe",
     "map_tensors",
     "n_examples",
+    "output_tensors",
     "stack_items",
     "take",
     "tensors_of",
@@ -141,3 +142,28 @@ def describe(value: Nested | None) -> str:
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {describe(tensor)}" for name, tensor in value.items()) + "}"
     return "(" + ", ".join(map(describe, value)) + ")"
+
+
+def output_tensors(outputs: Any) -> list[Tensor]:
+    """Return all tensors in a network's outputs, in order: in tuples, dicts, dataclasses and objects, nested."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+
+    def walk(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, str | bytes | int | float | nn.Module | type) or value is None or id(value) in seen:
+            return
+        else:
+            seen.add(id(value))
+            if isinstance(value, Mapping):
+                parts = list(value.values())
+            elif isinstance(value, list | tuple | set):
+                parts = list(value)
+            else:
+                parts = list(getattr(value, "__dict__", {}).values())
+            for part in parts:
+                walk(part)
+
+    walk(outputs)
+    return found

@@ -118,9 +118,9 @@ def test_what_cannot_be_exported(write, tmp_path):
         (Pair(), torch.randn(2, 3), "Pair returns a tuple"),
         (Branching(), torch.randn(2, 3), "Branching can't be exported"),
         (FixedBatch(), torch.randn(2, 3), "FixedBatch can't be exported for every batch size"),
-        (network(), torch.randn(2, 3, 8, 8), "doesn't take one float32 batch"),
+        (network(), torch.randn(2, 3, 8, 8), "doesn't take a batch of"),
         (nn.Bilinear(3, 3, 3), torch.randn(2, 3), "missing 1 required"),
-        (network(), None, "a NoneType"),
+        (network(), None, "NoneType"),
     ]
     for model, example, message in bad:
         with pytest.raises(ms.InputError, match=message) as raised:

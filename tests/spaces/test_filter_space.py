@@ -340,22 +340,23 @@ def shared_weight():
 @pytest.mark.parametrize(
     ("make", "example", "message"),
     [
-        (TwoInputs, torch.zeros(1, 4), "TwoInputs needs 2 inputs"),
+        (TwoInputs, torch.zeros(1, 4), "TwoInputs doesn't take one example of float32 4|missing 1 required"),
         (
             lambda: Net(lambda s, x: s.b(s.a(s.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2)),
             torch.zeros(1, 4),
-            "runs twice",
+            "Linear 'a' runs twice",
         ),
-        (shared_weight, torch.zeros(1, 4), "are one weight"),
-        (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.zeros(1, 5), r"shape \(1, 5\)"),
+        (shared_weight, torch.zeros(1, 4), "its weight is also '2.weight'"),
+        (lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)), torch.zeros(1, 5), "one example of float64 5 "),
         (
             lambda: nn.Sequential(conv(3, 4, 3), nn.Flatten(), nn.Linear(4, 2)),
             torch.zeros(3, 8, 8),
-            r"shape \(3, 8, 8\)",
+            "one example of float64 8x8 ",
         ),
-        (lambda: nn.Linear(4, 4), torch.zeros(4), "a batch"),
-        (lambda: nn.Linear(4, 4), [1.0], "needs one tensor"),
-        (lambda: Net(lambda s, x: (s.a(x), x), a=nn.Linear(4, 4)), torch.zeros(1, 4), "returns a tuple"),
+        (lambda: nn.Linear(4, 4), torch.zeros(4), "one example of float64 "),
+        (lambda: nn.Linear(4, 4), "text", "example_input: a str is no tensor"),
+        (lambda: nn.Linear(4, 4), torch.zeros(0, 4), "sizes of 0"),
+        (lambda: Net(lambda s, x: "text", a=nn.Linear(4, 4)), torch.zeros(1, 4), "returns no tensor"),
         (lambda: nn.Linear(4, 4), torch.zeros(1, 4), "no channels that can be removed"),
     ],
 )

@@ -64,7 +64,7 @@ def test_layers_are_chosen_by_kind_and_by_name():
     one_d_and_three_d = nn.Sequential(
         nn.Conv1d(2, 3, 3), nn.ConvTranspose2d(2, 3, 3), nn.Conv3d(1, 2, 2), nn.Bilinear(2, 2, 2)
     )
-    assert [layer.name for layer in weight_space(one_d_and_three_d).layers] == ["0", "1", "2"]
+    assert [layer.name for layer in weight_space(one_d_and_three_d).layers] == ["0", "1", "2", "3"]
 
 
 def test_what_can_not_be_a_space_is_an_error_of_one_line():
@@ -214,8 +214,63 @@ def test_a_space_is_shown_in_one_line_and_printed_as_a_table():
     space = weight_space(make_net())
     assert repr(space) == f"WeightSpace(131 units in 3 layers, fingerprint {space.fingerprint})"
     assert str(space).splitlines()[1:] == [
+        "units are 131 of 161 parameters; densities are shares of the units",
         "layer  units  weight",
         "0         36  4x1x3x3",
         "4         80  5x16",
         "6         15  3x5",
     ]
+
+
+def test_every_weight_of_a_product_is_covered_and_the_rest_is_listed():
+    encoder = nn.TransformerEncoderLayer(8, 2, 16)
+    assert [layer.name for layer in weight_space(encoder).layers] == [
+        "self_attn.in_proj_weight",
+        "self_attn.out_proj",
+        "linear1",
+        "linear2",
+    ]
+    net = nn.ModuleDict(
+        {"table": nn.Embedding(7, 4), "gru": nn.GRU(4, 6), "cell": nn.LSTMCell(6, 3), "head": nn.Linear(4, 7)}
+    )
+    net["head"].weight = net["table"].weight
+    net.register_parameter("raw", nn.Parameter(torch.randn(3, 3)))
+    space = weight_space(net)
+    assert [layer.name for layer in space.layers] == [
+        "gru.weight_ih_l0",
+        "gru.weight_hh_l0",
+        "cell.weight_ih",
+        "cell.weight_hh",
+    ]
+    assert dict(space.left_out) == {
+        "raw": "a parameter of a module without a rule; name it with include to mask it",
+        "table": "an embedding: its rows are looked up and multiply nothing",
+        "head": "its weight is that of the embedding 'table'",
+    }
+    named = weight_space(net, include=["raw", "gru.*"])
+    assert [layer.name for layer in named.layers] == ["raw", "gru.weight_ih_l0", "gru.weight_hh_l0"]
+    assert "left out: table: an embedding" in str(space)
+
+
+def test_masks_of_recurrent_and_attention_weights_are_applied():
+    net = nn.ModuleDict({"gru": nn.GRU(4, 6), "attention": nn.MultiheadAttention(6, 2)})
+    space = weight_space(net)
+    mask = space.random(density=0.5, generator=torch.Generator().manual_seed(0), scope="layerwise")
+    with space.applied(net, mask):
+        masked = {name: net.get_parameter(name) for name in space.layer_weights()}
+        assert {name: int((weight != 0).sum()) for name, weight in masked.items()} == {
+            name: weight.numel() // 2 for name, weight in masked.items()
+        }
+
+
+def test_a_pattern_of_exclude_that_fits_nothing_is_an_error():
+    with pytest.raises(InputError, match="exclude: 'fc9' fits no layer; there are 0, 4, 6"):
+        weight_space(make_net(), exclude=["fc9"])
+
+
+def test_a_wrapped_network_has_the_space_of_the_network_inside():
+    net = make_net()
+    space, bare = weight_space(nn.DataParallel(net)), weight_space(net)
+    assert space.fingerprint == bare.fingerprint
+    with bare.applied(nn.DataParallel(net), bare.random(density=0.5)):
+        assert int((net[4].weight == 0).sum()) > 0

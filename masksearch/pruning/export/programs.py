@@ -115,6 +115,11 @@ def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exp
 def _ready(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy of the network on the CPU in eval mode, and inputs for the check."""
     check_batch(model, example_input)
+    if not isinstance(example_input, Tensor):
+        raise InputError(
+            f"example_input: a {type(example_input).__name__}; exports take networks with one input tensor; "
+            "wrap the network in a module that takes one"
+        )
     network = copied(model).cpu().eval().requires_grad_(False)
     batch = batch_of(example_input, max(_CHECKED), torch.device("cpu"))
     with evaluated(network), torch.no_grad():

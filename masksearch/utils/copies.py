@@ -1,0 +1,30 @@
+"""Copies of networks that deepcopy refuses: those that keep tensors of a forward pass, or compute their weights."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from masksearch.utils.nested import output_tensors
+
+__all__ = ["copy_network"]
+
+
+def copy_network(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of a network. Tensors of its last forward pass, which modules may keep, are detached.
+
+    Parameters
+    ----------
+    replaced : mapping, optional
+        id(object in the network) -> object that the copy has in its place.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in output_tensors([value for name, value in vars(module).items() if name not in _REGISTERED]):
+            if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()
+    return copy.deepcopy(model, memo | dict(replaced or {}))
+
+
+_REGISTERED = ("_parameters", "_buffers", "_modules")

@@ -1,0 +1,117 @@
+"""Filter spaces of networks with inputs and outputs of several forms, and of networks that keep or share tensors."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import masksearch as ms
+from masksearch.utils.nested import call_model, output_tensors
+
+
+@dataclass
+class Outputs:
+    logits: Tensor
+    features: tuple[Tensor, ...]
+
+
+class TwoBranches(nn.Module):
+    """Two inputs; returns a dataclass that holds a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(4, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+    def forward(self, x, y, scale=None):
+        hidden = F.relu(self.left(x) + self.right(y))
+        logits = self.head(hidden)
+        return Outputs(logits, (logits.sum(1),))
+
+
+class Detector(nn.Module):
+    """One input; returns a dict with a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.boxes, self.classes = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        features = F.relu(self.body(x))
+        return {"boxes": self.boxes(features), "scores": [self.classes(features), None], "name": "detector"}
+
+
+class KeepsATensor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.f = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        self.last = [F.relu(self.b(F.relu(self.a(x))))]
+        return self.f(self.last[0].mean((2, 3)))
+
+
+EXAMPLES = [
+    (TwoBranches, (torch.randn(2, 4), torch.randn(2, 5))),
+    (TwoBranches, {"y": torch.randn(2, 5), "x": torch.randn(2, 4)}),
+    (Detector, torch.randn(2, 3, 6, 6)),
+    (KeepsATensor, torch.randn(2, 3, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("make", "example"), EXAMPLES)
+def test_masked_equals_pruned_for_every_form(make, example):
+    model = make().eval()
+    call_model(model, example)  # leaves a tensor with a gradient in KeepsATensor
+    space = ms.filter_space(model, example)
+    mask = space.random(density=0.5, scope="layerwise", generator=torch.Generator().manual_seed(1))
+    small = ms.prune(model, space, mask)
+    with torch.no_grad(), space.applied(model, mask):
+        masked = output_tensors(call_model(model, example))
+    with torch.no_grad():
+        pruned = output_tensors(call_model(small, example))
+    assert len(masked) == len(pruned) > 0
+    for one, other in zip(masked, pruned, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert ms.cost.macs(small, example) < ms.cost.macs(model, example)
+    assert ms.cost.latency(small, example, batch_sizes=(3,), seconds=0.01)[3].batch_size == 3
+    assert ms.cost.peak_memory(small, example) > 0
+
+
+def test_layers_that_run_twice_or_share_a_weight_are_left_out_and_others_stay():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 8)
+            self.d, self.e = nn.Linear(8, 3), nn.Linear(8, 3)
+            self.e.weight = self.d.weight
+
+        def forward(self, x):
+            hidden = F.relu(self.c(self.b(self.b(self.a(x)))))
+            return self.d(hidden), self.e(hidden)
+
+    class Mixed(Twice):
+        def __init__(self):
+            super().__init__()
+            self.f, self.g = nn.Linear(4, 9), nn.Linear(9, 2)
+
+        def forward(self, x):
+            return *super().forward(x), self.g(F.relu(self.f(x)))
+
+    space = ms.filter_space(Mixed().eval(), torch.randn(1, 4))
+    assert [layer.name for layer in space.layers] == ["f"]
+    reasons = dict(space.left_out)
+    assert "runs twice" in reasons["b"]
+    assert "its weight is also 'e.weight'" in reasons["c"]
+
+
+def test_wrappers_have_the_space_of_the_network_inside():
+    model = Detector().eval()
+    example = torch.randn(1, 3, 6, 6)
+    bare, wrapped = ms.filter_space(model, example), ms.filter_space(nn.DataParallel(model), example)
+    compiled = ms.filter_space(torch.compile(model), example)
+    assert bare.fingerprint == wrapped.fingerprint == compiled.fingerprint
+    mask = bare.random(density=0.5)
+    small = ms.prune(nn.DataParallel(model), bare, mask)
+    assert type(small) is Detector
