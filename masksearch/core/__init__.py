@@ -1,1 +1,1 @@
-"""Masks, spaces, proposals and histories; no networks."""
+"""Pruning masks, the spaces of masks to choose from, densities, and histories of searches; no networks."""

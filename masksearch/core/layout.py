@@ -1,4 +1,4 @@
-"""Layouts: layers of units, in order, and a fingerprint that differs between architectures."""
+"""Layouts of masks: which bits of a mask belong to which layer, and a fingerprint that identifies the architecture."""
 
 import hashlib
 import json
@@ -16,26 +16,28 @@ __all__ = ["Layer", "Layout"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a space: a name and a run of unit indices."""
+    """One layer of a mask: its name and shape, and its units, with indices ``start`` to ``stop - 1``."""
 
     name: str
     start: int
     size: int  # units
-    shape: tuple[int, ...]  # of the weight (out, in, *kernel); ERK uses it
+    shape: tuple[int, ...]  # of the layer's weight (out, in, *kernel)
 
     @property
     def stop(self) -> int:
-        """One past the last unit."""
+        """Index after that of the layer's last unit."""
         return self.start + self.size
 
     @property
     def slice(self) -> slice:
-        """The layer's slice of a tensor (n_units,)."""
+        """Slice that selects the layer's units from a tensor (n_units,)."""
         return slice(self.start, self.stop)
 
 
 class Layout:
-    """Units in layers: sizes and names, no networks.
+    """Layers that a mask covers: their names, weight shapes and numbers of units. Holds no network.
+
+    A unit is what one bit of a mask switches. Units are numbered layer by layer.
 
     Parameters
     ----------
@@ -62,29 +64,32 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits, equal only for equal layer names, shapes, sizes and granularity."""
+        """Hash of granularity and of names, shapes and sizes of the layers: 16 hex digits. Masks fit equal ones."""
         identity = [self.granularity, [[layer.name, list(layer.shape), layer.size] for layer in self.layers]]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """First unit of every layer, int64 (n_layers,)."""
+        """Index of the first unit of every layer, int64 (n_layers,)."""
         return np.array([layer.start for layer in self.layers], dtype=np.int64)
 
     def layer_of(self, units: np.ndarray) -> np.ndarray:
-        """Index of the layer of each unit, in time O(len(units) log n_layers)."""
+        """Return the layer index of each unit index: int64, in time O(len(units) log n_layers)."""
         return np.searchsorted(self.starts, units, side="right") - 1
 
     def densities(self, kept: Sequence[int]) -> dict[str, float]:
-        """Kept / total of every layer by name, of the numbers of units that the layers keep."""
+        """Convert the numbers of kept units, in order of the layers, to {layer name: kept / all units}."""
         return {layer.name: k / layer.size for layer, k in zip(self.layers, kept, strict=True)}
 
     def describe(self) -> str:
-        """A short text for messages: granularity, sizes of the layers, fingerprint."""
+        """Return a short text for messages: granularity, sizes of the layers, fingerprint."""
         shown = [f"{layer.name} {'x'.join(map(str, layer.shape))}" for layer in self.layers[:4]]
         more = f", ... {len(self.layers)} layers" if len(self.layers) > 4 else ""
         return f"{self.granularity} space of {self.n_units} units ({', '.join(shown)}{more}; {self.fingerprint})"
 
     def erk(self, layer: Layer) -> float:
-        """Unscaled ERK density: (n_out + n_in + kernel sizes) / (their product) (Evci et al. 2020, section 3)."""
+        """Return a layer's Erdős-Rényi-kernel (ERK) density before scaling: sum / product of the weight's dimensions.
+
+        Evci et al. 2020, section 3.
+        """
         return sum(layer.shape) / prod(layer.shape)

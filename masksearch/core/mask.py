@@ -1,4 +1,4 @@
-"""Masks: one bit per unit, stored as a base mask and a move until the bits are read."""
+"""Pruning masks with one bit per unit, and moves between masks. Bits are computed only when they are read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ __all__ = ["Mask", "Move", "same_mask"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Move:
-    """Units that are dropped and units that are regrown.
+    """Difference between two masks: indices of the units to prune and of the pruned units to keep again.
 
-    Equal numbers of both keep the density; the Hamming distance of the move is the sum of the two numbers.
+    Equal numbers of both keep the density. ``len(move)`` is the Hamming distance of the two masks.
     """
 
     dropped: np.ndarray  # int64 (r,), kept before, pruned after
@@ -28,12 +28,12 @@ class Move:
         return len(self.dropped) + len(self.regrown)
 
     def undone(self) -> "Move":
-        """The move back."""
+        """Return the inverse move, which restores the mask before this one."""
         return Move(self.regrown, self.dropped)
 
     @staticmethod
     def nowhere() -> "Move":
-        """The empty move."""
+        """Return the empty move, which changes no unit."""
         return Move(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -41,15 +41,16 @@ _FORMAT = "masksearch.mask"
 
 
 class Mask:
-    """One bit per unit of a space, True = kept. Masks are immutable: a move makes another mask.
+    """Pruning mask of a network: one bit per unit, True = kept. Immutable: a change makes another mask.
 
-    A mask made by :meth:`moved` costs O(radius): it stores its base and the move, and computes its bits only when they
-    are read. A search proposes thousands of masks and reads the bits of few.
+    A unit is what one bit switches: a single weight, or a group of channels that must be removed together. A mask made
+    by :meth:`moved` stores its base and the move, and computes its bits only when they are read, because a search
+    proposes thousands of masks and reads the bits of few.
 
     Parameters
     ----------
     space : Layout
-        The space of the mask.
+        Layers and numbers of units; ``weight_space`` and ``filter_space`` make that of a network.
     bits : bool tensor (n_units,)
         On any device; stored on the CPU. The caller must not change it afterwards.
     """
@@ -71,13 +72,16 @@ class Mask:
 
     @classmethod
     def of_units(cls, space: Layout, units: np.ndarray) -> "Mask":
-        """The mask that keeps only the units with these indices."""
+        """Return the mask that keeps only the units with these indices, int64 (n_kept,)."""
         bits = torch.zeros(space.n_units, dtype=torch.bool)
         bits.numpy()[units] = True
         return cls(space, bits)
 
     def moved(self, move: Move) -> "Mask":
-        """The mask after ``move``, in O(radius). The move is not validated; the caller must ensure that it fits."""
+        """Return this mask after a move, in time O(len(move)).
+
+        The move is not validated: its ``dropped`` units must be kept by this mask, its ``regrown`` units pruned.
+        """
         if not len(move):
             return self
         child = object.__new__(Mask)
@@ -90,7 +94,7 @@ class Mask:
 
     @property
     def bits(self) -> Tensor:
-        """Bool tensor (n_units,) on the CPU, True = kept. Read only."""
+        """The mask as a bool tensor (n_units,) on the CPU, True = kept. Read only."""
         return self._bits if self._bits is not None else self._compute_bits()
 
     def _compute_bits(self) -> Tensor:
@@ -112,11 +116,10 @@ class Mask:
 
     @property
     def hash(self) -> int:
-        """64 bits, equal for equal masks. Two different masks have equal hashes with a probability of 2**-64.
+        """64-bit hash of the kept units. Different masks of one space have equal hashes with a probability of 2**-64.
 
-        Zobrist hashing: the exclusive or of one fixed random key per kept unit, so that a move updates it in O(radius).
-        Histories and scorers recognise masks of one space by their hashes, to reuse the score of a repeated mask or the
-        activations of a base mask. In a search with 10**6 different masks, two masks have the same hash with a
+        Zobrist hashing: the exclusive or of one fixed random key per kept unit, updated in time O(len(move)). Histories
+        and scorers recognise repeated masks by it. Among 10**6 different masks, two have the same hash with a
         probability of about 10**12 / 2**65, or 3 in 10**8.
         """
         if self._hash is None:
@@ -138,45 +141,45 @@ class Mask:
 
     @property
     def density(self) -> float:
-        """Kept units / all units."""
+        """Share of kept units: kept / all units."""
         return self.n_kept / self.space.n_units
 
     @property
     def sparsity(self) -> float:
-        """1 - density."""
+        """Share of pruned units: 1 - density."""
         return 1 - self.density
 
     def kept_per_layer(self) -> dict[str, int]:
-        """Kept units of every layer, by name."""
+        """Return {layer name: number of kept units}."""
         return {layer.name: int(self.bits[layer.slice].sum()) for layer in self.space.layers}
 
     def densities(self) -> dict[str, float]:
-        """Kept / total of every layer, by name."""
+        """Return {layer name: kept / all units of the layer}."""
         return self.space.densities(list(self.kept_per_layer().values()))
 
     def empty_layers(self) -> list[str]:
-        """Names of the layers without kept units, which cut the network."""
+        """Return the names of the layers without any kept unit."""
         return [name for name, kept in self.kept_per_layer().items() if not kept]
 
     def hamming(self, other: "Mask") -> int:
-        """Number of units that differ; 2 r after a swap of radius r."""
+        """Return the number of units in which two masks differ: 2 r if r units were pruned and r regrown."""
         self._check_same_space(other)
         return int((self.bits ^ other.bits).sum())
 
     def cosine(self, other: "Mask") -> float:
-        """Cosine of the angle between the masks as 0/1 vectors: common / sqrt(kept x kept). 0 if either is empty."""
+        """Return the cosine similarity of two masks as 0/1 vectors: common / sqrt(kept x kept); 0 if one is empty."""
         self._check_same_space(other)
         common = int((self.bits & other.bits).sum())
         return common / (self.n_kept * other.n_kept) ** 0.5 if common else 0.0
 
     def move_to(self, other: "Mask") -> Move:
-        """The move from this mask to ``other``, units in ascending order."""
+        """Return the move that changes this mask into ``other``; indices are in ascending order."""
         self._check_same_space(other)
         mine, theirs = self.bits.numpy(), other.bits.numpy()
         return Move(np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs & ~mine))
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as safetensors: bits packed to bytes, with the space's fingerprint and layers."""
+        """Write the mask to a safetensors file: its bits packed to bytes, with fingerprint and layers of its space."""
         layers = [[layer.name, list(layer.shape), layer.size] for layer in self.space.layers]
         about = {
             "format": _FORMAT,
@@ -188,7 +191,12 @@ class Mask:
 
     @classmethod
     def load(cls, path: str | Path, space: Layout) -> "Mask":
-        """Read a mask of this space.
+        """Read a mask from a file written by :meth:`save`.
+
+        Parameters
+        ----------
+        space : Layout
+            The space of the mask; its fingerprint must equal that in the file.
 
         Raises
         ------
@@ -222,7 +230,7 @@ class Mask:
 
 
 def same_mask(one: Mask | None, other: Mask | None) -> bool:
-    """Whether two masks of one space are equal, by identity or by :attr:`Mask.hash`; False if one is None."""
+    """Return whether two masks of one space are equal, compared by :attr:`Mask.hash`; False if one is None."""
     if one is None or other is None:
         return False
     if one is other:

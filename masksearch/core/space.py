@@ -1,4 +1,4 @@
-"""Spaces: all masks of a model at one granularity. A space turns rankings of units into masks."""
+"""Mask spaces: all pruning masks of a network at one granularity. A space turns saliencies of units into masks."""
 
 from typing import get_args
 
@@ -19,15 +19,16 @@ _LAYERWISE = Amount(1.0, scope="layerwise")
 
 
 class MaskSpace(Layout):
-    """All masks over a layout of units. ``weight_space`` and ``filter_space`` make the space of a network.
+    """The pruning masks that a network allows; makes random masks, and masks of the highest-ranked units.
 
-    Wherever a method takes ``density``, it is a float in (0, 1], one float per layer name, or an
-    :class:`~masksearch.core.amount.Amount`, which says also what the density is a share of (``hold``), how it is spread
-    over layers (``scope``) and what happens to empty layers (``on_empty``). The number of kept units is exact.
+    ``weight_space`` and ``filter_space`` make the space of a network. A ``density`` is a float in (0, 1], one float per
+    layer name, or an :class:`~masksearch.core.amount.Amount`, which also states the quantity that the density is a
+    share of (``hold``), its distribution over layers (``scope``) and the treatment of layers without kept units
+    (``on_empty``). The number of kept units is exact.
     """
 
     def count(self, density: Density | Amount) -> int:
-        """Number of units that a mask of this density keeps.
+        """Return the number of units that a mask of this density keeps.
 
         Raises
         ------
@@ -38,9 +39,17 @@ class MaskSpace(Layout):
         return Amount.of(density).count(self)
 
     def quotas(self, density: Density | Amount, scope: Scope | None = None) -> list[int]:
-        """Units kept in every layer, in order of the layers, for every scope but ``global``.
+        """Return the number of units that a mask of this density keeps in every layer, in order of the layers.
 
-        ``scope`` is ``"layerwise"`` if it is left out and ``density`` is no ``Amount``.
+        Parameters
+        ----------
+        scope : {"layerwise", "erk"}, optional
+            Distribution of the density over layers, for a single float. Default: ``"layerwise"``.
+
+        Raises
+        ------
+        InputError
+            For scope ``"global"``, which does not fix the layers' numbers, and for the errors of :meth:`count`.
         """
         return Amount.of(density, scope=scope, default=_LAYERWISE).quotas(self)
 
@@ -55,7 +64,7 @@ class MaskSpace(Layout):
         *,
         sparsity: Density | None = None,
     ) -> Mask:
-        """The mask that keeps the units of highest saliency.
+        """Return the mask that keeps the units of highest saliency, at the requested density.
 
         Parameters
         ----------
@@ -64,8 +73,8 @@ class MaskSpace(Layout):
         density : float, {layer name: float} or Amount, optional
             Kept / total. Exactly one of ``density`` and ``sparsity`` is given.
         scope, on_empty, hold : str, optional
-            As :class:`~masksearch.core.amount.Amount` has them: ``"global"``, ``"raise"`` and ``"units"`` if left out.
-            They are refused beside an ``Amount``. Only filter spaces hold parameters and MACs.
+            Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
+            They are refused beside an ``Amount``. Only filter spaces allow shares of parameters and MACs in ``hold``.
         generator : torch.Generator, optional
             Breaks ties; by default a generator with seed 0, so that equal calls return equal masks.
         sparsity : float or {layer name: float}, optional
@@ -98,23 +107,30 @@ class MaskSpace(Layout):
         *,
         sparsity: Density | None = None,
     ) -> Mask:
-        """A mask drawn uniformly among those of exactly this density (within each layer, if the scope fixes quotas).
+        """Return a mask drawn uniformly among the masks of the requested density.
 
-        The parameters are those of :meth:`top_k`, but ``generator`` defaults to torch's global one, as in torch's own
-        random functions.
+        If the scope fixes the layers' densities, the draw is uniform within each layer. The parameters are those of
+        :meth:`top_k`, but ``generator`` defaults to torch's global one, as in torch's own random functions.
         """
         saliency = torch.rand(self.n_units, generator=generator)
         return self.top_k(saliency, density, scope, generator, on_empty, hold, sparsity=sparsity)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Whether masks that keep ``kept`` units of the layers, int64 (n_layers,), cost no more than the density.
+        """Return whether a mask with these numbers of kept units per layer costs no more than the density allows.
 
-        True for ``units``: a swap doesn't change their number.
+        Always True for ``hold="units"``, because the swaps of a search do not change the number of units.
+
+        Parameters
+        ----------
+        kept : int64 (n_layers,)
+            Kept units of every layer.
+        hold : {"units", "params", "macs"}, optional
+            The quantity that the density is a share of. Default: ``"units"``.
         """
         return Amount.of(density, hold=hold).hold == "units"
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """Share of all units, or of the full network's parameters or MACs, that a mask keeps.
+        """Return the share of units, or of the full network's parameters or MACs, that a mask keeps.
 
         Raises
         ------
@@ -127,7 +143,7 @@ class MaskSpace(Layout):
         return mask.density
 
     def full(self) -> Mask:
-        """The mask that keeps everything."""
+        """Return the mask that keeps all units."""
         return Mask(self, torch.ones(self.n_units, dtype=torch.bool))
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:

@@ -1,1 +1,1 @@
-"""Utilities: errors, tables of components, files, random streams."""
+"""Utilities: errors, tables of components, files, locks, and seeds."""

@@ -1,16 +1,16 @@
-"""InputError, the exception for wrong input."""
+"""InputError, the exception for wrong input of a user."""
 
 __all__ = ["InputError", "require"]
 
 
 class InputError(ValueError):
-    """Wrong input. The message names the thing, its value and the allowed values, in one line.
+    """Exception for wrong input of a user; its one-line message names the thing, its value and the allowed values.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 def require(name: str, value: object, fine: bool, allowed: str) -> None:
-    """Raise an :class:`InputError` that names a setting, its value and the allowed values, unless ``fine``."""
+    """Raise an :class:`InputError` with a setting's name, value and allowed values, unless ``fine`` is True."""
     if not fine:
         raise InputError(f"{name}: {value}; allowed is {allowed}")

@@ -21,7 +21,7 @@ _TENSOR, _ARRAY, _TUPLE = "__tensor__", "__array__", "__tuple__"
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write ``content`` atomically: after a crash at any moment, the file is the old one or the new one."""
+    """Write bytes to a file atomically: after a crash at any moment, the file has its old or its new content."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -47,7 +47,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically. Equal content gives equal bytes.
+    """Write ``content`` to a file as indented JSON, atomically. Equal content gives equal bytes.
 
     NaN and infinity, which JSON does not have, become null.
     """
@@ -63,7 +63,7 @@ def _finite(node: Any) -> Any:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
+    """Return the content of a JSON file.
 
     Raises
     ------
@@ -79,16 +79,16 @@ def read_json(path: str | Path) -> Any:
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:
-    """Write named tensors and ``about`` (any JSON) as one safetensors file, atomically."""
+    """Write named tensors to a safetensors file, atomically, with ``about`` (any JSON) as its metadata."""
     # One metadata entry, because the order of several is not fixed, and equal content must give equal bytes.
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_bytes(path, to_safetensors(ready, metadata={"about": json.dumps(about)}))
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
-    """Read a file of :func:`save_tensors`: the tensors by name (CPU), and ``about``.
+    """Read a safetensors file: return {name: tensor on the CPU}, and the ``about`` of :func:`save_tensors`.
 
-    ``about`` is None for other safetensors files.
+    ``about`` is None for files written by other programs.
 
     Raises
     ------
@@ -107,13 +107,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def save_tree(path: str | Path, tree: Any) -> None:
-    """Write a nested state: dicts, lists and tuples of tensors, arrays, numbers, text and None."""
+    """Write nested dicts, lists and tuples of tensors, arrays, numbers, text and None to a file, without pickle."""
     tensors: dict[str, Tensor] = {}
     save_tensors(path, tensors, _flatten(tree, tensors))
 
 
 def load_tree(path: str | Path) -> Any:
-    """Read a file of :func:`save_tree`, with equal types and structure."""
+    """Return the nested dicts, lists and tuples that :func:`save_tree` wrote to a file."""
     tensors, skeleton = load_tensors(path)
     return _unflatten(skeleton, tensors)
 

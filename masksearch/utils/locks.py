@@ -1,4 +1,4 @@
-"""Locks on files: only one process, and only one thread, works on a folder or a file at a time."""
+"""File locks: only one process, and only one thread, works on a folder or a file at a time."""
 
 import threading
 from collections.abc import Iterator
@@ -24,9 +24,10 @@ _HELD = _Held()
 
 @contextmanager
 def locked(path: Path, subject: str, advice: str, *, wait: bool = False, reentrant: bool = False) -> Iterator[None]:
-    """Hold the lock file ``path``. The system releases it when the process ends, even if the process is killed.
+    """Context manager that holds a file lock, so that no other process or thread works on the same thing.
 
-    The lock file stays when the lock is released, since another process may have opened it already.
+    The system releases the lock when the process ends, even if the process is killed. The lock file is not removed,
+    since another process may have opened it already.
 
     Parameters
     ----------

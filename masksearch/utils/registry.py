@@ -1,4 +1,4 @@
-"""Tables of components by name: criteria, searchers, models, ..., and errors with the nearest name."""
+"""Tables of components (criteria, searchers, models, ...) by name; errors for unknown names suggest the nearest."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from masksearch.utils.errors import InputError
 __all__ = ["GROUP", "Table", "choose"]
 
 GROUP = "masksearch"
-"""Group of the entry points with which installed packages offer rows; each entry names a module."""
+"""Name of the entry-point group in which installed packages register the modules that add rows to the tables."""
 
 Row = TypeVar("Row")
 
 
 def choose(kind: str, name: str, names: list[str]) -> str:
-    """Return ``name`` if it is among ``names``; else raise an error with the nearest name.
+    """Return ``name`` if it is among ``names``; else raise an error that suggests the nearest of them.
 
     Raises
     ------
@@ -34,7 +34,7 @@ def choose(kind: str, name: str, names: list[str]) -> str:
 
 
 class Table(Mapping[str, Row], Generic[Row]):
-    """Rows by name, in the order of their definition.
+    """Mapping from the names of components of one kind (searchers, models, ...) to their definitions, the rows.
 
     An unknown name raises an error with the nearest name and all names. The command line, ``--list``, the contract
     tests and the benchmarks read these tables, so that a new component only needs a new row.
@@ -50,7 +50,7 @@ class Table(Mapping[str, Row], Generic[Row]):
     """
 
     discovered: ClassVar[bool] = False
-    """Whether the rows of installed packages were looked for."""
+    """Whether the modules that installed packages register were loaded."""
 
     def __init__(self, kind: str, rows: Mapping[str, Row], removed: Mapping[str, str] | None = None) -> None:
         self.kind = kind
@@ -59,7 +59,7 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._added: dict[str, str] = {}
 
     def add(self, name: str, row: Row, digest: str) -> None:
-        """Add a row of a plugin; ``digest`` is the hash of the plugin's file.
+        """Add a row that a plugin defines; ``digest`` is the hash of the plugin's file.
 
         Raises
         ------
@@ -73,19 +73,22 @@ class Table(Mapping[str, Row], Generic[Row]):
 
     @staticmethod
     def discover() -> None:
-        """Add the rows of installed packages to all tables, once per process. Called for missing names and lists."""
+        """Load the plugins of installed packages once per process; they add their rows to the tables.
+
+        Called when a name is missing and before names are listed.
+        """
         if not Table.discovered:
             Table.discovered = True
             if entry_points(group=GROUP):
                 import_module("masksearch.plugin").load_installed()
 
     def added(self, name: str) -> str | None:
-        """The digest of the plugin's file of a row; None for rows of the package."""
+        """Return the hash of the plugin file that defines a row; None for rows of masksearch itself."""
         return self._added.get(name)
 
     @contextmanager
     def scoped(self) -> Iterator[None]:
-        """Within the block, the table begins with the package's own rows; at its end it is as before the block."""
+        """Context manager: remove all plugin rows at its start; restore the table's earlier content at its end."""
         rows, added = self._rows, self._added
         self._rows, self._added = {name: row for name, row in rows.items() if name not in added}, {}
         try:
@@ -94,7 +97,7 @@ class Table(Mapping[str, Row], Generic[Row]):
             self._rows, self._added = rows, added
 
     def check(self, name: str, kind: str | None = None) -> None:
-        """Raise an error unless the table has a row of this name; ``kind`` replaces the table's own in the message.
+        """Raise an error unless the table has a row of this name; ``kind`` replaces ``self.kind`` in the message.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Random streams, each derived from one seed and words that name its purpose."""
+"""Seeds and random generators for separate purposes, each derived from one seed and words that name the purpose."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,24 +11,27 @@ __all__ = ["derive", "numpy_generator", "seeded", "torch_generator"]
 
 
 def derive(seed: int, *words: object) -> int:
-    """A 63-bit seed from ``seed`` and ``words``, equal in every process; other words give unrelated seeds."""
+    """Return a 63-bit seed derived from ``seed`` and ``words``: equal in every process, unrelated for other words."""
     text = "/".join(map(str, (seed, *words)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 def torch_generator(seed: int, *words: object) -> torch.Generator:
-    """A CPU generator for :func:`derive`'s seed."""
+    """Return a CPU ``torch.Generator`` whose seed :func:`derive` computes from ``seed`` and ``words``."""
     return torch.Generator().manual_seed(derive(seed, *words))
 
 
 def numpy_generator(seed: int, *words: object) -> np.random.Generator:
-    """A PCG64 generator for :func:`derive`'s seed. It draws subsets in O(size of the subset)."""
+    """Return a NumPy PCG64 generator whose seed :func:`derive` computes from ``seed`` and ``words``.
+
+    In contrast to torch's generators, it draws subsets in time O(size of the subset).
+    """
     return np.random.Generator(np.random.PCG64(derive(seed, *words)))
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of ``device``; restore their states at the end of the block."""
+    """Context manager that seeds torch's global generators (CPU and ``device``) and restores their states."""
     with ExitStack() as stack:
         stack.callback(torch.set_rng_state, torch.get_rng_state())
         torch.default_generator.manual_seed(seed)
