@@ -1,4 +1,4 @@
-"""Mask spaces of networks: single weights or groups of channels as units, and how a mask is applied."""
+"""Mask spaces of networks: masks of single weights or of groups of channels, and masks applied to networks."""
 
 from masksearch.spaces.filter_mask_space import FilterSpace, filter_space
 from masksearch.spaces.network_space import NetworkSpace

@@ -24,12 +24,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 __all__ = ["FIXED", "Coupling", "Labels", "Leaf"]
 
 FIXED = -1  # label of a position that no mask removes, for example a channel of padded zeros
-Labels = np.ndarray | None  # int64 (size of the dimension,); None: every position is fixed
+Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,); None: all are fixed
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One dimension of a parameter or buffer, and the labels of its positions."""
+    """Labels of the positions along one dimension of a parameter or buffer."""
 
     tensor: str
     dim: int
@@ -37,7 +37,9 @@ class Leaf:
 
 
 class Coupling:
-    """Labels, ties and fixed labels of one run of a network, filled by the rules of the operations.
+    """Record of which channels of a network must be removed together, made while the network runs once.
+
+    Positions (channels, for example) have integer labels. A tie couples two labels; fixed labels are not removable.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ class Coupling:
         self._n_labels = 0
 
     def labels(self, tensor: Tensor) -> list[Labels]:
-        """Labels of every dimension of ``tensor``; a parameter or buffer gets new labels at its first use."""
+        """Return the labels of every dimension of a tensor; a parameter or buffer gets new ones at its first use."""
         if tensor not in self._labels:
             self._labels[tensor] = [None] * tensor.ndim
             if tensor in self._names:
@@ -80,23 +82,24 @@ class Coupling:
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
-        """Set the labels of the dimensions of ``tensor``."""
+        """Set the labels of the dimensions of a tensor, one entry per dimension."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
 
     def weight_name(self, tensor: Tensor) -> str | None:
-        """Name of the parameter that ``tensor`` is, or is a view of; None for other tensors."""
+        """Return the name of the parameter that a tensor is, or is a view of; None for other tensors."""
         return self._weights.get(tensor)
 
     def mark_view(self, view: Tensor, base: Tensor) -> None:
-        """Mark ``view`` as a tensor of entries of ``base``: zeroing the parameter zeroes the view."""
+        """Record that ``view`` is a view of ``base``: if ``base`` is a parameter, zeroing it zeroes ``view``."""
         if base in self._weights:
             self._weights[view] = self._weights[base]
 
     def tie(self, labels: Sequence[Labels], reason: str) -> Labels:
-        """Tie dimensions position by position, because they must lose the same positions; return the result's labels.
+        """Couple equally long dimensions, which must lose the same positions; return the labels of their combination.
 
-        A position that is fixed in one dimension becomes fixed in all, for ``reason``.
+        Coupling is position by position. A position that is fixed in one dimension becomes fixed in all, for
+        ``reason``.
         """
         first = next((dimension for dimension in labels if dimension is not None), None)
         if first is None:
@@ -114,25 +117,25 @@ class Coupling:
         return result
 
     def fix(self, labels: Labels, reason: str, *, first: bool = False) -> None:
-        """Mark these positions as not removable, for ``reason``; with ``first``, it goes before earlier reasons."""
+        """Mark the positions with these labels as not removable; with ``first``, the reason goes before earlier ones."""
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):
                 self._fixed.insert(0 if first else len(self._fixed), (real, reason))
 
     def fix_all(self, tensor: Tensor, reason: str, *, first: bool = False) -> None:
-        """Fix every label of a tensor."""
+        """Mark all positions of a tensor as not removable, for ``reason``."""
         for labels in self.labels(tensor):
             self.fix(labels, reason, first=first)
 
     def produce(self, weight: str, made: Labels) -> None:
-        """Record a layer that makes channels with the labels ``made``, those of one dimension of its weight."""
+        """Record that a layer makes channels; ``made`` holds the labels of the output dimension of its weight."""
         if made is not None:
             leaf = next(leaf for leaf in self.leaves if leaf.tensor == weight and made[0] in leaf.labels)
             self.producers.append(leaf)
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
-        """The class of tied labels of every label, int64 (n_labels,), and the reason of every fixed class."""
+        """Group coupled labels: return the class of every label, int64 (n_labels,), and {fixed class: reason}."""
         left, right = (np.concatenate([tie[side] for tie in self._ties] or [np.empty(0, int)]) for side in (0, 1))
         graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._n_labels, self._n_labels))
         _, classes = connected_components(graph, directed=False)

@@ -1,4 +1,4 @@
-"""Coupling rules of tensor operations: how each ATen operation passes on, ties or fixes the labels of its inputs.
+"""Rules that follow channels through tensor operations: each ATen operation passes on, ties or fixes channel labels.
 
 torch decomposes all its functions and modules into ATen operations; one table maps the operations to the rules. An
 operation that is not in the table fixes all labels of its inputs, so that a missing rule costs units, never exactness.
@@ -23,7 +23,7 @@ __all__ = ["Call", "rule_of"]
 
 @dataclass(frozen=True)
 class Call:
-    """One operation that ran: its arguments by name, its results, and the module that ran it."""
+    """One executed ATen operation: its arguments, its results, and the module that ran it."""
 
     function: OpOverload
     args: tuple[Any, ...]
@@ -33,7 +33,7 @@ class Call:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """Every argument by the name in the operation's schema, defaults included."""
+        """All arguments, {name in the operation's schema: value}, defaults included."""
         names = [argument.name for argument in self.function._schema.arguments]
         defaults = {
             argument.name: argument.default_value
@@ -44,7 +44,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Name without namespace, overload and the underscores of its variants: ``add_.Tensor`` is ``add``."""
+        """Name of the operation without namespace, overload and underscores: ``add`` for ``aten::add_.Tensor``."""
         return self.function._schema.name.split("::")[1].strip("_")
 
     @property
@@ -58,7 +58,7 @@ class Call:
         return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
 
     def dims(self, name: str, ndim: int) -> set[int]:
-        """The dimensions that an argument names, counted from 0; None or empty means all."""
+        """Return the dimensions that the argument ``name`` lists, counted from 0; all ``ndim`` if None or empty."""
         value = self.arguments.get(name)
         if value is None or value == []:
             return set(range(ndim))
@@ -431,6 +431,9 @@ _RULES: dict[str, Rule] = {
 
 
 def rule_of(call: Call) -> Rule:
-    """The rule of an operation: from the table; else `_elementwise` if torch tags it as pointwise; else `_unknown`."""
+    """Return the rule that passes channel labels from an operation's inputs to its results.
+
+    Operations outside the table: ``_elementwise`` if torch tags the operation as pointwise, else ``_unknown``.
+    """
     elementwise = torch.Tag.pointwise in call.function.tags
     return _RULES.get(call.name, _elementwise if elementwise else _unknown)

@@ -1,8 +1,8 @@
-"""Trace of one forward pass: the coupling of a network's channels, and the multiply-adds of each weight.
+"""Trace of a forward pass: which channels of a network must be removed together, and the MACs of each weight.
 
 A dispatch mode of torch intercepts every ATen operation of the pass and calls the operation's coupling rule with the
 real tensors. Hooks on the modules give the operations the name of their layer, for messages, and count the layers'
-runs: a layer that ran twice would tie channels of two places, and one mask could not stand for both.
+runs: a layer that ran twice would tie channels of two places, and one mask would have to fit both.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ __all__ = ["trace"]
 
 
 class _OperationTracer(TorchDispatchMode):
-    """Call the rule of every operation, and add its multiply-adds to the weight that they shrink with."""
+    """Call the rule of every operation, and add its MACs to those of the weight in whose proportion they shrink."""
 
     def __init__(self, coupling: Coupling, network: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _OperationTracer(TorchDispatchMode):
 
 
 def trace(model: nn.Module, inputs: Nested) -> Coupling:
-    """Run ``model`` (in eval mode, on the CPU) on a batch of one, and return the coupling of its channels.
+    """Run a network once, in eval mode on the CPU, and return which of its channels must be removed together.
 
     Channels of weights that two layers share, or of a layer that runs twice, are fixed: a unit would have two places.
 

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of networks under filter masks, calculated from the units kept per family."""
+"""Parameters and MACs of physically pruned networks, calculated from the numbers of kept units without pruning."""
 
 import numpy as np
 
@@ -9,11 +9,11 @@ __all__ = ["Costs"]
 
 
 class Costs:
-    """Exact sizes of pruned networks.
+    """Calculate parameters, MACs and layer widths of pruned networks exactly, from the numbers of kept units.
 
-    The entries that a weight keeps are the product of the positions that its dimensions keep; its MACs are in
-    proportion to its entries. A dimension keeps its fixed positions plus, for every family, the kept units times the
-    positions that one unit takes.
+    A unit is a group of coupled channels, a family the units of one layer of the filter space. The entries that a
+    weight keeps are the product of the positions that its dimensions keep; its MACs are in proportion to its entries. A
+    dimension keeps its fixed positions plus, for every family, the kept units times the positions that one unit takes.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -42,17 +42,25 @@ class Costs:
         }
 
     def of(self, hold: str, kept: np.ndarray) -> int:
-        """Parameters, or MACs per image, of the network whose families keep ``kept`` units, int64 (n_families,)."""
+        """Return units, parameters or MACs per input of the pruned network.
+
+        Parameters
+        ----------
+        hold : {"units", "params", "macs"}
+            The quantity to return.
+        kept : int64 (n_families,)
+            Kept units of every family.
+        """
         if hold == "units":
             return int(kept.sum())
         return self._base[hold] + int(self._entries(kept, self._weights[hold]).sum())
 
     def widths(self, kept: np.ndarray) -> np.ndarray:
-        """Channels that each prunable layer makes under a mask: int64 (n,)."""
+        """Return the output channels that each prunable layer keeps, int64 (n,), if families keep ``kept`` units."""
         return (self._fixed + self._per_unit @ kept)[self._makes]
 
     def per_unit(self, hold: str) -> np.ndarray:
-        """Units, parameters or MACs that removing one unit and no other saves: float64 (n_units,)."""
+        """Return what removing each unit alone saves, in units, parameters or MACs: float64 (n_units,)."""
         if hold == "units":
             return np.ones(self._sizes.sum())
         total = self.of(hold, self._sizes)

@@ -1,4 +1,4 @@
-"""Cutting of networks: copies without the removed positions of parameters and buffers, with layer sizes that fit."""
+"""Physical pruning of networks: copies with smaller parameters and buffers, without the removed channels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,10 @@ __all__ = ["check_shapes", "cut", "cut_tensors", "filled_tensors", "named_tensor
 
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise an :class:`InputError` if a parameter that masks cut is missing, or a tensor has another shape."""
+    """Raise an :class:`InputError` if a parameter that masks shrink is missing, or a tensor has another shape.
+
+    ``what`` names the owner of the tensors in the message.
+    """
     for name in groups.by_tensor:
         shape = tuple(tensors[name].shape) if name in tensors else None
         if shape != groups.shapes[name] and (shape is not None or name in groups.parameters):
@@ -25,7 +28,9 @@ def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> No
 
 
 def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by name, without the positions that a mask removes; tensors without such positions stay the same objects.
+    """Shrink named tensors: return them without the positions that the mask ``bits``, bool (n_units,), removes.
+
+    Tensors without such positions are returned without a copy.
 
     Raises
     ------
@@ -46,7 +51,7 @@ def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> 
 
 
 def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`cut_tensors`: tensors of the full shapes, with zeros at the removed positions."""
+    """Expand tensors of :func:`cut_tensors` to their full shapes, with zeros at the removed positions."""
     whole = dict(tensors)
     for name, runs in groups.by_tensor.items():
         if name in whole:
@@ -59,7 +64,7 @@ def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) 
 
 
 def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
-    """A copy of ``model`` without the units that ``bits`` (n_units,) removes."""
+    """Return a smaller copy of a network, without the channels that the mask ``bits``, bool (n_units,), removes."""
     tensors = named_tensors(model)
     check_shapes(groups, tensors, f"model: {type(model).__name__}")
     with torch.no_grad():
@@ -68,12 +73,12 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, including buffers that a state dict leaves out."""
+    """Return parameters and buffers by name, including non-persistent buffers, which a state dict leaves out."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of ``model`` whose parameters and buffers are replaced by ``tensors``, with layer sizes that fit."""
+    """Return a copy of a network with new parameters and buffers; ``in_channels`` and similar sizes are adjusted."""
     replaced: dict[int, Any] = {}  # as deepcopy's memo: the copy has the new tensor wherever the model has the old one
     for name, old in named_tensors(model).items():
         if name in tensors:

@@ -1,4 +1,4 @@
-"""Groups of channels that are removed together: the positions of tensors that belong to each unit of a filter space."""
+"""Groups of channels that are removed together, the units of a filter space, and their positions in the tensors."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +17,10 @@ __all__ = ["Family", "Groups", "Run", "groups_of"]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One dimension of a parameter or buffer, and the unit that each of its positions belongs to."""
+    """Unit numbers of the positions along one dimension of a parameter or buffer.
+
+    A unit is a group of channels that are removed together.
+    """
 
     tensor: str
     dim: int
@@ -25,17 +28,17 @@ class Run:
 
     @cached_property
     def index(self) -> Tensor:
-        """``units`` as a tensor. FIXED is -1, which indexes the last entry of a padded mask."""
+        """``units`` as a tensor; FIXED is -1, which selects the last entry of a padded mask."""
         return torch.from_numpy(self.units)
 
     def kept(self, bits: Tensor) -> Tensor:
-        """The positions that a mask (n_units,) keeps: bool (size of the dimension,)."""
+        """Return the positions of the dimension that the mask ``bits``, bool (n_units,), keeps: bool (size,)."""
         return torch.cat([bits, bits.new_ones(1)])[self.index]  # FIXED reads the last entry
 
 
 @dataclass(frozen=True)
 class Family:
-    """A layer of the space: units with equally many positions of the same dimensions."""
+    """One layer of a filter space: units with equally many positions along the same dimensions of the same tensors."""
 
     name: str  # of the first layer that makes these channels
     shape: tuple[int, ...]  # of that layer's weight
@@ -44,42 +47,42 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """All units of a network, numbered family by family.
+    """All groups of coupled channels of a network, the units: their tensor positions, and the network's MACs.
 
-    Because the units of a family have equally many positions of each dimension, parameters and MACs of a pruned network
-    follow from the number of units that each family keeps.
+    Units are numbered family by family. Because those of a family have equally many positions along each dimension, the
+    parameters and MACs of a pruned network follow from the number of units that each family keeps.
     """
 
     families: tuple[Family, ...]
     runs: tuple[Run, ...]
     filters: tuple[tuple[str, int], ...]  # (weight, dimension) of every layer that makes removable channels
-    left_out: tuple[tuple[str, str], ...]  # (layer, reason why some or all of its channels are no units)
+    left_out: tuple[tuple[str, str], ...]  # (layer, reason why some or all of its channels can't be removed)
     shapes: dict[str, tuple[int, ...]]  # of every parameter and buffer of the network
-    parameters: frozenset[str]
-    macs: dict[str, int]  # per image, by the weight that they shrink with
-    other_macs: int  # per image, the same under every mask
+    parameters: frozenset[str]  # names; the other tensors are buffers
+    macs: dict[str, int]  # weight -> MACs per input, which are in proportion to its kept entries
+    other_macs: int  # per input, the same under every mask
 
     @property
     def n_units(self) -> int:
-        """Number of units."""
+        """Number of units of all families."""
         return sum(family.size for family in self.families)
 
     @cached_property
     def slices(self) -> list[slice]:
-        """The units of every family."""
+        """Slice of the unit numbers of every family, in order."""
         stops = np.cumsum([family.size for family in self.families]).tolist()
         return [slice(stop - family.size, stop) for family, stop in zip(self.families, stops, strict=True)]
 
     @cached_property
     def by_tensor(self) -> dict[str, list[Run]]:
-        """Tensor -> its runs, for tensors with runs."""
+        """{tensor name: unit numbers along each of its removable dimensions}, for tensors that masks shrink."""
         tensors: dict[str, list[Run]] = {}
         for run in self.runs:
             tensors.setdefault(run.tensor, []).append(run)
         return tensors
 
     def kept_entries(self, bits: Tensor) -> dict[str, Tensor]:
-        """Parameter name -> bool tensor of its shape: the entries that a mask (n_units,) keeps."""
+        """Return {parameter name: bool tensor of its shape}, True where the mask ``bits`` (n_units,) keeps entries."""
         masks: dict[str, Tensor] = {}
         for name, runs in self.by_tensor.items():
             if name in self.parameters:
@@ -90,7 +93,7 @@ class Groups:
         return masks
 
     def without(self, families: Iterable[int], reason: str) -> "Groups":
-        """The groups without some families, which are added to ``left_out`` with ``reason``."""
+        """Return a copy without the families of these numbers, which go to ``left_out`` with ``reason``."""
         removed = set(families)
         number = np.full(self.n_units + 1, FIXED)  # new numbers of units; the last entry maps FIXED to FIXED
         stays = [
@@ -107,14 +110,14 @@ class Groups:
 
 
 def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
-    """Group the classes of tied labels into units and families.
+    """Form groups of channels that must be removed together, from the trace of a network.
 
     Parameters
     ----------
     model : nn.Module
         The traced network; names and shapes of its tensors are read.
     coupling : Coupling
-        The trace's labels, ties and fixed labels.
+        The trace of :func:`~masksearch.spaces.coupling_trace.trace`.
     """
     # A class that holds a whole dimension can't be removed: the layer would be empty.
     classes, reasons = coupling.classes()
@@ -123,7 +126,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         if (leaf_classes == leaf_classes[0]).all():
             reasons.setdefault(int(leaf_classes[0]), f"all channels of {_layer(leaf.tensor)} depend on one another")
 
-    # A class that no layer makes (one of image channels, say) is no unit, because no zero weights could mask it. The
+    # A class that no layer makes (of image channels, for example) is no unit: no zero weights could mask it. The
     # first layer that makes a class gives it its number and its family's name, so that units follow the layers' order.
     origin: dict[int, tuple[int, int]] = {}  # class -> (its first producer, its position there)
     for number, producer in enumerate(coupling.producers):

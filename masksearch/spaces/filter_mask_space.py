@@ -1,4 +1,4 @@
-"""Filter space of a network: one unit per group of channels that must be removed together."""
+"""Filter space of a network: masks with one bit per group of channels that must be removed together."""
 
 import hashlib
 from collections.abc import Mapping
@@ -29,15 +29,16 @@ _COUPLED_SHOWN = 4  # tensors per layer in the printed table
 
 
 class FilterSpace(NetworkSpace):
-    """Masks with one bit per group of coupled channels. Made by :func:`filter_space`.
+    """Filter masks of a network: one bit per group of channels that must be removed together.
 
-    A layer of the space is a family of units with positions in the same dimensions of the same weights, named after the
-    first layer that makes their channels. ``groups`` lists the positions of each unit. ``print(space)`` shows a table.
+    Made by :func:`filter_space`. A unit is such a group. A layer of the space is a family of units that cut the same
+    dimensions of the same weights; it is named after the first layer that makes their channels. ``groups`` lists the
+    positions of each unit. ``print(space)`` shows a table.
 
     Attributes
     ----------
     left_out : tuple of (str, str)
-        (layer, reason) for every layer some or all of whose channels are no units.
+        (layer, reason) for every layer of which some or all channels can't be removed.
     """
 
     def __init__(self, groups: Groups) -> None:
@@ -60,7 +61,7 @@ class FilterSpace(NetworkSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that are equal exactly for equal layers whose units have the same positions."""
+        """Hash of the layers and of the tensor positions of all units: 16 hex digits. Masks fit equal ones."""
         digest = hashlib.sha256(super().fingerprint.encode())
         for run in self.groups.runs:
             digest.update(f"{run.tensor}/{run.dim}/{self.groups.shapes[run.tensor]}".encode())
@@ -68,19 +69,19 @@ class FilterSpace(NetworkSpace):
         return digest.hexdigest()[:16]
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Entries that stay: filters, biases, normalisation scales, and input slices of the layers that read them.
+        """Return {parameter name: bool tensor of its shape, True = kept} for all parameters that masks can change.
 
-        Parameter name -> bool tensor of its shape, True = kept.
+        A removed channel prunes its filter, bias and normalisation parameters, and the weights that read it.
         """
         return self.groups.kept_entries(mask.bits)
 
     def layer_weights(self) -> list[str]:
-        """Weights of every layer that makes removable channels, in the order in which the layers run."""
+        """Return the weight names of the layers that make removable channels, in the order in which they run."""
         cut = {(run.tensor, run.dim) for run in self.groups.runs}
         return [weight for weight, dim in self.groups.filters if (weight, dim) in cut]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors over the positions of each unit: float (n_units,), on the tensors' device.
+        """Sum tensors over the parameter entries of each group of channels: float (n_units,), on their device.
 
         Parameters
         ----------
@@ -114,20 +115,26 @@ class FilterSpace(NetworkSpace):
         return sums[:-1]
 
     def widths(self, mask: Mask) -> np.ndarray:
-        """Channels that a mask keeps of every layer of the network with removable channels: int64 (n,)."""
+        """Return the number of output channels under a mask of each layer with removable channels: int64 (n,)."""
         return self._costs.widths(np.array(list(mask.kept_per_layer().values())))
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Parameters, or MACs per image, that removing one unit and no other saves: float64 (n_units,)."""
+        """Return the parameters or MACs per input that removing each unit alone saves: float64 (n_units,).
+
+        ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every unit saves 1.
+        """
         choose("hold", hold, list(get_args(Hold)))
         return torch.from_numpy(self._costs.per_unit(hold))
 
     def kept_params(self, mask: Mask) -> int:
-        """Parameters of the pruned network."""
+        """Return the number of parameters of the network that is physically pruned by a mask."""
         return self._cost(mask, "params")
 
     def kept_macs(self, mask: Mask) -> int:
-        """Multiply-adds of the pruned network per image, as counted by ``torch.utils.flop_counter``."""
+        """Return the MACs per input of the network that is physically pruned by a mask.
+
+        1 MAC = 2 FLOPs of ``torch.utils.flop_counter``.
+        """
         return self._cost(mask, "macs")
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
@@ -180,7 +187,10 @@ class FilterSpace(NetworkSpace):
         )
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Whether masks that keep ``kept`` units of the layers, int64 (n_layers,), cost no more than the density."""
+        """Return whether a mask that keeps ``kept`` units per layer, int64 (n_layers,), costs at most the density.
+
+        ``hold`` is the quantity that the density is a share of: ``"units"`` (always True), ``"params"`` or ``"macs"``.
+        """
         amount = Amount.of(density, hold=hold)
         return amount.hold == "units" or self._costs.of(amount.hold, kept) <= self._allowed(amount)
 
@@ -189,7 +199,7 @@ class FilterSpace(NetworkSpace):
         return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """What a mask keeps of all units, or its pruned network of the full one's parameters or MACs."""
+        """Return the share of units, or of the full network's parameters or MACs, that a mask keeps."""
         choose("cost", hold, list(get_args(Hold)))
         return self._cost(mask, hold) / self._costs.of(hold, self._sizes)
 
@@ -217,7 +227,7 @@ def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
 
 
 def filter_space(model: nn.Module, example_input: Nested) -> FilterSpace:
-    """The space of filter masks of a network, tested so that masked and pruned networks give equal outputs.
+    """Find the channels of a network that can be removed; return the space of masks with one bit per group of them.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
     depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the

@@ -1,8 +1,9 @@
-"""Numerical proof of a filter space: masked and pruned networks give equal outputs, or a family is left out.
+"""Numerical test of a filter space: masked and physically pruned networks must give equal outputs.
 
 The coupling rules describe operations, not the Python code of ``forward``, which may use sizes as constants or keep
-tensors of its own. So every family is tested on a float64 copy of the network with random weights. The copy's weights
-are drawn anew for every comparison, and the masked network overwrites them: one copy is enough for large networks.
+tensors of its own. So every family (layer of the space) is tested on a float64 copy of the network with random weights;
+families that fail are left out. The copy's weights are drawn anew for every comparison, and the masked network
+overwrites them: one copy is enough for large networks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ _TOLERANCE = 1e-9  # of the outputs' standard deviation, in float64
 
 
 def scratch_copy(model: nn.Module) -> nn.Module:
-    """A float64 copy of ``model`` on the CPU, in eval mode, with zeros for weights.
+    """Return a float64 copy of a network on the CPU, in eval mode, with all parameters zero.
 
     Raises
     ------
@@ -64,10 +65,10 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
-    """Compare masked and pruned outputs of ``model``, and leave out the families that make them differ.
+    """Test that masked and pruned networks give equal outputs; return the groups without the families that fail.
 
-    A random mask and its complement remove every unit once. If one fails, bisection finds the families that fail alone;
-    they are left out, and the remaining families are tested again.
+    A family is a layer of the filter space. A random mask and its complement remove every unit once. If one fails,
+    bisection finds the families that fail alone; they are left out, and the remaining families are tested again.
 
     Parameters
     ----------
@@ -75,11 +76,6 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
         A :func:`scratch_copy`: its weights are drawn anew for every comparison.
     inputs : float64 or integer tensor, or a tuple or dict of such tensors
         A batch of one.
-
-    Returns
-    -------
-    Groups
-        ``groups``, without the families that fail.
 
     Raises
     ------

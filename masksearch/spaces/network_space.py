@@ -1,4 +1,4 @@
-"""Base class of spaces over a network's parameters: the entries that a mask zeroes, and masks applied to networks."""
+"""Base class of the mask spaces of networks: which parameter entries a mask zeroes, and masks applied to networks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,31 +15,34 @@ __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
 
 
 class NetworkSpace(MaskSpace, ABC):
-    """All masks of a network at one granularity. A space holds names and shapes, never the network or its weights."""
+    """Base class of the pruning masks of a network. Holds names and shapes, never the network or its weights.
+
+    A unit is what one mask bit switches: a weight, or a group of channels.
+    """
 
     def __repr__(self) -> str:
-        """One line: units, layers and fingerprint."""
+        """Return one line with the numbers of units and layers, and the fingerprint."""
         name, layers = type(self).__name__, len(self.layers)
         return f"{name}({self.n_units} units in {layers} layer{'s' * (layers != 1)}, fingerprint {self.fingerprint})"
 
     @abstractmethod
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Parameter name -> bool tensor of its shape, True = kept, of the parameters that masks can change."""
+        """Return {parameter name: bool tensor of its shape, True = kept} for all parameters that masks can change."""
 
     @abstractmethod
     def layer_weights(self) -> list[str]:
-        """Names of the weights that the space's units belong to."""
+        """Return the names of the weights of which units are entries (weight space) or filters (filter space)."""
 
     @abstractmethod
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum ``tensors`` (by parameter name) over the positions of each unit: (n_units,), on the tensors' device.
+        """Sum tensors (by parameter name) over the entries that each unit removes: (n_units,), on their device.
 
-        ``part`` is ``"all"``, all entries that a unit removes, or ``"filters"``, the weights that make its channels.
+        ``part`` is ``"all"``, or ``"filters"`` for only those entries of weights that make the unit's channels.
         """
 
     @contextmanager
     def applied(self, model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
-        """Zero the pruned entries of ``model`` within a ``with`` block.
+        """Context manager that zeroes the pruned entries of a network's parameters within its block.
 
         At the end of the block, also after an exception, every masked parameter gets its old values back, bit for bit;
         changes made within the block are lost.
@@ -62,7 +65,7 @@ class NetworkSpace(MaskSpace, ABC):
                     parameter.copy_(before[name])
 
     def apply(self, model: nn.Module, mask: Mask) -> None:
-        """Zero the pruned entries of ``model`` permanently."""
+        """Zero the pruned entries of a network's parameters, in place and permanently."""
         with torch.no_grad():
             for parameter, keep in self._masked_parameters(model, mask).values():
                 parameter.masked_fill_(~keep, 0)
@@ -100,6 +103,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def table_lines(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Lines of a table of (layer, units, text); the columns are aligned, units to the right."""
+    """Format rows of (layer, units, text) as lines of a table with aligned columns, units to the right."""
     names, units = (max(len(row[column]) for row in rows) for column in (0, 1))
     return [f"{name:{names}}  {count:>{units}}  {text}" for name, count, text in rows]

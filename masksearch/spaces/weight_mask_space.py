@@ -21,7 +21,9 @@ _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 class WeightSpace(NetworkSpace):
-    """Masks with one bit per weight. Made by :func:`weight_space`. ``print(space)`` shows a table.
+    """Weight masks of a network: one bit per weight of its matrix products and convolutions.
+
+    Made by :func:`weight_space`. ``print(space)`` shows a table.
 
     Attributes
     ----------
@@ -50,17 +52,17 @@ class WeightSpace(NetworkSpace):
         return "\n".join([*lines, *(f"left out: {name}: {reason}" for name, reason in self.left_out)])
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Weight name -> bool tensor of the weight's shape."""
+        """Return {weight name: bool tensor of its shape, True = kept}."""
         return {self._weights[layer.name]: mask.bits[layer.slice].view(layer.shape) for layer in self.layers}
 
     def layer_weights(self) -> list[str]:
-        """Names of the masked weights, in order of the layers."""
+        """Return the names of the weights that masks can change, in order of the layers."""
         return [self._weights[layer.name] for layer in self.layers]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """The entries of ``tensors`` (by parameter name, a state dict for example) as one tensor (n_units,).
+        """Flatten and concatenate the tensors of all maskable weights: (n_units,), on the tensors' device.
 
-        A unit is one entry, so that there is nothing to sum and ``part`` has no effect.
+        ``tensors`` holds them by parameter name. A unit is one entry: there is nothing to sum, ``part`` has no effect.
         """
         return torch.cat([tensors[name].detach().flatten() for name in self.layer_weights()])
 
@@ -71,7 +73,7 @@ def weight_space(
     include: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
 ) -> WeightSpace:
-    """The space of weight masks of a network: every weight that enters a matrix product or a convolution.
+    """Return the space of masks with one bit per weight that enters a matrix product or a convolution.
 
     Those are the weights of linear, bilinear and convolutional layers, of ``nn.MultiheadAttention`` (``in_proj_weight``
     and others), of recurrent layers and cells, and of Transformers' ``Conv1D``. Embeddings, weights that an embedding
@@ -83,7 +85,7 @@ def weight_space(
     model : nn.Module
         Any module; it is not changed.
     kinds : {"all", "conv", "linear"}
-        Which kinds of layers have units.
+        Which kinds of layers masks cover.
     include, exclude : str or sequence of str
         Shell patterns of layer names (``"features.*"``). A layer is in the space if a pattern of ``include`` fits and
         none of ``exclude`` does. The layer of an attention's or recurrent weight has the name of the parameter.
