@@ -1,4 +1,4 @@
-"""Pruned networks: physical pruning, tickets, orthogonality repair, sparse inference and export."""
+"""Pruned networks: physical pruning, networks ready for training, orthogonality repair, sparse inference, export."""
 
 from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
 from masksearch.pruning.ticket import Ticket, draw_ticket

@@ -1,4 +1,4 @@
-"""Sparse inference: networks whose masked layers are sparse (CSR) products if these are measured to be faster."""
+"""Sparse inference: masked layers become sparse (CSR) matrix products where measurements show that these are faster."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, with 8 and 11 significant bit
 
 
 class _SparseProduct(nn.Module):
-    """A weight (out, in) in compressed rows; its parts are buffers, so that moving, copying and saving work."""
+    """Base of sparse layers: a weight (out, in) as CSR buffers, so that moving, copying and saving work."""
 
     crow_indices: Tensor
     col_indices: Tensor
@@ -42,11 +42,11 @@ class _SparseProduct(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def extra_repr(self) -> str:
-        """Shape and density, for the printed network."""
+        """Return sizes and density of the weight, for the printed network."""
         return f"{self.shape[1]}, {self.shape[0]}, density={len(self.values) / (self.shape[0] * self.shape[1]):.3g}"
 
     def multiply(self, columns: Tensor) -> Tensor:
-        """Columns (in, n) -> weight @ columns + bias (out, n)."""
+        """Return weight @ columns + bias: (out, n) for columns (in, n)."""
         matrix = torch.sparse_csr_tensor(
             self.crow_indices, self.col_indices, self.values, self.shape, check_invariants=False
         )
@@ -57,23 +57,23 @@ class _SparseProduct(nn.Module):
 
 
 class SparseLinear(_SparseProduct):
-    """``nn.Linear`` with its non-zero weights only, for inference: no parameter is trainable."""
+    """``nn.Linear`` that stores and multiplies only non-zero weights (CSR). For inference: nothing is trainable."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs (..., in) -> outputs (..., out)."""
+        """Return outputs (..., out) for inputs (..., in)."""
         rows = x.reshape(-1, self.shape[1])
         return self.multiply(rows.t()).t().contiguous().view(*x.shape[:-1], self.shape[0])
 
 
 class SparseConv1x1(_SparseProduct):
-    """A 1x1 ``nn.Conv2d`` (unpadded, one group) with its non-zero weights only. For inference."""
+    """1x1 ``nn.Conv2d`` (unpadded, one group) that stores and multiplies only non-zero weights. For inference."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: tuple[int, int]) -> None:
         super().__init__(weight.flatten(1), bias)
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inputs (n, in, h, w) -> outputs (n, out, h / stride, w / stride)."""
+        """Return outputs (n, out, h / stride, w / stride) for inputs (n, in, h, w)."""
         x = x[..., :: self.stride[0], :: self.stride[1]]
         # Image by image: pixels are columns, so that no dimension has to be permuted.
         return torch.stack([self.multiply(image.flatten(1)).view(-1, *image.shape[1:]) for image in x])
@@ -81,11 +81,11 @@ class SparseConv1x1(_SparseProduct):
 
 @dataclass(frozen=True)
 class Choice:
-    """Measured times of a layer, dense and sparse, and the faster form."""
+    """Measured times of a layer as a dense and as a sparse product, and which of the two was chosen."""
 
     layer: str
     shape: tuple[int, ...]  # of the weight
-    sparsity: float
+    sparsity: float  # share of zeros in the weight
     rows: int  # inputs (pixels, tokens) per forward pass of the example batch
     dense: Timing
     sparse: Timing
@@ -93,12 +93,12 @@ class Choice:
 
     @property
     def speedup(self) -> float:
-        """Dense / sparse seconds; below 1 the sparse layer is slower."""
+        """Median dense time / median sparse time; below 1 the sparse layer is slower."""
         return self.dense.median / self.sparse.median
 
 
 class Deployed(NamedTuple):
-    """A network for inference, and the measurements of its layers with zeros."""
+    """Result of :func:`sparse`: the network for inference, and the measurement of each layer with zeros."""
 
     model: nn.Module
     choices: list[Choice]
@@ -107,9 +107,9 @@ class Deployed(NamedTuple):
 def sparse(model: nn.Module, example_input: Nested, seconds: float = 0.2) -> Deployed:
     """A copy whose linear layers and 1x1 convolutions are sparse products where measurements show that they are faster.
 
-    Every such layer with zeros in its weight is timed dense and sparse on its inputs from the example batch. It becomes
-    sparse only if the 95 % interval of the sparse time lies below that of the dense time. Results depend on batch size
-    and machine.
+    Every linear layer and 1x1 convolution with zeros in its weight is timed dense and sparse on its inputs from the
+    example batch. It becomes sparse only if the 95 % interval of the sparse time lies below that of the dense time.
+    Results depend on batch size and machine.
 
     Parameters
     ----------
@@ -240,10 +240,10 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """The sparsity above which a sparse product is faster than the dense one, for one size."""
+    """Sparsity above which a sparse linear layer of one size is measured to be faster than the dense layer."""
 
-    size: int  # inputs and outputs of a linear layer
-    rows: int  # inputs multiplied at once
+    size: int  # input features = output features
+    rows: int  # batch size
     speedups: dict[float, float]  # sparsity -> dense over sparse seconds (medians)
     sparsity: float | None  # lowest measured one above which sparse is always faster; None: there is none
 
@@ -255,12 +255,14 @@ def break_even(
     device: torch.device | str = "cpu",
     seconds: float = 0.2,
 ) -> list[BreakEven]:
-    """Measure square linear layers with random zeros, in float32, dense and sparse in turns, on this machine.
+    """Measure on this machine from which sparsity on sparse square linear layers are faster than dense ones.
+
+    Weights are float32 with random zeros; dense and sparse layers are timed in turns.
 
     Parameters
     ----------
     sizes, sparsities, rows : sequences
-        All combinations are measured.
+        Features of the layers, shares of zeros, and batch sizes; all combinations are measured.
     device : torch.device or str
         Device of the layers.
     seconds : float

@@ -1,4 +1,4 @@
-"""Orthogonality repair: masked weights are changed until they nearly preserve lengths and angles again."""
+"""Orthogonality repair: masked weight matrices are changed until their columns are nearly orthonormal again."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ _ITERATIONS = 100  # of L-BFGS, per layer
 
 
 def repaired(weights: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make the columns of masked weights as orthonormal as the mask allows, layer by layer.
+    """Return a state dict whose masked weights have columns as orthonormal as the mask allows.
 
-    Minimises the squared Frobenius norm of W^T W - I over the kept entries of W (out, in), from their values: the
+    For each layer, L-BFGS minimises the squared Frobenius norm of W^T W - I over the kept entries of W (out, in): the
     approximate dynamical isometry of Lee et al. 2020 (section 5), without data. With fewer outputs than inputs the
-    columns can't be orthonormal; the minimum then has orthonormal rows, since both differ by a constant.
+    columns can't be orthonormal; the minimum then has orthonormal rows, since both norms differ by a constant.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Physical pruning: smaller networks from filter masks, exact in eval mode, their state dicts and files."""
+"""Physical pruning: smaller networks from filter masks, with equal outputs in eval mode; state dicts and files."""
 
 import hashlib
 import json
@@ -25,9 +25,10 @@ _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetenso
 
 
 def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
-    """A copy of ``model`` without the channels that ``mask`` removes. In eval mode outputs equal the masked network's.
+    """Return a smaller copy of a network, physically without the channels that a filter mask removes.
 
-    The copy has the same class, mode, device and types, and no gradients. ``model`` does not change.
+    In eval mode its outputs equal those of the masked network. The copy has the same class, mode, device and types, and
+    no gradients. ``model`` does not change.
 
     Parameters
     ----------
@@ -44,10 +45,10 @@ def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
 
 
 def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cut a state dict of the full network to the sizes of the pruned one.
+    """Shrink a state dict of the full network to the sizes of the network that :func:`prune` makes.
 
     ``prune(model, space, mask).load_state_dict(slice_state(space, mask, earlier))`` is the pruned network with the
-    weights of an earlier moment. Tensors that the mask doesn't cut are not copied.
+    weights of an earlier moment. Tensors that the mask doesn't shrink are not copied.
 
     Raises
     ------
@@ -60,10 +61,10 @@ def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> 
 
 
 def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert a state dict of the pruned network to the full network's, with zeros at pruned positions.
+    """Expand a state dict of the pruned network to the full network's sizes, with zeros for removed channels.
 
-    The inverse of :func:`slice_state`: a later round of pruning ranks the units of the full network, with the weights
-    of the trained smaller one. In eval mode both give equal outputs.
+    The inverse of :func:`slice_state`, for later rounds of pruning, which rank the channels of the full network. In
+    eval mode both networks give equal outputs.
 
     Raises
     ------
@@ -113,7 +114,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Ma
 
 
 def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Load a pruned network, on the CPU, in eval mode; neither the space nor the original weights are needed.
+    """Load a network saved by :func:`save_pruned`, on the CPU, in eval mode; no mask, space or old weights are needed.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Tickets: masked or physically pruned networks that are ready to be trained."""
+"""Tickets: masked or physically pruned networks that are ready to be trained (Frankle & Carbin 2019)."""
 
 from dataclasses import dataclass
 
@@ -14,23 +14,30 @@ __all__ = ["Ticket", "draw_ticket"]
 
 @dataclass(frozen=True)
 class Ticket:
-    """A mask and its weights, as a network that is ready to be trained."""
+    """Pruned network that is ready to be trained: physically pruned, or masked with zeros."""
 
     network: nn.Module
-    masks: dict[str, Tensor]  # for the training: parameter name -> kept entries; empty for a physically pruned network
-    pruned: bool  # whether physically pruned
+    masks: dict[str, Tensor]  # parameter name -> bool, entries to keep in training; empty if physically pruned
+    pruned: bool  # True: channels are physically removed; False: pruned entries are zero
 
     def weights(self, space: NetworkSpace, mask: Mask) -> Weights:
-        """The current weights as a state dict of the full network, with zeros at pruned positions."""
+        """Return the network's current state dict with the full network's sizes, with zeros at pruned positions."""
         state = copy_weights(self.network)
         return restore_state(space, mask, state) if self.pruned and isinstance(space, FilterSpace) else state
 
 
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
-    """The network under ``mask`` with ``weights``: filters are removed, weights are zeroed.
+    """Prune a network with given weights, so that it is ready to be trained.
 
-    Filters are only zeroed if ``physically`` is False or the mask empties a layer, because a network without a layer
-    does not exist. ``model`` gets the masked weights.
+    Masks of filters remove channels physically; masks of weights zero them. Filters are only zeroed if ``physically``
+    is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The full network; it gets the masked weights.
+    weights : state dict
+        Weights of the full network to start from, for example those at initialisation.
     """
     model.load_state_dict(weights)
     if physically and isinstance(space, FilterSpace) and not mask.empty_layers():

@@ -1,4 +1,4 @@
-"""Learned supermasks: masks under which untrained weights classify well.
+"""Learned supermasks: weight masks, learned by gradient descent, under which untrained networks classify well.
 
 Supermasks use the gradient of the loss for every weight at every step, over epochs of training examples. Searches and
 criteria have less information, so that supermasks are an upper reference for them.
@@ -27,13 +27,13 @@ __all__ = ["SUPERMASKS", "Supermask", "SupermaskSettings", "learn"]
 
 @dataclass(frozen=True)
 class Supermask:
-    """A row of the table: the scores of a method, and its published SGD settings."""
+    """Definition of a method that learns supermasks: its scores of weights, and its published SGD settings."""
 
     start: Callable[[Tensor, torch.Generator], Tensor]  # weight -> initial scores
     draw: Callable[[Tensor, int], Tensor]  # scores (n,), ones -> 0/1 mask (n,) with a gradient for the scores
-    rank: Callable[[Tensor], Tensor]  # scores -> saliency
-    about: str
-    source: str
+    rank: Callable[[Tensor], Tensor]  # scores -> saliency, higher = keep
+    about: str  # short description
+    source: str  # authors and year of the paper
     lr: float
     weight_decay: float
     lr_schedule: LrSchedule
@@ -91,27 +91,28 @@ def learn(
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[EpochRow], bool | None] | None = None,
 ) -> Mask:
-    """Learn a mask for the weights of ``model``, which does not change.
+    """Learn by gradient descent which weights of an untrained network to keep, and return the mask.
 
-    Scores are the only trained parameters of a copy of the network; weights, biases and normalisations are frozen. The
-    loss is cross-entropy. Every forward pass, and the result, has exactly the requested density.
+    Each weight gets a score. Scores are the only trained parameters of a copy of the network; weights, biases and
+    normalisations are frozen. The loss is cross-entropy. Every forward pass, and the result, has exactly the requested
+    density.
 
     Parameters
     ----------
     name : str
-        A row of ``SUPERMASKS``.
+        A method in ``SUPERMASKS``: ``"edge_popup"`` or ``"zhou"``.
     space : NetworkSpace
         A weight space of ``model``.
     split : Examples
-        What is learned from: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
+        Training examples: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
     density : float, {layer name: float} or Amount, optional
         Kept / all weights. Exactly one of ``density`` and ``sparsity`` is given.
     sparsity : float or {layer name: float}, optional
         1 - density.
     settings : SupermaskSettings
-        How long and how fast.
+        Epochs, batch size and learning rate of the training of scores.
     scope : {"layerwise", "erk", "global"}, optional
-        How a density is spread over layers. ``layerwise``, the default, is the published scope; ``global`` ranks the
+        Distribution of a density over layers. ``layerwise``, the default, is the published scope; ``global`` ranks the
         scores of all layers together, at every step and at the end, though edge-popup's scores start larger in layers
         with a small fan-in.
     seed : int
@@ -119,7 +120,8 @@ def learn(
     device, augment, checkpoint, on_epoch
         As in :func:`masksearch.training.train`; ``on_epoch`` returning True ends the learning there.
     on_empty : {"raise", "allow", "keep_one"}, optional
-        For the final mask; ``allow`` if left out. Layers may be empty while scores are learned.
+        Treatment of layers of which the final mask would keep nothing; default ``allow``. Layers may be empty while
+        scores are learned.
     generator : torch.Generator, optional
         Breaks ties of the resulting mask.
 

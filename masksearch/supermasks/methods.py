@@ -1,4 +1,4 @@
-"""Supermask methods (edge-popup, Zhou et al.): settings, initial scores, and masks drawn from scores."""
+"""Methods that learn supermasks (edge-popup, Zhou et al.): settings, initial scores, and masks drawn from scores."""
 
 from dataclasses import dataclass
 from math import inf, sqrt
@@ -13,16 +13,16 @@ __all__ = ["SupermaskSettings", "constant", "draw_edge_popup", "draw_zhou", "kai
 
 @dataclass(frozen=True)
 class SupermaskSettings:
-    """Settings of the learning of scores; other settings of the optimiser are the published ones."""
+    """Settings for learning a supermask's scores by SGD; momentum, decay and schedule are the published ones."""
 
     epochs: int = 5
     """Passes over the training examples; 0 leaves the initial scores unchanged."""
     batch_size: int = 64
     """Examples per optimiser step; the last batch of an epoch may be smaller."""
     lr: float | None = None
-    """Learning rate of the scores at the start; if not given, the method's published rate."""
+    """Initial learning rate of the scores; if not given, the method's published rate."""
     rescale: bool = True
-    """Scale kept weights up while scores are learned, as in the papers; without it, logits are too small to learn."""
+    """Scale kept weights up while scores are learned, as in the papers; otherwise logits are too small to learn."""
 
     def __post_init__(self) -> None:
         require("epochs", self.epochs, self.epochs >= 0, "0 or more")
@@ -31,38 +31,38 @@ class SupermaskSettings:
 
 
 def top(values: Tensor, kept: int) -> Tensor:
-    """0/1 tensor like ``values`` (n,) with ones at its ``kept`` highest values."""
+    """Return a 0/1 tensor (n,) with ones at the ``kept`` highest of the ``values`` (n,)."""
     # Indices instead of a threshold: the count is exact also for ties, and the host does not wait for the device.
     return torch.zeros_like(values).scatter_(0, values.topk(kept, sorted=False).indices, 1)
 
 
 def kaiming(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Scores of a weight's shape, uniform in +-1/sqrt(fan in): Kaiming initialisation with a = sqrt(5)."""
+    """Return initial scores in a weight's shape, uniform in +-1/sqrt(fan in): Kaiming uniform with a = sqrt(5)."""
     scores = torch.empty(weight.shape, dtype=weight.dtype)
     return nn.init.kaiming_uniform_(scores, a=sqrt(5), generator=generator)
 
 
 def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Scores 0 of a weight's shape: all weights are equally likely."""
+    """Return initial scores of 0 in a weight's shape, so that all weights are kept with equal probability."""
     return torch.zeros(weight.shape, dtype=weight.dtype)
 
 
 def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
-    """The mask of the largest ``|s|``.
+    """Return the 0/1 mask (n,) of the ``kept`` scores s of largest ``|s|``, with straight-through gradients.
 
-    Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight, kept or not. The
-    rank is ``|s|``, as in the authors' experiments, so that the gradient of s is d loss / d rank times sign(s).
+    Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight w with mask m, kept
+    or not. The rank is ``|s|``, as in the authors' experiments: the gradient of s is d loss / d rank times sign(s).
     """
     rank = scores.abs()
     return _straight_through(top(rank.detach(), kept), rank)
 
 
 def draw_zhou(scores: Tensor, kept: int) -> Tensor:
-    """A mask drawn from Bernoulli(sigmoid(s - t)) (Zhou et al. 2019, section 5), with exactly ``kept`` ones.
+    """Draw a random 0/1 mask (n,) with ``kept`` ones from Bernoulli(sigmoid(s - t)) of the scores s.
 
-    A draw from Bernoulli(sigmoid(a)) is 1 if a plus logistic noise is above 0. Here t is the kept-th highest value of
-    s + noise, so that every draw has the requested density; in the paper t is 0 and the density drifts. Gradients pass
-    through sigmoid(s - t) with constant t.
+    Zhou et al. 2019, section 5. A draw from Bernoulli(sigmoid(a)) is 1 if a plus logistic noise is above 0. Here t is
+    the kept-th highest value of s + noise, so that every draw has the requested density; in the paper t is 0 and the
+    density drifts. Gradients pass through sigmoid(s - t) with constant t.
     """
     noisy = scores.detach() + torch.rand_like(scores).logit()
     drawn = noisy.topk(kept, sorted=False)

@@ -1,4 +1,4 @@
-"""Scored networks: frozen weights under masks from trainable scores."""
+"""Networks with frozen weights and one trainable score per weight, from which every forward pass draws a mask."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ __all__ = ["ScoredNetwork", "frozen_weights"]
 
 
 class ScoredNetwork(nn.Module):
-    """A frozen copy of a network; every forward pass draws a mask from the scores, its only trainable parameters.
+    """Frozen copy of a network with one trainable score per weight; each forward pass masks the weights by the scores.
 
-    In train mode the mask is ``draw``'s, in eval mode the one of the highest ranks.
+    In train mode ``draw`` makes the mask; in eval mode the mask keeps the weights with the highest ``rank``.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class ScoredNetwork(nn.Module):
         self.register_buffer("power", torch.tensor(float(power)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Outputs of the masked network for images (b, c, h, w)."""
+        """Return the outputs of the masked network for images (b, c, h, w)."""
         weights = {}
         for name, mask in zip(self._names, self.masks(), strict=True):
             weight: Tensor = self.network.get_parameter(name)
@@ -76,7 +76,7 @@ class ScoredNetwork(nn.Module):
         return functional_call(self.network, weights, (images,))
 
     def masks(self) -> list[Tensor]:
-        """0/1 masks of the weights' shapes, in order of the layers."""
+        """Return 0/1 masks from the scores, in the weights' shapes, in order of the layers."""
         scores = list(self.scores)
         if len(self._kept) == len(scores):
             return [self._mask(s.flatten(), kept).view_as(s) for s, kept in zip(scores, self._kept, strict=True)]
@@ -90,12 +90,12 @@ class ScoredNetwork(nn.Module):
         return self._draw(scores, kept) if self.training else top(self._rank(scores), kept)
 
     def saliency(self) -> Tensor:
-        """Saliency of every unit (n_units,), on the CPU."""
+        """Return the saliency of every weight from its score, higher = keep: (n_units,), on the CPU."""
         return torch.cat([self._rank(s.detach()).flatten().cpu() for s in self.scores])
 
 
 def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter]:
-    """The weights of the space's layers.
+    """Return the weights of a network that the masks of a weight space cover, in order of the layers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Export of networks to ONNX and torch.export files, whose outputs are checked before they are written."""
+"""Export of networks to ONNX and torch.export files; their outputs are compared with the network's before writing."""
 
 import io
 import warnings
@@ -27,7 +27,7 @@ _PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one ONNX file
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file."""
+    """An exported file: path, bytes, and largest difference between its outputs and the network's."""
 
     path: Path
     bytes: int
@@ -37,10 +37,10 @@ class Exported:
 
 
 def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
-    """Write the network, in eval mode on the CPU, as ONNX: input ``input``, output ``output``, any batch size.
+    """Export a network to an ONNX file, in eval mode, for any batch size; compare its outputs with the network's.
 
-    If onnxruntime is installed, the outputs of the ONNX model are compared with the network's for batches of 1 and 5
-    before the file is written.
+    The graph has the input ``input`` and the output ``output``. Outputs are compared if onnxruntime is installed, for
+    batches of 1 and 5, before the file is written.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Export
 
 
 def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
-    """Write the network, in eval mode on the CPU, as a program of ``torch.export`` for any batch size.
+    """Export a network to a file of ``torch.export``, in eval mode, on the CPU, for any batch size.
 
     The program's outputs are compared with the network's for batches of 1 and 5 before it is written. Load it with
     ``torch.export.load(path).module()``.

@@ -22,7 +22,7 @@ StateForm = Literal["zeros", "torch_prune"]
 
 
 def to_torch_prune(model: nn.Module, space: WeightSpace, mask: Mask) -> None:
-    """Apply a mask in place in the form of ``torch.nn.utils.prune``: ``weight_orig`` times ``weight_mask``.
+    """Apply a weight mask to a network in place, as ``torch.nn.utils.prune`` does: ``weight_orig * weight_mask``.
 
     The mask stays in effect during training; ``torch.nn.utils.prune.remove(layer, "weight")`` makes it permanent.
 
@@ -52,7 +52,7 @@ def to_torch_prune(model: nn.Module, space: WeightSpace, mask: Mask) -> None:
 
 
 def from_torch_prune(model: nn.Module, space: WeightSpace) -> Mask:
-    """The mask of a network pruned by ``torch.nn.utils.prune``; layers without a mask are fully kept.
+    """Return the mask of a network pruned by ``torch.nn.utils.prune``; layers without a mask are fully kept.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def from_torch_prune(model: nn.Module, space: WeightSpace) -> Mask:
 
 
 def mask_of_state(state: Mapping[str, Tensor], space: WeightSpace) -> Mask:
-    """The mask of a state dict: its ``weight_mask``, or else the non-zero entries of its weights.
+    """Return the weight mask of a state dict: its ``weight_mask`` entries, else the non-zero entries of its weights.
 
     Weights that are zero for other reasons count as pruned.
 
@@ -103,13 +103,13 @@ def mask_of_state(state: Mapping[str, Tensor], space: WeightSpace) -> Mask:
 def masked_state(
     state: Mapping[str, Tensor], space: WeightSpace, mask: Mask, form: StateForm = "zeros"
 ) -> dict[str, Tensor]:
-    """A state dict under a mask.
+    """Return a copy of a state dict with a weight mask applied.
 
     Parameters
     ----------
     state : mapping
-        Of the network, plain or from ``torch.nn.utils.prune``, whose masks are replaced. Tensors without a mask are
-        not copied.
+        State dict of the network, plain or from ``torch.nn.utils.prune``, whose masks are replaced. Tensors without a
+        mask are not copied.
     space : WeightSpace
         The space of the mask.
     mask : Mask
