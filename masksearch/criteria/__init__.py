@@ -1,4 +1,4 @@
-"""Criteria: functions that give every unit a saliency (higher = keep), their table, and masks from them."""
+"""Pruning criteria: functions that rate every weight or filter by a saliency (higher = keep), and masks from them."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -47,16 +47,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Criterion:
-    """A row of the table: the saliency function and its requirements."""
+    """Definition of a pruning criterion: its saliency function and the inputs that the function needs."""
 
     saliency: Callable[..., Tensor]  # f(model, space, batches, *, initial=None, alive=None) -> (n_units,)
-    source: str
+    source: str  # formula and paper
     weights: Literal["none", "any", "trained"] = "any"  # weights that it reads; trained: of little use before training
-    needs_batches: bool = False
-    needs_initial: bool = False
+    needs_batches: bool = False  # reads batches of (images, labels)
+    needs_initial: bool = False  # reads the weights at initialisation, initial=
     draws: bool = False  # random: takes generator=
     rounds: int = 1  # rounds of ranking and pruning from density 1 down to the target
-    granularities: tuple[str, ...] = ("weight",)
+    granularities: tuple[str, ...] = ("weight",)  # masks of single weights, of filters, or both
 
 
 _DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
@@ -137,15 +137,16 @@ def select(
     alive: Mask | None = None,
     connectivity: Connectivity | None = None,
 ) -> Mask:
-    """The mask that a criterion chooses, after the rounds of its row.
+    """Return the mask of the requested density that a pruning criterion chooses for a network.
 
-    Round r of n keeps density ** (r / n) of the units, or of every layer's where the scope fixes the layers' densities.
-    Units that a round prunes stay pruned.
+    Most criteria rank and prune in one round, SynFlow in 100. Round r of n keeps density ** (r / n) of all units
+    (weights or filters), or of each layer's where the scope fixes the layers' densities. Units that a round prunes stay
+    pruned.
 
     Parameters
     ----------
     name : str
-        A row of ``CRITERIA``.
+        A criterion in ``CRITERIA``.
     batches : iterable of (images, labels)
         Read once per round.
     density : float, {layer name: float} or Amount, optional
@@ -153,16 +154,16 @@ def select(
     sparsity : float or {layer name: float}, optional
         1 - density; at most one of the two is given.
     scope, on_empty, hold : str, optional
-        As :class:`~masksearch.core.amount.Amount` has them: ``"global"``, ``"raise"`` and ``"units"`` if left out.
+        Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
     generator : torch.Generator, optional
-        Breaks ties, and feeds criteria that draw random numbers.
+        Source of random numbers for ties and for the criterion ``random``; default: a generator with seed 0.
     initial : mapping, optional
         Weights at initialisation, by parameter name.
     alive : Mask, optional
         The mask to start from: units that it prunes stay pruned, and densities fall from its density. By default,
         nothing is pruned yet.
     connectivity : Connectivity, optional
-        Of the network: units through which no signal passes are replaced by the next best units.
+        Finds kept units that no signal passes through; they are replaced by the next best units. Default: they stay.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Connectivity of masked networks: dead units, which lie on no path of kept weights from an input to an output."""
+"""Dead units of masked networks: kept weights or filters on no path of kept weights from an input to an output."""
 
 import copy
 from collections.abc import Callable
@@ -17,11 +17,11 @@ _ROUNDS = 100  # of replacing dead units; few networks need as many
 
 
 class Connectivity:
-    """Find the kept units of a mask that no signal passes through.
+    """Find dead units of masks: kept weights or filters that no signal passes through.
 
-    A signal of ones passes through the network in eval mode with equal positive weights, without biases and running
+    An input of ones passes through the network in eval mode with equal positive weights, without biases and running
     means. A unit is dead if the sum of the outputs does not depend on it: its weights can change outputs by constants
-    only (Vysogorets & Kempe 2023, "effective" sparsity). In max pooling, one position stands for its window. Clipped
+    only (Vysogorets & Kempe 2023, "effective" sparsity). In max pooling, one position represents its window. Clipped
     activations are replaced by ReLU; softmax and normalisations by the input's own mean are left out.
 
     Parameters
@@ -61,7 +61,7 @@ class Connectivity:
             )
 
     def dead(self, mask: Mask) -> Tensor:
-        """The dead units among the kept ones: bool (n_units,), on the CPU."""
+        """Return which kept units of a mask are dead, on no path from input to output: bool (n_units,), on the CPU."""
         with self._space.applied(self._network, mask), torch.enable_grad():
             flow = self._network(self._ones).sum()
             gradients = torch.autograd.grad(flow, list(self._weights.values()), materialize_grads=True)
@@ -71,10 +71,10 @@ class Connectivity:
 
 
 def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Connectivity) -> Mask:
-    """The mask of the top units, in which dead units are replaced by the next best until none is dead.
+    """Return the mask of the most salient units, with units that no signal passes through replaced by the next best.
 
-    A unit that was dead once comes back only if no other unit is left. If dead units remain after all rounds, the
-    result is the mask with the fewest dead units.
+    Replacement is repeated until no kept unit is dead, at most 100 times; if dead units remain, the mask with the
+    fewest of them is returned. A unit that was dead once is kept again only if no other unit is left.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Co
     rank : callable
         Saliency -> mask of the requested density.
     connectivity : Connectivity
-        Of the network.
+        Finds the dead units of a mask.
     """
     best, fewest = None, saliency.numel() + 1
     for _ in range(_ROUNDS):

@@ -1,6 +1,7 @@
-"""Criteria of filters from the weights of all layers that make a unit's channels.
+"""Pruning criteria for filters that read only weights: L1 and L2 norms, geometric median, BatchNorm scales.
 
-If residual additions tie the channels of several layers to one unit, its saliency is taken over these layers.
+A unit is a group of channels that must be removed together. If residual additions couple channels of several layers to
+one unit, its saliency is taken over the filters of all these layers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -25,7 +26,10 @@ def filter_l1(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Sum of |w| over the unit's filters, (n_units,) (Li et al. 2017); the paper ranks layerwise."""
+    """Return the L1 norm of every unit's filters as saliency: (n_units,), on the CPU.
+
+    Li et al. 2017; the paper ranks layer by layer.
+    """
     return _filter_sums(model, space, torch.abs)
 
 
@@ -37,7 +41,10 @@ def filter_l2(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Euclidean norm of the unit's filters, (n_units,) (He et al. 2018); the paper ranks layerwise."""
+    """Return the Euclidean norm of every unit's filters as saliency: (n_units,), on the CPU.
+
+    He et al. 2018; the paper ranks layer by layer.
+    """
     return _filter_sums(model, space, torch.square).sqrt()
 
 
@@ -49,10 +56,10 @@ def fpgm(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Sum of the Euclidean distances to the layer's other filters, (n_units,) (He et al. 2019, eq. 4).
+    """Return each filter's sum of Euclidean distances to the other filters of its layer as saliency: (n_units,).
 
-    A filter near the geometric median of its layer can be replaced by the others. The paper ranks layerwise. Under
-    ``alive``, distances are to alive filters only.
+    He et al. 2019, eq. 4 (FPGM): a filter near the geometric median of its layer can be replaced by the others. The
+    paper ranks layer by layer. With ``alive``, distances are to the filters that this mask keeps.
     """
     parameters = dict(model.named_parameters())
     keep = space.parameter_masks(alive) if alive is not None else {}
@@ -77,9 +84,10 @@ def bn_scale(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Mean of |gamma| over the unit's BatchNorm channels, (n_units,) (Liu et al. 2017, network slimming); global.
+    """Return the mean |gamma| of the BatchNorm layers that each unit's channels pass as saliency: (n_units,).
 
-    The mean, because all layers share one threshold: a sum would favour units of several layers.
+    Liu et al. 2017 (network slimming), which ranks all layers together. For that, a sum over BatchNorm layers would
+    favour units with channels in several layers.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Criteria from gradients of the loss: SNIP, Taylor and GraSP."""
+"""Pruning criteria from gradients of the loss, for masks of weights and of filters: SNIP, Taylor and GraSP."""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
@@ -28,15 +28,15 @@ def snip(
     alive: Mask | None = None,
     loss: Loss = F.cross_entropy,
 ) -> Tensor:
-    """|(sum over batches of g) w|, (n_units,): the effect of removing the unit on the loss (Lee et al. 2019).
+    """Return the SNIP saliency |g w| of every weight w with gradient g, or its sum over every filter: (n_units,).
 
-    The gradients are summed before the absolute value is taken. The paper uses one batch of 100 images;
-    class-balanced ones are better. A filter's saliency is the sum over all parameters that its unit removes.
+    Lee et al. 2019. g is summed over batches before the absolute value is taken. The paper uses one batch of 100
+    images; class-balanced ones are better. The sum of a filter is over all parameters that its unit removes.
 
     Parameters
     ----------
     alive : Mask, optional
-        Evaluate the network under this mask.
+        Mask of the network during the evaluation.
     loss : callable
         (outputs, labels) -> scalar tensor.
     """
@@ -53,9 +53,10 @@ def taylor(
     alive: Mask | None = None,
     loss: Loss = F.cross_entropy,
 ) -> Tensor:
-    """|sum of g w| over all parameters that the unit removes, (n_units,) (Molchanov et al. 2019, eq. 8, first order).
+    """Return |sum of gradient x weight| over all parameters that each unit removes, as saliency: (n_units,).
 
-    The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel.
+    Molchanov et al. 2019, eq. 8: the first-order change of the loss if the whole unit (a filter with its coupled
+    channels) is removed. Terms of opposite sign cancel.
     """
     return space.unit_sums(_gradients_times_weights(model, space, batches, alive, loss)).abs().cpu()
 
@@ -73,18 +74,18 @@ def grasp(
     alive: Mask | None = None,
     loss: Loss = _softened,
 ) -> Tensor:
-    """Saliency (H g) w, (n_units,), of either sign: the decrease of |g|^2 / 2 without the unit (Wang et al. 2020).
+    """Return the GraSP saliency (H g) w of every weight w, or its sum over every filter: (n_units,), of either sign.
 
-    The paper removes the largest -(H g) w; here the highest are kept. Gradient g and Hessian H are of the sum over
-    batches, in the parameters that masks can change. A filter's saliency is the sum over all parameters that its unit
-    removes.
+    Wang et al. 2020: the decrease of the squared gradient norm |g|^2 / 2 by removal of the unit. The paper removes the
+    largest -(H g) w; here the highest (H g) w are kept. Gradient g and Hessian H are of the loss summed over batches,
+    in the parameters that masks can change. The sum of a filter is over all parameters that its unit removes.
 
     Parameters
     ----------
     batches : iterable of (images, labels)
         Read twice; the graph of one batch at a time is in memory.
     alive : Mask, optional
-        Evaluate the network under this mask; g is that of the parameters that it keeps.
+        Mask of the network during the evaluation; g is 0 at the parameters that it prunes.
     loss : callable
         (outputs, labels) -> scalar tensor; by default the cross-entropy of logits / 200.
     """
@@ -128,7 +129,7 @@ def _gradients_times_weights(
 
 
 def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> nn.Module:
-    """A copy under ``alive``, in eval mode except BatchNorm, which uses batch statistics."""
+    """Return a copy of a network masked by ``alive``, in eval mode except BatchNorm, which uses batch statistics."""
     network = copy.deepcopy(model).eval().requires_grad_(True)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -139,13 +140,19 @@ def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> n
 
 
 def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
-    """Name -> parameter, of all parameters that masks can change."""
+    """Return {name: parameter} of all parameters of a network that masks of the space can change."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     return {name: parameters[name] for name in space.parameter_masks(space.full())}
 
 
 def summed_gradients(network: nn.Module, weights: list[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
-    """Sum over batches of the loss's gradient; 0 where the loss doesn't depend on a weight."""
+    """Return the gradient of the loss summed over batches, one tensor per weight; 0 for weights without effect.
+
+    Raises
+    ------
+    InputError
+        If there is no batch.
+    """
     total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     empty = True
     for images, labels in batches:

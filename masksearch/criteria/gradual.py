@@ -1,4 +1,4 @@
-"""Gradual pruning as a saliency: units rank by the time until they are pruned while the network continues to train.
+"""Gradual pruning as a criterion: weights or filters rank by how long they survive pruning during training.
 
 The weights of a dense network do not show which of them suffice without the others; a network that is trained while its
 density falls (Zhu & Gupta 2017) adapts to that.
@@ -44,7 +44,9 @@ def gradual_saliency(
     augment: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> Tensor:
-    """Prune a copy of a network gradually; units that are kept longest rank highest.
+    """Prune a copy of a network gradually while it trains; return a saliency that rises with each unit's pruning time.
+
+    A unit is a weight or a group of coupled channels.
 
     Parameters
     ----------
@@ -53,29 +55,29 @@ def gradual_saliency(
     split : Examples
         Training examples.
     settings : TrainSettings
-        How: for all of its epochs, of which density falls during the first three quarters. Its schedule of learning
-        rates begins anew; ``plateau``, which would need validation images, is refused.
+        Settings of the training, for all of its epochs; the density falls during the first three quarters. The schedule
+        of learning rates begins anew; ``plateau``, which would need validation images, is refused.
     density : float or Amount, optional
-        At the end. Exactly one of ``density`` and ``sparsity`` is given.
+        Density at the end. Exactly one of ``density`` and ``sparsity`` is given.
     criterion : str
-        A row of ``CRITERIA``, which chooses the units that go; of those that went at once, and of those that are left,
-        it is the order.
+        A criterion in ``CRITERIA``. It chooses the units to prune at each step, and orders units that are pruned in the
+        same step or kept to the end.
     batches, initial
         Inputs of the criterion, as in :func:`masksearch.criteria.select`.
     sparsity : float, optional
         1 - density.
     scope, on_empty, hold : str, optional
-        As :class:`~masksearch.core.amount.Amount` has them: ``"global"``, ``"raise"`` and ``"units"`` if left out.
+        Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
     alive : Mask, optional
         Mask to begin with. Default: the full mask.
     seed, device, augment, on_epoch
-        Of the training, as in :func:`masksearch.train`; the seed breaks ties, too.
+        As in :func:`masksearch.train`; the seed also breaks ties.
 
     Returns
     -------
     Tensor (n_units,)
-        Float64, on the CPU: the number of mask changes before the unit is pruned, plus its quantile among units of
-        the same step. Units outside ``alive`` have -1.
+        Float64, on the CPU: the number of mask changes before the unit is pruned, plus its quantile (in [0, 1)) among
+        units pruned in the same step. Units that ``alive`` prunes have -1.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Rounds of ranking and pruning: the amount that every round keeps, so that no round keeps a unit pruned before."""
+"""Densities of repeated ranking and pruning: how much each round keeps, so that pruned units stay pruned."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,11 @@ __all__ = ["step_amounts"]
 
 
 def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) -> Iterator[Amount]:
-    """The amount of every round: densities fall exponentially from the density of ``alive`` to that of ``amount``.
+    """Yield the density to keep in each round of pruning: it falls exponentially from that of ``alive`` to ``amount``.
 
-    Where the scope fixes the layers' quotas, the density of every layer falls to its own quota. The layers' densities
-    are whole numbers of units that never rise: with independent rounding by largest remainder, a round could keep a
-    unit more than the round before has left. Held in params or MACs, densities fall from 1; a round whose density is
+    Where the scope fixes the layers' densities, each layer's falls to its own. The layers' densities are whole numbers
+    of units that never rise: with independent rounding by largest remainder, a round could keep a unit more than the
+    round before has left. For shares of parameters or MACs (``hold``), densities fall from 1; a round whose density is
     above that of ``alive`` prunes nothing.
 
     Raises

@@ -1,4 +1,4 @@
-"""SynFlow, the criterion of synaptic flow, and networks prepared for a flow of ones."""
+"""SynFlow, the pruning criterion of Tanaka et al. 2020, and networks prepared for its input of ones."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -22,19 +22,19 @@ def synflow(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|dR/dw w|, float64 (n_units,): the synaptic flow R through the unit (Tanaka et al. 2020).
+    """Return the SynFlow saliency |dR/dw w| of every weight, or its sum over every filter: float64 (n_units,).
 
-    R is the sum of the outputs for one input of ones, in eval mode, with every parameter replaced by its absolute
-    value, biases and normalisation scales included. Clipped activations (ReLU6) are ReLU, because
-    the flow would saturate them. The function is one round; pruning in one round empties layers, so that ``select``
-    makes 100 rounds, as in the paper. A filter's saliency is the sum over all parameters that its unit removes.
+    Tanaka et al. 2020. R is the sum of the outputs for one input of ones, in eval mode, with every parameter replaced
+    by its absolute value, biases and normalisation scales included. Clipped activations (ReLU6) are replaced by ReLU,
+    because R would saturate them. The sum of a filter is over all parameters that its unit removes. The function is one
+    round; pruning in one round empties layers, so that ``select`` makes 100 rounds, as in the paper.
 
     Parameters
     ----------
     batches : iterable of (images, labels)
         The first batch gives the shape of an input; values and labels have no effect.
     alive : Mask, optional
-        Evaluate the network under this mask.
+        Mask of the network during the evaluation.
 
     Raises
     ------
@@ -69,12 +69,12 @@ _LEVELLING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm,
 
 
 def unclipped(network: nn.Module) -> nn.Module:
-    """Replace clipped activations by ReLU, in place, because a large flow would saturate them."""
+    """Replace clipped activations (ReLU6, Hardtanh) by ReLU, in place, because large values would saturate them."""
     return _replace(network, nn.ReLU, lambda module: isinstance(module, _CLIPPED))
 
 
 def unlevelled(network: nn.Module) -> nn.Module:
-    """Remove softmax and normalisations by the input's own mean, in place, because they remove a flow of ones."""
+    """Remove softmax and normalisations by the input's own mean, in place, because they cancel an input of ones."""
     return _replace(network, nn.Identity, _levels)
 
 

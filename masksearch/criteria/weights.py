@@ -1,4 +1,7 @@
-"""Criteria from weights alone, for single weights and filters: magnitude, movement, LAMP, random."""
+"""Pruning criteria that read only weights, for masks of weights and of filters: magnitude, movement, LAMP, random.
+
+"Thesis 2020" is "Heuristic Approach Towards Early Pruning of Neural Networks".
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -23,7 +26,10 @@ def random(
     alive: Mask | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Uniform noise in [0, 1), (n_units,). The scopes global, layerwise and erk give three different baselines."""
+    """Return uniform noise in [0, 1) as saliency: (n_units,).
+
+    The scopes global, layerwise and erk give three different baselines.
+    """
     return torch.rand(space.n_units, generator=generator)
 
 
@@ -35,9 +41,9 @@ def magnitude(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|w|, (n_units,) (Han et al. 2015); of filters the mean |w| (thesis 2020, Mag). For trained weights.
+    """Return the magnitude |w| of every weight, or the mean |w| of every unit's filters, as saliency: (n_units,).
 
-    Under ``alive``, the mean is over the alive entries of the filters.
+    Han et al. 2015; for filters thesis 2020, Mag. With ``alive``, means are over the entries that this mask keeps.
     """
     weights = _weights(space, _parameters(model))
     return _means(space, {name: weight.abs() for name, weight in weights.items()}, alive)
@@ -51,11 +57,11 @@ def mag_sign(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Saliency w sign(w0), (n_units,): large final, same sign (Zhou et al. 2019).
+    """Return w sign(w0) as saliency (n_units,), for trained weights w and initial weights w0.
 
-    Weights whose sign changed rank below all others. Of filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign).
-    ``initial`` holds w0 by parameter name: the state dict at initialisation. Under ``alive``, means are over the alive
-    entries of the filters.
+    Weights whose sign changed in training rank below all others: "large final, same sign" of Zhou et al. 2019. For
+    filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign). ``initial`` holds w0 by parameter name: the state dict at
+    initialisation. With ``alive``, means are over the entries that this mask keeps.
     """
     weights = _weights(space, _parameters(model))
     start = _at_start("mag_sign", weights, initial)
@@ -70,10 +76,10 @@ def magnitude_increase(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|w| - |w0|, (n_units,): the increase by training (Zhou et al. 2019).
+    """Return the increase |w| - |w0| of every weight's magnitude by training, or its sum over a filter: (n_units,).
 
-    Of filters, the sum over all parameters that the unit removes and that are ``alive``. ``initial`` holds w0 by
-    parameter name.
+    Zhou et al. 2019. The sum is over all parameters that the filter's unit removes and that ``alive`` keeps.
+    ``initial`` holds the initial weights w0 by parameter name.
     """
     weights = _removed(space, _parameters(model))
     start = _at_start("magnitude_increase", weights, initial)
@@ -89,10 +95,10 @@ def movement(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """|w - w0|, (n_units,): the change by training (Zhou et al. 2019; not the movement pruning of Sanh et al. 2020).
+    """Return the distance |w - w0| that training moved every weight, or its sum over a filter: (n_units,).
 
-    Of filters, the sum over all parameters that the unit removes and that are ``alive``. ``initial`` holds w0 by
-    parameter name.
+    Zhou et al. 2019; not the movement pruning of Sanh et al. 2020. The sum is over all parameters that the filter's
+    unit removes and that ``alive`` keeps. ``initial`` holds the initial weights w0 by parameter name.
     """
     weights = _removed(space, _parameters(model))
     start = _at_start("movement", weights, initial)
@@ -108,10 +114,11 @@ def lamp(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """w^2 / sum of those w^2 in its layer that are at least as large, float64 (n_units,) (Lee et al. 2021).
+    """Return the LAMP score w^2 / (sum of all w^2 of its layer that are at least as large): float64 (n_units,).
 
-    For global scope: the largest weight of every layer has 1, so that every layer keeps a unit as long as possible. A
-    filter's w^2 is the sum of squares of all parameters that its unit removes. Pruned entries count as 0.
+    Lee et al. 2021, for global scope: the largest weight of every layer has 1, so that every layer keeps a unit as long
+    as possible. A filter's w^2 is the sum of squares of all parameters that its unit removes. Entries that ``alive``
+    prunes count as 0.
     """
     squares = {name: weight.double().square() for name, weight in _removed(space, _parameters(model)).items()}
     sizes = space.unit_sums(_alive(space, squares, alive)).cpu()
