@@ -1,7 +1,6 @@
 """masksearch: pruning masks of neural networks, found by black-box search and compared fairly with every criterion.
 
-Importing the package loads none of its modules, and not even PyTorch: each public name loads its module when it is
-first used (PEP 562).
+Importing the package loads neither its modules nor PyTorch: each public name loads its module at first use (PEP 562).
 """
 
 from importlib import import_module, metadata
@@ -94,7 +93,7 @@ _MODULES = {
     "supermasks": "supermasks",
     "tasks": "tasks",
 }
-"""Public module -> its place in the package."""
+"""Public name of a module -> its path in the package."""
 
 _HOMES = {
     "core.amount": ("Amount",),
@@ -116,13 +115,13 @@ _HOMES = {
     "training": ("TrainSettings", "evaluate", "train"),
     "utils.errors": ("InputError",),
 }
-"""Module -> the public names that it defines."""
+"""Path of a module -> the public names that the package takes from it."""
 
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Return a public name; load its module first."""
+    """Return the object of a public name, after loading its module."""
     value: Any
     if name == "__version__":
         value = metadata.version("masksearch")
@@ -137,5 +136,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Return all public names, loaded or not."""
+    """Return all public names, whether their modules are loaded or not."""
     return sorted({*globals(), *__all__, "__version__"})

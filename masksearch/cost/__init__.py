@@ -1,4 +1,4 @@
-"""Costs of networks: multiply-adds, parameters, bytes, seconds and memory."""
+"""Costs of networks: multiply-adds (MACs), parameters, bytes on disk, seconds and memory of a forward pass."""
 
 from masksearch.cost.mac_counting import Macs, effective_macs, macs
 from masksearch.cost.memory import peak_memory

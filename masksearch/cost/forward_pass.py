@@ -1,4 +1,4 @@
-"""Forward passes without side effects on the network: checked batches, eval mode, copies, hooks."""
+"""Forward passes without side effects on the network: checks of inputs, eval mode, copies, temporary hooks."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,13 +15,13 @@ __all__ = ["batch_of", "check_batch", "copied", "device_of", "evaluated", "forwa
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Device of the network's first parameter or buffer; the CPU if there is none."""
+    """Return the device of a network's first parameter or buffer; the CPU if there is none."""
     tensors = (tensor for group in (model.parameters(), model.buffers()) for tensor in group)
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def check_batch(model: nn.Module, example_input: object) -> None:
-    """Check, before anything runs, that the input is a batch and that all parameters have shapes.
+    """Raise an :class:`InputError` unless ``example_input`` is a non-empty batch and no parameter is lazy.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def batch_of(example_input: Nested, size: int, device: torch.device) -> Any:
 
 @contextmanager
 def evaluated(model: nn.Module) -> Iterator[nn.Module]:
-    """The network in eval mode; at the end modes, attributes, buffers and the global random state are restored.
+    """Context manager that puts a network in eval mode and restores modes, buffers and the random state at its end.
 
     Attributes are restored, too, because ``torch.nn.utils.prune`` sets the masked weight at every forward pass.
     """
@@ -66,7 +66,7 @@ def evaluated(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def copied(model: nn.Module, instead: Mapping[nn.Module, nn.Module] | None = None) -> nn.Module:
-    """A copy of the network, with the modules in ``instead`` replaced.
+    """Return a copy of a network in which the modules that are keys of ``instead`` are replaced by their values.
 
     Computed weights (by a parametrization or a hook), which deepcopy refuses, are detached.
     """
@@ -95,7 +95,10 @@ def forward(model: nn.Module, batch: Nested) -> Any:
 
 @contextmanager
 def with_hooks(model: nn.Module, enter: Callable[[str], None], leave: Callable[[str], None]) -> Iterator[None]:
-    """Call ``enter`` and ``leave`` before and after every module's forward pass, with its name ("" for the network)."""
+    """Context manager: each module's forward pass calls ``enter(name)`` before and ``leave(name)`` after it.
+
+    The name of the network itself is "".
+    """
     with ExitStack() as stack:
         for name, module in model.named_modules():
             before = module.register_forward_pre_hook(lambda *_, name=name: enter(name), prepend=True)

@@ -1,4 +1,4 @@
-"""Multiply-adds (MACs) per layer, counted by ``torch.utils.flop_counter``, and the operators without a formula."""
+"""Multiply-adds (MACs) per layer, counted by ``torch.utils.flop_counter``, and operators that it can't count."""
 
 import warnings
 from collections import Counter
@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 
 class Macs(int):
-    """A number of multiply-adds, with its parts: the sum over ``per_layer``.
+    """Number of multiply-adds (MACs) of a network as an int, with the MACs of each layer.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Macs(int):
     uncounted: Counter[str]
 
     def __new__(cls, per_layer: Mapping[str, int], uncounted: Mapping[str, int]) -> "Macs":
-        """Make the sum of ``per_layer``."""
+        """Create the int as the sum of ``per_layer``."""
         self = super().__new__(cls, sum(per_layer.values()))
         self.per_layer, self.uncounted = dict(per_layer), Counter(uncounted)
         return self
@@ -53,10 +53,10 @@ class Macs(int):
 def macs(model: nn.Module, example_input: Nested) -> Macs:
     """Multiply-adds of one input's forward pass in eval mode. 1 MAC = 2 FLOPs.
 
-    The formulas of ``torch.utils.flop_counter`` count the products of convolutions, linear layers, all matrix products
-    and attention; additions of biases and elementwise operators do not count. Causal attention counts as full
-    attention, a sparse matrix as a dense one. An operator's MACs belong to the layer whose weight it multiplies with,
-    else to the innermost module that runs it.
+    1 MAC = 2 FLOPs. The formulas of ``torch.utils.flop_counter`` count the products of convolutions, linear layers, all
+    matrix products and attention; additions of biases and elementwise operators do not count. Causal attention counts
+    as full attention, a sparse matrix as a dense one. An operator's MACs belong to the layer whose weight it multiplies
+    with, else to the innermost module that runs it.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def macs(model: nn.Module, example_input: Nested) -> Macs:
 
 
 def effective_macs(counted: Macs, densities: Mapping[str, float]) -> Macs:
-    """MACs of unpruned weights: the MACs of each layer times its density.
+    """Return the MACs of a network without its pruned weights: the MACs of each layer times its share of kept weights.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ _MOVERS |= {"as_strided_", "set_", "resize_as_", "_unsafe_view", "masked_scatter
 
 
 class _Attribution(TorchDispatchMode):
-    """Attribute the FLOPs that the counter adds for every operator to a layer."""
+    """Assign the FLOPs that the counter adds for every operator to a layer."""
 
     supports_higher_order_operators = True
 

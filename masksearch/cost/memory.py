@@ -1,4 +1,4 @@
-"""Peak memory of a forward pass."""
+"""Peak memory of a network's forward pass."""
 
 import weakref
 from typing import Any
@@ -17,8 +17,9 @@ __all__ = ["peak_memory"]
 def peak_memory(model: nn.Module, example_input: Nested) -> int:
     """Bytes alive at once in a forward pass in eval mode without gradients: input and activations, not parameters.
 
-    On CUDA the bytes come from the allocator (increase of ``max_memory_allocated``, plus the input), workspaces of
-    kernels included. Elsewhere they are the sum of the live tensors that torch's operators made, without workspaces.
+    The pass is in eval mode, without gradients. On CUDA the bytes come from the allocator (increase of
+    ``max_memory_allocated``, plus the input), workspaces of kernels included. Elsewhere they are the sum of the live
+    tensors that torch's operators made, without workspaces.
 
     Parameters
     ----------

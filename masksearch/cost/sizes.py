@@ -1,4 +1,4 @@
-"""Sizes of networks: parameters and bytes on disk, dense and under a weight mask."""
+"""Sizes of networks: numbers of parameters and bytes on disk, dense and under a weight mask."""
 
 import json
 import zlib
@@ -17,12 +17,12 @@ __all__ = ["Disk", "compressed", "dense", "disk", "kept_entries", "nonzero_param
 
 
 def params(model: nn.Module) -> int:
-    """Number of parameters, trainable or not; shared parameters count once."""
+    """Return the number of parameters of a network, trainable or not; shared parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def nonzero_params(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> int:
-    """Number of parameters that are neither zero nor pruned.
+    """Return the number of parameters of a network that are neither zero nor pruned.
 
     Parameters
     ----------
@@ -43,15 +43,15 @@ def nonzero_params(model: nn.Module, masks: Mapping[str, Tensor] | None = None) 
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes of a network's file."""
+    """Sizes in bytes of a network's file, dense and compressed."""
 
-    dense: int  # safetensors of all parameters and buffers
-    compressed: int  # kept weights and one bit per weight of masked tensors, other tensors in full
+    dense: int  # bytes as safetensors of all parameters and buffers
+    compressed: int  # bytes with kept weights and one bit per weight of masked tensors, other tensors in full
     codec: str  # name, version and level of the compression
 
 
 def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
-    """Bytes on disk, dense and compressed, of files that are made in memory.
+    """Return a network's file size in bytes, dense and compressed; files are made in memory, not written.
 
     The compressed file holds the kept values of masked tensors in order, and one bit per entry for the mask; deflate
     then shrinks the bits of very sparse masks.
@@ -74,12 +74,16 @@ def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
 
 
 def dense(tensors: Mapping[str, Tensor]) -> bytes:
-    """The tensors as a safetensors file."""
+    """Return the bytes of a safetensors file of named tensors."""
     return to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
-    """The tensors as a deflated safetensors file, those in ``kept`` as ``NAME.values`` and ``NAME.bits``."""
+    """Return the bytes of a zlib-compressed safetensors file that stores only the kept entries of masked tensors.
+
+    ``kept`` holds bool tensors by name. A masked tensor is stored as ``NAME.values`` (its kept entries) and
+    ``NAME.bits`` (its mask).
+    """
     content: dict[str, Tensor] = {}
     shapes = {}
     for name, tensor in tensors.items():
@@ -93,7 +97,7 @@ def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> byt
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, on the CPU, tied tensors once.
+    """Return a network's parameters and persistent buffers by name, on the CPU; tied tensors appear once.
 
     ``weight_orig`` and ``weight_mask`` of ``torch.nn.utils.prune`` become the masked ``weight``.
     """
@@ -115,7 +119,15 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def kept_entries(
     tensors: Mapping[str, Tensor], names: list[str], masks: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Parameter name -> bool tensor (CPU) of its shape: the masks, or, without masks, the non-zero entries."""
+    """Check masks and return them on the CPU by parameter name; without masks, return the non-zero entries.
+
+    Without masks, only parameters of two or more dimensions are in the result.
+
+    Raises
+    ------
+    InputError
+        If a mask fits no parameter in ``names``.
+    """
     if masks is None:
         return {name: tensors[name] != 0 for name in names if tensors[name].ndim > 1}
     for name, keep in masks.items():

@@ -1,4 +1,4 @@
-"""Timing of forward passes: medians of many runs after a warm-up, with 95 % intervals."""
+"""Timing of functions and forward passes: medians of many runs after a warm-up, with 95 % intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ _WARM_UP = 0.2  # of the seconds for the timed runs
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one run: the median of many, with its 95 % interval.
+    """Measured time of one run of a function in seconds: median of many runs, with its 95 % interval.
 
     The interval covers the variation between runs, not a machine that is busy during the whole measurement. To compare
     functions, time them in turns with :func:`time_runs`.
     """
 
     median: float  # seconds
-    low: float
-    high: float
-    runs: int
+    low: float  # seconds, lower end of the interval
+    high: float  # seconds, upper end of the interval
+    runs: int  # timed runs, without the warm-up
 
 
 @dataclass(frozen=True)
 class Latency(Timing):
-    """Seconds of one forward pass of a batch, with batch size, device and threads."""
+    """Measured time of a network's forward pass for one batch in seconds, with batch size, device and threads."""
 
     batch_size: int
     device: str
-    threads: int  # of torch; without effect on a GPU
+    threads: int  # CPU threads of torch; without effect on a GPU
 
     def __str__(self) -> str:
         interval = f"{self.low * 1e3:.3g} to {self.high * 1e3:.3g}, {self.runs} runs"
@@ -50,7 +50,9 @@ class Latency(Timing):
 def latency(
     model: nn.Module, example_input: Nested, batch_sizes: Sequence[int] = (1, 64), seconds: float = 1.0
 ) -> dict[int, Latency]:
-    """Seconds from batch to outputs, in eval mode without gradients, on the network's device.
+    """Measure the time of a network's forward pass for each batch size, in seconds, on the network's device.
+
+    The network runs in eval mode, without gradients.
 
     Parameters
     ----------
@@ -95,12 +97,14 @@ def time_runs(
     seconds: float = 1.0,
     most: int = _MOST_RUNS,
 ) -> dict[str, Timing]:
-    """Time functions in turns, so that a busy moment of the machine affects all of them.
+    """Measure the times of several functions in turns, so that a busy moment of the machine affects all of them.
 
     Parameters
     ----------
     contestants : mapping
         Name -> function without arguments.
+    device : torch.device
+        Device that the functions use; timing waits until its work is finished.
     seconds : float
         Length of the measurement: at least 11 timed runs of each function, after a warm-up of a fifth of ``seconds``.
     most : int
@@ -126,7 +130,10 @@ def time_runs(
 
 
 def timing_of(seconds: list[float]) -> Timing:
-    """Median of n timings, and its distribution-free 95 % interval: the timings of rank n/2 ± 0.98 sqrt(n)."""
+    """Return the median of n timings in seconds and its 95 % interval, the timings of rank n/2 ± 0.98 sqrt(n).
+
+    The interval does not depend on the distribution.
+    """
     ordered, n = sorted(seconds), len(seconds)
     lower = max(0, int((n - 1.96 * n**0.5) / 2))
     median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
@@ -134,6 +141,6 @@ def timing_of(seconds: list[float]) -> Timing:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has finished its work; does nothing for the CPU."""
+    """Wait until a GPU (or another accelerator) has finished its work; does nothing for the CPU."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

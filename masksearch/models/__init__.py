@@ -1,4 +1,4 @@
-"""Models: the table of networks, and the function that builds them by name.
+"""Image classifiers to prune: the table of networks, and the function that builds them by name.
 
 A row's function takes the shape of the images, the number of classes and a width multiplier. Flattening, pooling and
 activations are modules, so that a network still runs when channels are removed.
@@ -27,10 +27,10 @@ __all__ = ["MODELS", "BuiltAs", "ModelRow", "build_model", "built_as"]
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A network of the table."""
+    """Definition of a network in the table :data:`MODELS`: the function that builds it, and a description."""
 
-    build: Callable[[Shape, int, float], nn.Module]  # (shape, classes, width)
-    about: str
+    build: Callable[[Shape, int, float], nn.Module]  # (image shape, number of classes, width multiplier) -> network
+    about: str  # architecture in a few words
 
 
 MODELS: Table[ModelRow] = Table(
@@ -64,7 +64,7 @@ MODELS: Table[ModelRow] = Table(
 
 @dataclass(frozen=True)
 class BuiltAs:
-    """Arguments of :func:`build_model`: enough to build a network of the same sizes again."""
+    """Arguments with which :func:`build_model` made a network; with them it makes one of equal sizes."""
 
     name: str
     shape: Shape
@@ -81,7 +81,7 @@ class _HasShapeAndClasses(Protocol):
 def build_model(
     name: str, data_or_shape: _HasShapeAndClasses | Shape, classes: int | None = None, seed: int = 0
 ) -> nn.Module:
-    """Build a network on the CPU, in training mode, with its published initial weights.
+    """Build an image classifier by name, with its published initial weights, on the CPU, in training mode.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def build_model(
         A name in :data:`MODELS`; ``name:width`` multiplies the size of every hidden layer, as ``vgg16:0.25``;
         ``torchvision:NAME`` is a classifier of torchvision.
     data_or_shape : Data or (channels, height, width)
-        Shape of the images, and, for Data, the number of classes.
+        Shape of the images; a Data object also gives the number of classes.
     classes : int, optional
-        Default: the data's; 10 for a shape.
+        Number of classes. Default: that of the data; 10 for a shape.
     seed : int
         Seed of the initial weights. Torch's global random state is not changed.
 
@@ -120,7 +120,7 @@ def build_model(
 
 
 def built_as(model: nn.Module) -> BuiltAs | None:
-    """The arguments of :func:`build_model` that made this network, or the original of this copy; None for others."""
+    """Return the :func:`build_model` arguments that made a network or the original of a copy; None for others."""
     return vars(model).get("built_as")
 
 

@@ -1,4 +1,4 @@
-"""Building blocks of the networks: named chains of layers, and initial weights as published."""
+"""Building blocks of the networks: sequences of named layers, layer sizes, and published initialisations."""
 
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -15,12 +15,15 @@ Named = tuple[str, nn.Module]
 
 
 def chain(layers: Iterable[Named]) -> nn.Sequential:
-    """The layers one after another, under their names."""
+    """Return an ``nn.Sequential`` of (name, layer) pairs."""
     return nn.Sequential(OrderedDict(layers))
 
 
 def flat_size(layers: Iterable[Named], shape: Shape) -> int:
-    """Number of outputs of new layers for one image of ``shape``, in eval mode, so that no statistics change."""
+    """Return the number of output values of a sequence of layers for one image of ``shape``.
+
+    The layers run once in eval mode, so that no statistics change.
+    """
     body = chain(layers).eval()
     with torch.no_grad():
         count = body(torch.zeros(1, *shape)).numel()
@@ -29,7 +32,7 @@ def flat_size(layers: Iterable[Named], shape: Shape) -> int:
 
 
 def scaled(channels: int, width: float) -> int:
-    """A layer's size times the width multiplier, rounded, at least 1."""
+    """Return a layer's number of channels times the width multiplier, rounded, at least 1."""
     return max(1, round(channels * width))
 
 
@@ -37,7 +40,10 @@ _WEIGHTED = (nn.Conv2d, nn.Linear)
 
 
 def glorot_normal(model: nn.Module) -> nn.Module:
-    """Weights from N(0, 2 / (fan_in + fan_out)), biases 0 (Glorot & Bengio 2010, equation 12, in its normal form)."""
+    """Initialise a network in place: weights from N(0, 2 / (fan_in + fan_out)), biases 0; return the network.
+
+    Glorot & Bengio 2010, equation 12, in its normal form. 2 / (fan_in + fan_out) is the variance.
+    """
     for layer in model.modules():
         if isinstance(layer, _WEIGHTED):
             nn.init.xavier_normal_(layer.weight)
@@ -46,9 +52,10 @@ def glorot_normal(model: nn.Module) -> nn.Module:
 
 
 def he_normal(model: nn.Module) -> nn.Module:
-    """Convolutions from N(0, 2 / fan_out), linear layers from N(0, 2 / fan_in), biases 0 (He et al. 2015, section 2.2).
+    """Initialise a network in place with He normal weights and zero biases; return the network.
 
-    Both fans keep the variance constant over layers; ``fan_out`` of a linear classifier would be its few classes.
+    He et al. 2015, section 2.2: variance 2 / fan_out for convolutions, 2 / fan_in for linear layers. Both fans keep the
+    variance constant over layers; ``fan_out`` of a linear classifier would be its few classes.
     """
     for layer in model.modules():
         if isinstance(layer, _WEIGHTED):

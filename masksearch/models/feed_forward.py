@@ -1,4 +1,7 @@
-"""Feed-forward networks without shortcuts: multilayer perceptrons, LeNet-5, Conv-2/4/6, BasicCNN and VGG."""
+"""Feed-forward networks without shortcuts: multilayer perceptrons, LeNet-5, Conv-2/4/6, BasicCNN and VGG.
+
+Arguments: ``shape`` is (channels, height, width) of an image, ``width`` a multiplier of all hidden layers' sizes.
+"""
 
 from itertools import pairwise
 from math import prod
@@ -11,7 +14,10 @@ __all__ = ["basic_cnn", "conv", "fc", "lenet5", "lenet_300_100", "mlp", "thesis_
 
 
 def mlp(inputs: int, hidden: list[int], classes: int, bias: bool = True) -> nn.Sequential:
-    """``fc1`` ... ``fcN``, with torch's own initial weights: uniform in +- 1 / sqrt(fan_in)."""
+    """Build a multilayer perceptron with ReLU and layers ``fc1`` ... ``fcN``.
+
+    Initial weights are torch's: uniform in +- 1 / sqrt(fan_in).
+    """
     sizes = [inputs, *hidden, classes]
     layers: list[Named] = [("flatten", nn.Flatten())]
     for number, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
@@ -22,12 +28,15 @@ def mlp(inputs: int, hidden: list[int], classes: int, bias: bool = True) -> nn.S
 
 
 def lenet_300_100(shape: Shape, classes: int, width: float) -> nn.Module:
-    """784-300-100-10 with biases (LeCun et al. 1998), Glorot normal as in Frankle & Carbin 2019, figure 2."""
+    """Build LeNet-300-100, a perceptron with biases and hidden layers of 300 and 100 units (LeCun et al. 1998).
+
+    Initial weights are Glorot normal, as in Frankle & Carbin 2019, figure 2.
+    """
     return glorot_normal(mlp(prod(shape), [scaled(300, width), scaled(100, width)], classes))
 
 
 def thesis_mlp(shape: Shape, classes: int, width: float) -> nn.Module:
-    """784-300-100-10 without biases, torch's initial weights.
+    """Build a perceptron without biases and with hidden layers of 300 and 100 units; torch's initial weights.
 
     The network of "Heuristic Approach Towards Early Pruning of Neural Networks" (2020).
     """
@@ -35,15 +44,16 @@ def thesis_mlp(shape: Shape, classes: int, width: float) -> nn.Module:
 
 
 def fc(shape: Shape, classes: int, width: float) -> nn.Module:
-    """784-100-100-100-100-100-10 (Tanaka et al. 2020, MNIST), torch's initial weights."""
+    """Build a perceptron with five hidden layers of 100 units; torch's initial weights (Tanaka et al. 2020, MNIST)."""
     return mlp(prod(shape), [scaled(100, width)] * 5, classes)
 
 
 def lenet5(shape: Shape, classes: int, width: float) -> nn.Module:
-    """Two 5x5 convolutions (6 and 16 filters), then layers of 120, 84 and 10 units (LeCun et al. 1998, figure 2).
+    """Build LeNet-5: 5x5 convolutions of 6 and 16 filters, then linear layers of 120, 84 and ``classes`` units.
 
-    Modern: every filter reads every channel, max pooling, ReLU and a linear output. Images smaller than the paper's
-    32x32 are padded by two pixels per side (MNIST: 28x28 -> 32x32). Torch's initial weights.
+    LeCun et al. 1998, figure 2, in its modern form: every filter reads every channel, max pooling, ReLU and a linear
+    output. Images smaller than the paper's 32x32 are padded by two pixels per side (MNIST: 28x28 -> 32x32). Torch's
+    initial weights.
     """
     c, h, _ = shape
     n1, n2, n3, n4 = (scaled(size, width) for size in (6, 16, 120, 84))
@@ -67,10 +77,11 @@ def lenet5(shape: Shape, classes: int, width: float) -> nn.Module:
 
 
 def conv(shape: Shape, classes: int, width: float, depth: int) -> nn.Module:
-    """Pairs of padded 3x3 convolutions (64, 128, 256 filters) with max pooling after each pair, then 256-256-10.
+    """Build Conv-2, Conv-4 or Conv-6 (``depth``): pairs of padded 3x3 convolutions, each with max pooling.
 
-    Frankle & Carbin 2019, figure 2, initial weights (Glorot normal) included. On CIFAR-10 they have 4.3, 2.4 and
-    2.3 million parameters.
+    Frankle & Carbin 2019, figure 2, initial weights (Glorot normal) included. The pairs have 64, 128 and 256 filters;
+    linear layers of 256, 256 and ``classes`` units follow. On CIFAR-10 the networks have 4.3, 2.4 and 2.3 million
+    parameters.
     """
     channels, layers = shape[0], list[Named]()
     for number in range(1, depth + 1):
@@ -93,11 +104,11 @@ def conv(shape: Shape, classes: int, width: float, depth: int) -> nn.Module:
 
 
 def basic_cnn(shape: Shape, classes: int, width: float) -> nn.Module:
-    """Unpadded 3x3 convolutions of 64 (stride 2), 128, 256 (stride 2) and 512 filters, then one linear layer.
+    """Build a network of four unpadded 3x3 convolutions of 64, 128, 256 and 512 filters and one linear layer.
 
-    Each convolution is followed by ReLU, dropout of 0.3 and batch normalisation, in this order; on 3x32x32 images the
-    linear layer reads 512 x 4 x 4 = 8192 numbers ("Heuristic Approach Towards Early Pruning of Neural Networks", 2020).
-    Torch's initial weights.
+    The first and the third convolution have stride 2. Each convolution is followed by ReLU, dropout of 0.3 and batch
+    normalisation, in this order; on 3x32x32 images the linear layer reads 512 x 4 x 4 = 8192 numbers ("Heuristic
+    Approach Towards Early Pruning of Neural Networks", 2020). Torch's initial weights.
     """
     channels, layers = shape[0], list[Named]()
     for number, (size, stride) in enumerate([(64, 2), (128, 1), (256, 2), (512, 1)], start=1):
@@ -120,11 +131,11 @@ _FILTERS = (64, 128, 256, 512, 512)
 
 
 def vgg(shape: Shape, classes: int, width: float, depth: int, norm: bool) -> nn.Module:
-    """Padded 3x3 convolutions with biases, max pooling after each of five blocks, mean over space, linear.
+    """Build VGG-``depth`` for small images: five blocks of padded 3x3 convolutions, average pooling, a linear layer.
 
-    On 32x32 images the mean is over one pixel, and the layers are those of the networks published for CIFAR. ``norm``
-    puts batch normalisation after every convolution. Initial weights of He et al. 2015: without batch normalisation,
-    deep networks with smaller initial weights do not learn.
+    Convolutions have biases; max pooling follows each block. On 32x32 images the mean is over one pixel, and the layers
+    are those of the networks published for CIFAR. ``norm`` puts batch normalisation after every convolution. Initial
+    weights of He et al. 2015: without batch normalisation, deep networks with smaller initial weights do not learn.
     """
     channels, layers = shape[0], list[Named]()
     for block, (count, size) in enumerate(zip(_BLOCKS[depth], _FILTERS, strict=True), start=1):

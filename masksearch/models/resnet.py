@@ -1,4 +1,7 @@
-"""Residual networks for small images (He et al. 2016, section 4.2), with basic blocks and with bottlenecks."""
+"""Residual networks for small images (He et al. 2016, section 4.2), with basic blocks and with bottlenecks.
+
+Arguments: ``shape`` is (channels, height, width) of an image, ``width`` a multiplier of all numbers of filters.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,7 +15,7 @@ __all__ = ["ResNet", "Residual", "basic_resnet", "bottleneck_resnet", "resnet18"
 
 
 class Residual(nn.Module):
-    """relu(body(x) + shortcut(x)).
+    """Residual block of convolutions with batch normalisation: relu(body(x) + shortcut(x)).
 
     The shortcut is the identity where shapes agree, else a 1x1 convolution with batch normalisation (option B of the
     paper). Option A, the published choice for CIFAR, pads the identity with channels of zeros; then filters could not
@@ -23,7 +26,7 @@ class Residual(nn.Module):
     convolutions : sequence of (kernel size, filters, stride)
         The body; batch normalisation follows each, ReLU each but the last.
     channels : int
-        Of the input.
+        Channels of the input.
     """
 
     def __init__(self, channels: int, convolutions: Sequence[tuple[int, int, int]]) -> None:
@@ -40,12 +43,14 @@ class Residual(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, h, w) -> (n, filters, h / stride, w / stride)."""
+        """Return outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
         return self.relu(self.body(images) + self.shortcut(images))
 
 
 class ResNet(nn.Module):
-    """A 3x3 convolution, stages of residual blocks, mean over space, linear. Initial weights of He et al. 2015.
+    """Residual network for small images: a 3x3 convolution, stages of residual blocks, average pooling, a linear layer.
+
+    Initial weights are those of He et al. 2015.
 
     Parameters
     ----------
@@ -76,26 +81,29 @@ class ResNet(nn.Module):
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) -> (n, classes)."""
+        """Return logits (n, classes) for images (n, c, h, w)."""
         return self.fc(self.flatten(self.mean(self.stages(self.stem(images)))))
 
 
 def basic_resnet(shape: Shape, classes: int, width: float, depth: int) -> nn.Module:
-    """Three stages of n blocks of two 3x3 convolutions with 16, 32, 64 filters; depth = 6 n + 2."""
+    """Build a ResNet of ``depth`` = 6 n + 2 layers: three stages of n basic blocks with 16, 32 and 64 filters."""
     count = _blocks_per_stage(depth, 6)
     stem, *sizes = (scaled(size, width) for size in (16, 16, 32, 64))
     return ResNet(shape, classes, stem, [_basic_stage(size, count, index > 0) for index, size in enumerate(sizes)])
 
 
 def bottleneck_resnet(shape: Shape, classes: int, width: float, depth: int) -> nn.Module:
-    """Three stages of n bottlenecks (1x1, 3x3, 1x1 with four times the filters) of 16, 32, 64; depth = 9 n + 2."""
+    """Build a ResNet of ``depth`` = 9 n + 2 layers: three stages of n bottleneck blocks with 16, 32 and 64 filters.
+
+    A bottleneck has 1x1, 3x3 and 1x1 convolutions; the last has four times as many filters.
+    """
     count = _blocks_per_stage(depth, 9)
     stem, *sizes = (scaled(size, width) for size in (16, 16, 32, 64))
     return ResNet(shape, classes, stem, [_bottleneck_stage(size, count, index > 0) for index, size in enumerate(sizes)])
 
 
 def resnet18(shape: Shape, classes: int, width: float) -> nn.Module:
-    """ResNet-18 (table 1 of the paper) as used for CIFAR: its stem is a 3x3 convolution, without stride or pooling."""
+    """Build ResNet-18 (table 1 of He et al. 2016) for small images: it begins with a 3x3 convolution without stride."""
     stem, *sizes = (scaled(size, width) for size in (64, 64, 128, 256, 512))
     return ResNet(shape, classes, stem, [_basic_stage(size, 2, index > 0) for index, size in enumerate(sizes)])
 

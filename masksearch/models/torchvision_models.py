@@ -1,4 +1,4 @@
-"""Untrained classifiers of torchvision, by torchvision's names."""
+"""Untrained image classifiers of torchvision, built by torchvision's names."""
 
 from torch import nn
 
@@ -12,14 +12,14 @@ _AUXILIARY = ("googlenet", "inception_v3")  # networks with auxiliary heads, for
 
 
 def torchvision_names() -> list[str]:
-    """Names of torchvision's classifiers."""
+    """Return the names of torchvision's image classifiers."""
     from torchvision import models
 
     return models.list_models(module=models)
 
 
 def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
-    """``torchvision.models.<name>`` for 3-channel images, with torchvision's initial weights and no auxiliary heads.
+    """Build torchvision's classifier ``name`` for 3-channel images, untrained and without auxiliary heads.
 
     Raises
     ------
