@@ -64,7 +64,7 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of granularity and of names, shapes and sizes of the layers: 16 hex digits. Masks fit equal ones."""
+        """Hash (16 hex digits) of granularity and layers; a mask fits every space of the same fingerprint."""
         identity = [self.granularity, [[layer.name, list(layer.shape), layer.size] for layer in self.layers]]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 

@@ -205,7 +205,7 @@ class Mask:
         """
         tensors, about = load_tensors(path)
         if not isinstance(about, dict) or about.get("format") != _FORMAT:
-            raise InputError(f"{path} is not a masksearch mask")
+            raise InputError(f"{path} is not a masksearch mask; give a file written by Mask.save")
         if about["fingerprint"] != space.fingerprint:
             raise InputError(f"{path} is a mask of a {about['space']}; it doesn't fit this {space.describe()}")
         bits = np.unpackbits(tensors["bits"].numpy(), count=space.n_units).astype(bool)
@@ -213,7 +213,9 @@ class Mask:
 
     def _check_same_space(self, other: "Mask") -> None:
         if other.space is not self.space and other.space.fingerprint != self.space.fingerprint:
-            raise InputError(f"masks of two spaces: {self.space.describe()} and {other.space.describe()}")
+            raise InputError(
+                f"masks of two spaces: {self.space.describe()} and {other.space.describe()}; one space is needed"
+            )
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -241,7 +243,7 @@ def same_mask(one: Mask | None, other: Mask | None) -> bool:
 
 
 def _keys(units: np.ndarray) -> int:
-    """Exclusive or of the units' keys: the splitmix64 finaliser (Steele et al. 2014) of each index."""
+    """Return the exclusive or of the units' keys: splitmix64 finalisers (Steele et al. 2014) of their indices."""
     if not len(units):
         return 0
     with np.errstate(over="ignore"):

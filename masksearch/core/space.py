@@ -19,12 +19,13 @@ _LAYERWISE = Amount(1.0, scope="layerwise")
 
 
 class MaskSpace(Layout):
-    """The pruning masks that a network allows; makes random masks, and masks of the highest-ranked units.
+    """All pruning masks of a network; draws random masks, and makes masks of the units with the highest saliency.
 
-    ``weight_space`` and ``filter_space`` make the space of a network. A ``density`` is a float in (0, 1], one float per
-    layer name, or an :class:`~masksearch.core.amount.Amount`, which also states the quantity that the density is a
-    share of (``hold``), its distribution over layers (``scope``) and the treatment of layers without kept units
-    (``on_empty``). The number of kept units is exact.
+    A unit is what one mask bit switches: a weight, or a group of channels. ``weight_space`` and ``filter_space`` make
+    the space of a network. A ``density`` is a float in (0, 1], one float per layer name, or an
+    :class:`~masksearch.core.amount.Amount`, which also states the quantity that the density is a share of (``hold``),
+    its distribution over layers (``scope``) and the treatment of layers without kept units (``on_empty``). The number
+    of kept units is exact.
     """
 
     def count(self, density: Density | Amount) -> int:
@@ -92,7 +93,7 @@ class MaskSpace(Layout):
             )
         saliency = saliency.detach().cpu()
         if saliency.isnan().any():
-            raise InputError(f"saliency: {int(saliency.isnan().sum())} of {self.n_units} values are NaN")
+            raise InputError(f"saliency: {int(saliency.isnan().sum())} of {self.n_units} values are NaN; none may be")
         return self._top(saliency, amount, generator or torch.Generator().manual_seed(0))
 
     from_saliency = top_k
@@ -147,10 +148,13 @@ class MaskSpace(Layout):
         return Mask(self, torch.ones(self.n_units, dtype=torch.bool))
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
-        """The mask of the top units of a saliency (n_units,) on the CPU without NaN; spaces with costs override it."""
+        """Return the mask of the units of highest saliency (n_units,), on the CPU without NaN.
+
+        Spaces that can hold parameters and MACs override this method.
+        """
         if amount.hold != "units":
             raise InputError(
-                f"hold: {amount.hold!r}; in a {self.granularity} space all units are equal, so hold 'units'"
+                f"hold: {amount.hold!r}; a {self.granularity} space allows only 'units', since its units cost the same"
             )
         if amount.fixes_layers:
             quotas = amount.quotas(self)
@@ -167,7 +171,7 @@ class MaskSpace(Layout):
         if on_empty == "raise":
             raise InputError(
                 f"mask: keeps nothing of layer {empty[0].name!r} ({len(empty)} of {len(self.layers)} are empty); "
-                "another scope, a higher density, or on_empty='keep_one' or 'allow'"
+                "give another scope, a higher density, or on_empty='keep_one' or 'allow'"
             )
         # The best unit of every empty layer is kept. As many of the worst kept units are dropped, but never the best
         # kept unit of a layer, so that no other layer becomes empty.
@@ -185,7 +189,7 @@ class MaskSpace(Layout):
 
 
 def _highest(saliency: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """Bool tensor that marks the k highest values; among equal values at the border, ``generator`` draws."""
+    """Return a bool tensor that marks the k highest values; among equal values at the border, ``generator`` draws."""
     n = len(saliency)
     if k in (0, n):
         return torch.full((n,), k == n)

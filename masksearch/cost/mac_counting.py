@@ -192,7 +192,7 @@ class _Attribution(TorchDispatchMode):
         return innermost
 
     def _multiplies(self, func: torch._ops.OpOverload, operands: list[Tensor], result: Any) -> bool:
-        """Whether an operator without a formula multiplies tensors of numbers, judged by its declaration."""
+        """Return whether an operator without a formula multiplies tensors of numbers, judged by its declaration."""
         packet = func._overloadpacket
         if packet in self.counter.flop_registry:  # counted: no products
             return False
@@ -224,5 +224,5 @@ def _parameters_of(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _storage(tensor: Tensor) -> int | None:
-    """A number that is equal for tensors in the same memory, such as views of one parameter."""
+    """Return a number that is equal for tensors in the same memory, such as views of one parameter."""
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else None

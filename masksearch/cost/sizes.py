@@ -141,7 +141,7 @@ def kept_entries(
 
 
 def _parameter_names(model: nn.Module) -> list[str]:
-    """Names in :func:`tensors_of` that are parameters."""
+    """Return the names in :func:`tensors_of` that are parameters."""
     tensors = tensors_of(model)
     found = (name if name in tensors else name.removesuffix("_orig") for name, _ in model.named_parameters())
     return [name for name in found if name in tensors]

@@ -61,7 +61,7 @@ class Connectivity:
             )
 
     def dead(self, mask: Mask) -> Tensor:
-        """Return which kept units of a mask are dead, on no path from input to output: bool (n_units,), on the CPU."""
+        """Return which kept units of a mask lie on no path from input to output: bool (n_units,), on the CPU."""
         with self._space.applied(self._network, mask), torch.enable_grad():
             flow = self._network(self._ones).sum()
             gradients = torch.autograd.grad(flow, list(self._weights.values()), materialize_grads=True)

@@ -26,7 +26,7 @@ def filter_l1(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the L1 norm of every unit's filters as saliency: (n_units,), on the CPU.
+    """Return the L1 norm of each unit's filters as its saliency (higher = keep): (n_units,), on the CPU.
 
     Li et al. 2017; the paper ranks layer by layer.
     """
@@ -41,7 +41,7 @@ def filter_l2(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the Euclidean norm of every unit's filters as saliency: (n_units,), on the CPU.
+    """Return the Euclidean norm of each unit's filters as its saliency (higher = keep): (n_units,), on the CPU.
 
     He et al. 2018; the paper ranks layer by layer.
     """
@@ -56,7 +56,7 @@ def fpgm(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return each filter's sum of Euclidean distances to the other filters of its layer as saliency: (n_units,).
+    """Return each filter's sum of Euclidean distances to the other filters of its layer, as saliency: (n_units,).
 
     He et al. 2019, eq. 4 (FPGM): a filter near the geometric median of its layer can be replaced by the others. The
     paper ranks layer by layer. With ``alive``, distances are to the filters that this mask keeps.
@@ -84,7 +84,7 @@ def bn_scale(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the mean |gamma| of the BatchNorm layers that each unit's channels pass as saliency: (n_units,).
+    """Return the mean BatchNorm scale |gamma| of each unit's channels as its saliency (higher = keep): (n_units,).
 
     Liu et al. 2017 (network slimming), which ranks all layers together. For that, a sum over BatchNorm layers would
     favour units with channels in several layers.
@@ -103,12 +103,15 @@ def bn_scale(
     covered = space.unit_sums(gammas) if scales else torch.zeros(space.n_units)
     for layer in space.layers:
         if not (covered[layer.slice] > 0).all():
-            raise InputError(f"bn_scale: channels of layer {layer.name!r} pass through no BatchNorm with a scale")
+            raise InputError(
+                f"bn_scale: channels of layer {layer.name!r} pass through no BatchNorm with a scale; "
+                "give another criterion"
+            )
     return (space.unit_sums({name: scale.abs() for name, scale in scales.items()}) / covered).cpu()
 
 
 def _filter_sums(model: nn.Module, space: FilterSpace, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """Sums of ``function(weight)`` over every unit's filters, (n_units,), on the CPU."""
+    """Return the sums of ``function(weight)`` over every unit's filters: (n_units,), on the CPU."""
     parameters = dict(model.named_parameters())
     return space.unit_sums(
         {name: function(parameters[name].detach()) for name in space.layer_weights()}, "filters"

@@ -103,7 +103,7 @@ def grasp(
 def _hessian_times(
     vector: list[Tensor], network: nn.Module, weights: list[Tensor], batches: Batches, loss: Loss
 ) -> list[Tensor]:
-    """Sum over batches of H v, as the gradient of g . v with v held constant (Pearlmutter 1994)."""
+    """Return the product H v of the loss's Hessian, summed over batches, as gradient of g . v (Pearlmutter 1994)."""
     total = [torch.zeros_like(v) for v in vector]
     for images, labels in batches:
         device = weights[0].device
@@ -121,7 +121,7 @@ def _hessian_times(
 def _gradients_times_weights(
     model: nn.Module, space: NetworkSpace, batches: Batches, alive: Mask | None, loss: Loss
 ) -> dict[str, Tensor]:
-    """Parameter name -> (sum over batches of the gradient) x parameter, of all parameters that masks can change."""
+    """Return {name: (gradient summed over batches) x parameter} of all parameters that masks can change."""
     network = working_copy(model, space, alive)
     weights = maskable(network, space)
     gradients = summed_gradients(network, list(weights.values()), batches, loss)

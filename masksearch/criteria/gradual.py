@@ -123,6 +123,9 @@ def gradual_saliency(
         network, split, settings, remask=gradual, seed=seed, device=device, augment=augment, on_epoch=on_epoch
     )
     if training.diverged:
-        raise InputError(f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high")
+        raise InputError(
+            f"gradual pruning: its loss is no number; a learning rate of {settings.lr:g} may be too high; "
+            "give a lower one"
+        )
     record(gradual.mask.bits, gradual.mask)
     return outlasted

@@ -29,7 +29,9 @@ def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) 
         return
     count = amount.count(space)
     if count > alive.n_kept:
-        raise InputError(f"density: {amount.density} keeps {count} units, and only {alive.n_kept} are alive")
+        raise InputError(
+            f"density: {amount.density} keeps {count} units, and only {alive.n_kept} are alive; give a lower density"
+        )
     if amount.fixes_layers:
         before = list(alive.kept_per_layer().values())
         after = _within(amount.quotas(space), before)
@@ -49,7 +51,7 @@ def _between(before: int, after: int, share: float) -> int:
 
 
 def _within(quotas: list[int], available: list[int]) -> list[int]:
-    """``quotas`` limited to ``available``; the excess is distributed in proportion to free units."""
+    """Return ``quotas`` limited to ``available``; the excess is distributed in proportion to free units."""
     kept = [min(quota, limit) for quota, limit in zip(quotas, available, strict=True)]
     free = [limit - k for limit, k in zip(available, kept, strict=True)]
     excess, total = sum(quotas) - sum(kept), max(1, sum(free))

@@ -26,7 +26,7 @@ def random(
     alive: Mask | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return uniform noise in [0, 1) as saliency: (n_units,).
+    """Return uniform noise in [0, 1) as the saliency of weights or filters, for random pruning: (n_units,).
 
     The scopes global, layerwise and erk give three different baselines.
     """
@@ -41,7 +41,7 @@ def magnitude(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the magnitude |w| of every weight, or the mean |w| of every unit's filters, as saliency: (n_units,).
+    """Return the magnitude |w| of each weight, or the mean |w| of each filter, as saliency (higher = keep): (n_units,).
 
     Han et al. 2015; for filters thesis 2020, Mag. With ``alive``, means are over the entries that this mask keeps.
     """
@@ -57,11 +57,11 @@ def mag_sign(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return w sign(w0) as saliency (n_units,), for trained weights w and initial weights w0.
+    """Return w sign(w0) as saliency of each weight w with initial value w0; high for large weights of unchanged sign.
 
-    Weights whose sign changed in training rank below all others: "large final, same sign" of Zhou et al. 2019. For
-    filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign). ``initial`` holds w0 by parameter name: the state dict at
-    initialisation. With ``alive``, means are over the entries that this mask keeps.
+    Shape (n_units,). Weights whose sign changed in training rank below all others: "large final, same sign" of Zhou et
+    al. 2019. For filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign). ``initial`` holds w0 by parameter name: the
+    state dict at initialisation. With ``alive``, means are over the entries that this mask keeps.
     """
     weights = _weights(space, _parameters(model))
     start = _at_start("mag_sign", weights, initial)
@@ -76,7 +76,7 @@ def magnitude_increase(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the increase |w| - |w0| of every weight's magnitude by training, or its sum over a filter: (n_units,).
+    """Return the increase |w| - |w0| of each weight's magnitude by training, or its sum over each filter: (n_units,).
 
     Zhou et al. 2019. The sum is over all parameters that the filter's unit removes and that ``alive`` keeps.
     ``initial`` holds the initial weights w0 by parameter name.
@@ -95,7 +95,7 @@ def movement(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the distance |w - w0| that training moved every weight, or its sum over a filter: (n_units,).
+    """Return the distance |w - w0| that training moved each weight, or its sum over each filter: (n_units,).
 
     Zhou et al. 2019; not the movement pruning of Sanh et al. 2020. The sum is over all parameters that the filter's
     unit removes and that ``alive`` keeps. ``initial`` holds the initial weights w0 by parameter name.
@@ -126,7 +126,7 @@ def lamp(
 
 
 def _share_of_larger(sizes: Tensor) -> Tensor:
-    """Each non-negative value / the sum of all values that are at least as large; 0 for 0."""
+    """Return each non-negative value / the sum of all values that are at least as large; 0 for 0."""
     values, index, counts = sizes.unique(return_inverse=True, return_counts=True)
     at_least_as_large = (values * counts).flip(0).cumsum(0).flip(0)
     return sizes / at_least_as_large[index].clamp_min(torch.finfo(sizes.dtype).tiny)
@@ -145,7 +145,7 @@ def _removed(space: NetworkSpace, tensors: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def _at_start(criterion: str, weights: Mapping[str, Tensor], initial: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The initial values of ``weights``, on their devices."""
+    """Return the initial values of ``weights``, on the devices of the weights."""
     if initial is None:
         raise InputError(f"{criterion}: needs initial=, the weights at initialisation by parameter name")
     for name, weight in weights.items():
@@ -160,13 +160,13 @@ def _at_start(criterion: str, weights: Mapping[str, Tensor], initial: Mapping[st
 
 
 def _alive(space: NetworkSpace, tensors: Mapping[str, Tensor], alive: Mask | None) -> dict[str, Tensor]:
-    """The tensors with zeros at entries that are not alive."""
+    """Return the tensors with zeros at entries that the mask ``alive`` prunes."""
     keep = space.parameter_masks(alive) if alive is not None else {}
     return {name: tensor * keep[name].to(tensor.device) if name in keep else tensor for name, tensor in tensors.items()}
 
 
 def _means(space: NetworkSpace, weights: Mapping[str, Tensor], alive: Mask | None) -> Tensor:
-    """Mean over the alive weights that make each unit, (n_units,), on the CPU; 0 without alive weights."""
+    """Return the mean of the weights of each unit that ``alive`` keeps: (n_units,), on the CPU; 0 if it keeps none."""
     ones = {name: torch.ones_like(weight) for name, weight in weights.items()}
     counts = space.unit_sums(_alive(space, ones, alive), "filters").clamp_min(1)
     return (space.unit_sums(_alive(space, weights, alive), "filters") / counts).cpu()

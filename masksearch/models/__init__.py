@@ -152,7 +152,7 @@ def _construct(name: str, shape: Shape, classes: int) -> nn.Module:
 
 
 def _row(name: str) -> ModelRow:
-    """The row of that name; the error for an unknown depth of a family lists the family's depths."""
+    """Return the table row of a name; the error for an unknown depth of a family lists the family's depths."""
     parts = re.fullmatch(r"([a-z]+)\d+(_bn)?", name)
     if parts and name not in MODELS:
         family = re.compile(rf"{parts[1]}\d+{parts[2] or ''}")
@@ -173,7 +173,7 @@ def _width(name: str, text: str) -> float:
 
 
 def _logits(model: nn.Module, shape: Shape) -> object:
-    """Outputs for one black image, in eval mode; buffers do not change."""
+    """Return the outputs for one image of zeros, in eval mode; buffers do not change."""
     model.eval()
     with torch.no_grad():
         logits = model(torch.zeros(1, *shape))

@@ -117,7 +117,7 @@ def _bottleneck_stage(size: int, count: int, halve: bool) -> list[list[tuple[int
 
 
 def _blocks_per_stage(depth: int, layers: int) -> int:
-    """The n of depth = ``layers`` n + 2."""
+    """Return the number n of blocks per stage, from depth = ``layers`` n + 2."""
     if depth < layers + 2 or (depth - 2) % layers:
         examples = ", ".join(str(layers * n + 2) for n in (1, 2, 3))
         raise InputError(
@@ -127,6 +127,6 @@ def _blocks_per_stage(depth: int, layers: int) -> int:
 
 
 def _conv_norm(n_in: int, n_out: int, kernel: int, stride: int, number: str = "") -> list[Named]:
-    """A padded convolution without bias and its batch normalisation."""
+    """Return a padded convolution without bias, and its batch normalisation, as (name, layer) pairs."""
     conv = nn.Conv2d(n_in, n_out, kernel, stride=stride, padding=kernel // 2, bias=False)
     return [(f"conv{number}", conv), (f"norm{number}", nn.BatchNorm2d(n_out))]

@@ -176,7 +176,7 @@ def _inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]
 
 
 def _sparse_form(layer: nn.Module) -> nn.Module | None:
-    """The sparse form of a layer with zeros; None if there is none. Subclasses have none: they may compute more."""
+    """Return the sparse form of a layer with zeros, or None. Subclasses have none, because they may compute more."""
     if type(layer) not in (nn.Linear, nn.Conv2d) or not _zeros(layer):
         return None
     if layer.weight.device.type == "cpu" and layer.weight.dtype.itemsize < 4:

@@ -73,7 +73,7 @@ Rule = Callable[[Coupling, Call], None]
 
 def _unknown(coupling: Coupling, call: Call) -> None:
     for tensor in call.inputs:
-        coupling.fix_all(tensor, f"{call.name} in {call.where} is an operation that channels can't be followed through")
+        coupling.fix_all(tensor, f"{call.name} in {call.where} is an operation without a rule for following channels")
 
 
 def _elementwise(coupling: Coupling, call: Call) -> None:
@@ -87,7 +87,7 @@ def _elementwise(coupling: Coupling, call: Call) -> None:
             if matched >= 0 and tensor.shape[matched] == size > 1:  # else the tensor is broadcast along this dimension
                 meeting.append(coupling.labels(tensor)[matched])
         labels.append(
-            coupling.tie(meeting, f"{call.name} in {call.where} joins them to channels that can't be removed")
+            coupling.tie(meeting, f"{call.name} in {call.where} joins channels to others that can't be removed")
         )
     coupling.write(result, labels)
 
@@ -118,7 +118,7 @@ def _view(coupling: Coupling, call: Call) -> None:
     by one: (2, 8, 3, 3) -> (2, 72) is the run (2) -> (2) and the run (8, 3, 3) -> (72).
     """
     source, result = call.inputs[0], call.result
-    reason = f"{call.name} in {call.where} mixes them with other channels"
+    reason = f"{call.name} in {call.where} mixes channels with other positions"
     source_labels = coupling.labels(source)
     if source.numel() == 0:
         return _unknown(coupling, call)
@@ -205,7 +205,7 @@ def _index(coupling: Coupling, call: Call) -> None:
     if call.outputs[0].shape == source.shape and call.name == "slice":
         return _same(coupling, call)
     for dim in indexed:
-        coupling.fix(labels[dim], f"{call.name} in {call.where} takes them by number")
+        coupling.fix(labels[dim], f"{call.name} in {call.where} selects channels by number")
         labels[dim] = None
     for result in call.outputs:
         coupling.write(result, labels if result.ndim == source.ndim else _without(indexed, labels))
@@ -223,7 +223,7 @@ def _split(coupling: Coupling, call: Call) -> None:
     labels = coupling.labels(source)
     along = labels[dim]
     if along is not None:
-        reason = f"{call.name} in {call.where} takes them by number"
+        reason = f"{call.name} in {call.where} selects channels by number"
         parts = np.split(along, np.cumsum([part.shape[dim] for part in call.outputs])[:-1])
         if len({len(part) for part in parts}) == 1:
             labels[dim] = coupling.tie(parts, reason)
@@ -239,7 +239,7 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
     parts = [part for part in call.inputs if part.ndim == result.ndim]  # cat skips empty vectors
     [along] = call.dims("dim", result.ndim)
     part_labels = [coupling.labels(part) for part in parts]
-    reason = f"{call.name} in {call.where} joins them to channels that can't be removed"
+    reason = f"{call.name} in {call.where} joins channels to others that can't be removed"
     labels = [
         None if dim == along else coupling.tie([each[dim] for each in part_labels], reason)
         for dim in range(result.ndim)
@@ -253,7 +253,7 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
 
 def _stack(coupling: Coupling, call: Call) -> None:
     parts = [coupling.labels(part) for part in call.inputs]
-    reason = f"{call.name} in {call.where} joins them to channels that can't be removed"
+    reason = f"{call.name} in {call.where} joins channels to others that can't be removed"
     labels = [coupling.tie(meeting, reason) for meeting in zip(*parts, strict=True)]
     labels.insert(call.arguments["dim"] % call.result.ndim, None)
     coupling.write(call.result, labels)
@@ -265,7 +265,7 @@ def _gate(coupling: Coupling, call: Call) -> None:
     labels = coupling.labels(call.inputs[0])
     along = labels[dim]
     if along is not None:
-        labels[dim] = coupling.tie(np.split(along, 2), f"{call.name} in {call.where} takes them by number")
+        labels[dim] = coupling.tie(np.split(along, 2), f"{call.name} in {call.where} selects channels by number")
     coupling.write(call.result, labels)
 
 
@@ -283,7 +283,7 @@ def _pad(coupling: Coupling, call: Call) -> None:
         if channels is None or before == after == 0:
             continue
         if min(before, after) < 0:
-            coupling.fix(channels, f"{call.name} in {call.where} takes them by number")
+            coupling.fix(channels, f"{call.name} in {call.where} selects channels by number")
             labels[dim] = None
         else:
             labels[dim] = np.pad(channels, (before, after), constant_values=FIXED)
@@ -298,7 +298,7 @@ def _reduce(coupling: Coupling, call: Call) -> None:
     source = call.inputs[0]
     dims, labels = call.dims("dim", source.ndim), coupling.labels(source)
     for dim in dims:
-        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over them")
+        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over channels")
     for result in call.outputs:
         if result.shape == source.shape:  # a softmax, for example
             coupling.write(result, labels)
@@ -314,7 +314,7 @@ def _pool(coupling: Coupling, call: Call) -> None:
     spatial = int(next(letter for letter in call.name if letter in "123"))
     labels = coupling.labels(source)
     for dim in range(source.ndim - spatial, source.ndim):
-        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over them")
+        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over channels")
         labels[dim] = None
     for result in call.outputs:
         coupling.write(result, labels)
@@ -333,7 +333,7 @@ def _normalise_over(coupling: Coupling, call: Call) -> None:
     source, *vectors = call.inputs
     labels = coupling.labels(source)
     over = len(call.arguments["normalized_shape"]) if "normalized_shape" in call.arguments else source.ndim - 1
-    reason = f"{call.where} normalises over them"
+    reason = f"{call.where} normalises over channels"
     for dim_labels in labels[source.ndim - over :]:
         coupling.fix(dim_labels, reason)
     for vector in vectors:
@@ -345,7 +345,7 @@ def _unmaskable(coupling: Coupling, call: Call) -> None:
     """Fix all inputs of a product without a rule, or whose weight is no parameter (it is computed, or data)."""
     _unknown(coupling, call)
     if not any(coupling.weight_name(tensor) for tensor in call.inputs if tensor.ndim > 1):
-        coupling.unmaskable.append((call.where, f"{call.name} with a weight that is computed and no parameter itself"))
+        coupling.unmaskable.append((call.where, f"{call.name} multiplies with a computed weight, not with a parameter"))
 
 
 def _matrix_product(coupling: Coupling, call: Call) -> None:
@@ -380,7 +380,7 @@ def _convolution(coupling: Coupling, call: Call) -> None:
     channels, (outer, inner, *kernel) = coupling.labels(data), coupling.labels(weight)
     reads, makes = (f"{call.where} {does} channels that can't be removed" for does in ("reads", "makes"))
     for dim_labels in (*channels[2:], *kernel):
-        coupling.fix(dim_labels, f"{call.where} slides over them")
+        coupling.fix(dim_labels, f"{call.where} slides over these positions")
     read, made = channels[1], inner if transposed else outer
     coupling.produce(name, made)
     if groups == 1:

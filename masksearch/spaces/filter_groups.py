@@ -162,7 +162,7 @@ def _layer(tensor: str) -> str:
 
 
 def _signatures(leaves: list[Leaf], classes: np.ndarray) -> list[bytes]:
-    """For every class, the number of its positions in every dimension, as bytes (equal for equal counts only)."""
+    """Return, for every class, the numbers of its positions in every dimension as bytes, for comparison."""
     rows = np.concatenate([classes[leaf.labels] for leaf in leaves])
     columns = np.repeat(np.arange(len(leaves)), [len(leaf.labels) for leaf in leaves])
     counts = csr_array((np.ones(len(rows), int), (rows, columns)), shape=(classes.max() + 1, len(leaves)))
@@ -171,7 +171,7 @@ def _signatures(leaves: list[Leaf], classes: np.ndarray) -> list[bytes]:
 
 
 def _families(members: list[tuple[str, int]], shapes: dict[str, tuple[int, ...]]) -> list[Family]:
-    """Families, named after their first layer; further families of a layer get numbers, ``name#2``."""
+    """Return families named after their first layer; further families of a layer get numbers, ``name#2``."""
     counts: dict[str, int] = {}
     families = []
     for weight, size in members:

@@ -61,7 +61,7 @@ class FilterSpace(NetworkSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the layers and of the tensor positions of all units: 16 hex digits. Masks fit equal ones."""
+        """Hash (16 hex digits) of layers and positions of units; a mask fits every space of the same fingerprint."""
         digest = hashlib.sha256(super().fingerprint.encode())
         for run in self.groups.runs:
             digest.update(f"{run.tensor}/{run.dim}/{self.groups.shapes[run.tensor]}".encode())
@@ -138,10 +138,11 @@ class FilterSpace(NetworkSpace):
         return self._cost(mask, "macs")
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
-        """The mask of the top units: with ``hold="params"`` or ``"macs"``, the longest prefix of the ranking that fits.
+        """Return the mask of the units of highest saliency.
 
-        A prefix (within the scope's shares of the layers) fits if its pruned network has at most ``density`` of the
-        full network's parameters or MACs, those of layers outside the space included.
+        With ``hold="params"`` or ``"macs"`` it is the longest prefix of the ranking that fits. A prefix (within the
+        scope's shares of the layers) fits if its pruned network has at most ``density`` of the full network's
+        parameters or MACs, those of layers outside the space included.
 
         Raises
         ------
@@ -161,7 +162,7 @@ class FilterSpace(NetworkSpace):
             return super(FilterSpace, self)._top(saliency, units.at(n / self.n_units), generator)
 
         def at_least(n: int) -> int:
-            """A lower bound of the cost of all prefixes of n or more units."""
+            """Return a lower bound of the cost of all prefixes of n or more units."""
             if amount.scope == "global":
                 return self._cost(prefix(n, lower), hold)
             # Largest remainders may give a layer one unit more at n units than at n + 1 units.
@@ -182,8 +183,8 @@ class FilterSpace(NetworkSpace):
                 return mask
         least = self._cost(mask, hold) / self._costs.of(hold, self._sizes)
         raise InputError(
-            f"density: {density} of the {hold} is less than {least:.3g}, which {low} units and the layers outside the "
-            "space need"
+            f"density: {density} of the {hold} is less than {least:.3g}, the share of {low} units and of the layers "
+            "outside the space; give a higher density"
         )
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
@@ -195,7 +196,7 @@ class FilterSpace(NetworkSpace):
         return amount.hold == "units" or self._costs.of(amount.hold, kept) <= self._allowed(amount)
 
     def _allowed(self, amount: Amount) -> float:
-        """The largest number of parameters or MACs that an amount allows."""
+        """Return the largest number of parameters or MACs that an amount allows."""
         return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
 
     def share(self, mask: Mask, hold: Hold) -> float:
@@ -216,7 +217,7 @@ class FilterSpace(NetworkSpace):
 
 
 def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
-    """``tensor`` with zeros at entries that belong to one unit in both dimensions, which must not count twice."""
+    """Return ``tensor`` with zeros where both dimensions belong to the same unit: those entries must count once."""
     if not np.intersect1d(run.units[run.units != FIXED], earlier.units).size:
         return tensor
     units, earlier_units = (

@@ -97,14 +97,16 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
     if failing:
         groups = groups.without(failing, f"their pruned network is not equal to the masked one ({reason})")
         if groups.families and (again := _difference(model, groups, range(len(groups.families)), images, generator)):
-            raise InputError(f"model: {type(model).__name__} can't be pruned: {again}, whatever layers are left out")
+            raise InputError(
+                f"model: {type(model).__name__} can't be pruned exactly: {again}, even without layers that fail alone"
+            )
     return groups
 
 
 def _failing(
     model: nn.Module, groups: Groups, families: Sequence[int], images: Nested, generator: torch.Generator
 ) -> tuple[list[int], str]:
-    """The families that fail alone, found by bisection, and the reason of the first; no families and "" if none."""
+    """Return the families that fail alone, found by bisection, and the reason of the first; [] and "" if none."""
     reason = _difference(model, groups, families, images, generator) if families else ""
     if not reason:
         return [], ""
@@ -118,7 +120,7 @@ def _failing(
 def _difference(
     model: nn.Module, groups: Groups, families: Sequence[int], images: Nested, generator: torch.Generator
 ) -> str:
-    """How the masked and the pruned network differ under masks of ``families``; "" if they are equal."""
+    """Return how masked and pruned networks differ under masks of these families; "" if they are equal."""
     for number, bits in enumerate(_masks(groups, families, generator)):
         _randomise(model, generator)
         try:
@@ -161,7 +163,10 @@ def _repeated(tensor: Tensor, n: int) -> Tensor:
 
 
 def _masks(groups: Groups, families: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
-    """A random mask and its complement; families of one unit keep it in both, and lose it in a mask each."""
+    """Yield a random mask and its complement, then, for each family of one unit, a mask without that unit.
+
+    The first two masks keep the units of families of one unit.
+    """
     mask = _random_mask(groups, families, generator)
     complement = mask.clone()
     for number in families:
@@ -177,7 +182,10 @@ def _masks(groups: Groups, families: Sequence[int], generator: torch.Generator) 
 
 
 def _random_mask(groups: Groups, families: Sequence[int], generator: torch.Generator) -> Tensor:
-    """A third to two thirds of every family; shares differ, because equal ones could hide swapped families."""
+    """Return a mask that keeps a random third to two thirds of every family.
+
+    Shares differ between families, because equal shares could hide swapped families.
+    """
     bits = torch.ones(groups.n_units, dtype=torch.bool)
     for number in families:
         size = groups.families[number].size

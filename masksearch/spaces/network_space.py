@@ -31,7 +31,7 @@ class NetworkSpace(MaskSpace, ABC):
 
     @abstractmethod
     def layer_weights(self) -> list[str]:
-        """Return the names of the weights of which units are entries (weight space) or filters (filter space)."""
+        """Return the names of the weights that masks prune: entries in weight spaces, filters in filter spaces."""
 
     @abstractmethod
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
@@ -71,7 +71,7 @@ class NetworkSpace(MaskSpace, ABC):
                 parameter.masked_fill_(~keep, 0)
 
     def check_mask(self, mask: Mask) -> None:
-        """Raise an :class:`InputError` if the mask is not of this space."""
+        """Raise an :class:`InputError` if a mask is of another space, with another fingerprint."""
         if mask.space is not self and mask.space.fingerprint != self.fingerprint:
             raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
 

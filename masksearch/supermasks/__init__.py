@@ -142,7 +142,7 @@ def learn(
         raise InputError(f"supermask {name!r}: is for weight masks, not {space.granularity}")
     amount = Amount.of(density, sparsity=sparsity, scope=scope, on_empty=on_empty, default=_PUBLISHED)
     if amount.hold != "units":
-        raise InputError(f"hold: {amount.hold!r}; supermasks are weight masks, which hold 'units'")
+        raise InputError(f"hold: {amount.hold!r}; supermasks are weight masks, which allow only 'units'")
     kept = amount.quotas(space) if amount.fixes_layers else [amount.count(space)]
     draws = torch_generator(seed, "supermask", "scores")
     learner = ScoredNetwork(
@@ -175,6 +175,6 @@ def learn(
     if training.diverged:
         raise InputError(
             f"lr: {sgd.lr}; with it the loss is {training.epochs[-1].train_loss} in epoch {len(training.epochs)}; "
-            "a smaller one is needed"
+            "give a smaller learning rate"
         )
     return space.top_k(learner.saliency(), amount, generator=generator)

@@ -71,5 +71,5 @@ def draw_zhou(scores: Tensor, kept: int) -> Tensor:
 
 
 def _straight_through(hard: Tensor, soft: Tensor) -> Tensor:
-    """``hard`` forwards, bit for bit; the gradient of ``soft`` backwards."""
+    """Return a tensor with the values of ``hard``, bit for bit, and the gradient of ``soft``."""
     return hard + (soft - soft.detach())

@@ -397,5 +397,5 @@ def test_a_space_is_shown_in_one_line_and_printed_with_coupled_tensors_and_what_
     assert table == [
         "layer  units  coupled tensors (dimensions)",
         "a          4  a.weight (0), a.bias (0), b.weight (0, 1), b.bias (0), + 1 more",
-        "left out: fc: they are outputs of Net",
+        "left out: fc: channels are outputs of Net",
     ]

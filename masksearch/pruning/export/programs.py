@@ -31,9 +31,8 @@ class Exported:
 
     path: Path
     bytes: int
-    max_difference: (
-        float | None
-    )  # of the outputs / their standard deviation; None: not checked, onnxruntime is not installed
+    max_difference: float | None
+    """Largest difference of outputs / their standard deviation; None: not compared, onnxruntime is not installed."""
 
 
 def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
@@ -113,7 +112,7 @@ def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exp
 
 
 def _ready(model: nn.Module, example_input: Tensor) -> tuple[nn.Module, Tensor]:
-    """A copy of the network on the CPU in eval mode, and inputs for the check."""
+    """Return a copy of the network on the CPU in eval mode, and a batch of inputs for the comparison."""
     check_batch(model, example_input)
     if not isinstance(example_input, Tensor):
         raise InputError(
