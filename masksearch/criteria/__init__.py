@@ -86,15 +86,15 @@ CRITERIA: Table[Criterion] = Table(
         ),
         "lamp": Criterion(
             lamp,
-            "w^2 / sum of those in the layer at least as large (Lee et al. 2021)",
+            "w^2 / sum of the layer's w^2 that are at least as large (Lee et al. 2021)",
             weights="trained",
             granularities=_BOTH,
         ),
-        "snip": Criterion(snip, "|g w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH),
-        "grasp": Criterion(grasp, "(H g) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH),
+        "snip": Criterion(snip, "|gradient x w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH),
+        "grasp": Criterion(grasp, "(Hessian x gradient) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH),
         "synflow": Criterion(
             synflow,
-            "flow of ones through |w|, 100 rounds (Tanaka et al. 2020)",
+            "|dR/dw w|, R = outputs for an input of ones with |w| as weights, 100 rounds (Tanaka et al. 2020)",
             needs_batches=True,  # for the shape of an input
             rounds=100,
             granularities=_BOTH,
@@ -112,7 +112,7 @@ CRITERIA: Table[Criterion] = Table(
         ),
         "taylor": Criterion(
             taylor,
-            "filters: |sum of g w| (Molchanov et al. 2019)",
+            "filters: |sum of gradient x w| (Molchanov et al. 2019)",
             weights="trained",
             needs_batches=True,
             granularities=_FILTER,

@@ -64,7 +64,7 @@ def from_torch_prune(model: nn.Module, space: WeightSpace) -> Mask:
     Raises
     ------
     InputError
-        If no layer has a mask, a tensor outside the space (a bias, say) has one, or the model is not of this space.
+        If no layer has a mask, a tensor outside the space (such as a bias) has one, or the model is not of this space.
     """
     state = model.state_dict()
     masked = {name.removesuffix("_mask") for name in state if name.endswith("_mask") and f"{name[:-5]}_orig" in state}
