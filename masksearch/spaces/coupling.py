@@ -117,7 +117,7 @@ class Coupling:
         return result
 
     def fix(self, labels: Labels, reason: str, *, first: bool = False) -> None:
-        """Mark the positions with these labels as not removable; with ``first``, the reason goes before earlier ones."""
+        """Mark the positions with these labels as not removable. With ``first``, the reason precedes others."""
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):

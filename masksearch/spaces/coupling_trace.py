@@ -91,7 +91,7 @@ def trace(model: nn.Module, inputs: Nested) -> Coupling:
     if not outputs:
         raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
     for output in outputs:
-        coupling.fix_all(output, f"they are outputs of {type(model).__name__}")
+        coupling.fix_all(output, f"channels are outputs of {type(model).__name__}")
     return coupling
 
 
