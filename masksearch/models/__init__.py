@@ -1,4 +1,4 @@
-"""Image classifiers to prune: the table of networks, and the function that builds them by name.
+"""Networks to prune: the table of image classifiers, and the function that builds networks by name.
 
 A row's function takes the shape of the images, the number of classes and a width multiplier. Flattening, pooling and
 activations are modules, so that a network still runs when channels are removed.
@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from math import isfinite
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from masksearch.models.blocks import Shape
 from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
+from masksearch.models.timm_models import from_timm
 from masksearch.models.torchvision_models import from_torchvision
 from masksearch.utils.errors import InputError
+from masksearch.utils.imports import import_function, names_function
 from masksearch.utils.registry import Table
 from masksearch.utils.seeds import derive
 
-__all__ = ["MODELS", "BuiltAs", "ModelRow", "build_model", "built_as"]
+__all__ = ["MODELS", "BuiltAs", "ModelRow", "build_model", "built_as", "is_own_function"]
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,16 @@ class _HasShapeAndClasses(Protocol):
 def build_model(
     name: str, data_or_shape: _HasShapeAndClasses | Shape, classes: int | None = None, seed: int = 0
 ) -> nn.Module:
-    """Build an image classifier by name, with its published initial weights, on the CPU, in training mode.
+    """Build a network by name, with random initial weights as published, on the CPU, in training mode.
 
     Parameters
     ----------
     name : str
         A name in :data:`MODELS`; ``name:width`` multiplies the size of every hidden layer, as ``vgg16:0.25``;
-        ``torchvision:NAME`` is a classifier of torchvision.
+        ``torchvision:NAME`` and ``timm:NAME`` are classifiers of these packages; ``module:function`` and
+        ``path/to/file.py:function`` name a function of yours, called with ``data_or_shape`` if it takes an argument.
     data_or_shape : Data or (channels, height, width)
-        Shape of the images; a Data object also gives the number of classes.
+        Shape of the images; a Data object also gives the number of classes. Functions of yours get any data.
     classes : int, optional
         Number of classes. Default: that of the data; 10 for a shape.
     seed : int
@@ -100,6 +104,8 @@ def build_model(
     InputError
         For unknown names, depths and widths, and for image shapes that the network can't process.
     """
+    if is_own_function(name):
+        return _own(name, data_or_shape, seed)
     shape, classes = _shape_and_classes(data_or_shape, classes)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "initial weights"))
@@ -117,6 +123,24 @@ def build_model(
         name, shape, classes
     )  # setattr of nn.Module is typed for tensors and modules only
     return model
+
+
+def is_own_function(name: str) -> bool:
+    """Whether a model's name is ``module:function`` or ``file.py:function``, and no name of a table with a suffix."""
+    base = name.partition(":")[0]
+    return base not in (*MODELS, "torchvision", "timm") and names_function(name)
+
+
+def _own(name: str, data: Any, seed: int) -> nn.Module:
+    """Return the network that a user's function makes."""
+    function = import_function(name, "model")
+    takes_data = bool(signature(function).parameters)
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "initial weights"))
+        model = function(data) if takes_data else function()
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: {name} returned a {type(model).__name__}; an nn.Module is needed")
+    return model.train()
 
 
 def built_as(model: nn.Module) -> BuiltAs | None:
@@ -148,6 +172,8 @@ def _construct(name: str, shape: Shape, classes: int) -> nn.Module:
     base, colon, tail = name.partition(":")
     if base == "torchvision":
         return from_torchvision(tail, shape, classes)
+    if base == "timm":
+        return from_timm(tail, shape, classes)
     return _row(base).build(shape, classes, _width(name, tail) if colon else 1.0)
 
 

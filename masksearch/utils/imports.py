@@ -1,0 +1,85 @@
+"""Functions that users name as text: ``module:function`` or ``path/to/file.py:function``."""
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from masksearch.utils.errors import InputError
+
+__all__ = ["import_function", "names_function"]
+
+
+def names_function(text: str) -> bool:
+    """Whether a text has the form ``module:function`` or ``file.py:function``."""
+    module, colon, name = text.rpartition(":")
+    return bool(colon) and name.isidentifier() and (module.endswith(".py") or _is_dotted(module))
+
+
+def _is_dotted(module: str) -> bool:
+    return all(part.isidentifier() for part in module.split("."))
+
+
+def import_function(text: str, what: str) -> Callable[..., Any]:
+    """Import a module or a Python file, and return the function that the text names.
+
+    Modules in the current folder are found, too. A file is imported once.
+
+    Parameters
+    ----------
+    text : str
+        ``module:function`` or ``path/to/file.py:function``.
+    what : str
+        Name of the setting in error messages.
+
+    Raises
+    ------
+    InputError
+        If the text has another form, the module can't be imported, or it has no such function.
+    """
+    if not names_function(text):
+        raise InputError(f"{what}: {text!r}; allowed is module:function or path/to/file.py:function")
+    name, _, function = text.rpartition(":")
+    try:
+        module = _file(Path(name)) if name.endswith(".py") else _module(name)
+    except InputError:
+        raise
+    except Exception as error:  # a user's module may raise anything
+        raise InputError(
+            f"{what}: {name} can't be imported ({type(error).__name__}: {error})".replace("\n", " ")
+        ) from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise InputError(f"{what}: {name} has no function {function!r}")
+    return found
+
+
+def _module(name: str) -> Any:
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    return importlib.import_module(name)
+
+
+def _file(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; allowed is path/to/file.py:function")
+    path = path.resolve()
+    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "a .py file has a spec"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
