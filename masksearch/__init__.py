@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from masksearch import analysis, cost, criteria, data, models, schedules, searchers, supermasks, tasks
+    from masksearch.compression import Compressed, compress, find_mask
     from masksearch.core.amount import Amount
     from masksearch.core.history import History
     from masksearch.core.mask import Mask, Move
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Amount",
     "Budget",
+    "Compressed",
     "Data",
     "FilterSpace",
     "History",
@@ -53,6 +55,7 @@ __all__ = [
     "WeightSpace",
     "analysis",
     "build_model",
+    "compress",
     "cost",
     "criteria",
     "data",
@@ -61,6 +64,7 @@ __all__ = [
     "evaluate",
     "export",
     "filter_space",
+    "find_mask",
     "gradual_saliency",
     "load_data",
     "load_plugins",
@@ -96,6 +100,7 @@ _MODULES = {
 """Public name of a module -> its path in the package."""
 
 _HOMES = {
+    "compression": ("Compressed", "compress", "find_mask"),
     "core.amount": ("Amount",),
     "core.history": ("History",),
     "core.mask": ("Mask", "Move"),

@@ -1,0 +1,411 @@
+"""Compression of a trained network in one call: find a mask, prune, fine-tune, and compare before with after."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+from masksearch import cost
+from masksearch.core.amount import Amount, Hold
+from masksearch.core.history import History
+from masksearch.core.mask import Mask
+from masksearch.criteria import CRITERIA, select
+from masksearch.data import Data
+from masksearch.pruning.physical import prune
+from masksearch.scoring import LatencyShare, Scorer
+from masksearch.searchers import SEARCHERS, Searcher
+from masksearch.searching.loop import search
+from masksearch.spaces import FilterSpace, NetworkSpace, filter_space, weight_space
+from masksearch.training import KeptMask, TrainFunction, Training, TrainSettings, evaluate, train
+from masksearch.utils.copies import copy_network
+from masksearch.utils.errors import InputError, require
+from masksearch.utils.registry import choose
+from masksearch.utils.seeds import derive, torch_generator
+
+__all__ = ["Compressed", "Measured", "compress", "find_mask"]
+
+Granularity = Literal["weight", "filter"]
+
+_CRITERION: dict[str, str] = {"weight": "magnitude", "filter": "fpgm"}
+"""Usual criterion of each granularity: the method of ``compress``, and the start of its searches."""
+
+_FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
+_RANKED, _RANKED_BATCH = 512, 64  # training examples, and the batches, from which criteria compute gradients
+_LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
+_TIMED = 64  # inputs of a timed batch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Metric and costs of a network."""
+
+    metric_name: str
+    metric: float | None  # on the test examples
+    loss: float  # on the test examples
+    params: int  # parameters that are not zero
+    macs: int  # multiply-adds per input, of weights that are not pruned
+    latency: cost.Latency  # of a batch, on this device
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Result of :func:`compress`. ``print(result)`` shows a table."""
+
+    model: nn.Module
+    mask: Mask
+    space: NetworkSpace
+    before: Measured
+    pruned: Measured  # under the mask, before fine-tuning
+    after: Measured
+    method: str
+    amount: Amount
+    history: History | None  # None for criteria
+    training: Training | None  # None without fine-tuning, and with a training loop of one's own
+
+    def __str__(self) -> str:
+        measured = (self.before, self.pruned, self.after)
+        kept = "non-zero parameters" if self.space.granularity == "weight" else "parameters"
+        latency = f"ms per batch of {self.before.latency.batch_size}"
+        rows = [
+            ("", "before", "pruned", "fine-tuned"),
+            (self.before.metric_name, *(_number(one.metric) for one in measured)),
+            ("loss", *(_number(one.loss) for one in measured)),
+            (kept, *(f"{one.params:,}" for one in measured)),
+            ("MACs", *(f"{one.macs:,}" for one in measured)),
+            (latency, *(f"{one.latency.median * 1e3:.3g}" for one in measured)),
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = [
+            "  ".join(
+                [
+                    f"{row[0]:{widths[0]}}",
+                    *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
+                ]
+            )
+            for row in rows
+        ]
+        share = f"{self.amount.single('a result has one density'):.4g} of the {self.amount.hold}"
+        where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
+        return "\n".join([*lines, f"{self.method}, {self.space.granularity} mask, at most {share} kept; {where}"])
+
+    def __repr__(self) -> str:
+        name, after = self.before.metric_name, _number(self.after.metric)
+        return f"Compressed({self.method!r}, {name} {_number(self.before.metric)} -> {after}, {self.mask!r})"
+
+
+def compress(
+    model: nn.Module,
+    data: Data,
+    *,
+    sparsity: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    method: str | Searcher | None = None,
+    granularity: Granularity | None = None,
+    budget: int = 300,
+    objective: str | None = None,
+    train: TrainSettings | Literal[False] = _FINE_TUNING,
+    train_fn: TrainFunction | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Compressed:
+    """Make a trained network smaller or sparser: find a mask, prune, fine-tune, and measure before and after.
+
+    Exactly one of ``sparsity``, ``macs``, ``params`` and ``latency`` is given.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A trained network. It is copied and does not change.
+    data : Data
+        Criteria and fine-tuning use ``data.train``, searches ``data.search``; the best epoch is chosen on ``data.val``.
+        ``before``, ``pruned`` and ``after`` are measured on ``data.test``.
+    sparsity : float
+        Share of the units that is removed, in [0, 1): of the weights, or of the filters with ``granularity="filter"``.
+    macs, params : float
+        Share of the dense network's multiply-adds or parameters that is kept, in (0, 1]. Filters only.
+    latency : float
+        Share of the dense network's latency that is kept, measured on this device with batches of 64. Filters only.
+        The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion.
+    method : str or Searcher, optional
+        A criterion (``ms.criteria.CRITERIA``), a searcher's name (``ms.searchers.SEARCHERS``), or a searcher. Default:
+        ``magnitude`` for weights, ``fpgm`` for filters.
+    granularity : {"weight", "filter"}, optional
+        Default: weights with ``sparsity``, filters otherwise.
+    budget : int
+        Scorings of a search.
+    objective : str, optional
+        What a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"`` without
+        targets.
+    train : TrainSettings or False
+        Fine-tuning; False leaves it out. Default: 5 epochs of AdamW, learning rate 3e-4 with cosine decay. The weights
+        of the best epoch by validation are kept. With ``distill`` above 0, the dense network is the teacher.
+    train_fn : callable, optional
+        Training loop of your own, used in place of ``ms.train``; see :class:`~masksearch.training.TrainFunction`. It trains for
+        ``train.epochs``.
+    seed : int
+        Seed of search, fine-tuning and the choice of examples.
+    device : torch.device or str, optional
+        Default: the device of the model.
+    progress : bool
+        Whether to show progress bars on a terminal.
+
+    Returns
+    -------
+    Compressed
+        The smaller network (filters) or the masked one (weights), mask, space, and the measurements.
+
+    Raises
+    ------
+    InputError
+        Before any work, if the arguments don't fit each other, the data or the network.
+    """
+    settings = _FINE_TUNING if train is False else train
+    if train is False and train_fn is not None:
+        raise InputError("train: False leaves fine-tuning out; leave train_fn out, too")
+    dense = _on_device(model, device)
+    where = cost.forward_pass.device_of(dense)
+    with _bars(progress) as bars:
+        task = _Task(dense, data, method, granularity, budget, objective, seed, bars)
+        amount = task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
+        before = task.measure(dense, {})
+        mask, history = task.find(amount)
+        filters = isinstance(task.space, FilterSpace)
+        network = prune(dense, task.space, mask) if isinstance(task.space, FilterSpace) else copy_network(dense)
+        masks = {} if filters else task.space.parameter_masks(mask)
+        if not filters:
+            task.space.apply(network, mask)
+        pruned = after = task.measure(network, masks)
+        training = None
+        if train is not False:
+            if train_fn is not None:
+                train_fn(network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where)
+                KeptMask(network, masks)  # the loop may have let pruned weights grow
+            else:
+                training = task.fine_tune(network, masks, settings)
+            after = task.measure(network, masks)
+    return Compressed(
+        network.eval(), mask, task.space, before, pruned, after, task.method_name, amount, history, training
+    )
+
+
+def find_mask(
+    model: nn.Module,
+    data: Data,
+    *,
+    sparsity: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
+    latency: float | None = None,
+    method: str | Searcher | None = None,
+    granularity: Granularity | None = None,
+    budget: int = 300,
+    objective: str | None = None,
+    start: Mask | Literal["criterion", "random"] = "criterion",
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Mask:
+    """Find the mask of a trained network, as :func:`compress` does; ``mask.space`` is its space.
+
+    Parameters
+    ----------
+    start : Mask, "criterion" or "random"
+        Mask that a search starts from; by default that of the granularity's usual criterion.
+
+    Other parameters and errors are those of :func:`compress`.
+    """
+    with _bars(progress) as bars:
+        task = _Task(_on_device(model, device), data, method, granularity, budget, objective, seed, bars)
+        return task.find(task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency), start)[0]
+
+
+class _Task:
+    """One network, its data, and the method that finds a mask; the space is made when the amount is known."""
+
+    space: NetworkSpace
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        method: str | Searcher | None,
+        granularity: Granularity | None,
+        budget: int,
+        objective: str | None,
+        seed: int,
+        bars: Progress,
+    ) -> None:
+        require("budget", budget, budget >= 1, "1 or more scorings")
+        if granularity is not None:
+            choose("granularity", granularity, list(get_args(Granularity)))
+        if isinstance(method, str):
+            choose("method", method, [*CRITERIA, *SEARCHERS])
+        elif method is not None and not hasattr(method, "ask"):
+            raise InputError(f"method: a {type(method).__name__}; allowed is a name or a searcher")
+        self.model, self.data, self.budget, self.seed, self.bars = model, data, budget, seed, bars
+        self.granularity, self.objective, self._method = granularity, objective, method
+        self.example = data.test.sample(_TIMED)[0]
+
+    @property
+    def method_name(self) -> str:
+        """Name of the method, for results."""
+        method = self._method or _CRITERION[self.space.granularity]
+        return method if isinstance(method, str) else type(method).__name__
+
+    def amount(self, **given: float | None) -> Amount:
+        """Return the amount that the one given share describes, and make the space."""
+        named = {name: value for name, value in given.items() if value is not None}
+        if len(named) != 1:
+            what = ", ".join(named) or "none of them"
+            raise InputError(f"sparsity, macs, params, latency: exactly one is needed, and {what} is given")
+        [(name, share)] = named.items()
+        if name == "sparsity":
+            require(name, share, 0 <= share < 1, "in [0, 1), the share of units that is removed")
+        else:
+            require(name, share, 0 < share <= 1, f"in (0, 1], the share of the dense network's {name} that is kept")
+        granularity = self.granularity or ("weight" if name == "sparsity" else "filter")
+        if granularity == "weight" and name != "sparsity":
+            raise InputError(f"{name}: masked weights save no {name}; give sparsity, or granularity='filter'")
+        self._check_method(granularity)
+        if granularity == "weight":
+            self.space = weight_space(self.model)
+            return Amount.of(None, sparsity=share, on_empty="keep_one")
+        self.space = filter_space(self.model, self.example)
+        if name == "sparsity":
+            return Amount.of(None, sparsity=share, scope="layerwise", on_empty="keep_one")
+        hold: Hold = "params" if name == "params" else "macs"
+        amount = Amount(share, hold=hold, scope="layerwise", on_empty="keep_one")
+        return self._within_latency(amount, share) if name == "latency" else amount
+
+    def _check_method(self, granularity: str) -> None:
+        if isinstance(self._method, str) and self._method in CRITERIA:
+            row = CRITERIA[self._method]
+            if granularity not in row.granularities:
+                fitting = [name for name, other in CRITERIA.items() if granularity in other.granularities]
+                raise InputError(
+                    f"method: {self._method!r} ranks {' and '.join(row.granularities)} units, not {granularity}; "
+                    f"there are {', '.join([*fitting, *SEARCHERS])}"
+                )
+
+    def _within_latency(self, amount: Amount, share: float) -> Amount:
+        """Return the largest share of MACs whose criterion mask has at most ``share`` of the dense latency."""
+        assert isinstance(self.space, FilterSpace)
+        measure = LatencyShare(self.model, self.space, self.example, _TIMED)
+        low, high, least = 0.0, 1.0, 1.0
+        for _ in range(_LATENCY_STEPS):
+            middle = (low + high) / 2
+            try:
+                least = measure(self.criterion_mask(_CRITERION["filter"], amount.at(middle)))
+            except InputError:  # fewer MACs than one unit per layer needs
+                low = max(low, middle) if least > share else low
+                break
+            low, high = (middle, high) if least <= share else (low, middle)
+        if not low:
+            raise InputError(
+                f"latency: {share} of the dense network's can't be reached; the smallest measured share is {least:.3g}"
+            )
+        return amount.at(low)
+
+    def criterion_mask(self, name: str, amount: Amount) -> Mask:
+        """Return the mask of a criterion, from gradients on some training examples where it needs them."""
+        generator = torch_generator(self.seed, "compress", "examples")
+        order = torch.randperm(len(self.data.train), generator=generator)[:_RANKED]
+        sizes = [len(part) for part in order.split(_RANKED_BATCH)]
+        batches = list(self.data.train.batches(order, sizes)) if CRITERIA[name].needs_batches else []
+        return select(
+            name,
+            self.model,
+            self.space,
+            batches,
+            amount,
+            loss=self.data.task.loss_of,
+            generator=torch_generator(self.seed, "compress", "ties"),
+        )
+
+    def find(
+        self, amount: Amount, start: Mask | Literal["criterion", "random"] = "criterion"
+    ) -> tuple[Mask, History | None]:
+        """Return the method's mask, and the history if the method is a search."""
+        method = self._method or _CRITERION[self.space.granularity]
+        if isinstance(method, str) and method in CRITERIA:
+            return self.criterion_mask(method, amount), None
+        first = self.criterion_mask(_CRITERION[self.space.granularity], amount) if start == "criterion" else start
+        objective = self.objective or ("distance" if self.data.search.sample(1)[1] is None else "loss")
+        scorer = Scorer(self.model, self.space, self.data.search, objective)
+        bar = self.bars.add_task("searching", total=self.budget)
+        # Units move between layers in a search, so that only the criterion's mask is layer by layer.
+        history = search(
+            self.space,
+            method,
+            scorer,
+            replace(amount, scope="global"),
+            self.budget,
+            self.seed,
+            start=first if isinstance(first, Mask) else None,
+            callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
+        )
+        return history.best_mask, history
+
+    def fine_tune(self, network: nn.Module, masks: dict[str, torch.Tensor], settings: TrainSettings) -> Training:
+        """Train the network, and leave it with the weights of the best epoch by validation."""
+        bar = self.bars.add_task("fine-tuning", total=settings.epochs)
+        training = train(
+            network,
+            self.data.train,
+            settings,
+            val=self.data.val,
+            masks=masks,
+            seed=derive(self.seed, "fine-tuning"),
+            device=cost.forward_pass.device_of(self.model),
+            augment=self.data.augment,
+            teacher=self.model if settings.distill else None,
+            on_epoch=lambda row: self.bars.advance(bar),
+        )
+        if training.best is not None:
+            network.load_state_dict(training.best.weights)
+        return training
+
+    def measure(self, network: nn.Module, masks: dict[str, torch.Tensor]) -> Measured:
+        """Return the network's metric on the test examples, and its costs."""
+        found = evaluate(network, self.data.test, device=cost.forward_pass.device_of(network))
+        counted = cost.macs(network, self.example)
+        densities = {
+            name.removesuffix(".weight"): float(keep.float().mean())
+            for name, keep in masks.items()
+            if name.removesuffix(".weight") in counted.per_layer
+        }
+        return Measured(
+            metric_name=self.data.task.metric_name,
+            metric=found.metric,
+            loss=found.loss,
+            params=cost.nonzero_params(network, masks) if masks else cost.params(network),
+            macs=int(cost.effective_macs(counted, densities)),
+            latency=cost.latency(network, self.example, batch_sizes=(_TIMED,), seconds=0.3)[_TIMED],
+        )
+
+
+def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: a {type(model).__name__}; an nn.Module is needed")
+    network = copy_network(model)
+    return (network if device is None else network.to(device)).eval()
+
+
+@contextmanager
+def _bars(progress: bool) -> Iterator[Progress]:
+    """Progress bars on standard error, if it is a terminal."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not (progress and sys.stderr.isatty())) as bars:
+        yield bars
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
