@@ -6,6 +6,7 @@ density falls (Zhu & Gupta 2017) adapts to that.
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,7 @@ from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
 from masksearch.schedules.in_training import Gradual
 from masksearch.spaces import NetworkSpace
-from masksearch.training import TrainSettings, steps_per_epoch, train
-from masksearch.training.batches import Examples
+from masksearch.training import Examples, TrainSettings, optimizer_steps, train
 from masksearch.training.trainer import OnEpoch
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
@@ -31,7 +31,7 @@ def gradual_saliency(
     settings: TrainSettings,
     density: float | Amount | None = None,
     criterion: str = "magnitude",
-    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    batches: Iterable[tuple[Any, Any]] = (),
     *,
     sparsity: float | None = None,
     scope: Scope | None = None,
@@ -55,8 +55,8 @@ def gradual_saliency(
     split : Examples
         Training examples.
     settings : TrainSettings
-        Settings of the training, for all of its epochs; the density falls during the first three quarters. The schedule
-        of learning rates begins anew; ``plateau``, which would need validation images, is refused.
+        How: for all of its epochs, of which density falls during the first three quarters. Its schedule of learning
+        rates begins anew; ``plateau``, which would need validation examples, is refused.
     density : float or Amount, optional
         Density at the end. Exactly one of ``density`` and ``sparsity`` is given.
     criterion : str
@@ -117,7 +117,7 @@ def gradual_saliency(
             record(before.bits & ~mask.bits, before)
         return mask
 
-    steps = settings.epochs * steps_per_epoch(len(split.inputs), settings.batch_size)
+    steps = settings.epochs * optimizer_steps(split, settings)
     gradual = Gradual(network, space, choose, final, steps, alive=begin)
     training = train(
         network, split, settings, remask=gradual, seed=seed, device=device, augment=augment, on_epoch=on_epoch

@@ -10,6 +10,7 @@ import msgspec
 
 from masksearch.experiment.settings.sweep_axes import Capped
 from masksearch.training import EpochRow
+from masksearch.training.record import FORMER_NAMES
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
 
@@ -388,11 +389,13 @@ def _convert(values: dict[str, object], kind: type[_T], path: Path) -> _T:
 
 
 def _with_nan(node: Any) -> Any:
-    """NaN for a training loss that is null: the training diverged, and JSON has no NaN."""
+    """Values with NaN for a training loss that is null, as JSON has no NaN, and with today's names of fields."""
     if isinstance(node, list):
         return list(map(_with_nan, node))
     if not isinstance(node, dict):
         return node
+    names = FORMER_NAMES if "train_loss" in node else {}  # epochs in files of version 1.0 and before
     return {
-        name: math.nan if name == "train_loss" and value is None else _with_nan(value) for name, value in node.items()
+        names.get(name, name): math.nan if name == "train_loss" and value is None else _with_nan(value)
+        for name, value in node.items()
     }

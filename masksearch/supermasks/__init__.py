@@ -1,4 +1,4 @@
-"""Learned supermasks: weight masks, learned by gradient descent, under which untrained networks classify well.
+"""Learned supermasks: masks under which untrained weights have a low loss.
 
 Supermasks use the gradient of the loss for every weight at every step, over epochs of training examples. Searches and
 criteria have less information, so that supermasks are an upper reference for them.
@@ -93,9 +93,8 @@ def learn(
 ) -> Mask:
     """Learn by gradient descent which weights of an untrained network to keep, and return the mask.
 
-    Each weight gets a score. Scores are the only trained parameters of a copy of the network; weights, biases and
-    normalisations are frozen. The loss is cross-entropy. Every forward pass, and the result, has exactly the requested
-    density.
+    Scores are the only trained parameters of a copy of the network; weights, biases and normalisations are frozen. The
+    loss is that of the split's task. Every forward pass, and the result, has exactly the requested density.
 
     Parameters
     ----------
@@ -104,7 +103,7 @@ def learn(
     space : NetworkSpace
         A weight space of ``model``.
     split : Examples
-        Training examples: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
+        Training examples: a split such as ``data.train``.
     density : float, {layer name: float} or Amount, optional
         Kept / all weights. Exactly one of ``density`` and ``sparsity`` is given.
     sparsity : float or {layer name: float}, optional

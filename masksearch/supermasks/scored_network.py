@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,15 +66,15 @@ class ScoredNetwork(nn.Module):
         self.register_buffer("kept", torch.tensor(self._kept))
         self.register_buffer("power", torch.tensor(float(power)))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the outputs of the masked network for images (b, c, h, w)."""
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Return the outputs of the masked network for its inputs."""
         weights = {}
         for name, mask in zip(self._names, self.masks(), strict=True):
             weight: Tensor = self.network.get_parameter(name)
             if self._power:
                 weight = weight * _factor(mask.detach(), self._power)
             weights[name] = weight * mask
-        return functional_call(self.network, weights, (images,))
+        return functional_call(self.network, weights, inputs, named)
 
     def masks(self) -> list[Tensor]:
         """Return 0/1 masks from the scores, in the weights' shapes, in order of the layers."""

@@ -1,7 +1,8 @@
 """Training and evaluation of dense, masked and pruned networks."""
 
-from masksearch.training.batches import Examples, crop_flip, draw_crop_flip, steps_per_epoch
+from masksearch.training.augmentation import crop_flip, draw_crop_flip
 from masksearch.training.evaluation import Evaluation, evaluate
+from masksearch.training.examples import Examples, optimizer_steps, steps_per_epoch
 from masksearch.training.input_check import Loss
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import learning_rate
@@ -22,6 +23,7 @@ __all__ = [
     "draw_crop_flip",
     "evaluate",
     "learning_rate",
+    "optimizer_steps",
     "steps_per_epoch",
     "train",
 ]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from torch.optim import Optimizer
 from masksearch.training.duration import Duration
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import load_optimizer
-from masksearch.training.record import Best, EpochRow, Training, copy_weights
+from masksearch.training.optimizer_step import OptimizerStep
+from masksearch.training.record import FORMER_NAMES, Best, EpochRow, Training, copy_weights
+from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
 from masksearch.utils.locks import locked
@@ -22,6 +24,12 @@ from masksearch.utils.locks import locked
 __all__ = ["digest", "load_checkpoint", "locks_checkpoint", "remove_checkpoint", "save_checkpoint"]
 
 _FORMAT = "masksearch.training"
+_FORMER_IDENTITY: dict[str, object] = asdict(TrainSettings()) | {
+    "task": {"task": "classification"},
+    "data": None,
+    "teacher": None,
+}
+"""What older checkpoints are of, where they lack an entry."""
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
@@ -65,7 +73,12 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def save_checkpoint(
-    path: Path, identity: dict[str, object], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
+    path: Path,
+    identity: dict[str, object],
+    training: Training,
+    optimizer: Optimizer,
+    remask: MaskSchedule | None,
+    step: OptimizerStep,
 ) -> None:
     """Write the state of a training. Random numbers derive from the seed, so that no generator is saved."""
     best = training.best
@@ -74,6 +87,7 @@ def save_checkpoint(
         "identity": identity,
         "model": copy_weights(training.model),
         "optimizer": optimizer.state_dict(),
+        "step": step.state_dict(),
         "remask": None if remask is None else remask.state_dict(),
         "epochs": [asdict(row) for row in training.epochs],
         "snapshots": {str(moment): weights for moment, weights in training.snapshots.items()},
@@ -85,8 +99,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, identity: dict[str, object], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
-) -> None:
-    """Restore network, optimiser, changing masks and record from the file.
+) -> dict[str, Any] | None:
+    """Restore network, optimiser, changing masks and record from the file; return the state of an optimiser step.
 
     Raises
     ------
@@ -96,8 +110,9 @@ def load_checkpoint(
     tree = load_tree(path)
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
         raise InputError(f"checkpoint: {path} is not a checkpoint of a training")
+    saved_identity = _FORMER_IDENTITY | tree["identity"]
     for name, value in identity.items():
-        if (saved := tree["identity"].get(name)) != value:
+        if (saved := saved_identity.get(name)) != value:
             raise InputError(
                 f"checkpoint: {path} is of a training with {name} {saved}, this one has {value}; "
                 "continue with the same settings, or name another file"
@@ -106,8 +121,14 @@ def load_checkpoint(
     load_optimizer(optimizer, tree["optimizer"])
     if remask is not None:
         remask.load_state_dict(tree["remask"])
-    training.epochs = [EpochRow(**row) for row in tree["epochs"]]
+    training.epochs = [_row(row) for row in tree["epochs"]]
     training.snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
     if tree["best"]:
-        training.best = Best(EpochRow(**tree["best"]["row"]), tree["best"]["weights"])
+        training.best = Best(_row(tree["best"]["row"]), tree["best"]["weights"])
     training.stopped = tree["stopped"]
+    step: dict[str, Any] | None = tree.get("step")
+    return step
+
+
+def _row(values: dict[str, Any]) -> EpochRow:
+    return EpochRow(**{FORMER_NAMES.get(name, name): value for name, value in values.items()})

@@ -1,24 +1,35 @@
-"""Evaluation of networks: accuracy and loss on a split."""
+"""Evaluation of networks: metrics and loss on a split."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from masksearch.training.batches import Examples, Feed, forward_batch
-from masksearch.training.input_check import Loss, check_inputs, cross_entropy, mode_kept
+from masksearch.training.batches import Feed, forward_batch
+from masksearch.training.examples import Examples
+from masksearch.training.input_check import InputCheck, Loss, check_inputs, mode_kept
+from masksearch.training.metering import Metering
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import call_model, n_examples
 from masksearch.utils.seeds import seeded
 
-__all__ = ["Evaluation", "evaluate", "evaluate_feed"]
+__all__ = ["Evaluation", "evaluate", "evaluate_feed", "mean_loss"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracy and loss of a network on a split."""
+    """Metrics and loss of a network on a split."""
 
-    accuracy: float | None  # share of images whose highest logit is their label; None where outputs aren't logits
-    loss: float  # mean over images
+    metric: float | None  # main metric of the split's task; None where it can't be computed
+    loss: float  # mean over examples; of a language model, over tokens
     n: int  # examples
+    metrics: dict[str, float] = field(default_factory=dict)  # all metrics by name, the main metric first
+
+    @property
+    def accuracy(self) -> float | None:
+        """The metric, under the name that suits classification."""
+        return self.metric
 
 
 def evaluate(
@@ -29,20 +40,22 @@ def evaluate(
     loss: Loss | None = None,
     batch_size: int | None = None,
 ) -> Evaluation:
-    """Evaluate a network in eval mode. Weights, modes and the global random state do not change.
+    """Return metrics and loss of a network on a split, in eval mode.
+
+    Weights, modes and the global random state do not change.
 
     Parameters
     ----------
     model : nn.Module
-        Moved to ``device``.
+        Moved to ``device``. It is called with ``model(x)``, ``model(*x)`` or ``model(**x)``.
     split : Examples
-        ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
+        A split such as ``data.test``, or any object with ``.inputs`` and ``.targets``.
     device : torch.device or str
         Device of the evaluation.
     loss : callable, optional
-        (outputs, targets) -> mean loss, a scalar tensor. Default: cross-entropy.
+        (what the network returned, targets) -> mean loss, a scalar tensor. Default: the loss of the split's task.
     batch_size : int, optional
-        Examples per forward pass. Default: depends on the device.
+        Examples per forward pass. Default: depends on the device. Loaders have their own sizes.
 
     Raises
     ------
@@ -52,31 +65,51 @@ def evaluate(
     device = torch.device(device)
     model.to(device)
     checked = check_inputs(model, split, device, loss)
-    return evaluate_feed(
-        model, Feed(split, device, checked.channels_last), loss or cross_entropy, checked.classifies, batch_size
-    )
+    feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
+    return evaluate_feed(model, feed, checked, batch_size, main_only=False)
 
 
 def evaluate_feed(
-    model: nn.Module, feed: Feed, loss: Loss, classifies: bool, batch_size: int | None = None
+    model: nn.Module, feed: Feed, checked: InputCheck, batch_size: int | None = None, *, main_only: bool = True
 ) -> Evaluation:
-    """:func:`evaluate` for checked examples that are on the device."""
+    """Return metrics and loss for checked examples."""
     losses: list[Tensor] = []
-    correct: list[Tensor] = []
-    sizes: list[int] = []
+    parts: list[int] = []
+    n, task = 0, checked.loss_task
+    metering = Metering(checked.task, feed.device, main_only=main_only) if checked.metered else None
     with mode_kept(model), seeded(0, feed.device), torch.no_grad():
         model.eval()
-        for images, labels in feed.in_order(batch_size or forward_batch(feed.device)):
-            outputs = model(images)
-            losses.append(loss(outputs, labels).reshape(()))
-            sizes.append(len(labels))
-            if classifies:
-                correct.append((outputs.argmax(1) == labels).sum())
-    accuracy = int(torch.stack(correct).sum()) / len(feed) if classifies else None
-    return Evaluation(accuracy, mean_loss(losses, sizes), len(feed))
+        for inputs, targets in feed.in_order(batch_size or forward_batch(feed.device)):
+            outputs, size = call_model(model, inputs), n_examples(inputs)
+            losses.append(task.loss_of(outputs, targets).reshape(()))
+            parts.append(task.n_parts(targets, size))
+            n += size
+            if metering is not None:
+                metering.add(outputs, targets)
+    loss = mean_loss(losses, parts)
+    metrics = metrics_of(metering, loss)
+    return Evaluation(next(iter(metrics.values()), None), loss, n, metrics)
 
 
-def mean_loss(losses: list[Tensor], sizes: list[int]) -> float:
-    """Mean over examples of losses that are means over batches. Here the host waits for the device, once."""
-    values = torch.stack(losses).cpu().double()
-    return float(values @ torch.tensor(sizes, dtype=torch.float64) / sum(sizes))
+def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
+    """Return the metrics; none if there is no metering, or if the loss isn't finite and a metric fails."""
+    if metering is None:
+        return {}
+    try:
+        return metering.compute()
+    except InputError:
+        if loss - loss == 0:  # finite
+            raise
+        return {}
+
+
+def mean_loss(losses: Sequence[Tensor], parts: Sequence[int]) -> float:
+    """Return the mean of losses that are means over ``parts`` examples or tokens. Here the host waits for the device.
+
+    Batches without any part do not count.
+    """
+    values = torch.stack(list(losses)).cpu().double()
+    weights = torch.tensor(parts, dtype=torch.float64)
+    if not weights.all():
+        values, weights = values[weights > 0], weights[weights > 0]
+    return float(values @ weights / sum(parts)) if len(values) else float("nan")

@@ -6,32 +6,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.training.batches import Examples
+from masksearch.tasks import Loss, Task, with_loss
+from masksearch.training.examples import Examples, Resident, as_examples
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import call_model, describe, n_examples, tensors_of, to_device
 from masksearch.utils.seeds import seeded
 
-__all__ = ["InputCheck", "Loss", "check_inputs", "cross_entropy", "mode_kept", "takes_channels_last"]
+__all__ = ["InputCheck", "Loss", "check_inputs", "mode_kept", "takes_channels_last"]
 
 _FEW_FILTERS = 8  # width of a vector register; narrower layers were up to 1.8 times slower with innermost channels
-
-Loss = Callable[[Any, Tensor], Tensor]
-"""A loss: (outputs, targets (b,)) -> mean loss, a scalar tensor."""
 
 
 @dataclass(frozen=True)
 class InputCheck:
-    """Facts from the check's forward pass."""
+    """What a training needs to know about network and split, from a forward pass of two examples."""
 
-    classifies: bool  # outputs are logits (n, classes)
+    task: Task  # of the split
+    loss_task: Task  # the same, or with the loss of the caller
+    metered: bool  # the metrics of the task take the network's outputs
     channels_last: bool  # batches should have innermost channels
-
-
-def cross_entropy(outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross-entropy of logits (b, classes), always in float32."""
-    return F.cross_entropy(outputs.float(), labels, label_smoothing=label_smoothing)
+    check_targets: Callable[[Any], None] | None  # for every streamed batch
 
 
 @contextmanager
@@ -53,32 +49,56 @@ def check_inputs(
     Raises
     ------
     InputError
-        For no images, images or labels of the wrong shape or type, values that aren't finite, labels outside the
-        classes, and, without ``loss``, outputs that aren't logits (n, classes).
+        For no examples, values that aren't finite, targets that don't fit the task, labels outside the classes, a
+        network that fails, and outputs that loss or metric of the task can't read.
     """
-    _check_split(split, name)
-    images, labels = split.inputs[:2].to(device), split.targets[:2].to(device)
+    examples = as_examples(split, name)
+    task = examples.task
+    if isinstance(examples, Resident):
+        _check_resident(examples, name)
+    elif not len(examples):
+        raise InputError(f"{name}: 0 examples; at least one is needed")
+    inputs, targets = (to_device(part, device) for part in examples.sample(2))
+    if task.check is not None and not isinstance(examples, Resident):
+        task.check(targets, name)
     with mode_kept(model), seeded(0, device), torch.no_grad():
         model.eval()
-        channels_last = takes_channels_last(model, images)
-        outputs = model(images.contiguous(memory_format=torch.channels_last) if channels_last else images)
-        classifies = isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.is_floating_point()
+        channels_last = takes_channels_last(model, inputs)
+        if channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        outputs = _outputs(model, inputs, name)
+        logits = outputs if loss is not None else task.read(outputs)
+        classifies = isinstance(logits, Tensor) and logits.ndim == 2 and logits.is_floating_point()
         if loss is not None:
-            value = loss(outputs, labels)
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                raise InputError(f"loss: returned {_shown(value)}; a scalar tensor is needed")
-            return InputCheck(classifies, channels_last)
+            loss_task = with_loss(task, loss)
+            _check_loss(loss_task, outputs, targets)
+            metered = classifies if task.classifies else _takes_metrics(task, outputs, targets) is None
+            return InputCheck(task, loss_task, metered, channels_last, None)
+        if not task.classifies:
+            _check_loss(task, outputs, targets)
+            if (error := _takes_metrics(task, outputs, targets)) is not None:
+                raise InputError(
+                    f"metric: {task.metric_name} fails for outputs {_shown(logits)} of {type(model).__name__}: "
+                    f"{error}; give the task another metric, or output="
+                )
+            return InputCheck(task, task, True, channels_last, None)
     if not classifies:
         raise InputError(
-            f"model: {type(model).__name__} returns {_shown(outputs)}; cross-entropy needs float logits (n, classes); "
-            "give other outputs a loss of your own"
+            f"model: {type(model).__name__} returns {_shown(outputs)}; {task.name} needs float logits (n, classes); "
+            "give other outputs another task, or a loss of your own"
         )
-    if (largest := int(split.targets.max())) >= outputs.shape[1]:
-        raise InputError(f"{name}: label {largest}; {type(model).__name__} has the classes 0 to {outputs.shape[1] - 1}")
-    return InputCheck(classifies, channels_last)
+    classes = logits.shape[1]
+
+    def check_labels(labels: Tensor) -> None:
+        if (largest := int(labels.max())) >= classes:
+            raise InputError(f"{name}: label {largest}; {type(model).__name__} has the classes 0 to {classes - 1}")
+
+    if isinstance(examples, Resident):
+        check_labels(examples.targets)
+    return InputCheck(task, task, True, channels_last, check_labels)
 
 
-def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
+def takes_channels_last(model: nn.Module, images: Any) -> bool:
     """Whether batches should have innermost channels: then convolutions are faster on the CPU and in bfloat16.
 
     Convolutions of very few filters, as heavy pruning leaves, are not faster. A network that calls ``view`` on a
@@ -89,8 +109,10 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
     model : nn.Module
         In eval mode.
     images : Tensor (n, c, h, w)
-        A small batch for a test run.
+        A small batch for a test run. The result is False for inputs of any other form.
     """
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        return False
     filters = [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
     if images.shape[1] == 1 or min(filters, default=0) < _FEW_FILTERS:
         return False
@@ -101,18 +123,62 @@ def takes_channels_last(model: nn.Module, images: Tensor) -> bool:
     return True
 
 
-def _check_split(split: Examples, name: str) -> None:
-    images, labels = split.inputs, split.targets
-    if images.ndim != 4 or not images.is_floating_point():
-        raise InputError(f"{name}: images are {_shown(images)}; a float tensor (n, c, h, w) is needed")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise InputError(f"{name}: labels are {_shown(labels)}; an int64 tensor ({len(images)},) is needed")
-    if not len(images):
-        raise InputError(f"{name}: 0 images; at least one is needed")
-    if not all(value.isfinite() for value in images.aminmax()):  # minimum or maximum is NaN or infinite if any value is
-        raise InputError(f"{name}: {int((~images.isfinite()).sum())} values of its images aren't finite; all must be")
-    if (smallest := int(labels.min())) < 0:
-        raise InputError(f"{name}: label {smallest}; labels are 0 or more")
+def _check_resident(examples: Resident, name: str) -> None:
+    parts = tensors_of(examples.inputs)
+    n, many = len(examples), [*parts, *tensors_of(examples.targets)]
+    word = "images" if len(parts) == 1 and parts[0].ndim == 4 else "inputs"
+    if not n:
+        raise InputError(f"{name}: 0 {word}; at least one is needed")
+    for part in parts:
+        # The minimum or the maximum is NaN or infinite if any value is.
+        if part.is_floating_point() and part.numel() and not all(value.isfinite() for value in part.aminmax()):
+            raise InputError(f"{name}: {int((~part.isfinite()).sum())} values of its {word} aren't finite; all must be")
+    if wrong := [part for part in many if len(part) != n]:
+        raise InputError(f"{name}: {_shown(wrong[0])} for {n} {word}; inputs and targets need the same number")
+    if examples.task.check is not None:
+        examples.task.check(examples.targets, name)
+
+
+def _outputs(model: nn.Module, inputs: Any, name: str) -> Any:
+    try:
+        return call_model(model, inputs)
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"model: {type(model).__name__} fails for {n_examples(inputs)} examples of {name}, {describe(inputs)}: "
+            f"{_first_line(error)}; the network and the inputs must fit each other"
+        ) from error
+
+
+def _check_loss(task: Task, outputs: Any, targets: Any) -> None:
+    try:
+        value = task.loss_of(outputs, targets)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"loss: fails for outputs {_shown(outputs)} and targets {_shown(targets)}: {_first_line(error)}; "
+            "give the task a loss, or output=, that fits them"
+        ) from error
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise InputError(f"loss: returned {_shown(value)}; a scalar tensor is needed")
+
+
+def _takes_metrics(task: Task, outputs: Any, targets: Any) -> str | None:
+    """The error of the metrics for a batch; None without one."""
+    try:
+        for meter in task.meters(main_only=True).values():
+            if isinstance(meter, nn.Module):
+                meter.to(tensors_of(task.read(outputs))[0].device)
+            meter.update(*task.selected(outputs, targets))
+    except Exception as error:
+        return _first_line(error)
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _shown(value: object) -> str:

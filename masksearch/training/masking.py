@@ -80,6 +80,12 @@ class Masking:
             torch._foreach_mul_(self._parameters, self._factors)
 
     @torch.no_grad()
+    def mask(self, tensors: Mapping[str, Tensor]) -> None:
+        """Zero the pruned entries of other tensors, by parameter name."""
+        if self._names:
+            torch._foreach_mul_([tensors[name] for name in self._names], self._factors)
+
+    @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
         """Change to other masks of the same parameters. Dropped weights become zero, regrown weights start at zero.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from math import cos, inf, pi
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +14,13 @@ from masksearch.utils.registry import Table
 __all__ = ["OPTIMIZERS", "build_optimizer", "learning_rate", "load_optimizer"]
 
 
-Build = Callable[[list[nn.Parameter], TrainSettings, bool], Optimizer]
+Parameters = list[nn.Parameter] | list[dict[str, Any]]
+"""Parameters, or groups of parameters with settings of their own."""
+
+Build = Callable[[Parameters, TrainSettings, bool], Optimizer]
 
 
-def _sgd(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+def _sgd(parameters: Parameters, settings: TrainSettings, fused: bool) -> Optimizer:
     return SGD(
         parameters,
         lr=settings.lr,
@@ -27,15 +31,15 @@ def _sgd(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -
     )
 
 
-def _adam(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+def _adam(parameters: Parameters, settings: TrainSettings, fused: bool) -> Optimizer:
     return Adam(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
 
 
-def _adamw(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+def _adamw(parameters: Parameters, settings: TrainSettings, fused: bool) -> Optimizer:
     return AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
 
 
-def _adadelta(parameters: list[nn.Parameter], settings: TrainSettings, fused: bool) -> Optimizer:
+def _adadelta(parameters: Parameters, settings: TrainSettings, fused: bool) -> Optimizer:
     # torch has no fused Adadelta.
     return Adadelta(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
 
@@ -45,7 +49,11 @@ OPTIMIZERS: Table[Build] = Table("optimizer", {"sgd": _sgd, "adam": _adam, "adam
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings, device: torch.device) -> Optimizer:
     """The optimiser of ``settings`` for those of ``parameters`` that require gradients."""
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained: Parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    if settings.no_decay:
+        matrices, vectors = ([p for p in trained if (p.ndim < 2) == short] for short in (False, True))  # type: ignore[union-attr]
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        trained = [group for group in groups if group["params"]]
     return OPTIMIZERS[settings.optimizer](trained, settings, device.type in ("cpu", "cuda"))
 
 

@@ -1,13 +1,16 @@
 """Record of a training: rows of epochs, snapshots, best weights."""
 
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 
 from torch import Tensor, nn
 
 from masksearch.training.duration import Duration
 
-__all__ = ["Best", "EpochRow", "Training", "Weights", "copy_weights"]
+__all__ = ["FORMER_NAMES", "Best", "EpochRow", "Training", "Weights", "copy_weights"]
+
+FORMER_NAMES = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}
+"""Fields of :class:`EpochRow` in files of version 1.0 and before -> their names now."""
 
 Weights = dict[str, Tensor]
 """A network's ``state_dict()``, BatchNorm statistics included, on the CPU."""
@@ -23,12 +26,23 @@ class EpochRow:
     """One epoch of a training."""
 
     epoch: int  # number in the learning-rate schedule: 1 for the first one
-    train_loss: float  # mean over the epoch's examples, augmented, in train mode, with label smoothing
-    train_accuracy: float | None  # likewise; None if outputs are not logits
+    train_loss: float  # mean over the epoch's examples, as augmented, in train mode, with smoothing and distillation
+    train_metric: float | None  # main metric of the task, likewise; None where it can't be computed
     val_loss: float | None  # in eval mode, without label smoothing; None without a validation split
-    val_accuracy: float | None
+    val_metric: float | None
     lr: float
     seconds: float  # wall clock, validation included
+    higher_is_better: bool = True  # direction of the metric
+
+    @property
+    def train_accuracy(self) -> float | None:
+        """The metric of the training examples, under the name that suits classification."""
+        return self.train_metric
+
+    @property
+    def val_accuracy(self) -> float | None:
+        """The metric of the validation examples, under the name that suits classification."""
+        return self.val_metric
 
     @property
     def finite(self) -> bool:
@@ -36,9 +50,13 @@ class EpochRow:
         return isfinite(self.train_loss) and (self.val_loss is None or isfinite(self.val_loss))
 
     def better_than(self, other: "EpochRow") -> bool:
-        """Whether the validation accuracy is higher (without accuracies, the validation loss lower); False for ties."""
-        if self.val_accuracy is not None and other.val_accuracy is not None:
-            return self.val_accuracy > other.val_accuracy
+        """Whether the validation metric is better (without metrics, the validation loss lower); False for ties."""
+        if self.val_metric is not None and other.val_metric is not None:
+            if isnan(other.val_metric):
+                return not isnan(self.val_metric)
+            if self.higher_is_better:
+                return self.val_metric > other.val_metric
+            return self.val_metric < other.val_metric
         return self.val_loss is not None and other.val_loss is not None and self.val_loss < other.val_loss
 
 
@@ -71,7 +89,9 @@ class Training:
     best : Best or None
         None without a validation split or without an epoch with finite losses.
     stopped : bool
-        Whether ``on_epoch`` ended the training before its last epoch.
+        Whether ``on_epoch`` or early stopping ended the training before its last epoch.
+    metric_name : str
+        Name of the metric of the rows.
     """
 
     model: nn.Module
@@ -79,14 +99,17 @@ class Training:
     snapshots: dict[Duration, Weights] = field(default_factory=dict)
     best: Best | None = None
     stopped: bool = False
+    metric_name: str = "accuracy"
 
     def __repr__(self) -> str:
         last = self.epochs[-1] if self.epochs else None
         loss = "" if last is None else f", train loss {last.train_loss:.4g}"
-        accuracy = "" if last is None or last.val_accuracy is None else f", val accuracy {last.val_accuracy:.2%}"
+        value = None if last is None else last.val_metric
+        shown = "" if value is None else f"{value:.2%}" if self.metric_name == "accuracy" else f"{value:.4g}"
+        metric = shown and f", val {self.metric_name} {shown}"
         best = "" if self.best is None else f", best epoch {self.best.epoch}"
         state = ", stopped" if self.stopped else ", diverged" if self.diverged else ""
-        return f"Training({type(self.model).__name__}, {len(self.epochs)} epochs{loss}{accuracy}{best}{state})"
+        return f"Training({type(self.model).__name__}, {len(self.epochs)} epochs{loss}{metric}{best}{state})"
 
     @property
     def diverged(self) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from masksearch.training.averaging import Averaging
 from masksearch.training.duration import Duration
 from masksearch.training.record import Training, copy_weights
 from masksearch.utils.errors import InputError
@@ -42,10 +43,10 @@ class SnapshotMoments:
         self._plain = {moment: moment.steps(steps_per_epoch, until) for moment in moments if not moment.best}
         self._best = [moment for moment in moments if moment.best]
 
-    def after_step(self, training: Training, step: int) -> None:
-        """Copy the weights if a moment is at this step. Step 0 is the start of the schedule."""
+    def after_step(self, training: Training, step: int, average: Averaging | None = None) -> None:
+        """Copy the weights, or their average, if a moment is at this step. Step 0 is the start of the schedule."""
         if reached := [moment for moment, at in self._plain.items() if at == step]:
-            training.snapshots |= dict.fromkeys(reached, copy_weights(training.model))
+            training.snapshots |= dict.fromkeys(reached, average.weights() if average else copy_weights(training.model))
 
     def after_epoch(self, training: Training, epoch: int) -> None:
         """Keep the best weights so far if a moment is at this epoch, 1 for the schedule's first."""

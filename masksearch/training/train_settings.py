@@ -10,7 +10,7 @@ __all__ = ["Augment", "LrSchedule", "Optimizer", "Precision", "TrainSettings"]
 
 Optimizer = Literal["sgd", "adam", "adamw", "adadelta"]
 LrSchedule = Literal["constant", "multistep", "plateau", "cosine"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 Augment = Literal["auto", "none", "crop_flip"]
 
 
@@ -45,10 +45,27 @@ class TrainSettings:
     label_smoothing: float = 0.0
     """Share of the target that the training loss spreads evenly over all classes."""
     precision: Precision = "float32"
-    """Number format of the training's forward passes: float32 or bfloat16; weights are float32 in both cases."""
+    """Number format of the training's forward passes: float32, bfloat16, or float16 with loss scaling; weights are
+    float32 in all cases."""
     augment: Augment = "auto"
     """Augmentation: crop_flip (random crops with 4 pixels of padding, horizontal flips), none, or auto (the data
     set's usual)."""
+    warmup: float = 0.0
+    """Epochs at the start in which the learning rate grows linearly from 0, step by step; 0: no warm-up."""
+    clip_norm: float | None = None
+    """Maximum norm of the gradient of all parameters together; longer gradients are scaled down. None: no limit."""
+    accumulate: int = 1
+    """Batches per optimiser step; the step has the gradient of the mean loss over their examples."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights; validation and results use the average. 0: no average."""
+    stop_after: int | None = None
+    """Epochs without a better validation metric after which the training ends. None: all epochs are trained."""
+    no_decay: bool = False
+    """Leave parameters with fewer than two dimensions, biases and norms, out of the weight decay."""
+    distill: float = 0.0
+    """Weight, in [0, 1], of the distance to the dense teacher's outputs in the training loss (distillation)."""
+    distill_temperature: float = 4.0
+    """Temperature that divides the logits of teacher and student in distillation; tasks without classes ignore it."""
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -67,6 +84,16 @@ class TrainSettings:
         require("factor", self.factor, 0 < self.factor < 1, "in (0, 1)")
         require("patience", self.patience, self.patience >= 0, "0 or more")
         require("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        require("warmup", self.warmup, 0 <= self.warmup < float("inf"), "a finite number of epochs, 0 or more")
+        clips = self.clip_norm is None or 0 < self.clip_norm < float("inf")
+        require("clip_norm", self.clip_norm, clips, "a finite number above 0, or None")
+        require("accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
+        require("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
+        stops = self.stop_after is None or self.stop_after >= 1
+        require("stop_after", self.stop_after, stops, "1 or more, or None")
+        require("distill", self.distill, 0 <= self.distill <= 1, "in [0, 1]")
+        hot = 0 < self.distill_temperature < float("inf")
+        require("distill_temperature", self.distill_temperature, hot, "a finite number above 0")
         object.__setattr__(self, "milestones", tuple(self.milestones))
         ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
         require("milestones", self.milestones, ascending, "ascending epochs, 1 or more")

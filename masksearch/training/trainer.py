@@ -1,27 +1,34 @@
 """Trainer of dense, masked and pruned networks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import torch
 from torch import Tensor, nn
 
-from masksearch.training.batches import Examples, Feed, steps_per_epoch
+from masksearch.tasks import Task
+from masksearch.training.averaging import Averaging
+from masksearch.training.batches import Feed
 from masksearch.training.checkpoint import digest, load_checkpoint, locks_checkpoint, save_checkpoint
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
-from masksearch.training.input_check import Loss, check_inputs, cross_entropy, mode_kept
+from masksearch.training.examples import Examples, Resident, Streamed, as_examples, optimizer_steps
+from masksearch.training.input_check import Loss, check_inputs, mode_kept
 from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.optimisation import build_optimizer, learning_rate
+from masksearch.training.optimizer_step import OptimizerStep
 from masksearch.training.record import Best, EpochRow, Training, copy_weights
 from masksearch.training.slimming import Slimming
 from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
+from masksearch.training.training_loss import TrainingLoss
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import call_model, describe, to_device
+from masksearch.utils.seeds import seeded
 
 __all__ = ["train"]
 
@@ -44,6 +51,7 @@ def train(
     seed: int = 0,
     device: torch.device | str = "cpu",
     augment: bool = False,
+    teacher: nn.Module | None = None,
     loss: Loss | None = None,
     snapshots: Sequence[Duration] = (),
     checkpoint: str | Path | None = None,
@@ -60,7 +68,8 @@ def train(
     model : nn.Module
         Moved to ``device``.
     split : Examples
-        Training examples: ``.inputs`` float (n, c, h, w) and ``.targets`` int64 (n,).
+        Training examples: a split such as ``data.train``, or any object with ``.inputs`` and ``.targets``. The
+        network is called with ``model(x)``, ``model(*x)`` or ``model(**x)``.
     settings : TrainSettings
         Settings of the training.
     val : Examples, optional
@@ -81,8 +90,11 @@ def train(
         Device of the training.
     augment : bool
         Whether ``settings.augment`` = ``"auto"`` means crops and flips: ``Data.augment``.
+    teacher : nn.Module, optional
+        Dense network for distillation, used if ``settings.distill`` is above 0. It moves to ``device`` and does not
+        change.
     loss : callable, optional
-        (outputs, targets (b,)) -> mean loss, a scalar tensor. Default: cross-entropy.
+        (what the network returned, targets) -> mean loss, a scalar tensor. Default: the loss of the split's task.
     snapshots : sequence of Duration
         Moments at which to copy the weights, counted from epoch 0 of the schedule, none before ``begin``. ``end`` is
         the end of this training, and ``best`` the best of its epochs.
@@ -95,7 +107,9 @@ def train(
     Returns
     -------
     Training
-        Rows, snapshots, best weights. A loss that is not finite ends the training; then ``diverged`` is True.
+        Rows, snapshots, best weights. With ``settings.ema``, validation, snapshots, best weights and, at the end, the
+        network itself have the averaged weights. A loss that is not finite ends the training; then ``diverged`` is
+        True.
 
     Raises
     ------
@@ -104,13 +118,13 @@ def train(
     """
     device = torch.device(device)
     until = settings.epochs if until is None else until
-    _check_request(settings, val, loss, masks, remask, begin, until)
-    steps = steps_per_epoch(len(split.inputs), settings.batch_size)
+    split = as_examples(split, "train")
+    _check_request(settings, split.task, val, teacher, loss, masks, remask, begin, until, device)
+    steps = optimizer_steps(split, settings)
     moments = SnapshotMoments(snapshots, steps, begin, until, val is not None)
     model.to(device)
     checked = check_inputs(model, split, device, loss, "train")
-    if val is not None:
-        check_inputs(model, val, device, loss, "val")
+    val_checked = None if val is None else check_inputs(model, val, device, loss, "val")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
             f"model: {type(model).__name__} has no parameter that requires a gradient; at least one is needed"
@@ -119,16 +133,33 @@ def train(
     masks = (masks or {}) if remask is None else remask.masks
     masking = Masking(model, masks)
     optimizer = build_optimizer(model.parameters(), settings, device)
-    training = Training(model)
+    training = Training(model, metric_name=split.task.metric_name)
+    teacher = teacher if settings.distill else None
+    training_loss = TrainingLoss(
+        checked.task,
+        checked.loss_task,
+        settings.label_smoothing,
+        teacher,
+        settings.distill,
+        settings.distill_temperature,
+    )
+    if teacher is not None:
+        _check_teacher(model, teacher.to(device), split, training_loss, device)
     cropped = augment if settings.augment == "auto" else settings.augment == "crop_flip"
+    if cropped and not _are_images(split.sample(1)[0]):
+        raise InputError(f"augment: crop_flip needs images (n, c, h, w), not {describe(split.sample(1)[0])}; set none")
 
     path = None if checkpoint is None else Path(checkpoint)
     identity: dict[str, object] = {}
+    saved_step = None
     if path:
         identity = asdict(settings) | {
             "seed": seed,
             "augment": cropped,
-            "images": len(split.inputs),
+            "images": len(split),
+            "task": split.task.identity,
+            "data": split.identity,
+            "teacher": None if teacher is None else digest(teacher.state_dict()),
             "snapshots": sorted(map(str, snapshots)),
             "begin": begin,
             "until": until,
@@ -137,76 +168,97 @@ def train(
             "starting weights": digest(model.state_dict()),
         }
         if path.exists():
-            load_checkpoint(path, identity, training, optimizer, remask)
+            saved_step = load_checkpoint(path, identity, training, optimizer, remask)
             if remask is not None:
                 masking = Masking(model, remask.masks)
             if on_epoch:
                 for row in training.epochs:
                     on_epoch(row)
 
-    feed = Feed(split, device, checked.channels_last)
-    val_feed = None if val is None else Feed(val, device, checked.channels_last)
+    averaging = Averaging(model, settings.ema) if settings.ema else None
+    step = OptimizerStep(
+        model,
+        optimizer,
+        settings,
+        slimming,
+        masking,
+        remask,
+        averaging,
+        steps,
+        lambda step: moments.after_step(training, step, averaging),
+    )
+    if saved_step is not None:
+        step.load_state_dict(saved_step)
+
+    feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
+    val_feed = None
+    if val is not None and val_checked is not None:
+        val_feed = Feed(val, device, checked.channels_last, check=val_checked.check_targets)
     epochs = EpochPass(
         model=model,
         feed=feed,
         batch_size=settings.batch_size,
-        optimizer=optimizer,
-        slimming=slimming,
-        masking=masking,
-        remask=remask,
-        loss=loss or partial(cross_entropy, label_smoothing=settings.label_smoothing),
+        steps_per_epoch=steps,
+        step=step,
+        loss=training_loss,
+        checked=checked,
         seed=seed,
         cropped=cropped,
-        bfloat16=settings.precision == "bfloat16",
-        classifies=checked.classifies,
+        precision=settings.precision,
     )
 
-    def after_step(step: int) -> None:
-        moments.after_step(training, step)
-
     saved = monotonic()
-    with mode_kept(model):
+    with mode_kept(model), _evaluating(teacher):
         if not training.epochs:
-            moments.after_step(training, begin * steps)
+            moments.after_step(training, begin * steps, averaging)
         while not training.over(until - begin):
             start, epoch = monotonic(), begin + len(training.epochs)
             lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
-            train_loss, train_accuracy = epochs.run(epoch, lr, after_step)
+            train_loss, train_metric = epochs.run(epoch, lr)
             evaluation = None
-            if val_feed is not None:
-                evaluation = evaluate_feed(model, val_feed, loss or cross_entropy, checked.classifies)
+            if val_feed is not None and val_checked is not None:
+                with averaging.in_place() if averaging else nullcontext():
+                    evaluation = evaluate_feed(model, val_feed, val_checked)
             row = EpochRow(
                 epoch=epoch + 1,
                 train_loss=train_loss,
-                train_accuracy=train_accuracy,
+                train_metric=train_metric,
                 val_loss=evaluation.loss if evaluation else None,
-                val_accuracy=evaluation.accuracy if evaluation else None,
-                lr=lr,
+                val_metric=evaluation.metric if evaluation else None,
+                lr=step.lr,
                 seconds=monotonic() - start,
+                higher_is_better=split.task.higher_is_better,
             )
             training.epochs.append(row)
             if evaluation and row.finite and (training.best is None or row.better_than(training.best.row)):
-                training.best = Best(row, copy_weights(model))
+                training.best = Best(row, averaging.weights() if averaging else copy_weights(model))
+            waited = row.epoch - (training.best.epoch if training.best else begin)
+            training.stopped = settings.stop_after is not None and waited >= settings.stop_after
             moments.after_epoch(training, row.epoch)
             if path and (training.over(until - begin) or monotonic() - saved >= CHECKPOINT_SECONDS):
-                save_checkpoint(path, identity, training, optimizer, remask)
+                save_checkpoint(path, identity, training, optimizer, remask, step)
                 saved = monotonic()
             if on_epoch and on_epoch(row):
                 training.stopped = True
                 if path:
-                    save_checkpoint(path, identity, training, optimizer, remask)
+                    save_checkpoint(path, identity, training, optimizer, remask, step)
+    if averaging is not None:
+        averaging.store()
     moments.at_end(training)
     return training
 
 
 def _check_request(
     settings: TrainSettings,
+    task: Task,
     val: Examples | None,
+    teacher: nn.Module | None,
     loss: Loss | None,
     masks: Mapping[str, Tensor] | None,
     remask: MaskSchedule | None,
     begin: int,
     until: int,
+    device: torch.device,
 ) -> None:
     if not 0 <= begin <= until:
         raise InputError(f"begin: {begin}; allowed is 0 to {until}, the epoch at which the training ends")
@@ -216,3 +268,42 @@ def _check_request(
         raise InputError("lr_schedule: plateau needs the validation loss; pass val, or another schedule")
     if settings.label_smoothing and loss is not None:
         raise InputError(f"label_smoothing: {settings.label_smoothing}; it must be 0 with a loss of your own")
+    if settings.label_smoothing and task.smoothed is None:
+        raise InputError(f"label_smoothing: {settings.label_smoothing}; it must be 0 for task {task.name!r}")
+    if settings.stop_after is not None and val is None:
+        raise InputError(f"stop_after: {settings.stop_after}; early stopping needs validation examples; pass val")
+    if settings.distill and teacher is None:
+        raise InputError(f"distill: {settings.distill}; it needs the dense network; pass teacher, or set distill to 0")
+    if settings.precision == "float16" and device.type not in ("cpu", "cuda"):
+        raise InputError(f"precision: float16; it is for CPU and CUDA, not for {device.type}; choose float32")
+
+
+def _check_teacher(
+    model: nn.Module, teacher: nn.Module, split: Resident | Streamed, loss: TrainingLoss, device: torch.device
+) -> None:
+    inputs, targets = (to_device(part, device) for part in split.sample(2))
+    with mode_kept(model), _evaluating(teacher), seeded(0, device), torch.no_grad():
+        model.eval()
+        try:
+            loss(call_model(model, inputs), inputs, targets)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"teacher: {type(teacher).__name__} does not fit {type(model).__name__}: {reason}; both need the same "
+                "inputs and outputs"
+            ) from error
+
+
+@contextmanager
+def _evaluating(teacher: nn.Module | None) -> Iterator[None]:
+    """Keep a teacher in eval mode within a block; then restore its modes."""
+    if teacher is None:
+        yield
+        return
+    with mode_kept(teacher):
+        teacher.eval()
+        yield
+
+
+def _are_images(inputs: object) -> bool:
+    return isinstance(inputs, Tensor) and inputs.ndim == 4 and inputs.is_floating_point()

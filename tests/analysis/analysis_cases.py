@@ -19,7 +19,7 @@ from masksearch.training import EpochRow
 
 
 def make_epoch(epoch, train_loss, val_accuracy):
-    return EpochRow(epoch, train_loss, train_accuracy=None, val_loss=None, val_accuracy=val_accuracy, lr=0.1, seconds=1)
+    return EpochRow(epoch, train_loss, train_metric=None, val_loss=None, val_metric=val_accuracy, lr=0.1, seconds=1)
 
 
 def make_round(number=1, seed=0, density=0.1, trains=True):

@@ -156,7 +156,7 @@ def test_accuracy_against_the_moment_has_the_epochs_and_means(rounds):
 def test_the_best_epoch_is_where_the_dense_network_was_best(rounds):
     cells = [changed(cell, find_at="best" if cell.find_at == "end" else cell.find_at) for cell in rounds.cells]
     dense = [
-        replace(network, epochs=[replace(row, val_accuracy=1 / row.epoch) for row in network.epochs])
+        replace(network, epochs=[replace(row, val_metric=1 / row.epoch) for row in network.epochs])
         for network in rounds.dense
     ]
     groups = group_cells(cells)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from training_cases import (
     SETTINGS,
-    Pair,
     make_model,
     make_split,
     same,
@@ -50,14 +51,35 @@ def broken(**parts):
     [
         ({"split": broken(inputs=torch.full((40, 1, 8, 8), float("nan")))}, "train: 2560 values of its images"),
         ({"split": broken(inputs=torch.full((40, 1, 8, 8), float("-inf")))}, "train: 2560 values of its images"),
-        ({"split": broken(inputs=torch.zeros(40, 64))}, r"train: images are a float32 tensor \(40, 64\)"),
-        ({"split": broken(targets=torch.zeros(39, dtype=torch.int64))}, r"train: labels are a int64 tensor \(39,\)"),
-        ({"split": broken(targets=torch.zeros(40))}, "train: labels are a float32"),
+        (
+            {"split": broken(inputs=torch.zeros(40, 64))},
+            "model: Sequential fails for 2 examples of train",
+        ),
+        ({"split": broken(targets=torch.zeros(39, dtype=torch.int64))}, r"train: a int64 tensor \(39,\) for 40 images"),
+        (
+            {"split": broken(targets=torch.zeros(40))},
+            r"train: targets are torch.float32 \(40,\); classification needs",
+        ),
         ({"split": broken(targets=torch.full((40,), 10))}, "train: label 10; Sequential has the classes 0 to 9"),
         ({"split": broken(targets=torch.full((40,), -1))}, "train: label -1"),
         ({"val": broken(targets=torch.full((40,), 11))}, "val: label 11"),
         ({"split": make_split(0)}, "train: 0 images"),
-        ({"model": Pair()}, "Pair returns a dict"),
+        (
+            {"model": nn.Conv2d(1, 10, 8)},
+            r"model: Conv2d returns a float32 tensor \(2, 10, 1, 1\); classif",
+        ),
+        ({"split": TensorDataset(torch.ones(4))}, r"train: a TensorDataset is no split; call ms.Data.from_datasets\("),
+        (
+            {"split": DataLoader(TensorDataset(torch.ones(4)))},
+            r"train: a DataLoader is no split; call ms.Data.from_lo",
+        ),
+        ({"val": [1, 2]}, "val: a list is no split; pass a split of ms.Data such as data.train, or ms.Split"),
+        ({"settings": settings(stop_after=2)}, "stop_after: 2; early stopping needs validation examples"),
+        ({"settings": settings(distill=0.5)}, "distill: 0.5; it needs the dense network; pass teacher"),
+        (
+            {"settings": settings(distill=0.5), "teacher": nn.Sequential(nn.Flatten(), nn.Linear(64, 3))},
+            "teacher: Sequential does not fit Sequential",
+        ),
         ({"loss": lambda outputs, labels: outputs}, r"loss: returned a float32 tensor \(2, 10\)"),
         ({"loss": lambda outputs, labels: 1.0}, "loss: returned a float"),
         ({"masks": {"nope": torch.ones(1, dtype=torch.bool)}}, "masks: 'nope' is no parameter"),

@@ -1,0 +1,125 @@
+"""Splits that a training reads: examples in memory, from a data set, or from a loader."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from masksearch.tasks import CLASSIFICATION, Task
+from masksearch.training.train_settings import TrainSettings
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, n_examples, take, tensors_of
+
+__all__ = ["Examples", "InMemory", "Resident", "Streamed", "as_examples", "optimizer_steps", "steps_per_epoch"]
+
+
+class InMemory(Protocol):
+    """Protocol of a split in memory. An attribute ``task`` is optional; the default is classification."""
+
+    @property
+    def inputs(self) -> Any:
+        """Tensor (n, ...), or a tuple or dict of such tensors, on the CPU."""
+
+    @property
+    def targets(self) -> Any:
+        """Tensor (n, ...), or a tuple or dict of such tensors, or None, on the CPU."""
+
+
+class Streamed(Protocol):
+    """Protocol of a split that is read batch by batch."""
+
+    @property
+    def task(self) -> Task:
+        """Loss, metric and distance."""
+
+    @property
+    def own_order(self) -> bool:
+        """Whether order and sizes of the batches are a loader's; then ``n_batches`` is their number."""
+
+    @property
+    def identity(self) -> str | None:
+        """The user's name of the data; None: changes of the data can't be noticed."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def sample(self, n: int) -> tuple[Any, Any]:
+        """Return inputs and targets of the first ``n`` examples, on the CPU."""
+
+    def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
+        """Yield batches of inputs and targets on the CPU; ``order`` None: in order. Loaders ignore both arguments."""
+
+
+Examples = InMemory | Streamed
+"""A split for training and evaluation, such as ``data.train``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """Examples in memory, with their task."""
+
+    inputs: Nested
+    targets: Any
+    task: Task
+    own_order = False
+    identity = None
+
+    def __len__(self) -> int:
+        return n_examples(self.inputs)
+
+    def sample(self, n: int) -> tuple[Any, Any]:
+        """Return inputs and targets of the first ``n`` examples."""
+        return take(self.inputs, slice(n)), take(self.targets, slice(n))
+
+
+def as_examples(split: Any, name: str = "split") -> Resident | Streamed:
+    """Return the examples of a split; objects with ``inputs`` and ``targets`` only are for classification.
+
+    Raises
+    ------
+    InputError
+        For anything else; the message says what to call.
+    """
+    if isinstance(split, Resident):
+        return split
+    if isinstance(split, DataLoader):
+        raise InputError(
+            f"{name}: a DataLoader is no split; call ms.Data.from_loaders(name, train=loader, ...) and pass data.train"
+        )
+    if isinstance(split, Dataset):
+        raise InputError(
+            f"{name}: a {type(split).__name__} is no split; "
+            "call ms.Data.from_datasets(name, train=dataset, ...) and pass data.train"
+        )
+    if getattr(split, "resident", hasattr(split, "inputs")):
+        if not tensors_of(split.inputs):
+            raise InputError(f"{name}: inputs without a tensor; at least one is needed")
+        targets = split.targets
+        if isinstance(targets, Tensor) and targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32):
+            targets = targets.long()
+        return Resident(split.inputs, targets, getattr(split, "task", CLASSIFICATION))
+    if not hasattr(split, "batches"):
+        raise InputError(
+            f"{name}: a {type(split).__name__} is no split; pass a split of ms.Data such as data.train, "
+            "or ms.Split(inputs, targets)"
+        )
+    streamed: Streamed = split
+    return streamed
+
+
+def steps_per_epoch(n: int, batch_size: int, accumulate: int = 1) -> int:
+    """Return the optimiser steps of an epoch of ``n`` examples: n / batch_size batches, ``accumulate`` per step."""
+    return ceil(ceil(n / batch_size) / accumulate)
+
+
+def optimizer_steps(split: Examples, settings: TrainSettings) -> int:
+    """Return the optimiser steps of an epoch over a split; a loader has its own number of batches."""
+    examples = as_examples(split)
+    if examples.own_order:
+        n_batches: int = examples.n_batches  # type: ignore[union-attr]
+        return ceil(n_batches / settings.accumulate)
+    return steps_per_epoch(len(examples), settings.batch_size, settings.accumulate)

@@ -1,0 +1,143 @@
+"""Optimiser steps: gradients of one or several batches, scaled, penalised and clipped; then masks and averages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from masksearch.training.averaging import Averaging
+from masksearch.training.masking import Masking, MaskSchedule
+from masksearch.training.slimming import Slimming
+from masksearch.training.train_settings import TrainSettings
+
+__all__ = ["OptimizerStep"]
+
+
+class OptimizerStep:
+    """Turn the losses of batches into optimiser steps; the host never waits for the device.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network, already on its device.
+    optimizer : Optimizer
+        Of the network's parameters.
+    settings : TrainSettings
+        Accumulation, clipping, precision and warm-up.
+    slimming, masking, remask, averaging
+        What is applied in every step, in this order: before the step, and after it.
+    steps_per_epoch : int
+        Optimiser steps of an epoch, for the warm-up.
+    after_step : callable
+        Called after every step with the number of steps since epoch 0 of the schedule.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        settings: TrainSettings,
+        slimming: Slimming,
+        masking: Masking,
+        remask: MaskSchedule | None,
+        averaging: Averaging | None,
+        steps_per_epoch: int,
+        after_step: Callable[[int], None],
+    ) -> None:
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer, self._settings, self._after_step = optimizer, settings, after_step
+        self._slimming, self._masking, self._remask, self._averaging = slimming, masking, remask, averaging
+        self._warmup_steps = settings.warmup * steps_per_epoch
+        device = next(model.parameters()).device
+        self._scaler = torch.amp.GradScaler(device.type) if settings.precision == "float16" else None
+        self._count = self._parts = self._first_parts = 0
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the last step."""
+        rate: float = self._optimizer.param_groups[0]["lr"]
+        return rate
+
+    def start_epoch(self, lr: float) -> None:
+        """Begin an epoch with a learning rate."""
+        self._scheduled, self._count = lr, 0
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+    def add(self, loss: Tensor, parts: int) -> None:
+        """Add the gradient of a batch's mean loss over ``parts`` examples or tokens."""
+        if self._count == 0:
+            self._optimizer.zero_grad(set_to_none=True)
+            self._parts, self._first_parts = 0, max(1, parts)
+        if self._settings.accumulate > 1:  # the gradient of the mean over all examples of the step
+            loss = loss * (parts / self._first_parts)
+        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        self._count, self._parts = self._count + 1, self._parts + parts
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough batches were added for a step."""
+        return self._count == self._settings.accumulate
+
+    @property
+    def pending(self) -> bool:
+        """Whether batches were added since the last step."""
+        return self._count > 0
+
+    def __call__(self, step: int) -> None:
+        """Make a step; ``step`` is the number of steps before it since epoch 0 of the schedule."""
+        if self._scaler is not None:
+            self._scaler.unscale_(self._optimizer)
+        if self._count > 1 and (gradients := self._gradients()):
+            with torch.no_grad():
+                torch._foreach_mul_(gradients, self._first_parts / max(1, self._parts))
+        self._slimming()
+        if self._settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
+        if step < self._warmup_steps:
+            self._set_lr(self._scheduled * min(1.0, (step + 1) / self._warmup_steps))
+        elif self._settings.warmup:
+            self._set_lr(self._scheduled)
+        if self._scaler is None:
+            self._optimizer.step()
+        else:
+            self._scaler.step(self._optimizer)  # no step if a gradient overflows
+            self._scaler.update()
+            if self._remask is not None:
+                for gradient in self._gradients():
+                    gradient.nan_to_num_(0, 0, 0)
+        self._masking()
+        changed = self._remask is not None and self._remask(step + 1)
+        if changed and self._remask is not None:
+            self._masking.change(self._remask.masks, self._optimizer)
+        if self._averaging is not None:
+            self._averaging.update()
+            if changed:
+                self._masking.mask(self._averaging.average)
+        self._count = 0
+        self._after_step(step + 1)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return averaged weights and the scale of float16 losses, for a checkpoint."""
+        averaging = self._averaging
+        return {
+            "average": None if averaging is None else averaging.weights(),
+            "average steps": 0 if averaging is None else averaging.steps,
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state."""
+        if self._averaging is not None:
+            self._averaging.load(state["average"], state["average steps"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self._parameters if p.grad is not None]
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr

@@ -1,0 +1,47 @@
+"""The loss that a training minimises: that of the task, and the distance to a dense teacher's outputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.tasks import Task, bernoulli_kl, kl_divergence
+from masksearch.tasks.task import relative_squared_error
+from masksearch.utils.nested import call_model
+
+__all__ = ["TrainingLoss"]
+
+
+@dataclass(frozen=True)
+class TrainingLoss:
+    """Loss of a batch, with knowledge distillation (Hinton et al. 2015) if there is a teacher.
+
+    The loss is (1 - weight) * task loss + weight * distance. For tasks whose distance is a divergence of class
+    probabilities, the logits are divided by the temperature T and the distance is multiplied by T^2 (section 2.1);
+    other distances have no temperature.
+    """
+
+    task: Task  # of the split: reads outputs for the distance
+    loss_task: Task  # has the loss
+    label_smoothing: float
+    teacher: nn.Module | None = None  # in eval mode, on the device of the batches
+    weight: float = 0.0
+    temperature: float = 1.0
+
+    def __call__(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar tensor, from what the network returned."""
+        loss = self.loss_task.training_loss(outputs, targets, self.label_smoothing)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            dense = call_model(self.teacher, inputs)
+        return (1 - self.weight) * loss + self.weight * self._distance(dense, outputs, targets)
+
+    def _distance(self, dense: Any, outputs: Any, targets: Any) -> Tensor:
+        teacher, student = (self.task.selected(value, targets)[0] for value in (dense, outputs))
+        distance = self.task.distance or relative_squared_error
+        if distance not in (kl_divergence, bernoulli_kl):
+            return distance(teacher, student)
+        t = self.temperature
+        return t**2 * distance(teacher.float() / t, student.float() / t)
