@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from masksearch.searching.loop import search
     from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
     from masksearch.tasks import Task
-    from masksearch.training import TrainSettings, evaluate, train
+    from masksearch.training import TrainSettings, evaluate, keep_mask, train
     from masksearch.utils.errors import InputError
 
     __version__: str
@@ -66,6 +66,7 @@ __all__ = [
     "filter_space",
     "find_mask",
     "gradual_saliency",
+    "keep_mask",
     "load_data",
     "load_plugins",
     "load_pruned",
@@ -117,7 +118,7 @@ _HOMES = {
     "searching.loop": ("search",),
     "spaces": ("FilterSpace", "WeightSpace", "filter_space", "weight_space"),
     "tasks": ("Task",),
-    "training": ("TrainSettings", "evaluate", "train"),
+    "training": ("TrainSettings", "evaluate", "keep_mask", "train"),
     "utils.errors": ("InputError",),
 }
 """Path of a module -> the public names that the package takes from it."""

@@ -4,6 +4,7 @@ from masksearch.training.augmentation import crop_flip, draw_crop_flip
 from masksearch.training.evaluation import Evaluation, evaluate
 from masksearch.training.examples import Examples, optimizer_steps, steps_per_epoch
 from masksearch.training.input_check import Loss
+from masksearch.training.kept_mask import KeptMask, TrainFunction, keep_mask
 from masksearch.training.masking import MaskSchedule
 from masksearch.training.optimisation import learning_rate
 from masksearch.training.record import Best, EpochRow, Training
@@ -15,13 +16,16 @@ __all__ = [
     "EpochRow",
     "Evaluation",
     "Examples",
+    "KeptMask",
     "Loss",
     "MaskSchedule",
+    "TrainFunction",
     "TrainSettings",
     "Training",
     "crop_flip",
     "draw_crop_flip",
     "evaluate",
+    "keep_mask",
     "learning_rate",
     "optimizer_steps",
     "steps_per_epoch",

@@ -1,0 +1,132 @@
+"""Masks held in training loops of one's own, and the form of such loops."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from masksearch.utils.errors import InputError
+
+__all__ = ["KeptMask", "TrainFunction", "keep_mask"]
+
+
+class TrainFunction(Protocol):
+    """Protocol of a training loop of one's own, for ``train_fn=``: it trains the network in place.
+
+    ``KeptMask(model, masks).attach(optimizer)`` keeps pruned weights at zero during the loop. The caller zeroes them
+    again afterwards.
+    """
+
+    def __call__(
+        self, model: nn.Module, data: Any, *, masks: Mapping[str, Tensor], epochs: int, seed: int, device: torch.device
+    ) -> None:
+        """Train a network.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The network, with its pruned weights at zero.
+        data : Data
+            Splits of examples: ``data.train``, ``data.val``.
+        masks : mapping
+            Parameter name -> bool tensor of its shape, True = kept; empty for a dense network.
+        epochs : int
+            Passes over the training examples.
+        seed : int
+            Seed of all random numbers.
+        device : torch.device
+            Device of the training.
+        """
+
+
+class MaskSpaceOfNetwork(Protocol):
+    """Protocol of a space whose masks are over the parameters of a network."""
+
+    def check_mask(self, mask: Any) -> None:
+        """Raise an :class:`InputError` if the mask is not of this space."""
+
+    def parameter_masks(self, mask: Any) -> Mapping[str, Tensor]:
+        """Parameter name -> bool tensor of its shape, True = kept."""
+
+
+class KeptMask:
+    """A mask that a training loop of one's own keeps: call the object after every ``optimizer.step()``.
+
+    Parameters are looked up by name at every call, so that ``model.to(device)`` and ``load_state_dict`` are allowed.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network.
+    masks : mapping
+        Parameter name -> bool tensor of its shape, True = kept.
+
+    Raises
+    ------
+    InputError
+        If a mask names no parameter, or has another shape or type.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        self._model = model
+        self._pruned = {name: ~keep for name, keep in masks.items() if keep.dtype == torch.bool}
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        for name, keep in masks.items():
+            parameter = parameters.get(name)
+            if parameter is None or parameter.shape != keep.shape or keep.dtype != torch.bool:
+                has = "no such parameter" if parameter is None else f"torch.bool {tuple(parameter.shape)}"
+                raise InputError(
+                    f"mask: {name!r} is {keep.dtype} {tuple(keep.shape)}; {type(model).__name__} needs {has}"
+                )
+        self._hooks: list[Any] = []
+        self()
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Zero the pruned weights again; after ``remove()``, do nothing."""
+        for name, pruned in self._pruned.items():
+            owner, _, attribute = name.rpartition(".")
+            parameter = getattr(self._model.get_submodule(owner), attribute)
+            if pruned.device != parameter.device:
+                pruned = self._pruned[name] = pruned.to(parameter.device)
+            parameter.masked_fill_(pruned, 0)  # a product would keep NaN, and the sign of a zero
+
+    def attach(self, optimizer: Optimizer) -> "KeptMask":
+        """Zero the pruned weights after every step of an optimiser by itself; return this object."""
+        self._hooks.append(optimizer.register_step_post_hook(lambda *_: self()))
+        return self
+
+    def remove(self) -> None:
+        """Keep the mask no longer; pruned weights stay at zero until the next optimiser step."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._pruned = [], {}
+
+
+def keep_mask(model: nn.Module, space: MaskSpaceOfNetwork, mask: Any) -> KeptMask:
+    """Zero the pruned weights of a network now, and again after every optimiser step of your own training loop.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The network; its pruned weights become zero at once.
+    space : NetworkSpace
+        A space of the network: ``ms.weight_space``, ``ms.filter_space``.
+    mask : Mask
+        A mask of the space.
+
+    Returns
+    -------
+    KeptMask
+        ``keep()`` zeroes the pruned weights again, bit for bit; call it after ``optimizer.step()`` and after loading
+        weights. ``keep.attach(optimizer)`` does so after every step. ``keep.remove()`` ends it.
+
+    Raises
+    ------
+    InputError
+        If the mask is not of this space, or the network is of another one.
+    """
+    space.check_mask(mask)
+    return KeptMask(model, space.parameter_masks(mask))
