@@ -22,7 +22,7 @@ _HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class EpochPass:
-    """Everything that is constant over the epochs of a training."""
+    """Pass over all training examples. The fields stay the same for all epochs of a training."""
 
     model: nn.Module
     feed: Feed

@@ -67,13 +67,14 @@ class OptimizerStep:
             group["lr"] = lr
 
     def add(self, loss: Tensor, parts: int) -> None:
-        """Add the gradient of a batch's mean loss over ``parts`` examples or tokens."""
+        """Add the gradient of a batch's mean loss over ``parts`` examples or tokens; without any, add nothing."""
         if self._count == 0:
             self._optimizer.zero_grad(set_to_none=True)
             self._parts, self._first_parts = 0, max(1, parts)
         if self._settings.accumulate > 1:  # the gradient of the mean over all examples of the step
             loss = loss * (parts / self._first_parts)
-        (loss if self._scaler is None else self._scaler.scale(loss)).backward()
+        if parts:  # a batch of padding alone has no loss
+            (loss if self._scaler is None else self._scaler.scale(loss)).backward()
         self._count, self._parts = self._count + 1, self._parts + parts
 
     @property

@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 from in_training_cases import SPACES, STEPS, how, make_model, make_split
+from torch import nn
 
 from masksearch.criteria import CRITERIA, select
 from masksearch.criteria.gradual import gradual_saliency
+from masksearch.data import Split
 from masksearch.schedules.in_training import Gradual
 from masksearch.spaces import weight_space
-from masksearch.training import train
+from masksearch.training import TrainSettings, train
 from masksearch.training.record import copy_weights
 from masksearch.utils.errors import InputError
 
@@ -94,3 +96,21 @@ def test_densities_of_layers_can_not_be_followed():
     space = weight_space(model)
     with pytest.raises(InputError, match=r"density: .*; gradual pruning follows one number"):
         gradual_saliency(model, space, make_split(), how(), dict.fromkeys(space.full().densities(), 0.2))
+
+
+def test_units_are_ranked_for_a_regression_on_named_inputs():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(5, 12), nn.Linear(12, 1)
+
+        def forward(self, x, scale):
+            return self.right(torch.relu(self.left(x))) * scale
+
+    inputs = {"x": torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), "scale": torch.ones(60, 1)}
+    split, model = Split(inputs, inputs["x"].sum(1, keepdim=True), "regression"), Sum()
+    space = weight_space(model)
+    chosen = TrainSettings(epochs=3, batch_size=10, lr=0.01, accumulate=2)
+    outlasted = gradual_saliency(model, space, split, chosen, 0.3)
+    assert outlasted.shape == (72,)
+    assert len(outlasted.unique()) == 72

@@ -76,3 +76,16 @@ def test_files_of_other_versions_and_changed_files_are_refused(finished, tmp_pat
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(InputError, match=words):
         CellResult.load(tmp_path)
+
+
+def test_epochs_with_the_former_names_of_their_fields_are_read(finished, tmp_path):
+    [dense] = finished.dense
+    dense.save(tmp_path)
+    path = tmp_path / "metrics.json"
+    written = json.loads(path.read_text())
+    for row in written["epochs"]:
+        assert "train_metric" in row
+        row["train_accuracy"], row["val_accuracy"] = row.pop("train_metric"), row.pop("val_metric")
+        del row["higher_is_better"]
+    path.write_text(json.dumps(written))
+    assert DenseResult.load(tmp_path) == dense

@@ -11,7 +11,7 @@ from supermask_cases import METHODS, SHORT, generator, make_conv, make_mlp, make
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.data import load_data
+from masksearch.data import Split, load_data
 from masksearch.models import build_model
 from masksearch.spaces import filter_space, weight_space
 from masksearch.supermasks import SUPERMASKS, SupermaskSettings, learn
@@ -272,3 +272,23 @@ def test_edge_popup_finds_a_supermask_of_an_untrained_mlp():
     assert mask.n_kept == 26620
     with space.applied(model, mask):
         assert evaluate(model, data.val).accuracy > 0.85
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_masks_are_learned_for_other_tasks_and_named_inputs(name):
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(5, 20), nn.Linear(20, 1)
+
+        def forward(self, x, scale):
+            return self.right(torch.relu(self.left(x))) * scale
+
+    inputs = {"x": torch.randn(60, 5, generator=generator()), "scale": torch.ones(60, 1)}
+    split = Split(inputs, inputs["x"].sum(1, keepdim=True), "regression")
+    model = Sum()
+    space = weight_space(model)
+    losses = []
+    mask = learn(name, model, space, split, 0.5, settings=SHORT, on_epoch=lambda row: losses.append(row.train_loss))
+    assert mask.n_kept == 60
+    assert len(losses) == 2

@@ -256,3 +256,24 @@ def test_a_split_without_a_task_is_for_classification(val):
     plain = SimpleNamespace(inputs=val.inputs, targets=val.targets.to(torch.int32))
     model = make_model()
     assert evaluate(model, plain) == evaluate(model, Split(val.inputs, val.targets, TASKS["classification"]))
+
+
+def test_a_batch_of_padding_alone_changes_nothing():
+    tokens = torch.randint(0, 7, (8, 5), generator=generator())
+    targets = tokens.clone()
+    targets[4:] = -100
+    split, model = Split(tokens, targets, "language_model"), Characters()
+    training = train(model, Streamed(split), settings(epochs=2, batch_size=1, accumulate=2))
+    assert not training.diverged
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_torchmetrics_metric_is_computed_over_the_whole_split(val):
+    torchmetrics = pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    metric = torchmetrics.classification.MulticlassF1Score(10, average="macro")
+    task = Task(F.cross_entropy, metric, metric_name="macro F1")
+    split, model = Split(val.inputs, val.targets, task), make_model().eval()
+    found = evaluate(model, split, batch_size=7)
+    assert found.metric == pytest.approx(float(metric(model(val.inputs), val.targets)), rel=1e-5)
+    training = train(model, split, settings(epochs=2), val=split)
+    assert training.epochs[-1].train_metric > 0
