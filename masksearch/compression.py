@@ -82,12 +82,7 @@ class Compressed:
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = [
-            "  ".join(
-                [
-                    f"{row[0]:{widths[0]}}",
-                    *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
-                ]
-            )
+            "  ".join(f"{cell:{'<' if place == 0 else '>'}{widths[place]}}" for place, cell in enumerate(row))
             for row in rows
         ]
         share = f"{self.amount.single('a result has one density'):.4g} of the {self.amount.hold}"

@@ -1,20 +1,24 @@
 """Data sets: the table of published ones, and the function that loads them by name.
 
 A row's function returns pixels and labels as published. :class:`Data` makes splits and normalisation, the same way for
-every row and for your own tensors.
+every row and for your own tensors, data sets and loaders.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from masksearch.data.data import Data
 from masksearch.data.image_folder import read_folder
 from masksearch.data.sources import Source, cifar10, digits, from_torchvision
-from masksearch.data.split import RawImages, Split
+from masksearch.data.split import Split
+from masksearch.data.streamed import LoaderSplit, StreamedSplit
 from masksearch.utils.errors import InputError
+from masksearch.utils.imports import import_function, names_function
 from masksearch.utils.registry import Table
 
-__all__ = ["DATASETS", "Data", "DatasetRow", "Split", "load_data"]
+__all__ = ["DATASETS", "Data", "DatasetRow", "LoaderSplit", "Split", "StreamedSplit", "load_data"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,6 @@ class DatasetRow:
     read: Source
     about: str
     augment: bool = False  # whether random crops and horizontal flips suit the data set
-
-
-def _folder(path: Path, download: bool) -> RawImages:
-    return read_folder(path)
 
 
 DATASETS: Table[DatasetRow] = Table(
@@ -40,7 +40,9 @@ DATASETS: Table[DatasetRow] = Table(
         "cifar100": DatasetRow(
             from_torchvision("CIFAR100"), "60,000 photographs of 100 classes, 3x32x32", augment=True
         ),
-        "imagefolder": DatasetRow(_folder, "imagefolder:PATH: your own PATH/{train,test}/<class>/*, all of one size"),
+        "imagefolder": DatasetRow(
+            lambda path, download: read_folder(path), "imagefolder:PATH: your own PATH/{train,val,test}/<class>/*"
+        ),
     },
 )
 
@@ -50,6 +52,7 @@ def load_data(
     root: str | Path | None = None,
     *,
     download: bool = False,
+    image_size: int | None = None,
     search_examples: int | None = None,
     train_examples: int | None = None,
     val_examples: int | None = None,
@@ -59,11 +62,15 @@ def load_data(
     Parameters
     ----------
     name : str
-        A name in :data:`DATASETS`; ``imagefolder:PATH`` reads your own folder of images.
+        A name in :data:`DATASETS`; ``imagefolder:PATH`` reads your own folder of images, with or without ``val/``;
+        ``module:function`` and ``path/to/file.py:function`` name a function of yours that returns a :class:`Data`.
     root : path, optional
         The folder of the data sets. Default: ``data`` in the current folder.
     download : bool
         Whether to download a data set that is not in ``root``.
+    image_size : int, optional
+        For ``imagefolder``: resize the shorter side of every image to this number of pixels, and cut out the middle
+        square.
     search_examples, train_examples, val_examples : int, optional
         See :meth:`Data.from_tensors`.
 
@@ -73,17 +80,43 @@ def load_data(
         If the table has no such data set, it is not under ``root``, or it can't be read or split.
     """
     kind, colon, path = name.partition(":")
+    sizes: dict[str, Any] = {
+        "search_examples": search_examples,
+        "train_examples": train_examples,
+        "val_examples": val_examples,
+    }
+    if kind not in DATASETS and names_function(name):
+        return _own(name, sizes, image_size)
     row = DATASETS[kind]
     if bool(path) != (kind == "imagefolder") or (colon and not path):
-        raise InputError(f"data set {name!r} can't be read; allowed are imagefolder:PATH and names without a colon")
-    raw = row.read(Path(path) if path else Path("data" if root is None else root), download)
+        raise InputError(
+            f"data set {name!r} can't be read; allowed are imagefolder:PATH, module:function and names without a colon"
+        )
+    if image_size is not None and kind != "imagefolder":
+        raise InputError(f"image_size: {image_size}; images of {kind} have their own size, so leave it out")
+    if kind == "imagefolder":
+        raw = read_folder(Path(path), image_size)
+    else:
+        raw = row.read(Path("data" if root is None else root), download)
     return Data.from_tensors(
         name,
         (raw.train_images, raw.train_labels),
         (raw.test_images, raw.test_labels),
+        raw.val,
         classes=raw.classes,
         augment=row.augment,
-        search_examples=search_examples,
-        train_examples=train_examples,
-        val_examples=val_examples,
+        **sizes,
     )
+
+
+def _own(name: str, sizes: dict[str, int | None], image_size: int | None) -> Data:
+    """Return the data that a user's function makes."""
+    given = {setting: value for setting, value in {**sizes, "image_size": image_size}.items() if value is not None}
+    function = import_function(name, "data set")
+    unknown = sorted(set(given) - set(signature(function).parameters))
+    if unknown:
+        raise InputError(f"{unknown[0]}: {given[unknown[0]]}; {name} has no such parameter, so leave it out")
+    data = function(**given)
+    if not isinstance(data, Data):
+        raise InputError(f"data set: {name} returned a {type(data).__name__}; ms.Data is needed")
+    return replace(data, name=name)

@@ -1,176 +1,190 @@
-"""Data of an experiment: examples in disjoint, normalised splits for training, validation and test."""
+"""Data of an experiment: examples in disjoint splits for training, validation and test."""
 
+import hashlib
+import os
+import warnings
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from masksearch.data.split import Split, stratified_order
+from masksearch.data import preparation
+from masksearch.data.split import Split
+from masksearch.data.streamed import (
+    Collate,
+    LoaderSplit,
+    Normalisation,
+    StreamedSplit,
+    check_shared_examples,
+    collate_pairs,
+    first_digest,
+)
+from masksearch.tasks import CLASSIFICATION, Task, as_task
 from masksearch.utils.errors import InputError
-from masksearch.utils.seeds import numpy_generator
+from masksearch.utils.nested import concatenate, describe, tensors_of
 
-__all__ = ["Data", "gather"]
+__all__ = ["AnySplit", "Data"]
 
+AnySplit = Any
+"""A Split in memory, a StreamedSplit of a data set, or a LoaderSplit: three classes with one protocol."""
 
-def gather(dataset: Dataset) -> tuple[Tensor, Tensor]:
-    """Read every item of a map-style data set: images (n, c, h, w) and labels (n,).
-
-    Raises
-    ------
-    InputError
-        If the data set has no length or no items, or its images differ in shape.
-    """
-    if not isinstance(dataset, Sized) or len(dataset) == 0:
-        raise InputError(
-            f"data set {type(dataset).__name__} has no items or no length; allowed are map-style data sets"
-        )
-    images, labels = [], []
-    # Transforms may draw random numbers; the state of torch's global generator is restored.
-    with torch.random.fork_rng(devices=[]):
-        for index in range(len(dataset)):
-            image, label = dataset[index]
-            images.append(_tensor(image))
-            labels.append(torch.as_tensor(label))
-            if images[-1].shape != images[0].shape:
-                raise InputError(
-                    f"image {index} of {type(dataset).__name__} has shape {tuple(images[-1].shape)}; "
-                    f"all need that of image 0, {tuple(images[0].shape)}"
-                )
-    return torch.stack(images), torch.stack(labels)
-
-
-def _tensor(image: Any) -> Tensor:
-    if not isinstance(image, Image.Image):
-        return torch.as_tensor(image)
-    pixels = torch.from_numpy(np.array(image))  # (h, w) or (h, w, c)
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-SPLIT_SEED = 0  # a constant, because results are comparable only on equal splits
-MAX_VAL = 10_000  # of the training images; small sets give a fifth
-MAX_SEARCH = 2_000  # of the validation images; small sets give half
+MAX_VAL = 10_000  # of the training examples; small sets give a fifth
+MAX_SEARCH = 2_000  # of the validation examples; small sets give half
+_MEMORY_SHARE = 0.5  # of the free memory that data sets read whole may take
+_READ_BATCH = 256  # items of a data set that are read at once
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Training, validation and test examples, on the CPU.
+    """Training, validation and test examples, on the CPU, and the task that they are for.
 
     ``train``, ``val`` and ``test`` are disjoint. ``val`` has two parts: scorers use ``search``; the difference to
-    ``rest`` shows how far a search has overfitted. Made by :func:`~masksearch.data.load_data`, :meth:`from_tensors` or
-    :meth:`from_datasets`.
+    ``rest`` shows how far a search has overfitted. Made by :func:`~masksearch.data.load_data`, :meth:`from_tensors`,
+    :meth:`from_datasets` or :meth:`from_loaders`.
     """
 
     name: str
-    train: Split
-    val: Split
-    test: Split
+    train: AnySplit
+    val: AnySplit
+    test: AnySplit
     search_examples: int  # number of examples at the beginning of val that make up search
-    classes: int
-    mean: Tensor  # (c,), of the training pixels in [0, 1]; was subtracted from the inputs
-    std: Tensor  # (c,), of the training pixels; the inputs were divided by it
-    augment: bool  # whether random crops and horizontal flips suit the images
+    classes: int | None  # None for tasks other than classification
+    mean: Tensor | None  # (c,), of the training pixels in [0, 1]; was subtracted from images. None for other inputs
+    std: Tensor | None  # (c,), of the training pixels; images were divided by it
+    augment: bool  # whether random crops and horizontal flips suit the inputs
+    task: Task = CLASSIFICATION
+    own_search: LoaderSplit | None = None  # a loader of its own for search; then rest is the whole val
 
     def __repr__(self) -> str:
-        sizes = f"{len(self.train)} train, {len(self.val)} val ({self.search_examples} search), {len(self.test)} test"
-        return f"Data({self.name!r}, {'x'.join(map(str, self.shape))}, {self.classes} classes: {sizes})"
+        sizes = f"{len(self.train)} train, {len(self.val)} val ({len(self.search)} search), {len(self.test)} test"
+        kind = f"{self.classes} classes" if self.classes is not None else self.task.name
+        form = describe(self.example(1)).removeprefix("float32 ")
+        return f"Data({self.name!r}, {form}, {kind}: {sizes}{', streamed' if self.streamed else ''})"
 
     @property
-    def search(self) -> Split:
+    def streamed(self) -> bool:
+        """Whether a split is read while it is used, instead of being in memory."""
+        return not (self.train.resident and self.val.resident and self.test.resident)
+
+    @property
+    def search(self) -> AnySplit:
         """The validation examples that scorers use."""
+        if self.own_search is not None:
+            return self.own_search
         return self.val[: self.search_examples]
 
     @property
-    def rest(self) -> Split:
-        """The other validation examples."""
+    def rest(self) -> AnySplit:
+        """The validation examples that no search uses."""
+        if isinstance(self.val, LoaderSplit):
+            return self.val
         return self.val[self.search_examples :]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an input."""
-        _, c, h, w = self.train.inputs.shape
-        return c, h, w
+    def shape(self) -> tuple[int, ...]:
+        """Shape of an input that is one tensor: channels, height and width of an image."""
+        inputs = self.example(1)
+        if not isinstance(inputs, Tensor):
+            raise InputError(f"data {self.name!r}: inputs are {describe(inputs)}, and only one tensor has a shape")
+        return tuple(inputs.shape[1:])
+
+    def example(self, n: int = 1) -> Any:
+        """Return the inputs of the first ``n`` test examples."""
+        return self.test.sample(n)[0]
+
+    def digest(self) -> str:
+        """Return a SHA-256 digest of inputs and targets; of streamed splits: of length, first examples, identity."""
+        sha = hashlib.sha256(self.task.name.encode())
+        for split in (self.train, self.val, self.test):
+            if not isinstance(split, Split):
+                sha.update(first_digest(split).encode())
+                continue
+            for tensor in (*tensors_of(split.inputs), *tensors_of(split.targets)):
+                sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                sha.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        return sha.hexdigest()
 
     @classmethod
     def from_tensors(
         cls,
         name: str,
-        train: tuple[Tensor, Tensor],
-        test: tuple[Tensor, Tensor],
-        val: tuple[Tensor, Tensor] | None = None,
+        train: tuple[Any, Any],
+        test: tuple[Any, Any],
+        val: tuple[Any, Any] | None = None,
         *,
+        task: str | Task = CLASSIFICATION,
         classes: int | None = None,
         augment: bool = False,
         search_examples: int | None = None,
         train_examples: int | None = None,
         val_examples: int | None = None,
     ) -> "Data":
-        """Split and normalise images and labels.
+        """Split inputs and targets in memory; normalise images.
 
         Parameters
         ----------
         name : str
             Name of the data set, for reports.
-        train, test : (images, labels)
-            Images (n, c, h, w). ``uint8`` pixels are divided by 255 and normalised per channel, with mean and
-            standard deviation of the training images without those of ``val``. Floating-point images are not changed:
-            a trained network expects the normalisation of its training.
-        val : (images, labels), optional
-            Default: a class-stratified fifth of ``train``, at most 10,000 images, always the same ones.
+        train, test : (inputs, targets)
+            Inputs are a tensor (n, ...), or a tuple or dict of such tensors. ``uint8`` images (n, c, h, w) are divided
+            by 255 and normalised per channel, with mean and standard deviation of the training images without those of
+            ``val``. Floating-point inputs become float32 and are not normalised. Targets are a tensor (n, ...), a tuple
+            or dict of tensors, or None; a language model without targets predicts its own tokens, without padding
+            (``attention_mask`` 0).
+        val : (inputs, targets), optional
+            Default: a fifth of ``train``, at most 10,000 examples, always the same ones; class-stratified in
+            classification.
+        task : str or Task
+            A name in ``ms.tasks.TASKS``, or a task of your own.
         classes : int, optional
             Labels are 0 to ``classes`` - 1. Default: as many as the training labels have.
         augment : bool
-            Whether random crops and horizontal flips suit the images.
+            Whether random crops and horizontal flips suit the inputs.
         search_examples : int, optional
-            Number of images of ``val`` for searching. Default: half of them, at most 2,000.
+            Number of examples of ``val`` for searching. Default: half of them, at most 2,000.
         train_examples : int, optional
-            Number of training images, a fixed, class-stratified choice. Default: all. The other splits do not change.
+            Number of training examples, a fixed choice. Default: all. The other splits do not change.
         val_examples : int, optional
-            Number of validation images, the first ones of ``val``. Default: all. The others are not used.
+            Number of validation examples, the first ones of ``val``. Default: all. The others are not used.
 
         Raises
         ------
         InputError
-            For labels outside the classes, images that are not finite, splits without images, different numbers of
-            images and labels, images of different shapes, test labels that no training image has, and more examples
-            than there are.
+            For targets that don't fit the task, labels with a gap or outside the classes, inputs that are not finite or
+            differ in form between splits, splits without examples, and more examples than there are.
         """
-        splits = {"train": _checked("train", train), "test": _checked("test", test)}
-        if val is not None:
-            splits["val"] = _checked("val", val)
-        classes = int(splits["train"].targets.max()) + 1 if classes is None else classes
+        task = as_task(task)
+        pairs = {"train": train, "test": test} | ({} if val is None else {"val": val})
+        splits = {part: preparation.check_pair(part, pair, task) for part, pair in pairs.items()}
         for part, split in splits.items():
-            _check_alike(part, split, splits["train"], classes)
+            preparation.check_alike(part, split.inputs, splits["train"].inputs)
+        classes = _classes({part: split.targets for part, split in splits.items()}, task, classes)
+        sizes = _Sizes(search_examples, train_examples, val_examples)
+        parts = _divided(splits, {part: split.targets for part, split in splits.items()}, task, sizes)
 
-        order = stratified_order(splits["train"].targets, numpy_generator(SPLIT_SEED, "splits"))
-        if val is None:
-            n_val = min(MAX_VAL, len(order) // 5)
-            if n_val < 2:
-                raise InputError(f"train has {len(order)} images; a fifth of them is val, which takes at least 10")
-            splits["val"] = splits["train"][order[:n_val]]
-            order = order[n_val:]
-        else:
-            # search is a prefix of val, so that val must not stay sorted by class.
-            val_order = stratified_order(splits["val"].targets, numpy_generator(SPLIT_SEED, "val"))
-            splits["val"] = splits["val"][val_order]
-        n_val = len(splits["val"])
-        if val_examples is not None:
-            _check_count("val_examples", val_examples, n_val, "the images of the whole val")
-            splits["val"], n_val = splits["val"][:val_examples], val_examples
-        search_examples = min(MAX_SEARCH, n_val // 2) if search_examples is None else search_examples
-        _check_count("search_examples", search_examples, n_val - 1, "one image of val has to be left for rest")
-
-        full = splits["train"][order]
-        mean, std = _statistics(full.inputs)
-        train_examples = len(full) if train_examples is None else train_examples
-        _check_count("train_examples", train_examples, len(full), "the training images without those of val")
-        splits["train"] = full[:train_examples]
-        ready = {part: Split(_normalised(split.inputs, mean, std), split.targets) for part, split in splits.items()}
-        return cls(name, **ready, search_examples=search_examples, classes=classes, mean=mean, std=std, augment=augment)
+        mean = std = None
+        full = parts["full"].inputs
+        if preparation.is_pixels(full):
+            mean, std = preparation.statistics_of(*preparation.image_statistics(full))
+        elif isinstance(full, Tensor) and full.ndim == 4:
+            mean, std = torch.zeros(full.shape[1]), torch.ones(full.shape[1])
+        ready: dict[str, Any] = {
+            part: Split(preparation.prepared_inputs(parts[part].inputs, mean, std), parts[part].targets, task)
+            for part in ("train", "val", "test")
+        }
+        return cls(
+            name,
+            **ready,
+            search_examples=sizes.search_of(len(ready["val"])),
+            classes=classes,
+            mean=mean,
+            std=std,
+            augment=augment,
+            task=task,
+        )
 
     @classmethod
     def from_datasets(
@@ -180,61 +194,186 @@ class Data:
         test: Dataset,
         val: Dataset | None = None,
         *,
+        task: str | Task = CLASSIFICATION,
+        collate: Collate | None = None,
+        stream: bool | None = None,
+        workers: int = 0,
+        identity: str | None = None,
         classes: int | None = None,
         augment: bool = False,
         search_examples: int | None = None,
         train_examples: int | None = None,
         val_examples: int | None = None,
     ) -> "Data":
-        """Splits of any map-style :class:`torch.utils.data.Dataset` of (image, label).
+        """Split any map-style :class:`torch.utils.data.Dataset`.
 
-        Every item is read once, so that the data set must not augment at random. Images are tensors, arrays (c, h, w)
-        or PIL images; parameters and errors are those of :meth:`from_tensors`.
+        Items are (input, target) pairs, or whatever ``collate`` takes. Data sets are read into memory if they take less
+        than half of the free memory, estimated from the first items; otherwise they are streamed: examples are read
+        when they are used, and one pass over the training set finds its classes and pixel statistics.
+        ``data.streamed`` says which. Both give equal results, unless the data set has random transforms: these are
+        drawn once if it is read into memory, and anew at every pass if it is streamed.
+
+        Parameters
+        ----------
+        train, test, val : Dataset
+            With a length and items by number.
+        task : str or Task
+            As in :meth:`from_tensors`.
+        collate : callable, optional
+            List of items -> (inputs, targets). Default: stack tensors, arrays, PIL images and numbers, in tuples and
+            dicts.
+        stream : bool, optional
+            Whether to stream. Default: only if memory is short.
+        workers : int
+            Processes that read items of streamed data sets.
+        identity : str, optional
+            Name and version of streamed data, part of what decides a run. Without it, a warning says that changes of
+            the data go unnoticed.
+
+        Other parameters and errors are those of :meth:`from_tensors`.
         """
-        return cls.from_tensors(
+        task = as_task(task)
+        sets = {"train": train, "test": test} | ({} if val is None else {"val": val})
+        splits = {part: _streamed(part, one, collate, task, workers, identity) for part, one in sets.items()}
+        if stream is None:
+            stream = sum(map(_bytes_of, splits.values())) > _MEMORY_SHARE * _free_memory()
+        if not stream:
+            pairs = {part: _read(split) for part, split in splits.items()}
+            return cls.from_tensors(
+                name,
+                pairs["train"],
+                pairs["test"],
+                pairs.get("val"),
+                task=task,
+                classes=classes,
+                augment=augment,
+                search_examples=search_examples,
+                train_examples=train_examples,
+                val_examples=val_examples,
+            )
+        _warn_without(identity, name)
+        passes = {part: _pass_over(split) for part, split in splits.items()}
+        classes = _classes({part: one.targets for part, one in passes.items()}, task, classes)
+        sizes = _Sizes(search_examples, train_examples, val_examples)
+        parts = _divided(splits, {part: one.targets for part, one in passes.items()}, task, sizes)
+        normalisation: Normalisation | None = None
+        mean = std = None
+        if (statistics := passes["train"].statistics) is not None:
+            chosen = parts["full"].indices
+            mean, std = normalisation = preparation.statistics_of(*(one[chosen] for one in statistics))
+        return cls(
             name,
-            gather(train),
-            gather(test),
-            None if val is None else gather(val),
+            **{part: parts[part].normalised(normalisation) for part in ("train", "val", "test")},
+            search_examples=sizes.search_of(len(parts["val"])),
             classes=classes,
+            mean=mean,
+            std=std,
             augment=augment,
-            search_examples=search_examples,
-            train_examples=train_examples,
-            val_examples=val_examples,
+            task=task,
+        )
+
+    @classmethod
+    def from_loaders(
+        cls,
+        name: str,
+        train: DataLoader,
+        test: DataLoader,
+        val: DataLoader,
+        search: DataLoader,
+        *,
+        task: str | Task = CLASSIFICATION,
+        classes: int | None = None,
+        identity: str | None = None,
+    ) -> "Data":
+        """Use DataLoaders: training, scoring and evaluation take their batches in their order.
+
+        Parameters
+        ----------
+        train, test, val, search : DataLoader
+            They yield (inputs, targets). Only ``train`` may shuffle. ``search`` has the examples that scorers use;
+            ``val`` must hold none of them.
+        task : str or Task
+            As in :meth:`from_tensors`.
+        classes : int, optional
+            Number of classes. Default: one pass over ``train`` finds the largest label.
+        identity : str, optional
+            Name and version of the data, part of what decides a run. Without it, a warning says that changes of the
+            data go unnoticed.
+
+        Raises
+        ------
+        InputError
+            For loaders without a length, loaders other than ``train`` that shuffle, and loaders that share examples.
+        """
+        task = as_task(task)
+        loaders = {"train": train, "test": test, "val": val, "search": search}
+        splits = {part: LoaderSplit(loader, task, identity) for part, loader in loaders.items()}
+        for part, split in splits.items():
+            if part != "train" and split.shuffles:
+                raise InputError(f"{part}: its loader shuffles, and scores need one order; give shuffle=False")
+        for one, other in (("val", "search"), ("train", "val"), ("train", "search"), ("train", "test")):
+            check_shared_examples(loaders[one], loaders[other], f"{one} and {other}")
+        _warn_without(identity, name)
+        if task.classifies and classes is None:
+            with torch.random.fork_rng(devices=[]):
+                largest = max(int(targets.max()) for _, targets in splits["train"].batches(None, ()))
+            classes = largest + 1
+        return cls(
+            name,
+            splits["train"],
+            splits["val"],
+            splits["test"],
+            search_examples=len(splits["search"]),
+            classes=classes if task.classifies else None,
+            mean=None,
+            std=None,
+            augment=False,
+            task=task,
+            own_search=splits["search"],
         )
 
 
-def _checked(part: str, pair: tuple[Tensor, Tensor]) -> Split:
-    images, labels = (torch.as_tensor(tensor).detach().cpu() for tensor in pair)
-    try:
-        split = Split(images, labels)
-    except InputError as error:
-        raise InputError(f"{part}: {error}") from None
-    if images.dtype != torch.uint8 and not images.dtype.is_floating_point:
-        raise InputError(f"{part}: images are {images.dtype}; allowed are uint8 (0 to 255) and floating point")
-    if images.dtype.is_floating_point and not images.isfinite().all():
-        raise InputError(f"{part}: images hold NaN or infinity; allowed are finite numbers")
-    return split
+@dataclass(frozen=True)
+class _Sizes:
+    """Requested numbers of examples; None: the usual ones."""
+
+    search: int | None
+    train: int | None
+    val: int | None
+
+    def search_of(self, n_val: int) -> int:
+        """Return the number of search examples of ``n_val`` validation examples."""
+        search = min(MAX_SEARCH, n_val // 2) if self.search is None else self.search
+        _check_count("search_examples", search, n_val - 1, "one example of val has to be left for rest")
+        return search
 
 
-def _check_alike(part: str, split: Split, train: Split, classes: int) -> None:
-    """Raise an :class:`InputError` if ``split`` doesn't fit the training images and the classes."""
-    if classes < 2:
-        raise InputError(f"classes is {classes}; allowed is 2 or more")
-    low, high = int(split.targets.min()), int(split.targets.max())
-    if low < 0 or high >= classes:
-        raise InputError(
-            f"{part}: labels run from {low} to {high}; allowed with {classes} classes is 0 to {classes - 1}"
-        )
-    unknown = sorted(set(split.targets.unique().tolist()) - set(train.targets.unique().tolist()))
-    if unknown:
-        raise InputError(f"{part}: labels {unknown} belong to classes that no training image has")
-    if split.inputs.shape[1:] != train.inputs.shape[1:] or split.inputs.dtype != train.inputs.dtype:
-        raise InputError(f"{part}: images are {_kind(split)}; {_kind(train)} is needed, as in train")
+def _divided(splits: dict[str, Any], targets: dict[str, Any], task: Task, sizes: _Sizes) -> dict[str, Any]:
+    """Divide into train, val and test, always the same way; ``full`` is the whole training set without val."""
+    train, test, val = splits["train"], splits["test"], splits.get("val")
+    order = preparation.fixed_order(targets["train"], len(train), task, "splits")
+    if val is None:
+        n_val = min(MAX_VAL, len(order) // 5)
+        if n_val < 2:
+            raise InputError(f"train has {len(order)} examples; a fifth of them is val, which takes at least 10")
+        val, order = train[order[:n_val]], order[n_val:]
+    else:
+        # search is a prefix of val, so that val must not stay sorted by class.
+        val = val[preparation.fixed_order(targets["val"], len(val), task, "val")]
+    if sizes.val is not None:
+        _check_count("val_examples", sizes.val, len(val), "the examples of the whole val")
+        val = val[: sizes.val]
+    sizes.search_of(len(val))
+    full = train[order]
+    n_train = len(full) if sizes.train is None else sizes.train
+    _check_count("train_examples", n_train, len(full), "the training examples without those of val")
+    return {"train": full[:n_train], "val": val, "test": test, "full": full}
 
 
-def _kind(split: Split) -> str:
-    return f"{'x'.join(map(str, split.inputs.shape[1:]))} {split.inputs.dtype}"
+def _classes(targets: dict[str, Any], task: Task, classes: int | None) -> int | None:
+    if task.classifies:
+        return preparation.check_classes(targets, classes)
+    return classes
 
 
 def _check_count(what: str, count: int, most: int, why: str) -> None:
@@ -242,21 +381,83 @@ def _check_count(what: str, count: int, most: int, why: str) -> None:
         raise InputError(f"{what} is {count}; allowed is 1 to {most} ({why})")
 
 
-def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (c,) of uint8 pixels in [0, 1]; 0 and 1 for floating-point images."""
-    c = images.shape[1]
-    if images.dtype != torch.uint8:
-        return torch.zeros(c), torch.ones(c)
-    # Per image first, then over images (law of total variance): the result does not depend on the number of threads,
-    # and no float copy of the whole set is needed.
-    parts = [torch.var_mean(chunk.float().div_(255), dim=(2, 3), correction=0) for chunk in images.split(4096)]
-    variances = torch.cat([variance for variance, _ in parts]).double()  # (n, c)
-    means = torch.cat([mean for _, mean in parts]).double()  # (n, c)
-    std = (variances.mean(0) + means.var(0, correction=0)).sqrt().float()
-    return means.mean(0).float(), torch.where(std > 1e-6, std, torch.ones(c))  # a constant channel is only centred
+# Data sets.
 
 
-def _normalised(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    if images.dtype != torch.uint8:
-        return images.float()
-    return images.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
+def _streamed(
+    part: str, dataset: Any, collate: Collate | None, task: Task, workers: int, identity: str | None
+) -> StreamedSplit:
+    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+        raise InputError(
+            f"{part}: data set {type(dataset).__name__} has no items or no length; allowed are map-style data sets"
+        )
+    return StreamedSplit(
+        dataset,  # type: ignore[arg-type]
+        torch.arange(len(dataset)),
+        collate or collate_pairs,
+        task,
+        workers,
+        identity,
+        raw=True,
+    )
+
+
+def _read(split: StreamedSplit) -> tuple[Any, Any]:
+    """Inputs and targets of all items. Transforms may draw random numbers; the global random state is restored."""
+    sizes = [len(part) for part in split.indices.split(_READ_BATCH)]
+    with torch.random.fork_rng(devices=[]):
+        batches = list(split.batches(None, sizes))
+    try:
+        inputs, targets = (concatenate([batch[side] for batch in batches]) for side in (0, 1))
+    except RuntimeError as error:
+        raise InputError(
+            f"data set {type(split.dataset).__name__}: batches of its items differ in shape "
+            f"({str(error).splitlines()[0]}); give collate= to pad or crop to one shape, or stream=True"
+        ) from None
+    return inputs, targets
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What one pass over a streamed split finds: its classes, and the pixel statistics of uint8 images."""
+
+    targets: Tensor | None
+    statistics: tuple[Tensor, Tensor] | None  # variance and mean (n, c) of every image
+
+
+def _pass_over(split: StreamedSplit) -> _Pass:
+    inputs, _ = split.sample(1)
+    pixels = preparation.is_pixels(inputs)
+    if not (pixels or split.task.classifies):
+        return _Pass(None, None)
+    targets, statistics = [], []
+    with torch.random.fork_rng(devices=[]):
+        for batch, batch_targets in split.batches(None, [len(part) for part in split.indices.split(_READ_BATCH)]):
+            if split.task.check is not None:
+                split.task.check(batch_targets, type(split.dataset).__name__)
+            targets.append(batch_targets)
+            if pixels:
+                statistics.append(preparation.image_statistics(batch))
+    found = (torch.cat([one[0] for one in statistics]), torch.cat([one[1] for one in statistics])) if pixels else None
+    return _Pass(concatenate(targets) if split.task.classifies else None, found)
+
+
+def _bytes_of(split: StreamedSplit) -> int:
+    """Bytes of all examples as float32, estimated from the first one."""
+    inputs, targets = split.sample(1)
+    return len(split) * sum(4 * tensor.numel() for tensor in (*tensors_of(inputs), *tensors_of(targets)))
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not a POSIX system
+        return 4 << 30
+
+
+def _warn_without(identity: str | None, name: str) -> None:
+    if identity is None:
+        warnings.warn(
+            f"data {name!r} is streamed without identity=: if it changes, old results are taken for its own",
+            stacklevel=3,
+        )

@@ -1,5 +1,6 @@
 """Splits of examples, raw images, and class-stratified orders and batches of examples."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,6 +26,7 @@ class RawImages:
     test_images: Tensor  # uint8 (m, c, h, w)
     test_labels: Tensor  # int64 (m,)
     classes: int
+    val: tuple[Tensor, Tensor] | None = None  # images and labels, if they are published
 
 
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
@@ -79,6 +81,8 @@ class Split:
     targets: Any
     task: Task = CLASSIFICATION
     resident: ClassVar[bool] = True  # inputs and targets are in memory
+    own_order: ClassVar[bool] = False  # batches have the order that the caller asks for
+    identity: ClassVar[str | None] = None  # name of the data; examples in memory need none
 
     def __post_init__(self) -> None:
         inputs, task = as_nested(self.inputs, "inputs"), as_task(self.task)
@@ -92,7 +96,7 @@ class Split:
         if isinstance(targets, Tensor) and targets.dtype in _INTEGERS:
             targets = targets.long()
         if task.check is not None:
-            task.check(targets, "targets")
+            task.check(targets, "split")
         for name, value in (("inputs", inputs), ("targets", targets), ("task", task)):
             object.__setattr__(self, name, value)
 
@@ -119,6 +123,14 @@ class Split:
     def sample(self, n: int) -> tuple[Any, Any]:
         """Return inputs and targets of the first ``n`` examples."""
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
+
+    def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
+        """Yield inputs and targets of batches of these sizes, in ``order`` (n,); None: in order of the examples."""
+        start = 0
+        for size in sizes:
+            chosen = slice(start, start + size) if order is None else order[start : start + size]
+            yield take(self.inputs, chosen), take(self.targets, chosen)
+            start += size
 
 
 def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

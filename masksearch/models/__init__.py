@@ -76,9 +76,9 @@ class BuiltAs:
 
 class _HasShapeAndClasses(Protocol):
     @property
-    def shape(self) -> Shape: ...
+    def shape(self) -> tuple[int, ...]: ...
     @property
-    def classes(self) -> int: ...
+    def classes(self) -> int | None: ...
 
 
 def build_model(
@@ -149,13 +149,16 @@ def built_as(model: nn.Module) -> BuiltAs | None:
 
 
 def _shape_and_classes(data_or_shape: _HasShapeAndClasses | Shape, classes: int | None) -> tuple[Shape, int]:
+    shape: tuple[int, ...]
     if isinstance(data_or_shape, tuple | list):
-        shape, classes = data_or_shape, 10 if classes is None else classes
+        shape, classes = tuple(data_or_shape), 10 if classes is None else classes
     elif hasattr(data_or_shape, "classes"):
         shape = data_or_shape.shape
         if classes not in (None, data_or_shape.classes):
             raise InputError(f"classes is {classes}, and the data has {data_or_shape.classes}; leave classes out")
         classes = data_or_shape.classes
+        if classes is None:
+            raise InputError("model: the data has no classes, and networks of the table classify; give module:function")
     else:
         raise InputError(
             f"{type(data_or_shape).__name__} has no classes; allowed are data, and (channels, height, width)"

@@ -92,6 +92,8 @@ def _is_integer(targets: Any) -> bool:
 
 
 def _check_classes(targets: Any, what: str) -> None:
+    if _is_integer(targets) and targets.ndim == 2 and targets.shape[1] == 1:
+        raise InputError(f"{what}: targets are {tuple(targets.shape)}; classification needs (n,): give targets[:, 0]")
     _need(
         _is_integer(targets) and targets.ndim == 1,
         what,

@@ -91,7 +91,10 @@ def check_inputs(
 
     def check_labels(labels: Tensor) -> None:
         if (largest := int(labels.max())) >= classes:
-            raise InputError(f"{name}: label {largest}; {type(model).__name__} has the classes 0 to {classes - 1}")
+            hint = "; for one output per example, name the task binary" if classes == 1 else ""
+            raise InputError(
+                f"{name}: label {largest}; {type(model).__name__} has the classes 0 to {classes - 1}{hint}"
+            )
 
     if isinstance(examples, Resident):
         check_labels(examples.targets)

@@ -169,7 +169,7 @@ def test_from_datasets_refuses_streams_and_mixed_shapes():
     floating = [(torch.zeros(1, 2, 2), 0.5)] * 20
     with pytest.raises(InputError, match=r"targets are torch\.float32"):
         Data.from_datasets("floating", floating, floating)
-    with pytest.raises(InputError, match=re.escape("image 1 of list has shape (1, 3, 2)")):
+    with pytest.raises(InputError, match=re.escape("input 1 has shape (1, 3, 2), and input 0 has (1, 2, 2)")):
         Data.from_datasets("mixed", mixed, mixed)
 
 
@@ -189,21 +189,24 @@ NOT_FINITE[3, 0, 1, 1] = float("nan")
     ("test", "message"),
     [
         (spoiled(labels=torch.full((20,), 4)), "test: labels run from 4 to 4; allowed with 4 classes is 0 to 3"),
-        (spoiled(labels=torch.full((20,), -1)), "test: labels run from -1"),
-        (spoiled(labels=torch.zeros(19, dtype=torch.long)), "20 inputs need (20,)"),
-        (spoiled(labels=torch.zeros(20)), "targets are torch.float32; allowed are integers"),
-        (spoiled(images=NOT_FINITE), "test: images hold NaN or infinity"),
-        (spoiled(images=torch.zeros(20, 4)), "allowed is (n, c, h, w)"),
+        (spoiled(labels=torch.full((20,), -1)), "test: label -1"),
+        (spoiled(labels=torch.zeros(19, dtype=torch.long)), "targets: 19 of them for 20 inputs"),
+        (spoiled(labels=torch.zeros(20)), "classification needs integer classes (n,); name the task of other targets"),
+        (spoiled(images=NOT_FINITE), "test: inputs hold NaN or infinity"),
+        (spoiled(images=torch.zeros(20, 4)), "test: inputs are float32 4; float32 1x2x2 is needed, as in train"),
         (
             spoiled(images=torch.zeros(0, 1, 2, 2), labels=torch.zeros(0, dtype=torch.long)),
-            "test: inputs have shape (0,",
+            "test: inputs: 0 examples",
         ),
         (
             spoiled(images=torch.zeros(20, 1, 3, 2)),
-            "images are 1x3x2 torch.float32; 1x2x2 torch.float32 is needed",
+            "inputs are float32 1x3x2; float32 1x2x2 is needed",
         ),
-        (spoiled(images=torch.zeros(20, 1, 2, 2, dtype=torch.int64)), "allowed are uint8"),
-        (spoiled(images=torch.zeros(20, 1, 2, 2, dtype=torch.uint8)), "images are 1x2x2 torch.uint8"),
+        (
+            spoiled(images=torch.zeros(20, 1, 2, 2, dtype=torch.int64)),
+            "inputs are int64 1x2x2; float32 1x2x2 is needed",
+        ),
+        (spoiled(images=torch.zeros(20, 1, 2, 2, dtype=torch.uint8)), "inputs are uint8 1x2x2"),
     ],
 )
 def test_images_and_labels_that_cannot_be_used(test, message):
@@ -213,7 +216,7 @@ def test_images_and_labels_that_cannot_be_used(test, message):
 
 
 def test_test_classes_that_no_training_image_has():
-    with pytest.raises(InputError, match=re.escape("test: labels [3] belong to classes that no training image has")):
+    with pytest.raises(InputError, match=re.escape("test: labels [3] belong to classes that no training example has")):
         Data.from_tensors("classes", numbered(99, classes=3), numbered(20, classes=4), classes=5)
 
 
@@ -230,7 +233,7 @@ def test_wrong_number_of_training_images(count):
 
 
 def test_too_few_images_and_too_few_classes():
-    with pytest.raises(InputError, match="train has 8 images"):
+    with pytest.raises(InputError, match="train has 8 examples"):
         Data.from_tensors("few", numbered(8), numbered(4))
     with pytest.raises(InputError, match="classes is 1"):
         Data.from_tensors("one", numbered(100, classes=1), numbered(20, classes=1))
@@ -241,7 +244,7 @@ def test_a_split_is_checked_and_can_be_cut():
     assert len(split[:3]) == 3
     assert split[torch.tensor([4, 2])].labels.tolist() == [0, 2]
     assert split[:3].images.data_ptr() == split.images.data_ptr()
-    with pytest.raises(InputError, match="inputs have shape"):
+    with pytest.raises(InputError, match="inputs: 0 examples"):
         split[:0]
 
 
@@ -348,7 +351,7 @@ def test_folders_that_cannot_be_used(tmp_path):
     name = f"imagefolder:{tmp_path}"
     odd = tmp_path / "train" / "bee" / "wide.png"
     Image.new("RGB", (9, 3)).save(odd)
-    with pytest.raises(InputError, match=r"wide\.png is 9x3 pixels and .* is 4x3"):
+    with pytest.raises(InputError, match=r"wide\.png is 9x3 pixels and .* is 4x3; give one size for all"):
         load_data(name)
     odd.write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"wide\.png can't be read as an image"):
@@ -400,4 +403,4 @@ def test_cifar10():
 def test_data_and_splits_are_shown_in_one_line_without_pixels():
     data = Data.from_tensors("numbers", numbered(100), numbered(20))
     assert repr(data) == "Data('numbers', 1x2x2, 4 classes: 80 train, 20 val (10 search), 20 test)"
-    assert repr(data.search) == "Split(10 examples, 1x2x2 float32)"
+    assert repr(data.search) == "Split(10 examples, float32 1x2x2, classification)"

@@ -1,0 +1,227 @@
+"""Data of any form: tensors, tuples and dicts, data sets in memory or streamed, and loaders."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+import masksearch as ms
+from masksearch.utils.nested import describe, n_examples, tensors_of
+
+N = 60
+
+
+def inputs_of(form, n=N):
+    tensor = torch.arange(n * 6, dtype=torch.float32).view(n, 6)
+    tokens = torch.arange(n * 4).view(n, 4) % 11
+    return {"tensor": tensor, "tuple": (tensor, tokens), "dict": {"x": tensor, "ids": tokens}}[form]
+
+
+TARGETS = {
+    "classification": lambda n: torch.arange(n) % 3,
+    "binary": lambda n: (torch.arange(n) % 2).float(),
+    "multilabel": lambda n: torch.stack([torch.arange(n) % 2, torch.arange(n) % 3 == 0], 1).float(),
+    "regression": lambda n: torch.arange(n * 2).view(n, 2).float(),
+    "segmentation": lambda n: torch.arange(n * 4).view(n, 2, 2) % 3,
+    "language_model": lambda n: torch.arange(n * 4).view(n, 4) % 11,
+}
+
+
+@given(form=st.sampled_from(["tensor", "tuple", "dict"]), task=st.sampled_from(sorted(TARGETS)))
+@settings(deadline=None, max_examples=25)
+def test_splits_of_any_form_are_disjoint_complete_and_of_one_form(form, task):
+    inputs, targets = inputs_of(form), TARGETS[task](N)
+    data = ms.Data.from_tensors("d", (inputs, targets), (inputs, targets), task=task)
+    first = {
+        part: {float(row[0]) for row in tensors_of(split.inputs)[0]}
+        for part, split in {"train": data.train, "search": data.search, "rest": data.rest}.items()
+    }
+    assert sum(map(len, first.values())) == N
+    assert set.union(*first.values()) == {float(6 * place) for place in range(N)}
+    for split in (data.train, data.val, data.test, data.search, data.rest):
+        assert split.task.name == task
+        assert n_examples(split.targets) == len(split)
+        assert describe(split.inputs) == describe(inputs)
+    # inputs and targets moved together
+    place = (tensors_of(data.train.inputs)[0][:, 0] / 6).long()
+    assert torch.equal(data.train.targets, data.train.targets.new_tensor(targets.tolist())[place])
+
+
+class Items(Dataset):
+    """(input, target) pairs; counts what is read."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets, self.reads = inputs, targets, 0
+
+    def __len__(self):
+        return n_examples(self.inputs)
+
+    def __getitem__(self, place):
+        self.reads += 1
+        item = self.inputs
+        if isinstance(item, dict):
+            item = {name: value[place] for name, value in item.items()}
+        else:
+            item = tuple(value[place] for value in item) if isinstance(item, tuple) else item[place]
+        return item, self.targets[place]
+
+
+def pixels(n=N):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, 4, 4), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("form", ["tensor", "tuple", "dict", "pixels"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streamed_splits_equal_resident_ones_to_the_bit(form, workers):
+    inputs = pixels() if form == "pixels" else inputs_of(form)
+    sets = [Items(inputs, torch.arange(N) % 3), Items(inputs, torch.arange(N) % 3)]
+    resident = ms.Data.from_datasets("d", *sets, stream=False)
+    streamed = ms.Data.from_datasets("d", *sets, stream=True, identity="v1", workers=workers)
+    assert (resident.streamed, streamed.streamed) == (False, True)
+    assert (resident.classes, len(resident.search)) == (streamed.classes, len(streamed.search))
+    for part in ("train", "val", "test", "search", "rest"):
+        one, other = getattr(resident, part), getattr(streamed, part)
+        assert len(one) == len(other)
+        order, sizes = torch.randperm(len(one), generator=torch.Generator().manual_seed(1)), [3, 1, 2]
+        for places in (None, order):
+            for (x, y), (x2, y2) in zip(one.batches(places, sizes), other.batches(places, sizes), strict=True):
+                assert all(torch.equal(a, b) for a, b in zip(tensors_of(x), tensors_of(x2), strict=True))
+                assert torch.equal(y, y2)
+
+
+def test_memory_decides_and_a_missing_identity_is_said(monkeypatch):
+    sets = [Items(inputs_of("tensor"), torch.arange(N) % 3)] * 2
+    assert not ms.Data.from_datasets("d", *sets).streamed
+    with pytest.warns(UserWarning, match="'d' is streamed without identity="):
+        assert "streamed" in repr(ms.Data.from_datasets("d", *sets, stream=True))
+
+
+def test_items_of_another_form_need_a_collate():
+    strings = [("a text", 0), ("another", 1)] * 20
+    with pytest.raises(ms.InputError, match="give collate="):
+        ms.Data.from_datasets("d", [1, 2, 3] * 10, [1, 2, 3] * 10)
+    vocabulary = {"a": 1, "another": 2, "text": 3}
+
+    def collate(items):
+        ids = [[vocabulary[word] for word in text.split()] for text, _ in items]
+        padded = torch.tensor([row + [0] * (2 - len(row)) for row in ids])
+        return {"input_ids": padded, "attention_mask": padded > 0}, torch.tensor([label for _, label in items])
+
+    data = ms.Data.from_datasets("d", strings, strings, collate=collate)
+    assert describe(data.train.inputs) == "{input_ids: int64 2, attention_mask: bool 2}"
+
+
+def test_language_models_predict_their_own_tokens_without_padding():
+    tokens, mask = torch.arange(80).view(20, 4) % 7, torch.ones(20, 4)
+    mask[:, 3] = 0
+    data = ms.Data.from_tensors("d", (tokens, None), (tokens, None), task="language_model")
+    assert torch.equal(data.train.inputs, data.train.targets)
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    padded = ms.Data.from_tensors("d", (inputs, None), (inputs, None), task="language_model")
+    assert (padded.train.targets[:, 3] == -100).all()
+    assert torch.equal(padded.train.targets[:, :3], padded.train.inputs["input_ids"][:, :3])
+
+
+@pytest.mark.parametrize(
+    ("targets", "task", "message"),
+    [
+        (torch.rand(N), "classification", "name the task of other targets"),
+        (torch.arange(N)[:, None] % 3, "classification", r"give targets\[:, 0\]"),
+        (torch.arange(N) % 3 + 1, "classification", "labels run from 1 to 3 and none is 0"),
+        (torch.arange(N) % 3, "regression", "regression needs floating-point targets"),
+        (torch.arange(N) % 3, "binary", "needs targets of 0 and 1"),
+        (torch.rand(N, 2), "multilabel", "needs targets of 0 and 1"),
+        (torch.arange(N) % 3, "segmentation", "segmentation needs integer classes"),
+        (torch.full((N, 1), float("nan")), "regression", "targets hold NaN or infinity"),
+        (torch.arange(N) % 3, "clasification", "did you mean 'classification'"),
+    ],
+)
+def test_targets_that_do_not_fit_the_task_are_one_sentence(targets, task, message):
+    with pytest.raises(ms.InputError, match=message) as raised:
+        ms.Data.from_tensors("d", (inputs_of("tensor"), targets), (inputs_of("tensor"), targets), task=task)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_class_of_one_example_is_told():
+    labels = torch.zeros(N, dtype=torch.long)
+    labels[5] = 1
+    with pytest.warns(UserWarning, match="one example of class 1"):
+        ms.Data.from_tensors("d", (inputs_of("tensor"), labels), (inputs_of("tensor"), labels))
+
+
+def loaders(shuffle=(), share=False):
+    table = TensorDataset(inputs_of("tensor"), torch.arange(N) % 3)
+    parts = {"train": range(40), "val": range(40, 50), "search": range(45 if share else 50, 60)}
+    made = {part: DataLoader(Subset(table, list(places)), 8, shuffle=part in shuffle) for part, places in parts.items()}
+    return made | {
+        "test": DataLoader(TensorDataset(inputs_of("tensor"), torch.arange(N) % 3), 8, shuffle="test" in shuffle)
+    }
+
+
+def test_loaders_give_their_own_batches():
+    data = ms.Data.from_loaders("d", **loaders(shuffle=("train",)), identity="v1")
+    assert (len(data.train), len(data.val), len(data.search), len(data.rest), data.classes) == (40, 10, 10, 10, 3)
+    assert (data.search.own_order, data.search.n_batches) == (True, 2)
+    batches = list(data.search.batches(None, ()))
+    assert [len(targets) for _, targets in batches] == [8, 2]
+    assert torch.equal(torch.cat([targets for _, targets in batches]), torch.arange(50, 60) % 3)
+    assert torch.equal(data.search.sample(9)[1], torch.arange(50, 59) % 3)
+
+
+def test_loaders_that_cannot_be_scored_on_are_refused():
+    with pytest.raises(ms.InputError, match="search: its loader shuffles"):
+        ms.Data.from_loaders("d", **loaders(shuffle=("search",)), identity="v1")
+    with pytest.raises(ms.InputError, match="val and search: the loaders share 5 items"):
+        ms.Data.from_loaders("d", **loaders(share=True), identity="v1")
+    with pytest.raises(ms.InputError, match="allowed is a DataLoader"):
+        ms.Data.from_loaders("d", **(loaders() | {"val": [1, 2]}), identity="v1")
+
+
+def test_the_digest_follows_every_value_and_the_identity_of_streams():
+    inputs, labels = inputs_of("dict"), torch.arange(N) % 3
+    digest = ms.Data.from_tensors("d", (inputs, labels), (inputs, labels)).digest()
+    assert digest == ms.Data.from_tensors("other name", (inputs, labels), (inputs, labels)).digest()
+    changed = {**inputs, "x": inputs["x"].clone()}
+    changed["x"][7, 2] += 1
+    assert digest != ms.Data.from_tensors("d", (changed, labels), (inputs, labels)).digest()
+    sets = [Items(inputs, labels)] * 2
+    streams = [ms.Data.from_datasets("d", *sets, stream=True, identity=name).digest() for name in ("v1", "v1", "v2")]
+    assert streams[0] == streams[1] != streams[2]
+
+
+def test_data_of_a_users_function(tmp_path, monkeypatch):
+    (tmp_path / "my_data.py").write_text(
+        "import torch, masksearch as ms\n"
+        "def make(search_examples=None):\n"
+        "    pair = (torch.randn(40, 3), torch.arange(40) % 2)\n"
+        "    return ms.Data.from_tensors('x', pair, pair, search_examples=search_examples)\n"
+        "def wrong():\n    return 3\n"
+    )
+    name = f"{tmp_path / 'my_data.py'}:make"
+    data = ms.load_data(name, search_examples=3)
+    assert (data.name, len(data.search)) == (name, 3)
+    with pytest.raises(ms.InputError, match=r"val_examples: 3; .* has no such parameter"):
+        ms.load_data(name, val_examples=3)
+    with pytest.raises(ms.InputError, match=r"returned a int; ms\.Data is needed"):
+        ms.load_data(f"{tmp_path / 'my_data.py'}:wrong")
+
+
+def test_folders_of_mixed_sizes_and_with_val(tmp_path):
+    from PIL import Image
+
+    for part, size in (("train", (20, 30)), ("val", (31, 24)), ("test", (16, 16))):
+        for place, name in enumerate(("ant", "bee")):
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(6):
+                Image.new("RGB", (size[0] + number, size[1]), (number * 9, 100, 200 * place)).save(
+                    tmp_path / part / name / f"{number}.png"
+                )
+    with pytest.raises(ms.InputError, match="give one size for all with --image-size"):
+        ms.load_data(f"imagefolder:{tmp_path}")
+    data = ms.load_data(f"imagefolder:{tmp_path}", image_size=12)
+    assert (data.shape, len(data.train), len(data.val), len(data.test)) == ((3, 12, 12), 12, 12, 12)
+    assert ms.load_data(f"imagefolder:{tmp_path}", image_size=8).shape == (3, 8, 8)
+    with pytest.raises(ms.InputError, match="image_size: 9; images of digits have their own size"):
+        ms.load_data("digits", image_size=9)
