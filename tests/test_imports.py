@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "tensorboard", "sklearn", "scipy", "optuna", "tyro", "rich")
+HEAVY = ("torch", "torchvision", "numpy", "matplotlib", "tensorboard", "sklearn", "scipy", "optuna", "rich")
 
 
 def in_a_fresh_process(code):
@@ -32,14 +32,14 @@ def test_the_library_needs_neither_experiments_nor_drawing():
     names = "search prune filter_space train load_data searchers criteria cost deploy export supermasks load_plugins"
     loaded = loaded_by(f"import masksearch as ms\nfor name in {names.split()!r}: getattr(ms, name)")
     assert "torch" in loaded
-    assert loaded.isdisjoint(("matplotlib", "tensorboard", "sklearn", "scipy.stats", "optuna", "tyro", "torchvision"))
+    assert loaded.isdisjoint(("matplotlib", "tensorboard", "sklearn", "scipy.stats", "optuna", "torchvision"))
     assert not [name for name in loaded if name.startswith(("masksearch.experiment", "masksearch.report"))]
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["run", "--help"], []], ids=" ".join)
 def test_help_and_version_load_no_torch(args):
     loaded = loaded_by(f"from masksearch.cli import main\nmain({args!r})")
-    assert loaded.isdisjoint(("torch", "numpy", "matplotlib", "tyro"))
+    assert loaded.isdisjoint(("torch", "numpy", "matplotlib"))
 
 
 def test_checking_flags_loads_no_drawing():

@@ -1,79 +1,60 @@
-"""Command lines read by tyro, with every mistake in one line."""
+"""Parsers of command lines, whose mistakes are errors of one line."""
 
-import io
-import os
-import re
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from contextlib import redirect_stderr
-from typing import Any, TypeVar
-from unittest.mock import patch
-
-import tyro
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, NoReturn
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["read_arguments", "read_known"]
-
-Kind = TypeVar("Kind")
-
-_PLAIN = (tyro.conf.OmitSubcommandPrefixes,)
+__all__ = ["Parser"]
 
 
-def read_arguments(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
-    """Read all arguments into a dataclass.
+class Parser(ArgumentParser):
+    """Parser of one command's arguments; its help is 100 columns wide."""
 
-    Raises
-    ------
-    InputError
-        For an unknown flag or a value of another type, in one line.
-    SystemExit
-        After ``--help``.
-    """
-    if {"-h", "--help"} & set(args):
-        return tyro.cli(kind, prog=prog, args=["--help"])
-    return _read(kind, args, prog)
+    def __init__(self, prog: str, *, indent: int = 30, **options: Any) -> None:
+        formatter = partial(RawDescriptionHelpFormatter, width=100, max_help_position=indent)
+        super().__init__(prog=prog, formatter_class=formatter, allow_abbrev=False, **options)
 
+    def parse(self, args: Sequence[str]) -> Namespace:
+        """Return the values of all flags; flags may contain ``_`` in place of ``-``.
 
-def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
-    """Read the arguments that a dataclass has fields for, and ignore all others.
+        Raises
+        ------
+        InputError
+            For an unknown flag, or a wrong number of values.
+        SystemExit
+            After ``--help``.
+        """
+        given, unknown = self.parse_known_intermixed_args([self._dashed(arg) for arg in args])
+        if unknown:
+            self.refuse(unknown)
+        return given
 
-    Raises
-    ------
-    InputError
-        For a value of another type, in one line.
-    """
-    known, _ = _read(kind, args, prog, return_unknown_args=True, add_help=False)
-    return known
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Raise an InputError for the first argument that is no flag and no flag's value."""
+        flag = unknown[0].partition("=")[0]
+        if not flag.startswith("-"):
+            raise InputError(f"{flag!r} is no flag: flags begin with --, and {self.prog} --help lists them")
+        near = get_close_matches(flag, self._option_string_actions, n=1)
+        raise InputError(f"unknown flag {flag}: " + (f"did you mean {near[0]}? " if near else "") + self.where_listed)
 
+    @property
+    def where_listed(self) -> str:
+        """Sentence that names the command that lists all flags."""
+        return f"{self.prog} --help lists all flags"
 
-def _read(kind: Any, args: Sequence[str], prog: str, **options: Any) -> Any:
-    errors = io.StringIO()
-    try:
-        # Wide, so that no message is broken over lines.
-        with patch.dict(os.environ, {"COLUMNS": "10000"}), redirect_stderr(errors):
-            return tyro.cli(kind, prog=prog, args=list(args), config=_PLAIN, **options)
-    except SystemExit:
-        raise InputError(_in_one_line(errors.getvalue())) from None
+    def error(self, message: str) -> NoReturn:
+        """Raise an InputError with argparse's message; for a flag without its value, with the values to give."""
+        flag, _, reason = message.removeprefix("argument ").partition(": ")
+        if reason.startswith("expected "):
+            reason = f"nothing given; give {flag} {self._option_string_actions[flag].metavar}"
+        raise InputError(f"{flag}: {reason.replace('ignored explicit argument', 'takes no value, but got')}")
 
-
-def _in_one_line(box: str) -> str:
-    """The text of tyro's box of an error: the mistake, and the flag's own help, or the flags with similar names."""
-    parts = [""]
-    for line in box.splitlines()[1:]:  # the first is the box's title
-        text = line.strip(" │")
-        if re.fullmatch("[─╰╯-]+", text):  # a rule; of dashes, where the terminal has no others
-            parts.append("")
-        else:
-            parts[-1] += f" {text}"
-    message, *notes = (" ".join(part.split()) for part in parts if part.strip())
-    # For a flag with several types, tyro gives the error of each type.
-    message = re.sub(
-        r"no type matching (\S+) could be instantiated from \[(.*?)\]\. Got errors: .*", r"\2 is no \1", message
-    )
-    for note in notes:
-        note = note.removeprefix("Argument helptext: ")
-        if note.startswith("Perhaps you meant: "):
-            note = f"perhaps you meant {' or '.join(re.findall(r'--[a-z][a-z-]*', note)[:2])}"
-        if not note.startswith("For full helptext"):
-            message += f"; {note}"
-    return message.replace("{None}|", "")  # of flags that may be left out
+    def _dashed(self, arg: str) -> str:
+        """The argument, with ``-`` in place of ``_`` if it is a flag of this parser."""
+        flag, equals, value = arg.partition("=")
+        dashed = flag.replace("_", "-")
+        return f"{dashed}{equals}{value}" if dashed in self._option_string_actions else arg

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from masksearch.cli.short_help import COMMANDS, RUN
+from masksearch.cli.help import COMMANDS, short_help
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return 130
-    except SystemExit as ended:  # of tyro, after it has printed the help of a command
+    except SystemExit as ended:  # of argparse, after the help of a command
         return int(ended.code or 0)
     return 0
 
@@ -41,37 +41,32 @@ def main(args: Sequence[str] | None = None) -> int:
 def _dispatch(args: Sequence[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(COMMANDS, end="")
-    elif args[0] == "--version":
+        return
+    if args[0] == "--version":
         from importlib.metadata import version
 
         print(f"masksearch {version('masksearch')}")
-    elif args[0] == "--list":
-        _run(args)
-    else:
-        command = choose("command", args[0], ["run", "show", "compare", "analyse"])
-        if command == "run":
-            _run(args[1:])
-        else:
-            _inspect(command, args[1:])
-
-
-def _run(args: Sequence[str]) -> None:
-    if {"-h", "--help"} & set(args):
-        print(RUN, end="")
         return
-    from masksearch.cli.consoles import open_console
-    from masksearch.cli.running import run
+    if args[0] == "--list":
+        args = ["run", *args]
+    command = choose("command", args[0], ["run", "show", "compare", "analyse"])
+    if command == "run" and {"-h", "--help"} & set(args):
+        print(short_help(), end="")
+        return
+    from rich.console import Console
 
-    run(args, open_console())
+    # As wide as the terminal; 150 columns for a log or a pipe, so that rows are not broken.
+    console = Console() if sys.stdout.isatty() else Console(width=150)
+    if command == "run":
+        from masksearch.cli.running import run
 
+        run(args[1:], console)
+    else:
+        from masksearch.cli import inspection
 
-def _inspect(command: str, args: Sequence[str]) -> None:
-    from masksearch.cli import inspection
-    from masksearch.cli.consoles import open_console
-
-    {"show": inspection.show, "compare": inspection.compare, "analyse": inspection.analyse}[command](
-        args, open_console()
-    )
+        {"show": inspection.show, "compare": inspection.compare, "analyse": inspection.analyse}[command](
+            args[1:], console
+        )
 
 
 def _fail(message: str) -> int:

@@ -1,201 +1,173 @@
 """The arguments of ``masksearch run``: flags for some settings, ``--set`` for all, and recipes as their defaults."""
 
-import difflib
+import re
+from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from dataclasses import dataclass, field, make_dataclass, replace
-from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from dataclasses import replace
+from difflib import get_close_matches
+from itertools import chain
+from typing import Any, Literal, NoReturn
 
-import tyro
-
-from masksearch.cli.arguments import read_arguments, read_known
+from masksearch.cli.arguments import Parser
+from masksearch.cli.help import OTHER_FLAGS
 from masksearch.experiment import SCALES, Settings, load_recipe
-from masksearch.experiment.settings.catalogue import Setting, flag_keys, settings_by_key
+from masksearch.experiment.settings.catalogue import Setting, flag_keys, flags_by_topic, settings_by_key
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.text_values import parse_value, value_text
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["choices", "is_several", "parse", "start"]
+__all__ = ["full_help", "parse"]
 
-Changes = dict[str, dict[str, object]]  # group -> field -> value
-
-
-@dataclass(frozen=True)
-class Start:
-    """The flags that are read before all others: they decide defaults and known rows."""
-
-    recipe: str | None = None
-    """Published experiment whose settings are the defaults of all flags: a row of --list."""
-    scale: str = "cpu"
-    """Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published)."""
-    parts: tuple[str, ...] = ()
-    """Names of the parts of the recipe to run; all if not given."""
-    plugin: tuple[str, ...] = ()
-    """Your own modules."""
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
-def start(args: Sequence[str], prog: str) -> tuple[Start, list[Settings]]:
-    """Load the plugins, and return the flags of the start with the settings of the recipe's parts, or the usual ones.
+class RunParser(Parser):
+    """Parser of the flags of ``masksearch run``; the help has the values of ``usual`` as defaults."""
 
-    Raises
-    ------
-    InputError
-        For an unknown recipe, scale, part or plugin.
-    """
-    given = read_known(Start, args, prog)
-    load_plugins(given.plugin)  # before any flag is checked against the tables
-    choose("scale", given.scale, list(SCALES))
-    if given.parts and not given.recipe:
-        raise InputError(f"parts: {' '.join(given.parts)}; only a recipe has parts: give --recipe NAME, too")
-    parts = load_recipe(given.recipe, given.scale, given.parts) if given.recipe else [Settings()]
-    return given, parts
+    def __init__(self, prog: str, usual: Settings) -> None:
+        super().__init__(prog, usage=f"{prog} [flags]", add_help=False)
+        for topic, settings in flags_by_topic().items():
+            group = self.add_argument_group(topic)
+            for setting in settings:
+                default = value_text(setting.value(usual)).replace(",", " ")
+                text = _help(setting) + (f" (default: {default})" if default not in ("", "none") else "")
+                group.add_argument(setting.flag, default=SUPPRESS, help=text, **_options(setting))
+        group = self.add_argument_group("recipes and other settings")
+        for flag, options in OTHER_FLAGS.items():
+            group.add_argument(flag, **options)
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Raise an InputError for an unknown flag; it says what replaced a removed flag, or how ``--set`` is used."""
+        flag, _, value = unknown[0].partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if name in REMOVED:
+            raise InputError(f"{flag}: {REMOVED[name]}")
+        plain = re.sub(r"(^|\.)no_", r"\1", name)
+        for setting in settings_by_key().values() if flag.startswith("--") else ():
+            if setting.key in flag_keys() and plain == setting.key:
+                raise InputError(f"{flag}: give {setting.flag}, or --set {setting.key}=VALUE")
+            if setting.key not in flag_keys() and plain in (setting.key, setting.name):
+                ends = [place for place, arg in enumerate(unknown) if arg.startswith("--")][1:]
+                values = [value] if value else unknown[1 : ends[0] if ends else None]
+                usual = str(plain == name).lower() if setting.type.kind is bool else value_text(setting.default)
+                raise InputError(f"{flag}: give --set {setting.key}={','.join(values) or usual}")
+        super().refuse(unknown)
+
+    @property
+    def where_listed(self) -> str:
+        """Sentence that names the command that lists all flags."""
+        return f"{self.prog} --help-all lists all flags"
 
 
 def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
-    """Return the settings that the arguments ask for, one for each part of a recipe; ``"list"`` for ``--list``.
+    """Return the settings of the sweeps to run, one for each part of a recipe; ``"list"`` for ``--list``.
 
     Raises
     ------
     InputError
         For a wrong flag, setting or value, in one line.
     """
-    given, parts = start(args, prog)
-    typed = _typed(args)
-    _check_names(args)
-    flags: Any = read_arguments(_flags(), args, prog)
-    if flags.list:
+    given = RunParser(prog, Settings()).parse(args)
+    parts = _parts(given)
+    if given.list:
         return "list"
-    changes = _changes(flags, typed)
+    changes = _changes(given)
     settings = [_renamed(part.with_changes(changes), part, given) for part in parts]
     if "sparsity" in changes.get("sweep", {}):
         _check_sparsity_counts(settings)
     return settings
 
 
-@cache
-def _flags() -> type:
-    """The dataclass of all flags: those of settings, and those that are none."""
-    known = settings_by_key()
-    of_settings = [
-        (setting.name, Annotated[_plain(setting), _about(setting)], field(default=setting.default))
-        for setting in map(known.__getitem__, flag_keys())
-        if setting.name != "plugin"
-    ]
-    settings = Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction]
-    others = [("set", settings, field(default=())), ("list", bool, field(default=False))]
-    return make_dataclass("Flags", [*of_settings, *others], bases=(Start,), frozen=True)
+def full_help(args: Sequence[str], prog: str) -> str:
+    """Return the text of ``--help-all``; defaults are those of the recipe that the arguments name, if they name one.
+
+    Raises
+    ------
+    InputError
+        For a wrong flag, or an unknown recipe, scale, part or plugin.
+    """
+    usual = _parts(RunParser(prog, Settings()).parse(args))[0]
+    parser = RunParser(prog, usual)
+    group = parser.add_argument_group("settings that are no flags, for --set KEY=VALUE")
+    for key, setting in settings_by_key().items():
+        if key not in flag_keys():
+            group.add_argument(f"{key}={value_text(setting.value(usual))}", help=_help(setting))
+    return parser.format_help()
 
 
-def choices(setting: Setting) -> list[str]:
-    """Return the words that a setting allows, if it allows only some."""
-    kinds = [setting.hint, *get_args(setting.hint)]
-    return [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+def _options(setting: Setting) -> dict[str, Any]:
+    """Arguments of argparse's ``add_argument`` for the type of a setting."""
+    of = setting.type
+    if of.kind is bool:
+        return {"action": BooleanOptionalAction}
+    metavar = "|".join(of.words) if of.words and not of.several else _METAVARS[of.kind]
+    return {"metavar": metavar} | ({"nargs": "+"} if of.several else {})
 
 
-def is_several(setting: Setting) -> bool:
-    """Return whether a setting has several values."""
-    return get_origin(setting.hint) is tuple
+def _help(setting: Setting) -> str:
+    """Help of a setting, with the allowed words that its text does not name."""
+    missing = [word for word in setting.type.words if word not in setting.text]
+    allowed = f" Allowed: {', '.join(setting.type.words)}." if missing else ""
+    return (setting.text + allowed).replace("%", "%%")
 
 
-def _plain(setting: Setting) -> Any:
-    """The type that tyro checks. The settings check words themselves, and suggest the nearest one."""
-    if not choices(setting):
-        return setting.hint
-    return tuple[str, ...] if is_several(setting) else str | None
+def _parts(given: Namespace) -> list[Settings]:
+    """Load the plugins, and return the settings of the recipe's parts, or the usual settings."""
+    load_plugins(getattr(given, "plugin", ()))  # before any value is checked against the tables
+    choose("scale", given.scale, list(SCALES))
+    if given.parts and not given.recipe:
+        raise InputError(f"parts: {' '.join(given.parts)}; only a recipe has parts: give --recipe NAME, too")
+    return load_recipe(given.recipe, given.scale, given.parts) if given.recipe else [Settings()]
 
 
-def _about(setting: Setting) -> Any:
-    words = choices(setting)
-    return tyro.conf.arg(help=setting.text, metavar="|".join(words) if words and not is_several(setting) else None)
-
-
-def _typed(args: Sequence[str]) -> dict[str, list[str]]:
-    """The flags among the arguments, by name with underscores, each with its values."""
-    typed: dict[str, list[str]] = {}
-    values: list[str] = []
-    for arg in args:
-        if arg.startswith("--"):
-            flag, equals, value = arg.partition("=")
-            values = typed.setdefault(flag[2:].replace("-", "_"), [])
-            values += [value] if equals else []
-        else:
-            values.append(arg)
-    return typed
-
-
-def _check_names(args: Sequence[str]) -> None:
-    """Raise an InputError with a sentence for flags that were removed or became settings, and for commas."""
-    flags = {settings_by_key()[key].name: settings_by_key()[key] for key in flag_keys()}
-    for name, values in _typed(args).items():
-        flag = next(arg.partition("=")[0] for arg in args if arg[2:].partition("=")[0].replace("-", "_") == name)
-        if name in REMOVED:
-            raise InputError(f"{flag}: {REMOVED[name]}")
-        setting = flags.get(name)
-        if setting is None:
-            _check_is_no_setting(flag, name, values)
-        elif is_several(setting) and name != "plugin":
-            if not values:
-                raise InputError(f"{name}: nothing given; at least one is needed")
-            for value in values:
-                if "," in value:
-                    spaced = " ".join(filter(None, value.split(",")))
-                    raise InputError(f"{flag}: {value!r}; separate values with spaces: {flag} {spaced}")
-
-
-def _check_is_no_setting(flag: str, name: str, values: Sequence[str]) -> None:
-    for setting in settings_by_key().values():
-        own = {
-            setting.name,
-            setting.key,
-            f"no_{setting.name}",
-            f"no_{setting.key}",
-            f"{setting.group}.no_{setting.name}",
-        }
-        if name in own and setting.key not in flag_keys():
-            boolean = "false" if "no_" in name else "true"
-            value = ",".join(values) or (boolean if setting.hint is bool else value_text(setting.default))
-            raise InputError(f"{flag}: give --set {setting.key}={value}")
-        if name == setting.key:
-            raise InputError(f"{flag}: give {setting.flag}, or --set {setting.key}=VALUE")
-
-
-def _changes(flags: Any, typed: dict[str, list[str]]) -> Changes:
-    """The values that flags and ``--set`` give."""
-    changes: Changes = {}
-    for setting in map(settings_by_key().__getitem__, flag_keys()):
-        if setting.name in typed or f"no_{setting.name}" in typed:
-            changes.setdefault(setting.group, {})[setting.name] = getattr(flags, setting.name)
-    if "set" in typed and not typed["set"]:
-        raise InputError("set: nothing given; give group.field=value, for example --set train.momentum=0.8")
-    for text in typed.get("set", ()):
+def _changes(given: Namespace) -> dict[str, dict[str, Any]]:
+    """Return {group: {name: value}} of the values that flags and ``--set`` give."""
+    changes: dict[str, dict[str, Any]] = {}
+    for setting in chain.from_iterable(flags_by_topic().values()):
+        if setting.name in given:
+            changes.setdefault(setting.group, {})[setting.name] = _value(setting, getattr(given, setting.name))
+    for text in given.set:
         key, equals, value = text.partition("=")
         setting = _setting(key)
         if not equals:
             raise InputError(f"set: {text!r}; give {key}=VALUE, for example {key}={value_text(setting.default)}")
-        changes.setdefault(setting.group, {})[setting.name] = parse_value(value, setting.hint, key)
+        changes.setdefault(setting.group, {})[setting.name] = parse_value(value, setting.type, key)
     return changes
+
+
+def _value(setting: Setting, given: Any) -> Any:
+    """The value of a flag; words are checked later, by the settings."""
+    flag, of = setting.flag, setting.type
+    if of.several and setting.name != "plugin":
+        for text in given:
+            if "," in text:
+                spaced = " ".join(filter(None, text.split(",")))
+                raise InputError(f"{flag}: {text!r}; separate values with spaces: {flag} {spaced}")
+    if of.several:
+        return tuple(of.parse_one(text, flag) for text in given)
+    if of.kind is bool or (of.optional and given.lower() == "none"):
+        return given if of.kind is bool else None
+    return of.parse_one(given, flag)
 
 
 def _setting(key: str) -> Setting:
     known = settings_by_key()
-    if key in REMOVED or key.partition(".")[2] in REMOVED:
-        raise InputError(f"{key}: {REMOVED.get(key) or REMOVED[key.partition('.')[2]]}")
-    if key not in known and "." not in key:
-        near = difflib.get_close_matches(key, [setting.name for setting in known.values()], n=1, cutoff=0.6)
+    group, _, name = key.partition(".")
+    if key in REMOVED or name in REMOVED:
+        raise InputError(f"{key}: {REMOVED.get(key) or REMOVED[name]}")
+    if key not in known and not name:
+        near = get_close_matches(key, [setting.name for setting in known.values()], n=1)
         full = [setting.key for setting in known.values() if setting.name in near]
         if full:
             raise InputError(f"set: {key!r} has no group: give {' or '.join(full)}")
-    group = [other for other in known if other.startswith(f"{key.partition('.')[0]}.")]
-    if not group:
-        groups = list(dict.fromkeys(setting.group for setting in known.values()))
-        choose(f"group of settings in {key!r}:", key.partition(".")[0], groups)
-    return known[choose("setting", key, group)]
+    choose(f"group of settings in {key!r}:", group, list(dict.fromkeys(one.group for one in known.values())))
+    return known[choose("setting", key, [other for other in known if other.startswith(f"{group}.")])]
 
 
 def _check_sparsity_counts(settings: Sequence[Settings]) -> None:
-    """A sparsity that was typed needs an effect; a default may be unused where caps are given."""
+    """Raise an InputError if a sparsity is typed beside a bound that replaces it."""
     for own in settings:
         instead = own.sweep.sized_by
         if instead != "sparsity":
@@ -203,8 +175,8 @@ def _check_sparsity_counts(settings: Sequence[Settings]) -> None:
             raise InputError(f"sparsity: {value}; {instead} replaces it, so give one of the two")
 
 
-def _renamed(settings: Settings, part: Settings, given: Start) -> Settings:
-    """A name that is typed replaces the recipe's; the suffix that separates the recipe's sweeps stays behind it."""
+def _renamed(settings: Settings, part: Settings, given: Namespace) -> Settings:
+    """Settings whose typed name replaces the recipe's and keeps the suffix that separates the recipe's sweeps."""
     if not given.recipe or settings.run.name == part.run.name:
         return settings
     name = part.run.name.replace(f"{given.recipe}_{given.scale}", settings.run.name, 1)

@@ -1,16 +1,15 @@
 """The commands that read finished runs: ``masksearch show``, ``compare`` and ``analyse``."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from tyro.conf import Positional
 
 from masksearch.analysis import SIMILARITIES, Group, group_cells
-from masksearch.cli.arguments import read_arguments
+from masksearch.cli.arguments import Parser
 from masksearch.cli.running import print_result
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.report import mask_analyses as analyses
@@ -39,44 +38,13 @@ __all__ = ["ANALYSES", "analyse", "compare", "show"]
 _Shown = tuple[list[Grid], list[Drawing]]
 
 
-@dataclass(frozen=True)
-class Show:
-    """Print the results of a sweep that is finished or running, and what its folder contains."""
-
-    folder: Positional[tuple[Path, ...]] = ()
-    """Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Print how sweeps differ: their settings, and their results paired by cell."""
-
-    runs: Positional[tuple[Path, ...]] = ()
-    """Folders of two or more sweeps."""
-    out: Path | None = None
-    """Markdown file that the tables are written to."""
-
-
-@dataclass(frozen=True)
-class Analyse:
-    """Print and draw properties of the masks of sweeps."""
-
-    runs: Positional[tuple[Path, ...]] = ()
-    """Folders of sweeps."""
-    what: tuple[str, ...] = ()
-    """Analyses, all if not given: similarity, orthogonality, densities, macs, weights, training, controls, early_bird,
-    gap."""
-    measure: tuple[str, ...] = ()
-    """Measures of similarity; all if not given."""
-    sparsity: tuple[str, ...] = ()
-    """Sparsities whose masks are analysed; all if not given."""
-    out: Path | None = None
-    """Folder of the Markdown page and the figures; if not given, the folder analysis of the first run."""
-
-
 def show(args: Sequence[str], console: Console) -> None:
-    """Print the results of a sweep, and what the folder of a sweep, a cell or a dense network contains."""
-    folders = read_arguments(Show, args, "masksearch show").folder
+    """Print the results of a sweep, and the contents of the folder of a sweep, a cell or a dense network."""
+    about = "Print the results of a sweep that is finished or running, and what its folder contains."
+    parser = Parser("masksearch show", description=about)
+    folder_help = "Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."
+    parser.add_argument("folder", nargs="*", type=Path, metavar="FOLDER", help=folder_help)
+    folders = parser.parse(args).folder
     if len(folders) != 1:
         raise InputError("show: takes one folder, as runs/sweep")
     [folder] = folders
@@ -86,13 +54,16 @@ def show(args: Sequence[str], console: Console) -> None:
         if not result.cells and not result.dense:
             raise InputError(f"{folder}: no cell is finished yet")
         print_result(result, (), console)
-    for grid in sweep_contents(folder) if is_sweep else cell_contents(folder):
-        console.print(grid.terminal())
+    _print(sweep_contents(folder) if is_sweep else cell_contents(folder), console)
 
 
 def compare(args: Sequence[str], console: Console) -> None:
     """Print how several sweeps differ, in their settings and in their results."""
-    given = read_arguments(Compare, args, "masksearch compare")
+    about = "Print how sweeps differ: their settings, and their results paired by cell."
+    parser = Parser("masksearch compare", description=about)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="Folders of two or more sweeps.")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write the tables to.")
+    given = parser.parse(args)
     grids = comparison([read_sweep(run) for run in given.runs])
     _print(grids, console)
     if given.out:
@@ -102,10 +73,21 @@ def compare(args: Sequence[str], console: Console) -> None:
 
 def analyse(args: Sequence[str], console: Console) -> None:
     """Print properties of the masks of sweeps, and write them as Markdown and figures."""
-    given = read_arguments(Analyse, args, "masksearch analyse")
+    parser = Parser("masksearch analyse", description="Print and draw properties of the masks of sweeps.")
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="Folders of sweeps.")
+    several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    analyses_help = f"Analyses to make: {', '.join(ANALYSES)}; all if not given."
+    parser.add_argument("--what", **several, default=ANALYSES, help=analyses_help)
+    measures_help = f"Measures of the similarity of masks: {', '.join(SIMILARITIES)}; all if not given."
+    parser.add_argument("--measure", **several, default=tuple(SIMILARITIES), help=measures_help)
+    sparsity_help = "Sparsities whose masks are analysed; all if not given."
+    parser.add_argument("--sparsity", **several | {"metavar": "X"}, default=(), help=sparsity_help)
+    out_help = "Folder of the Markdown page and the figures; if not given, the folder analysis of the first run."
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=out_help)
+    given = parser.parse(args)
     if not given.runs:
         raise InputError("analyse: takes one or more runs, as runs/sweep")
-    what, measures = given.what or ANALYSES, given.measure or tuple(SIMILARITIES)
+    what, measures = given.what, given.measure
     for name in what:
         choose("analysis", name, list(ANALYSES))
     for name in measures:
@@ -132,9 +114,9 @@ def analyse(args: Sequence[str], console: Console) -> None:
 def _shown(
     name: str, grids: list[Grid], drawings: list[Drawing], home: Path, of: str, where: str, console: Console
 ) -> list[str]:
-    """Print an analysis's tables, write its figures and say where, or say that it has none; lines of Markdown.
+    """Print the tables of an analysis and the paths of its figures, or why it has none; return lines of Markdown.
 
-    Titles in the terminal begin with ``where``; those in Markdown stand below the name of their run.
+    Titles in the terminal begin with ``where``; those in Markdown follow the name of their run.
     """
     if not grids and not drawings:
         lacks = f"{name}: none, {_OF_A_RUN[name].lacks if name in _OF_A_RUN else 'nothing was searched'}"
@@ -155,43 +137,19 @@ def _shown(
     return lines
 
 
-def _similarity(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.similarity(result, groups, measures)
-
-
-def _orthogonality(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.orthogonality(result, groups), []
-
-
-def _densities(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
-
-
-def _macs(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.macs(groups), []
-
-
-def _weights(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
-
-
-def _training(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+def _training(groups: list[Group], looks: Looks) -> _Shown:
     shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
     return [grid for grids, _ in shown for grid in grids], [drawing for _, drawings in shown for drawing in drawings]
 
 
-def _controls(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return controls(groups, looks), []
-
-
-def _early_bird(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+def _early_bird(groups: list[Group]) -> _Shown:
     rows = early_bird_rows(groups)
     grids = [Grid("Early-bird tickets", EARLY_COLUMNS, rows, EARLY_TEXTS, EARLY_ABOUT)] if rows else []
     return grids, list(early_bird_drawings(groups))
 
 
 def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing]]) -> list[Drawing]:
-    """What is drawn of one sparsity, of every sparsity."""
+    """Drawings of the groups of each sparsity, with the sparsity in their names."""
     return [
         replace(drawing, name=f"{drawing.name}_{100 * sparsity:.4g}")
         for sparsity, own in by_sparsity(groups)
@@ -201,24 +159,45 @@ def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing
 
 class _Analysis(NamedTuple):
     show: Callable[[SweepResult, list[Group], Looks, Sequence[str]], _Shown]
-    lacks: str  # why it shows nothing, where it does
+    lacks: str  # why there is nothing to show
 
 
 _OF_A_RUN = {
-    "similarity": _Analysis(_similarity, "no mask is left on disk"),
-    "orthogonality": _Analysis(_orthogonality, "no weight masks, or no initial weights on disk"),
-    "densities": _Analysis(_densities, "no tickets but controls"),
-    "macs": _Analysis(_macs, "no tickets but controls"),
-    "weights": _Analysis(_weights, "no retrained.safetensors on disk"),
-    "training": _Analysis(_training, "nothing was retrained"),
-    "controls": _Analysis(_controls, "no ticket has a control: --control shuffle reinit repair"),
-    "early_bird": _Analysis(_early_bird, "no early-bird tickets: --schedule early_bird"),
+    "similarity": _Analysis(
+        lambda result, groups, looks, measures: analyses.similarity(result, groups, measures),
+        "no mask is left on disk",
+    ),
+    "orthogonality": _Analysis(
+        lambda result, groups, *_: (analyses.orthogonality(result, groups), []),
+        "no weight masks, or no initial weights on disk",
+    ),
+    "densities": _Analysis(
+        lambda result, groups, looks, *_: (
+            analyses.densities(groups),
+            _at_each(groups, lambda own: layer_drawings(own, looks)),
+        ),
+        "no tickets but controls",
+    ),
+    "macs": _Analysis(lambda result, groups, *_: (analyses.macs(groups), []), "no tickets but controls"),
+    "weights": _Analysis(
+        lambda result, groups, looks, *_: ([], _at_each(groups, lambda own: weight_drawings(result, own, looks))),
+        "no retrained.safetensors on disk",
+    ),
+    "training": _Analysis(lambda result, groups, looks, *_: _training(groups, looks), "nothing was retrained"),
+    "controls": _Analysis(
+        lambda result, groups, looks, *_: (controls(groups, looks), []),
+        "no ticket has a control: --control shuffle reinit repair",
+    ),
+    "early_bird": _Analysis(
+        lambda result, groups, *_: _early_bird(groups), "no early-bird tickets: --schedule early_bird"
+    ),
 }
 ANALYSES = (*_OF_A_RUN, "gap")
+"""Names of all analyses of ``masksearch analyse``."""
 
 
 def _only(result: SweepResult, sparsities: Sequence[str]) -> SweepResult:
-    """The result with the cells of some sparsities alone; of all, where none is given."""
+    """The result with only the cells of the given sparsities; with all cells if none is given."""
     if not result.cells:
         raise InputError(f"{result.path}: no cell is finished yet")
     known = sorted({cell.sparsity for cell in result.cells})

@@ -17,7 +17,7 @@ __all__ = ["print_tables"]
 
 
 def print_tables() -> None:
-    """Print the names of all rows, by kind, each with one line about it."""
+    """Print the names and descriptions of all methods, schedules, objectives, networks, data sets and recipes."""
     console = Console(highlight=False)
     catalogue = {
         "searchers (--methods)": {name: _first_line(row) for name, row in SEARCHERS.items()},
@@ -41,7 +41,7 @@ def print_tables() -> None:
 
 
 def _first_line(row: object) -> str:
-    """The first line of a row's docstring; for a partial, that of its function, and the arguments."""
+    """First line of a row's docstring; for a partial, the first line of its function's docstring and the arguments."""
     if isinstance(row, partial):
         given = [*map(repr, row.args), *(f"{name}={value!r}" for name, value in row.keywords.items())]
         return f"{_first_line(row.func)} ({', '.join(given)})"

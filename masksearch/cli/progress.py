@@ -1,19 +1,11 @@
-"""The live view of a sweep in a terminal: a bar for the sweep, a bar for what is running now."""
+"""Progress bars of a sweep in a terminal: one for its cells, one for the current training or search."""
 
 import math
 from collections.abc import Sequence
 from copy import copy
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from masksearch.core.protocol import Score, Trial
 from masksearch.experiment import Cell, SweepCallback
@@ -24,21 +16,21 @@ __all__ = ["ProgressBars"]
 
 
 class ProgressBars(SweepCallback):
-    """Use as a context manager around the sweep; prints a line per finished cell."""
+    """Callback that shows progress bars and prints a line per finished cell; a context manager around the sweep."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._sweep: TaskID | None = None
-        self._stage: TaskID | None = None
+        self._sweep: bars.TaskID | None = None
+        self._stage: bars.TaskID | None = None
         self._best = float("nan")
 
     def __enter__(self) -> "ProgressBars":
@@ -49,61 +41,57 @@ class ProgressBars(SweepCallback):
         self._bars.stop()
 
     def beside(self, worker: int) -> "ProgressBars":
-        """Return a view with a bar of its own for what ``worker`` runs now."""
+        """Return bars with the same bar of the sweep, and another bar for the current step of ``worker``."""
         return copy(self)
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Set the bar of the sweep up."""
+        """Add the bar of the sweep, and print how many cells are finished already."""
         if len(to_do) < len(cells):
             self._console.print(f"{len(cells) - len(to_do)} of {len(cells)} cells are finished already")
         self._sweep = self._bars.add_task("cells", total=len(to_do), note="")
 
     def dense_begins(self, seed: int, epochs: int) -> None:
-        """Show the dense training."""
+        """Add the bar of a dense training."""
         self._show(f"dense network, seed {seed}", epochs)
 
     def cell_begins(self, cell: Cell) -> None:
-        """Show the cell."""
+        """Add the bar of a cell."""
         self._show(cell.label, None)
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
-        """Show the gradual pruning."""
+        """Add the bar of a gradual pruning."""
         self._show(f"{cell.label}, gradual pruning by {criterion}", epochs)
 
     def search_begins(self, cell: Cell) -> None:
-        """Show the search."""
+        """Add the bar of a search."""
         self._best = float("nan")
         self._show(cell.label, cell.settings.sweep.budget)
 
     def trial(self, cell: Cell, trial: Trial) -> None:
-        """Move the bar of the search."""
+        """Advance the bar of the search by one scored mask."""
         if trial.is_best:
             self._best = trial.score.value
-        if self._stage is not None:
-            note = f"score {_shown(trial.score)}  best {self._best:.4f}"
-            self._bars.update(self._stage, advance=1, note=note)
+        self._advance(f"score {_shown(trial.score)}  best {self._best:.4f}")
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
-        """Show that masks are scored again."""
+        """Add the bar of a second scoring of masks."""
         self._show(f"{cell.label}, scored again", masks)
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """Move the bar of that."""
-        if self._stage is not None:
-            self._bars.update(self._stage, advance=1, note=f"score {_shown(score)}")
+        """Advance the bar of the second scoring by one mask."""
+        self._advance(f"score {_shown(score)}")
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """Show the retraining."""
+        """Add the bar of a retraining."""
         self._show(f"{cell.label}, retraining", epochs)
 
     def epoch(self, row: EpochRow) -> None:
-        """Move the bar of the training."""
+        """Advance the bar of the training by one epoch."""
         accuracy = f"val {100 * row.val_accuracy:.2f} %" if row.val_accuracy is not None else ""
-        if self._stage is not None:
-            self._bars.update(self._stage, advance=1, note=f"loss {row.train_loss:.4f}  {accuracy}")
+        self._advance(f"loss {row.train_loss:.4f}  {accuracy}")
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Print the line of the cell."""
+        """Print the test accuracies of the finished cell in one line."""
         untrained, trained = _percent(result.untrained), _percent(result.trained)
         emptied, constant = result.mask.empty_layers, result.trained.constant_outputs
         notes = "".join(f"  {criterion} was better" for criterion in result.kept_criteria)
@@ -122,12 +110,14 @@ class ProgressBars(SweepCallback):
             self._bars.remove_task(self._stage)
         self._stage = self._bars.add_task(description, total=total, note="")
 
+    def _advance(self, note: str) -> None:
+        if self._stage is not None:
+            self._bars.update(self._stage, advance=1, note=note)
+
 
 def _percent(figures: Accuracy) -> str:
     return f"{math.nan if figures.test_accuracy is None else 100 * figures.test_accuracy:6.2f}"
 
 
 def _shown(score: Score) -> str:
-    if score.exact:
-        return f"{score.value:.4f}"
-    return f"<= {score.value:.4f}"
+    return f"{'' if score.exact else '<= '}{score.value:.4f}"

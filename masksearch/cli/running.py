@@ -1,13 +1,13 @@
-"""``masksearch run`` and ``show``: run sweeps, print their results, and where to look."""
+"""``masksearch run``: run sweeps, print their results and the paths of their reports."""
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 
-from masksearch.cli.flags import parse
-from masksearch.cli.full_help import full_help
+from masksearch.cli.flags import full_help, parse
 from masksearch.cli.listing import print_tables
 from masksearch.cli.progress import ProgressBars
 from masksearch.experiment import Settings, SweepResult, run_sweep
@@ -21,9 +21,9 @@ _LARGEST = 32 << 20  # bytes, glibc's maximum for this threshold
 
 
 def run(args: Sequence[str], console: Console) -> None:
-    """Run the sweeps that the arguments ask for, and print the results of each."""
+    """Run the sweeps of a command line and print their results, or print ``--help-all`` or ``--list``."""
     if "--help-all" in args:
-        print(full_help([arg for arg in args if arg != "--help-all"]), end="")
+        print(full_help(args, "masksearch run"), end="")
         return
     parts = parse(args, "masksearch run")
     if parts == "list":
@@ -33,7 +33,7 @@ def run(args: Sequence[str], console: Console) -> None:
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
-    """Run the sweeps that the parts make, one after the other; ``args`` are those of the command, for the report."""
+    """Run the sweeps of a recipe's parts, one after the other; reports show ``args``, the arguments of the command."""
     keep_freed_memory()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:
@@ -50,45 +50,36 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
 
 
 def print_result(result: SweepResult, command: Sequence[str], console: Console) -> None:
-    """Write the report of a sweep; print its table, and where the report and the curves are."""
-    if console.is_terminal:
-        with console.status("drawing the report"):
-            drawn = _drawn(result, command, console.width)
-    else:
-        console.print("drawing the report ...", highlight=False)
-        drawn = _drawn(result, command, console.width)
-    report, table, link, why = drawn
-    console.print(table)
-    if why:
-        console.print(why, highlight=False)
-    console.print(f"curves  tensorboard --logdir {result.path}    then {link}", highlight=False, soft_wrap=True)
-    console.print(f"report  {report}", highlight=False, soft_wrap=True)
-
-
-def _drawn(result: SweepResult, command: Sequence[str], width: int) -> tuple[Path, RenderableType, str, str]:
-    """The report, the table for the terminal, TensorBoard's address, and why searches trail criteria if they do."""
+    """Write the report of a sweep; print its table, and the addresses of the report and the curves."""
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table, write_report  # here: importing matplotlib takes a second
     from masksearch.report.answer import why_searches_trail
     from masksearch.report.tensorboard_link import board_link
 
-    report = write_report(result, command)
-    link = board_link(result, group_cells(result.cells))
-    address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
-    rows = summarise(result.cells, result.dense)
-    return report, terminal_table(rows, width), address, why_searches_trail(rows)
+    if not console.is_terminal:
+        console.print("drawing the report ...", highlight=False)
+    with console.status("drawing the report") if console.is_terminal else nullcontext():
+        report = write_report(result, command)
+        link = board_link(result, group_cells(result.cells))
+        address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
+        rows = summarise(result.cells, result.dense)
+    console.print(terminal_table(rows, console.width))
+    if why := why_searches_trail(rows):
+        console.print(why, highlight=False)
+    console.print(f"curves  tensorboard --logdir {result.path}    then {address}", highlight=False, soft_wrap=True)
+    console.print(f"report  {report}", highlight=False, soft_wrap=True)
 
 
 def keep_freed_memory() -> bool:
     """Let glibc keep up to 1 GiB of freed memory in this process; return whether glibc does.
 
     With glibc's defaults, a freed tensor of some megabytes goes back to the kernel, and the next training step gets
-    zeroed new pages (mallopt(3)). Other C libraries have no such switch, and nothing changes there. Only the command
-    line calls this function, before a run; the library leaves malloc unchanged.
+    zeroed new pages (mallopt(3)). Without glibc nothing changes. Only the command line calls this function, before a
+    run.
 
-    It brings a ratio of 0.80 in CPU time: 41.1 s of user and system time with it, 51.7 s without it, means of two runs
-    each, in turn, by /usr/bin/time, of ``masksearch run --dataset mnist --model resnet20 --methods magnitude --epochs 1
-    --train-examples 1500 --val-examples 400 --sparsity 0.9 --seeds 1 --threads 1 --device cpu``.
+    CPU time falls to 0.80: 41.1 s of user and system time with this call, 51.7 s without it, means of two runs each of
+    ``masksearch run --dataset mnist --model resnet20 --methods magnitude --epochs 1 --train-examples 1500
+    --val-examples 400 --sparsity 0.9 --seeds 1 --threads 1 --device cpu``.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -36,9 +36,15 @@ def prepare(run: RunSettings) -> torch.device:
         device = torch.device(run.device)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        found += ["mps"] if torch.backends.mps.is_available() else []
+        if run.device in found or (
+            run.device == "cuda" and "cuda:0" in found
+        ):  # a device that is there, and is full or in use
+            raise InputError(f"device: {run.device!r}; PyTorch can't use it: {str(error).splitlines()[0]}") from None
         raise InputError(
-            f"device: {run.device!r} can't be used here ({reason}); auto, cpu, cuda, cuda:1 or mps"
+            f"device: {run.device!r}; allowed are auto, cpu, cuda, cuda:1 or mps, and PyTorch finds only "
+            f"{' and '.join(found)} on this machine: give --device auto"
         ) from None
     return device
 

@@ -90,7 +90,7 @@ def test_compare_pairs_seeds_and_names_the_settings_that_differ(home, capsys):
         (["analyse", "{one}", "--what", "similarty"], "did you mean 'similarity'"),
         (["analyse", "{one}", "--measure", "cosin"], "did you mean 'cosine'"),
         (["analyse", "{one}", "--sparsity", "0.7"], "sparsity: 0.7; the run has 0.5, 0.8"),
-        (["analyse", "{one}", "--wat"], "Unrecognized options: --wat; perhaps you meant --what"),
+        (["analyse", "{one}", "--wat"], "unknown flag --wat: did you mean --what?"),
         (["show", "{one}/.."], "no cell (no settings.json)"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The settings of a sweep, by group; flags, recipes and identities of cells derive from their fields."""
+"""Settings of a sweep, by group. Flags, recipes and identities of cells derive from their fields."""
 
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, Settings, SweepSettings
 

@@ -1,133 +1,75 @@
 """All settings by their key (``train.momentum``), each with its type and help text; which of them are flags."""
 
-import ast
 import inspect
 from dataclasses import dataclass, fields
 from functools import cache
-from itertools import pairwise
-from textwrap import dedent
-from typing import Any, get_type_hints
+from typing import Any
 
-from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.settings.combined import NESTED, Settings
+from masksearch.experiment.settings.text_values import ValueType, value_types
+from masksearch.utils.field_texts import field_texts
 
-__all__ = ["FLAGS", "Setting", "field_texts", "flag_keys", "settings_by_key"]
+__all__ = ["FLAGS", "Setting", "flag_keys", "flags_by_topic", "settings_by_key"]
 
-FLAGS: dict[str, tuple[str, ...]] = {
-    "data": (
-        "sweep.dataset",
-        "run.data_root",
-        "run.download",
-        "scoring.train_examples",
-        "scoring.val_examples",
-        "scoring.search_examples",
-    ),
-    "network": ("sweep.model", "sweep.granularity", "sweep.dense"),
-    "masks": (
-        "sweep.methods",
-        "sweep.sparsity",
-        "sweep.max_macs",
-        "sweep.max_params",
-        "sweep.max_latency",
-        "sweep.layer_sparsity",
-        "sweep.find_at",
-        "scoring.scope",
-        "scoring.hold",
-        "scoring.on_empty",
-        "scoring.connected",
-    ),
-    "search": (
-        "sweep.budget",
-        "scoring.seconds",
-        "sweep.objective",
-        "search.saliencies",
-        "search.warm_start",
-        "search.finalists",
-        "search.rescore",
-        "search.rescore_by",
-        "search.rescore_steps",
-        "search.training_steps",
-        "search.training_lr",
-        "search.proposals",
-    ),
-    "training": (
-        "train.epochs",
-        "train.batch_size",
-        "train.optimizer",
-        "train.lr",
-        "train.weight_decay",
-        "train.lr_schedule",
-    ),
-    "schedule": (
-        "schedules.schedule",
-        "schedules.rounds",
-        "schedules.rewind_to",
-        "schedules.retrain_epochs",
-        "schedules.retrain_lr",
-        "schedules.control",
-    ),
-    "run and output": (
-        "sweep.seeds",
-        "sweep.first_seed",
-        "run.name",
-        "run.runs",
-        "run.device",
-        "run.threads",
-        "run.workers",
-        "run.deterministic",
-        "run.plugin",
-    ),
+FLAGS = {
+    "data": "dataset data_root download train_examples val_examples search_examples",
+    "network": "model granularity dense",
+    "masks": "methods sparsity max_macs max_params max_latency layer_sparsity find_at scope hold on_empty connected",
+    "search": "budget seconds objective saliencies warm_start finalists rescore rescore_by rescore_steps "
+    "training_steps training_lr proposals",
+    "training": "epochs batch_size optimizer lr weight_decay lr_schedule",
+    "schedule": "schedule rounds rewind_to retrain_epochs retrain_lr control",
+    "run and output": "seeds first_seed name runs device threads workers deterministic plugin",
 }
-"""Topic -> keys of the settings that are flags of ``masksearch run``; ``--set`` takes all settings."""
+"""Topic -> names of the settings that are flags of ``masksearch run``; ``--set`` takes all settings."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of the settings."""
+    """One setting of a sweep, with its group, name, type, default and help text."""
 
     group: str  # name of the field of Settings: train
     name: str
-    hint: Any  # its type
+    type: ValueType
     default: Any
-    text: str  # help, in one line
+    text: str  # help; its first line is the short help
 
     @property
     def key(self) -> str:
-        """``train.momentum``."""
+        """Group and name of the setting: ``train.momentum``."""
         return f"{self.group}.{self.name}"
 
     @property
     def flag(self) -> str:
-        """The name on the command line, such as ``--batch-size``, of a setting that has a flag of its own."""
+        """Flag of the setting on the command line: ``--batch-size``."""
         return f"--{self.name.replace('_', '-')}"
+
+    def value(self, settings: Settings) -> Any:
+        """Return the value of this setting in ``settings``."""
+        return getattr(getattr(settings, self.group), self.name)
 
 
 @cache
 def settings_by_key() -> dict[str, Setting]:
-    """Return all settings by key, in the order of their groups."""
+    """Return {key: setting} of all settings, in the order of their groups."""
     found = {}
-    usual = Settings()
     for group in fields(Settings):
-        own = getattr(usual, group.name)
-        hints, texts = get_type_hints(type(own)), field_texts(type(own))
-        for item in fields(own):
-            setting = Setting(group.name, item.name, hints[item.name], getattr(own, item.name), texts[item.name])
+        default = getattr(Settings(), group.name)
+        types = value_types(type(default))
+        for name, _, text in field_texts(inspect.getsource(type(default))):
+            setting = Setting(group.name, name, types[name], getattr(default, name), text)
             found[setting.key] = setting
     return found
 
 
 @cache
+def flags_by_topic() -> dict[str, list[Setting]]:
+    """Return {topic: settings that are flags}, as in :data:`FLAGS`."""
+    by_name = {setting.name: setting for setting in settings_by_key().values() if setting.group not in NESTED}
+    return {topic: [by_name[name] for name in names.split()] for topic, names in FLAGS.items()}
+
+
+@cache
 def flag_keys() -> frozenset[str]:
     """Return the keys of all settings that are flags."""
-    return frozenset(key for keys in FLAGS.values() for key in keys)
-
-
-def field_texts(group: type) -> dict[str, str]:
-    """Return the docstrings below the fields of a dataclass, by name, each in one line."""
-    [definition] = ast.parse(dedent(inspect.getsource(group))).body
-    assert isinstance(definition, ast.ClassDef)
-    return {
-        item.target.id: " ".join(str(text.value.value).split())
-        for item, text in pairwise(definition.body)
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }
+    return frozenset(setting.key for settings in flags_by_topic().values() for setting in settings)

@@ -1,19 +1,20 @@
-"""The settings of a sweep: typed, checked when they are made, and the source of the command line's flags."""
+"""Settings of a sweep: typed dataclasses that check their values and that the command line makes its flags of."""
 
 import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 from masksearch.core.protocol import Budget
 from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.criteria import CRITERIA
+from masksearch.experiment.settings.checks import check_fields, check_least
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings, parse_rewind
 from masksearch.experiment.settings.search_settings import OptunaSettings, SearchSettings, split_method
 from masksearch.experiment.settings.sweep_axes import METHODS, Capped, Granularity, SweepSettings
-from masksearch.experiment.settings.toml_values import fitted, fitted_table
+from masksearch.experiment.settings.text_values import fitted, value_types
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -21,7 +22,7 @@ from masksearch.searchers import SEARCHERS, Annealing
 from masksearch.spaces import LayerKind
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
 __all__ = ["NESTED", "ON_EMPTY", "SCOPES", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
@@ -29,102 +30,98 @@ __all__ = ["NESTED", "ON_EMPTY", "SCOPES", "RunSettings", "ScoringSettings", "Se
 ScoredWeights = Literal["own", "signed_constant"]
 
 SCOPES: dict[Granularity, Scope] = {"weight": "global", "filter": "layerwise"}
-"""The usual scope of each granularity: norms of filters differ between layers, and one threshold can empty a layer."""
+"""Scope of criteria by granularity: norms of filters differ between layers, so one threshold can empty a layer."""
 
 ON_EMPTY: dict[Granularity, OnEmpty] = {"weight": "allow", "filter": "keep_one"}
-"""The usual ``on_empty`` of each granularity: a network without any filter in a layer has constant outputs."""
+"""Treatment of emptied layers by granularity: a network without filters in one layer has constant outputs."""
 
-NESTED = ("annealing", "optuna", "supermask")  # groups whose fields keep the group's name, also as flags
+NESTED = ("annealing", "optuna", "supermask")
+"""Groups whose settings are written with the group's name, in recipes and messages: ``annealing.chains``."""
+
+_SOURCES = "saliencies, warm_start or finalists"
 
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How masks are found and scored."""
+    """Examples, units and time limits of criteria and searches."""
 
     seconds: float | None = None
-    """Seconds per search, for gradual pruning, proposing and scoring; the search also ends at its budget. Results
-    then depend on the speed of the machine."""
+    """Time limit of each search in seconds, besides its budget.
+    It includes gradual pruning, proposing and scoring. Results then depend on the speed of the machine."""
     search_examples: int | None = None
-    """Validation examples that scorers use; if not given, 2,000 or half of the validation examples."""
+    """Number of validation examples that searches score masks on.
+    If not given, 2,000 or half of the validation examples."""
     train_examples: int | None = None
-    """Training examples; all if not given."""
+    """Number of training examples; all if not given."""
     val_examples: int | None = None
-    """Validation examples, including those that scorers use; all if not given."""
+    """Number of validation examples, including those that searches score masks on; all if not given."""
     weights: ScoredWeights = "own"
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
     scope: Scope | None = None
-    """Ranking of units by a criterion: global (all layers together), layerwise (the same density in each layer), or
-    erk (ERK's density in each layer). If not given, global for weights and layerwise for filters."""
+    """Comparison of units by a criterion: global (all layers together), layerwise (within each layer) or erk.
+    layerwise keeps the same density in each layer, erk keeps the density of an Erdős-Rényi kernel. If not given,
+    global for weights and layerwise for filters."""
     hold: Hold = "units"
-    """Quantity that a density of filters is a share of: units, or params or macs of the dense network."""
+    """Quantity in which the density of filter masks is measured: units, params or macs."""
     on_empty: OnEmpty | None = None
     """Treatment of masks that empty a layer: allow (and report it), keep_one unit in the layer, or raise an error.
     If not given, allow for weights and keep_one for filters."""
     connected: bool = False
-    """Replace kept weights on no path from input to output by the next best weights, for criteria and optuna_*."""
+    """Replace kept weights on no path from input to output by the next best weights.
+    For weight masks of criteria and optuna_*."""
     layers: LayerKind = "all"
-    """Layers whose weights are units of weight masks: all, conv or linear."""
+    """Layers whose weights the weight masks switch: all, conv or linear."""
     examples_per_class: int = 10
-    """Training examples of each class that gradient criteria use."""
+    """Number of training examples of each class that gradient criteria use."""
 
     def __post_init__(self) -> None:
-        choices = {
-            "weights": ScoredWeights,
-            "scope": Scope,
-            "hold": Hold,
-            "on_empty": OnEmpty,
-            "layers": LayerKind,
-        }
-        for name, kind in choices.items():
-            if getattr(self, name) is not None:
-                choose(name, getattr(self, name), list(get_args(kind)))
+        check_fields(self)
+        check_least(self, examples_per_class=1)
         if self.seconds is not None:
             Budget(seconds=self.seconds)
-        if self.examples_per_class < 1:
-            raise InputError(f"examples_per_class: {self.examples_per_class}; at least 1 is needed")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where and how a sweep runs; no setting here changes results."""
+    """Name, folders, device and processes of a sweep; no setting here changes results."""
 
     name: str = "sweep"
-    """Name of the experiment, and of its folder."""
+    """Name of the sweep, and of its folder in runs."""
     plugin: tuple[str, ...] = ()
-    """Your own modules, by dotted name or as .py files; each defines a dictionary MASKSEARCH of rows
-    (docs/plugins.md)."""
+    """Python modules with your own methods, networks or data sets: dotted names or .py files.
+    Each module defines a dictionary MASKSEARCH of rows (docs/plugins.md)."""
     runs: str = "runs"
-    """Folder of all experiments."""
+    """Folder of all sweeps."""
     data_root: str = "data"
     """Folder of the data sets."""
     download: bool = False
     """Download the data set if it is missing."""
     device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1 or mps; auto uses cuda if available, else cpu."""
+    """Device: auto, cpu, cuda, cuda:1 or mps.
+    auto is cuda if available, else cpu."""
     threads: int | None = None
-    """CPU threads of all workers together; if not given, PyTorch's choice."""
+    """Number of CPU threads of all workers together; if not given, PyTorch's choice."""
     workers: int | None = None
-    """Processes that run cells at the same time. If not given: one, but as many as threads for networks without
-    convolutions below 1,000,000 parameters, which calculate on one thread each."""
+    """Number of processes that run parts of the sweep at the same time.
+    If not given: one, but as many as threads for networks without convolutions below 1,000,000 parameters, which
+    calculate on one thread each."""
     deterministic: bool = False
     """Use deterministic algorithms only; on CUDA some are slower."""
     latency_seconds: float = 0.15
-    """Seconds of each latency measurement of a ticket and the dense network together; at least 11 runs of each."""
+    """Seconds of each latency measurement of a masked and the dense network together; at least 11 runs of each."""
 
     def __post_init__(self) -> None:
-        if not self.name or "/" in self.name or self.name.startswith("."):
-            raise InputError(f"name: {self.name!r}; a folder name is needed, without / and not beginning with a dot")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(f"threads: {self.threads}; at least 1 is needed")
-        if not 0 <= self.latency_seconds < math.inf:
-            raise InputError(f"latency_seconds: {self.latency_seconds}; a finite number from 0 on is needed")
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"workers: {self.workers}; at least 1 is needed")
+        check_least(self, threads=1, workers=1)
+        named = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
+        require("name", repr(self.name), named, "a folder name without / that does not begin with a dot")
+        seconds = self.latency_seconds
+        if not 0 <= seconds < math.inf:
+            raise InputError(f"latency_seconds: {seconds}; a finite number from 0 on is needed")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of one sweep; those that depend on the granularity are filled in where they are not given."""
+    """All settings of one sweep, by group. Settings that are not given get the usual value of the granularity."""
 
     sweep: SweepSettings = field(default_factory=SweepSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -139,6 +136,54 @@ class Settings:
     def __post_init__(self) -> None:
         scoring = dataclasses.replace(self.scoring, scope=self.scope, on_empty=self.on_empty)
         object.__setattr__(self, "scoring", scoring)
+        self._check_moments()
+        self._check_granularity()
+        if self.sweep.capped is not None:
+            self._check_caps(self.sweep.capped)
+        if self.scoring.connected:
+            self._check_connected()
+        self._check_objectives()
+        if any(source.epochs for source in self.search.sources):
+            self._check_gradual()
+        self._check_optuna()
+        for schedule in self.schedules.schedule:
+            self._check_schedule(schedule)
+
+    @property
+    def scope(self) -> Scope:
+        """Comparison of units by a criterion: the setting, or the usual one of the granularity."""
+        return self.scoring.scope or SCOPES[self.sweep.granularity]
+
+    @property
+    def on_empty(self) -> OnEmpty:
+        """Treatment of masks that empty a layer: the setting, or the usual one of the granularity."""
+        return self.scoring.on_empty or ON_EMPTY[self.sweep.granularity]
+
+    @property
+    def hold(self) -> Hold:
+        """Quantity in which densities are measured: the setting, or the cost with upper bounds (latency: MACs)."""
+        capped = self.sweep.capped
+        if capped is None:
+            return self.scoring.hold
+        return "macs" if capped == "latency" else capped
+
+    @property
+    def _objectives(self) -> dict[str, str]:
+        """{name of the setting: objective} of the first and the second scoring."""
+        again = self.search.rescore_by
+        return {"objective": self.sweep.objective} | ({} if again is None else {"rescore_by": again})
+
+    @property
+    def _methods(self) -> list[str]:
+        """Names of the methods, without their moments."""
+        return [split_method(method)[0] for method in self.sweep.methods]
+
+    @property
+    def _has_rounds(self) -> bool:
+        """Whether a schedule prunes in several rounds."""
+        return any(SCHEDULES[name].rounds > 1 for name in self.schedules.schedule)
+
+    def _check_moments(self) -> None:
         known = [source.moment for source in self.search.sources if source.moment]
         for moment in (*self.sweep.moments, *self.schedules.rewind_to, *known):
             duration = parse_rewind(moment)
@@ -150,178 +195,130 @@ class Settings:
                 raise InputError(
                     f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
                 )
-        if self.scoring.layers != "all" and self.sweep.granularity == "filter":
-            raise InputError(
-                f"layers: {self.scoring.layers}; it chooses layers of weight masks, and granularity is filter"
-            )
-        if self.scoring.hold != "units" and self.sweep.granularity == "weight":
-            raise InputError(f"hold: {self.scoring.hold}; all weights cost the same, so weight masks hold units")
-        for flag, objective in self._objectives.items():
-            if self.sweep.granularity == "weight" and OBJECTIVES[objective].of_filters is not None:
-                raise InputError(f"{flag}: {objective}; it scores filter masks only, so granularity must be filter")
-        if self.sweep.capped is not None:
-            self._check_caps(self.sweep.capped)
-        if self.scoring.connected:
-            self._check_connected()
-        training = [name for name in self._objectives.values() if OBJECTIVES[name].of_training is not None]
-        if self.scoring.weights != "own" and training:
-            raise InputError(f"weights: {self.scoring.weights}; {training[0]} trains the tickets' own weights")
-        for name in (source.name for source in self.search.sources):
-            allowed = CRITERIA[name].granularities
-            if self.sweep.granularity not in allowed:
-                raise InputError(
-                    f"saliencies, warm_start or finalists: {name} ranks {' and '.join(allowed)} units only, and "
-                    f"granularity is {self.sweep.granularity}"
-                )
-        if self.search.training_lr is not None and not training:
-            able = " or ".join(name for name, row in OBJECTIVES.items() if row.of_training is not None)
-            raise InputError(f"training_lr: {self.search.training_lr}; neither objective nor rescore_by is {able}")
-        if OBJECTIVES[self.sweep.objective].images == 0:
-            self._check_imageless(self.sweep.objective)
-        if any(source.epochs for source in self.search.sources):
-            self._check_gradual()
-        if self.optuna.study is not None:
-            self._check_study(self.optuna.study)
-        mixes = self.optuna.parametrisation == "mixture" and not self.search.saliencies
-        if mixes and self._of_group("optuna"):
-            raise InputError("optuna.parametrisation: mixture; give the criteria to mix as saliencies")
-        for schedule in self.schedules.schedule:
-            self._check_schedule(schedule)
         if self.sweep.moments and all(SCHEDULES[name].has_own_moment for name in self.schedules.schedule):
-            raise InputError(
-                f"find_at: {' '.join(self.sweep.moments)}; {' '.join(self.schedules.schedule)} has a moment of its own"
-            )
+            moments, names = " ".join(self.sweep.moments), " ".join(self.schedules.schedule)
+            raise InputError(f"find_at: {moments}; {names} finds masks at its own moment, so leave find_at out")
 
-    @property
-    def _objectives(self) -> dict[str, str]:
-        """What masks are scored by, by flag."""
-        again = self.search.rescore_by
-        return {"objective": self.sweep.objective} | ({} if again is None else {"rescore_by": again})
-
-    def _of_group(self, group: str) -> list[str]:
-        """The searchers among the methods that have the settings of ``group``."""
-        names = [name for name, _ in map(split_method, self.sweep.methods) if name in SEARCHERS]
-        return [name for name in names if SEARCHERS[name]().settings_group == group]
-
-    @property
-    def scope(self) -> Scope:
-        """How criteria rank units: as ``scoring`` says, or as is usual for the granularity."""
-        return self.scoring.scope or SCOPES[self.sweep.granularity]
-
-    @property
-    def on_empty(self) -> OnEmpty:
-        """What happens to masks that empty a layer: as ``scoring`` says, or as is usual for the granularity."""
-        return self.scoring.on_empty or ON_EMPTY[self.sweep.granularity]
-
-    @property
-    def hold(self) -> Hold:
-        """What densities are shares of: as ``scoring`` says, or what has a cap. Those of capped latencies: MACs."""
-        capped = self.sweep.capped
-        if capped is None:
-            return self.scoring.hold
-        return "macs" if capped == "latency" else capped
+    def _check_granularity(self) -> None:
+        granularity, scoring = self.sweep.granularity, self.scoring
+        if scoring.layers != "all" and granularity == "filter":
+            raise InputError(f"layers: {scoring.layers}; it chooses layers of weight masks, and granularity is filter")
+        if scoring.hold != "units" and granularity == "weight":
+            raise InputError(f"hold: {scoring.hold}; all weights cost the same, so weight masks hold units")
+        for name, objective in self._objectives.items():
+            if granularity == "weight" and OBJECTIVES[objective].of_filters is not None:
+                raise InputError(f"{name}: {objective}; it scores filter masks only, so granularity must be filter")
+        for source in self.search.sources:
+            allowed = CRITERIA[source.name].granularities
+            if granularity not in allowed:
+                raise InputError(
+                    f"{_SOURCES}: {source.name} ranks {' and '.join(allowed)} units only, and granularity is "
+                    f"{granularity}"
+                )
 
     def _check_caps(self, capped: Capped) -> None:
-        flag = f"max_{capped}"
+        flag, search = f"max_{capped}", self.search
         if self.scoring.hold not in ("units", self.hold):
             raise InputError(f"hold: {self.scoring.hold}; {flag} holds {self.hold}")
         if self.sweep.layer_sparsity:
             raise InputError(f"layer_sparsity: {' '.join(self.sweep.layer_sparsity)}; {flag} leaves layers free")
-        for name, _ in map(split_method, self.sweep.methods):
-            if not (name in SEARCHERS and SEARCHERS[name]().supports_costs):
+        fronts = [name for name, make in SEARCHERS.items() if make().supports_costs]
+        for name in self._methods:
+            if name not in fronts:
                 if capped == "latency":
-                    able = [other for other, make in SEARCHERS.items() if make().supports_costs]
-                    raise InputError(f"{flag}: {name} has no latency bounds; {' '.join(able)} can")
+                    raise InputError(f"{flag}: {name} has no latency bounds; {' '.join(fronts)} can")
                 continue
-            if any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
+            if self._has_rounds:
                 raise InputError(f"{flag}: {name} searches a front in one round only")
-            if self.search.finalists:
+            if search.finalists:
+                raise InputError(f"finalists: {' '.join(search.finalists)}; with {flag}, masks are chosen from a front")
+            if search.warm_start:
                 raise InputError(
-                    f"finalists: {' '.join(self.search.finalists)}; with {flag}, masks are chosen from a front"
-                )
-            if self.search.warm_start:
-                raise InputError(
-                    f"warm_start: {self.search.warm_start}; with {flag} {name} starts at several costs, with saliencies"
+                    f"warm_start: {search.warm_start}; with {flag} {name} starts at several costs: give saliencies"
                 )
 
     def _check_connected(self) -> None:
         if self.sweep.granularity == "filter":
-            raise InputError("connected: of filters, none is left without a path; granularity must be weight")
-        for name, _ in map(split_method, self.sweep.methods):
-            if name not in CRITERIA and not (name in SEARCHERS and SEARCHERS[name]().ranks_units):
-                able = [other for other, make in SEARCHERS.items() if make().ranks_units]
-                raise InputError(f"connected: {name} doesn't rank units; criteria and {', '.join(able)} do")
-            if name not in CRITERIA and any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
+            raise InputError("connected: every filter has a path already; granularity must be weight")
+        ranking = [name for name, make in SEARCHERS.items() if make().ranks_units]
+        for name in self._methods:
+            if name not in CRITERIA and name not in ranking:
+                raise InputError(f"connected: {name} doesn't rank units; criteria and {', '.join(ranking)} do")
+            if name not in CRITERIA and self._has_rounds:
                 raise InputError(f"connected: {name} searches connected masks in one round only")
         if any(SCHEDULES[name].changes for name in self.schedules.schedule):
             raise InputError(f"connected: not with {' '.join(self.schedules.schedule)}, where masks change in training")
 
-    def _check_gradual(self) -> None:
-        names = " ".join(text for text in self.search.criteria if "@gradual" in text)
-        if self.sweep.capped is not None:
+    def _check_objectives(self) -> None:
+        objective, search = self.sweep.objective, self.search
+        training = [name for name in self._objectives.values() if OBJECTIVES[name].of_training is not None]
+        if self.scoring.weights != "own" and training:
+            raise InputError(f"weights: {self.scoring.weights}; {training[0]} trains the masked networks' own weights")
+        if search.training_lr is not None and not training:
+            able = " or ".join(name for name, row in OBJECTIVES.items() if row.of_training is not None)
+            raise InputError(f"training_lr: {search.training_lr}; neither objective nor rescore_by is {able}")
+        same = (search.rescore_by or objective) == objective
+        longer = OBJECTIVES[objective].of_training is not None and search.rescore_steps is not None
+        if OBJECTIVES[objective].images == 0 and search.rescores and same and not longer:
             raise InputError(
-                f"saliencies, warm_start or finalists: {names}; with max_{self.sweep.capped} there is no single density"
-            )
-        if self.sweep.layer_sparsity:
-            raise InputError(
-                f"saliencies, warm_start or finalists: {names}; gradual pruning follows one density, and "
-                f"layer_sparsity is {' '.join(self.sweep.layer_sparsity)}"
-            )
-
-    def _check_imageless(self, objective: str) -> None:
-        same = (self.search.rescore_by or objective) == objective
-        longer = OBJECTIVES[objective].of_training is not None and self.search.rescore_steps is not None
-        if self.search.rescores and same and not longer:
-            raise InputError(
-                f"rescore: {self.search.rescore}; {objective} uses no validation examples, so other examples give "
+                f"rescore: {search.rescore}; {objective} uses no validation examples, so other examples give "
                 "the same scores; name another objective as rescore_by"
             )
 
-    def _check_study(self, study: str) -> None:
+    def _check_gradual(self) -> None:
+        names = " ".join(text for text in self.search.criteria if "@gradual" in text)
         if self.sweep.capped is not None:
+            raise InputError(f"{_SOURCES}: {names}; with max_{self.sweep.capped} there is no single density")
+        if self.sweep.layer_sparsity:
+            layers = " ".join(self.sweep.layer_sparsity)
             raise InputError(
-                f"optuna.study: {study!r}; the front of max_{self.sweep.capped} is searched once, for all sweeps"
-            )
-        names = self._of_group("optuna")
-        if names and any(SCHEDULES[schedule].rounds > 1 for schedule in self.schedules.schedule):
-            raise InputError(
-                f"optuna.study: {study!r}; in rounds, {names[0]} searches what earlier rounds left alive, which is not "
-                "the same in all sweeps"
+                f"{_SOURCES}: {names}; gradual pruning follows one density, and layer_sparsity is {layers}"
             )
 
+    def _check_optuna(self) -> None:
+        own, capped = self.optuna, self.sweep.capped
+        named = [name for name in self._methods if name in SEARCHERS and SEARCHERS[name]().settings_group == "optuna"]
+        if own.study is not None and capped is not None:
+            raise InputError(f"optuna.study: {own.study!r}; the front of max_{capped} is searched once, for all sweeps")
+        if own.study is not None and named and self._has_rounds:
+            raise InputError(
+                f"optuna.study: {own.study!r}; in rounds, {named[0]} searches the units that earlier rounds kept, "
+                "and these differ between sweeps"
+            )
+        if own.parametrisation == "mixture" and not self.search.saliencies and named:
+            raise InputError("optuna.parametrisation: mixture; give the criteria to mix as saliencies")
+
     def _check_schedule(self, name: str) -> None:
-        row = SCHEDULES[name]
-        chosen = [split_method(method)[0] for method in self.sweep.methods]
-        if row.changes in ("set", "rigl") and self.sweep.granularity == "filter":
+        row, sweep = SCHEDULES[name], self.sweep
+        if row.changes in ("set", "rigl") and sweep.granularity == "filter":
             raise InputError(f"schedule: {name} regrows weights, and granularity is filter")
         if row.changes == "ramp" or row.detects:
-            for method in chosen:
+            for method in self._methods:
                 if method not in CRITERIA:
                     raise InputError(f"schedule: {name} ranks units repeatedly, and {method} is no criterion")
-        if row.changes == "ramp" and self.sweep.layer_sparsity:
-            raise InputError(
-                f"layer_sparsity: {' '.join(self.sweep.layer_sparsity)}; {name} follows one density, not one a layer"
-            )
+        if row.changes == "ramp" and sweep.layer_sparsity:
+            layers = " ".join(sweep.layer_sparsity)
+            raise InputError(f"layer_sparsity: {layers}; {name} follows one density for all layers")
         asked = self.schedules.retrain_epochs
         if row.changes == "ramp" and not (self.train.epochs if asked is None else asked):
             raise InputError(f"schedule: {name} prunes while it retrains, and retraining has no epochs")
         if row.detects and not self.train.epochs:
             raise InputError(f"schedule: {name} watches the dense training, and epochs is 0")
-        if row.detects and self.sweep.dense != "auto":
-            raise InputError(f"schedule: {name} watches the dense training, and dense is {self.sweep.dense}")
+        if row.detects and sweep.dense != "auto":
+            raise InputError(f"schedule: {name} watches the dense training, and dense is {sweep.dense}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Nested plain values, ready for JSON."""
+        """Return {group: {name: value}} of all settings, ready for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, groups: Mapping[str, Mapping[str, Any]], source: str = "settings") -> "Settings":
-        """What :meth:`as_dict` gave, as JSON has it; users' modules that it names are loaded.
+        """Return the settings that :meth:`as_dict` made, from JSON; plugins that the settings name are loaded.
 
         Raises
         ------
         InputError
-            If they are of a version that had other settings; ``source`` is named, and why a setting was removed.
+            For a setting that this version does not have; the message names ``source`` and says what replaced it.
         """
         flat: dict[str, Any] = {}
         for name, values in groups.items():
@@ -330,42 +327,39 @@ class Settings:
         return cls().updated(flat, source)
 
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
-        """These settings with some values replaced, given by field name without its group.
+        """Return these settings with new values, given by name without the group, as in a recipe's TOML file.
 
         ``annealing``, ``optuna`` and ``supermask`` are tables of their own fields.
 
         Raises
         ------
         InputError
-            For a name that no group has, or a value that doesn't fit; ``source`` is named, and why a setting was
-            removed.
+            For an unknown name, a removed setting or a wrong value; the message names ``source``.
         """
         load_plugins(flat.get("plugin", ()))  # before rows are looked up
-        groups = {group.name: getattr(self, group.name) for group in dataclasses.fields(self)}
-        owner = {
-            item.name: name
-            for name, group in groups.items()
-            if name not in NESTED
-            for item in dataclasses.fields(group)
-        }
-        changes: dict[str, dict[str, Any]] = {name: {} for name in groups}
+        types = {group.name: value_types(type(getattr(self, group.name))) for group in dataclasses.fields(self)}
+        owner = {name: group for group in types if group not in NESTED for name in types[group]}
+        changes: dict[str, dict[str, Any]] = {}
         for key, value in flat.items():
             inner = [f"{key}.{name}" for name in value] if key in NESTED and isinstance(value, dict) else []
-            for name in (key, *inner):
-                if name in REMOVED:
-                    raise InputError(f"{name} in {source}: {REMOVED[name]}")
+            for name in filter(REMOVED.__contains__, (key, *inner)):
+                raise InputError(f"{name} in {source}: {REMOVED[name]}")
             choose(f"key in {source}", key, [*owner, *NESTED])
-            if key in NESTED:
-                changes[key] = fitted_table(type(groups[key]), key, value, source)
-            else:
-                hint = get_type_hints(type(groups[owner[key]]))[key]
-                changes[owner[key]][key] = fitted(value, hint, f"{source}: {key}")
+            if key not in NESTED:
+                group = owner[key]
+                changes.setdefault(group, {})[key] = fitted(value, types[group][key], f"{source}: {key}")
+                continue
+            if not isinstance(value, dict):
+                raise InputError(f"{source}: {key} is {value!r}; a table of its settings is needed")
+            for name, own in value.items():
+                of = types[key][choose(f"key in {source} [{key}]", name, list(types[key]))]
+                changes.setdefault(key, {})[name] = fitted(own, of, f"{source}: {key}.{name}")
         return self.with_changes(changes)
 
     def with_changes(self, changes: Mapping[str, Mapping[str, Any]]) -> "Settings":
-        """These settings with some values replaced: group -> field -> value, as the field has it.
+        """Return these settings with new values, given as {group: {name: value}}.
 
-        With another granularity, what was usual for the old one becomes what is usual for the new one.
+        With another granularity, settings at the usual value of the old one get the usual value of the new one.
 
         Raises
         ------

@@ -25,4 +25,4 @@ REMOVED: dict[str, str] = {
     "annealing.temperature_start": _TEMPERATURE,
     "annealing.temperature_end": _TEMPERATURE,
 }
-"""Name -> sentence. A setting of a group with a name of its own has that name in front: ``annealing.tabu``."""
+"""Name of the setting -> sentence. Settings of annealing and Optuna begin with the group: ``annealing.tabu``."""

@@ -1,4 +1,4 @@
-"""Settings of searches beside the budget: their start, their saliencies, short trainings, and second scorings."""
+"""Settings of searches: start masks, saliencies, short trainings, second scorings, and Optuna's studies."""
 
 import re
 from dataclasses import dataclass, replace
@@ -6,17 +6,17 @@ from typing import Literal, cast, get_args
 
 from masksearch.core.space import Scope
 from masksearch.criteria import CRITERIA
-from masksearch.experiment.settings.schedule_settings import check_some
+from masksearch.experiment.settings.checks import check_fields, check_least
 from masksearch.scoring import OBJECTIVES
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
 __all__ = ["OptunaSettings", "SearchSettings", "Source", "split_method"]
 
 
 def split_method(text: str) -> tuple[str, str]:
-    """``snip@3ep`` as (``snip``, ``3ep``); without a moment the second is empty."""
+    """Return the name and the moment of a method: ``snip`` and ``3ep`` for ``snip@3ep``; the moment may be empty."""
     name, _, moment = text.partition("@")
     return name, moment
 
@@ -32,12 +32,12 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Read ``magnitude``, ``magnitude@3ep`` or ``magnitude@gradual:2ep``, each with ``:erk`` or another scope.
+        """Read a criterion with its moment and scope: ``magnitude``, ``magnitude@3ep:erk``, ``magnitude@gradual:2ep``.
 
         Raises
         ------
         InputError
-            For an unknown criterion, or anything else behind an ``@``.
+            For an unknown criterion, or another text behind ``@``.
         """
         before, _, after = text.rpartition(":")
         if before and after in get_args(Scope):
@@ -58,52 +58,46 @@ class Source:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The start and the saliencies of searches, and the second scoring that chooses among their best masks."""
+    """Start masks and saliencies of searches, and the second scoring that chooses among the best masks."""
 
     saliencies: tuple[str, ...] = ()
-    """Criteria by which optuna_*, eda, evolution and annealing with densities rank units: NAME, NAME@MOMENT or
-    NAME@gradual:2ep."""
+    """Criteria by which searchers rank units: NAME, NAME@MOMENT or NAME@gradual:2ep.
+    optuna_*, eda, evolution, and annealing with densities use them."""
     warm_start: str | None = None
-    """Criterion whose mask searches start from: as saliencies, or NAME:layerwise, NAME:erk, NAME:global; if not
-    given, searches start from a random mask."""
+    """Criterion whose mask searches start from; if not given, searches start from a random mask.
+    Written as saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global."""
     proposals: int = 1
-    """Masks proposed per step of a search; on a GPU, weight masks of small networks are then scored together."""
+    """Masks that a search proposes per step.
+    On a GPU, weight masks of small networks are then scored together."""
     training_steps: int = 250
-    """Optimiser steps of a ticket per scoring by short_training or training_loss."""
+    """Optimiser steps per scoring by the objectives short_training and training_loss."""
     training_lr: float | None = None
-    """Learning rate of these steps; if not given, that of retraining. A larger rate separates masks in fewer steps."""
+    """Learning rate of the objectives short_training and training_loss.
+    If not given, the rate of retraining. A larger rate separates masks in fewer steps."""
     rescore: int = 1
-    """Number of a search's best masks (1 to 5) that are scored again, on the validation examples that the search did
-    not use."""
+    """Number of a search's best masks (1 to 5) to score again on validation examples that the search did not use."""
     rescore_by: str | None = None
-    """Objective of the second scoring; if not given, that of --objective. The masks of --warm-start and --finalists
-    are scored with it, too."""
+    """Objective of the second scoring; if not given, the objective of the search.
+    It also scores the masks of warm_start and finalists."""
     finalists: tuple[str, ...] = ()
-    """Criteria whose masks are scored again beside the search's best masks: as warm_start, for example
-    bn_scale:layerwise."""
+    """Criteria whose masks take part in the second scoring, beside the search's best masks.
+    Written as warm_start, for example bn_scale:layerwise."""
     rescore_steps: int | None = None
     """Optimiser steps per second scoring by short_training or training_loss; if not given, training_steps."""
 
     def __post_init__(self) -> None:
-        if self.saliencies:
-            check_some("saliencies", self.saliencies)
-        if self.finalists:
-            check_some("finalists", self.finalists)
-        for text, source in zip(self.criteria, self.sources, strict=True):  # raises for one that can't be
-            if source.scope is not None and text in self.saliencies:
+        check_fields(self)
+        check_least(self, proposals=1, training_steps=1, rescore_steps=1)
+        for text in self.saliencies:
+            source = Source.parse(text)
+            if source.scope is not None:
                 raise InputError(
-                    f"saliencies: {text}; they rank units, and only masks have a scope: write {source.name}"
+                    f"saliencies: {text}; a scope is for masks of warm_start and finalists only: write {source.name}"
                 )
-        if self.proposals < 1:
-            raise InputError(f"proposals: {self.proposals}; at least 1 is needed")
-        if self.training_steps < 1:
-            raise InputError(f"training_steps: {self.training_steps}; at least 1 is needed")
-        if self.training_lr is not None and not 0 < self.training_lr < float("inf"):
-            raise InputError(f"training_lr: {self.training_lr}; a finite number above 0 is needed")
-        if self.rescore_steps is not None and self.rescore_steps < 1:
-            raise InputError(f"rescore_steps: {self.rescore_steps}; at least 1 is needed")
-        if not 1 <= self.rescore <= 5:
-            raise InputError(f"rescore: {self.rescore}; 1 to 5 of the best masks can be scored again")
+        _ = self.sources  # raises for an unknown criterion
+        lr = self.training_lr
+        require("training_lr", lr, lr is None or 0 < lr < float("inf"), "a finite number above 0")
+        require("rescore", self.rescore, 1 <= self.rescore <= 5, "1 to 5, the number of best masks to score again")
         if self.rescore_by is not None:
             OBJECTIVES.check(self.rescore_by, "rescore_by")
             if not self.rescores:
@@ -114,37 +108,39 @@ class SearchSettings:
 
     @property
     def rescores(self) -> bool:
-        """Whether there is more than one mask to choose from when a search is over."""
+        """Whether a search ends with several masks that are scored again."""
         return self.rescore > 1 or bool(self.finalists) or (self.rescore_by is not None and self.warm_start is not None)
 
     @property
     def criteria(self) -> tuple[str, ...]:
-        """The criteria that searches need, with their moments."""
+        """Texts of all criteria that searches use: saliencies, warm start and finalists."""
         return self.saliencies + ((self.warm_start,) if self.warm_start else ()) + self.finalists
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The same, read."""
+        """All criteria that searches use, each with its moment and scope."""
         return tuple(map(Source.parse, self.criteria))
 
 
 @dataclass(frozen=True)
 class OptunaSettings:
-    """Meaning of the numbers that Optuna's samplers choose: see :class:`masksearch.searchers.OptunaSearch`."""
+    """Parametrisation and storage of Optuna's studies: see :class:`masksearch.searchers.OptunaSearch`."""
 
     parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
-    """Numbers that samplers choose: densities of layers, weights of a mixture of saliencies, blocks of units, or
-    single bits."""
+    """Numbers that Optuna's samplers choose: layers, mixture, blocks or bits.
+    These are densities of layers, weights of a mixture of saliencies, blocks of units, or single bits of the mask."""
     densities: bool = False
-    """Search the layers' densities beside a mixture's weights."""
+    """Search the layers' densities together with the weights of a mixture of saliencies."""
     spread: float = 3.0
     """Largest difference of a layer's density from the mean, in log-odds."""
     blocks: int = 32
-    """Approximate number of blocks in all layers together."""
+    """Approximate number of blocks of units in all layers together, for the parametrisation blocks."""
     storage: str | None = None
-    """URL of the storage that gets each study after its search; if not given, a SQLite file in the search's folder."""
+    """URL of the Optuna storage of the studies; if not given, a SQLite file in the folder of each search.
+    A study is written to the storage after its search."""
     study: str | None = None
-    """Name of a study in this storage. Sweeps that give the same name search together: one study per cell."""
+    """Name of an Optuna study that several sweeps share through the storage.
+    Sweeps that give the same name search together: one study per cell."""
 
     def __post_init__(self) -> None:
         if self.study is not None and (not self.study or self.storage is None):

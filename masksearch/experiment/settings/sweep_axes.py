@@ -1,4 +1,4 @@
-"""What a sweep compares: the axes of its grid."""
+"""Axes of a sweep's grid: data set, network, methods, sparsities, moments and seeds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from masksearch.core.protocol import Budget
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
-from masksearch.experiment.settings.schedule_settings import check_some
+from masksearch.experiment.settings.checks import check_fields, check_least, check_some
 from masksearch.experiment.settings.search_settings import split_method
 from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES
@@ -15,7 +15,7 @@ from masksearch.searchers import SEARCHERS
 from masksearch.searchers.optuna.parametrisations import RANGE
 from masksearch.supermasks import SUPERMASKS
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
 __all__ = ["CAPPED", "METHODS", "Capped", "Granularity", "SweepSettings", "methods", "parse_layer_sparsity"]
@@ -28,92 +28,88 @@ METHODS: dict[Granularity, tuple[str, ...]] = {
     "weight": ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random"),
     "filter": ("annealing", "random_search", "filter_l1", "fpgm", "taylor", "random"),
 }
-"""The usual methods of each granularity."""
+"""Methods of a sweep that names none, by granularity."""
 
 
 def methods() -> list[str]:
-    """Names of everything that makes masks: searchers, criteria, and supermasks, which learn them by gradient."""
+    """Return the names of all searchers, criteria and supermasks."""
     return [*SEARCHERS, *CRITERIA, *SUPERMASKS]
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What is compared: a grid of method x sparsity x find-at x seed, times the schedules and what belongs to them."""
+    """Grid of a sweep: data set, network, methods, sparsities, moments and seeds."""
 
     dataset: str = "digits"
     """Data set: a row of --list, or imagefolder:PATH."""
     model: str = "lenet_300_100"
-    """Network: a row of --list, NAME:WIDTH for a multiple of its width, or torchvision:NAME."""
+    """Network: a row of --list, NAME:WIDTH or torchvision:NAME.
+    NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5."""
     granularity: Granularity = "weight"
-    """Unit that one mask bit switches: a weight, or a filter with everything that is removed with it."""
+    """What one bit of the mask switches: weight or filter.
+    A filter is removed with everything that depends on it."""
     methods: tuple[str, ...] = ()
-    """Searchers, criteria and supermasks to compare: rows of --list. NAME@MOMENT finds the masks of NAME at that
-    moment of the dense training. If not given, the usual methods of the granularity."""
+    """Searchers, criteria and supermasks to compare: rows of --list.
+    NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
+    granularity."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
-    """Pruned shares of the units, each between 0 and 1."""
+    """Pruned shares of the weights or filters.
+    Each share is above 0 and below 1."""
     max_macs: tuple[float, ...] = ()
-    """Upper bounds of the masks' MACs, as shares of the dense network's, instead of sparsity. Filters only; each
-    optuna_* sampler searches one front for all bounds."""
+    """Upper bounds of the MACs of masked networks, as shares of the dense network's MACs, instead of sparsity.
+    Filters only. Each optuna_* sampler searches one front for all bounds."""
     max_params: tuple[float, ...] = ()
-    """Upper bounds of the masks' parameters, as shares of the dense network's, instead of sparsity. Filters only."""
+    """Upper bounds of the parameters of masked networks, as shares of the dense network's, instead of sparsity.
+    Filters only."""
     max_latency: tuple[float, ...] = ()
-    """Upper bounds of the masks' measured latency (batches of 64 examples), as shares of the dense network's,
-    instead of sparsity. Filters and optuna_* samplers only; measured times differ from run to run."""
+    """Upper bounds of the measured latency of masked networks, as shares of the dense network's, instead of sparsity.
+    Filters and optuna_* samplers only, for batches of 64 examples. Measured times differ from run to run."""
     layer_sparsity: tuple[str, ...] = ()
     """Layers with their own sparsity, as fc1=0.9; all other layers have the sweep's sparsity."""
     seeds: int = 3
-    """Number of seeds of initial weights, training and search; results are means over the seeds."""
+    """Number of seeds; results are means over them.
+    A seed decides initial weights, training and search."""
     first_seed: int = 0
-    """First seed; the others follow it. Use different seeds for choosing settings and for reporting results."""
+    """First seed; the others follow it.
+    Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
-    """Scorings per search."""
+    """Number of masks that a search scores."""
     objective: str = "calibrated_loss"
-    """Objective that a search maximises: a row of --list."""
+    """Score that a search maximises: a row of --list."""
     find_at: tuple[str, ...] = ()
     """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep (by validation).
     If not given, the usual moment of each method."""
     dense: str = "auto"
-    """Dense network: auto (trained, or trained earlier), or the file of a state dict; {seed} in its name is the
-    seed."""
+    """Dense network: auto (trained, or loaded if it is trained already), or the file of a state dict.
+    {seed} in the file's name is replaced by the seed."""
 
     def __post_init__(self) -> None:
-        choose("granularity", self.granularity, list(get_args(Granularity)))
+        object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
+        choose("granularity", self.granularity, list(METHODS))
         choose("data set", self.dataset.partition(":")[0], list(DATASETS))
         _check_model(self.model)
-        object.__setattr__(self, "methods", tuple(self.methods) or METHODS[self.granularity])
-        check_some("methods", self.methods)
+        check_fields(self, "methods", "sparsity")
+        check_least(self, seeds=1, first_seed=0)
         for method in self.methods:
             self._check_method(*split_method(method))
-        check_some("sparsity", self.sparsity)
         for sparsity in self.sparsity:
             if not 0 < sparsity < 1:
                 raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
         self._check_caps()
         if self.layer_sparsity:
             check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
-        if self.seeds < 1:
-            raise InputError(f"seeds: {self.seeds}; at least 1 is needed")
-        if self.first_seed < 0:
-            raise InputError(f"first_seed: {self.first_seed}; 0 or more is needed")
         Budget(scorings=self.budget)
         OBJECTIVES.check(self.objective)
-        if self.find_at:
-            check_some("find_at", self.find_at)
         for moment in self.find_at:
             Duration.parse(moment, "find_at")
 
     def _check_caps(self) -> None:
-        given = [f"max_{name}" for name in CAPPED if getattr(self, f"max_{name}")]
-        if self.capped is None:
-            return
-        flag = f"max_{self.capped}"
-        if len(given) > 1:
-            raise InputError(f"{flag}: given beside {given[given[0] == flag]}; give one of them only")
-        check_some(flag, self.caps)
+        flag, *others = [f"max_{name}" for name in CAPPED if getattr(self, f"max_{name}")] or [""]
+        if others:
+            raise InputError(f"{flag}: given beside {others[0]}; give one of them only")
         for cap in self.caps:
-            if not 1 / RANGE <= cap < 1:
-                raise InputError(f"{flag}: {cap}; a share from {1 / RANGE:g} to below 1 is needed")
-        if self.granularity != "filter":
+            require(flag, cap, 1 / RANGE <= cap < 1, f"a share from {1 / RANGE:g} to below 1")
+        if flag and self.granularity != "filter":
             raise InputError(f"{flag}: of {self.granularity} masks all units cost the same; granularity must be filter")
 
     def _check_method(self, name: str, moment: str) -> None:
@@ -130,45 +126,41 @@ class SweepSettings:
 
     @property
     def seed_range(self) -> range:
-        """The seeds."""
+        """Seeds of the sweep, beginning with the first seed."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def sparsities(self) -> tuple[float, ...]:
-        """The sparsities that are asked for, whichever way."""
-        if self.capped is not None:
-            return tuple(round(1 - cap, 12) for cap in self.caps)
-        return self.sparsity
+        """Sparsities of the sweep: 1 - cap for each upper bound of a cost, else ``sparsity``."""
+        return tuple(round(1 - cap, 12) for cap in self.caps) or self.sparsity
 
     @property
     def sized_by(self) -> str:
-        """The setting that says how small masks are: sparsity, unless another stands in its place."""
-        if self.capped is not None:
-            return f"max_{self.capped}"
-        return "sparsity"
+        """Name of the setting that decides the size of masks: ``sparsity``, or ``max_macs`` or another bound."""
+        return f"max_{self.capped}" if self.capped else "sparsity"
 
     @property
     def capped(self) -> Capped | None:
-        """Which cost masks have caps on, if on any."""
+        """Cost that has upper bounds; None without bounds."""
         return next((name for name in CAPPED if getattr(self, f"max_{name}")), None)
 
     @property
     def caps(self) -> tuple[float, ...]:
-        """The caps, as shares of the dense network's cost."""
+        """Upper bounds of a cost, as shares of the dense network's cost; empty without bounds."""
         return getattr(self, f"max_{self.capped}", ())
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """The moments of the dense training that masks are asked to be found at, by ``find_at`` or by a method."""
+        """Moments of the dense training that ``find_at`` or a method names."""
         return (*self.find_at, *filter(None, (split_method(method)[1] for method in self.methods)))
 
     def dense_file(self, seed: int) -> Path:
-        """The file with the dense network of a seed, where ``dense`` is one."""
+        """Return the path of the dense network's state dict for a seed, where ``dense`` is a path."""
         return Path(self.dense.replace("{seed}", str(seed)))
 
 
 def parse_layer_sparsity(text: str) -> tuple[str, float]:
-    """``fc1=0.9`` as (``fc1``, 0.9)."""
+    """Return the name of a layer and its sparsity: (``fc1``, 0.9) for ``fc1=0.9``."""
     name, _, number = text.rpartition("=")
     try:
         sparsity = float(number)

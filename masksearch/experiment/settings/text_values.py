@@ -1,48 +1,71 @@
-"""Values of settings as text: what ``--set group.field=value`` reads, and reports write."""
+"""Values of settings: read from text (flags, ``--set``) and from TOML or JSON, and written as text."""
 
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["parse_value", "value_text"]
+__all__ = ["ValueType", "fitted", "parse_value", "value_text", "value_types"]
 
-_BOOLEANS = {"true": True, "false": False}
-_NUMBERS: dict[type, str] = {int: "a whole number", float: "a number"}
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def parse_value(text: str, hint: Any, name: str) -> Any:
-    """Read a value of the type ``hint``: ``0.9``, ``true``, ``none``, or ``3,5`` for several.
+@dataclass(frozen=True)
+class ValueType:
+    """Type hint of a setting, taken apart: the type of one value, and how many values there may be."""
+
+    kind: Any  # bool, int, float or str
+    words: tuple[str, ...] = ()  # the only allowed texts; empty: any
+    several: bool = False  # a tuple of values
+    optional: bool = False  # may be None
+
+    @classmethod
+    def of(cls, hint: Any) -> "ValueType":
+        """Return the parts of a type hint."""
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        if NoneType in get_args(hint):
+            inner = cls.of(kinds[0])
+            return cls(inner.kind, inner.words, inner.several, optional=True)
+        if get_origin(hint) is tuple:
+            inner = cls.of(kinds[0])
+            return cls(inner.kind, inner.words, several=True)
+        return cls(str, tuple(kinds)) if get_origin(hint) is Literal else cls(hint)
+
+    def parse_one(self, text: str, name: str) -> Any:
+        """Read one value from text; ``name`` begins the message of an InputError if the text is no such value."""
+        try:
+            return {"true": True, "false": False}[text.lower()] if self.kind is bool else self.kind(text)
+        except (KeyError, ValueError):
+            raise InputError(f"{name}: {text!r}; {_WORDS[self.kind]} is needed") from None
+
+
+def value_types(group: type) -> dict[str, ValueType]:
+    """Return {name: type} of the fields of a dataclass."""
+    hints = get_type_hints(group)
+    return {item.name: ValueType.of(hints[item.name]) for item in fields(group)}
+
+
+def parse_value(text: str, of: ValueType, name: str) -> Any:
+    """Read a value from text: ``0.9``, ``true``, ``none``, or ``3,5`` for several values.
 
     Raises
     ------
     InputError
         If the text is no value of this type; ``name`` is the setting's in the message.
     """
-    if get_origin(hint) in (Union, UnionType):  # X | None
-        if text == "none":
-            return None
-        [hint] = [kind for kind in get_args(hint) if kind is not NoneType]
-    if get_origin(hint) is tuple:
-        items = [item.strip() for item in text.strip("[] ").split(",")]
-        return tuple(parse_value(item, get_args(hint)[0], name) for item in items if item)
-    if get_origin(hint) is Literal:
-        return choose(name, text, list(get_args(hint)))
-    if hint is bool:
-        if text.lower() not in _BOOLEANS:
-            raise InputError(f"{name}: {text!r}; true or false is needed")
-        return _BOOLEANS[text.lower()]
-    if hint in _NUMBERS:
-        try:
-            return hint(text)
-        except ValueError:
-            raise InputError(f"{name}: {text!r}; {_NUMBERS[hint]} is needed") from None
-    return text
+    if of.optional and text.lower() == "none":
+        return None
+    texts = [item.strip() for item in text.strip("[] ").split(",") if item.strip()] if of.several else [text]
+    for word in texts if of.words else ():
+        choose(name, word, list(of.words))
+    values = tuple(of.parse_one(item, name) for item in texts)
+    return values if of.several else values[0]
 
 
 def value_text(value: Any) -> str:
-    """Write a value as :func:`parse_value` reads it."""
+    """Write a value as text that :func:`parse_value` reads."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -50,3 +73,21 @@ def value_text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(value_text, value))
     return repr(value) if isinstance(value, float) else str(value)
+
+
+def fitted(value: Any, of: ValueType, name: str) -> Any:
+    """Return a value of TOML or JSON in the type of its setting: lists become tuples, and 1 becomes 1.0 for a float.
+
+    Raises
+    ------
+    InputError
+        If the value has another type; ``name`` is the setting's in the message. Allowed words are not checked here.
+    """
+    if of.several and not isinstance(value, list | tuple):
+        raise InputError(f"{name} is {value!r}; a list is needed")
+    values = []
+    for item in value if of.several else [value]:
+        if type(item) is not of.kind and not (of.kind is float and type(item) is int):
+            raise InputError(f"{name} is {item!r}; {_WORDS[of.kind]} is needed")
+        values.append(of.kind(item))
+    return tuple(values) if of.several else values[0]
