@@ -39,9 +39,8 @@ _Shown = tuple[list[Grid], list[Drawing]]
 
 
 def show(args: Sequence[str], console: Console) -> None:
-    """Print the results of a sweep, and the contents of the folder of a sweep, a cell or a dense network."""
-    about = "Print the results of a sweep that is finished or running, and what its folder contains."
-    parser = Parser("masksearch show", description=about)
+    """Print the results of a sweep that is finished or running, and what its folder contains."""
+    parser = Parser("masksearch show", description=show.__doc__)
     folder_help = "Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."
     parser.add_argument("folder", nargs="*", type=Path, metavar="FOLDER", help=folder_help)
     folders = parser.parse(args).folder
@@ -58,9 +57,8 @@ def show(args: Sequence[str], console: Console) -> None:
 
 
 def compare(args: Sequence[str], console: Console) -> None:
-    """Print how several sweeps differ, in their settings and in their results."""
-    about = "Print how sweeps differ: their settings, and their results paired by cell."
-    parser = Parser("masksearch compare", description=about)
+    """Print how sweeps differ: their settings, and their results paired by cell."""
+    parser = Parser("masksearch compare", description=compare.__doc__)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="Folders of two or more sweeps.")
     parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write the tables to.")
     given = parser.parse(args)
@@ -73,7 +71,7 @@ def compare(args: Sequence[str], console: Console) -> None:
 
 def analyse(args: Sequence[str], console: Console) -> None:
     """Print properties of the masks of sweeps, and write them as Markdown and figures."""
-    parser = Parser("masksearch analyse", description="Print and draw properties of the masks of sweeps.")
+    parser = Parser("masksearch analyse", description=analyse.__doc__)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="Folders of sweeps.")
     several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     analyses_help = f"Analyses to make: {', '.join(ANALYSES)}; all if not given."

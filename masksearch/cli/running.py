@@ -1,17 +1,24 @@
-"""``masksearch run``: run sweeps, print their results and the paths of their reports."""
+"""``masksearch run`` and ``--list``: run sweeps, print their results, print the tables of methods and networks."""
 
 import ctypes
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from masksearch.cli.flags import full_help, parse
-from masksearch.cli.listing import print_tables
 from masksearch.cli.progress import ProgressBars
-from masksearch.experiment import Settings, SweepResult, run_sweep
+from masksearch.criteria import CRITERIA
+from masksearch.data import DATASETS
+from masksearch.experiment import Settings, SweepResult, recipe_names, recipe_text, run_sweep
 from masksearch.experiment.store.sweep_name import free_name, renamed
+from masksearch.models import MODELS
+from masksearch.schedules import SCHEDULES
+from masksearch.scoring import OBJECTIVES
+from masksearch.searchers import SEARCHERS
+from masksearch.supermasks import SUPERMASKS
 
 __all__ = ["keep_freed_memory", "print_result", "run"]
 
@@ -27,7 +34,7 @@ def run(args: Sequence[str], console: Console) -> None:
         return
     parts = parse(args, "masksearch run")
     if parts == "list":
-        print_tables()
+        print_tables(console)
     else:
         run_parts(parts, ["run", *args], console)
 
@@ -68,6 +75,37 @@ def print_result(result: SweepResult, command: Sequence[str], console: Console) 
         console.print(why, highlight=False)
     console.print(f"curves  tensorboard --logdir {result.path}    then {address}", highlight=False, soft_wrap=True)
     console.print(f"report  {report}", highlight=False, soft_wrap=True)
+
+
+def print_tables(console: Console) -> None:
+    """Print the names and descriptions of all methods, schedules, objectives, networks, data sets and recipes."""
+    catalogue = {
+        "searchers (--methods)": {name: _first_line(row) for name, row in SEARCHERS.items()},
+        "criteria (--methods, --saliencies, --warm-start)": {name: row.source for name, row in CRITERIA.items()},
+        "supermasks, learned by gradient (--methods)": {
+            name: f"{row.about} ({row.source})" for name, row in SUPERMASKS.items()
+        },
+        "schedules (--schedule)": {name: row.about for name, row in SCHEDULES.items()},
+        "objectives (--objective, --rescore-by)": {name: row.about for name, row in OBJECTIVES.items()},
+        "networks (--model)": {
+            **{name: row.about for name, row in MODELS.items()},
+            "torchvision:NAME": "torchvision's classifiers",
+        },
+        "data sets (--dataset)": {name: row.about for name, row in DATASETS.items()},
+        "recipes (--recipe)": {name: recipe_text(name) for name in recipe_names()},
+    }
+    for kind, rows in catalogue.items():
+        console.print(f"[bold]{kind}[/]", highlight=False)
+        for name, text in rows.items():
+            console.print(f"  {name:<22} {text}", soft_wrap=True, markup=False, highlight=False)
+
+
+def _first_line(row: object) -> str:
+    """First line of a row's docstring; for a partial, the first line of its function's docstring and the arguments."""
+    if isinstance(row, partial):
+        given = [*map(repr, row.args), *(f"{name}={value!r}" for name, value in row.keywords.items())]
+        return f"{_first_line(row.func)} ({', '.join(given)})"
+    return (row.__doc__ or "a row of your own").strip().splitlines()[0]
 
 
 def keep_freed_memory() -> bool:

@@ -4,30 +4,25 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from masksearch.core.protocol import Budget
 from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.criteria import CRITERIA
-from masksearch.experiment.settings.checks import check_fields, check_least
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings, parse_rewind
-from masksearch.experiment.settings.search_settings import OptunaSettings, SearchSettings, split_method
+from masksearch.experiment.settings.search_settings import OptunaSettings, ScoringSettings, SearchSettings, split_method
 from masksearch.experiment.settings.sweep_axes import METHODS, Capped, Granularity, SweepSettings
-from masksearch.experiment.settings.text_values import fitted, value_types
+from masksearch.experiment.settings.text_values import check_least, fitted, value_types
 from masksearch.plugin import load_plugins
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Annealing
-from masksearch.spaces import LayerKind
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
 __all__ = ["NESTED", "ON_EMPTY", "SCOPES", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
-
-ScoredWeights = Literal["own", "signed_constant"]
 
 SCOPES: dict[Granularity, Scope] = {"weight": "global", "filter": "layerwise"}
 """Scope of criteria by granularity: norms of filters differ between layers, so one threshold can empty a layer."""
@@ -39,46 +34,6 @@ NESTED = ("annealing", "optuna", "supermask")
 """Groups whose settings are written with the group's name, in recipes and messages: ``annealing.chains``."""
 
 _SOURCES = "saliencies, warm_start or finalists"
-
-
-@dataclass(frozen=True)
-class ScoringSettings:
-    """Examples, units and time limits of criteria and searches."""
-
-    seconds: float | None = None
-    """Time limit of each search in seconds, besides its budget.
-    It includes gradual pruning, proposing and scoring. Results then depend on the speed of the machine."""
-    search_examples: int | None = None
-    """Number of validation examples that searches score masks on.
-    If not given, 2,000 or half of the validation examples."""
-    train_examples: int | None = None
-    """Number of training examples; all if not given."""
-    val_examples: int | None = None
-    """Number of validation examples, including those that searches score masks on; all if not given."""
-    weights: ScoredWeights = "own"
-    """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
-    scope: Scope | None = None
-    """Comparison of units by a criterion: global (all layers together), layerwise (within each layer) or erk.
-    layerwise keeps the same density in each layer, erk keeps the density of an Erdős-Rényi kernel. If not given,
-    global for weights and layerwise for filters."""
-    hold: Hold = "units"
-    """Quantity in which the density of filter masks is measured: units, params or macs."""
-    on_empty: OnEmpty | None = None
-    """Treatment of masks that empty a layer: allow (and report it), keep_one unit in the layer, or raise an error.
-    If not given, allow for weights and keep_one for filters."""
-    connected: bool = False
-    """Replace kept weights on no path from input to output by the next best weights.
-    For weight masks of criteria and optuna_*."""
-    layers: LayerKind = "all"
-    """Layers whose weights the weight masks switch: all, conv or linear."""
-    examples_per_class: int = 10
-    """Number of training examples of each class that gradient criteria use."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_least(self, examples_per_class=1)
-        if self.seconds is not None:
-            Budget(seconds=self.seconds)
 
 
 @dataclass(frozen=True)
@@ -289,23 +244,23 @@ class Settings:
             raise InputError("optuna.parametrisation: mixture; give the criteria to mix as saliencies")
 
     def _check_schedule(self, name: str) -> None:
-        row, sweep = SCHEDULES[name], self.sweep
-        if row.changes in ("set", "rigl") and sweep.granularity == "filter":
-            raise InputError(f"schedule: {name} regrows weights, and granularity is filter")
-        if row.changes == "ramp" or row.detects:
-            for method in self._methods:
-                if method not in CRITERIA:
-                    raise InputError(f"schedule: {name} ranks units repeatedly, and {method} is no criterion")
-        if row.changes == "ramp" and sweep.layer_sparsity:
-            layers = " ".join(sweep.layer_sparsity)
+        row, sweep, layers = SCHEDULES[name], self.sweep, " ".join(self.sweep.layer_sparsity)
+        ramps = row.changes == "ramp"
+        if ramps and layers:
             raise InputError(f"layer_sparsity: {layers}; {name} follows one density for all layers")
+        others = [method for method in self._methods if method not in CRITERIA]
         asked = self.schedules.retrain_epochs
-        if row.changes == "ramp" and not (self.train.epochs if asked is None else asked):
-            raise InputError(f"schedule: {name} prunes while it retrains, and retraining has no epochs")
-        if row.detects and not self.train.epochs:
-            raise InputError(f"schedule: {name} watches the dense training, and epochs is 0")
-        if row.detects and sweep.dense != "auto":
-            raise InputError(f"schedule: {name} watches the dense training, and dense is {sweep.dense}")
+        epochs = self.train.epochs if asked is None else asked
+        regrows = row.changes in ("set", "rigl")
+        for wrong, why in (
+            (regrows and sweep.granularity == "filter", "regrows weights, and granularity is filter"),
+            ((ramps or row.detects) and others, f"ranks units repeatedly, and {' '.join(others[:1])} is no criterion"),
+            (ramps and not epochs, "prunes while it retrains, and retraining has no epochs"),
+            (row.detects and not self.train.epochs, "watches the dense training, and epochs is 0"),
+            (row.detects and sweep.dense != "auto", f"watches the dense training, and dense is {sweep.dense}"),
+        ):
+            if wrong:
+                raise InputError(f"schedule: {name} {why}")
 
     def as_dict(self) -> dict[str, Any]:
         """Return {group: {name: value}} of all settings, ready for JSON."""

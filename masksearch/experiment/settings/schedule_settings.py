@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from masksearch.experiment.settings.checks import check_fields, check_least
+from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.schedules import SCHEDULES, EarlyBird
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError, require

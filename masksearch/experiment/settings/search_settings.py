@@ -4,15 +4,19 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
-from masksearch.core.space import Scope
+from masksearch.core.protocol import Budget
+from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.criteria import CRITERIA
-from masksearch.experiment.settings.checks import check_fields, check_least
+from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.scoring import OBJECTIVES
+from masksearch.spaces import LayerKind
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
-__all__ = ["OptunaSettings", "SearchSettings", "Source", "split_method"]
+__all__ = ["OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
+
+ScoredWeights = Literal["own", "signed_constant"]
 
 
 def split_method(text: str) -> tuple[str, str]:
@@ -54,6 +58,46 @@ class Source:
         if moment:
             Duration.parse(moment, f"saliencies, warm_start or finalists: {text}")
         return cls(name, moment)
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """Examples, units and time limits of criteria and searches."""
+
+    seconds: float | None = None
+    """Time limit of each search in seconds, besides its budget.
+    It includes gradual pruning, proposing and scoring. Results then depend on the speed of the machine."""
+    search_examples: int | None = None
+    """Number of validation examples that searches score masks on.
+    If not given, 2,000 or half of the validation examples."""
+    train_examples: int | None = None
+    """Number of training examples; all if not given."""
+    val_examples: int | None = None
+    """Number of validation examples, including those that searches score masks on; all if not given."""
+    weights: ScoredWeights = "own"
+    """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
+    scope: Scope | None = None
+    """Comparison of units by a criterion: global (all layers together), layerwise (within each layer) or erk.
+    layerwise keeps the same density in each layer, erk keeps the density of an Erdős-Rényi kernel. If not given,
+    global for weights and layerwise for filters."""
+    hold: Hold = "units"
+    """Quantity in which the density of filter masks is measured: units, params or macs."""
+    on_empty: OnEmpty | None = None
+    """Treatment of masks that empty a layer: allow (and report it), keep_one unit in the layer, or raise an error.
+    If not given, allow for weights and keep_one for filters."""
+    connected: bool = False
+    """Replace kept weights on no path from input to output by the next best weights.
+    For weight masks of criteria and optuna_*."""
+    layers: LayerKind = "all"
+    """Layers whose weights the weight masks switch: all, conv or linear."""
+    examples_per_class: int = 10
+    """Number of training examples of each class that gradient criteria use."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_least(self, examples_per_class=1)
+        if self.seconds is not None:
+            Budget(seconds=self.seconds)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 from masksearch.core.protocol import Budget
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
-from masksearch.experiment.settings.checks import check_fields, check_least, check_some
 from masksearch.experiment.settings.search_settings import split_method
+from masksearch.experiment.settings.text_values import check_fields, check_least, check_some
 from masksearch.models import MODELS
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
