@@ -1,4 +1,4 @@
-"""Rows from users' modules: files and modules that ``--plugin`` names, and entry points of installed packages."""
+"""Methods, networks and data sets of other modules: those of ``--plugin``, and entry points of installed packages."""
 
 import hashlib
 import importlib
@@ -27,7 +27,7 @@ from masksearch.utils.registry import GROUP, Table, choose
 __all__ = ["ROWS", "TABLES", "load_installed", "load_plugins", "scoped"]
 
 ROWS = "MASKSEARCH"
-"""Name of the dictionary in a plugin's module."""
+"""Name of the dictionary of rows in a plugin's module."""
 
 TABLES: Mapping[str, Table[Any]] = {
     "criteria": CRITERIA,
@@ -38,20 +38,20 @@ TABLES: Mapping[str, Table[Any]] = {
     "datasets": DATASETS,
     "objectives": OBJECTIVES,
 }
-"""Tables that take rows of plugins."""
+"""Name of a table in a plugin's dictionary -> the table."""
 _METHODS = ("searchers", "criteria", "supermasks")  # --methods takes names of all three, so a name has one row in them
 
 _loaded: set[Path] = set()  # files whose rows are in the tables
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Add the rows of users' modules to the tables. A module that is loaded already is skipped.
+    """Add the methods, networks, data sets and objectives of modules to the tables; skip modules loaded already.
 
     A module lists its rows in one dictionary, by table and by name::
 
         MASKSEARCH = {"criteria": {"mine": Criterion(mine, "source")}, "searchers": {"hill": Hill}}
 
-    The tables are those of :data:`TABLES`. Rows of ``searchers`` are functions without arguments that return a
+    :data:`TABLES` has the names of the tables. Rows of ``searchers`` are functions without arguments that return a
     searcher; all others have the row type of their table.
 
     Parameters
@@ -62,8 +62,7 @@ def load_plugins(names: Iterable[str]) -> None:
     Raises
     ------
     InputError
-        If there is no such module, or the module raises an exception, exits, has no rows or has a row that its table
-        cannot take. No table has changed then.
+        If a module is missing, raises an exception, exits, has no rows, or has a row of a wrong type. No table changes.
     """
     for name in names:
         if Path(name).resolve() in _loaded:
@@ -76,10 +75,10 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def load_installed() -> None:
-    """Add the rows of installed packages: of all modules in the entry points of group ``masksearch``.
+    """Add the rows of all installed packages with an entry point in the group ``masksearch``.
 
-    Tables call this function once, when a name is missing or when their names are listed. A package with an error is
-    left out, with a warning.
+    Tables call this function once, when a name is missing or when their names are listed. A package with an error
+    causes a warning, and its rows are left out.
     """
     for entry in entry_points(group=GROUP):
         where = f"plugin {entry.name} of package {entry.dist.name if entry.dist else entry.value}"
@@ -93,7 +92,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Within the block, the tables begin with the package's own rows; at its end they are as before the block."""
+    """Remove the rows of plugins from all tables within a ``with`` block, and restore the tables at its end."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False
@@ -109,7 +108,7 @@ def scoped() -> Iterator[None]:
 
 
 def _of_file(path: Path) -> ModuleType:
-    """The module of a file, under a name of its own, so that the file replaces no module of the same name."""
+    """The module of a file, under a unique name, so that the file replaces no module of the same name."""
     name = f"masksearch_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -124,7 +123,7 @@ def _of_file(path: Path) -> ModuleType:
 
 
 def _of_name(name: str) -> ModuleType:
-    """The module of a dotted name; modules in the current folder count, as in ``python -m``."""
+    """The module of a dotted name, in the current folder or installed, as in ``python -m``."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
@@ -161,21 +160,24 @@ def _add_rows(module: ModuleType, where: str) -> None:
 
 
 def _check_row(kind: str, row: Any, where: str) -> None:
-    wanted = None if kind == "searchers" else type(next(iter(TABLES[kind].values())))
-    if not (callable(row) if wanted is None else isinstance(row, wanted)):
-        raise InputError(f"{where} is a {type(row).__name__}; a {wanted.__name__ if wanted else 'function'} is needed")
-    if wanted is None:
-        with _in_one_line(where):
-            one, other = row(), row()
-        if not isinstance(one, Searcher):
-            raise InputError(f"{where} makes a {type(one).__name__}; a subclass of searchers.Searcher is needed")
-        if one.identity() != other.identity():
-            raise InputError(f"{where} makes searchers with other settings each time; they must be equal")
+    wanted = type(next(iter(TABLES[kind].values())))
+    if kind != "searchers":
+        if not isinstance(row, wanted):
+            raise InputError(f"{where} is a {type(row).__name__}; a {wanted.__name__} is needed")
+        return
+    if not callable(row):
+        raise InputError(f"{where} is a {type(row).__name__}; a function is needed")
+    with _in_one_line(where):
+        one, other = row(), row()
+    if not isinstance(one, Searcher):
+        raise InputError(f"{where} makes a {type(one).__name__}; a subclass of searchers.Searcher is needed")
+    if one.identity() != other.identity():
+        raise InputError(f"{where} makes searchers with other settings each time; they must be equal")
 
 
 @contextmanager
 def _in_one_line(where: str) -> Iterator[None]:
-    """Turn an exception or exit of a user's code into an InputError of one line, with the line in the user's file."""
+    """Turn an exception or exit of a plugin's code into an InputError of one line, with the line in the plugin."""
     try:
         yield
     except (Exception, SystemExit) as error:

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, Literal, NoReturn
 
 from masksearch.cli.arguments import Parser
-from masksearch.cli.help import OTHER_FLAGS
+from masksearch.cli.help import add_other_flags
 from masksearch.experiment import SCALES, Settings, load_recipe
 from masksearch.experiment.settings.catalogue import Setting, flag_keys, flags_by_topic, settings_by_key
 from masksearch.experiment.settings.removed import REMOVED
@@ -34,9 +34,7 @@ class RunParser(Parser):
                 default = value_text(setting.value(usual)).replace(",", " ")
                 text = _help(setting) + (f" (default: {default})" if default not in ("", "none") else "")
                 group.add_argument(setting.flag, default=SUPPRESS, help=text, **_options(setting))
-        group = self.add_argument_group("recipes and other settings")
-        for flag, options in OTHER_FLAGS.items():
-            group.add_argument(flag, **options)
+        add_other_flags(self)
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Raise an InputError for an unknown flag; it says what replaced a removed flag, or how ``--set`` is used."""
@@ -140,16 +138,15 @@ def _changes(given: Namespace) -> dict[str, dict[str, Any]]:
 def _value(setting: Setting, given: Any) -> Any:
     """The value of a flag; words are checked later, by the settings."""
     flag, of = setting.flag, setting.type
-    if of.several and setting.name != "plugin":
-        for text in given:
-            if "," in text:
-                spaced = " ".join(filter(None, text.split(",")))
-                raise InputError(f"{flag}: {text!r}; separate values with spaces: {flag} {spaced}")
-    if of.several:
-        return tuple(of.parse_one(text, flag) for text in given)
-    if of.kind is bool or (of.optional and given.lower() == "none"):
-        return given if of.kind is bool else None
-    return of.parse_one(given, flag)
+    if of.kind is bool:
+        return given
+    if not of.several:
+        return None if of.optional and given.lower() == "none" else of.parse_one(given, flag)
+    for text in given:
+        if "," in text and setting.name != "plugin":
+            spaced = " ".join(filter(None, text.split(",")))
+            raise InputError(f"{flag}: {text!r}; separate values with spaces: {flag} {spaced}")
+    return tuple(of.parse_one(text, flag) for text in given)
 
 
 def _setting(key: str) -> Setting:

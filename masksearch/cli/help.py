@@ -7,7 +7,7 @@ from typing import Any
 from masksearch.cli.arguments import Parser
 from masksearch.utils.field_texts import field_texts
 
-__all__ = ["COMMANDS", "OTHER_FLAGS", "short_help"]
+__all__ = ["COMMANDS", "add_other_flags", "short_help"]
 
 COMMANDS = """\
 usage: masksearch COMMAND ...
@@ -51,39 +51,6 @@ _MAIN = {
 }
 """Topic -> names of the settings whose flags ``masksearch run --help`` prints."""
 
-OTHER_FLAGS: dict[str, dict[str, Any]] = {
-    "--recipe": {
-        "metavar": "NAME",
-        "help": "Published experiment whose settings replace all defaults: a row of --list.",
-    },
-    "--scale": {
-        "metavar": "smoke|cpu|paper",
-        "default": "cpu",
-        "help": "Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).",
-    },
-    "--parts": {
-        "metavar": "NAME",
-        "nargs": "+",
-        "default": [],
-        "help": "Parts of the recipe to run; all if not given.",
-    },
-    "--set": {
-        "metavar": "KEY=VALUE",
-        "nargs": "+",
-        "action": "extend",
-        "default": [],
-        "help": "Any other setting, as --set train.momentum=0.8 annealing.chains=4.\n"
-        "Commas separate several values; none unsets a value.",
-    },
-    "--list": {
-        "action": "store_true",
-        "help": "Print every method, schedule, objective, network, data set and recipe.",
-    },
-    "--help": {"action": "store_true", "help": "Print the main flags."},
-    "--help-all": {"action": "store_true", "help": "Print all flags, and all settings that --set takes."},
-}
-"""Flag of ``masksearch run`` that is no setting -> arguments of argparse's ``add_argument``."""
-
 
 def short_help() -> str:
     """Return the text of ``masksearch run --help``: the first line of the docstring of each main setting."""
@@ -94,7 +61,7 @@ def short_help() -> str:
     for topic, names in _MAIN.items():
         group = parser.add_argument_group(topic)
         for name in names:
-            value, text = _literal(known[name][0]), _first_line(known[name][1])
+            value, text = _literal(known[name][0]), known[name][1].partition("\n")[0].replace("%", "%%")
             flag = f"--{name.replace('_', '-')}"
             if value is False:
                 group.add_argument(flag, action="store_true", help=text)
@@ -104,22 +71,34 @@ def short_help() -> str:
                 kinds = _literal(known["METHODS"][0])
                 default = "; ".join(f" for {kind}s: {' '.join(usual)}" for kind, usual in kinds.items())
             group.add_argument(flag, metavar=_metavar(value), help=f"{text} (default{default})")
-    group = parser.add_argument_group("recipes and other settings")
-    for flag in ("--recipe", "--set", "--list", "--help-all"):
-        options = OTHER_FLAGS[flag] | {"help": _first_line(OTHER_FLAGS[flag]["help"])}
-        if "nargs" in options:
-            options = {"metavar": f"{options['metavar']} ...", "help": options["help"]}
-        group.add_argument(flag, **options)
+    add_other_flags(parser, only_main=True)
     return parser.format_help()
+
+
+def add_other_flags(parser: Parser, *, only_main: bool = False) -> None:
+    """Add the flags of ``masksearch run`` that are no settings; ``only_main``: the main ones, with a short help."""
+    group = parser.add_argument_group("recipes and other settings")
+    recipe = "Published experiment whose settings replace all defaults: a row of --list."
+    group.add_argument("--recipe", metavar="NAME", help=recipe)
+    others = "Any other setting, as --set train.momentum=0.8 annealing.chains=4."
+    if only_main:
+        group.add_argument("--set", metavar="KEY=VALUE ...", help=others)
+    else:
+        scale = "Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published)."
+        group.add_argument("--scale", metavar="smoke|cpu|paper", default="cpu", help=scale)
+        parts = "Parts of the recipe to run; all if not given."
+        group.add_argument("--parts", metavar="NAME", nargs="+", default=[], help=parts)
+        several = f"{others} Commas separate several values; none unsets a value."
+        group.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=several)
+        group.add_argument("--help", action="store_true", help="Print the main flags.")
+    group.add_argument("--help-all", action="store_true", help="Print all flags, and all settings that --set takes.")
+    rows = "Print every method, schedule, objective, network, data set and recipe."
+    group.add_argument("--list", action="store_true", help=rows)
 
 
 def _literal(value: ast.expr | None) -> Any:
     assert value is not None
     return ast.literal_eval(value)
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
 
 
 def _metavar(value: Any) -> str:

@@ -124,10 +124,14 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     ],
     "--train-examples 0": ["train_examples", "0"],
     "--device gpu": ["device: 'gpu'", "cpu, cuda"],
+    "--device cuda:99": ["device: 'cuda:99'; allowed are auto, cpu", "PyTorch finds only", "give --device auto"],
     "--threads 0": ["threads: 0", "at least 1"],
     "--name a/b": ["name: 'a/b'", "without /"],
     "--name": ["--name: nothing given"],
     "--download maybe": ["maybe"],
+    "--download=maybe": ["--download", "takes no value, but got 'maybe'"],
+    "--epochs": ["--epochs: nothing given; give --epochs N"],
+    "-x": ["unknown flag -x", "masksearch run --help-all"],
     "--recipe": ["--recipe: nothing given"],
     "--recipe thesis": ["unknown recipe 'thesis': did you mean 'thesis_mlp'"],
     "--parts global": ["parts: global", "give --recipe NAME"],
@@ -230,7 +234,7 @@ def test_the_full_help_shows_the_settings_of_a_recipe(capsys):
 
 def test_the_short_help_fits_two_screens_and_tells_defaults(capsys):
     out = printed(capsys, "run", "--help")
-    assert len(out.splitlines()) <= 60
+    assert len(out.splitlines()) <= 44
     assert max(map(len, out.splitlines())) <= 100
     assert len(re.findall(r"^  masksearch run --", out, re.MULTILINE)) == 3
     known = {settings_by_key()[key].flag: settings_by_key()[key] for key in flag_keys()}
@@ -238,6 +242,9 @@ def test_the_short_help_fits_two_screens_and_tells_defaults(capsys):
     assert 12 <= len(entries) <= 20
     for flag, text in entries:
         if flag in known:
+            first_line = known[flag].text.partition("\n")[0]
+            assert first_line in " ".join(text.split())
+            assert len(first_line.split()) <= 25
             default = re.search(r"\(default: ([^)]*)\)", " ".join(text.split()))
             if default:
                 assert default[1] == value_text(known[flag].default).replace(",", " ")
@@ -282,6 +289,17 @@ def test_any_setting_may_be_set():
     for key, setting in settings_by_key().items():
         text = value_text(setting.default)
         assert parse_value(text, setting.type, key) == setting.default, key
+
+
+def test_flags_may_have_underscores_equal_signs_and_none():
+    asked = settings_of("--train_examples 300 --sparsity=0.5 --seconds None --retrain-epochs none --set train.lr=0.2")
+    assert (asked.scoring.train_examples, asked.sweep.sparsity, asked.train.lr) == (300, (0.5,), 0.2)
+    assert (asked.scoring.seconds, asked.schedules.retrain_epochs) == (None, None)
+
+
+def test_every_first_line_of_a_setting_is_a_sentence():
+    for setting in settings_by_key().values():
+        assert setting.text.partition("\n")[0].endswith("."), setting.key
 
 
 def test_booleans_may_be_switched_off_again():
