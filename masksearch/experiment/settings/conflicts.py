@@ -1,0 +1,181 @@
+"""Conflicts between settings of different groups, as messages of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from masksearch.criteria import CRITERIA
+from masksearch.experiment.settings.schedule_settings import parse_rewind
+from masksearch.experiment.settings.search_settings import split_method
+from masksearch.schedules import SCHEDULES
+from masksearch.scoring import OBJECTIVES
+from masksearch.searchers import SEARCHERS
+from masksearch.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from masksearch.experiment.settings.combined import Settings
+
+__all__ = ["check_conflicts"]
+
+_ONE_ROUND = "a schedule without rounds, as one_shot"
+_SOURCES = "saliencies, warm_start or finalists"
+
+
+def check_conflicts(settings: Settings) -> None:
+    """Raise an InputError for the first settings that do not fit together."""
+    conflicts = (_of_moments, _of_granularity, _of_caps, _of_connected, _of_objectives, _of_gradual, _of_optuna)
+    for message in chain(*(find(settings) for find in (*conflicts, _of_schedules))):
+        raise InputError(message)
+
+
+def _objectives(settings: Settings) -> dict[str, str]:
+    """{name of the setting: objective} of the first and the second scoring."""
+    again = settings.search.rescore_by
+    return {"objective": settings.sweep.objective} | ({} if again is None else {"rescore_by": again})
+
+
+def _methods(settings: Settings) -> list[str]:
+    """Names of the methods, without their moments."""
+    return [split_method(method)[0] for method in settings.sweep.methods]
+
+
+def _has_rounds(settings: Settings) -> bool:
+    """Whether a schedule prunes in several rounds."""
+    return any(SCHEDULES[name].rounds > 1 for name in settings.schedules.schedule)
+
+
+def _of_moments(settings: Settings) -> Iterator[str]:
+    known = [source.moment for source in settings.search.sources if source.moment]
+    for moment in (*settings.sweep.moments, *settings.schedules.rewind_to, *known):
+        duration = parse_rewind(moment)
+        if isinstance(duration, str):
+            continue
+        if duration.unit == "ep" and duration.count > settings.train.epochs:
+            yield f"find_at or rewind_to: {moment} is longer than the training of {settings.train.epochs}ep"
+        if settings.sweep.dense != "auto" and (duration.best or str(duration) not in ("0", "end")):
+            yield f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
+    if settings.sweep.moments and all(SCHEDULES[name].has_own_moment for name in settings.schedules.schedule):
+        moments, names = " ".join(settings.sweep.moments), " ".join(settings.schedules.schedule)
+        yield f"find_at: {moments}; {names} finds masks at its own moment, so leave find_at out"
+
+
+def _of_granularity(settings: Settings) -> Iterator[str]:
+    granularity, scoring = settings.sweep.granularity, settings.scoring
+    if scoring.layers != "all" and granularity == "filter":
+        yield f"layers: {scoring.layers}; it chooses layers of weight masks, and granularity is filter"
+    if scoring.hold != "units" and granularity == "weight":
+        yield f"hold: {scoring.hold}; all weights cost the same, so weight masks hold units: leave hold out"
+    for name, objective in _objectives(settings).items():
+        if granularity == "weight" and OBJECTIVES[objective].of_filters is not None:
+            yield f"{name}: {objective}; it scores filter masks only, so granularity must be filter"
+    for source in settings.search.sources:
+        allowed = CRITERIA[source.name].granularities
+        if granularity not in allowed:
+            yield (
+                f"{_SOURCES}: {source.name} ranks {' and '.join(allowed)} units only, and granularity is {granularity}"
+            )
+
+
+def _of_caps(settings: Settings) -> Iterator[str]:
+    capped, search = settings.sweep.capped, settings.search
+    if capped is None:
+        return
+    flag = f"max_{capped}"
+    if settings.scoring.hold not in ("units", settings.hold):
+        yield f"hold: {settings.scoring.hold}; {flag} holds {settings.hold}, so leave hold out"
+    if settings.sweep.layer_sparsity:
+        layers = " ".join(settings.sweep.layer_sparsity)
+        yield f"layer_sparsity: {layers}; {flag} leaves layers free, so give one of the two only"
+    fronts = [name for name, make in SEARCHERS.items() if make().supports_costs]
+    for name in _methods(settings):
+        if name not in fronts:
+            if capped == "latency":
+                yield f"{flag}: {name} has no latency bounds; {' '.join(fronts)} can"
+            continue
+        if _has_rounds(settings):
+            yield f"{flag}: {name} searches a front in one round only: give {_ONE_ROUND}"
+        if search.finalists:
+            yield f"finalists: {' '.join(search.finalists)}; with {flag}, masks are chosen from a front"
+        if search.warm_start:
+            yield f"warm_start: {search.warm_start}; with {flag} {name} starts at several costs: give saliencies"
+
+
+def _of_connected(settings: Settings) -> Iterator[str]:
+    if not settings.scoring.connected:
+        return
+    if settings.sweep.granularity == "filter":
+        yield "connected: every filter has a path already; granularity must be weight"
+    ranking = [name for name, make in SEARCHERS.items() if make().ranks_units]
+    for name in _methods(settings):
+        if name not in CRITERIA and name not in ranking:
+            yield f"connected: {name} doesn't rank units; criteria and {', '.join(ranking)} do"
+        if name not in CRITERIA and _has_rounds(settings):
+            yield f"connected: {name} searches connected masks in one round only: give {_ONE_ROUND}"
+    if any(SCHEDULES[name].changes for name in settings.schedules.schedule):
+        names = " ".join(settings.schedules.schedule)
+        yield f"connected: not with {names}, where masks change in training: give another schedule"
+
+
+def _of_objectives(settings: Settings) -> Iterator[str]:
+    objective, search = settings.sweep.objective, settings.search
+    training = [name for name in _objectives(settings).values() if OBJECTIVES[name].of_training is not None]
+    if settings.scoring.weights != "own" and training:
+        yield f"weights: {settings.scoring.weights}; {training[0]} trains the masked networks' own weights"
+    if search.training_lr is not None and not training:
+        able = " or ".join(name for name, row in OBJECTIVES.items() if row.of_training is not None)
+        yield f"training_lr: {search.training_lr}; neither objective nor rescore_by is {able}"
+    same = (search.rescore_by or objective) == objective
+    longer = OBJECTIVES[objective].of_training is not None and search.rescore_steps is not None
+    if OBJECTIVES[objective].images == 0 and search.rescores and same and not longer:
+        yield (
+            f"rescore: {search.rescore}; {objective} uses no validation examples, so other examples give "
+            "the same scores; name another objective as rescore_by"
+        )
+
+
+def _of_gradual(settings: Settings) -> Iterator[str]:
+    names = " ".join(text for text in settings.search.criteria if "@gradual" in text)
+    if names and settings.sweep.capped is not None:
+        yield f"{_SOURCES}: {names}; with max_{settings.sweep.capped} there is no single density: leave @gradual out"
+    if names and settings.sweep.layer_sparsity:
+        layers = " ".join(settings.sweep.layer_sparsity)
+        yield (
+            f"{_SOURCES}: {names}; gradual pruning follows one density, and layer_sparsity is {layers}: give "
+            "one of the two only"
+        )
+
+
+def _of_optuna(settings: Settings) -> Iterator[str]:
+    own, capped = settings.optuna, settings.sweep.capped
+    named = [name for name in _methods(settings) if name in SEARCHERS and SEARCHERS[name]().settings_group == "optuna"]
+    if own.study is not None and capped is not None:
+        yield f"optuna.study: {own.study!r}; the front of max_{capped} is searched once, for all sweeps"
+    if own.study is not None and named and _has_rounds(settings):
+        yield (
+            f"optuna.study: {own.study!r}; in rounds, {named[0]} searches what earlier rounds kept, which differs "
+            f"between sweeps: leave study out, or give {_ONE_ROUND}"
+        )
+    if own.parametrisation == "mixture" and not settings.search.saliencies and named:
+        yield "optuna.parametrisation: mixture; give the criteria to mix as saliencies"
+
+
+def _of_schedules(settings: Settings) -> Iterator[str]:
+    granularity, dense, layers = settings.sweep.granularity, settings.sweep.dense, settings.sweep.layer_sparsity
+    others = [method for method in _methods(settings) if method not in CRITERIA]
+    asked, trained = settings.schedules.retrain_epochs, settings.train.epochs
+    for name in settings.schedules.schedule:
+        row = SCHEDULES[name]
+        if row.changes in ("set", "rigl") and granularity == "filter":
+            yield f"schedule: {name} regrows weights, and granularity is filter: give granularity weight"
+        if (row.changes == "ramp" or row.detects) and others:
+            yield f"schedule: {name} ranks units repeatedly, and {others[0]} is no criterion: give criteria"
+        if row.changes == "ramp" and layers:
+            yield f"layer_sparsity: {' '.join(layers)}; {name} follows one density: leave layer_sparsity out"
+        if row.changes == "ramp" and not (trained if asked is None else asked):
+            yield f"schedule: {name} prunes while it retrains, and retraining has no epochs: give retrain_epochs"
+        if row.detects and not trained:
+            yield f"schedule: {name} watches the dense training, and epochs is 0: give 1 or more"
+        if row.detects and dense != "auto":
+            yield f"schedule: {name} watches the dense training, and dense is {dense}: give auto"
