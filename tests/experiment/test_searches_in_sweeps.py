@@ -185,7 +185,7 @@ WRONG = {
         "rescore": 2,
         "rescore_by": "short_training",
     },
-    "first_seed: -1; 0 or more": {"first_seed": -1},
+    "first_seed: -1; at least 0": {"first_seed": -1},
     "weights: signed_constant; short_training": {"weights": "signed_constant", "objective": "short_training"},
     "connected: annealing doesn't rank units": {"methods": ["annealing"], "connected": True},
     "connected: of filters": {"granularity": "filter", "methods": ["filter_l1"], "connected": True},

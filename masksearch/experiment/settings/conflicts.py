@@ -58,7 +58,7 @@ def _of_moments(settings: Settings) -> Iterator[str]:
             yield f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
     if settings.sweep.moments and all(SCHEDULES[name].has_own_moment for name in settings.schedules.schedule):
         moments, names = " ".join(settings.sweep.moments), " ".join(settings.schedules.schedule)
-        yield f"find_at: {moments}; {names} finds masks at its own moment, so leave find_at out"
+        yield f"find_at: {moments}; {names} has a moment of its own, so leave find_at out"
 
 
 def _of_granularity(settings: Settings) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _of_connected(settings: Settings) -> Iterator[str]:
     if not settings.scoring.connected:
         return
     if settings.sweep.granularity == "filter":
-        yield "connected: every filter has a path already; granularity must be weight"
+        yield "connected: of filters, each has a path already; granularity must be weight"
     ranking = [name for name, make in SEARCHERS.items() if make().ranks_units]
     for name in _methods(settings):
         if name not in CRITERIA and name not in ranking:

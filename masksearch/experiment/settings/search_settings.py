@@ -11,7 +11,7 @@ from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import LayerKind
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError, require
+from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
 __all__ = ["OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
@@ -136,12 +136,14 @@ class SearchSettings:
             source = Source.parse(text)
             if source.scope is not None:
                 raise InputError(
-                    f"saliencies: {text}; a scope is for masks of warm_start and finalists only: write {source.name}"
+                    f"saliencies: {text}; they rank units, and only masks have a scope: write {source.name}"
                 )
         _ = self.sources  # raises for an unknown criterion
         lr = self.training_lr
-        require("training_lr", lr, lr is None or 0 < lr < float("inf"), "a finite number above 0")
-        require("rescore", self.rescore, 1 <= self.rescore <= 5, "1 to 5, the number of best masks to score again")
+        if lr is not None and not 0 < lr < float("inf"):
+            raise InputError(f"training_lr: {lr}; a finite number above 0 is needed")
+        if not 1 <= self.rescore <= 5:
+            raise InputError(f"rescore: {self.rescore}; 1 to 5 of the best masks can be scored again")
         if self.rescore_by is not None:
             OBJECTIVES.check(self.rescore_by, "rescore_by")
             if not self.rescores:

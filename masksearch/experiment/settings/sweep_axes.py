@@ -15,7 +15,7 @@ from masksearch.searchers import SEARCHERS
 from masksearch.searchers.optuna.parametrisations import RANGE
 from masksearch.supermasks import SUPERMASKS
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError, require
+from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
 __all__ = ["CAPPED", "METHODS", "Capped", "Granularity", "SweepSettings", "methods", "parse_layer_sparsity"]
@@ -108,7 +108,8 @@ class SweepSettings:
         if others:
             raise InputError(f"{flag}: given beside {others[0]}; give one of them only")
         for cap in self.caps:
-            require(flag, cap, 1 / RANGE <= cap < 1, f"a share from {1 / RANGE:g} to below 1")
+            if not 1 / RANGE <= cap < 1:
+                raise InputError(f"{flag}: {cap}; a share from {1 / RANGE:g} to below 1 is needed")
         if flag and self.granularity != "filter":
             raise InputError(f"{flag}: of {self.granularity} masks all units cost the same; granularity must be filter")
 
