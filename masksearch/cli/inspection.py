@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 
@@ -36,6 +36,21 @@ from masksearch.utils.registry import choose
 __all__ = ["ANALYSES", "analyse", "compare", "show"]
 
 _Shown = tuple[list[Grid], list[Drawing]]
+
+_LACKS = {
+    "similarity": "no mask is left on disk",
+    "orthogonality": "no weight masks, or no initial weights on disk",
+    "densities": "no tickets but controls",
+    "macs": "no tickets but controls",
+    "weights": "no retrained.safetensors on disk",
+    "training": "nothing was retrained",
+    "controls": "no ticket has a control: --control shuffle reinit repair",
+    "early_bird": "no early-bird tickets: --schedule early_bird",
+    "gap": "nothing was searched",
+}
+"""Name of an analysis -> why it has neither tables nor figures."""
+ANALYSES = tuple(_LACKS)
+"""Names of all analyses of ``masksearch analyse``."""
 
 
 def show(args: Sequence[str], console: Console) -> None:
@@ -98,11 +113,11 @@ def analyse(args: Sequence[str], console: Console) -> None:
         groups = group_cells(result.cells)
         looks = Looks(groups)
         texts.append(f"# {run}\n")
+        where = f"{run}: " * (len(results) > 1)
         for name in dict.fromkeys(what):
-            if name in _OF_A_RUN:
-                grids, drawings = _OF_A_RUN[name].show(result, groups, looks, measures)
-                where = f"{run}: " * (len(results) > 1)
-                texts += _shown(name, grids, drawings, home, run.replace("/", "_"), where, console)
+            if name != "gap":  # of all sweeps together
+                shown = _analysis(name, result, groups, looks, measures)
+                texts += _shown(name, *shown, home, run.replace("/", "_"), where, console)
     if "gap" in what:
         texts += _shown("gap", *gaps(dict(zip(names, results, strict=True))), home, "all", "", console)
     write_bytes(home / "analysis.md", "\n".join(texts).encode())
@@ -117,7 +132,7 @@ def _shown(
     Titles in the terminal begin with ``where``; those in Markdown follow the name of their run.
     """
     if not grids and not drawings:
-        lacks = f"{name}: none, {_OF_A_RUN[name].lacks if name in _OF_A_RUN else 'nothing was searched'}"
+        lacks = f"{name}: none, {_LACKS[name]}"
         console.print(f"{where}{lacks}", highlight=False, soft_wrap=True, markup=False)
         return [f"{lacks}\n"]
     _print([replace(grid, title=f"{where}{grid.title}") for grid in grids], console)
@@ -135,12 +150,24 @@ def _shown(
     return lines
 
 
-def _training(groups: list[Group], looks: Looks) -> _Shown:
-    shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
-    return [grid for grids, _ in shown for grid in grids], [drawing for _, drawings in shown for drawing in drawings]
-
-
-def _early_bird(groups: list[Group]) -> _Shown:
+def _analysis(name: str, result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    """Tables and drawings of one analysis of a sweep."""
+    match name:
+        case "similarity":
+            return analyses.similarity(result, groups, measures)
+        case "orthogonality":
+            return analyses.orthogonality(result, groups), []
+        case "densities":
+            return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
+        case "macs":
+            return analyses.macs(groups), []
+        case "weights":
+            return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
+        case "training":
+            shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
+            return [grid for grids, _ in shown for grid in grids], [one for _, drawings in shown for one in drawings]
+        case "controls":
+            return controls(groups, looks), []
     rows = early_bird_rows(groups)
     grids = [Grid("Early-bird tickets", EARLY_COLUMNS, rows, EARLY_TEXTS, EARLY_ABOUT)] if rows else []
     return grids, list(early_bird_drawings(groups))
@@ -153,45 +180,6 @@ def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing
         for sparsity, own in by_sparsity(groups)
         for drawing in draw(own)
     ]
-
-
-class _Analysis(NamedTuple):
-    show: Callable[[SweepResult, list[Group], Looks, Sequence[str]], _Shown]
-    lacks: str  # why there is nothing to show
-
-
-_OF_A_RUN = {
-    "similarity": _Analysis(
-        lambda result, groups, looks, measures: analyses.similarity(result, groups, measures),
-        "no mask is left on disk",
-    ),
-    "orthogonality": _Analysis(
-        lambda result, groups, *_: (analyses.orthogonality(result, groups), []),
-        "no weight masks, or no initial weights on disk",
-    ),
-    "densities": _Analysis(
-        lambda result, groups, looks, *_: (
-            analyses.densities(groups),
-            _at_each(groups, lambda own: layer_drawings(own, looks)),
-        ),
-        "no tickets but controls",
-    ),
-    "macs": _Analysis(lambda result, groups, *_: (analyses.macs(groups), []), "no tickets but controls"),
-    "weights": _Analysis(
-        lambda result, groups, looks, *_: ([], _at_each(groups, lambda own: weight_drawings(result, own, looks))),
-        "no retrained.safetensors on disk",
-    ),
-    "training": _Analysis(lambda result, groups, looks, *_: _training(groups, looks), "nothing was retrained"),
-    "controls": _Analysis(
-        lambda result, groups, looks, *_: (controls(groups, looks), []),
-        "no ticket has a control: --control shuffle reinit repair",
-    ),
-    "early_bird": _Analysis(
-        lambda result, groups, *_: _early_bird(groups), "no early-bird tickets: --schedule early_bird"
-    ),
-}
-ANALYSES = (*_OF_A_RUN, "gap")
-"""Names of all analyses of ``masksearch analyse``."""
 
 
 def _only(result: SweepResult, sparsities: Sequence[str]) -> SweepResult:
