@@ -50,6 +50,22 @@ class TrainSettings:
     augment: Augment = "auto"
     """Augmentation of training images: crop_flip, none, or auto (the data set's usual).
     crop_flip crops randomly with 4 pixels of padding, and flips horizontally."""
+    warmup: float = 0.0
+    """Epochs at the start in which the learning rate grows linearly from 0, step by step; 0: no warm-up."""
+    clip_norm: float | None = None
+    """Maximum norm of the gradient of all parameters together; longer gradients are scaled down. None: no limit."""
+    accumulate: int = 1
+    """Batches per optimiser step; the step has the gradient of the mean loss over their examples."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of the weights; validation and results use the average. 0: no average."""
+    stop_after: int | None = None
+    """Epochs without a better validation metric after which the training ends. None: all epochs are trained."""
+    no_decay: bool = False
+    """Leave parameters with fewer than two dimensions, biases and norms, out of the weight decay."""
+    distill: float = 0.0
+    """Weight, in [0, 1], of the distance to the dense teacher's outputs in the training loss (distillation)."""
+    distill_temperature: float = 4.0
+    """Temperature that divides the logits of teacher and student in distillation; tasks without classes ignore it."""
 
     def __post_init__(self) -> None:
         for name, kind in (
