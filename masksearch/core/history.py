@@ -1,9 +1,11 @@
 """The history of a search: every trial in order, with the masks of the best few and of the Pareto front."""
 
+import importlib
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Score, Trial
@@ -120,8 +122,20 @@ class History:
         return self.top[0]
 
     @property
+    def best_mask(self) -> Mask:
+        """The mask with the highest exact score. Raises an InputError if no trial has an exact, finite score."""
+        mask = self.best.mask
+        assert mask is not None, "the best trials have their masks"
+        return mask
+
+    @property
+    def best_score(self) -> float:
+        """The highest exact score. Raises an InputError if no trial has an exact, finite score."""
+        return self.best.score.value
+
+    @property
     def top(self) -> list[Trial]:
-        """The best few trials with their masks, best first; see :attr:`best`."""
+        """The best few trials with their masks, best first. Raises an InputError as :attr:`best` does."""
         if not self._top:
             n = len(self.trials)
             raise InputError(f"history: none of its {n} trials has a finite score, so no mask is the best")
@@ -164,6 +178,39 @@ class History:
                 best = trial.score.value
             curve.append(best)
         return curve
+
+    def trials_dataframe(self) -> Any:
+        """Return a pandas DataFrame with one row per trial, in order.
+
+        The columns are ``number``, ``score``, ``exact``, ``cost``, ``is_best``, ``is_repeat``, ``seconds``, ``images``,
+        ``mask_hash`` and, for every metric of any trial, ``metrics_<name>``, NaN where a trial has no such metric.
+
+        Raises
+        ------
+        InputError
+            If pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"trials_dataframe: {error.name} is not installed, and the trials become a pandas DataFrame; "
+                "run: pip install pandas"
+            ) from None
+        columns: dict[str, list[Any]] = {
+            "number": [trial.number for trial in self],
+            "score": [trial.score.value for trial in self],
+            "exact": [trial.score.exact for trial in self],
+            "cost": [math.nan if trial.score.cost is None else trial.score.cost for trial in self],
+            "is_best": [trial.is_best for trial in self],
+            "is_repeat": [trial.is_repeat for trial in self],
+            "seconds": [trial.score.seconds for trial in self],
+            "images": [trial.score.images for trial in self],
+            "mask_hash": [trial.mask_hash for trial in self],
+        }
+        for name in dict.fromkeys(name for trial in self for name in trial.metrics):
+            columns[f"metrics_{name}"] = [trial.metrics.get(name, math.nan) for trial in self]
+        return pandas.DataFrame(columns)
 
     def __len__(self) -> int:
         return len(self.trials)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -240,3 +242,44 @@ def test_rows_of_earlier_versions_are_read(tmp_path, metrics):
     (tmp_path / "history.jsonl").write_text(json.dumps(row | {"metrics": metrics, "seconds": 0.25}) + "\n")
     [trial] = read_rows(tmp_path)
     assert trial == Trial(0, Score(0.5, seconds=0.25, images=7), 9, True, False, metrics)
+
+
+def test_the_best_mask_and_score_are_those_of_the_best_trial():
+    history = fill(History(), [(1, 0.5, True), (2, math.nan, True), (3, 0.75, True), (4, 2.0, False)])
+    assert history.best_mask == mask(3)
+    assert history.best_score == 0.75
+    for read in (lambda: History().best_mask, lambda: History().best_score):
+        with pytest.raises(InputError, match="none of its 0 trials has a finite score"):
+            read()
+
+
+@pytest.mark.parametrize("real", [True, False], ids=["pandas", "stand-in"])
+def test_the_trials_make_a_data_frame_of_one_row_per_trial(real, monkeypatch):
+    if real:
+        pandas = pytest.importorskip("pandas")
+    else:  # a stand-in for pandas: the columns must be right without it, too
+        pandas = SimpleNamespace(DataFrame=lambda columns: columns)
+        monkeypatch.setitem(sys.modules, "pandas", pandas)
+    history = History()
+    history.add(mask(1), Score(0.5, seconds=0.25, images=7), {"radius": 3})
+    history.add(mask(2), Score(0.25, exact=False, cost=0.1), {"density/only": 0.2})
+    frame = history.trials_dataframe()
+    columns = {name: list(frame[name]) for name in frame}
+    assert columns["number"] == [0, 1]
+    assert columns["score"] == [0.5, 0.25]
+    assert columns["exact"] == [True, False]
+    assert columns["is_best"] == [True, False]
+    assert columns["is_repeat"] == [False, False]
+    assert columns["seconds"] == [0.25, 0.0]
+    assert columns["images"] == [7, 0]
+    assert columns["mask_hash"] == [mask(1).hash, mask(2).hash]
+    assert columns["cost"] == pytest.approx([math.nan, 0.1], nan_ok=True)
+    assert columns["metrics_radius"] == pytest.approx([3, math.nan], nan_ok=True)
+    assert columns["metrics_density/only"] == pytest.approx([math.nan, 0.2], nan_ok=True)
+
+
+def test_a_data_frame_without_pandas_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match=r"pandas is not installed.*pip install pandas") as caught:
+        History().trials_dataframe()
+    assert "\n" not in str(caught.value)
