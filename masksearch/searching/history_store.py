@@ -72,7 +72,7 @@ class HistoryFile:
         return history, state
 
     def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
-        """Append a row, and the incumbent's move to the trial's mask or to ``incumbent``."""
+        """Append a trial, and the move to the searcher's new incumbent, if the row has one."""
         row: dict[str, Any] = {
             "number": trial.number,
             "score": None if math.isnan(trial.score.value) else trial.score.value,
@@ -88,7 +88,7 @@ class HistoryFile:
             row["cost"] = trial.score.cost
         if move is not None:
             row["move"] = [len(move.dropped), len(move.regrown)]
-            if incumbent is not None:
+            if incumbent is not None and incumbent.hash != trial.mask_hash:
                 row["incumbent"] = f"{incumbent.hash:016x}"
             self._moves.write(np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes())
         self._rows.write(json.dumps(row).encode() + b"\n")

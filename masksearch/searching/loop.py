@@ -278,7 +278,8 @@ class _Loop:
         the row of that proposal gets the move.
         """
         history, searcher, after = self.history, self.searcher, self.searcher.incumbent
-        place = next((i for i, proposal in enumerate(proposals) if proposal.mask is after), len(proposals) - 1)
+        hashes = [proposal.mask.hash for proposal in proposals]
+        place = hashes.index(after.hash) if after is not None and after.hash in hashes else len(proposals) - 1
         for i, (proposal, score) in enumerate(zip(proposals, scores, strict=True)):
             metrics = searcher.metrics()
             if len(history) % self._stride == 0 and (incumbent := searcher.incumbent) is not None:
@@ -286,16 +287,16 @@ class _Loop:
             trial = history.add(proposal.mask, score, metrics)
             if self.file is not None:
                 move = None if i != place else _incumbent_move(before, after, proposal)
-                self.file.append(trial, move, None if move is None or after is proposal.mask else after)
+                self.file.append(trial, move, after)
             for callback in self.callbacks:
                 callback(trial, history, searcher)
 
 
 def _incumbent_move(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move | None:
     """The move from one incumbent to the next, in O(radius) if it is the proposal's; None if the incumbent stayed."""
-    if after is None or after is before:
+    if after is None or (before is not None and after.hash == before.hash):
         return None
-    if proposal.mask is after and (before is None or before is proposal.base):
+    if proposal.mask.hash == after.hash and (before is None or before.hash == proposal.base.hash):
         return proposal.move
     return None if before is None else before.move_to(after)
 

@@ -214,15 +214,6 @@ class TestChains:
         assert [chain.current for chain in searcher.state.chains] == [before[1], before[1], before[2]]
         assert [chain.value for chain in searcher.state.chains] == [3.0, 3.0, 2.0]
 
-    def test_none_holds_anothers_mask_object_which_a_resumed_search_could_not_restore(self):
-        searcher = Annealing(chains=3)
-        searcher.start(problem(scorings=30, start=SPACE.random(0.1, generator=torch.Generator().manual_seed(0))))
-        assert len({id(chain.current) for chain in searcher.state.chains}) == 3
-        searcher.tell(searcher.ask(3), [Score(1.0), Score(3.0), Score(2.0)])
-        searcher.tell(searcher.ask(3), [Score(-100.0)] * 3)
-        assert searcher.state.exchanges
-        assert len({id(chain.current) for chain in searcher.state.chains}) == 3
-
 
 def test_chains_meet_in_a_budget_of_seconds_too():
     searcher = Annealing(chains=2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from loop_cases import SPACE, Overlap, every
 
-from masksearch.core.mask import Move
+from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, Searcher
@@ -104,6 +104,19 @@ def test_so_they_do_where_a_chain_goes_on_from_another_one(batch, tmp_path):
     first = next(row["number"] for row in rows if "move" in row)
     last = range(len(rows) - 1, first, -batch)  # of every batch, after which the searcher was asked where it stands
     assert [made[number].hash for number in last] == stood[: -len(last) - 1 : -1]
+
+
+@pytest.mark.parametrize("chains", [1, 3])
+def test_moves_are_recognised_by_equal_masks_not_by_objects(chains, tmp_path):
+    class Copied(Annealing):
+        @property
+        def incumbent(self):
+            return Mask(SPACE, super().incumbent.bits.clone())
+
+    for name, searcher in (("own", Annealing(chains=chains)), ("copied", Copied(chains=chains))):
+        search(SPACE, searcher, Overlap(), 0.3, 200, batch=2, folder=tmp_path / name)
+    assert rows_of(tmp_path / "copied") == rows_of(tmp_path / "own")
+    assert (tmp_path / "copied" / "moves.i32").read_bytes() == (tmp_path / "own" / "moves.i32").read_bytes()
 
 
 def test_rows_say_how_far_the_walk_has_come(tmp_path):

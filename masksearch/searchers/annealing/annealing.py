@@ -54,8 +54,7 @@ class Chain:
     def copy_from(self, other: "Chain") -> None:
         """Continue from the current mask of another chain."""
         self.neighbourhood.load_state_dict(other.neighbourhood.state_dict())
-        # A Mask object of its own: the loop recognises the incumbent's moves by the identity of mask objects.
-        self.current, self.value = self.neighbourhood.mask(), other.value
+        self.current, self.value = other.current, other.value
 
 
 @dataclass
