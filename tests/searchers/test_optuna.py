@@ -16,6 +16,7 @@ from small_network import NETWORK, SALIENCIES, on, ranked
 
 from masksearch.core.protocol import Budget, Proposal, Score
 from masksearch.core.space import MaskSpace
+from masksearch.searchers import RandomSearch
 from masksearch.searchers.optuna.cmaes_sampler import Cmaes
 from masksearch.searchers.optuna.optuna_search import SAMPLERS, OptunaSearch
 from masksearch.searchers.optuna.parametrisations import Layers
@@ -65,6 +66,23 @@ class TestContract:
             assert taken_up.metrics() == whole.metrics()
         assert np.random.get_state()[1].tolist() == numpy_state  # noqa: NPY002
         assert torch.equal(torch.get_rng_state(), torch_state)
+
+    def test_a_state_of_an_older_version_continues_the_same_path(self):
+        whole, resumed = OptunaSearch("tpe"), OptunaSearch("tpe")
+        whole.start(problem())
+        drive(whole, Planted(), 12)
+        older = {name: whole.state_dict()["state"][name] for name in ("study", "start_is_due")}
+        resumed.start(problem())
+        resumed.load_state_dict(older)
+        assert path_of(drive(resumed, Planted(), 5)) == path_of(drive(whole, Planted(), 5))
+
+    def test_a_state_of_another_searcher_is_refused_in_one_line(self):
+        other, searcher = RandomSearch(), OptunaSearch("random")
+        other.start(problem())
+        searcher.start(problem())
+        with pytest.raises(InputError, match="can't be resumed; start it again in another folder") as caught:
+            searcher.load_state_dict(other.state_dict())
+        assert "\n" not in str(caught.value)
 
     def test_scores_that_are_no_values_teach_nothing(self):
         def path(odd):
@@ -144,7 +162,7 @@ class TestStorage:
         return [(trial.state.name, trial.values, trial.params) for trial in study.trials]
 
     def own(self, searcher):
-        return [(trial.state.name, trial.values, trial.params) for trial in searcher._study.trials]
+        return [(trial.state.name, trial.values, trial.params) for trial in searcher.state.study.trials]
 
     def test_the_study_is_written_when_the_search_ends_or_is_interrupted(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"

@@ -38,7 +38,7 @@ def planted(**settings):
 
 
 def known(searcher):
-    return [(trial.state.name, trial.values, trial.params) for trial in searcher._study.trials]
+    return [(trial.state.name, trial.values, trial.params) for trial in searcher.state.study.trials]
 
 
 def stored(url):
@@ -219,7 +219,7 @@ class TestResume:
     def test_a_seed_may_be_of_numpy(self, url):
         """It goes into the storage, which takes plain numbers alone."""
         drive(joined(url, np.int64(1)), planted(), 2)
-        assert len(joined(url, 2)._shared.new_trials()) == 2
+        assert len(joined(url, 2).state.shared.new_trials()) == 2
 
 
 OTHERS = {

@@ -17,7 +17,8 @@ from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, numpy_generator
 
 if TYPE_CHECKING:
-    from masksearch.searchers.optuna.replayed_study import MemoryStudy
+    from optuna.study import StudyDirection
+
     from masksearch.searchers.optuna.shared_study import SharedStudy
 
 __all__ = ["SAMPLERS", "OptunaSearch"]
@@ -167,41 +168,31 @@ class OptunaSearch(Searcher):
     def unplaced(self) -> "OptunaSearch":  # noqa: D102
         return replace(self, storage=None, study=None)
 
-    def start(self, problem: Problem) -> None:  # noqa: D102
-        self.problem = problem
+    def reset(self) -> None:  # noqa: D102
+        from masksearch.searchers.optuna.replayed_study import MemoryStudy, OptunaState  # importing Optuna is slow
+        from masksearch.searchers.optuna.study_storage import check_url
+
         # Searches that share a study must have the same parametrisation, so its seed is derived from the study's name.
-        at = problem if self.study is None else replace(problem, seed=derive(0, "optuna", "study", self.study))
+        problem = at = self.problem
+        if self.study is not None:
+            at = replace(problem, seed=derive(0, "optuna", "study", self.study))
         self._points = self._parametrise(at) if problem.cost is None else FreeDensity(at, self._parametrise)
         if self.study is not None:
             numpy_generator(problem.seed, "optuna", "starts").shuffle(self._points.starts)
         self._check_parameters(len(self._points.names))
         if self.storage is not None:
-            self._check_storage(self.storage)
-        self._study = self._new_study()
-        self._shared = self._join()
-        self._n_foreign_trials = 0
-        self._start_is_due = problem.start is not None
+            check_url(self.storage)
+        study = MemoryStudy(self.sampler, self._points, problem.seed, has_costs=problem.cost is not None)
+        self.state = OptunaState(study, problem.start is not None, self._join(study.directions))
         self._asked: list[int | None] = []  # number of the trial of every open proposal; None: the warm start
 
-    def _new_study(self) -> "MemoryStudy":
-        from masksearch.searchers.optuna.replayed_study import MemoryStudy  # importing Optuna is slow
-
-        has_costs = self.problem.cost is not None
-        return MemoryStudy(self.sampler, self._points, self.problem.seed, has_costs=has_costs)
-
-    def _join(self) -> "SharedStudy | None":
+    def _join(self, directions: "Sequence[StudyDirection]") -> "SharedStudy | None":
         if self.study is None or self.storage is None:
             return None
         from masksearch.searchers.optuna.shared_study import SharedStudy, identity
 
         common = identity(self, self.problem, self._points)
-        return SharedStudy(self.storage, self.study, self._study.directions, common, self.problem.seed)
-
-    @staticmethod
-    def _check_storage(url: str) -> None:
-        from masksearch.searchers.optuna.study_storage import check_url
-
-        check_url(url)
+        return SharedStudy(self.storage, self.study, directions, common, self.problem.seed)
 
     def _parametrise(self, problem: Problem) -> Parametrisation:
         if self.parametrisation == "bits":
@@ -227,46 +218,49 @@ class OptunaSearch(Searcher):
             )
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
+        state = self.state
         proposals: list[Proposal] = []
         self._asked = []
-        if self._start_is_due and self.problem.start is not None:
+        if state.start_is_due and self.problem.start is not None:
             proposals.append(Proposal.of(self.problem.start))
             self._asked.append(None)
-            self._start_is_due = False
-        if self._shared is not None:
-            for trial in self._shared.new_trials():
+            state.start_is_due = False
+        if state.shared is not None:
+            for trial in state.shared.new_trials():
                 # Own trials are new only after an interruption: they are later than the last checkpoint, so they are
                 # missing in the history, and their starts are proposed again.
                 is_foreign = trial.user_attrs.get("seed") != self.problem.seed
-                self._study.add_trial(trial, skip_start=is_foreign)
-                self._n_foreign_trials += is_foreign
-        limit = self._study.max_asks
+                state.study.add_trial(trial, skip_start=is_foreign)
+                state.foreign_trials += is_foreign
+        limit = state.study.max_asks
         n = n if limit is None else min(n, len(proposals) + limit)
         while len(proposals) < n:
-            number, values = self._study.ask()
+            number, values = state.study.ask()
             proposals.append(Proposal.of(self._points.mask(values, number)))
             self._asked.append(number)
         return proposals
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
+        state = self.state
         for number, proposal, score in zip(self._asked, proposals, scores, strict=True):
             if number is not None:
                 priced = self.problem.priced(proposal.mask, score)
                 values = [priced.value] if priced.cost is None else [priced.value, priced.cost]
                 is_valid = score.exact and all(map(math.isfinite, values))
-                self._study.tell(number, values if is_valid else None)
-        if self._shared is not None:
-            self._shared.write(self._study.trials[number] for number in self._asked if number is not None)
+                state.study.tell(number, values if is_valid else None)
+        if state.shared is not None:
+            state.shared.write(state.study.trials[number] for number in self._asked if number is not None)
 
     def finish(self) -> None:
         """Write the study to the storage, unless it is shared or there is no storage; a failure is a warning."""
-        if self._shared is not None or self.storage is None:
+        if self.study is not None or self.storage is None:
             return
         from masksearch.searchers.optuna.study_storage import write_study
 
-        trials = [trial for trial in self._study.trials if trial.state.is_finished()]
+        study = self.state.study
+        trials = [trial for trial in study.trials if trial.state.is_finished()]
         try:
-            write_study(self.storage, self.study_name, self._study.directions, trials)
+            write_study(self.storage, self.study_name, study.directions, trials)
         except Exception as error:  # of any library: the result of the search must not be lost
             reason = str(error).split("\n", 1)[0]
             warnings.warn(f"storage: study {self.study_name!r} can't be written there ({reason})", stacklevel=2)
@@ -294,20 +288,13 @@ class OptunaSearch(Searcher):
         return f"{label} {hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
-        step_size = self._study.step_size
+        step_size = self.state.study.step_size
         metrics = {} if step_size is None else {"step_size": step_size}
-        return metrics if self._shared is None else {**metrics, FOREIGN_TRIALS: self._n_foreign_trials}
-
-    def state_dict(self) -> dict[str, object]:  # noqa: D102
-        state = {"study": self._study.state_dict(), "start_is_due": self._start_is_due}
-        if self._shared is None:
-            return state
-        return {**state, "shared": self._shared.state_dict(), FOREIGN_TRIALS: self._n_foreign_trials}
+        return metrics if self.study is None else {**metrics, FOREIGN_TRIALS: self.state.foreign_trials}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: D102
-        self._study = self._new_study()
-        self._study.load_state_dict(state["study"])
-        self._start_is_due = state["start_is_due"]
-        if self._shared is not None:
-            self._shared.load_state_dict(state["shared"])
-            self._n_foreign_trials = state[FOREIGN_TRIALS]
+        if "study" in state:  # saved before the state was a dataclass: the fields without their names' order
+            fields = {"shared": None, FOREIGN_TRIALS: 0, **state}
+            names = ("study", "start_is_due", "shared", FOREIGN_TRIALS)
+            state = {"generator": self.generator.get_state(), "state": {name: fields[name] for name in names}}
+        super().load_state_dict(state)

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from masksearch.searchers.optuna.cmaes_sampler import Cmaes
 from masksearch.searchers.optuna.parametrisations import Parametrisation
+from masksearch.searchers.optuna.shared_study import SharedStudy
 from masksearch.searchers.optuna.study_storage import quiet
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive
 
-__all__ = ["MemoryStudy"]
+__all__ = ["MemoryStudy", "OptunaState"]
 
 _NAME = "search"
 
@@ -187,6 +189,16 @@ class MemoryStudy:
             self._learn(values, None if result is None else result[0])
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)
+
+
+@dataclass
+class OptunaState:
+    """State of a search by an Optuna sampler between a tell and the next ask."""
+
+    study: MemoryStudy  # the trials of this search, and of the others if they are shared
+    start_is_due: bool  # the problem has a start mask that wasn't proposed yet
+    shared: SharedStudy | None
+    foreign_trials: int = 0  # trials of other searches in ``study``
 
 
 def _state(values: Sequence[float] | None) -> TrialState:
