@@ -156,6 +156,11 @@ class Budget:
             shares.append(seconds / self.seconds)
         return max(shares)
 
+    def covers(self, other: "Budget") -> bool:
+        """Whether each limit is at least the other budget's; no limit is more than any limit."""
+        pairs = ((self.scorings, other.scorings), (self.seconds, other.seconds))
+        return all(own is None or (theirs is not None and own >= theirs) for own, theirs in pairs)
+
 
 @dataclass(frozen=True, init=False)
 class Problem:
@@ -183,6 +188,9 @@ class Problem:
         Minimised beside the score; the density is then an upper limit.
     amount : Amount, optional
         Another name for ``density``, for :func:`dataclasses.replace`.
+    earlier_budgets : sequence of Budget
+        Smaller budgets that the search has spent before ``budget``, in order. Trials of an earlier budget count for
+        ``budget``, and followed schedules of their own.
 
     Raises
     ------
@@ -198,6 +206,7 @@ class Problem:
     saliencies: Mapping[str, Tensor]
     refine: Refine | None
     cost: Cost | None
+    earlier_budgets: tuple[Budget, ...]
 
     def __init__(
         self,
@@ -213,6 +222,7 @@ class Problem:
         cost: Cost | None = None,
         *,
         amount: Amount | None = None,
+        earlier_budgets: Sequence[Budget] = (),
     ) -> None:
         if amount is not None and density is not None:
             raise InputError(f"density: {density!r} beside an amount; give exactly one of the two")
@@ -232,6 +242,7 @@ class Problem:
             "saliencies": known,
             "refine": refine,
             "cost": cost,
+            "earlier_budgets": tuple(earlier_budgets),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -250,6 +261,11 @@ class Problem:
     def on_empty(self) -> OnEmpty:
         """What happens when a mask would keep nothing of a layer."""
         return self.amount.on_empty
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """All budgets of the search, smallest first; ``budget`` is the last."""
+        return (*self.earlier_budgets, self.budget)
 
     # Masks that the problem allows. Where the problem would raise an error for an empty layer, rankings keep one unit
     # of the layer instead: a searcher can't choose another density.

@@ -12,12 +12,17 @@ import torch
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Score, Trial
+from masksearch.core.protocol import Budget, Score, Trial
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
 
-__all__ = ["HistoryFile", "incumbents", "read_rows"]
+__all__ = ["LARGER_BUDGETS", "HistoryFile", "incumbents", "read_rows", "saved_budgets"]
+
+LARGER_BUDGETS = "larger_budgets"
+"""Name of the part of a search's identity that lists the budgets after the first; absent if there are none."""
+
+_CHECKPOINT = "search.safetensors"
 
 
 class HistoryFile:
@@ -27,16 +32,17 @@ class HistoryFile:
     - ``moves.i32``: the moves of the searcher's incumbent in the order of the rows, as little-endian int32 unit
       indices. The row of a move has ``move``: [units dropped, units regrown]. If the move leads to another mask than
       the row's (a chain continues from the mask of another chain), the row has the hash of that mask as ``incumbent``.
-    - ``search.safetensors``, the checkpoint: the searcher's state, the masks of the best trials and of the front, and
-      the lengths of the other two files. A resumed search cuts off rows and moves that are later than the checkpoint,
-      and makes the same rows and moves again.
+    - ``search.safetensors``, the checkpoint: the search's identity with all its budgets, the searcher's state, the
+      masks of the best trials and of the front, and the lengths of the other two files. A resumed search cuts off rows
+      and moves that are later than the checkpoint, and makes the same rows and moves again.
 
     Parameters
     ----------
     folder : Path
         It is made if it doesn't exist.
     identity : dict
-        Seed, density, searcher, ... of the search; a folder of a search with another identity is refused.
+        Seed, density, searcher, ... of the search; a folder of a search with another identity is refused, unless only
+        the larger budgets differ.
     """
 
     checkpoint_seconds = 10.0
@@ -56,14 +62,12 @@ class HistoryFile:
         InputError
             If the folder holds another search.
         """
-        checkpoint = self._folder / "search.safetensors"
+        checkpoint = self._folder / _CHECKPOINT
         history, state, ends = History(keep), None, (0, 0)
         if checkpoint.exists():
             saved = load_tree(checkpoint)
-            if saved["identity"] != self._identity:
-                raise InputError(
-                    f"{self._folder}: holds another search: {_difference(saved['identity'], self._identity)}"
-                )
+            if difference := _difference(saved["identity"], self._identity):
+                raise InputError(f"{self._folder}: holds another search: {difference}")
             state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
             masks = {number: _unpack(space, bits) for number, bits in saved["masks"].items()}
             history = History.restored(read_rows(self._folder, ends[0]), masks, _unpack(space, saved["first"]), keep)
@@ -107,7 +111,7 @@ class HistoryFile:
             "first": _pack(history.first),
             "masks": {trial.number: _pack(trial.mask) for trial in kept},
         }
-        save_tree(self._folder / "search.safetensors", tree)
+        save_tree(self._folder / _CHECKPOINT, tree)
 
     def close(self) -> None:
         """Close the files."""
@@ -127,6 +131,15 @@ def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
         yield Trial(row["number"], score, int(row["mask"], 16), row["best"], row["repeat"], metrics)
 
 
+def saved_budgets(folder: Path) -> tuple[Budget, ...]:
+    """The budgets of the search in ``folder``, smallest first; none before its first checkpoint."""
+    checkpoint = folder / _CHECKPOINT
+    if not checkpoint.exists():
+        return ()
+    identity = load_tree(checkpoint)["identity"]
+    return tuple(Budget(*limits) for limits in (identity["budget"], *identity.get(LARGER_BUDGETS, [])))
+
+
 def _raw_rows(folder: Path, end: int | None) -> list[dict[str, Any]]:
     with (folder / "history.jsonl").open("rb") as source:
         content = source.read(-1 if end is None else end)
@@ -143,7 +156,7 @@ def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[in
     space : MaskSpace
         The space of the search.
     """
-    saved = load_tree(folder / "search.safetensors")
+    saved = load_tree(folder / _CHECKPOINT)
     rows = _raw_rows(folder, saved["rows_end"])
     moves = np.fromfile(folder / "moves.i32", "<i4")
     wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
@@ -181,5 +194,6 @@ def _cut(path: Path, end: int) -> BinaryIO:
 
 
 def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
-    names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name)]
+    """The values that differ, as text, but the larger budgets, which differ where a search goes on to a new one."""
+    names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name) and name != LARGER_BUDGETS]
     return "; ".join(f"its {name} is {saved.get(name)}, asked for is {wanted.get(name)}" for name in names)

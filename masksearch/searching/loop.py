@@ -26,7 +26,7 @@ from masksearch.core.protocol import (
 )
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
-from masksearch.searching.history_store import HistoryFile
+from masksearch.searching.history_store import LARGER_BUDGETS, HistoryFile, saved_budgets
 from masksearch.utils.errors import InputError
 from masksearch.utils.locks import locked
 
@@ -72,7 +72,8 @@ def search(
     density : float, {layer name: float} or Amount, optional
         How much every mask keeps. Exactly one of ``density`` and ``sparsity`` is given.
     budget : int or Budget
-        Scorings, seconds of proposing and scoring, or both.
+        Scorings, seconds of proposing and scoring, or both. A larger budget than that of the search in ``folder``
+        continues this search, as described below.
     seed : int
         Equal seeds give equal searches, except with a budget in seconds, a measured cost, or a shared Optuna study.
     sparsity : float or {layer name: float}, optional
@@ -109,13 +110,22 @@ def search(
     Returns
     -------
     History
-        All trials; ``history.best.mask`` is the mask of highest score.
+        All trials; ``history.best_mask`` is the mask of highest score.
+
+    Notes
+    -----
+    A search with a larger budget on the folder of a search first finishes the smaller budget, and then adds scorings up
+    to the larger one. Schedules (temperature, radius) depend on the used share of a budget: after n of 1000 scorings,
+    the share n / 1000, also if the first 500 scorings had a budget of their own and have ended with low temperatures.
+    The result is therefore not that of one search of 1000 scorings, but two searches with the same budgets, 500 then
+    1000, are equal, also if they were interrupted. The files in ``folder`` record all budgets.
 
     Raises
     ------
     InputError
         If searcher, density, start, budget, scorer or cost don't fit; if another process searches in the folder; if the
-        folder holds another search, or an unfinished one whose searcher doesn't support resuming.
+        folder holds another search or one of a larger budget, or an unfinished one whose searcher doesn't support
+        resuming.
     """
     searcher = _instance(searcher)
     if batch < 1:
@@ -127,26 +137,51 @@ def search(
     problem = Problem(space, amount, budget, seed, mask, saliencies, refine=refine, cost=cost)
     if amount.hold == "units":
         amount.count(space)  # an impossible density is an error before any work
-    run = partial(_run, problem, searcher, as_scoring(scorer), batch, History(keep), list(callbacks))
+    run, history = partial(_run, searcher, as_scoring(scorer), batch, list(callbacks)), History(keep)
     searcher.start(problem)
     if folder is None:
-        return run(None)
+        return run(problem, history, None)
     path = Path(folder)
     with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder", reentrant=True):
-        return run(path)
+        for part in _parts(problem, path):
+            if part is not problem:
+                searcher.start(part)
+            history = run(part, history, path)
+        return history
+
+
+def _parts(problem: Problem, folder: Path) -> list[Problem]:
+    """The problem with the earlier budgets of the search in ``folder``, after that of the last one if it is smaller."""
+    saved = saved_budgets(folder)
+    if not saved or saved == (problem.budget,):
+        return [problem]
+    if problem.budget == saved[-1]:
+        return [replace(problem, earlier_budgets=saved[:-1])]
+    if not problem.budget.covers(saved[-1]):
+        raise InputError(
+            f"{folder}: holds another search: its budget is {saved[-1]}, asked for is {problem.budget}; "
+            "only a larger budget continues the search"
+        )
+    return [
+        replace(problem, budget=saved[-1], earlier_budgets=saved[:-1]),
+        replace(problem, earlier_budgets=saved),
+    ]
 
 
 def _run(
-    problem: Problem,
     searcher: Searcher,
     scorer: Scoring,
     batch: int,
-    history: History,
     callbacks: list[Callback],
+    problem: Problem,
+    history: History,
     folder: Path | None,
 ) -> History:
-    """Run a search that has started, or continue the search in ``folder``, to the end of its budget."""
-    file = None
+    """Run a search that has started, or continue the search in ``folder``, to the end of its budget.
+
+    The callbacks have been called for the trials of ``history``.
+    """
+    n_called, file = len(history), None
     if folder is not None:
         file = HistoryFile(folder, _identity(problem, searcher, batch))
         history, state = file.open(problem.space, history.keep)
@@ -159,9 +194,11 @@ def _run(
                 f"{folder}: holds an unfinished search ({len(history)} scorings), and {name} doesn't support resuming, "
                 "since it keeps attributes outside of self.state; give another folder"
             )
+        if len(history) and scorer.refresh_every is not None:
+            scorer.refresh()  # it may have state of an earlier budget, which it has not in another process
     history.first = history.first or searcher.incumbent
     try:
-        for trial in history:
+        for trial in history.trials[n_called:]:
             for callback in callbacks:
                 callback(trial, history, searcher)
         _Loop(searcher, scorer, problem, history, file, batch, callbacks).run()
@@ -240,6 +277,7 @@ class _Loop:
     def run(self) -> None:
         """Run to the end of the budget, or until the searcher has no more proposals."""
         budget, history = self.problem.budget, self.history
+        n_before = len(history)
         while (left := budget.left(len(history), history.seconds)) != 0:
             self._refresh_if_due()
             began = time.perf_counter()
@@ -253,7 +291,7 @@ class _Loop:
             self.searcher.tell(proposals, scores)
             self._telling = time.perf_counter() - scored
             self._record(proposals, scores, before)
-        if self.file is not None and len(history):
+        if self.file is not None and len(history) > n_before:
             self.file.checkpoint(history, self._searcher_state())
 
     def _refresh_if_due(self) -> None:
@@ -374,11 +412,12 @@ def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
 
 
 def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:
+    limits = [[budget.scorings, budget.seconds] for budget in problem.budgets]
     return {
         "space": problem.space.fingerprint,
         "searcher": searcher.identity(),
         "density": problem.density,
-        "budget": [problem.budget.scorings, problem.budget.seconds],
+        "budget": limits[0],
         "seed": problem.seed,
         "start": problem.start.hash if problem.start else None,
         "on_empty": problem.on_empty,
@@ -388,4 +427,5 @@ def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, obj
         "batch": batch,
         # Only names: the last bits of the values may depend on the number of threads.
         **({"saliencies": list(problem.saliencies)} if problem.saliencies else {}),
+        **({LARGER_BUDGETS: limits[1:]} if limits[1:] else {}),
     }

@@ -231,6 +231,10 @@ def test_budgets():
     assert Budget(10, 2.0).left(3, 2.5) == 0
     assert Budget(10, 2.0).left(3, 1.0) == 7
     assert Budget(10, 2.0).spent(2, 1.0) == 0.5
+    assert Budget(10).covers(Budget(10))
+    assert Budget(10).covers(Budget(9, 2.0))
+    assert not Budget(10).covers(Budget(11))
+    assert not Budget(10, 2.0).covers(Budget(10))
     for bad in ((None, None), (0, None), (-3, None), (2.5, None), (None, 0.0), (None, math.nan), (5, -1.0)):
         with pytest.raises(InputError, match="budget"):
             Budget(*bad)

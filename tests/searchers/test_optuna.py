@@ -203,6 +203,13 @@ class TestStorage:
         assert self.stored(url, whole) == self.own(longer)
         assert len(self.own(longer)) == 10
 
+    def test_a_larger_budget_adds_trials_to_the_same_study(self, tmp_path):
+        searcher = OptunaSearch("random", storage=f"sqlite:///{tmp_path}/studies.db")
+        for budget in (5, 12):
+            search(SPACE, searcher, Planted(), 0.3, budget, folder=tmp_path / "search")
+        [study] = optuna.get_all_study_summaries(searcher.storage)
+        assert study.n_trials == 12
+
     def test_trials_without_a_score_are_failed_ones(self, tmp_path):
         url = f"sqlite:///{tmp_path}/studies.db"
         searcher, _ = self.drive(url, 3, score=lambda value: math.nan)

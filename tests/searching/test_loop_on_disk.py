@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from loop_cases import SPACE, Overlap, every
+from loop_cases import SEARCHERS, SPACE, Overlap, every
 
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal
+from masksearch.core.protocol import Budget, Proposal
 from masksearch.core.space import MaskSpace
-from masksearch.searchers import Annealing, Searcher
-from masksearch.searching.history_store import HistoryFile, incumbents, read_rows
+from masksearch.searchers import EDA, Annealing, Evolution, OptunaSearch, Searcher
+from masksearch.searching.history_store import HistoryFile, incumbents, read_rows, saved_budgets
 from masksearch.searching.loop import search
 from masksearch.utils.errors import InputError
 
@@ -134,7 +134,7 @@ def test_rows_say_how_far_the_walk_has_come(tmp_path):
 OTHERS = {
     "seed": ({"seed": 5}, "its seed is 4, asked for is 5"),
     "density": ({"density": 0.4}, "its density is 0.3, asked for is 0.4"),
-    "budget": ({"budget": 31}, "its budget is .*30.*31"),
+    "budget": ({"budget": 29}, "its budget is .*30.*29.*; only a larger budget continues the search"),
     "searcher": ({"searcher": Annealing(chains=3)}, "its searcher is .*'chains': 3"),
     "policy": ({"on_empty": "allow"}, "its on_empty is raise, asked for is allow"),
     "start": ({"start": SPACE.random(0.3, generator=torch.Generator().manual_seed(1))}, "its start is None"),
@@ -153,6 +153,100 @@ def test_a_folder_with_another_search_is_refused_and_kept(change, message, tmp_p
         search(**{**request, **change}, folder=tmp_path)
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+class TestLargerBudgets:
+    """A larger budget continues the search in a folder; equal budgets in equal order give equal searches."""
+
+    OPTIONS = {"density": 0.3, "seed": 4, "batch": 3, "on_empty": "allow"}  # noqa: RUF012
+
+    def both(self, make, folder, small=20, large=50, **options):
+        for budget in (small, large):
+            history = search(SPACE, make(), Overlap(5), budget=budget, folder=folder, **{**self.OPTIONS, **options})
+        return history
+
+    @pytest.mark.parametrize(
+        "make",
+        [*SEARCHERS.values(), EDA, lambda: Evolution(population=6), OptunaSearch.tpe, OptunaSearch.cmaes],
+        ids=[*SEARCHERS, "eda", "evolution", "tpe", "cmaes"],
+    )
+    @pytest.mark.parametrize("at", [7, 19, 20, 31])
+    def test_the_result_is_the_same_again_and_after_interruptions(self, make, at, tmp_path, monkeypatch):
+        monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
+        whole = self.both(make, tmp_path / "whole")
+        assert len(whole) == 50
+
+        def stop(trial, history, searcher):
+            if trial.number == at:
+                raise StopError
+
+        with pytest.raises(StopError):
+            self.both(make, tmp_path / "parts", callbacks=[stop])
+        parts = search(SPACE, make(), Overlap(5), budget=50, folder=tmp_path / "parts", **self.OPTIONS)
+        assert len(parts) == 50
+        assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
+
+    def test_the_trials_of_the_smaller_budget_stay(self, tmp_path):
+        alone = search(SPACE, Annealing(), Overlap(5), budget=20, **self.OPTIONS)
+        both = self.both(Annealing, tmp_path)
+        assert [trial.mask_hash for trial in both][:20] == [trial.mask_hash for trial in alone]
+        assert saved_budgets(tmp_path) == (Budget(20), Budget(50))
+
+    def test_three_budgets_are_another_search_than_the_largest_alone(self, tmp_path):
+        seen = []
+
+        def look(trial, history, searcher):
+            seen.append((trial.number, searcher.progress))
+
+        self.both(Annealing, tmp_path, 10, 20, batch=1, callbacks=[look])
+        seen.clear()
+        options = {**self.OPTIONS, "batch": 1, "callbacks": [look]}
+        search(SPACE, Annealing(), Overlap(5), budget=Budget(40), folder=tmp_path, **options)
+        assert [number for number, _ in seen] == list(range(40))
+        assert [progress for _, progress in seen[20:]] == [(n + 1) / 40 for n in range(20, 40)]
+        assert saved_budgets(tmp_path) == (Budget(10), Budget(20), Budget(40))
+
+    def test_chains_still_exchange_their_masks(self, tmp_path):
+        searcher = Annealing(chains=3)
+        search(SPACE, Annealing(chains=3), Overlap(), budget=40, folder=tmp_path, **self.OPTIONS)
+        search(SPACE, searcher, Overlap(), budget=80, folder=tmp_path, **self.OPTIONS)
+        assert searcher.state.exchanges == 20
+
+    def test_a_smaller_budget_is_refused(self, tmp_path):
+        self.both(Annealing, tmp_path)
+        for budget in (20, 49, Budget(60, seconds=5.0)):
+            with pytest.raises(InputError, match="only a larger budget continues") as caught:
+                search(SPACE, Annealing(), Overlap(5), budget=budget, folder=tmp_path, **self.OPTIONS)
+            assert "\n" not in str(caught.value)
+
+    def test_another_search_of_a_larger_budget_is_refused(self, tmp_path):
+        self.both(Annealing, tmp_path)
+        with pytest.raises(InputError, match=r"its seed is 4, asked for is 5$"):
+            search(SPACE, Annealing(), Overlap(5), budget=60, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
+
+    def test_a_finished_search_is_not_done_again(self, tmp_path):
+        self.both(Annealing, tmp_path)
+        before, scorer = rows_of(tmp_path), Overlap(5)
+        assert len(search(SPACE, Annealing(), scorer, budget=50, folder=tmp_path, **self.OPTIONS)) == 50
+        assert scorer.scored == []
+        assert rows_of(tmp_path) == before
+
+    def test_the_scorer_is_refreshed_between_budgets(self, tmp_path):
+        class Refreshed(Overlap):
+            refresh_every = 1000
+            refreshed = 0
+
+            def refresh(self):
+                self.refreshed += 1
+
+        scorer = Refreshed()
+        for budget in (20, 50):
+            search(SPACE, Annealing(), scorer, budget=budget, folder=tmp_path, **self.OPTIONS)
+        assert scorer.refreshed
+
+    def test_a_searcher_that_cannot_be_resumed_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match=r"\(20 scorings\), and Uniform doesn't support"):
+            self.both(Uniform, tmp_path)
 
 
 class Uniform(Searcher):

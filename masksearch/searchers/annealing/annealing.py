@@ -68,7 +68,7 @@ class AnnealingState:
     scorings: int = 0
     seconds: float = 0.0
     acceptance_rate: float = 1.0  # of the last moves
-    exchanges: int = 0  # of chains, so far
+    exchanges: int = 0  # of chains, so far in the problem's budget
 
 
 @dataclass
@@ -215,7 +215,7 @@ class Annealing(Searcher):
 
     def _exchange(self) -> None:
         due = int(_EXCHANGES * self.progress)
-        if due > self.state.exchanges:
+        if due != self.state.exchanges:  # lower where a larger budget continues the search
             self.state.exchanges = due
             ranking = sorted(self.state.chains, key=lambda chain: -math.inf if math.isnan(chain.value) else chain.value)
             if ranking[0].value < ranking[-1].value:

@@ -272,11 +272,12 @@ class OptunaSearch(Searcher):
             return self.study
         problem = self.problem
         cost = problem.cost if isinstance(problem.cost, str) or problem.cost is None else "cost"
+        first = problem.budgets[0]  # a larger budget adds trials to the same study
         identity = {
             "searcher": self.identity(),
             "space": problem.space.fingerprint,
             "density": problem.density,
-            "budget": [problem.budget.scorings, problem.budget.seconds],
+            "budget": [first.scorings, first.seconds],
             "seed": problem.seed,
             "start": problem.start and problem.start.hash,
             "on_empty": problem.on_empty,
