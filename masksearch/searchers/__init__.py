@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from masksearch.searchers.annealing.annealing import Annealing
-from masksearch.searchers.annealing.thesis import ThesisAnnealing
+from masksearch.searchers.annealing import Annealing
 from masksearch.searchers.eda import EDA
 from masksearch.searchers.evolution import Evolution
-from masksearch.searchers.optuna.optuna_search import OptunaSearch
+from masksearch.searchers.optuna.samplers import OptunaSearch
 from masksearch.searchers.random_search import RandomSearch
 from masksearch.searchers.searcher import Searcher
+from masksearch.searchers.thesis_annealing import ThesisAnnealing
 from masksearch.utils.registry import Table
 
 __all__ = ["EDA", "SEARCHERS", "Annealing", "Evolution", "OptunaSearch", "RandomSearch", "Searcher", "ThesisAnnealing"]

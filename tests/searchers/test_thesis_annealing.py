@@ -12,8 +12,8 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import ThesisAnnealing
-from masksearch.searchers.annealing.thesis import TabuMemory
 from masksearch.searchers.partition import Partition
+from masksearch.searchers.thesis_annealing import TabuMemory
 from masksearch.testing.planted_problem import SPACE, Planted, drive, problem
 
 

@@ -36,7 +36,7 @@ class MemoryStudy:
     Parameters
     ----------
     sampler : str
-        A name in :data:`~masksearch.searchers.optuna.optuna_search.SAMPLERS`.
+        A name in :data:`~masksearch.searchers.optuna.samplers.SAMPLERS`.
     parametrisation : Parametrisation
         Its starts are the first trials, except starts that another search has scored.
     seed : int

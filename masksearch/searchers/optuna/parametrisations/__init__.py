@@ -1,8 +1,8 @@
 """Parametrisations: they turn the few numbers that a sampler proposes into a mask of exact density."""
 
+from masksearch.searchers.optuna.parametrisations.base import Parametrisation
 from masksearch.searchers.optuna.parametrisations.densities import Layers, Mixture
 from masksearch.searchers.optuna.parametrisations.free_density import RANGE, FreeDensity
-from masksearch.searchers.optuna.parametrisations.parametrisation import Parametrisation
 from masksearch.searchers.optuna.parametrisations.units import Bits, Blocks
 
 __all__ = [

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masksearch.core.protocol import Problem
 from masksearch.core.space import MaskSpace
-from masksearch.searchers.optuna.parametrisations.parametrisation import Parametrisation, ranks_of
+from masksearch.searchers.optuna.parametrisations.base import Parametrisation, ranks_of
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 

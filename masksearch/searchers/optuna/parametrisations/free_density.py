@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
-from masksearch.searchers.optuna.parametrisations.parametrisation import Parametrisation
+from masksearch.searchers.optuna.parametrisations.base import Parametrisation
 
 __all__ = ["RANGE", "FreeDensity"]
 
