@@ -26,6 +26,7 @@ from masksearch.utils.errors import InputError
 
 __all__ = [
     "FOREIGN_TRIALS",
+    "LARGER_BUDGETS",
     "Budget",
     "Cost",
     "HasScore",
@@ -41,6 +42,9 @@ __all__ = [
 
 FOREIGN_TRIALS = "foreign_trials"
 """Name of the metric that counts the trials of other searches from which a searcher has learned."""
+
+LARGER_BUDGETS = "larger_budgets"
+"""Name of the part of a problem's identity that lists its budgets after the first; absent if there are none."""
 
 Cost = Hold | Callable[[Mask], float]
 """Cost of a mask / cost of the full mask: a name that the space can count, or a function."""
@@ -262,10 +266,26 @@ class Problem:
         """What happens when a mask would keep nothing of a layer."""
         return self.amount.on_empty
 
-    @property
-    def budgets(self) -> tuple[Budget, ...]:
-        """All budgets of the search, smallest first; ``budget`` is the last."""
-        return (*self.earlier_budgets, self.budget)
+    def identity(self) -> dict[str, object]:
+        """Return all fields as JSON can hold them, under their names; of functions and saliencies, not the values.
+
+        The last bits of saliencies may depend on the number of threads, so that only their names count. ``budget`` is
+        the first budget, ``larger_budgets`` has the others, if any.
+        """
+        first, *larger = [[budget.scorings, budget.seconds] for budget in (*self.earlier_budgets, self.budget)]
+        return {
+            "space": self.space.fingerprint,
+            "density": self.density,
+            "budget": first,
+            "seed": self.seed,
+            "start": None if self.start is None else self.start.hash,
+            "on_empty": self.on_empty,
+            "hold": self.hold,
+            "refined": self.refine is not None,
+            "cost": self.cost if isinstance(self.cost, str) else self.cost is not None,
+            **({"saliencies": list(self.saliencies)} if self.saliencies else {}),
+            **({LARGER_BUDGETS: larger} if larger else {}),
+        }
 
     # Masks that the problem allows. Where the problem would raise an error for an empty layer, rankings keep one unit
     # of the layer instead: a searcher can't choose another density.

@@ -12,15 +12,12 @@ import torch
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Budget, Score, Trial
+from masksearch.core.protocol import LARGER_BUDGETS, Budget, Score, Trial
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
 
-__all__ = ["LARGER_BUDGETS", "HistoryFile", "incumbents", "read_rows", "saved_budgets"]
-
-LARGER_BUDGETS = "larger_budgets"
-"""Name of the part of a search's identity that lists the budgets after the first; absent if there are none."""
+__all__ = ["HistoryFile", "incumbents", "read_rows", "saved_budgets"]
 
 _CHECKPOINT = "search.safetensors"
 

@@ -26,7 +26,7 @@ from masksearch.core.protocol import (
 )
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
-from masksearch.searching.history_store import LARGER_BUDGETS, HistoryFile, saved_budgets
+from masksearch.searching.history_store import HistoryFile, saved_budgets
 from masksearch.utils.errors import InputError
 from masksearch.utils.locks import locked
 
@@ -183,7 +183,7 @@ def _run(
     """
     n_called, file = len(history), None
     if folder is not None:
-        file = HistoryFile(folder, _identity(problem, searcher, batch))
+        file = HistoryFile(folder, {"searcher": searcher.identity(), "batch": batch, **problem.identity()})
         history, state = file.open(problem.space, history.keep)
         if state is not None:
             searcher.load_state_dict(state)
@@ -409,23 +409,3 @@ def _check_cost(cost: Cost, searcher: Searcher, space: MaskSpace) -> None:
         raise InputError(f"cost: this {type(searcher).__name__} considers only scores; {', '.join(able)} support costs")
     if isinstance(cost, str):
         space.share(space.full(), cost)  # raises an error if the space can't count this cost
-
-
-def _identity(problem: Problem, searcher: Searcher, batch: int) -> dict[str, object]:
-    limits = [[budget.scorings, budget.seconds] for budget in problem.budgets]
-    return {
-        "space": problem.space.fingerprint,
-        "searcher": searcher.identity(),
-        "density": problem.density,
-        "budget": limits[0],
-        "seed": problem.seed,
-        "start": problem.start.hash if problem.start else None,
-        "on_empty": problem.on_empty,
-        "hold": problem.hold,
-        "refined": problem.refine is not None,
-        "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
-        "batch": batch,
-        # Only names: the last bits of the values may depend on the number of threads.
-        **({"saliencies": list(problem.saliencies)} if problem.saliencies else {}),
-        **({LARGER_BUDGETS: limits[1:]} if limits[1:] else {}),
-    }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from masksearch.core.protocol import FOREIGN_TRIALS, Problem, Proposal, Score
+from masksearch.core.protocol import FOREIGN_TRIALS, LARGER_BUDGETS, Problem, Proposal, Score
 from masksearch.searchers.optuna.parametrisations import Bits, Blocks, FreeDensity, Layers, Mixture, Parametrisation
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
@@ -270,21 +270,11 @@ class OptunaSearch(Searcher):
         """Name of the shared study; or of the written study: its label, and a hash of searcher and problem."""
         if self.study is not None:
             return self.study
-        problem = self.problem
-        cost = problem.cost if isinstance(problem.cost, str) or problem.cost is None else "cost"
-        first = problem.budgets[0]  # a larger budget adds trials to the same study
-        identity = {
-            "searcher": self.identity(),
-            "space": problem.space.fingerprint,
-            "density": problem.density,
-            "budget": [first.scorings, first.seconds],
-            "seed": problem.seed,
-            "start": problem.start and problem.start.hash,
-            "on_empty": problem.on_empty,
-            "hold": problem.hold,
-            "saliencies": list(problem.saliencies),
-            "cost": cost,
-        }
+        identity = {"searcher": self.identity(), "saliencies": [], **self.problem.identity()}
+        # A larger budget adds trials to the same study.
+        identity = {name: value for name, value in identity.items() if name not in ("refined", LARGER_BUDGETS)}
+        if not isinstance(self.problem.cost, str):
+            identity["cost"] = None if self.problem.cost is None else "cost"
         label = self.label or f"{self.sampler} {self.parametrisation}"
         return f"{label} {hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 

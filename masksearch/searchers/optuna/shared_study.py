@@ -4,7 +4,8 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from typing import Any
 
@@ -14,7 +15,7 @@ from optuna.storages import get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from masksearch.core.protocol import Problem
+from masksearch.core.protocol import LARGER_BUDGETS, Problem
 from masksearch.searchers.optuna.parametrisations import Parametrisation
 from masksearch.searchers.optuna.study_storage import name_metrics, opened, quiet, storage_errors
 from masksearch.searchers.searcher import Searcher
@@ -109,7 +110,9 @@ class SharedStudy:
 
     def new_trials(self) -> list[FrozenTrial]:
         """The finished trials that this search has not read before, in order."""
-        new = [trial for trial in self._trials() if trial.state.is_finished() and trial._trial_id not in self.known_ids]
+        with self._access():
+            trials = self._storage.get_all_trials(self._id, deepcopy=False)
+        new = [trial for trial in trials if trial.state.is_finished() and trial._trial_id not in self.known_ids]
         self.known_ids.update(trial._trial_id for trial in new)
         return new
 
@@ -118,27 +121,23 @@ class SharedStudy:
         for trial in trials:
             signed = copy(trial)
             signed.user_attrs = {"seed": self._seed}
-            try:
+            with self._access():
                 self.known_ids.add(self._storage.create_new_trial(self._id, signed))
-            except KeyError:
-                raise self._is_gone() from None
-            except storage_errors() as error:
-                raise self._fails(error) from None
 
-    def _trials(self) -> list[FrozenTrial]:
+    @contextmanager
+    def _access(self) -> Iterator[None]:
+        """Turn the storage's exceptions into an InputError."""
         try:
-            return self._storage.get_all_trials(self._id, deepcopy=False)
+            yield
         except KeyError:
-            raise self._is_gone() from None
+            raise InputError(
+                f"study: {self._name!r} is no longer in the storage; searches that share it end with it"
+            ) from None
         except storage_errors() as error:
-            raise self._fails(error) from None
-
-    def _fails(self, error: Exception) -> InputError:
-        reason = str(error).split("\n", 1)[0]
-        return InputError(f"study: {self._name!r} can't be read or written ({reason}); the same search goes on later")
-
-    def _is_gone(self) -> InputError:
-        return InputError(f"study: {self._name!r} is no longer in the storage; searches that share it end with it")
+            reason = str(error).split("\n", 1)[0]
+            raise InputError(
+                f"study: {self._name!r} can't be read or written ({reason}); the same search goes on later"
+            ) from None
 
 
 def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> dict[str, object]:
@@ -152,14 +151,10 @@ def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> d
         for name, saliency in problem.saliencies.items()
     ]
     bounds = json.dumps([points.names, points.low.tolist(), points.high.tolist()])
+    own = ("budget", LARGER_BUDGETS, "seed", "start")
     return {
         "searcher": searcher.identity(),
-        "space": problem.space.fingerprint,
-        "density": problem.density,
-        "hold": problem.hold,
-        "on_empty": problem.on_empty,
-        "refined": problem.refine is not None,
-        "cost": problem.cost if isinstance(problem.cost, str) else problem.cost is not None,
+        **{name: value for name, value in problem.identity().items() if name not in own},
         "saliencies": ", ".join(saliencies) or "none",
         "parameters": f"{len(points.names)}, {hashlib.sha256(bounds.encode()).hexdigest()[:16]}",
     }
