@@ -15,7 +15,7 @@ __all__ = ["History"]
 
 
 class History:
-    """All trials of one search, in order.
+    """History of one search: all trials in order, and the best masks.
 
     Searches that share an Optuna study have one history each, with their own trials only.
 
@@ -39,7 +39,7 @@ class History:
 
     @classmethod
     def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
-        """The history with these trials; ``masks`` has the masks of the best trials and of the front, by number."""
+        """Restore a history from its trials, and the masks of its best trials and of its front, by trial number."""
         history = cls(keep)
         history.first = first
         for trial in trials:
@@ -47,7 +47,10 @@ class History:
         return history
 
     def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
-        """Append a scored mask. A bound, NaN or an infinite score is never best; of equal scores, the first is."""
+        """Append a scored mask, and return its trial.
+
+        A bound, NaN or an infinite score is never best; of equal scores, the first is.
+        """
         self.first = self.first or mask
         is_best = _counts(score) and (not self._top or score.value > self.best.score.value)
         known = mask.hash in self._scores
@@ -99,7 +102,7 @@ class History:
         return score.value, score.cost
 
     def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
-        """The exact score of a mask that was scored before, or a bound below this threshold, or None."""
+        """Return the exact score of an earlier trial's mask, or a bound below ``threshold``, or None."""
         bound = self._bounds.get(mask.hash)
         if bound is not None:
             return bound if threshold is not None and bound.value < threshold else None
@@ -143,15 +146,16 @@ class History:
 
     @property
     def front(self) -> list[Trial]:
-        """The Pareto front with its masks, cheapest first: costs and scores rise along it.
+        """Trials of the Pareto front of score and cost, with masks, cheapest first.
 
-        For every trial with an exact score and a cost, the front has the trial, or one with at least its score at no
-        higher cost; of equal trials, the first. The front of a search without costs is empty.
+        Costs and scores rise along the front. For every trial with an exact score and a cost, the front has the trial,
+        or one with at least its score at no higher cost; of equal trials, the first. The front of a search without
+        costs is empty.
         """
         return [self.trials[number] for number in self._front]
 
     def within(self, cost: float) -> list[Trial]:
-        """The trials of the front that cost at most ``cost``, best first.
+        """Return the trials of the Pareto front that cost at most ``cost``, best first.
 
         Raises
         ------
@@ -170,7 +174,7 @@ class History:
         return found[::-1]
 
     def best_so_far(self) -> list[float]:
-        """The anytime curve: the best exact score after every trial, NaN before the first exact score."""
+        """Return the best exact score after every trial; NaN before the first exact score."""
         curve: list[float] = []
         best = math.nan
         for trial in self.trials:

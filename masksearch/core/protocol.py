@@ -66,12 +66,12 @@ class Proposal:
 
     @classmethod
     def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
-        """The proposal of the mask that ``move`` makes of ``base``."""
+        """Return the proposal of the mask ``base`` after ``move``."""
         return cls(base, move, base.moved(move), threshold)
 
     @classmethod
     def of(cls, mask: Mask) -> "Proposal":
-        """The proposal of a mask without a move: the mask is its own base."""
+        """Return the proposal of a mask without a move: the mask is its own base."""
         return cls(mask, Move.nowhere(), mask)
 
     @property
@@ -86,7 +86,7 @@ class Proposal:
 
 
 def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Proposal]:
-    """The proposals of masks; proposals among them stay as they are.
+    """Convert masks to proposals; proposals among them are returned unchanged.
 
     Raises
     ------
@@ -142,17 +142,17 @@ class Budget:
 
     @classmethod
     def of(cls, budget: "int | Budget | None") -> "Budget":
-        """``1000`` is short for ``Budget(scorings=1000)``."""
+        """Return the budget; a number is a number of scorings."""
         return budget if isinstance(budget, Budget) else cls(scorings=budget)
 
     def left(self, scorings: int, seconds: float) -> int | None:
-        """Scorings left; None: only seconds limit the search; 0: the budget is spent."""
+        """Return the number of scorings left; None: only seconds limit the search; 0: the budget is spent."""
         if self.spent(scorings, seconds) >= 1:
             return 0
         return None if self.scorings is None else self.scorings - scorings
 
     def spent(self, scorings: int, seconds: float) -> float:
-        """Share of the budget that is spent; at 1 or more, the search is over."""
+        """Return the spent share of the budget; at 1 or more, the search is over."""
         shares = []
         if self.scorings is not None:
             shares.append(scorings / self.scorings)
@@ -161,14 +161,14 @@ class Budget:
         return max(shares)
 
     def covers(self, other: "Budget") -> bool:
-        """Whether each limit is at least the other budget's; no limit is more than any limit."""
+        """Whether each limit is at least as large as the other budget's; None is the largest."""
         pairs = ((self.scorings, other.scorings), (self.seconds, other.seconds))
         return all(own is None or (theirs is not None and own >= theirs) for own, theirs in pairs)
 
 
 @dataclass(frozen=True, init=False)
 class Problem:
-    """The task of a searcher: sizes and layers of the units, the amount to keep, budget and seed; no network.
+    """Task of a searcher: the space of masks, the amount to keep, budget and seed; without a network.
 
     Parameters
     ----------
@@ -253,17 +253,17 @@ class Problem:
 
     @property
     def density(self) -> Density:
-        """The amount's density: a float, or one per layer."""
+        """Density of every mask: a float, or one per layer."""
         return self.amount.density
 
     @property
     def hold(self) -> Hold:
-        """What the density is a share of."""
+        """Quantity that the density is a share of: units, parameters or MACs."""
         return self.amount.hold
 
     @property
     def on_empty(self) -> OnEmpty:
-        """What happens when a mask would keep nothing of a layer."""
+        """Policy for masks that would empty a layer: raise, allow or keep_one."""
         return self.amount.on_empty
 
     def identity(self) -> dict[str, object]:
@@ -291,15 +291,15 @@ class Problem:
     # of the layer instead: a searcher can't choose another density.
 
     def top_units(self, saliency: Tensor, scope: Scope = "global", generator: torch.Generator | None = None) -> Mask:
-        """The mask of the top units of a saliency (n_units,)."""
+        """Return the mask of the top units of a saliency (n_units,)."""
         return self.space.top_k(saliency, self.amount.lenient().across(scope), generator=generator)
 
     def top_k(self, saliency: Tensor) -> Mask:
-        """The mask of a saliency (n_units,), refined if the problem has ``refine``."""
+        """Return the mask of a saliency (n_units,), refined if the problem has ``refine``."""
         return self.top_units(saliency) if self.refine is None else self.refine(saliency, self.top_units)
 
     def random_mask(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
-        """A random mask that the problem allows, drawn uniformly among the masks of its density.
+        """Draw a mask that the problem allows, uniformly among the masks of its density.
 
         Raises
         ------
@@ -316,27 +316,29 @@ class Problem:
         return self.space.random(amount, generator=generator)
 
     def allows(self, kept: np.ndarray) -> bool:
-        """Whether a mask may keep ``kept`` units of the layers, int64 (n_layers,): none is empty, the cost fits."""
+        """Whether the problem allows masks that keep ``kept`` units per layer, int64 (n_layers,)."""
         return (self.on_empty == "allow" or bool(kept.all())) and self.space.fits(kept, self.amount)
 
     def priced(self, mask: Mask, score: Score) -> Score:
-        """The score with the cost of its mask, if the problem has a cost and the score has none."""
+        """Return the score with the cost of its mask, if the problem has a cost."""
         if self.cost is None or score.cost is not None:
             return score
         return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))
 
 
 class HasScore(Protocol):
-    """A scorer without state between scorings. :func:`masksearch.search` needs nothing more."""
+    """Protocol of a scorer without state between scorings, as :func:`masksearch.search` needs it."""
 
     @abstractmethod
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal, in order; higher is better."""
+        """Return one score per proposal, in order; higher is better."""
 
 
 @runtime_checkable
 class Scoring(HasScore, Protocol):
-    """A scorer as the loop uses it. Subclasses without state between scorings need only ``score``.
+    """Protocol of a scorer that may have state between scorings.
+
+    Subclasses without such a state need only ``score``.
 
     The loop writes checkpoints right after a refresh. A resumed search therefore finds the scorer in the same state as
     a search that was never interrupted.
@@ -344,11 +346,11 @@ class Scoring(HasScore, Protocol):
 
     @property
     def refresh_every(self) -> int | None:
-        """Scorings from one :meth:`refresh` to the next; None if the scorer has no state between scorings."""
+        """Number of scorings between two calls of :meth:`refresh`; None: the scorer has no state."""
         return None
 
     def refresh(self) -> None:
-        """Drop all state that earlier scorings have left."""
+        """Discard all state of earlier scorings."""
         return
 
 
@@ -363,7 +365,7 @@ class _Stateless(Scoring):
 
 
 def as_scoring(scorer: HasScore) -> Scoring:
-    """The scorer itself if it has all members of :class:`Scoring`, else the scorer with the defaults of ``Scoring``.
+    """Return the scorer, with the defaults of :class:`Scoring` where it has only ``score``.
 
     Raises
     ------

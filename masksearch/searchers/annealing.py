@@ -32,14 +32,14 @@ Neighbourhood = Partition | LayeredPartition | RankedLayers
 
 @dataclass
 class Chain:
-    """The state of one chain."""
+    """State of one annealing chain: its current mask and score."""
 
     neighbourhood: Neighbourhood  # of the current mask
     current: Mask
     value: float = math.nan  # score of the current mask; NaN until it has been scored
 
     def draw(self, radius: int, problem: Problem, rng: np.random.Generator) -> Move:
-        """A random move to a mask that the problem allows; the empty move if none was found."""
+        """Draw a move to a mask that the problem allows; the empty move if 100 draws find none."""
         for attempt in range(_TRIES):
             move = self.neighbourhood.draw(radius if attempt < _TRIES // 2 else 1, rng)
             if problem.allows(self.neighbourhood.kept_after(move)):
@@ -52,14 +52,14 @@ class Chain:
         self.current, self.value = proposal.mask, value
 
     def copy_from(self, other: "Chain") -> None:
-        """Continue from the current mask of another chain."""
+        """Replace the chain's current mask and score by those of another chain."""
         self.neighbourhood.load_state_dict(other.neighbourhood.state_dict())
         self.current, self.value = other.current, other.value
 
 
 @dataclass
 class AnnealingState:
-    """What annealing remembers from one scoring to the next."""
+    """State of a simulated annealing between scorings."""
 
     rng: np.random.Generator  # draws moves and thresholds
     chains: list[Chain]
@@ -73,7 +73,7 @@ class AnnealingState:
 
 @dataclass
 class Annealing(Searcher):
-    """Simulated annealing over masks of one density (Kirkpatrick et al. 1983; Hamming-limited swaps).
+    """Simulated annealing: swap kept for pruned units, and accept worse masks ever less (Kirkpatrick et al. 1983).
 
     A move swaps ``radius`` kept units for as many pruned units: anywhere in the network, or, for a share ``within`` of
     the moves, between units of the same layer. With a density per layer, all moves stay within layers. A move is
@@ -230,7 +230,7 @@ class Annealing(Searcher):
 
     @property
     def radius(self) -> int:
-        """Units dropped and units regrown by the next move; with ``densities``, at most."""
+        """Number of units that the next move drops, and regrows; with ``densities``, the largest number."""
         largest = self.state.chains[0].neighbourhood.max_radius
         if self.densities:
             return max(1, largest)
@@ -239,7 +239,7 @@ class Annealing(Searcher):
 
     @property
     def temperature(self) -> float:
-        """In score units; 0 before the first worsening probe."""
+        """Temperature in score units; 0 before the first worsening probe."""
         if not self.state.probes:
             return 0.0
         accept = self.accept_start * (self.accept_end / self.accept_start) ** self.progress
@@ -247,7 +247,7 @@ class Annealing(Searcher):
 
     @property
     def incumbent(self) -> Mask:
-        """The first chain's mask."""
+        """Current mask of the first chain."""
         return self.state.chains[0].current
 
     def metrics(self) -> dict[str, float]:  # noqa: D102
@@ -257,7 +257,3 @@ class Annealing(Searcher):
             "radius": self.radius,
             "acceptance_rate": self.state.acceptance_rate,
         }
-
-    @property
-    def _scored(self) -> list[Chain]:
-        return [chain for chain in self.state.chains if not math.isnan(chain.value)]

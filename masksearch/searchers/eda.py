@@ -24,7 +24,7 @@ _RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it coun
 
 @dataclass
 class EDAState:
-    """What the estimation of distribution remembers from one scoring to the next, beside its generator."""
+    """State of an estimation of distribution between scorings, without its generator."""
 
     start_is_due: bool  # the problem has a start mask that wasn't proposed yet
     probabilities: Tensor  # of every unit to be kept, float64 (n_units,)
@@ -35,11 +35,12 @@ class EDAState:
 
 @dataclass
 class EDA(Searcher):
-    """Estimation of distribution over masks, all units independent (UMDA, PBIL and the cross-entropy method).
+    """Estimation of distribution: learn the probability that good masks keep each unit, and draw masks from it.
 
-    Every unit has a probability of being kept. A generation of masks is drawn from them; then the probabilities move by
-    ``rate`` towards the shares in which its best masks keep each unit: Baluja 1994 (PBIL), Mühlenbein & Paass 1996
-    (UMDA, rate 1), Rubinstein 1999 (the cross-entropy method, where the rate is called smoothing).
+    All units are independent. Every unit has a probability of being kept. A generation of masks is drawn from them;
+    then the probabilities move by ``rate`` towards the shares in which its best masks keep each unit: Baluja 1994
+    (PBIL), Mühlenbein & Paass 1996 (UMDA, rate 1), Rubinstein 1999 (the cross-entropy method, where the rate is called
+    smoothing).
 
     Masks have the exact density: the units of highest ``logit(p) + noise`` are kept. The noise is logistic, which is
     the difference of two Gumbel variables, one for keeping the unit and one for pruning it. So drawn (Pareto sampling,

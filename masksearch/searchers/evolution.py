@@ -42,7 +42,7 @@ class _Member:
 
 @dataclass
 class EvolutionState:
-    """What evolution remembers from one scoring to the next, beside its generator, which draws the first masks."""
+    """State of an evolution between scorings, without the generator of the first masks."""
 
     rng: np.random.Generator  # draws parents and children
     proposed_first: int = 0  # masks that were proposed to fill the population
@@ -51,7 +51,7 @@ class EvolutionState:
 
 @dataclass
 class Evolution(Searcher):
-    """Steady-state evolution: two parents, one child, which replaces the lesser parent unless the child is worse.
+    """Steady-state evolution: a child of two masks replaces the parent of lower score, unless the child scores lower.
 
     Replacing a parent, not the worst member, keeps the population diverse (crowding, Mahfoud 1995), which crossover
     needs. The better parent is the base of the move, so that proposing a child costs O(radius), and the score of the

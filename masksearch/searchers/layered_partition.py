@@ -33,11 +33,11 @@ class _ByLayer:
 
     @property
     def max_radius(self) -> int:
-        """The largest radius of swaps anywhere: the smaller of the numbers of kept and pruned units."""
+        """Largest radius of a swap: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Units that every layer would keep after ``move``, int64 (n_layers,)."""
+        """Number of kept units per layer after ``move``, int64 (n_layers,)."""
         out, back = (
             np.bincount(self.space.layer_of(units), minlength=len(self._kept)) for units in (move.dropped, move.regrown)
         )
@@ -49,7 +49,7 @@ class _ByLayer:
         return Mask.of_units(self.space, np.concatenate([self._order[start : start + kept] for start, kept in runs]))
 
     def state_dict(self) -> dict[str, object]:
-        """The order of the units. Draws depend on it, so that the bits alone could not resume the same search."""
+        """Order of the units, on which draws depend, and number of kept units per layer."""
         return {"order": self._order.copy(), "kept": self._kept.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ class _ByLayer:
 
 
 class LayeredPartition(_ByLayer):
-    """Swaps within layers, which keep the layers' densities, and swaps anywhere.
+    """Current mask of a search, from which swaps within layers or across layers are drawn.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ class LayeredPartition(_ByLayer):
 
     @property
     def max_radius(self) -> int:
-        """The largest radius; if all moves stay within layers, the sum of the layers' largest radii."""
+        """Largest radius of a swap; if all moves stay within layers, the sum of the layers' largest radii."""
         return int(self._swappable.sum()) if self.within == 1 else super().max_radius
 
     @property
@@ -90,7 +90,7 @@ class LayeredPartition(_ByLayer):
         return np.minimum(self._kept, self._sizes - self._kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """A random swap of ``radius`` kept units for as many pruned units, or of ``max_radius`` if that is less.
+        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units.
 
         A swap within layers is divided over them at random, in proportion to the layers' largest radii.
         """
@@ -120,7 +120,7 @@ class LayeredPartition(_ByLayer):
         return Move(self._order[np.concatenate(out)], self._order[np.concatenate(back)])
 
     def make(self, move: Move) -> None:
-        """Make a move: in every layer, units change places so that kept units come first again."""
+        """Apply a move to the current mask."""
         layers_out, layers_back = self.space.layer_of(move.dropped), self.space.layer_of(move.regrown)
         for layer in np.union1d(layers_out, layers_back):
             out, back = move.dropped[layers_out == layer], move.regrown[layers_back == layer]
@@ -153,7 +153,7 @@ class LayeredPartition(_ByLayer):
 
 
 class RankedLayers(_ByLayer):
-    """Masks that differ only in the layers' densities: each layer keeps the first units of a fixed ranking.
+    """Current mask of a search over the layers' densities: each layer keeps the first units of a fixed ranking.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class RankedLayers(_ByLayer):
         super().__init__(space, np.concatenate(orders), kept_per_layer)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """One layer drops units, and another layer regrows as many.
+        """Draw a move that prunes the last kept units of one layer and regrows as many of another.
 
         The logarithm of the number of units is uniform, from one unit to the largest number that both layers allow, at
         most ``radius``: layers of different sizes, and the beginning and the end of a search, need different steps.
@@ -196,12 +196,12 @@ class RankedLayers(_ByLayer):
         return Move(self._order[end - units : end], self._order[start : start + units])
 
     def make(self, move: Move) -> None:
-        """Make a move that :meth:`draw` returned."""
+        """Apply a move that :meth:`draw` returned."""
         self._kept = self.kept_after(move)
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Units per layer, int64 (n_layers,), of ``radius`` units drawn without replacement from ``room`` per layer."""
+    """Draw ``radius`` of ``room`` units without replacement; return their number per layer, int64 (n_layers,)."""
     ends = room.cumsum()
     drawn = rng.choice(ends[-1], min(radius, int(ends[-1])), replace=False, shuffle=False)
     return np.bincount(np.searchsorted(ends, drawn, side="right"), minlength=len(room))

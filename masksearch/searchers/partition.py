@@ -12,7 +12,7 @@ __all__ = ["Partition"]
 
 
 class Partition:
-    """The units of one mask as one array, kept units first: a swap of r units costs O(r) for any size of the space.
+    """Current mask of a search as an array of units, kept units first; a swap of r units takes O(r) time.
 
     Parameters
     ----------
@@ -36,22 +36,22 @@ class Partition:
 
     @property
     def max_radius(self) -> int:
-        """The largest radius: the smaller of the numbers of kept and pruned units."""
+        """Largest radius of a swap: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """A random swap of ``radius`` kept units for as many pruned units, or of ``max_radius`` if that is less."""
+        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units."""
         radius = min(radius, self.max_radius)
         out = rng.choice(self.n_kept, radius, replace=False, shuffle=False)
         back = rng.choice(self.space.n_units - self.n_kept, radius, replace=False, shuffle=False)
         return Move(self._order[out], self._order[self.n_kept + back])
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Units that every layer would keep after ``move``, int64 (n_layers,)."""
+        """Number of kept units per layer after ``move``, int64 (n_layers,)."""
         return self._kept_per_layer - self._per_layer(move.dropped) + self._per_layer(move.regrown)
 
     def make(self, move: Move) -> None:
-        """Make a swap of equal numbers: each regrown unit takes the place of a dropped one."""
+        """Apply a swap to the current mask; it drops and regrows equal numbers of units."""
         out, back = self._place[move.dropped], self._place[move.regrown]
         self._order[out], self._order[back] = move.regrown, move.dropped
         self._place[move.regrown], self._place[move.dropped] = out, back
@@ -62,7 +62,7 @@ class Partition:
         return Mask.of_units(self.space, self._order[: self.n_kept])
 
     def state_dict(self) -> dict[str, object]:
-        """The order of the units. Draws depend on it, so that the bits alone could not resume the same search."""
+        """Order of the units, on which draws depend, and number of kept units."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

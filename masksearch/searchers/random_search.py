@@ -15,14 +15,14 @@ __all__ = ["RandomSearch"]
 
 @dataclass
 class RandomSearchState:
-    """What a random search remembers, beside its generator."""
+    """State of a random search, without its generator."""
 
     start_is_due: bool  # the problem has a start mask that wasn't proposed yet
 
 
 @dataclass
 class RandomSearch(Searcher):
-    """Masks drawn independently and uniformly among those of the density (Bergstra & Bengio 2012, for masks)."""
+    """Random search: draw masks of the density independently and uniformly (Bergstra & Bengio 2012)."""
 
     scope: Scope = "global"  # layerwise, erk: with every layer's density fixed, a stronger baseline
 

@@ -18,7 +18,9 @@ __all__ = ["Searcher"]
 
 
 class Searcher(ABC):
-    """Proposes masks and learns from their scores. A searcher sees sizes, layers and scores, and no network.
+    """Base class of searchers, which propose masks and learn from their scores.
+
+    A searcher sees sizes, layers and scores, and no network.
 
     A searcher of your own needs two methods, :meth:`ask` and :meth:`tell`. Both can use what :meth:`start` sets:
 
@@ -53,7 +55,7 @@ class Searcher(ABC):
         return f"{type(self).__name__}()"
 
     def identity(self) -> dict[str, object]:
-        """The class and the dataclass fields that are not at their default, as JSON has them: equal searchers only."""
+        """Return class and non-default dataclass fields as a JSON dict, equal only for equal searchers."""
         identity: dict[str, object] = {"class": type(self).__qualname__}
         own: tuple[Field[object], ...] = fields(self) if is_dataclass(self) else ()
         for item in own:
@@ -63,25 +65,25 @@ class Searcher(ABC):
         return identity
 
     def start(self, problem: Problem) -> None:
-        """Begin a search of ``problem``; nothing remains of an earlier search."""
+        """Begin a search of ``problem``, and discard the state of any earlier search."""
         self.problem = problem
         self.generator = torch_generator(problem.seed, type(self).__name__)
         self.reset()
 
     def reset(self) -> None:  # noqa: B027 (may be left out)
-        """Set ``self.state`` for a new search. Override it if the searcher remembers something."""
+        """Set ``self.state`` for a new search; override this method if the searcher has a state."""
 
     @abstractmethod
     def ask(self, n: int = 1) -> list[Proposal]:
-        """At least one and at most ``n`` proposals; none if the searcher has ended."""
+        """Return 1 to ``n`` proposals, or an empty list if the searcher has no more."""
 
     @abstractmethod
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:
-        """Take the scores of all proposals of the last :meth:`ask`, in its order."""
+        """Learn from the scores of all proposals of the last :meth:`ask`, in the same order."""
 
     @property
     def supports_resuming(self) -> bool:
-        """Whether a search can be saved, and resumed with the proposals of a search that was never interrupted.
+        """Whether an interrupted search can be saved and resumed to the same result.
 
         True for searchers with a ``self.state``, and for searchers without any attributes but dataclass fields,
         ``problem`` and ``generator``. Other searchers need a :meth:`state_dict` of their own.
@@ -94,7 +96,9 @@ class Searcher(ABC):
         return sorted(set(vars(self)) - settings - {"problem", "generator", "state"})
 
     def state_dict(self) -> dict[str, object]:
-        """The state between a tell and the next ask: nested dicts, lists, numbers, strings, arrays and tensors.
+        """Return the searcher's state as nested dicts, lists, numbers, strings, arrays and tensors.
+
+        Call it between a tell and the next ask.
 
         Raises
         ------
@@ -110,7 +114,7 @@ class Searcher(ABC):
         return {"generator": self.generator.get_state(), "state": None if state is None else saved_state(state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned, after :meth:`start` with the same problem.
+        """Restore a state from :meth:`state_dict`, after :meth:`start` with the same problem.
 
         Raises
         ------
@@ -128,7 +132,7 @@ class Searcher(ABC):
         self.generator.set_state(state["generator"])
 
     def finish(self) -> None:
-        """Release or write what is left when a search is over or interrupted; nothing by default.
+        """Close files and write results at the end of a search; by default, do nothing.
 
         Called once by the loop after :meth:`start`, also after an error. The history is complete by then.
         """
@@ -136,20 +140,20 @@ class Searcher(ABC):
 
     @property
     def supports_costs(self) -> bool:
-        """Whether problems may have a cost: the Pareto front of score and cost is searched then."""
+        """Whether the searcher can search for the Pareto front of score and cost."""
         return False
 
     @property
     def shares_trials(self) -> bool:
-        """Whether trials of other searches are taken in, so that these must have other seeds."""
+        """Whether the searcher also learns from trials of other searches, which must have other seeds."""
         return False
 
     def with_settings(self, **settings: Any) -> "Searcher":
-        """A copy of the searcher with some dataclass fields replaced."""
+        """Return a copy of the searcher with some dataclass fields replaced."""
         return replace(self, **settings)  # type: ignore[type-var]
 
     def placed(self, folder: Path, study: str | None = None) -> "Searcher":
-        """The searcher for a search that has a folder; the searcher itself if it writes no files.
+        """Return the searcher with ``folder`` as the place of its files; itself if it writes no files.
 
         Parameters
         ----------
@@ -161,7 +165,7 @@ class Searcher(ABC):
         return self
 
     def unplaced(self) -> "Searcher":
-        """The searcher without files or storages, for checks before a search."""
+        """Return the searcher without files or storages, for checks before a search."""
         return self
 
     @property
@@ -170,5 +174,5 @@ class Searcher(ABC):
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Numbers for the history and its curves (temperature, radius, ...), by name."""
+        """Return numbers for the history and its curves (temperature, radius, ...), by name."""
         return {}

@@ -16,7 +16,7 @@ __all__ = ["load_state", "saved_state"]
 
 
 def saved_state(state: Any) -> Any:
-    """A copy of a state that files can hold: nested dicts, lists, tuples, numbers, strings, arrays and tensors.
+    """Copy a searcher's state to what files can hold: nested dicts, lists, numbers, strings, arrays, tensors.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def saved_state(state: Any) -> Any:
 
 
 def load_state(state: Any, saved: Any, space: MaskSpace) -> Any:
-    """The state that :func:`saved_state` has saved.
+    """Restore a searcher's state from what :func:`saved_state` returned.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ _FIRST_LEVEL_MEAN = 5.0  # percent
 
 @dataclass
 class TabuMemory:
-    """The last ``size`` masks that were proposed, and the distance of the current mask to each of them.
+    """Tabu memory: the last ``size`` proposed masks, and the Hamming distance of the current mask to each.
 
     Comparing a move with all of them costs O(size x radius), and remembering a mask O(n_units).
     """
@@ -36,7 +36,7 @@ class TabuMemory:
         return cls(np.zeros((size, n_units), dtype=bool), np.zeros(size, dtype=np.int64))
 
     def distances_after(self, move: Move) -> np.ndarray:
-        """Hamming distances between the current mask after ``move`` and the remembered masks: int64 (masks,)."""
+        """Hamming distances of the mask after ``move`` to the remembered masks, int64 (masks,)."""
         n = min(self.count, len(self.bits))
         # A dropped unit decreases the distance to masks without it by one, and increases the others; a regrown unit
         # does the opposite.
@@ -53,13 +53,13 @@ class TabuMemory:
         self.count += 1
 
     def follow(self, move: Move) -> None:
-        """Update the distances: the current mask has made ``move``."""
+        """Update the distances after ``move`` has changed the current mask."""
         self.distances[: min(self.count, len(self.bits))] = self.distances_after(move)
 
 
 @dataclass
 class ThesisState:
-    """What the thesis' annealing remembers from one scoring to the next."""
+    """State of a :class:`ThesisAnnealing` search between scorings."""
 
     rng: np.random.Generator  # draws moves and thresholds
     current: Mask
@@ -80,7 +80,9 @@ class ThesisState:
 
 @dataclass
 class ThesisAnnealing(Searcher):
-    """The published moves, radius, temperature, acceptance and tabu memory. For accuracy scores in [0, 1].
+    """Simulated annealing as published in the annealing thesis (2020), for accuracy scores in [0, 1].
+
+    Moves, radius, temperature, acceptance and tabu memory are the published ones.
 
     A move is accepted if its accuracy passes a running mean `a`, else with probability exp(-(a - accuracy) / T); `a` is
     the mean of the previous level's `a` and the accuracies accepted so far in this level. It is not the score of the
@@ -103,12 +105,12 @@ class ThesisAnnealing(Searcher):
 
     @classmethod
     def mlp(cls) -> "ThesisAnnealing":
-        """The thesis' annealing for its MLP: 1,450 levels, 42,706 scorings."""
+        """Return the searcher with the thesis' settings for its MLP: 1,450 levels, 42,706 scorings."""
         return cls(1450, 0.006, 0.999, 1, 50, memory=50, tries=50, known="within_radius", carry="before")
 
     @classmethod
     def cnn(cls) -> "ThesisAnnealing":
-        """The thesis' annealing for its CNN's filters: 1,000 levels, about 8,200 scorings."""
+        """Return the searcher with the thesis' settings for its CNN: 1,000 levels, about 8,200 scorings."""
         return cls(1000, 0.005, 0.995, 2, 10, memory=60, tries=30, known="equal", carry="after")
 
     def reset(self) -> None:  # noqa: D102
@@ -135,7 +137,7 @@ class ThesisAnnealing(Searcher):
         return self.state.current
 
     def ask(self, n: int = 1) -> list[Proposal]:
-        """One proposal: the published search has no batches."""
+        """Return one proposal for any ``n``: the published search has no batches."""
         state = self.state
         if state.level == self.levels:
             return []

@@ -23,7 +23,7 @@ _CHECKPOINT = "search.safetensors"
 
 
 class HistoryFile:
-    """A history and the state of its search in three files of a folder.
+    """Writes the history of a search and the searcher's state to three files of a folder.
 
     - ``history.jsonl``: one row per trial.
     - ``moves.i32``: the moves of the searcher's incumbent in the order of the rows, as little-endian int32 unit
@@ -52,7 +52,7 @@ class HistoryFile:
         self._moves: BinaryIO
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
-        """The saved history and searcher's state; the state is None if the search is new or can't be resumed.
+        """Open the files; return the saved history and searcher's state (None: new, or can't be resumed).
 
         Raises
         ------
@@ -73,7 +73,7 @@ class HistoryFile:
         return history, state
 
     def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
-        """Append a trial, and the move to the searcher's new incumbent, if the row has one."""
+        """Append a trial, and the move to the searcher's new current mask ``incumbent``, if there is one."""
         row: dict[str, Any] = {
             "number": trial.number,
             "score": None if math.isnan(trial.score.value) else trial.score.value,
@@ -95,7 +95,7 @@ class HistoryFile:
         self._rows.write(json.dumps(row).encode() + b"\n")
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
-        """Save the searcher's state; None if the searcher doesn't support resuming."""
+        """Save the searcher's state, and up to where the files are valid; None: the searcher can't be resumed."""
         for handle in (self._rows, self._moves):
             handle.flush()
             os.fsync(handle.fileno())
@@ -117,7 +117,7 @@ class HistoryFile:
 
 
 def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
-    """The trials in ``history.jsonl`` of ``folder`` (in its first ``end`` bytes), without masks.
+    """Yield the trials in ``history.jsonl`` of ``folder`` (in its first ``end`` bytes), without masks.
 
     An incomplete last line, of a running or killed search, is left out.
     """
@@ -129,7 +129,7 @@ def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
 
 
 def saved_budgets(folder: Path) -> tuple[Budget, ...]:
-    """The budgets of the search in ``folder``, smallest first; none before its first checkpoint."""
+    """Return the budgets of the search in ``folder``, smallest first; none before its first checkpoint."""
     checkpoint = folder / _CHECKPOINT
     if not checkpoint.exists():
         return ()
@@ -144,7 +144,7 @@ def _raw_rows(folder: Path, end: int | None) -> list[dict[str, Any]]:
 
 
 def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
-    """Some incumbents of a finished search, evenly spread over its trials, with the trials' numbers.
+    """Yield (trial number, the searcher's current mask) at ``number`` evenly spaced trials of a finished search.
 
     They are restored from the first mask and the saved moves. Searchers without an incumbent have none.
 

@@ -15,7 +15,7 @@ __all__ = ["Subspace", "SubspaceScorer"]
 
 
 class Subspace(MaskSpace):
-    """The masks of another space that keep only units of the mask ``alive``.
+    """Space of the masks that keep only units of the mask ``alive``.
 
     The units are those that ``alive`` keeps, in the same order, in layers of the same names; layers that ``alive``
     empties are left out. Densities are held in units.
@@ -34,7 +34,7 @@ class Subspace(MaskSpace):
         super().__init__(sizes, alive.space.granularity)
 
     def density(self, of_all: float) -> float:
-        """The density in this space of masks that keep the share ``of_all`` of all units.
+        """Return the density in this space of masks that keep the share ``of_all`` of all units.
 
         Raises
         ------
@@ -47,22 +47,24 @@ class Subspace(MaskSpace):
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:
-        """The values of this space's units, (n_units,), of a tensor with one value for each of all units."""
+        """Select this space's units, (n_units,), from a tensor with one value for each of all units."""
         return per_unit[torch.from_numpy(self.units)]
 
     def lifted(self, mask: Mask) -> Mask:
-        """A mask of this space as a mask of all units."""
+        """Convert a mask of this space to a mask of all units."""
         bits = torch.zeros(self.alive.space.n_units, dtype=torch.bool)
         bits[torch.from_numpy(self.units)] = mask.bits
         return Mask(self.alive.space, bits)
 
     def lifted_move(self, move: Move) -> Move:
-        """A move of this space as a move of all units."""
+        """Convert a move of this space to a move of all units."""
         return Move(self.units[move.dropped], self.units[move.regrown])
 
 
 class SubspaceScorer(Scoring):
-    """Scores masks of a subspace with a scorer of all units. Moves stay moves, so that the scorer's fast paths work.
+    """Scores masks of a subspace with a scorer of all units.
+
+    Moves stay moves, so that the scorer's fast paths work.
 
     Parameters
     ----------
@@ -86,7 +88,7 @@ class SubspaceScorer(Scoring):
         self._scorer.refresh()
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
-        """One score per mask or proposal, in order.
+        """Return one score per mask or proposal, in order.
 
         Raises
         ------

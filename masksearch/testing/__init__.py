@@ -1,4 +1,4 @@
-"""The contracts of components, as functions that your own can be held to; no test framework is needed.
+"""Checks for your own searchers, criteria, networks and schedules; no test framework is needed.
 
 ``check_searcher(make)``, ``check_criterion(row)``, ``check_model(row, shape)`` and ``check_schedule(row)`` go
 through all promises of one component and raise AssertionError at the first that is broken. The modules

@@ -1,6 +1,6 @@
-"""What every criterion promises, as checks that the row of any criterion can be put through, for weights and filters.
+"""Checks of what every criterion promises, for weights and filters.
 
-Each check takes the row and a granularity, and raises AssertionError where the promise is broken.
+Each check takes a row of the table of criteria and a granularity, and raises AssertionError if it fails.
 """
 
 import copy
@@ -32,7 +32,7 @@ Batches = list[tuple[Tensor, Tensor]]
 
 
 def check_criterion(row: Criterion) -> None:
-    """All promises, for every granularity that the row names."""
+    """Run all checks of a criterion for every granularity that its row names."""
     checks: list[Callable[[Criterion, str], None]] = [check_saliency, check_leaves_no_trace, check_needs, check_alive]
     for granularity in row.granularities:
         for check in checks:
@@ -40,7 +40,7 @@ def check_criterion(row: Criterion) -> None:
 
 
 def check_saliency(row: Criterion, granularity: str = "weight") -> None:
-    """A finite number per unit, without a gradient, and the same again from the same network."""
+    """Check that a criterion returns one finite number per unit, without a gradient, and equal numbers again."""
     model = small_network()
     space = space_of(model, granularity)
     initial = initial_weights(model)
@@ -53,7 +53,7 @@ def check_saliency(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
-    """Weights, buffers, gradients, modes, batches and torch's random state are what they were."""
+    """Check that a criterion changes no weights, buffers, gradients, modes, batches or torch's random state."""
     for training in (True, False):
         model = small_network().train(training)
         model[1].train(not training)
@@ -80,7 +80,7 @@ def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_needs(row: Criterion, granularity: str = "weight") -> None:
-    """The row says what it needs; without it there is an :class:`InputError`, with it alone there is a saliency."""
+    """Check that a criterion needs exactly the inputs that its row names, else raises an :class:`InputError`."""
     model = small_network()
     space = space_of(model, granularity)
     given: list[tuple[bool, Batches, Mapping[str, Tensor] | None]] = [
@@ -101,7 +101,7 @@ def check_needs(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_alive(row: Criterion, granularity: str = "weight") -> None:
-    """Where units are pruned already, the others still have a finite value each."""
+    """Check that units which earlier rounds have kept get finite values."""
     model = small_network()
     space = space_of(model, granularity)
     alive = space.random(0.7, generator=torch.Generator().manual_seed(0))
@@ -118,13 +118,13 @@ def saliency_of(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """The saliency, with a generator where the row draws."""
+    """Return a criterion's saliency; criteria that draw get a seeded generator."""
     extras: dict[str, object] = {"generator": torch.Generator().manual_seed(0)} if row.draws else {}
     return row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
 
 
 def small_network() -> nn.Sequential:
-    """A convolution, BatchNorm, tanh, dropout and a linear layer, for images (1, 5, 5) of four classes."""
+    """Return a network for images (1, 5, 5) of four classes: convolution, BatchNorm, tanh, dropout, linear."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
@@ -138,17 +138,17 @@ def small_network() -> nn.Sequential:
 
 
 def small_batches(n: int = 3) -> Batches:
-    """Batches of noise for :func:`small_network`."""
+    """Return ``n`` batches of noise for :func:`small_network`."""
     g = torch.Generator().manual_seed(1)
     return [(torch.randn(8, 1, 5, 5, generator=g), torch.randint(0, 4, (8,), generator=g)) for _ in range(n)]
 
 
 def initial_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Weights at initialisation that differ from the network's, in sign too."""
+    """Return stand-ins for initial weights, which differ from the network's weights, also in sign."""
     g = torch.Generator().manual_seed(3)
     return {name: t.detach() + 0.3 * torch.randn(t.shape, generator=g) for name, t in model.named_parameters()}
 
 
 def space_of(model: nn.Module, granularity: str) -> NetworkSpace:
-    """The space of :func:`small_network`."""
+    """Return the weight or filter space of :func:`small_network`."""
     return weight_space(model) if granularity == "weight" else filter_space(model, torch.zeros(1, 1, 5, 5))

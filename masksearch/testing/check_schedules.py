@@ -1,4 +1,4 @@
-"""What every row of the schedules' table promises."""
+"""Check of what every row of the table of schedules promises."""
 
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.schedules import Schedule
@@ -7,7 +7,7 @@ __all__ = ["check_schedule"]
 
 
 def check_schedule(row: Schedule) -> None:
-    """Its fields fit one another; raises AssertionError, or InputError for weights that are no moment."""
+    """Check that the fields of a schedule fit each other; raises AssertionError or InputError."""
     assert row.about, "no word about what it does"
     assert "\n" not in row.about, "more than one line about what it does"
     assert row.rounds >= 1, f"{row.rounds} rounds"

@@ -1,7 +1,7 @@
-"""What every searcher promises, as checks that any searcher can be put through.
+"""Checks of what every searcher promises.
 
-Each check takes ``make``, a function without arguments that returns a new searcher, and raises AssertionError where the
-promise is broken. Scores come from ``planted_problem.Planted``: the share of a hidden mask's units that a mask keeps.
+Each check takes ``make``, a function without arguments that returns a new searcher, and raises AssertionError if it
+fails. Scores come from ``planted_problem.Planted``: the share of a hidden mask's units that a mask keeps.
 """
 
 import math
@@ -42,7 +42,7 @@ Make = Callable[[], Searcher]
 
 
 def check_searcher(make: Make, folder: str | Path | None = None) -> None:
-    """All promises.
+    """Run all checks of a searcher.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
-    """Every proposal has exactly the density that was asked for, and its mask is its base after its move."""
+    """Check that every proposal has exactly the requested density, and that its move leads from base to mask."""
     searcher = make()
     searcher.start(problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
@@ -87,7 +87,7 @@ def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
 
 
 def check_layer_densities(make: Make) -> bool:
-    """A density per layer is held by every proposal, or refused by an InputError before any; whether it is held."""
+    """Check that a searcher holds densities per layer, or raises an InputError; return whether it holds them."""
     per_layer = {"first": 0.25, "second": 0.5}
     start = SPACE.random(per_layer, generator=torch.Generator().manual_seed(5))
     for given in (problem(density=per_layer), problem(density=per_layer, start=start)):
@@ -103,7 +103,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_radius(make: Make) -> None:
-    """A proposal lies at most 2 x radius from its base, where the searcher's metrics have a radius."""
+    """Check that proposals lie at most 2 x radius from their base, if the metrics have a radius."""
     searcher, scorer = make(), Planted()
     searcher.start(problem())
     for _ in range(150):
@@ -115,7 +115,7 @@ def check_radius(make: Make) -> None:
 
 
 def check_batches(make: Make) -> None:
-    """``ask(n)`` gives at least one proposal and at most n."""
+    """Check that ``ask(n)`` returns at least one proposal and at most n."""
     for n in (1, 2, 7):
         searcher, scorer = make(), Planted()
         searcher.start(problem())
@@ -126,7 +126,7 @@ def check_batches(make: Make) -> None:
 
 
 def check_arguments_unmodified(make: Make) -> None:
-    """The problem, the start mask, proposals and scores are what they were."""
+    """Check that a searcher changes neither problem, start mask, proposals, scores nor torch's random state."""
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
     bits, given = start.bits.clone(), problem(start=start)
     before, state = repr(given), torch.get_rng_state()
@@ -147,7 +147,7 @@ def check_arguments_unmodified(make: Make) -> None:
 
 
 def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
-    """Equal seeds give equal paths, also on a searcher that has been used before; other seeds give others."""
+    """Check that equal seeds give equal proposals and other seeds give others; return the proposals' hashes."""
     first, second = make(), make()
     first.start(problem(seed=1))
     path = path_of(drive(first, Planted(), 80))
@@ -159,7 +159,7 @@ def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
 
 
 def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
-    """A state that was saved to a file, at any moment, continues the same path; whether the searcher supports that."""
+    """Check that a state from a file continues with equal proposals; return whether the searcher supports it."""
     for moment in (0, 1, 2, 17, 60):
         whole, scorer = make(), Planted(nan_every=9)
         whole.start(problem())
@@ -181,7 +181,7 @@ def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
 
 
 def check_state_is_a_snapshot(make: Make) -> None:
-    """A state doesn't change when the searcher goes on, where the searcher has one."""
+    """Check that a saved state doesn't change while the search continues."""
     searcher, scorer = make(), Planted()
     searcher.start(problem())
     drive(searcher, scorer, 20)
@@ -196,7 +196,7 @@ def check_state_is_a_snapshot(make: Make) -> None:
 
 
 def check_nan(make: Make) -> None:
-    """A search goes on after NaN scores, also if all are NaN; a mask with the score NaN is never the incumbent."""
+    """Check that a search continues after NaN scores, and that their masks never become the current mask."""
     searcher, scorer = make(), Planted(nan_every=1)
     searcher.start(problem())
     assert drive(searcher, scorer, 40)
@@ -212,7 +212,7 @@ def check_nan(make: Make) -> None:
 
 
 def check_recovers_from_an_unscorable_start(make: Make) -> None:
-    """Only the first scoring is NaN: the search still goes to other masks."""
+    """Check that a search proposes other masks after its first score was NaN."""
     searcher, planted = make(), Planted()
     searcher.start(problem())
     proposals = searcher.ask(1)
@@ -223,7 +223,7 @@ def check_recovers_from_an_unscorable_start(make: Make) -> None:
 
 
 def check_bounds(make: Make) -> None:
-    """A bound teaches nothing but that the threshold was missed: its value doesn't matter, and it is not accepted."""
+    """Check that the value of a bound has no effect, and that its mask is not accepted."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
         searcher, planted = make(), Planted()
@@ -245,7 +245,7 @@ def check_bounds(make: Make) -> None:
 
 
 def check_warm_start(make: Make) -> bool:
-    """Whether a given start mask is scored first, or is the base of the first move; a searcher may also ignore it."""
+    """Return whether the start mask is the first proposal, or the base of the first move."""
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
     searcher = make()
     searcher.start(problem(start=start))
@@ -254,7 +254,7 @@ def check_warm_start(make: Make) -> bool:
 
 
 def check_ends(make: Make, density: float) -> None:
-    """A search of any density comes to its end, also where there is nothing to swap."""
+    """Check that a search of any density can go on, also if no units can be swapped."""
     searcher = make()
     searcher.start(problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
@@ -262,7 +262,7 @@ def check_ends(make: Make, density: float) -> None:
 
 
 def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
-    """Unless empty layers are allowed, no proposal empties one, where a random mask often would; whether any does."""
+    """Check that no proposal empties a layer, unless that is allowed; return whether one does."""
     space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
     searcher, scorer = make(), Planted(20 / 72, space=space)
     start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")

@@ -17,7 +17,7 @@ SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 
 class Planted:
-    """Scores a mask by the share of a hidden mask that it keeps; says NaN, or only a bound, when it is told to.
+    """Scorer of masks: the share of a hidden mask's units that a mask keeps, with NaN at chosen scorings.
 
     Parameters
     ----------
@@ -41,11 +41,11 @@ class Planted:
         self.scored: list[Mask] = []
 
     def value(self, mask: Mask) -> float:
-        """The true score."""
+        """Return the score of a mask without NaN."""
         return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """One score per proposal."""
+        """Return one score per proposal."""
         return [self._score(proposal) for proposal in proposals]
 
     def _score(self, proposal: Proposal) -> Score:
@@ -67,12 +67,12 @@ def problem(
     on_empty: OnEmpty = "allow",
     space: MaskSpace = SPACE,
 ) -> Problem:
-    """A small problem."""
+    """Return a small problem."""
     return Problem(space, density, Budget(scorings), seed, start, on_empty=on_empty)
 
 
 def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:
-    """Ask, score and tell ``steps`` times, or until the searcher is through; the proposals in order."""
+    """Ask, score and tell ``steps`` times, or until the searcher ends; return all proposals in order."""
     made = []
     for _ in range(steps):
         proposals = searcher.ask(batch)
@@ -84,5 +84,5 @@ def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> li
 
 
 def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
-    """What identifies a search's path: hash and threshold of every proposal."""
+    """Return mask hash and threshold of every proposal, which are equal only for equal searches."""
     return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]

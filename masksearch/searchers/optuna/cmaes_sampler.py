@@ -37,7 +37,7 @@ class Cmaes:
 
     @property
     def max_asks(self) -> int:
-        """Number of points that can be asked for before the next scores are needed."""
+        """Largest number of asks before the next tell."""
         if self._n_scored < self.first:
             return self.first - self._n_scored
         return self._ready().population_size - len(self._generation)
@@ -48,13 +48,13 @@ class Cmaes:
         return None if self._optimizer is None else float(self._optimizer._sigma)
 
     def ask(self, number: int) -> np.ndarray:
-        """A point of the unit cube, float64 (n_parameters,), for the trial with this number."""
+        """Return the next point of the unit cube, float64 (n_parameters,); ``number`` of the trial seeds it."""
         optimizer = self._ready()
         optimizer.reseed_rng(derive(self.seed, "cmaes", number) % 2**32)
         return optimizer.ask()
 
     def tell(self, point: np.ndarray, score: float | None) -> None:
-        """Take the score of the next point, in order of the trials' numbers; None: the trial failed and is ignored."""
+        """Learn the score of a point, in order of the trials' numbers; None: the trial failed."""
         self._n_scored += 1
         if score is None:
             return

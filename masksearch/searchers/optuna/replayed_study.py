@@ -27,7 +27,7 @@ _NAME = "search"
 
 
 class MemoryStudy:
-    """Proposes points of a parametrisation by a sampler, and keeps their scores.
+    """Optuna study in memory, which proposes points of a parametrisation and can be restored from arrays.
 
     A proposal is a function of the finished trials, the seed and the trial's number only, since every trial has a new
     sampler with a seed derived from (seed, number). The state of a search is therefore the list of trials, with the
@@ -73,7 +73,7 @@ class MemoryStudy:
 
     @property
     def max_asks(self) -> int | None:
-        """Number of trials that can be asked for before the next tell; None: any number."""
+        """Largest number of asks before the next tell; None: any number."""
         return None if self._cmaes is None else self._cmaes.max_asks
 
     @property
@@ -82,7 +82,7 @@ class MemoryStudy:
         return None if self._cmaes is None else self._cmaes.step_size
 
     def ask(self) -> tuple[int, np.ndarray]:
-        """Number and values, float64 (n_parameters,), of the next trial."""
+        """Return number and values, float64 (n_parameters,), of the next trial."""
         number = len(self)
         point = self._fixed(number)
         if point is not None:
@@ -134,7 +134,7 @@ class MemoryStudy:
         return sampler
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """Take a trial's score, and its cost if the study has costs; None: the trial failed."""
+        """Finish a trial with its score, and its cost if the study has costs; None: the trial failed."""
         trial = self.trials[number]
         self._storage.set_trial_state_values(trial._trial_id, _state(values), values)
         self._learn(self._values(trial), None if values is None else values[0])
@@ -159,7 +159,7 @@ class MemoryStudy:
         return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
 
     def state_dict(self) -> dict[str, object]:
-        """All trials; none may be running."""
+        """Return all trials as arrays; none may be running."""
         trials = self.trials
         no_score = [math.nan] * len(self.directions)
         return {
@@ -174,7 +174,7 @@ class MemoryStudy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Fill a new study with saved trials."""
+        """Restore trials from :meth:`state_dict` into a new study."""
         for values, scores, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
             result = None if math.isnan(scores[0]) else scores
             trial = create_trial(

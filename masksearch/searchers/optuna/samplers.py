@@ -28,7 +28,7 @@ PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
 @dataclass(frozen=True)
 class Sampler:
-    """A row of the table of samplers."""
+    """Limits of one Optuna sampler, as a row of ``SAMPLERS``."""
 
     max_parameters: int  # with which it is still fast
     time: str  # of a proposal with that many parameters on one core, measured by benchmarks/sampler_costs.py
@@ -54,7 +54,7 @@ SAMPLERS: Mapping[str, Sampler] = {
 
 @dataclass
 class OptunaSearch(Searcher):
-    """Black-box optimisation of a few numbers that define a mask (Akiba et al. 2019).
+    """Search by an Optuna sampler, which optimises a few numbers that define a mask (Akiba et al. 2019).
 
     The masks have the exact density for all values of the numbers. A parametrisation turns numbers into a mask:
     :class:`~masksearch.searchers.optuna.parametrisations.Layers`,
@@ -267,7 +267,7 @@ class OptunaSearch(Searcher):
 
     @property
     def study_name(self) -> str:
-        """Name of the shared study; or of the written study: its label, and a hash of searcher and problem."""
+        """Name of the study in the storage: ``study`` if shared, else a label and a hash of searcher and problem."""
         if self.study is not None:
             return self.study
         identity = {"searcher": self.identity(), "saliencies": [], **self.problem.identity()}

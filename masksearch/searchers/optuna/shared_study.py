@@ -29,7 +29,9 @@ _PATIENCE = 2.0  # seconds that another process may take to write the identity o
 
 
 class SharedStudy:
-    """One study of a storage. Only finished trials are written, so that it never has a running trial.
+    """Study of an Optuna storage that several searches share.
+
+    Only finished trials are written, so that the study never has a running trial.
 
     Parameters
     ----------
@@ -90,11 +92,11 @@ class SharedStudy:
             time.sleep(0.05)
 
     def state_dict(self) -> dict[str, object]:
-        """The study's random number, and the ids of all trials that this search has written or read."""
+        """Return the study's random number, and the ids of all trials that this search has written or read."""
         return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known_ids)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with the same study.
+        """Restore a state from :meth:`state_dict`.
 
         Raises
         ------
@@ -109,7 +111,7 @@ class SharedStudy:
         self.known_ids = set(state["known"])
 
     def new_trials(self) -> list[FrozenTrial]:
-        """The finished trials that this search has not read before, in order."""
+        """Return the finished trials that this search has not read before, in order."""
         with self._access():
             trials = self._storage.get_all_trials(self._id, deepcopy=False)
         new = [trial for trial in trials if trial.state.is_finished() and trial._trial_id not in self.known_ids]
@@ -117,7 +119,7 @@ class SharedStudy:
         return new
 
     def write(self, trials: Iterable[FrozenTrial]) -> None:
-        """Add finished trials of this search."""
+        """Write finished trials of this search to the study."""
         for trial in trials:
             signed = copy(trial)
             signed.user_attrs = {"seed": self._seed}
@@ -141,7 +143,7 @@ class SharedStudy:
 
 
 def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> dict[str, object]:
-    """The settings that searches with a shared study have in common: all but seed, budget and warm start.
+    """Return the settings that searches of one shared study have in common: all but seed, budget and warm start.
 
     Saliencies are compared bit by bit, and in order, since the first one may rank the units. Functions can't be
     compared: of ``refine`` and of a cost function, the identity only records their presence.

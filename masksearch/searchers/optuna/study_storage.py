@@ -20,7 +20,7 @@ _TRIES = 10  # to open a storage while another process creates its tables
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let Optuna log only errors; afterwards, restore the user's verbosity."""
+    """Context manager in which Optuna logs only errors."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -30,14 +30,14 @@ def quiet() -> Iterator[None]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Exceptions that Optuna raises if an open storage can't be read or written: full disk, held lock, lost server."""
+    """Return the exceptions of a storage that can't be read or written: full disk, held lock, lost server."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return StorageInternalError, SQLAlchemyError
 
 
 def opened(url: str) -> optuna.storages.RDBStorage:
-    """The storage of this URL, with its tables; an InputError if it can't be opened."""
+    """Open the Optuna storage of this URL, and create its tables; raise an InputError if that fails."""
     from sqlalchemy.engine import make_url  # a slow import
     from sqlalchemy.exc import DBAPIError
 
@@ -69,7 +69,7 @@ def check_url(url: str) -> None:
 
 
 def name_metrics(study: optuna.Study) -> None:
-    """Name the values of the trials ``score`` and, in studies with costs, ``cost``. Dashboards show the names."""
+    """Name the values of a study's trials ``score`` and ``cost`` for dashboards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(["score", "cost"][: len(study.directions)])

@@ -14,7 +14,7 @@ __all__ = ["Parametrisation", "ranks_of"]
 
 
 class Parametrisation(ABC):
-    """Numbers within bounds -> a saliency -> the mask of its top units.
+    """Base class: turns a point of numbers within bounds into a saliency and the mask of its top units.
 
     The problem's amount fixes density, ``hold`` and ``on_empty``, so that the problem allows the mask of every point.
     Where the problem would raise an error for an empty layer, one unit of the layer is kept instead.
@@ -37,10 +37,10 @@ class Parametrisation(ABC):
 
     @abstractmethod
     def saliency(self, values: np.ndarray, number: int) -> Tensor:
-        """The saliency, float64 (n_units,), of a point; ``number`` of the trial seeds what is drawn per trial."""
+        """Return the saliency of a point, float64 (n_units,); ``number`` of the trial seeds random draws."""
 
     def mask(self, values: np.ndarray, number: int) -> Mask:
-        """The mask of one point."""
+        """Return the mask of a point; ``number`` of the trial seeds random draws."""
         return self.problem.top_k(self.saliency(values, number))
 
     def _add_starts(self, *points: np.ndarray) -> None:
@@ -52,7 +52,7 @@ class Parametrisation(ABC):
 
 
 def ranks_of(saliency: Tensor, seed: int) -> Tensor:
-    """0 for the lowest value up to n - 1, int64; among equals, in a random order drawn from the seed."""
+    """Return the ranks of n values, int64: 0 for the lowest; equal values rank in a random order."""
     shuffled = torch.randperm(len(saliency), generator=torch_generator(seed, "optuna", "ties"))
     order = shuffled[torch.argsort(saliency[shuffled], stable=True)]
     ranks = torch.empty_like(order)

@@ -18,7 +18,7 @@ RANGE = 32
 
 
 class FreeDensity(Parametrisation):
-    """The density and the numbers of an inner parametrisation, for problems with a cost.
+    """Parametrisation for problems with a cost: the density is one more parameter.
 
     The density has a log scale, from a 32nd of the problem's density to the problem's density. Every mask has its
     density exactly, in units, parameters or MACs, as the problem says. Masks keep at least one unit of every layer,

@@ -15,10 +15,11 @@ _WITHIN = 1e-6  # weight of a unit's rank beside its block's value: it orders on
 
 
 class Blocks(Parametrisation):
-    """One value in [0, 1] per block of units; blocks are kept from the highest value down, the last one in part.
+    """Parametrisation with one value in [0, 1] per block of units; blocks of highest value are kept.
 
-    The units of a layer are divided into blocks in the order of a saliency, or in one random order for all trials;
-    within a block, units rank in this order. A layer has blocks in proportion to its units, but at least one.
+    The last block is kept in part. The units of a layer are divided into blocks in the order of a saliency, or in one
+    random order for all trials; within a block, units rank in this order. A layer has blocks in proportion to its
+    units, but at least one.
 
     Parameters
     ----------
@@ -55,7 +56,7 @@ class Blocks(Parametrisation):
 
 
 class Bits(Parametrisation):
-    """One value in [0, 1] per unit; the units of highest value are kept."""
+    """Parametrisation with one value in [0, 1] per unit; units of highest value are kept."""
 
     def __init__(self, problem: Problem) -> None:
         n_units = problem.space.n_units
