@@ -13,6 +13,7 @@ from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score
 from masksearch.searchers.layered_partition import spread
+from masksearch.searchers.partition import per_layer
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
@@ -37,7 +38,7 @@ class _Member:
         return self.mask.bits.numpy()
 
     def kept_after(self, move: Move) -> np.ndarray:
-        return self.kept - _per_layer(self.mask.space, move.dropped) + _per_layer(self.mask.space, move.regrown)
+        return self.kept - per_layer(self.mask.space, move.dropped) + per_layer(self.mask.space, move.regrown)
 
 
 @dataclass
@@ -235,7 +236,3 @@ def _balanced(space: Layout, out: np.ndarray, back: np.ndarray) -> Move:
         kept[0].append(here_out[:radius])
         kept[1].append(here_back[:radius])
     return Move(np.concatenate(kept[0]), np.concatenate(kept[1]))
-
-
-def _per_layer(space: Layout, units: np.ndarray) -> np.ndarray:
-    return np.bincount(space.layer_of(units), minlength=len(space.layers))

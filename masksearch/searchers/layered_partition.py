@@ -13,6 +13,7 @@ from torch import Tensor
 
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
+from masksearch.searchers.partition import per_layer
 
 __all__ = ["LayeredPartition", "RankedLayers", "spread"]
 
@@ -38,10 +39,7 @@ class _ByLayer:
 
     def kept_after(self, move: Move) -> np.ndarray:
         """Number of kept units per layer after ``move``, int64 (n_layers,)."""
-        out, back = (
-            np.bincount(self.space.layer_of(units), minlength=len(self._kept)) for units in (move.dropped, move.regrown)
-        )
-        return self._kept - out + back
+        return self._kept - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def mask(self) -> Mask:
         """The current mask, in O(n_units)."""
@@ -72,11 +70,7 @@ class LayeredPartition(_ByLayer):
     def __init__(self, mask: Mask, within: float) -> None:
         bits = mask.bits.numpy()
         layer = mask.space.layer_of(np.arange(len(bits)))
-        super().__init__(
-            mask.space,
-            np.lexsort((~bits, layer)),
-            np.bincount(layer[bits], minlength=len(mask.space.layers)),
-        )
+        super().__init__(mask.space, np.lexsort((~bits, layer)), per_layer(mask.space, np.flatnonzero(bits)))
         self.within = within
         self._place = np.argsort(self._order)
 

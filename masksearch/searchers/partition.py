@@ -8,7 +8,7 @@ import numpy as np
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 
-__all__ = ["Partition"]
+__all__ = ["Partition", "per_layer"]
 
 
 class Partition:
@@ -29,10 +29,7 @@ class Partition:
         self._order = order
         self._place = np.empty_like(order)
         self._place[order] = np.arange(len(order))
-        self._kept_per_layer = self._per_layer(order[:n_kept])
-
-    def _per_layer(self, units: np.ndarray) -> np.ndarray:
-        return np.bincount(self.space.layer_of(units), minlength=len(self.space.layers))
+        self._kept_per_layer = per_layer(space, order[:n_kept])
 
     @property
     def max_radius(self) -> int:
@@ -48,7 +45,7 @@ class Partition:
 
     def kept_after(self, move: Move) -> np.ndarray:
         """Number of kept units per layer after ``move``, int64 (n_layers,)."""
-        return self._kept_per_layer - self._per_layer(move.dropped) + self._per_layer(move.regrown)
+        return self._kept_per_layer - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def make(self, move: Move) -> None:
         """Apply a swap to the current mask; it drops and regrows equal numbers of units."""
@@ -68,3 +65,8 @@ class Partition:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what :meth:`state_dict` returned."""
         self._fill(self.space, np.array(state["order"], dtype=np.int64), int(state["n_kept"]))
+
+
+def per_layer(space: Layout, units: np.ndarray) -> np.ndarray:
+    """Return the number of ``units`` (unit indices) in every layer, int64 (n_layers,)."""
+    return np.bincount(space.layer_of(units), minlength=len(space.layers))

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from masksearch.core.amount import OnEmpty
-from masksearch.core.protocol import Score
+from masksearch.core.protocol import Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, problem
@@ -77,8 +77,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
     """Check that every proposal has exactly the requested density, and that its move leads from base to mask."""
-    searcher = make()
-    searcher.start(problem(density=density))
+    searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
         assert int(proposal.mask.bits.sum()) == proposal.mask.n_kept == SPACE.count(density)
         assert proposal.base.moved(proposal.move) == proposal.mask
@@ -104,8 +103,7 @@ def check_layer_densities(make: Make) -> bool:
 
 def check_radius(make: Make) -> None:
     """Check that proposals lie at most 2 x radius from their base, if the metrics have a radius."""
-    searcher, scorer = make(), Planted()
-    searcher.start(problem())
+    searcher, scorer = _started(make), Planted()
     for _ in range(150):
         radius = searcher.metrics().get("radius")
         proposals = drive(searcher, scorer, 1)
@@ -117,8 +115,7 @@ def check_radius(make: Make) -> None:
 def check_batches(make: Make) -> None:
     """Check that ``ask(n)`` returns at least one proposal and at most n."""
     for n in (1, 2, 7):
-        searcher, scorer = make(), Planted()
-        searcher.start(problem())
+        searcher, scorer = _started(make), Planted()
         for _ in range(20):
             proposals = searcher.ask(n)
             assert 1 <= len(proposals) <= n
@@ -130,8 +127,7 @@ def check_arguments_unmodified(make: Make) -> None:
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
     bits, given = start.bits.clone(), problem(start=start)
     before, state = repr(given), torch.get_rng_state()
-    searcher, scorer = make(), Planted()
-    searcher.start(given)
+    searcher, scorer = _started(make, given), Planted()
     settings = repr(searcher)
     for _ in range(60):
         proposals = searcher.ask(3)
@@ -161,14 +157,12 @@ def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
 def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
     """Check that a state from a file continues with equal proposals; return whether the searcher supports it."""
     for moment in (0, 1, 2, 17, 60):
-        whole, scorer = make(), Planted(nan_every=9)
-        whole.start(problem())
+        whole, scorer = _started(make), Planted(nan_every=9)
         drive(whole, scorer, moment, batch)
         if not whole.supports_resuming:
             return False
         save_tree(folder / "state", whole.state_dict())
-        resumed = make()
-        resumed.start(problem())
+        resumed = _started(make)
         resumed.load_state_dict(load_tree(folder / "state"))
         again = Planted(nan_every=9)
         again.scored = list(scorer.scored)
@@ -182,27 +176,23 @@ def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
 
 def check_state_is_a_snapshot(make: Make) -> None:
     """Check that a saved state doesn't change while the search continues."""
-    searcher, scorer = make(), Planted()
-    searcher.start(problem())
+    searcher, scorer = _started(make), Planted()
     drive(searcher, scorer, 20)
     if not searcher.supports_resuming:
         return
     state = searcher.state_dict()
     expected = path_of(drive(searcher, Planted(), 30))
-    again = make()
-    again.start(problem())
+    again = _started(make)
     again.load_state_dict(state)
     assert path_of(drive(again, Planted(), 30)) == expected
 
 
 def check_nan(make: Make) -> None:
     """Check that a search continues after NaN scores, and that their masks never become the current mask."""
-    searcher, scorer = make(), Planted(nan_every=1)
-    searcher.start(problem())
+    searcher, scorer = _started(make), Planted(nan_every=1)
     assert drive(searcher, scorer, 40)
     for nan_every in (2, 3):
-        searcher, scorer = make(), Planted(nan_every=nan_every)
-        searcher.start(problem())
+        searcher, scorer = _started(make), Planted(nan_every=nan_every)
         for _ in range(100):
             proposals = searcher.ask(1)
             scores, before = scorer.score(proposals), searcher.incumbent
@@ -213,8 +203,7 @@ def check_nan(make: Make) -> None:
 
 def check_recovers_from_an_unscorable_start(make: Make) -> None:
     """Check that a search proposes other masks after its first score was NaN."""
-    searcher, planted = make(), Planted()
-    searcher.start(problem())
+    searcher, planted = _started(make), Planted()
     proposals = searcher.ask(1)
     searcher.tell(proposals, [Score(math.nan)])
     hashes = {proposal.mask.hash for proposal in drive(searcher, planted, 60)}
@@ -226,8 +215,7 @@ def check_bounds(make: Make) -> None:
     """Check that the value of a bound has no effect, and that its mask is not accepted."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
-        searcher, planted = make(), Planted()
-        searcher.start(problem())
+        searcher, planted = _started(make), Planted()
         made, bounds = [], 0
         for number in range(100):
             proposals = searcher.ask(1)
@@ -247,16 +235,14 @@ def check_bounds(make: Make) -> None:
 def check_warm_start(make: Make) -> bool:
     """Return whether the start mask is the first proposal, or the base of the first move."""
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
-    searcher = make()
-    searcher.start(problem(start=start))
+    searcher = _started(make, problem(start=start))
     [first] = searcher.ask(1)
     return start in (first.mask, first.base)
 
 
 def check_ends(make: Make, density: float) -> None:
     """Check that a search of any density can go on, also if no units can be swapped."""
-    searcher = make()
-    searcher.start(problem(density=density))
+    searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
         assert proposal.mask.n_kept == SPACE.count(density)
 
@@ -271,3 +257,9 @@ def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
     assert emptied
     assert on_empty == "allow" or not any(emptied)
     return any(emptied)
+
+
+def _started(make: Make, given: Problem | None = None) -> Searcher:
+    searcher = make()
+    searcher.start(given or problem())
+    return searcher

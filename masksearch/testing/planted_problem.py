@@ -23,21 +23,14 @@ class Planted:
     ----------
     density : float
         Of the hidden mask.
-    nan_every, bound_every : int
-        Every so many-th scoring is NaN, or a bound far above any true score. 0: never. A bound is given only where
-        the proposal has a threshold, as scorers may.
+    nan_every : int
+        Every ``nan_every``-th scoring is NaN; 0: none.
     """
 
-    def __init__(
-        self,
-        density: Density = 0.3,
-        nan_every: int = 0,
-        bound_every: int = 0,
-        space: MaskSpace = SPACE,
-    ) -> None:
+    def __init__(self, density: Density = 0.3, nan_every: int = 0, space: MaskSpace = SPACE) -> None:
         generator = torch.Generator().manual_seed(123)
         self.goal = space.random(density, generator=generator, on_empty="allow")
-        self._nan_every, self._bound_every = nan_every, bound_every
+        self._nan_every = nan_every
         self.scored: list[Mask] = []
 
     def value(self, mask: Mask) -> float:
@@ -50,13 +43,8 @@ class Planted:
 
     def _score(self, proposal: Proposal) -> Score:
         self.scored.append(proposal.mask)
-        number, value = len(self.scored), self.value(proposal.mask)
-        if self._nan_every and number % self._nan_every == 0:
-            return Score(math.nan)
-        threshold = proposal.threshold
-        if self._bound_every and number % self._bound_every == 0 and threshold is not None and value < threshold:
-            return Score(threshold - 1e-9, exact=False)
-        return Score(value)
+        is_nan = self._nan_every and len(self.scored) % self._nan_every == 0
+        return Score(math.nan if is_nan else self.value(proposal.mask))
 
 
 def problem(
