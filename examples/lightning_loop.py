@@ -6,11 +6,11 @@ pip install lightning
 import lightning
 import torch
 import torch.nn.functional as F
-from masksearch.training.callbacks import lightning_callback
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import masksearch as ms
+from masksearch.training.callbacks import lightning_callback
 
 
 class Classifier(lightning.LightningModule):

@@ -6,10 +6,10 @@ pip install transformers accelerate
 import tempfile
 
 import torch
-from masksearch.training.callbacks import transformers_callback
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
 
 import masksearch as ms
+from masksearch.training.callbacks import transformers_callback
 
 
 def sentences(n: int) -> list[dict[str, torch.Tensor]]:

@@ -144,8 +144,8 @@ def compress(
         Fine-tuning; False leaves it out. Default: 5 epochs of AdamW, learning rate 3e-4 with cosine decay. The weights
         of the best epoch by validation are kept. With ``distill`` above 0, the dense network is the teacher.
     train_fn : callable, optional
-        Training loop of your own, used in place of ``ms.train``; see :class:`~masksearch.training.TrainFunction`. It trains for
-        ``train.epochs``.
+        Training loop of your own, used in place of ``ms.train``, for ``train.epochs``; see
+        :class:`~masksearch.training.TrainFunction`.
     seed : int
         Seed of search, fine-tuning and the choice of examples.
     device : torch.device or str, optional
