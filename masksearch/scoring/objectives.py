@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.spaces import FilterSpace
+from masksearch.tasks import CLASSIFICATION, Task
+from masksearch.utils.nested import Nested, call_model
 from masksearch.utils.registry import Table
 
 __all__ = [
@@ -29,11 +31,14 @@ __all__ = [
 LogitObjective = Callable[[Tensor, Tensor], Tensor]
 """(logits (n, classes), labels (n,)) -> scalar tensor, without a synchronisation with the host."""
 
-CustomObjective = Callable[[nn.Module, Tensor, Tensor], float]
-"""(masked model in eval mode, images (n, c, h, w), labels (n,)) -> float."""
+CustomObjective = Callable[..., float]
+"""(masked model in eval mode, inputs of all examples, targets of all examples) -> float."""
 
 FilterObjective = Callable[[FilterSpace, Mask], float]
-"""(filter space, mask) -> float, without weights and images."""
+"""(filter space, mask) -> float, without weights and examples."""
+
+TaskObjective = Literal["metric", "loss", "distance"]
+"""Quantity of a task: its metric, its loss, or the distance between the outputs of the masked and dense network."""
 
 LearnedLoss = Literal["val", "train"]
 """The loss of a short training: on validation images at its end, or on training images during its last epoch."""
@@ -46,18 +51,18 @@ _REMOVED = (
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Share of images whose largest logit is the label's, in [0, 1]. NaN if a logit is not finite."""
+    """Return the share of examples whose largest logit is the label's, in [0, 1]; NaN if a logit is not finite."""
     share = (logits.argmax(1) == labels).double().mean()
     return torch.where(logits.isfinite().all(), share, torch.nan)  # argmax would call NaN the largest
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the mean cross-entropy, in nats."""
+    """Return minus the mean cross-entropy of logits (n, classes) and labels (n,), in nats."""
     return -F.cross_entropy(logits, labels)
 
 
 def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Minus the mean cross-entropy of 3 z / std(z), the deviation taken over all logits of all images.
+    """Return minus the mean cross-entropy of 3 z / std(z); the deviation is that of all logits z of all examples.
 
     A mask of an untrained network changes the scale of the logits as much as their order, and the scale dominates
     cross-entropy. With a fixed deviation, cross-entropy measures only which logits are larger. It is smooth, and a much
@@ -67,20 +72,22 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return loss(_LOGIT_DEVIATION * logits / deviation, labels)
 
 
-def bn_recalibrated(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Minus the mean cross-entropy, in nats, with BatchNorm statistics of these images under the mask.
+def bn_recalibrated(model: nn.Module, inputs: Nested, targets: Any, task: Task = CLASSIFICATION) -> float:
+    """Return minus the mean loss of a masked network whose BatchNorm statistics are those of the given examples.
 
     Pruning shifts the inputs of later layers, so the running statistics of the trained network no longer fit (Li et al.
-    2020, EagleEye). All images form one batch: its statistics are the limit of re-estimation.
+    2020, EagleEye). All examples form one batch: its statistics are the limit of re-estimation.
 
     Parameters
     ----------
     model : nn.Module
         Masked network in eval mode; modes, statistics and weights stay unchanged.
-    images : Tensor (n, c, h, w)
-        Inputs.
-    labels : Tensor (n,)
-        Classes, int64.
+    inputs : Tensor (n, ...), or a tuple or dict of such tensors
+        Inputs of all examples.
+    targets : Tensor (n, ...), or a tuple or dict of such tensors, or None
+        Targets of all examples.
+    task : Task
+        The loss. Default: the cross-entropy of classes, in nats.
     """
     norms = [
         m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
@@ -91,7 +98,10 @@ def bn_recalibrated(model: nn.Module, images: Tensor, labels: Tensor) -> float:
             norm.train()
             norm.momentum, norm.num_batches_tracked = 0.0, None  # leaves the running statistics unchanged
         with torch.no_grad():
-            return -float(F.cross_entropy(model(images), labels))
+            outputs = call_model(model, inputs)
+            if task.loss is CLASSIFICATION.loss and task.select is None:  # in the precision of the logits
+                return loss(task.read(outputs), targets).item()
+            return -float(task.loss_of(outputs, targets))
     finally:
         for norm, (momentum, tracked) in zip(norms, kept, strict=True):
             norm.eval()
@@ -99,7 +109,9 @@ def bn_recalibrated(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def width(space: FilterSpace, mask: Mask) -> float:
-    """Minus the sum of 1 / n over the network's layers, n the outputs that a layer keeps. Needs no images or weights.
+    """Return minus the sum of 1 / n over a network's layers, n the number of outputs that a filter mask keeps.
+
+    The objective needs no examples and no weights.
 
     In an untrained chain of ReLU layers, the fluctuation of gradients grows exponentially with this sum over the hidden
     layers (Hanin 2018). Other networks use the same sum: each convolution that writes to a residual trunk adds the
@@ -112,30 +124,44 @@ def width(space: FilterSpace, mask: Mask) -> float:
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table: one of the functions, or the loss that :class:`ShortTraining` measures."""
+    """A row of the table: one of the functions, a quantity of the task, or the loss of :class:`ShortTraining`.
+
+    A row with ``of_logits`` alone is for classification. A row with ``of_task``, too, uses ``of_logits`` for
+    classification and the quantity of the task for all other tasks.
+    """
 
     about: str
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
     of_filters: FilterObjective | None = None
     of_training: LearnedLoss | None = None
-    images: int | None = None  # largest number of images that are evaluated; None: all images of the split
+    images: int | None = None  # largest number of examples that are evaluated; None: all examples of the split
+    of_task: TaskObjective | None = None
+    takes_task: bool = False  # of_network takes task=, the task of the split
+
+    def fits(self, task: Task) -> bool:
+        """Return whether the objective is defined for a task."""
+        return task.classifies or self.of_logits is None or self.of_task is not None
 
 
 OBJECTIVES: Table[Objective] = Table(
     "objective",
     {
-        "accuracy": Objective("share of correctly classified images", accuracy),
-        "loss": Objective("minus the mean cross-entropy", loss),
+        "accuracy": Objective("classification: share of correctly classified examples", accuracy),
+        "metric": Objective("the task's metric, or minus the metric where lower is better", of_task="metric"),
+        "loss": Objective("minus the task's mean loss", loss, of_task="loss"),
         "calibrated_loss": Objective(
-            "minus the cross-entropy of logits with a fixed standard deviation", calibrated_loss
+            "classification: minus the cross-entropy of logits with a fixed standard deviation", calibrated_loss
         ),
         "bn_recalibrated": Objective(
-            "minus the cross-entropy with BatchNorm statistics recomputed under the mask", of_network=bn_recalibrated
+            "minus the task's loss with BatchNorm statistics recomputed under the mask",
+            of_network=bn_recalibrated,
+            takes_task=True,
         ),
-        "short_training": Objective(
-            "minus the cross-entropy after a few steps of the ticket's training", of_training="val"
+        "distance": Objective(
+            "minus the task's distance between the outputs of the masked and the dense network", of_task="distance"
         ),
+        "short_training": Objective("minus the loss after a few steps of the ticket's training", of_training="val"),
         "training_loss": Objective(
             "minus the training loss in the last epoch of a short training (Ru et al. 2021)",
             of_training="train",

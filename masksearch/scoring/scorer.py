@@ -1,24 +1,29 @@
-"""The scorer: runs the masked network over the images on the fastest path and measures an objective."""
+"""The scorer: runs the masked network over the examples on the fastest path and measures an objective."""
 
 import copy
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
-from masksearch.data import Split
-from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, FilterObjective, LogitObjective
+from masksearch.scoring.examples import ScoredExamples
+from masksearch.scoring.measures import Measure, logit_measure, new_measure
+from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, Objective
+from masksearch.scoring.paths.any_task import AnyTaskPath, DenseOutputs
 from masksearch.scoring.paths.batched import BatchedMasks, batched_objective, is_small, supports_batching
 from masksearch.scoring.paths.bounded_accuracy import Accuracy
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
 from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
+from masksearch.scoring.probe import Probe, check_examples, check_weights
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
-from masksearch.training.input_check import takes_channels_last
+from masksearch.tasks import CLASSIFICATION, Task, with_loss
 from masksearch.utils.errors import InputError
 
 __all__ = ["Scorer"]
@@ -27,39 +32,40 @@ _MASKS_PER_PASS = 16  # of a GPU; one mask keeps a CPU busy
 
 
 class Scorer:
-    """Scores masks of one network on one set of images.
+    """Score masks of one network on the examples of one split.
 
-    The scorer copies the network in eval mode and keeps the images on its device. The caller's model never changes. A
-    scoring synchronises with the device once, to read the score.
+    The scorer copies the network in eval mode and keeps examples in memory on its device; streamed examples are read
+    again for every mask. The caller's model never changes. ``path_name`` and ``repr`` say how masks are scored and why.
 
     Parameters
     ----------
     model : nn.Module
-        The network whose masks are scored; images (n, c, h, w) -> logits (n, classes).
+        The network whose masks are scored. It is called with the inputs of the split, and the task of the split reads
+        its outputs.
     space : NetworkSpace
         The space of the masks.
-    split : Split
-        The images, usually ``data.search``.
-    objective : str or callable
-        A name in ``OBJECTIVES``, or ``f(model, images, labels) -> float``, higher = better. A callable gets the masked
-        model in eval mode and may enable gradients, but must leave weights and buffers unchanged.
+    split : Split or streamed split
+        The examples and their task, usually ``data.search``.
+    objective : str or callable, optional
+        A name in ``OBJECTIVES``, or ``f(model, inputs, targets) -> float``, higher = better. A callable gets the masked
+        model in eval mode and all examples. It may enable gradients, but must leave weights and buffers unchanged.
+        Default: ``"accuracy"`` for classification, ``"metric"`` for other tasks, ``"loss"`` where ``loss`` is given.
     loss : callable, optional
-        Loss of another task: ``loss(outputs, labels)`` -> mean over the images, a scalar tensor. It requires
-        ``objective="loss"``; the score is minus this loss. Outputs may have any type.
+        Loss in place of the task's: ``loss(outputs, targets)`` -> mean over the examples, a scalar tensor. It requires
+        ``objective="loss"``; the score is minus this loss. It gets the outputs as the network returns them.
     device : str or torch.device, optional
         Device of the scoring; by default that of the model.
     batch_size : int, optional
-        Images per forward pass; by default, a number that suits the device.
+        Examples per forward pass; by default, a number that suits the device. Loaders have their own batches.
     fast : bool
-        Use a fast path to the logits if there is one. Filter masks on a CPU run the network without the removed
-        channels. Weight masks write only the weights that a move changes, and linear chains on a CPU compute only the
-        activations that a move changes. Callables, losses of other tasks and objectives that need the network take the
-        reference path. Accuracies on a CPU equal those of the reference path for every image, and a scoring stops as
-        soon as the proposal can't reach its threshold. On a GPU, filter masks take the reference path, since new layer
-        widths cost more time than the removed channels save; weight masks that are proposed at once are scored in one
-        pass, for networks of up to a million weights without convolutions. Such scores differ by rounding from the
-        scores of single masks.
-
+        Use a fast path to the logits if there is one: for classification on one float tensor of inputs in memory.
+        Filter masks on a CPU run the network without the removed channels. Weight masks write only the weights that a
+        move changes, and linear chains on a CPU compute only the activations that a move changes. Other tasks, streamed
+        examples, callables, losses of your own and objectives that need the network take the reference path. Accuracies
+        on a CPU equal those of the reference path for every example, and a scoring stops as soon as the proposal can't
+        reach its threshold. On a GPU, filter masks take the reference path, since new layer widths cost more time than
+        the removed channels save; weight masks that are proposed at once are scored in one pass, for networks of up to
+        a million weights without convolutions. Such scores differ by rounding from the scores of single masks.
     masks_per_pass : int, optional
         Preferred maximum of weight masks that are scored in one pass: by default 16 on a GPU and 1 on a CPU. The
         attribute of this name is 1 where the network or the objective allows no more.
@@ -67,16 +73,16 @@ class Scorer:
     Raises
     ------
     InputError
-        If images or weights are not finite, if the outputs don't fit the objective, or if the objective needs filter
-        masks and the space has others.
+        If inputs or weights are not finite, if the outputs don't fit the task, if the objective doesn't fit the task or
+        needs filter masks and the space has others, or if streamed examples change from pass to pass.
     """
 
     def __init__(
         self,
         model: nn.Module,
         space: NetworkSpace,
-        split: Split,
-        objective: str | CustomObjective = "accuracy",
+        split: Any,
+        objective: str | CustomObjective | None = None,
         *,
         loss: Callable[..., Tensor] | None = None,
         device: str | torch.device | None = None,
@@ -84,42 +90,74 @@ class Scorer:
         fast: bool = True,
         masks_per_pass: int | None = None,
     ) -> None:
+        if objective is None:
+            objective = "loss" if loss is not None else "accuracy" if split.task.classifies else "metric"
         if loss is not None and objective != "loss":
             raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
-        device = device or next(model.parameters()).device
-        self.space = space
-        self.objective = objective
-        self._measure, self._of_network, self._of_filters = _functions(objective)
-        if self._of_filters is not None and not isinstance(space, FilterSpace):
-            raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
-        limit = OBJECTIVES[objective].images if isinstance(objective, str) else None
-        self._n_images = len(split) if limit is None else min(limit, len(split))
-        self._loss = loss
-        self._model = copy.deepcopy(model).to(device).eval()
-        self._images = split.inputs.to(device)
-        self._labels = split.targets.to(device)
-        self._check()
-        with torch.no_grad():
-            if takes_channels_last(self._model, self._images[:2]):
-                self._images = self._images.contiguous(memory_format=torch.channels_last)
-        self._batch_size = batch_size or self._default_batch_size()
+        self.space, self.objective = space, objective
+        self._device = torch.device(device or next(model.parameters()).device)
+        self._task: Task = split.task if loss is None else with_loss(split.task, loss)
+        self._row = _row(objective, self._task, space)
+        self._n_examples = len(split) if self._row.images is None else min(self._row.images, len(split))
+        self._model = copy.deepcopy(model).to(self._device).eval()
         self._since_refresh = 0
-        self._path = self._choose_path(fast)
-        default = 1 if self._images.device.type == "cpu" else _MASKS_PER_PASS
-        self._batched = self._choose_batched(masks_per_pass or default)
-        self.masks_per_pass = 1 if self._batched is None else masks_per_pass or default
+        self._path: Path | None = None
+        self._any_task: AnyTaskPath | None = None
+        self._batched: BatchedMasks | None = None
         self._accuracy: Accuracy | None = None
-        if fast and objective == "accuracy" and self._images.device.type == "cpu":
-            self._accuracy = Accuracy(self._path, self._reference(), self._labels)
+        self.masks_per_pass = 1
+        check_weights(self._model)
+        if self._row.of_filters is not None:
+            self._why = "it needs no examples"
+            return
+        of_network = self._row.of_network is not None
+        probe = Probe(self._model, self._task, split.sample(2), self._device)
+        if self._row.of_logits is not None and loss is None and self._task.classifies:
+            probe.check_logits(objective)
+        elif not of_network:
+            probe.check_loss(needed=self._row.of_task == "loss")
+        self._batch_size = len(split) if of_network else batch_size or images_per_pass(self._model, probe.inputs)
+        check = partial(check_examples, classes=probe.classes)
+        self._examples = ScoredExamples(split, self._device, self._batch_size, probe.channels_last, check)
+        measure = self._row.of_logits
+        reference = self._reason_for_reference(split, probe, loss)
+        if of_network:
+            self._why = reference
+        elif reference or measure is None:
+            self._why = reference
+            dense = DenseOutputs(self._model, self._task) if self._row.of_task == "distance" else None
+            self._any_task = AnyTaskPath(self._model, space, self._examples, self._new_measure, dense)
+        else:
+            images, self._labels = self._examples.whole()
+            assert isinstance(images, Tensor)
+            self._images = images
+            self._path, self._why = self._choose_path(fast)
+            wanted = masks_per_pass or (1 if self._device.type == "cpu" else _MASKS_PER_PASS)
+            self._batched = self._choose_batched(wanted, measure)
+            self.masks_per_pass = 1 if self._batched is None else wanted
+            if fast and self._is_accuracy and self._device.type == "cpu":
+                self._accuracy = Accuracy(self._path, self._reference(), self._labels)
+
+    def __repr__(self) -> str:
+        objective = self.objective if isinstance(self.objective, str) else getattr(self.objective, "__name__", "own")
+        what = self._task.metric_name if objective == "metric" else objective
+        return f"Scorer({what} of {self._n_examples} examples, {self._task.name}; {self.path_name} path: {self._why})"
+
+    @property
+    def path_name(self) -> str:
+        """Name of the way to scores: ``incremental``, ``compact``, ``in place``, ``reference``, or ``mask`` alone."""
+        if self._row.of_filters is not None:
+            return "mask"
+        return "reference" if self._path is None else self._path.name
 
     def __call__(self, mask: Mask) -> Score:
-        """The exact score of one mask."""
+        """Return the exact score of one mask."""
         return self.score([mask])[0]
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
-        """One score per mask or proposal, in order.
+        """Return one score per mask or proposal, in order.
 
-        A proposal with a threshold gets a bound if part of the images proves that its score is below the threshold.
+        A proposal with a threshold gets a bound if part of the examples proves that its score is below the threshold.
 
         Raises
         ------
@@ -138,11 +176,13 @@ class Scorer:
     @property
     def refresh_every(self) -> int:
         """Scorings from one :meth:`refresh` to the next. Searches write checkpoints after a refresh."""
-        return (self._accuracy or self._path).refresh_every
+        path = self._accuracy or self._path
+        return 1 if path is None else path.refresh_every
 
     def refresh(self) -> None:
         """Drop the state that earlier scorings have left, and with it their rounding errors."""
-        (self._accuracy or self._path).refresh()
+        if path := self._accuracy or self._path:
+            path.refresh()
         self._since_refresh = 0
 
     def _score(self, proposal: Proposal) -> Score:
@@ -150,100 +190,112 @@ class Scorer:
         if self._since_refresh == self.refresh_every:  # the caller has not refreshed the scorer
             self.refresh()
         self._since_refresh += 1
-        exact, images = True, self._n_images
+        exact, examples = True, self._n_examples
         if self._accuracy is not None:
-            value, exact, images = self._accuracy.score(proposal)
-        elif self._of_filters is not None and isinstance(self.space, FilterSpace):
-            value = self._of_filters(self.space, proposal.mask)
-        elif self._measure is not None and self._loss is None:
+            value, exact, examples = self._accuracy.score(proposal)
+        elif self._path is not None:
+            assert self._row.of_logits is not None
             with torch.no_grad():
-                value = float(self._measure(self._path.logits(proposal), self._labels))
+                value = float(self._row.of_logits(self._path.logits(proposal), self._labels))
+        elif self._any_task is not None:
+            value = self._any_task.score(proposal.mask)
+        elif self._row.of_filters is not None and isinstance(self.space, FilterSpace):
+            value = self._row.of_filters(self.space, proposal.mask)
         else:
+            assert self._row.of_network is not None
+            inputs, targets = self._examples.whole()
+            extras = {"task": self._task} if self._row.takes_task else {}
             with self.space.applied(self._model, proposal.mask):
-                value = self._network_value()
-        return Score(value, exact, seconds=time.perf_counter() - start, images=images)
+                value = float(self._row.of_network(self._model, inputs, targets, **extras))
+        return Score(value, exact, seconds=time.perf_counter() - start, images=examples)
 
     def _score_batched(self, together: BatchedMasks, proposals: Sequence[Proposal]) -> list[Score]:
         start = time.perf_counter()
-        assert self._measure is not None
+        assert self._row.of_logits is not None
         logits = together.logits([proposal.mask for proposal in proposals])
-        values = batched_objective(self._measure, logits, self._labels).tolist()
+        values = batched_objective(self._row.of_logits, logits, self._labels).tolist()
         seconds = (time.perf_counter() - start) / len(proposals)
-        return [Score(value, exact=True, seconds=seconds, images=self._n_images) for value in values]
+        return [Score(value, exact=True, seconds=seconds, images=self._n_examples) for value in values]
 
-    def _network_value(self) -> float:
-        """The value of an objective of the masked network, or minus the loss of another task."""
-        if self._loss is None:
-            assert self._of_network is not None
-            return float(self._of_network(self._model, self._images, self._labels))
-        batches = zip(self._images.split(self._batch_size), self._labels.split(self._batch_size), strict=True)
-        with torch.no_grad():
-            losses = [self._loss(self._model(images), labels) * len(labels) for images, labels in batches]
-            return -float(torch.stack(losses).sum()) / len(self._labels)
+    @property
+    def _is_accuracy(self) -> bool:
+        return self._row is OBJECTIVES["accuracy"]
 
-    def _choose_path(self, fast: bool) -> Path:
-        usual = self._images.device.type == "cpu" and self._images.dtype in (torch.float32, torch.float64)
+    def _new_measure(self) -> Measure:
+        """Return a new measure of the objective for the reference path of any task."""
+        row, task = self._row, self._task
+        own_loss = row.of_task == "loss" and task.loss is not CLASSIFICATION.loss
+        if row.of_logits is not None and task.classifies and not own_loss:
+            return logit_measure(row.of_logits, task)
+        assert row.of_task is not None
+        return new_measure(row.of_task, task)
+
+    def _reason_for_reference(self, split: Any, probe: Probe, loss: Callable[..., Tensor] | None) -> str:
+        """Return why no fast path is valid; empty if one may be."""
+        if not isinstance(self.objective, str):
+            return "the objective is a function of the network"
+        if loss is not None:
+            return "the loss is one of your own"
+        if self._row.of_logits is None or not self._task.classifies:
+            return f"objective {self.objective!r} of task {self._task.name!r} has no fast path"
+        if self._row.of_task == "loss" and self._task.loss is not CLASSIFICATION.loss:
+            return "the task has a loss of its own"
+        if not split.resident:
+            return "examples are streamed"
+        if not isinstance(probe.inputs, Tensor) or not probe.inputs.is_floating_point():
+            return "inputs are not one float tensor"
+        return "" if probe.returns_logits else "outputs are not one tensor of logits"
+
+    def _choose_path(self, fast: bool) -> tuple[Path, str]:
+        """Return the path to the logits, and the reason for it."""
+        on_cpu = self._device.type == "cpu"
+        usual = on_cpu and self._images.dtype in (torch.float32, torch.float64)
         chain = linear_chain(self._model) if fast and usual else None
         if chain is not None and isinstance(self.space, WeightSpace):
-            return IncrementalPath(chain, self.space, self._images)
-        if fast and isinstance(self.space, FilterSpace) and self._images.device.type == "cpu":
-            return CompactPath(self._model, self.space, self._images, self._batch_size)
+            path = IncrementalPath(chain, self.space, self._images)
+            return path, "a chain of linear layers computes only what a move changes"
+        if fast and isinstance(self.space, FilterSpace) and on_cpu:
+            compact = CompactPath(self._model, self.space, self._images, self._batch_size)
+            return compact, "filter masks run without the removed channels"
         if fast and isinstance(self.space, WeightSpace) and fits_in_one_tensor(self._model, self.space):
-            return InPlacePath(self._model, self.space, self._images, self._batch_size)
-        return self._reference()
+            in_place = InPlacePath(self._model, self.space, self._images, self._batch_size)
+            return in_place, "weight masks write only the weights that a move changes"
+        if not fast:
+            return self._reference(), "fast=False"
+        filters = isinstance(self.space, FilterSpace)
+        return self._reference(), "narrower layers save no time on a GPU" if filters else "weights have several types"
 
-    def _choose_batched(self, masks_per_pass: int) -> BatchedMasks | None:
-        """What scores several masks in one pass, where the network and the objective allow it."""
-        model, space, measure, probe = self._model, self.space, self._measure, slice(2)
-        if masks_per_pass == 1 or not isinstance(self._path, InPlacePath | IncrementalPath) or measure is None:
+    def _choose_batched(self, masks_per_pass: int, measure: LogitObjective) -> BatchedMasks | None:
+        """Return what scores several masks in one pass, where the network and the objective allow it."""
+        model, space, probe = self._model, self.space, slice(2)
+        if masks_per_pass == 1 or not isinstance(self._path, InPlacePath | IncrementalPath):
             return None
-        if self._loss is not None or not isinstance(space, WeightSpace) or not is_small(model, space):
+        if not isinstance(space, WeightSpace) or not is_small(model, space):
             return None
         if not supports_batching(model, space, measure, self._images[probe], self._labels[probe]):
             return None
         return BatchedMasks(model, space, self._images, self._batch_size)
 
-    def _default_batch_size(self) -> int:
-        """Images per forward pass; all images for callables and objectives of masks, which get no batches."""
-        if self._measure is None and self._loss is None:
-            return len(self._images)
-        return images_per_pass(self._model, self._images)
-
     def _reference(self) -> ReferencePath:
         return ReferencePath(self._model, self.space, self._images, self._batch_size)
 
-    def _check(self) -> None:
-        if not len(self._labels):
-            raise InputError("images to score on: there are none")
-        if not self._images.isfinite().all():
-            raise InputError("images to score on: some are NaN or infinite")
-        for name, parameter in self._model.named_parameters():
-            if not parameter.isfinite().all():
-                raise InputError(f"weights: {name} has NaN or infinite values")
-        if self._measure is None or self._loss is not None:
-            return
-        with torch.no_grad():
-            logits = self._model(self._images[:2])
-        if not isinstance(logits, Tensor) or logits.ndim != 2:
-            what = f"tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(
-                f"model: returns a {what}; objective {self.objective!r} needs logits (n, classes), "
-                "or give loss= or a callable objective"
-            )
-        worst = int(self._labels.max())
-        if int(self._labels.min()) < 0 or worst >= logits.shape[1]:
-            raise InputError(
-                f"labels: {int(self._labels.min())} to {worst}; the model has classes 0 to {logits.shape[1] - 1}"
-            )
 
+def _row(objective: str | CustomObjective, task: Task, space: NetworkSpace) -> Objective:
+    """Return the row of an objective, after checks that it fits the task and the space.
 
-def _functions(
-    objective: str | CustomObjective,
-) -> tuple[LogitObjective | None, CustomObjective | None, FilterObjective | None]:
-    """The function of logits, of the masked network, or of the filter mask; the other two are None."""
+    The metric of a plain classification is the accuracy, with the same fast paths.
+    """
     if not isinstance(objective, str):
-        return None, objective, None
+        return Objective("a function of the network", of_network=objective)
     row = OBJECTIVES[objective]
     if row.of_training is not None:
         raise InputError(f"objective: {objective} trains every ticket for a few steps; use ShortTraining")
-    return row.of_logits, row.of_network, row.of_filters
+    if not row.fits(task):
+        fitting = ", ".join(n for n, other in OBJECTIVES.items() if other.fits(task) and other.of_training is None)
+        raise InputError(
+            f"objective: {objective!r} needs a classification, and the task is {task.name!r}; allowed are {fitting}"
+        )
+    if row.of_filters is not None and not isinstance(space, FilterSpace):
+        raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
+    is_accuracy = task.classifies and task.metric is CLASSIFICATION.metric
+    return OBJECTIVES["accuracy"] if objective == "metric" and is_accuracy else row

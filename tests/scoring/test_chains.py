@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from path_cases import make_mlp, make_split
 from torch import nn
+from torch.nn.utils import prune
 
 from masksearch.core.mask import Move
 from masksearch.core.protocol import Proposal
@@ -84,7 +85,7 @@ def parametrized():
 
 def pruned_by_torch():
     model = make_mlp(dtype=torch.float32)
-    nn.utils.prune.l1_unstructured(model[3], "weight", 0.5)
+    prune.l1_unstructured(model[3], "weight", 0.5)
     return model
 
 

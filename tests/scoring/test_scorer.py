@@ -186,15 +186,18 @@ def with_bad_pixel(value):
 
 
 BAD = {
-    "tuple": (Returns(lambda z: (z, z)), make_split(), "model: returns a tuple"),
     "images out": (Returns(lambda z: z.view(-1, 5, 1)), make_split(), r"returns a tensor of shape \(2, 5, 1\)"),
-    "dict": (Returns(lambda z: {"logits": z}), make_split(), "returns a dict"),
+    "one logit": (Returns(lambda z: z[:, :1]), make_split(), "classes 0 to 0; task='binary' takes one logit"),
+    "inputs of another size": (
+        nn.Linear(3, 5),
+        make_split(),
+        "model: Linear fails on inputs float32 1x6x6",
+    ),
     "label above": (make_net(), make_split(classes=9), "labels: 0 to 8; the model has classes 0 to 4"),
-    "label below": (make_net(), Split(torch.zeros(2, 1, 6, 6), torch.tensor([-1, 0])), "labels: -1 to 0"),
     "NaN weight": (with_bad_weight(math.nan), make_split(), "weights: 5.bias has NaN"),
     "infinite weight": (with_bad_weight(math.inf), make_split(), "weights: 5.bias has NaN or infinite"),
-    "NaN image": (make_net(), with_bad_pixel(math.nan), "images to score on: some are NaN"),
-    "infinite image": (make_net(), with_bad_pixel(-math.inf), "images to score on: some are NaN or infinite"),
+    "NaN image": (make_net(), with_bad_pixel(math.nan), "inputs to score on: some are NaN"),
+    "infinite image": (make_net(), with_bad_pixel(-math.inf), "inputs to score on: some are NaN or infinite"),
 }
 
 

@@ -29,6 +29,7 @@ class CompactPath:
     empties a layer takes the reference path.
     """
 
+    name = "compact"
     refresh_every = 1
 
     def __init__(self, model: nn.Module, space: FilterSpace, images: Tensor, batch_size: int) -> None:

@@ -30,6 +30,7 @@ class InPlacePath:
     therefore equal those of the reference path, bit for bit.
     """
 
+    name = "in place"
     refresh_every = 1
 
     def __init__(self, model: nn.Module, space: WeightSpace, images: Tensor, batch_size: int) -> None:

@@ -150,6 +150,7 @@ class IncrementalPath:
         All images, float32 or float64, on the CPU.
     """
 
+    name = "incremental"
     refresh_every = _REFRESH_EVERY
     part = _PART
 

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from masksearch.core.protocol import Proposal
 from masksearch.spaces import NetworkSpace
 from masksearch.training.batches import forward_batch
+from masksearch.utils.nested import Nested, call_model, n_examples, take, tensors_of
 
 __all__ = ["Path", "ReferencePath", "images_per_pass", "laid_out_like"]
 
@@ -19,6 +20,9 @@ _MAX_IMAGES = 10_000  # per pass: a limit for outputs that no module returns, an
 
 class Path(Protocol):
     """A way to the logits of a masked network on fixed images."""
+
+    name: str
+    """Name in ``Scorer.path_name``."""
 
     refresh_every: int
     """Scorings from one :meth:`refresh` to the next; 1 for a path without state between scorings."""
@@ -46,6 +50,7 @@ class Path(Protocol):
 class ReferencePath:
     """Apply the mask, run the network, batch by batch."""
 
+    name = "reference"
     refresh_every = 1
 
     def __init__(self, model: nn.Module, space: NetworkSpace, images: Tensor, batch_size: int) -> None:
@@ -88,20 +93,21 @@ def laid_out_like(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def images_per_pass(model: nn.Module, images: Tensor) -> int:
-    """Number of images (n, ...) per forward pass: what suits a CPU, or what fills a GPU without filling its memory."""
-    if images.device.type == "cpu":
-        return forward_batch(images.device)
-    probe = images[:2]
+def images_per_pass(model: nn.Module, inputs: Nested) -> int:
+    """Return the number of examples per forward pass: what suits a CPU, or fills a GPU without filling its memory."""
+    device = tensors_of(inputs)[0].device
+    if device.type == "cpu":
+        return forward_batch(device)
+    probe = take(inputs, slice(2))
     sizes = [1]
 
     def note(module: nn.Module, given: object, output: object) -> None:
         tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-        sizes.extend(tensor.numel() // len(probe) for tensor in tensors)
+        sizes.extend(tensor.numel() // n_examples(probe) for tensor in tensors)
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
     try:
-        model(probe)
+        call_model(model, probe)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,0 +1,132 @@
+"""Measures of any task: they take the outputs of batch after batch, and return one score."""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from masksearch.scoring.objectives import LogitObjective, TaskObjective
+from masksearch.tasks import Task
+from masksearch.tasks.task import relative_squared_error
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import concatenate
+
+__all__ = ["Measure", "counted_outputs", "logit_measure", "new_measure"]
+
+
+class Measure(Protocol):
+    """Protocol of a score that is computed from batches."""
+
+    def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
+        """Add a batch of ``n`` examples: what the network returned, targets, and the dense network's read outputs."""
+
+    def value(self) -> float:
+        """Return the score of all batches; higher is better."""
+
+
+def new_measure(kind: TaskObjective, task: Task) -> Measure:
+    """Return an empty measure of a task's metric, loss or distance."""
+    measures: dict[TaskObjective, Callable[[Task], Measure]]
+    measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
+    return measures[kind](task)
+
+
+def logit_measure(objective: LogitObjective, task: Task) -> Measure:
+    """Return an empty measure of a function of all logits (n, classes) and labels (n,)."""
+    return _OfLogits(objective, task)
+
+
+def counted_outputs(task: Task, outputs: Any, targets: Any) -> Any:
+    """Return the outputs of the positions that count, from what a network returned; without targets, all count."""
+    outputs = task.read(outputs)
+    return outputs if task.select is None or targets is None else task.select(outputs, targets)[0]
+
+
+class _Metric:
+    """The score of the task's main metric; NaN if an output is not finite."""
+
+    def __init__(self, task: Task) -> None:
+        self._task, self._finite = task, True
+        ((self._name, self._meter),) = task.meters(main_only=True).items()
+        self._device: torch.device | None = None
+
+    def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
+        outputs, targets = self._task.selected(outputs, targets)
+        tensors = [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+        if not self._finite or not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            self._finite = False
+            return
+        if tensors and tensors[0].device != self._device and hasattr(self._meter, "to"):  # torchmetrics
+            self._device = tensors[0].device
+            self._meter.to(self._device)
+        self._meter.update(outputs, targets)
+
+    def value(self) -> float:
+        if not self._finite:
+            return math.nan
+        found = self._meter.compute()
+        if isinstance(found, Tensor) and found.numel() != 1:
+            raise InputError(f"metric {self._name!r}: {found.numel()} numbers; a score needs a single number")
+        return self._task.score(float(found))
+
+
+class _Loss:
+    """Minus the mean loss over examples, or over tokens where the task weighs by tokens."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._losses: list[Tensor] = []
+        self._n = 0
+
+    def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
+        if parts := self._task.n_parts(targets, n):
+            self._losses.append(self._task.loss_of(outputs, targets).reshape(()) * parts)
+            self._n += parts
+
+    def value(self) -> float:
+        return -float(torch.stack(self._losses).sum()) / self._n if self._n else math.nan
+
+
+class _Distance:
+    """Minus the distance between masked and dense outputs.
+
+    A task's own distance is weighted by examples or tokens. The relative squared error is that of all outputs at once.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._distances: list[Tensor] = []
+        self._n = 0
+        self._outputs: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
+        outputs = counted_outputs(self._task, outputs, targets)
+        if self._task.distance is None:
+            self._outputs.append((dense, outputs))
+        elif parts := n if targets is None else self._task.n_parts(targets, n):
+            self._distances.append(self._task.distance(dense, outputs).reshape(()) * parts)
+            self._n += parts
+
+    def value(self) -> float:
+        if self._outputs:
+            dense, masked = (torch.cat(side) for side in zip(*self._outputs, strict=True))
+            return -float(relative_squared_error(dense, masked))
+        return -float(torch.stack(self._distances).sum()) / self._n if self._n else math.nan
+
+
+class _OfLogits:
+    """A function of all logits and labels."""
+
+    def __init__(self, objective: LogitObjective, task: Task) -> None:
+        self._objective, self._task = objective, task
+        self._batches: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
+        self._batches.append(self._task.selected(outputs, targets))
+
+    def value(self) -> float:
+        logits, labels = (concatenate(side) for side in zip(*self._batches, strict=True))
+        return float(self._objective(logits, labels))

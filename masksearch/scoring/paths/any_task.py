@@ -1,0 +1,81 @@
+"""The reference path of every task: apply the mask, run the network batch by batch, and update a measure."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from masksearch.core.mask import Mask
+from masksearch.scoring.examples import ScoredExamples
+from masksearch.scoring.measures import Measure, counted_outputs
+from masksearch.spaces import NetworkSpace
+from masksearch.tasks import Task
+from masksearch.utils.nested import Nested, call_model, n_examples
+
+__all__ = ["AnyTaskPath", "DenseOutputs"]
+
+_KEPT = 1 << 26  # numbers of dense outputs that stay in memory: 256 MiB in float32
+
+
+class AnyTaskPath:
+    """Scores of masks by a measure that gets the outputs of batch after batch.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode, on the examples' device.
+    space : NetworkSpace
+        The space of the masks.
+    examples : ScoredExamples
+        The examples that every mask is scored on.
+    measure : callable
+        () -> new, empty measure.
+    dense : DenseOutputs, optional
+        The dense network's outputs, for a measure that compares them with the masked network's.
+    """
+
+    name = "reference"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        space: NetworkSpace,
+        examples: ScoredExamples,
+        measure: Callable[[], Measure],
+        dense: "DenseOutputs | None" = None,
+    ) -> None:
+        self._model, self._space, self._examples = model, space, examples
+        self._measure, self._dense = measure, dense
+
+    @torch.no_grad()
+    def score(self, mask: Mask) -> float:
+        """Return the score of a mask."""
+        measure = self._measure()
+        with self._space.applied(self._model, mask):
+            for number, (inputs, targets) in enumerate(self._examples.batches()):
+                dense = None if self._dense is None else self._dense.of_batch(number, inputs, targets)
+                measure.update(call_model(self._model, inputs), targets, n_examples(inputs), dense)
+        return measure.value()
+
+
+class DenseOutputs:
+    """Outputs of the dense network, batch by batch: kept while they are few, computed again where they are many."""
+
+    def __init__(self, model: nn.Module, task: Task) -> None:
+        self._model, self._task = copy.deepcopy(model), task
+        self._kept: dict[int, Any] = {}
+        self._n = 0
+
+    def of_batch(self, number: int, inputs: Nested, targets: Any) -> Any:
+        """Return the dense network's outputs, as the task reads them, of the batch with this number."""
+        if number in self._kept:
+            return self._kept[number]
+        outputs = counted_outputs(self._task, call_model(self._model, inputs), targets)
+        n = sum(leaf.numel() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+        if self._n + n <= _KEPT:
+            self._kept[number] = outputs
+            self._n += n
+        return outputs

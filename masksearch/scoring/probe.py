@@ -1,0 +1,103 @@
+"""Checks before a scoring: weights, examples, and a forward pass of two examples."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.tasks import Task
+from masksearch.training.input_check import takes_channels_last
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, call_model, describe, tensors_of, to_device
+
+__all__ = ["Probe", "check_examples", "check_weights"]
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise an :class:`InputError` for weights that are not finite."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise InputError(f"weights: {name} has NaN or infinite values")
+
+
+def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
+    """Raise an :class:`InputError` for inputs that are not finite, or labels outside ``classes`` if they are given."""
+    if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in tensors_of(inputs)):
+        raise InputError("inputs to score on: some are NaN or infinite")
+    if classes is None:
+        return
+    lowest, highest = int(targets.min()), int(targets.max())
+    if lowest < 0 or highest >= classes:
+        hint = "; task='binary' takes one logit" if classes == 1 else ""
+        raise InputError(f"labels: {lowest} to {highest}; the model has classes 0 to {classes - 1}{hint}")
+
+
+class Probe:
+    """A forward pass of two examples in eval mode, and what it shows of the network.
+
+    Raises
+    ------
+    InputError
+        If the network can't be run on the examples.
+    """
+
+    def __init__(self, model: nn.Module, task: Task, sample: tuple[Nested, Any], device: torch.device) -> None:
+        self._model, self._task = model, task
+        self.inputs: Nested = to_device(sample[0], device)
+        self._targets = to_device(sample[1], device)
+        self.channels_last = False  # whether images should have innermost channels
+        self.classes: int | None = None  # number of classes, once check_logits has found it
+        for tensor in tensors_of(self.inputs):
+            if not len(tensor):
+                raise InputError("examples to score on: there are none")
+        with torch.no_grad():
+            try:
+                self._outputs = call_model(model, self.inputs)
+            except Exception as error:
+                raise InputError(
+                    f"model: {type(model).__name__} fails on inputs {describe(self.inputs)}: "
+                    f"{_first_line(error)}; the model must take the inputs of the split"
+                ) from error
+            if isinstance(self.inputs, Tensor) and self.inputs.ndim == 4 and self.inputs.is_floating_point():
+                self.channels_last = takes_channels_last(model, self.inputs)
+
+    @property
+    def returns_logits(self) -> bool:
+        """Whether the network returns one tensor (n, classes), which the task uses as it is."""
+        return self._task.output is None and isinstance(self._outputs, Tensor) and self._outputs.ndim == 2
+
+    def check_logits(self, objective: object) -> None:
+        """Raise an :class:`InputError` unless the outputs, as the task reads them, are logits (n, classes)."""
+        logits = self._task.read(self._outputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            what = f"tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise InputError(
+                f"model: returns a {what}; objective {objective!r} needs logits (n, classes), "
+                "or give loss= or a callable objective"
+            )
+        self.classes = logits.shape[1]
+
+    def check_loss(self, *, needed: bool) -> None:
+        """Raise an :class:`InputError` if the outputs don't fit the task's loss.
+
+        Without targets, a loss that is not ``needed`` is not tried.
+        """
+        if self._targets is None and not needed:
+            return
+        try:
+            with torch.no_grad():
+                value = self._task.loss_of(self._outputs, self._targets)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"task {self._task.name!r}: its loss fails on what {type(self._model).__name__} returns: "
+                f"{_first_line(error)}; outputs and targets must fit the loss"
+            ) from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            found = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise InputError(f"loss: returned {found}; a scalar tensor is needed")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
