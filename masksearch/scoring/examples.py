@@ -6,11 +6,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from masksearch.data import Split
 from masksearch.tasks import Task
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, map_tensors, n_examples, take, tensors_of, to_device
 
-__all__ = ["ScoredExamples", "ScoredSplit", "batches_of"]
+__all__ = ["HeldSplit", "ScoredExamples", "ScoredSplit", "batches_of"]
 
 _ALIGNMENT = 64  # bytes; torch allocates tensors at multiples of it
 
@@ -26,6 +27,13 @@ class ScoredSplit(Protocol):
 
     def sample(self, n: int) -> tuple[Nested, Any]:
         """Return inputs and targets of the first ``n`` examples, on the CPU."""
+
+
+class HeldSplit(Split):
+    """A split whose tensors stay on the device that they are on, without further checks."""
+
+    def __post_init__(self) -> None:
+        """Leave the tensors as they are."""
 
 
 class ScoredExamples:

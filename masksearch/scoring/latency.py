@@ -4,19 +4,20 @@ import copy
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
 from masksearch.pruning.physical import prune
 from masksearch.spaces import FilterSpace
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, call_model, map_tensors
 
 __all__ = ["LatencyShare"]
 
 
 class LatencyShare:
-    """Latency of a mask's pruned network / latency of the dense network: a cost for searches.
+    """Cost of a filter mask: latency of its pruned network / latency of the dense network.
 
     Both are medians of alternating runs. Measurements vary, so a search with this cost can't be repeated exactly. For
     small networks and small batches, the differences between masks may be smaller than the measurement noise.
@@ -25,28 +26,32 @@ class LatencyShare:
     ----------
     model : nn.Module
         The network of the space. It is copied, and measured on its device.
-    example : Tensor (n, ...)
-        Its first image fills the batch.
+    example : Tensor (n, ...), or a tuple or dict of such tensors
+        Its first example fills the batch.
     batch_size : int
-        Images of a forward pass.
+        Examples of a forward pass.
     seconds : float
         Duration of one measurement of both networks; at least 11 runs of each are timed, even if they take longer.
     """
 
     def __init__(
-        self, model: nn.Module, space: FilterSpace, example: Tensor, batch_size: int = 64, seconds: float = 0.1
+        self, model: nn.Module, space: FilterSpace, example: Nested, batch_size: int = 64, seconds: float = 0.1
     ) -> None:
         if batch_size < 1:
-            raise InputError(f"batch_size: {batch_size}; at least 1 image is needed")
+            raise InputError(f"batch_size: {batch_size}; at least 1 example is needed")
         self._dense, self._space, self._seconds = copy.deepcopy(model).eval(), space, seconds
         self._device = next(model.parameters()).device
-        self._batch = example[:1].expand(batch_size, *example.shape[1:]).contiguous().to(self._device)
+        self._batch = map_tensors(
+            lambda part: part[:1].expand(batch_size, *part.shape[1:]).contiguous().to(self._device), example
+        )
 
     @torch.no_grad()
     def __call__(self, mask: Mask) -> float:
-        """The share; 1 for a mask that empties a layer, since such a network can't be pruned."""
+        """Return the share; 1 for a mask that empties a layer, since such a network can't be pruned."""
         if mask.empty_layers():
             return 1.0
         runs = {"pruned": prune(self._dense, self._space, mask), "dense": self._dense}
-        timed = time_runs({name: partial(run, self._batch) for name, run in runs.items()}, self._device, self._seconds)
+        timed = time_runs(
+            {name: partial(call_model, run, self._batch) for name, run in runs.items()}, self._device, self._seconds
+        )
         return timed["pruned"].median / timed["dense"].median

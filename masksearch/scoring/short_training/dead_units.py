@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.data import Split
+from masksearch.scoring.examples import HeldSplit
 from masksearch.scoring.paths.incremental import linear_chain
 
 __all__ = ["EffectiveNetwork", "effective_network"]
@@ -31,7 +32,8 @@ class EffectiveNetwork:
 
     def seen(self, split: Split) -> Split:
         """The split with the network's inputs as images (n, k, 1, 1)."""
-        return Split(split.inputs.flatten(1).index_select(1, self.inputs)[:, :, None, None], split.targets)
+        inputs = split.inputs.flatten(1).index_select(1, self.inputs)[:, :, None, None]
+        return HeldSplit(inputs, split.targets, split.task)
 
 
 def effective_network(model: nn.Module, masks: Mapping[str, Tensor]) -> EffectiveNetwork | None:

@@ -9,20 +9,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
 from masksearch.data import Split
 from masksearch.pruning.ticket import Ticket, draw_ticket
+from masksearch.scoring.examples import HeldSplit
 from masksearch.scoring.objectives import LearnedLoss
 from masksearch.scoring.short_training.batched_training import BatchedNetworks, sum_of_losses, supports_batched_training
 from masksearch.scoring.short_training.dead_units import effective_network
 from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
 from masksearch.training.input_check import check_inputs
 from masksearch.training.record import copy_weights
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import to_device
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["ShortTraining"]
@@ -31,20 +34,21 @@ _NETWORKS_AT_ONCE = {"cpu": 1, "cuda": 16}  # trained as one; on the CPU this is
 
 
 class ShortTraining:
-    """Scores a mask by minus the loss, in nats, that its ticket has after a few steps of training.
+    """Score masks by minus the task's loss that a ticket has after a few steps of training, or during them.
 
-    With ``by="val"`` it is the loss on validation images. With ``by="train"`` it is the mean loss of the last epoch's
+    With ``by="val"`` it is the loss on validation examples. With ``by="train"`` it is the mean loss of the last epoch's
     batches, each measured when its step is made: the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with
     E = 1). While the learning rate is still high, it is the better measure, since the validation loss changes much from
     step to step.
 
-    Every ticket starts from the same weights and gets the same images in the same order, so that only the masks make
+    Every ticket starts from the same weights and gets the same examples in the same order, so that only the masks make
     scores differ. Filters are removed before the training, so that a training costs what the smaller network costs. In
-    chains of linear layers without dropout, dead inputs and units are removed as well (``dead_units``). A training that
-    diverges scores NaN.
+    a classification by chains of linear layers without dropout, dead inputs and units are removed as well
+    (``dead_units``). A training that diverges scores NaN.
 
-    On a GPU, weight masks that are proposed at once are trained as one network, if the network neither draws random
-    numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from the scores of single masks.
+    On a GPU, weight masks of a classification that are proposed at once are trained as one network, if the network
+    neither draws random numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from the
+    scores of single masks. Other tasks and streamed examples train mask by mask.
 
     Parameters
     ----------
@@ -52,20 +56,21 @@ class ShortTraining:
         With the weights that tickets start from; it stays unchanged.
     space : NetworkSpace
         The space of the masks.
-    train_split, val_split : Split
-        Images for training and for the validation loss.
+    train_split, val_split : Split or streamed split
+        Examples for training and for the validation loss, with their task.
     by : {"val", "train"}
         The loss that scores: on ``val_split`` after the training, or on ``train_split`` during the last epoch.
     settings : TrainSettings
         Of the training that follows the search; ``epochs`` is ignored.
     steps : int
-        Optimiser steps per scoring. The images of that many batches are drawn once from ``train_split``. If it has
-        fewer images, the steps take several epochs of equal size, which may add a few steps. If the steps are whole
-        epochs of ``train_split``, they are the first epochs of a training with the same seed.
+        Optimiser steps per scoring. The examples of that many batches are drawn once from ``train_split``; of a loader,
+        they are the first ones. If it has fewer examples, the steps take several epochs of equal size, which may add a
+        few steps. If the steps are whole epochs of ``train_split``, they are the first epochs of a training with the
+        same seed.
     begin : int
         Epochs of the learning rate's schedule that are over.
     seed : int
-        Of the draw of images, their order and augmentation.
+        Of the draw of examples, their order and augmentation.
     augment : bool
         Whether the data set is augmented, for ``settings.augment`` = ``"auto"``.
     device : str or torch.device, optional
@@ -84,8 +89,8 @@ class ShortTraining:
         self,
         model: nn.Module,
         space: NetworkSpace,
-        train_split: Split,
-        val_split: Split,
+        train_split: Any,
+        val_split: Any,
         settings: TrainSettings,
         *,
         by: LearnedLoss = "val",
@@ -106,9 +111,9 @@ class ShortTraining:
         images = round(steps * min(settings.batch_size, len(train_split)) / self._epochs)
         if images < len(train_split):
             drawn = torch.randperm(len(train_split), generator=torch_generator(seed, "short training"))[:images]
-            train_split = Split(train_split.inputs[drawn], train_split.targets[drawn])
-        self._train = Split(train_split.inputs.to(self._device), train_split.targets.to(self._device))
-        self._val = Split(val_split.inputs.to(self._device), val_split.targets.to(self._device))
+            train_split = _drawn(train_split, drawn)
+        self._train, self._val = _held(train_split, self._device), _held(val_split, self._device)
+        self._fast = _has_fast_trainings(train_split) and _has_fast_trainings(val_split)
         # A short training ends before a plateau of the loss can be detected.
         lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule
         self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
@@ -116,19 +121,21 @@ class ShortTraining:
         for name, split in (("train", self._train), ("val", self._val)):
             check_inputs(self._model, split, self._device, None, name)
         self.side_by_side = side_by_side or _NETWORKS_AT_ONCE.get(self._device.type, 1)
-        alone = isinstance(space, FilterSpace) or by == "train"  # a batched training reports only the sum of the losses
+        # A batched training reports only the sum of the losses.
+        alone = isinstance(space, FilterSpace) or by == "train" or not self._fast
         if self.side_by_side > 1 and (alone or not supports_batched_training(self._model, self._train.inputs[:2])):
             self.side_by_side = 1
 
     def __call__(self, mask: Mask) -> Score:
-        """The score of one mask."""
+        """Return the score of one mask."""
         return self.score([mask])[0]
 
     def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()
         ticket = self._ticket(proposal)
         network, masks, learned, scored = ticket.network, ticket.masks, self._train, self._val
-        part = None if ticket.pruned or self._augments else effective_network(network, masks)
+        may_shrink = self._fast and not ticket.pruned and not self._augments
+        part = effective_network(network, masks) if may_shrink else None
         if part is not None:
             network, masks, learned, scored = part.network, part.masks, part.seen(learned), part.seen(scored)
         training = self._learn(network, learned, self._settings, masks=masks)
@@ -171,7 +178,7 @@ class ShortTraining:
     def _ticket(self, proposal: Proposal) -> Ticket:
         return draw_ticket(copy.deepcopy(self._model), self.space, proposal.mask, self._weights)
 
-    def _learn(self, network: nn.Module, split: Split, settings: TrainSettings, **rest: Any) -> Training:
+    def _learn(self, network: nn.Module, split: Any, settings: TrainSettings, **rest: Any) -> Training:
         return train(
             network,
             split,
@@ -190,7 +197,7 @@ class ShortTraining:
         """Do nothing: no state is left by a scoring."""
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
-        """One score per mask or proposal, in order; all are exact.
+        """Return one score per mask or proposal, in order; all are exact.
 
         Raises
         ------
@@ -203,3 +210,25 @@ class ShortTraining:
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
             scores += [self._score(group[0])] if len(group) == 1 else self._score_batched(group)
         return scores
+
+
+def _held(split: Any, device: torch.device) -> Any:
+    """Return the split with its tensors on a device; a streamed split is returned as it is."""
+    if not split.resident:
+        return split
+    return HeldSplit(to_device(split.inputs, device), to_device(split.targets, device), split.task)
+
+
+def _drawn(split: Any, drawn: Tensor) -> Any:
+    """Return the examples with the indices ``drawn``; of a loader as many, from its start, in memory."""
+    if getattr(split, "own_order", False):
+        inputs, targets = split.sample(len(drawn))
+        return Split(inputs, targets, split.task)
+    return split[drawn]
+
+
+def _has_fast_trainings(split: Any) -> bool:
+    """Whether examples suit trainings that assume cross-entropy, and inputs of one float tensor in memory."""
+    if split.task is not CLASSIFICATION or not split.resident:
+        return False
+    return isinstance(split.inputs, Tensor) and split.inputs.is_floating_point()
