@@ -1,6 +1,6 @@
 """Pruning criteria: functions that rate every weight or filter by a saliency (higher = keep), and masks from them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
+from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import grasp, snip, taylor
@@ -36,8 +37,10 @@ __all__ = [
     "mag_sign",
     "magnitude",
     "magnitude_increase",
+    "mask",
     "movement",
     "random",
+    "saliency",
     "select",
     "snip",
     "synflow",
@@ -56,7 +59,8 @@ class Criterion:
     needs_initial: bool = False  # reads the weights at initialisation, initial=
     draws: bool = False  # random: takes generator=
     rounds: int = 1  # rounds of ranking and pruning from density 1 down to the target
-    granularities: tuple[str, ...] = ("weight",)  # masks of single weights, of filters, or both
+    granularities: tuple[str, ...] = ("weight",)
+    takes_loss: bool = False  # from gradients of a loss: takes loss=
 
 
 _DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
@@ -90,8 +94,10 @@ CRITERIA: Table[Criterion] = Table(
             weights="trained",
             granularities=_BOTH,
         ),
-        "snip": Criterion(snip, "|gradient x w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH),
-        "grasp": Criterion(grasp, "(Hessian x gradient) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH),
+        "snip": Criterion(snip, "|g w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH, takes_loss=True),
+        "grasp": Criterion(
+            grasp, "(H g) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH, takes_loss=True
+        ),
         "synflow": Criterion(
             synflow,
             "|dR/dw w|, R = outputs for an input of ones with |w| as weights, 100 rounds (Tanaka et al. 2020)",
@@ -116,16 +122,66 @@ CRITERIA: Table[Criterion] = Table(
             weights="trained",
             needs_batches=True,
             granularities=_FILTER,
+            takes_loss=True,
         ),
     },
 )
+
+
+def saliency(
+    name: str,
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches = (),
+    *,
+    generator: torch.Generator | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+    loss: Loss | None = None,
+) -> Tensor:
+    """Return the saliencies (n_units,) of one round of a criterion, higher = keep, after a check that they rank units.
+
+    Units of equal saliency are ranked at random, so weights that are all equal give a random mask. For criteria that
+    read examples, equal saliencies of all units of the unpruned network are an error: the loss doesn't depend on the
+    weights. Once units are pruned, they are allowed: the mask may have cut all paths.
+
+    Parameters
+    ----------
+    name, model, space, batches, generator, initial, alive, loss
+        As in :func:`select`.
+
+    Raises
+    ------
+    InputError
+        If saliencies of units that are alive are not finite, or all equal as described above.
+    """
+    row = CRITERIA[name]
+    extras: dict[str, object] = {}
+    if row.draws:
+        extras["generator"] = generator or torch.Generator().manual_seed(0)
+    if row.takes_loss and loss is not None:
+        extras["loss"] = loss
+    values = row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
+    ranked = values if alive is None else values[alive.bits]
+    if not ranked.isfinite().all():
+        raise InputError(
+            f"criterion {name!r}: {int((~ranked.isfinite()).sum())} of {len(ranked)} saliencies are NaN or infinite; "
+            "check weights, inputs and loss"
+        )
+    whole = alive is None or alive.n_kept == space.n_units
+    if row.needs_batches and whole and len(ranked) > 1 and bool((ranked == ranked[0]).all()):
+        raise InputError(
+            f"criterion {name!r}: all {len(ranked)} saliencies are {float(ranked[0]):g}, which ranks no unit; "
+            "check that outputs and loss depend on the weights, and give the loss of the task with loss= or a Split"
+        )
+    return values
 
 
 def select(
     name: str,
     model: nn.Module,
     space: NetworkSpace,
-    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    batches: Batches = (),
     density: Density | Amount | None = None,
     *,
     sparsity: Density | None = None,
@@ -136,6 +192,7 @@ def select(
     hold: Hold | None = None,
     alive: Mask | None = None,
     connectivity: Connectivity | None = None,
+    loss: Loss | None = None,
 ) -> Mask:
     """Return the mask of the requested density that a pruning criterion chooses for a network.
 
@@ -146,9 +203,9 @@ def select(
     Parameters
     ----------
     name : str
-        A criterion in ``CRITERIA``.
-    batches : iterable of (images, labels)
-        Read once per round.
+        A row of ``CRITERIA``.
+    batches : Split, streamed split, or iterable of (inputs, targets)
+        Read once per round. A split gives the loss of its task, too.
     density : float, {layer name: float} or Amount, optional
         How much the mask keeps; 0.1 if density and sparsity are both left out.
     sparsity : float or {layer name: float}, optional
@@ -163,13 +220,17 @@ def select(
         The mask to start from: units that it prunes stay pruned, and densities fall from its density. By default,
         nothing is pruned yet.
     connectivity : Connectivity, optional
-        Finds kept units that no signal passes through; they are replaced by the next best units. Default: they stay.
+        Of the network: units through which no signal passes are replaced by the next best units.
+    loss : callable, optional
+        (outputs as the network returns them, targets) -> scalar tensor, for criteria from gradients. Default: the loss
+        of the split's task; of plain batches, the cross-entropy of integer classes.
 
     Raises
     ------
     InputError
         If the criterion isn't defined for the space's granularity, or lacks an input that it needs; if a round empties
-        a layer and ``on_empty`` forbids it; if ``density`` keeps more units than ``alive``.
+        a layer and ``on_empty`` forbids it; if ``density`` keeps more units than ``alive``; or if saliencies don't
+        rank the units, as :func:`saliency` has it.
     """
     row = CRITERIA[name]
     if space.granularity not in row.granularities:
@@ -177,16 +238,19 @@ def select(
     density = _DENSITY if density is None and sparsity is None else density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
     generator = generator or torch.Generator().manual_seed(0)
-    extras: dict[str, object] = {"generator": generator} if row.draws else {}
-    batches = list(batches)
+    batches = batches if is_split(batches) else list(batches)
     steps = step_amounts(space, amount, row.rounds, space.full() if alive is None else alive)
     for step in steps:
-        saliency = row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
+        values = saliency(name, model, space, batches, generator=generator, initial=initial, alive=alive, loss=loss)
         if alive is not None:
-            saliency = saliency.masked_fill(~alive.bits, -torch.inf)
+            values = values.masked_fill(~alive.bits, -torch.inf)
         rank = partial(space.top_k, density=step, generator=generator)
-        chosen = rank(saliency) if connectivity is None else connected(saliency, rank, connectivity)
+        chosen = rank(values) if connectivity is None else connected(values, rank, connectivity)
         # Held in params or MACs, a cheap unit that is pruned already could fit below the limit again.
         alive = chosen if alive is None else Mask(space, chosen.bits & alive.bits)
     assert alive is not None
     return alive
+
+
+mask = select
+"""The same function as :func:`select`."""

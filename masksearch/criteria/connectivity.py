@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.synaptic_flow import unclipped, unlevelled
+from masksearch.criteria.synaptic_flow import flow_of_ones, unclipped, unlevelled
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested
 
 __all__ = ["Connectivity", "connected"]
 
@@ -30,8 +31,8 @@ class Connectivity:
         It does not change; the values of its weights have no effect.
     space : NetworkSpace
         The space of the masks.
-    example_input : Tensor (1, c, h, w)
-        Only its shape matters.
+    example_input : Tensor (n, ...), or a tuple or dict of such tensors
+        Float tensors become ones; of integers, such as tokens, the first example stays.
 
     Raises
     ------
@@ -39,7 +40,7 @@ class Connectivity:
         If no signal passes through more than half of the units of the unpruned network.
     """
 
-    def __init__(self, model: nn.Module, space: NetworkSpace, example_input: Tensor) -> None:
+    def __init__(self, model: nn.Module, space: NetworkSpace, example_input: Nested) -> None:
         self._space = space
         self._network = unlevelled(unclipped(copy.deepcopy(model).eval().requires_grad_(True).double()))
         with torch.no_grad():
@@ -50,8 +51,7 @@ class Connectivity:
                     parameter.fill_(1 / fan_in if parameter.ndim > 1 or is_norm else 0)
                 if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None:
                     module.reset_running_stats()
-        device = next(self._network.parameters()).device
-        self._ones = torch.ones(1, *example_input.shape[1:], dtype=torch.float64, device=device)
+        self._device, self._example = next(self._network.parameters()).device, example_input
         names = space.parameter_masks(space.full())
         self._weights = {n: p for n, p in self._network.named_parameters(remove_duplicate=False) if n in names}
         if (n_dead := int(self.dead(space.full()).sum())) > space.n_units / 2:
@@ -63,7 +63,7 @@ class Connectivity:
     def dead(self, mask: Mask) -> Tensor:
         """Return which kept units of a mask lie on no path from input to output: bool (n_units,), on the CPU."""
         with self._space.applied(self._network, mask), torch.enable_grad():
-            flow = self._network(self._ones).sum()
+            flow = flow_of_ones(self._network, self._example, self._device)
             gradients = torch.autograd.grad(flow, list(self._weights.values()), materialize_grads=True)
             flows = {n: (g * w.detach()).abs() for (n, w), g in zip(self._weights.items(), gradients, strict=True)}
             alive = self._space.unit_sums(flows).cpu() > 0

@@ -1,20 +1,16 @@
 """Pruning criteria from gradients of the loss, for masks of weights and of filters: SNIP, Taylor and GraSP."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
+from masksearch.criteria.batches import Batches, BatchLoss, Loss, loss_batches
 from masksearch.spaces import NetworkSpace
-from masksearch.utils.errors import InputError
 
 __all__ = ["grasp", "maskable", "snip", "summed_gradients", "taylor", "working_copy"]
-
-Batches = Iterable[tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 _GRASP_TEMPERATURE = 200.0  # divisor of the logits before the softmax, as in the paper
 
@@ -26,7 +22,7 @@ def snip(
     *,
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
 ) -> Tensor:
     """Return the SNIP saliency |g w| of every weight w with gradient g, or its sum over every filter: (n_units,).
 
@@ -35,12 +31,20 @@ def snip(
 
     Parameters
     ----------
+    batches : Split, streamed split, or iterable of (inputs, targets)
+        A split gives the loss of its task, too.
     alive : Mask, optional
-        Mask of the network during the evaluation.
-    loss : callable
-        (outputs, labels) -> scalar tensor.
+        Evaluate the network under this mask.
+    loss : callable, optional
+        (outputs as the network returns them, targets) -> scalar tensor. Default: the loss of the split's task; of plain
+        batches, the cross-entropy of integer classes.
+
+    Raises
+    ------
+    InputError
+        If there is no batch, or plain batches have other targets than integer classes and ``loss`` is not given.
     """
-    products = _gradients_times_weights(model, space, batches, alive, loss)
+    products = _gradients_times_weights(model, space, batches, alive, loss, "snip")
     return space.unit_sums({name: product.abs() for name, product in products.items()}).cpu()
 
 
@@ -51,18 +55,14 @@ def taylor(
     *,
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
-    loss: Loss = F.cross_entropy,
+    loss: Loss | None = None,
 ) -> Tensor:
     """Return |sum of gradient x weight| over all parameters that each unit removes, as saliency: (n_units,).
 
-    Molchanov et al. 2019, eq. 8: the first-order change of the loss if the whole unit (a filter with its coupled
-    channels) is removed. Terms of opposite sign cancel.
+    The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel. ``batches`` and
+    ``loss`` are those of :func:`snip`.
     """
-    return space.unit_sums(_gradients_times_weights(model, space, batches, alive, loss)).abs().cpu()
-
-
-def _softened(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits / _GRASP_TEMPERATURE, labels)
+    return space.unit_sums(_gradients_times_weights(model, space, batches, alive, loss, "taylor")).abs().cpu()
 
 
 def grasp(
@@ -72,7 +72,7 @@ def grasp(
     *,
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
-    loss: Loss = _softened,
+    loss: Loss | None = None,
 ) -> Tensor:
     """Return the GraSP saliency (H g) w of every weight w, or its sum over every filter: (n_units,), of either sign.
 
@@ -82,33 +82,31 @@ def grasp(
 
     Parameters
     ----------
-    batches : iterable of (images, labels)
+    batches : Split, streamed split, or iterable of (inputs, targets)
         Read twice; the graph of one batch at a time is in memory.
     alive : Mask, optional
-        Mask of the network during the evaluation; g is 0 at the parameters that it prunes.
-    loss : callable
-        (outputs, labels) -> scalar tensor; by default the cross-entropy of logits / 200.
+        Evaluate the network under this mask; g is that of the parameters that it keeps.
+    loss : callable, optional
+        (outputs as the network returns them, targets) -> scalar tensor. Default: in classification, the cross-entropy
+        of logits / 200; in other tasks, the task's loss.
     """
-    batches = list(batches)
+    chosen = loss_batches(batches, loss, "grasp", temperature=_GRASP_TEMPERATURE)
     network = working_copy(model, space, alive)
     weights = maskable(network, space)
-    flow = summed_gradients(network, list(weights.values()), batches, loss)
+    flow = summed_gradients(network, list(weights.values()), chosen)
     if alive is not None:
         for gradient, keep in zip(flow, space.parameter_masks(alive).values(), strict=True):
             gradient.masked_fill_(~keep.to(gradient.device), 0)
-    products = _hessian_times(flow, network, list(weights.values()), batches, loss)
+    products = _hessian_times(flow, network, list(weights.values()), chosen)
     return space.unit_sums({n: p * w.detach() for (n, w), p in zip(weights.items(), products, strict=True)}).cpu()
 
 
-def _hessian_times(
-    vector: list[Tensor], network: nn.Module, weights: list[Tensor], batches: Batches, loss: Loss
-) -> list[Tensor]:
-    """Return the product H v of the loss's Hessian, summed over batches, as gradient of g . v (Pearlmutter 1994)."""
+def _hessian_times(vector: list[Tensor], network: nn.Module, weights: list[Tensor], batches: BatchLoss) -> list[Tensor]:
+    """Sum over batches of H v, as the gradient of g . v with v held constant (Pearlmutter 1994)."""
     total = [torch.zeros_like(v) for v in vector]
-    for images, labels in batches:
-        device = weights[0].device
+    for batch in batches:
         with torch.enable_grad():
-            value = loss(network(images.to(device)), labels.to(device))
+            value = batches.loss(network, batch, weights[0].device)
             gradients = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
             along = torch.stack([(g * v).sum() for g, v in zip(gradients, vector, strict=True)]).sum()
         if not along.requires_grad:  # the gradient is constant: H is 0
@@ -119,12 +117,12 @@ def _hessian_times(
 
 
 def _gradients_times_weights(
-    model: nn.Module, space: NetworkSpace, batches: Batches, alive: Mask | None, loss: Loss
+    model: nn.Module, space: NetworkSpace, batches: Batches, alive: Mask | None, loss: Loss | None, criterion: str
 ) -> dict[str, Tensor]:
     """Return {name: (gradient summed over batches) x parameter} of all parameters that masks can change."""
     network = working_copy(model, space, alive)
     weights = maskable(network, space)
-    gradients = summed_gradients(network, list(weights.values()), batches, loss)
+    gradients = summed_gradients(network, list(weights.values()), loss_batches(batches, loss, criterion))
     return {name: g * w.detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
@@ -145,23 +143,12 @@ def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
     return {name: parameters[name] for name in space.parameter_masks(space.full())}
 
 
-def summed_gradients(network: nn.Module, weights: list[Tensor], batches: Batches, loss: Loss) -> list[Tensor]:
-    """Return the gradient of the loss summed over batches, one tensor per weight; 0 for weights without effect.
-
-    Raises
-    ------
-    InputError
-        If there is no batch.
-    """
+def summed_gradients(network: nn.Module, weights: list[Tensor], batches: BatchLoss) -> list[Tensor]:
+    """Sum over batches of the loss's gradient; 0 where the loss doesn't depend on a weight."""
     total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
-    empty = True
-    for images, labels in batches:
-        device = weights[0].device
+    for batch in batches:
         with torch.enable_grad():  # also inside the caller's no_grad
-            value = loss(network(images.to(device)), labels.to(device))
+            value = batches.loss(network, batch, weights[0].device)
         for summed, gradient in zip(total, torch.autograd.grad(value, weights, materialize_grads=True), strict=True):
             summed += gradient
-        empty = False
-    if empty:
-        raise InputError("batches: none; at least one (images, labels) is needed")
     return total

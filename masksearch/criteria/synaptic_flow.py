@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.gradients import Batches, maskable
+from masksearch.criteria.batches import Batches, first_inputs
+from masksearch.criteria.gradients import maskable
 from masksearch.spaces import NetworkSpace
+from masksearch.tasks import read_output
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, call_model, map_tensors
 
-__all__ = ["synflow", "unclipped", "unlevelled"]
+__all__ = ["flow_of_ones", "synflow", "unclipped", "unlevelled"]
 
 
 def synflow(
@@ -31,8 +34,8 @@ def synflow(
 
     Parameters
     ----------
-    batches : iterable of (images, labels)
-        The first batch gives the shape of an input; values and labels have no effect.
+    batches : Split, streamed split, or iterable of (inputs, targets)
+        The first example gives the form of an input. Float tensors become ones; integers, such as tokens, stay.
     alive : Mask, optional
         Mask of the network during the evaluation.
 
@@ -41,9 +44,7 @@ def synflow(
     InputError
         If there is no batch, or the flow is too large for float64.
     """
-    images = next((images for images, _ in batches), None)
-    if images is None:
-        raise InputError("batches: none; synflow needs one for the shape of its images")
+    example = first_inputs(batches, "synflow")
     network = unclipped(copy.deepcopy(model).eval().requires_grad_(True))
     if any(parameter.device.type == "mps" for parameter in network.parameters()):
         network.cpu()  # MPS has no float64, and products over many layers exceed float32
@@ -56,12 +57,29 @@ def synflow(
     weights = maskable(network, space)
     device = next(iter(weights.values())).device
     with torch.enable_grad():  # also inside the caller's no_grad
-        flow = network(torch.ones(1, *images.shape[1:], dtype=torch.float64, device=device)).sum()
+        flow = flow_of_ones(network, example, device)
     gradients = torch.autograd.grad(flow, list(weights.values()), materialize_grads=True)
     saliency = space.unit_sums({n: (g * w).abs() for (n, w), g in zip(weights.items(), gradients, strict=True)}).cpu()
     if not saliency.isfinite().all():
         raise InputError(f"synflow: the flow through {type(model).__name__} is too large for float64")
     return saliency
+
+
+def flow_of_ones(network: nn.Module, example: Nested, device: torch.device) -> Tensor:
+    """Return the sum of the outputs for ones in place of the float tensors of an example; integers stay.
+
+    The network is in float64. Only the first example counts.
+    """
+
+    def ones(part: Tensor) -> Tensor:
+        if part.is_floating_point():
+            return torch.ones(1, *part.shape[1:], dtype=torch.float64, device=device)
+        return part[:1].to(device)
+
+    outputs = read_output(call_model(network, map_tensors(ones, example)))
+    if not isinstance(outputs, Tensor):
+        raise InputError(f"flow of ones: the network returns a {type(outputs).__name__}; a tensor is needed")
+    return outputs.sum()
 
 
 _CLIPPED = (nn.ReLU6, nn.Hardtanh)
