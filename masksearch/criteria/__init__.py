@@ -171,7 +171,7 @@ def saliency(
     whole = alive is None or alive.n_kept == space.n_units
     if row.needs_batches and whole and len(ranked) > 1 and bool((ranked == ranked[0]).all()):
         raise InputError(
-            f"criterion {name!r}: all {len(ranked)} saliencies are {float(ranked[0]):g}, which ranks no unit; "
+            f"criterion {name!r}: all {len(ranked)} saliencies are {float(ranked[0]) + 0.0:g}, which ranks no unit; "
             "check that outputs and loss depend on the weights, and give the loss of the task with loss= or a Split"
         )
     return values
