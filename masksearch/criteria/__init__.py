@@ -59,7 +59,7 @@ class Criterion:
     needs_initial: bool = False  # reads the weights at initialisation, initial=
     draws: bool = False  # random: takes generator=
     rounds: int = 1  # rounds of ranking and pruning from density 1 down to the target
-    granularities: tuple[str, ...] = ("weight",)
+    granularities: tuple[str, ...] = ("weight",)  # masks of single weights, of filters, or both
     takes_loss: bool = False  # from gradients of a loss: takes loss=
 
 
@@ -94,9 +94,11 @@ CRITERIA: Table[Criterion] = Table(
             weights="trained",
             granularities=_BOTH,
         ),
-        "snip": Criterion(snip, "|g w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH, takes_loss=True),
+        "snip": Criterion(
+            snip, "|gradient x w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH, takes_loss=True
+        ),
         "grasp": Criterion(
-            grasp, "(H g) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH, takes_loss=True
+            grasp, "(Hessian x gradient) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH, takes_loss=True
         ),
         "synflow": Criterion(
             synflow,
@@ -203,7 +205,7 @@ def select(
     Parameters
     ----------
     name : str
-        A row of ``CRITERIA``.
+        A criterion in ``CRITERIA``.
     batches : Split, streamed split, or iterable of (inputs, targets)
         Read once per round. A split gives the loss of its task, too.
     density : float, {layer name: float} or Amount, optional
@@ -220,7 +222,7 @@ def select(
         The mask to start from: units that it prunes stay pruned, and densities fall from its density. By default,
         nothing is pruned yet.
     connectivity : Connectivity, optional
-        Of the network: units through which no signal passes are replaced by the next best units.
+        Finds kept units that no signal passes through; they are replaced by the next best units. Default: they stay.
     loss : callable, optional
         (outputs as the network returns them, targets) -> scalar tensor, for criteria from gradients. Default: the loss
         of the split's task; of plain batches, the cross-entropy of integer classes.

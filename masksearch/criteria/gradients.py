@@ -34,7 +34,7 @@ def snip(
     batches : Split, streamed split, or iterable of (inputs, targets)
         A split gives the loss of its task, too.
     alive : Mask, optional
-        Evaluate the network under this mask.
+        Mask of the network during the evaluation.
     loss : callable, optional
         (outputs as the network returns them, targets) -> scalar tensor. Default: the loss of the split's task; of plain
         batches, the cross-entropy of integer classes.
@@ -85,7 +85,7 @@ def grasp(
     batches : Split, streamed split, or iterable of (inputs, targets)
         Read twice; the graph of one batch at a time is in memory.
     alive : Mask, optional
-        Evaluate the network under this mask; g is that of the parameters that it keeps.
+        Mask of the network during the evaluation; g is 0 at the parameters that it prunes.
     loss : callable, optional
         (outputs as the network returns them, targets) -> scalar tensor. Default: in classification, the cross-entropy
         of logits / 200; in other tasks, the task's loss.
@@ -102,7 +102,7 @@ def grasp(
 
 
 def _hessian_times(vector: list[Tensor], network: nn.Module, weights: list[Tensor], batches: BatchLoss) -> list[Tensor]:
-    """Sum over batches of H v, as the gradient of g . v with v held constant (Pearlmutter 1994)."""
+    """Return the product H v of the loss's Hessian, summed over batches, as gradient of g . v (Pearlmutter 1994)."""
     total = [torch.zeros_like(v) for v in vector]
     for batch in batches:
         with torch.enable_grad():
@@ -144,7 +144,7 @@ def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
 
 
 def summed_gradients(network: nn.Module, weights: list[Tensor], batches: BatchLoss) -> list[Tensor]:
-    """Sum over batches of the loss's gradient; 0 where the loss doesn't depend on a weight."""
+    """Return the gradient of the loss summed over batches, one tensor per weight; 0 for weights without effect."""
     total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     for batch in batches:
         with torch.enable_grad():  # also inside the caller's no_grad
