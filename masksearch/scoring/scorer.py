@@ -135,7 +135,7 @@ class Scorer:
             wanted = masks_per_pass or (1 if self._device.type == "cpu" else _MASKS_PER_PASS)
             self._batched = self._choose_batched(wanted, measure)
             self.masks_per_pass = 1 if self._batched is None else wanted
-            if fast and self._is_accuracy and self._device.type == "cpu":
+            if fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
                 self._accuracy = Accuracy(self._path, self._reference(), self._labels)
 
     def __repr__(self) -> str:
@@ -216,10 +216,6 @@ class Scorer:
         values = batched_objective(self._row.of_logits, logits, self._labels).tolist()
         seconds = (time.perf_counter() - start) / len(proposals)
         return [Score(value, exact=True, seconds=seconds, images=self._n_examples) for value in values]
-
-    @property
-    def _is_accuracy(self) -> bool:
-        return self._row is OBJECTIVES["accuracy"]
 
     def _new_measure(self) -> Measure:
         """Return a new measure of the objective for the reference path of any task."""
