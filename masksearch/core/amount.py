@@ -138,6 +138,13 @@ class Amount:
         """The same amount with another scope."""
         return self if scope == self.scope else replace(self, scope=scope)
 
+    def in_rounds(self, rounds: int) -> "list[Amount]":
+        """Return the amounts after 1, 2, ..., ``rounds`` rounds that prune the same share of the remaining units each.
+
+        Round r of n keeps density ** (r / n), in every layer if the density is one per layer.
+        """
+        return [self.at(_power(self.density, r / rounds)) for r in range(1, rounds)] + [self]
+
     def lenient(self) -> "Amount":
         """The same amount, but where this one raises an error for an empty layer, one unit of the layer is kept."""
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
@@ -193,6 +200,12 @@ class Amount:
                 f"scope: {self.scope!r} doesn't fix the layers' densities; layerwise, erk or a density per layer does"
             )
         return _largest_remainder(exact, sizes, kept)
+
+
+def _power(density: Density, exponent: float) -> Density:
+    if isinstance(density, Mapping):
+        return {name: value**exponent for name, value in density.items()}
+    return density**exponent
 
 
 def _check(density: float, name: str, allow_zero: bool = False) -> None:

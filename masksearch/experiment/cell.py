@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masksearch.core.space import Density
+from masksearch.core.amount import Amount, Density
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.experiment.identity import Deciding, changed_fields, deciding_fields, short_hash, without
@@ -51,15 +51,15 @@ class Cell:
         """1 - sparsity, without the rounding error of the subtraction."""
         return round(1 - self.sparsity, 12)
 
-    def densities(self, space: NetworkSpace) -> list[Density]:
-        """After every round: each round prunes the same share of what is alive, in every layer if layers differ."""
-        shares = [r / self.rounds for r in range(1, self.rounds + 1)]
+    def amounts(self, space: NetworkSpace) -> list[Amount]:
+        """Return the amount that a mask of ``space`` keeps after each round; the last one is the cell's."""
+        final: Density = self.density
         own = dict(map(parse_layer_sparsity, self.settings.sweep.layer_sparsity))
-        if not own:
-            return [self.density**share if share < 1 else self.density for share in shares]
-        final = {layer.name: round(1 - own.pop(layer.name, self.sparsity), 12) for layer in space.layers}
-        final |= {name: 1 - sparsity for name, sparsity in own.items()}  # of no layer: the space says so
-        return [{name: density**share for name, density in final.items()} for share in shares]
+        if own:
+            final = {layer.name: round(1 - own.pop(layer.name, self.sparsity), 12) for layer in space.layers}
+            final |= {name: 1 - sparsity for name, sparsity in own.items()}  # the space refuses unknown layers
+        settings = self.settings
+        return Amount(final, settings.hold, settings.scope, settings.on_empty).in_rounds(self.rounds)
 
     @property
     def searches(self) -> bool:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from masksearch.core.amount import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Trial
-from masksearch.core.space import Density
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult, RoundResult
@@ -138,11 +138,11 @@ class _CellRun:
 
     def _rounds(self) -> Iterator[Round[MaskResult]]:
         cell, context = self.cell, self.context
-        densities = cell.densities(self.space) if cell.control == "none" else [self._controlled_mask().density]
+        amounts = cell.amounts(self.space)
         return run_rounds(
             context.build,
             self.space,
-            densities,
+            amounts if cell.control == "none" else amounts[-1:],
             context.dense.weights[self.found_at],
             find=self._find,
             rewind=self._rewind,
@@ -164,7 +164,7 @@ class _CellRun:
 
     # Find: a control takes its cell's mask; a ramp begins with all units; all others are found by the method.
 
-    def _find(self, number: int, model: nn.Module, density: Density, alive: Mask | None) -> MaskResult:
+    def _find(self, number: int, model: nn.Module, amount: Amount, alive: Mask | None) -> MaskResult:
         cell, folder = self.cell, self._round_folder(number)
         self.folder.set_status("search")
         if cell.control != "none":
@@ -172,11 +172,11 @@ class _CellRun:
         elif cell.row.changes == "ramp":
             found = MaskResult(self.space.full())
         else:
-            found = self._found_by_method(number, model, density, alive)
+            found = self._found_by_method(number, model, amount, alive)
         found.mask.save(folder / "mask.safetensors")
         return found
 
-    def _found_by_method(self, number: int, model: nn.Module, density: Density, alive: Mask | None) -> MaskResult:
+    def _found_by_method(self, number: int, model: nn.Module, amount: Amount, alive: Mask | None) -> MaskResult:
         cell, folder = self.cell, self._round_folder(number)
         tracker = self._tracker(folder)
         curves = SearchCurves(tracker, self.context.settings.sweep.budget)
@@ -186,7 +186,7 @@ class _CellRun:
             self.callback.trial(cell, trial)
 
         find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(number))
-        found = find(model, density, alive, folder)
+        found = find(model, amount, alive, folder)
         if cell.searches and not cell.front:  # Pareto searches have no current mask to plot
             left = None if alive is None else Subspace(alive)
             show_search(tracker, folder, left or self.space, left.lifted if left else None)

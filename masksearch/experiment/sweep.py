@@ -1,7 +1,7 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -230,14 +230,14 @@ def _check_control(cell: Cell) -> None:
 
 def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
     """Start a searcher that may refuse its problem, with stand-ins for what isn't known yet; open the storage."""
-    searcher, density, settings = cell.searcher().unplaced(), cell.densities(space)[-1], cell.settings
-    if isinstance(density, float) and not searcher.refuses_problems:
+    searcher, amount, settings = cell.searcher().unplaced(), cell.amounts(space)[-1].across("global"), cell.settings
+    if amount.per_layer is None and not searcher.refuses_problems:
         return  # starting takes time
     problem = Problem(
-        *(space, 1.0 if cell.front else density, Budget(settings.sweep.budget, settings.scoring.seconds), 0),
+        space,
+        amount.at(1.0) if cell.front else amount,
+        Budget(settings.sweep.budget, settings.scoring.seconds),
         saliencies=dict.fromkeys(settings.search.saliencies, torch.arange(space.n_units)),
-        on_empty=settings.on_empty,
-        hold=settings.hold,
         cost=settings.hold if cell.front else None,
     )
     try:
@@ -251,16 +251,19 @@ def _check_searcher(cell: Cell, space: NetworkSpace) -> None:
 
 
 def _check_density(cell: Cell, space: NetworkSpace) -> None:
-    density, hold = cell.densities(space)[-1], cell.settings.hold
+    amount = cell.amounts(space)[-1]
     if cell.front == "latency":
         pass  # known once it is measured
-    elif hold == "units":
-        space.count(density)
+    elif amount.hold == "units":
+        space.count(amount)
     else:
-        space.random(density, on_empty="keep_one" if cell.front else "allow", hold=hold, generator=torch_generator(0))
+        space.random(
+            replace(amount, scope="global", on_empty="keep_one" if cell.front else "allow"),
+            generator=torch_generator(0),
+        )
     if cell.rounds > 1 and cell.learns:
         raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
-    if cell.searches and cell.rounds > 1 and not isinstance(density, float):
+    if cell.searches and cell.rounds > 1 and amount.per_layer is not None:
         raise InputError(f"rounds: {cell.rounds}; {cell.method} searches one density in later rounds, not one a layer")
-    if cell.searches and cell.rounds > 1 and hold != "units":
-        raise InputError(f"hold: {hold}; in rounds {cell.method} searches densities in units")
+    if cell.searches and cell.rounds > 1 and amount.hold != "units":
+        raise InputError(f"hold: {amount.hold}; in rounds {cell.method} searches densities in units")

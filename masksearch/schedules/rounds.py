@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import nn
 
-from masksearch.core.amount import Density
+from masksearch.core.amount import Amount, Density
 from masksearch.core.mask import Mask
 from masksearch.pruning.ticket import Ticket, draw_ticket
 from masksearch.spaces import NetworkSpace
@@ -25,6 +25,7 @@ class HasMask(Protocol):
 
 
 F = TypeVar("F", bound=Mask | HasMask)
+D = TypeVar("D", bound=Density | Amount)
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Round(Generic[F]):
 def run_rounds(
     build: Callable[[], nn.Module],
     space: NetworkSpace,
-    densities: Sequence[Density],
+    densities: Sequence[D],
     weights: Weights,
     *,
-    find: Callable[[int, nn.Module, Density, Mask | None], F],
+    find: Callable[[int, nn.Module, D, Mask | None], F],
     rewind: Callable[[int, Weights], Weights],
     train: Callable[[int, Ticket, Mask], tuple[Training | None, Mask]],
     physically: bool = True,
@@ -61,8 +62,8 @@ def run_rounds(
     ----------
     build : callable
         Builds the full network; its weights are replaced.
-    densities : sequence of float or mapping
-        Densities after each round, never rising, as of :func:`masksearch.schedules.round_densities`.
+    densities : sequence of float, mapping or Amount
+        Densities or amounts after each round, never rising, as of :func:`masksearch.schedules.round_densities`.
     weights : state dict
         Weights at which the first mask is found.
     find : callable

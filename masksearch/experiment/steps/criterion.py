@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from masksearch.core.amount import Amount
 from masksearch.core.mask import Mask
-from masksearch.core.space import Density, Scope
 from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, select
 from masksearch.experiment.context import CellContext
 from masksearch.utils.seeds import torch_generator
@@ -14,12 +14,11 @@ __all__ = ["criterion_batches", "criterion_mask", "criterion_saliency", "rank_un
 def criterion_mask(
     context: CellContext,
     model: nn.Module,
-    density: Density,
+    amount: Amount,
     alive: Mask | None = None,
     criterion: str | None = None,
-    scope: Scope | None = None,
 ) -> Mask:
-    """The mask of a criterion.
+    """Return the mask that a criterion chooses for the weights of ``model``.
 
     Parameters
     ----------
@@ -29,25 +28,20 @@ def criterion_mask(
         The units that may be kept; all if not given.
     criterion : str, optional
         The cell's method if not given.
-    scope : str, optional
-        The sweep's if not given.
     """
-    cell, scoring = context.cell, context.settings.scoring
+    cell, connects = context.cell, context.settings.scoring.connected
     name = criterion or cell.method
     return select(
         name,
         model,
         context.space,
         criterion_batches(context, name),
-        density,
-        scope=scope or context.settings.scope,
+        amount,
         # One stream per seed, not per method: random masks and ties are paired over sparsities and with other sweeps.
         generator=torch_generator(cell.seed, "criterion", name),
         initial=context.initial_weights(),
-        on_empty=context.settings.on_empty,
-        hold=context.settings.hold,
         alive=alive,
-        connectivity=Connectivity(model, context.space, context.example) if scoring.connected else None,
+        connectivity=Connectivity(model, context.space, context.example) if connects else None,
     )
 
 
@@ -77,4 +71,4 @@ def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
         saliency = row.saliency(model, context.space, [], initial=context.initial_weights(), alive=None)
         if all(saliency[layer.slice].min() == saliency[layer.slice].max() for layer in context.space.layers):
             return None
-    return criterion_mask(context, model, context.cell.densities(context.space)[-1])
+    return criterion_mask(context, model, context.cell.amounts(context.space)[-1])

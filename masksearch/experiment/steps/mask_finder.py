@@ -7,26 +7,28 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from torch import nn
 
+from masksearch.core.amount import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Trial
-from masksearch.core.space import Density
+from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Cost, Trial
 from masksearch.criteria import Connectivity, connected
+from masksearch.experiment.cell import Cell
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.results import FrontChoice
 from masksearch.experiment.steps.cell_scorer import cell_scorer, scored_network
 from masksearch.experiment.steps.criterion import criterion_mask
 from masksearch.experiment.steps.search_inputs import SearchInputs, search_inputs
-from masksearch.experiment.store.front_folder import front_cost, front_folder
 from masksearch.experiment.store.run_folder import RunFolder, locked
+from masksearch.scoring import LatencyShare
 from masksearch.searchers import Searcher
 from masksearch.searching.loop import search
 from masksearch.searching.subspace import Subspace, SubspaceScorer
+from masksearch.spaces import FilterSpace
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
 from masksearch.utils.errors import InputError
@@ -37,7 +39,7 @@ __all__ = ["MaskFinder", "MaskResult"]
 
 @dataclass(frozen=True)
 class MaskResult:
-    """A mask, and what finding it took."""
+    """A mask, with the number of scorings and the seconds that its search took."""
 
     mask: Mask
     scorings: int = 0  # by a search
@@ -65,7 +67,7 @@ class MaskFinder:
     callback: SweepCallback
     later: bool = False
 
-    def __call__(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> MaskResult:
+    def __call__(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         """Find a mask for the weights of ``model``, within the alive units.
 
         Parameters
@@ -75,127 +77,119 @@ class MaskFinder:
         """
         cell = self.context.cell
         model.to(self.context.device)
-        if cell.front:
-            return self._search_front(model, density, alive)
         if cell.searches:
-            return self._search(model, density, alive, folder)
+            return self._search(model, amount, alive, _front_folder(cell) if cell.front else folder)
         if cell.learns:
-            return self._learn(scored_network(self.context, model), density, alive, folder)
-        return MaskResult(criterion_mask(self.context, model, density, alive))
+            return self._learn(scored_network(self.context, model), amount, alive, folder)
+        return MaskResult(criterion_mask(self.context, model, amount, alive))
 
-    # A search: its inputs first, then the loop, over all units or over those that earlier rounds have left. The best
-    # few masks, and those of the finalists, are scored again.
+    # A search: its inputs first, then the loop over all units, or over those that earlier rounds have left.
 
-    def _search(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> MaskResult:
-        context, settings = self.context, self.context.settings
-        inputs, arguments = self._begin(model, density, alive, folder)
-        scorer = cell_scorer(context, model, context.data.search, later=self.later)
-        searcher = context.cell.searcher().placed(folder, context.cell.study)
-        if alive is None:
-            if settings.scoring.connected:
-                connectivity = Connectivity(model, context.space, context.example)
-                arguments["refine"] = partial(connected, connectivity=connectivity)
-            arguments |= {"start": inputs.start, "saliencies": inputs.saliencies, "hold": settings.hold}
-            history = search(context.space, searcher, scorer, density, folder=folder, **arguments)
-            masks = [trial.mask for trial in history.top if trial.mask is not None]
-        else:
-            if settings.hold != "units" or not isinstance(density, float):
-                raise InputError(
-                    f"rounds: {context.cell.method} searches the units that are alive, and can hold "
-                    f"{context.cell.rounds} rounds to one density in units only"
-                )
-            left = Subspace(alive)
-            arguments["start"] = None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits))
-            arguments["saliencies"] = {name: left.reduced(values) for name, values in inputs.saliencies.items()}
-            scorer_left = SubspaceScorer(scorer, left)
-            history = search(left, searcher, scorer_left, left.density(density), folder=folder, **arguments)
-            masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
-        return self._chosen(masks, history, inputs, model)
-
-    # A search of a front is shared by all caps: it has a folder of its own, and the best trial within the cap counts.
-
-    def _search_front(self, model: nn.Module, density: Density, alive: Mask | None) -> MaskResult:
-        context, cell = self.context, self.context.cell
-        folder = front_folder(cell)
-        inputs, arguments = self._begin(model, density, alive, folder)
-        scorer = cell_scorer(context, model, context.data.search, later=self.later)
-        searcher = cell.searcher().placed(folder, cell.study)
-        arguments |= {"saliencies": inputs.saliencies, "hold": context.settings.hold}
-        arguments["cost"] = front_cost(context, model)
-        with locked(folder, wait=True):  # another sweep may be searching this front
-            RunFolder(folder, cell.front_identity, cell.deciding_settings())
-            history = search(context.space, searcher, scorer, 1.0, folder=folder, **arguments)
-        trials = [trial for trial in history.within(cell.density) if trial.mask is not None]
-        result = self._chosen([trial.mask for trial in trials if trial.mask is not None], history, inputs, model)
-        trial = next(trial for trial in trials if trial.mask is result.mask)
-        choice = FrontChoice(f"{folder.parent.name}/{folder.name}", trial.number, trial.score.cost)
-        return replace(result, front=choice)
-
-    def _begin(
-        self, model: nn.Module, density: Density, alive: Mask | None, folder: Path
-    ) -> tuple[SearchInputs, dict[str, Any]]:
-        """The inputs of a search, and the arguments of :func:`search` that all searches have."""
-        settings, cell = self.context.settings, self.context.cell
+    def _search(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
+        context, cell, settings = self.context, self.context.cell, self.context.settings
         self.callback.search_begins(cell)
-        inputs = search_inputs(self.context, model, density, alive, folder, self.callback)
-        # Sweeps that share a study must not propose the same masks.
-        words = [settings.run.runs, settings.run.name] if cell.searcher().shares_trials else []
+        inputs = search_inputs(context, model, amount, alive, folder, self.callback)
         seconds = settings.scoring.seconds
         if seconds is not None:  # gradual pruning counts; one scoring is always made
             seconds = max(seconds - inputs.pruning_seconds, 1e-9)
-        return inputs, {
-            "budget": Budget(settings.sweep.budget, seconds),
-            "seed": derive(cell.seed, "search", *words),
-            "on_empty": settings.on_empty,
-            "batch": settings.search.proposals,
-            "callbacks": [self.on_trial],
-        }
+        # Sweeps that share a study must not propose the same masks.
+        words = [settings.run.runs, settings.run.name] if cell.searcher().shares_trials else []
+        run = partial(
+            search,
+            searcher=cell.searcher().placed(folder, cell.study),
+            budget=Budget(settings.sweep.budget, seconds),
+            seed=derive(cell.seed, "search", *words),
+            batch=settings.search.proposals,
+            folder=folder,
+            callbacks=[self.on_trial],
+        )
+        scorer = cell_scorer(context, model, context.data.search, later=self.later)
+        whole = amount.across("global")  # the scope is for criteria
+        if alive is not None:
+            if amount.hold != "units" or amount.per_layer is not None:
+                raise InputError(
+                    f"rounds: {cell.method} searches the units that are alive, and can hold {cell.rounds} rounds to "
+                    "one density in units only"
+                )
+            left = Subspace(alive)
+            history = run(
+                left,
+                scorer=SubspaceScorer(scorer, left),
+                density=whole.at(left.density(amount.single("rounds have one"))),
+                start=None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits)),
+                saliencies={name: left.reduced(values) for name, values in inputs.saliencies.items()},
+            )
+            masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
+            return self._best(masks, history, inputs, model)
+        run = partial(run, context.space, scorer=scorer, saliencies=inputs.saliencies)
+        if cell.front:
+            with locked(folder, wait=True):  # another sweep may be searching this front
+                RunFolder(folder, cell.front_identity, cell.deciding_settings())
+                history = run(density=whole.at(1.0), cost=self._front_cost(model))
+            within = {trial.mask.hash: trial for trial in history.within(cell.density) if trial.mask is not None}
+            masks = [trial.mask for trial in within.values() if trial.mask is not None]
+            result = self._best(masks, history, inputs, model)
+            trial = within[result.mask.hash]
+            choice = FrontChoice(f"{folder.parent.name}/{folder.name}", trial.number, trial.score.cost)
+            return replace(result, front=choice)
+        refine = None
+        if settings.scoring.connected:
+            refine = partial(connected, connectivity=Connectivity(model, context.space, context.example))
+        history = run(density=whole, start=inputs.start, refine=refine)
+        masks = [trial.mask for trial in history.top if trial.mask is not None]
+        return self._best(masks, history, inputs, model)
 
-    def _chosen(self, masks: Sequence[Mask], history: History, inputs: SearchInputs, model: nn.Module) -> MaskResult:
-        """The best of a search's masks and of the criteria's, by a second scoring; of one mask alone, that one."""
-        begun, search = perf_counter(), self.context.settings.search
-        candidates: dict[int, tuple[str | None, Mask]] = {}
-        for mask in masks[: search.rescore]:
+    def _front_cost(self, model: nn.Module) -> Cost:
+        """Return the cost of masks on the cell's front; latencies are measured on the device of ``model``."""
+        context, cost = self.context, self.context.cell.front
+        assert cost is not None, "only cells with a front have a cost"
+        if cost != "latency":
+            return cost
+        assert isinstance(context.space, FilterSpace), "settings with caps have filters"
+        return LatencyShare(model, context.space, context.example)
+
+    # The second scoring chooses between the best masks of a search, its start, and the masks of the finalists.
+
+    def _best(self, masks: Sequence[Mask], history: History, inputs: SearchInputs, model: nn.Module) -> MaskResult:
+        """Return the search's best mask, or the best of several masks by a second scoring.
+
+        The second scoring uses validation examples that the search has not seen.
+        """
+        begun, context, settings = perf_counter(), self.context, self.context.settings.search
+        candidates: dict[int, tuple[str | None, Mask]] = {}  # by hash: the criterion, None for the search; the mask
+        for mask in masks[: settings.rescore]:
             candidates.setdefault(mask.hash, (None, mask))
         finalists = dict(inputs.finalists)
-        if search.rescore_by is not None and search.warm_start is not None and inputs.start is not None:
-            finalists = {search.warm_start: inputs.start, **finalists}
+        if settings.rescore_by is not None and settings.warm_start is not None and inputs.start is not None:
+            finalists = {settings.warm_start: inputs.start, **finalists}
         for text, mask in finalists.items():
             candidates.setdefault(mask.hash, (text, mask))
         result = MaskResult(masks[0])
         if len(candidates) > 1:
-            scores = self._second_scores([mask for _, mask in candidates.values()], model)
+            scorer = cell_scorer(
+                context,
+                model,
+                context.data.rest,
+                objective=settings.rescore_by,
+                steps=settings.rescore_steps,
+                later=self.later,
+            )
+            self.callback.rescoring_begins(context.cell, len(candidates))
+            scores: list[float] = []
+            again = [mask for _, mask in candidates.values()]
+            for begin in range(0, len(again), settings.proposals):
+                for score in scorer.score(again[begin : begin + settings.proposals]):
+                    self.callback.rescored(context.cell, score)
+                    scores.append(-math.inf if math.isnan(score.value) else score.value)
             (kept, mask), _ = max(zip(candidates.values(), scores, strict=True), key=itemgetter(1))
             names = [text or f"search {place}" for place, (text, _) in enumerate(candidates.values(), start=1)]
             rescored = {name: score for name, score in zip(names, scores, strict=True) if math.isfinite(score)}
             result = MaskResult(mask, rescored=rescored, kept=kept)
-        return replace(
-            result,
-            scorings=len(history),
-            foreign_trials=_foreign_trials(history),
-            seconds=inputs.seconds + history.seconds + perf_counter() - begun,
-        )
+        foreign = history.trials[-1].metrics.get(FOREIGN_TRIALS, 0) if len(history) else 0
+        seconds = inputs.seconds + history.seconds + perf_counter() - begun
+        return replace(result, scorings=len(history), foreign_trials=int(foreign), seconds=seconds)
 
-    def _second_scores(self, masks: list[Mask], model: nn.Module) -> list[float]:
-        """Scores of masks on validation examples that the search has not seen; minus infinity instead of NaN."""
-        context, search = self.context, self.context.settings.search
-        scorer = cell_scorer(
-            context,
-            model,
-            context.data.rest,
-            objective=search.rescore_by,
-            steps=search.rescore_steps,
-            later=self.later,
-        )
-        self.callback.rescoring_begins(context.cell, len(masks))
-        scores: list[float] = []
-        for begin in range(0, len(masks), search.proposals):
-            for score in scorer.score(masks[begin : begin + search.proposals]):
-                self.callback.rescored(context.cell, score)
-                scores.append(-math.inf if math.isnan(score.value) else score.value)
-        return scores
-
-    def _learn(self, model: nn.Module, density: Density, alive: Mask | None, folder: Path) -> MaskResult:
+    def _learn(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         context, cell = self.context, self.context.cell
         if alive is not None:
             raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
@@ -211,14 +205,12 @@ class MaskFinder:
             model,
             context.space,
             context.data.train,
-            density,
-            settings=context.settings.supermask,
             # Published layer by layer; the flag's "global" means a ranking of criteria over all layers.
-            scope="erk" if context.settings.scope == "erk" else "layerwise",
+            amount if amount.scope == "erk" else amount.across("layerwise"),
+            settings=context.settings.supermask,
             seed=derive(cell.seed, "supermask"),
             device=context.device,
             augment=context.data.augment,
-            on_empty=context.settings.on_empty,
             generator=torch_generator(cell.seed, "supermask", "ties"),
             checkpoint=folder / "supermask.safetensors",
             on_epoch=on_epoch,
@@ -226,6 +218,9 @@ class MaskFinder:
         return MaskResult(mask, seconds=seconds)
 
 
-def _foreign_trials(history: History) -> int:
-    """Trials of other searches that a search of a shared study has learned from."""
-    return int(history.trials[-1].metrics.get(FOREIGN_TRIALS, 0)) if len(history) else 0
+def _front_folder(cell: Cell) -> Path:
+    """Return the folder of a cell's search of a front, which all caps and sweeps share: in ``runs/fronts``."""
+    sweep = cell.settings.sweep
+    name = f"{sweep.dataset}_{sweep.model}_{cell.method}_{cell.front}_k{cell.find_at}_seed{cell.seed}"
+    name = name.replace("/", "-").replace(":", "-")
+    return Path(cell.settings.run.runs) / "fronts" / f"{name}_{short_hash(cell.front_identity)}"

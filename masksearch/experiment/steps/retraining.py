@@ -102,10 +102,11 @@ def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: i
     """The masks of a training of ``network`` that change between two steps, from ``mask`` on."""
     cell, schedules = context.cell, context.settings.schedules
     if cell.row.changes == "ramp":
+        amount = cell.amounts(context.space)[-1]
         return Gradual(
             network,
             context.space,
-            lambda density, alive: criterion_mask(context, network, density, alive),
+            lambda density, alive: criterion_mask(context, network, amount.at(density), alive),
             cell.density,
             until,
             begin=begin,

@@ -8,8 +8,8 @@ from time import perf_counter
 
 from torch import Tensor, nn
 
+from masksearch.core.amount import Amount
 from masksearch.core.mask import Mask
-from masksearch.core.space import Density
 from masksearch.criteria import Connectivity, connected
 from masksearch.criteria.gradual import gradual_saliency
 from masksearch.experiment.context import CellContext
@@ -36,7 +36,7 @@ class SearchInputs:
 def search_inputs(
     context: CellContext,
     model: nn.Module,
-    density: Density,
+    amount: Amount,
     alive: Mask | None,
     folder: Path,
     callback: SweepCallback,
@@ -54,7 +54,7 @@ def search_inputs(
     callback : SweepCallback
         Called with the epochs of that training.
     """
-    inputs = _Inputs(context, model, density, alive, folder, callback)
+    inputs = _Inputs(context, model, amount, alive, folder, callback)
     begun, search = perf_counter(), context.settings.search
     saliencies = {text: inputs.saliency(text) for text in search.saliencies}
     start = None if search.warm_start is None else inputs.mask(search.warm_start, saliencies)
@@ -69,7 +69,7 @@ class _Inputs:
 
     context: CellContext
     model: nn.Module
-    density: Density
+    amount: Amount
     alive: Mask | None
     folder: Path
     callback: SweepCallback
@@ -87,17 +87,11 @@ class _Inputs:
         """A criterion's mask."""
         source, context = Source.parse(text), self.context
         if source.epochs is None:
-            network = self._network_at(source.moment)
-            return criterion_mask(context, network, self.density, self.alive, source.name, source.scope)
+            amount = self.amount if source.scope is None else self.amount.across(source.scope)
+            return criterion_mask(context, self._network_at(source.moment), amount, self.alive, source.name)
         name = text if source.scope is None else text.removesuffix(f":{source.scope}")
         saliency = saliencies[name] if name in saliencies else self.saliency(name)
-        rank = partial(
-            context.space.top_k,
-            density=self.density,
-            scope=source.scope or "global",
-            on_empty=context.settings.on_empty,
-            hold=context.settings.hold,
-        )
+        rank = partial(context.space.top_k, density=self.amount.across(source.scope or "global"))
         if not context.settings.scoring.connected:
             return rank(saliency)
         return connected(saliency, rank, Connectivity(self.model, context.space, context.example))
@@ -110,7 +104,6 @@ class _Inputs:
             self.seconds_before += seconds
             self.pruning_seconds += seconds
             return tensors["saliency"]
-        assert isinstance(self.density, float), "refused with the settings"
         begun, context = perf_counter(), self.context
         self.callback.gradual_begins(context.cell, name, epochs)
         train = context.settings.train
@@ -120,13 +113,10 @@ class _Inputs:
             context.space,
             context.data.train,
             replace(train, epochs=epochs, bn_l1=0.0, lr_schedule=lr_schedule),
-            self.density,
+            self.amount,
             name,
             criterion_batches(context, name),
-            scope=context.settings.scope,
             initial=context.initial_weights(),
-            on_empty=context.settings.on_empty,
-            hold=context.settings.hold,
             alive=self.alive,
             seed=derive(context.cell.seed, "gradual saliency"),
             device=context.device,
