@@ -113,45 +113,26 @@ class Cell:
         return replace(self, control="none")
 
     @property
-    def uses_criteria(self) -> bool:
-        """Whether a criterion's ranking decides the mask, or begins its search."""
-        return not self.searches or bool(self.settings.search.criteria)
-
-    @property
-    def trains_to_score(self) -> bool:
-        """Whether short trainings score the masks."""
-        return self.searches or OBJECTIVES[self.settings.sweep.objective].of_training is not None
-
-    @property
-    def rescores(self) -> bool:
-        """Whether the best masks of a search are scored again."""
-        return self.searches and self.settings.search.rescores
-
-    @property
-    def anneals(self) -> bool:
-        """Whether the method is annealing with the sweep's settings."""
-        return self.method == "annealing"
-
-    @property
-    def samples_with_optuna(self) -> bool:
-        """Whether the settings of Optuna's samplers apply."""
-        return self.searches and self.searcher().settings_group == "optuna"
-
-    @property
-    def changes_masks(self) -> bool:
-        """Whether the mask changes while the ticket is trained."""
-        return self.row.changes is not None
-
-    @property
-    def detects_early_birds(self) -> bool:
-        """Whether the schedule finds the moment at which the mask is drawn."""
-        return self.row.detects
+    def conditions(self) -> dict[str, bool]:
+        """Return whether each condition of :data:`masksearch.experiment.identity.ONLY_IF` holds, by name."""
+        search, objective = self.settings.search, OBJECTIVES[self.settings.sweep.objective]
+        return {
+            "searches": self.searches,
+            "learns": self.learns,
+            "uses_criteria": not self.searches or bool(search.criteria),
+            "trains_to_score": self.searches or objective.of_training is not None,
+            "rescores": self.searches and search.rescores,
+            "anneals": self.method == "annealing",
+            "samples_with_optuna": self.searches and self.searcher().settings_group == "optuna",
+            "changes_masks": self.row.changes is not None,
+            "detects_early_birds": self.row.detects,
+        }
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
         """The settings that decide the cell's result; ``complete``: also those at their default."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
-        return deciding_fields(self.settings, lambda name: bool(getattr(self, name)), usual=usual, complete=complete)
+        return deciding_fields(self.settings, self.conditions, usual=usual, complete=complete)
 
     @property
     def dense_identity(self) -> dict[str, Any]:
@@ -181,13 +162,10 @@ class Cell:
         rows += [(SCHEDULES, self.schedule), (OBJECTIVES, self.settings.sweep.objective)]
         if self.searches:
             rows += [(CRITERIA, source.name) for source in self.settings.search.sources]
-        return identity | plugin_digests(*rows) | self._rescore_plugin
-
-    @property
-    def _rescore_plugin(self) -> dict[str, str]:
-        again = self.settings.search.rescore_by
-        digest = OBJECTIVES.added(again) if again and self.searches else None
-        return {"rescore_plugin": digest} if digest else {}
+            again = self.settings.search.rescore_by
+            if again is not None and (digest := OBJECTIVES.added(again)):
+                identity["rescore_plugin"] = digest
+        return identity | plugin_digests(*rows)
 
     @property
     def front_identity(self) -> dict[str, Any]:

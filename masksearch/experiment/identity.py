@@ -6,7 +6,7 @@ Fields at their default are left out of the hash: adding a setting renames no fo
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
@@ -80,18 +80,18 @@ ONLY_IF = {
     "schedules.early_bird_threshold": "detects_early_birds",
     "schedules.early_bird_relative": "detects_early_birds",
 }
-"""Groups and fields that decide the results of some cells only: the property of :class:`Cell` that must be true."""
+"""Groups and fields that decide the results of some cells only -> name of the condition in ``Cell.conditions``."""
 
 
 def deciding_fields(
-    settings: Any, holds: Callable[[str], bool], *, usual: Mapping[str, object], complete: bool
+    settings: Any, conditions: Mapping[str, bool], *, usual: Mapping[str, object], complete: bool
 ) -> Deciding:
     """The fields of ``settings`` (a dataclass of dataclasses) that decide a result.
 
     Parameters
     ----------
-    holds : callable
-        Whether a condition of :data:`ONLY_IF` holds.
+    conditions : mapping
+        Whether each condition of :data:`ONLY_IF` holds.
     usual : mapping
         Values that stand for defaults, by ``group.field``: defaults that depend on other settings.
     complete : bool
@@ -104,7 +104,7 @@ def deciding_fields(
             names = (f"{group.name}.{item.name}", group.name)
             condition = next((ONLY_IF[name] for name in names if name in ONLY_IF), None)
             left_out = NEVER if complete else NEVER | DENSE
-            if not {*names} & left_out and (condition is None or holds(condition)):
+            if not {*names} & left_out and (condition is None or conditions[condition]):
                 value = getattr(values, item.name)
                 if complete or value != usual.get(names[0], _default(item)):
                     found.setdefault(group.name, {})[item.name] = _plain(value)

@@ -5,14 +5,17 @@ from rich.console import Console
 from small_sweeps import MIXTURE, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
 from masksearch.cli.progress import ProgressBars
+from masksearch.core.history import History
 from masksearch.core.protocol import Budget, Problem
 from masksearch.experiment import run_sweep
-from masksearch.experiment.settings.search_settings import Source
+from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.settings.search_settings import SearchSettings, Source
 from masksearch.report import write_report
 from masksearch.scoring import Scorer, ShortTraining
 from masksearch.searchers import RandomSearch
 from masksearch.searching.history_store import read_rows
 from masksearch.training import TrainSettings
+from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive
 
 
@@ -140,3 +143,41 @@ def test_the_best_masks_are_scored_again_on_images_that_the_search_has_not_seen(
         winners.append(max(best, key=lambda mask, scorer=scorer: scorer(masks[mask]).value))
     assert cell.mask.hash == winners[0]
     assert winners[0] != winners[1]  # the search images would have chosen another
+
+
+class StopAfter(SweepCallback):
+    """Interrupts a sweep after some trials."""
+
+    def __init__(self, trials):
+        self.left = trials
+
+    def trial(self, cell, trial):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+def test_of_masks_that_tie_with_the_fifth_the_earliest_are_scored_again(tmp_path):
+    """The history keeps as many masks as the largest rescore, and a tie at its end neither drops nor repeats a mask."""
+    flat = {"search_examples": 20, "methods": ["random_search"], "budget": 120, "objective": "accuracy", "rescore": 5}
+    [cell] = sweep_in(tmp_path, **flat)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(settings_in(tmp_path, **flat, name="parts"), StopAfter(100))
+    [resumed] = sweep_in(tmp_path, **flat, name="parts")
+    rows = {row.mask_hash: row.score.value for row in read_rows(cell.folder)}
+    ranked = sorted(rows, key=lambda mask: -rows[mask])  # stable: of equal scores, the earlier first
+    assert rows[ranked[4]] == rows[ranked[5]]
+    searcher = RandomSearch()  # once more, for its masks
+    searcher.start(Problem(cell.space, cell.mask.density, Budget(120), derive(0, "search")))
+    masks = {proposal.mask.hash: proposal.mask for proposal in searcher.ask(120)}
+    scorer = Scorer(cell.build(cell.moment("0")), cell.space, small_data().val[20:], "accuracy", fast=False)
+    expected = {f"search {n}": scorer(masks[mask]).value for n, mask in enumerate(ranked[:5], start=1)}
+    for one in (cell, resumed):
+        assert one.metrics.score.rescored == pytest.approx(expected)
+        assert one.mask.hash == ranked[int(max(expected, key=expected.get).split()[1]) - 1]
+
+
+def test_no_more_masks_are_scored_again_than_a_history_keeps():
+    assert SearchSettings(rescore=History().keep).rescores
+    with pytest.raises(InputError, match="rescore: 6"):
+        SearchSettings(rescore=History().keep + 1)
