@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from masksearch.data import Data, load_data
 from masksearch.experiment.cell import AUTO, Cell
-from masksearch.experiment.context import DenseNetwork
+from masksearch.experiment.cell_run import run_cell
+from masksearch.experiment.context import CellContext, DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.steps.dense import dense_network
@@ -15,7 +17,7 @@ from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training.duration import Duration
 
-__all__ = ["Group", "data_key", "load_part", "moments_of", "part_space"]
+__all__ = ["Group", "data_key", "load_part", "moments_of", "part_space", "run_inline"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,24 @@ class Group:
         first = self.users[0]
         callback.dense_begins(first.seed, first.settings.train.epochs)
         return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
+
+    def run(self, dense: DenseNetwork, path: Path, device: torch.device, callback: SweepCallback) -> None:
+        """Run the cells that are left to do, one after the other, in their folders under ``path``."""
+        for cell in self.to_do:
+            run_cell(CellContext(cell, self.space, self.data, dense, device), path, callback)
+
+
+def run_inline(
+    groups: Iterable[Group], path: Path, device: torch.device, threads: int, callback: SweepCallback
+) -> None:
+    """Run the cells of all groups in this process, each group after its dense network."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for group in groups:
+            group.run(group.dense(device, callback), path, device, callback)
+    finally:
+        torch.set_num_threads(before)
 
 
 def data_key(part: Settings) -> tuple[object, ...]:

@@ -12,9 +12,9 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.executors import plan_workers, run_in_processes, run_inline
-from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space
-from masksearch.experiment.machine import describe_machine, prepare
+from masksearch.experiment.executors import run_in_processes
+from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space, run_inline
+from masksearch.experiment.machine import describe_machine, plan_workers, prepare
 from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
@@ -85,7 +85,7 @@ def run_sweep(
         networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
         content = {
             "settings": [part.as_dict() for part in parts],
-            "machine": describe_machine(device, plan.workers, plan.threads),
+            "machine": describe_machine(device, plan),
             "cells": [cell.folder for cell in cells],
             "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
         }

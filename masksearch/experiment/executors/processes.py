@@ -5,19 +5,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, get_context
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.executors.choice import Plan
-from masksearch.experiment.executors.relay import replay
-from masksearch.experiment.executors.worker import Job, work
+from masksearch.experiment.executors.worker import Event, Job, work
 from masksearch.experiment.group import Group
 from masksearch.experiment.identity import short_hash
+from masksearch.experiment.machine import Plan
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.utils.errors import InputError
 
@@ -44,7 +40,7 @@ def run_in_processes(
     crew: list[_Worker] = []
     watchers = [callback.beside(number) for number in range(plan.workers)]
     try:
-        crew += (_start(run, plan.threads, path) for _ in range(plan.workers))
+        crew += (_Worker(run, plan.threads, path) for _ in range(plan.workers))
         schedule = _Schedule(groups, plan.workers)
         busy: dict[int, Job] = {}
         while True:
@@ -57,13 +53,11 @@ def run_in_processes(
             pipes = {crew[number].pipe: number for number in busy}
             for pipe in connection.wait(list(pipes)):
                 number = pipes[pipe]  # type: ignore[index]
-                message = crew[number].receive()
-                if isinstance(message, Exception):
-                    raise message
-                if message is None:
+                events = crew[number].receive()
+                for hook, arguments in events or ():
+                    getattr(watchers[number], hook)(*arguments)
+                if events is None:
                     schedule.finished(busy.pop(number))
-                else:
-                    replay(message, watchers[number])
     finally:
         for worker in crew:
             worker.process.terminate()  # idle, or of no use any more
@@ -104,36 +98,32 @@ def _chains(cells: Iterable[Cell]) -> list[list[Cell]]:
 
 
 class _Worker:
-    """A worker and the pipe to it."""
+    """A started worker and the pipe to it."""
 
-    def __init__(self, process: BaseProcess, pipe: "Connection[Any, Any]") -> None:
-        self.process, self.pipe = process, pipe
+    def __init__(self, run: RunSettings, threads: int, path: Path) -> None:
+        _CONTEXT.set_forkserver_preload(_PRELOADED)
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=work, args=(theirs, run, threads, path), daemon=True)
+        with _main_hidden():
+            self.process.start()
+        theirs.close()
 
     def send(self, job: Job) -> None:
-        """Send a job.
-
-        Raises
-        ------
-        InputError
-            If the worker was killed.
-        """
+        """Send a job, or raise an InputError if the worker was killed."""
         try:
             self.pipe.send(job)
         except BrokenPipeError:
             raise self._killed() from None
 
-    def receive(self) -> Any:
-        """Return the next message.
-
-        Raises
-        ------
-        InputError
-            If the worker was killed.
-        """
+    def receive(self) -> list[Event] | None:
+        """Return the events that the worker sends, or None for the end of its job; raise what ended the job."""
         try:
-            return self.pipe.recv()
+            message = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             raise self._killed() from None
+        if isinstance(message, Exception):
+            raise message
+        return message
 
     def _killed(self) -> InputError:
         self.process.join()
@@ -141,16 +131,6 @@ class _Worker:
             f"workers: a process ended with code {self.process.exitcode}, perhaps for lack of memory; what was "
             "finished is kept; the same command goes on from here, with --workers 1 in one process"
         )
-
-
-def _start(run: RunSettings, threads: int, path: Path) -> _Worker:
-    _CONTEXT.set_forkserver_preload(_PRELOADED)
-    mine, theirs = _CONTEXT.Pipe()
-    process = _CONTEXT.Process(target=work, args=(theirs, run, threads, path), daemon=True)
-    with _main_hidden():
-        process.start()
-    theirs.close()
-    return _Worker(process, mine)
 
 
 @contextmanager

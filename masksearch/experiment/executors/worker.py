@@ -3,20 +3,21 @@
 import os
 import signal
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import connection, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from time import monotonic
+from typing import Any, cast
 
 import torch
 
+from masksearch.core.protocol import Trial
 from masksearch.experiment.cell import Cell
-from masksearch.experiment.cell_run import run_cell
-from masksearch.experiment.context import CellContext, DenseNetwork
+from masksearch.experiment.context import DenseNetwork
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.executors.relay import relay
 from masksearch.experiment.group import Group, data_key, load_part, part_space
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
@@ -24,28 +25,33 @@ from masksearch.experiment.steps.dense import dense_folder
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 
-__all__ = ["Job", "work"]
+__all__ = ["Event", "Job", "work"]
+
+Event = tuple[str, tuple[Any, ...]]
+"""The name of a hook of :class:`SweepCallback`, and its arguments."""
+
+_SECONDS = 0.1  # between two messages about trials and epochs, at the least
+_FREQUENT = ("trial", "epoch", "rescored")
 
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that run one after the other; none: only their dense network is trained."""
+    """Cells that one worker runs in order; without cells, the worker only trains their dense network."""
 
     users: list[Cell]  # all cells of the dense network
     cells: list[Cell]
 
 
 def work(pipe: "Connection[Any, Any]", run: RunSettings, threads: int, path: Path) -> None:
-    """Receive jobs and run them, until ``None`` comes.
+    """Receive jobs through ``pipe`` and run them, until ``None`` comes.
 
     What is sent back: lists of events; ``None`` when a job is done; the exception that ended a job.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process' to handle
     Thread(target=_end_with_parent, daemon=True).start()
     load_plugins(run.plugin)
-    device = prepare(run)
+    worker = _Worker(path, prepare(run), cast(SweepCallback, _Relay(pipe)))
     torch.set_num_threads(threads)
-    worker = _Worker(path, device, relay(pipe))
     for job in iter(pipe.recv, None):
         try:
             worker.run(job)
@@ -67,25 +73,37 @@ class _Worker:
 
     def run(self, job: Job) -> None:
         """Train the dense network of a job, or run its cells."""
-        group = self._group(job)
+        settings = job.users[0].settings
+        key = (*data_key(settings), settings.sweep.model, settings.sweep.granularity, settings.scoring.layers)
+        if key not in self._groups:
+            data = load_part(settings)
+            self._groups = {key: Group([], [], data, part_space(settings, data))}
+        group = replace(self._groups[key], users=job.users, to_do=job.cells)
         if not job.cells:
             group.dense(self._device, self._callback)
             return
         folder = dense_folder(job.users[0])
         if folder not in self._dense:
             self._dense = {folder: group.dense(self._device, SweepCallback())}
-        for cell in job.cells:
-            context = CellContext(cell, group.space, group.data, self._dense[folder], self._device)
-            run_cell(context, self._path, self._callback)
+        group.run(self._dense[folder], self._path, self._device, self._callback)
 
-    def _group(self, job: Job) -> Group:
-        settings = job.users[0].settings
-        key = (*data_key(settings), settings.sweep.model, settings.sweep.granularity, settings.scoring.layers)
-        if key not in self._groups:
-            data = load_part(settings)
-            self._groups = {key: Group([], [], data, part_space(settings, data))}
-        group = self._groups[key]
-        return Group(job.users, job.cells, group.data, group.space)
+
+class _Relay:
+    """A callback whose hooks send events through a pipe, frequent ones in bundles. Masks of trials stay behind."""
+
+    def __init__(self, pipe: "Connection[Any, Any]") -> None:
+        self._pipe, self._events, self._sent = pipe, list[Event](), 0.0
+
+    def __getattr__(self, hook: str) -> Any:
+        return partial(self._add, hook)
+
+    def _add(self, hook: str, *arguments: object) -> None:
+        """Take an event, and send all that wait unless the last message is young."""
+        plain = (replace(value, mask=None) if isinstance(value, Trial) else value for value in arguments)
+        self._events.append((hook, tuple(plain)))
+        if hook not in _FREQUENT or monotonic() - self._sent > _SECONDS:
+            self._pipe.send(self._events)
+            self._events, self._sent = [], monotonic()
 
 
 def _end_with_parent() -> None:
