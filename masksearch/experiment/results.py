@@ -35,14 +35,15 @@ __all__ = [
 ]
 
 MOMENTS = ("found", "untrained", "best_dense", "trained")
-"""The weights at which a round's mask is evaluated: fields of :class:`RoundResult`."""
+"""Fields of :class:`RoundResult`: a round's mask is evaluated with the weights of each of these moments."""
 
 _FORMAT = 2  # of metrics.json; version 0.1.0 wrote none
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Figures on the test set at one moment. None stands for a value that is not finite."""
+    """Accuracy and loss of a masked network on the test set; None for a value that is not finite."""
 
     test_accuracy: float | None  # in [0, 1]
     test_loss: float | None
@@ -50,7 +51,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TrainedAccuracy(Accuracy):
-    """Figures after the last epoch of retraining; of untrained weights where there are no epochs."""
+    """Accuracy and loss of a ticket after its training; of the untrained ticket where there are no epochs."""
 
     constant_outputs: int  # outputs that are equal for all test examples
     val_accuracy: float | None = None  # None: not trained
@@ -61,7 +62,7 @@ class TrainedAccuracy(Accuracy):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What the objective says of a mask, and what finding the mask took."""
+    """Scores of a mask by the objective and by accuracy, with the number of scorings of its search."""
 
     objective: str
     scorings: int  # by a search; 0 otherwise
@@ -78,7 +79,7 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class MaskSummary:
-    """The size of a mask."""
+    """Number of units that a mask keeps, in whole and by layer."""
 
     granularity: str
     n_units: int
@@ -90,7 +91,7 @@ class MaskSummary:
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds of a round."""
+    """Seconds that the steps of a round took."""
 
     search: float  # of a search or of learning a supermask
     retrain: float
@@ -114,7 +115,7 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What one forward pass and one copy of a network cost."""
+    """Parameters, MACs and bytes of a network."""
 
     params: int
     nonzero_params: int
@@ -128,7 +129,7 @@ class NetworkCost:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """A layer of the full network, and what the ticket has left of it."""
+    """MACs and weights of one layer in the full network and in the ticket."""
 
     macs: int
     weights: int
@@ -148,7 +149,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class DenseResult:
-    """The dense network of a seed."""
+    """Accuracies, costs and training of the dense network of one seed."""
 
     seed: int
     test_accuracy: float | None
@@ -162,19 +163,12 @@ class DenseResult:
 
     @classmethod
     def load(cls, folder: Path) -> "DenseResult":
-        """Read the ``metrics.json`` of a dense network's folder.
-
-        Raises
-        ------
-        InputError
-            If the file is missing, of another version, or was changed.
-        """
-        path = folder / "metrics.json"
-        return _convert(_read(path), cls, path)
+        """Read the ``metrics.json`` of a dense network's folder, with the errors of :func:`load_result`."""
+        return _convert(_read(folder), cls, folder)
 
     def save(self, folder: Path) -> None:
         """Write ``metrics.json``."""
-        _write(folder / "metrics.json", msgspec.to_builtins(self))
+        _write(folder, msgspec.to_builtins(self))
 
     @property
     def without_epochs(self) -> "DenseResult":
@@ -184,7 +178,7 @@ class DenseResult:
 
 @dataclass(frozen=True)
 class Cap:
-    """An upper limit on a cost."""
+    """An upper limit on a cost of the ticket, as a share of the dense network's cost."""
 
     cost: Capped
     share: float  # of the dense network's, in (0, 1)
@@ -192,7 +186,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """The trial that was chosen from a Pareto front."""
+    """The trial of a search whose mask was chosen from the Pareto front of score and cost."""
 
     folder: str
     trial: int
@@ -201,7 +195,7 @@ class FrontChoice:
 
 @dataclass(frozen=True)
 class EarlyBirdResult:
-    """When the early-bird rule fired."""
+    """Epochs at which the early-bird rules fired, and the distances between the masks of all epochs."""
 
     threshold: float
     relative: bool
@@ -212,7 +206,7 @@ class EarlyBirdResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """One finished cell: what it is, every round, and what the last round's network costs."""
+    """Result of one cell of a sweep: its place in the grid, its rounds, and the costs of the final ticket."""
 
     method: str
     learned: bool  # by gradient: a supermask
@@ -238,23 +232,16 @@ class CellResult:
 
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
-        """Read ``metrics.json`` and ``settings.json`` of a cell's folder.
-
-        Raises
-        ------
-        InputError
-            If a file is missing, of another version, or was changed.
-        """
-        path = folder / "metrics.json"
+        """Read ``metrics.json`` and ``settings.json`` of a cell's folder, with the errors of :func:`load_result`."""
         saved = read_json(folder / "settings.json")
         about = {name: saved.get(name, {}) for name in ("settings", "identity")}
-        return _convert({**_read(path), **about}, cls, path)
+        return _convert({**_read(folder), **about}, cls, folder)
 
     def save(self, folder: Path) -> None:
         """Write ``metrics.json``; ``settings.json`` is already there."""
         values = msgspec.to_builtins(self)
         del values["settings"], values["identity"]
-        _write(folder / "metrics.json", values)
+        _write(folder, values)
 
     @property
     def flat_settings(self) -> dict[str, object]:
@@ -267,57 +254,57 @@ class CellResult:
 
     @property
     def last(self) -> RoundResult:
-        """The last round: the one that the cell is about."""
+        """Result of the last round, whose mask is the cell's."""
         return self.rounds[-1]
 
     @property
     def trained(self) -> TrainedAccuracy:
-        """Figures after retraining, in the last round."""
+        """Accuracy after retraining, in the last round."""
         return self.last.trained
 
     @property
     def untrained(self) -> Accuracy:
-        """Figures before retraining, in the last round."""
+        """Accuracy before retraining, in the last round."""
         return self.last.untrained
 
     @property
     def score(self) -> ScoreSummary:
-        """The score of the last round."""
+        """Scores of the last round's mask."""
         return self.last.score
 
     @property
     def mask(self) -> MaskSummary:
-        """The mask of the last round."""
+        """Size of the last round's mask."""
         return self.last.mask
 
     @property
     def epochs(self) -> list[EpochRow]:
-        """The epochs of training after the last round."""
+        """Epochs of the last round's training."""
         return self.last.epochs
 
     @property
     def scorings(self) -> int:
-        """Scorings of all rounds."""
+        """Scorings by the searches of all rounds."""
         return sum(round_.score.scorings for round_ in self.rounds)
 
     @property
     def foreign_trials(self) -> int:
-        """Trials of other searches from a shared study, all rounds."""
+        """Trials of other searches that shared the study, in all rounds."""
         return sum(round_.score.foreign_trials for round_ in self.rounds)
 
     @property
     def kept_criteria(self) -> list[str]:
-        """The criteria whose masks scored better than the best of a search when scored again, round by round."""
+        """Criteria whose masks scored better than a search's best mask in the second scoring, by round."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property
     def search_seconds(self) -> float:
-        """Seconds of searching, all rounds."""
+        """Seconds of searching, in all rounds."""
         return sum(round_.seconds.search for round_ in self.rounds)
 
     @property
     def retrain_seconds(self) -> float:
-        """Seconds of training, all rounds."""
+        """Seconds of training, in all rounds."""
         return sum(round_.seconds.retrain for round_ in self.rounds)
 
     @property
@@ -327,11 +314,11 @@ class CellResult:
 
     @property
     def speedup(self) -> float:
-        """Latency of the dense network / latency of this one, batches of 64."""
+        """Latency of the dense network / latency of the ticket, for batches of 64 examples."""
         return self.latency.dense_batch_64 / self.latency.ticket_batch_64
 
     def cost_share(self, cost: Capped) -> float:
-        """What the network has of the dense network's ``macs``, ``params`` or ``latency``."""
+        """Return a cost of the ticket (``macs``, ``params`` or ``latency``) / the same cost of the dense network."""
         if cost == "latency":
             return self.latency.ticket_batch_64 / self.latency.dense_batch_64
         if cost == "macs":
@@ -340,17 +327,14 @@ class CellResult:
 
 
 def load_result(folder: Path) -> CellResult | DenseResult:
-    """Read ``metrics.json`` of the folder of a cell or of a dense network.
+    """Return the result in the folder of a cell or of a dense network.
 
     Raises
     ------
     InputError
         If a file is missing, of another version, or was changed.
     """
-    return CellResult.load(folder) if "rounds" in _read(folder / "metrics.json") else DenseResult.load(folder)
-
-
-_T = TypeVar("_T")
+    return CellResult.load(folder) if "rounds" in _read(folder) else DenseResult.load(folder)
 
 
 def find_setting(settings: Mapping[str, Any], name: str) -> Any:
@@ -367,11 +351,12 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _write(path: Path, values: dict[str, object]) -> None:
-    write_json(path, {"format": _FORMAT, **values})
+def _write(folder: Path, values: dict[str, object]) -> None:
+    write_json(folder / "metrics.json", {"format": _FORMAT, **values})
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(folder: Path) -> dict[str, object]:
+    path = folder / "metrics.json"
     values = read_json(path)
     found = values.get("format") if isinstance(values, dict) else None
     if found != _FORMAT:
@@ -381,15 +366,15 @@ def _read(path: Path) -> dict[str, object]:
     return values
 
 
-def _convert(values: dict[str, object], kind: type[_T], path: Path) -> _T:
+def _convert(values: dict[str, object], kind: type[_T], folder: Path) -> _T:
     try:
         return msgspec.convert(_with_nan(values), kind)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path} was changed ({error}); remove its folder and run again") from None
+        raise InputError(f"{folder / 'metrics.json'} was changed ({error}); remove its folder and run again") from None
 
 
 def _with_nan(node: Any) -> Any:
-    """Values with NaN for a training loss that is null, as JSON has no NaN, and with today's names of fields."""
+    """Replace every ``train_loss`` of null by NaN: the training diverged, and JSON has no NaN."""
     if isinstance(node, list):
         return list(map(_with_nan, node))
     if not isinstance(node, dict):

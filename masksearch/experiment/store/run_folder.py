@@ -1,21 +1,24 @@
-"""Run folders: one process at a time, settings compared on reopening, states that survive a kill."""
+"""Run folders: one process at a time, settings compared on reopening, states that survive a kill, free names."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from masksearch.experiment.settings.combined import Settings
 from masksearch.utils import locks
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
 
-__all__ = ["RunFolder", "is_done", "locked"]
+__all__ = ["RunFolder", "free_name", "is_done", "locked", "renamed"]
 
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Hold a run folder for this thread of this process, as :func:`masksearch.utils.locks.locked` holds a file.
+    """Lock a run folder against other threads and processes, as :func:`masksearch.utils.locks.locked` does with a file.
 
     Raises
     ------
@@ -53,16 +56,41 @@ class RunFolder:
         return self.path / name
 
     def set_status(self, step: str) -> None:
-        """Write which step of the run begins; ``done`` when everything is on disk."""
+        """Write the name of the step that begins, or ``done``, to ``status.json``."""
         write_json(self.path / "status.json", {"stage": step})
 
     @property
     def is_done(self) -> bool:
-        """Whether everything of this run is on disk."""
+        """Whether the run is finished."""
         return is_done(self.path)
 
 
 def is_done(path: Path) -> bool:
-    """Whether the run in the folder ``path``, if there is one, is finished."""
+    """Return whether the folder ``path`` holds a finished run."""
     status = path / "status.json"
     return status.exists() and read_json(status)["stage"] == "done"
+
+
+def free_name(parts: Sequence[Settings]) -> str:
+    """Return the sweep's own name, or the first of NAME-2, NAME-3, ... whose folder holds no sweep with other settings.
+
+    Where and how a sweep runs (``run``) is no difference, so that a sweep may be continued on another device.
+    """
+    run = parts[0].run
+    wanted = [_compared(part.as_dict()) for part in parts]
+    for number in count(1):
+        name = run.name if number == 1 else f"{run.name}-{number}"
+        file = Path(run.runs) / name / "sweep.json"
+        if not file.exists() or [_compared(part) for part in read_json(file)["settings"]] == wanted:
+            return name
+    raise AssertionError("there is always a free name")
+
+
+def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
+    """Return the parts of a sweep with another name of the sweep."""
+    return [replace(part, run=replace(part.run, name=name)) for part in parts]
+
+
+def _compared(part: dict[str, object]) -> dict[str, object]:
+    """The settings that decide results, as JSON has them."""
+    return json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))
