@@ -24,14 +24,7 @@ from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.retraining import TrainingPlan, mask_schedule, rewound_weights, training_plan
 from masksearch.experiment.steps.round_evaluation import TicketCosts, round_result, ticket_costs
 from masksearch.experiment.store.run_folder import RunFolder
-from masksearch.experiment.tensorboard import (
-    SearchCurves,
-    Tracker,
-    compare_by,
-    show_mask,
-    show_search,
-    track_epoch,
-)
+from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.pruning.physical import save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
@@ -120,7 +113,7 @@ class _CellRun:
             settings=cell.deciding_settings(),
             identity=cell.identity,
         )
-        compare_by(self._tracker(self.folder.path), cell, result)
+        self._tracker(self.folder.path).result(result, cell.retrain_lr or settings.train.lr)
         return result
 
     def _early_bird(self) -> EarlyBirdResult:
@@ -188,9 +181,8 @@ class _CellRun:
         find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(number))
         found = find(model, amount, alive, folder)
         if cell.searches and not cell.front:  # Pareto searches have no current mask to plot
-            left = None if alive is None else Subspace(alive)
-            show_search(tracker, folder, left or self.space, left.lifted if left else None)
-        show_mask(tracker, found.mask, found.scorings)
+            tracker.search(self.space if alive is None else Subspace(alive))
+        tracker.mask(found.mask, found.scorings)
         return found
 
     def _controlled_mask(self) -> Mask:
@@ -226,7 +218,7 @@ class _CellRun:
         tracker = self._tracker(folder)
 
         def on_epoch(row: EpochRow) -> None:
-            track_epoch(tracker, row)
+            tracker.epoch(row)
             self.callback.epoch(row)
 
         per_epoch = steps_per_epoch(len(self.data.train), plan.settings.batch_size)
@@ -254,7 +246,7 @@ class _CellRun:
         if schedule:
             mask = schedule.mask
             mask.save(folder / "mask.safetensors")
-            show_mask(tracker, mask, plan.until)
+            tracker.mask(mask, plan.until)
         for moment, weights in training.snapshots.items():
             save_tensors(folder / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
         return training, mask

@@ -15,7 +15,7 @@ from masksearch.experiment.steps.early_bird_detector import EarlyBirdDetector
 from masksearch.experiment.steps.network_costs import network_cost
 from masksearch.experiment.store.run_folder import RunFolder, locked
 from masksearch.experiment.store.weights_file import read_weights_file
-from masksearch.experiment.tensorboard import Tracker, track_epoch
+from masksearch.experiment.tensorboard import Tracker
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace
 from masksearch.training import EpochRow, Training, evaluate, train
@@ -111,7 +111,7 @@ class _DenseTask:
                 if detector.add(row.epoch, model, context):
                     save_tensors(folder / _file(f"{row.epoch}ep"), copy_weights(model))
                 detector.save()
-            track_epoch(tracker, row)
+            tracker.epoch(row)
             on_epoch(row)
 
         # The kept moments do not change the training, but a checkpoint holds only those that were asked for.
