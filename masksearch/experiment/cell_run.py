@@ -1,6 +1,5 @@
 """The run of one cell: in every round, find the mask, draw the ticket, train it, and evaluate it."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,22 +12,17 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Trial
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult, RoundResult
-from masksearch.experiment.steps.early_bird_detector import (
-    detector_name,
-    early_bird_moment,
-    first_epoch,
-    sweep_rule,
-)
+from masksearch.experiment.results import Cap, CellResult, RoundResult
+from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
-from masksearch.experiment.steps.retraining import TrainingPlan, mask_schedule, rewound_weights, training_plan
-from masksearch.experiment.steps.round_evaluation import TicketCosts, round_result, ticket_costs
+from masksearch.experiment.steps.network_costs import ticket_costs
+from masksearch.experiment.steps.retraining import mask_schedule, rewound_weights, training_plan
+from masksearch.experiment.steps.round_evaluation import round_result
 from masksearch.experiment.store.run_folder import RunFolder
 from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.pruning.physical import save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
-from masksearch.schedules import mask_distances
 from masksearch.schedules.rounds import Round, run_rounds
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
@@ -83,12 +77,24 @@ class _CellRun:
 
     def result(self) -> CellResult:
         """Run all rounds; return their results, and the costs of the last round's network."""
-        cell, settings = self.cell, self.context.settings
+        cell, context, settings = self.cell, self.context, self.context.settings
+        amounts = cell.amounts(self.space)
         rounds: list[RoundResult] = []
-        for round_ in self._rounds():
+        for round_ in run_rounds(
+            context.build,
+            self.space,
+            amounts if cell.control == "none" else amounts[-1:],
+            context.dense.weights[self.found_at],
+            find=self._find,
+            rewind=self._rewind,
+            train=self._train,
+            physically=cell.row.changes is None,
+        ):
             network = self._save(round_)
-            rounds.append(round_result(self.context, round_))
-        costs = self._costs(network, round_.mask)
+            rounds.append(round_result(context, round_))
+        cost, layers, latency = ticket_costs(context, network, round_.mask)
+        if isinstance(self.space, FilterSpace) and not round_.mask.empty_layers():
+            save_pruned(self.folder / "pruned", network, self.space, round_.mask)
         capped = settings.sweep.capped
         result = CellResult(
             method=cell.method,
@@ -103,45 +109,18 @@ class _CellRun:
             retrain_lr=cell.retrain_lr,
             control=cell.control,
             rounds=rounds,
-            cost=costs.cost,
-            layers=costs.layers,
-            latency=costs.latency,
-            dense=self.context.dense_result().without_epochs,
+            cost=cost,
+            layers=layers,
+            latency=latency,
+            dense=context.dense_result().without_epochs,
             cap=Cap(capped, cell.density) if capped else None,
             front=round_.found.front,
-            early_bird=self._early_bird() if cell.row.detects else None,
+            early_bird=early_bird_result(cell, self.early_bird_masks) if cell.row.detects else None,
             settings=cell.deciding_settings(),
             identity=cell.identity,
         )
         self._tracker(self.folder.path).result(result, cell.retrain_lr or settings.train.lr)
         return result
-
-    def _early_bird(self) -> EarlyBirdResult:
-        rule, masks, schedules = sweep_rule(self.cell), self.early_bird_masks, self.context.settings.schedules
-        return EarlyBirdResult(
-            threshold=rule.threshold,
-            relative=rule.relative,
-            fired=first_epoch(rule, masks),
-            fires={
-                "absolute": first_epoch(schedules.early_bird(False), masks),
-                "relative": first_epoch(schedules.early_bird(True), masks),
-            },
-            distances=mask_distances(masks).tolist(),
-        )
-
-    def _rounds(self) -> Iterator[Round[MaskResult]]:
-        cell, context = self.cell, self.context
-        amounts = cell.amounts(self.space)
-        return run_rounds(
-            context.build,
-            self.space,
-            amounts if cell.control == "none" else amounts[-1:],
-            context.dense.weights[self.found_at],
-            find=self._find,
-            rewind=self._rewind,
-            train=self._train,
-            physically=cell.row.changes is None,
-        )
 
     def _round_folder(self, number: int) -> Path:
         """The folder of a round: the last round's files lie in the cell's own folder."""
@@ -204,13 +183,10 @@ class _CellRun:
             return rewound
         return repaired(rewound, self.space.parameter_masks(self._controlled_mask()))
 
-    def _plan(self, number: int) -> TrainingPlan:
-        cell = self.cell
-        epochs = cell.epochs_after(number) if cell.control == "none" else cell.epochs
-        return training_plan(self.context, "end" if cell.trained_before(number) else self.found_at, epochs)
-
     def _train(self, number: int, ticket: Ticket, mask: Mask) -> tuple[Training | None, Mask]:
-        cell, folder, plan = self.cell, self._round_folder(number), self._plan(number)
+        cell, folder = self.cell, self._round_folder(number)
+        epochs = cell.epochs_after(number) if cell.control == "none" else cell.epochs
+        plan = training_plan(self.context, "end" if cell.trained_before(number) else self.found_at, epochs)
         if not plan.epochs and folder != self.folder.path:
             return None, mask
         self.folder.set_status("retrain")
@@ -222,10 +198,11 @@ class _CellRun:
             self.callback.epoch(row)
 
         per_epoch = steps_per_epoch(len(self.data.train), plan.settings.batch_size)
+        begin, until = plan.begin * per_epoch, plan.until * per_epoch
+        moments = map(Duration.parse, self.context.settings.schedules.save_at)
         schedule = None
         if cell.row.changes and cell.control == "none":
             ticket.network.to(self.context.device)
-            begin, until = plan.begin * per_epoch, plan.until * per_epoch
             schedule = mask_schedule(self.context, ticket.network, mask, begin, until)
         training = train(
             ticket.network,
@@ -239,7 +216,7 @@ class _CellRun:
             seed=derive(cell.seed, "retrain"),  # the same for every method: same batches, in the same order
             device=self.context.device,
             augment=self.data.augment,
-            snapshots=self._snapshots(plan, per_epoch),
+            snapshots=[moment for moment in moments if begin < moment.steps(per_epoch, plan.until) <= until],
             checkpoint=folder / "retraining.safetensors",
             on_epoch=on_epoch,
         )
@@ -251,11 +228,6 @@ class _CellRun:
             save_tensors(folder / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
         return training, mask
 
-    def _snapshots(self, plan: TrainingPlan, per_epoch: int) -> list[Duration]:
-        """The moments to save weights at that lie within this training."""
-        moments = [Duration.parse(text) for text in self.context.settings.schedules.save_at]
-        return [m for m in moments if plan.begin * per_epoch < m.steps(per_epoch, plan.until) <= plan.until * per_epoch]
-
     # Save: the trained network, smaller where filters were removed.
 
     def _save(self, round_: Round[MaskResult]) -> nn.Module:
@@ -266,9 +238,3 @@ class _CellRun:
             network = ticket.network.to(self.context.device)
         save_tensors(self._round_folder(round_.number) / "retrained.safetensors", network.state_dict())
         return network
-
-    def _costs(self, network: nn.Module, mask: Mask) -> TicketCosts:
-        costs = ticket_costs(self.context, network, mask)
-        if isinstance(self.space, FilterSpace) and not mask.empty_layers():
-            save_pruned(self.folder / "pruned", network, self.space, mask)
-        return costs

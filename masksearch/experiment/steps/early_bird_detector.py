@@ -9,12 +9,13 @@ from masksearch.core.mask import Mask
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.identity import short_hash, without
+from masksearch.experiment.results import EarlyBirdResult
 from masksearch.experiment.steps.criterion import rank_units
-from masksearch.schedules import EarlyBird
+from masksearch.schedules import EarlyBird, mask_distances
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.files import load_tree, save_tree
 
-__all__ = ["EarlyBirdDetector", "detector_name", "early_bird_moment", "first_epoch", "sweep_rule"]
+__all__ = ["EarlyBirdDetector", "detector_name", "early_bird_moment", "early_bird_result"]
 
 
 class EarlyBirdDetector:
@@ -52,7 +53,7 @@ class EarlyBirdDetector:
         if epoch != len(self.masks) + 1:
             return False
         self.masks.append(rank_units(context, model))
-        return first_epoch(sweep_rule(self.cell), self.masks) == epoch
+        return _first_epoch(_rule(self.cell), self.masks) == epoch
 
     def save(self) -> None:
         """Write the masks so far."""
@@ -65,23 +66,37 @@ class EarlyBirdDetector:
 
 
 def detector_name(cell: Cell) -> str:
-    """A name that is equal for cells with the same masks."""
+    """Return a hash that is equal for cells with the same masks after every epoch of the dense training."""
     later = ["rewind_to", "epochs", "retrain_lr", "control", "schedules.save_at"]
     return short_hash(without(cell.identity, later))
 
 
-def sweep_rule(cell: Cell) -> EarlyBird:
-    """A new early-bird rule, made from the cell's settings."""
+def early_bird_moment(cell: Cell, masks: Sequence[Mask | None]) -> str:
+    """Return the moment at which the cell's early-bird rule fires; the end of the training if it never does."""
+    epoch = _first_epoch(_rule(cell), masks)
+    return "end" if epoch is None else f"{epoch}ep"
+
+
+def early_bird_result(cell: Cell, masks: Sequence[Mask | None]) -> EarlyBirdResult:
+    """Return the epochs at which the early-bird rules fire, and the distances between the masks of all epochs."""
+    rule, make = _rule(cell), cell.settings.schedules.early_bird
+    return EarlyBirdResult(
+        threshold=rule.threshold,
+        relative=rule.relative,
+        fired=_first_epoch(rule, masks),
+        fires={
+            "absolute": _first_epoch(make(False), masks),
+            "relative": _first_epoch(make(True), masks),
+        },
+        distances=mask_distances(masks).tolist(),
+    )
+
+
+def _rule(cell: Cell) -> EarlyBird:
     schedules = cell.settings.schedules
     return schedules.early_bird(schedules.early_bird_relative)
 
 
-def first_epoch(rule: EarlyBird, masks: Sequence[Mask | None]) -> int | None:
+def _first_epoch(rule: EarlyBird, masks: Sequence[Mask | None]) -> int | None:
     """The epoch at which a rule fires; None if it never does."""
     return next((epoch for epoch, mask in enumerate(masks, start=1) if rule.see(mask)), None)
-
-
-def early_bird_moment(cell: Cell, masks: Sequence[Mask | None]) -> str:
-    """The moment at which the cell's rule fires; the end of the training if it never does."""
-    epoch = first_epoch(sweep_rule(cell), masks)
-    return "end" if epoch is None else f"{epoch}ep"

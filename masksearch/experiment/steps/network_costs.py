@@ -1,5 +1,6 @@
 """Costs of a cell's network: parameters, MACs, bytes, memory, and measured latencies."""
 
+import copy
 from collections.abc import Mapping
 from functools import partial
 
@@ -7,16 +8,36 @@ import torch
 from torch import Tensor, nn
 
 from masksearch import cost
+from masksearch.core.mask import Mask
+from masksearch.experiment.context import CellContext
 from masksearch.experiment.results import Latency, LayerCost, NetworkCost
+from masksearch.spaces import FilterSpace
 
-__all__ = ["layer_costs", "measured_latency", "network_cost"]
+__all__ = ["network_cost", "ticket_costs"]
 
 _LATENCY_RUNS = 100  # timed at most: the median of more runs of a small network hardly gains precision
 _BATCHES = (1, 64)
 
 
+def ticket_costs(
+    context: CellContext, network: nn.Module, mask: Mask
+) -> tuple[NetworkCost, dict[str, LayerCost], Latency]:
+    """Return the costs of the trained ``network`` of a mask: in whole, by layer, and its measured latency.
+
+    Filters are removed from the network, unless a layer is empty.
+    """
+    pruned = isinstance(context.space, FilterSpace) and not mask.empty_layers()
+    masks = {} if pruned else context.space.parameter_masks(mask)
+    example, full = context.example.to(context.device), context.build().to(context.device)
+    return (
+        network_cost(network, masks, example),
+        _layer_costs(network, masks, full, example),
+        _latency(copy.deepcopy(network), full, example, context.settings.run.latency_seconds),
+    )
+
+
 def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> NetworkCost:
-    """Parameters, MACs (1 MAC = 2 FLOPs), bytes, and peak memory of a forward pass of one image.
+    """Return parameters, MACs (1 MAC = 2 FLOPs), bytes, and peak memory of a forward pass of one example.
 
     Effective MACs: each layer's MACs times its density under ``masks`` (parameter name -> bool tensor of its shape).
     """
@@ -39,7 +60,7 @@ def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Tenso
     )
 
 
-def layer_costs(
+def _layer_costs(
     network: nn.Module, masks: Mapping[str, Tensor], full: nn.Module, example: Tensor
 ) -> dict[str, LayerCost]:
     """For every layer of the full network: its MACs and weights, and what ``network`` has left under ``masks``."""
@@ -61,14 +82,13 @@ def layer_costs(
     return layers
 
 
-def measured_latency(network: nn.Module, full: nn.Module, example: Tensor, seconds: float) -> Latency:
-    """Median seconds of a forward pass of 1 and of 64 images, of the ticket and of the dense network in turn.
+def _latency(network: nn.Module, full: nn.Module, example: Tensor, seconds: float) -> Latency:
+    """Median seconds of a forward pass of 1 and of 64 examples, of the ticket and of the dense network in turn.
 
     Each measurement takes ``seconds``, or longer for at least 11 runs of both networks.
     """
     device = next(network.parameters()).device
     measured = {}
-    modes = network.training, full.training
     network.eval(), full.eval()
     with torch.no_grad():
         for size in _BATCHES:
@@ -76,5 +96,4 @@ def measured_latency(network: nn.Module, full: nn.Module, example: Tensor, secon
             runs = {"ticket": partial(network, batch), "dense": partial(full, batch)}
             for name, timing in cost.time_runs(runs, device, seconds, _LATENCY_RUNS).items():
                 measured[f"{name}_batch_{size}"] = timing.median
-    network.train(modes[0]), full.train(modes[1])
     return Latency(**measured)

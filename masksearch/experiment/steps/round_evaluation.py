@@ -1,50 +1,33 @@
-"""The evaluation of a finished round: its mask at four moments, and the costs of the smaller network."""
+"""The evaluation of a finished round: scores of its mask, and accuracies with the weights of four moments."""
 
-import copy
-from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.results import (
     Accuracy,
     Effort,
-    Latency,
-    LayerCost,
     MaskSummary,
-    NetworkCost,
     RoundResult,
     ScoreSummary,
     TrainedAccuracy,
 )
 from masksearch.experiment.steps.cell_scorer import mask_scores
 from masksearch.experiment.steps.mask_finder import MaskResult
-from masksearch.experiment.steps.network_costs import layer_costs, measured_latency, network_cost
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.schedules.rounds import Round
-from masksearch.spaces import FilterSpace
 from masksearch.training import evaluate
 from masksearch.training.record import Weights
 
-__all__ = ["TicketCosts", "round_result", "ticket_costs"]
+__all__ = ["round_result"]
 
 _TESTED_FOR_CONSTANTS = 100  # test examples
 
 
-@dataclass(frozen=True)
-class TicketCosts:
-    """What a trained ticket costs, in whole and per layer, and the seconds of a forward pass."""
-
-    cost: NetworkCost
-    layers: dict[str, LayerCost]
-    latency: Latency
-
-
 def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult:
-    """The round's mask, scores, accuracies and seconds.
+    """Evaluate a finished round; return the size and the scores of its mask, its accuracies and its seconds.
 
     Test accuracy and loss under the mask: ``found`` at the weights that it was found at, which are those of the last
     round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best weights of the
@@ -100,19 +83,6 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
         mask=_summary(round_.mask),
         epochs=epochs,
         seconds=Effort(search=found.seconds, retrain=sum(epoch.seconds for epoch in epochs), test=seconds),
-    )
-
-
-def ticket_costs(context: CellContext, network: nn.Module, mask: Mask) -> TicketCosts:
-    """The costs of the trained ``network`` of a mask; filters are removed from it, unless a layer is empty."""
-    pruned = isinstance(context.space, FilterSpace) and not mask.empty_layers()
-    masks = {} if pruned else context.space.parameter_masks(mask)
-    example, full = context.example.to(context.device), context.build().to(context.device)
-    seconds = context.settings.run.latency_seconds
-    return TicketCosts(
-        network_cost(network, masks, example),
-        layer_costs(network, masks, full, example),
-        measured_latency(copy.deepcopy(network), full, example, seconds),
     )
 
 
