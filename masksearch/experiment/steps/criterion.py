@@ -68,7 +68,7 @@ def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
     """
     row = CRITERIA[context.cell.method]
     if not row.needs_batches and not row.draws:
-        saliency = row.saliency(model, context.space, [], initial=context.initial_weights(), alive=None)
+        saliency = criterion_saliency(context, model, context.cell.method)
         if all(saliency[layer.slice].min() == saliency[layer.slice].max() for layer in context.space.layers):
             return None
     return criterion_mask(context, model, context.cell.amounts(context.space)[-1])

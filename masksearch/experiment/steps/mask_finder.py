@@ -22,7 +22,7 @@ from masksearch.experiment.identity import short_hash
 from masksearch.experiment.results import FrontChoice
 from masksearch.experiment.steps.cell_scorer import cell_scorer, scored_network
 from masksearch.experiment.steps.criterion import criterion_mask
-from masksearch.experiment.steps.search_inputs import SearchInputs, search_inputs
+from masksearch.experiment.steps.search_inputs import SearchInputs
 from masksearch.experiment.store.run_folder import RunFolder, locked
 from masksearch.scoring import LatencyShare
 from masksearch.searchers import Searcher
@@ -88,7 +88,7 @@ class MaskFinder:
     def _search(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         context, cell, settings = self.context, self.context.cell, self.context.settings
         self.callback.search_begins(cell)
-        inputs = search_inputs(context, model, amount, alive, folder, self.callback)
+        inputs = SearchInputs(context, model, amount, alive, folder, self.callback)
         seconds = settings.scoring.seconds
         if seconds is not None:  # gradual pruning counts; one scoring is always made
             seconds = max(seconds - inputs.pruning_seconds, 1e-9)

@@ -3,6 +3,7 @@
 from time import perf_counter
 
 import torch
+from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
@@ -44,14 +45,18 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
     seconds = 0.0  # of the last moment, after training
     for name, weights in moments.items():
         same = next((other for other in tested if _equal(moments[other], weights)), None)
-        if same is not None:
-            tested[name] = tested[same]
+        if same is None:
+            began = perf_counter()
+            result = evaluate(_ticket(context, round_.mask, weights), context.data.test, device=context.device)
+            tested[name], seconds = Accuracy(result.accuracy, result.loss), perf_counter() - began
         else:
-            tested[name], seconds = _test(context, round_.mask, weights)
+            tested[name] = tested[same]
     model = context.build()
     model.load_state_dict(round_.found_at)
     model.to(context.device)
     scores = mask_scores(context, model, round_.mask, later=context.cell.trained_before(round_.number))
+    trained = _ticket(context, round_.mask, round_.trained)
+    rest = None if training and training.epochs else evaluate(trained, context.data.rest, device=context.device)
     epochs = list(training.epochs) if training else []
     return RoundResult(
         number=round_.number,
@@ -74,11 +79,11 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
         trained=TrainedAccuracy(
             test_accuracy=tested["trained"].test_accuracy,
             test_loss=tested["trained"].test_loss,
-            constant_outputs=_constant_outputs(context, round_),
+            constant_outputs=_constant_outputs(context, trained),
             val_accuracy=epochs[-1].val_accuracy if epochs else None,
             best_val_epoch=training.best.epoch if training and training.best else None,
             diverged=bool(training and training.diverged),
-            rest_accuracy=None if epochs else _rest_accuracy(context, round_),
+            rest_accuracy=None if rest is None else rest.accuracy,
         ),
         mask=_summary(round_.mask),
         epochs=epochs,
@@ -86,27 +91,16 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
     )
 
 
-def _constant_outputs(context: CellContext, round_: Round[MaskResult]) -> int:
+def _ticket(context: CellContext, mask: Mask, weights: Weights) -> nn.Module:
+    return draw_ticket(context.build(), context.space, mask, weights).network
+
+
+def _constant_outputs(context: CellContext, network: nn.Module) -> int:
     """Outputs of the trained network that are equal for all of some test examples: cut off, or dead."""
-    ticket = draw_ticket(context.build(), context.space, round_.mask, round_.trained)
-    network = ticket.network.to(context.device).eval()
+    network.to(context.device).eval()
     with torch.no_grad():
         logits = network(context.data.test.inputs[:_TESTED_FOR_CONSTANTS].to(context.device))
     return int((logits == logits[:1]).all(0).sum())
-
-
-def _rest_accuracy(context: CellContext, round_: Round[MaskResult]) -> float | None:
-    """Accuracy on the validation examples that no search has seen."""
-    ticket = draw_ticket(context.build(), context.space, round_.mask, round_.trained)
-    return evaluate(ticket.network, context.data.rest, device=context.device).accuracy
-
-
-def _test(context: CellContext, mask: Mask, weights: Weights) -> tuple[Accuracy, float]:
-    """Figures on the test set, and the seconds that a pass over it takes."""
-    ticket = draw_ticket(context.build(), context.space, mask, weights)
-    began = perf_counter()
-    result = evaluate(ticket.network, context.data.test, device=context.device)
-    return Accuracy(result.accuracy, result.loss), perf_counter() - began
 
 
 def _equal(one: Weights, other: Weights) -> bool:

@@ -19,29 +19,25 @@ from masksearch.experiment.steps.criterion import criterion_batches, criterion_m
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.seeds import derive
 
-__all__ = ["SearchInputs", "search_inputs"]
+__all__ = ["SearchInputs"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class SearchInputs:
-    """What a search is given beside its space and scorer."""
+    """Saliencies, warm start and finalists of a cell's search, computed when the object is made.
 
-    saliencies: dict[str, Tensor]  # (n_units,) each, by the text of the setting that names them
-    start: Mask | None
-    finalists: dict[str, Mask]  # by the text of the setting that names them
-    seconds: float  # of computing all this, an earlier process included
-    pruning_seconds: float  # those of gradual pruning: the same in every process
-
-
-def search_inputs(
-    context: CellContext,
-    model: nn.Module,
-    amount: Amount,
-    alive: Mask | None,
-    folder: Path,
-    callback: SweepCallback,
-) -> SearchInputs:
-    """The saliencies, the start and the finalists of a cell's search.
+    Attributes
+    ----------
+    saliencies : {text of the setting: Tensor}
+        Saliencies of criteria, (n_units,) each.
+    start : Mask or None
+        The mask that the search starts from.
+    finalists : {text of the setting: Mask}
+        Masks of criteria that are scored again beside the search's best masks.
+    seconds : float
+        Seconds that these took, those of an earlier process included.
+    pruning_seconds : float
+        Seconds of gradual pruning, in this process or an earlier one: the same in every process.
 
     Parameters
     ----------
@@ -50,22 +46,10 @@ def search_inputs(
     alive : Mask, optional
         Units that earlier rounds have kept.
     folder : Path
-        The search's; saliencies that took a training are stored there.
+        The search's folder; saliencies that took a training are stored there.
     callback : SweepCallback
         Called with the epochs of that training.
     """
-    inputs = _Inputs(context, model, amount, alive, folder, callback)
-    begun, search = perf_counter(), context.settings.search
-    saliencies = {text: inputs.saliency(text) for text in search.saliencies}
-    start = None if search.warm_start is None else inputs.mask(search.warm_start, saliencies)
-    finalists = {text: inputs.mask(text, saliencies) for text in search.finalists}
-    seconds = perf_counter() - begun + inputs.seconds_before
-    return SearchInputs(saliencies, start, finalists, seconds, inputs.pruning_seconds)
-
-
-@dataclass
-class _Inputs:
-    """Saliencies and masks of the criteria that a search's settings name, each at the weights that they name."""
 
     context: CellContext
     model: nn.Module
@@ -73,24 +57,28 @@ class _Inputs:
     alive: Mask | None
     folder: Path
     callback: SweepCallback
-    seconds_before: float = 0.0  # of an earlier process
-    pruning_seconds: float = 0.0  # of gradual pruning, in this process or an earlier one
 
-    def saliency(self, text: str) -> Tensor:
-        """A criterion's saliency (n_units,)."""
+    def __post_init__(self) -> None:
+        begun, search = perf_counter(), self.context.settings.search
+        self.pruning_seconds = self._seconds_before = 0.0
+        self.saliencies = {text: self._saliency(text) for text in search.saliencies}
+        self.start = None if search.warm_start is None else self._mask(search.warm_start)
+        self.finalists = {text: self._mask(text) for text in search.finalists}
+        self.seconds = perf_counter() - begun + self._seconds_before
+
+    def _saliency(self, text: str) -> Tensor:
         source = Source.parse(text)
         if source.epochs is not None:
             return self._gradual(source.name, source.epochs)
         return criterion_saliency(self.context, self._network_at(source.moment), source.name, self.alive)
 
-    def mask(self, text: str, saliencies: dict[str, Tensor]) -> Mask:
-        """A criterion's mask."""
+    def _mask(self, text: str) -> Mask:
         source, context = Source.parse(text), self.context
         if source.epochs is None:
             amount = self.amount if source.scope is None else self.amount.across(source.scope)
             return criterion_mask(context, self._network_at(source.moment), amount, self.alive, source.name)
         name = text if source.scope is None else text.removesuffix(f":{source.scope}")
-        saliency = saliencies[name] if name in saliencies else self.saliency(name)
+        saliency = self.saliencies[name] if name in self.saliencies else self._saliency(name)
         rank = partial(context.space.top_k, density=self.amount.across(source.scope or "global"))
         if not context.settings.scoring.connected:
             return rank(saliency)
@@ -101,7 +89,7 @@ class _Inputs:
         file = self.folder / f"{name}_gradual{epochs}ep.safetensors"
         if file.exists():
             tensors, seconds = load_tensors(file)
-            self.seconds_before += seconds
+            self._seconds_before += seconds
             self.pruning_seconds += seconds
             return tensors["saliency"]
         begun, context = perf_counter(), self.context
