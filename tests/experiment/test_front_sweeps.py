@@ -12,8 +12,7 @@ from masksearch.analysis import group_cells, pareto_front, summarise
 from masksearch.cli.flags import parse
 from masksearch.cost import macs, params
 from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_sweep
-from masksearch.experiment.results import Cap
-from masksearch.experiment.steps.cell_scorer import MaskScores
+from masksearch.experiment.results import Cap, ScoreSummary
 from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
 from masksearch.report.reproduce import row_commands
@@ -123,7 +122,7 @@ def test_a_cap_that_is_asked_for_later_finds_the_front_searched(result, tmp_path
     assert len(list((result.path.parent / "fronts").iterdir())) == 1
 
 
-SCORES = MaskScores(0.0, 0.0, 0.0, 0.0)
+SCORES = ScoreSummary("width", 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _no_scoring(self, proposals):

@@ -1,11 +1,10 @@
-"""The scorer of a cell's masks, and the scores of the mask that was found."""
+"""The scorer of a cell's masks: its objective on some examples, at the weights that masks are found at."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 
-from masksearch.core.mask import Mask
 from masksearch.data import Split
 from masksearch.experiment.cell import AUTO
 from masksearch.experiment.context import CellContext
@@ -13,7 +12,7 @@ from masksearch.experiment.steps.retraining import rewound_weights, training_pla
 from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining, signed_constants
 from masksearch.utils.seeds import derive
 
-__all__ = ["MaskScores", "cell_scorer", "mask_scores", "scored_network"]
+__all__ = ["cell_scorer", "scored_network"]
 
 
 def cell_scorer(
@@ -25,7 +24,7 @@ def cell_scorer(
     steps: int | None = None,
     later: bool = False,
 ) -> Scorer | ShortTraining:
-    """The scorer of a cell's objective, or of another one, on some examples.
+    """Return the scorer of masks by the cell's objective, or another one, on some examples.
 
     Parameters
     ----------
@@ -61,46 +60,6 @@ def cell_scorer(
 
 
 def scored_network(context: CellContext, model: nn.Module) -> nn.Module:
-    """The network that masks are scored on: ``model``, or one with constants of its weights' signs."""
+    """Return the network that masks are scored on: ``model``, or a copy with signed constants as weights."""
     constant = context.settings.scoring.weights == "signed_constant"
     return signed_constants(model, context.space) if constant else model
-
-
-@dataclass(frozen=True)
-class MaskScores:
-    """Objective and accuracy of a mask on the search examples and on the rest of the validation examples.
-
-    The differences are the optimism gaps. No search has seen an example of the rest; but where the best masks were
-    scored again, the rest chose among them.
-    """
-
-    search_score: float
-    search_accuracy: float
-    rest_score: float
-    rest_accuracy: float
-
-    @property
-    def gap(self) -> float:
-        """Search score minus rest score."""
-        return self.search_score - self.rest_score
-
-    @property
-    def accuracy_gap(self) -> float:
-        """Accuracy on the search examples minus accuracy on the rest."""
-        return self.search_accuracy - self.rest_accuracy
-
-
-def mask_scores(context: CellContext, model: nn.Module, mask: Mask, *, later: bool) -> MaskScores:
-    """The scores of a mask for the weights of ``model``."""
-
-    def score(examples: Split) -> float:
-        return cell_scorer(context, model, examples, later=later)(mask).value
-
-    def accuracy(examples: Split) -> float:
-        return Scorer(scored_network(context, model), context.space, examples, "accuracy")(mask).value
-
-    search, rest = context.data.search, context.data.rest
-    no_examples = OBJECTIVES[context.settings.sweep.objective].images == 0
-    search_score = score(search)
-    rest_score = search_score if no_examples else score(rest)
-    return MaskScores(search_score, accuracy(search), rest_score, accuracy(rest))

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
+from masksearch.data import Split
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.results import (
     Accuracy,
@@ -15,14 +16,15 @@ from masksearch.experiment.results import (
     ScoreSummary,
     TrainedAccuracy,
 )
-from masksearch.experiment.steps.cell_scorer import mask_scores
+from masksearch.experiment.steps.cell_scorer import cell_scorer, scored_network
 from masksearch.experiment.steps.mask_finder import MaskResult
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.schedules.rounds import Round
+from masksearch.scoring import OBJECTIVES, Scorer
 from masksearch.training import evaluate
 from masksearch.training.record import Weights
 
-__all__ = ["round_result"]
+__all__ = ["mask_scores", "round_result"]
 
 _TESTED_FOR_CONSTANTS = 100  # test examples
 
@@ -54,25 +56,12 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
     model = context.build()
     model.load_state_dict(round_.found_at)
     model.to(context.device)
-    scores = mask_scores(context, model, round_.mask, later=context.cell.trained_before(round_.number))
     trained = _ticket(context, round_.mask, round_.trained)
     rest = None if training and training.epochs else evaluate(trained, context.data.rest, device=context.device)
     epochs = list(training.epochs) if training else []
     return RoundResult(
         number=round_.number,
-        score=ScoreSummary(
-            objective=context.settings.sweep.objective,
-            scorings=found.scorings,
-            search_score=scores.search_score,
-            search_accuracy=scores.search_accuracy,
-            rest_score=scores.rest_score,
-            rest_accuracy=scores.rest_accuracy,
-            gap=scores.gap,
-            accuracy_gap=scores.accuracy_gap,
-            foreign_trials=found.foreign_trials,
-            rescored=dict(found.rescored),
-            kept=found.kept,
-        ),
+        score=mask_scores(context, model, round_),
         found=tested["found"],
         untrained=tested["untrained"],
         best_dense=tested["best_dense"],
@@ -88,6 +77,40 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
         mask=_summary(round_.mask),
         epochs=epochs,
         seconds=Effort(search=found.seconds, retrain=sum(epoch.seconds for epoch in epochs), test=seconds),
+    )
+
+
+def mask_scores(context: CellContext, model: nn.Module, round_: Round[MaskResult]) -> ScoreSummary:
+    """Return the scores of a round's mask, for the weights of ``model``, on the search examples and on the rest.
+
+    No search has seen an example of the rest of the validation examples; but where the best masks were scored again,
+    the rest chose among them.
+    """
+    found, objective = round_.found, context.settings.sweep.objective
+    search, rest = context.data.search, context.data.rest
+    later = context.cell.trained_before(round_.number)
+
+    def score(examples: Split) -> float:
+        return cell_scorer(context, model, examples, later=later)(round_.mask).value
+
+    def accuracy(examples: Split) -> float:
+        return Scorer(scored_network(context, model), context.space, examples, "accuracy")(round_.mask).value
+
+    search_score = score(search)
+    rest_score = search_score if OBJECTIVES[objective].images == 0 else score(rest)
+    search_accuracy, rest_accuracy = accuracy(search), accuracy(rest)
+    return ScoreSummary(
+        objective=objective,
+        scorings=found.scorings,
+        search_score=search_score,
+        search_accuracy=search_accuracy,
+        rest_score=rest_score,
+        rest_accuracy=rest_accuracy,
+        gap=search_score - rest_score,
+        accuracy_gap=search_accuracy - rest_accuracy,
+        foreign_trials=found.foreign_trials,
+        rescored=dict(found.rescored),
+        kept=found.kept,
     )
 
 
