@@ -75,7 +75,6 @@ def run_sweep(
     parts = [settings] if isinstance(settings, Settings) else list(settings)
     _check_parts(parts)
     device = prepare(parts[0].run)
-    _check_without_data(parts)
     loaded = _loaded_parts(parts)
     cells = [cell for part in loaded for cell in part.cells]
     path = Path(parts[0].run.runs) / parts[0].run.name
@@ -165,26 +164,17 @@ def read_sweep(path: Path) -> SweepResult:
 
 
 def _check_parts(parts: Sequence[Settings]) -> None:
-    first = parts[0]
-    for part in parts[1:]:
-        for name, one, other in (
-            ("name", first.run.name, part.run.name),
-            ("dataset", first.sweep.dataset, part.sweep.dataset),
-            ("model", first.sweep.model, part.sweep.model),
-        ):
-            if one != other:
-                raise InputError(f"{name}: {one} and {other} in parts of one sweep; they must be the same")
-
-
-def _check_without_data(parts: Sequence[Settings]) -> None:
-    """Check what needs no data, before they are read: names of torchvision's networks, files of dense networks."""
-    for part in parts:
-        kind, _, name = part.sweep.model.partition(":")
+    """Check what needs no data: that the parts fit together, names of torchvision's networks, files of networks."""
+    for group, name in (("run", "name"), ("sweep", "dataset"), ("sweep", "model")):
+        one, *others = dict.fromkeys(getattr(getattr(part, group), name) for part in parts)
+        if others:
+            raise InputError(f"{name}: {one} and {others[0]} in parts of one sweep; they must be the same")
+    for sweep in (part.sweep for part in parts):
+        kind, _, name = sweep.model.partition(":")
         if kind == "torchvision":
             choose("torchvision classifier", name, torchvision_names())
-        if part.sweep.dense != "auto":
-            for seed in part.sweep.seed_range:
-                check_is_file(part.sweep.dense_file(seed))
+        for seed in sweep.seed_range if sweep.dense != "auto" else ():
+            check_is_file(sweep.dense_file(seed))
 
 
 def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell]) -> NetworkSpace:

@@ -15,13 +15,13 @@ SCALES = ("smoke", "cpu", "paper")
 
 
 def recipe_names() -> list[str]:
-    """Names of all recipes, sorted."""
+    """Return the names of all recipes, sorted."""
     folder = files("masksearch.experiment.recipes")
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list[Settings]:
-    """The settings of a recipe at a scale, one for each of its parts, or for those of these names.
+    """Return the settings of a published experiment at a scale, one for each part, or for the parts in ``only``.
 
     Raises
     ------
@@ -32,25 +32,25 @@ def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list
 
 
 def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequence[str] = ()) -> list[Settings]:
-    """The settings of a recipe that is given as the dictionary of its TOML file.
+    """Return the settings of a recipe that is given as the dictionary of its TOML file.
 
     A part has the recipe's ``[settings]``, overridden by ``[scale.<scale>]``, then by its own ``[[part]]`` and by what
     that says for the scale, ``[part.scale.<scale>]``. Parts of one ``name`` make one sweep; the name is added to the
     recipe's and the scale's. A part that is ``like`` an earlier one begins with what that one says.
-
-    Raises
-    ------
-    InputError
-        For an unknown scale, key, or part.
+    The errors are those of :func:`load_recipe`.
     """
     choose("scale", scale, list(SCALES))
     source = f"recipe {name!r}"
-    _check_keys(recipe, ("about", "settings", "scale", "part"), source)
+    for key in recipe:
+        choose(f"key in {source}", key, ["about", "settings", "scale", "part"])
     whole = recipe.get("settings", {}) | recipe.get("scale", {}).get(scale, {})
     loaded = []
     known: dict[str, dict[str, Any]] = {}  # what parts say, by name
     parts = recipe.get("part", [{}])
-    _check_parts(only, _part_names(recipe), source)
+    if only and not _part_names(recipe):
+        raise InputError(f"parts: {' '.join(only)}; {source} has no named parts")
+    for asked in only:
+        choose(f"part of {source}", asked, _part_names(recipe))
     for number, part in enumerate(parts, start=1):
         own = {key: value for key, value in part.items() if key != "scale"} | part.get("scale", {}).get(scale, {})
         suffix = own.pop("name", "")
@@ -65,24 +65,12 @@ def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequ
     return loaded
 
 
-def _check_parts(only: Sequence[str], names: Sequence[str], source: str) -> None:
-    if only and not names:
-        raise InputError(f"parts: {' '.join(only)}; {source} has no named parts")
-    for name in only:
-        choose(f"part of {source}", name, list(names))
-
-
 def _part_names(recipe: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(part["name"] for part in recipe.get("part", []) if "name" in part))
 
 
-def _check_keys(table: Mapping[str, Any], allowed: tuple[str, ...], source: str) -> None:
-    for key in table:
-        choose(f"key in {source}", key, list(allowed))
-
-
 def recipe_text(name: str) -> str:
-    """What a recipe says about itself, with its parts' names, in one line."""
+    """Return a recipe's one-line description, with the names of its parts."""
     recipe = _read(name)
     names = ", ".join(_part_names(recipe))
     return recipe.get("about", "") + f" (parts: {names})" * bool(names)

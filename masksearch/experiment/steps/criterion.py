@@ -18,16 +18,9 @@ def criterion_mask(
     alive: Mask | None = None,
     criterion: str | None = None,
 ) -> Mask:
-    """Return the mask that a criterion chooses for the weights of ``model``.
+    """Return the mask of the criterion (by default, the cell's method) for the weights of ``model``.
 
-    Parameters
-    ----------
-    model : nn.Module
-        With the weights to rank, on the context's device.
-    alive : Mask, optional
-        The units that may be kept; all if not given.
-    criterion : str, optional
-        The cell's method if not given.
+    ``model`` is on the context's device. ``alive`` holds the units that may be kept; None stands for all units.
     """
     cell, connects = context.cell, context.settings.scoring.connected
     name = criterion or cell.method
@@ -46,7 +39,7 @@ def criterion_mask(
 
 
 def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, alive: Mask | None = None) -> Tensor:
-    """The saliency (n_units,) of one round of a criterion, on the CPU."""
+    """Return a criterion's saliency of all units, (n_units,), for the weights of ``model``."""
     row = CRITERIA[criterion]
     extras = {"generator": torch_generator(context.cell.seed, "criterion", criterion)} if row.draws else {}
     batches = criterion_batches(context, criterion)
@@ -54,7 +47,7 @@ def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, a
 
 
 def criterion_batches(context: CellContext, criterion: str) -> list[tuple[Tensor, Tensor]]:
-    """The training examples that a criterion sees: one class-balanced batch, the same for all cells of a seed."""
+    """Return the batches that a criterion uses: none, or one class-balanced batch of training examples by seed."""
     if not CRITERIA[criterion].needs_batches:
         return []
     generator = torch_generator(context.cell.seed, "criterion", "images")
@@ -62,7 +55,7 @@ def criterion_batches(context: CellContext, criterion: str) -> list[tuple[Tensor
 
 
 def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
-    """The mask of the cell's criterion at the cell's density; None if all units of every layer have equal saliencies.
+    """Return the mask of the cell's criterion; None if all units of every layer have equal saliencies.
 
     BatchNorm scales are equal before the first step, for example; then ties alone would decide the mask.
     """

@@ -30,7 +30,7 @@ __all__ = ["dense_folder", "dense_network"]
 
 
 def dense_folder(cell: Cell) -> Path:
-    """The folder of a cell's dense network: under ``runs/dense``, named by the hash of what decides the network."""
+    """Return the folder of a cell's dense network: under ``runs/dense``, with the hash of the network's identity."""
     sweep = cell.settings.sweep
     name = f"{sweep.dataset}_{sweep.model}_seed{cell.seed}".replace("/", "-").replace(":", "-")
     return Path(cell.settings.run.runs) / "dense" / f"{name}_{short_hash(cell.dense_identity)}"
@@ -55,8 +55,6 @@ def dense_network(
         At least one; all of one dense network.
     moments : iterable of str
         Moments of the training whose weights are needed, besides its beginning, its end and its best state.
-    on_epoch : callable
-        Called with every epoch's row.
 
     Raises
     ------

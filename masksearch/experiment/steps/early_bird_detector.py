@@ -19,17 +19,10 @@ __all__ = ["EarlyBirdDetector", "detector_name", "early_bird_moment", "early_bir
 
 
 class EarlyBirdDetector:
-    """The masks that a cell's criterion gives after each epoch of the dense training.
+    """The masks that the criterion of ``cell`` gives after each epoch of the dense training, kept in ``folder``.
 
     The detector runs to the end of the training, which all cells share, so that the distances between all epochs are
     recorded. The ticket is drawn at the epoch at which the early-bird rule fires; later masks do not influence it.
-
-    Parameters
-    ----------
-    cell : Cell
-        Its criterion makes the masks, and its settings the rule.
-    folder : Path
-        The dense network's folder; the masks are stored there.
     """
 
     def __init__(self, cell: Cell, space: NetworkSpace, folder: Path) -> None:

@@ -22,7 +22,7 @@ __all__ = ["TrainingPlan", "mask_schedule", "rewound_weights", "training_plan"]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """A training's settings, and the part of their schedule that it runs through."""
+    """Settings of a training, and the epochs of the learning rate schedule between which it runs."""
 
     settings: TrainSettings
     begin: int  # epochs of the schedule that are over
@@ -30,12 +30,12 @@ class TrainingPlan:
 
     @property
     def epochs(self) -> int:
-        """Epochs that are trained."""
+        """Number of epochs of the training."""
         return self.until - self.begin
 
 
 def training_plan(context: CellContext, found_at: str, epochs: int | None) -> TrainingPlan:
-    """The training of a ticket.
+    """Return the settings of a ticket's training, and the part of the learning rate schedule that it runs through.
 
     Rewound to an epoch, or continued (``none``), a training runs through what its schedule has left; if nothing is
     left, through as many epochs as the dense training, at the last learning rate: fine-tuning. Every other rewinding,
@@ -80,12 +80,9 @@ def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
 
 
 def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
-    """The weights that a training starts from: equal for all methods of a seed, unless they continue from their own.
+    """Return the weights that a ticket's training starts from; ``found_at`` are those that the mask was found at.
 
-    Parameters
-    ----------
-    found_at : state dict
-        The weights that the mask was found at.
+    They are equal for all methods of a seed, unless the cell continues from ``found_at``.
     """
     cell, rewind = context.cell, parse_rewind(context.cell.rewind_to)
     if cell.control == "reinit" or rewind == "random":
@@ -99,7 +96,7 @@ def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
 
 
 def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: int, until: int) -> Gradual | Regrowing:
-    """The masks of a training of ``network`` that change between two steps, from ``mask`` on."""
+    """Return the schedule that changes ``mask`` between two optimiser steps of the training of ``network``."""
     cell, schedules = context.cell, context.settings.schedules
     if cell.row.changes == "ramp":
         amount = cell.amounts(context.space)[-1]

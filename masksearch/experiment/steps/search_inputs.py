@@ -1,7 +1,7 @@
 """Inputs of a search: saliencies, the mask to start from, and masks of criteria to compare the result with."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -24,43 +24,26 @@ __all__ = ["SearchInputs"]
 
 @dataclass
 class SearchInputs:
-    """Saliencies, warm start and finalists of a cell's search, computed when the object is made.
+    """Saliencies, warm start and finalists of a cell's search, computed for the weights of ``model``.
 
-    Attributes
-    ----------
-    saliencies : {text of the setting: Tensor}
-        Saliencies of criteria, (n_units,) each.
-    start : Mask or None
-        The mask that the search starts from.
-    finalists : {text of the setting: Mask}
-        Masks of criteria that are scored again beside the search's best masks.
-    seconds : float
-        Seconds that these took, those of an earlier process included.
-    pruning_seconds : float
-        Seconds of gradual pruning, in this process or an earlier one: the same in every process.
-
-    Parameters
-    ----------
-    model : nn.Module
-        With the weights that the mask is found at; left unchanged.
-    alive : Mask, optional
-        Units that earlier rounds have kept.
-    folder : Path
-        The search's folder; saliencies that took a training are stored there.
-    callback : SweepCallback
-        Called with the epochs of that training.
+    Saliencies that took a training are stored in ``folder``; ``callback`` is called with the training's epochs.
     """
 
     context: CellContext
-    model: nn.Module
+    model: nn.Module  # left unchanged
     amount: Amount
-    alive: Mask | None
+    alive: Mask | None  # units that earlier rounds have kept
     folder: Path
     callback: SweepCallback
+    saliencies: dict[str, Tensor] = field(init=False)  # (n_units,) each, by the text of the setting that names them
+    start: Mask | None = field(init=False)
+    finalists: dict[str, Mask] = field(init=False)  # by the text of the setting that names them
+    seconds: float = field(init=False)  # of computing all this, an earlier process included
+    pruning_seconds: float = 0.0  # of gradual pruning, in this process or an earlier one: equal in every process
+    _seconds_before: float = 0.0  # of an earlier process
 
     def __post_init__(self) -> None:
         begun, search = perf_counter(), self.context.settings.search
-        self.pruning_seconds = self._seconds_before = 0.0
         self.saliencies = {text: self._saliency(text) for text in search.saliencies}
         self.start = None if search.warm_start is None else self._mask(search.warm_start)
         self.finalists = {text: self._mask(text) for text in search.finalists}

@@ -34,8 +34,6 @@ class RunFolder:
 
     Parameters
     ----------
-    path : Path
-        Made if it isn't there.
     identity : dict
         What decides the run's result, as plain values. A folder with another identity is refused: then the hash in its
         name has collided, or folders were moved by hand.
