@@ -25,7 +25,7 @@ Density = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much a mask keeps.
+    """How much of a network a mask keeps: a density, what it is a share of, and how layers share it.
 
     Every function that takes a ``density`` also takes an ``Amount`` in its place.
 
@@ -77,7 +77,7 @@ class Amount:
         on_empty: OnEmpty | None = None,
         default: "Amount | None" = None,
     ) -> "Amount":
-        """The amount that the arguments of a public function describe.
+        """Return the amount that the arguments density, sparsity, hold, scope and on_empty of a function describe.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Amount:
 
     @property
     def per_layer(self) -> Mapping[str, float] | None:
-        """The density of every layer by name; None for one density of all layers."""
+        """{layer name: density} of an amount with one density per layer; None for one density of all layers."""
         return self.density if isinstance(self.density, Mapping) else None
 
     @property
@@ -123,7 +123,7 @@ class Amount:
         return self.scope != "global" or self.per_layer is not None
 
     def single(self, reason: str) -> float:
-        """The one density of all layers; an ``InputError`` with ``reason`` if there is a density per layer."""
+        """Return the one density of all layers; raise an InputError with ``reason`` for a density per layer."""
         if isinstance(self.density, Mapping):
             raise InputError(f"density: one per layer; {reason}")
         return self.density
@@ -131,26 +131,26 @@ class Amount:
     # Variants.
 
     def at(self, density: Density) -> "Amount":
-        """The same amount with another density."""
+        """Return the same amount with another density."""
         return replace(self, density=density)
 
     def across(self, scope: Scope) -> "Amount":
-        """The same amount with another scope."""
+        """Return the same amount with another scope."""
         return self if scope == self.scope else replace(self, scope=scope)
 
     def in_rounds(self, rounds: int) -> "list[Amount]":
-        """Return the amounts after 1, 2, ..., ``rounds`` rounds that prune the same share of the remaining units each.
+        """Return the amount after each of ``rounds`` rounds, which all prune the same share of the remaining units.
 
         Round r of n keeps density ** (r / n), in every layer if the density is one per layer.
         """
         return [self.at(_power(self.density, r / rounds)) for r in range(1, rounds)] + [self]
 
     def lenient(self) -> "Amount":
-        """The same amount, but where this one raises an error for an empty layer, one unit of the layer is kept."""
+        """Return the same amount with ``on_empty`` "keep_one" in place of "raise"."""
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """The same amount as a density per layer, if the scope fixes the layers' quotas; else the amount itself."""
+        """Return the same amount as one density per layer of ``layout``; the amount itself for scope "global"."""
         if not self.fixes_layers or self.per_layer is not None:
             return self
         if self.hold != "units":
@@ -160,7 +160,7 @@ class Amount:
     # Numbers of units.
 
     def count(self, layout: Layout) -> int:
-        """Number of units that a mask of this density keeps.
+        """Return the number of units that a mask of this density keeps.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class Amount:
         return kept
 
     def quotas(self, layout: Layout) -> list[int]:
-        """Units kept in every layer, in order of the layers, for amounts that fix the layers' quotas."""
+        """Return the number of units kept in each layer, for every scope but "global"."""
         kept = self.count(layout)
         sizes = [layer.size for layer in layout.layers]
         if isinstance(self.density, Mapping):

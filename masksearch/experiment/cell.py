@@ -27,7 +27,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one sparsity and seed, with what becomes of its mask."""
+    """One point of a sweep's grid: a method at one sparsity and seed, with the schedule that trains its mask."""
 
     settings: Settings
     method: str
@@ -43,12 +43,12 @@ class Cell:
 
     @property
     def row(self) -> Schedule:
-        """The row of its schedule."""
+        """Description and default values of the cell's schedule."""
         return SCHEDULES[self.schedule]
 
     @property
     def density(self) -> float:
-        """1 - sparsity, without the rounding error of the subtraction."""
+        """Kept / total units: 1 - sparsity, without the rounding error of the subtraction."""
         return round(1 - self.sparsity, 12)
 
     def amounts(self, space: NetworkSpace) -> list[Amount]:
@@ -63,22 +63,22 @@ class Cell:
 
     @property
     def searches(self) -> bool:
-        """Whether the method is a searcher."""
+        """Whether the method searches masks by scoring proposals."""
         return self.method in SEARCHERS
 
     @property
     def front(self) -> Capped | None:
-        """The cost whose Pareto front with the score is searched, to take the best mask within the cap from it."""
+        """The capped cost whose Pareto front with the score the method searches; None for other cells."""
         capped = self.settings.sweep.capped
         return capped if capped and self.searches and self.searcher().supports_costs else None
 
     @property
     def learns(self) -> bool:
-        """Whether the method learns its mask by gradient: a supermask, no black-box search and no criterion."""
+        """Whether the method learns its mask by gradient descent, as supermasks do."""
         return self.method in SUPERMASKS
 
     def searcher(self) -> Searcher:
-        """A new searcher of the cell's method, with the sweep's settings where there are any."""
+        """Return a new searcher of the cell's method, with the sweep's settings."""
         if self.method == "annealing":
             return self.settings.annealing
         searcher = SEARCHERS[self.method]()
@@ -90,31 +90,29 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Epochs of retraining after the last round, if they are given; None: what the rewinding leaves."""
+        """Epochs of training after the last round; None for those that the schedule has left after rewinding."""
         asked = self.settings.schedules.retrain_epochs
         return self.row.epochs if asked is None else asked
 
     def epochs_after(self, number: int) -> int | None:
-        """Epochs of training after round ``number``, if they are given."""
-        if number == self.rounds:
-            return self.epochs
+        """Return the epochs of training after round ``number``; None for those that rewinding leaves."""
         asked = self.settings.schedules.between_epochs
-        if asked is None:
-            return self.epochs if self.row.trains_between else 0
-        return asked
+        if number == self.rounds or (asked is None and self.row.trains_between):
+            return self.epochs
+        return asked or 0
 
     def trained_before(self, number: int) -> bool:
-        """Whether an earlier round than ``number`` trains, so that its mask is found at what that has left."""
+        """Return whether any round before round ``number`` trains the network."""
         return any(self.epochs_after(earlier) != 0 for earlier in range(1, number))
 
     @property
     def treated(self) -> "Cell":
-        """The cell whose mask a control takes; for others, the cell itself."""
+        """The cell whose mask this control reuses; for a cell that is no control, the cell itself."""
         return replace(self, control="none")
 
     @property
     def conditions(self) -> dict[str, bool]:
-        """Return whether each condition of :data:`masksearch.experiment.identity.ONLY_IF` holds, by name."""
+        """{condition of :data:`masksearch.experiment.identity.ONLY_IF`: whether it holds for this cell}."""
         search, objective = self.settings.search, OBJECTIVES[self.settings.sweep.objective]
         return {
             "searches": self.searches,
@@ -129,14 +127,14 @@ class Cell:
         }
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
-        """The settings that decide the cell's result; ``complete``: also those at their default."""
+        """Return the settings that decide the cell's result; ``complete`` includes settings at their default."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
         return deciding_fields(self.settings, self.conditions, usual=usual, complete=complete)
 
     @property
     def dense_identity(self) -> dict[str, Any]:
-        """Everything that decides what the cell's dense network becomes."""
+        """Everything that decides the trained weights of the cell's dense network, as plain values."""
         return dense_identity(self.settings, self.schedule, self.seed, self.data_digest)
 
     @property
@@ -169,7 +167,7 @@ class Cell:
 
     @property
     def front_identity(self) -> dict[str, Any]:
-        """Everything that decides the search of a front: equal for all caps, and for all that follows the search."""
+        """Everything that decides the cell's search of a Pareto front, as plain values: equal for all caps."""
         later = ["sparsity", "control", "schedules.save_at", "rescore_plugin"]
         later += ["search.rescore", "search.rescore_by", "search.rescore_steps"]
         if OBJECTIVES[self.settings.sweep.objective].of_training is None:
@@ -178,7 +176,7 @@ class Cell:
 
     @property
     def study(self) -> str | None:
-        """Name of its study in a storage that sweeps share, if one is asked for: equal where scores mean the same."""
+        """Name of the cell's Optuna study in a storage that sweeps share; None for a study of its own."""
         if self.settings.optuna.study is None:
             return None
         identity = without(
@@ -189,7 +187,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Readable, short, unique within a sweep."""
+        """Short readable name of the cell, such as ``magnitude_s0.9_kend_seed0``; unique within a sweep."""
         schedules = self.settings.schedules
         parts = [self.method]
         if self.schedule != "one_shot":
@@ -205,18 +203,18 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Name of the cell's folder: the label and a hash of :attr:`identity`."""
+        """Name of the cell's folder: its label and 8 hex digits of the hash of its identity."""
         return f"{self.label}_{short_hash(self.identity)}"
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
-    """How the dense network is trained: as the settings say, with the L1 term that the schedule needs."""
+    """Return the training settings of the dense network, with the L1 term that the schedule needs."""
     train, needed = settings.train, SCHEDULES[schedule].bn_l1
     return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
 
 
 def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> dict[str, Any]:
-    """Everything that decides what the dense network of a seed becomes.
+    """Return everything that decides the trained weights of a seed's dense network, as plain values.
 
     ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
     """
@@ -238,6 +236,6 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
 
 
 def plugin_digests(*rows: tuple[Table[Any], str]) -> dict[str, list[str]]:
-    """The digests of the users' files that some of the rows come from: with another file it is another run."""
+    """Return the hashes of the plugin files that define the given table rows: {"plugin": hashes}, or {}."""
     digests = {table.added(name.partition(":")[0]) for table, name in rows} - {None}
     return {"plugin": sorted(map(str, digests))} if digests else {}

@@ -38,7 +38,7 @@ __all__ = ["run_cell"]
 
 
 def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellResult:
-    """Run a cell, or what is left of it, in its folder under ``path``; return its result.
+    """Run one cell of a sweep, or the unfinished rest of it, in its folder under ``path``; return its result.
 
     Every step begins from what the step before left on disk, so that an interrupted cell ends with the same files.
     """

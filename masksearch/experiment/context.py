@@ -21,7 +21,7 @@ __all__ = ["CellContext", "DenseNetwork"]
 
 @dataclass(frozen=True)
 class DenseNetwork:
-    """The weights of one dense training at some moments, and how the training went."""
+    """Weights of a dense network at some moments of its training, with the training's result."""
 
     weights: Mapping[str, Weights]  # by moment: "0", "3ep", ..., "end", "best"
     result: DenseResult | None = None  # None while it is being trained
@@ -30,7 +30,7 @@ class DenseNetwork:
 
 @dataclass(frozen=True)
 class CellContext:
-    """A cell with the data, the space, the dense network and the device that it runs on."""
+    """A cell of a sweep with its data, mask space, dense network and device."""
 
     cell: Cell
     space: NetworkSpace
@@ -49,18 +49,18 @@ class CellContext:
         return self.data.test.inputs[:1]
 
     def initial_weights(self) -> Weights:
-        """The dense network's initial weights, on the device."""
+        """Return the dense network's initial weights, on the device."""
         return {name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()}
 
     def build(self) -> nn.Module:
-        """A new full network, on the CPU, with the initial weights of the cell's seed."""
+        """Return a new dense network on the CPU, with the initial weights of the cell's seed."""
         return build_model(self.settings.sweep.model, self.data, seed=self.cell.seed)
 
     def dense_result(self) -> DenseResult:
-        """How the dense network was trained."""
+        """Return the accuracies, costs and epochs of the dense network."""
         assert self.dense.result is not None, "cells run after their dense network"
         return self.dense.result
 
     def weights_at(self, moment: str) -> Weights:
-        """The dense network's weights at a moment of its training, however the moment is spelled."""
+        """Return the dense network's weights at a moment of its training, such as "0", "3ep" or "end"."""
         return self.dense.weights[str(Duration.parse(moment))]

@@ -17,7 +17,7 @@ class SweepCallback:
     """
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Called once, with all cells of the grid and those that are not finished."""
+        """Called once, before any work, with all cells of the grid and with the unfinished cells."""
 
     def dense_begins(self, seed: int, epochs: int) -> None:
         """Called before the dense network of a seed is trained or read."""
@@ -29,7 +29,7 @@ class SweepCallback:
         """Called before a network is pruned gradually, for a saliency of the cell's search."""
 
     def search_begins(self, cell: Cell) -> None:
-        """Called before the search of a round, and again after each gradual pruning."""
+        """Called before the search of each round, and again after each gradual pruning for the search."""
 
     def trial(self, cell: Cell, trial: Trial) -> None:
         """Called after each scoring; after an interruption first for the trials of the earlier process."""
@@ -38,19 +38,19 @@ class SweepCallback:
         """Called when the search is over, with the number of masks that are scored again."""
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """Called after each second scoring."""
+        """Called after each of the search's best masks has been scored again."""
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """Called before a ticket is trained."""
+        """Called before each training of a ticket, with the number of epochs."""
 
     def epoch(self, row: EpochRow) -> None:
         """Called after each epoch of the dense training, of gradual pruning, and of retraining."""
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Called when a cell is finished and on disk."""
+        """Called when a cell is finished and its result is on disk."""
 
     def beside(self, worker: int) -> "SweepCallback":
-        """Return the callback of what ``worker`` (0, 1, ...) runs while others run something else: by default this one.
+        """Return the callback for the cells that worker process number ``worker`` runs; by default, this callback.
 
         Its hooks are called in the main process, for trials and epochs up to 0.1 seconds late, without trials' masks.
         """

@@ -22,7 +22,7 @@ __all__ = ["Group", "data_key", "load_part", "moments_of", "part_space", "run_in
 
 @dataclass(frozen=True)
 class Group:
-    """A dense network and the cells that need it, all of one part of a sweep."""
+    """A dense network and the cells of one part of a sweep that share it, with their data and mask space."""
 
     users: list[Cell]  # all cells of the dense network; at least one
     to_do: list[Cell]  # those of them that run now
@@ -30,13 +30,13 @@ class Group:
     space: NetworkSpace
 
     def dense(self, device: torch.device, callback: SweepCallback) -> DenseNetwork:
-        """Train the dense network, or read it where that was done before."""
+        """Train the dense network, or read it if it is already on disk."""
         first = self.users[0]
         callback.dense_begins(first.seed, first.settings.train.epochs)
         return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
 
     def run(self, dense: DenseNetwork, path: Path, device: torch.device, callback: SweepCallback) -> None:
-        """Run the cells that are left to do, one after the other, in their folders under ``path``."""
+        """Run the unfinished cells in order, in their folders under ``path``."""
         for cell in self.to_do:
             run_cell(CellContext(cell, self.space, self.data, dense, device), path, callback)
 
@@ -55,7 +55,7 @@ def run_inline(
 
 
 def data_key(part: Settings) -> tuple[object, ...]:
-    """Everything that decides the data of a part: parts of one key share their data."""
+    """Return everything that decides the data of a part of a sweep; parts with equal keys share their data."""
     scoring = part.scoring
     sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
     return part.sweep.dataset, part.run.data_root, *sizes
@@ -74,7 +74,7 @@ def load_part(part: Settings) -> Data:
 
 
 def part_space(part: Settings, data: Data) -> NetworkSpace:
-    """Return the space of a part's masks, which is the same for all seeds."""
+    """Return the mask space of a part of a sweep, which is the same for all seeds."""
     model = build_model(part.sweep.model, data, seed=0)
     if part.sweep.granularity == "filter":
         return filter_space(model, data.test.inputs[:1])
@@ -82,7 +82,7 @@ def part_space(part: Settings, data: Data) -> NetworkSpace:
 
 
 def moments_of(cells: Iterable[Cell]) -> set[str]:
-    """Moments of the dense training whose weights some cell needs."""
+    """Return the moments of the dense training at which the cells need its weights."""
     moments = set()
     for cell in cells:
         moments |= {cell.find_at} - {AUTO}

@@ -10,16 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-__all__ = [
-    "DENSE",
-    "NEVER",
-    "ONLY_IF",
-    "Deciding",
-    "changed_fields",
-    "deciding_fields",
-    "short_hash",
-    "without",
-]
+__all__ = ["DENSE", "NEVER", "ONLY_IF", "Deciding", "changed_fields", "deciding_fields", "short_hash", "without"]
 
 Deciding = dict[str, dict[str, object]]
 """Values by group and field."""
@@ -86,7 +77,7 @@ ONLY_IF = {
 def deciding_fields(
     settings: Any, conditions: Mapping[str, bool], *, usual: Mapping[str, object], complete: bool
 ) -> Deciding:
-    """The fields of ``settings`` (a dataclass of dataclasses) that decide a result.
+    """Return the fields of ``settings`` (a dataclass of dataclasses) that decide a result: {group: {field: value}}.
 
     Parameters
     ----------
@@ -112,13 +103,13 @@ def deciding_fields(
 
 
 def changed_fields(values: Any) -> dict[str, object]:
-    """The fields of a dataclass that are not at their default, as plain values."""
+    """Return {field: plain value} for the fields of a dataclass that are not at their default."""
     pairs = {item.name: (getattr(values, item.name), _default(item)) for item in fields(values)}
     return {name: _plain(value) for name, (value, default) in pairs.items() if value != default}
 
 
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:
-    """A copy of an identity without some entries, given as ``sparsity`` or, in its settings, as ``search.rescore``."""
+    """Return a copy of an identity without some entries (``sparsity``) and settings (``search.rescore``)."""
     left = {name: value for name, value in identity.items() if name not in set(names)}
     groups = {
         group: {name: value for name, value in values.items() if f"{group}.{name}" not in set(names)}
@@ -134,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 
 def short_hash(identity: Mapping[str, Any]) -> str:
-    """8 hex digits of the canonical JSON."""
+    """Return the first 8 hex digits of the SHA-256 of the identity's JSON with sorted keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -100,7 +100,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """One round of pruning and training: the mask, its score, and its accuracy with four sets of weights."""
+    """Result of one round of pruning and training: the mask, its scores, and its accuracy at four moments."""
 
     number: int  # from 1
     score: ScoreSummary
@@ -167,12 +167,12 @@ class DenseResult:
         return _convert(_read(folder), cls, folder)
 
     def save(self, folder: Path) -> None:
-        """Write ``metrics.json``."""
+        """Write the result to ``metrics.json`` in ``folder``."""
         _write(folder, msgspec.to_builtins(self))
 
     @property
     def without_epochs(self) -> "DenseResult":
-        """The same result without its epochs, as cells hold it."""
+        """The same result without the rows of its epochs, as results of cells hold it."""
         return replace(self, epochs=[])
 
 
@@ -238,18 +238,18 @@ class CellResult:
         return _convert({**_read(folder), **about}, cls, folder)
 
     def save(self, folder: Path) -> None:
-        """Write ``metrics.json``; ``settings.json`` is already there."""
+        """Write the result to ``metrics.json`` in ``folder``; ``settings.json`` already has the settings."""
         values = msgspec.to_builtins(self)
         del values["settings"], values["identity"]
         _write(folder, values)
 
     @property
     def flat_settings(self) -> dict[str, object]:
-        """The settings by dotted name, without the tables between: ``dense.training.lr``."""
+        """Settings of the cell as {dotted name: value}, such as ``dense.training.lr``."""
         return dict(_flat(self.settings))
 
     def setting(self, name: str) -> Any:
-        """Return the setting of this name in the first table that has it; None without one."""
+        """Return the value of the setting ``name`` in the first group that has it; None if no group has it."""
         return find_setting(self.settings, name)
 
     @property
@@ -338,7 +338,10 @@ def load_result(folder: Path) -> CellResult | DenseResult:
 
 
 def find_setting(settings: Mapping[str, Any], name: str) -> Any:
-    """Return the value of this name in the first of nested tables that has it, ``searcher`` aside; None without one."""
+    """Return the value of ``name`` in the first of nested groups that has it; None if no group has it.
+
+    The group ``searcher`` is left out.
+    """
     shared = {table: values for table, values in settings.items() if table != "searcher"}
     return next((value for full, value in _flat(shared) if full.rpartition(".")[2] == name), None)
 

@@ -12,7 +12,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.executors import run_in_processes
+from masksearch.experiment.executors.processes import run_in_processes
 from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space, run_inline
 from masksearch.experiment.machine import describe_machine, plan_workers, prepare
 from masksearch.experiment.results import CellResult, DenseResult
@@ -38,7 +38,7 @@ __all__ = ["SweepResult", "read_sweep", "run_sweep"]
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left on disk."""
+    """Results of a sweep's finished cells and dense networks, with the sweep's settings."""
 
     path: Path  # runs/<name>
     settings: list[Settings]  # of its parts, in order
@@ -49,14 +49,14 @@ class SweepResult:
 
     @property
     def sweep(self) -> SweepSettings:
-        """What is compared, of the first part: all parts have the same data and the same network."""
+        """Settings of the first part's grid; all parts have the same data and the same network."""
         return self.settings[0].sweep
 
 
 def run_sweep(
     settings: Settings | Sequence[Settings], callback: SweepCallback | None = None, known: Container[str] = ()
 ) -> SweepResult:
-    """Run a sweep, or what is left of it.
+    """Run all cells of a sweep, or those that an earlier run left unfinished; return the results.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def _plain(part: Settings) -> list[str]:
 
 
 def read_sweep(path: Path) -> SweepResult:
-    """Read the finished cells and dense networks of a sweep.
+    """Read the results of a sweep's finished cells and dense networks from its folder.
 
     Raises
     ------

@@ -89,7 +89,7 @@ class Tracker:
         self._writer.add_histogram("layers/density", np.asarray(values), step, bins=_SHARES)
 
     def search(self, space: MaskSpace) -> None:
-        """Add pictures of the current masks of the search in this folder; none for a searcher without a current mask.
+        """Add pictures of a search's current masks; none for a searcher without a current mask.
 
         Masks of a subspace are shown as masks of all units.
         """
@@ -113,12 +113,12 @@ class Tracker:
         self.hyperparameters(settings, {tag: value for tag, value in final.items() if value is not None})
 
     def hyperparameters(self, settings: Mapping[str, bool | str | float | int], metrics: Mapping[str, float]) -> None:
-        """Write the run's row of the hparams tab: its settings and its final metrics."""
+        """Add a row to the hparams tab: settings and final metrics of the run."""
         known = {tag: value for tag, value in metrics.items() if not math.isnan(value)}
         self._writer.add_hparams(dict(settings), known, run_name=".")
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write all events that are left, and close the file."""
         self._writer.close()
 
     def _pictures(self, mask: Mask, step: int) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from masksearch.core.amount import Amount
 from masksearch.schedules.early_bird import EarlyBird, mask_distances
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
@@ -12,7 +13,7 @@ __all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densit
 
 @dataclass(frozen=True)
 class Schedule:
-    """A row of the table: description and default values of a schedule."""
+    """Description and default values of a schedule of pruning and training."""
 
     about: str
     rounds: int = 1  # of pruning and training; 1: a schedule without rounds
@@ -25,7 +26,7 @@ class Schedule:
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule itself decides when masks are found, so that --find-at has no effect."""
+        """Whether the schedule decides at which epoch masks are found, so that the setting find_at has no effect."""
         return self.detects or self.changes == "ramp"
 
 
@@ -63,7 +64,7 @@ SCHEDULES: Table[Schedule] = Table(
 
 
 def round_densities(density: float, rounds: int) -> list[float]:
-    """Densities after each of the rounds: density ** (r / rounds).
+    """Return the density after each of several pruning rounds: density ** (r / rounds) after round r.
 
     Every round prunes the same share, 1 - density ** (1 / rounds), of the remaining units.
 
@@ -74,6 +75,4 @@ def round_densities(density: float, rounds: int) -> list[float]:
     """
     if rounds < 1:
         raise InputError(f"rounds: {rounds}; at least 1 is needed")
-    if not 0 < density <= 1:
-        raise InputError(f"density: {density}; it must lie in (0, 1]")
-    return [*(density ** (r / rounds) for r in range(1, rounds)), density]
+    return [amount.single("rounds have one") for amount in Amount(density).in_rounds(rounds)]

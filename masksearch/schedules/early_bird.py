@@ -56,7 +56,7 @@ class EarlyBird:
 
 
 def mask_distances(masks: Sequence[Mask | None]) -> np.ndarray:
-    """Distances between masks as shares of all units: float (n, n), NaN for None."""
+    """Return the share of units in which each two masks differ: float (n, n), NaN where a mask is None."""
     distances = np.full((len(masks), len(masks)), np.nan)
     for i, first in enumerate(masks):
         for j, second in enumerate(masks[: i + 1]):

@@ -28,12 +28,12 @@ Kind = Literal["set", "rigl"]
 
 
 def default_interval(steps: int) -> int:
-    """Steps between two changes: 100 as in Evci et al. 2020, or 1/40 of a training of fewer than 4,000."""
+    """Return the default number of steps between two mask changes: 100 (Evci et al. 2020), or steps / 40 if that is less."""
     return max(1, min(100, steps // 40))
 
 
 def default_end(steps: int, begin: int = 0) -> int:
-    """Step after which masks stay as they are: 75 % of the training from ``begin`` to ``steps`` (Evci et al. 2020)."""
+    """Return the default step after which masks no longer change: 75 % of the training (Evci et al. 2020)."""
     return begin + (steps - begin) * 3 // 4
 
 
@@ -73,7 +73,7 @@ class _ChangingMask(MaskSchedule, ABC):
         return self.mask != before
 
     def state_dict(self) -> dict[str, Any]:
-        """The mask and the settings of the schedule."""
+        """Return the mask and the settings of the schedule, for a checkpoint."""
         return {"settings": self._settings, "bits": self.mask.bits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -161,11 +161,11 @@ class Gradual(_ChangingMask):
         return mask
 
     def state_dict(self) -> dict[str, Any]:
-        """The mask, its requested density, and the ramp."""
+        """Return the mask, its requested density and the ramp, for a checkpoint."""
         return super().state_dict() | {"reached": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the mask and its requested density."""
+        """Restore the mask and its requested density from a checkpoint."""
         super().load_state_dict(state)
         self._reached = state["reached"]
 

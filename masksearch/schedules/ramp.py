@@ -41,13 +41,13 @@ class Ramp:
             raise InputError(f"interval: {self.interval}; allowed is 1 or more steps")
 
     def at(self, step: int) -> float:
-        """Density after ``step`` steps, exactly ``density`` from ``end`` on."""
+        """Return the density after ``step`` steps; exactly the final density from step ``end`` on."""
         if step >= self.end:
             return self.density
         left = 1 - (max(step, self.begin) - self.begin) / (self.end - self.begin)
         return self.density + (self.start - self.density) * left**3
 
     def due(self, step: int) -> bool:
-        """Whether the mask changes after this step."""
+        """Return whether the mask changes after this step."""
         within = self.begin < step <= self.end
         return within and (step == self.end or (step - self.begin) % self.interval == 0)

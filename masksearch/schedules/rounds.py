@@ -17,7 +17,7 @@ __all__ = ["HasMask", "Round", "run_rounds"]
 
 
 class HasMask(Protocol):
-    """A mask with what its search reports; a :class:`Mask` itself has none of that."""
+    """Protocol of a result with a mask, such as what a search returns."""
 
     @property
     def mask(self) -> Mask:
@@ -30,7 +30,7 @@ D = TypeVar("D", bound=Density | Amount)
 
 @dataclass(frozen=True)
 class Round(Generic[F]):
-    """One round, with the weights of the full network before, at and after its training."""
+    """One round of pruning and training: its mask, its ticket, and the weights before and after the training."""
 
     number: int  # 1 for the first one
     found: F  # what ``find`` returned
@@ -53,7 +53,7 @@ def run_rounds(
     train: Callable[[int, Ticket, Mask], tuple[Training | None, Mask]],
     physically: bool = True,
 ) -> Iterator[Round[F]]:
-    """Prune and train in rounds; yield every round before the next begins.
+    """Prune and train a network in rounds; yield each round when it is finished.
 
     A round finds its mask at the trained weights of the previous round; after a round without training, or with a
     diverged one, at the same weights as that round. Units that a round prunes stay pruned.

@@ -15,7 +15,7 @@ from test_kill import results
 
 from masksearch.data import load_data
 from masksearch.experiment import Settings, SweepCallback, run_sweep
-from masksearch.experiment.executors import Plan, plan_workers
+from masksearch.experiment.machine import Plan, plan_workers
 from masksearch.utils.errors import InputError
 
 CPU = torch.device("cpu")

@@ -27,7 +27,9 @@ _PRELOADED = ["masksearch.experiment.executors.worker", "torch._dynamo"]
 def run_in_processes(
     groups: Iterable[Group], path: Path, run: RunSettings, plan: Plan, callback: SweepCallback
 ) -> None:
-    """Run the cells of the groups in ``plan.workers`` processes; the caller holds the lock of the folder ``path``.
+    """Run the cells of all groups in several processes.
+
+    The caller holds the lock of the folder ``path``, which gets the cells' folders.
 
     One worker trains a dense network; then all workers share its cells. Controls follow the cell whose mask they take.
     An exception of a cell or of the callback, or Ctrl-C, ends all workers at once; finished cells are kept.
@@ -66,7 +68,7 @@ def run_in_processes(
 
 
 class _Schedule:
-    """The order of jobs: cells of networks that are trained; the next network as soon as cells become few."""
+    """The order of jobs: cells of trained networks first; the next dense network when few cells wait."""
 
     def __init__(self, groups: Iterable[Group], workers: int) -> None:
         self._workers = workers
@@ -90,7 +92,7 @@ class _Schedule:
 
 
 def _chains(cells: Iterable[Cell]) -> list[list[Cell]]:
-    """Cells by what they share: controls take the mask of their cell, and cells with caps may share one search."""
+    """Group cells that must run in order: a control after its cell, and cells that share one search of a front."""
     chains: dict[str, list[Cell]] = {}
     for cell in cells:
         chains.setdefault(short_hash(cell.front_identity) if cell.front else cell.treated.folder, []).append(cell)

@@ -44,7 +44,7 @@ def dense_network(
     device: torch.device,
     on_epoch: Callable[[EpochRow], None],
 ) -> DenseNetwork:
-    """Train the dense network that some cells share, or read it where that was done before.
+    """Return the dense network that some cells share: trained now, or read from disk.
 
     If a cell needs a moment that was not kept, or has a new early-bird detector, the same training runs again, to the
     same weights.

@@ -35,11 +35,11 @@ class EarlyBirdDetector:
 
     @property
     def is_done(self) -> bool:
-        """Whether every epoch of the training has its mask."""
+        """Whether the detector has a mask of every epoch of the training."""
         return len(self.masks) >= self.cell.settings.train.epochs
 
     def add(self, epoch: int, model: nn.Module, context: CellContext) -> bool:
-        """Rank the units after an epoch, unless that was done before. Return whether the ticket is drawn here.
+        """Add the mask of an epoch unless it is already there; return whether the early-bird rule fires now.
 
         The masks reach the disk with :meth:`save`, after the weights of the ticket.
         """
@@ -49,7 +49,7 @@ class EarlyBirdDetector:
         return _first_epoch(_rule(self.cell), self.masks) == epoch
 
     def save(self) -> None:
-        """Write the masks so far."""
+        """Write the masks of all epochs so far to disk."""
         save_tree(self._path, {"masks": [mask and mask.bits for mask in self.masks]})
 
     @property

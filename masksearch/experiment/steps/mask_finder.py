@@ -52,7 +52,7 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskFinder:
-    """Finds the masks of a cell, by the cell's method.
+    """Finds the masks of a cell by a search, a criterion or a learned supermask.
 
     Parameters
     ----------

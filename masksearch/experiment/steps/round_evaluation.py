@@ -81,7 +81,7 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
 
 
 def mask_scores(context: CellContext, model: nn.Module, round_: Round[MaskResult]) -> ScoreSummary:
-    """Return the scores of a round's mask, for the weights of ``model``, on the search examples and on the rest.
+    """Return a mask's scores on the examples of the search and on the other validation examples.
 
     No search has seen an example of the rest of the validation examples; but where the best masks were scored again,
     the rest chose among them.

@@ -30,7 +30,7 @@ def locked(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 class RunFolder:
-    """The folder of one run: ``settings.json``, ``status.json``, and what the run writes.
+    """Folder of one run (a cell, a dense network or a search), with its settings and its status.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def is_done(path: Path) -> bool:
 
 
 def free_name(parts: Sequence[Settings]) -> str:
-    """Return the sweep's own name, or the first of NAME-2, NAME-3, ... whose folder holds no sweep with other settings.
+    """Return a sweep name whose folder holds no sweep with other settings: NAME, NAME-2, NAME-3, ...
 
     Where and how a sweep runs (``run``) is no difference, so that a sweep may be continued on another device.
     """

@@ -22,7 +22,7 @@ def check_is_file(path: Path) -> None:
 
 
 def read_weights_file(path: str | Path, model: nn.Module) -> Weights:
-    """The state dict in a file, with the names and shapes of ``model``'s.
+    """Read a state dict from a safetensors or ``torch.save`` file; check that it fits ``model``.
 
     Reads safetensors, and what ``torch.save`` has written as far as it is tensors and plain containers (nothing is
     executed); one level of wrapping (``{"state_dict": ...}``) and the prefix of ``DataParallel`` come off.
