@@ -28,7 +28,7 @@ Kind = Literal["set", "rigl"]
 
 
 def default_interval(steps: int) -> int:
-    """Return the default number of steps between two mask changes: 100 (Evci et al. 2020), or steps / 40 if that is less."""
+    """Return the default number of steps between two mask changes: 100 (Evci et al. 2020), at most steps / 40."""
     return max(1, min(100, steps // 40))
 
 

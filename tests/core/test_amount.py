@@ -92,6 +92,15 @@ def test_kinds_of_density():
         Amount(0.1, hold="macs", scope="erk").by_layer(SPACE)
 
 
+def test_every_round_prunes_the_same_share_and_the_last_one_has_the_amount():
+    amount = Amount(0.25, hold="macs", on_empty="keep_one")
+    assert amount.in_rounds(2) == [amount.at(0.5), amount]
+    assert amount.in_rounds(1) == [amount]
+    half, whole = Amount(PER_LAYER).in_rounds(2)
+    assert whole == Amount(PER_LAYER)
+    assert half.density == pytest.approx({name: density**0.5 for name, density in PER_LAYER.items()})
+
+
 def test_changing_the_given_mapping_changes_no_amount():
     densities = dict(PER_LAYER)
     amount = Amount(densities)

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from masksearch.core.amount import Amount
+from masksearch.core.space import MaskSpace
 from masksearch.experiment import Settings, grid
 from masksearch.experiment.cell import dense_identity
 from masksearch.experiment.identity import short_hash
@@ -69,6 +71,13 @@ def test_moments_that_are_the_same_are_one_cell():
 def test_densities_carry_no_rounding_error():
     cells = grid(replace(BASE, sweep=replace(SWEEP, sparsity=(0.7, 0.9, 0.999))))
     assert [cell.density for cell in cells[:6:2]] == [0.3, 0.1, 0.001]
+
+
+def test_a_cell_s_amounts_have_the_density_hold_scope_and_policy_of_the_settings():
+    flat = {"granularity": "filter", "model": "lenet5", "hold": "macs", "schedule": ["iterative"], "rounds": [2]}
+    [cell] = grid(Settings().updated(flat | {"methods": ["filter_l1"], "sparsity": [0.75], "seeds": 1}, "test"))
+    space = MaskSpace([("fc", (4,), 4)], "filter")
+    assert cell.amounts(space) == [Amount(density, "macs", "layerwise", "keep_one") for density in (0.5, 0.25)]
 
 
 DECIDES = {
