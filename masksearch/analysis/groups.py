@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from masksearch.analysis.row_labels import row_labels
 from masksearch.experiment.results import CellResult, EarlyBirdResult
 
-__all__ = ["Group", "best_rates", "group_cells", "moment_of"]
+__all__ = ["Group", "best_rates", "group_cells", "moment_of", "name_of"]
+
+
+def name_of(method: str, learned: bool = False) -> str:
+    """Return a method's name for tables and legends, with a mark if gradients train its masks."""
+    return method.replace("_", " ") + " (learned)" * learned
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,13 @@ class Group:
     places: tuple[int, ...]  # of the cells among all cells
 
     @property
+    def name(self) -> str:
+        """Method and label, as tables and legends write them."""
+        return ", ".join(filter(None, [name_of(self.method, self.learned), self.label]))
+
+    @property
     def control(self) -> str:
-        """Which control it is; ``none`` if it is no control."""
+        """Name of the control that the group is; ``none`` if the group is no control."""
         return self.cells[0].control
 
     @property

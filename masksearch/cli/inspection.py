@@ -14,13 +14,7 @@ from masksearch.cli.running import print_result
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.report import mask_analyses as analyses
 from masksearch.report.figures.drawing import Drawing, by_sparsity
-from masksearch.report.figures.early_bird_heatmaps import (
-    EARLY_ABOUT,
-    EARLY_COLUMNS,
-    EARLY_TEXTS,
-    early_bird_drawings,
-    early_bird_rows,
-)
+from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings, early_bird_grid
 from masksearch.report.figures.gap_curves import gaps
 from masksearch.report.figures.layer_bars import layer_drawings
 from masksearch.report.figures.style import Looks
@@ -28,7 +22,7 @@ from masksearch.report.figures.trainability_curves import controls, training
 from masksearch.report.figures.weight_histograms import weight_drawings
 from masksearch.report.tables.comparison_table import comparison, run_names
 from masksearch.report.tables.folder_contents import cell_contents, sweep_contents
-from masksearch.report.tables.text_table import Grid
+from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 from masksearch.utils.registry import choose
@@ -150,27 +144,38 @@ def _shown(
     return lines
 
 
-def _analysis(name: str, result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    """Tables and drawings of one analysis of a sweep."""
-    match name:
-        case "similarity":
-            return analyses.similarity(result, groups, measures)
-        case "orthogonality":
-            return analyses.orthogonality(result, groups), []
-        case "densities":
-            return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
-        case "macs":
-            return analyses.macs(groups), []
-        case "weights":
-            return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
-        case "training":
-            shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
-            return [grid for grids, _ in shown for grid in grids], [one for _, drawings in shown for one in drawings]
-        case "controls":
-            return controls(groups, looks), []
-    rows = early_bird_rows(groups)
-    grids = [Grid("Early-bird tickets", EARLY_COLUMNS, rows, EARLY_TEXTS, EARLY_ABOUT)] if rows else []
-    return grids, list(early_bird_drawings(groups))
+def _similarity(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.similarity(result, groups, measures)
+
+
+def _orthogonality(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.orthogonality(result, groups), []
+
+
+def _densities(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
+
+
+def _macs(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return analyses.macs(groups), []
+
+
+def _weights(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
+
+
+def _training(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
+    return [grid for grids, _ in shown for grid in grids], [drawing for _, drawings in shown for drawing in drawings]
+
+
+def _controls(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    return controls(groups, looks), []
+
+
+def _early_bird(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    grid = early_bird_grid(groups)
+    return [grid] if grid.rows else [], list(early_bird_drawings(groups))
 
 
 def _at_each(groups: list[Group], draw: Callable[[list[Group]], Iterable[Drawing]]) -> list[Drawing]:

@@ -6,9 +6,9 @@ from html import escape
 from pathlib import Path
 
 from masksearch.analysis import Estimate, SummaryRow
+from masksearch.analysis.groups import name_of
 from masksearch.report.figures.drawing import percent
-from masksearch.report.figures.style import name_of
-from masksearch.report.tables.results_table import COSTS
+from masksearch.report.tables.summary_tables import COSTS
 from masksearch.searchers import SEARCHERS
 
 __all__ = ["answer_html", "best_rows", "speech_of", "why_searches_trail"]

@@ -22,8 +22,8 @@ from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.drawing import Drawing, by_sparsity, percent
-from masksearch.report.figures.style import STYLE, name_of
-from masksearch.report.tables.text_table import Grid
+from masksearch.report.figures.style import STYLE
+from masksearch.report.tables.table_formats import Grid
 
 __all__ = ["densities", "macs", "orthogonality", "similarity"]
 
@@ -41,7 +41,7 @@ def similarity(
     grids, drawings = [], []
     parts = ((sparsity, *part) for sparsity, own in by_sparsity(groups) for part in _by_space(result, own))
     for sparsity, space, kept in parts:
-        names = [_name(group) for group, _ in kept]
+        names = [group.name for group, _ in kept]
         owners = [(place, seed) for place, (_, masks) in enumerate(kept) for seed in masks]
         masks = [kept[place][1][seed] for place, seed in owners]
         drawn = [random_like(mask, seed) for mask, (_, seed) in zip(masks, owners, strict=True)]
@@ -94,7 +94,7 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
             rows.append(("dense", "–", whole.text(1, 5)))
             for group, masks in found:
                 score = group_orthogonality(result, masks, list(masks), group.control == "repair")
-                rows.append((_name(group), percent(group.sparsity), score.text(1, 5) if score.n else "–"))
+                rows.append((group.name, percent(group.sparsity), score.text(1, 5) if score.n else "–"))
     about = (
         "Sum over layers of the mean of (W^T W - I)^2 at the initial weights, masked; mean ± 95 % interval over seeds."
     )
@@ -118,7 +118,7 @@ def _layers(
 ) -> list[Grid]:
     grids = []
     for sparsity, own in by_sparsity(groups):
-        columns = {_name(group): layer_means(group) for group in own}
+        columns = {group.name: layer_means(group) for group in own}
         first = next(iter(columns.values()))
         head = ("layer", *(["dense"] if dense is not None else []), *columns)
         rows = []
@@ -128,10 +128,6 @@ def _layers(
             rows.append((layer, *cells))
         grids.append(Grid(f"{title} at {percent(sparsity)}", head, rows, 1, about))
     return grids
-
-
-def _name(group: Group) -> str:
-    return ", ".join(filter(None, [name_of(group.method, group.learned), group.label]))
 
 
 def _pair(found: float, chance: float) -> str:

@@ -16,7 +16,7 @@ from masksearch.experiment.results import Cap, ScoreSummary
 from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
 from masksearch.report.reproduce import row_commands
-from masksearch.report.tables.results_table import columns_of, table_rows
+from masksearch.report.tables.summary_tables import columns_of, table_rows
 from masksearch.scoring import Scorer
 from masksearch.searchers import SEARCHERS
 from masksearch.searching.history_store import read_rows

@@ -14,7 +14,7 @@ from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report import sweep_drawings
 from masksearch.report.figures.accuracy import accuracy_drawings
 from masksearch.report.figures.drawing import few, one_sparsity
-from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings, early_bird_rows
+from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings, early_bird_grid
 from masksearch.report.figures.found_at_curves import found_at_drawings
 from masksearch.report.figures.layer_bars import layer_drawings
 from masksearch.report.figures.style import Looks
@@ -187,7 +187,7 @@ def test_heat_maps_show_the_distances_and_where_the_detector_fires(rounds):
     [star] = [line for line in axes.lines if line.get_marker() == "*"]
     assert (star.get_xdata()[0], star.get_ydata()[0]) == (2, 2)
     assert "magnitude, 50 %: 2 with the threshold as a share of all units, never as a share" in drawing.caption
-    assert early_bird_rows(groups) == [("magnitude", "", "50 %", str(seed), "2", "2", "never") for seed in (0, 1)]
+    assert early_bird_grid(groups).rows == [("magnitude", "", "50 %", str(seed), "2", "2", "never") for seed in (0, 1)]
 
 
 def test_a_detector_that_never_fires_has_no_star(rounds):

@@ -8,7 +8,7 @@ from report_cases import Page, printed
 
 from masksearch.analysis import summarise
 from masksearch.report import costs_markdown, markdown_table, moments_markdown, terminal_table
-from masksearch.report.tables.results_table import caption, columns_of, table_rows
+from masksearch.report.tables.summary_tables import caption, columns_of, table_rows
 
 
 def body(text):

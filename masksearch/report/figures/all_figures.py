@@ -1,4 +1,4 @@
-"""All figures of a sweep: those that it has the data for, by the part of the page that they belong to."""
+"""All figures that a sweep has data for, by headings of the page."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +19,7 @@ __all__ = ["sweep_drawings"]
 
 
 def sweep_drawings(result: SweepResult, rows: Sequence[SummaryRow]) -> Iterator[tuple[str, list[Drawing]]]:
-    """Headings of parts, and the figures of each.
+    """Yield headings of the page, each with the figures below it.
 
     Parameters
     ----------

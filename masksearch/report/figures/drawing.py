@@ -1,4 +1,4 @@
-"""A drawing: a figure with its name and caption, as SVG (light and dark) for a page, as PNG for a paper."""
+"""A drawing: a figure with its name and caption, as SVG or PNG; words and choices that all figures share."""
 
 import colorsys
 import io
@@ -9,6 +9,8 @@ from functools import cached_property
 from itertools import groupby
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -24,23 +26,23 @@ _SAVING = STYLE | {"figure.constrained_layout.use": False}  # a figure is laid o
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure of a sweep."""
+    """A figure with its caption and the name of its file."""
 
     name: str  # of its file
     caption: str
     figure: Figure
 
     def svg(self) -> str:
-        """As an element of a page: of both themes, with values to point at."""
+        """Return the figure as an SVG element of a page, with light and dark colours and texts to point at."""
         text = self._svg
         return themed(text[text.index("<svg") :])
 
     def svg_file(self) -> bytes:
-        """As a file, for papers: in light colours, its texts in a typeface that any program has."""
+        """Return the figure as an SVG file for papers, in light colours."""
         return self._svg.encode()
 
     def png(self, dpi: int = 150) -> bytes:
-        """As a file; the same figure gives the same bytes."""
+        """Return the figure as a PNG file; equal figures give equal bytes."""
         sink = io.BytesIO()
         with mpl.rc_context(_SAVING):
             self._settle()
@@ -63,43 +65,41 @@ class Drawing:
 
 
 def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
-    """Every sparsity with its groups, controls left out; ``groups`` are in order of sparsity."""
+    """Return pairs of a sparsity and its groups, controls left out; ``groups`` are in order of sparsity."""
     plain = [group for group in groups if group.control == "none"]
     return ((sparsity, list(own)) for sparsity, own in groupby(plain, key=lambda group: group.sparsity))
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
-    """Up to ``limit`` pairs of a method and a label, for figures that can't hold all of them.
+    """Return up to ``limit`` pairs of a method and a label, controls left out, for figures that can't hold all.
 
-    The first labels of all methods come before the last label of any. Controls are left out: their lines would be the
-    same, or their figures are in the tables.
+    The first labels of all methods come before the last label of any.
     """
     series = list(dict.fromkeys((group.method, group.label) for group in groups if group.control == "none"))
-    methods = list(dict.fromkeys(method for method, _ in series))
-    turns: dict[tuple[str, str], int] = {}
-    seen: dict[str, int] = {}
+    labels: dict[str, list[str]] = {}
     for method, label in series:
-        turns[method, label] = seen[method] = seen.get(method, -1) + 1
-    chosen = sorted(series, key=lambda one: (turns[one], methods.index(one[0])))[:limit]
+        labels.setdefault(method, []).append(label)
+    methods = list(labels)
+    chosen = sorted(series, key=lambda one: (labels[one[0]].index(one[1]), methods.index(one[0])))[:limit]
     return sorted(chosen, key=series.index)
 
 
 def one_sparsity(groups: Iterable[Group]) -> float:
-    """The sparsity for figures that show one: in the middle, the higher one of two."""
+    """Return the sparsity for figures that show one: the median of the groups' sparsities, the higher one of two."""
     ordered = sorted({group.sparsity for group in groups})
     return ordered[len(ordered) // 2]
 
 
 def over_seeds(number: int, intervals: bool = False) -> str:
-    """What the figures of a caption are of."""
+    """Return the part of a caption that gives the number of seeds, and the intervals if there are any."""
     if number == 1:
         return "one seed"
     return f"means over {number} seeds" + " with 95 % intervals" * intervals
 
 
-def percent(sparsity: float) -> str:
-    """A sparsity, as it stands in titles."""
-    return f"{100 * sparsity:.4g} %"
+def percent(share: float) -> str:
+    """Return a share as a text in percent, such as ``99.5 %``."""
+    return f"{100 * share:.4g} %"
 
 
 _PAGE = 0.01  # relative luminance of the dark page
@@ -107,28 +107,23 @@ _CONTRAST = 4.5  # of a line or a text with it, at least (WCAG 2, level AA)
 
 
 def themed(svg: str) -> str:
-    """The SVG with ``light-dark(...)`` in the place of every colour, and its texts in the page's typeface."""
+    """Return the SVG with every colour as ``light-dark(...)``, and its texts in the page's typeface."""
     svg = re.sub(r"font-family: [^;\"]*(; )?", "", svg)
     return re.sub(r"(fill|stroke): (#[0-9a-f]{6})", lambda m: f"{m[1]}: light-dark({m[2]}, {dark(m[2])})", svg)
 
 
 def dark(colour: str) -> str:
-    """What ``#rrggbb`` is on a dark page: greys change sides, colours become as light as they must to be seen."""
-    red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
-    lightness = (max(red, green, blue) + min(red, green, blue)) / 2
-    if max(red, green, blue) - min(red, green, blue) < 0.1:
-        return _hex(*3 * [0.9 - 0.8 * lightness])
-    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
-    while (_luminance(red, green, blue) + 0.05) / (_PAGE + 0.05) < _CONTRAST:
+    """Return the colour, ``#rrggbb``, for a dark page: greys are inverted, other colours become light enough to see."""
+    rgb = to_rgb(colour)
+    hue, lightness, saturation = colorsys.rgb_to_hls(*rgb)
+    if max(rgb) - min(rgb) < 0.1:
+        return to_hex(3 * (0.9 - 0.8 * lightness,))
+    while (_luminance(*rgb) + 0.05) / (_PAGE + 0.05) < _CONTRAST:
         lightness += 0.02
-        red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
-    return _hex(red, green, blue)
+        rgb = colorsys.hls_to_rgb(hue, lightness, saturation)
+    return to_hex(tuple(np.clip(rgb, 0, 1)))
 
 
 def _luminance(*rgb: float) -> float:
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in rgb]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _hex(*rgb: float) -> str:
-    return "#" + "".join(f"{round(255 * min(1.0, max(0.0, value))):02x}" for value in rgb)

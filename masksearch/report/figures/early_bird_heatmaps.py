@@ -1,4 +1,4 @@
-"""Early-bird tickets: heat maps of the distances between the masks of all epochs, and the table of what they say."""
+"""Early-bird tickets: heat maps of the distances between the masks of all epochs, and a table of the epochs drawn."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,24 +7,25 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from masksearch.analysis import Group
+from masksearch.analysis.groups import name_of
 from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report.figures.drawing import Drawing, percent
-from masksearch.report.figures.hover import tell, tell_cells
-from masksearch.report.figures.style import STYLE, name_of
+from masksearch.report.figures.hover import plot_points, tell_cells
+from masksearch.report.figures.style import MATRIX_COLOURS, STYLE, Look
+from masksearch.report.tables.table_formats import Grid
 
-__all__ = ["EARLY_ABOUT", "EARLY_COLUMNS", "EARLY_TEXTS", "early_bird_drawings", "early_bird_rows"]
+__all__ = ["early_bird_drawings", "early_bird_grid"]
 
 _MAPS = 6
-EARLY_COLUMNS = ("method", "variant", "sparsity", "seed", "drawn at", "absolute", "relative")
-EARLY_TEXTS = 2  # columns of words
-EARLY_ABOUT = (
+_COLUMNS = ("method", "variant", "sparsity", "seed", "drawn at", "absolute", "relative")
+_ABOUT = (
     "Epochs of the dense training after which the mask has stopped changing. Absolute: the threshold is a share of all "
     "units; relative: of the distance of unrelated masks of the same density. Never: the ticket is drawn at the end."
 )
 
 
-def early_bird_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
-    """The texts of the table, in order of ``EARLY_COLUMNS``: a row per seed."""
+def early_bird_grid(groups: Sequence[Group]) -> Grid:
+    """Return the table of the epochs at which early-bird tickets are drawn, a row for each seed."""
     rows = []
     for group in groups:
         for cell in group.cells:
@@ -33,11 +34,11 @@ def early_bird_rows(groups: Sequence[Group]) -> list[tuple[str, ...]]:
                 epochs = (seen.fired, seen.fires["absolute"], seen.fires["relative"])
                 names = (name_of(group.method), group.variant, percent(group.sparsity), str(cell.seed))
                 rows.append((*names, *map(_epoch, epochs)))
-    return rows
+    return Grid("Early-bird tickets", _COLUMNS, rows, 2, _ABOUT)
 
 
 def early_bird_drawings(groups: Sequence[Group]) -> Iterator[Drawing]:
-    """A heat map per method and sparsity, of the first seed (You et al. 2020, figure 3)."""
+    """Yield a figure of distances between the masks of all epochs, of the first seed (You et al. 2020, figure 3)."""
     maps: dict[str, tuple[Group, np.ndarray, EarlyBirdResult]] = {}
     for group in groups:
         seen = group.cells[0].early_bird
@@ -58,43 +59,31 @@ def early_bird_drawings(groups: Sequence[Group]) -> Iterator[Drawing]:
     yield Drawing("early_bird", f"{about}{more} The detector fires after epoch: {said}.", _figure(shown))
 
 
+@mpl.rc_context(STYLE)
 def _figure(maps: Sequence[tuple[Group, np.ndarray, EarlyBirdResult]]) -> Figure:
     columns = len(maps) if len(maps) < 4 else 2 if len(maps) == 4 else 3
     lines = -(-len(maps) // columns)
     highest = max(100 * np.nanmax(distances, initial=0.0) for _, distances, _ in maps)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 2.8 * columns, 0.3 + 2.9 * lines))
-        grid = figure.subplots(lines, columns, squeeze=False)
-        colours = mpl.colormaps["cividis"].with_extremes(bad="#dddddd")
-        for axes in grid.flat[len(maps) :]:
-            axes.set_visible(False)
-        for (group, distances, seen), axes in zip(maps, grid.flat, strict=False):
-            n = len(distances)
-            image = axes.imshow(
-                100 * distances,
-                cmap=colours,
-                vmin=0,
-                vmax=highest or 1,
-                origin="lower",
-                extent=(0.5, n + 0.5, 0.5, n + 0.5),
-                interpolation="nearest",
-            )
-            epochs = range(1, n + 1)
-            shares = [["–" if np.isnan(value) else round(100 * value, 2) for value in row] for row in distances[::-1]]
-            tell_cells(image, [f"epochs {e} and" for e in reversed(epochs)], list(map(str, epochs)), shares, " %")
-            axes.grid(visible=False)
-            fired = seen.fired
-            if fired is not None:
-                for line in (axes.axvline, axes.axhline):
-                    line(fired, color="white", linewidth=1, linestyle="--")
-                [star] = axes.plot(fired, fired, marker="*", markersize=13, color="#D55E00", markeredgecolor="white")
-                tell(star, [f"fires after epoch {fired}"])
-            title = f"{name_of(group.method)}, {percent(group.sparsity)}"
-            axes.set_title(f"{title}\n{'never fires' if fired is None else f'fires after epoch {fired}'}", fontsize=9)
-            ticks = np.unique(np.linspace(1, n, min(n, 6)).round().astype(int))
-            axes.set(xlabel="epoch", ylabel="epoch", xticks=ticks, yticks=ticks)
-        figure.colorbar(image, ax=grid, label="distance (% of the units)", shrink=0.8)
-        return figure
+    figure = Figure(figsize=(1.2 + 2.8 * columns, 0.3 + 2.9 * lines))
+    panels = [figure.add_subplot(lines, columns, number) for number in range(1, len(maps) + 1)]
+    for (group, distances, seen), axes in zip(maps, panels, strict=True):
+        n, fired = len(distances), seen.fired
+        look: Look = {"origin": "lower", "extent": (0.5, n + 0.5, 0.5, n + 0.5), "interpolation": "nearest"}
+        image = axes.imshow(100 * distances, cmap=MATRIX_COLOURS, vmin=0, vmax=highest or 1, **look)
+        shares = [["–" if np.isnan(value) else round(100 * value, 2) for value in row] for row in distances[::-1]]
+        tell_cells(image, [f"epochs {e} and" for e in range(n, 0, -1)], list(map(str, range(1, n + 1))), shares, " %")
+        axes.grid(visible=False)
+        if fired is not None:
+            for line in (axes.axvline, axes.axhline):
+                line(fired, color="white", linewidth=1, linestyle="--")
+            look = {"marker": "*", "markersize": 13, "color": "#D55E00", "markeredgecolor": "white"}
+            plot_points(axes, [fired], [fired], [f"fires after epoch {fired}"], **look)
+        title = f"{name_of(group.method)}, {percent(group.sparsity)}"
+        axes.set_title(f"{title}\n{'never fires' if fired is None else f'fires after epoch {fired}'}", fontsize=9)
+        ticks = np.unique(np.linspace(1, n, min(n, 6)).round().astype(int))
+        axes.set(xlabel="epoch", ylabel="epoch", xticks=ticks, yticks=ticks)
+    figure.colorbar(image, ax=panels, label="distance (% of the units)", shrink=0.8)
+    return figure
 
 
 def _epoch(epoch: int | None) -> str:

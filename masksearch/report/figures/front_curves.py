@@ -12,9 +12,9 @@ from masksearch.analysis import Estimate, Group, pareto_front
 from masksearch.core.protocol import Trial
 from masksearch.experiment import SweepResult
 from masksearch.experiment.results import Cap, CellResult
-from masksearch.report.figures.drawing import Drawing
-from masksearch.report.figures.hover import tell
-from masksearch.report.figures.style import STYLE, Looks, legend_columns
+from masksearch.report.figures.drawing import Drawing, percent
+from masksearch.report.figures.hover import plot_points
+from masksearch.report.figures.style import STYLE, Look, Looks, legend_below, panel_grid
 from masksearch.searching.history_store import read_rows
 
 __all__ = ["front_drawings"]
@@ -25,7 +25,7 @@ _COSTS = {"macs": "MACs", "params": "parameters", "latency": "measured latency"}
 
 
 def front_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """A panel for every method and label with a searched front, of the first seed; none without fronts."""
+    """Yield a figure of score against cost, a panel for each search of a Pareto front, if there are any."""
     panels: dict[tuple[str, str], list[Group]] = {}
     for group in groups:
         if group.cells[0].front:
@@ -41,46 +41,45 @@ def front_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -
         "that were scored; line: the Pareto front, which no mask beats in both; circles: the masks that were chosen "
         f"for the caps (dotted); crosses: what other methods have found at the caps.{left_out}"
     )
-    yield Drawing("front", about, _figure(result, some, groups, looks))
+    objective = groups[0].cells[0].score.objective.replace("_", " ")
+    labels = f"{cost} (% of the dense network's)", f"score ({objective})"
+    yield Drawing("front", about, _figure(result, some, groups, labels, looks))
 
 
+@mpl.rc_context(STYLE)
 def _figure(
-    result: SweepResult, panels: dict[tuple[str, str], list[Group]], groups: Sequence[Group], looks: Looks
+    result: SweepResult,
+    panels: dict[tuple[str, str], list[Group]],
+    groups: Sequence[Group],
+    labels: tuple[str, str],
+    looks: Looks,
 ) -> Figure:
     columns = min(_COLUMNS, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5 if columns > 1 else 7.5, 1.0 + 3.2 * lines))
-        grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(panels) :]:
-            axes.set_visible(False)
-        others: dict[str, None] = {}
-        for ((method, label), own), axes in zip(panels.items(), grid.flat, strict=False):
-            _panel(axes, _front_trials(result, own[0]), own, looks)
-            for group in groups:
-                first = group.cells[0]
-                if group.label == label and group.control == "none" and first.cap and not first.front:
-                    _mark(axes, group, looks)
-                    others[group.method] = None
-            axes.set_title(looks.series_name(method, label))
-        cost = _COSTS[_cap(next(iter(panels.values()))[0].cells[0]).cost]
-        objective = groups[0].cells[0].score.objective.replace("_", " ")
-        for axes in grid[-1]:
-            axes.set_xlabel(f"{cost} (% of the dense network's)")
-        for axes in grid[:, 0]:
-            axes.set_ylabel(f"score ({objective})")
-        marks = [Line2D([], [], color=looks.colour(m), marker="x", linestyle="", label=looks.name(m)) for m in others]
-        if marks:
-            labels = legend_columns([str(mark.get_label()) for mark in marks], figure.get_figwidth())
-            figure.legend(handles=marks, loc="outside lower center", ncols=labels)
-        return figure
+    figure, grid = panel_grid(len(panels), columns, (9.5 if columns > 1 else 7.5, 3.2), 1.0, labels)
+    others: dict[str, None] = {}
+    for ((method, label), own), axes in zip(panels.items(), grid, strict=True):
+        _panel(axes, _front_trials(result, own[0].cells[0]), own, looks.colour(method))
+        for group in groups:
+            cell = group.cells[0]
+            if group.label == label and group.control == "none" and cell.cap and not cell.front:
+                others[group.method] = None
+                x, y = 100 * cell.cost_share(cell.cap.cost), cell.score.search_score
+                if y is not None:
+                    text = f"{looks.name(group.method)}: {x:.3g} %, {y:.4g}"
+                    plot_points(
+                        axes, [x], [y], [text], color=looks.colour(group.method), marker="x", linestyle="", markersize=6
+                    )
+        axes.set_title(looks.series_name(method, label))
+    look: Look = {"marker": "x", "linestyle": ""}
+    if others:
+        legend_below(figure, [Line2D([], [], color=looks.colour(m), label=looks.name(m), **look) for m in others])
+    return figure
 
 
-def _front_trials(result: SweepResult, group: Group) -> list[Trial]:
-    """All scored masks of the first seed of a group, exact scores only."""
-    front = group.cells[0].front
-    assert front is not None
-    folder = result.path.parent / front.folder
+def _front_trials(result: SweepResult, cell: CellResult) -> list[Trial]:
+    """All scored masks of the search that the cell's mask is of, exact scores only."""
+    assert cell.front is not None
+    folder = result.path.parent / cell.front.folder
     trials = list(read_rows(folder)) if (folder / "history.jsonl").exists() else []
     return [trial for trial in trials if trial.score.exact and not math.isnan(trial.score.value)]
 
@@ -90,17 +89,17 @@ def _cap(cell: CellResult) -> Cap:
     return cell.cap
 
 
-def _panel(axes: Axes, trials: Sequence[Trial], groups: Sequence[Group], looks: Looks) -> None:
-    colour = looks.colour(groups[0].method)
+def _panel(axes: Axes, trials: Sequence[Trial], groups: Sequence[Group], colour: str) -> None:
     values = [trial.score.value for trial in trials]
     costs = [100 * (trial.score.cost or 0.0) for trial in trials]
     axes.plot(costs, values, ".", color="#bbbbbb", markersize=3)
     front = pareto_front(values, costs)
     xs, ys = [costs[place] for place in front], [values[place] for place in front]
     axes.plot(xs, ys, color=colour, linewidth=1.5, drawstyle="steps-post")
-    [points] = axes.plot(xs, ys, ".", color=colour, markersize=5)
-    tell(points, [f"trial {trials[place].number}: {costs[place]:.3g} %, {values[place]:.4g}" for place in front])
+    texts = [f"trial {trials[place].number}: {costs[place]:.3g} %, {values[place]:.4g}" for place in front]
+    plot_points(axes, xs, ys, texts, marker=".", linestyle="", color=colour, markersize=5)
     by_number = {trial.number: trial for trial in trials}
+    look: Look = {"marker": "o", "linestyle": "", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.8}
     for group in groups:
         cell = group.cells[0]
         cap = _cap(cell).share
@@ -108,14 +107,6 @@ def _panel(axes: Axes, trials: Sequence[Trial], groups: Sequence[Group], looks: 
         chosen = by_number.get(cell.front.trial) if cell.front else None
         if chosen is not None:
             x, y = 100 * (chosen.score.cost or 0.0), chosen.score.value
-            [ring] = axes.plot([x], [y], "o", color=colour, markersize=9, markerfacecolor="none", markeredgewidth=1.8)
             accuracy = f"{Estimate.of([cell.trained.test_accuracy]).text(100)} % after retraining"
-            tell(ring, [f"cap {100 * cap:.4g} %: {x:.3g} %, {y:.4g}; {accuracy}"])
-
-
-def _mark(axes: Axes, group: Group, looks: Looks) -> None:
-    cell = group.cells[0]
-    x, y = 100 * cell.cost_share(_cap(cell).cost), cell.score.search_score
-    if y is not None:
-        [mark] = axes.plot([x], [y], "x", color=looks.colour(group.method), markersize=6)
-        tell(mark, [f"{looks.name(group.method)}: {x:.3g} %, {y:.4g}"])
+            text = f"cap {percent(cap)}: {x:.3g} %, {y:.4g}; {accuracy}"
+            plot_points(axes, [x], [y], [text], color=colour, **look)

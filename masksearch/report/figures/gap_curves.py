@@ -1,4 +1,4 @@
-"""Optimism gaps of searches, and how they fall with the number of images that a search sees."""
+"""Optimism gaps of searches: a table, and a figure of gaps against the number of search images."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from matplotlib.figure import Figure
 from masksearch.analysis import Estimate, Group, group_cells
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.drawing import Drawing, percent
-from masksearch.report.figures.hover import tell
-from masksearch.report.figures.style import STYLE, Looks, legend_columns, name_of
-from masksearch.report.tables.text_table import Grid
+from masksearch.report.figures.hover import plot_points
+from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
+from masksearch.report.tables.table_formats import Grid
 
 __all__ = ["gaps"]
 
 
 def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:
-    """Gaps of all searches of runs, by name; a figure of the gaps over the number of search images."""
+    """Return a table of the optimism gaps of all searches, and a figure of gaps over the number of search images."""
     rows = []
     lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}  # by method, label and sparsity
     searched: list[Group] = []
@@ -27,9 +27,8 @@ def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]
             images = group.cells[0].setting("search_examples")
             gap = Estimate.of(cell.score.accuracy_gap for cell in group.cells)
             score = Estimate.of(cell.score.gap for cell in group.cells)
-            name = ", ".join(filter(None, [name_of(group.method), group.label]))
             numbers = (gap.text(100, 2, "+"), score.text(1, 4, "+"))
-            rows.append((run, str(images or "default"), name, percent(group.sparsity), *numbers))
+            rows.append((run, str(images or "default"), group.name, percent(group.sparsity), *numbers))
             searched.append(group)
             if images:
                 lines.setdefault((group.method, group.label, group.sparsity), []).append((images, gap))
@@ -46,27 +45,20 @@ def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]
     return grids, [Drawing("gap", caption, _figure(several, Looks(searched)))]
 
 
+@mpl.rc_context(STYLE)
 def _figure(lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]], looks: Looks) -> Figure:
-    with mpl.rc_context(STYLE):
-        figure = Figure()
-        axes = figure.subplots()
-        for number, ((method, label, sparsity), points) in enumerate(lines.items()):
-            ordered = sorted(points, key=lambda point: point[0])
-            name = ", ".join(filter(None, [looks.name(method), label, percent(sparsity)]))
-            [line] = axes.plot(
-                [images for images, _ in ordered],
-                [100 * gap.mean for _, gap in ordered],
-                color=looks.colour(method),
-                label=name,
-                marker="osD^v"[number % 5],
-            )
-            tell(line, [f"{name}, {images} images: {gap.text(100, 2, '+')} points" for images, gap in ordered])
-        ticks = sorted({images for points in lines.values() for images, _ in points})
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
-        axes.set(xlabel="search images", ylabel="accuracy gap (points)")
-        figure.legend(
-            loc="outside lower center", ncols=legend_columns(map(str, axes.get_legend_handles_labels()[1]), 7.5)
-        )
-        return figure
+    figure = Figure()
+    axes = figure.subplots()
+    for number, ((method, label, sparsity), points) in enumerate(lines.items()):
+        images, estimates = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+        name = ", ".join(filter(None, [looks.name(method), label, percent(sparsity)]))
+        texts = [f"{name}, {n} images: {e.text(100, 2, '+')} points" for n, e in zip(images, estimates, strict=True)]
+        look: Look = {"color": looks.colour(method), "label": name, "marker": "osD^v"[number % 5]}
+        plot_points(axes, images, [100 * estimate.mean for estimate in estimates], texts, **look)
+    ticks = sorted({images for points in lines.values() for images, _ in points})
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set(xlabel="search images", ylabel="accuracy gap (points)")
+    legend_below(figure, axes.lines)
+    return figure

@@ -1,7 +1,7 @@
-"""Values that a figure shows on a page when it is pointed at.
+"""Texts that a figure shows on a page when a point or a cell is pointed at.
 
 Points have ``<title>`` elements, as SVG has them. Areas of many cells, as heat maps and histograms, have one attribute
-with the values of all, which the page's script reads.
+with the values of all cells, which the page's script reads.
 """
 
 import json
@@ -9,39 +9,59 @@ import math
 import re
 from collections.abc import Sequence
 from html import escape, unescape
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-__all__ = ["tell", "tell_along", "tell_cells", "with_titles"]
+from masksearch.analysis import Estimate
+
+__all__ = ["plot_curve", "plot_estimates", "plot_points", "tell", "tell_cells", "with_titles"]
 
 _MARK = "tell:"  # begins the id of a group in matplotlib's SVG whose points get titles
 _CELLS = "cells:"  # begins the id of an element that is made of cells
 _PARTING = "\x1f"
+_Values = Sequence[float] | np.ndarray
 _ALONG = 40  # points of a line that get a title
 
 
 def tell(line: Line2D, texts: Sequence[str]) -> None:
-    """Give every marker of a line its text. A point that is NaN has no marker; its text goes with it."""
+    """Give every marker of a line a text to show when the marker is pointed at; a NaN point has no marker."""
     there = np.isfinite(np.asarray(line.get_xydata(), float)).all(axis=1)
     known = [text for text, drawn in zip(texts, there, strict=True) if drawn]
     line.set_gid(_MARK + _PARTING.join(known))
 
 
-def tell_along(axes: Axes, xs: Sequence[float], ys: Sequence[float], texts: Sequence[str]) -> None:
-    """Give a line without markers some that can't be seen, each with its text."""
+def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **look: Any) -> None:
+    """Draw a line with markers; each marker shows its text when it is pointed at."""
+    [line] = axes.plot(xs, ys, **look)
+    tell(line, texts)
+
+
+def plot_estimates(
+    axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], texts: Sequence[str], **look: Any
+) -> None:
+    """Draw means in percent with 95 % intervals; each mean shows its text when it is pointed at."""
+    halves = np.nan_to_num([100 * estimate.half_width for estimate in estimates])
+    bars = axes.errorbar(xs, [100 * estimate.mean for estimate in estimates], yerr=halves, **look)
+    tell(bars.lines[0], texts)
+
+
+def plot_curve(axes: Axes, xs: _Values, ys: _Values, name: str, form: str = ".4g", **look: Any) -> None:
+    """Draw a line without markers; up to 40 points of it show ``name x: y`` when they are pointed at."""
+    axes.plot(xs, ys, **look)
     stride = max(1, math.ceil(len(xs) / _ALONG))
     chosen = slice((len(xs) - 1) % stride if len(xs) else 0, None, stride)  # the last one always
-    [line] = axes.plot(xs[chosen], ys[chosen], linestyle="", marker="o", markersize=8, alpha=0.0)
-    tell(line, texts[chosen])
+    texts = [f"{name} {x:.12g}: {y:{form}}" for x, y in zip(xs[chosen], ys[chosen], strict=True)]
+    plot_points(axes, xs[chosen], ys[chosen], texts, linestyle="", marker="o", markersize=8, alpha=0.0)
 
 
 def tell_cells(
     area: Artist, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | str]], unit: str = ""
 ) -> None:
-    """Give every cell of an area its text: ``row column: value unit``.
+    """Give every cell of an area the text ``row column: value unit`` to show when the cell is pointed at.
 
     Parameters
     ----------
@@ -55,7 +75,7 @@ def tell_cells(
 
 
 def with_titles(svg: str) -> str:
-    """The SVG with the texts in the places that :func:`tell` and :func:`tell_cells` have marked."""
+    """Return the SVG with the texts in the places that :func:`tell` and :func:`tell_cells` have marked."""
     svg = re.sub(rf""" id=(["']){_CELLS}(.*?)\1""", r" data-cells=\1\2\1", svg)
     return re.sub(rf'( *)<g id="{_MARK}([^"]*)">\n(.*?)\n\1</g>', _titled, svg, flags=re.DOTALL)
 

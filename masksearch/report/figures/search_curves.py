@@ -1,7 +1,7 @@
 """Figures of searches: scores and distances over scorings."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,8 +11,8 @@ from masksearch.analysis import Group
 from masksearch.core.protocol import Trial
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.drawing import Drawing, percent
-from masksearch.report.figures.hover import tell_along
-from masksearch.report.figures.style import STYLE, Looks
+from masksearch.report.figures.hover import plot_curve
+from masksearch.report.figures.style import STYLE, Look, Looks
 from masksearch.searching.history_store import read_rows
 
 __all__ = ["search_drawings"]
@@ -21,7 +21,7 @@ _POINTS = 800  # of a drawn search; more can't be told apart
 
 
 def search_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Of every searcher, the first seed at the highest sparsity: the last round's search."""
+    """Yield a figure of scores and distances over scorings for each searcher, of one search at the highest sparsity."""
     chosen: dict[str, tuple[Group, Path]] = {}
     for group in groups:
         folder = result.folders[group.places[0]]
@@ -38,48 +38,36 @@ def search_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
         yield Drawing(f"search_{group.method}", f"{name}, seed {cell.seed}{rounds}", figure)
 
 
+@mpl.rc_context(STYLE)
 def _search(trials: Sequence[Trial], colour: str, objective: str) -> Figure:
     """Score, current and best on the left axis, Hamming distances on the right one."""
-    with mpl.rc_context(STYLE):
-        figure = Figure()
-        axes = figure.subplots()
-        stride = math.ceil(len(trials) / _POINTS)
-        shown = trials[::stride]
-        numbers = [trial.number for trial in shown]
-        scores = [trial.score.value if trial.score.exact else math.nan for trial in shown]  # a bound is no score
-        axes.plot(numbers, scores, ".", color="#bbbbbb", markersize=2, label="score")
-        if "current" in trials[-1].metrics:
-            current = [trial.metrics["current"] for trial in shown]
-            axes.plot(numbers, current, color=colour, linewidth=1, alpha=0.6, label="current")
-            texts = [f"current after scoring {n}: {value:.4g}" for n, value in zip(numbers, current, strict=True)]
-            tell_along(axes, numbers, current, texts)
-        numbers, values = _steps(trials)
-        axes.plot(numbers, values, color=colour, linewidth=2, label="best", drawstyle="steps-post")
-        texts = [f"best after scoring {number}: {value:.4g}" for number, value in zip(numbers, values, strict=True)]
-        tell_along(axes, numbers, values, texts)
-        axes.set(xlabel="scorings", ylabel=f"score ({objective})", xlim=(0, len(trials)))
-        looks = [trial for trial in trials if "hamming_start" in trial.metrics]
-        if looks:
-            other = axes.twinx()
-            other.grid(visible=False)
-            other.spines["right"].set_visible(True)
-            for name, style in (("hamming_start", "-"), ("hamming_best", ":")):
-                points = [(t.number, t.metrics[name]) for t in looks if name in t.metrics]
-                label = f"distance to the {name.removeprefix('hamming_')}"
-                places, distances = zip(*points, strict=True)
-                other.plot(places, distances, color="#777777", linestyle=style, linewidth=1.2, label=label)
-                tell_along(other, places, distances, [f"{label} after scoring {n}: {d:g}" for n, d in points])
-            other.set_ylabel("Hamming distance (units)")
-            other.set_ylim(bottom=0)
-        figure.legend(loc="outside lower center", ncols=5)
-        return figure
-
-
-def _steps(trials: Iterable[Trial]) -> tuple[list[int], list[float]]:
-    numbers, values = [], []
-    for trial in trials:
-        if trial.is_best:
-            numbers.append(trial.number)
-            values.append(trial.score.value)
-        last = trial.number
-    return [*numbers, last], [*values, values[-1] if values else math.nan]
+    figure = Figure()
+    axes = figure.subplots()
+    shown = trials[:: math.ceil(len(trials) / _POINTS)]
+    numbers = [trial.number for trial in shown]
+    scores = [trial.score.value if trial.score.exact else math.nan for trial in shown]  # a bound is no score
+    axes.plot(numbers, scores, ".", color="#bbbbbb", markersize=2, label="score")
+    if "current" in trials[-1].metrics:
+        current = [trial.metrics["current"] for trial in shown]
+        look: Look = {"color": colour, "linewidth": 1, "alpha": 0.6, "label": "current"}
+        plot_curve(axes, numbers, current, "current after scoring", **look)
+    best = [trial for trial in trials if trial.is_best]
+    numbers, values = [trial.number for trial in best], [trial.score.value for trial in best]
+    look = {"color": colour, "linewidth": 2, "label": "best", "drawstyle": "steps-post"}
+    ends = [*numbers, trials[-1].number], [*values, values[-1] if best else math.nan]
+    plot_curve(axes, *ends, "best after scoring", **look)
+    axes.set(xlabel="scorings", ylabel=f"score ({objective})", xlim=(0, len(trials)))
+    if any("hamming_start" in trial.metrics for trial in trials):
+        other = axes.twinx()
+        other.grid(visible=False)
+        other.spines["right"].set_visible(True)
+        for of, style in (("start", "-"), ("best", ":")):
+            seen = [trial for trial in trials if f"hamming_{of}" in trial.metrics]
+            points = [trial.number for trial in seen], [trial.metrics[f"hamming_{of}"] for trial in seen]
+            label = f"distance to the {of}"
+            look = {"color": "#777777", "linestyle": style, "linewidth": 1.2, "label": label}
+            plot_curve(other, *points, f"{label} after scoring", "g", **look)
+        other.set(ylabel="Hamming distance (units)")
+        other.set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=5)
+    return figure

@@ -1,33 +1,34 @@
-"""One look for all figures: the same colour for the same method everywhere, told apart by the colour-blind."""
+"""Style of all figures: colours of methods, line styles of labels, legends and grids of panels."""
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any
 from zlib import crc32
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from masksearch.analysis import Group
+from masksearch.analysis.groups import name_of
 from masksearch.criteria import CRITERIA
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.utils.registry import Table
 
-__all__ = ["DENSE", "STYLE", "LineStyle", "Looks", "Shown", "legend_columns", "name_of", "shades"]
+__all__ = ["DENSE", "DENSE_LINE", "MATRIX_COLOURS", "STYLE", "Look", "Looks", "legend_below", "panel_grid", "shades"]
 
 # Okabe & Ito (2008), without yellow, which is too pale for lines; then darker and lighter siblings.
 _PALETTE = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#7F3C8D",
-    "#8C564B",
-    "#4D4D4D",
-    "#1B7837",
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),
+    *("#56B4E9", "#7F3C8D", "#8C564B", "#4D4D4D", "#1B7837"),
 )
 DENSE = "#222222"
+MATRIX_COLOURS = mpl.colormaps["cividis"].with_extremes(bad="#dddddd")
+Look = dict[str, Any]
+"""Keywords of a line of matplotlib."""
+DENSE_LINE: Look = {"color": DENSE, "linewidth": 1, "linestyle": ":"}
 
 # Line style and marker by label; more labels than these have panels of their own.
 _LINES: tuple[tuple[Any, str], ...] = (
@@ -57,34 +58,16 @@ STYLE: Any = {  # matplotlib types its settings one name at a time
 }
 
 
-class LineStyle(TypedDict):
-    """Keywords of a line of matplotlib."""
-
-    linestyle: Any
-    marker: str
-
-
-class Shown(Protocol):
-    """What has a colour and a line style: a :class:`~masksearch.analysis.Group`, say."""
-
-    @property
-    def method(self) -> str: ...  # noqa: D102
-    @property
-    def learned(self) -> bool: ...  # noqa: D102
-    @property
-    def label(self) -> str: ...  # noqa: D102
-
-
 class Looks:
-    """Colours of the methods of a sweep and line styles of their labels, the same in all its figures.
+    """Colours of the methods of a sweep and line styles of their labels, equal in all figures of the sweep.
 
     Parameters
     ----------
-    groups : iterable of Shown
-        All of the sweep.
+    groups : iterable of Group
+        All groups of the sweep; other objects with ``method``, ``learned`` and ``label`` are allowed.
     """
 
-    def __init__(self, groups: Iterable[Shown]) -> None:
+    def __init__(self, groups: Iterable[Group]) -> None:
         self._learned: dict[str, bool] = {}
         labels: dict[str, None] = {}
         for group in groups:
@@ -95,26 +78,26 @@ class Looks:
         tables: list[Table[Any]] = [SEARCHERS, CRITERIA, SUPERMASKS]
         known = [name for table in tables for name in table if table.added(name) is None]
         for method in self.methods:
-            # Of a user's own module, which whoever reads a sweep may not have loaded: by the name alone.
+            # A user's own method has no place in the tables: its name gives the place.
             place = known.index(method) if method in known else crc32(method.encode())
             turns = (_PALETTE[(place + turn) % len(_PALETTE)] for turn in range(len(_PALETTE)))
             free = [colour for colour in turns if colour not in self._colours.values()]
             self._colours[method] = free[0] if free else _PALETTE[place % len(_PALETTE)]
 
     def colour(self, method: str) -> str:
-        """The method's colour: by its place in the tables, or the next one that no other method here has."""
+        """Return the method's colour, which no other method of the sweep has while there are at most ten."""
         return self._colours[method]
 
     def name(self, method: str) -> str:
-        """The method's name, with a mark if gradients make its masks."""
+        """Return the method's name for legends, with a mark if gradients train its masks."""
         return name_of(method, self._learned[method])
 
     def series_name(self, method: str, label: str) -> str:
-        """The name of a line: the method, and the label if there are several labels."""
+        """Return the name of a line: the method, and the label if the sweep has several labels."""
         return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
-    def line(self, label: str, labels: Sequence[str] = ()) -> LineStyle:
-        """Line style and marker of a label, by its place among all, or among the ``labels`` of one panel."""
+    def line(self, label: str, labels: Sequence[str] = ()) -> Look:
+        """Return linestyle and marker of a label, by its place among all labels of the sweep or among ``labels``."""
         style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
 
@@ -124,33 +107,52 @@ class Looks:
         return len(self.labels) <= len(_LINES)
 
     def handles(self, labels: Sequence[str] = ()) -> list[Line2D]:
-        """For a legend: a colour per method, and a line style per label if there are several."""
+        """Return legend entries: a colour for each method, and a line style for each label if there are several."""
         chosen = list(labels or self.labels)
-        colours = [
-            Line2D([], [], color=self.colour(method), linewidth=3, label=self.name(method)) for method in self.methods
-        ]
-        if len(chosen) < 2:
-            return colours
-        styles = [
-            Line2D([], [], color="#666666", markersize=5, label=label or "plain", **self.line(label, chosen))
-            for label in chosen
-        ]
-        return colours + styles
-
-
-def name_of(method: str, learned: bool = False) -> str:
-    """How a method is written in tables and legends."""
-    return method.replace("_", " ") + " (learned)" * learned
+        colours = [Line2D([], [], color=self.colour(m), linewidth=3, label=self.name(m)) for m in self.methods]
+        look: Look = {"color": "#666666", "markersize": 5}
+        styles = [Line2D([], [], label=label or "plain", **look, **self.line(label, chosen)) for label in chosen]
+        return colours + styles * (len(chosen) > 1)
 
 
 def shades(sparsities: Iterable[float]) -> dict[float, Any]:
-    """A colour for every sparsity, from dark to bright as they rise; none is too pale for a line."""
+    """Return a colour for every sparsity, from dark to bright as sparsity rises."""
     ordered = sorted(set(sparsities))
     scale = mpl.colormaps["viridis"]
     return {value: scale(0.85 * place / max(1, len(ordered) - 1)) for place, value in enumerate(ordered)}
 
 
-def legend_columns(labels: Iterable[str], inches: float) -> int:
-    """As many columns as a legend as wide as the figure can have."""
-    longest = max((len(label) for label in labels), default=1)
-    return max(1, min(6, int(inches / (0.072 * longest + 0.55))))
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Add a legend below the figure, with as many columns (at most 6) as the figure's width allows."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    columns = max(1, min(6, int(figure.get_figwidth() / (0.072 * longest + 0.55))))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def panel_grid(
+    count: int, columns: int, size: tuple[float, float], margin: float, labels: tuple[str, str]
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure and its ``count`` panels, which share their axes; the outer panels have axis labels.
+
+    Parameters
+    ----------
+    columns : int
+        Panels side by side.
+    size : (float, float)
+        Width of the figure, and height of a row of panels, in inches.
+    margin : float
+        Height above and below the panels, in inches.
+    labels : (str, str)
+        Labels of the x axis and the y axis.
+    """
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(size[0], margin + size[1] * lines))
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        axes.set_visible(place < count)
+        if place >= count - columns:
+            axes.set_xlabel(labels[0])
+            axes.tick_params(labelbottom=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(labels[1])
+    return figure, list(grid.flat[:count])

@@ -1,4 +1,4 @@
-"""Trainability: how fast the tickets of all methods learn, side by side, and what they are worth beside controls."""
+"""Trainability: a figure of how fast the tickets of all methods learn, and a table of tickets and their controls."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,18 @@ from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Estimate, Group, control_rows
 from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
-from masksearch.report.figures.hover import tell_along
-from masksearch.report.figures.style import STYLE, Looks, legend_columns
-from masksearch.report.tables.text_table import Grid
+from masksearch.report.figures.hover import plot_curve
+from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
+from masksearch.report.figures.training_curves import QUANTITIES
+from masksearch.report.tables.table_formats import Grid
 
 __all__ = ["controls", "training"]
 
 _LINES = 10
-_PANELS = (("train_loss", "training loss", 1.0), ("val_accuracy", "validation accuracy (%)", 100.0))
 
 
 def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Drawing]]:
-    """The retrainings of groups at one sparsity, of the last round where there are several: a table and a figure."""
+    """Return a table and a figure of training loss and accuracy during the last retraining, at one sparsity."""
     trained = [group for group in groups if all(cell.epochs for cell in group.cells)]
     if not trained:
         return [], []
@@ -48,7 +48,7 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
 
 
 def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
-    """Accuracies of tickets beside those of their controls."""
+    """Return a table of the test accuracies of tickets and of their controls."""
     rows = [
         (
             looks.name(row.group.method),
@@ -70,29 +70,20 @@ def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
     return [Grid("Tickets beside their controls", head, rows, 2, about)] if rows else []
 
 
+@mpl.rc_context(STYLE)
 def _figure(groups: Sequence[Group], looks: Looks) -> Figure:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 4.4))
-        panels = figure.subplots(1, len(_PANELS))
-        for axes, (name, label, scale) in zip(panels, _PANELS, strict=True):
-            for group in groups:
-                epochs, means = _curve(group, name, scale)
-                style = looks.line(group.label)["linestyle"]
-                axes.plot(epochs, means, color=looks.colour(group.method), linestyle=style, linewidth=1.5)
-                series = looks.series_name(group.method, group.label)
-                texts = [f"{series}, epoch {epoch:g}: {mean:.4g}" for epoch, mean in zip(epochs, means, strict=True)]
-                tell_along(axes, list(epochs), list(means), texts)
-            axes.set(xlabel="epoch", ylabel=label)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        handles = looks.handles(list(dict.fromkeys(group.label for group in groups)))
-        columns = legend_columns([str(handle.get_label()) for handle in handles], figure.get_figwidth())
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
-        return figure
-
-
-def _curve(group: Group, name: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs, and means over seeds as far as all seeds go."""
-    trainings = [cell.epochs for cell in group.cells]
-    common = min(map(len, trainings))
-    values = np.array([[getattr(row, name) for row in one[:common]] for one in trainings], float)  # None: NaN
-    return np.array([row.epoch for row in trainings[0][:common]], float), scale * values.mean(axis=0)
+    figure = Figure(figsize=(9.5, 4.4))
+    panels = figure.subplots(1, len(QUANTITIES))
+    for axes, (name, label, scale) in zip(panels, QUANTITIES, strict=True):
+        for group in groups:
+            trainings = [cell.epochs for cell in group.cells]
+            common = min(map(len, trainings))  # as far as all seeds go
+            values = np.array([[getattr(row, name) for row in one[:common]] for one in trainings], float)  # None: NaN
+            epochs, means = [row.epoch for row in trainings[0][:common]], scale * values.mean(axis=0)
+            series = looks.series_name(group.method, group.label)
+            look: Look = {"color": looks.colour(group.method), "linestyle": looks.line(group.label)["linestyle"]}
+            plot_curve(axes, epochs, means, f"{series}, epoch", linewidth=1.5, **look)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    legend_below(figure, looks.handles(list(dict.fromkeys(group.label for group in groups))))
+    return figure

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from masksearch.analysis import Group
 from masksearch.experiment import SweepResult
+from masksearch.experiment.results import CellResult
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, percent
 from masksearch.report.figures.hover import tell_cells
 from masksearch.report.figures.style import STYLE, Looks
@@ -30,7 +31,7 @@ Layers = dict[str, np.ndarray]  # kept weights
 
 
 def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Kept weights after training, and when the mask was found where that is on disk: the first seed, one sparsity."""
+    """Yield a figure of histograms of the kept weights of every layer, of the first seed at one sparsity."""
     if not groups:
         return
     sparsity = one_sparsity(groups)
@@ -38,43 +39,33 @@ def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
     chosen = few(here, _COLUMNS)
     columns: dict[str, tuple[str, Layers, Layers]] = {}
     for group in here:
-        if (group.method, group.label) in chosen:
-            folder = result.folders[group.places[0]]
-            if (folder / "retrained.safetensors").exists():
-                trained, before = _kept(result, group, folder)
-                title = f"{looks.name(group.method)}\n{fill(group.label, 20)}".strip()
-                columns[title] = looks.colour(group.method), trained, before
+        folder = result.folders[group.places[0]]
+        if (group.method, group.label) in chosen and (folder / "retrained.safetensors").exists():
+            title = f"{looks.name(group.method)}\n{fill(group.label, 20)}".strip()
+            columns[title] = looks.colour(group.method), *_kept(result, group.cells[0], folder)
     if not columns:
         return
-    seed = here[0].cells[0].seed
-    about = f"Kept weights of every layer at {percent(sparsity)} sparsity, seed {seed}: filled after training"
-    about += ", lines when the mask was found" * any(before for _, _, before in columns.values())
+    about = f"Kept weights of every layer at {percent(sparsity)} sparsity, seed {here[0].cells[0].seed}: filled after "
+    about += "training" + ", lines when the mask was found" * any(before for _, _, before in columns.values())
     names = list(next(iter(columns.values()))[1])
     if len(names) > _LAYERS:
         about += f"; {_LAYERS} of {len(names)} layers"
     about += ". Every histogram is as high as the others, whatever is left of its layer, and ends where the axis does."
-    yield Drawing("weights", about, _figure(columns, _some(names)))
-
-
-def _some(names: Sequence[str]) -> list[str]:
-    """Evenly spread layers, the first and the last among them."""
     places = np.unique(np.linspace(0, len(names) - 1, min(len(names), _LAYERS)).round().astype(int))
-    return [names[place] for place in places]
+    yield Drawing("weights", about, _figure(columns, [names[place] for place in places]))
 
 
-def _kept(result: SweepResult, group: Group, folder: Path) -> tuple[Layers, Layers]:
-    """Kept weights of the layers of a group's first cell: after training, and when its mask was found if known.
+def _kept(result: SweepResult, cell: CellResult, folder: Path) -> tuple[Layers, Layers]:
+    """Kept weights of a cell's layers: after training, and when its mask was found if known.
 
-    What a mask prunes is zero in the trained weights, and nothing else is; filters are gone. A training that diverged
-    leaves weights that are no numbers: those have no place in a histogram.
+    Pruned weights are zero in the trained network, and no other weights are; filters are removed. A training that
+    diverged leaves weights that are not finite; they are left out.
     """
-    cell = group.cells[0]
-    layers = list(cell.layers)
     trained, _ = load_tensors(folder / "retrained.safetensors")
-    source = _found_weights(result, group, folder)
-    found = load_tensors(source)[0] if source else {}
+    source = _found_weights(result, cell, folder)
+    found = load_tensors(source)[0] if source and source.exists() else {}
     after, before = {}, {}
-    for layer in layers:
+    for layer in cell.layers:
         weights = trained[f"{layer}.weight"].float().numpy().ravel()
         places = np.flatnonzero(np.isfinite(weights) & (weights != 0))
         places = places[:: max(1, len(places) // _SAMPLE)]
@@ -85,58 +76,54 @@ def _kept(result: SweepResult, group: Group, folder: Path) -> tuple[Layers, Laye
     return after, before
 
 
-def _found_weights(result: SweepResult, group: Group, folder: Path) -> Path | None:
-    """The file with the weights that a weight mask was found at; None if it isn't known, or filters were removed."""
-    cell = group.cells[0]
-    if cell.granularity == "filter" or group.control != "none":
+def _found_weights(result: SweepResult, cell: CellResult, folder: Path) -> Path | None:
+    """The file of the weights that a weight mask was found at; None if it isn't known, or filters were removed."""
+    if cell.granularity == "filter" or cell.control != "none":
         return None
-    earlier = [
-        folder / f"round{round_.number}" / "retrained.safetensors" for round_ in cell.rounds[:-1] if round_.epochs
-    ]
-    if earlier:
-        return earlier[-1] if earlier[-1].exists() else None
+    if earlier := [round_.number for round_ in cell.rounds[:-1] if round_.epochs]:
+        return folder / f"round{earlier[-1]}" / "retrained.safetensors"
     networks = read_json(result.path / "sweep.json")["dense"]
-    homes = [Path(home) for home, seed in networks.items() if seed == cell.seed]
     names = {"0": "init", "end": "dense", "best": "best"}
     name = names.get(cell.find_at, f"weights_{cell.find_at.replace(':', '_')}")
-    files = [home / f"{name}.safetensors" for home in homes]
-    return files[0] if len(files) == 1 and files[0].exists() else None
+    files = [Path(home) / f"{name}.safetensors" for home, seed in networks.items() if seed == cell.seed]
+    return files[0] if len(files) == 1 else None
 
 
+@mpl.rc_context(STYLE)
 def _figure(columns: dict[str, tuple[str, Layers, Layers]], names: Sequence[str]) -> Figure:
     spreads = [
-        np.quantile(np.abs(weights), 0.995)
-        for _, trained, before in columns.values()
-        for layers in (trained, before)
-        for name, weights in layers.items()
-        if name in names and len(weights)
+        np.quantile(np.abs(layers[name]), 0.995)
+        for _, *both in columns.values()
+        for layers in both
+        for name in names
+        if len(layers.get(name, ()))
     ]
     reach = float(np.quantile(spreads, 0.8) * 1.1) if spreads else 1.0
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(max(5.5, min(9.5, 2.0 + 2.4 * len(columns))), 1.3 + 0.34 * max(5, len(names))))
-        panels = figure.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
-        for axes, (title, (colour, trained, before)) in zip(panels, columns.items(), strict=True):
-            for place, name in enumerate(names):
-                _ridge(axes, trained.get(name), before.get(name), name, place, colour, reach)
-            axes.set_title(title, fontsize=8)
-            axes.set_xlabel("weight")
-            axes.grid(visible=False, axis="y")
-        panels[0].set_yticks(range(len(names)), names, fontsize=8)
-        panels[0].set_ylim(len(names) - 0.7, -_OVERLAP - 0.1)
-        if any(before for _, _, before in columns.values()):
-            handles = [
-                Patch(facecolor="#999999", alpha=0.6, label="after training"),
-                Line2D([], [], color="#222222", linewidth=0.9, label="when the mask was found"),
-            ]
-            figure.legend(handles=handles, loc="outside lower center", ncols=2)
-        return figure
+    figure = Figure(figsize=(max(5.5, min(9.5, 2.0 + 2.4 * len(columns))), 1.3 + 0.34 * max(5, len(names))))
+    panels = figure.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
+    nothing = np.empty(0)
+    for axes, (title, (colour, trained, before)) in zip(panels, columns.items(), strict=True):
+        for place, name in enumerate(names):
+            _ridge(axes, trained.get(name, nothing), before.get(name, nothing), name, place, colour, reach)
+        axes.set_title(title, fontsize=8)
+        axes.set_xlabel("weight")
+        axes.grid(visible=False, axis="y")
+    panels[0].set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].set_ylim(len(names) - 0.7, -_OVERLAP - 0.1)
+    if any(before for _, _, before in columns.values()):
+        handles = [
+            Patch(facecolor="#999999", alpha=0.6, label="after training"),
+            Line2D([], [], color="#222222", linewidth=0.9, label="when the mask was found"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
 
 
 def _ridge(
-    axes: Axes, trained: np.ndarray | None, before: np.ndarray | None, name: str, place: int, colour: str, reach: float
+    axes: Axes, trained: np.ndarray, before: np.ndarray, name: str, place: int, colour: str, reach: float
 ) -> None:
-    """One layer's histograms, drawn upwards from its line (the axis points down)."""
-    if trained is None or not len(trained):
+    """Draw one layer's histograms, upwards from the layer's line (the axis points down)."""
+    if not len(trained):
         axes.text(0, place - 0.1, "empty", fontsize=6, color="#777777", ha="center", zorder=place + 2)
         return
     bins = int(np.clip(2 * len(trained) ** 0.5, 12, _BINS))  # few weights in many bins would be all noise
@@ -144,15 +131,13 @@ def _ridge(
     middles = (edges[1:] + edges[:-1]) / 2
     texts = [f"{100 * count / len(trained):.2g} %" for count in counts]
     places = np.concatenate([edges[:1], middles, edges[-1:]])
-    area = axes.fill_between(
-        places, place, _heights(counts, place), color=colour, alpha=0.6, linewidth=0.4, zorder=place
-    )
-    if before is not None and len(before):
-        earlier = np.histogram(before, bins, (-reach, reach))[0]
+    outline = _heights(counts, place)
+    area = axes.fill_between(places, place, outline, color=colour, alpha=0.6, linewidth=0.4, zorder=place)
+    if len(before):
+        earlier = np.histogram(before, edges)[0]
         axes.plot(places, _heights(earlier, place), color="#222222", linewidth=0.9, zorder=place + 0.5)
-        texts = [
-            f"{text}, {100 * count / len(before):.2g} % when found" for text, count in zip(texts, earlier, strict=True)
-        ]
+        shares = [f"{100 * count / len(before):.2g} % when found" for count in earlier]
+        texts = [f"{text}, {share}" for text, share in zip(texts, shares, strict=True)]
     tell_cells(area, [f"{name}, weights near"], [f"{middle:.2g}" for middle in middles], [texts])
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from masksearch.analysis import PairedRow, different_settings, paired_rows
+from masksearch.analysis.groups import name_of
 from masksearch.experiment import SweepResult
-from masksearch.report.figures.style import name_of
-from masksearch.report.tables.text_table import Grid
+from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 
 __all__ = ["comparison"]

@@ -10,7 +10,7 @@ import msgspec
 from masksearch.experiment import Settings
 from masksearch.experiment.results import CellResult, DenseResult, load_result
 from masksearch.report.reproduce import flags_of
-from masksearch.report.tables.text_table import Grid
+from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json
 
