@@ -1,8 +1,6 @@
 """Reading results: cells over seeds, estimates, paired tests, curves, fronts, likeness of masks, rows of tables."""
 
-from masksearch.analysis.comparison import ControlRow, PairedRow, control_rows, different_settings, paired_rows
-from masksearch.analysis.curves import Band, band, best_so_far, pareto_front
-from masksearch.analysis.groups import Group, group_cells
+from masksearch.analysis.curves_and_fronts import Band, band, best_so_far, pareto_front
 from masksearch.analysis.mask_properties import (
     SIMILARITIES,
     orthogonality_score,
@@ -10,10 +8,11 @@ from masksearch.analysis.mask_properties import (
     similarity_matrix,
     similarity_means,
 )
-from masksearch.analysis.round_rows import MOMENTS, RoundRow
+from masksearch.analysis.paired_results import ControlRow, PairedRow, control_rows, different_settings, paired_rows
 from masksearch.analysis.saved_masks import group_masks, group_orthogonality, layer_means, read_mask
+from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import MARGIN, Estimate, Paired, Ranks, holm, paired, ranks, win_matrix
-from masksearch.analysis.summary import SummaryRow, summarise
+from masksearch.analysis.summary_rows import MOMENTS, RoundRow, SummaryRow, summarise
 
 __all__ = [
     "MARGIN",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from masksearch.analysis.groups import Group
 from masksearch.analysis.mask_properties import weights_orthogonality
+from masksearch.analysis.seed_groups import Group
 from masksearch.analysis.statistics import Estimate
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace

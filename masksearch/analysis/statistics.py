@@ -14,7 +14,7 @@ __all__ = ["MARGIN", "Estimate", "Paired", "Ranks", "holm", "paired", "ranks", "
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its uncertainty."""
+    """A mean over seeds and the half width of its 95 % interval."""
 
     mean: float
     half_width: float  # of the 95 % interval (Student's t); NaN with fewer than two values
@@ -22,27 +22,26 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Estimate":
-        """The estimate from one value a seed; a missing one makes the mean NaN, so that it can't go unseen."""
-        data = np.array([math.nan if value is None else value for value in values], dtype=float)
+        """Return the mean and 95 % interval of one value per seed; a missing value (None) makes both NaN."""
+        data = np.array(list(values), dtype=float)  # None: NaN
         n = len(data)
-        if n < 2:
-            return cls(float(data.mean()) if n else math.nan, math.nan, n)
-        return cls(float(data.mean()), float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)), n)
+        half = float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+        return cls(float(data.mean()) if n else math.nan, half, n)
 
     @classmethod
     def of_differences(cls, pairs: Iterable[tuple[float | None, float | None]]) -> "Estimate":
-        """The estimate from first minus second of one pair a seed; a missing value makes the mean NaN."""
+        """Return the mean and 95 % interval of first minus second, of one pair per seed; None makes both NaN."""
         return cls.of(None if one is None or other is None else one - other for one, other in pairs)
 
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
-        """``mean ± half width``, both times ``scale``; only the mean if there is no interval, – if there is no mean."""
+        """Return ``mean ± half width`` as text; only the mean if there is no interval, – if there is no mean."""
         if math.isnan(self.mean):
             return "–"
         mean = f"{scale * self.mean:{sign}.{digits}f}"
         return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
 
     def plain(self, form: str, scale: float = 1.0) -> str:
-        """The mean alone, times ``scale`` and as ``form`` says; – if there is none."""
+        """Return the mean times ``scale``, formatted by ``form``; – if there is no mean."""
         return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
 
 
@@ -52,7 +51,7 @@ MARGIN = 0.001
 
 @dataclass(frozen=True)
 class Paired:
-    """How one method differs from another over pairs of measurements, as a pair a seed."""
+    """Difference of two methods over pairs of measurements, such as one pair per seed."""
 
     difference: Estimate  # first minus second: mean and 95 % interval (Student's t)
     p: float  # Wilcoxon's signed-rank test, two-sided
@@ -61,30 +60,30 @@ class Paired:
 
     @property
     def low(self) -> float:
-        """Lower end of the interval; NaN with fewer than two pairs."""
+        """Lower end of the difference's 95 % interval; NaN with fewer than two pairs."""
         return self.difference.mean - self.difference.half_width
 
     @property
     def high(self) -> float:
-        """Upper end of the interval; NaN with fewer than two pairs."""
+        """Upper end of the difference's 95 % interval; NaN with fewer than two pairs."""
         return self.difference.mean + self.difference.half_width
 
     def above(self, bar: float) -> bool:
-        """Whether the whole interval lies above ``bar``; never without an interval."""
+        """Return whether the difference's whole 95 % interval lies above ``bar``; False without an interval."""
         return self.low > bar
 
     def below(self, bar: float) -> bool:
-        """Whether the whole interval lies below ``bar``; never without an interval."""
+        """Return whether the difference's whole 95 % interval lies below ``bar``; False without an interval."""
         return self.high < bar
 
     @property
     def not_below(self) -> bool:
-        """Whether the first is at most :data:`MARGIN` worse, for the whole interval."""
+        """Whether the first method is at most :data:`MARGIN` worse, for the difference's whole 95 % interval."""
         return self.above(-MARGIN)
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """Compare paired measurements.
+    """Compare two methods by paired measurements: mean difference, 95 % interval and Wilcoxon's signed-rank test.
 
     Pairs without a difference don't count in the test (Wilcoxon 1945). The p-value is exact up to 50 pairs, or 13 where
     differences tie: 10 pairs reach 0.002, 5 can't go below 0.0625. Differences are rounded to 12 digits, so that ties
@@ -104,11 +103,8 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     if one.shape != other.shape or one.ndim != 1 or not len(one):
         raise InputError(f"pairs: {one.shape} and {other.shape} measurements; as many of each are needed, at least one")
     differences = np.round(one - other, 12)
-    if np.isnan(differences).any():
-        p = math.nan
-    elif not differences.any():
-        p = 1.0  # nothing to rank
-    else:
+    p = math.nan if np.isnan(differences).any() else 1.0  # 1 where there is nothing to rank
+    if p == 1.0 and differences.any():
         from scipy import stats  # importing it takes 0.3 s, and few runs need it
 
         p = float(stats.wilcoxon(differences[differences != 0]).pvalue)
@@ -116,11 +112,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """P-values corrected for being several, one family in all (Holm 1979, step down).
-
-    The smallest is multiplied by how many there are, the next by one fewer and so on; none becomes smaller than the
-    one before it, nor larger than 1. A NaN stays one and counts as a comparison.
-    """
+    """Return p-values of several comparisons, corrected by Holm's step-down method (1979); NaN counts and stays."""
     raw = np.asarray(p_values, dtype=float)
     order = np.argsort(raw)  # NaN last
     steps = np.arange(len(raw), 0, -1) * raw[order]
@@ -130,7 +122,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def win_matrix(scores: np.ndarray) -> np.ndarray:
-    """Blocks in which the method of a row beats the method of a column; a tie is half a win for both.
+    """Return the number of blocks in which the row's method beats the column's; a tie is half a win for both.
 
     Parameters
     ----------
@@ -152,7 +144,7 @@ def win_matrix(scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean ranks of methods over blocks; 1 is best."""
+    """Mean ranks of methods over blocks (1 is best), with Friedman's test."""
 
     mean: np.ndarray  # (n_methods,)
     p: float  # Friedman's test: that all methods are alike; NaN for fewer than three, or if nothing differs
@@ -160,7 +152,7 @@ class Ranks:
 
 
 def ranks(scores: np.ndarray) -> Ranks:
-    """Mean ranks with Friedman's test and Nemenyi's critical difference (Demsar 2006, section 3.2.2).
+    """Return mean ranks, Friedman's test and Nemenyi's critical difference (Demsar 2006, section 3.2.2).
 
     Parameters
     ----------

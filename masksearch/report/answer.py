@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from masksearch.analysis import Estimate, SummaryRow
-from masksearch.analysis.groups import name_of
+from masksearch.analysis.seed_groups import name_of
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.summary_tables import COSTS
 from masksearch.searchers import SEARCHERS

@@ -7,7 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from masksearch.analysis import Group, SummaryRow, group_cells, summarise
-from masksearch.experiment import Settings, SweepResult
+from masksearch.analysis.paired_results import settings_texts
+from masksearch.experiment import SweepResult
 from masksearch.report.answer import answer_html
 from masksearch.report.figures.all_figures import sweep_drawings
 from masksearch.report.figures.drawing import percent
@@ -66,7 +67,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
         *_figures(result, rows, groups),
         f"<h2>Masks at all moments</h2>\n{_folded('all rounds and moments', moments)}",
         f"<h2>Costs</h2>\n{_folded('all costs', costs)}",
-        f"<h2>Settings and versions</h2>\n{_settings(_merged(result.settings) | {'machine': result.machine})}",
+        f"<h2>Settings and versions</h2>\n{_settings(settings_texts(result.settings) | {'machine': result.machine})}",
         *_commands(result, groups, command or sweep_command(result)),
     ]
     css, js = ((files("masksearch.report") / f"page.{kind}").read_text() for kind in ("css", "js"))
@@ -130,21 +131,6 @@ def _folded(what: str, grid: Grid) -> str:
     if len(grid.rows) <= _LONG:
         return grid.html()
     return f"<details><summary>{escape(what)}: {len(grid.rows)} rows</summary>{grid.html()}</details>"
-
-
-def _merged(parts: Sequence[Settings]) -> dict[str, dict[str, str]]:
-    """The texts of the settings of all parts, by group and name: where parts differ, the values of all parts."""
-    first, *others = [part.as_dict() for part in parts]
-    return {
-        group: {
-            name: " | ".join(dict.fromkeys(_plain(part[group][name]) for part in (first, *others))) for name in values
-        }
-        for group, values in first.items()
-    }
-
-
-def _plain(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _settings(groups: Mapping[str, Mapping[str, str]]) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_sweeps import same, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
-from masksearch.analysis.groups import best_rates
+from masksearch.analysis.seed_groups import best_rates
 from masksearch.experiment import run_sweep
 from masksearch.experiment.results import DenseResult
 from masksearch.models import build_model

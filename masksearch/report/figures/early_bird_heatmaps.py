@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from masksearch.analysis import Group
-from masksearch.analysis.groups import name_of
+from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report.figures.drawing import Drawing, percent
 from masksearch.report.figures.hover import plot_points, tell_cells

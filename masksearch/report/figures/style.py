@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Group
-from masksearch.analysis.groups import name_of
+from masksearch.analysis.seed_groups import name_of
 from masksearch.criteria import CRITERIA
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS

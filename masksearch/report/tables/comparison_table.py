@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from masksearch.analysis import PairedRow, different_settings, paired_rows
-from masksearch.analysis.groups import name_of
+from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment import SweepResult
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from masksearch.analysis import SummaryRow
-from masksearch.analysis.groups import name_of
+from masksearch.analysis.seed_groups import name_of
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 

@@ -1,4 +1,4 @@
-"""Best-so-far curves: the best score over effort (anytime), the best score over cost (Pareto fronts)."""
+"""Best-so-far curves, means of curves over seeds, and Pareto fronts of value against cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,14 @@ __all__ = ["Band", "band", "best_so_far", "pareto_front"]
 
 
 def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
-    """Places of the points that no other point beats, from the cheapest to the dearest.
-
-    A point beats another if it is worth no less and costs no more, and one of the two is strict. Of equal points all
-    stay, in their order.
+    """Return indices of the Pareto front: points that no other point beats in both value and cost, cheapest first.
 
     Parameters
     ----------
     values : sequence of float (n,)
         Higher is better, as accuracy; NaN is never on the front.
     costs : sequence of float (n,)
-        Lower is better, as parameters or MACs.
-
-    Returns
-    -------
-    int array
-        Along it costs and values never fall.
+        Lower is better, as parameters or MACs. Equal points are all on the front, in their order.
     """
     worth, spent = np.asarray(values, dtype=float), np.asarray(costs, dtype=float)
     front: list[int] = []
@@ -40,16 +32,16 @@ def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
 
 
 def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence[float]) -> np.ndarray:
-    """The best score of one search at every look.
+    """Return the best score that a search has reached at each of some costs.
 
     Parameters
     ----------
     costs : sequence of float (n_trials,)
-        What was spent when each trial was scored, never falling: scorings, image-evaluations or seconds.
+        Cost up to each trial, never falling: scorings, example evaluations or seconds.
     scores : sequence of float (n_trials,)
-        NaN where there is no score: a mask that fails, or a bound, which is never best.
+        NaN where there is no exact score.
     looks : sequence of float (n_looks,)
-        Costs at which to look.
+        Costs at which the best score is returned.
 
     Returns
     -------
@@ -70,15 +62,15 @@ def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence
 
 @dataclass(frozen=True)
 class Band:
-    """A curve over seeds, at every look."""
+    """Mean of curves over seeds with its pointwise 95 % interval."""
 
-    mean: np.ndarray
+    mean: np.ndarray  # (n_looks,)
     low: np.ndarray  # ends of the 95 % interval (Student's t); NaN with one seed
     high: np.ndarray
 
 
 def band(curves: np.ndarray) -> Band:
-    """The mean curve and its pointwise 95 % interval.
+    """Return the mean of curves and its pointwise 95 % interval.
 
     Parameters
     ----------
@@ -88,8 +80,5 @@ def band(curves: np.ndarray) -> Band:
     curves = np.asarray(curves, dtype=float)
     n = len(curves)
     mean = curves.mean(0)
-    if n < 2:
-        nothing = np.full_like(mean, np.nan)
-        return Band(mean, nothing, nothing)
-    half = stdtrit(n - 1, 0.975) * curves.std(0, ddof=1) / np.sqrt(n)
+    half = stdtrit(n - 1, 0.975) * curves.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.nan
     return Band(mean, mean - half, mean + half)

@@ -1,22 +1,75 @@
-"""Summaries over seeds: mean and 95 % interval of every figure, a row per method, variant, sparsity and moment."""
+"""Summary rows: mean and 95 % interval over seeds of every figure, by method, variant, sparsity and moment."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from masksearch.analysis.groups import Group, group_cells
-from masksearch.analysis.round_rows import RoundRow, dense_row, round_rows
+from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import Estimate
-from masksearch.experiment.results import Cap, CellResult, DenseResult
+from masksearch.experiment.results import Accuracy, Cap, CellResult, DenseResult, RoundResult
 
-__all__ = ["SummaryRow", "summarise"]
-
+__all__ = ["MOMENTS", "Moment", "RoundRow", "SummaryRow", "summarise"]
 
 _NOTHING = Estimate.of([])
 
 
+MOMENTS = ("untrained", "best_dense", "found", "trained")
+"""Under the round's mask: at the weights that training starts from; at the dense network's best weights by validation
+("@w0"); at the weights that the mask was found at, those of the last round ("@w(t-1)"); after training."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Test accuracy, in [0, 1], and test loss."""
+
+    accuracy: Estimate
+    loss: Estimate
+
+    @classmethod
+    def of(cls, figures: Sequence[Accuracy]) -> "Moment":
+        """Return means over seeds."""
+        return cls(Estimate.of(one.test_accuracy for one in figures), Estimate.of(one.test_loss for one in figures))
+
+
+@dataclass(frozen=True)
+class RoundRow:
+    """One round of pruning and training of a group, over all seeds; or the dense network (``number`` 0)."""
+
+    number: int
+    density: Estimate
+    moments: Mapping[str, Moment]  # by MOMENTS; without numbers where there was nothing to look at
+    best_epoch: Estimate  # by validation, counted as the learning-rate schedule counts
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Texts of the round for tables: means without intervals; accuracies and densities are in percent."""
+        moments = [self.moments[name] for name in MOMENTS]
+        figures = [text for m in moments for text in (m.accuracy.plain(".2f", 100), m.loss.plain(".3f"))]
+        whole = self.best_epoch.mean.is_integer()
+        number = str(self.number) if self.number else "–"
+        return (number, self.density.plain(".4g", 100), *figures, self.best_epoch.plain(".0f" if whole else ".1f"))
+
+
+def _round_row(rounds: Sequence[RoundResult]) -> RoundRow:
+    """One round, of cells that differ only in their seed."""
+    moments = {name: Moment.of([getattr(round_, name) for round_ in rounds]) for name in MOMENTS}
+    if not any(round_.epochs for round_ in rounds):
+        moments["trained"] = Moment.of([])  # there was no training after this round
+    density = Estimate.of(round_.mask.density for round_ in rounds)
+    return RoundRow(rounds[0].number, density, moments, Estimate.of(one.trained.best_val_epoch for one in rounds))
+
+
+def _dense_round(networks: Sequence[DenseResult]) -> RoundRow:
+    """The dense networks of all seeds: ``trained`` is their last state, ``best_dense`` the best by validation."""
+    last = Moment.of([Accuracy(network.test_accuracy, network.test_loss) for network in networks])
+    best = Moment.of([Accuracy(network.best_test_accuracy, network.best_test_loss) for network in networks])
+    moments = dict.fromkeys(MOMENTS, Moment.of([])) | {"best_dense": best, "trained": last}
+    density, epochs = Estimate.of(1.0 for _ in networks), Estimate.of(network.best_val_epoch for network in networks)
+    return RoundRow(0, density, moments, epochs)
+
+
 @dataclass(frozen=True, kw_only=True)
 class SummaryRow:
-    """One method at one sparsity, over all seeds; or the dense network (``sparsity`` 0). Figures may be missing."""
+    """Results of one method at one sparsity over all seeds, or of the dense network (``sparsity`` 0)."""
 
     method: str
     variant: str = ""  # schedule, rounds, rewinding and control, where rows of the method differ in them
@@ -57,15 +110,12 @@ class SummaryRow:
 
 
 def summarise(cells: Iterable[CellResult], dense: Iterable[DenseResult] = ()) -> list[SummaryRow]:
-    """Summary rows of finished cells: the dense network first, then in order of sparsity and cells.
-
-    Where learning rates of retraining are compared, rows are those of each sparsity's best one
-    (:func:`masksearch.analysis.groups.best_rates`).
+    """Return summary rows over seeds: the dense network, then all groups of cells (:func:`group_cells`) in order.
 
     Parameters
     ----------
     dense : iterable of DenseResult
-        Of several dense networks of one seed the first counts.
+        Further dense networks; of several with one seed the first counts.
     """
     cells = list(cells)
     networks: dict[int, DenseResult] = {}
@@ -91,21 +141,15 @@ def _dense(networks: list[DenseResult], cells: list[CellResult]) -> SummaryRow:
         total_macs=Estimate.of([whole.macs]),
         speedup=Estimate.of([1.0]),
         latency=Estimate.of([sum(latencies) / len(latencies)] if latencies else []),
-        rounds=(dense_row(networks),),
+        rounds=(_dense_round(networks),),
     )
 
 
 def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
-    cells = group.cells
-    cap = cells[0].cap
+    cells, cap = group.cells, group.cells[0].cap
+    names = ("method", "variant", "sparsity", "find_at", "label", "control", "learned")
     return SummaryRow(
-        method=group.method,
-        variant=group.variant,
-        sparsity=group.sparsity,
-        find_at=group.find_at,
-        label=group.label,
-        control=group.control,
-        learned=group.learned,
+        **{name: getattr(group, name) for name in names},
         granularity=cells[0].granularity,
         untrained=Estimate.of(cell.untrained.test_accuracy for cell in cells),
         trained=Estimate.of(cell.trained.test_accuracy for cell in cells),
@@ -131,7 +175,7 @@ def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
         constant=sum(bool(cell.trained.constant_outputs) for cell in cells),
         kept_criteria=sum(bool(cell.kept_criteria) for cell in cells),
         diverged=sum(cell.trained.diverged for cell in cells),
-        rounds=round_rows(cells),
+        rounds=tuple(_round_row(rounds) for rounds in zip(*(cell.rounds for cell in cells), strict=True)),
     )
 
 

@@ -1,0 +1,162 @@
+"""Groups: the cells of a sweep that differ only in their seed, and names and labels of groups."""
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+
+from masksearch.experiment.results import CellResult
+
+__all__ = ["Group", "best_rates", "group_cells", "moment_of", "name_of", "setting_labels"]
+
+
+def name_of(method: str, learned: bool = False) -> str:
+    """Return a method's name for tables and legends, with a mark if gradients train its masks."""
+    return method.replace("_", " ") + " (learned)" * learned
+
+
+@dataclass(frozen=True)
+class Group:
+    """A method at a sparsity, over all seeds."""
+
+    method: str
+    variant: str  # schedule, rounds, rewinding, control and settings, where groups of the method differ in them
+    sparsity: float
+    find_at: str  # "early" where the schedule finds it
+    label: str  # the variant, and the moment that masks were found at where groups of the variant differ in it
+    cells: tuple[CellResult, ...]
+    places: tuple[int, ...]  # of the cells among all cells
+
+    @property
+    def name(self) -> str:
+        """Method and label, as tables and legends write them."""
+        return ", ".join(filter(None, [name_of(self.method, self.learned), self.label]))
+
+    @property
+    def control(self) -> str:
+        """Name of the control that the group is; ``none`` if the group is no control."""
+        return self.cells[0].control
+
+    @property
+    def learned(self) -> bool:
+        """Whether gradients train the masks (supermasks)."""
+        return self.cells[0].learned
+
+
+def group_cells(cells: Sequence[CellResult]) -> list[Group]:
+    """Return groups of the cells that differ only in their seed, by sparsity and then in the order of the cells.
+
+    Where learning rates of retraining are compared, only cells of each sparsity's best one count (:func:`best_rates`).
+    """
+    kept = best_rates(cells)
+    chosen = [cells[place] for place in kept]
+    keys = [(c.method, v, c.sparsity, moment_of(c)) for c, v in zip(chosen, _variants(chosen), strict=True)]
+    places: dict[tuple[str, str, float, str], list[int]] = {}
+    moments: dict[tuple[str, str], set[str]] = {}
+    for place, (method, text, sparsity, find_at), label in zip(kept, keys, setting_labels(chosen, keys), strict=True):
+        variant = ", ".join(filter(None, [text, label]))
+        places.setdefault((method, variant, sparsity, find_at), []).append(place)
+        moments.setdefault((method, variant), set()).add(find_at)
+    groups = []
+    for (method, variant, sparsity, find_at), own in places.items():
+        found = f"found at {find_at}" * (len(moments[method, variant]) > 1)
+        label = ", ".join(filter(None, [variant, found]))
+        members = tuple(cells[place] for place in own)
+        groups.append(Group(method, variant, sparsity, find_at, label, members, tuple(own)))
+    return sorted(groups, key=lambda group: group.sparsity)  # stable
+
+
+def best_rates(cells: Iterable[CellResult]) -> list[int]:
+    """Return places of the cells whose learning rate of retraining is the best for their sparsity.
+
+    Best is the highest validation accuracy after the last epoch, in the mean over all cells at that sparsity. A cell
+    that ended without one counts as 0.
+    """
+    cells = list(cells)
+    scores: dict[float, dict[float, list[float]]] = {}  # by sparsity and learning rate
+    for cell in cells:
+        if cell.retrain_lr is not None:
+            rates = scores.setdefault(cell.sparsity, {})
+            rates.setdefault(cell.retrain_lr, []).append(cell.trained.val_accuracy or 0.0)
+    means = {sparsity: {rate: sum(v) / len(v) for rate, v in rates.items()} for sparsity, rates in scores.items()}
+    best = {sparsity: max(rates, key=rates.__getitem__) for sparsity, rates in means.items()}
+    return [place for place, cell in enumerate(cells) if cell.retrain_lr in (None, best.get(cell.sparsity))]
+
+
+_REWINDING = {"none": "goes on", "lr": "rate rewound"}
+_CONTROLS = {"none": "", "shuffle": "shuffled", "reinit": "reinitialised", "repair": "repaired"}
+
+
+def _variants(cells: list[CellResult]) -> list[str]:
+    """What each cell is called beside its method: only what differs between the cells, and every control."""
+    words = [
+        {
+            "granularity": f"{cell.granularity}s",
+            "cap": f"{cell.cap.cost} capped" if cell.cap else "",
+            "schedule": cell.schedule.replace("_", " "),
+            "rule": _rule(cell),
+            "rounds": f"{cell.n_rounds} rounds" if cell.n_rounds > 1 else "",
+            "rewinding": _REWINDING.get(cell.rewind_to, f"from {cell.rewind_to}"),
+            "rate": "" if cell.retrain_lr is None else f"lr {cell.retrain_lr:g}",
+            "control": _CONTROLS[cell.control],
+        }
+        for cell in cells
+    ]
+    texts = {name: {own[name] for own in words} for name in (words[0] if words else ())}
+    texts["rule"] = texts.get("rule", set()) - {""}  # other schedules have no rule
+    shown = {name for name, own in texts.items() if len(own) > 1 or name == "control"}
+    return [", ".join(text for name, text in own.items() if text and name in shown) for own in words]
+
+
+def _rule(cell: CellResult) -> str:
+    rule = cell.early_bird
+    return f"threshold {rule.threshold:g}" + " of unrelated masks' distance" * rule.relative if rule else ""
+
+
+def moment_of(cell: CellResult) -> str:
+    """Return the moment at which a cell's mask was found; "early" where an early-bird schedule finds the moment."""
+    return "early" if cell.early_bird else cell.find_at
+
+
+_WORDS = {"scope": {"erk": "ERK"}, "connected": {"True": "connected", "False": ""}}
+_OF_A_SEED = ("seed", "file")
+
+
+def setting_labels(cells: Sequence[CellResult], keys: Sequence[Hashable]) -> list[str]:
+    """Label every cell by the settings in which it differs from others of the same key, seeds aside.
+
+    A setting that differs between some cells of one key, such as the scope of a criterion in two parts of a sweep, is
+    part of the label of all cells that have it.
+
+    Parameters
+    ----------
+    cells : sequence of CellResult
+        Cells with the ``settings`` that decide their results: nested tables of plain values.
+    keys : sequence
+        The key of each cell.
+
+    Returns
+    -------
+    list of str
+        One label a cell, such as ``ERK`` or ``budget 100, radius 2``; empty where nothing differs.
+    """
+    settings = [
+        {
+            name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for name, value in cell.flat_settings.items()
+            if name.rpartition(".")[2] not in _OF_A_SEED
+        }
+        for cell in cells
+    ]
+    first: dict[Hashable, dict[str, str]] = {}
+    differing: dict[str, None] = {}
+    for key, own in zip(keys, settings, strict=True):
+        other = first.setdefault(key, own)
+        differing |= dict.fromkeys(name for name in other | own if other.get(name) != own.get(name))
+    labels = [[_label(name, own[name]) for name in differing if name in own] for own in settings]
+    return [", ".join(filter(None, own)) for own in labels]
+
+
+def _label(name: str, value: str) -> str:
+    own_name = name.rpartition(".")[2]
+    if own_name in _WORDS:
+        return _WORDS[own_name].get(value, value)
+    return f"{own_name.replace('_', ' ')} {value}"
