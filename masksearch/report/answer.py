@@ -1,4 +1,4 @@
-"""What a reader wants to know first: which mask, how much smaller and faster, and what it costs in accuracy."""
+"""Sentences on the best method at every sparsity: how much smaller and faster its networks are, at what accuracy."""
 
 import math
 from collections.abc import Sequence
@@ -15,27 +15,37 @@ __all__ = ["answer_html", "best_rows", "speech_of", "why_searches_trail"]
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """The best method of every sparsity by validation, and after one that gradients have made the best of the others.
+    """Return the best method of every sparsity by validation; after a supermask also the best of the other methods.
 
     Controls are no methods.
     """
-    candidates = [row for row in rows[1:] if row.control == "none" and row.validation.mean == row.validation.mean]
     chosen = []
-    for sparsity in sorted({row.sparsity for row in candidates}):
-        here = [row for row in candidates if row.sparsity == sparsity]
-        best = max(here, key=lambda row: row.validation.mean)
-        chosen.append(best)
+    for sparsity in sorted({row.sparsity for row in rows[1:]}):
+        here = [row for row in _methods(rows, sparsity) if not math.isnan(row.validation.mean)]
+        best = max(here, key=_validation, default=None)
         others = [row for row in here if not row.learned]
-        if best.learned and others:
-            chosen.append(max(others, key=lambda row: row.validation.mean))
+        chosen += [best] if best else []
+        chosen += [max(others, key=_validation)] if best and best.learned and others else []
     return chosen
 
 
+def _methods(rows: Sequence[SummaryRow], sparsity: float) -> list[SummaryRow]:
+    return [row for row in rows[1:] if row.sparsity == sparsity and row.control == "none"]
+
+
+def _validation(row: SummaryRow) -> float:
+    return 0.0 if math.isnan(row.validation.mean) else row.validation.mean
+
+
 def speech_of(row: SummaryRow) -> str:
-    """What a row says beside the dense network, in one sentence."""
+    """Return one sentence on accuracy, parameters, MACs and speed of a row in comparison with the dense network."""
+    fewer = f"{1 / row.macs.mean:.1f}" if row.macs.mean else "infinitely many"
+    speed = f"measured {row.speedup.plain('.2f')} times as fast"
+    if row.granularity == "weight":  # what is measured is noise around 1
+        speed = "as fast as before: dense kernels multiply zeros, too"
     return (
         f"{row.trained.text(100)} % on the test set, {_beside_dense(row.beside_dense)}; "
-        f"{row.compression.plain('.1f')} times fewer parameters, {_fewer(row)} times fewer MACs, {_speed(row)}."
+        f"{row.compression.plain('.1f')} times fewer parameters, {fewer} times fewer MACs, {speed}."
     )
 
 
@@ -50,14 +60,8 @@ def _beside_dense(difference: Estimate) -> str:
     return f"{text} ({'' if abs(points) > half else 'not significant; '}{interval})"
 
 
-def _speed(row: SummaryRow) -> str:
-    if row.granularity == "weight":  # what is measured is noise around 1
-        return "as fast as before: dense kernels multiply zeros, too"
-    return f"measured {row.speedup.plain('.2f')} times as fast"
-
-
 def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str:
-    """The answer, for the top of the page.
+    """Return sentences on the dense network and the best methods, as HTML for the top of the page.
 
     Parameters
     ----------
@@ -71,14 +75,17 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
         f"<p>The dense network reaches {dense.trained.text(100)} % with {dense.params.plain(',.0f')} parameters and "
         f"{dense.total_macs.plain(',.0f')} MACs.</p>"
     ]
+    seen = set()
     for row in best_rows(rows):
         path = masks[list(rows).index(row)]
-        among = " of those that aren't learned by gradient" if _follows(row, rows) else ""
+        size = f"At most {percent(row.cap.share)} of the {COSTS[row.cap.cost]}" if row.cap else ""
+        name = escape(name_of(row.method, row.learned) + f" ({row.label})" * bool(row.label))
+        among = " of those that aren't learned by gradient" if row.sparsity in seen else ""
+        head = f'<span class="head">{size or f"{percent(row.sparsity)} sparse"}: <b>{name}</b>{among}</span>'
         mask = f' <span class="file">Mask: <code>{escape(str(path))}</code></span>' if path else ""
-        parts.append(
-            f'<p><span class="head">{_size(row)}: <b>{_name(row)}</b>{among}</span> {escape(speech_of(row))}{mask}</p>'
-        )
-    if len(parts) > 1:
+        parts.append(f"<p>{head} {escape(speech_of(row))}{mask}</p>")
+        seen.add(row.sparsity)
+    if seen:
         parts.append('<p class="about">Chosen by accuracy on validation examples; the test set chooses nothing.</p>')
     if why := why_searches_trail(rows):
         parts.append(f"<p>{escape(why)}</p>")
@@ -86,41 +93,17 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
-    """One sentence where criteria of trained weights beat all searches of untrained weights; else empty."""
+    """Return a sentence if criteria of trained weights beat all searches of untrained weights; else the empty text."""
     for sparsity in sorted({row.sparsity for row in rows[1:]}, reverse=True):
-        here = [row for row in rows[1:] if row.sparsity == sparsity and row.control == "none" and not row.learned]
+        here = [row for row in _methods(rows, sparsity) if not row.learned]
         searches = [row for row in here if row.method in SEARCHERS]
-        best = max(here, key=lambda row: _or_zero(row.validation), default=None)
-        if best is None or not searches or best in searches:
+        best, search = max(here, key=_validation, default=None), max(searches, key=_validation, default=None)
+        if best is None or search is None or best in searches:
             continue
-        search = max(searches, key=lambda row: _or_zero(row.validation))
         if search.find_at == "0" and best.find_at not in ("0", "early"):
             return (
-                f"{name_of(best.method, False)} leads the searches because it ranks trained weights (found at "
+                f"{name_of(best.method)} leads the searches because it ranks trained weights (found at "
                 f"{best.find_at}), while the searches score masks of untrained weights (found at 0): --find-at end "
                 "gives searches the trained weights."
             )
     return ""
-
-
-def _or_zero(figure: Estimate) -> float:
-    return 0.0 if math.isnan(figure.mean) else figure.mean
-
-
-def _follows(row: SummaryRow, rows: Sequence[SummaryRow]) -> bool:
-    chosen = [one for one in best_rows(rows) if one.sparsity == row.sparsity]
-    return chosen[0] is not row
-
-
-def _size(row: SummaryRow) -> str:
-    if row.cap is None:
-        return f"{percent(row.sparsity)} sparse"
-    return f"At most {percent(row.cap.share)} of the {COSTS[row.cap.cost]}"
-
-
-def _name(row: SummaryRow) -> str:
-    return escape(name_of(row.method, row.learned) + (f" ({row.label})" if row.label else ""))
-
-
-def _fewer(row: SummaryRow) -> str:
-    return f"{1 / row.macs.mean:.1f}" if row.macs.mean else "infinitely many"

@@ -1,6 +1,6 @@
-"""Tables and figures of what masks are like: likeness, orthogonality, densities and MACs of layers."""
+"""Tables and figures of masks: similarity, orthogonality, densities and MACs of layers."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import matplotlib as mpl
@@ -22,7 +22,7 @@ from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.drawing import Drawing, by_sparsity, percent
-from masksearch.report.figures.style import STYLE
+from masksearch.report.figures.style import MATRIX_COLOURS, STYLE
 from masksearch.report.tables.table_formats import Grid
 
 __all__ = ["densities", "macs", "orthogonality", "similarity"]
@@ -37,7 +37,7 @@ _MEASURES = {
 def similarity(
     result: SweepResult, groups: Sequence[Group], measures: Iterable[str] = SIMILARITIES
 ) -> tuple[list[Grid], list[Drawing]]:
-    """A matrix over methods for each sparsity and measure, and the same of random masks."""
+    """Return tables and figures of the similarity of masks, and of random masks, at each sparsity by each measure."""
     grids, drawings = [], []
     parts = ((sparsity, *part) for sparsity, own in by_sparsity(groups) for part in _by_space(result, own))
     for sparsity, space, kept in parts:
@@ -46,20 +46,18 @@ def similarity(
         masks = [kept[place][1][seed] for place, seed in owners]
         drawn = [random_like(mask, seed) for mask, (_, seed) in zip(masks, owners, strict=True)]
         for measure in measures:
-            all_found, all_drawn = similarity_matrix(masks, measure), similarity_matrix(drawn, measure)
-            means, chance = similarity_means(all_found, owners), similarity_means(all_drawn, owners)
-            rows = [
-                (name, *(_pair(means[i, j], chance[i, j]) for j in range(len(names)))) for i, name in enumerate(names)
-            ]
+            matrices = similarity_matrix(masks, measure), similarity_matrix(drawn, measure)
+            pairs = np.stack([similarity_means(matrix, owners) for matrix in matrices], axis=-1)  # found and random
+            texts = [["–" if np.isnan(pair[0]) else "{:.3f} ({:.3f})".format(*pair) for pair in row] for row in pairs]
+            rows = [(name, *row) for name, row in zip(names, texts, strict=True)]
             about = (
                 f"{measure}: {_MEASURES[measure]}. In brackets: of random masks that keep as much of every layer. "
                 "Within a method: pairs of different seeds; between methods: the same seed."
             )
             title = ", ".join(filter(None, [f"Likeness of masks at {percent(sparsity)}", space, measure]))
             grids.append(Grid(title, ("method", *names), rows, 1, about))
-            figure = _matrices(names, owners, all_found, all_drawn, measure)
             file = "_".join(filter(None, ["similarity", measure, f"{100 * sparsity:.4g}", space.replace(" ", "_")]))
-            drawings.append(Drawing(file, about, figure))
+            drawings.append(Drawing(file, about, _matrices(names, owners, matrices, measure)))
     return grids, drawings
 
 
@@ -81,7 +79,10 @@ def _space(masks: Mapping[int, Mask]) -> Layout:
 
 
 def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
-    """Scores at the initial weights, of weight masks; of the dense network over the layers that the first mask has."""
+    """Return a table of the orthogonality of masked weights at initialisation, of weight masks and the dense network.
+
+    The dense network's score is over the layers of the first mask.
+    """
     rows = []
     at_initial = [group for group in groups if group.control != "reinit"]
     found = [(group, group_masks(result, group)) for group in at_initial]
@@ -94,7 +95,7 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
             rows.append(("dense", "–", whole.text(1, 5)))
             for group, masks in found:
                 score = group_orthogonality(result, masks, list(masks), group.control == "repair")
-                rows.append((group.name, percent(group.sparsity), score.text(1, 5) if score.n else "–"))
+                rows.append((group.name, percent(group.sparsity), score.text(1, 5)))
     about = (
         "Sum over layers of the mean of (W^T W - I)^2 at the initial weights, masked; mean ± 95 % interval over seeds."
     )
@@ -102,60 +103,52 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
 
 
 def densities(groups: Sequence[Group]) -> list[Grid]:
-    """Density of every layer's units."""
+    """Return tables of the density of every layer's units, one for each sparsity."""
     about = "Kept / all units of every layer in %, means over seeds; – where a layer has no units of its own."
-    return _layers("Densities of layers", groups, 0, lambda value: f"{100 * value:.2f}", about)
-
-
-def macs(groups: Sequence[Group]) -> list[Grid]:
-    """Multiply-adds of every layer: what is left, and of the dense network."""
-    about = "Effective multiply-adds of one image, of kept weights only; means over seeds."
-    return _layers("MACs of layers", groups, 1, lambda value: f"{value:,.0f}", about, dense=2)
-
-
-def _layers(
-    title: str, groups: Sequence[Group], what: int, text: Callable[[float], str], about: str, dense: int | None = None
-) -> list[Grid]:
     grids = []
     for sparsity, own in by_sparsity(groups):
-        columns = {group.name: layer_means(group) for group in own}
-        first = next(iter(columns.values()))
-        head = ("layer", *(["dense"] if dense is not None else []), *columns)
-        rows = []
-        for layer, values in first.items():
-            cells = [text(values[dense])] if dense is not None else []
-            cells += ["–" if np.isnan(one[layer][what]) else text(one[layer][what]) for one in columns.values()]
-            rows.append((layer, *cells))
-        grids.append(Grid(f"{title} at {percent(sparsity)}", head, rows, 1, about))
+        means = [layer_means(group) for group in own]
+        shares = {layer: [one[layer][0] for one in means] for layer in means[0]}
+        rows = [(k, *("–" if np.isnan(v) else f"{100 * v:.2f}" for v in values)) for k, values in shares.items()]
+        head = ("layer", *(group.name for group in own))
+        grids.append(Grid(f"Densities of layers at {percent(sparsity)}", head, rows, 1, about))
     return grids
 
 
-def _pair(found: float, chance: float) -> str:
-    return "–" if np.isnan(found) else f"{found:.3f} ({chance:.3f})"
+def macs(groups: Sequence[Group]) -> list[Grid]:
+    """Return tables of the effective MACs of every layer and of the dense network's layers, one for each sparsity."""
+    about = "Effective multiply-adds of one image, of kept weights only; means over seeds."
+    grids = []
+    for sparsity, own in by_sparsity(groups):
+        means = [layer_means(group) for group in own]
+        kept = {layer: [dense, *(one[layer][1] for one in means)] for layer, (_, _, dense) in means[0].items()}
+        rows = [(layer, *(f"{value:,.0f}" for value in values)) for layer, values in kept.items()]
+        head = ("layer", "dense", *(group.name for group in own))
+        grids.append(Grid(f"MACs of layers at {percent(sparsity)}", head, rows, 1, about))
+    return grids
 
 
+@mpl.rc_context(STYLE)
 def _matrices(
-    names: Sequence[str], owners: Sequence[tuple[int, int]], found: np.ndarray, drawn: np.ndarray, measure: str
+    names: Sequence[str], owners: Sequence[tuple[int, int]], matrices: Sequence[np.ndarray], measure: str
 ) -> Figure:
     """Two heat maps on one scale, of the masks of all methods and seeds: as they are, and random ones."""
     off = ~np.eye(len(owners), dtype=bool)  # a mask is like itself, which says nothing and takes the scale
-    highest = max([*found[off], *drawn[off]], default=1.0) or 1.0
+    highest = max((value for matrix in matrices for value in matrix[off]), default=1.0) or 1.0
     side = 2.2 + max(0.5 * len(names), 0.16 * len(owners))
     ends = [place for place, (one, other) in enumerate(pairwise(owners)) if one[0] != other[0]]
     middles = [np.mean([place for place, (method, _) in enumerate(owners) if method == i]) for i in range(len(names))]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2 * side + 0.8, side + 0.4))
-        panels = figure.subplots(1, 2, sharey=True)
-        titles = ("as found", "random masks, as dense in every layer")
-        for axes, matrix, title in zip(panels, (found, drawn), titles, strict=True):
-            shown = np.where(off, matrix, np.nan)
-            image = axes.imshow(shown, cmap=mpl.colormaps["cividis"].with_extremes(bad="#dddddd"), vmin=0, vmax=highest)
-            axes.grid(visible=False)
-            axes.set_title(title)
-            for end in ends:
-                axes.axvline(end + 0.5, color="white", linewidth=0.8)
-                axes.axhline(end + 0.5, color="white", linewidth=0.8)
-            axes.set_xticks(middles, names, rotation=60, ha="right")
-            axes.set_yticks(middles, names)
-        figure.colorbar(image, ax=panels, label=f"{measure}, a square per pair of masks", shrink=0.8)
-        return figure
+    figure = Figure(figsize=(2 * side + 0.8, side + 0.4))
+    panels = figure.subplots(1, 2, sharey=True)
+    titles = ("as found", "random masks, as dense in every layer")
+    for axes, matrix, title in zip(panels, matrices, titles, strict=True):
+        image = axes.imshow(np.where(off, matrix, np.nan), cmap=MATRIX_COLOURS, vmin=0, vmax=highest)
+        axes.grid(visible=False)
+        axes.set_title(title)
+        for end in ends:
+            axes.axvline(end + 0.5, color="white", linewidth=0.8)
+            axes.axhline(end + 0.5, color="white", linewidth=0.8)
+        axes.set_xticks(middles, names, rotation=60, ha="right")
+        axes.set_yticks(middles, names)
+    figure.colorbar(image, ax=panels, label=f"{measure}, a square per pair of masks", shrink=0.8)
+    return figure

@@ -1,8 +1,9 @@
-"""The command that makes one row of a sweep again: flags for all that isn't as it is by default."""
+"""Command lines that run a whole sweep, or one row of its results, again."""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from masksearch.analysis import Group
 from masksearch.experiment import Cell, Settings, SweepResult, grid
@@ -14,23 +15,19 @@ __all__ = ["flags_of", "row_commands", "sweep_command"]
 
 
 def sweep_command(result: SweepResult) -> list[str]:
-    """The command line of the whole sweep; empty for a sweep of several parts."""
+    """Return the command line that runs a whole sweep again; empty for a sweep of several parts."""
     return ["masksearch", "run", *flags_of(result.settings[0])] if len(result.settings) == 1 else []
 
 
 def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:
-    """A command line for every group; empty where no cell of the settings has the folder.
+    """Return a command line that runs each group again; empty where no cell of the settings has the group's folder.
 
-    The runs get a name of their own, so that the folder of the sweep stays as it is. Dense networks are found again.
+    The commands name other runs, so that the folder of the sweep does not change. Dense networks are found again.
     """
     cells = {cell.folder: cell for part in result.settings for cell in grid(part)}
-    return [_command(cells.get(result.folders[group.places[0]].name), result) for group in groups]
-
-
-def _command(cell: Cell | None, result: SweepResult) -> str:
-    if cell is None:
-        return ""
-    return shlex.join(["masksearch", "run", *flags_of(_alone(cell, f"{result.path.name}_again"))])
+    found = [cells.get(result.folders[group.places[0]].name) for group in groups]
+    runs = [cell and ["masksearch", "run", *flags_of(_alone(cell, f"{result.path.name}_again"))] for cell in found]
+    return [shlex.join(words or []) for words in runs]
 
 
 def _alone(cell: Cell, name: str) -> Settings:
@@ -55,29 +52,21 @@ def _alone(cell: Cell, name: str) -> Settings:
 def _sized(cell: Cell) -> SweepSettings:
     """The settings of the sweep with the one sparsity, or the one cap, of the cell."""
     sweep = cell.settings.sweep
-    match sweep.capped:
-        case "macs":
-            return replace(sweep, max_macs=(cell.density,))
-        case "params":
-            return replace(sweep, max_params=(cell.density,))
-        case "latency":
-            return replace(sweep, max_latency=(cell.density,))
-    return replace(sweep, sparsity=(cell.sparsity,))
+    size: dict[str, Any] = {f"max_{sweep.capped}": (cell.density,)} if sweep.capped else {"sparsity": (cell.sparsity,)}
+    return replace(sweep, **size)
 
 
 def flags_of(settings: Settings) -> list[str]:
-    """The flags of ``masksearch run``, and the values of ``--set``, that ask for these settings."""
+    """Return the flags of ``masksearch run`` that give these settings; defaults are left out."""
     flags: list[str] = []
     others: list[str] = []
     usual = Settings().with_changes({"sweep": {"granularity": settings.sweep.granularity}})
     for key, setting in settings_by_key().items():
-        value = getattr(getattr(settings, setting.group), setting.name)
-        if key == "sweep.sparsity" and settings.sweep.sized_by != "sparsity":
-            continue  # caps replace it, and it must not be given beside them
-        default = (
-            setting.default if key == "sweep.granularity" else getattr(getattr(usual, setting.group), setting.name)
-        )
-        if value == default:
+        value, default = (getattr(getattr(one, setting.group), setting.name) for one in (settings, usual))
+        if key == "sweep.granularity":
+            default = setting.default
+        # Caps replace the sparsity, which must not be given beside them.
+        if value == default or (key == "sweep.sparsity" and settings.sweep.sized_by != "sparsity"):
             continue
         if key in flag_keys():
             flags += _flag(setting.flag, value)

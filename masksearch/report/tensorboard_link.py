@@ -13,24 +13,20 @@ __all__ = ["board_link"]
 
 _ADDRESS = "http://localhost:6006/#custom_scalars"
 _RUNS = 12  # more can't be told apart
-_CHOSEN_BY_ITSELF = 40  # as many runs, at most, TensorBoard draws all of that an address doesn't speak of
+_CHOSEN_BY_ITSELF = 40  # with at most so many runs, TensorBoard draws all that an address does not name
 
 
 def board_link(result: SweepResult, groups: Sequence[Group]) -> tuple[str, str] | None:
-    """The address, and what it shows: the first seed of all methods at one sparsity; None without a cell."""
+    """Return TensorBoard's address with all methods at one sparsity selected, and a description; None without cells."""
     if not groups:
         return None
     sparsity = one_sparsity(groups)
     chosen = [group for group in groups if group.sparsity == sparsity][:_RUNS]
-    others = _runs(result)
+    # TensorBoard lists every folder that has curves as a run: those of earlier rounds and unfinished cells, too.
+    files = result.path.rglob("events.out.tfevents.*")
+    others = sorted({file.parent.relative_to(result.path).as_posix() for file in files})
     states = dict.fromkeys(others if len(others) <= _CHOSEN_BY_ITSELF else (), False)
     states |= {result.folders[group.places[0]].name: True for group in chosen}
     state = base64.b64encode(json.dumps(states).encode()).decode()
     address = f"{_ADDRESS}&runSelectionState={quote(state)}&_smoothingWeight=0"
     return address, f"searches and trainings at {percent(sparsity)}, seed {chosen[0].cells[0].seed}"
-
-
-def _runs(result: SweepResult) -> list[str]:
-    """What TensorBoard lists as runs: every folder that has curves, of earlier rounds and unfinished cells, too."""
-    files = result.path.rglob("events.out.tfevents.*")
-    return sorted({file.parent.relative_to(result.path).as_posix() for file in files})

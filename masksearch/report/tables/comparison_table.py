@@ -1,10 +1,11 @@
-"""Tables of several sweeps beside one another."""
+"""Tables that compare several sweeps: settings that differ, and results paired by cell."""
 
 from collections.abc import Sequence
 
 from masksearch.analysis import PairedRow, different_settings, paired_rows
 from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment import SweepResult
+from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 
@@ -12,7 +13,7 @@ __all__ = ["comparison"]
 
 
 def comparison(results: Sequence[SweepResult]) -> list[Grid]:
-    """What differs in the settings, and in the results.
+    """Return tables of the settings and of the test accuracies in which two or more sweeps differ.
 
     Raises
     ------
@@ -23,38 +24,39 @@ def comparison(results: Sequence[SweepResult]) -> list[Grid]:
         raise InputError("compare: takes two or more runs, as runs/one runs/other")
     names = run_names(results)
     settings = [(name, *values) for name, values in different_settings(results).items()]
-    grids = [Grid("Settings that differ", ("setting", *names), settings, 1 + len(names))]
-    rows = paired_rows(results)
-    if not settings:
-        grids = [Grid("Settings that differ", ("setting",), [("none",)], 1)]
+    heads = ("setting", *(names if settings else ()))
+    differing = Grid("Settings that differ", heads, settings or [("none",)], len(heads))
     head = ("method", "sparsity", "found", "variant", *(f"{name} %" for name in names))
     head += tuple(f"{name} - {names[0]}" for name in names[1:])
     about = (
         "Test accuracy after the last epoch: mean ± 95 % interval over seeds. Differences in points, of equal seeds, "
         "to the first run; – where a run has no such cell. An interval over few seeds is no test."
     )
-    return [*grids, Grid("Results", head, [_row(row) for row in rows], 2, about)]
+    return [differing, Grid("Results", head, list(map(_row, paired_rows(results))), 2, about)]
 
 
 def _row(row: PairedRow) -> tuple[str, ...]:
     kind = row.kind
-    words = [kind.schedule.replace("_", " ")] * (kind.schedule != "one_shot")
-    words += [f"{kind.n_rounds} rounds"] * (kind.n_rounds > 1)
-    words += [f"from {kind.rewind_to}"] * (kind.rewind_to != "0")
-    words += [] if kind.retrain_lr is None else [f"lr {kind.retrain_lr:g}"]
-    words += [kind.label] * bool(kind.label) + [kind.control] * (kind.control != "none")
+    words = (
+        kind.schedule.replace("_", " ") * (kind.schedule != "one_shot"),
+        f"{kind.n_rounds} rounds" * (kind.n_rounds > 1),
+        f"from {kind.rewind_to}" * (kind.rewind_to != "0"),
+        "" if kind.retrain_lr is None else f"lr {kind.retrain_lr:g}",
+        kind.label,
+        kind.control * (kind.control != "none"),
+    )
     return (
         name_of(kind.method),
-        f"{100 * kind.sparsity:.4g} %",
+        percent(kind.sparsity),
         kind.find_at,
-        ", ".join(words),
+        ", ".join(filter(None, words)),
         *(estimate.text(100) for estimate in row.trained),
         *(estimate.text(100, sign="+") for estimate in row.difference),
     )
 
 
 def run_names(results: Sequence[SweepResult]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
+    """Return a name for each sweep: the shortest end of its folder's path that is unique."""
     paths = [result.path.resolve().parts for result in results]
     length = 1
     while len({path[-length:] for path in paths}) < len(set(paths)):

@@ -1,18 +1,15 @@
-"""The rows of a sweep: every cell with every single number, as a CSV."""
+"""``results.csv``: every cell of a sweep with every number of its result."""
 
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import msgspec
 
 from masksearch.experiment import SweepResult
-from masksearch.experiment.results import MOMENTS, Accuracy, CellResult, RoundResult
+from masksearch.experiment.results import MOMENTS, Accuracy, CellResult
 from masksearch.utils.files import write_bytes
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 __all__ = ["flat_row", "write_rows"]
 
@@ -24,7 +21,7 @@ _OPTIONAL = ("score.kept", "score.foreign_trials", "trained.rest_accuracy")  # c
 
 
 def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
-    """One cell as a flat row: what it is, every single number, and the machine.
+    """Return one cell as a flat row: its method and settings, every number of its result, and the machine.
 
     Keys differ between cells: those with several rounds, a cap on a cost, or an early-bird ticket, have more of them.
     """
@@ -41,36 +38,29 @@ def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
     row |= {name: value for name, value in _columns("dense", cell.dense).items() if name != "dense.seed"}
     row |= {"dense.params": cell.dense.cost.params, "dense.macs": cell.dense.cost.macs}
     row |= {name: machine[name] for name in ("masksearch", "torch", "device", "threads")}
-    if len(cell.rounds) > 1:
-        for round_ in cell.rounds:
-            row |= _round_columns(round_)
+    for round_ in cell.rounds if len(cell.rounds) > 1 else []:
+        prefix = f"round{round_.number}"
+        row[f"{prefix}.density"] = round_.mask.density
+        for moment in MOMENTS:
+            accuracy: Accuracy = getattr(round_, moment)
+            row[f"{prefix}.{moment}.test_accuracy"] = accuracy.test_accuracy
+            row[f"{prefix}.{moment}.test_loss"] = accuracy.test_loss
+        row[f"{prefix}.trained.best_val_epoch"] = round_.trained.best_val_epoch
     if cell.early_bird:
         row |= {f"early_bird.{name}": getattr(cell.early_bird, name) for name in ("fired", "threshold", "relative")}
         row |= {f"early_bird.fires.{name}": epoch for name, epoch in cell.early_bird.fires.items()}
     return {name: value for name, value in row.items() if value is not None or name not in _OPTIONAL}
 
 
-def _columns(group: str, figures: "DataclassInstance | None", prefix: str = "") -> dict[str, object]:
-    """Every number, text and truth value of a dataclass, by ``group.name``."""
-    values = {} if figures is None else {item.name: getattr(figures, item.name) for item in fields(figures)}
-    return {
-        f"{group}.{prefix}{name}": value
-        for name, value in values.items()
-        if value is None or isinstance(value, int | float | str)
-    }
-
-
-def _round_columns(round_: RoundResult) -> dict[str, object]:
-    prefix = f"round{round_.number}"
-    row: dict[str, object] = {f"{prefix}.density": round_.mask.density}
-    for name in MOMENTS:
-        moment: Accuracy = getattr(round_, name)
-        row |= {f"{prefix}.{name}.test_accuracy": moment.test_accuracy, f"{prefix}.{name}.test_loss": moment.test_loss}
-    return row | {f"{prefix}.trained.best_val_epoch": round_.trained.best_val_epoch}
+def _columns(group: str, figures: object, prefix: str = "") -> dict[str, object]:
+    """Every number, text and truth value of a dataclass, by ``group.name``; nothing of None."""
+    values = msgspec.to_builtins(figures) or {}
+    kept = {name: value for name, value in values.items() if not isinstance(value, list | dict)}
+    return {f"{group}.{prefix}{name}": value for name, value in kept.items()}
 
 
 def write_rows(result: SweepResult, path: Path) -> None:
-    """All cells, a row each; what a cell doesn't have is empty."""
+    """Write a CSV file with a row for each cell of a sweep; columns that a cell does not have are empty."""
     rows = [flat_row(cell, result.machine) for cell in result.cells]
     names = dict.fromkeys(name for row in rows for name in row)
     sink = io.StringIO(newline="")

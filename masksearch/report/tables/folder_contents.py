@@ -1,11 +1,12 @@
-"""All that a run's folder holds: what was asked for, how far it is, and its files."""
+"""Tables of the contents of a run's folder: settings, stages of cells, results and files."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.filesize import decimal
 
 from masksearch.experiment import Settings
 from masksearch.experiment.results import CellResult, DenseResult, load_result
@@ -46,27 +47,29 @@ _FILES = {  # pattern, seen from the folder: what it is
 
 
 def sweep_contents(folder: Path) -> list[Grid]:
-    """Of a sweep's folder: its settings, its cells by the stage that they are in, and its files."""
+    """Return tables of a sweep's folder: its settings, its cells by the stage that they are in, and its files."""
     plan = read_json(folder / "sweep.json")
-    asked = [(f"part {number}" if len(plan["settings"]) > 1 else "run", _asked(part))
-             for number, part in enumerate(plan["settings"], start=1)]  # fmt: skip
-    made = [(name, str(value)) for name, value in plan["machine"].items()]
+    several = len(plan["settings"]) > 1
+    lines = [(f"part {n}" if several else "run", _command(part)) for n, part in enumerate(plan["settings"], start=1)]
+    lines += [(name, str(value)) for name, value in plan["machine"].items()]
     stages: dict[str, list[str]] = {}
     for name in plan["cells"]:
         status = folder / name / "status.json"
         stages.setdefault(read_json(status)["stage"] if status.exists() else "not begun", []).append(name)
-    lines = [(stage, f"{len(names)} of {len(plan['cells'])}", _some(names)) for stage, names in stages.items()]
-    networks = [(Path(path).name, f"seed {seed}", str(_size(Path(path)))) for path, seed in plan["dense"].items()]
+    cells = [(stage, f"{len(names)} of {len(plan['cells'])}", _some(names)) for stage, names in stages.items()]
+    homes = {Path(path): f"seed {seed}" for path, seed in plan["dense"].items()}
+    networks = [(home.name, seed, _size(home.rglob("*"))) for home, seed in homes.items()]
+    parents = " and ".join(sorted({str(home.parent) for home in homes})) or "no folder"
     return [
-        Grid("Settings that are not as usual, and versions", ("what", "value"), [*asked, *made], 2),
-        Grid("Cells", ("stage", "cells", "names"), lines, 3),
-        Grid(f"Dense networks, in {_common(plan['dense'])}", ("folder", "for", "size"), networks, 2),
+        Grid("Settings that are not as usual, and versions", ("what", "value"), lines, 2),
+        Grid("Cells", ("stage", "cells", "names"), cells, 3),
+        Grid(f"Dense networks, in {parents}", ("folder", "for", "size"), networks, 2),
         _files(folder),
     ]
 
 
 def cell_contents(folder: Path) -> list[Grid]:
-    """Of the folder of a cell or a dense network.
+    """Return tables of the folder of a cell or a dense network: its settings, its result and its files.
 
     Raises
     ------
@@ -75,14 +78,13 @@ def cell_contents(folder: Path) -> list[Grid]:
     """
     if not (folder / "settings.json").exists():
         raise InputError(f"{folder} holds no sweep (no sweep.json) and no cell (no settings.json)")
-    settings = list(_flat(read_json(folder / "settings.json")))
-    grids = [Grid("Settings", ("setting", "value"), settings, 2)]
+    grids = [Grid("Settings", ("setting", "value"), _flat(read_json(folder / "settings.json")), 2)]
+    figures = []
     if (folder / "metrics.json").exists():
-        grids.append(Grid("Result", ("figure", "value"), _figures(load_result(folder)), 2))
+        figures = _figures(load_result(folder))
     elif (folder / "status.json").exists():
-        stage = read_json(folder / "status.json")["stage"]
-        grids.append(Grid("Result", ("figure", "value"), [("stage", f"{stage}: not finished")], 2))
-    return [*grids, _files(folder)]
+        figures = [("stage", f"{read_json(folder / 'status.json')['stage']}: not finished")]
+    return [*grids, *([Grid("Result", ("figure", "value"), figures, 2)] if figures else []), _files(folder)]
 
 
 _LISTS = ("epochs", "rounds", "dense", "early_bird", "settings")  # too long for a table
@@ -95,7 +97,7 @@ def _figures(result: CellResult | DenseResult) -> list[tuple[str, str]]:
     return _flat({name: value for name, value in (values | last).items() if name not in _LISTS})
 
 
-def _asked(part: Mapping[str, Any]) -> str:
+def _command(part: Mapping[str, Any]) -> str:
     try:
         return shlex.join(["masksearch", "run", *flags_of(Settings.from_dict(part))])
     except InputError as error:
@@ -119,30 +121,13 @@ def _files(folder: Path) -> Grid:
         for below in (pattern, f"*/{pattern}", f"*/round*/{pattern}"):
             paths = [path for path in folder.glob(below) if path.is_file()]
             if paths:
-                rows.append((below, about, str(len(paths)), _text(_total(paths))))
+                rows.append((below, about, str(len(paths)), _size(paths)))
     return Grid(f"Files in {folder}", ("files", "what they are", "number", "size"), rows, 2)
 
 
-def _total(paths: list[Path]) -> int:
-    return sum(path.stat().st_size for path in paths)
-
-
-def _size(folder: Path) -> str:
-    return _text(_total([path for path in folder.rglob("*") if path.is_file()]))
-
-
-def _text(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
+def _size(paths: Iterable[Path]) -> str:
+    return decimal(sum(path.stat().st_size for path in paths if path.is_file()))
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f", ... {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _common(paths: Mapping[str, int]) -> str:
-    parents = {str(Path(path).parent) for path in paths}
-    return " and ".join(sorted(parents)) or "no folder"
