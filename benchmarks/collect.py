@@ -21,7 +21,7 @@ from benchmarks.rows import case_columns, write_csv
 from masksearch.analysis import summarise
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
-from masksearch.report.tables.csv_rows import flat_row
+from masksearch.report.tables.results_csv import flat_row
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 

@@ -15,8 +15,8 @@ from masksearch.experiment import SweepResult, read_sweep
 from masksearch.report import mask_analyses as analyses
 from masksearch.report.figures.drawing import Drawing, by_sparsity
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings, early_bird_grid
-from masksearch.report.figures.gap_curves import gaps
-from masksearch.report.figures.layer_bars import layer_drawings
+from masksearch.report.figures.layer_densities import layer_drawings
+from masksearch.report.figures.optimism_gaps import gaps
 from masksearch.report.figures.style import Looks
 from masksearch.report.figures.trainability_curves import controls, training
 from masksearch.report.figures.weight_histograms import weight_drawings

@@ -53,7 +53,7 @@ def print_result(result: SweepResult, command: Sequence[str], console: Console) 
     """Write the report of a sweep; print its table, and the addresses of the report and the curves."""
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table, write_report  # here: importing matplotlib takes a second
-    from masksearch.report.answer import why_searches_trail
+    from masksearch.report.best_methods import why_searches_trail
     from masksearch.report.tensorboard_link import board_link
 
     if not console.is_terminal:

@@ -2,8 +2,8 @@
 
 from masksearch.report.figures.all_figures import sweep_drawings
 from masksearch.report.figures.drawing import Drawing
-from masksearch.report.page import write_report
-from masksearch.report.tables.csv_rows import write_rows
+from masksearch.report.html_page import write_report
+from masksearch.report.tables.results_csv import write_rows
 from masksearch.report.tables.summary_tables import costs_markdown, markdown_table, moments_markdown, terminal_table
 
 __all__ = [

@@ -24,7 +24,7 @@ from masksearch.experiment import Settings, read_sweep, run_sweep
 from masksearch.experiment.results import EarlyBirdResult
 from masksearch.experiment.settings.combined import RunSettings, ScoringSettings, SweepSettings
 from masksearch.models import build_model
-from masksearch.report.figures.gap_curves import gaps
+from masksearch.report.figures.optimism_gaps import gaps
 from masksearch.report.figures.style import Looks
 from masksearch.report.figures.trainability_curves import training
 from masksearch.spaces import weight_space

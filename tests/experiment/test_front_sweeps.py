@@ -15,7 +15,7 @@ from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_swe
 from masksearch.experiment.results import Cap, ScoreSummary
 from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
-from masksearch.report.reproduce import row_commands
+from masksearch.report.rerun_commands import row_commands
 from masksearch.report.tables.summary_tables import columns_of, table_rows
 from masksearch.scoring import Scorer
 from masksearch.searchers import SEARCHERS

@@ -13,7 +13,7 @@ from masksearch.analysis import group_cells
 from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report.figures.drawing import _luminance, dark, themed
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings
-from masksearch.report.figures.hover import with_titles
+from masksearch.report.figures.hover_texts import with_titles
 
 CHROMIUM = shutil.which("chromium")
 PROBE = """

@@ -19,7 +19,7 @@ from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult
 from masksearch.experiment.settings.combined import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
-from masksearch.report.answer import why_searches_trail
+from masksearch.report.best_methods import why_searches_trail
 from masksearch.training import TrainSettings
 
 COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"

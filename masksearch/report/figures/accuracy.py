@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate, SummaryRow
 from masksearch.report.figures.drawing import Drawing, over_seeds, percent
-from masksearch.report.figures.hover import plot_estimates, tell
+from masksearch.report.figures.hover_texts import plot_estimates, tell
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid
 
 __all__ = ["accuracy_drawings"]

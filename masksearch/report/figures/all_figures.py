@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from masksearch.analysis import SummaryRow, group_cells
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.accuracy import accuracy_drawings
+from masksearch.report.figures.accuracy_by_find_at import found_at_drawings
 from masksearch.report.figures.drawing import Drawing
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings
-from masksearch.report.figures.found_at_curves import found_at_drawings
-from masksearch.report.figures.front_curves import front_drawings
-from masksearch.report.figures.layer_bars import layer_drawings
+from masksearch.report.figures.layer_densities import layer_drawings
+from masksearch.report.figures.pareto_fronts import front_drawings
 from masksearch.report.figures.search_curves import search_drawings
 from masksearch.report.figures.style import Looks
 from masksearch.report.figures.training_curves import trajectory_drawings

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from masksearch.analysis import Group
-from masksearch.report.figures.hover import with_titles
+from masksearch.report.figures.hover_texts import with_titles
 from masksearch.report.figures.style import STYLE
 
 __all__ = ["Drawing", "by_sparsity", "dark", "few", "one_sparsity", "over_seeds", "percent", "themed"]

@@ -10,7 +10,7 @@ from masksearch.analysis import Group
 from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment.results import EarlyBirdResult
 from masksearch.report.figures.drawing import Drawing, percent
-from masksearch.report.figures.hover import plot_points, tell_cells
+from masksearch.report.figures.hover_texts import plot_points, tell_cells
 from masksearch.report.figures.style import MATRIX_COLOURS, STYLE, Look
 from masksearch.report.tables.table_formats import Grid
 

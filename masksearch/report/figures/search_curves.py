@@ -11,7 +11,7 @@ from masksearch.analysis import Group
 from masksearch.core.protocol import Trial
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.drawing import Drawing, percent
-from masksearch.report.figures.hover import plot_curve
+from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import STYLE, Look, Looks
 from masksearch.searching.history_store import read_rows
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Estimate, Group, control_rows
 from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
-from masksearch.report.figures.hover import plot_curve
+from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
 from masksearch.report.figures.training_curves import QUANTITIES
 from masksearch.report.tables.table_formats import Grid

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from masksearch.analysis import Group
 from masksearch.experiment.results import DenseResult
 from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
-from masksearch.report.figures.hover import plot_curve
+from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import DENSE, STYLE, Looks, legend_below, shades
 from masksearch.training import EpochRow
 

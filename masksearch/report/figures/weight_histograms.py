@@ -15,7 +15,7 @@ from masksearch.analysis import Group
 from masksearch.experiment import SweepResult
 from masksearch.experiment.results import CellResult
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, percent
-from masksearch.report.figures.hover import tell_cells
+from masksearch.report.figures.hover_texts import tell_cells
 from masksearch.report.figures.style import STYLE, Looks
 from masksearch.utils.files import load_tensors, read_json
 

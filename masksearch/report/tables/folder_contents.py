@@ -10,7 +10,7 @@ from rich.filesize import decimal
 
 from masksearch.experiment import Settings
 from masksearch.experiment.results import CellResult, DenseResult, load_result
-from masksearch.report.reproduce import flags_of
+from masksearch.report.rerun_commands import flags_of
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json

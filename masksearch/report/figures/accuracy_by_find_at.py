@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from masksearch.analysis import Estimate, Group
 from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.report.figures.drawing import Drawing, over_seeds, percent
-from masksearch.report.figures.hover import plot_estimates
+from masksearch.report.figures.hover_texts import plot_estimates
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid, shades
 from masksearch.training.duration import Duration
 

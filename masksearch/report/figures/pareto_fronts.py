@@ -13,7 +13,7 @@ from masksearch.core.protocol import Trial
 from masksearch.experiment import SweepResult
 from masksearch.experiment.results import Cap, CellResult
 from masksearch.report.figures.drawing import Drawing, percent
-from masksearch.report.figures.hover import plot_points
+from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below, panel_grid
 from masksearch.searching.history_store import read_rows
 

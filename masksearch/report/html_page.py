@@ -9,12 +9,12 @@ from pathlib import Path
 from masksearch.analysis import Group, SummaryRow, group_cells, summarise
 from masksearch.analysis.paired_results import settings_texts
 from masksearch.experiment import SweepResult
-from masksearch.report.answer import answer_html
+from masksearch.report.best_methods import answer_html
 from masksearch.report.figures.all_figures import sweep_drawings
 from masksearch.report.figures.drawing import percent
 from masksearch.report.figures.early_bird_heatmaps import early_bird_grid
-from masksearch.report.reproduce import row_commands, sweep_command
-from masksearch.report.tables.csv_rows import write_rows
+from masksearch.report.rerun_commands import row_commands, sweep_command
+from masksearch.report.tables.results_csv import write_rows
 from masksearch.report.tables.summary_tables import costs_grid, moments_grid, results_grid
 from masksearch.report.tables.table_formats import Grid
 from masksearch.report.tensorboard_link import board_link
