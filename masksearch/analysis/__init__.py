@@ -1,4 +1,4 @@
-"""Reading results: cells over seeds, estimates, paired tests, curves, fronts, likeness of masks, rows of tables."""
+"""Analysis of results: groups of cells over seeds, estimates, paired tests, curves, fronts and similarity of masks."""
 
 from masksearch.analysis.curves_and_fronts import Band, band, best_so_far, pareto_front
 from masksearch.analysis.mask_properties import (

@@ -1,4 +1,4 @@
-"""Properties of masks: similarity to other masks, and the orthogonality of masked weights."""
+"""Properties of masks: similarity to other masks, and orthogonality of masked weights."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -25,17 +25,10 @@ __all__ = [
 
 
 def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None = None) -> float:
-    """Sum over the space's layers of the mean of (W^T W - I)^2, with W (out, in) the layer's masked weights.
+    """Return the sum over layers of the mean of (W^T W - I)^2, with W (out, in) the layer's masked weights.
 
-    The thesis of 2020 takes it at initialisation. I is (in, in), and a convolution's ``in`` is its channels times its
-    kernel. 0 for weights with orthonormal columns, which a layer with fewer outputs than inputs can't have.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Its weights; only read.
-    mask : Mask, optional
-        Nothing is masked if left out.
+    The thesis of 2020 measures the score at initialisation. I is (in, in), and a convolution's ``in`` is its channels
+    times its kernel. The score is 0 for orthonormal columns, which need at least as many outputs as inputs.
 
     Raises
     ------
@@ -47,7 +40,7 @@ def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None
 
 
 def weights_orthogonality(weights: Iterable[Tensor]) -> float:
-    """The same of the weights of some layers, as they are."""
+    """Return the sum over weight tensors of the mean of (W^T W - I)^2, with W (out, in) the tensor as a matrix."""
     score = 0.0
     for tensor in weights:
         weight = tensor.detach().flatten(1).double()  # (out, in)
@@ -58,17 +51,17 @@ def weights_orthogonality(weights: Iterable[Tensor]) -> float:
 
 
 def cosine(one: Mask, other: Mask) -> float:
-    """Common units / sqrt(kept x kept), in [0, 1]; random masks of density d have about d."""
+    """Return common units / sqrt(kept x kept), in [0, 1]; random masks of density d have about d."""
     return one.cosine(other)
 
 
 def hamming(one: Mask, other: Mask) -> float:
-    """Share of all units that differ: a distance, 0 for equal masks; random masks of density d have 2 d (1 - d)."""
+    """Return the share of all units that differ, 0 for equal masks; random masks of density d have 2 d (1 - d)."""
     return one.hamming(other) / one.space.n_units
 
 
 def iou(one: Mask, other: Mask) -> float:
-    """Common units / units that either keeps, in [0, 1]; random masks of density d have about d / (2 - d)."""
+    """Return common units / units that either keeps, in [0, 1]; random masks of density d have about d / (2 - d)."""
     either = one.n_kept + other.n_kept
     common = (either - one.hamming(other)) // 2
     return common / (either - common) if either > common else 0.0
@@ -80,7 +73,7 @@ SIMILARITIES: Table[Callable[[Mask, Mask], float]] = Table(
 
 
 def random_like(mask: Mask, seed: int) -> Mask:
-    """A random mask that keeps as much of every layer as ``mask`` does."""
+    """Return a random mask that keeps as many units of every layer as ``mask``."""
     bits = mask.bits.clone()
     generator = torch_generator(seed, "analysis", "random masks", mask.hash)
     for layer in mask.space.layers:
@@ -90,13 +83,7 @@ def random_like(mask: Mask, seed: int) -> Mask:
 
 
 def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
-    """A measure of all pairs of masks, (len(masks), len(masks)); all of one space.
-
-    Parameters
-    ----------
-    measure : str
-        A row of :data:`SIMILARITIES`.
-    """
+    """Return a measure of :data:`SIMILARITIES` for all pairs of masks of one space, (len(masks), len(masks))."""
     compute = SIMILARITIES[measure]
     matrix = np.empty((len(masks), len(masks)))
     for i, one in enumerate(masks):
@@ -106,17 +93,16 @@ def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
 
 
 def similarity_means(matrix: np.ndarray, owners: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Means over pairs of seeds, (methods, methods); NaN where there is no pair.
+    """Return mean similarities of the masks of all pairs of methods, (methods, methods); NaN where there is no pair.
 
-    Within a method the pairs are those of different seeds: how alike the masks are that one method finds. Between two
-    methods they are the pairs of the same seed, which share their initial weights.
+    Within a method, pairs have different seeds. Between methods, pairs have the same seed and initial weights.
 
     Parameters
     ----------
     matrix : array (n, n)
-        Of :func:`similarity_matrix`.
+        Result of :func:`similarity_matrix`.
     owners : sequence of (method, seed)
-        Of its n masks; methods are numbered from 0.
+        Method, counted from 0, and seed of each of the n masks.
     """
     methods, seeds = np.array(owners).T
     n = methods.max() + 1

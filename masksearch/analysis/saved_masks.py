@@ -1,5 +1,6 @@
-"""The masks of a finished sweep, and what they and their initial weights say."""
+"""Masks saved by a finished sweep: reading them, their orthogonality scores and means of their layers."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ __all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
 
 
 def read_mask(path: Path, granularity: str) -> Mask:
-    """A mask of a file, on the space that the file describes: sizes and layers, without a network."""
+    """Return the mask in a file, on the space of layers that the file describes; no network is needed."""
     _, about = load_tensors(path)
     space = MaskSpace([(name, tuple(shape), units) for name, shape, units in about["layers"]], granularity)
     space.fingerprint = about["fingerprint"]  # a filter space's tells more than the sizes do
@@ -26,7 +27,7 @@ def read_mask(path: Path, granularity: str) -> Mask:
 
 
 def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
-    """Seed -> mask, of the cells of a group whose files are there."""
+    """Return {seed: mask} of the cells of a group whose mask files exist."""
     masks = {}
     for place, cell in zip(group.places, group.cells, strict=True):
         path = result.folders[place] / "mask.safetensors"
@@ -38,14 +39,14 @@ def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
 def group_orthogonality(
     result: SweepResult, masks: Mapping[int, Mask], seeds: list[int], repair: bool = False
 ) -> Estimate:
-    """Orthogonality scores over seeds, at the initial weights (:func:`~masksearch.analysis.orthogonality_score`).
+    """Return the mean :func:`orthogonality_score` over seeds of masked initial weights, with its 95 % interval.
 
     Parameters
     ----------
     masks : mapping
         Seed -> weight mask; the layers of its space count.
     repair : bool
-        Of the weights that :func:`masksearch.pruning.orthogonal_repair.repaired` makes of them under the mask.
+        Score the weights that :func:`masksearch.pruning.orthogonal_repair.repaired` returns.
     """
     scores = []
     for seed in seeds:
@@ -67,18 +68,15 @@ def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
 
 
 def layer_means(group: Group) -> dict[str, tuple[float, float, float]]:
-    """By layer: density of the units, effective MACs, and MACs of the dense layer; means over seeds.
+    """Return {layer: (density, effective MACs, MACs of the dense layer)}, means over seeds.
 
-    Units of filters have layers of their own, and weights theirs: a density is NaN where a layer has no units.
+    The density is NaN where a layer has no units of its own.
     """
-    n = len(group.cells)
-    names = list(group.cells[0].layers)
-    densities = [cell.mask.densities for cell in group.cells]
-    return {
-        name: (
-            sum(one.get(name, float("nan")) for one in densities) / n,
-            sum(cell.layers[name].macs_left for cell in group.cells) / n,
-            sum(cell.layers[name].macs for cell in group.cells) / n,
-        )
-        for name in names
-    }
+    means = {}
+    for name in group.cells[0].layers:
+        costs = [cell.layers[name] for cell in group.cells]
+        densities = [cell.mask.densities.get(name, math.nan) for cell in group.cells]
+        figures = densities, [cost.macs_left for cost in costs], [cost.macs for cost in costs]
+        density, left, dense = (sum(values) / len(values) for values in figures)
+        means[name] = density, left, dense
+    return means

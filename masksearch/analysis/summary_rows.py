@@ -19,7 +19,7 @@ MOMENTS = ("untrained", "best_dense", "found", "trained")
 
 @dataclass(frozen=True)
 class Moment:
-    """Test accuracy, in [0, 1], and test loss."""
+    """Means over seeds of test accuracy, in [0, 1], and test loss under a mask at one set of weights."""
 
     accuracy: Estimate
     loss: Estimate
@@ -32,7 +32,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class RoundRow:
-    """One round of pruning and training of a group, over all seeds; or the dense network (``number`` 0)."""
+    """Results of one round of pruning and training over all seeds, or of the dense network (``number`` 0)."""
 
     number: int
     density: Estimate

@@ -31,7 +31,7 @@ def row_commands(result: SweepResult, groups: Sequence[Group]) -> list[str]:
 
 
 def _alone(cell: Cell, name: str) -> Settings:
-    """The settings of a sweep that has this cell, its other seeds, and what they need."""
+    """Settings of a sweep of this cell and its other seeds."""
     settings = cell.settings
     pinned = settings.sweep.moments and not cell.row.has_own_moment
     sweep = replace(_sized(cell), methods=(cell.method,), find_at=(cell.find_at,) if pinned else ())

@@ -1,4 +1,4 @@
-"""A drawing: a figure with its name and caption, as SVG or PNG; words and choices that all figures share."""
+"""A drawing: a figure with its name and caption, saved as SVG or PNG; helpers that choose what figures show."""
 
 import colorsys
 import io
