@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -34,8 +35,7 @@ class Drawing:
 
     def svg(self) -> str:
         """Return the figure as an SVG element of a page, with light and dark colours and texts to point at."""
-        text = self._svg
-        return themed(text[text.index("<svg") :])
+        return themed(self._svg[self._svg.index("<svg") :])
 
     def svg_file(self) -> bytes:
         """Return the figure as an SVG file for papers, in light colours."""
@@ -43,25 +43,20 @@ class Drawing:
 
     def png(self, dpi: int = 150) -> bytes:
         """Return the figure as a PNG file; equal figures give equal bytes."""
-        sink = io.BytesIO()
-        with mpl.rc_context(_SAVING):
-            self._settle()
-            self.figure.savefig(sink, format="png", dpi=dpi, metadata={"Software": None})
-        return sink.getvalue()
+        return self._saved(format="png", dpi=dpi, metadata={"Software": None})
 
     @cached_property
     def _svg(self) -> str:
-        sink = io.StringIO()
-        with mpl.rc_context(_SAVING):  # how text and names are written is decided here
-            self._settle()
-            self.figure.savefig(sink, format="svg", metadata={"Date": None})
-        return with_titles(sink.getvalue())
+        return with_titles(self._saved(format="svg", metadata={"Date": None}).decode())
 
-    def _settle(self) -> None:
-        """Lay the figure out: with many axes that takes most of the time that a file needs."""
-        if isinstance(self.figure.get_layout_engine(), ConstrainedLayoutEngine):
-            self.figure.draw_without_rendering()
-            self.figure.set_layout_engine(None)
+    def _saved(self, **how: Any) -> bytes:
+        sink = io.BytesIO()
+        with mpl.rc_context(_SAVING):  # how text and names are written is decided here
+            if isinstance(self.figure.get_layout_engine(), ConstrainedLayoutEngine):
+                self.figure.draw_without_rendering()  # with many axes, the layout takes most of the time
+                self.figure.set_layout_engine(None)
+            self.figure.savefig(sink, **how)
+        return sink.getvalue()
 
 
 def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
