@@ -144,36 +144,24 @@ def _shown(
     return lines
 
 
-def _similarity(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.similarity(result, groups, measures)
-
-
-def _orthogonality(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.orthogonality(result, groups), []
-
-
-def _densities(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
-
-
-def _macs(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return analyses.macs(groups), []
-
-
-def _weights(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
-
-
-def _training(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
-    return [grid for grids, _ in shown for grid in grids], [drawing for _, drawings in shown for drawing in drawings]
-
-
-def _controls(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
-    return controls(groups, looks), []
-
-
-def _early_bird(result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+def _analysis(name: str, result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:
+    """Tables and drawings of one analysis of a sweep."""
+    match name:
+        case "similarity":
+            return analyses.similarity(result, groups, measures)
+        case "orthogonality":
+            return analyses.orthogonality(result, groups), []
+        case "densities":
+            return analyses.densities(groups), _at_each(groups, lambda own: layer_drawings(own, looks))
+        case "macs":
+            return analyses.macs(groups), []
+        case "weights":
+            return [], _at_each(groups, lambda own: weight_drawings(result, own, looks))
+        case "training":
+            shown = [training(list(own), looks) for _, own in groupby(groups, key=lambda group: group.sparsity)]
+            return [grid for grids, _ in shown for grid in grids], [one for _, drawings in shown for one in drawings]
+        case "controls":
+            return controls(groups, looks), []
     grid = early_bird_grid(groups)
     return [grid] if grid.rows else [], list(early_bird_drawings(groups))
 

@@ -10,8 +10,15 @@ from rich.console import Console
 
 from masksearch.cli.flags import full_help, parse
 from masksearch.cli.progress import ProgressBars
-from masksearch.experiment import Settings, SweepResult, run_sweep
+from masksearch.criteria import CRITERIA
+from masksearch.data import DATASETS
+from masksearch.experiment import Settings, SweepResult, recipe_names, recipe_text, run_sweep
 from masksearch.experiment.store.run_folder import free_name, renamed
+from masksearch.models import MODELS
+from masksearch.schedules import SCHEDULES
+from masksearch.scoring import OBJECTIVES
+from masksearch.searchers import SEARCHERS
+from masksearch.supermasks import SUPERMASKS
 
 __all__ = ["keep_freed_memory", "print_result", "run"]
 

@@ -377,7 +377,7 @@ def _convert(values: dict[str, object], kind: type[_T], folder: Path) -> _T:
 
 
 def _with_nan(node: Any) -> Any:
-    """Replace every ``train_loss`` of null by NaN: the training diverged, and JSON has no NaN."""
+    """Replace every ``train_loss`` of null by NaN, as JSON has no NaN, and former names of fields by today's."""
     if isinstance(node, list):
         return list(map(_with_nan, node))
     if not isinstance(node, dict):
