@@ -1,0 +1,182 @@
+"""ms.compress and ms.find_mask: every figure of the table computed anew, methods, amounts and mistakes."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import masksearch as ms
+
+SHORT = ms.TrainSettings(epochs=2, optimizer="adam", lr=1e-3)
+
+
+def images(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (n,), generator=generator)
+    return 0.3 * torch.randn(n, 1, 8, 8, generator=generator) + labels[:, None, None, None] / 2, labels
+
+
+def table(n, seed):
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(n, 6, generator=generator)
+    return inputs, (inputs[:, :1] * inputs[:, 1:2] + inputs[:, 2:3]).float()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    data = ms.Data.from_tensors("bright", images(300, 0), images(100, 1))
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(48, 3),
+    )  # fmt: skip
+    ms.train(model, data.train, SHORT, val=data.val)
+    return model, data
+
+
+@pytest.fixture(scope="module")
+def regressor():
+    data = ms.Data.from_tensors("products", table(400, 0), table(100, 1), task="regression")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+    ms.train(model, data.train, ms.TrainSettings(epochs=30, optimizer="adam", lr=3e-3), val=data.val)
+    return model, data
+
+
+def conv_macs(model, side):
+    """Multiply-adds of the classifier by hand: 3x3 convolutions keep the size of the image."""
+    first, second, head = model[0], model[3], model[7]
+    return 9 * side**2 * (first.out_channels + first.out_channels * second.out_channels) + head.weight.numel()
+
+
+def accuracy(model, data):
+    with torch.no_grad():
+        return float((model.eval()(data.test.inputs).argmax(1) == data.test.targets).double().mean())
+
+
+@pytest.mark.parametrize("share", [{"macs": 0.5}, {"params": 0.5}, {"sparsity": 0.5, "granularity": "filter"}])
+def test_every_figure_of_smaller_networks_is_right(classifier, share):
+    model, data = classifier
+    before = copy.deepcopy(model.state_dict())
+    result = ms.compress(model, data, train=SHORT, progress=False, **share)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert result.before.macs == conv_macs(model, 8)
+    assert result.after.macs == result.pruned.macs == conv_macs(result.model, 8)
+    assert result.after.params == sum(parameter.numel() for parameter in result.model.parameters())
+    assert result.before.metric == accuracy(model, data)
+    assert result.after.metric == accuracy(result.model, data)
+    with torch.no_grad():
+        loss = float(F.cross_entropy(result.model(data.test.inputs), data.test.targets))
+    assert result.after.loss == pytest.approx(loss, rel=1e-5)
+    kept = {"macs": result.after.macs / result.before.macs, "params": result.after.params / result.before.params}
+    if "sparsity" in share:
+        assert result.mask.density == 0.5
+    else:
+        [(name, value)] = share.items()
+        assert value - 0.12 < kept[name] <= value
+    with torch.no_grad(), result.space.applied(copy.deepcopy(model).eval(), result.mask) as masked:
+        outputs = masked(data.test.inputs)
+    assert result.pruned.metric == float((outputs.argmax(1) == data.test.targets).double().mean())
+    assert [line.split()[0] for line in str(result).splitlines()[1:4]] == ["accuracy", "loss", "parameters"]
+
+
+def test_every_figure_of_a_sparse_regression_is_right(regressor):
+    model, data = regressor
+    result = ms.compress(model, data, sparsity=0.8, train=SHORT, progress=False)
+    zeros = sum(int((result.model[place].weight == 0).sum()) for place in (0, 2, 4))
+    total = sum(model[place].weight.numel() for place in (0, 2, 4))
+    assert zeros == total - round(0.2 * total)
+    assert result.after.params == sum(int((parameter != 0).sum()) for parameter in result.model.parameters())
+    assert result.before.macs == total
+    assert result.after.macs == total - zeros
+    targets = data.test.targets
+    with torch.no_grad():
+        error = (result.model(data.test.inputs) - targets).square()
+    assert result.after.loss == pytest.approx(float(error.mean()), rel=1e-5)
+    r2 = 1 - float(error.sum() / (targets - targets.mean()).square().sum())
+    assert result.after.metric == pytest.approx(r2, rel=1e-4)
+    assert (result.before.metric_name, result.history) == ("R2", None)
+
+
+def test_a_search_starts_from_the_usual_criterion_and_does_not_end_below_it(regressor):
+    model, data = regressor
+    magnitude = ms.find_mask(model, data, sparsity=0.8, progress=False)
+    searched = ms.find_mask(model, data, sparsity=0.8, method="annealing", budget=60, progress=False)
+    assert magnitude == magnitude.space.top_k(ms.criteria.magnitude(model, magnitude.space), sparsity=0.8)
+    score = ms.Scorer(model, magnitude.space, data.search, "loss")
+    assert score(searched).value >= score(magnitude).value
+    random = ms.find_mask(
+        model, data, sparsity=0.8, method=ms.searchers.Annealing(), budget=5, start="random", progress=False
+    )
+    assert random.hamming(magnitude) > searched.hamming(magnitude)
+    result = ms.compress(model, data, sparsity=0.8, method="annealing", budget=60, train=False, progress=False)
+    assert result.mask == searched
+    assert len(result.history) == 60
+    assert result.after == result.pruned
+
+
+def test_equal_seeds_give_equal_results(classifier):
+    model, data = classifier
+    one, other = (ms.compress(model, data, macs=0.5, train=SHORT, seed=3, progress=False) for _ in range(2))
+    assert one.mask == other.mask
+    assert all(map(torch.equal, one.model.state_dict().values(), other.model.state_dict().values()))
+
+
+def test_a_share_of_the_latency(classifier):
+    model, data = classifier
+    result = ms.compress(model, data, latency=0.9, train=False, progress=False)
+    assert result.amount.hold == "macs"
+    assert result.after.macs < result.before.macs
+    assert result.after.latency.device == "cpu"
+
+
+def test_a_training_loop_of_ones_own_cannot_lose_the_mask(regressor):
+    model, data = regressor
+
+    def noisy(network, data, *, masks, epochs, seed, device):
+        assert (set(masks), epochs, device.type) == ({"0.weight", "2.weight", "4.weight"}, 5, "cpu")
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.01)
+
+    result = ms.compress(model, data, sparsity=0.8, train_fn=noisy, progress=False)
+    pruned = ~result.space.parameter_masks(result.mask)["2.weight"]
+    assert (result.model[2].weight[pruned] == 0).all()
+    assert (result.model[0].bias != model[0].bias).all()
+
+
+def test_a_dense_teacher_is_used_if_the_settings_ask_for_one(regressor):
+    model, data = regressor
+    plain, taught = (
+        ms.compress(
+            model, data, sparsity=0.8, progress=False, train=ms.TrainSettings(epochs=2, lr=1e-3, distill=weight)
+        )
+        for weight in (0.0, 0.5)
+    )
+    assert plain.mask == taught.mask
+    assert plain.after.loss != taught.after.loss
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one is needed, and none of them is given"),
+        ({"macs": 0.5, "params": 0.5}, "macs, params is given"),
+        ({"macs": 0.0}, r"macs: 0.0; allowed is in \(0, 1\]"),
+        ({"sparsity": 1.0}, r"sparsity: 1.0; allowed is in \[0, 1\)"),
+        ({"macs": 0.5, "granularity": "weight"}, "masked weights save no macs"),
+        ({"macs": 0.5, "granularity": "filters"}, "did you mean 'filter'"),
+        ({"macs": 0.5, "method": "magnitud"}, "did you mean 'magnitude'"),
+        ({"macs": 0.5, "method": "magnitude"}, "ranks weight units, not filter; there are"),
+        ({"macs": 0.5, "method": 3}, "a int; allowed is a name or a searcher"),
+        ({"macs": 0.5, "budget": 0}, "budget: 0"),
+        ({"macs": 0.5, "train": False, "train_fn": print}, "leave train_fn out"),
+    ],
+)
+def test_mistakes_are_one_sentence_before_any_work(classifier, arguments, message):
+    model, data = classifier
+    with pytest.raises(ms.InputError, match=message) as raised:
+        ms.compress(model, data, **arguments, progress=False)
+    assert "\n" not in str(raised.value)
