@@ -102,7 +102,7 @@ def load_data(
         name,
         (raw.train_images, raw.train_labels),
         (raw.test_images, raw.test_labels),
-        raw.val,
+        getattr(raw, "val", None),  # rows of plugins may lack it
         classes=raw.classes,
         augment=row.augment,
         **sizes,

@@ -400,6 +400,11 @@ def _instance(searcher: Searcher | str) -> Searcher:
     if isinstance(searcher, type):
         name = searcher.__name__
         raise InputError(f"searcher: {name} is a class; give an instance, {name}()")
+    if not isinstance(searcher, Searcher):
+        raise InputError(
+            f"searcher: a {type(searcher).__name__}; make it a subclass of ms.searchers.Searcher, "
+            "which needs only ask and tell"
+        )
     return searcher
 
 

@@ -45,8 +45,8 @@ class TrainSettings:
     label_smoothing: float = 0.0
     """Share of the target that the training loss spreads evenly over all classes."""
     precision: Precision = "float32"
-    """Number format of the training's forward passes: float32, bfloat16, or float16 with loss scaling; weights are
-    float32 in all cases."""
+    """Number format of the training's forward passes: float32, bfloat16, or float16 with loss scaling.
+    Weights are float32 in all cases."""
     augment: Augment = "auto"
     """Augmentation of training images: crop_flip, none, or auto (the data set's usual).
     crop_flip crops randomly with 4 pixels of padding, and flips horizontally."""

@@ -194,7 +194,7 @@ class TestLatency:
 
         def timed(runs, device, seconds):
             assert [run().shape for run in runs.values()] == [(64, 10), (64, 10)]
-            return {name: timing_of([1e-3 * params(run.func)]) for name, run in runs.items()}
+            return {name: timing_of([1e-3 * params(run.args[0])]) for name, run in runs.items()}
 
         monkeypatch.setattr("masksearch.scoring.latency.time_runs", timed)
         model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.Linear(1152, 10))
