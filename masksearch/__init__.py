@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from masksearch.plugin import load_plugins
     from masksearch.pruning import deploy, export
     from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
+    from masksearch.pruning.reconstruction import reconstruct
     from masksearch.pruning.ticket import draw_ticket
     from masksearch.schedules.rounds import run_rounds
     from masksearch.scoring import LatencyShare, Scorer, ShortTraining
@@ -72,6 +73,7 @@ __all__ = [
     "load_pruned",
     "models",
     "prune",
+    "reconstruct",
     "restore_state",
     "run_rounds",
     "save_pruned",
@@ -112,6 +114,7 @@ _HOMES = {
     "models": ("build_model",),
     "plugin": ("load_plugins",),
     "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),
+    "pruning.reconstruction": ("reconstruct",),
     "pruning.ticket": ("draw_ticket",),
     "schedules.rounds": ("run_rounds",),
     "scoring": ("LatencyShare", "Scorer", "ShortTraining"),

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from itertools import islice
+from typing import Any, Literal, get_args
 
 import torch
 from rich.console import Console
@@ -18,6 +19,7 @@ from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
 from masksearch.data import Data
 from masksearch.pruning.physical import prune
+from masksearch.pruning.reconstruction import reconstruct
 from masksearch.scoring import LatencyShare, Scorer
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
@@ -37,6 +39,7 @@ _CRITERION: dict[str, str] = {"weight": "magnitude", "filter": "fpgm"}
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 _RANKED, _RANKED_BATCH = 512, 64  # training examples, and the batches, from which criteria compute gradients
+_REPAIRED = 1024  # training examples whose inputs the repair uses
 _LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
 _TIMED = 64  # inputs of a timed batch
 
@@ -61,7 +64,7 @@ class Compressed:
     mask: Mask
     space: NetworkSpace
     before: Measured
-    pruned: Measured  # under the mask, before fine-tuning
+    pruned: Measured  # pruned and repaired, before fine-tuning
     after: Measured
     method: str
     amount: Amount
@@ -106,13 +109,14 @@ def compress(
     granularity: Granularity | None = None,
     budget: int = 300,
     objective: str | None = None,
+    repair: bool | None = None,
     train: TrainSettings | Literal[False] = _FINE_TUNING,
     train_fn: TrainFunction | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Compressed:
-    """Make a trained network smaller or sparser: find a mask, prune, fine-tune, and measure before and after.
+    """Make a trained network smaller or sparser: find a mask, prune, repair, fine-tune, and measure before and after.
 
     Exactly one of ``sparsity``, ``macs``, ``params`` and ``latency`` is given.
 
@@ -140,6 +144,9 @@ def compress(
     objective : str, optional
         What a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"`` without
         targets.
+    repair : bool, optional
+        Whether kept weights are solved by least squares on 1,024 training inputs, so that layers give the outputs of
+        the dense network (:func:`~masksearch.reconstruct`). Default: for filters; weight masks take longer.
     train : TrainSettings or False
         Fine-tuning; False leaves it out. Default: 5 epochs of AdamW, learning rate 3e-4 with cosine decay. The weights
         of the best epoch by validation are kept. With ``distill`` above 0, the dense network is the teacher.
@@ -174,10 +181,14 @@ def compress(
         before = task.measure(dense, {})
         mask, history = task.find(amount)
         filters = isinstance(task.space, FilterSpace)
-        network = prune(dense, task.space, mask) if isinstance(task.space, FilterSpace) else copy_network(dense)
-        masks = {} if filters else task.space.parameter_masks(mask)
-        if not filters:
+        if filters if repair is None else repair:
+            network = reconstruct(dense, task.space, mask, task.repair_inputs())
+        else:
+            network = copy_network(dense)
             task.space.apply(network, mask)
+        if isinstance(task.space, FilterSpace):
+            network = prune(network, task.space, mask)
+        masks = {} if filters else task.space.parameter_masks(mask)
         pruned = after = task.measure(network, masks)
         training = None
         if train is not False:
@@ -309,6 +320,13 @@ class _Task:
                 f"latency: {share} of the dense network's can't be reached; the smallest measured share is {least:.3g}"
             )
         return amount.at(low)
+
+    def repair_inputs(self) -> list[Any]:
+        """Return batches of training inputs for the repair."""
+        order = torch.randperm(len(self.data.train), generator=torch_generator(self.seed, "compress", "repair"))
+        sizes = [len(part) for part in order[:_REPAIRED].split(_RANKED_BATCH)]
+        batches = self.data.train.batches(order, sizes)
+        return [inputs for inputs, _ in islice(batches, max(4, _REPAIRED // _RANKED_BATCH))]
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
         """Return the mask of a criterion, from gradients on some training examples where it needs them."""

@@ -1,0 +1,141 @@
+"""Least-squares repair of masked networks: its two properties, independent solutions, and every kind of layer."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import masksearch as ms
+
+
+def mlp():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)).eval()
+
+
+def convolutional():
+    """Its BatchNorm statistics are those of its inputs, as after a training."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(54, 3),
+    )  # fmt: skip
+    for _ in range(50):
+        model(torch.randn(64, 2, 7, 7))
+    return model.eval()
+
+
+def sounds():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv1d(1, 6, 5, stride=2), nn.ReLU(), nn.Conv1d(6, 6, 3, dilation=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(36, 2),
+    ).eval()  # fmt: skip
+
+
+CASES = {
+    "mlp": (mlp, lambda n: torch.randn(n, 10)),
+    "convolutional": (convolutional, lambda n: torch.randn(n, 2, 7, 7)),
+    "sounds": (sounds, lambda n: torch.randn(n, 1, 24)),
+}
+
+
+def examples(name, n=256):
+    torch.manual_seed(1)
+    return CASES[name][1](n)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_a_full_mask_changes_nothing_but_statistics(name, sequential):
+    model, inputs = CASES[name][0](), examples(name)
+    space = ms.filter_space(model, inputs[:1])
+    repaired = ms.reconstruct(model, space, space.full(), inputs, sequential=sequential)
+    for parameter, other in zip(model.parameters(), repaired.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+@pytest.mark.parametrize("granularity", ["weight", "filter"])
+@pytest.mark.parametrize("name", CASES)
+def test_repaired_outputs_are_nearer_and_pruned_entries_stay_zero(name, granularity, sequential):
+    model, inputs = CASES[name][0](), examples(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    space = ms.weight_space(model) if granularity == "weight" else ms.filter_space(model, inputs[:1])
+    mask = space.random(density=0.5, scope="layerwise", generator=torch.Generator().manual_seed(2))
+    repaired = ms.reconstruct(model, space, mask, inputs, sequential=sequential)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    parameters = dict(repaired.named_parameters())
+    for key, keep in space.parameter_masks(mask).items():
+        assert (parameters[key][~keep] == 0).all()
+    with torch.no_grad():
+        dense = model(inputs)
+        with space.applied(model, mask):
+            masked = model(inputs)
+        errors = [float((outputs - dense).square().mean()) for outputs in (repaired(inputs), masked)]
+    # Layers repaired for dense inputs promise nothing for the outputs, though all but random weight masks gain there.
+    assert errors[0] < (1.1 if granularity == "weight" and not sequential else 0.9) * errors[1]
+    if granularity == "filter":
+        small = ms.prune(repaired, space, mask)
+        with torch.no_grad():
+            torch.testing.assert_close(small(inputs), repaired(inputs), atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_is_the_solution_of_torchs_own_least_squares():
+    """The last layer of a network whose hidden units are correlated, against lstsq with the same ridge."""
+    model, inputs = mlp(), examples("mlp", 512)
+    space = ms.filter_space(model, inputs[:1])
+    bits = torch.ones(space.n_units, dtype=torch.bool)
+    bits[space.layers[1].slice][::2] = False
+    mask = ms.Mask(space, bits)
+    repaired = ms.reconstruct(model, space, mask, inputs)
+    with torch.no_grad():
+        hidden = model[:4](inputs).double()
+        fitted = torch.arange(512).view(8, 64)[torch.arange(8) % 4 != 3].flatten()  # every fourth batch is held out
+        kept = bits[space.layers[1].slice].nonzero().flatten()
+        rows, targets = F.pad(hidden[fitted][:, kept], (0, 1), value=1.0), model[4](hidden[fitted].float()).double()
+        weight = model[4].weight[:, kept].double().T
+        scale = hidden[fitted].square().sum(0).mean()
+        solutions = []
+        for ridge in (1e-4, 1e-3, 1e-2, 1e-1):
+            root = (ridge * scale).sqrt() * torch.eye(len(kept) + 1, dtype=torch.float64)[:-1]
+            system = torch.cat([rows, root])
+            right = torch.cat([targets, (ridge * scale).sqrt() * weight])
+            solutions.append(torch.linalg.lstsq(system, right).solution)
+    found = torch.cat([repaired[4].weight[:, kept].T, repaired[4].bias[None]]).double()
+    assert min(float((found - solution).abs().max()) for solution in solutions) < 1e-4
+
+
+def test_batch_norm_statistics_are_those_of_the_pruned_network():
+    model, inputs = convolutional(), examples("convolutional")
+    space = ms.filter_space(model, inputs[:1])
+    mask = space.random(density=0.5, scope="layerwise", generator=torch.Generator().manual_seed(2))
+    repaired = ms.reconstruct(model, space, mask, inputs)
+    with torch.no_grad():
+        means = torch.stack([repaired[0](part).mean((0, 2, 3)) for part in inputs.split(64)])
+    torch.testing.assert_close(repaired[1].running_mean, means.mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_inputs_of_any_form_and_too_few_of_them():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.head = nn.Linear(4, 8), nn.Linear(5, 8), nn.Linear(8, 2)
+
+        def forward(self, x, y):
+            return self.head(F.relu(self.left(x) + self.right(y)))
+
+    torch.manual_seed(0)
+    model, inputs = Two().eval(), {"x": torch.randn(64, 4), "y": torch.randn(64, 5)}
+    space = ms.filter_space(model, inputs)
+    mask = space.random(density=0.5)
+    repaired = ms.reconstruct(model, space, mask, inputs)
+    split = {name: value.split(16) for name, value in inputs.items()}
+    parts = [{name: chunks[place] for name, chunks in split.items()} for place in range(4)]
+    again = ms.reconstruct(model, space, mask, parts)
+    assert torch.equal(repaired.head.weight, again.head.weight)
+    with pytest.raises(ms.InputError, match="examples: 3 of them; at least 8"):
+        ms.reconstruct(model, space, mask, {name: value[:3] for name, value in inputs.items()})
+    with pytest.raises(ms.InputError, match="mask of a"):
+        ms.reconstruct(mlp(), ms.weight_space(mlp()), mask, torch.randn(64, 10))
