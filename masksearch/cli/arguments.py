@@ -1,60 +1,93 @@
-"""Parsers of command lines, whose mistakes are errors of one line."""
+"""Command lines, read by tyro into dataclasses whose values are texts; every mistake is an error of one line."""
 
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import fields
 from difflib import get_close_matches
-from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn, TypeVar, get_type_hints
+
+import tyro
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Parser"]
+__all__ = ["Texts", "given_flags", "metavar", "one", "read_arguments", "read_known", "refuse", "takes"]
+
+Kind = TypeVar("Kind")
+
+Texts = tuple[str, ...]
+"""Values of a flag as they are typed; settings and commands convert them, with their own messages of errors."""
 
 
-class Parser(ArgumentParser):
-    """Parser of one command's arguments; its help is 100 columns wide."""
+def read_arguments(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
+    """Read the arguments of a command into a dataclass of flags (fields of :data:`Texts` or bool) and positionals.
 
-    def __init__(self, prog: str, *, indent: int = 30, **options: Any) -> None:
-        formatter = partial(RawDescriptionHelpFormatter, width=100, max_help_position=indent)
-        super().__init__(prog=prog, formatter_class=formatter, allow_abbrev=False, **options)
+    Raises
+    ------
+    InputError
+        For an unknown flag, or a flag without its value.
+    SystemExit
+        After ``--help``.
+    """
+    if {"-h", "--help"} & set(args):
+        tyro.cli(kind, prog=prog, args=["--help"])
+    given, unknown = read_known(kind, args, prog)
+    if unknown:
+        refuse(unknown, kind, args, f"{prog} --help")
+    return given
 
-    def parse(self, args: Sequence[str]) -> Namespace:
-        """Return the values of all flags; flags may contain ``_`` in place of ``-``.
 
-        Raises
-        ------
-        InputError
-            For an unknown flag, or a wrong number of values.
-        SystemExit
-            After ``--help``.
-        """
-        given, unknown = self.parse_known_intermixed_args([self._dashed(arg) for arg in args])
-        if unknown:
-            self.refuse(unknown)
-        return given
+def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, list[str]]:
+    """Read arguments into a dataclass, and return it with the arguments that are no flag and no flag's value.
 
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Raise an InputError for the first argument that is no flag and no flag's value."""
-        flag = unknown[0].partition("=")[0]
-        if not flag.startswith("-"):
-            raise InputError(f"{flag!r} is no flag: flags begin with --, and {self.prog} --help lists them")
-        near = get_close_matches(flag, self._option_string_actions, n=1)
-        raise InputError(f"unknown flag {flag}: " + (f"did you mean {near[0]}? " if near else "") + self.where_listed)
+    Raises
+    ------
+    InputError
+        For a flag without its value.
+    """
+    given, unknown = tyro.cli(kind, prog=prog, args=list(args), add_help=False, return_unknown_args=True)
+    for name, flag in given_flags(args).items():
+        if getattr(given, name, None) in ((), ((),)):  # ((),): of a flag that may be repeated
+            raise InputError(f"{flag}: nothing given; give {flag} {metavar(kind, name)}")
+    return given, unknown
 
-    @property
-    def where_listed(self) -> str:
-        """Sentence that names the command that lists all flags."""
-        return f"{self.prog} --help lists all flags"
 
-    def error(self, message: str) -> NoReturn:
-        """Raise an InputError with argparse's message; for a flag without its value, with the values to give."""
-        flag, _, reason = message.removeprefix("argument ").partition(": ")
-        if reason.startswith("expected "):
-            reason = f"nothing given; give {flag} {self._option_string_actions[flag].metavar}"
-        raise InputError(f"{flag}: {reason.replace('ignored explicit argument', 'takes no value, but got')}")
+def takes(metavar: str, text: str | None = None) -> object:
+    """Return the annotation of values that tyro's help calls ``metavar``; ``text`` is the help, if no docstring is."""
+    return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
-    def _dashed(self, arg: str) -> str:
-        """The argument, with ``-`` in place of ``_`` if it is a flag of this parser."""
-        flag, equals, value = arg.partition("=")
-        dashed = flag.replace("_", "-")
-        return f"{dashed}{equals}{value}" if dashed in self._option_string_actions else arg
+
+def metavar(kind: type, name: str) -> str:
+    """Return the word for the value of a flag in helps: ``NAME``; empty for flags without values."""
+    notes = getattr(get_type_hints(kind, include_extras=True)[name], "__metadata__", ())
+    return next((note.metavar for note in notes if hasattr(note, "metavar")), "")
+
+
+def given_flags(args: Sequence[str]) -> dict[str, str]:
+    """Return {name with underscores: flag as typed} of the flags among the arguments: no_download, --no-download."""
+    flags = (arg.partition("=")[0] for arg in args if arg.startswith("--"))
+    return {flag[2:].replace("-", "_"): flag for flag in flags}
+
+
+def one(values: Texts, flag: str) -> str:
+    """Return the value of a flag that takes one value.
+
+    Raises
+    ------
+    InputError
+        If there are several values.
+    """
+    if len(values) > 1:
+        raise InputError(f"{flag}: {' '.join(values)}; one value is needed")
+    return values[0]
+
+
+def refuse(unknown: Sequence[str], kind: type, args: Sequence[str], helps: str) -> NoReturn:
+    """Raise an InputError for the first unknown argument; the message names the nearest flag and the help command."""
+    flag = unknown[0].partition("=")[0]
+    typed = [arg for arg in args if arg.startswith("--") and arg.endswith(f"={unknown[0]}")]
+    if typed:
+        raise InputError(f"{typed[0].partition('=')[0]}: takes no value, but got {unknown[0]!r}")
+    if not flag.startswith("-"):
+        raise InputError(f"{flag!r} is no flag: flags begin with --, and {helps} lists them")
+    flags = [f"--{item.name.replace('_', '-')}" for item in fields(kind)]
+    near = get_close_matches(flag.replace("_", "-"), flags, n=1)
+    raise InputError(f"unknown flag {flag}: {f'did you mean {near[0]}? ' if near else ''}{helps} lists all flags")

@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return 130
-    except SystemExit as ended:  # of argparse, after the help of a command
+    except SystemExit as ended:  # of tyro, after the help of a command
         return int(ended.code or 0)
     return 0
 

@@ -1,15 +1,15 @@
 """The arguments of ``masksearch run``: flags for some settings, ``--set`` for all, and recipes as their defaults."""
 
 import re
-from argparse import SUPPRESS, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import make_dataclass, replace
 from difflib import get_close_matches
+from functools import cache
 from itertools import chain
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
-from masksearch.cli.arguments import Parser
-from masksearch.cli.help import add_other_flags
+from masksearch.cli.arguments import Texts, given_flags, one, read_known, refuse, takes
+from masksearch.cli.help import OTHERS, OtherFlags, help_text, other_entries
 from masksearch.experiment import SCALES, Settings, load_recipe
 from masksearch.experiment.settings.catalogue import Setting, flag_keys, flags_by_topic, settings_by_key
 from masksearch.experiment.settings.removed import REMOVED
@@ -23,42 +23,6 @@ __all__ = ["full_help", "parse"]
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
-class RunParser(Parser):
-    """Parser of the flags of ``masksearch run``; the help has the values of ``usual`` as defaults."""
-
-    def __init__(self, prog: str, usual: Settings) -> None:
-        super().__init__(prog, usage=f"{prog} [flags]", add_help=False)
-        for topic, settings in flags_by_topic().items():
-            group = self.add_argument_group(topic)
-            for setting in settings:
-                default = value_text(setting.value(usual)).replace(",", " ")
-                text = _help(setting) + (f" (default: {default})" if default not in ("", "none") else "")
-                group.add_argument(setting.flag, default=SUPPRESS, help=text, **_options(setting))
-        add_other_flags(self)
-
-    def refuse(self, unknown: Sequence[str]) -> NoReturn:
-        """Raise an InputError for an unknown flag; it says what replaced a removed flag, or how ``--set`` is used."""
-        flag, _, value = unknown[0].partition("=")
-        name = flag.removeprefix("--").replace("-", "_")
-        if name in REMOVED:
-            raise InputError(f"{flag}: {REMOVED[name]}")
-        plain = re.sub(r"(^|\.)no_", r"\1", name)
-        for setting in settings_by_key().values() if flag.startswith("--") else ():
-            if setting.key in flag_keys() and plain == setting.key:
-                raise InputError(f"{flag}: give {setting.flag}, or --set {setting.key}=VALUE")
-            if setting.key not in flag_keys() and plain in (setting.key, setting.name):
-                ends = [place for place, arg in enumerate(unknown) if arg.startswith("--")][1:]
-                values = [value] if value else unknown[1 : ends[0] if ends else None]
-                usual = str(plain == name).lower() if setting.type.kind is bool else value_text(setting.default)
-                raise InputError(f"{flag}: give --set {setting.key}={','.join(values) or usual}")
-        super().refuse(unknown)
-
-    @property
-    def where_listed(self) -> str:
-        """Sentence that names the command that lists all flags."""
-        return f"{self.prog} --help-all lists all flags"
-
-
 def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
     """Return the settings of the sweeps to run, one for each part of a recipe; ``"list"`` for ``--list``.
 
@@ -67,12 +31,12 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
     InputError
         For a wrong flag, setting or value, in one line.
     """
-    given = RunParser(prog, Settings()).parse(args)
-    parts = _parts(given)
-    if given.list:
+    flags = _read(args, prog)
+    parts = _parts(flags)
+    if flags.list:
         return "list"
-    changes = _changes(given)
-    settings = [_renamed(part.with_changes(changes), part, given) for part in parts]
+    changes = _changes(flags, args)
+    settings = [_renamed(part.with_changes(changes), part, flags) for part in parts]
     if "sparsity" in changes.get("sweep", {}):
         _check_sparsity_counts(settings)
     return settings
@@ -86,47 +50,96 @@ def full_help(args: Sequence[str], prog: str) -> str:
     InputError
         For a wrong flag, or an unknown recipe, scale, part or plugin.
     """
-    usual = _parts(RunParser(prog, Settings()).parse(args))[0]
-    parser = RunParser(prog, usual)
-    group = parser.add_argument_group("settings that are no flags, for --set KEY=VALUE")
-    for key, setting in settings_by_key().items():
-        if key not in flag_keys():
-            group.add_argument(f"{key}={value_text(setting.value(usual))}", help=_help(setting))
-    return parser.format_help()
+    usual = _parts(_read(args, prog))[0]
+    topics: dict[str, list[tuple[str, str]]] = {}
+    for topic, settings in flags_by_topic().items():
+        entries = topics.setdefault(topic, [])
+        for setting in settings:
+            default = value_text(setting.value(usual)).replace(",", " ")
+            text = _help(setting) + (f" (default: {default})" if default not in ("", "none") else "")
+            switch = f", --no-{setting.flag[2:]}" if setting.type.kind is bool else f" {_metavar(setting)}"
+            entries.append((setting.flag + switch, text))
+    topics[OTHERS] = other_entries()
+    topics["settings that are no flags, for --set KEY=VALUE"] = [
+        (f"{key}={value_text(setting.value(usual))}", _help(setting))
+        for key, setting in settings_by_key().items()
+        if key not in flag_keys()
+    ]
+    return f"usage: {prog} [flags]\n" + help_text(topics, indent=30)
 
 
-def _options(setting: Setting) -> dict[str, Any]:
-    """Arguments of argparse's ``add_argument`` for the type of a setting."""
+@cache
+def _flags() -> type[OtherFlags]:
+    """Return the dataclass of all flags, which tyro reads: those of settings, and those that are none."""
+    of_settings: list[tuple[str, Any, Any]] = [
+        (setting.name, bool, False)
+        if setting.type.kind is bool
+        else (setting.name, Annotated[Texts, takes(_metavar(setting), _help(setting))], ())
+        for setting in chain.from_iterable(flags_by_topic().values())
+    ]
+    return make_dataclass("Flags", of_settings, bases=(OtherFlags,), frozen=True)
+
+
+def _read(args: Sequence[str], prog: str) -> Any:
+    """Return the flags' values as texts; raise an InputError for an unknown argument."""
+    given, unknown = read_known(_flags(), args, prog)
+    if unknown:
+        _refuse_former_flags(unknown)
+        refuse(unknown, _flags(), args, f"{prog} --help-all")
+    return given
+
+
+def _refuse_former_flags(unknown: Sequence[str]) -> None:
+    """Raise an InputError for a removed flag, with its replacement, or for a setting that needs ``--set``."""
+    flag, _, value = unknown[0].partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    if name in REMOVED:
+        raise InputError(f"{flag}: {REMOVED[name]}")
+    plain = re.sub(r"(^|\.)no_", r"\1", name)
+    for setting in settings_by_key().values() if flag.startswith("--") else ():
+        if setting.key in flag_keys() and plain == setting.key:
+            raise InputError(f"{flag}: give {setting.flag}, or --set {setting.key}=VALUE")
+        if setting.key not in flag_keys() and plain in (setting.key, setting.name):
+            ends = [place for place, arg in enumerate(unknown) if arg.startswith("--")][1:]
+            values = [value] if value else unknown[1 : ends[0] if ends else None]
+            usual = str(plain == name).lower() if setting.type.kind is bool else value_text(setting.default)
+            raise InputError(f"{flag}: give --set {setting.key}={','.join(values) or usual}")
+
+
+def _metavar(setting: Setting) -> str:
     of = setting.type
-    if of.kind is bool:
-        return {"action": BooleanOptionalAction}
-    metavar = "|".join(of.words) if of.words and not of.several else _METAVARS[of.kind]
-    return {"metavar": metavar} | ({"nargs": "+"} if of.several else {})
+    return "|".join(of.words) if of.words and not of.several else _METAVARS[of.kind] + " ..." * of.several
 
 
 def _help(setting: Setting) -> str:
     """Help of a setting, with the allowed words that its text does not name."""
     missing = [word for word in setting.type.words if word not in setting.text]
-    allowed = f" Allowed: {', '.join(setting.type.words)}." if missing else ""
-    return (setting.text + allowed).replace("%", "%%")
+    return setting.text + (f" Allowed: {', '.join(setting.type.words)}." if missing else "")
 
 
-def _parts(given: Namespace) -> list[Settings]:
+def _parts(flags: Any) -> list[Settings]:
     """Load the plugins, and return the settings of the recipe's parts, or the usual settings."""
-    load_plugins(getattr(given, "plugin", ()))  # before any value is checked against the tables
-    choose("scale", given.scale, list(SCALES))
-    if given.parts and not given.recipe:
-        raise InputError(f"parts: {' '.join(given.parts)}; only a recipe has parts: give --recipe NAME, too")
-    return load_recipe(given.recipe, given.scale, given.parts) if given.recipe else [Settings()]
+    load_plugins(flags.plugin)  # before any value is checked against the tables
+    recipe, scale = _recipe(flags)
+    choose("scale", scale, list(SCALES))
+    if flags.parts and not recipe:
+        raise InputError(f"parts: {' '.join(flags.parts)}; only a recipe has parts: give --recipe NAME, too")
+    return load_recipe(recipe, scale, flags.parts) if recipe else [Settings()]
 
 
-def _changes(given: Namespace) -> dict[str, dict[str, Any]]:
+def _recipe(flags: Any) -> tuple[str, str]:
+    """Return the names of the recipe, empty if none is given, and of its scale."""
+    return one(flags.recipe or ("",), "--recipe"), one(flags.scale or ("cpu",), "--scale")
+
+
+def _changes(flags: Any, args: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return {group: {name: value}} of the values that flags and ``--set`` give."""
     changes: dict[str, dict[str, Any]] = {}
+    given = given_flags(args)
     for setting in chain.from_iterable(flags_by_topic().values()):
-        if setting.name in given:
-            changes.setdefault(setting.group, {})[setting.name] = _value(setting, getattr(given, setting.name))
-    for text in given.set:
+        if {setting.name, f"no_{setting.name}"} & set(given):
+            changes.setdefault(setting.group, {})[setting.name] = _value(setting, getattr(flags, setting.name))
+    for text in chain.from_iterable(flags.set):
         key, equals, value = text.partition("=")
         setting = _setting(key)
         if not equals:
@@ -141,7 +154,8 @@ def _value(setting: Setting, given: Any) -> Any:
     if of.kind is bool:
         return given
     if not of.several:
-        return None if of.optional and given.lower() == "none" else of.parse_one(given, flag)
+        text = one(given, flag)
+        return None if of.optional and text.lower() == "none" else of.parse_one(text, flag)
     for text in given:
         if "," in text and setting.name != "plugin":
             spaced = " ".join(filter(None, text.split(",")))
@@ -172,9 +186,10 @@ def _check_sparsity_counts(settings: Sequence[Settings]) -> None:
             raise InputError(f"sparsity: {value}; {instead} replaces it, so give one of the two")
 
 
-def _renamed(settings: Settings, part: Settings, given: Namespace) -> Settings:
+def _renamed(settings: Settings, part: Settings, flags: Any) -> Settings:
     """Settings whose typed name replaces the recipe's and keeps the suffix that separates the recipe's sweeps."""
-    if not given.recipe or settings.run.name == part.run.name:
+    recipe, scale = _recipe(flags)
+    if not recipe or settings.run.name == part.run.name:
         return settings
-    name = part.run.name.replace(f"{given.recipe}_{given.scale}", settings.run.name, 1)
+    name = part.run.name.replace(f"{recipe}_{scale}", settings.run.name, 1)
     return replace(settings, run=replace(settings.run, name=name))

@@ -1,13 +1,19 @@
 """The texts of ``masksearch --help`` and ``masksearch run --help``, made without importing PyTorch."""
 
 import ast
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from textwrap import fill
+from typing import Annotated, Any
 
-from masksearch.cli.arguments import Parser
+from tyro.conf import UseAppendAction
+
+from masksearch.cli.arguments import Texts, metavar, takes
 from masksearch.utils.field_texts import field_texts
 
-__all__ = ["COMMANDS", "add_other_flags", "short_help"]
+__all__ = ["COMMANDS", "OTHERS", "OtherFlags", "help_text", "other_entries", "short_help"]
 
 COMMANDS = """\
 usage: masksearch COMMAND ...
@@ -51,49 +57,71 @@ _MAIN = {
 }
 """Topic -> names of the settings whose flags ``masksearch run --help`` prints."""
 
+OTHERS = "recipes and other settings"
+"""Topic of the flags that are no settings."""
+
+
+@dataclass(frozen=True)
+class OtherFlags:
+    """Flags of ``masksearch run`` that are no settings."""
+
+    recipe: Annotated[Texts, takes("NAME")] = ()
+    """Published experiment whose settings replace all defaults: a row of --list."""
+    scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
+    """Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
+    (default: cpu)"""
+    parts: Annotated[Texts, takes("NAME ...")] = ()
+    """Parts of the recipe to run; all if not given."""
+    set: Annotated[tuple[Texts, ...], UseAppendAction, takes("KEY=VALUE ...")] = ()
+    """Any other setting, as --set train.momentum=0.8 annealing.chains=4.
+    Commas separate several values; none unsets a value."""
+    help: bool = False
+    """Print the main flags."""
+    help_all: bool = False
+    """Print all flags, and all settings that --set takes."""
+    list: bool = False
+    """Print every method, schedule, objective, network, data set and recipe."""
+
 
 def short_help() -> str:
     """Return the text of ``masksearch run --help``: the first line of the docstring of each main setting."""
     package = Path(__file__).parents[1]
     files = [*(package / "experiment" / "settings").glob("*.py"), package / "training" / "train_settings.py"]
     known = {name: (default, text) for file in files for name, default, text in field_texts(file.read_text("utf-8"))}
-    parser = Parser("masksearch run", indent=23, usage="masksearch run [flags]", description=_RUN, add_help=False)
+    topics: dict[str, list[tuple[str, str]]] = {}
     for topic, names in _MAIN.items():
-        group = parser.add_argument_group(topic)
+        entries = topics.setdefault(topic, [])
         for name in names:
-            value, text = _literal(known[name][0]), known[name][1].partition("\n")[0].replace("%", "%%")
+            value, text = _literal(known[name][0]), known[name][1].partition("\n")[0]
             flag = f"--{name.replace('_', '-')}"
             if value is False:
-                group.add_argument(flag, action="store_true", help=text)
+                entries.append((flag, text))
                 continue
             default = f": {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
             if name == "methods":
                 kinds = _literal(known["METHODS"][0])
                 default = "; ".join(f" for {kind}s: {' '.join(usual)}" for kind, usual in kinds.items())
-            group.add_argument(flag, metavar=_metavar(value), help=f"{text} (default{default})")
-    add_other_flags(parser, only_main=True)
-    return parser.format_help()
+            entries.append((f"{flag} {_metavar(value)}", f"{text} (default{default})"))
+    others = [(flag, text.partition("\n")[0]) for flag, text in other_entries("recipe", "set", "help_all", "list")]
+    return f"usage: masksearch run [flags]\n\n{_RUN}\n" + help_text({**topics, OTHERS: others}, indent=23)
 
 
-def add_other_flags(parser: Parser, *, only_main: bool = False) -> None:
-    """Add the flags of ``masksearch run`` that are no settings; ``only_main``: the main ones, with a short help."""
-    group = parser.add_argument_group("recipes and other settings")
-    recipe = "Published experiment whose settings replace all defaults: a row of --list."
-    group.add_argument("--recipe", metavar="NAME", help=recipe)
-    others = "Any other setting, as --set train.momentum=0.8 annealing.chains=4."
-    if only_main:
-        group.add_argument("--set", metavar="KEY=VALUE ...", help=others)
-    else:
-        scale = "Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published)."
-        group.add_argument("--scale", metavar="smoke|cpu|paper", default="cpu", help=scale)
-        parts = "Parts of the recipe to run; all if not given."
-        group.add_argument("--parts", metavar="NAME", nargs="+", default=[], help=parts)
-        several = f"{others} Commas separate several values; none unsets a value."
-        group.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help=several)
-        group.add_argument("--help", action="store_true", help="Print the main flags.")
-    group.add_argument("--help-all", action="store_true", help="Print all flags, and all settings that --set takes.")
-    rows = "Print every method, schedule, objective, network, data set and recipe."
-    group.add_argument("--list", action="store_true", help=rows)
+def help_text(topics: Mapping[str, Sequence[tuple[str, str]]], indent: int) -> str:
+    """Return the topics as text 100 columns wide; each has (flag, text) pairs, whose texts begin at ``indent``."""
+    lines = []
+    for topic, entries in topics.items():
+        lines += ["", f"{topic}:"]
+        for head, text in entries:
+            body = fill(" ".join(text.split()), 100, initial_indent=" " * indent, subsequent_indent=" " * indent)
+            fits = len(head) <= indent - 4
+            lines += [f"  {head:<{indent - 2}}{body.lstrip()}"] if fits else [f"  {head}", body]
+    return "\n".join(lines) + "\n"
+
+
+def other_entries(*names: str) -> list[tuple[str, str]]:
+    """Return (flag with its metavar, text) of the flags that are no settings; of all if no names are given."""
+    texts = {name: text for name, _, text in field_texts(inspect.getsource(OtherFlags))}
+    return [(f"--{name.replace('_', '-')} {metavar(OtherFlags, name)}".strip(), texts[name]) for name in names or texts]
 
 
 def _literal(value: ast.expr | None) -> Any:

@@ -1,15 +1,16 @@
 """The commands that read finished runs: ``masksearch show``, ``compare`` and ``analyse``."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from rich.console import Console
+from tyro.conf import Positional
 
 from masksearch.analysis import SIMILARITIES, Group, group_cells
-from masksearch.cli.arguments import Parser
+from masksearch.cli.arguments import Texts, one, read_arguments, takes
 from masksearch.cli.running import print_result
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.report import mask_analyses as analyses
@@ -47,12 +48,43 @@ ANALYSES = tuple(_LACKS)
 """Names of all analyses of ``masksearch analyse``."""
 
 
+@dataclass(frozen=True)
+class Show:
+    """Print the results of a sweep that is finished or running, and what its folder contains."""
+
+    folder: Annotated[tuple[Path, ...], Positional, takes("FOLDER")] = ()
+    """Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Print how sweeps differ: their settings, and their results paired by cell."""
+
+    runs: Annotated[tuple[Path, ...], Positional, takes("RUN RUN ...")] = ()
+    """Folders of two or more sweeps."""
+    out: Annotated[Texts, takes("FILE")] = ()
+    """Markdown file to write the tables to."""
+
+
+@dataclass(frozen=True)
+class Analyse:
+    """Print properties of the masks of sweeps, and write them as Markdown and figures."""
+
+    runs: Annotated[tuple[Path, ...], Positional, takes("RUN ...")] = ()
+    """Folders of sweeps."""
+    what: Annotated[Texts, takes("NAME ...", f"Analyses to make: {', '.join(ANALYSES)}; all if not given.")] = ()
+    measure: Annotated[
+        Texts, takes("NAME ...", f"Measures of the similarity of masks: {', '.join(SIMILARITIES)}; all if not given.")
+    ] = ()
+    sparsity: Annotated[Texts, takes("X ...")] = ()
+    """Sparsities whose masks are analysed; all if not given."""
+    out: Annotated[Texts, takes("FOLDER")] = ()
+    """Folder of the Markdown page and the figures; if not given, the folder analysis of the first run."""
+
+
 def show(args: Sequence[str], console: Console) -> None:
     """Print the results of a sweep that is finished or running, and what its folder contains."""
-    parser = Parser("masksearch show", description=show.__doc__)
-    folder_help = "Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."
-    parser.add_argument("folder", nargs="*", type=Path, metavar="FOLDER", help=folder_help)
-    folders = parser.parse(args).folder
+    folders = read_arguments(Show, args, "masksearch show").folder
     if len(folders) != 1:
         raise InputError("show: takes one folder, as runs/sweep")
     [folder] = folders
@@ -67,40 +99,27 @@ def show(args: Sequence[str], console: Console) -> None:
 
 def compare(args: Sequence[str], console: Console) -> None:
     """Print how sweeps differ: their settings, and their results paired by cell."""
-    parser = Parser("masksearch compare", description=compare.__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="Folders of two or more sweeps.")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Markdown file to write the tables to.")
-    given = parser.parse(args)
+    given = read_arguments(Compare, args, "masksearch compare")
     grids = comparison([read_sweep(run) for run in given.runs])
     _print(grids, console)
     if given.out:
-        write_bytes(given.out, "\n".join(grid.markdown() for grid in grids).encode())
-        console.print(f"written  {given.out}", highlight=False, soft_wrap=True)
+        out = one(given.out, "--out")
+        write_bytes(Path(out), "\n".join(grid.markdown() for grid in grids).encode())
+        console.print(f"written  {out}", highlight=False, soft_wrap=True)
 
 
 def analyse(args: Sequence[str], console: Console) -> None:
     """Print properties of the masks of sweeps, and write them as Markdown and figures."""
-    parser = Parser("masksearch analyse", description=analyse.__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="Folders of sweeps.")
-    several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
-    analyses_help = f"Analyses to make: {', '.join(ANALYSES)}; all if not given."
-    parser.add_argument("--what", **several, default=ANALYSES, help=analyses_help)
-    measures_help = f"Measures of the similarity of masks: {', '.join(SIMILARITIES)}; all if not given."
-    parser.add_argument("--measure", **several, default=tuple(SIMILARITIES), help=measures_help)
-    sparsity_help = "Sparsities whose masks are analysed; all if not given."
-    parser.add_argument("--sparsity", **several | {"metavar": "X"}, default=(), help=sparsity_help)
-    out_help = "Folder of the Markdown page and the figures; if not given, the folder analysis of the first run."
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=out_help)
-    given = parser.parse(args)
+    given = read_arguments(Analyse, args, "masksearch analyse")
     if not given.runs:
         raise InputError("analyse: takes one or more runs, as runs/sweep")
-    what, measures = given.what, given.measure
+    what, measures = given.what or ANALYSES, given.measure or tuple(SIMILARITIES)
     for name in what:
         choose("analysis", name, list(ANALYSES))
     for name in measures:
         choose("measure", name, list(SIMILARITIES))
     results = [_only(read_sweep(run), given.sparsity) for run in given.runs]
-    home = given.out or results[0].path / "analysis"
+    home = Path(one(given.out, "--out")) if given.out else results[0].path / "analysis"
     texts = []
     names = run_names(results)
     for run, result in zip(names, results, strict=True):
