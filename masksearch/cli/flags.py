@@ -20,6 +20,7 @@ from masksearch.utils.registry import choose
 
 __all__ = ["full_help", "parse"]
 
+_ALIASES = {"--data": "--dataset"}
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -31,11 +32,11 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
     InputError
         For a wrong flag, setting or value, in one line.
     """
-    flags = _read(args, prog)
+    flags, given = _read(args, prog)
     parts = _parts(flags)
     if flags.list:
         return "list"
-    changes = _changes(flags, args)
+    changes = _changes(flags, given)
     settings = [_renamed(part.with_changes(changes), part, flags) for part in parts]
     if "sparsity" in changes.get("sweep", {}):
         _check_sparsity_counts(settings)
@@ -50,7 +51,7 @@ def full_help(args: Sequence[str], prog: str) -> str:
     InputError
         For a wrong flag, or an unknown recipe, scale, part or plugin.
     """
-    usual = _parts(_read(args, prog))[0]
+    usual = _parts(_read(args, prog)[0])[0]
     topics: dict[str, list[tuple[str, str]]] = {}
     for topic, settings in flags_by_topic().items():
         entries = topics.setdefault(topic, [])
@@ -58,7 +59,8 @@ def full_help(args: Sequence[str], prog: str) -> str:
             default = value_text(setting.value(usual)).replace(",", " ")
             text = _help(setting) + (f" (default: {default})" if default not in ("", "none") else "")
             switch = f", --no-{setting.flag[2:]}" if setting.type.kind is bool else f" {_metavar(setting)}"
-            entries.append((setting.flag + switch, text))
+            names = [setting.flag, *(alias for alias, flag in _ALIASES.items() if flag == setting.flag)]
+            entries.append((", ".join(names) + switch, text))
     topics[OTHERS] = other_entries()
     topics["settings that are no flags, for --set KEY=VALUE"] = [
         (f"{key}={value_text(setting.value(usual))}", _help(setting))
@@ -80,13 +82,15 @@ def _flags() -> type[OtherFlags]:
     return make_dataclass("Flags", of_settings, bases=(OtherFlags,), frozen=True)
 
 
-def _read(args: Sequence[str], prog: str) -> Any:
-    """Return the flags' values as texts; raise an InputError for an unknown argument."""
+def _read(args: Sequence[str], prog: str) -> tuple[Any, set[str]]:
+    """Return the values of all flags as texts, and the names of those given; raise an InputError for unknown ones."""
+    for alias, flag in _ALIASES.items():
+        args = [flag + arg[len(alias) :] if arg.partition("=")[0] == alias else arg for arg in args]
     given, unknown = read_known(_flags(), args, prog)
     if unknown:
         _refuse_former_flags(unknown)
         refuse(unknown, _flags(), args, f"{prog} --help-all")
-    return given
+    return given, set(given_flags(args))
 
 
 def _refuse_former_flags(unknown: Sequence[str]) -> None:
@@ -132,12 +136,11 @@ def _recipe(flags: Any) -> tuple[str, str]:
     return one(flags.recipe or ("",), "--recipe"), one(flags.scale or ("cpu",), "--scale")
 
 
-def _changes(flags: Any, args: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _changes(flags: Any, given: set[str]) -> dict[str, dict[str, Any]]:
     """Return {group: {name: value}} of the values that flags and ``--set`` give."""
     changes: dict[str, dict[str, Any]] = {}
-    given = given_flags(args)
     for setting in chain.from_iterable(flags_by_topic().values()):
-        if {setting.name, f"no_{setting.name}"} & set(given):
+        if {setting.name, f"no_{setting.name}"} & given:
             changes.setdefault(setting.group, {})[setting.name] = _value(setting, getattr(flags, setting.name))
     for text in chain.from_iterable(flags.set):
         key, equals, value = text.partition("=")

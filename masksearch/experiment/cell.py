@@ -10,13 +10,14 @@ from masksearch.data import DATASETS
 from masksearch.experiment.identity import Deciding, changed_fields, deciding_fields, short_hash, without
 from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
 from masksearch.experiment.settings.sweep_axes import Capped, parse_layer_sparsity
-from masksearch.models import MODELS
+from masksearch.models import MODELS, is_own_function
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.spaces import NetworkSpace
 from masksearch.supermasks import SUPERMASKS
 from masksearch.training import TrainSettings
+from masksearch.utils.imports import source_digest
 from masksearch.utils.registry import Table
 
 __all__ = ["AUTO", "Cell", "dense_identity", "dense_training"]
@@ -226,11 +227,15 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
         "training": changed_fields(dense_training(settings, schedule)),
         "seed": seed,
     }
+    if settings.sweep.image_size is not None:
+        identity["image_size"] = settings.sweep.image_size
     if data_digest:
         identity["data"] = data_digest
     if settings.sweep.dense != "auto":
         path = settings.sweep.dense_file(seed)
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
+    if is_own_function(settings.sweep.model):
+        identity["model_source"] = source_digest(settings.sweep.model)
     rows: list[tuple[Table[Any], str]] = [(MODELS, settings.sweep.model), (DATASETS, settings.sweep.dataset)]
     return identity | plugin_digests(*rows)
 

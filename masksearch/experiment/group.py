@@ -16,6 +16,7 @@ from masksearch.experiment.steps.dense import dense_network
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training.duration import Duration
+from masksearch.utils.errors import InputError
 
 __all__ = ["Group", "data_key", "load_part", "moments_of", "part_space", "run_inline"]
 
@@ -58,19 +59,23 @@ def data_key(part: Settings) -> tuple[object, ...]:
     """Return everything that decides the data of a part of a sweep; parts with equal keys share their data."""
     scoring = part.scoring
     sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
-    return part.sweep.dataset, part.run.data_root, *sizes
+    return part.sweep.dataset, part.sweep.image_size, part.run.data_root, *sizes
 
 
 def load_part(part: Settings) -> Data:
-    """Load the data of a part of a sweep."""
-    return load_data(
+    """Load the data of a part of a sweep; raise an InputError if the data is for another task than ``sweep.task``."""
+    data = load_data(
         part.sweep.dataset,
         part.run.data_root,
         download=part.run.download,
+        image_size=part.sweep.image_size,
         search_examples=part.scoring.search_examples,
         train_examples=part.scoring.train_examples,
         val_examples=part.scoring.val_examples,
     )
+    if part.sweep.task not in (None, data.task.name):
+        raise InputError(f"task: {part.sweep.task}; {data.name} returns data for {data.task.name}: leave task out")
+    return data
 
 
 def part_space(part: Settings, data: Data) -> NetworkSpace:

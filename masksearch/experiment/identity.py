@@ -26,6 +26,8 @@ NEVER = frozenset(
         "sweep.seeds",
         "sweep.first_seed",
         "sweep.find_at",
+        # A check of the data, which decides its task.
+        "sweep.task",
         "schedules.schedule",
         "schedules.rounds",
         "schedules.rewind_to",
@@ -45,6 +47,7 @@ NEVER = frozenset(
 DENSE = frozenset(
     {
         "sweep.dataset",
+        "sweep.image_size",
         "sweep.model",
         "sweep.dense",
         "scoring.train_examples",

@@ -21,7 +21,8 @@ from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.run_folder import is_done, locked
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
-from masksearch.models import build_model
+from masksearch.models import build_model, is_own_function
+from masksearch.models.timm_models import check_timm_name
 from masksearch.models.torchvision_models import torchvision_names
 from masksearch.schedules import SCHEDULES
 from masksearch.spaces import NetworkSpace
@@ -30,6 +31,7 @@ from masksearch.training.duration import Duration
 from masksearch.training.slimming import Slimming
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
+from masksearch.utils.imports import import_function
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
@@ -128,8 +130,10 @@ def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
         key = data_key(part)
         if key not in data:
             data[key] = load_part(part)
-        cells = grid(part)
-        dense = [Cell(part, "", 0.0, "0", seed, name) for seed, name in product(part.sweep.seed_range, _plain(part))]
+        digest = data[key].digest() if part.sweep.has_own_data else ""
+        cells = [replace(cell, data_digest=digest) for cell in grid(part)]
+        plain = product(part.sweep.seed_range, _plain(part))
+        dense = [Cell(part, "", 0.0, "0", seed, name, data_digest=digest) for seed, name in plain]
         space = _check(part, data[key], cells, dense)
         loaded.append(_Part(cells, dense, data[key], space))
     return loaded
@@ -164,17 +168,32 @@ def read_sweep(path: Path) -> SweepResult:
 
 
 def _check_parts(parts: Sequence[Settings]) -> None:
-    """Check what needs no data: that the parts fit together, names of torchvision's networks, files of networks."""
-    for group, name in (("run", "name"), ("sweep", "dataset"), ("sweep", "model")):
-        one, *others = dict.fromkeys(getattr(getattr(part, group), name) for part in parts)
-        if others:
-            raise InputError(f"{name}: {one} and {others[0]} in parts of one sweep; they must be the same")
-    for sweep in (part.sweep for part in parts):
-        kind, _, name = sweep.model.partition(":")
+    first = parts[0]
+    for part in parts[1:]:
+        for name, one, other in (
+            ("name", first.run.name, part.run.name),
+            ("dataset", first.sweep.dataset, part.sweep.dataset),
+            ("model", first.sweep.model, part.sweep.model),
+        ):
+            if one != other:
+                raise InputError(f"{name}: {one} and {other} in parts of one sweep; they must be the same")
+
+
+def _check_without_data(parts: Sequence[Settings]) -> None:
+    """Check what needs no data, before it is read: names of networks, functions of users, files of dense networks."""
+    for part in parts:
+        kind, _, name = part.sweep.model.partition(":")
         if kind == "torchvision":
             choose("torchvision classifier", name, torchvision_names())
-        for seed in sweep.seed_range if sweep.dense != "auto" else ():
-            check_is_file(sweep.dense_file(seed))
+        elif kind == "timm":
+            check_timm_name(name)
+        elif is_own_function(part.sweep.model):
+            import_function(part.sweep.model, "model")
+        if part.sweep.has_own_data:
+            import_function(part.sweep.dataset, "data set")
+        if part.sweep.dense != "auto":
+            for seed in part.sweep.seed_range:
+                check_is_file(part.sweep.dense_file(seed))
 
 
 def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell]) -> NetworkSpace:
@@ -182,7 +201,8 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     steps = steps_per_epoch(len(data.train), settings.train.batch_size)
     for moment in {*moments_of([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
-    smallest = int(data.train.targets.bincount(minlength=data.classes).min())
+    counts = data.train.targets.bincount(minlength=data.classes) if data.task.classifies else None
+    smallest = settings.scoring.examples_per_class if counts is None else int(counts.min())
     criteria = [cell.method for cell in cells if cell.method in CRITERIA]
     if any(cell.searches for cell in cells):
         criteria += [source.name for source in settings.search.sources]

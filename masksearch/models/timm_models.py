@@ -9,7 +9,19 @@ from torch import nn
 from masksearch.models.blocks import Shape
 from masksearch.utils.errors import InputError
 
-__all__ = ["from_timm"]
+__all__ = ["check_timm_name", "from_timm"]
+
+
+def check_timm_name(name: str) -> None:
+    """Raise an InputError if timm is not installed, or has no network of this name; the message has the nearest."""
+    try:
+        import timm
+    except ImportError:
+        raise InputError(f"model: timm:{name} needs the package timm: pip install timm") from None
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}? " if near else ""
+        raise InputError(f"model: timm has no {name!r}; {hint}timm.list_models() has all names")
 
 
 def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
@@ -20,14 +32,9 @@ def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
     InputError
         If timm is not installed, for unknown names, and for networks that can't take the images.
     """
-    try:
-        import timm
-    except ImportError:
-        raise InputError(f"model: timm:{name} needs the package timm: pip install timm") from None
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {', '.join(near)}? " if near else ""
-        raise InputError(f"model: timm has no {name!r}; {hint}timm.list_models() has all names")
+    check_timm_name(name)
+    import timm
+
     c, h, w = shape
     settings: dict[str, Any] = {"pretrained": False, "num_classes": classes, "in_chans": c}
     if "img_size" in signature(timm.model_entrypoint(name)).parameters or "vit" in name or "swin" in name:

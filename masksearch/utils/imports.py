@@ -10,7 +10,7 @@ from typing import Any
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["import_function", "names_function"]
+__all__ = ["import_function", "names_function", "source_digest"]
 
 
 def names_function(text: str) -> bool:
@@ -55,6 +55,13 @@ def import_function(text: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{what}: {name} has no function {function!r}")
     return found
+
+
+def source_digest(text: str) -> str:
+    """Return the SHA-256 digest, in hex, of the file of the function that a text names; empty for built-in modules."""
+    name = text.rpartition(":")[0]
+    file = name if name.endswith(".py") else getattr(_module(name), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _module(name: str) -> Any:

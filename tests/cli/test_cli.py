@@ -110,7 +110,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--sparsity 0.9,0.8": ["separate values with spaces: --sparsity 0.9 0.8"],
     "--methods snip,magnitude": ["separate values with spaces: --methods snip magnitude"],
     "--methods": ["methods: nothing given"],
-    "--model timm:resnet18": ["timm:resnet18", "torchvision:NAME", "--plugin"],
+    "--model timm:resnet19": ["timm has no 'resnet19'", "did you mean"],
     "--dense nowhere.pt": ["nowhere.pt is no file"],
     "--set scoring.examples_per_class=5000": ["examples_per_class: 5000", "smallest class has"],
     "--search-examples 5000": ["search_examples is 5000", "allowed is 1 to"],

@@ -47,6 +47,8 @@ BASES = {  # cells of all kinds: every field decides the result of at least one 
 OTHER = {  # another value, where the type alone does not give one
     "sweep.dataset": "mnist",
     "sweep.model": "conv2",
+    "sweep.task": "classification",
+    "sweep.image_size": 32,
     "sweep.granularity": "filter",
     "sweep.methods": ["random"],
     "sweep.sparsity": [0.5],
@@ -97,6 +99,7 @@ def fields():
 
 
 FIELDS = list(fields())
+NEEDED = {"sweep.image_size": {"dataset": "imagefolder:here"}}  # what a field is for
 RESOLVED = ("schedules.retrain_epochs", "schedules.between_epochs", "scoring.hold")  # the cell has their outcome
 
 
@@ -120,7 +123,7 @@ def other_value(name, settings):
 
 def changed(base, name):
     """The settings of a base with another value of one field; None where that can't be."""
-    settings = Settings().updated(BASES[base], "here")
+    settings = Settings().updated(BASES[base] | NEEDED.get(name, {}), "here")
     group, _, field = name.partition(".")
     value = other_value(name, settings)
     value = tuple(value) if isinstance(value, list) else value

@@ -9,13 +9,15 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
 from masksearch.experiment.settings.search_settings import split_method
 from masksearch.experiment.settings.text_values import check_fields, check_least, check_some
-from masksearch.models import MODELS
+from masksearch.models import MODELS, is_own_function
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
 from masksearch.searchers.optuna.parametrisations import RANGE
 from masksearch.supermasks import SUPERMASKS
+from masksearch.tasks import TASKS
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
+from masksearch.utils.imports import names_function
 from masksearch.utils.registry import choose
 
 __all__ = ["CAPPED", "METHODS", "Capped", "Granularity", "SweepSettings", "methods", "parse_layer_sparsity"]
@@ -41,10 +43,18 @@ class SweepSettings:
     """Grid of a sweep: data set, network, methods, sparsities, moments and seeds."""
 
     dataset: str = "digits"
-    """Data set: a row of --list, or imagefolder:PATH."""
+    """Data: a row of --list, imagefolder:PATH or module:function.
+    module:function or path/to/file.py:function names a function of yours that returns ms.Data."""
+    task: str | None = None
+    """Task that the data must be for: classification, binary, multilabel, regression, segmentation or language_model.
+    If not given, the task of the data."""
+    image_size: int | None = None
+    """Height and width of images of an image folder, in pixels: each is resized and cropped to a square.
+    If not given, all images must have one size."""
     model: str = "lenet_300_100"
-    """Network: a row of --list, NAME:WIDTH or torchvision:NAME.
-    NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5."""
+    """Network: a row of --list, NAME:WIDTH, torchvision:NAME, timm:NAME or module:function.
+    NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. module:function or path/to/file.py:function
+    names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
     """What one bit of the mask switches: weight or filter.
     A filter is removed with everything that depends on it."""
@@ -86,10 +96,13 @@ class SweepSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
         choose("granularity", self.granularity, list(METHODS))
-        choose("data set", self.dataset.partition(":")[0], list(DATASETS))
-        _check_model(self.model)
+        self._check_data()
+        if not is_own_function(self.model):
+            name, colon, _ = self.model.partition(":")
+            if not (colon and name in ("torchvision", "timm")):
+                choose("model", name, [*MODELS, "torchvision:NAME", "timm:NAME"])
         check_fields(self, "methods", "sparsity")
-        check_least(self, seeds=1, first_seed=0)
+        check_least(self, seeds=1, first_seed=0, image_size=1)
         for method in self.methods:
             self._check_method(*split_method(method))
         for sparsity in self.sparsity:
@@ -102,6 +115,18 @@ class SweepSettings:
         OBJECTIVES.check(self.objective)
         for moment in self.find_at:
             Duration.parse(moment, "find_at")
+
+    def _check_data(self) -> None:
+        kind = self.dataset.partition(":")[0]
+        if self.task is not None:
+            TASKS.check(self.task)
+        if self.has_own_data:
+            return
+        choose("data set", kind, list(DATASETS))
+        if self.task not in (None, "classification"):
+            raise InputError(f"task: {self.task}; {kind} has labels for classification: leave task out")
+        if self.image_size is not None and kind != "imagefolder":
+            raise InputError(f"image_size: {self.image_size}; images of {kind} have their own size, so leave it out")
 
     def _check_caps(self) -> None:
         flag, *others = [f"max_{name}" for name in CAPPED if getattr(self, f"max_{name}")] or [""]
@@ -124,6 +149,11 @@ class SweepSettings:
             raise InputError(
                 f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}"
             )
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether ``dataset`` names a function of the user, which returns the data."""
+        return self.dataset.partition(":")[0] not in DATASETS and names_function(self.dataset)
 
     @property
     def seed_range(self) -> range:
@@ -170,14 +200,3 @@ def parse_layer_sparsity(text: str) -> tuple[str, float]:
     if not name or not 0 <= sparsity < 1:
         raise InputError(f"layer_sparsity: {text!r}; a layer and its sparsity in [0, 1) are needed, as fc1=0.9")
     return name, sparsity
-
-
-def _check_model(model: str) -> None:
-    name = model.partition(":")[0]
-    if name == "timm":
-        raise InputError(
-            f"model: {model}; networks of timm are no rows of --list: give torchvision:NAME, or add a row of your own, "
-            "which builds the network, with --plugin (docs/plugins.md)"
-        )
-    if name != "torchvision":
-        choose("model", name, [*MODELS, "torchvision:NAME"])
