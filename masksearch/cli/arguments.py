@@ -67,8 +67,8 @@ def given_flags(args: Sequence[str]) -> dict[str, str]:
     return {flag[2:].replace("-", "_"): flag for flag in flags}
 
 
-def one(values: Texts, flag: str) -> str:
-    """Return the value of a flag that takes one value.
+def one(values: Texts, flag: str) -> str | None:
+    """Return the value of a flag that takes one value; None if the flag is not given.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def one(values: Texts, flag: str) -> str:
     """
     if len(values) > 1:
         raise InputError(f"{flag}: {' '.join(values)}; one value is needed")
-    return values[0]
+    return values[0] if values else None
 
 
 def refuse(unknown: Sequence[str], kind: type, args: Sequence[str], helps: str) -> NoReturn:

@@ -131,9 +131,9 @@ def _parts(flags: Any) -> list[Settings]:
     return load_recipe(recipe, scale, flags.parts) if recipe else [Settings()]
 
 
-def _recipe(flags: Any) -> tuple[str, str]:
-    """Return the names of the recipe, empty if none is given, and of its scale."""
-    return one(flags.recipe or ("",), "--recipe"), one(flags.scale or ("cpu",), "--scale")
+def _recipe(flags: Any) -> tuple[str | None, str]:
+    """Return the names of the recipe, or None, and of its scale."""
+    return one(flags.recipe, "--recipe"), one(flags.scale, "--scale") or "cpu"
 
 
 def _changes(flags: Any, given: set[str]) -> dict[str, dict[str, Any]]:
@@ -157,7 +157,7 @@ def _value(setting: Setting, given: Any) -> Any:
     if of.kind is bool:
         return given
     if not of.several:
-        text = one(given, flag)
+        text = one(given, flag) or ""
         return None if of.optional and text.lower() == "none" else of.parse_one(text, flag)
     for text in given:
         if "," in text and setting.name != "plugin":

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Annotated, Any
 
-from tyro.conf import UseAppendAction
+from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
 from masksearch.cli.arguments import Texts, metavar, takes
 from masksearch.utils.field_texts import field_texts
@@ -75,11 +75,11 @@ class OtherFlags:
     set: Annotated[tuple[Texts, ...], UseAppendAction, takes("KEY=VALUE ...")] = ()
     """Any other setting, as --set train.momentum=0.8 annealing.chains=4.
     Commas separate several values; none unsets a value."""
-    help: bool = False
+    help: Annotated[bool, FlagCreatePairsOff] = False
     """Print the main flags."""
-    help_all: bool = False
+    help_all: Annotated[bool, FlagCreatePairsOff] = False
     """Print all flags, and all settings that --set takes."""
-    list: bool = False
+    list: Annotated[bool, FlagCreatePairsOff] = False
     """Print every method, schedule, objective, network, data set and recipe."""
 
 

@@ -100,10 +100,10 @@ def show(args: Sequence[str], console: Console) -> None:
 def compare(args: Sequence[str], console: Console) -> None:
     """Print how sweeps differ: their settings, and their results paired by cell."""
     given = read_arguments(Compare, args, "masksearch compare")
+    out = one(given.out, "--out")
     grids = comparison([read_sweep(run) for run in given.runs])
     _print(grids, console)
-    if given.out:
-        out = one(given.out, "--out")
+    if out:
         write_bytes(Path(out), "\n".join(grid.markdown() for grid in grids).encode())
         console.print(f"written  {out}", highlight=False, soft_wrap=True)
 
@@ -113,13 +113,14 @@ def analyse(args: Sequence[str], console: Console) -> None:
     given = read_arguments(Analyse, args, "masksearch analyse")
     if not given.runs:
         raise InputError("analyse: takes one or more runs, as runs/sweep")
+    out = one(given.out, "--out")
     what, measures = given.what or ANALYSES, given.measure or tuple(SIMILARITIES)
     for name in what:
         choose("analysis", name, list(ANALYSES))
     for name in measures:
         choose("measure", name, list(SIMILARITIES))
     results = [_only(read_sweep(run), given.sparsity) for run in given.runs]
-    home = Path(one(given.out, "--out")) if given.out else results[0].path / "analysis"
+    home = Path(out) if out else results[0].path / "analysis"
     texts = []
     names = run_names(results)
     for run, result in zip(names, results, strict=True):

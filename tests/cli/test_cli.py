@@ -177,6 +177,11 @@ COMMANDS = {
     "show": "show: takes one folder",
     "show a b": "show: takes one folder",
     "show nowhere": "nowhere holds no sweep",
+    "show a --out b": "unknown flag --out: masksearch show --help lists all flags",
+    "compare a b --outt c": "unknown flag --outt: did you mean --out?",
+    "compare a b --out": "--out: nothing given; give --out FILE",
+    "analyse a --what": "--what: nothing given; give --what NAME ...",
+    "analyse a --out b c": "--out: b c; one value is needed",
 }
 
 
