@@ -77,6 +77,7 @@ def run_sweep(
     parts = [settings] if isinstance(settings, Settings) else list(settings)
     _check_parts(parts)
     device = prepare(parts[0].run)
+    _check_without_data(parts)
     loaded = _loaded_parts(parts)
     cells = [cell for part in loaded for cell in part.cells]
     path = Path(parts[0].run.runs) / parts[0].run.name
