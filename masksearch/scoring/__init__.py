@@ -1,4 +1,4 @@
-"""Scorers: they measure masks on images."""
+"""Scorers: they measure how good pruning masks of a network are, on examples."""
 
 from masksearch.scoring.constant_weights import signed_constants
 from masksearch.scoring.latency import LatencyShare

@@ -11,9 +11,10 @@ __all__ = ["signed_constants"]
 
 
 def signed_constants(model: nn.Module, space: NetworkSpace) -> nn.Module:
-    """A copy of ``model`` in which every weight of the space's layers is sign(w) times its layer's standard deviation.
+    """Return a copy of a network whose weights are sign(w) times the standard deviation of their layer's weights.
 
-    Zhou et al. 2019, section 5. Only the mask and the signs distinguish such a network from others.
+    Only the layers of ``space`` change. Zhou et al. 2019, section 5. Only the mask and the signs distinguish such a
+    network from others.
     """
     model = copy.deepcopy(model)
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -1,4 +1,4 @@
-"""Examples on the scoring's device: in memory, or streamed from a split in the same batches at every pass."""
+"""Examples on the device where masks are scored: in memory, or streamed in equal batches at every pass."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -17,10 +17,10 @@ _ALIGNMENT = 64  # bytes; torch allocates tensors at multiples of it
 
 
 class ScoredSplit(Protocol):
-    """The part of a split that scorers and criteria read."""
+    """Protocol of a data split with the attributes that scorers read: task, length and the first examples."""
 
     task: Task
-    resident: bool
+    resident: bool  # whether all examples are in memory, as ``inputs`` and ``targets``
 
     def __len__(self) -> int:
         """Return the number of examples."""
@@ -30,14 +30,14 @@ class ScoredSplit(Protocol):
 
 
 class HeldSplit(Split):
-    """A split whose tensors stay on the device that they are on, without further checks."""
+    """Data split in memory that accepts tensors on any device, without checks and conversions."""
 
     def __post_init__(self) -> None:
         """Leave the tensors as they are."""
 
 
 class ScoredExamples:
-    """The examples of a split in batches on a device.
+    """Examples of a data split, in batches on the device where masks are scored.
 
     Resident examples move to the device once. Streamed examples are read again at every pass: a first batch that
     differs from that of the pass before is an error.
@@ -45,13 +45,13 @@ class ScoredExamples:
     Parameters
     ----------
     split : ScoredSplit
-        Its inputs, targets and task.
+        The inputs, targets and task of the examples.
     device : torch.device
         Device of the batches.
     batch_size : int
         Examples per batch; loaders have their own sizes.
     channels_last : bool
-        Whether images (b, c, h, w) have innermost channels (same values, same shape).
+        Whether images (b, c, h, w) get the memory format ``torch.channels_last`` (same values, same shape).
     check : callable
         (inputs, targets) -> None, raises an error; called with all resident examples, or with every batch of the first
         pass.
@@ -74,7 +74,7 @@ class ScoredExamples:
             self._held = self._moved(split.inputs, split.targets)
 
     def batches(self) -> Iterator[tuple[Nested, Any]]:
-        """Yield inputs and targets of every batch, in order."""
+        """Yield (inputs, targets) of all examples, one batch at a time, in the same order at every call."""
         if self._held is not None:
             for batch in batches_of(self._held, self._batch_size):
                 yield _aligned(batch[0]), batch[1]
@@ -89,7 +89,7 @@ class ScoredExamples:
         self._passed = True
 
     def whole(self) -> tuple[Nested, Any]:
-        """Return inputs and targets of all examples; streamed ones are read once and then stay on the device."""
+        """Return (inputs, targets) of all examples; streamed examples are read once and then stay on the device."""
         if self._held is None:
             inputs, targets = self._split.sample(len(self._split))
             self._check(inputs, targets)
@@ -113,7 +113,7 @@ class ScoredExamples:
 
 
 def batches_of(examples: tuple[Nested, Any], batch_size: int) -> Iterator[tuple[Nested, Any]]:
-    """Yield examples in memory in batches (views), in order."""
+    """Yield (inputs, targets) of examples in memory, one batch at a time, in order, as views."""
     for start in range(0, n_examples(examples[0]), batch_size):
         yield take(examples[0], slice(start, start + batch_size)), take(examples[1], slice(start, start + batch_size))
 

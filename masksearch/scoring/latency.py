@@ -17,7 +17,7 @@ __all__ = ["LatencyShare"]
 
 
 class LatencyShare:
-    """Cost of a filter mask: latency of its pruned network / latency of the dense network.
+    """Measured cost of a filter mask: latency of the pruned network / latency of the dense network.
 
     Both are medians of alternating runs. Measurements vary, so a search with this cost can't be repeated exactly. For
     small networks and small batches, the differences between masks may be smaller than the measurement noise.
@@ -47,7 +47,7 @@ class LatencyShare:
 
     @torch.no_grad()
     def __call__(self, mask: Mask) -> float:
-        """Return the share; 1 for a mask that empties a layer, since such a network can't be pruned."""
+        """Return pruned / dense latency; 1 for a mask that empties a layer, since such a network can't be pruned."""
         if mask.empty_layers():
             return 1.0
         runs = {"pruned": prune(self._dense, self._space, mask), "dense": self._dense}

@@ -1,4 +1,4 @@
-"""Measures of any task: they take the outputs of batch after batch, and return one score."""
+"""Measures: running scores of any task, updated with the outputs of one batch after the other."""
 
 import math
 from collections.abc import Callable
@@ -18,29 +18,32 @@ __all__ = ["Measure", "counted_outputs", "logit_measure", "new_measure"]
 
 
 class Measure(Protocol):
-    """Protocol of a score that is computed from batches."""
+    """Protocol of a running score: ``update`` adds one batch, ``value`` returns the score of all batches."""
 
     def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
-        """Add a batch of ``n`` examples: what the network returned, targets, and the dense network's read outputs."""
+        """Add a batch of ``n`` examples; ``dense`` holds the dense network's outputs, or None if not needed."""
 
     def value(self) -> float:
-        """Return the score of all batches; higher is better."""
+        """Return the score of all batches added so far; higher is better."""
 
 
 def new_measure(kind: TaskObjective, task: Task) -> Measure:
-    """Return an empty measure of a task's metric, loss or distance."""
+    """Return a new running score of a task: its metric, minus its loss, or minus the distance to dense outputs."""
     measures: dict[TaskObjective, Callable[[Task], Measure]]
     measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
     return measures[kind](task)
 
 
 def logit_measure(objective: LogitObjective, task: Task) -> Measure:
-    """Return an empty measure of a function of all logits (n, classes) and labels (n,)."""
+    """Return a new running score: a function of all logits (n, classes) and labels (n,)."""
     return _OfLogits(objective, task)
 
 
 def counted_outputs(task: Task, outputs: Any, targets: Any) -> Any:
-    """Return the outputs of the positions that count, from what a network returned; without targets, all count."""
+    """Return the outputs that a task's loss reads: the main output, without ignored positions such as padding.
+
+    Without targets, no positions are ignored.
+    """
     outputs = task.read(outputs)
     return outputs if task.select is None or targets is None else task.select(outputs, targets)[0]
 

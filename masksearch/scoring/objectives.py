@@ -1,4 +1,4 @@
-"""Objectives: what a scorer measures. Higher is better, always."""
+"""Objectives: quantities that a scorer measures for a mask. Higher is always better."""
 
 import math
 from collections.abc import Callable
@@ -29,19 +29,19 @@ __all__ = [
 ]
 
 LogitObjective = Callable[[Tensor, Tensor], Tensor]
-"""(logits (n, classes), labels (n,)) -> scalar tensor, without a synchronisation with the host."""
+"""Function (logits (n, classes), labels (n,)) -> scalar tensor, which doesn't wait for the GPU (no ``.item()``)."""
 
 CustomObjective = Callable[..., float]
-"""(masked model in eval mode, inputs of all examples, targets of all examples) -> float."""
+"""Function (masked model in eval mode, inputs of all examples, targets of all examples) -> float."""
 
 FilterObjective = Callable[[FilterSpace, Mask], float]
-"""(filter space, mask) -> float, without weights and examples."""
+"""Function (filter space, mask) -> float, which needs neither weights nor examples."""
 
 TaskObjective = Literal["metric", "loss", "distance"]
-"""Quantity of a task: its metric, its loss, or the distance between the outputs of the masked and dense network."""
+"""Quantity that scores a mask: the task's metric, its loss, or the distance between masked and dense outputs."""
 
 LearnedLoss = Literal["val", "train"]
-"""The loss of a short training: on validation images at its end, or on training images during its last epoch."""
+"""Loss that scores a short training: on validation examples at its end, or on training examples in its last epoch."""
 
 _LOGIT_DEVIATION = 3.0
 _REMOVED = (
@@ -51,7 +51,7 @@ _REMOVED = (
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of examples whose largest logit is the label's, in [0, 1]; NaN if a logit is not finite."""
+    """Return the share of correctly classified examples, in [0, 1]; NaN if a logit is not finite."""
     share = (logits.argmax(1) == labels).double().mean()
     return torch.where(logits.isfinite().all(), share, torch.nan)  # argmax would call NaN the largest
 
@@ -62,7 +62,9 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return minus the mean cross-entropy of 3 z / std(z); the deviation is that of all logits z of all examples.
+    """Return minus the mean cross-entropy of logits that are scaled to a standard deviation of 3.
+
+    The standard deviation is that of all logits of all examples.
 
     A mask of an untrained network changes the scale of the logits as much as their order, and the scale dominates
     cross-entropy. With a fixed deviation, cross-entropy measures only which logits are larger. It is smooth, and a much
@@ -73,7 +75,7 @@ def calibrated_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def bn_recalibrated(model: nn.Module, inputs: Nested, targets: Any, task: Task = CLASSIFICATION) -> float:
-    """Return minus the mean loss of a masked network whose BatchNorm statistics are those of the given examples.
+    """Return minus the mean loss of a masked network, with BatchNorm statistics computed from the given examples.
 
     Pruning shifts the inputs of later layers, so the running statistics of the trained network no longer fit (Li et al.
     2020, EagleEye). All examples form one batch: its statistics are the limit of re-estimation.
@@ -109,7 +111,7 @@ def bn_recalibrated(model: nn.Module, inputs: Nested, targets: Any, task: Task =
 
 
 def width(space: FilterSpace, mask: Mask) -> float:
-    """Return minus the sum of 1 / n over a network's layers, n the number of outputs that a filter mask keeps.
+    """Return minus the sum over layers of 1 / (number of output channels that a filter mask keeps).
 
     The objective needs no examples and no weights.
 
@@ -124,23 +126,23 @@ def width(space: FilterSpace, mask: Mask) -> float:
 
 @dataclass(frozen=True)
 class Objective:
-    """A row of the table: one of the functions, a quantity of the task, or the loss of :class:`ShortTraining`.
+    """Row of the table ``OBJECTIVES``: a quantity that scores a mask, and how it is computed.
 
     A row with ``of_logits`` alone is for classification. A row with ``of_task``, too, uses ``of_logits`` for
     classification and the quantity of the task for all other tasks.
     """
 
-    about: str
+    about: str  # description in one line
     of_logits: LogitObjective | None = None
     of_network: CustomObjective | None = None
     of_filters: FilterObjective | None = None
     of_training: LearnedLoss | None = None
-    images: int | None = None  # largest number of examples that are evaluated; None: all examples of the split
+    images: int | None = None  # largest number of examples to evaluate; None: all examples of the split
     of_task: TaskObjective | None = None
-    takes_task: bool = False  # of_network takes task=, the task of the split
+    takes_task: bool = False  # whether of_network has a parameter task, for the task of the split
 
     def fits(self, task: Task) -> bool:
-        """Return whether the objective is defined for a task."""
+        """Return whether the objective can be computed for a task."""
         return task.classifies or self.of_logits is None or self.of_task is not None
 
 

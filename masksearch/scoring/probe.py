@@ -1,4 +1,4 @@
-"""Checks before a scoring: weights, examples, and a forward pass of two examples."""
+"""Checks before masks are scored: weights, examples, and a forward pass of two examples."""
 
 from typing import Any
 
@@ -14,14 +14,17 @@ __all__ = ["Probe", "check_examples", "check_weights"]
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise an :class:`InputError` for weights that are not finite."""
+    """Raise an :class:`InputError` if a parameter of the network is NaN or infinite."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise InputError(f"weights: {name} has NaN or infinite values")
 
 
 def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
-    """Raise an :class:`InputError` for inputs that are not finite, or labels outside ``classes`` if they are given."""
+    """Raise an :class:`InputError` for inputs that are NaN or infinite, or labels outside 0 to ``classes`` - 1.
+
+    Labels are not checked if ``classes`` is None.
+    """
     if any(tensor.is_floating_point() and not tensor.isfinite().all() for tensor in tensors_of(inputs)):
         raise InputError("inputs to score on: some are NaN or infinite")
     if classes is None:
@@ -33,7 +36,7 @@ def check_examples(inputs: Nested, targets: Any, classes: int | None) -> None:
 
 
 class Probe:
-    """A forward pass of two examples in eval mode, and what it shows of the network.
+    """Test run of a network on two examples in eval mode, and checks of its outputs.
 
     Raises
     ------
@@ -45,7 +48,7 @@ class Probe:
         self._model, self._task = model, task
         self.inputs: Nested = to_device(sample[0], device)
         self._targets = to_device(sample[1], device)
-        self.channels_last = False  # whether images should have innermost channels
+        self.channels_last = False  # whether images should have the memory format torch.channels_last
         self.classes: int | None = None  # number of classes, once check_logits has found it
         for tensor in tensors_of(self.inputs):
             if not len(tensor):
@@ -63,11 +66,11 @@ class Probe:
 
     @property
     def returns_logits(self) -> bool:
-        """Whether the network returns one tensor (n, classes), which the task uses as it is."""
+        """Whether the network returns one tensor (n, classes), which the task uses without conversion."""
         return self._task.output is None and isinstance(self._outputs, Tensor) and self._outputs.ndim == 2
 
     def check_logits(self, objective: object) -> None:
-        """Raise an :class:`InputError` unless the outputs, as the task reads them, are logits (n, classes)."""
+        """Raise an :class:`InputError` unless the network's main output is a tensor of logits (n, classes)."""
         logits = self._task.read(self._outputs)
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             what = f"tensor of shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -78,9 +81,9 @@ class Probe:
         self.classes = logits.shape[1]
 
     def check_loss(self, *, needed: bool) -> None:
-        """Raise an :class:`InputError` if the outputs don't fit the task's loss.
+        """Raise an :class:`InputError` if the task's loss fails on the network's outputs or is no scalar.
 
-        Without targets, a loss that is not ``needed`` is not tried.
+        If there are no targets and the loss is not ``needed``, nothing is checked.
         """
         if self._targets is None and not needed:
             return

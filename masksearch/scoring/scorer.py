@@ -1,4 +1,4 @@
-"""The scorer: runs the masked network over the examples on the fastest path and measures an objective."""
+"""The scorer: it runs the masked network on examples, in the fastest valid way, and measures an objective."""
 
 import copy
 import time
@@ -32,7 +32,7 @@ _MASKS_PER_PASS = 16  # of a GPU; one mask keeps a CPU busy
 
 
 class Scorer:
-    """Score masks of one network on the examples of one split.
+    """Scorer of pruning masks of one network: it measures an objective of the masked network on a data split.
 
     The scorer copies the network in eval mode and keeps examples in memory on its device; streamed examples are read
     again for every mask. The caller's model never changes. ``path_name`` and ``repr`` say how masks are scored and why.
@@ -145,7 +145,10 @@ class Scorer:
 
     @property
     def path_name(self) -> str:
-        """Name of the way to scores: ``incremental``, ``compact``, ``in place``, ``reference``, or ``mask`` alone."""
+        """Name of the way in which outputs are computed: incremental, compact, in place, reference or mask.
+
+        ``mask`` means that the objective needs no outputs.
+        """
         if self._row.of_filters is not None:
             return "mask"
         return "reference" if self._path is None else self._path.name
@@ -155,9 +158,10 @@ class Scorer:
         return self.score([mask])[0]
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
-        """Return one score per mask or proposal, in order.
+        """Return one score per mask or proposal (a mask that a searcher suggests), in order.
 
-        A proposal with a threshold gets a bound if part of the examples proves that its score is below the threshold.
+        The score of a proposal with a threshold may be an upper bound: if the first examples prove that the exact score
+        is below the threshold, scoring stops.
 
         Raises
         ------
@@ -175,12 +179,12 @@ class Scorer:
 
     @property
     def refresh_every(self) -> int:
-        """Scorings from one :meth:`refresh` to the next. Searches write checkpoints after a refresh."""
+        """Number of scored masks between two calls of :meth:`refresh`; searches write checkpoints after a refresh."""
         path = self._accuracy or self._path
         return 1 if path is None else path.refresh_every
 
     def refresh(self) -> None:
-        """Drop the state that earlier scorings have left, and with it their rounding errors."""
+        """Drop all results that are cached from earlier masks, and with them accumulated rounding errors."""
         if path := self._accuracy or self._path:
             path.refresh()
         self._since_refresh = 0

@@ -1,1 +1,1 @@
-"""Paths from a proposal to logits: the reference, and faster ones that lead to the same decisions."""
+"""Paths: ways to compute the outputs of a masked network, one slow and exact, the others faster."""

@@ -1,4 +1,4 @@
-"""The reference path of every task: apply the mask, run the network batch by batch, and update a measure."""
+"""Scores of masks for any task: zero the pruned weights, run the network on every batch, measure the outputs."""
 
 import copy
 from collections.abc import Callable
@@ -21,20 +21,20 @@ _KEPT = 1 << 26  # numbers of dense outputs that stay in memory: 256 MiB in floa
 
 
 class AnyTaskPath:
-    """Scores of masks by a measure that gets the outputs of batch after batch.
+    """Way to score masks for any task: zero the pruned weights, run the network on every batch, measure outputs.
 
     Parameters
     ----------
     model : nn.Module
-        In eval mode, on the examples' device.
+        The network, in eval mode, on the device of the examples.
     space : NetworkSpace
         The space of the masks.
     examples : ScoredExamples
         The examples that every mask is scored on.
     measure : callable
-        () -> new, empty measure.
+        () -> new running score.
     dense : DenseOutputs, optional
-        The dense network's outputs, for a measure that compares them with the masked network's.
+        The dense network's outputs, for a measure that compares them with the outputs of the masked network.
     """
 
     name = "reference"
@@ -52,7 +52,7 @@ class AnyTaskPath:
 
     @torch.no_grad()
     def score(self, mask: Mask) -> float:
-        """Return the score of a mask."""
+        """Return the score of a mask on all examples; higher is better."""
         measure = self._measure()
         with self._space.applied(self._model, mask):
             for number, (inputs, targets) in enumerate(self._examples.batches()):
@@ -62,7 +62,7 @@ class AnyTaskPath:
 
 
 class DenseOutputs:
-    """Outputs of the dense network, batch by batch: kept while they are few, computed again where they are many."""
+    """Cache of the dense network's outputs per batch: at most 2**26 numbers; other batches are computed again."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         self._model, self._task = copy.deepcopy(model), task
@@ -70,7 +70,10 @@ class DenseOutputs:
         self._n = 0
 
     def of_batch(self, number: int, inputs: Nested, targets: Any) -> Any:
-        """Return the dense network's outputs, as the task reads them, of the batch with this number."""
+        """Return the dense network's outputs for batch ``number``, from the cache if it has them.
+
+        Outputs are those that the task's loss reads.
+        """
         if number in self._kept:
             return self._kept[number]
         outputs = counted_outputs(self._task, call_model(self._model, inputs), targets)

@@ -17,16 +17,16 @@ _SMALL = 1 << 20  # weights; measured with a quarter of that
 
 
 class BatchedMasks:
-    """Logits of a network under several masks at once, by one batched product per layer.
+    """Way to compute the outputs of a network under several weight masks in one forward pass, for GPUs.
 
     Parameters
     ----------
     model : nn.Module
-        In eval mode. It stays unchanged.
+        The network, in eval mode. It stays unchanged.
     space : WeightSpace
-        Its weights have one type and are contiguous. They are copied.
+        The space of the masks. Its weights have one type and are contiguous. They are copied.
     images : tensor (n, c, h, w)
-        On the network's device.
+        All images, on the network's device.
     batch_size : int
         Images per pass of one mask; a pass of k masks takes 1 / k of them.
     """
@@ -37,7 +37,7 @@ class BatchedMasks:
 
     @torch.no_grad()
     def logits(self, masks: Sequence[Mask]) -> Tensor:
-        """Logits (masks, n, classes); they differ by rounding from those of single masks."""
+        """Return logits (masks, n, classes) under every mask; they differ by rounding from those of single masks."""
         bits = torch.stack([mask.bits for mask in masks]).to(self._dense.device)
         units = self._dense.where(bits, 0)  # (masks, n_units)
         layers = zip(self._space.layer_weights(), self._space.layers, strict=True)
@@ -51,12 +51,12 @@ class BatchedMasks:
 
 @torch.no_grad()
 def batched_objective(measure: LogitObjective, logits: Tensor, labels: Tensor) -> Tensor:
-    """The objective of every mask: logits (masks, n, classes) and labels (n,) -> (masks,)."""
+    """Return the objective of every mask, (masks,), from logits (masks, n, classes) and labels (n,)."""
     return vmap(measure, in_dims=(0, None))(logits, labels)
 
 
 def is_small(model: nn.Module, space: WeightSpace) -> bool:
-    """Whether one mask leaves a GPU idle: the network has at most a million weights, and no convolutions.
+    """Return whether a network is small enough to batch masks on a GPU: a million weights, no convolutions.
 
     Batching over weights turns convolutions into grouped convolutions, whose speed was not measured.
     """
@@ -67,9 +67,9 @@ def is_small(model: nn.Module, space: WeightSpace) -> bool:
 def supports_batching(
     model: nn.Module, space: WeightSpace, measure: LogitObjective, images: Tensor, labels: Tensor
 ) -> bool:
-    """Whether network and objective can be batched over masks, tested with two masks on a few images.
+    """Return whether several masks of a network can be run in one forward pass, after a test with two masks.
 
-    They can't if control flow depends on values, or if the logits of an image depend on other images of the batch.
+    They can't be if control flow depends on values, or if the logits of an image depend on other images of the batch.
     """
     masks = [space.full(), space.random(0.5, "layerwise", torch.Generator().manual_seed(0), on_empty="keep_one")]
     try:

@@ -44,16 +44,16 @@ class _Evaluated:
 
 
 class Accuracy:
-    """Accuracies of masks on a CPU: exact, or bounds below the threshold of a proposal.
+    """Fast scorer of accuracy on a CPU: it stops as soon as a mask can't reach the accuracy that its searcher needs.
 
     Parameters
     ----------
     path : Path
-        Fast path to the logits.
+        Fast way to compute the logits.
     reference : ReferencePath
-        Path to the logits that define the accuracy.
+        Slow way to compute the logits that define the accuracy.
     labels : int64 tensor (n,)
-        Of all images.
+        Labels of all images.
     """
 
     def __init__(self, path: Path, reference: ReferencePath, labels: Tensor) -> None:
@@ -63,15 +63,16 @@ class Accuracy:
         self.refresh()
 
     def refresh(self) -> None:
-        """Drop the order of the images and the state of the path."""
+        """Forget the order in which images are evaluated, and all results that are cached from earlier masks."""
         self._path.refresh()
         self._arrange(self._whole)
         self._ordered = False
 
     @torch.no_grad()
     def score(self, proposal: Proposal) -> tuple[float, bool, int]:
-        """Accuracy, or an upper bound below the threshold; whether it is exact; and the number of evaluated images.
+        """Return (accuracy or an upper bound, whether it is exact, number of evaluated images) of a mask.
 
+        A bound is below the threshold of the proposal.
         The first scoring after a :meth:`refresh` is exact and defines the order of the images.
         """
         n = len(self._labels)

@@ -21,12 +21,12 @@ __all__ = ["CompactPath", "folded"]
 
 
 class CompactPath:
-    """Logits of the network on slices of its tensors: a scoring costs what the kept channels cost.
+    """Fast way to compute outputs under filter masks: run the network without the removed channels.
 
-    Batch normalisation is folded into convolutions once. No module is copied, since most layers take their sizes from
-    their tensors. Depthwise convolutions don't: their number of groups is fixed. For networks with such layers, and for
-    networks whose outputs differ in a test at the start, every scoring makes a pruned copy of the network. A mask that
-    empties a layer takes the reference path.
+    The network runs on slices of its tensors. Batch normalisation is folded into convolutions once. No module is
+    copied, since most layers take their sizes from their tensors. Depthwise convolutions don't: their number of groups
+    is fixed. For networks with such layers, and for networks whose outputs differ in a test at the start, every scoring
+    makes a pruned copy of the network. A mask that empties a layer takes the slow reference path.
     """
 
     name = "compact"
@@ -43,12 +43,12 @@ class CompactPath:
 
     @torch.no_grad()
     def logits(self, proposal: Proposal) -> Tensor:
-        """Logits (n, classes) of all images under ``proposal.mask``."""
+        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
         return torch.cat(list(self.batches(proposal)))
 
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Logits (b, classes) batch by batch."""
+        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order."""
         if proposal.mask.empty_layers():
             yield from self._reference.batches(proposal)
             return
@@ -58,7 +58,7 @@ class CompactPath:
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Logits (b, classes) part by part."""
+        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``."""
         if proposal.mask.empty_layers():
             yield from self._reference.parts(proposal, places)
             return
@@ -67,7 +67,7 @@ class CompactPath:
             yield network(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: the path has no state."""
+        """Do nothing: no results are cached."""
 
     def _network(self, proposal: Proposal) -> Callable[[Tensor], Tensor]:
         return self._cut(proposal.mask.bits) if self._slices else prune(self._model, self._space, proposal.mask)
@@ -94,10 +94,10 @@ class CompactPath:
 
 
 def folded(model: nn.Module, groups: Groups) -> tuple[nn.Module, Groups]:
-    """A copy in eval mode with normalisations folded into convolutions, and the groups of the copy.
+    """Return a copy of a network with BatchNorm folded into convolutions, and the copy's groups of coupled channels.
 
-    A folded convolution has a bias, whose entries belong to the units of its filters. The units and their order stay
-    the same. A network that ``torch.fx`` can't trace is copied without folding.
+    The copy is in eval mode. A folded convolution has a bias, whose entries belong to the units of its filters. The
+    units and their order stay the same. A network that ``torch.fx`` can't trace is copied without folding.
     """
     network = copy.deepcopy(model).eval()
     try:

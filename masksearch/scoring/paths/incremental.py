@@ -118,9 +118,10 @@ class _Pending:
 
 
 def linear_chain(model: nn.Module) -> list[tuple[str, nn.Linear, list[nn.Module]]] | None:
-    """(name, layer, elementwise modules after it) of a plain chain of linear layers; None for any other network.
+    """Return (name, linear layer, elementwise modules after it) of each layer of an MLP; None for other networks.
 
-    A chain has no hooks, no subclasses of torch's layers, and no shared weights. Activations may be shared.
+    The network is an ``nn.Sequential`` of linear layers: a chain. It has no hooks, no subclasses of torch's layers, and
+    no shared weights. Activations may be shared.
     """
     hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     shared = len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters()))
@@ -138,14 +139,14 @@ def linear_chain(model: nn.Module) -> list[tuple[str, nn.Linear, list[nn.Module]
 
 
 class IncrementalPath:
-    """Logits of a chain of linear layers under masks that differ little from one proposal to the next.
+    """Fast way to compute outputs of an MLP: from mask to mask, update only the activations that change.
 
     Parameters
     ----------
     chain : list
-        Of :func:`linear_chain`; weights are copied.
+        Layers of the network from :func:`linear_chain`; weights are copied.
     space : WeightSpace
-        The masks' space.
+        The space of the masks.
     images : float tensor (n, c, h, w)
         All images, float32 or float64, on the CPU.
     """
@@ -179,15 +180,15 @@ class IncrementalPath:
         self.refresh()
 
     def logits(self, proposal: Proposal) -> Tensor:
-        """Logits (n, classes) of all images under ``proposal.mask``."""
+        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
         return torch.cat(list(self.batches(proposal)))
 
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Logits (b, classes) batch by batch."""
+        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order."""
         yield from self.parts(proposal, self._whole)
 
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Logits (b, classes) part by part."""
+        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``."""
         with self._refreshed_on_error():
             if places is not self._places:
                 self._places = places
@@ -200,7 +201,7 @@ class IncrementalPath:
             yield logits
 
     def refresh(self) -> None:
-        """Drop all activations; the next logits are computed from scratch."""
+        """Drop all cached activations; the next logits are computed from scratch."""
         self._mask: Mask | None = None  # the mask of the layers' weights
         self._computed = 0  # number of parts with pre-activations of this mask
         self._scale = 0.0  # largest pre-activation when they were last computed from scratch

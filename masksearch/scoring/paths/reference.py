@@ -1,4 +1,4 @@
-"""Paths from a proposal to logits. The reference path defines the logits; faster paths lead to the same decisions."""
+"""Paths, ways to compute the outputs of a masked network: their protocol, and the slow, exact reference path."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -19,36 +19,39 @@ _MAX_IMAGES = 10_000  # per pass: a limit for outputs that no module returns, an
 
 
 class Path(Protocol):
-    """A way to the logits of a masked network on fixed images."""
+    """Protocol of a path, which is a way to compute the logits of a masked network on a fixed set of images."""
 
     name: str
-    """Name in ``Scorer.path_name``."""
+    """Name of the path, as ``Scorer.path_name`` shows it."""
 
     refresh_every: int
-    """Scorings from one :meth:`refresh` to the next; 1 for a path without state between scorings."""
+    """Number of scored masks between two calls of :meth:`refresh`; 1 for a path that caches no results."""
 
     part: int
-    """Preferred maximum number of examples per pass."""
+    """Preferred maximum number of images per forward pass."""
 
     def logits(self, proposal: Proposal) -> Tensor:
-        """Logits (n, classes) of all images under ``proposal.mask``."""
+        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
 
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """The same logits (b, classes) batch by batch, in order, bit for bit. Close the iterator to stop early."""
+        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order.
+
+        They equal those of :meth:`logits` bit for bit. Close the iterator to stop early.
+        """
 
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Logits (b, classes) of the images with the indices int64 (b,) in each item of ``places``.
+        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``.
 
-        All items together have every image once. A path may prepare for ``places``: passing the same object again is
-        cheap. Close the iterator to stop early.
+        Indices are int64 (b,); all tensors together have every image once. A path may prepare for ``places``: passing
+        the same object again is cheap. Close the iterator to stop early.
         """
 
     def refresh(self) -> None:
-        """Drop all state, so that later logits don't depend on earlier scorings."""
+        """Drop all cached results, so that later logits don't depend on earlier masks."""
 
 
 class ReferencePath:
-    """Apply the mask, run the network, batch by batch."""
+    """Slow, exact way to compute outputs of a masked network: zero the pruned weights and run it on every batch."""
 
     name = "reference"
     refresh_every = 1
@@ -59,42 +62,51 @@ class ReferencePath:
         self.part = batch_size
 
     def logits(self, proposal: Proposal) -> Tensor:
-        """Logits (n, classes) of all images under ``proposal.mask``."""
+        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
         return torch.cat(list(self.batches(proposal)))
 
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Logits (b, classes) batch by batch. The mask stays applied until the iterator ends or is closed."""
+        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order.
+
+        The mask stays applied until the iterator ends or is closed.
+        """
         with self._space.applied(self._model, proposal.mask):
             for images in self._batches:
                 yield self._model(images)
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:
-        """Logits (b, classes) of the images in the batches with these numbers, bit for bit as in :meth:`logits`."""
+        """Return the logits (b, classes) of the batches with these numbers, bit for bit as in :meth:`logits`."""
         with self._space.applied(self._model, proposal.mask):
             return torch.cat([self._model(self._batches[number]) for number in numbers])
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Logits (b, classes) part by part. The mask stays applied until the iterator ends or is closed."""
+        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``.
+
+        The mask stays applied until the iterator ends or is closed.
+        """
         with self._space.applied(self._model, proposal.mask):
             for place in places:
                 yield self._model(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: the path has no state."""
+        """Do nothing: no results are cached."""
 
 
 def laid_out_like(images: Tensor, chosen: Tensor) -> Tensor:
-    """``chosen`` (b, c, h, w) in the memory format of ``images``: channels first or channels last."""
+    """Return ``chosen`` (b, c, h, w) in the memory format of ``images``: channels first or channels last."""
     last = images.ndim == 4 and not images.is_contiguous()
     return chosen.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 @torch.no_grad()
 def images_per_pass(model: nn.Module, inputs: Nested) -> int:
-    """Return the number of examples per forward pass: what suits a CPU, or fills a GPU without filling its memory."""
+    """Return a good number of examples per forward pass of a network: 250 on a CPU, up to 10,000 on a GPU.
+
+    On a GPU, the largest output of a layer has at most 2**26 numbers, 256 MiB in float32.
+    """
     device = tensors_of(inputs)[0].device
     if device.type == "cpu":
         return forward_batch(device)

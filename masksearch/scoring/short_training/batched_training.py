@@ -12,7 +12,10 @@ __all__ = ["BatchedNetworks", "sum_of_losses", "supports_batched_training"]
 
 
 def supports_batched_training(model: nn.Module, images: Tensor) -> bool:
-    """Whether networks like ``model`` can be trained as one module: they draw no random numbers and have no buffers."""
+    """Return whether several copies of a network can be trained as one module, after a test on ``images``.
+
+    They can if they draw no random numbers and have no buffers.
+    """
     if next(model.buffers(), None) is not None:
         return False
     try:
@@ -23,12 +26,14 @@ def supports_batched_training(model: nn.Module, images: Tensor) -> bool:
 
 
 class BatchedNetworks(nn.Module):
-    """Networks of one architecture whose parameters are stacked: (networks, *shape of the parameter).
+    """Module that trains several networks of one architecture at once, by one batched product per layer.
+
+    Each parameter stacks those of the networks: (networks, *shape of the parameter).
 
     Parameters
     ----------
     networks : sequence of nn.Module
-        Without buffers. They stay unchanged.
+        The networks, without buffers. They stay unchanged.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -43,37 +48,40 @@ class BatchedNetworks(nn.Module):
         self._one = [copy.deepcopy(networks[0])]  # in a list, so that its parameters are not registered here
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode or evaluation mode."""
+        """Set all networks to training mode or evaluation mode; return this module."""
         self._one[0].train(mode)
         return super().train(mode)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Outputs of all networks: images (b, c, h, w) -> (b, networks, classes)."""
+        """Return the outputs (b, networks, classes) of all networks for images (b, c, h, w)."""
         return vmap(lambda parameters: functional_call(self._one[0], parameters, (images,)), out_dims=1)(
             {name: self.get_parameter(stacked_name(name)) for name in self._names}
         )
 
     @torch.no_grad()
     def copy_to(self, networks: Sequence[nn.Module]) -> None:
-        """Copy the weights to single networks, in the order of the stacked ones."""
+        """Copy the weights to single networks, in the order in which the networks were stacked."""
         for place, network in enumerate(networks):
             for name, parameter in network.named_parameters():
                 parameter.copy_(self.get_parameter(stacked_name(name))[place])
 
     def masks(self, masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Masks of the stacked parameters, from one {parameter: mask} per network."""
+        """Return {stacked parameter: stacked masks} from one {parameter: mask} per network."""
         return {stacked_name(self._first[name]): torch.stack([one[name] for one in masks]) for name in masks[0]}
 
 
 def stacked_name(name: str) -> str:
-    """The name of a stacked parameter: parameter names must not contain dots or equal the name of a method."""
+    """Return the name of a parameter in :class:`BatchedNetworks`: ``0.weight`` becomes ``/0/weight``.
+
+    Parameter names must not contain dots or equal the name of a method.
+    """
     return "/" + name.replace(".", "/")
 
 
 def sum_of_losses(outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Every network's mean cross-entropy, summed over networks, so that each one's gradient is its own.
+    """Return the sum over networks of the mean cross-entropy, so that every network gets its own gradient.
 
-    Logits (b, networks, classes) and labels (b,) -> scalar.
+    Logits ``outputs`` (b, networks, classes) and labels (b,) -> scalar.
     """
     several = labels[:, None].expand(outputs.shape[:2])
     total = nn.functional.cross_entropy(

@@ -1,4 +1,4 @@
-"""A masked chain of linear layers without its dead inputs and units: a smaller network with the same training."""
+"""A masked MLP without its dead inputs and hidden units: a smaller network with the same training."""
 
 import copy
 from collections.abc import Mapping
@@ -19,30 +19,30 @@ _WORTHWHILE = 0.75  # share of the weights; above it the whole network is traine
 
 @dataclass(frozen=True)
 class EffectiveNetwork:
-    """A chain without its dead inputs and hidden units: no path of kept weights leads from them to an output.
+    """Masked MLP without dead inputs and hidden units, from which no path of kept weights leads to an output.
 
     Dead units change neither the outputs nor the gradients of other weights, so that both networks learn the same, up
     to rounding. The sparser the mask, the more units are dead, and the faster the steps of the smaller network are.
     (The "effective" sparsity of Vysogorets & Kempe 2023 also removes units that no input reaches.)
     """
 
-    network: nn.Module  # takes images (b, k, 1, 1)
-    masks: dict[str, Tensor]
-    inputs: Tensor  # int64 (k,): indices of its inputs in a flattened image
+    network: nn.Module  # the smaller network; it takes images (b, k, 1, 1)
+    masks: dict[str, Tensor]  # parameter name of the smaller network -> bool tensor, True = kept
+    inputs: Tensor  # int64 (k,): indices of the kept inputs in a flattened image
 
     def seen(self, split: Split) -> Split:
-        """The split with the network's inputs as images (n, k, 1, 1)."""
+        """Return the split with only the inputs that the smaller network reads, as images (n, k, 1, 1)."""
         inputs = split.inputs.flatten(1).index_select(1, self.inputs)[:, :, None, None]
         return HeldSplit(inputs, split.targets, split.task)
 
 
 def effective_network(model: nn.Module, masks: Mapping[str, Tensor]) -> EffectiveNetwork | None:
-    """The network without dead inputs and units, of a network whose pruned weights are zero.
+    """Return a masked MLP without its dead inputs and hidden units, which trains equally but faster; or None.
 
     Parameters
     ----------
     model : nn.Module
-        It stays unchanged.
+        The masked network, with its pruned weights at zero. It stays unchanged.
     masks : mapping
         Parameter name -> bool tensor of its shape, True = kept.
 

@@ -1,4 +1,4 @@
-"""Short training: the score of a mask is the loss of its ticket after a few steps of training, or during them."""
+"""Short training: the score of a mask is minus the loss of the pruned network after a few steps of training."""
 
 import copy
 import math
@@ -34,17 +34,17 @@ _NETWORKS_AT_ONCE = {"cpu": 1, "cuda": 16}  # trained as one; on the CPU this is
 
 
 class ShortTraining:
-    """Score masks by minus the task's loss that a ticket has after a few steps of training, or during them.
+    """Scorer of pruning masks that trains the pruned network for a few steps: the score is minus its loss.
 
-    With ``by="val"`` it is the loss on validation examples. With ``by="train"`` it is the mean loss of the last epoch's
-    batches, each measured when its step is made: the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with
-    E = 1). While the learning rate is still high, it is the better measure, since the validation loss changes much from
-    step to step.
+    The loss is that on validation examples (``by="val"``), or the mean loss of the last epoch's batches, each measured
+    when its step is made (``by="train"``): the training speed of Ru et al. 2021 (arXiv:2006.04492; TSE-E with E = 1).
+    While the learning rate is still high, the training loss is the better measure, since the validation loss changes
+    much from step to step.
 
-    Every ticket starts from the same weights and gets the same examples in the same order, so that only the masks make
-    scores differ. Filters are removed before the training, so that a training costs what the smaller network costs. In
-    a classification by chains of linear layers without dropout, dead inputs and units are removed as well
-    (``dead_units``). A training that diverges scores NaN.
+    Every ticket, the pruned network of one mask, starts from the same weights and gets the same examples in the same
+    order, so that only the masks make scores differ. Filters are removed before the training, so that a training costs
+    what the smaller network costs. In a classification by chains of linear layers without dropout, dead inputs and
+    units are removed as well (``dead_units``). A training that diverges scores NaN.
 
     On a GPU, weight masks of a classification that are proposed at once are trained as one network, if the network
     neither draws random numbers nor has buffers (BatchNorm's statistics). Such scores differ by rounding from the
@@ -53,7 +53,7 @@ class ShortTraining:
     Parameters
     ----------
     model : nn.Module
-        With the weights that tickets start from; it stays unchanged.
+        The network, with the weights that tickets start from; it stays unchanged.
     space : NetworkSpace
         The space of the masks.
     train_split, val_split : Split or streamed split
@@ -61,7 +61,7 @@ class ShortTraining:
     by : {"val", "train"}
         The loss that scores: on ``val_split`` after the training, or on ``train_split`` during the last epoch.
     settings : TrainSettings
-        Of the training that follows the search; ``epochs`` is ignored.
+        Settings of the training that follows the search; ``epochs`` is ignored.
     steps : int
         Optimiser steps per scoring. The examples of that many batches are drawn once from ``train_split``; of a loader,
         they are the first ones. If it has fewer examples, the steps take several epochs of equal size, which may add a
@@ -70,7 +70,7 @@ class ShortTraining:
     begin : int
         Epochs of the learning rate's schedule that are over.
     seed : int
-        Of the draw of examples, their order and augmentation.
+        Seed of the draw of examples, their order and augmentation.
     augment : bool
         Whether the data set is augmented, for ``settings.augment`` = ``"auto"``.
     device : str or torch.device, optional
@@ -194,10 +194,10 @@ class ShortTraining:
     refresh_every = 1
 
     def refresh(self) -> None:
-        """Do nothing: no state is left by a scoring."""
+        """Do nothing: scores don't depend on earlier masks."""
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
-        """Return one score per mask or proposal, in order; all are exact.
+        """Return one exact score per mask or proposal (a mask that a searcher suggests), in order.
 
         Raises
         ------
