@@ -1,1 +1,1 @@
-"""The search loop, searches in subspaces, and histories on disk."""
+"""The search loop, searches among units that earlier rounds have kept, and histories on disk."""

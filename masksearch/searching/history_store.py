@@ -1,4 +1,4 @@
-"""A history on disk: rows and moves are appended, and a checkpoint records up to where they are valid."""
+"""Files of a search: one row per scored mask, moves of the current mask, and checkpoints to resume from."""
 
 import json
 import math
@@ -23,12 +23,13 @@ _CHECKPOINT = "search.safetensors"
 
 
 class HistoryFile:
-    """Writes the history of a search and the searcher's state to three files of a folder.
+    """Files of a search in a folder: its scored masks (trials) and the searcher's state, to resume from.
 
     - ``history.jsonl``: one row per trial.
-    - ``moves.i32``: the moves of the searcher's incumbent in the order of the rows, as little-endian int32 unit
-      indices. The row of a move has ``move``: [units dropped, units regrown]. If the move leads to another mask than
-      the row's (a chain continues from the mask of another chain), the row has the hash of that mask as ``incumbent``.
+    - ``moves.i32``: the moves of the searcher's current mask (incumbent) in the order of the rows: little-endian int32
+      unit indices. The row of a move has ``move``: [units dropped, units regrown]. If the move leads to another mask
+      than the row's (a chain continues from the mask of another chain), the row has the hash of that mask as
+      ``incumbent``.
     - ``search.safetensors``, the checkpoint: the search's identity with all its budgets, the searcher's state, the
       masks of the best trials and of the front, and the lengths of the other two files. A resumed search cuts off rows
       and moves that are later than the checkpoint, and makes the same rows and moves again.
@@ -36,14 +37,14 @@ class HistoryFile:
     Parameters
     ----------
     folder : Path
-        It is made if it doesn't exist.
+        Folder of the files; it is made if it doesn't exist.
     identity : dict
         Seed, density, searcher, ... of the search; a folder of a search with another identity is refused, unless only
         the larger budgets differ.
     """
 
     checkpoint_seconds = 10.0
-    """Seconds between two checkpoints, at the least: the work that a kill loses."""
+    """Minimum time between two checkpoints, in seconds; a killed search loses the work since the last one."""
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._folder, self._identity = folder, identity
@@ -52,7 +53,9 @@ class HistoryFile:
         self._moves: BinaryIO
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
-        """Open the files; return the saved history and searcher's state (None: new, or can't be resumed).
+        """Open the files; return the saved history, and the saved state of the searcher or None.
+
+        The state is None for a new search, and for one that can't be resumed.
 
         Raises
         ------
@@ -73,7 +76,7 @@ class HistoryFile:
         return history, state
 
     def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
-        """Append a trial, and the move to the searcher's new current mask ``incumbent``, if there is one."""
+        """Append one scored mask (trial), and the move to the searcher's current mask ``incumbent`` if it changed."""
         row: dict[str, Any] = {
             "number": trial.number,
             "score": None if math.isnan(trial.score.value) else trial.score.value,
@@ -95,7 +98,7 @@ class HistoryFile:
         self._rows.write(json.dumps(row).encode() + b"\n")
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
-        """Save the searcher's state, and up to where the files are valid; None: the searcher can't be resumed."""
+        """Save a checkpoint: the searcher's state (None: it can't be resumed), and the lengths of the other files."""
         for handle in (self._rows, self._moves):
             handle.flush()
             os.fsync(handle.fileno())
@@ -111,15 +114,16 @@ class HistoryFile:
         save_tree(self._folder / _CHECKPOINT, tree)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the history files."""
         self._rows.close()
         self._moves.close()
 
 
 def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
-    """Yield the trials in ``history.jsonl`` of ``folder`` (in its first ``end`` bytes), without masks.
+    """Yield the trials (scored masks) in ``history.jsonl`` of a search folder, without the masks themselves.
 
-    An incomplete last line, of a running or killed search, is left out.
+    Only the first ``end`` bytes are read, by default all. An incomplete last line, of a running or killed search, is
+    left out.
     """
     for row in _raw_rows(folder, end):
         value = math.nan if row["score"] is None else row["score"]
@@ -129,7 +133,7 @@ def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
 
 
 def saved_budgets(folder: Path) -> tuple[Budget, ...]:
-    """Return the budgets of the search in ``folder``, smallest first; none before its first checkpoint."""
+    """Return all budgets that the search in a folder has had, smallest first; empty before its first checkpoint."""
     checkpoint = folder / _CHECKPOINT
     if not checkpoint.exists():
         return ()
@@ -146,7 +150,7 @@ def _raw_rows(folder: Path, end: int | None) -> list[dict[str, Any]]:
 def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
     """Yield (trial number, the searcher's current mask) at ``number`` evenly spaced trials of a finished search.
 
-    They are restored from the first mask and the saved moves. Searchers without an incumbent have none.
+    Masks are restored from the first mask and the saved moves. Searchers without a current mask yield nothing.
 
     Parameters
     ----------

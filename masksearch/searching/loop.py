@@ -33,7 +33,7 @@ from masksearch.utils.locks import locked
 __all__ = ["Callback", "search"]
 
 Callback = Callable[[Trial, History, Searcher], None]
-"""f(trial, history, searcher), called after every trial, when the searcher has its score."""
+"""Function f(trial, history, searcher) -> None that :func:`search` calls after every scored mask (trial)."""
 
 _COMPARISONS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
@@ -58,7 +58,7 @@ def search(
     folder: str | Path | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> History:
-    """Search for the mask of highest score.
+    """Search for the pruning mask of highest score, and return the history of all scored masks.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def search(
         least one unit of every layer; a start may have any of these densities. It needs a searcher that
         ``supports_costs``: Optuna's, except CMA-ES.
     batch : int
-        Proposals per ask.
+        Number of masks that the searcher proposes at once.
     keep : int
         Number of best masks that the history keeps.
     folder : path, optional

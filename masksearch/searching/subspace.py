@@ -1,4 +1,4 @@
-"""The units that earlier rounds of pruning have kept, as a space of their own: later rounds search in it."""
+"""Space of the units that earlier pruning rounds have kept, in which later rounds search."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +15,10 @@ __all__ = ["Subspace", "SubspaceScorer"]
 
 
 class Subspace(MaskSpace):
-    """Space of the masks that keep only units of the mask ``alive``.
+    """Space of all masks that keep only units of a given mask, for later rounds of iterative pruning.
 
-    The units are those that ``alive`` keeps, in the same order, in layers of the same names; layers that ``alive``
-    empties are left out. Densities are held in units.
+    The full space is that of ``alive``. The units of this space are those that ``alive`` keeps, in the same order, in
+    layers of the same names; layers that ``alive`` empties are left out. Densities are held in units.
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ class Subspace(MaskSpace):
 
     def __init__(self, alive: Mask) -> None:
         self.alive = alive
-        self.units = alive.bits.nonzero().flatten().numpy()  # int64 (n_units,): numbers in the space of ``alive``
+        self.units = alive.bits.nonzero().flatten().numpy()  # int64 (n_units,): indices in the space of ``alive``
         kept = alive.kept_per_layer()
         sizes = [(layer.name, layer.shape, kept[layer.name]) for layer in alive.space.layers if kept[layer.name]]
         super().__init__(sizes, alive.space.granularity)
 
     def density(self, of_all: float) -> float:
-        """Return the density in this space of masks that keep the share ``of_all`` of all units.
+        """Return the density in this space of masks that have the density ``of_all`` in the full space.
 
         Raises
         ------
@@ -47,29 +47,29 @@ class Subspace(MaskSpace):
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:
-        """Select this space's units, (n_units,), from a tensor with one value for each of all units."""
+        """Return the values of this space's units, (n_units,), from a tensor of values for the full space."""
         return per_unit[torch.from_numpy(self.units)]
 
     def lifted(self, mask: Mask) -> Mask:
-        """Convert a mask of this space to a mask of all units."""
+        """Convert a mask of this space to a mask of the full space."""
         bits = torch.zeros(self.alive.space.n_units, dtype=torch.bool)
         bits[torch.from_numpy(self.units)] = mask.bits
         return Mask(self.alive.space, bits)
 
     def lifted_move(self, move: Move) -> Move:
-        """Convert a move of this space to a move of all units."""
+        """Convert a move (units to prune and units to restore) of this space to a move of the full space."""
         return Move(self.units[move.dropped], self.units[move.regrown])
 
 
 class SubspaceScorer(Scoring):
-    """Scores masks of a subspace with a scorer of all units.
+    """Scorer of masks of a subspace, which converts them for a scorer of the full space.
 
-    Moves stay moves, so that the scorer's fast paths work.
+    Moves between masks stay moves, so that the other scorer's fast paths work.
 
     Parameters
     ----------
     scorer : Scoring
-        Scores masks of all units.
+        Scores masks of the full space.
     space : Subspace
         The space of the masks to score.
     """
@@ -80,15 +80,15 @@ class SubspaceScorer(Scoring):
 
     @property
     def refresh_every(self) -> int | None:
-        """``refresh_every`` of the scorer of all units."""
+        """Number of scored masks between two calls of :meth:`refresh`; None: the scorer caches no results."""
         return self._scorer.refresh_every
 
     def refresh(self) -> None:
-        """Refresh the scorer of all units."""
+        """Drop all results that the scorer of the full space has cached."""
         self._scorer.refresh()
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
-        """Return one score per mask or proposal, in order.
+        """Return one score per mask or proposal (a mask that a searcher suggests), in order.
 
         Raises
         ------
