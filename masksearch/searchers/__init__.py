@@ -1,4 +1,4 @@
-"""Searchers: what proposes masks. The table below is the catalogue."""
+"""Searchers: algorithms that propose masks and learn from their scores. The table ``SEARCHERS`` lists them."""
 
 from collections.abc import Callable
 

@@ -27,19 +27,19 @@ _EXCHANGES = 20  # of chains, in a search
 _TRIES = 100  # draws of a move until the problem allows its mask
 
 Neighbourhood = Partition | LayeredPartition | RankedLayers
-"""The units of a chain's current mask, in an order from which moves are drawn in time O(radius)."""
+"""Current mask of an annealing chain, stored so that swaps of r units are drawn in O(r) time."""
 
 
 @dataclass
 class Chain:
-    """State of one annealing chain: its current mask and score."""
+    """One walk of simulated annealing: its current mask, the score, and the swaps that it can make."""
 
-    neighbourhood: Neighbourhood  # of the current mask
+    neighbourhood: Neighbourhood  # draws and applies swaps of the current mask
     current: Mask
     value: float = math.nan  # score of the current mask; NaN until it has been scored
 
     def draw(self, radius: int, problem: Problem, rng: np.random.Generator) -> Move:
-        """Draw a move to a mask that the problem allows; the empty move if 100 draws find none."""
+        """Draw a swap of kept and pruned units that the problem allows; the empty swap after 100 failed draws."""
         for attempt in range(_TRIES):
             move = self.neighbourhood.draw(radius if attempt < _TRIES // 2 else 1, rng)
             if problem.allows(self.neighbourhood.kept_after(move)):
@@ -47,33 +47,33 @@ class Chain:
         return Move.nowhere()
 
     def accept(self, proposal: Proposal, value: float) -> None:
-        """Make the proposal's mask, whose score is ``value``, the current mask."""
+        """Make a proposed mask, whose score is ``value``, the current mask of the chain."""
         self.neighbourhood.make(proposal.move)
         self.current, self.value = proposal.mask, value
 
     def copy_from(self, other: "Chain") -> None:
-        """Replace the chain's current mask and score by those of another chain."""
+        """Replace the current mask and score of this chain by those of another chain."""
         self.neighbourhood.load_state_dict(other.neighbourhood.state_dict())
         self.current, self.value = other.current, other.value
 
 
 @dataclass
 class AnnealingState:
-    """State of a simulated annealing between scorings."""
+    """State that simulated annealing needs to resume: random generator, chains, and estimates from scores."""
 
     rng: np.random.Generator  # draws moves and thresholds
     chains: list[Chain]
-    spread: float = math.nan  # mean loss of worsening probes, score units
-    probes: int = 0  # worsening probes so far
+    spread: float = math.nan  # mean decrease of the score by worsening probes, in units of the score
+    probes: int = 0  # number of worsening probes (moves with an exact score) so far
     scorings: int = 0
     seconds: float = 0.0
-    acceptance_rate: float = 1.0  # of the last moves
-    exchanges: int = 0  # of chains, so far in the problem's budget
+    acceptance_rate: float = 1.0  # share of the last moves that were accepted
+    exchanges: int = 0  # number of exchanges between chains that are due so far in the budget
 
 
 @dataclass
 class Annealing(Searcher):
-    """Simulated annealing: swap kept for pruned units, and accept worse masks ever less (Kirkpatrick et al. 1983).
+    """Simulated annealing: swap kept for pruned units, accept worse masks ever more rarely (Kirkpatrick et al. 1983).
 
     A move swaps ``radius`` kept units for as many pruned units: anywhere in the network, or, for a share ``within`` of
     the moves, between units of the same layer. With a density per layer, all moves stay within layers. A move is
@@ -94,25 +94,25 @@ class Annealing(Searcher):
     """
 
     radius_start: float = 0.01
-    """Largest share of the possible swap that a move makes at the start."""
+    """Size of a move at the start, as a share of the largest possible swap of kept for pruned units."""
     radius_end: float = 0.0001
-    """Largest share of the possible swap that a move makes at the end; at least one unit."""
+    """Size of a move at the end, as a share of the largest possible swap; at least one unit."""
     accept_start: float = 0.1
-    """Share of worsening moves that are accepted at the start."""
+    """Share of moves to lower scores that are accepted at the start."""
     accept_end: float = 0.01
-    """Share of worsening moves that are accepted at the end."""
+    """Share of moves to lower scores that are accepted at the end."""
     within: float = 0.0
-    """Share of moves within one layer; 1 where the problem has a density per layer."""
+    """Share of moves that swap units within layers, not across; always 1 if every layer has a given density."""
     densities: bool = False
-    """Search the layers' densities only; the first saliency ranks each layer's units, or a random order."""
+    """Search only the layers' densities; the first saliency, or a random order, ranks the units of each layer."""
     chains: int = 1
-    """Chains that share the budget."""
+    """Number of annealing walks (chains), which share the budget."""
     probe_first: int = 20
-    """Moves at the start that are all probes."""
+    """Number of moves at the start that all get an exact score, to measure the temperature."""
     probe_every: int = 20
-    """Moves from one later probe to the next."""
+    """Number of moves between two later moves that get an exact score, to measure the temperature."""
     scope: Scope = "global"
-    """Scope of the random start mask, where the problem has no start: global, layerwise or erk."""
+    """How a random start mask spreads its density over the layers: global, layerwise or erk."""
 
     def __post_init__(self) -> None:
         for name in ("radius_start", "radius_end", "accept_start", "accept_end"):
@@ -225,12 +225,12 @@ class Annealing(Searcher):
 
     @property
     def progress(self) -> float:
-        """Share of the budget that was used, in [0, 1]."""
+        """Share of the budget that has been used, in [0, 1]."""
         return min(1.0, self.problem.budget.spent(self.state.scorings, self.state.seconds))
 
     @property
     def radius(self) -> int:
-        """Number of units that the next move drops, and regrows; with ``densities``, the largest number."""
+        """Number of kept units that the next move swaps for pruned ones; with ``densities``, the largest number."""
         largest = self.state.chains[0].neighbourhood.max_radius
         if self.densities:
             return max(1, largest)
@@ -239,7 +239,7 @@ class Annealing(Searcher):
 
     @property
     def temperature(self) -> float:
-        """Temperature in score units; 0 before the first worsening probe."""
+        """Temperature of the acceptance rule, in units of the score; 0 until a move has lowered an exact score."""
         if not self.state.probes:
             return 0.0
         accept = self.accept_start * (self.accept_end / self.accept_start) ** self.progress
@@ -247,7 +247,7 @@ class Annealing(Searcher):
 
     @property
     def incumbent(self) -> Mask:
-        """Current mask of the first chain."""
+        """Current mask of the first annealing chain."""
         return self.state.chains[0].current
 
     def metrics(self) -> dict[str, float]:  # noqa: D102

@@ -24,13 +24,16 @@ _RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it coun
 
 @dataclass
 class EDAState:
-    """State of an estimation of distribution between scorings, without its generator."""
+    """State that an :class:`EDA` search needs to resume: unit probabilities, and best masks of the generation.
 
-    start_is_due: bool  # the problem has a start mask that wasn't proposed yet
-    probabilities: Tensor  # of every unit to be kept, float64 (n_units,)
-    seen: int = 0  # scored masks of this generation
-    best: list[tuple[float, Mask]] = field(default_factory=list)  # score and mask of the elites so far, best first
-    generations: int = 0  # that have ended
+    The random generator is saved apart.
+    """
+
+    start_is_due: bool  # whether the given start mask is still to be proposed
+    probabilities: Tensor  # probability of every unit to be kept, float64 (n_units,)
+    seen: int = 0  # number of scored masks of this generation
+    best: list[tuple[float, Mask]] = field(default_factory=list)  # elites so far, best first
+    generations: int = 0  # number of finished generations
 
 
 @dataclass
@@ -50,13 +53,13 @@ class EDA(Searcher):
     Once a generation has its full number of elites, proposals carry a threshold, the worst elite's score.
     """
 
-    generation: int = 50  # masks between two updates
-    elites: int = 12  # best masks of a generation, towards which the probabilities move
-    rate: float | None = None  # learning rate, a share per generation; None: from the budget
-    margin: float = 0.3  # of n_units: all probabilities are at least margin / n_units away from 0 and 1
-    trust: float = 0.8  # weight of the warm start in the first probabilities; the rest is equal for all units
-    saliency: str | None = None  # the problem's saliency to begin with; None: its start mask, or nothing
-    scope: Scope = "global"  # layerwise, erk: the layers' densities are fixed, and only places within them learned
+    generation: int = 50  # number of masks between two updates of the probabilities
+    elites: int = 12  # number of best masks of a generation, towards which the probabilities move
+    rate: float | None = None  # learning rate: share of the way per generation; None: set from the budget
+    margin: float = 0.3  # all probabilities are at least margin / n_units away from 0 and 1
+    trust: float = 0.8  # weight of the start mask or saliency in the first probabilities; the rest is uniform
+    saliency: str | None = None  # name of the saliency to start from; None: the start mask, if there is one
+    scope: Scope = "global"  # global, or fixed densities of the layers: layerwise (equal) or erk
 
     names_saliency = True
 

@@ -43,20 +43,24 @@ class _Member:
 
 @dataclass
 class EvolutionState:
-    """State of an evolution between scorings, without the generator of the first masks."""
+    """State that an evolution needs to resume: its population and random generator.
+
+    The generator of the first masks is saved apart.
+    """
 
     rng: np.random.Generator  # draws parents and children
-    proposed_first: int = 0  # masks that were proposed to fill the population
+    proposed_first: int = 0  # number of masks that were proposed to fill the first population
     members: list[_Member] = field(default_factory=list)  # the population
 
 
 @dataclass
 class Evolution(Searcher):
-    """Steady-state evolution: a child of two masks replaces the parent of lower score, unless the child scores lower.
+    """Evolution: a child of two masks of a population replaces the worse parent, unless the child scores lower.
 
-    Replacing a parent, not the worst member, keeps the population diverse (crowding, Mahfoud 1995), which crossover
-    needs. The better parent is the base of the move, so that proposing a child costs O(radius), and the score of the
-    lesser parent is the threshold. There are two kinds of children:
+    The evolution is steady-state: one child at a time. Replacing a parent, not the worst member, keeps the population
+    diverse (crowding, Mahfoud 1995), which crossover needs. The better parent is the base of the move, so that
+    proposing a child costs O(radius), and the score of the lesser parent is the threshold. There are two kinds of
+    children:
 
     - *crossed*: the better parent, with about half of what the other has different: every unit with probability 1/2
       (Syswerda 1989), or whole layers with probability 1/2. As many units come in as go out.
@@ -69,12 +73,12 @@ class Evolution(Searcher):
     start and saliencies, it has random masks.
     """
 
-    population: int = 50
-    crossover: float = 0.5  # share of the children that are crossed, the others are mutated
-    by_layer: float = 0.2  # share of the crossed ones that exchange whole layers
-    within: float = 0.5  # share of the mutations that leave the layers' densities as they are
-    radius_most: float = 0.1  # largest mutation, a share of the largest possible swap
-    scope: Scope = "global"  # of the random masks it starts from
+    population: int = 50  # number of masks
+    crossover: float = 0.5  # share of the children that combine two parents; the others are mutated
+    by_layer: float = 0.2  # share of the combined children that exchange whole layers
+    within: float = 0.5  # share of the mutations that leave the layers' densities unchanged
+    radius_most: float = 0.1  # size of the largest mutation, as a share of the largest possible swap
+    scope: Scope = "global"  # how random first masks spread their density over layers: global, layerwise or erk
 
     def __post_init__(self) -> None:
         if self.population < 2:

@@ -1,4 +1,4 @@
-"""The current mask of a walk with its units sorted by layer: swaps within layers, or changes of layer densities.
+"""The current mask of a search with its units sorted by layer: swaps within layers, or changes of layer densities.
 
 Both classes have the methods of :class:`masksearch.searchers.partition.Partition`, with times that don't grow with the
 space.
@@ -34,37 +34,37 @@ class _ByLayer:
 
     @property
     def max_radius(self) -> int:
-        """Largest radius of a swap: the smaller of the numbers of kept and pruned units."""
+        """Largest number of units that a swap can prune: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Number of kept units per layer after ``move``, int64 (n_layers,)."""
+        """Return the number of kept units per layer after a move, int64 (n_layers,)."""
         return self._kept - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def mask(self) -> Mask:
-        """The current mask, in O(n_units)."""
+        """Return the current mask, in O(n_units) time."""
         runs = zip(self.space.starts, self._kept, strict=True)
         return Mask.of_units(self.space, np.concatenate([self._order[start : start + kept] for start, kept in runs]))
 
     def state_dict(self) -> dict[str, object]:
-        """Order of the units, on which draws depend, and number of kept units per layer."""
+        """Return the order of the units, on which random draws depend, and the number of kept units per layer."""
         return {"order": self._order.copy(), "kept": self._kept.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
+        """Restore a state from :meth:`state_dict`."""
         self._order = np.array(state["order"], dtype=np.int64)
         self._kept = np.array(state["kept"], dtype=np.int64)
 
 
 class LayeredPartition(_ByLayer):
-    """Current mask of a search, from which swaps within layers or across layers are drawn.
+    """Current mask of a search, stored so that swaps within layers or across layers are drawn fast.
 
     Parameters
     ----------
     mask : Mask
         The first mask.
     within : float
-        Share of the moves that keep the layers' densities.
+        Share of the swaps within layers, which leave the layers' densities unchanged.
     """
 
     def __init__(self, mask: Mask, within: float) -> None:
@@ -76,7 +76,7 @@ class LayeredPartition(_ByLayer):
 
     @property
     def max_radius(self) -> int:
-        """Largest radius of a swap; if all moves stay within layers, the sum of the layers' largest radii."""
+        """Largest number of units that a swap can prune; within layers, the sum of the layers' largest numbers."""
         return int(self._swappable.sum()) if self.within == 1 else super().max_radius
 
     @property
@@ -84,9 +84,9 @@ class LayeredPartition(_ByLayer):
         return np.minimum(self._kept, self._sizes - self._kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units.
+        """Draw a random swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units.
 
-        A swap within layers is divided over them at random, in proportion to the layers' largest radii.
+        A swap within layers is divided over them at random, in proportion to the layers' largest swaps.
         """
         if self.within == 1 or (self.within > 0 and rng.random() < self.within):
             return self._draw_within(radius, rng)
@@ -114,7 +114,7 @@ class LayeredPartition(_ByLayer):
         return Move(self._order[np.concatenate(out)], self._order[np.concatenate(back)])
 
     def make(self, move: Move) -> None:
-        """Apply a move to the current mask."""
+        """Apply a move (units to prune and units to restore) to the current mask."""
         layers_out, layers_back = self.space.layer_of(move.dropped), self.space.layer_of(move.regrown)
         for layer in np.union1d(layers_out, layers_back):
             out, back = move.dropped[layers_out == layer], move.regrown[layers_back == layer]
@@ -136,7 +136,7 @@ class LayeredPartition(_ByLayer):
         self._exchange(units[outside], there[~np.isin(there, units)])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
+        """Restore a state from :meth:`state_dict`."""
         super().load_state_dict(state)
         self._place = np.argsort(self._order)
 
@@ -147,7 +147,7 @@ class LayeredPartition(_ByLayer):
 
 
 class RankedLayers(_ByLayer):
-    """Current mask of a search over the layers' densities: each layer keeps the first units of a fixed ranking.
+    """Current mask of a search over the layers' densities: each layer keeps the first units of its fixed ranking.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ class RankedLayers(_ByLayer):
         super().__init__(space, np.concatenate(orders), kept_per_layer)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a move that prunes the last kept units of one layer and regrows as many of another.
+        """Draw a random move that prunes the last kept units of one layer and regrows as many of another layer.
 
         The logarithm of the number of units is uniform, from one unit to the largest number that both layers allow, at
         most ``radius``: layers of different sizes, and the beginning and the end of a search, need different steps.
@@ -190,12 +190,12 @@ class RankedLayers(_ByLayer):
         return Move(self._order[end - units : end], self._order[start : start + units])
 
     def make(self, move: Move) -> None:
-        """Apply a move that :meth:`draw` returned."""
+        """Apply a move that :meth:`draw` returned to the current mask."""
         self._kept = self.kept_after(move)
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw ``radius`` of ``room`` units without replacement; return their number per layer, int64 (n_layers,)."""
+    """Divide ``radius`` swaps over layers at random, at most ``room`` each; return counts, int64 (n_layers,)."""
     ends = room.cumsum()
     drawn = rng.choice(ends[-1], min(radius, int(ends[-1])), replace=False, shuffle=False)
     return np.bincount(np.searchsorted(ends, drawn, side="right"), minlength=len(room))

@@ -1,4 +1,4 @@
-"""The current mask of a walk as an array of units: moves are drawn and made in time O(radius)."""
+"""The current mask of a search as an array of units: swaps of r units are drawn and made in O(r) time."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["Partition", "per_layer"]
 
 
 class Partition:
-    """Current mask of a search as an array of units, kept units first; a swap of r units takes O(r) time.
+    """Current mask of a search as an array of unit indices, kept units first; a swap of r units takes O(r) time.
 
     Parameters
     ----------
@@ -33,40 +33,40 @@ class Partition:
 
     @property
     def max_radius(self) -> int:
-        """Largest radius of a swap: the smaller of the numbers of kept and pruned units."""
+        """Largest number of units that a swap can prune: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units."""
+        """Draw a random swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units."""
         radius = min(radius, self.max_radius)
         out = rng.choice(self.n_kept, radius, replace=False, shuffle=False)
         back = rng.choice(self.space.n_units - self.n_kept, radius, replace=False, shuffle=False)
         return Move(self._order[out], self._order[self.n_kept + back])
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Number of kept units per layer after ``move``, int64 (n_layers,)."""
+        """Return the number of kept units per layer after a move, int64 (n_layers,)."""
         return self._kept_per_layer - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def make(self, move: Move) -> None:
-        """Apply a swap to the current mask; it drops and regrows equal numbers of units."""
+        """Apply a swap, which prunes and restores equal numbers of units, to the current mask."""
         out, back = self._place[move.dropped], self._place[move.regrown]
         self._order[out], self._order[back] = move.regrown, move.dropped
         self._place[move.regrown], self._place[move.dropped] = out, back
         self._kept_per_layer = self.kept_after(move)
 
     def mask(self) -> Mask:
-        """The current mask, in O(n_units)."""
+        """Return the current mask, in O(n_units) time."""
         return Mask.of_units(self.space, self._order[: self.n_kept])
 
     def state_dict(self) -> dict[str, object]:
-        """Order of the units, on which draws depend, and number of kept units."""
+        """Return the order of the units, on which random draws depend, and the number of kept units."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
+        """Restore a state from :meth:`state_dict`."""
         self._fill(self.space, np.array(state["order"], dtype=np.int64), int(state["n_kept"]))
 
 
 def per_layer(space: Layout, units: np.ndarray) -> np.ndarray:
-    """Return the number of ``units`` (unit indices) in every layer, int64 (n_layers,)."""
+    """Return how many of the given unit indices lie in each layer, int64 (n_layers,)."""
     return np.bincount(space.layer_of(units), minlength=len(space.layers))

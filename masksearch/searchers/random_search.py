@@ -15,16 +15,19 @@ __all__ = ["RandomSearch"]
 
 @dataclass
 class RandomSearchState:
-    """State of a random search, without its generator."""
+    """State that a random search needs to resume: whether it still has to propose a given start mask.
 
-    start_is_due: bool  # the problem has a start mask that wasn't proposed yet
+    The random generator is saved apart.
+    """
+
+    start_is_due: bool  # whether the given start mask is still to be proposed
 
 
 @dataclass
 class RandomSearch(Searcher):
     """Random search: draw masks of the density independently and uniformly (Bergstra & Bengio 2012)."""
 
-    scope: Scope = "global"  # layerwise, erk: with every layer's density fixed, a stronger baseline
+    scope: Scope = "global"  # global, or fixed densities of the layers, a stronger baseline: layerwise or erk
 
     def __post_init__(self) -> None:
         choose("scope of random_search", self.scope, list(get_args(Scope)))

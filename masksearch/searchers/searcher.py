@@ -36,16 +36,16 @@ class Searcher(ABC):
     """
 
     settings_group: ClassVar[str | None] = None
-    """The group of a sweep's settings whose fields are all fields of the searcher, too."""
+    """Name of the group of sweep settings that are also fields of the searcher; None: no group."""
 
     ranks_units: ClassVar[bool] = False
-    """Whether every mask has the top units of a ranking, so that ``Problem.refine`` applies."""
+    """Whether every proposed mask keeps the top units of a ranking, so that ``Problem.refine`` applies."""
 
     names_saliency: ClassVar[bool] = False
-    """Whether the field ``saliency`` must name the saliency to start from."""
+    """Whether the field ``saliency`` must name the saliency from which a search starts."""
 
     refuses_problems: ClassVar[bool] = False
-    """Whether :meth:`start` refuses some problems of one density: too many parameters, no saliencies."""
+    """Whether :meth:`start` raises an error for some problems of one density, as for too many parameters."""
 
     problem: Problem
     generator: torch.Generator
@@ -55,7 +55,7 @@ class Searcher(ABC):
         return f"{type(self).__name__}()"
 
     def identity(self) -> dict[str, object]:
-        """Return class and non-default dataclass fields as a JSON dict, equal only for equal searchers."""
+        """Return the class name and all non-default settings as a JSON dict, equal only for equal searchers."""
         identity: dict[str, object] = {"class": type(self).__qualname__}
         own: tuple[Field[object], ...] = fields(self) if is_dataclass(self) else ()
         for item in own:
@@ -65,7 +65,7 @@ class Searcher(ABC):
         return identity
 
     def start(self, problem: Problem) -> None:
-        """Begin a search of ``problem``, and discard the state of any earlier search."""
+        """Begin a new search for ``problem``, and discard the state of any earlier search."""
         self.problem = problem
         self.generator = torch_generator(problem.seed, type(self).__name__)
         self.reset()
@@ -75,11 +75,11 @@ class Searcher(ABC):
 
     @abstractmethod
     def ask(self, n: int = 1) -> list[Proposal]:
-        """Return 1 to ``n`` proposals, or an empty list if the searcher has no more."""
+        """Return 1 to ``n`` proposals, which are masks to be scored; an empty list ends the search."""
 
     @abstractmethod
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:
-        """Learn from the scores of all proposals of the last :meth:`ask`, in the same order."""
+        """Learn from the scores of all masks that the last :meth:`ask` proposed, in the same order."""
 
     @property
     def supports_resuming(self) -> bool:
@@ -145,7 +145,7 @@ class Searcher(ABC):
 
     @property
     def shares_trials(self) -> bool:
-        """Whether the searcher also learns from trials of other searches, which must have other seeds."""
+        """Whether the searcher also learns from masks that other searches (with other seeds) have scored."""
         return False
 
     def with_settings(self, **settings: Any) -> "Searcher":
@@ -153,26 +153,26 @@ class Searcher(ABC):
         return replace(self, **settings)  # type: ignore[type-var]
 
     def placed(self, folder: Path, study: str | None = None) -> "Searcher":
-        """Return the searcher with ``folder`` as the place of its files; itself if it writes no files.
+        """Return a copy of the searcher that writes its files to ``folder``; itself if it writes no files.
 
         Parameters
         ----------
         folder : Path
-            Of the search. Files of the searcher's own go there by default.
+            Folder of the search. Files of the searcher's own go there by default.
         study : str, optional
             Name of the study, for a searcher that shares its trials.
         """
         return self
 
     def unplaced(self) -> "Searcher":
-        """Return the searcher without files or storages, for checks before a search."""
+        """Return the searcher, changed so that it writes no files and opens no storage, for checks before a search."""
         return self
 
     @property
     def incumbent(self) -> Mask | None:
-        """The current mask of searchers that move from mask to mask (annealing); None for others."""
+        """Current mask of a searcher that moves from mask to mask, such as annealing; None for others."""
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Return numbers for the history and its curves (temperature, radius, ...), by name."""
+        """Return {name: number} of the searcher's present values, such as its temperature, for the history."""
         return {}

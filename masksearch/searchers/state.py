@@ -16,7 +16,7 @@ __all__ = ["load_state", "saved_state"]
 
 
 def saved_state(state: Any) -> Any:
-    """Copy a searcher's state to what files can hold: nested dicts, lists, numbers, strings, arrays, tensors.
+    """Copy a searcher's state to nested dicts, lists, numbers, strings, arrays and tensors, for a file.
 
     Parameters
     ----------

@@ -21,22 +21,22 @@ _FIRST_LEVEL_MEAN = 5.0  # percent
 
 @dataclass
 class TabuMemory:
-    """Tabu memory: the last ``size`` proposed masks, and the Hamming distance of the current mask to each.
+    """Memory of the last ``size`` proposed masks, and the Hamming distance of the current mask to each.
 
     Comparing a move with all of them costs O(size x radius), and remembering a mask O(n_units).
     """
 
-    bits: np.ndarray  # bool (size, n_units)
+    bits: np.ndarray  # the remembered masks, bool (size, n_units)
     distances: np.ndarray  # int64 (size,), Hamming distances between the current mask and each remembered mask
-    count: int = 0  # masks remembered so far; from ``size`` on, a new mask replaces the oldest
+    count: int = 0  # number of masks remembered so far; from ``size`` on, a new mask replaces the oldest
 
     @classmethod
     def of_size(cls, size: int, n_units: int) -> "TabuMemory":
-        """An empty memory."""
+        """Return an empty memory for ``size`` masks."""
         return cls(np.zeros((size, n_units), dtype=bool), np.zeros(size, dtype=np.int64))
 
     def distances_after(self, move: Move) -> np.ndarray:
-        """Hamming distances of the mask after ``move`` to the remembered masks, int64 (masks,)."""
+        """Return the Hamming distances between the mask after ``move`` and each remembered mask, int64 (masks,)."""
         n = min(self.count, len(self.bits))
         # A dropped unit decreases the distance to masks without it by one, and increases the others; a regrown unit
         # does the opposite.
@@ -46,36 +46,36 @@ class TabuMemory:
         return self.distances[:n] + change_of_dropped + change_of_regrown
 
     def remember(self, mask: Mask, distance: int) -> None:
-        """Remember ``mask``, whose distance from the current mask is ``distance``."""
+        """Add a mask to the memory; ``distance`` is its Hamming distance from the current mask."""
         place = self.count % len(self.bits)
         self.bits[place] = mask.bits.numpy()
         self.distances[place] = distance
         self.count += 1
 
     def follow(self, move: Move) -> None:
-        """Update the distances after ``move`` has changed the current mask."""
+        """Update all distances after ``move`` has changed the current mask."""
         self.distances[: min(self.count, len(self.bits))] = self.distances_after(move)
 
 
 @dataclass
 class ThesisState:
-    """State of a :class:`ThesisAnnealing` search between scorings."""
+    """State that a :class:`ThesisAnnealing` search needs to resume: current mask, temperature, memory, counts."""
 
     rng: np.random.Generator  # draws moves and thresholds
     current: Mask
-    partition: Partition  # of the current mask
+    partition: Partition  # the current mask as an array of units, from which swaps are drawn
     memory: TabuMemory
-    radius: int
+    radius: int  # number of kept units that a move swaps for pruned ones
     peak: int  # radius after its last increase
-    temperature: float  # accuracy units
-    iterations: float  # scorings of this level
+    temperature: float  # in units of accuracy (1 = 100 %)
+    iterations: float  # number of scorings in this level
     level: int = 0
-    iteration: int = 0  # scorings of this level so far
-    mean: float = _FIRST_LEVEL_MEAN  # `a`, percent
-    sum: float = _FIRST_LEVEL_MEAN  # of the accuracies that `a` is the mean of, percent
-    count: int = 1  # of these accuracies
+    iteration: int = 0  # number of scorings in this level so far
+    mean: float = _FIRST_LEVEL_MEAN  # the running mean `a` of accepted accuracies, percent
+    sum: float = _FIRST_LEVEL_MEAN  # sum of the accuracies that `a` is the mean of, percent
+    count: int = 1  # number of accuracies in `sum`
     value: float = math.nan  # score of the current mask; NaN for the start mask, which isn't scored
-    accepted: int = 0  # moves
+    accepted: int = 0  # number of accepted moves
 
 
 @dataclass
@@ -93,24 +93,24 @@ class ThesisAnnealing(Searcher):
     Use :meth:`mlp` (42,706 scorings in 1,450 levels) or :meth:`cnn` (about 8,200 in 1,000).
     """
 
-    levels: int  # temperature levels
-    temperature_start: float  # accuracy units (1 = 100 %)
-    cooling: float  # temperature x this, every level
-    iterations_start: float  # scorings in the first level
-    iterations_max: float  # and at most; x 1.005 every level
-    memory: int  # masks remembered
+    levels: int  # number of temperature levels
+    temperature_start: float  # temperature of the first level, in units of accuracy (1 = 100 %)
+    cooling: float  # factor of the temperature from level to level
+    iterations_start: float  # scorings in the first level; the number grows by 0.5 % per level
+    iterations_max: float  # largest number of scorings in a level
+    memory: int  # number of masks remembered
     tries: int  # draws until a mask is found that isn't remembered; the last one is proposed in any case
-    known: Literal["within_radius", "equal"]  # a mask is remembered if fewer than radius bits differ, or none
+    known: Literal["within_radius", "equal"]  # a mask is remembered if fewer than radius bits differ, or if none differ
     carry: Literal["before", "after"]  # the next level begins with the mean before or after this level's last scoring
 
     @classmethod
     def mlp(cls) -> "ThesisAnnealing":
-        """Return the searcher with the thesis' settings for its MLP: 1,450 levels, 42,706 scorings."""
+        """Return the searcher with the settings of the annealing thesis for its MLP: 1,450 levels, 42,706 scorings."""
         return cls(1450, 0.006, 0.999, 1, 50, memory=50, tries=50, known="within_radius", carry="before")
 
     @classmethod
     def cnn(cls) -> "ThesisAnnealing":
-        """Return the searcher with the thesis' settings for its CNN: 1,000 levels, about 8,200 scorings."""
+        """Return the searcher with the annealing thesis' settings for its CNN: 1,000 levels, about 8,200 scorings."""
         return cls(1000, 0.005, 0.995, 2, 10, memory=60, tries=30, known="equal", carry="after")
 
     def reset(self) -> None:  # noqa: D102

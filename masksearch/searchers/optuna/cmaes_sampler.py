@@ -15,7 +15,7 @@ _SIGMA = 1 / 6  # standard deviation of the first population, as a share of the 
 
 @dataclass
 class Cmaes:
-    """CMA-ES over the unit cube (Hansen 2016).
+    """CMA-ES optimiser of points in the unit cube, which can be restored from its scored points (Hansen 2016).
 
     Once converged, it is restarted with twice the population (IPOP, Auger & Hansen 2005). Above 100 parameters the
     covariance is diagonal (Ros & Hansen 2008): the full one costs cubic time and more scorings than a search has.
@@ -25,8 +25,8 @@ class Cmaes:
     """
 
     n_parameters: int
-    seed: int
-    first: int  # number of starts, which are scored before the optimiser proposes points
+    seed: int  # seed of all random draws
+    first: int  # number of start points, which are scored before the optimiser proposes points
 
     def __post_init__(self) -> None:
         self._n_scored = 0
@@ -37,7 +37,7 @@ class Cmaes:
 
     @property
     def max_asks(self) -> int:
-        """Largest number of asks before the next tell."""
+        """Largest number of points to ask for before the next score must be told."""
         if self._n_scored < self.first:
             return self.first - self._n_scored
         return self._ready().population_size - len(self._generation)
@@ -48,13 +48,13 @@ class Cmaes:
         return None if self._optimizer is None else float(self._optimizer._sigma)
 
     def ask(self, number: int) -> np.ndarray:
-        """Return the next point of the unit cube, float64 (n_parameters,); ``number`` of the trial seeds it."""
+        """Return the next point of the unit cube, float64 (n_parameters,); the trial's ``number`` seeds the draw."""
         optimizer = self._ready()
         optimizer.reseed_rng(derive(self.seed, "cmaes", number) % 2**32)
         return optimizer.ask()
 
     def tell(self, point: np.ndarray, score: float | None) -> None:
-        """Learn the score of a point, in order of the trials' numbers; None: the trial failed."""
+        """Learn the score of a point; None: the trial failed. Call it in order of the trials' numbers."""
         self._n_scored += 1
         if score is None:
             return

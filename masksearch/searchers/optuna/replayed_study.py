@@ -27,7 +27,7 @@ _NAME = "search"
 
 
 class MemoryStudy:
-    """Optuna study in memory, which proposes points of a parametrisation and can be restored from arrays.
+    """Optuna study in memory that proposes points (a few numbers each) and can be restored exactly from arrays.
 
     A proposal is a function of the finished trials, the seed and the trial's number only, since every trial has a new
     sampler with a seed derived from (seed, number). The state of a search is therefore the list of trials, with the
@@ -38,9 +38,10 @@ class MemoryStudy:
     sampler : str
         A name in :data:`~masksearch.searchers.optuna.samplers.SAMPLERS`.
     parametrisation : Parametrisation
-        Its starts are the first trials, except starts that another search has scored.
+        Names and bounds of the numbers. Its start points are the first trials, except starts that another search has
+        scored.
     seed : int
-        Of the samplers.
+        Seed of the samplers.
     has_costs : bool
         Whether trials have a second value, their cost, which is minimised.
     """
@@ -73,7 +74,7 @@ class MemoryStudy:
 
     @property
     def max_asks(self) -> int | None:
-        """Largest number of asks before the next tell; None: any number."""
+        """Largest number of points to ask for before the next score must be told; None: no limit."""
         return None if self._cmaes is None else self._cmaes.max_asks
 
     @property
@@ -82,7 +83,7 @@ class MemoryStudy:
         return None if self._cmaes is None else self._cmaes.step_size
 
     def ask(self) -> tuple[int, np.ndarray]:
-        """Return number and values, float64 (n_parameters,), of the next trial."""
+        """Return the number and the point, float64 (n_parameters,), of the next trial."""
         number = len(self)
         point = self._fixed(number)
         if point is not None:
@@ -134,13 +135,13 @@ class MemoryStudy:
         return sampler
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """Finish a trial with its score, and its cost if the study has costs; None: the trial failed."""
+        """Finish a trial with ``values``: its score, and its cost if the study has costs; None: the trial failed."""
         trial = self.trials[number]
         self._storage.set_trial_state_values(trial._trial_id, _state(values), values)
         self._learn(self._values(trial), None if values is None else values[0])
 
     def add_trial(self, trial: FrozenTrial, *, skip_start: bool = True) -> None:
-        """Add a finished trial of a shared study; by default, a start with the same point is not proposed again."""
+        """Add a finished trial of a shared study; by default, its point is not proposed again as a start point."""
         if trial.distributions != self._distributions:
             raise InputError(f"study: its trial {trial.number} has other parameters than this search")
         self._storage.create_new_trial(self._id, trial)
@@ -159,7 +160,7 @@ class MemoryStudy:
         return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
 
     def state_dict(self) -> dict[str, object]:
-        """Return all trials as arrays; none may be running."""
+        """Return all trials as arrays, to restore the study from; no trial may be running."""
         trials = self.trials
         no_score = [math.nan] * len(self.directions)
         return {
@@ -193,12 +194,12 @@ class MemoryStudy:
 
 @dataclass
 class OptunaState:
-    """State of a search by an Optuna sampler between a tell and the next ask."""
+    """State that a search by an Optuna sampler needs to resume: its study with all trials."""
 
     study: MemoryStudy  # the trials of this search, and of the others if they are shared
-    start_is_due: bool  # the problem has a start mask that wasn't proposed yet
-    shared: SharedStudy | None
-    foreign_trials: int = 0  # trials of other searches in ``study``
+    start_is_due: bool  # whether the given start mask is still to be proposed
+    shared: SharedStudy | None  # the study that several searches share, if they do
+    foreign_trials: int = 0  # number of trials of other searches in ``study``
 
 
 def _state(values: Sequence[float] | None) -> TrialState:

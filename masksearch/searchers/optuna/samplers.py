@@ -28,11 +28,11 @@ PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
 @dataclass(frozen=True)
 class Sampler:
-    """Limits of one Optuna sampler, as a row of ``SAMPLERS``."""
+    """Row of ``SAMPLERS``: largest number of parameters of an Optuna sampler, and what it supports."""
 
-    max_parameters: int  # with which it is still fast
-    time: str  # of a proposal with that many parameters on one core, measured by benchmarks/sampler_costs.py
-    supports_costs: bool = True
+    max_parameters: int  # largest number of parameters with which the sampler is still fast
+    time: str  # time of a proposal with max_parameters on one core, measured by benchmarks/sampler_costs.py
+    supports_costs: bool = True  # whether it can search for the Pareto front of score and cost
     unshared: str = ""  # the reason why searches can't share its study; empty: they can
 
 
@@ -85,13 +85,13 @@ class OptunaSearch(Searcher):
     search: these are not in its history, unless they are proposed again (starts and QMC points are).
     """
 
-    sampler: str = "tpe"  # random, tpe, cmaes, gp, qmc, nsga2, nsga3
-    parametrisation: str = "layers"  # layers, mixture, blocks, bits
-    saliency: str | None = None  # name; ranks units in layers and blocks; None: the problem's first, or a random order
-    densities: bool = False  # mixture: one parameter per layer beside the weights
+    sampler: str = "tpe"  # name in SAMPLERS: random, tpe, cmaes, gp, qmc, nsga2, nsga3
+    parametrisation: str = "layers"  # how numbers define a mask: layers, mixture, blocks, bits
+    saliency: str | None = None  # name of the ranking of units in layers, blocks; None: the first, or random
+    densities: bool = False  # mixture: whether layers have parameters beside the saliencies' weights
     spread: float = 3.0  # layers, mixture: largest difference of the layers' log-odds / 2
     blocks: int = 32  # blocks: approximate number of blocks
-    storage: str | None = field(default=None, repr=False)  # URL of the storage for the study
+    storage: str | None = field(default=None, repr=False)  # URL of the Optuna storage for the study
     study: str | None = None  # name of a shared study in the storage; None: not shared
     label: str = field(default="", repr=False)  # first part of the written study's name; empty: the sampler's name
 
@@ -118,37 +118,37 @@ class OptunaSearch(Searcher):
 
     @classmethod
     def random(cls) -> "OptunaSearch":
-        """Optuna's random sampler on densities per layer: the baseline of the other samplers."""
+        """Search the layers' densities by Optuna's random sampler: the baseline of the other samplers."""
         return cls("random")
 
     @classmethod
     def tpe(cls) -> "OptunaSearch":
-        """Tree-structured Parzen estimator on densities per layer (Bergstra et al. 2011; Watanabe 2023)."""
+        """Search the layers' densities by a tree-structured Parzen estimator (Bergstra et al. 2011; Watanabe 2023)."""
         return cls("tpe")
 
     @classmethod
     def cmaes(cls) -> "OptunaSearch":
-        """CMA-ES on densities per layer (Hansen 2016), diagonal above 100 parameters."""
+        """Search the layers' densities by CMA-ES (Hansen 2016), with diagonal covariance above 100 parameters."""
         return cls("cmaes")
 
     @classmethod
     def gp(cls) -> "OptunaSearch":
-        """Gaussian process with expected improvement on densities per layer; for a few hundred scorings."""
+        """Search the layers' densities by a Gaussian process with expected improvement; for a few hundred scorings."""
         return cls("gp")
 
     @classmethod
     def qmc(cls) -> "OptunaSearch":
-        """Scrambled Sobol points on densities per layer."""
+        """Search the layers' densities at scrambled Sobol points (quasi-Monte Carlo)."""
         return cls("qmc")
 
     @classmethod
     def nsga2(cls) -> "OptunaSearch":
-        """NSGA-II, with one objective a genetic algorithm, on densities per layer (Deb et al. 2002)."""
+        """Search the layers' densities by the genetic algorithm NSGA-II (Deb et al. 2002)."""
         return cls("nsga2")
 
     @classmethod
     def nsga3(cls) -> "OptunaSearch":
-        """NSGA-III, with one objective a genetic algorithm, on densities per layer (Deb & Jain 2014)."""
+        """Search the layers' densities by the genetic algorithm NSGA-III (Deb & Jain 2014)."""
         return cls("nsga3")
 
     @property
@@ -252,7 +252,10 @@ class OptunaSearch(Searcher):
             state.shared.write(state.study.trials[number] for number in self._asked if number is not None)
 
     def finish(self) -> None:
-        """Write the study to the storage, unless it is shared or there is no storage; a failure is a warning."""
+        """Write the Optuna study to the storage, if there is one; a failure is only a warning.
+
+        A shared study is there already.
+        """
         if self.study is not None or self.storage is None:
             return
         from masksearch.searchers.optuna.study_storage import write_study
@@ -267,7 +270,7 @@ class OptunaSearch(Searcher):
 
     @property
     def study_name(self) -> str:
-        """Name of the study in the storage: ``study`` if shared, else a label and a hash of searcher and problem."""
+        """Name of the Optuna study: ``study`` if it is shared, else a label and a hash of searcher and problem."""
         if self.study is not None:
             return self.study
         identity = {"searcher": self.identity(), "saliencies": [], **self.problem.identity()}

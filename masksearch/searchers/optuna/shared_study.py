@@ -29,22 +29,22 @@ _PATIENCE = 2.0  # seconds that another process may take to write the identity o
 
 
 class SharedStudy:
-    """Study of an Optuna storage that several searches share.
+    """Optuna study in a storage, shared by several searches that learn from each other's trials.
 
     Only finished trials are written, so that the study never has a running trial.
 
     Parameters
     ----------
     url : str
-        Of the storage: ``sqlite:///file.db``, ``postgresql://...``.
+        URL of the storage: ``sqlite:///file.db``, ``postgresql://...``.
     name : str
-        Of the study, which is created if it doesn't exist.
+        Name of the study, which is created if it doesn't exist.
     directions : sequence of StudyDirection
-        Of the trials' values.
+        Directions of the trials' values: maximise or minimise.
     identity : dict
         What :func:`identity` returns for the search; a study with another identity is refused.
     seed : int
-        Of this search; a user attribute of the trials that this search writes.
+        Seed of this search; a user attribute of the trials that this search writes.
 
     Raises
     ------
@@ -92,7 +92,7 @@ class SharedStudy:
             time.sleep(0.05)
 
     def state_dict(self) -> dict[str, object]:
-        """Return the study's random number, and the ids of all trials that this search has written or read."""
+        """Return the study's unique random number, and the ids of all trials that this search has written or read."""
         return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known_ids)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ class SharedStudy:
         self.known_ids = set(state["known"])
 
     def new_trials(self) -> list[FrozenTrial]:
-        """Return the finished trials that this search has not read before, in order."""
+        """Return the finished trials of all searches that this search has not written or read before, in order."""
         with self._access():
             trials = self._storage.get_all_trials(self._id, deepcopy=False)
         new = [trial for trial in trials if trial.state.is_finished() and trial._trial_id not in self.known_ids]
@@ -143,7 +143,7 @@ class SharedStudy:
 
 
 def identity(searcher: Searcher, problem: Problem, points: Parametrisation) -> dict[str, object]:
-    """Return the settings that searches of one shared study have in common: all but seed, budget and warm start.
+    """Return the settings that all searches of a shared study must have in common: all but seed, budget and start.
 
     Saliencies are compared bit by bit, and in order, since the first one may rank the units. Functions can't be
     compared: of ``refine`` and of a cost function, the identity only records their presence.

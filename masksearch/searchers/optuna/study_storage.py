@@ -30,14 +30,14 @@ def quiet() -> Iterator[None]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of a storage that can't be read or written: full disk, held lock, lost server."""
+    """Return the exception types of a storage that can't be read or written: full disk, held lock, lost server."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return StorageInternalError, SQLAlchemyError
 
 
 def opened(url: str) -> optuna.storages.RDBStorage:
-    """Open the Optuna storage of this URL, and create its tables; raise an InputError if that fails."""
+    """Open the Optuna storage at ``url``, and create its tables; raise an InputError if that fails."""
     from sqlalchemy.engine import make_url  # a slow import
     from sqlalchemy.exc import DBAPIError
 
@@ -69,14 +69,14 @@ def check_url(url: str) -> None:
 
 
 def name_metrics(study: optuna.Study) -> None:
-    """Name the values of a study's trials ``score`` and ``cost`` for dashboards."""
+    """Give the values of a study's trials the names ``score`` and ``cost``, for dashboards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(["score", "cost"][: len(study.directions)])
 
 
 def write_study(url: str, name: str, directions: Sequence[StudyDirection], trials: Sequence[FrozenTrial]) -> None:
-    """Write a finished or interrupted search to a storage, as one study.
+    """Write the trials of a finished or interrupted search to an Optuna storage, as one study.
 
     If the study exists and its trials are the first of ``trials``, the search was resumed, and the other trials are
     added. If the study has other trials, it stays unchanged, and the new study gets a number behind its name.
@@ -84,11 +84,11 @@ def write_study(url: str, name: str, directions: Sequence[StudyDirection], trial
     Parameters
     ----------
     url : str
-        Of the storage: ``sqlite:///file.db``, ``postgresql://...``.
+        URL of the storage: ``sqlite:///file.db``, ``postgresql://...``.
     name : str
-        Of the study.
+        Name of the study.
     directions : sequence of StudyDirection
-        Of the trials' values.
+        Directions of the trials' values: maximise or minimise.
     trials : sequence of FrozenTrial
         Finished trials, in order.
 

@@ -1,4 +1,4 @@
-"""Parametrisations: they turn the few numbers that a sampler proposes into a mask of exact density."""
+"""Parametrisations: mappings from a few numbers, which a sampler proposes, to a mask of exact density."""
 
 from masksearch.searchers.optuna.parametrisations.base import Parametrisation
 from masksearch.searchers.optuna.parametrisations.densities import Layers, Mixture

@@ -14,8 +14,9 @@ __all__ = ["Parametrisation", "ranks_of"]
 
 
 class Parametrisation(ABC):
-    """Base class: turns a point of numbers within bounds into a saliency and the mask of its top units.
+    """Base class of mappings from a point, which is a few numbers within bounds, to a mask of exact density.
 
+    A point gives a saliency of all units, and the mask keeps the top units.
     The problem's amount fixes density, ``hold`` and ``on_empty``, so that the problem allows the mask of every point.
     Where the problem would raise an error for an empty layer, one unit of the layer is kept instead.
 
@@ -37,10 +38,10 @@ class Parametrisation(ABC):
 
     @abstractmethod
     def saliency(self, values: np.ndarray, number: int) -> Tensor:
-        """Return the saliency of a point, float64 (n_units,); ``number`` of the trial seeds random draws."""
+        """Return the saliency of every unit for a point, float64 (n_units,); ``number`` (trial) seeds random draws."""
 
     def mask(self, values: np.ndarray, number: int) -> Mask:
-        """Return the mask of a point; ``number`` of the trial seeds random draws."""
+        """Return the mask for a point: the top units of its saliency; ``number`` (trial) seeds random draws."""
         return self.problem.top_k(self.saliency(values, number))
 
     def _add_starts(self, *points: np.ndarray) -> None:
@@ -52,7 +53,7 @@ class Parametrisation(ABC):
 
 
 def ranks_of(saliency: Tensor, seed: int) -> Tensor:
-    """Return the ranks of n values, int64: 0 for the lowest; equal values rank in a random order."""
+    """Return the rank of each of n values, int64 (n,): 0 for the lowest; equal values rank in a random order."""
     shuffled = torch.randperm(len(saliency), generator=torch_generator(seed, "optuna", "ties"))
     order = shuffled[torch.argsort(saliency[shuffled], stable=True)]
     ranks = torch.empty_like(order)

@@ -17,7 +17,7 @@ __all__ = ["Layers", "Mixture"]
 
 
 class Layers(Parametrisation):
-    """Parametrisation with one parameter per layer: its density relative to the other layers, in log-odds.
+    """Mapping from one number per layer, its density relative to other layers in log-odds, to a mask.
 
     Within a layer, units rank by a saliency. The unit at quantile q of layer l gets the saliency logit(q) + b_l, where
     b_l is the layer's parameter, and the top units of the whole network are kept. If t is the lowest kept saliency,
@@ -64,8 +64,9 @@ class Layers(Parametrisation):
 
 
 class Mixture(Parametrisation):
-    """Parametrisation with one weight per saliency and, optionally, one parameter per layer as in :class:`Layers`.
+    """Mapping from one weight per saliency to a mask of the top units by the weighted mean of all saliencies.
 
+    Optionally, each layer has a parameter as well, as in :class:`Layers`.
     Weights lie in [0, 1]. Saliencies have different scales, so each is replaced by the log-odds of its quantile in the
     whole network. The mixture is their weighted mean (plus the layer's parameter). The first trials score every
     saliency alone: its mask is that of a global criterion with one round and, if layers have parameters, of a layerwise
@@ -133,7 +134,7 @@ def _check_densities_are_free(problem: Problem, name: str) -> None:
 
 
 def log_odds(ranks: Tensor, n: int) -> Tensor:
-    """Return log-odds of the quantiles (rank + 1/2) / n of ranks 0 to n - 1, float64."""
+    """Return the log-odds of the quantiles (rank + 1/2) / n of ranks 0 to n - 1, float64."""
     return torch.logit((ranks.double() + 0.5) / n)
 
 

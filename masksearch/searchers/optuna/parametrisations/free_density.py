@@ -14,11 +14,11 @@ from masksearch.searchers.optuna.parametrisations.base import Parametrisation
 __all__ = ["RANGE", "FreeDensity"]
 
 RANGE = 32
-"""Largest / smallest density of a search with a cost."""
+"""Ratio of the largest to the smallest density in a search with a cost."""
 
 
 class FreeDensity(Parametrisation):
-    """Parametrisation for problems with a cost: the density is one more parameter.
+    """Mapping from a density and the numbers of another parametrisation to a mask, for searches with a cost.
 
     The density has a log scale, from a 32nd of the problem's density to the problem's density. Every mask has its
     density exactly, in units, parameters or MACs, as the problem says. Masks keep at least one unit of every layer,
