@@ -6,25 +6,25 @@ from torch import Tensor
 
 __all__ = ["crop_flip", "draw_crop_flip"]
 
-PADDING = 4  # pixels on every side
+PADDING = 4  # zero pixels on every side of an image before the crop
 
 
 def draw_crop_flip(n: int, generator: torch.Generator) -> Tensor:
-    """Random draws for :func:`crop_flip`: int64 (n, 3) with columns first row, first column, and flipped (0 or 1)."""
+    """Draw crops and flips of ``n`` images for :func:`crop_flip`: int64 (n, 3), first row, column, and 1 if flipped."""
     corners = torch.randint(0, 2 * PADDING + 1, (n, 2), generator=generator)
     flipped = torch.randint(0, 2, (n, 1), generator=generator)
     return torch.cat([corners, flipped], dim=1)
 
 
 def crop_flip(images: Tensor, draws: Tensor) -> Tensor:
-    """Pad every image, crop it to the old size, and mirror half of the images left to right.
+    """Return images that are padded, cropped to the old size, and mirrored left to right, as ``draws`` says.
 
     The augmentation of He et al. 2016 (section 4.2). The padding is zero, the mean of normalised images.
 
     Parameters
     ----------
     images : float tensor (n, c, h, w)
-        On any device.
+        Images, on any device.
     draws : int64 tensor (n, 3)
         First row and column of the crop in the padded image, and whether it is mirrored; on the images' device.
 

@@ -12,17 +12,18 @@ __all__ = ["Averaging"]
 
 
 class Averaging:
-    """Average of weights and running statistics: average = d * average + (1 - d) * weights after every step.
+    """Exponential moving average of a network's weights and running statistics over the steps of a training.
 
-    d is ``min(decay, (1 + t) / (10 + t))`` at step t, as in TensorFlow's ExponentialMovingAverage, so that the first
-    weights are forgotten soon. Tensors of integers, such as counts of batches, are copied.
+    After every step, average = d * average + (1 - d) * weights, where d is ``min(decay, (1 + t) / (10 + t))`` at step
+    t, as in TensorFlow's ExponentialMovingAverage, so that the first weights are forgotten soon. Tensors of integers,
+    such as counts of batches, are copied.
 
     Parameters
     ----------
     model : nn.Module
         The network that is trained, already on its device and masked.
     decay : float
-        In (0, 1).
+        Largest d, in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -36,7 +37,7 @@ class Averaging:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the weights after an optimiser step to the average."""
+        """Update the average with the network's present weights; call it after every optimiser step."""
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         torch._foreach_lerp_(self._average_floats, self._live_floats, 1 - decay)
@@ -45,24 +46,24 @@ class Averaging:
 
     @torch.no_grad()
     def load(self, average: dict[str, Tensor], steps: int) -> None:
-        """Restore the average from a file."""
+        """Restore the average and its number of steps from a checkpoint."""
         for name, tensor in average.items():
             self.average[name].copy_(tensor)
         self.steps = steps
 
     def weights(self) -> Weights:
-        """Return a copy of the averaged state, on the CPU."""
+        """Return a copy of the averaged state dict, on the CPU."""
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.average.items()}
 
     @torch.no_grad()
     def store(self) -> None:
-        """Copy the average into the network."""
+        """Replace the network's weights by their average."""
         for name, tensor in self._live.items():
             tensor.copy_(self.average[name])
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the network have the averaged weights within a block; at its end, restore the weights, bit for bit."""
+        """Context manager in which the network has the averaged weights; then its own are restored, bit for bit."""
         before = {name: tensor.clone() for name, tensor in self._live.items()}
         self.store()
         try:

@@ -15,20 +15,20 @@ from masksearch.utils.nested import map_tensors, n_examples, take, tensors_of, t
 __all__ = ["Batch", "Feed", "batch_sizes", "forward_batch"]
 
 RESIDENT_SHARE = {"cpu": 1.0, "cuda": 0.5}
-"""Share of a device's free memory, by its type, that the examples of a split may take; more are streamed."""
+"""Share of free memory, by device type, that a split's examples may take on a device; larger splits are streamed."""
 _CHUNK_BATCHES = 16  # gathered by one call, which costs less than a call per batch
 
 Batch = tuple[Any, Any]
-"""Inputs and targets of some examples."""
+"""(inputs, targets) of some examples."""
 
 
 def forward_batch(device: torch.device) -> int:
-    """Examples per forward pass without gradients: few on a CPU, so that activations stay in its cache."""
+    """Return the number of examples per forward pass without gradients: 250 on a CPU (for its cache), else 1000."""
     return 250 if device.type == "cpu" else 1000
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Sizes of an epoch's batches. The last batch has at least two examples, because BatchNorm needs two."""
+    """Return the sizes of an epoch's batches; a last batch of one example gets a second one, as BatchNorm needs."""
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
     if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 2:
         sizes[-2:] = [batch_size - 1, 2]
@@ -36,7 +36,7 @@ def batch_sizes(n: int, batch_size: int) -> list[int]:
 
 
 class Feed:
-    """Batches of one split on one device.
+    """Source of batches of one data split on one device, in order or shuffled.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Feed:
         return self._n
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Yield batches of inputs and targets, in order; a loader's batches have the loader's order and sizes."""
+        """Yield (inputs, targets) batches in the order of the examples; a loader keeps its own order and sizes."""
         sizes = [min(batch_size, self._n - start) for start in range(0, self._n, batch_size)]
         if self._stream is not None:
             yield from self._streamed(self._stream, None, sizes, None, 0)
@@ -92,7 +92,7 @@ class Feed:
     def shuffled(
         self, order: Tensor, sizes: Sequence[int], draws: Tensor | None = None, seed: int = 0
     ) -> Iterator[Batch]:
-        """Yield batches of inputs and targets in another order; loaders ignore ``order`` and ``sizes``.
+        """Yield (inputs, targets) batches in the order ``order``; a loader keeps its own order and sizes.
 
         Parameters
         ----------

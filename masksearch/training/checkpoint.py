@@ -36,9 +36,9 @@ _Result = TypeVar("_Result")
 
 
 def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """The function, holding ``<checkpoint>.lock`` while it runs, if it is called with ``checkpoint=``.
+    """Decorate a function so that it holds a lock file while it runs, if it is called with ``checkpoint=``.
 
-    A second process that trains with the same checkpoint gets an ``InputError``.
+    The file is ``<checkpoint>.lock``. A second process that trains with the same checkpoint gets an ``InputError``.
     """
 
     @wraps(function)
@@ -53,7 +53,7 @@ def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Argum
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Delete a checkpoint and its lock file, when the training is over; nothing happens if there are none."""
+    """Delete a checkpoint file and its lock file, if they exist."""
     for file in (path, _lock_file(path)):
         file.unlink(missing_ok=True)
 
@@ -63,7 +63,7 @@ def _lock_file(path: Path) -> Path:
 
 
 def digest(tensors: Mapping[str, Tensor] | None) -> str:
-    """A hash of 16 hex digits over the names, types, shapes and values of tensors."""
+    """Return a hash of 16 hex digits over the names, types, shapes and values of tensors."""
     sha = hashlib.sha256()
     for name, tensor in (tensors or {}).items():
         plain = tensor.detach().cpu().contiguous()
@@ -80,7 +80,10 @@ def save_checkpoint(
     remask: MaskSchedule | None,
     step: OptimizerStep,
 ) -> None:
-    """Write the state of a training. Random numbers derive from the seed, so that no generator is saved."""
+    """Write the state of a training to a file, from which :func:`load_checkpoint` restores it.
+
+    Random numbers derive from the seed, so that no generator is saved.
+    """
     best = training.best
     tree = {
         "format": _FORMAT,
@@ -100,7 +103,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, identity: dict[str, object], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> dict[str, Any] | None:
-    """Restore network, optimiser, changing masks and record from the file; return the state of an optimiser step.
+    """Restore network, optimiser, masks and record of a training from a file; return its optimiser step's state.
 
     Raises
     ------

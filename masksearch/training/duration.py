@@ -12,19 +12,21 @@ _BEST = "best"
 
 @dataclass(frozen=True)
 class Duration:
-    """A moment of a training: a number of epochs or optimiser steps after its start, or its end.
+    """Moment of a training: a number of epochs or optimiser steps after its start, or its end.
 
     With ``best`` it is the state after the epoch with the best validation result of all epochs until that moment.
     ``str(Duration.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.
     """
 
-    count: int  # of `unit`; 0 for "end"
-    unit: str  # "ep", "it" or "end"
-    best: bool = False  # best epoch by validation until the moment; the unit is "ep" or "end"
+    count: int  # number of epochs or steps, as `unit` says; 0 for "end"
+    unit: str  # "ep" (epochs), "it" (optimiser steps) or "end"
+    best: bool = False  # the best epoch by validation until the moment; the unit is "ep" or "end"
 
     @classmethod
     def parse(cls, text: str, name: str = "duration") -> "Duration":
-        """Read ``0``, ``3ep``, ``500it``, ``end``, ``best`` (of the whole training) or ``best:3ep`` (of 3 epochs).
+        """Return the moment that a text names: ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``.
+
+        ``best`` is of the whole training, ``best:3ep`` of its first 3 epochs.
 
         Raises
         ------
@@ -44,7 +46,7 @@ class Duration:
         )
 
     def steps(self, steps_per_epoch: int, epochs: int) -> int:
-        """The number of optimiser steps from the start of a training of ``epochs`` epochs.
+        """Return the number of optimiser steps from the start of a training of ``epochs`` epochs to this moment.
 
         For ``best`` these are the steps until the moment, because only then the best epoch is decided.
         """

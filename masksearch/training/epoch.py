@@ -1,4 +1,4 @@
-"""One epoch of training: a pass over all examples, in which the host never waits for the device."""
+"""One epoch of training: a pass over all examples, in which the CPU never waits for the GPU."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ _HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class EpochPass:
-    """Pass over all training examples. The fields stay the same for all epochs of a training."""
+    """Runner of training epochs: each call of :meth:`run` is one pass over all training examples."""
 
     model: nn.Module
     feed: Feed
@@ -32,11 +32,11 @@ class EpochPass:
     loss: TrainingLoss
     checked: InputCheck
     seed: int
-    cropped: bool  # random crops and flips
-    precision: str  # of autocast
+    cropped: bool  # whether images are cropped and flipped at random
+    precision: str  # number format of autocast: float32 (no autocast), bfloat16 or float16
 
     def run(self, epoch: int, lr: float) -> tuple[float, float | None]:
-        """Train for one epoch; return mean loss and metric over its examples, as augmented and in train mode.
+        """Train for one epoch; return (mean loss, main metric or None) of its augmented examples, in train mode.
 
         All random numbers derive from (seed, epoch), so that every epoch can begin in a new process.
 

@@ -19,16 +19,16 @@ __all__ = ["Evaluation", "evaluate", "evaluate_feed", "mean_loss"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics and loss of a network on a split."""
+    """Metrics and loss of a network on a data split."""
 
-    metric: float | None  # main metric of the split's task; None where it can't be computed
-    loss: float  # mean over examples; of a language model, over tokens
-    n: int  # examples
+    metric: float | None  # main metric of the split's task; None if it can't be computed
+    loss: float  # mean loss over examples; for a language model, over tokens
+    n: int  # number of examples
     metrics: dict[str, float] = field(default_factory=dict)  # all metrics by name, the main metric first
 
     @property
     def accuracy(self) -> float | None:
-        """The metric, under the name that suits classification."""
+        """Main metric, under the name that suits classification."""
         return self.metric
 
 
@@ -40,7 +40,7 @@ def evaluate(
     loss: Loss | None = None,
     batch_size: int | None = None,
 ) -> Evaluation:
-    """Return metrics and loss of a network on a split, in eval mode.
+    """Return metrics and loss of a network on a data split, in eval mode.
 
     Weights, modes and the global random state do not change.
 
@@ -72,7 +72,7 @@ def evaluate(
 def evaluate_feed(
     model: nn.Module, feed: Feed, checked: InputCheck, batch_size: int | None = None, *, main_only: bool = True
 ) -> Evaluation:
-    """Return metrics and loss for checked examples."""
+    """Return metrics and loss of a network on batches of a split that :func:`check_inputs` has checked."""
     losses: list[Tensor] = []
     parts: list[int] = []
     n, task = 0, checked.loss_task
@@ -92,7 +92,7 @@ def evaluate_feed(
 
 
 def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
-    """Return the metrics; none if there is no metering, or if the loss isn't finite and a metric fails."""
+    """Return {metric name: value}; empty if ``metering`` is None, or if a metric fails and the loss isn't finite."""
     if metering is None:
         return {}
     try:
@@ -104,9 +104,9 @@ def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
 
 
 def mean_loss(losses: Sequence[Tensor], parts: Sequence[int]) -> float:
-    """Return the mean of losses that are means over ``parts`` examples or tokens. Here the host waits for the device.
+    """Return the mean loss over all examples or tokens, from mean losses over ``parts`` of them per batch.
 
-    Batches without any part do not count.
+    Batches without any part do not count. The CPU waits for the GPU here.
     """
     values = torch.stack(list(losses)).cpu().double()
     weights = torch.tensor(parts, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Splits that a training reads: examples in memory, from a data set, or from a loader."""
+"""Data splits that a training reads: examples in memory, from a data set, or from a loader."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,49 +18,52 @@ __all__ = ["Examples", "InMemory", "Resident", "Streamed", "as_examples", "optim
 
 
 class InMemory(Protocol):
-    """Protocol of a split in memory. An attribute ``task`` is optional; the default is classification."""
+    """Protocol of a data split in memory: inputs, targets and, optionally, ``task`` (default: classification)."""
 
     @property
     def inputs(self) -> Any:
-        """Tensor (n, ...), or a tuple or dict of such tensors, on the CPU."""
+        """Inputs of all examples: a tensor (n, ...), or a tuple or dict of such tensors, on the CPU."""
 
     @property
     def targets(self) -> Any:
-        """Tensor (n, ...), or a tuple or dict of such tensors, or None, on the CPU."""
+        """Targets of all examples: a tensor (n, ...), or a tuple or dict of such tensors, or None, on the CPU."""
 
 
 class Streamed(Protocol):
-    """Protocol of a split that is read batch by batch."""
+    """Protocol of a data split that is read batch by batch."""
 
     @property
     def task(self) -> Task:
-        """Loss, metric and distance."""
+        """Task of the examples: its loss, metric and distance."""
 
     @property
     def own_order(self) -> bool:
-        """Whether order and sizes of the batches are a loader's; then ``n_batches`` is their number."""
+        """Whether a DataLoader decides the order and sizes of batches; then ``n_batches`` is their number."""
 
     @property
     def identity(self) -> str | None:
-        """The user's name of the data; None: changes of the data can't be noticed."""
+        """Name that the user gave the data; None: changes of the data can't be noticed."""
 
     def __len__(self) -> int:
-        """Number of examples."""
+        """Return the number of examples."""
 
     def sample(self, n: int) -> tuple[Any, Any]:
         """Return inputs and targets of the first ``n`` examples, on the CPU."""
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield batches of inputs and targets on the CPU; ``order`` None: in order. Loaders ignore both arguments."""
+        """Yield (inputs, targets) batches of the given sizes, on the CPU, in ``order`` (None: as the examples are).
+
+        Loaders ignore both arguments.
+        """
 
 
 Examples = InMemory | Streamed
-"""A split for training and evaluation, such as ``data.train``."""
+"""Data split for training and evaluation, such as ``data.train``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Resident:
-    """Examples in memory, with their task."""
+    """Data split in memory: inputs and targets, with their task."""
 
     inputs: Nested
     targets: Any
@@ -77,7 +80,9 @@ class Resident:
 
 
 def as_examples(split: Any, name: str = "split") -> Resident | Streamed:
-    """Return the examples of a split; objects with ``inputs`` and ``targets`` only are for classification.
+    """Return a data split in a form with a task: :class:`Resident` if it is in memory, else unchanged.
+
+    Objects with ``inputs`` and ``targets`` only are for classification.
 
     Raises
     ------
@@ -112,12 +117,12 @@ def as_examples(split: Any, name: str = "split") -> Resident | Streamed:
 
 
 def steps_per_epoch(n: int, batch_size: int, accumulate: int = 1) -> int:
-    """Return the optimiser steps of an epoch of ``n`` examples: n / batch_size batches, ``accumulate`` per step."""
+    """Return the number of optimiser steps in an epoch of ``n`` examples: n / (batch_size x accumulate), rounded up."""
     return ceil(ceil(n / batch_size) / accumulate)
 
 
 def optimizer_steps(split: Examples, settings: TrainSettings) -> int:
-    """Return the optimiser steps of an epoch over a split; a loader has its own number of batches."""
+    """Return the number of optimiser steps in an epoch over a data split; a loader has its own number of batches."""
     examples = as_examples(split)
     if examples.own_order:
         n_batches: int = examples.n_batches  # type: ignore[union-attr]

@@ -21,18 +21,18 @@ _FEW_FILTERS = 8  # width of a vector register; narrower layers were up to 1.8 t
 
 @dataclass(frozen=True)
 class InputCheck:
-    """What a training needs to know about network and split, from a forward pass of two examples."""
+    """Result of checking a network on two examples of a data split: tasks and formats that a training uses."""
 
-    task: Task  # of the split
-    loss_task: Task  # the same, or with the loss of the caller
-    metered: bool  # the metrics of the task take the network's outputs
-    channels_last: bool  # batches should have innermost channels
-    check_targets: Callable[[Any], None] | None  # for every streamed batch
+    task: Task  # task of the split
+    loss_task: Task  # task with the loss to minimise: that of the split, or with the loss of the caller
+    metered: bool  # whether the metrics of the task accept the network's outputs
+    channels_last: bool  # whether batches should have the memory format torch.channels_last
+    check_targets: Callable[[Any], None] | None  # raises an error for wrong targets of a streamed batch
 
 
 @contextmanager
 def mode_kept(model: nn.Module) -> Iterator[None]:
-    """At the end of the block, restore the mode (train or eval) of every module."""
+    """Context manager that restores the mode (train or eval) of every module at its end."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -44,7 +44,7 @@ def mode_kept(model: nn.Module) -> Iterator[None]:
 def check_inputs(
     model: nn.Module, split: Examples, device: torch.device, loss: Loss | None, name: str = "split"
 ) -> InputCheck:
-    """Check a split, then run two of its examples through the network (already on ``device``) in eval mode.
+    """Check a data split, and run two of its examples through the network (on ``device``) in eval mode.
 
     Raises
     ------
@@ -102,15 +102,16 @@ def check_inputs(
 
 
 def takes_channels_last(model: nn.Module, images: Any) -> bool:
-    """Whether batches should have innermost channels: then convolutions are faster on the CPU and in bfloat16.
+    """Return whether batches should have the memory format ``torch.channels_last``, for faster convolutions.
 
-    Convolutions of very few filters, as heavy pruning leaves, are not faster. A network that calls ``view`` on a
-    convolution's output can't process this memory format. Weights keep their format.
+    They are faster on the CPU and in bfloat16. Convolutions of very few filters, as heavy pruning leaves, are not
+    faster. A network that calls ``view`` on a convolution's output can't process this memory format. Weights keep their
+    format.
 
     Parameters
     ----------
     model : nn.Module
-        In eval mode.
+        The network, in eval mode.
     images : Tensor (n, c, h, w)
         A small batch for a test run. The result is False for inputs of any other form.
     """

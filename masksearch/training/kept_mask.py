@@ -1,4 +1,4 @@
-"""Masks held in training loops of one's own, and the form of such loops."""
+"""Masks that are kept in your own training loops, and the form of such loops."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ __all__ = ["KeptMask", "TrainFunction", "keep_mask"]
 
 
 class TrainFunction(Protocol):
-    """Protocol of a training loop of one's own, for ``train_fn=``: it trains the network in place.
+    """Protocol of your own training loop, for ``train_fn=``: a function that trains a network in place.
 
     ``KeptMask(model, masks).attach(optimizer)`` keeps pruned weights at zero during the loop. The caller zeroes them
     again afterwards.
@@ -42,17 +42,17 @@ class TrainFunction(Protocol):
 
 
 class MaskSpaceOfNetwork(Protocol):
-    """Protocol of a space whose masks are over the parameters of a network."""
+    """Protocol of a space of masks over the parameters of a network."""
 
     def check_mask(self, mask: Any) -> None:
         """Raise an :class:`InputError` if the mask is not of this space."""
 
     def parameter_masks(self, mask: Any) -> Mapping[str, Tensor]:
-        """Parameter name -> bool tensor of its shape, True = kept."""
+        """Return {parameter name: bool tensor of its shape, True = kept} for a mask."""
 
 
 class KeptMask:
-    """A mask that a training loop of one's own keeps: call the object after every ``optimizer.step()``.
+    """Mask that stays applied in your own training loop: call this object after every ``optimizer.step()``.
 
     Parameters are looked up by name at every call, so that ``model.to(device)`` and ``load_state_dict`` are allowed.
 
@@ -94,12 +94,12 @@ class KeptMask:
             parameter.masked_fill_(pruned, 0)  # a product would keep NaN, and the sign of a zero
 
     def attach(self, optimizer: Optimizer) -> "KeptMask":
-        """Zero the pruned weights after every step of an optimiser by itself; return this object."""
+        """Let an optimiser zero the pruned weights after each of its steps; return this object."""
         self._hooks.append(optimizer.register_step_post_hook(lambda *_: self()))
         return self
 
     def remove(self) -> None:
-        """Keep the mask no longer; pruned weights stay at zero until the next optimiser step."""
+        """Stop zeroing pruned weights; they are zero only until the next optimiser step."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._pruned = [], {}

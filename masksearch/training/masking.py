@@ -13,11 +13,14 @@ __all__ = ["MaskSchedule", "Masking"]
 
 
 class MaskSchedule(Protocol):
-    """Protocol of masks that change during a training. Changes may depend on state, network and step only."""
+    """Protocol of masks that change during a training: an object that is called after every optimiser step.
+
+    Changes may depend on state, network and step only.
+    """
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """The current masks: parameter name -> bool tensor of its shape, True = kept. The names never change."""
+        """Masks at present: {parameter name: bool tensor of its shape, True = kept}. The names never change."""
 
     def __call__(self, step: int) -> bool:
         """Update the masks after an optimiser step; return whether they changed.
@@ -31,19 +34,19 @@ class MaskSchedule(Protocol):
         """
 
     def state_dict(self) -> dict[str, object]:
-        """The state, as nested dicts and lists for a checkpoint."""
+        """Return the state as nested dicts and lists, for a checkpoint."""
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore a state. Raise an :class:`InputError` if it is of other settings."""
+        """Restore a state from :meth:`state_dict`; raise an :class:`InputError` if it has other settings."""
 
 
 class Masking:
-    """Zero the pruned weights, once at the start and after every optimiser step.
+    """Mask of a network in training: it zeroes the pruned weights at the start, and at every call.
 
     Parameters
     ----------
     model : nn.Module
-        Already on its device.
+        The network, already on its device.
     masks : mapping
         Parameter name -> bool tensor of its shape, True = kept.
 
@@ -81,13 +84,13 @@ class Masking:
 
     @torch.no_grad()
     def mask(self, tensors: Mapping[str, Tensor]) -> None:
-        """Zero the pruned entries of other tensors, by parameter name."""
+        """Zero the pruned entries of other tensors, such as averaged weights: {parameter name: tensor}."""
         if self._names:
             torch._foreach_mul_([tensors[name] for name in self._names], self._factors)
 
     @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Change to other masks of the same parameters. Dropped weights become zero, regrown weights start at zero.
+        """Change to other masks of the same parameters; newly pruned and newly restored weights become zero.
 
         Their entries in the state of ``optimizer`` (momentum, moments) become zero, too: while a weight was pruned, the
         optimiser accumulated gradients of steps that had no effect.

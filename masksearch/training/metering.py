@@ -15,7 +15,7 @@ _PENDING_BYTES = 1 << 26
 
 
 class Metering:
-    """Update a task's metrics with batches, many batches at once, so that the host rarely waits for the device.
+    """Collector of a task's metrics over batches, which rarely makes the CPU wait for the GPU.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Metering:
         self._bytes = 0
 
     def add(self, outputs: Any, targets: Any) -> None:
-        """Add a batch: what the network returned, and the targets."""
+        """Add a batch: the outputs as the network returned them, and the targets."""
         outputs = _detached(self._task.read(outputs))
         if self._task.select is not None:
             outputs, targets = self._task.select(outputs, targets)
@@ -47,7 +47,7 @@ class Metering:
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
-        """Return the metrics by name, the main metric first.
+        """Return {metric name: value} over all batches, the main metric first.
 
         Raises
         ------

@@ -15,7 +15,7 @@ __all__ = ["OPTIMIZERS", "build_optimizer", "learning_rate", "load_optimizer"]
 
 
 Parameters = list[nn.Parameter] | list[dict[str, Any]]
-"""Parameters, or groups of parameters with settings of their own."""
+"""List of parameters, or of parameter groups (dicts) with settings of their own."""
 
 Build = Callable[[Parameters, TrainSettings, bool], Optimizer]
 
@@ -48,7 +48,7 @@ OPTIMIZERS: Table[Build] = Table("optimizer", {"sgd": _sgd, "adam": _adam, "adam
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings, device: torch.device) -> Optimizer:
-    """The optimiser of ``settings`` for those of ``parameters`` that require gradients."""
+    """Return the optimiser that ``settings`` name, for those of ``parameters`` that require gradients."""
     trained: Parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if settings.no_decay:
         matrices, vectors = ([p for p in trained if (p.ndim < 2) == short] for short in (False, True))  # type: ignore[union-attr]
@@ -58,7 +58,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings,
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, object]) -> None:
-    """Restore an optimiser's state from a file."""
+    """Restore an optimiser's state from a checkpoint."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
@@ -71,7 +71,7 @@ _THRESHOLD = 1e-4  # relative decrease of the validation loss that counts as an 
 
 
 def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[float] = ()) -> float:
-    """The learning rate of one epoch.
+    """Return the learning rate of an epoch, as the schedule in ``settings`` defines it.
 
     Parameters
     ----------

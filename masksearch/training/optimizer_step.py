@@ -16,14 +16,16 @@ __all__ = ["OptimizerStep"]
 
 
 class OptimizerStep:
-    """Turn the losses of batches into optimiser steps; the host never waits for the device.
+    """Optimiser step with gradient accumulation, clipping, float16 scaling, masks and averaged weights.
+
+    The CPU never waits for the GPU.
 
     Parameters
     ----------
     model : nn.Module
         The network, already on its device.
     optimizer : Optimizer
-        Of the network's parameters.
+        Optimiser of the network's parameters.
     settings : TrainSettings
         Accumulation, clipping, precision and warm-up.
     slimming, masking, remask, averaging
@@ -56,18 +58,18 @@ class OptimizerStep:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the last step."""
+        """Learning rate of the last optimiser step."""
         rate: float = self._optimizer.param_groups[0]["lr"]
         return rate
 
     def start_epoch(self, lr: float) -> None:
-        """Begin an epoch with a learning rate."""
+        """Begin an epoch: set its learning rate."""
         self._scheduled, self._count = lr, 0
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
     def add(self, loss: Tensor, parts: int) -> None:
-        """Add the gradient of a batch's mean loss over ``parts`` examples or tokens; without any, add nothing."""
+        """Add the gradient of a batch's mean loss over ``parts`` examples or tokens; 0 parts add nothing."""
         if self._count == 0:
             self._optimizer.zero_grad(set_to_none=True)
             self._parts, self._first_parts = 0, max(1, parts)
@@ -79,12 +81,12 @@ class OptimizerStep:
 
     @property
     def ready(self) -> bool:
-        """Whether enough batches were added for a step."""
+        """Whether enough batches were added for an optimiser step."""
         return self._count == self._settings.accumulate
 
     @property
     def pending(self) -> bool:
-        """Whether batches were added since the last step."""
+        """Whether batches were added since the last optimiser step."""
         return self._count > 0
 
     def __call__(self, step: int) -> None:
@@ -121,7 +123,7 @@ class OptimizerStep:
         self._after_step(step + 1)
 
     def state_dict(self) -> dict[str, object]:
-        """Return averaged weights and the scale of float16 losses, for a checkpoint."""
+        """Return the averaged weights and the scale of float16 losses, for a checkpoint."""
         averaging = self._averaging
         return {
             "average": None if averaging is None else averaging.weights(),
@@ -130,7 +132,7 @@ class OptimizerStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state."""
+        """Restore a state from :meth:`state_dict`."""
         if self._averaging is not None:
             self._averaging.load(state["average"], state["average steps"])
         if self._scaler is not None:

@@ -10,38 +10,38 @@ from masksearch.training.duration import Duration
 __all__ = ["FORMER_NAMES", "Best", "EpochRow", "Training", "Weights", "copy_weights"]
 
 FORMER_NAMES = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}
-"""Fields of :class:`EpochRow` in files of version 1.0 and before -> their names now."""
+"""{name of a field of :class:`EpochRow` in files of version 1.0 and before: its name now}."""
 
 Weights = dict[str, Tensor]
-"""A network's ``state_dict()``, BatchNorm statistics included, on the CPU."""
+"""State dict of a network, with BatchNorm statistics, on the CPU."""
 
 
 def copy_weights(model: nn.Module) -> Weights:
-    """A copy of the network's state, on the CPU."""
+    """Return a copy of the network's state dict, on the CPU."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch of a training."""
+    """Results of one epoch of a training: losses, metrics, learning rate and duration."""
 
     epoch: int  # number in the learning-rate schedule: 1 for the first one
-    train_loss: float  # mean over the epoch's examples, as augmented, in train mode, with smoothing and distillation
-    train_metric: float | None  # main metric of the task, likewise; None where it can't be computed
-    val_loss: float | None  # in eval mode, without label smoothing; None without a validation split
+    train_loss: float  # mean over the augmented examples, in train mode, with smoothing and distillation
+    train_metric: float | None  # main metric over the same outputs; None if it can't be computed
+    val_loss: float | None  # mean loss in eval mode, without label smoothing; None without a validation split
     val_metric: float | None
     lr: float
-    seconds: float  # wall clock, validation included
-    higher_is_better: bool = True  # direction of the metric
+    seconds: float  # wall-clock time, validation included
+    higher_is_better: bool = True  # whether a higher metric is better
 
     @property
     def train_accuracy(self) -> float | None:
-        """The metric of the training examples, under the name that suits classification."""
+        """Metric of the training examples, under the name that suits classification."""
         return self.train_metric
 
     @property
     def val_accuracy(self) -> float | None:
-        """The metric of the validation examples, under the name that suits classification."""
+        """Metric of the validation examples, under the name that suits classification."""
         return self.val_metric
 
     @property
@@ -50,7 +50,7 @@ class EpochRow:
         return isfinite(self.train_loss) and (self.val_loss is None or isfinite(self.val_loss))
 
     def better_than(self, other: "EpochRow") -> bool:
-        """Whether the validation metric is better (without metrics, the validation loss lower); False for ties."""
+        """Return whether this epoch has a better validation metric than ``other``, or without metrics a lower loss."""
         if self.val_metric is not None and other.val_metric is not None:
             if isnan(other.val_metric):
                 return not isnan(self.val_metric)
@@ -62,20 +62,20 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch by validation, and the weights after it."""
+    """Best epoch of a training by validation, and the weights after it."""
 
     row: EpochRow
     weights: Weights
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch, 1 for the first one."""
+        """Number of the best epoch; the first epoch is 1."""
         return self.row.epoch
 
 
 @dataclass
 class Training:
-    """A training, finished or in progress.
+    """Result of a training, finished or in progress: the network, rows of epochs, snapshots and best weights.
 
     Attributes
     ----------
@@ -117,5 +117,5 @@ class Training:
         return bool(self.epochs) and not self.epochs[-1].finite
 
     def over(self, epochs: int) -> bool:
-        """Whether a training of ``epochs`` epochs is finished."""
+        """Return whether a training of ``epochs`` epochs has ended: complete, stopped early, or diverged."""
         return len(self.epochs) >= epochs or self.stopped or self.diverged

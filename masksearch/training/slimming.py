@@ -10,7 +10,7 @@ __all__ = ["Slimming"]
 
 
 class Slimming:
-    """Add the penalty's subgradient, strength x sign(gamma), to the gradient of every BatchNorm scale.
+    """L1 penalty on BatchNorm scales: each call adds strength x sign(scale) to the gradient of every scale.
 
     Liu et al. 2017 (equation 1). sign(0) is 0, so that pruned scales get no penalty. Reported losses are without the
     penalty.
@@ -18,7 +18,7 @@ class Slimming:
     Parameters
     ----------
     model : nn.Module
-        Already on its device.
+        The network, already on its device.
     strength : float
         Factor of the penalty; 0: no penalty.
 

@@ -32,7 +32,7 @@ from masksearch.utils.seeds import seeded
 
 __all__ = ["train"]
 
-CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints
+CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints, in seconds
 
 OnEpoch = Callable[[EpochRow], bool | None]
 
@@ -57,7 +57,7 @@ def train(
     checkpoint: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Training:
-    """Train a network in place.
+    """Train a network in place, and return the results of all epochs, snapshots and best weights.
 
     Equal arguments give equal weights, bit for bit, even if the training was interrupted: order of the examples,
     augmentation and dropout derive from (seed, epoch). The global random state and the modes of the network's modules
@@ -66,7 +66,7 @@ def train(
     Parameters
     ----------
     model : nn.Module
-        Moved to ``device``.
+        The network; it is moved to ``device``.
     split : Examples
         Training examples: a split such as ``data.train``, or any object with ``.inputs`` and ``.targets``. The
         network is called with ``model(x)``, ``model(*x)`` or ``model(**x)``.

@@ -22,11 +22,11 @@ class TrainingLoss:
     other distances have no temperature.
     """
 
-    task: Task  # of the split: reads outputs for the distance
-    loss_task: Task  # has the loss
+    task: Task  # task of the split, which reads the outputs for the distance
+    loss_task: Task  # task with the loss to minimise
     label_smoothing: float
-    teacher: nn.Module | None = None  # in eval mode, on the device of the batches
-    weight: float = 0.0
+    teacher: nn.Module | None = None  # dense network in eval mode, on the device of the batches
+    weight: float = 0.0  # share of the distance to the teacher in the loss
     temperature: float = 1.0
 
     def __call__(self, outputs: Any, inputs: Any, targets: Any) -> Tensor:
