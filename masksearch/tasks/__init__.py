@@ -15,7 +15,7 @@ from masksearch.utils.registry import Table
 __all__ = ["CLASSIFICATION", "TASKS", "Loss", "Meter", "Metric", "Task", "as_task", "read_output", "with_loss"]
 
 IGNORED = -100
-"""Target of positions that do not count, as in PyTorch's cross-entropy."""
+"""Target of positions that losses and metrics ignore, as in PyTorch's cross-entropy."""
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -24,14 +24,17 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
 
 
 def kl_divergence(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return the mean KL(dense || masked) of logits (b, classes), in nats."""
+    """Return the mean KL divergence KL(dense || masked) between logits (b, classes) of two networks, in nats."""
     return F.kl_div(
         F.log_softmax(masked.float(), 1), F.log_softmax(dense.float(), 1), reduction="batchmean", log_target=True
     )
 
 
 def bernoulli_kl(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return the mean over examples of the sum over labels of KL(dense || masked) of Bernoulli variables, in nats."""
+    """Return KL(dense || masked) between label probabilities, summed over labels, mean over examples, in nats.
+
+    Both arguments are logits (b, labels), one per Bernoulli variable.
+    """
     dense, masked = dense.float(), masked.float()
     each = dense.sigmoid() * (F.logsigmoid(dense) - F.logsigmoid(masked))
     each = each + (-dense).sigmoid() * (F.logsigmoid(-dense) - F.logsigmoid(-masked))
@@ -39,12 +42,12 @@ def bernoulli_kl(dense: Tensor, masked: Tensor) -> Tensor:
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy of logits, in nats, in float32."""
+    """Return the mean binary cross-entropy of logits and targets of 0 and 1, in nats, in float32."""
     return F.binary_cross_entropy_with_logits(_shaped(outputs, targets).float(), targets.float())
 
 
 def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean squared error, in float32."""
+    """Return the mean squared error of outputs and targets, in float32."""
     return F.mse_loss(_shaped(outputs, targets).float(), targets.float())
 
 
@@ -200,10 +203,13 @@ TASKS: Table[Task] = Table(
 
 
 def as_task(task: str | Task) -> Task:
-    """Return the task of a name in :data:`TASKS`; a :class:`Task` is returned as it is."""
+    """Return the task with this name in :data:`TASKS`; a :class:`Task` is returned unchanged."""
     return TASKS[task] if isinstance(task, str) else task
 
 
 def with_loss(task: Task, loss: Callable[[Any, Any], Tensor]) -> Task:
-    """Return the task with another loss. The loss gets what the network returned; label smoothing is refused."""
+    """Return a copy of a task with another loss, which gets the outputs as the network returns them.
+
+    Label smoothing is refused.
+    """
     return replace(task, loss=loss, smoothed=None, output=lambda outputs: outputs, select=None)

@@ -1,4 +1,4 @@
-"""Metrics of whole splits: meters that are updated with every batch and computed once."""
+"""Metrics of a whole data split: objects that are updated with every batch and computed once."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -13,17 +13,17 @@ __all__ = ["MeanIoU", "Meter", "Perplexity", "Top1", "Top5", "WholeSplit", "bina
 
 @runtime_checkable
 class Meter(Protocol):
-    """Protocol of a metric of a whole split; torchmetrics.Metric has it."""
+    """Protocol of a metric that is updated per batch and computed at the end, such as torchmetrics.Metric."""
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add a batch."""
+        """Add the outputs and targets of a batch."""
 
     def compute(self) -> Any:
         """Return the metric of all batches so far, a number or a tensor with one element."""
 
 
 class WholeSplit:
-    """Meter of a function (all outputs, all targets) -> float; keeps outputs and targets on the CPU."""
+    """Metric that calls a function (all outputs, all targets) -> float once; it collects both on the CPU."""
 
     def __init__(self, function: Callable[[Any, Any], float]) -> None:
         self._function = function
@@ -31,7 +31,7 @@ class WholeSplit:
         self._targets: list[Any] = []
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add a batch."""
+        """Add the outputs and targets of a batch."""
         self._outputs.append(to_device(outputs, "cpu"))
         self._targets.append(to_device(targets, "cpu"))
 
@@ -62,30 +62,30 @@ class _Share:
 
 
 class Top1(_Share):
-    """Accuracy: share of examples whose largest logit is their class's."""
+    """Accuracy metric: the share of examples whose largest logit is that of their class."""
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether each example is right, bool (b,)."""
+        """Return whether the largest logit of each example is that of its class, bool (b,)."""
         return outputs.argmax(1) == targets
 
 
 class Top5(_Share):
-    """Top-5 accuracy: share of examples whose class is among the five largest logits."""
+    """Top-5 accuracy metric: the share of examples whose class is among the five largest logits."""
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether each example is right, bool (b,)."""
+        """Return whether the class of each example is among its five largest logits, bool (b,)."""
         return (outputs.topk(min(5, outputs.shape[1]), dim=1).indices == targets[:, None]).any(1)
 
 
 class Perplexity:
-    """exp(mean cross-entropy over tokens), of logits (tokens, vocabulary) and tokens (tokens,)."""
+    """Perplexity metric of a language model: exp(mean cross-entropy over all tokens)."""
 
     def __init__(self) -> None:
         self._sums: list[Tensor] = []
         self._tokens = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add the tokens of a batch."""
+        """Add a batch: logits (tokens, vocabulary) and the tokens that they predict (tokens,)."""
         self._sums.append(torch.nn.functional.cross_entropy(outputs.float(), targets, reduction="sum").double())
         self._tokens += targets.numel()
 
@@ -95,20 +95,23 @@ class Perplexity:
 
 
 class MeanIoU:
-    """Mean intersection over union of the classes that occur in targets or predictions (Everingham et al. 2010)."""
+    """Metric of segmentation: mean intersection over union of the classes (Everingham et al. 2010).
+
+    Classes count if they occur in targets or predictions.
+    """
 
     def __init__(self) -> None:
         self._confusion: Tensor | None = None  # (classes, classes): rows are targets, columns are predictions
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add the logits (pixels, classes) and classes (pixels,) of a batch."""
+        """Add a batch: logits (pixels, classes) and classes (pixels,)."""
         classes = outputs.shape[1]
         pairs = targets * classes + outputs.argmax(1)
         counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
         self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def compute(self) -> float:
-        """Return the mean over classes of |target and prediction| / |target or prediction|."""
+        """Return the mean over classes of pixels in target and prediction / pixels in target or prediction."""
         assert self._confusion is not None, "at least one batch is needed"
         confusion = self._confusion.double()
         both = confusion.diagonal()
@@ -117,7 +120,7 @@ class MeanIoU:
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:
-    """Coefficient of determination, the mean over the columns of the targets; 1 is perfect, 0 is the targets' mean."""
+    """Return R^2 (coefficient of determination), mean over target columns: 1 is perfect, 0 the targets' mean."""
     from sklearn.metrics import r2_score
 
     return float(
@@ -131,14 +134,14 @@ def _like(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def binary_f1(outputs: Tensor, targets: Tensor) -> float:
-    """F1 of the positive class; a logit above 0 predicts it. 0 where nothing is predicted."""
+    """Return the F1 score of the positive class, which logits above 0 predict; 0 if nothing is predicted."""
     from sklearn.metrics import f1_score
 
     return float(f1_score(targets.flatten() > 0.5, outputs.flatten() > 0, zero_division=0))
 
 
 def macro_f1(outputs: Tensor, targets: Tensor) -> float:
-    """Mean over labels of F1; a logit above 0 predicts a label. 0 for labels that are never predicted."""
+    """Return the mean over labels of F1, where logits above 0 predict a label; 0 for labels never predicted."""
     from sklearn.metrics import f1_score
 
     labels = targets.shape[1]

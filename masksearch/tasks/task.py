@@ -15,24 +15,24 @@ from masksearch.utils.errors import InputError
 __all__ = ["Loss", "Metric", "TargetCheck", "Task", "read_output"]
 
 Loss = Callable[[Any, Any], Tensor]
-"""(outputs, targets) -> mean loss of a batch, a scalar tensor."""
+"""Function (outputs, targets) -> mean loss of a batch, a scalar tensor."""
 
 Metric = Meter | Callable[[], Meter] | Callable[[Any, Any], float]
-"""A torchmetrics.Metric, a class of one, or a function (all outputs, all targets) -> float."""
+"""Metric of a task: a torchmetrics.Metric, a class of one, or a function (all outputs, all targets) -> float."""
 
 _AUXILIARY_WEIGHT = 0.3  # of an auxiliary head's loss (Szegedy et al. 2015, section 5)
 _OUTPUT_NAMES = ("logits", "out", "last_hidden_state")  # Transformers, torchvision, Transformers without a head
 
 
 class TargetCheck(Protocol):
-    """Check of a split's targets; raises an :class:`InputError`."""
+    """Protocol of a function that raises an :class:`InputError` if targets don't fit a task."""
 
     def __call__(self, targets: Any, what: str) -> None:
         """Raise an error that begins with ``what`` if the targets don't fit the task."""
 
 
 def read_output(outputs: Any) -> Any:
-    """Return the main output of a network: the tensor itself, ``logits`` or ``out`` by name, the first of a tuple."""
+    """Return the main output from a network's return value: a tensor, ``logits`` or ``out``, or the first item."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):  # Transformers' ModelOutput is an ordered dict
@@ -54,7 +54,7 @@ def _auxiliary(outputs: Any, main: Any) -> list[Tensor]:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """The loss, the metric and the distance that training, scoring, criteria and reports use.
+    """Task of a network: its loss, its metric, the distance between outputs, and how to read the outputs.
 
     Parameters
     ----------
@@ -117,27 +117,27 @@ class Task:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What decides results: the name, and for a task of one's own the names of its functions."""
+        """Identity of the task in files: its name, and the names of the functions of a task of your own."""
         if self.name != "own":
             return {"task": self.name}
         parts = {"loss": self.loss, "metric": self.metric, "output": self.output, "distance": self.distance}
         return {"task": "own", **{name: _full_name(part) for name, part in parts.items() if part is not None}}
 
     def read(self, outputs: Any) -> Any:
-        """Return the outputs that loss, metric and distance get, from what a network returned."""
+        """Return the outputs that loss, metric and distance use, from a network's return value."""
         return (self.output or read_output)(outputs)
 
     def selected(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Return outputs and targets of the positions that count; outputs may be as the network returned them."""
+        """Return outputs and targets without ignored positions such as padding, from a network's return value."""
         outputs = self.read(outputs)
         return self.select(outputs, targets) if self.select else (outputs, targets)
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean loss of a batch, from what a network returned."""
+        """Return the mean loss of a batch, from a network's return value and the targets."""
         return self.loss(*self.selected(outputs, targets))
 
     def training_loss(self, outputs: Any, targets: Any, label_smoothing: float = 0.0) -> Tensor:
-        """Return the loss that a training minimises: with label smoothing, and 0.3 of the loss of auxiliary heads."""
+        """Return the loss that a training minimises: with label smoothing, plus 0.3 of the loss of auxiliary heads."""
         main = self.read(outputs)
         value = self._smoothed(main, targets, label_smoothing)
         for other in _auxiliary(outputs, main) if self.output is None else ():
@@ -154,28 +154,31 @@ class Task:
         return self.smoothed(outputs, targets, label_smoothing)
 
     def distance_of(self, dense: Any, masked: Any, targets: Any = None) -> Tensor:
-        """Return the distance of two outputs as networks returned them; ``targets`` mark the positions that count."""
+        """Return the distance between outputs of a dense and a masked network, from their return values.
+
+        Positions that ``targets`` mark as ignored don't count.
+        """
         dense, masked = self.read(dense), self.read(masked)
         if self.select is not None and targets is not None:
             dense, masked = self.select(dense, targets)[0], self.select(masked, targets)[0]
         return (self.distance or relative_squared_error)(dense, masked)
 
     def n_parts(self, targets: Any, n: int) -> int:
-        """Return the number of equal parts that a batch's mean loss is over: its ``n`` examples, or tokens."""
+        """Return the number of items over which a batch's loss is a mean: its ``n`` examples, or its tokens."""
         return n if self.weight is None else self.weight(targets)
 
     def meters(self, *, main_only: bool = False) -> dict[str, Meter]:
-        """Return new, empty meters by metric name, the main metric first."""
+        """Return {metric name: new metric object}, the main metric first; each object is updated per batch."""
         metrics = {self.metric_name: self.metric} | ({} if main_only else dict(self.also))
         return {name: _new_meter(metric) for name, metric in metrics.items()}
 
     def score(self, metric: float) -> float:
-        """Return the score of a metric: higher is better."""
+        """Return the score for a metric's value: the value, or minus the value where lower is better."""
         return metric if self.higher_is_better else -metric
 
 
 def relative_squared_error(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return the mean squared difference over the variance of the dense outputs."""
+    """Return the mean squared difference of two outputs, divided by the variance of the dense outputs."""
     dense, masked = dense.float(), masked.float()
     return (masked - dense).square().mean() / dense.var(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
 
