@@ -23,10 +23,10 @@ __all__ = ["DATASETS", "Data", "DatasetRow", "LoaderSplit", "Split", "StreamedSp
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A data set of the table."""
+    """Row of the table ``DATASETS``: a data set and the function that reads it."""
 
     read: Source
-    about: str
+    about: str  # description in one line
     augment: bool = False  # whether random crops and horizontal flips suit the data set
 
 
@@ -57,7 +57,7 @@ def load_data(
     train_examples: int | None = None,
     val_examples: int | None = None,
 ) -> Data:
-    """Load a data set of the table, split and normalised.
+    """Load a data set by its name in ``DATASETS``, with fixed splits, and images normalised.
 
     Parameters
     ----------

@@ -29,17 +29,17 @@ from masksearch.utils.nested import concatenate, describe, tensors_of
 __all__ = ["AnySplit", "Data"]
 
 AnySplit = Any
-"""A Split in memory, a StreamedSplit of a data set, or a LoaderSplit: three classes with one protocol."""
+"""Data split of one of three classes with one protocol: Split (in memory), StreamedSplit, or LoaderSplit."""
 
-MAX_VAL = 10_000  # of the training examples; small sets give a fifth
-MAX_SEARCH = 2_000  # of the validation examples; small sets give half
+MAX_VAL = 10_000  # default number of validation examples, or a fifth of the training examples if that is less
+MAX_SEARCH = 2_000  # default number of search examples, or half of the validation examples if that is less
 _MEMORY_SHARE = 0.5  # of the free memory that data sets read whole may take
 _READ_BATCH = 256  # items of a data set that are read at once
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Training, validation and test examples, on the CPU, and the task that they are for.
+    """Data set for a task: training, validation and test examples, on the CPU.
 
     ``train``, ``val`` and ``test`` are disjoint. ``val`` has two parts: scorers use ``search``; the difference to
     ``rest`` shows how far a search has overfitted. Made by :func:`~masksearch.data.load_data`, :meth:`from_tensors`,
@@ -51,12 +51,12 @@ class Data:
     val: AnySplit
     test: AnySplit
     search_examples: int  # number of examples at the beginning of val that make up search
-    classes: int | None  # None for tasks other than classification
-    mean: Tensor | None  # (c,), of the training pixels in [0, 1]; was subtracted from images. None for other inputs
-    std: Tensor | None  # (c,), of the training pixels; images were divided by it
+    classes: int | None  # number of classes; None for tasks other than classification
+    mean: Tensor | None  # (c,), mean of training pixels in [0, 1], subtracted from images; None for other inputs
+    std: Tensor | None  # (c,), standard deviation of training pixels, by which images were divided
     augment: bool  # whether random crops and horizontal flips suit the inputs
     task: Task = CLASSIFICATION
-    own_search: LoaderSplit | None = None  # a loader of its own for search; then rest is the whole val
+    own_search: LoaderSplit | None = None  # loader of the search examples; then rest is all of val
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.val)} val ({len(self.search)} search), {len(self.test)} test"
@@ -66,26 +66,26 @@ class Data:
 
     @property
     def streamed(self) -> bool:
-        """Whether a split is read while it is used, instead of being in memory."""
+        """Whether examples of any split are read when they are used, instead of being in memory."""
         return not (self.train.resident and self.val.resident and self.test.resident)
 
     @property
     def search(self) -> AnySplit:
-        """The validation examples that scorers use."""
+        """Validation examples on which a search scores masks."""
         if self.own_search is not None:
             return self.own_search
         return self.val[: self.search_examples]
 
     @property
     def rest(self) -> AnySplit:
-        """The validation examples that no search uses."""
+        """Validation examples that no search uses."""
         if isinstance(self.val, LoaderSplit):
             return self.val
         return self.val[self.search_examples :]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of an input that is one tensor: channels, height and width of an image."""
+        """Shape of one input, if it is a tensor: (channels, height, width) of an image."""
         inputs = self.example(1)
         if not isinstance(inputs, Tensor):
             raise InputError(f"data {self.name!r}: inputs are {describe(inputs)}, and only one tensor has a shape")
@@ -96,7 +96,10 @@ class Data:
         return self.test.sample(n)[0]
 
     def digest(self) -> str:
-        """Return a SHA-256 digest of inputs and targets; of streamed splits: of length, first examples, identity."""
+        """Return a SHA-256 digest of all inputs and targets.
+
+        Of a streamed split it covers the length, the first examples and the identity.
+        """
         sha = hashlib.sha256(self.task.name.encode())
         for split in (self.train, self.val, self.test):
             if not isinstance(split, Split):
@@ -122,7 +125,7 @@ class Data:
         train_examples: int | None = None,
         val_examples: int | None = None,
     ) -> "Data":
-        """Split inputs and targets in memory; normalise images.
+        """Build a data set from inputs and targets in memory: split them, and normalise images.
 
         Parameters
         ----------
@@ -205,7 +208,7 @@ class Data:
         train_examples: int | None = None,
         val_examples: int | None = None,
     ) -> "Data":
-        """Split any map-style :class:`torch.utils.data.Dataset`.
+        """Build a data set from map-style :class:`torch.utils.data.Dataset` objects, in memory or streamed.
 
         Items are (input, target) pairs, or whatever ``collate`` takes. Data sets are read into memory if they take less
         than half of the free memory, estimated from the first items; otherwise they are streamed: examples are read
@@ -285,7 +288,7 @@ class Data:
         classes: int | None = None,
         identity: str | None = None,
     ) -> "Data":
-        """Use DataLoaders: training, scoring and evaluation take their batches in their order.
+        """Build a data set from DataLoaders, whose batches and order all trainings and scorings use.
 
         Parameters
         ----------

@@ -20,11 +20,11 @@ from masksearch.utils.files import load_tensors, save_tensors
 
 __all__ = ["CACHE", "read_folder"]
 
-CACHE = "masksearch-cache.safetensors"  # inside the folder, beside train/ and test/
+CACHE = "masksearch-cache.safetensors"  # file of cached pixels, beside train/ and test/
 
 
 def read_folder(folder: Path, image_size: int | None = None) -> RawImages:
-    """Read the images under ``folder``; classes are numbered in alphabetical order of their folders.
+    """Read images from ``folder/{train,val,test}/<class>/*``; classes are numbered in alphabetical order.
 
     With ``image_size``, the shorter side of every image is resized to this number of pixels, and the middle square is
     cut out. A folder ``val`` is optional.

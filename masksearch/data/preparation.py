@@ -25,11 +25,11 @@ __all__ = [
     "statistics_of",
 ]
 
-SPLIT_SEED = 0  # a constant, because results are comparable only on equal splits
+SPLIT_SEED = 0  # seed of all splits, a constant: results are comparable only on equal splits
 
 
 def check_pair(part: str, pair: Any, task: Task) -> Split:
-    """Return the split of a pair (inputs, targets).
+    """Check a pair (inputs, targets), and return it as a data split.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def check_pair(part: str, pair: Any, task: Task) -> Split:
 
 
 def own_tokens(inputs: Any) -> Any:
-    """Return the targets of a language model: its tokens, -100 where the attention mask is 0."""
+    """Return the targets of a language model: its own input tokens, -100 where the attention mask is 0."""
     if isinstance(inputs, dict):
         tokens = inputs.get("input_ids")
         if tokens is None:
@@ -68,7 +68,7 @@ def own_tokens(inputs: Any) -> Any:
 
 
 def check_classes(splits: dict[str, Tensor], classes: int | None) -> int:
-    """Check the classes (n,) of all splits, and return the number of classes.
+    """Check the class labels (n,) of all splits, and return the number of classes.
 
     A class with one training example gives a warning: no split can hold it beside the training set.
 
@@ -112,7 +112,7 @@ def check_classes(splits: dict[str, Tensor], classes: int | None) -> int:
 
 
 def fixed_order(targets: Any, n: int, task: Task, name: str) -> Tensor:
-    """Return a random order of ``n`` examples, always the same one; every prefix has its share of every class."""
+    """Return a fixed random order of ``n`` examples; in classification, every prefix has its share of each class."""
     generator = numpy_generator(SPLIT_SEED, name)
     if task.classifies:
         return stratified_order(targets, generator)
@@ -120,19 +120,19 @@ def fixed_order(targets: Any, n: int, task: Task, name: str) -> Tensor:
 
 
 def is_pixels(inputs: Any) -> bool:
-    """Whether inputs are uint8 images (n, c, h, w), which are normalised."""
+    """Return whether inputs are uint8 images (n, c, h, w), which need normalisation."""
     return isinstance(inputs, Tensor) and inputs.dtype == torch.uint8 and inputs.ndim == 4
 
 
 def image_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return variance and mean (n, c) of the pixels in [0, 1] of every image, float32."""
+    """Return variance and mean of the pixels in [0, 1] of every image, (n, c) each, float32."""
     parts = [torch.var_mean(chunk.float().div_(255), dim=(2, 3), correction=0) for chunk in images.split(4096)]
     variances, means = (torch.cat([part[side] for part in parts]) for side in (0, 1))
     return variances, means
 
 
 def statistics_of(variances: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (c,) of all pixels, from those of every image.
+    """Return mean and standard deviation (c,) of all pixels, from variances and means (n, c) of single images.
 
     By the law of total variance: the result does not depend on the number of threads, and no float copy of the whole
     set is needed. A constant channel has deviation 1, so that it is only centred.
@@ -143,7 +143,7 @@ def statistics_of(variances: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepared_inputs(inputs: Any, mean: Tensor | None, std: Tensor | None) -> Any:
-    """Return normalised images; other floating-point inputs as float32, other bytes as int64, the rest as it is."""
+    """Return inputs as networks need them: images normalised, floats as float32, small integers as int64."""
     if is_pixels(inputs) and mean is not None and std is not None:
         return inputs.float().div_(255).sub_(mean[:, None, None]).div_(std[:, None, None])
     return map_tensors(_in_usual_type, inputs)
@@ -156,7 +156,7 @@ def _in_usual_type(tensor: Tensor) -> Tensor:
 
 
 def check_alike(part: str, inputs: Any, train_inputs: Any) -> None:
-    """Raise an :class:`InputError` if inputs have another form, shape or type than those of the training set."""
+    """Raise an :class:`InputError` if inputs differ from the training inputs in structure, shape or type."""
     kind, needed = describe(inputs), describe(train_inputs)
     if kind != needed:
         raise InputError(f"{part}: inputs are {kind}; {needed} is needed, as in train")

@@ -17,11 +17,11 @@ from masksearch.utils.seeds import numpy_generator
 
 __all__ = ["Source", "cifar10", "digits", "from_torchvision"]
 
-Source = Callable[[Path, bool], RawImages]  # (data root, whether it may be downloaded)
+Source = Callable[[Path, bool], RawImages]  # function (data root, whether to download) -> images
 
 
 def digits(root: Path, download: bool) -> RawImages:
-    """1,797 handwritten digits, 1x8x8, that come with scikit-learn; a stratified fifth is the test set."""
+    """Return scikit-learn's 1,797 handwritten digits, 1x8x8; a stratified fifth is the test set."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -34,7 +34,7 @@ def digits(root: Path, download: bool) -> RawImages:
 
 
 def from_torchvision(name: str) -> Source:
-    """A source that reads ``torchvision.datasets.<name>``.
+    """Return a function that reads the data set ``torchvision.datasets.<name>``.
 
     torchvision's CIFAR files are pickles; torchvision opens them only if their MD5 sums match the published ones.
     """
@@ -65,7 +65,7 @@ def from_torchvision(name: str) -> Source:
 
 
 def cifar10(root: Path, download: bool) -> RawImages:
-    """CIFAR-10 in torchvision's files, or else in image files ``root/cifar10/{train,test}/<class>/*``."""
+    """Read CIFAR-10 from torchvision's files, or else from image files ``root/cifar10/{train,test}/<class>/*``."""
     published = root / "cifar-10-batches-py"
     folder = root / "cifar10"
     if not published.is_dir() and (folder / "train").is_dir():

@@ -19,18 +19,18 @@ __all__ = ["RawImages", "Split", "balanced_batch", "stratified_order"]
 
 @dataclass(frozen=True, eq=False)
 class RawImages:
-    """A published data set: pixels and labels, not yet split or normalised."""
+    """Published image data set: pixels and labels, not yet normalised."""
 
     train_images: Tensor  # uint8 (n, c, h, w)
     train_labels: Tensor  # int64 (n,)
     test_images: Tensor  # uint8 (m, c, h, w)
     test_labels: Tensor  # int64 (m,)
-    classes: int
-    val: tuple[Tensor, Tensor] | None = None  # images and labels, if they are published
+    classes: int  # number of classes
+    val: tuple[Tensor, Tensor] | None = None  # validation images and labels, if they are published
 
 
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
-    """A random permutation in which every prefix holds close to its share of every class.
+    """Return a random order of examples in which every prefix holds close to its share of every class.
 
     The images of a class, in random order, are spread evenly over [0, 1): one image at a random position in each of n
     equal intervals. So every prefix has at most one image of a class too many or too few, and splits, search examples
@@ -60,7 +60,7 @@ def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples in memory: inputs, targets and the task that they are for.
+    """Data split in memory: inputs, targets and their task.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ class Split:
     inputs: Any
     targets: Any
     task: Task = CLASSIFICATION
-    resident: ClassVar[bool] = True  # inputs and targets are in memory
-    own_order: ClassVar[bool] = False  # batches have the order that the caller asks for
+    resident: ClassVar[bool] = True  # whether inputs and targets are in memory
+    own_order: ClassVar[bool] = False  # whether a DataLoader decides the order of batches
     identity: ClassVar[str | None] = None  # name of the data; examples in memory need none
 
     def __post_init__(self) -> None:
@@ -108,12 +108,12 @@ class Split:
 
     @property
     def images(self) -> Any:
-        """The inputs, under the name that suits images."""
+        """Inputs, under the name that suits images."""
         return self.inputs
 
     @property
     def labels(self) -> Any:
-        """The targets, under the name that suits classes."""
+        """Targets, under the name that suits classes."""
         return self.targets
 
     def __getitem__(self, chosen: slice | Tensor) -> "Split":
@@ -125,7 +125,7 @@ class Split:
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield inputs and targets of batches of these sizes, in ``order`` (n,); None: in order of the examples."""
+        """Yield (inputs, targets) batches of the given sizes, in ``order`` (n,); None: in order of the examples."""
         start = 0
         for size in sizes:
             chosen = slice(start, start + size) if order is None else order[start : start + size]
@@ -134,7 +134,7 @@ class Split:
 
 
 def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """``per_class`` examples of every class, drawn without replacement: inputs (k, c, h, w) and targets (k,).
+    """Draw ``per_class`` examples of every class without replacement: inputs (k, c, h, w) and targets (k,).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Splits that are read while they are used: from a map-style data set, or from a loader."""
+"""Data splits that are read when they are used: from a map-style data set, or from a loader."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence, Sized
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Collate = Callable[[list[Any]], tuple[Any, Any]]
-"""Items of a data set -> (inputs, targets) of a batch; each a tensor, or a tuple or dict of tensors."""
+"""Function (items of a data set) -> (inputs, targets) of a batch: each a tensor, or a tuple or dict of tensors."""
 
 
 Normalisation = tuple[Tensor, Tensor]
@@ -35,7 +35,10 @@ Normalisation = tuple[Tensor, Tensor]
 
 
 def collate_pairs(items: list[Any]) -> tuple[Any, Any]:
-    """Stack (input, target) pairs to a batch. An input or target is a tensor, array, number, image, tuple or dict."""
+    """Stack (input, target) pairs to a batch (inputs, targets).
+
+    An input or target is a tensor, array, number, image, or a tuple or dict of them.
+    """
     for place, item in enumerate(items):
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise InputError(
@@ -83,7 +86,7 @@ def _prepared(batch: tuple[Any, Any], task: Task, what: str, normalisation: Norm
 
 @dataclass(frozen=True, eq=False)
 class StreamedSplit:
-    """Examples of a map-style data set, read batch by batch; ``workers`` processes read ahead.
+    """Data split of a map-style data set, whose examples are read when they are used, batch by batch.
 
     Parameters
     ----------
@@ -96,7 +99,7 @@ class StreamedSplit:
     task : Task
         Loss, metric and distance.
     workers : int
-        Processes that read items; 0: this process.
+        Number of processes that read items ahead; 0: this process reads them.
     identity : str, optional
         Name of the data, part of what decides results; None: changes of the data go unnoticed.
     """
@@ -107,8 +110,8 @@ class StreamedSplit:
     task: Task = CLASSIFICATION
     workers: int = 0
     identity: str | None = None
-    normalisation: Normalisation | None = None  # of uint8 images
-    raw: bool = False  # batches as the data set has them
+    normalisation: Normalisation | None = None  # mean and standard deviation for uint8 images
+    raw: bool = False  # whether batches keep the types and values of the data set
     resident: ClassVar[bool] = False
     own_order: ClassVar[bool] = False
 
@@ -123,7 +126,7 @@ class StreamedSplit:
         return replace(self, indices=self.indices[chosen])
 
     def normalised(self, normalisation: Normalisation | None) -> "StreamedSplit":
-        """Return the split with its batches in the types that networks need, images normalised."""
+        """Return a copy of the split whose batches have the types that networks need, with images normalised."""
         return replace(self, normalisation=normalisation, raw=False)
 
     def sample(self, n: int) -> tuple[Any, Any]:
@@ -140,7 +143,7 @@ class StreamedSplit:
         return _prepared((batch[0], batch[1]), self.task, type(self.dataset).__name__, self.normalisation)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield inputs and targets of batches of these sizes, in ``order`` (n,); None: in order of the examples."""
+        """Yield (inputs, targets) batches of the given sizes, in ``order`` (n,); None: in order of the examples."""
         places = self.indices if order is None else self.indices[order]
         groups = [part.tolist() for part in places[: sum(sizes)].split(list(sizes))]
         loader = DataLoader(self.dataset, batch_sampler=groups, collate_fn=self.collate, num_workers=self.workers)
@@ -150,7 +153,7 @@ class StreamedSplit:
 
 @dataclass(frozen=True, eq=False)
 class LoaderSplit:
-    """Examples of a DataLoader, in the loader's order and batches.
+    """Data split of a DataLoader, in the loader's order and batches.
 
     Parameters
     ----------
@@ -186,12 +189,12 @@ class LoaderSplit:
 
     @property
     def n_batches(self) -> int:
-        """Number of batches of a pass."""
+        """Number of batches in one pass over the loader."""
         return len(self.loader)
 
     @property
     def shuffles(self) -> bool:
-        """Whether two passes may have different orders."""
+        """Whether the loader shuffles, so that two passes may have different orders."""
         sampler = self.loader.sampler if self.loader.batch_size is not None else None
         batch_sampler = getattr(self.loader, "batch_sampler", None)
         inner = getattr(batch_sampler, "sampler", sampler)
@@ -209,7 +212,7 @@ class LoaderSplit:
         return take(inputs, slice(n)), take(targets, slice(n))
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield the loader's batches; ``order`` and ``sizes`` are ignored."""
+        """Yield the loader's (inputs, targets) batches; ``order`` and ``sizes`` are ignored."""
         for batch in self.loader:
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise InputError(
@@ -219,7 +222,7 @@ class LoaderSplit:
 
 
 def check_shared_examples(one: DataLoader, other: DataLoader, what: str) -> None:
-    """Raise an :class:`InputError` if two loaders read the same items of one data set, as far as that can be seen."""
+    """Raise an :class:`InputError` if two loaders are known to read the same items of one data set."""
     (first, first_items), (second, second_items) = (_items(loader.dataset) for loader in (one, other))
     if first is second and (shared := first_items & second_items):
         raise InputError(
@@ -237,7 +240,7 @@ def _items(dataset: Any) -> tuple[Any, set[int]]:
 
 
 def first_digest(split: StreamedSplit | LoaderSplit) -> str:
-    """Return a digest of what can be known of a streamed split: its length, first examples, and the user's identity."""
+    """Return a digest of a streamed split's length, its first examples, and the name that the user gave it."""
     sha = hashlib.sha256(f"{len(split)}|{split.identity}".encode())
     if not (isinstance(split, LoaderSplit) and split.shuffles):
         inputs, targets = split.sample(8)
