@@ -13,20 +13,20 @@ __all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densit
 
 @dataclass(frozen=True)
 class Schedule:
-    """Description and default values of a schedule of pruning and training."""
+    """Row of the table ``SCHEDULES``: how pruning and training alternate, as default values of settings."""
 
-    about: str
-    rounds: int = 1  # of pruning and training; 1: a schedule without rounds
-    rewind_to: str = "0"  # moment of the weights that every round's training starts from
-    epochs: int | None = None  # per round; None: as many as in the dense training
+    about: str  # description in one line
+    rounds: int = 1  # number of rounds of pruning and training; 1: no rounds
+    rewind_to: str = "0"  # moment whose weights every round's training starts from; none: no rewinding
+    epochs: int | None = None  # epochs of training per round; None: as many as in the dense training
     trains_between: bool = True  # whether every round has a training, not only the last one
-    changes: Literal["ramp", "set", "rigl"] | None = None  # how the mask changes during the training
+    changes: Literal["ramp", "set", "rigl"] | None = None  # how the mask changes during a training; None: not at all
     detects: bool = False  # whether the mask is drawn when it no longer changes between epochs
     bn_l1: float = 0.0  # default L1 term on BatchNorm scales of the dense training
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule decides at which epoch masks are found, so that the setting find_at has no effect."""
+        """Whether the schedule itself decides at which epoch masks are found; then the setting find_at is unused."""
         return self.detects or self.changes == "ramp"
 
 

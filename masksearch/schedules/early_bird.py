@@ -12,9 +12,10 @@ __all__ = ["EarlyBird", "mask_distances"]
 
 
 class EarlyBird:
-    """Detector that compares the mask of every epoch with those of the previous epochs.
+    """Detector of the epoch of a training after which the pruning mask changes little (You et al. 2020).
 
-    It fires when the newest mask is close to all other masks in its memory.
+    It compares the mask of every epoch with those of the previous epochs. It fires when the newest mask is close to all
+    other masks in its memory.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class EarlyBird:
         self._masks: deque[Mask] = deque(maxlen=memory)
 
     def see(self, mask: Mask | None) -> bool:
-        """Add the mask of the next epoch; return whether the ticket can be drawn now.
+        """Add the mask of the next epoch; return whether masks are stable, so that the network can be pruned now.
 
         ``None`` is an epoch without a meaningful mask, because all saliencies were equal, as BatchNorm scales are
         before the first step. It empties the memory.
@@ -56,7 +57,7 @@ class EarlyBird:
 
 
 def mask_distances(masks: Sequence[Mask | None]) -> np.ndarray:
-    """Return the share of units in which each two masks differ: float (n, n), NaN where a mask is None."""
+    """Return the share of units in which each pair of masks differs: float (n, n), NaN where a mask is None."""
     distances = np.full((len(masks), len(masks)), np.nan)
     for i, first in enumerate(masks):
         for j, second in enumerate(masks[: i + 1]):

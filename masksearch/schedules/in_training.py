@@ -23,7 +23,7 @@ from masksearch.utils.seeds import torch_generator
 __all__ = ["Choose", "Gradual", "Kind", "Regrowing", "default_end", "default_interval"]
 
 Choose = Callable[[float, Mask], Mask]
-"""(density, alive mask) -> a mask of this density that keeps only units of the alive mask."""
+"""Function (density, mask) -> mask of this density that keeps only units of the given mask."""
 Kind = Literal["set", "rigl"]
 
 
@@ -91,17 +91,17 @@ class _ChangingMask(MaskSchedule, ABC):
 
 
 class Gradual(_ChangingMask):
-    """Gradual pruning: density falls along a cubic :class:`Ramp`, and pruned units stay pruned.
+    """Gradual pruning during a training: density falls along a cubic curve, and pruned units stay pruned.
 
-    Zhu and Gupta 2017, with any criterion. A training that begins later than the ramp reaches it at the latest in its
-    first step after the ramp's end.
+    Zhu and Gupta 2017, with any criterion; the curve is a :class:`Ramp`. A training that begins later than the ramp
+    reaches it at the latest in its first step after the ramp's end.
 
     Parameters
     ----------
     model : nn.Module
         The network that is trained.
     space : NetworkSpace
-        Of weights or filters.
+        Space of weights or filters.
     choose : callable
         Called between two steps with a density and the current mask; returns a mask of this density within it, by
         ranking the current network. It must not change the network, and equal calls must give equal masks:
@@ -171,7 +171,7 @@ class Gradual(_ChangingMask):
 
 
 class Regrowing(_ChangingMask):
-    """Dynamic sparse training: at intervals, each layer drops its smallest weights and regrows as many.
+    """Dynamic sparse training: at intervals, each layer prunes its smallest weights and regrows as many.
 
     ``set`` (Mocanu et al. 2018) regrows at random, ``rigl`` (Evci et al. 2020) where gradients are largest: the
     gradients of the last batch before its step, a step that the published RigL omits. The published SET changes masks
@@ -186,7 +186,7 @@ class Regrowing(_ChangingMask):
     mask : Mask
         Mask to begin with. Every layer keeps its number of weights.
     kind : {"set", "rigl"}
-        What is regrown.
+        Which weights are regrown.
     steps : int
         Step at which the training ends. All steps are counted from epoch 0 of the learning-rate schedule.
     begin : int

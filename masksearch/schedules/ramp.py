@@ -9,7 +9,7 @@ __all__ = ["Ramp"]
 
 @dataclass(frozen=True)
 class Ramp:
-    """Fall of density from ``start`` to ``density`` between two optimiser steps: fast at first, slow at the end.
+    """Cubic curve of density, from ``start`` to ``density`` between two optimiser steps: first fast, then slow.
 
     Zhu and Gupta 2017 (equation 1), for sparsity: s = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3.
 
@@ -20,15 +20,15 @@ class Ramp:
     """
 
     density: float
-    """Final density."""
+    """Density at the end of the ramp."""
     begin: int
-    """Step at which the ramp begins."""
+    """Optimiser step at which the ramp begins."""
     end: int
-    """Step at which the ramp ends."""
+    """Optimiser step at which the ramp ends."""
     interval: int = 100
-    """Steps between two changes of the mask; the last change is at ``end``, even after a shorter interval."""
+    """Optimiser steps between two changes of the mask; the last change is at ``end``, even after a shorter interval."""
     start: float = 1.0
-    """Initial density."""
+    """Density at the beginning of the ramp."""
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1:
@@ -41,13 +41,13 @@ class Ramp:
             raise InputError(f"interval: {self.interval}; allowed is 1 or more steps")
 
     def at(self, step: int) -> float:
-        """Return the density after ``step`` steps; exactly the final density from step ``end`` on."""
+        """Return the density after ``step`` optimiser steps; from step ``end`` on, exactly the final density."""
         if step >= self.end:
             return self.density
         left = 1 - (max(step, self.begin) - self.begin) / (self.end - self.begin)
         return self.density + (self.start - self.density) * left**3
 
     def due(self, step: int) -> bool:
-        """Return whether the mask changes after this step."""
+        """Return whether the mask changes after this optimiser step."""
         within = self.begin < step <= self.end
         return within and (step == self.end or (step - self.begin) % self.interval == 0)

@@ -1,4 +1,4 @@
-"""Rounds of pruning and training: find a mask, draw the ticket, train it, repeat."""
+"""Rounds of pruning and training: find a mask, prune the network, train it, repeat."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ __all__ = ["HasMask", "Round", "run_rounds"]
 
 
 class HasMask(Protocol):
-    """Protocol of a result with a mask, such as what a search returns."""
+    """Protocol of a result that has a mask, such as the result of a search."""
 
     @property
     def mask(self) -> Mask:
-        """The mask that was found."""
+        """Mask that was found."""
 
 
 F = TypeVar("F", bound=Mask | HasMask)
@@ -30,16 +30,16 @@ D = TypeVar("D", bound=Density | Amount)
 
 @dataclass(frozen=True)
 class Round(Generic[F]):
-    """One round of pruning and training: its mask, its ticket, and the weights before and after the training."""
+    """Result of one round of pruning and training: mask, pruned network, and weights before and after training."""
 
-    number: int  # 1 for the first one
-    found: F  # what ``find`` returned
-    mask: Mask  # of the trained ticket: that of ``found``, unless masks change within the training
-    ticket: Ticket  # trained
-    found_at: Weights  # at which the mask was found
-    rewound: Weights  # from which the training started, unmasked
-    trained: Weights
-    training: Training | None  # None: a round without training
+    number: int  # number of the round; the first is 1
+    found: F  # result of ``find``: a mask, or an object with a mask
+    mask: Mask  # mask of the trained network: that of ``found``, unless masks change within the training
+    ticket: Ticket  # the pruned network, trained
+    found_at: Weights  # weights at which the mask was found
+    rewound: Weights  # weights from which the training started, unmasked
+    trained: Weights  # weights after the training, with the full network's sizes
+    training: Training | None  # epochs of the training; None: a round without training
 
 
 def run_rounds(
