@@ -80,7 +80,7 @@ def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_needs(row: Criterion, granularity: str = "weight") -> None:
-    """Check that a criterion needs exactly the inputs that its row names, else raises an :class:`InputError`."""
+    """Check that a criterion needs exactly the inputs that its row names, and raises an error without them."""
     model = small_network()
     space = space_of(model, granularity)
     given: list[tuple[bool, Batches, Mapping[str, Tensor] | None]] = [
@@ -101,7 +101,7 @@ def check_needs(row: Criterion, granularity: str = "weight") -> None:
 
 
 def check_alive(row: Criterion, granularity: str = "weight") -> None:
-    """Check that units which earlier rounds have kept get finite values."""
+    """Check that a criterion gives finite values to the units that earlier pruning rounds have kept."""
     model = small_network()
     space = space_of(model, granularity)
     alive = space.random(0.7, generator=torch.Generator().manual_seed(0))
@@ -138,13 +138,13 @@ def small_network() -> nn.Sequential:
 
 
 def small_batches(n: int = 3) -> Batches:
-    """Return ``n`` batches of noise for :func:`small_network`."""
+    """Return ``n`` batches of random images and labels for :func:`small_network`."""
     g = torch.Generator().manual_seed(1)
     return [(torch.randn(8, 1, 5, 5, generator=g), torch.randint(0, 4, (8,), generator=g)) for _ in range(n)]
 
 
 def initial_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return stand-ins for initial weights, which differ from the network's weights, also in sign."""
+    """Return random weights that stand for initial weights; they differ from the network's, also in sign."""
     g = torch.Generator().manual_seed(3)
     return {name: t.detach() + 0.3 * torch.randn(t.shape, generator=g) for name, t in model.named_parameters()}
 

@@ -86,7 +86,7 @@ def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
 
 
 def check_layer_densities(make: Make) -> bool:
-    """Check that a searcher holds densities per layer, or raises an InputError; return whether it holds them."""
+    """Check that a searcher keeps given densities per layer, or raises an InputError; return whether it does."""
     per_layer = {"first": 0.25, "second": 0.5}
     start = SPACE.random(per_layer, generator=torch.Generator().manual_seed(5))
     for given in (problem(density=per_layer), problem(density=per_layer, start=start)):
@@ -102,7 +102,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_radius(make: Make) -> None:
-    """Check that proposals lie at most 2 x radius from their base, if the metrics have a radius."""
+    """Check that proposed masks differ from their base masks in at most 2 x radius units, if there is a radius."""
     searcher, scorer = _started(make), Planted()
     for _ in range(150):
         radius = searcher.metrics().get("radius")
@@ -155,7 +155,7 @@ def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
 
 
 def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
-    """Check that a state from a file continues with equal proposals; return whether the searcher supports it."""
+    """Check that a search restored from a file proposes equal masks; return whether the searcher can be saved."""
     for moment in (0, 1, 2, 17, 60):
         whole, scorer = _started(make), Planted(nan_every=9)
         drive(whole, scorer, moment, batch)
@@ -212,7 +212,7 @@ def check_recovers_from_an_unscorable_start(make: Make) -> None:
 
 
 def check_bounds(make: Make) -> None:
-    """Check that the value of a bound has no effect, and that its mask is not accepted."""
+    """Check that masks with an upper bound in place of a score are rejected, whatever the bound's value."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
         searcher, planted = _started(make), Planted()
@@ -241,7 +241,7 @@ def check_warm_start(make: Make) -> bool:
 
 
 def check_ends(make: Make, density: float) -> None:
-    """Check that a search of any density can go on, also if no units can be swapped."""
+    """Check that a search keeps a density at which few or no units can be swapped."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
         assert proposal.mask.n_kept == SPACE.count(density)

@@ -17,12 +17,12 @@ SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 
 class Planted:
-    """Scorer of masks: the share of a hidden mask's units that a mask keeps, with NaN at chosen scorings.
+    """Scorer for tests with a known answer: the share of a hidden mask's units that a mask keeps.
 
     Parameters
     ----------
     density : float
-        Of the hidden mask.
+        Density of the hidden mask.
     nan_every : int
         Every ``nan_every``-th scoring is NaN; 0: none.
     """
@@ -34,11 +34,11 @@ class Planted:
         self.scored: list[Mask] = []
 
     def value(self, mask: Mask) -> float:
-        """Return the score of a mask without NaN."""
+        """Return the score of a mask; never NaN."""
         return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """Return one score per proposal."""
+        """Return one score per proposal (a mask that a searcher suggests); every ``nan_every``-th is NaN."""
         return [self._score(proposal) for proposal in proposals]
 
     def _score(self, proposal: Proposal) -> Score:
@@ -55,12 +55,12 @@ def problem(
     on_empty: OnEmpty = "allow",
     space: MaskSpace = SPACE,
 ) -> Problem:
-    """Return a small problem."""
+    """Return a small search problem; by default, with 60 units in two layers."""
     return Problem(space, density, Budget(scorings), seed, start, on_empty=on_empty)
 
 
 def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:
-    """Ask, score and tell ``steps`` times, or until the searcher ends; return all proposals in order."""
+    """Run a search: ask, score and tell ``steps`` times, or until it ends; return all proposals in order."""
     made = []
     for _ in range(steps):
         proposals = searcher.ask(batch)
@@ -72,5 +72,5 @@ def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> li
 
 
 def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
-    """Return mask hash and threshold of every proposal, which are equal only for equal searches."""
+    """Return (mask hash, threshold) of every proposal, which are equal only for equal searches."""
     return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]
