@@ -46,30 +46,30 @@ _TIMED = 64  # inputs of a timed batch
 
 @dataclass(frozen=True)
 class Measured:
-    """Metric and costs of a network."""
+    """Measurements of a network: metric and loss on the test examples, and costs."""
 
     metric_name: str
-    metric: float | None  # on the test examples
-    loss: float  # on the test examples
-    params: int  # parameters that are not zero
+    metric: float | None  # main metric of the task on the test examples
+    loss: float  # mean loss on the test examples
+    params: int  # number of parameters that are not zero
     macs: int  # multiply-adds per input, of weights that are not pruned
-    latency: cost.Latency  # of a batch, on this device
+    latency: cost.Latency  # latency of a batch, on this device
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """Result of :func:`compress`. ``print(result)`` shows a table."""
+    """Result of :func:`compress`: the smaller network, its mask, and measurements. ``print(result)`` shows a table."""
 
     model: nn.Module
     mask: Mask
     space: NetworkSpace
     before: Measured
-    pruned: Measured  # pruned and repaired, before fine-tuning
+    pruned: Measured  # measurements under the mask, before fine-tuning
     after: Measured
     method: str
     amount: Amount
-    history: History | None  # None for criteria
-    training: Training | None  # None without fine-tuning, and with a training loop of one's own
+    history: History | None  # history of the search; None if a criterion made the mask
+    training: Training | None  # None without fine-tuning, and with your own training loop
 
     def __str__(self) -> str:
         measured = (self.before, self.pruned, self.after)
@@ -220,7 +220,7 @@ def find_mask(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Mask:
-    """Find the mask of a trained network, as :func:`compress` does; ``mask.space`` is its space.
+    """Return a pruning mask for a trained network, found as :func:`compress` does; ``mask.space`` is its space.
 
     Parameters
     ----------
