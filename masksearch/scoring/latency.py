@@ -27,7 +27,7 @@ class LatencyShare:
     model : nn.Module
         The network of the space. It is copied, and measured on its device.
     example : Tensor (n, ...), or a tuple or dict of such tensors
-        Its first example fills the batch.
+        Inputs; the first example fills the batch.
     batch_size : int
         Examples of a forward pass.
     seconds : float

@@ -28,7 +28,7 @@ from masksearch.utils.errors import InputError
 
 __all__ = ["Scorer"]
 
-_MASKS_PER_PASS = 16  # of a GPU; one mask keeps a CPU busy
+_MASKS_PER_PASS = 16  # masks per forward pass on a GPU; one mask keeps a CPU busy
 
 
 class Scorer:

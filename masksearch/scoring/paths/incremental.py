@@ -42,7 +42,7 @@ _ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sig
 _FROM_SCRATCH = 0.75  # share of changed inputs above which the whole product is faster (measured)
 _REFRESH_EVERY = 512  # scorings; rounding errors of 512 updates stay below 1e-5 of the logits' standard deviation
 _PART = 2000  # images per part
-_RESIDUE = 1e-5  # of the largest pre-activation: logits that differ by less may be rounding errors only
+_RESIDUE = 1e-5  # share of the largest pre-activation: logits that differ by less may be rounding errors only
 
 
 @dataclass

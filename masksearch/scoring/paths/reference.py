@@ -14,7 +14,7 @@ from masksearch.utils.nested import Nested, call_model, n_examples, take, tensor
 
 __all__ = ["Path", "ReferencePath", "images_per_pass", "laid_out_like"]
 
-_ELEMENTS = 1 << 26  # of the largest output of a layer: 256 MiB in float32
+_ELEMENTS = 1 << 26  # numbers in the largest output of a layer: 256 MiB in float32
 _MAX_IMAGES = 10_000  # per pass: a limit for outputs that no module returns, and that are therefore not measured
 
 

@@ -74,7 +74,7 @@ class ShortTraining:
     augment : bool
         Whether the data set is augmented, for ``settings.augment`` = ``"auto"``.
     device : str or torch.device, optional
-        By default where the model is.
+        Device of the trainings; by default that of the model.
     side_by_side : int, optional
         Preferred maximum of weight masks that are trained side by side: by default 16 on a GPU and 1 on a CPU. The
         attribute of this name is 1 where the network or ``by`` allows no more.
