@@ -15,7 +15,7 @@ from masksearch.utils.nested import map_tensors, n_examples, take, tensors_of, t
 __all__ = ["Batch", "Feed", "batch_sizes", "forward_batch"]
 
 RESIDENT_SHARE = {"cpu": 1.0, "cuda": 0.5}
-"""Share of free memory, by device type, that a split's examples may take on a device; larger splits are streamed."""
+"""Share of free device memory, by device type, that a split's examples may take; larger splits are streamed."""
 _CHUNK_BATCHES = 16  # gathered by one call, which costs less than a call per batch
 
 Batch = tuple[Any, Any]
@@ -92,7 +92,7 @@ class Feed:
     def shuffled(
         self, order: Tensor, sizes: Sequence[int], draws: Tensor | None = None, seed: int = 0
     ) -> Iterator[Batch]:
-        """Yield (inputs, targets) batches in the order ``order``; a loader keeps its own order and sizes.
+        """Yield (inputs, targets) batches in a given order; a loader keeps its own order and sizes.
 
         Parameters
         ----------

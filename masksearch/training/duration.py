@@ -20,7 +20,7 @@ class Duration:
 
     count: int  # number of epochs or steps, as `unit` says; 0 for "end"
     unit: str  # "ep" (epochs), "it" (optimiser steps) or "end"
-    best: bool = False  # the best epoch by validation until the moment; the unit is "ep" or "end"
+    best: bool = False  # whether it is the best epoch by validation until then; the unit is "ep" or "end"
 
     @classmethod
     def parse(cls, text: str, name: str = "duration") -> "Duration":

@@ -1,4 +1,4 @@
-"""Evaluation of networks: metrics and loss on a split."""
+"""Evaluation of networks: metrics and loss on a data split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ def evaluate(
     Parameters
     ----------
     model : nn.Module
-        Moved to ``device``. It is called with ``model(x)``, ``model(*x)`` or ``model(**x)``.
+        The network; it is moved to ``device``. It is called with ``model(x)``, ``model(*x)`` or ``model(**x)``.
     split : Examples
         A split such as ``data.test``, or any object with ``.inputs`` and ``.targets``.
     device : torch.device or str

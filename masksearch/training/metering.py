@@ -1,4 +1,4 @@
-"""Metrics of a split from the batches of a network's outputs."""
+"""Metrics of a data split, collected from batches of a network's outputs."""
 
 from typing import Any
 

@@ -33,7 +33,7 @@ class OptimizerStep:
     steps_per_epoch : int
         Optimiser steps of an epoch, for the warm-up.
     after_step : callable
-        Called after every step with the number of steps since epoch 0 of the schedule.
+        Function that is called after every step with the number of steps since epoch 0 of the schedule.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ class Training:
     model : nn.Module
         The network, trained in place.
     epochs : list of EpochRow
-        In order.
+        Results of every epoch, in order.
     snapshots : dict of Duration -> weights
         The weights at the requested moments, masked like the network. If the training ended early, later moments are
         missing, ``end`` is the early end, and the best by a moment is the best so far.
