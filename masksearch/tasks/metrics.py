@@ -36,7 +36,7 @@ class WholeSplit:
         self._targets.append(to_device(targets, "cpu"))
 
     def compute(self) -> float:
-        """Return the function's value for all batches."""
+        """Return the value of the function for the outputs and targets of all batches."""
         return float(self._function(concatenate(self._outputs), concatenate(self._targets)))
 
 
@@ -111,7 +111,7 @@ class MeanIoU:
         self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def compute(self) -> float:
-        """Return the mean over classes of pixels in target and prediction / pixels in target or prediction."""
+        """Return the mean over classes of (pixels in target and prediction) / (pixels in target or prediction)."""
         assert self._confusion is not None, "at least one batch is needed"
         confusion = self._confusion.double()
         both = confusion.diagonal()

@@ -20,7 +20,7 @@ Loss = Callable[[Any, Any], Tensor]
 Metric = Meter | Callable[[], Meter] | Callable[[Any, Any], float]
 """Metric of a task: a torchmetrics.Metric, a class of one, or a function (all outputs, all targets) -> float."""
 
-_AUXILIARY_WEIGHT = 0.3  # of an auxiliary head's loss (Szegedy et al. 2015, section 5)
+_AUXILIARY_WEIGHT = 0.3  # weight of an auxiliary head's loss (Szegedy et al. 2015, section 5)
 _OUTPUT_NAMES = ("logits", "out", "last_hidden_state")  # Transformers, torchvision, Transformers without a head
 
 
@@ -64,8 +64,8 @@ class Task:
         A metric that is updated with (outputs, targets) of every batch; or a function (outputs, targets) -> float,
         called once with all outputs and targets of a split, on the CPU. A metric is never averaged over batches.
     output : callable, optional
-        What a network returns -> the outputs that loss, metric and distance get. Default: a tensor itself; ``logits``
-        or ``out`` of a dict or an object with attributes; the first element of a tuple.
+        Return value of a network -> the outputs that loss, metric and distance get. Default: a tensor itself;
+        ``logits`` or ``out`` of a dict or an object with attributes; the first element of a tuple.
     higher_is_better : bool
         Direction of the metric. Scores are the metric, or minus the metric where lower is better.
     distance : callable, optional
