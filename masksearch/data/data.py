@@ -33,7 +33,7 @@ AnySplit = Any
 
 MAX_VAL = 10_000  # default number of validation examples, or a fifth of the training examples if that is less
 MAX_SEARCH = 2_000  # default number of search examples, or half of the validation examples if that is less
-_MEMORY_SHARE = 0.5  # of the free memory that data sets read whole may take
+_MEMORY_SHARE = 0.5  # share of free memory that data sets may take to be read as a whole
 _READ_BATCH = 256  # items of a data set that are read at once
 
 
@@ -219,7 +219,7 @@ class Data:
         Parameters
         ----------
         train, test, val : Dataset
-            With a length and items by number.
+            Data sets with a length and items by number.
         task : str or Task
             As in :meth:`from_tensors`.
         collate : callable, optional
@@ -293,8 +293,8 @@ class Data:
         Parameters
         ----------
         train, test, val, search : DataLoader
-            They yield (inputs, targets). Only ``train`` may shuffle. ``search`` has the examples that scorers use;
-            ``val`` must hold none of them.
+            Loaders that yield (inputs, targets). Only ``train`` may shuffle. ``search`` has the examples that scorers
+            use; ``val`` must hold none of them.
         task : str or Task
             As in :meth:`from_tensors`.
         classes : int, optional

@@ -81,7 +81,7 @@ class Split:
     targets: Any
     task: Task = CLASSIFICATION
     resident: ClassVar[bool] = True  # whether inputs and targets are in memory
-    own_order: ClassVar[bool] = False  # whether a DataLoader decides the order of batches
+    own_order: ClassVar[bool] = False  # whether a DataLoader decides the order of batches; here the caller does
     identity: ClassVar[str | None] = None  # name of the data; examples in memory need none
 
     def __post_init__(self) -> None:

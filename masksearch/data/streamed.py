@@ -91,7 +91,7 @@ class StreamedSplit:
     Parameters
     ----------
     dataset : Dataset
-        It has a length and items by number.
+        Data set with a length and items by number.
     indices : int64 tensor (n,)
         Items of the split, in order.
     collate : callable
@@ -158,7 +158,7 @@ class LoaderSplit:
     Parameters
     ----------
     loader : DataLoader
-        It yields (inputs, targets). Its data set has a length.
+        Loader that yields (inputs, targets). Its data set has a length.
     task : Task
         Loss, metric and distance.
     identity : str, optional
