@@ -85,8 +85,8 @@ def search(
     on_empty : {"raise", "allow", "keep_one"}, optional
         Whether masks may empty a layer; see :class:`~masksearch.core.amount.Amount`. ``raise`` if left out.
     hold : {"units", "params", "macs"}, optional
-        What the density is a share of; ``units`` if left out. In parameters or MACs, moves keep the number of units of
-        the first mask, and no mask costs more than the density allows.
+        Quantity of which the density is a share; ``units`` if left out. In parameters or MACs, moves keep the number of
+        units of the first mask, and no mask costs more than the density allows.
     refine : callable, optional
         How searchers that rank units (Optuna's) make a mask: ``f(saliency, rank) -> mask``, where ``rank(saliency)`` is
         the mask of the top units. By default, a mask has the top units.
