@@ -23,7 +23,7 @@ __all__ = ["Annealing"]
 _SPREAD_WINDOW = 10  # probes over which the mean loss of worsening moves is averaged
 _ACCEPTANCE_WINDOW = 100  # moves over which the acceptance rate is averaged
 _TURN = 100  # consecutive scorings of one chain, if proposals come one by one: scorers are fast on one base mask
-_EXCHANGES = 20  # of chains, in a search
+_EXCHANGES = 20  # number of exchanges between chains in a search
 _TRIES = 100  # draws of a move until the problem allows its mask
 
 Neighbourhood = Partition | LayeredPartition | RankedLayers

@@ -154,9 +154,9 @@ class RankedLayers(_ByLayer):
     mask : Mask
         The first mask; in every layer, its kept units rank first.
     saliency : Tensor (n_units,)
-        Ranks the kept units, and the pruned units behind them: higher = keep.
+        Ranking of the kept units, and of the pruned units behind them: higher = keep.
     generator : torch.Generator
-        Breaks ties.
+        Generator that orders units of equal saliency.
     """
 
     def __init__(self, mask: Mask, saliency: Tensor, generator: torch.Generator) -> None:

@@ -37,7 +37,7 @@ class Cmaes:
 
     @property
     def max_asks(self) -> int:
-        """Largest number of points to ask for before the next score must be told."""
+        """Largest number of calls of :meth:`ask` before the next call of :meth:`tell`."""
         if self._n_scored < self.first:
             return self.first - self._n_scored
         return self._ready().population_size - len(self._generation)

@@ -74,7 +74,7 @@ class MemoryStudy:
 
     @property
     def max_asks(self) -> int | None:
-        """Largest number of points to ask for before the next score must be told; None: no limit."""
+        """Largest number of calls of :meth:`ask` before the next call of :meth:`tell`; None: no limit."""
         return None if self._cmaes is None else self._cmaes.max_asks
 
     @property

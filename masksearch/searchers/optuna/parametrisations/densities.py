@@ -33,7 +33,7 @@ class Layers(Parametrisation):
     Parameters
     ----------
     saliency : Tensor (n_units,), optional
-        Ranks the units of each layer.
+        Ranking of the units of each layer.
     spread : float
         Parameters lie in [-spread, spread]; two layers' odds differ at most by a factor exp(2 spread).
     """

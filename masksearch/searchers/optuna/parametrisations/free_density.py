@@ -30,7 +30,7 @@ class FreeDensity(Parametrisation):
     Parameters
     ----------
     at : callable
-        Makes the inner parametrisation for a problem of one density.
+        Function that makes the other (inner) parametrisation for a problem of one density.
     """
 
     def __init__(self, problem: Problem, at: Callable[[Problem], Parametrisation]) -> None:

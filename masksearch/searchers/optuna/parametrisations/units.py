@@ -24,7 +24,7 @@ class Blocks(Parametrisation):
     Parameters
     ----------
     saliency : Tensor (n_units,), optional
-        Orders the units, so that a block has units of similar saliency.
+        Order of the units, so that a block has units of similar saliency.
     blocks : int
         Approximate number of blocks over all layers.
     """
