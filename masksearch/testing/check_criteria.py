@@ -118,7 +118,7 @@ def saliency_of(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return a criterion's saliency; criteria that draw get a seeded generator."""
+    """Return the saliency that a criterion computes; a criterion with random draws gets a seeded generator."""
     extras: dict[str, object] = {"generator": torch.Generator().manual_seed(0)} if row.draws else {}
     return row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
 
@@ -150,5 +150,5 @@ def initial_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def space_of(model: nn.Module, granularity: str) -> NetworkSpace:
-    """Return the weight or filter space of :func:`small_network`."""
+    """Return the space of weight masks or filter masks of :func:`small_network`."""
     return weight_space(model) if granularity == "weight" else filter_space(model, torch.zeros(1, 1, 5, 5))

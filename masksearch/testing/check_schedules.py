@@ -16,6 +16,6 @@ def check_schedule(row: Schedule) -> None:
     assert row.bn_l1 >= 0, f"an L1 term of {row.bn_l1}"
     assert not (row.changes and row.detects), "a mask that is found once can't change within the training"
     if row.changes or row.detects:
-        # The mask of a round that changes on the way would be nobody's.
+        # A mask that changes during its round has no single moment at which it was found.
         assert row.rounds == 1, "a mask that changes, or is detected, has no rounds"
     assert row.has_own_moment == (row.detects or row.changes == "ramp")

@@ -47,7 +47,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
     Parameters
     ----------
     make : callable
-        Without arguments; a new searcher each time. A class of searchers is one.
+        Function without arguments that returns a new searcher, such as a searcher class.
     folder : path, optional
         Folder for files with states; by default, a temporary one.
     """
