@@ -38,8 +38,7 @@ _CRITERION: dict[str, str] = {"weight": "magnitude", "filter": "fpgm"}
 """Usual criterion of each granularity: the method of ``compress``, and the start of its searches."""
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
-_RANKED, _RANKED_BATCH = 512, 64  # training examples, and the batches, from which criteria compute gradients
-_REPAIRED = 1024  # training examples whose inputs the repair uses
+_RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per batch, for gradients of criteria
 _LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
 _TIMED = 64  # inputs of a timed batch
 
@@ -142,11 +141,8 @@ def compress(
     budget : int
         Scorings of a search.
     objective : str, optional
-        What a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"`` without
-        targets.
-    repair : bool, optional
-        Whether kept weights are solved by least squares on 1,024 training inputs, so that layers give the outputs of
-        the dense network (:func:`~masksearch.reconstruct`). Default: for filters; weight masks take longer.
+        Quantity that a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"``
+        without targets.
     train : TrainSettings or False
         Fine-tuning; False leaves it out. Default: 5 epochs of AdamW, learning rate 3e-4 with cosine decay. The weights
         of the best epoch by validation are kept. With ``distill`` above 0, the dense network is the teacher.
