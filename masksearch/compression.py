@@ -39,6 +39,7 @@ _CRITERION: dict[str, str] = {"weight": "magnitude", "filter": "fpgm"}
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per batch, for gradients of criteria
+_REPAIRED = 1024  # training examples whose inputs the repair uses
 _LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
 _TIMED = 64  # inputs of a timed batch
 
@@ -63,7 +64,7 @@ class Compressed:
     mask: Mask
     space: NetworkSpace
     before: Measured
-    pruned: Measured  # measurements under the mask, before fine-tuning
+    pruned: Measured  # measurements after pruning and repair, before fine-tuning
     after: Measured
     method: str
     amount: Amount
@@ -143,6 +144,9 @@ def compress(
     objective : str, optional
         Quantity that a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"``
         without targets.
+    repair : bool, optional
+        Whether kept weights are solved by least squares on 1,024 training inputs, so that layers give the outputs of
+        the dense network (:func:`~masksearch.reconstruct`). Default: for filters; weight masks take longer.
     train : TrainSettings or False
         Fine-tuning; False leaves it out. Default: 5 epochs of AdamW, learning rate 3e-4 with cosine decay. The weights
         of the best epoch by validation are kept. With ``distill`` above 0, the dense network is the teacher.
