@@ -60,12 +60,19 @@ class Coupling:
         for name, parameter in model.named_parameters():
             self._weights[parameter] = name
         self._labels: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._stacks: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> labels of the parts stacked in it
         self._ties: list[tuple[np.ndarray, np.ndarray]] = []
         self._fixed: list[tuple[np.ndarray, str]] = []
         self._n_labels = 0
 
     def labels(self, tensor: Tensor) -> list[Labels]:
         """Return the labels of every dimension of a tensor; a parameter or buffer gets new ones at its first use."""
+        if tensor not in self._labels and tensor in self._stacks:  # used as a whole: its parts stay equally large
+            meeting = zip(*self._stacks[tensor], strict=True)
+            self._labels[tensor] = [
+                None,
+                *(self.tie(labels, "the states of its layers are one tensor") for labels in meeting),
+            ]
         if tensor not in self._labels:
             self._labels[tensor] = [None] * tensor.ndim
             if tensor in self._names:
@@ -85,6 +92,14 @@ class Coupling:
         """Set the labels of the dimensions of a tensor, one entry per dimension."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
+
+    def write_stack(self, tensor: Tensor, parts: Sequence[Sequence[Labels]]) -> None:
+        """Set the labels of parts stacked along dimension 0; the parts are tied once the tensor is used as a whole."""
+        self._stacks[tensor] = [list(part) for part in parts]
+
+    def part(self, tensor: Tensor, number: int) -> list[Labels] | None:
+        """Return the labels of one part of a tensor of :meth:`write_stack`; None for other tensors."""
+        return list(self._stacks[tensor][number]) if tensor in self._stacks else None
 
     def weight_name(self, tensor: Tensor) -> str | None:
         """Return the name of the parameter that a tensor is, or is a view of; None for other tensors."""

@@ -17,6 +17,8 @@ from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
 from masksearch.spaces.coupling import FIXED, Coupling, Labels
+from masksearch.spaces.norm_rules import group_norm, repeat
+from masksearch.spaces.recurrent_rules import pack
 
 __all__ = ["Call", "rule_of"]
 
@@ -212,6 +214,16 @@ def _index(coupling: Coupling, call: Call) -> None:
     return None
 
 
+def _select(coupling: Coupling, call: Call) -> None:
+    """Pass on the labels of one layer of a stack of states, which need not be tied to those of the other layers."""
+    part = (
+        coupling.part(call.inputs[0], call.arguments["index"]) if call.dims("dim", call.inputs[0].ndim) == {0} else None
+    )
+    if part is None:
+        return _index(coupling, call)
+    return coupling.write(call.result, part)
+
+
 def _without(dims: set[int], labels: list[Labels]) -> list[Labels]:
     return [dim_labels for dim, dim_labels in enumerate(labels) if dim not in dims]
 
@@ -329,10 +341,10 @@ def _batch_norm(coupling: Coupling, call: Call) -> None:
 
 
 def _normalise_over(coupling: Coupling, call: Call) -> None:
-    """LayerNorm and GroupNorm: fix the normalised dimensions, because each channel changes the shared statistics."""
+    """LayerNorm: fix the normalised dimensions, because each channel changes the shared statistics."""
     source, *vectors = call.inputs
     labels = coupling.labels(source)
-    over = len(call.arguments["normalized_shape"]) if "normalized_shape" in call.arguments else source.ndim - 1
+    over = len(call.arguments["normalized_shape"])
     reason = f"{call.where} normalises over channels"
     for dim_labels in labels[source.ndim - over :]:
         coupling.fix(dim_labels, reason)
@@ -405,7 +417,8 @@ _RULES: dict[str, Rule] = {
     "expand": _expand,
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,
-    **dict.fromkeys(["flip", "index_select", "roll", "select", "slice", "unbind"], _index),
+    **dict.fromkeys(["flip", "index_select", "roll", "slice", "unbind"], _index),
+    "select": _select,
     **dict.fromkeys(["split", "split_with_sizes", "unsafe_split"], _split),
     "cat": _concatenate,
     "stack": _stack,
@@ -422,7 +435,10 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys([f"reflection_pad{n}d" for n in "123"], _pool),
     **dict.fromkeys([f"replication_pad{n}d" for n in "123"], _pool),
     **dict.fromkeys(["native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"], _batch_norm),
-    **dict.fromkeys(["native_layer_norm", "native_group_norm"], _normalise_over),
+    "native_layer_norm": _normalise_over,
+    "native_group_norm": group_norm,
+    "repeat": repeat,
+    "pack_padded_sequence": pack,
     **dict.fromkeys(["addmm", "mm"], _matrix_product),
     "convolution": _convolution,
     # These act on every entry alone; torch does not tag them as pointwise.

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_rules import Call, rule_of
+from masksearch.spaces.recurrent_rules import following_recurrent
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
 
@@ -28,11 +29,14 @@ class _OperationTracer(TorchDispatchMode):
         super().__init__()
         self.coupling = coupling
         self.running = [network]  # innermost module last
+        self.paused = False  # while an LSTM runs, for example, which has a rule as a whole
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if self.paused:
+            return result
         call = Call(func, args, kwargs or {}, result, self.running[-1])
         if call.inputs:
             rule_of(call)(self.coupling, call)
@@ -83,7 +87,8 @@ def trace(model: nn.Module, inputs: Nested) -> Coupling:
 
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
-        with torch.enable_grad(), tracer:  # without gradients some modules take fused paths, which have no rules
+        # Without gradients some modules take fused paths, which have no rules.
+        with torch.enable_grad(), tracer, following_recurrent(coupling, model, tracer):
             outputs = output_tensors(call_model(model, inputs))
     finally:
         for hook in hooks:

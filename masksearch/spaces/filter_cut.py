@@ -9,6 +9,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.norm_rules import fit_group_norm
+from masksearch.spaces.pruned_recurrent import fit_recurrent
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 
@@ -107,5 +109,9 @@ def _fit_sizes(model: nn.Module) -> None:
             kept = layer.weight if layer.weight is not None else layer.running_mean
             if kept is not None:
                 layer.num_features = len(kept)
+        elif isinstance(layer, nn.GroupNorm):
+            fit_group_norm(layer)
+        elif isinstance(layer, nn.RNNBase):
+            fit_recurrent(layer)
         elif isinstance(layer, nn.PReLU):
             layer.num_parameters = len(layer.weight)

@@ -175,8 +175,9 @@ def _families(members: list[tuple[str, int]], shapes: dict[str, tuple[int, ...]]
     counts: dict[str, int] = {}
     families = []
     for weight, size in members:
-        counts[weight] = counts.get(weight, 0) + 1
-        name = _layer(weight) if counts[weight] == 1 else f"{_layer(weight)}#{counts[weight]}"
+        layer = _layer(weight)
+        counts[layer] = counts.get(layer, 0) + 1
+        name = layer if counts[layer] == 1 else f"{layer}#{counts[layer]}"
         families.append(Family(name, shapes[weight], size))
     return families
 
@@ -189,4 +190,4 @@ def _left_out(producers: list[Leaf], classes: np.ndarray, reasons: dict[int, str
         if fixed:
             share = "" if len(fixed) == len(made) else f"{len(fixed)} of {len(made)} channels: "
             left_out.append((_layer(producer.tensor), share + fixed[0]))
-    return left_out
+    return list(dict.fromkeys(left_out))  # gates and directions of a recurrent layer have the same reason

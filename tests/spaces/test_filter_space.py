@@ -123,7 +123,7 @@ ODD = {
     ),
     "group norm": (
         lambda s, x: s.fc(pool(s.b(s.n(s.a(x))))),
-        {"a": conv(3, 16, 3), "n": nn.GroupNorm(4, 16), "b": conv(16, 8, 3), "fc": nn.Linear(8, 10)},
+        {"a": conv(3, 16, 3), "n": nn.GroupNorm(1, 16), "b": conv(16, 8, 3), "fc": nn.Linear(8, 10)},
         {"b": 8},
         {"a": "GroupNorm 'n' normalises", "fc": "outputs"},
     ),

@@ -79,7 +79,7 @@ class CompactPath:
     @torch.no_grad()
     def _supports_slices(self) -> bool:
         """Whether slices give the outputs of a pruned copy, tested on two images with half of the channels."""
-        if any(isinstance(layer, _ConvNd) and layer.groups > 1 for layer in self._model.modules()):
+        if any(_has_fixed_sizes(layer) for layer in self._model.modules()):
             return False
         mask = self._space.random(0.5, "layerwise", torch.Generator().manual_seed(0), on_empty="keep_one")
         images = self._batches[0][:2]
@@ -91,6 +91,12 @@ class CompactPath:
         return given.shape == expected.shape and torch.allclose(
             given, expected, rtol=1e-3, atol=1e-4 * float(expected.std())
         )
+
+
+def _has_fixed_sizes(layer: nn.Module) -> bool:
+    """Whether a layer keeps a number of groups or hidden units as a Python number."""
+    grouped = (isinstance(layer, _ConvNd) and layer.groups > 1) or isinstance(layer, nn.GroupNorm)
+    return grouped or isinstance(layer, nn.RNNBase)
 
 
 def folded(model: nn.Module, groups: Groups) -> tuple[nn.Module, Groups]:

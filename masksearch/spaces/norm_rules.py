@@ -1,0 +1,65 @@
+"""Coupling rules of normalisations whose statistics belong to groups of channels or to single channels.
+
+A GroupNorm normalises each group of channels on its own: a whole group can be removed, with ``num_groups`` lowered. An
+InstanceNorm normalises each channel on its own; torch runs it as a BatchNorm with the parameters repeated per example.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from masksearch.spaces.coupling import Coupling, Labels
+
+if TYPE_CHECKING:
+    from masksearch.spaces.coupling_rules import Call
+
+__all__ = ["UnsizedGroupNorm", "fit_group_norm", "group_norm", "repeat"]
+
+
+def group_norm(coupling: Coupling, call: "Call") -> None:
+    """Tie the channels of each group, which share statistics; with one group, no channel can be removed."""
+    arguments = call.arguments
+    source, vectors, n_groups = arguments["input"], call.inputs[1:], arguments["group"]
+    batch, channels, *others = coupling.labels(source)
+    for labels in others:
+        coupling.fix(labels, f"{call.where} normalises over these positions")
+    reason = f"{call.where} normalises over channels"
+    meeting = [channels, *(coupling.labels(vector)[0] for vector in vectors)]
+    if n_groups == 1:
+        for labels in meeting:
+            coupling.fix(labels, reason)
+    else:
+        channels = coupling.tie(meeting, f"{call.where} normalises channels that can't be removed")
+        if channels is not None:
+            for group in np.split(channels, n_groups):
+                coupling.tie(list(group[:, None]), reason)
+    coupling.write(call.outputs[0], [batch, channels, *others])
+
+
+def repeat(coupling: Coupling, call: "Call") -> None:
+    """Repeat the labels: every copy of a dimension loses the same positions."""
+    source, repeats = call.inputs[0], call.arguments["repeats"]
+    labels: list[Labels] = [*[None] * (len(repeats) - source.ndim), *coupling.labels(source)]
+    coupling.write(
+        call.result, [None if each is None else np.tile(each, n) for each, n in zip(labels, repeats, strict=True)]
+    )
+    coupling.mark_view(call.result, source)
+
+
+class UnsizedGroupNorm(nn.GroupNorm):
+    """``nn.GroupNorm`` without parameters that derives the number of groups from its input, which may be pruned."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the normalised input, in groups of as many channels as before pruning."""
+        return F.group_norm(input, input.shape[1] * self.num_groups // self.num_channels, eps=self.eps)
+
+
+def fit_group_norm(layer: nn.GroupNorm) -> None:
+    """Lower ``num_groups`` of a GroupNorm in proportion to its parameters, so that groups keep their channels."""
+    if layer.weight is not None:
+        layer.num_groups = len(layer.weight) * layer.num_groups // layer.num_channels
+        layer.num_channels = len(layer.weight)
+    elif type(layer) is nn.GroupNorm and layer.num_groups > 1:
+        layer.__class__ = UnsizedGroupNorm

@@ -1,0 +1,156 @@
+"""Coupling rule of ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``: hidden units, and the features that feed them.
+
+A hidden unit is its rows in all gates of ``weight_ih``, ``weight_hh`` and biases, its column of ``weight_hh``, and the
+columns of the next layer. With zero parameters and a zero start state the unit stays zero: in an LSTM i = o = 1/2 and
+g = tanh 0 = 0, so c = f c + i g = 0 and h = o tanh c = 0; in a GRU n = 0, so h = (1 - z) n + z h = 0.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
+
+from masksearch.spaces.coupling import Coupling, Labels
+from masksearch.spaces.pruned_recurrent import RECURRENT, cells, gate_count
+from masksearch.utils.nested import output_tensors
+
+if TYPE_CHECKING:
+    from masksearch.spaces.coupling_rules import Call
+
+__all__ = ["following_recurrent", "pack"]
+
+
+class _Pausable(Protocol):
+    paused: bool  # True: single operations are not followed
+
+
+@contextmanager
+def following_recurrent(coupling: Coupling, model: nn.Module, tracer: _Pausable) -> Iterator[None]:
+    """Context manager that follows each recurrent module of a network as a whole, and the unpacking of sequences.
+
+    While a recurrent module runs, ``tracer`` is paused.
+    """
+    recurrent = {name: module for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    if not recurrent:
+        yield
+        return
+    hooks = []
+    for name, module in recurrent.items():
+        if type(module) not in RECURRENT:
+            continue
+        where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
+
+        def enter(module: nn.Module, inputs: Any) -> None:
+            tracer.paused = True
+
+        def leave(module: nn.RNNBase, inputs: Any, named: Mapping[str, Any], output: Any, where: str = where) -> None:
+            tracer.paused = False
+            arguments = dict(zip(("input", "hx"), inputs, strict=False)) | dict(named)
+            _follow(coupling, module, where, arguments, output)
+
+        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, with_kwargs=True)]
+    try:
+        with _Unpacking(coupling, tracer):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class _Unpacking(TorchFunctionMode):
+    """Follow ``pad_packed_sequence``, which torch runs as many copies into an empty tensor."""
+
+    def __init__(self, coupling: Coupling, tracer: _Pausable) -> None:
+        super().__init__()
+        self.coupling, self.tracer = coupling, tracer
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") != "_pad_packed_sequence":
+            return func(*args, **(kwargs or {}))
+        self.tracer.paused = True
+        padded, lengths = func(*args, **(kwargs or {}))
+        self.tracer.paused = False
+        # Padding gives all features the same value at positions of no sequence, with every mask.
+        self.coupling.write(padded, [None, None, *self.coupling.labels(args[0])[1:]])
+        return padded, lengths
+
+
+def pack(coupling: Coupling, call: "Call") -> None:
+    """Pass on the labels of features: packing moves entries of the batch and of time."""
+    data = call.inputs[0]
+    labels = coupling.labels(data)
+    for dim_labels in labels[:2]:
+        coupling.fix(dim_labels, f"{call.where} packs these positions")
+    coupling.write(call.outputs[0], [None, *labels[2:]])
+
+
+def _follow(coupling: Coupling, module: nn.RNNBase, where: str, arguments: Mapping[str, Any], output: Any) -> None:
+    """Tie the hidden units of a recurrent module to the features that it reads and to those that it makes.
+
+    Parameters
+    ----------
+    where : str
+        Name of the module in reasons.
+    arguments : mapping
+        Arguments of the call: ``input``, and ``hx``, the start states, if the network passes any.
+    output : tuple
+        (outputs, last states) of the call.
+    """
+    data = arguments["input"]
+    data = data.data if isinstance(data, PackedSequence) else data
+    *others, features = coupling.labels(data)
+    for labels in others:
+        coupling.fix(labels, f"{where} runs over these positions")
+    start = output_tensors(arguments.get("hx"))
+    reason = ""
+    if start:
+        reason = f"{where} begins with a start state that the network passes"
+        for state in start:
+            coupling.fix_all(state, reason)
+    elif module.proj_size:
+        reason = f"{where} has a proj_size, and torch can't run every smaller pair of hidden_size and proj_size"
+    made: list[Labels] = []
+    states: list[Labels] = []
+    for number, (backwards, parameters) in enumerate(cells(module)):
+        if number and not backwards:  # the next layer starts
+            features, made = _joined(made), []
+        coupling.tie([features, coupling.labels(parameters[0])[1]], f"{where} reads channels that can't be removed")
+        made.append(_units(coupling, module, parameters, where, reason))
+        states.append(made[-1])
+        for weight in parameters:
+            name = coupling.weight_name(weight)
+            if name is not None and weight.ndim == 2:
+                steps = data.numel() // data.shape[-1]
+                coupling.macs[name] = coupling.macs.get(name, 0) + steps * weight.numel()
+    outputs, last = output
+    outputs = outputs.data if isinstance(outputs, PackedSequence) else outputs
+    coupling.write(outputs, [*[None] * (outputs.ndim - 1), _joined(made)])
+    for state in output_tensors(last):
+        coupling.write_stack(state, [[*[None] * (state.ndim - 2), labels] for labels in states])
+
+
+def _units(coupling: Coupling, module: nn.RNNBase, parameters: list[Tensor], where: str, reason: str) -> Labels:
+    """Tie rows of all gates and columns of ``weight_hh``; return labels (units,), None for a projected LSTM."""
+    name = coupling.weight_name(parameters[0])
+    rows = [coupling.labels(parameter)[0] for parameter in parameters]
+    if name is not None:
+        coupling.produce(name, rows[0])
+    if reason:
+        for parameter in parameters[1:]:
+            coupling.fix_all(parameter, reason)
+        coupling.fix(rows[0], reason)
+        return None
+    gates = [part for labels in rows for part in ([None] if labels is None else np.split(labels, gate_count(module)))]
+    return coupling.tie([*gates, coupling.labels(parameters[1])[1]], f"{where} makes units that can't be removed")
+
+
+def _joined(labels: list[Labels]) -> Labels:
+    """Return the labels of the concatenated outputs of all directions."""
+    known = [each for each in labels if each is not None]
+    return np.concatenate(known) if len(known) == len(labels) else None

@@ -1,0 +1,316 @@
+"""Hidden units of RNNs, GRUs and LSTMs: masked and pruned networks are equal, also after training and loading."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
+from masksearch.spaces.filter_mask_space import filter_space
+from masksearch.utils.errors import InputError
+
+
+class Net(nn.Module):
+    """Layers by name, and a function of (net, input)."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def packed(net, x, states=False):
+    lengths = torch.tensor([7, 3, 5, 1] * 2)[: len(x)]
+    outputs, state = net.r(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False))
+    outputs, _ = pad_packed_sequence(outputs, batch_first=True)
+    return net.h(torch.cat([state[-2], state[-1]], 1) if states else outputs.sum(1))
+
+
+def crnn(net, x):
+    features = F.max_pool2d(net.c(x).relu(), 2).permute(0, 3, 1, 2).flatten(2)
+    return net.h(net.r(features)[0])
+
+
+SEQUENCE = torch.randn(4, 7, 6)
+TWO_WAYS = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+# name -> (forward, layers, input, units of each layer of the space)
+NETWORKS = {
+    "one-layer LSTM": (
+        lambda s, x: s.h(s.r(x)[0][:, -1]),
+        {"r": nn.LSTM(6, 12, batch_first=True), "h": nn.Linear(12, 3)},
+        SEQUENCE,
+        {"r": 12},
+    ),
+    "LSTM of two layers and directions": (
+        lambda s, x: s.h(s.r(x)[0].mean(1)),
+        {"r": nn.LSTM(6, 8, **TWO_WAYS), "h": nn.Linear(16, 3)},
+        SEQUENCE,
+        {"r": 8, "r#2": 8, "r#3": 8, "r#4": 8},
+    ),
+    "GRU of two layers and directions": (
+        lambda s, x: s.h(s.r(x.transpose(0, 1))[0].mean(0)),
+        {"r": nn.GRU(6, 8, num_layers=2, bidirectional=True), "h": nn.Linear(16, 3)},
+        SEQUENCE,
+        {"r": 8, "r#2": 8, "r#3": 8, "r#4": 8},
+    ),
+    "last states by index": (
+        lambda s, x: s.h(torch.cat([(h := s.r(x)[1][0])[-2, :, :], h[-1]], 1)),
+        {"r": nn.LSTM(6, 8, **TWO_WAYS), "h": nn.Linear(16, 3)},
+        SEQUENCE,
+        {"r": 8, "r#2": 8, "r#3": 8, "r#4": 8},
+    ),
+    "last states as one tensor": (
+        lambda s, x: s.h(s.r(x)[1].transpose(0, 1).flatten(1)),
+        {"r": nn.GRU(6, 8, **TWO_WAYS), "h": nn.Linear(32, 3)},
+        SEQUENCE,
+        {"r": 8},
+    ),
+    "cell state": (
+        lambda s, x: s.h(s.r(x)[1][1].squeeze(0)),
+        {"r": nn.LSTM(6, 8, batch_first=True), "h": nn.Linear(8, 3)},
+        SEQUENCE,
+        {"r": 8},
+    ),
+    "RNN with tanh, no biases": (
+        lambda s, x: s.h(s.r(x)[0][:, -1]),
+        {"r": nn.RNN(6, 8, 2, batch_first=True, bias=False), "h": nn.Linear(8, 3)},
+        SEQUENCE,
+        {"r": 8, "r#2": 8},
+    ),
+    "RNN with ReLU": (
+        lambda s, x: s.h(s.r(x)[0][:, -1]),
+        {"r": nn.RNN(6, 8, nonlinearity="relu", batch_first=True), "h": nn.Linear(8, 3)},
+        SEQUENCE,
+        {"r": 8},
+    ),
+    "packed sequences": (
+        packed,
+        {"r": nn.GRU(6, 8, **TWO_WAYS), "h": nn.Linear(16, 3)},
+        SEQUENCE,
+        {"r": 8, "r#2": 8, "r#3": 8, "r#4": 8},
+    ),
+    "last states of packed sequences": (
+        lambda s, x: packed(s, x, states=True),
+        {"r": nn.GRU(6, 8, **TWO_WAYS), "h": nn.Linear(16, 3)},
+        SEQUENCE,
+        {"r": 8, "r#2": 8, "r#3": 8, "r#4": 8},
+    ),
+    "linear layer before and behind": (
+        lambda s, x: s.h(s.b(s.r(s.a(x).relu())[0]).relu()),
+        {
+            "a": nn.Linear(6, 10),
+            "r": nn.LSTM(10, 8, batch_first=True),
+            "b": nn.Linear(8, 9),
+            "h": nn.Linear(9, 3),
+        },
+        SEQUENCE,
+        {"a": 10, "r": 8, "b": 9},
+    ),
+    "convolution before a GRU": (
+        crnn,
+        {
+            "c": nn.Conv2d(1, 5, 3, padding=1),
+            "r": nn.GRU(20, 8, bidirectional=True, batch_first=True),
+            "h": nn.Linear(16, 3),
+        },
+        torch.randn(2, 1, 8, 12),
+        {"c": 5, "r": 8, "r#2": 8},
+    ),
+    "encoder's states start the decoder": (
+        lambda s, x: s.h(s.d(s.r(x)[0], s.e(x)[1])[0]),
+        {
+            "e": nn.GRU(6, 8, batch_first=True),
+            "r": nn.GRU(6, 5, batch_first=True),
+            "d": nn.GRU(5, 8, batch_first=True),
+            "h": nn.Linear(8, 3),
+        },
+        SEQUENCE,
+        {"r": 5},
+    ),
+    "projected LSTM behind a linear layer": (
+        lambda s, x: s.h(s.r(s.a(x).relu())[0][:, -1]),
+        {"a": nn.Linear(6, 10), "r": nn.LSTM(10, 8, proj_size=4, batch_first=True), "h": nn.Linear(4, 3)},
+        SEQUENCE,
+        {"a": 10},
+    ),
+}
+
+
+def build(name, seed=0):
+    forward, layers, x, units = NETWORKS[name]
+    net = Net(forward, **copy.deepcopy(layers)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.uniform_(-0.7, 0.7, generator=generator)
+    return net, x, units
+
+
+def random_mask(space, density, seed=0):
+    """Layers of a random mask keep different numbers of units."""
+    generator = torch.Generator().manual_seed(seed)
+    return space.top_k(torch.rand(space.n_units, generator=generator), density, "global", on_empty="keep_one")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_units(name):
+    net, x, units = build(name)
+    space = filter_space(net, x)
+    assert {layer.name: layer.size for layer in space.layers} == units
+
+
+@pytest.mark.parametrize("density", [0.9, 0.5, 0.2])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_masked_equals_pruned(name, density):
+    net, x, _ = build(name)
+    space = filter_space(net, x)
+    mask = random_mask(space, density)
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
+        net, inputs = net.to(dtype), x.to(dtype)
+        small = prune(net, space, mask)
+        with torch.no_grad(), space.applied(net, mask):
+            masked, pruned = net(inputs), small(inputs)
+        assert (masked - pruned).abs().max() <= tolerance * masked.std()
+        assert sum(each.numel() for each in small.parameters()) == space.kept_params(mask)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_saving_and_loading(name, tmp_path):
+    net, x, _ = build(name)
+    space = filter_space(net, x)
+    mask = random_mask(space, 0.5)
+    small = prune(net, space, mask)
+    small.load_state_dict(slice_state(space, mask, net.state_dict()))
+    optimizer = torch.optim.SGD(small.train().parameters(), 0.1)
+    small(x).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+    optimizer.step()
+    save_pruned(tmp_path, small.eval(), space, mask)
+    fresh, _, _ = build(name, seed=1)
+    loaded = load_pruned(tmp_path, fresh)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), small(x))
+        net.load_state_dict(restore_state(space, mask, small.state_dict()))
+        torch.testing.assert_close(net(x), small(x))
+
+
+def test_reasons():
+    net, x, _ = build("encoder's states start the decoder")
+    reasons = dict(filter_space(net, x).left_out)
+    assert "start state" in reasons["d"]
+    assert "start state" in reasons["e"]
+    net, x, _ = build("projected LSTM behind a linear layer")
+    assert "proj_size" in dict(filter_space(net, x).left_out)["r"]
+
+
+def test_outputs_are_left_out():
+    with pytest.raises(InputError, match="no channels that can be removed"):
+        filter_space(nn.GRU(6, 8, batch_first=True), SEQUENCE)
+
+
+def test_lstm_by_its_formula():
+    """Hochreiter and Schmidhuber 1997 with forget gates, in the notation of torch's documentation."""
+    net, x, _ = build("one-layer LSTM")
+    net, x = net.double(), x.double()
+    space = filter_space(net, x)
+    mask = random_mask(space, 0.5)
+    kept = mask.bits.nonzero().flatten()
+    rows = torch.cat([gate * 12 + kept for gate in range(4)])
+    wi, wh = net.r.weight_ih_l0[rows], net.r.weight_hh_l0[rows][:, kept]
+    bias = net.r.bias_ih_l0[rows] + net.r.bias_hh_l0[rows]
+    h = c = torch.zeros(len(x), len(kept), dtype=x.dtype)
+    for step in x.unbind(1):
+        i, f, g, o = (step @ wi.T + h @ wh.T + bias).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+    expected = h @ net.h.weight[:, kept].T + net.h.bias
+    torch.testing.assert_close(prune(net, space, mask)(x), expected, rtol=0, atol=1e-12)
+
+
+def test_unequal_sizes_give_the_outputs_of_single_layers():
+    net, x, _ = build("LSTM of two layers and directions")
+    space = filter_space(net, x)
+    small = prune(net, space, random_mask(space, 0.5)).r
+    assert isinstance(small, nn.LSTM)
+    singles = []
+    for suffix in ("l0", "l0_reverse", "l1", "l1_reverse"):
+        weights = {
+            name: getattr(small, f"{name}_{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
+        rows, features = weights["weight_ih"].shape
+        single = nn.LSTM(features, rows // 4, batch_first=True)
+        single.load_state_dict({f"{name}_l0": weight for name, weight in weights.items()})
+        singles.append(single)
+    assert len({single.hidden_size for single in singles}) > 1
+
+    def layer(data, forwards, backwards):
+        ahead, (h, c) = forwards(data)
+        back, (h_back, c_back) = backwards(data.flip(1))
+        return torch.cat([ahead, back.flip(1)], 2), [h, h_back], [c, c_back]
+
+    hidden, h0, c0 = layer(x, *singles[:2])
+    expected, h1, c1 = layer(hidden, *singles[2:])
+    outputs, (h, c) = small(x)
+    torch.testing.assert_close(outputs, expected)
+    for states, wanted in ((h, h0 + h1), (c, c0 + c1)):
+        assert len(states) == 4
+        for state, single in zip(states, wanted, strict=True):
+            torch.testing.assert_close(state, single[0])
+    torch.testing.assert_close(small(x[0])[0], expected[0])  # a sequence without a batch
+    torch.testing.assert_close(small(x, (h, c))[0], small(x, hx=(h, c))[0])
+    assert not torch.equal(small(x, (h, c))[0], outputs)
+
+
+def test_start_states_continue_packed_and_plain_sequences():
+    net, x, _ = build("RNN with tanh, no biases")
+    space = filter_space(net, x)
+    small = prune(net, space, random_mask(space, 0.4)).r
+    whole, last = small(x)
+    first, state = small(x[:, :3])
+    second, end = small(x[:, 3:], state)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole)
+    torch.testing.assert_close(end[1], last[1])
+    ends = [small(x[[row], :3])[1] for row in range(len(x))]
+    order = pack_padded_sequence(x[:, 3:], torch.tensor([2, 4, 1, 3]), batch_first=True, enforce_sorted=False)
+    continued, _ = small(order, state)
+    assert isinstance(continued, PackedSequence)
+    padded, lengths = pad_packed_sequence(continued, batch_first=True)
+    for row, length in enumerate(lengths.tolist()):
+        wanted, _ = small(x[[row], 3 : 3 + length], ends[row])
+        torch.testing.assert_close(padded[row, :length], wanted[0])
+
+
+def test_dropout_between_layers_acts_in_training():
+    net, x, _ = build("GRU of two layers and directions")
+    net.r.dropout = 0.5
+    space = filter_space(net, x)
+    small = prune(net, space, random_mask(space, 0.5))
+    torch.testing.assert_close(small(x), small(x))
+    assert not torch.equal(small.train()(x), small(x))
+
+
+def test_pruned_again():
+    net, x, _ = build("LSTM of two layers and directions")
+    space = filter_space(net, x)
+    small = prune(net, space, random_mask(space, 0.5))
+    again = filter_space(small, x)
+    assert again.n_units == round(0.5 * space.n_units)
+    mask = random_mask(again, 0.5, seed=1)
+    smaller = prune(small, again, mask)
+    with torch.no_grad(), again.applied(small, mask):
+        torch.testing.assert_close(smaller(x), small(x))
+
+
+def test_pruned_network_can_be_exported():
+    net, x, _ = build("GRU of two layers and directions")
+    space = filter_space(net, x)
+    small = prune(net, space, random_mask(space, 0.5))
+    exported = torch.export.export(small, (x,)).module()
+    torch.testing.assert_close(exported(x), small(x))
