@@ -52,6 +52,7 @@ class _ChangingMask(MaskSchedule, ABC):
 
     def _set(self, mask: Mask) -> None:
         self.mask, self._masks = mask, self.space.parameter_masks(mask)
+        self.space.set_norms(self.model, mask)
 
     @property
     def masks(self) -> Mapping[str, Tensor]:

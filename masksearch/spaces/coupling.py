@@ -51,6 +51,7 @@ class Coupling:
         self.leaves: list[Leaf] = []
         self.producers: list[Leaf] = []  # dimensions of weights that make channels, in the order in which layers ran
         self.unmaskable: list[tuple[str, str]] = []  # (layer without a weight that a mask could zero, reason)
+        self.norms: list[tuple[str, int]] = []  # (module that normalises over kept channels, their dimension, negative)
         self.macs: dict[str, int] = {}  # weight -> multiply-adds that shrink with the weight
         self.other_macs = 0  # multiply-adds that no mask changes
         self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -142,6 +143,14 @@ class Coupling:
         """Mark all positions of a tensor as not removable, for ``reason``."""
         for labels in self.labels(tensor):
             self.fix(labels, reason, first=first)
+
+    def mark(self) -> tuple[int, int]:
+        """Return the numbers of ties and of fixed labels so far, for :meth:`go_back`."""
+        return len(self._ties), len(self._fixed)
+
+    def go_back(self, mark: tuple[int, int]) -> None:
+        """Forget the ties and fixed labels since a :meth:`mark`."""
+        del self._ties[mark[0] :], self._fixed[mark[1] :]
 
     def produce(self, weight: str, made: Labels) -> None:
         """Record that a layer makes channels; ``made`` holds the labels of the output dimension of its weight."""

@@ -5,6 +5,7 @@ real tensors. Hooks on the modules give the operations the name of their layer, 
 runs: a layer that ran twice would tie channels of two places, and one mask would have to fit both.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_rules import Call, rule_of
+from masksearch.spaces.kept_norms import following_norms
 from masksearch.spaces.recurrent_rules import following_recurrent
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
@@ -55,10 +57,11 @@ class _OperationTracer(TorchDispatchMode):
             self.coupling.macs[name] = self.coupling.macs.get(name, 0) + macs
 
 
-def trace(model: nn.Module, inputs: Nested) -> Coupling:
+def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
     """Run a network once, in eval mode on the CPU, and return which of its channels must be removed together.
 
     Channels of weights that two layers share, or of a layer that runs twice, are fixed: a unit would have two places.
+    With ``norms``, channels of a LayerNorm or RMSNorm are not fixed: such norms are taken over the kept channels.
 
     Raises
     ------
@@ -88,7 +91,8 @@ def trace(model: nn.Module, inputs: Nested) -> Coupling:
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
         # Without gradients some modules take fused paths, which have no rules.
-        with torch.enable_grad(), tracer, following_recurrent(coupling, model, tracer):
+        following = following_norms(coupling, model) if norms else nullcontext()
+        with torch.enable_grad(), tracer, following_recurrent(coupling, model, tracer), following:
             outputs = output_tensors(call_model(model, inputs))
     finally:
         for hook in hooks:

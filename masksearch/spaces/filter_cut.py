@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.kept_norms import remove_norm_hooks
 from masksearch.spaces.norm_rules import fit_group_norm
 from masksearch.spaces.pruned_recurrent import fit_recurrent
 from masksearch.utils.copies import copy_network
@@ -87,6 +88,7 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
             new = tensors[name]
             replaced[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
     copied = copy_network(model, replaced)
+    remove_norm_hooks(copied)
     _fit_sizes(copied)
     return copied
 
@@ -109,6 +111,9 @@ def _fit_sizes(model: nn.Module) -> None:
             kept = layer.weight if layer.weight is not None else layer.running_mean
             if kept is not None:
                 layer.num_features = len(kept)
+        elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+            if layer.weight is not None and layer.weight.ndim == 1:
+                layer.normalized_shape = tuple(layer.weight.shape)
         elif isinstance(layer, nn.GroupNorm):
             fit_group_norm(layer)
         elif isinstance(layer, nn.RNNBase):

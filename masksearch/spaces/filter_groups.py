@@ -61,6 +61,7 @@ class Groups:
     parameters: frozenset[str]  # names; the other tensors are buffers
     macs: dict[str, int]  # weight -> MACs per input, which are in proportion to its kept entries
     other_macs: int  # per input, the same under every mask
+    norms: tuple[tuple[str, int], ...] = ()  # (module that normalises over kept channels, their dimension, negative)
 
     @property
     def n_units(self) -> int:
@@ -91,6 +92,16 @@ class Groups:
                     mask &= run.kept(bits).view([-1 if dim == run.dim else 1 for dim in range(mask.ndim)])
                 masks[name] = mask
         return masks
+
+    def norm_runs(self) -> dict[str, tuple[Run, int]]:
+        """Return {module: (unit numbers of its channels, their dimension)} of norms that see removable channels."""
+        runs = {_layer(run.tensor): run for run in self.runs}
+        return {module: (runs[module], dim) for module, dim in self.norms if module in runs}
+
+    def kept_in_norms(self, bits: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Return {module: (kept channels, int64 (k,), their dimension)} of the norms that a mask makes smaller."""
+        kept = {module: (run.kept(bits), dim) for module, (run, dim) in self.norm_runs().items()}
+        return {module: (bits.nonzero().flatten(), dim) for module, (bits, dim) in kept.items() if not bits.all()}
 
     def without(self, families: Iterable[int], reason: str) -> "Groups":
         """Return a copy without the families of these numbers, which go to ``left_out`` with ``reason``."""
@@ -154,6 +165,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         parameters=frozenset(name for name, _ in model.named_parameters()),
         macs=dict(coupling.macs),
         other_macs=coupling.other_macs,
+        norms=tuple(dict.fromkeys(coupling.norms)),
     )
 
 

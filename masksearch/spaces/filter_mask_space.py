@@ -17,6 +17,7 @@ from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_costs import Costs
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
+from masksearch.spaces.kept_norms import set_norm_hooks
 from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
@@ -56,8 +57,10 @@ class FilterSpace(NetworkSpace):
             shown = [f"{tensor} ({', '.join(dims)})" for tensor, dims in list(coupled.items())[:_COUPLED_SHOWN]]
             more = [f"+ {len(coupled) - len(shown)} more"] if len(coupled) > len(shown) else []
             rows.append((layer.name, str(layer.size), ", ".join(shown + more)))
+        by_norms = [layer.name for layer in self.layers if self.norm_units[layer.slice].any()]
+        norms = [f"masked: norms take statistics over the kept channels of {', '.join(by_norms)}"] if by_norms else []
         left_out = [f"left out: {layer}: {reason}" for layer, reason in self.left_out]
-        return "\n".join([repr(self), *table_lines(rows), *left_out])
+        return "\n".join([repr(self), *table_lines(rows), *norms, *left_out])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -66,6 +69,8 @@ class FilterSpace(NetworkSpace):
         for run in self.groups.runs:
             digest.update(f"{run.tensor}/{run.dim}/{self.groups.shapes[run.tensor]}".encode())
             digest.update(run.units.astype("<i8").tobytes())
+        for module, dim in self.groups.norms:
+            digest.update(f"{module}/{dim}".encode())
         return digest.hexdigest()[:16]
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
@@ -74,6 +79,26 @@ class FilterSpace(NetworkSpace):
         A removed channel prunes its filter, bias and normalisation parameters, and the weights that read it.
         """
         return self.groups.kept_entries(mask.bits)
+
+    @cached_property
+    def norm_units(self) -> Tensor:
+        """Units whose masks mean that norms take their statistics over the kept channels only: bool (n_units,).
+
+        All False without ``norms=True``: then masks only zero parameters.
+        """
+        units = torch.zeros(self.n_units + 1, dtype=torch.bool)
+        for run, _ in self.groups.norm_runs().values():
+            units[run.index] = True
+        return units[:-1]
+
+    def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
+        """Return {module: (kept channels, their dimension)} of the norms that a mask makes smaller."""
+        return self.groups.kept_in_norms(mask.bits)
+
+    def set_norms(self, model: nn.Module, mask: Mask) -> None:
+        """Make norms take statistics over the kept channels, with hooks that copies keep and pruning removes."""
+        if self.groups.norms:
+            set_norm_hooks(unwrapped(model), self.kept_in_norms(mask))
 
     def layer_weights(self) -> list[str]:
         """Return the weight names of the layers that make removable channels, in the order in which they run."""
@@ -227,7 +252,7 @@ def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
     return tensor.masked_fill((units == earlier_units) & (units != FIXED), 0)
 
 
-def filter_space(model: nn.Module, example_input: Nested) -> FilterSpace:
+def filter_space(model: nn.Module, example_input: Nested, *, norms: bool = False) -> FilterSpace:
     """Find the channels of a network that can be removed; return the space of masks with one bit per group of them.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
@@ -245,6 +270,10 @@ def filter_space(model: nn.Module, example_input: Nested) -> FilterSpace:
     example_input : Tensor (n, ...), or a tuple or dict of such tensors
         A batch for ``model(x)``, ``model(*x)`` or ``model(**x)``; only shapes and types matter (and the values of
         integers).
+    norms : bool
+        Whether channels that a LayerNorm or RMSNorm sees are units, too (``space.norm_units``). Masked then means that
+        the norm takes its statistics over the kept channels only, as in the pruned network. ``space.apply`` and
+        ``space.applied`` arrange this with hooks; zeros in a state dict don't suffice.
 
     Raises
     ------
@@ -263,7 +292,7 @@ def filter_space(model: nn.Module, example_input: Nested) -> FilterSpace:
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
         with torch.random.fork_rng(devices=[]):
-            groups = groups_of(scratch, _trace(scratch, inputs))
+            groups = groups_of(scratch, _trace(scratch, inputs, norms))
             if groups.families:
                 groups = prove(scratch_copy(scratch), groups, inputs)  # the trace may have left tensors in its copy
     finally:
@@ -281,9 +310,9 @@ def _one_in_float64(tensor: Tensor) -> Tensor:
     return first.double() if first.is_floating_point() else first
 
 
-def _trace(model: nn.Module, inputs: Nested) -> Coupling:
+def _trace(model: nn.Module, inputs: Nested, norms: bool) -> Coupling:
     try:
-        return trace(model, inputs)
+        return trace(model, inputs, norms=norms)
     except InputError:
         raise
     except Exception:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.kept_norms import norms_over, remove_norm_hooks
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
@@ -37,9 +38,11 @@ def scratch_copy(model: nn.Module) -> nn.Module:
         if parameter.is_floating_point():
             zeros[id(parameter)] = nn.Parameter(torch.zeros(parameter.shape, dtype=torch.float64))
     try:
-        return copy_network(model, zeros).cpu().double().eval()
+        copied = copy_network(model, zeros).cpu().double().eval()
     except Exception as error:
         raise InputError(f"model: {type(model).__name__} can't be copied: {_first_line(error)}") from None
+    remove_norm_hooks(copied)
+    return copied
 
 
 def _randomise(model: nn.Module, generator: torch.Generator) -> None:
@@ -198,7 +201,7 @@ def _random_mask(groups: Groups, families: Sequence[int], generator: torch.Gener
 def _masked_outputs(model: nn.Module, groups: Groups, bits: Tensor, images: Nested) -> list[Tensor]:
     """The outputs after zeroing in place what ``bits`` removes."""
     parameters = dict(model.named_parameters())
-    with torch.no_grad():
+    with torch.no_grad(), norms_over(model, groups.kept_in_norms(bits)):
         for run in groups.runs:
             if run.tensor in parameters:
                 parameters[run.tensor].index_fill_(run.dim, (~run.kept(bits)).nonzero().flatten(), 0)

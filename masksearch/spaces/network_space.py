@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
+from masksearch.spaces.kept_norms import norms_over
 from masksearch.utils.errors import InputError
 
 __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
@@ -53,12 +54,14 @@ class NetworkSpace(MaskSpace, ABC):
             If the mask or the model is not of this space.
         """
         masked = self._masked_parameters(model, mask)
+        kept_in_norms = self.kept_in_norms(mask)
         before = {name: parameter.detach().clone() for name, (parameter, _) in masked.items()}
         try:
             with torch.no_grad():
                 for parameter, keep in masked.values():
                     parameter.masked_fill_(~keep, 0)
-            yield model
+            with norms_over(unwrapped(model), kept_in_norms) if kept_in_norms else nullcontext():
+                yield model
         finally:
             with torch.no_grad():
                 for name, (parameter, _) in masked.items():
@@ -69,6 +72,14 @@ class NetworkSpace(MaskSpace, ABC):
         with torch.no_grad():
             for parameter, keep in self._masked_parameters(model, mask).values():
                 parameter.masked_fill_(~keep, 0)
+        self.set_norms(model, mask)
+
+    def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
+        """Return {module: (kept channels, their dimension)} of norms whose statistics are over kept channels only."""
+        return {}
+
+    def set_norms(self, model: nn.Module, mask: Mask) -> None:
+        """Make a network's norms take statistics over the channels that a mask keeps, where masks have that meaning."""
 
     def check_mask(self, mask: Mask) -> None:
         """Raise an :class:`InputError` if a mask is of another space, with another fingerprint."""

@@ -50,6 +50,9 @@ class MaskSpaceOfNetwork(Protocol):
     def parameter_masks(self, mask: Any) -> Mapping[str, Tensor]:
         """Return {parameter name: bool tensor of its shape, True = kept} for a mask."""
 
+    def set_norms(self, model: nn.Module, mask: Any) -> None:
+        """Make norms take statistics over kept channels, in spaces whose masks have that meaning."""
+
 
 class KeptMask:
     """Mask that stays applied in your own training loop: call this object after every ``optimizer.step()``.
@@ -129,4 +132,6 @@ def keep_mask(model: nn.Module, space: MaskSpaceOfNetwork, mask: Any) -> KeptMas
         If the mask is not of this space, or the network is of another one.
     """
     space.check_mask(mask)
-    return KeptMask(model, space.parameter_masks(mask))
+    kept = KeptMask(model, space.parameter_masks(mask))
+    space.set_norms(model, mask)
+    return kept
