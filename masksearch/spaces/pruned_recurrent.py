@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from masksearch.utils.errors import InputError
+
 __all__ = [
     "RECURRENT",
     "States",
@@ -24,6 +26,7 @@ __all__ = [
     "fit_recurrent",
     "gate_count",
     "hidden_sizes",
+    "output_sizes",
 ]
 
 
@@ -57,13 +60,21 @@ def hidden_sizes(module: nn.RNNBase) -> list[int]:
     return [parameters[0].shape[0] // gates for _, parameters in cells(module)]
 
 
+def output_sizes(module: nn.RNNBase) -> list[int]:
+    """Return the numbers of outputs of each layer and direction: of projections in an LSTM with ``proj_size``."""
+    return [parameters[1].shape[1] for _, parameters in cells(module)]
+
+
 def gate_count(module: nn.RNNBase) -> int:
     """Return how many rows of ``weight_ih`` one unit has: 4 in an LSTM, 3 in a GRU, 1 in an RNN."""
     return {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
 
 
 class _Unequal(nn.RNNBase):
-    """Base class of recurrent modules whose layers and directions have hidden sizes of their own."""
+    """Base class of recurrent modules whose layers and directions have hidden sizes of their own.
+
+    ``hidden_size`` is that of the last direction of the last layer.
+    """
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """Return (outputs, last states) as torch's module does, with each tensor of states as :class:`States`.
@@ -102,8 +113,16 @@ class _Unequal(nn.RNNBase):
             if number and not backwards:  # the next layer starts
                 data = F.dropout(torch.cat(outputs, -1), self.dropout, self.training)
                 outputs = []
-            zeros = data.new_zeros(1, n, hidden_sizes(self)[number])
-            states = [zeros if start is None else start[kind][number].unsqueeze(0) for kind in range(len(last))]
+            if start is None:
+                sizes = (output_sizes(self)[number], hidden_sizes(self)[number])[: len(last)]
+                states = [data.new_zeros(1, n, size) for size in sizes]
+            elif not _runs_in_torch(self, parameters):
+                raise InputError(
+                    "hx: a pruned LSTM whose proj_size isn't smaller than its hidden_size can only start with zeros; "
+                    "leave hx out"
+                )
+            else:
+                states = [kind[number].unsqueeze(0) for kind in start]
             made, after = self._cell(data, batch_sizes, states, parameters, backwards)
             outputs.append(made)
             for kind, state in zip(last, after, strict=True):
@@ -118,7 +137,16 @@ class _Unequal(nn.RNNBase):
         parameters: list[Tensor],
         backwards: bool,
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Run one layer in one direction."""
+        """Run one layer in one direction.
+
+        torch runs projected LSTMs only if ``proj_size`` is smaller than ``hidden_size``. Others run without projection,
+        with the product of ``weight_hh`` and ``weight_hr`` as ``weight_hh``; the outputs are projected at the end.
+        """
+        projection = None
+        if not _runs_in_torch(self, parameters):
+            weight_ih, weight_hh, *biases, projection = parameters
+            parameters = [weight_ih, weight_hh @ projection, *biases]
+            states = [torch.zeros_like(states[1]), states[1]]
         start = tuple(states) if self.mode == "LSTM" else states[0]
         kernel = getattr(torch._VF, self.mode.lower())
         settings = (parameters, self.bias, 1, 0.0, self.training, False)  # one layer, no dropout, one direction
@@ -128,20 +156,26 @@ class _Unequal(nn.RNNBase):
             made, *after = kernel(data, start, *settings, False)
         else:
             made, *after = kernel(data, batch_sizes, start, *settings)
+        if projection is not None:
+            made, after = F.linear(made, projection), [F.linear(after[0], projection), after[1]]
         return made if order is None else made.index_select(0, order), after
 
     def flatten_parameters(self) -> None:
         """Store the parameters of each layer and direction in one piece of memory, as cuDNN needs; no-op on CPUs."""
         for number, (_, parameters) in enumerate(cells(self)):
-            if all(each.is_cuda and torch.backends.cudnn.is_acceptable(each) for each in parameters):
+            if _runs_in_torch(self, parameters) and all(
+                each.is_cuda and torch.backends.cudnn.is_acceptable(each) for each in parameters
+            ):
                 mode = torch.backends.cudnn.rnn.get_cudnn_mode(self.mode)
-                sizes = (parameters[0].shape[1], mode, hidden_sizes(self)[number], 0, 1)
+                projected = parameters[-1].shape[0] if self.proj_size else 0
+                sizes = (parameters[0].shape[1], mode, hidden_sizes(self)[number], projected, 1)
                 with torch.no_grad(), torch.cuda.device_of(parameters[0]):
                     torch._cudnn_rnn_flatten_weight(parameters, len(parameters), *sizes, self.batch_first, False)
 
     def extra_repr(self) -> str:
         """Return the sizes of input and of each layer and direction, for the printed network."""
-        return f"{self.input_size}, hidden_sizes={hidden_sizes(self)}, bidirectional={self.bidirectional}"
+        projected = f", proj_sizes={output_sizes(self)}" if self.proj_size else ""
+        return f"{self.input_size}, hidden_sizes={hidden_sizes(self)}{projected}, bidirectional={self.bidirectional}"
 
 
 class UnequalRNN(_Unequal, nn.RNN):
@@ -165,11 +199,19 @@ def fit_recurrent(module: nn.RNNBase) -> None:
     module.input_size = cells(module)[0][1][0].shape[1]
     if type(module) not in RECURRENT:
         return
-    sizes = hidden_sizes(module)
-    module.hidden_size = sizes[-1]
+    sizes = list(zip(hidden_sizes(module), output_sizes(module), strict=True))
+    module.hidden_size = sizes[-1][0]
+    if module.proj_size:
+        module.proj_size = sizes[-1][1]
     torchs, unequal = next(pair for pair in _UNEQUAL.items() if isinstance(module, pair[0]))
-    module.__class__ = torchs if len(set(sizes)) == 1 else unequal
+    equal = len(set(sizes)) == 1 and _runs_in_torch(module, cells(module)[-1][1])
+    module.__class__ = torchs if equal else unequal
     module.flatten_parameters()
+
+
+def _runs_in_torch(module: nn.RNNBase, parameters: list[Tensor]) -> bool:
+    """Whether torch can run a layer: without projection, or with one to fewer positions than there are cells."""
+    return not module.proj_size or parameters[-1].shape[0] < parameters[-1].shape[1]
 
 
 def _each(states: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -113,16 +113,16 @@ def _follow(coupling: Coupling, module: nn.RNNBase, where: str, arguments: Mappi
         reason = f"{where} begins with a start state that the network passes"
         for state in start:
             coupling.fix_all(state, reason)
-    elif module.proj_size:
-        reason = f"{where} has a proj_size, and torch can't run every smaller pair of hidden_size and proj_size"
     made: list[Labels] = []
-    states: list[Labels] = []
+    states: list[list[Labels]] = [[], []]  # of hidden states; of cells of an LSTM
     for number, (backwards, parameters) in enumerate(cells(module)):
         if number and not backwards:  # the next layer starts
             features, made = _joined(made), []
         coupling.tie([features, coupling.labels(parameters[0])[1]], f"{where} reads channels that can't be removed")
-        made.append(_units(coupling, module, parameters, where, reason))
-        states.append(made[-1])
+        units, cell = _units(coupling, module, parameters, where, reason)
+        made.append(units)
+        states[0].append(units)
+        states[1].append(cell)
         for weight in parameters:
             name = coupling.weight_name(weight)
             if name is not None and weight.ndim == 2:
@@ -131,23 +131,37 @@ def _follow(coupling: Coupling, module: nn.RNNBase, where: str, arguments: Mappi
     outputs, last = output
     outputs = outputs.data if isinstance(outputs, PackedSequence) else outputs
     coupling.write(outputs, [*[None] * (outputs.ndim - 1), _joined(made)])
-    for state in output_tensors(last):
-        coupling.write_stack(state, [[*[None] * (state.ndim - 2), labels] for labels in states])
+    for state, kind in zip(output_tensors(last), states, strict=False):
+        coupling.write_stack(state, [[*[None] * (state.ndim - 2), labels] for labels in kind])
 
 
-def _units(coupling: Coupling, module: nn.RNNBase, parameters: list[Tensor], where: str, reason: str) -> Labels:
-    """Tie rows of all gates and columns of ``weight_hh``; return labels (units,), None for a projected LSTM."""
-    name = coupling.weight_name(parameters[0])
-    rows = [coupling.labels(parameter)[0] for parameter in parameters]
-    if name is not None:
-        coupling.produce(name, rows[0])
+def _units(
+    coupling: Coupling, module: nn.RNNBase, parameters: list[Tensor], where: str, reason: str
+) -> tuple[Labels, Labels]:
+    """Tie rows of all gates, and columns of the weight that reads the units; fix all for a ``reason``.
+
+    Returns labels of the outputs and of the cells; they differ in an LSTM with a projection, ``weight_hr``.
+    """
     if reason:
         for parameter in parameters[1:]:
             coupling.fix_all(parameter, reason)
-        coupling.fix(rows[0], reason)
-        return None
-    gates = [part for labels in rows for part in ([None] if labels is None else np.split(labels, gate_count(module)))]
-    return coupling.tie([*gates, coupling.labels(parameters[1])[1]], f"{where} makes units that can't be removed")
+        coupling.fix(coupling.labels(parameters[0])[0], reason)
+    projection = parameters[-1] if module.proj_size else None
+    gates: list[Labels] = []
+    for parameter in parameters[: len(parameters) - bool(module.proj_size)]:
+        rows = coupling.labels(parameter)[0]
+        gates += [None] if rows is None else np.split(rows, gate_count(module))
+    makes = f"{where} makes units that can't be removed"
+    recurrent = coupling.labels(parameters[1])[1]
+    for weight in [parameters[0]] if projection is None else [parameters[0], projection]:
+        name = coupling.weight_name(weight)
+        if name is not None:
+            coupling.produce(name, coupling.labels(weight)[0])
+    if projection is None:
+        units = coupling.tie([*gates, recurrent], makes)
+        return units, units
+    outputs, columns = coupling.labels(projection)
+    return coupling.tie([outputs, recurrent], makes), coupling.tie([*gates, columns], makes)
 
 
 def _joined(labels: list[Labels]) -> Labels:

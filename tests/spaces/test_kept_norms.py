@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal
 from masksearch.criteria.gradients import taylor
 from masksearch.pruning import load_pruned, prune, save_pruned
+from masksearch.scoring.paths.compact import CompactPath
 from masksearch.spaces.filter_mask_space import filter_space
 from masksearch.training.kept_mask import keep_mask
 
@@ -244,3 +246,13 @@ def test_a_mask_that_keeps_no_channel_of_a_norm_gives_the_output_of_a_zero_norm(
     bits[:16] = False
     with torch.no_grad(), space.applied(net, Mask(space, bits)):
         torch.testing.assert_close(net(x), net.head.bias.expand(3, 4))
+
+
+@pytest.mark.parametrize("name", ["layer norm", "RMSNorm written out"])
+def test_fast_scoring(name):
+    net, x, _ = build(name)
+    space = filter_space(net, x, norms=True)
+    mask = random_mask(space, 0.5)
+    with torch.no_grad():
+        logits = CompactPath(net, space, x, len(x)).logits(Proposal.of(mask))
+        torch.testing.assert_close(logits, prune(net, space, mask)(x))

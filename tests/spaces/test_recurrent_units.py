@@ -8,7 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from masksearch.core.protocol import Proposal
+from masksearch.criteria.filters import filter_l1, filter_l2, fpgm
+from masksearch.criteria.gradients import taylor
 from masksearch.pruning import load_pruned, prune, restore_state, save_pruned, slice_state
+from masksearch.scoring.paths.compact import CompactPath
 from masksearch.spaces.filter_mask_space import filter_space
 from masksearch.utils.errors import InputError
 
@@ -136,9 +140,21 @@ NETWORKS = {
     ),
     "projected LSTM behind a linear layer": (
         lambda s, x: s.h(s.r(s.a(x).relu())[0][:, -1]),
-        {"a": nn.Linear(6, 10), "r": nn.LSTM(10, 8, proj_size=4, batch_first=True), "h": nn.Linear(4, 3)},
+        {"a": nn.Linear(6, 10), "r": nn.LSTM(10, 9, proj_size=7, batch_first=True), "h": nn.Linear(7, 3)},
         SEQUENCE,
-        {"a": 10},
+        {"a": 10, "r": 9, "r#2": 7},
+    ),
+    "projected LSTM of two layers and directions": (
+        packed,
+        {"r": nn.LSTM(6, 8, proj_size=5, **TWO_WAYS), "h": nn.Linear(10, 3)},
+        SEQUENCE,
+        {f"r#{number}" if number > 1 else "r": 8 if number % 2 else 5 for number in range(1, 9)},
+    ),
+    "cell states of a projected LSTM": (
+        lambda s, x: s.h(torch.cat([(state := s.r(x)[1])[0][-1], state[1][-1]], 1)),
+        {"r": nn.LSTM(6, 8, proj_size=5, batch_first=True), "h": nn.Linear(13, 3)},
+        SEQUENCE,
+        {"r": 8, "r#2": 5},
     ),
 }
 
@@ -206,8 +222,6 @@ def test_reasons():
     reasons = dict(filter_space(net, x).left_out)
     assert "start state" in reasons["d"]
     assert "start state" in reasons["e"]
-    net, x, _ = build("projected LSTM behind a linear layer")
-    assert "proj_size" in dict(filter_space(net, x).left_out)["r"]
 
 
 def test_outputs_are_left_out():
@@ -314,3 +328,22 @@ def test_pruned_network_can_be_exported():
     small = prune(net, space, random_mask(space, 0.5))
     exported = torch.export.export(small, (x,)).module()
     torch.testing.assert_close(exported(x), small(x))
+
+
+@pytest.mark.parametrize("name", ["convolution before a GRU", "LSTM of two layers and directions"])
+def test_fast_scoring(name):
+    net, x, _ = build(name)
+    space = filter_space(net, x)
+    mask = random_mask(space, 0.5)
+    with torch.no_grad():
+        logits = CompactPath(net, space, x, len(x)).logits(Proposal.of(mask))
+        torch.testing.assert_close(logits, prune(net, space, mask)(x))
+
+
+@pytest.mark.parametrize("criterion", [filter_l1, filter_l2, fpgm, taylor])
+def test_criteria_rank_hidden_units(criterion):
+    net, x, _ = build("GRU of two layers and directions")
+    space = filter_space(net, x)
+    saliency = criterion(net, space, [(x, torch.tensor([0, 1, 2, 0]))])
+    assert saliency.shape == (space.n_units,)
+    assert (saliency > 0).all()
