@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from masksearch.spaces.coupling import FIXED, Coupling, Labels
 from masksearch.spaces.norm_rules import group_norm, repeat
-from masksearch.spaces.recurrent_rules import pack
+from masksearch.spaces.recurrent_rules import embedding, pack
 
 __all__ = ["Call", "rule_of"]
 
@@ -438,6 +438,7 @@ _RULES: dict[str, Rule] = {
     "native_layer_norm": _normalise_over,
     "native_group_norm": group_norm,
     "repeat": repeat,
+    "embedding": embedding,
     "pack_padded_sequence": pack,
     **dict.fromkeys(["addmm", "mm"], _matrix_product),
     "convolution": _convolution,

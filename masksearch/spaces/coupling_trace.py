@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_rules import Call, rule_of
-from masksearch.spaces.kept_norms import following_norms
+from masksearch.spaces.kept_norms import following_norms, may_be_norm
 from masksearch.spaces.recurrent_rules import following_recurrent
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
@@ -77,6 +77,7 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
     for name, module in model.named_modules():
         where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
         has_weights = any(True for _ in module.parameters(recurse=False))
+        has_weights = has_weights and not (norms and may_be_norm(module))  # a norm ties the channels of all its runs
 
         def enter(module: nn.Module, inputs: Any, where: str = where, has_weights: bool = has_weights) -> None:
             tracer.running.append(where)

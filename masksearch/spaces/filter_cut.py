@@ -116,6 +116,8 @@ def _fit_sizes(model: nn.Module) -> None:
                 layer.normalized_shape = tuple(layer.weight.shape)
         elif isinstance(layer, nn.GroupNorm):
             fit_group_norm(layer)
+        elif isinstance(layer, nn.Embedding):
+            layer.embedding_dim = layer.weight.shape[1]
         elif isinstance(layer, nn.RNNBase):
             fit_recurrent(layer)
         elif isinstance(layer, nn.PReLU):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from masksearch.spaces.coupling import Coupling
 
-__all__ = ["following_norms", "norms_over", "remove_norm_hooks", "set_norm_hooks"]
+__all__ = ["following_norms", "may_be_norm", "norms_over", "remove_norm_hooks", "set_norm_hooks"]
 
 Kept = Mapping[str, tuple[Tensor, int]]  # module -> (positions that it keeps, int64 (k,); dimension of the channels)
 
@@ -81,7 +81,7 @@ def following_norms(coupling: "Coupling", model: nn.Module) -> Iterator[None]:
     """
     hooks = []
     for name, module in model.named_modules():
-        if not _may_be_norm(module):
+        if not may_be_norm(module):
             continue
         where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
         marks: list[tuple[int, int]] = []
@@ -120,7 +120,8 @@ def following_norms(coupling: "Coupling", model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _may_be_norm(module: nn.Module) -> bool:
+def may_be_norm(module: nn.Module) -> bool:
+    """Return whether a module has no children, and vectors of one size as its only parameters."""
     sizes = {tuple(parameter.shape) for parameter in module.parameters(recurse=False)}
     vectors = len(sizes) == 1 and len(next(iter(sizes))) == 1 and next(iter(sizes))[0] > 1
     grouped = isinstance(module, nn.GroupNorm) and module.num_groups > 1

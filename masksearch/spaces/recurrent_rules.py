@@ -1,4 +1,4 @@
-"""Coupling rule of ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``: hidden units, and the features that feed them.
+"""Coupling rules of ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``: hidden units, and the features that feed them.
 
 A hidden unit is its rows in all gates of ``weight_ih``, ``weight_hh`` and biases, its column of ``weight_hh``, and the
 columns of the next layer. With zero parameters and a zero start state the unit stays zero: in an LSTM i = o = 1/2 and
@@ -21,7 +21,7 @@ from masksearch.utils.nested import output_tensors
 if TYPE_CHECKING:
     from masksearch.spaces.coupling_rules import Call
 
-__all__ = ["following_recurrent", "pack"]
+__all__ = ["embedding", "following_recurrent", "pack"]
 
 
 class _Pausable(Protocol):
@@ -79,6 +79,17 @@ class _Unpacking(TorchFunctionMode):
         # Padding gives all features the same value at positions of no sequence, with every mask.
         self.coupling.write(padded, [None, None, *self.coupling.labels(args[0])[1:]])
         return padded, lengths
+
+
+def embedding(coupling: Coupling, call: "Call") -> None:
+    """Make features of an embedding's columns; its rows are selected by number."""
+    weight, indices = call.arguments["weight"], call.arguments["indices"]
+    rows, columns = coupling.labels(weight)
+    coupling.fix(rows, f"{call.where} selects rows by number")
+    name = coupling.weight_name(weight)
+    if name is not None:
+        coupling.produce(name, columns)
+    coupling.write(call.result, [*[None] * indices.ndim, columns])
 
 
 def pack(coupling: Coupling, call: "Call") -> None:

@@ -75,6 +75,20 @@ class Mixer(nn.Module):
         return self.head(self.norm(self.blocks(self.embed(x) + self.positions)).mean(1))
 
 
+class Twice(nn.Module):
+    """Gated block on an embedding; its norm runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm = nn.Linear(12, 16), RMS(16)
+        self.up, self.gate, self.down = nn.Linear(16, 20), nn.Linear(16, 20), nn.Linear(20, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x):
+        y = self.embed(x)
+        return self.head(y + self.down(F.silu(self.up(self.norm(y))) * self.gate(self.norm(y)))).mean(1)
+
+
 TOKENS = torch.randn(3, 5, 12)
 UNITS = {"embed": 16, "blocks.0.up": 24, "blocks.1.up": 20}
 NETWORKS = {
@@ -82,6 +96,7 @@ NETWORKS = {
     "layer norm without bias": (Mixer(lambda size: nn.LayerNorm(size, bias=False)), TOKENS, UNITS),
     "torch's RMSNorm": (Mixer(nn.RMSNorm), TOKENS, UNITS),
     "RMSNorm written out": (Mixer(RMS), TOKENS, UNITS),
+    "norm that runs twice": (Twice(), TOKENS, {"embed": 16, "up": 20}),
     "norm without parameters": (
         Mixer(lambda size: nn.LayerNorm(size, elementwise_affine=False)),
         TOKENS,

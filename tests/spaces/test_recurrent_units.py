@@ -127,6 +127,12 @@ NETWORKS = {
         torch.randn(2, 1, 8, 12),
         {"c": 5, "r": 8, "r#2": 8},
     ),
+    "embedding before an LSTM, tied to the head": (
+        lambda s, x: F.linear(s.b(s.r(s.e(x))[0][:, -1]), s.e.weight),
+        {"e": nn.Embedding(11, 6), "r": nn.LSTM(6, 8, batch_first=True), "b": nn.Linear(8, 6)},
+        torch.arange(28).reshape(4, 7) % 11,
+        {"e": 6, "r": 8},
+    ),
     "encoder's states start the decoder": (
         lambda s, x: s.h(s.d(s.r(x)[0], s.e(x)[1])[0]),
         {
@@ -189,7 +195,7 @@ def test_masked_equals_pruned(name, density):
     space = filter_space(net, x)
     mask = random_mask(space, density)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-9)):
-        net, inputs = net.to(dtype), x.to(dtype)
+        net, inputs = net.to(dtype), x.to(dtype) if x.is_floating_point() else x
         small = prune(net, space, mask)
         with torch.no_grad(), space.applied(net, mask):
             masked, pruned = net(inputs), small(inputs)
