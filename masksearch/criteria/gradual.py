@@ -5,18 +5,20 @@ density falls (Zhu & Gupta 2017) adapts to that.
 """
 
 import copy
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
-from masksearch.criteria import CRITERIA, select
+from masksearch.criteria import saliency, select
+from masksearch.criteria.batches import Batches, is_split
 from masksearch.schedules.in_training import Gradual
 from masksearch.spaces import NetworkSpace
+from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Examples, TrainSettings, optimizer_steps, train
+from masksearch.training.examples import as_examples
 from masksearch.training.trainer import OnEpoch
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
@@ -31,7 +33,7 @@ def gradual_saliency(
     settings: TrainSettings,
     density: float | Amount | None = None,
     criterion: str = "magnitude",
-    batches: Iterable[tuple[Any, Any]] = (),
+    batches: Batches = (),
     *,
     sparsity: float | None = None,
     scope: Scope | None = None,
@@ -63,7 +65,8 @@ def gradual_saliency(
         A criterion in ``CRITERIA``. It chooses the units to prune at each step, and orders units that are pruned in the
         same step or kept to the end.
     batches, initial
-        Inputs of the criterion, as in :func:`masksearch.criteria.select`.
+        Inputs of the criterion, as in :func:`masksearch.criteria.select`; plain batches get the loss of the task of
+        ``split``.
     sparsity : float, optional
         1 - density.
     scope, on_empty, hold : str, optional
@@ -88,8 +91,10 @@ def gradual_saliency(
     final = amount.single("gradual pruning follows one number")
     if settings.epochs < 1:
         raise InputError(f"epochs: {settings.epochs}; gradual pruning takes at least 1")
-    network, batches = copy.deepcopy(model), list(batches)
-    row, begin = CRITERIA[criterion], space.full() if alive is None else alive
+    network, batches = copy.deepcopy(model), batches if is_split(batches) else list(batches)
+    task = as_examples(split).task
+    loss = None if is_split(batches) or task is CLASSIFICATION else task.loss_of
+    begin = space.full() if alive is None else alive
     outlasted, changes = torch.full((space.n_units,), -1.0, dtype=torch.float64), 0
 
     def generator() -> torch.Generator:
@@ -98,12 +103,13 @@ def gradual_saliency(
     def record(units: Tensor, mask: Mask) -> None:
         """Give units a saliency above all recorded ones, in the criterion's order; ties are broken at random."""
         nonlocal changes
-        extras: dict[str, object] = {"generator": generator()} if row.draws else {}
-        saliency = row.saliency(network, space, batches, initial=initial, alive=mask, **extras)[units]
-        shuffled = torch.randperm(len(saliency), generator=generator())
-        ranks = torch.empty(len(saliency), dtype=torch.float64)
-        ranks[shuffled[saliency[shuffled].argsort(stable=True)]] = torch.arange(len(saliency), dtype=torch.float64)
-        outlasted[units] = changes + ranks / max(1, len(saliency))
+        values = saliency(
+            criterion, network, space, batches, generator=generator(), initial=initial, alive=mask, loss=loss
+        )[units]
+        shuffled = torch.randperm(len(values), generator=generator())
+        ranks = torch.empty(len(values), dtype=torch.float64)
+        ranks[shuffled[values[shuffled].argsort(stable=True)]] = torch.arange(len(values), dtype=torch.float64)
+        outlasted[units] = changes + ranks / max(1, len(values))
         changes += 1
 
     def choose(reached: float, before: Mask) -> Mask:
@@ -112,6 +118,7 @@ def gradual_saliency(
             generator=generator(),
             initial=initial,
             alive=before,
+            loss=loss,
         )
         if mask != before:
             record(before.bits & ~mask.bits, before)

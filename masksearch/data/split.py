@@ -149,4 +149,4 @@ def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> 
         chosen.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
     index = torch.cat(chosen)
     index = index[torch.randperm(len(index), generator=generator)]
-    return split.inputs[index], split.targets[index]
+    return take(split.inputs, index), split.targets[index]

@@ -40,7 +40,8 @@ class Cell:
     rewind_to: str = "0"  # in its one spelling: ``0ep`` is ``0``
     retrain_lr: float | None = None  # None: as in the dense training
     control: str = "none"
-    data_digest: str = ""  # of the examples' content; empty: the data set's name alone stands for them
+    data_digest: str = ""  # of examples and task; empty: the data set's name alone stands for them
+    model_digest: str = ""  # of the file with the function that builds the network; empty: its name stands for it
 
     @property
     def row(self) -> Schedule:
@@ -123,6 +124,7 @@ class Cell:
             "rescores": self.searches and search.rescores,
             "anneals": self.method == "annealing",
             "samples_with_optuna": self.searches and self.searcher().settings_group == "optuna",
+            "distills": self.settings.train.distill > 0,
             "changes_masks": self.row.changes is not None,
             "detects_early_birds": self.row.detects,
         }
@@ -136,7 +138,7 @@ class Cell:
     @property
     def dense_identity(self) -> dict[str, Any]:
         """Everything that decides the trained weights of the cell's dense network, as plain values."""
-        return dense_identity(self.settings, self.schedule, self.seed, self.data_digest)
+        return dense_identity(self.settings, self.schedule, self.seed, self.data_digest, self.model_digest)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -157,6 +159,8 @@ class Cell:
         }
         if self.settings.sweep.capped:
             identity["front" if self.front else "capped"] = self.settings.sweep.capped
+        if self.settings.train.distill:
+            identity["distill"] = [self.settings.train.distill, self.settings.train.distill_temperature]
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
         rows += [(SCHEDULES, self.schedule), (OBJECTIVES, self.settings.sweep.objective)]
         if self.searches:
@@ -169,7 +173,7 @@ class Cell:
     @property
     def front_identity(self) -> dict[str, Any]:
         """Everything that decides the cell's search of a Pareto front, as plain values: equal for all caps."""
-        later = ["sparsity", "control", "schedules.save_at", "rescore_plugin"]
+        later = ["sparsity", "control", "schedules.save_at", "rescore_plugin", "distill"]
         later += ["search.rescore", "search.rescore_by", "search.rescore_steps"]
         if OBJECTIVES[self.settings.sweep.objective].of_training is None:
             later += ["schedule", "rewind_to", "epochs", "retrain_lr", "search.training_steps", "search.training_lr"]
@@ -209,15 +213,18 @@ class Cell:
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
-    """Return the training settings of the dense network, with the L1 term that the schedule needs."""
-    train, needed = settings.train, SCHEDULES[schedule].bn_l1
+    """Return the training settings of the dense network: no distillation, and the L1 term that the schedule needs."""
+    usual, needed = TrainSettings(), SCHEDULES[schedule].bn_l1
+    train = replace(settings.train, distill=usual.distill, distill_temperature=usual.distill_temperature)
     return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
 
 
-def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> dict[str, Any]:
+def dense_identity(
+    settings: Settings, schedule: str, seed: int, data_digest: str = "", model_digest: str = ""
+) -> dict[str, Any]:
     """Return everything that decides the trained weights of a seed's dense network, as plain values.
 
-    ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
+    The digests stand for the content of data and network; empty: their names alone decide.
     """
     identity = {
         "dataset": settings.sweep.dataset,
@@ -231,6 +238,8 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
         identity["image_size"] = settings.sweep.image_size
     if data_digest:
         identity["data"] = data_digest
+    if model_digest:
+        identity["network"] = model_digest
     if settings.sweep.dense != "auto":
         path = settings.sweep.dense_file(seed)
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)

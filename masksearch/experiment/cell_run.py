@@ -18,7 +18,7 @@ from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
 from masksearch.experiment.steps.retraining import mask_schedule, rewound_weights, training_plan
 from masksearch.experiment.steps.round_evaluation import round_result
-from masksearch.experiment.store.run_folder import RunFolder
+from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
 from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.pruning.physical import save_pruned
@@ -27,8 +27,7 @@ from masksearch.schedules.rounds import Round, run_rounds
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
 from masksearch.spaces import FilterSpace
-from masksearch.training import EpochRow, Training, steps_per_epoch, train
-from masksearch.training.checkpoint import remove_checkpoint
+from masksearch.training import EpochRow, Training, optimizer_steps, train
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
 from masksearch.utils.files import save_tensors
@@ -51,8 +50,7 @@ def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellR
         result = _CellRun(context, folder, callback, trackers).result()
     result.save(folder.path)
     folder.set_status("done")
-    for checkpoint in [*folder.path.rglob("retraining.safetensors"), *folder.path.rglob("supermask.safetensors")]:
-        remove_checkpoint(checkpoint)
+    remove_checkpoints(folder.path, *CHECKPOINTS)
     callback.cell_ends(cell, result)
     return result
 
@@ -130,7 +128,7 @@ class _CellRun:
     def _tracker(self, folder: Path) -> Tracker:
         """The curves of a round: one file for its search and its training, since opening a file empties it."""
         if folder not in self._trackers:
-            self._trackers[folder] = tracker = Tracker(folder)
+            self._trackers[folder] = tracker = Tracker(folder, self.data.task.metric_name)
             self._exit.callback(tracker.close)
         return self._trackers[folder]
 
@@ -197,7 +195,7 @@ class _CellRun:
             tracker.epoch(row)
             self.callback.epoch(row)
 
-        per_epoch = steps_per_epoch(len(self.data.train), plan.settings.batch_size)
+        per_epoch = optimizer_steps(self.data.train, plan.settings)
         begin, until = plan.begin * per_epoch, plan.until * per_epoch
         moments = map(Duration.parse, self.context.settings.schedules.save_at)
         schedule = None
@@ -211,6 +209,7 @@ class _CellRun:
             val=self.data.val,
             masks=None if schedule else ticket.masks,
             remask=schedule,
+            teacher=self.context.teacher(),
             begin=plan.begin,
             until=plan.until,
             seed=derive(cell.seed, "retrain"),  # the same for every method: same batches, in the same order

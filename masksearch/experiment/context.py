@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.data import Data
@@ -44,13 +45,21 @@ class CellContext:
         return self.cell.settings
 
     @property
-    def example(self) -> Tensor:
-        """One test input, (1, ...), on the CPU."""
-        return self.data.test.inputs[:1]
+    def example(self) -> Any:
+        """Inputs of one test example, (1, ...) in each tensor, on the CPU."""
+        return self.data.example(1)
 
     def initial_weights(self) -> Weights:
         """Return the dense network's initial weights, on the device."""
         return {name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()}
+
+    def teacher(self) -> nn.Module | None:
+        """Return the dense network with its best weights by validation; None without distillation."""
+        if not self.settings.train.distill:
+            return None
+        teacher = self.build()
+        teacher.load_state_dict(self.dense.weights["best"])
+        return teacher
 
     def build(self) -> nn.Module:
         """Return a new dense network on the CPU, with the initial weights of the cell's seed."""

@@ -82,7 +82,7 @@ def part_space(part: Settings, data: Data) -> NetworkSpace:
     """Return the mask space of a part of a sweep, which is the same for all seeds."""
     model = build_model(part.sweep.model, data, seed=0)
     if part.sweep.granularity == "filter":
-        return filter_space(model, data.test.inputs[:1])
+        return filter_space(model, data.example(1))
     return weight_space(model, part.scoring.layers)
 
 

@@ -69,6 +69,7 @@ ONLY_IF = {
     "annealing": "anneals",
     "optuna": "samples_with_optuna",
     "supermask": "learns",
+    "train.distill_temperature": "distills",
     "schedules.update_every": "changes_masks",
     "schedules.drop_share": "changes_masks",
     "schedules.early_bird_threshold": "detects_early_birds",

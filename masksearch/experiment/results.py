@@ -26,6 +26,7 @@ __all__ = [
     "Latency",
     "LayerCost",
     "MaskSummary",
+    "Metric",
     "NetworkCost",
     "RoundResult",
     "ScoreSummary",
@@ -42,16 +43,57 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Accuracy and loss of a masked network on the test set; None for a value that is not finite."""
+class Metric:
+    """Main metric of a task: its name, its direction, and its form in tables. Accuracies are in percent."""
 
-    test_accuracy: float | None  # in [0, 1]
+    name: str = "accuracy"
+    higher_is_better: bool = True
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether the metric is the accuracy, which tables give in percent."""
+        return self.name == "accuracy"
+
+    @property
+    def scale(self) -> float:
+        """Factor of values in tables: 100 for accuracies, 1 for other metrics."""
+        return 100.0 if self.is_accuracy else 1.0
+
+    @property
+    def unit(self) -> str:
+        """Text behind values: " %" for accuracies, nothing for other metrics."""
+        return " %" if self.is_accuracy else ""
+
+    @property
+    def digits(self) -> int:
+        """Decimal places in tables."""
+        return 2 if self.is_accuracy else 3
+
+    @property
+    def worst(self) -> float:
+        """Value that stands for a training that diverged."""
+        return 0.0 if self.is_accuracy else -self.score(math.inf)
+
+    def score(self, value: float) -> float:
+        """Return the value, with the other sign where lower is better."""
+        return value if self.higher_is_better else -value
+
+    def text(self, value: float | None) -> str:
+        """Return a value with its unit, such as ``97.31 %``."""
+        return f"{math.nan if value is None else self.scale * value:6.{self.digits}f}{self.unit}"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Main metric and loss of a masked network on the test set; None for a value that is not finite."""
+
+    test_accuracy: float | None  # the metric of the task; in classification the accuracy, in [0, 1]
     test_loss: float | None
 
 
 @dataclass(frozen=True)
 class TrainedAccuracy(Accuracy):
-    """Accuracy and loss of a ticket after its training; of the untrained ticket where there are no epochs."""
+    """Main metric and loss of a ticket after its training; of the untrained ticket where there are no epochs."""
 
     constant_outputs: int  # outputs that are equal for all test examples
     val_accuracy: float | None = None  # None: not trained
@@ -62,16 +104,16 @@ class TrainedAccuracy(Accuracy):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Scores of a mask by the objective and by accuracy, with the number of scorings of its search."""
+    """Scores of a mask by the objective and by the task's metric, with the number of scorings of its search."""
 
     objective: str
     scorings: int  # by a search; 0 otherwise
     search_score: float | None  # on the search examples
-    search_accuracy: float | None
+    search_accuracy: float | None  # the metric of the task
     rest_score: float | None  # on the rest of the validation examples
     rest_accuracy: float | None
     gap: float | None  # optimism gap: search score minus rest score
-    accuracy_gap: float | None
+    accuracy_gap: float | None  # the same of the metric; with the other sign where lower is better
     foreign_trials: int = 0  # trials of other searches that shared the study
     rescored: dict[str, float] = field(default_factory=dict)  # "search 1", ..., criteria -> score when scored again
     kept: str | None = None  # the criterion whose mask scored better than the search's best when both were scored again
@@ -160,6 +202,8 @@ class DenseResult:
     best_val_epoch: int | None
     diverged: bool
     epochs: list[EpochRow] = field(default_factory=list)  # none where the weights come from a file, or in a cell
+    metric_name: str = "accuracy"  # of the test results, here and in the results of cells
+    higher_is_better: bool = True
 
     @classmethod
     def load(cls, folder: Path) -> "DenseResult":
@@ -169,6 +213,11 @@ class DenseResult:
     def save(self, folder: Path) -> None:
         """Write the result to ``metrics.json`` in ``folder``."""
         _write(folder, msgspec.to_builtins(self))
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the test results."""
+        return Metric(self.metric_name, self.higher_is_better)
 
     @property
     def without_epochs(self) -> "DenseResult":
@@ -251,6 +300,11 @@ class CellResult:
     def setting(self, name: str) -> Any:
         """Return the value of the setting ``name`` in the first group that has it; None if no group has it."""
         return find_setting(self.settings, name)
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the test and validation results."""
+        return self.dense.metric
 
     @property
     def last(self) -> RoundResult:

@@ -1,7 +1,10 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
+import hashlib
+import inspect
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -9,24 +12,26 @@ import torch
 
 from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
-from masksearch.data import Data
+from masksearch.data import DATASETS, Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.processes import run_in_processes
 from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space, run_inline
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.machine import describe_machine, plan_workers, prepare
 from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
-from masksearch.experiment.store.run_folder import is_done, locked
+from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
-from masksearch.models.timm_models import check_timm_name
 from masksearch.models.torchvision_models import torchvision_names
 from masksearch.schedules import SCHEDULES
+from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import NetworkSpace
-from masksearch.training import steps_per_epoch
+from masksearch.tasks import Task
+from masksearch.training import optimizer_steps
 from masksearch.training.duration import Duration
 from masksearch.training.slimming import Slimming
 from masksearch.utils.errors import InputError
@@ -86,12 +91,18 @@ def run_sweep(
         plan = plan_workers(parts, [part.data for part in loaded], len(to_do), device)
         networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
         content = {
-            "settings": [part.as_dict() for part in parts],
+            "settings": [part.settings.as_dict() for part in loaded],
+            "given": [part.as_dict() for part in parts],
             "machine": describe_machine(device, plan),
             "cells": [cell.folder for cell in cells],
             "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
         }
+        if content["given"] == content["settings"]:
+            del content["given"]
         write_json(path / "sweep.json", content)
+        for cell in cells:  # an interruption may have left checkpoints of finished cells
+            if is_done(path / cell.folder):
+                remove_checkpoints(path / cell.folder, *CHECKPOINTS)
         callback.sweep_begins(cells, to_do)
         groups = _groups(loaded, to_do, known)
         if plan.workers > 1:
@@ -117,6 +128,7 @@ def _groups(loaded: Sequence["_Part"], to_do: Container[Cell], known: Container[
 class _Part:
     """A part of a sweep, and what its cells have in common."""
 
+    settings: Settings
     cells: list[Cell]
     dense: list[Cell]  # stand for the dense networks of all seeds: of no method
     data: Data
@@ -131,13 +143,43 @@ def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
         key = data_key(part)
         if key not in data:
             data[key] = load_part(part)
-        digest = data[key].digest() if part.sweep.has_own_data else ""
-        cells = [replace(cell, data_digest=digest) for cell in grid(part)]
-        plain = product(part.sweep.seed_range, _plain(part))
-        dense = [Cell(part, "", 0.0, "0", seed, name, data_digest=digest) for seed, name in plain]
-        space = _check(part, data[key], cells, dense)
-        loaded.append(_Part(cells, dense, data[key], space))
+        used = _for_task(part, data[key].task)
+        cells = grid(used)
+        dense = [Cell(used, "", 0.0, "0", seed, name) for seed, name in product(used.sweep.seed_range, _plain(used))]
+        digest = partial(replace, data_digest=_data_digest(used, data[key]), model_digest=_model_digest(used))
+        cells, dense = (list(map(digest, some)) for some in (cells, dense))
+        space = _check(used, data[key], cells, dense)
+        loaded.append(_Part(used, cells, dense, data[key], space))
     return loaded
+
+
+def _for_task(part: Settings, task: Task) -> Settings:
+    """Return the settings, with the loss as objective where the usual objective is not defined for the task."""
+    usual = SweepSettings().objective
+    if part.sweep.objective != usual or OBJECTIVES[usual].fits(task):
+        return part
+    return part.with_changes({"sweep": {"objective": "loss"}})
+
+
+def _data_digest(part: Settings, data: Data) -> str:
+    """Return a digest of the examples and the task of a user's function; empty for data sets of the table.
+
+    Streamed examples count by number and by the identity that the user has given them.
+    """
+    if part.sweep.dataset.partition(":")[0] in DATASETS:
+        return ""
+    content: object = data.digest()
+    if data.streamed:
+        content = [[split.identity, len(split)] for split in (data.train, data.val, data.test)]
+    return short_hash({"content": content, "task": data.task.identity})
+
+
+def _model_digest(part: Settings) -> str:
+    """Return a digest of the file with the user's function that builds the network; empty for networks of the table."""
+    if not is_own_function(part.sweep.model):
+        return ""
+    file = inspect.getsourcefile(inspect.unwrap(import_function(part.sweep.model, "model")))
+    return "" if file is None else short_hash({"file": hashlib.sha256(Path(file).read_bytes()).hexdigest()})
 
 
 def _plain(part: Settings) -> list[str]:
@@ -199,19 +241,20 @@ def _check_without_data(parts: Sequence[Settings]) -> None:
 
 def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell]) -> NetworkSpace:
     """Check everything that can be known before the first epoch; return the space, which is the same for all seeds."""
-    steps = steps_per_epoch(len(data.train), settings.train.batch_size)
+    steps = optimizer_steps(data.train, settings.train)
     for moment in {*moments_of([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
-    counts = data.train.targets.bincount(minlength=data.classes) if data.task.classifies else None
-    smallest = settings.scoring.examples_per_class if counts is None else int(counts.min())
+    _check_objectives(settings, data.task)
     criteria = [cell.method for cell in cells if cell.method in CRITERIA]
     if any(cell.searches for cell in cells):
         criteria += [source.name for source in settings.search.sources]
-    if any(CRITERIA[name].needs_batches for name in criteria) and settings.scoring.examples_per_class > smallest:
-        raise InputError(
-            f"examples_per_class: {settings.scoring.examples_per_class}; "
-            f"the smallest class has {smallest} training examples"
-        )
+    if any(CRITERIA[name].needs_batches for name in criteria) and data.task.classifies and data.train.resident:
+        smallest = int(data.train.targets.bincount(minlength=data.classes or 0).min())
+        if settings.scoring.examples_per_class > smallest:
+            raise InputError(
+                f"examples_per_class: {settings.scoring.examples_per_class}; "
+                f"the smallest class has {smallest} training examples"
+            )
     model = build_model(settings.sweep.model, data, seed=0)
     if settings.sweep.dense != "auto":
         for seed in settings.sweep.seed_range:
@@ -228,6 +271,14 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
         if not row.needs_batches and not row.draws:
             row.saliency(model, space, [], initial=model.state_dict(), alive=None)  # raises where it knows no value
     return space
+
+
+def _check_objectives(settings: Settings, task: Task) -> None:
+    """Raise an error if an objective is not defined for the task of the data."""
+    for setting, name in (("objective", settings.sweep.objective), ("rescore_by", settings.search.rescore_by)):
+        if name is not None and not OBJECTIVES[name].fits(task):
+            fitting = ", ".join(own for own, row in OBJECTIVES.items() if row.fits(task))
+            raise InputError(f"{setting}: {name}; it is for classification; allowed for {task.name} are {fitting}")
 
 
 def _check_control(cell: Cell) -> None:

@@ -17,28 +17,34 @@ from masksearch.searching.history_store import incumbents
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow
 
-__all__ = ["LAYOUT", "SearchCurves", "Tracker"]
+__all__ = ["SearchCurves", "Tracker", "charts"]
 
 
-LAYOUT = {
-    "Search": {
-        "score, best, current": ["Multiline", ["search/score", "search/best", "search/current"]],
-        "temperature and radius": ["Multiline", ["search/temperature", "search/radius"]],
-        "distance to the start and to the best": ["Multiline", ["search/hamming_start", "search/hamming_best"]],
-        "density of the layers": ["Multiline", ["density/.*"]],
-    },
-    "Training": {
-        "accuracy": ["Multiline", ["val/accuracy", "train/accuracy"]],
-        "loss": ["Multiline", ["val/loss", "train/loss"]],
-        "learning rate": ["Multiline", ["train/lr"]],
-    },
+_SEARCH_CHARTS: dict[str, list[object]] = {
+    "score, best, current": ["Multiline", ["search/score", "search/best", "search/current"]],
+    "temperature and radius": ["Multiline", ["search/temperature", "search/radius"]],
+    "distance to the start and to the best": ["Multiline", ["search/hamming_start", "search/hamming_best"]],
+    "density of the layers": ["Multiline", ["density/.*"]],
 }
-"""Charts of TensorBoard's tab Custom Scalars: category -> title -> kind of chart and the tags of its curves."""
 _POINTS = 1000  # of a curve, about
 _MASKS = 8  # of a search, as pictures
 _PIXELS = 48  # of a picture's side, at most
 _LAYERS = 12  # with a picture each, at most
 _SHARES = np.append(0.0, 1.1 ** np.arange(-100.0, 2.0))  # borders of a histogram's bins: 10 % apart, up to 1.1
+
+
+def charts(metric: str = "accuracy") -> dict[str, dict[str, list[object]]]:
+    """Return charts of TensorBoard's tab Custom Scalars: category -> title -> kind of chart and tags of its curves."""
+    training: dict[str, list[object]] = {
+        metric: ["Multiline", [f"val/{_tag(metric)}", f"train/{_tag(metric)}"]],
+        "loss": ["Multiline", ["val/loss", "train/loss"]],
+        "learning rate": ["Multiline", ["train/lr"]],
+    }
+    return {"Search": _SEARCH_CHARTS, "Training": training}
+
+
+def _tag(metric: str) -> str:
+    return metric.replace(" ", "_")
 
 
 class Tracker:
@@ -51,15 +57,17 @@ class Tracker:
     ----------
     folder : Path
         The run's folder; it holds the event file.
+    metric : str
+        Name of the task's metric, for the tags of its curves.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, metric: str = "accuracy") -> None:
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         from torch.utils.tensorboard import SummaryWriter  # here: importing it takes 0.3 s, and only runs need it
 
-        self._folder, self._writer = folder, SummaryWriter(str(folder))
-        self._writer.add_custom_scalars(LAYOUT)
+        self._folder, self._metric, self._writer = folder, _tag(metric), SummaryWriter(str(folder))
+        self._writer.add_custom_scalars(charts(metric))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add one point to each of several curves, by tag; NaN is left out."""
@@ -72,9 +80,9 @@ class Tracker:
         """Add an epoch to the curves of a training: ``train/...``, ``val/...``."""
         values = {
             "train/loss": row.train_loss,
-            "train/accuracy": row.train_accuracy,
+            f"train/{self._metric}": row.train_metric,
             "val/loss": row.val_loss,
-            "val/accuracy": row.val_accuracy,
+            f"val/{self._metric}": row.val_metric,
             "train/lr": row.lr,
         }
         self.scalars({tag: value for tag, value in values.items() if value is not None}, row.epoch)
@@ -100,9 +108,9 @@ class Tracker:
         """Add the cell's row of the hparams tab; ``lr`` is the learning rate of retraining."""
         names = ("method", "sparsity", "find_at", "seed", "schedule", "n_rounds", "rewind_to", "control")
         final = {
-            "final/untrained_test_accuracy": result.untrained.test_accuracy,
-            "final/trained_test_accuracy": result.trained.test_accuracy,
-            "final/val_accuracy": result.trained.val_accuracy,
+            f"final/untrained_test_{self._metric}": result.untrained.test_accuracy,
+            f"final/trained_test_{self._metric}": result.trained.test_accuracy,
+            f"final/val_{self._metric}": result.trained.val_accuracy,
             "final/search_score": result.score.search_score,
             "final/optimism_gap": result.score.accuracy_gap,
             "final/params": result.cost.nonzero_params,

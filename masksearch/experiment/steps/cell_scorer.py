@@ -2,10 +2,10 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
-from masksearch.data import Split
 from masksearch.experiment.cell import AUTO
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.steps.retraining import rewound_weights, training_plan
@@ -18,7 +18,7 @@ __all__ = ["cell_scorer", "scored_network"]
 def cell_scorer(
     context: CellContext,
     model: nn.Module,
-    examples: Split,
+    examples: Any,
     *,
     objective: str | None = None,
     steps: int | None = None,

@@ -1,14 +1,20 @@
 """A cell's criteria: saliencies and masks at the weights that a network has."""
 
+import torch
 from torch import Tensor, nn
 
 from masksearch.core.amount import Amount
 from masksearch.core.mask import Mask
-from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, select
+from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, saliency, select
+from masksearch.criteria.batches import Batches
+from masksearch.data import Split
 from masksearch.experiment.context import CellContext
+from masksearch.tasks import CLASSIFICATION
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["criterion_batches", "criterion_mask", "criterion_saliency", "rank_units"]
+
+_CLASSES = 10  # that stand for the classes in tasks without classes
 
 
 def criterion_mask(
@@ -40,18 +46,37 @@ def criterion_mask(
 
 def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, alive: Mask | None = None) -> Tensor:
     """Return a criterion's saliency of all units, (n_units,), for the weights of ``model``."""
-    row = CRITERIA[criterion]
-    extras = {"generator": torch_generator(context.cell.seed, "criterion", criterion)} if row.draws else {}
-    batches = criterion_batches(context, criterion)
-    return row.saliency(model, context.space, batches, initial=context.initial_weights(), alive=alive, **extras)
+    return saliency(
+        criterion,
+        model,
+        context.space,
+        criterion_batches(context, criterion),
+        generator=torch_generator(context.cell.seed, "criterion", criterion),
+        initial=context.initial_weights(),
+        alive=alive,
+    )
 
 
-def criterion_batches(context: CellContext, criterion: str) -> list[tuple[Tensor, Tensor]]:
-    """Return the batches that a criterion uses: none, or one class-balanced batch of training examples by seed."""
+def criterion_batches(context: CellContext, criterion: str) -> Batches:
+    """Return the training examples that a criterion uses: none, or a seed's choice, with the loss of their task.
+
+    In classification with examples in memory there are equally many of every class. In other tasks there are 10 times
+    as many as the setting ``examples_per_class``: the first ones of a random order, or of a loader.
+    """
     if not CRITERIA[criterion].needs_batches:
         return []
     generator = torch_generator(context.cell.seed, "criterion", "images")
-    return [balanced_batch(context.data.train, context.settings.scoring.examples_per_class, generator)]
+    split, per_class = context.data.train, context.settings.scoring.examples_per_class
+    if split.task.classifies and split.resident:
+        inputs, targets = balanced_batch(split, per_class, generator)
+        return [(inputs, targets)] if split.task is CLASSIFICATION else Split(inputs, targets, split.task)
+    n = min(len(split), per_class * (context.data.classes or _CLASSES))
+    if split.own_order:
+        inputs, targets = split.sample(n)
+        return Split(inputs, targets, split.task)
+    order = torch.randperm(len(split), generator=generator)[:n]
+    [(inputs, targets)] = split.batches(order, [n])
+    return Split(inputs, targets, split.task)
 
 
 def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
@@ -61,7 +86,7 @@ def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
     """
     row = CRITERIA[context.cell.method]
     if not row.needs_batches and not row.draws:
-        saliency = criterion_saliency(context, model, context.cell.method)
-        if all(saliency[layer.slice].min() == saliency[layer.slice].max() for layer in context.space.layers):
+        values = criterion_saliency(context, model, context.cell.method)
+        if all(values[layer.slice].min() == values[layer.slice].max() for layer in context.space.layers):
             return None
     return criterion_mask(context, model, context.cell.amounts(context.space)[-1])

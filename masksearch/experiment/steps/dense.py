@@ -13,7 +13,7 @@ from masksearch.experiment.identity import short_hash
 from masksearch.experiment.results import DenseResult
 from masksearch.experiment.steps.early_bird_detector import EarlyBirdDetector
 from masksearch.experiment.steps.network_costs import network_cost
-from masksearch.experiment.store.run_folder import RunFolder, locked
+from masksearch.experiment.store.run_folder import RunFolder, locked, remove_checkpoints
 from masksearch.experiment.store.weights_file import read_weights_file
 from masksearch.experiment.tensorboard import Tracker
 from masksearch.models import build_model
@@ -24,6 +24,7 @@ from masksearch.training.duration import Duration
 from masksearch.training.record import Weights, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, save_tensors
+from masksearch.utils.nested import to_device
 from masksearch.utils.seeds import derive
 
 __all__ = ["dense_folder", "dense_network"]
@@ -76,6 +77,8 @@ def dense_network(
                 task.train(needed, list(detectors.values()), on_epoch)
             else:
                 task.take_from_file()
+        else:  # an interruption may have left a checkpoint of the finished training
+            remove_checkpoints(path, "checkpoint_*.safetensors")
         result = DenseResult.load(folder.path)
         if result.diverged:
             raise InputError(
@@ -101,7 +104,7 @@ class _DenseTask:
         folder.set_status("training")
         model: nn.Module = build_model(cell.settings.sweep.model, data, seed=cell.seed)
         initial = DenseNetwork({"0": copy_weights(model)})
-        tracker = Tracker(folder.path)
+        tracker = Tracker(folder.path, data.task.metric_name)
 
         def report(row: EpochRow) -> None:
             for detector in detectors if row.finite else ():  # weights that diverged can't be ranked
@@ -146,19 +149,21 @@ class _DenseTask:
     def _finish(self, model: nn.Module, best: Weights, training: Training | None) -> None:
         """Write ``metrics.json``: the last and the best state on the test set, costs, and the training's epochs."""
         last = evaluate(model, self.data.test, device=self.device)
-        cost = network_cost(model, {}, self.data.test.inputs[:1].to(self.device))
+        cost = network_cost(model, {}, to_device(self.data.example(1), self.device))
         model.load_state_dict(best)
         state = evaluate(model, self.data.test, device=self.device)
         DenseResult(
-            test_accuracy=last.accuracy,
+            test_accuracy=last.metric,
             test_loss=last.loss,
-            best_test_accuracy=state.accuracy,
+            best_test_accuracy=state.metric,
             best_test_loss=state.loss,
             cost=cost,
             best_val_epoch=training.best.epoch if training and training.best else None,
             diverged=bool(training and training.diverged),
             epochs=list(training.epochs) if training else [],
             seed=self.cell.seed,
+            metric_name=self.data.task.metric_name,
+            higher_is_better=self.data.task.higher_is_better,
         ).save(self.folder.path)
         self.folder.set_status("done")
 

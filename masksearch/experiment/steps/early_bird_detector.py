@@ -60,7 +60,7 @@ class EarlyBirdDetector:
 
 def detector_name(cell: Cell) -> str:
     """Return a hash that is equal for cells with the same masks after every epoch of the dense training."""
-    later = ["rewind_to", "epochs", "retrain_lr", "control", "schedules.save_at"]
+    later = ["rewind_to", "epochs", "retrain_lr", "control", "schedules.save_at", "distill"]
     return short_hash(without(cell.identity, later))
 
 

@@ -12,6 +12,7 @@ from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.results import Latency, LayerCost, NetworkCost
 from masksearch.spaces import FilterSpace
+from masksearch.utils.nested import Nested, call_model, map_tensors, to_device
 
 __all__ = ["network_cost", "ticket_costs"]
 
@@ -28,7 +29,7 @@ def ticket_costs(
     """
     pruned = isinstance(context.space, FilterSpace) and not mask.empty_layers()
     masks = {} if pruned else context.space.parameter_masks(mask)
-    example, full = context.example.to(context.device), context.build().to(context.device)
+    example, full = to_device(context.example, context.device), context.build().to(context.device)
     return (
         network_cost(network, masks, example),
         _layer_costs(network, masks, full, example),
@@ -36,7 +37,7 @@ def ticket_costs(
     )
 
 
-def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Tensor) -> NetworkCost:
+def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Nested) -> NetworkCost:
     """Return parameters, MACs (1 MAC = 2 FLOPs), bytes, and peak memory of a forward pass of one example.
 
     Effective MACs: each layer's MACs times its density under ``masks`` (parameter name -> bool tensor of its shape).
@@ -61,7 +62,7 @@ def network_cost(network: nn.Module, masks: Mapping[str, Tensor], example: Tenso
 
 
 def _layer_costs(
-    network: nn.Module, masks: Mapping[str, Tensor], full: nn.Module, example: Tensor
+    network: nn.Module, masks: Mapping[str, Tensor], full: nn.Module, example: Nested
 ) -> dict[str, LayerCost]:
     """For every layer of the full network: its MACs and weights, and what ``network`` has left under ``masks``."""
     whole, left = cost.macs(full, example).per_layer, cost.macs(network, example).per_layer
@@ -82,7 +83,7 @@ def _layer_costs(
     return layers
 
 
-def _latency(network: nn.Module, full: nn.Module, example: Tensor, seconds: float) -> Latency:
+def _latency(network: nn.Module, full: nn.Module, example: Nested, seconds: float) -> Latency:
     """Median seconds of a forward pass of 1 and of 64 examples, of the ticket and of the dense network in turn.
 
     Each measurement takes ``seconds``, or longer for at least 11 runs of both networks.
@@ -92,8 +93,13 @@ def _latency(network: nn.Module, full: nn.Module, example: Tensor, seconds: floa
     network.eval(), full.eval()
     with torch.no_grad():
         for size in _BATCHES:
-            batch = example[:1].expand(size, *example.shape[1:]).contiguous().to(device)
-            runs = {"ticket": partial(network, batch), "dense": partial(full, batch)}
+            batch = map_tensors(partial(_repeated, size), to_device(example, device))
+            runs = {"ticket": partial(call_model, network, batch), "dense": partial(call_model, full, batch)}
             for name, timing in cost.time_runs(runs, device, seconds, _LATENCY_RUNS).items():
                 measured[f"{name}_batch_{size}"] = timing.median
     return Latency(**measured)
+
+
+def _repeated(size: int, tensor: Tensor) -> Tensor:
+    """Return the first example of a tensor ``size`` times, (size, ...)."""
+    return tensor[:1].expand(size, *tensor.shape[1:]).contiguous()

@@ -12,7 +12,7 @@ from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.experiment.steps.criterion import criterion_mask
 from masksearch.models import build_model
 from masksearch.schedules.in_training import Gradual, Kind, Regrowing
-from masksearch.training import TrainSettings, steps_per_epoch
+from masksearch.training import TrainSettings, optimizer_steps
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
 from masksearch.utils.seeds import derive
@@ -56,7 +56,7 @@ def training_plan(context: CellContext, found_at: str, epochs: int | None) -> Tr
     if cell.retrain_lr is not None:
         settings = replace(settings, lr=cell.retrain_lr)
     elif moment is not None:
-        per_epoch = steps_per_epoch(len(context.data.train), settings.batch_size)
+        per_epoch = optimizer_steps(context.data.train, settings)
         begin = min(total, moment.steps(per_epoch, total) // per_epoch)
     if not begin:
         epochs = total if epochs is None else epochs

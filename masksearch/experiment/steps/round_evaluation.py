@@ -1,12 +1,12 @@
 """The evaluation of a finished round: scores of its mask, and accuracies with the weights of four moments."""
 
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
-from masksearch.data import Split
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.results import (
     Accuracy,
@@ -21,20 +21,22 @@ from masksearch.experiment.steps.mask_finder import MaskResult
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.schedules.rounds import Round
 from masksearch.scoring import OBJECTIVES, Scorer
+from masksearch.tasks import CLASSIFICATION
 from masksearch.training import evaluate
 from masksearch.training.record import Weights
+from masksearch.utils.nested import call_model, output_tensors, to_device
 
 __all__ = ["mask_scores", "round_result"]
 
-_TESTED_FOR_CONSTANTS = 100  # test examples
+_TESTED_FOR_CONSTANTS = 100  # test examples; a tenth of them where every example has many outputs
 
 
 def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult:
-    """Evaluate a finished round; return the size and the scores of its mask, its accuracies and its seconds.
+    """Evaluate a finished round; return the size and the scores of its mask, its test results and its seconds.
 
-    Test accuracy and loss under the mask: ``found`` at the weights that it was found at, which are those of the last
-    round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best weights of the
-    dense network by validation ("@w0"); ``trained`` after the last epoch.
+    Metric and loss on the test set under the mask: ``found`` at the weights that it was found at, which are those of
+    the last round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
+    weights of the dense network by validation ("@w0"); ``trained`` after the last epoch.
     """
     found, training = round_.found, round_.training
     moments = {
@@ -50,7 +52,7 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
         if same is None:
             began = perf_counter()
             result = evaluate(_ticket(context, round_.mask, weights), context.data.test, device=context.device)
-            tested[name], seconds = Accuracy(result.accuracy, result.loss), perf_counter() - began
+            tested[name], seconds = Accuracy(result.metric, result.loss), perf_counter() - began
         else:
             tested[name] = tested[same]
     model = context.build()
@@ -69,10 +71,10 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
             test_accuracy=tested["trained"].test_accuracy,
             test_loss=tested["trained"].test_loss,
             constant_outputs=_constant_outputs(context, trained),
-            val_accuracy=epochs[-1].val_accuracy if epochs else None,
+            val_accuracy=epochs[-1].val_metric if epochs else None,
             best_val_epoch=training.best.epoch if training and training.best else None,
             diverged=bool(training and training.diverged),
-            rest_accuracy=None if rest is None else rest.accuracy,
+            rest_accuracy=None if rest is None else rest.metric,
         ),
         mask=_summary(round_.mask),
         epochs=epochs,
@@ -86,28 +88,30 @@ def mask_scores(context: CellContext, model: nn.Module, round_: Round[MaskResult
     No search has seen an example of the rest of the validation examples; but where the best masks were scored again,
     the rest chose among them.
     """
-    found, objective = round_.found, context.settings.sweep.objective
+    found, objective, task = round_.found, context.settings.sweep.objective, context.data.task
     search, rest = context.data.search, context.data.rest
     later = context.cell.trained_before(round_.number)
 
-    def score(examples: Split) -> float:
+    def score(examples: Any) -> float:
         return cell_scorer(context, model, examples, later=later)(round_.mask).value
 
-    def accuracy(examples: Split) -> float:
-        return Scorer(scored_network(context, model), context.space, examples, "accuracy")(round_.mask).value
+    def metric(examples: Any) -> float:
+        """Return the task's metric, which the score has with the other sign where lower is better."""
+        name = "accuracy" if task is CLASSIFICATION else "metric"
+        return task.score(Scorer(scored_network(context, model), context.space, examples, name)(round_.mask).value)
 
     search_score = score(search)
     rest_score = search_score if OBJECTIVES[objective].images == 0 else score(rest)
-    search_accuracy, rest_accuracy = accuracy(search), accuracy(rest)
+    search_metric, rest_metric = metric(search), metric(rest)
     return ScoreSummary(
         objective=objective,
         scorings=found.scorings,
         search_score=search_score,
-        search_accuracy=search_accuracy,
+        search_accuracy=search_metric,
         rest_score=rest_score,
-        rest_accuracy=rest_accuracy,
+        rest_accuracy=rest_metric,
         gap=search_score - rest_score,
-        accuracy_gap=search_accuracy - rest_accuracy,
+        accuracy_gap=task.score(search_metric) - task.score(rest_metric),
         foreign_trials=found.foreign_trials,
         rescored=dict(found.rescored),
         kept=found.kept,
@@ -121,9 +125,11 @@ def _ticket(context: CellContext, mask: Mask, weights: Weights) -> nn.Module:
 def _constant_outputs(context: CellContext, network: nn.Module) -> int:
     """Outputs of the trained network that are equal for all of some test examples: cut off, or dead."""
     network.to(context.device).eval()
+    task = context.data.task
+    n = _TESTED_FOR_CONSTANTS if task.select is None else _TESTED_FOR_CONSTANTS // 10
     with torch.no_grad():
-        logits = network(context.data.test.inputs[:_TESTED_FOR_CONSTANTS].to(context.device))
-    return int((logits == logits[:1]).all(0).sum())
+        outputs = task.read(call_model(network, to_device(context.data.example(n), context.device)))
+    return sum(int((part == part[:1]).all(0).sum()) for part in output_tensors(outputs))
 
 
 def _equal(one: Weights, other: Weights) -> bool:

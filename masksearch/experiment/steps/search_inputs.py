@@ -83,7 +83,7 @@ class SearchInputs:
             self.model,
             context.space,
             context.data.train,
-            replace(train, epochs=epochs, bn_l1=0.0, lr_schedule=lr_schedule),
+            replace(train, epochs=epochs, bn_l1=0.0, lr_schedule=lr_schedule, stop_after=None, distill=0.0),
             self.amount,
             name,
             criterion_batches(context, name),

@@ -13,7 +13,10 @@ from masksearch.utils import locks
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
 
-__all__ = ["RunFolder", "free_name", "is_done", "locked", "renamed"]
+__all__ = ["CHECKPOINTS", "RunFolder", "free_name", "is_done", "locked", "remove_checkpoints", "renamed"]
+
+CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
+"""Names of the checkpoints in the folders of cells."""
 
 
 @contextmanager
@@ -69,6 +72,13 @@ def is_done(path: Path) -> bool:
     return status.exists() and read_json(status)["stage"] == "done"
 
 
+def remove_checkpoints(path: Path, *patterns: str) -> None:
+    """Remove checkpoints of these names or patterns, and their lock files, from a folder and all folders in it."""
+    for pattern in patterns:
+        for file in [*path.rglob(pattern), *path.rglob(f"{pattern}.lock")]:
+            file.unlink(missing_ok=True)
+
+
 def free_name(parts: Sequence[Settings]) -> str:
     """Return a sweep name whose folder holds no sweep with other settings: NAME, NAME-2, NAME-3, ...
 
@@ -79,9 +89,14 @@ def free_name(parts: Sequence[Settings]) -> str:
     for number in count(1):
         name = run.name if number == 1 else f"{run.name}-{number}"
         file = Path(run.runs) / name / "sweep.json"
-        if not file.exists() or [_compared(part) for part in read_json(file)["settings"]] == wanted:
+        if not file.exists() or [_compared(part) for part in _given(read_json(file))] == wanted:
             return name
     raise AssertionError("there is always a free name")
+
+
+def _given(sweep: Mapping[str, Any]) -> list[dict[str, object]]:
+    """The settings of a sweep as they were given, before the task of the data changed any of them."""
+    return sweep.get("given", sweep["settings"])
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:

@@ -21,7 +21,7 @@ from masksearch.scoring.short_training.batched_training import BatchedNetworks, 
 from masksearch.scoring.short_training.dead_units import effective_network
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tasks import CLASSIFICATION
-from masksearch.training import Training, TrainSettings, evaluate, steps_per_epoch, train
+from masksearch.training import Training, TrainSettings, evaluate, optimizer_steps, train
 from masksearch.training.input_check import check_inputs
 from masksearch.training.record import copy_weights
 from masksearch.utils.errors import InputError
@@ -107,16 +107,16 @@ class ShortTraining:
         self._device = torch.device(device or next(model.parameters()).device)
         self._model = copy.deepcopy(model).to(self._device)
         self._weights = copy_weights(self._model)
-        self._epochs = math.ceil(steps / steps_per_epoch(len(train_split), settings.batch_size))
-        images = round(steps * min(settings.batch_size, len(train_split)) / self._epochs)
+        self._epochs = math.ceil(steps / optimizer_steps(train_split, settings))
+        images = round(steps * min(settings.batch_size * settings.accumulate, len(train_split)) / self._epochs)
         if images < len(train_split):
             drawn = torch.randperm(len(train_split), generator=torch_generator(seed, "short training"))[:images]
             train_split = _drawn(train_split, drawn)
         self._train, self._val = _held(train_split, self._device), _held(val_split, self._device)
         self._fast = _has_fast_trainings(train_split) and _has_fast_trainings(val_split)
-        # A short training ends before a plateau of the loss can be detected.
+        # A short training has no validation loss and no teacher, and ends before a plateau can be detected.
         lr_schedule = "constant" if settings.lr_schedule == "plateau" else settings.lr_schedule
-        self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule)
+        self._settings = replace(settings, bn_l1=0.0, lr_schedule=lr_schedule, stop_after=None, distill=0.0)
         self._begin, self._seed, self._augment = begin, seed, augment
         for name, split in (("train", self._train), ("val", self._val)):
             check_inputs(self._model, split, self._device, None, name)
