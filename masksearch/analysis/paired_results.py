@@ -14,7 +14,7 @@ __all__ = ["CellKind", "ControlRow", "PairedRow", "control_rows", "different_set
 
 @dataclass(frozen=True)
 class ControlRow:
-    """Test accuracies of a control and its ticket after the last epoch, over the seeds that both are finished for."""
+    """Test metrics of a control and its ticket after the last epoch, over the seeds that both are finished for."""
 
     group: Group
     treated: Estimate  # the ticket as it is
@@ -66,10 +66,10 @@ class CellKind:
 
 @dataclass(frozen=True)
 class PairedRow:
-    """Test accuracies of one kind of cell in every sweep, over seeds."""
+    """Test metrics of one kind of cell in every sweep, over seeds."""
 
     kind: CellKind
-    trained: tuple[Estimate, ...]  # test accuracy after the last epoch, of every sweep; without numbers: no such cell
+    trained: tuple[Estimate, ...]  # test metric after the last epoch, of every sweep; without numbers: no such cell
     difference: tuple[Estimate, ...]  # to the first sweep, over the seeds that both have
 
 
@@ -107,7 +107,7 @@ def different_settings(results: Sequence[SweepResult]) -> dict[str, tuple[str, .
 
 
 def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
-    """Return test accuracies of every kind of cell in all sweeps, with differences to the first sweep seed by seed.
+    """Return test metrics of every kind of cell in all sweeps, with differences to the first sweep seed by seed.
 
     Equal seeds share splits, order and initial weights where the settings agree. Rows are in order of sparsity.
     """
@@ -122,7 +122,7 @@ def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
 
 
 def _accuracies(result: SweepResult) -> dict[CellKind, dict[int, float | None]]:
-    """Test accuracies after the last epoch of a sweep's cells, by kind and seed."""
+    """Test metrics after the last epoch of a sweep's cells, by kind and seed."""
     kinds = list(map(CellKind.of, result.cells))
     found: dict[CellKind, dict[int, float | None]] = {}
     for cell, kind, label in zip(result.cells, kinds, setting_labels(result.cells, kinds), strict=True):

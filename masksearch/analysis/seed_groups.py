@@ -67,15 +67,17 @@ def group_cells(cells: Sequence[CellResult]) -> list[Group]:
 def best_rates(cells: Iterable[CellResult]) -> list[int]:
     """Return places of the cells whose learning rate of retraining is the best for their sparsity.
 
-    Best is the highest validation accuracy after the last epoch, in the mean over all cells at that sparsity. A cell
-    that ended without one counts as 0.
+    Best is the best validation metric after the last epoch, in the mean over all cells at that sparsity. A cell that
+    ended without one has the worst value, in classification 0.
     """
     cells = list(cells)
     scores: dict[float, dict[float, list[float]]] = {}  # by sparsity and learning rate
     for cell in cells:
         if cell.retrain_lr is not None:
             rates = scores.setdefault(cell.sparsity, {})
-            rates.setdefault(cell.retrain_lr, []).append(cell.trained.val_accuracy or 0.0)
+            value = cell.trained.val_accuracy
+            score = cell.metric.score(cell.metric.worst if value is None else value)
+            rates.setdefault(cell.retrain_lr, []).append(score)
     means = {sparsity: {rate: sum(v) / len(v) for rate, v in rates.items()} for sparsity, rates in scores.items()}
     best = {sparsity: max(rates, key=rates.__getitem__) for sparsity, rates in means.items()}
     return [place for place, cell in enumerate(cells) if cell.retrain_lr in (None, best.get(cell.sparsity))]

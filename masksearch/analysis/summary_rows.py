@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import Estimate
-from masksearch.experiment.results import Accuracy, Cap, CellResult, DenseResult, RoundResult
+from masksearch.experiment.results import Accuracy, Cap, CellResult, DenseResult, Metric, RoundResult
 
 __all__ = ["MOMENTS", "Moment", "RoundRow", "SummaryRow", "summarise"]
 
-_NOTHING = Estimate.of([])
+_NOTHING, _ACCURACY = Estimate.of([]), Metric()
 
 
 MOMENTS = ("untrained", "best_dense", "found", "trained")
@@ -19,9 +19,9 @@ MOMENTS = ("untrained", "best_dense", "found", "trained")
 
 @dataclass(frozen=True)
 class Moment:
-    """Means over seeds of test accuracy, in [0, 1], and test loss under a mask at one set of weights."""
+    """Means over seeds of the test metric and test loss under a mask at one set of weights."""
 
-    accuracy: Estimate
+    accuracy: Estimate  # the metric of the task; in classification the accuracy, in [0, 1]
     loss: Estimate
 
     @classmethod
@@ -38,24 +38,27 @@ class RoundRow:
     density: Estimate
     moments: Mapping[str, Moment]  # by MOMENTS; without numbers where there was nothing to look at
     best_epoch: Estimate  # by validation, counted as the learning-rate schedule counts
+    metric: Metric = _ACCURACY
 
     @property
     def texts(self) -> tuple[str, ...]:
         """Texts of the round for tables: means without intervals; accuracies and densities are in percent."""
         moments = [self.moments[name] for name in MOMENTS]
-        figures = [text for m in moments for text in (m.accuracy.plain(".2f", 100), m.loss.plain(".3f"))]
+        form, scale = f".{self.metric.digits}f", self.metric.scale
+        figures = [text for m in moments for text in (m.accuracy.plain(form, scale), m.loss.plain(".3f"))]
         whole = self.best_epoch.mean.is_integer()
         number = str(self.number) if self.number else "–"
         return (number, self.density.plain(".4g", 100), *figures, self.best_epoch.plain(".0f" if whole else ".1f"))
 
 
-def _round_row(rounds: Sequence[RoundResult]) -> RoundRow:
+def _round_row(rounds: Sequence[RoundResult], metric: Metric) -> RoundRow:
     """One round, of cells that differ only in their seed."""
     moments = {name: Moment.of([getattr(round_, name) for round_ in rounds]) for name in MOMENTS}
     if not any(round_.epochs for round_ in rounds):
         moments["trained"] = Moment.of([])  # there was no training after this round
     density = Estimate.of(round_.mask.density for round_ in rounds)
-    return RoundRow(rounds[0].number, density, moments, Estimate.of(one.trained.best_val_epoch for one in rounds))
+    best = Estimate.of(one.trained.best_val_epoch for one in rounds)
+    return RoundRow(rounds[0].number, density, moments, best, metric)
 
 
 def _dense_round(networks: Sequence[DenseResult]) -> RoundRow:
@@ -64,7 +67,7 @@ def _dense_round(networks: Sequence[DenseResult]) -> RoundRow:
     best = Moment.of([Accuracy(network.best_test_accuracy, network.best_test_loss) for network in networks])
     moments = dict.fromkeys(MOMENTS, Moment.of([])) | {"best_dense": best, "trained": last}
     density, epochs = Estimate.of(1.0 for _ in networks), Estimate.of(network.best_val_epoch for network in networks)
-    return RoundRow(0, density, moments, epochs)
+    return RoundRow(0, density, moments, epochs, networks[0].metric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +82,13 @@ class SummaryRow:
     control: str = "none"  # which control it is; "none" if it is no control
     learned: bool = False  # by gradient: a supermask
     granularity: str = ""  # weight or filter; "" of the dense network
+    metric: Metric = _ACCURACY  # of the next five; accuracies are in [0, 1]
 
-    untrained: Estimate = _NOTHING  # test accuracy under the mask at the rewound weights, in [0, 1]
-    trained: Estimate  # test accuracy after the last epoch of retraining, in [0, 1]
-    beside_dense: Estimate = _NOTHING  # that, minus the accuracy of the network of the same seed in the dense row
-    validation: Estimate = _NOTHING  # accuracy after the last epoch, or on the rest without training; diverged: 0
-    accuracy_gap: Estimate = _NOTHING  # accuracy on the search examples minus accuracy on the rest of val
+    untrained: Estimate = _NOTHING  # test metric under the mask at the rewound weights
+    trained: Estimate  # test metric after the last epoch of retraining
+    beside_dense: Estimate = _NOTHING  # that, minus the metric of the network of the same seed in the dense row
+    validation: Estimate = _NOTHING  # metric after the last epoch, or on the rest without training; diverged: the worst
+    accuracy_gap: Estimate = _NOTHING  # metric on the search examples minus on the rest of val; > 0: optimistic
 
     params: Estimate  # non-zero ones
     compression: Estimate  # parameters of the dense network / non-zero ones
@@ -134,6 +138,7 @@ def _dense(networks: list[DenseResult], cells: list[CellResult]) -> SummaryRow:
         method="dense",
         sparsity=0.0,
         find_at="–",
+        metric=networks[0].metric,
         trained=Estimate.of(network.test_accuracy for network in networks),
         params=Estimate.of([whole.nonzero_params]),
         compression=Estimate.of([1.0]),
@@ -151,6 +156,7 @@ def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
     return SummaryRow(
         **{name: getattr(group, name) for name in names},
         granularity=cells[0].granularity,
+        metric=cells[0].metric,
         untrained=Estimate.of(cell.untrained.test_accuracy for cell in cells),
         trained=Estimate.of(cell.trained.test_accuracy for cell in cells),
         beside_dense=Estimate.of_differences(
@@ -175,12 +181,12 @@ def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
         constant=sum(bool(cell.trained.constant_outputs) for cell in cells),
         kept_criteria=sum(bool(cell.kept_criteria) for cell in cells),
         diverged=sum(cell.trained.diverged for cell in cells),
-        rounds=tuple(_round_row(rounds) for rounds in zip(*(cell.rounds for cell in cells), strict=True)),
+        rounds=tuple(_round_row(rounds, cells[0].metric) for rounds in zip(*(c.rounds for c in cells), strict=True)),
     )
 
 
 def _validation(cell: CellResult) -> float | None:
     if cell.trained.diverged:
-        return 0.0
-    accuracy = cell.trained.val_accuracy
-    return cell.trained.rest_accuracy if accuracy is None else accuracy
+        return cell.metric.worst
+    value = cell.trained.val_accuracy
+    return cell.trained.rest_accuracy if value is None else value

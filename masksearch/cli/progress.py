@@ -1,6 +1,5 @@
 """Progress bars of a sweep in a terminal: one for its cells, one for the current training or search."""
 
-import math
 from collections.abc import Sequence
 from copy import copy
 
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from masksearch.core.protocol import Score, Trial
 from masksearch.experiment import Cell, SweepCallback
-from masksearch.experiment.results import Accuracy, CellResult
+from masksearch.experiment.results import CellResult
 from masksearch.training import EpochRow
 
 __all__ = ["ProgressBars"]
@@ -91,14 +90,16 @@ class ProgressBars(SweepCallback):
         self._advance(f"loss {row.train_loss:.4f}  {accuracy}")
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Print the test accuracies of the finished cell in one line."""
-        untrained, trained = _percent(result.untrained), _percent(result.trained)
+        """Print the test metrics of the finished cell in one line."""
+        metric = result.metric
+        name = "" if metric.is_accuracy else f"  {metric.name}"
+        untrained, trained = (metric.text(one.test_accuracy) for one in (result.untrained, result.trained))
         emptied, constant = result.mask.empty_layers, result.trained.constant_outputs
         notes = "".join(f"  {criterion} was better" for criterion in result.kept_criteria)
         notes += f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
         notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(
-            f"[dim]{cell.label:<44}[/] untrained {untrained} %  trained {trained} %{notes}",
+            f"[dim]{cell.label:<44}[/]{name} untrained {untrained}  trained {trained}{notes}",
             highlight=False,
             soft_wrap=True,
         )
@@ -113,10 +114,6 @@ class ProgressBars(SweepCallback):
     def _advance(self, note: str) -> None:
         if self._stage is not None:
             self._bars.update(self._stage, advance=1, note=note)
-
-
-def _percent(figures: Accuracy) -> str:
-    return f"{math.nan if figures.test_accuracy is None else 100 * figures.test_accuracy:6.2f}"
 
 
 def _shown(score: Score) -> str:

@@ -41,7 +41,6 @@ class Cell:
     retrain_lr: float | None = None  # None: as in the dense training
     control: str = "none"
     data_digest: str = ""  # of examples and task; empty: the data set's name alone stands for them
-    model_digest: str = ""  # of the file with the function that builds the network; empty: its name stands for it
 
     @property
     def row(self) -> Schedule:
@@ -138,7 +137,7 @@ class Cell:
     @property
     def dense_identity(self) -> dict[str, Any]:
         """Everything that decides the trained weights of the cell's dense network, as plain values."""
-        return dense_identity(self.settings, self.schedule, self.seed, self.data_digest, self.model_digest)
+        return dense_identity(self.settings, self.schedule, self.seed, self.data_digest)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -219,12 +218,10 @@ def dense_training(settings: Settings, schedule: str) -> TrainSettings:
     return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
 
 
-def dense_identity(
-    settings: Settings, schedule: str, seed: int, data_digest: str = "", model_digest: str = ""
-) -> dict[str, Any]:
+def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> dict[str, Any]:
     """Return everything that decides the trained weights of a seed's dense network, as plain values.
 
-    The digests stand for the content of data and network; empty: their names alone decide.
+    ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
     """
     identity = {
         "dataset": settings.sweep.dataset,
@@ -238,8 +235,6 @@ def dense_identity(
         identity["image_size"] = settings.sweep.image_size
     if data_digest:
         identity["data"] = data_digest
-    if model_digest:
-        identity["network"] = model_digest
     if settings.sweep.dense != "auto":
         path = settings.sweep.dense_file(seed)
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)

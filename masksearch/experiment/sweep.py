@@ -1,7 +1,5 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
-import hashlib
-import inspect
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,13 +17,13 @@ from masksearch.experiment.executors.processes import run_in_processes
 from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space, run_inline
 from masksearch.experiment.identity import short_hash
 from masksearch.experiment.machine import describe_machine, plan_workers, prepare
-from masksearch.experiment.results import CellResult, DenseResult
+from masksearch.experiment.results import CellResult, DenseResult, Metric
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
-from masksearch.models import build_model, is_own_function
+from masksearch.models import build_model
 from masksearch.models.torchvision_models import torchvision_names
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -36,7 +34,6 @@ from masksearch.training.duration import Duration
 from masksearch.training.slimming import Slimming
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
-from masksearch.utils.imports import import_function
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
@@ -53,6 +50,11 @@ class SweepResult:
     cells: list[CellResult]  # those that are finished, in order of the grid
     folders: list[Path]  # of the cells
     dense: list[DenseResult]  # those that are finished
+
+    @property
+    def metric(self) -> Metric:
+        """The main metric of the sweep's task; the accuracy if nothing is finished yet."""
+        return next((network.metric for network in (*(cell.dense for cell in self.cells), *self.dense)), Metric())
 
     @property
     def sweep(self) -> SweepSettings:
@@ -146,7 +148,7 @@ def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
         used = _for_task(part, data[key].task)
         cells = grid(used)
         dense = [Cell(used, "", 0.0, "0", seed, name) for seed, name in product(used.sweep.seed_range, _plain(used))]
-        digest = partial(replace, data_digest=_data_digest(used, data[key]), model_digest=_model_digest(used))
+        digest = partial(replace, data_digest=_data_digest(used, data[key]))
         cells, dense = (list(map(digest, some)) for some in (cells, dense))
         space = _check(used, data[key], cells, dense)
         loaded.append(_Part(used, cells, dense, data[key], space))
@@ -172,14 +174,6 @@ def _data_digest(part: Settings, data: Data) -> str:
     if data.streamed:
         content = [[split.identity, len(split)] for split in (data.train, data.val, data.test)]
     return short_hash({"content": content, "task": data.task.identity})
-
-
-def _model_digest(part: Settings) -> str:
-    """Return a digest of the file with the user's function that builds the network; empty for networks of the table."""
-    if not is_own_function(part.sweep.model):
-        return ""
-    file = inspect.getsourcefile(inspect.unwrap(import_function(part.sweep.model, "model")))
-    return "" if file is None else short_hash({"file": hashlib.sha256(Path(file).read_bytes()).hexdigest()})
 
 
 def _plain(part: Settings) -> list[str]:

@@ -1,11 +1,11 @@
-"""Sentences on the best method at every sparsity: how much smaller and faster its networks are, at what accuracy."""
+"""Sentences on the best method at every sparsity: how much smaller and faster its networks are, at what metric."""
 
 import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from masksearch.analysis import Estimate, SummaryRow
+from masksearch.analysis import SummaryRow
 from masksearch.analysis.seed_groups import name_of
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.summary_tables import COSTS
@@ -17,7 +17,7 @@ __all__ = ["answer_html", "best_rows", "speech_of", "why_searches_trail"]
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
     """Return the best method of every sparsity by validation; after a supermask also the best of the other methods.
 
-    Controls are no methods.
+    Best is by the validation metric. Controls are no methods.
     """
     chosen = []
     for sparsity in sorted({row.sparsity for row in rows[1:]}):
@@ -34,29 +34,43 @@ def _methods(rows: Sequence[SummaryRow], sparsity: float) -> list[SummaryRow]:
 
 
 def _validation(row: SummaryRow) -> float:
-    return 0.0 if math.isnan(row.validation.mean) else row.validation.mean
+    """Return the score of a row's validation metric: higher is better."""
+    metric = row.metric
+    return metric.score(metric.worst if math.isnan(row.validation.mean) else row.validation.mean)
 
 
 def speech_of(row: SummaryRow) -> str:
-    """Return one sentence on accuracy, parameters, MACs and speed of a row in comparison with the dense network."""
+    """Return one sentence on test metric, parameters, MACs and speed of a row in comparison with the dense network."""
     fewer = f"{1 / row.macs.mean:.1f}" if row.macs.mean else "infinitely many"
     speed = f"measured {row.speedup.plain('.2f')} times as fast"
     if row.granularity == "weight":  # what is measured is noise around 1
         speed = "as fast as before: dense kernels multiply zeros, too"
     return (
-        f"{row.trained.text(100)} % on the test set, {_beside_dense(row.beside_dense)}; "
+        f"{_value(row)} on the test set, {_beside_dense(row)}; "
         f"{row.compression.plain('.1f')} times fewer parameters, {fewer} times fewer MACs, {speed}."
     )
 
 
-def _beside_dense(difference: Estimate) -> str:
+def _value(row: SummaryRow) -> str:
+    """The test metric with its name; an accuracy is a percentage and needs no name."""
+    text = row.trained.text(row.metric.scale, row.metric.digits)
+    return f"{text} %" if row.metric.is_accuracy else f"{row.metric.name} {text}"
+
+
+def _beside_dense(row: SummaryRow) -> str:
     """A difference to the dense network, and whether it is more than chance: a paired interval without 0."""
-    points = 100 * difference.mean
-    text = f"{abs(points):.2f} points {'above' if points > 0 else 'below'} the dense network"
+    difference, metric = row.beside_dense, row.metric
+    points, digits = metric.scale * difference.mean, metric.digits
+    if metric.is_accuracy:
+        text = f"{abs(points):.2f} points {'above' if points > 0 else 'below'} the dense network"
+    else:
+        text = f"{abs(points):.{digits}f} {'better' if metric.score(points) > 0 else 'worse'} than the dense network"
     if math.isnan(difference.half_width):
         return f"{text} (one seed, so without an interval)"
-    half = 100 * difference.half_width
-    interval = f"95 % interval over {difference.n} seeds, paired: {points - half:+.2f} to {points + half:+.2f}"
+    half = metric.scale * difference.half_width
+    interval = (
+        f"95 % interval over {difference.n} seeds, paired: {points - half:+.{digits}f} to {points + half:+.{digits}f}"
+    )
     return f"{text} ({'' if abs(points) > half else 'not significant; '}{interval})"
 
 
@@ -72,7 +86,7 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
         return "<p>Nothing is finished yet.</p>"
     dense = rows[0]
     parts = [
-        f"<p>The dense network reaches {dense.trained.text(100)} % with {dense.params.plain(',.0f')} parameters and "
+        f"<p>The dense network reaches {_value(dense)} with {dense.params.plain(',.0f')} parameters and "
         f"{dense.total_macs.plain(',.0f')} MACs.</p>"
     ]
     seen = set()
@@ -86,7 +100,8 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
         parts.append(f"<p>{head} {escape(speech_of(row))}{mask}</p>")
         seen.add(row.sparsity)
     if seen:
-        parts.append('<p class="about">Chosen by accuracy on validation examples; the test set chooses nothing.</p>')
+        name = escape(dense.metric.name)
+        parts.append(f'<p class="about">Chosen by {name} on validation examples; the test set chooses nothing.</p>')
     if why := why_searches_trail(rows):
         parts.append(f"<p>{escape(why)}</p>")
     return "\n".join(parts)

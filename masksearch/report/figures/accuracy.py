@@ -1,4 +1,4 @@
-"""Figures of test accuracy against sparsity, before and after retraining."""
+"""Figures of the test metric, such as accuracy, against sparsity, before and after retraining."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate, SummaryRow
-from masksearch.report.figures.drawing import Drawing, over_seeds, percent
+from masksearch.report.figures.drawing import Drawing, label_of, limits, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_estimates, tell
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid
 
@@ -29,11 +29,11 @@ _PANELS = 24  # at most, one a variant
 
 
 def accuracy_drawings(rows: Sequence[SummaryRow], looks: Looks) -> Iterator[Drawing]:
-    """Yield figures of test accuracy: dots for one sparsity, else lines, with a panel per variant where many."""
+    """Yield figures of the test metric: dots for one sparsity, else lines, with a panel per variant where many."""
     if len(rows) < 2:
         return
     seeds = max(row.trained.n for row in rows[1:])
-    about = f"Test accuracy after the last epoch, {over_seeds(seeds, intervals=True)}"
+    about = f"Test {rows[0].metric.name} after the last epoch, {over_seeds(seeds, intervals=True)}"
     if len({row.sparsity for row in rows[1:]}) == 1:
         yield Drawing("accuracy", f"{about}. Dotted: the dense network.", _dots(rows, looks))
     elif looks.has_line_styles:
@@ -53,9 +53,9 @@ def _lines(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
     for axes, (name, (title, moment)) in zip(figure.subplots(1, 2), _MOMENTS.items(), strict=True):
         _curves(axes, rows[1:], moment, looks, {label: looks.line(label) for label in looks.labels})
         _frame(axes, rows, moment, 0.07)
-        axes.set(title=title, xlabel="sparsity (%)", ylabel="test accuracy (%)")
+        axes.set(title=title, xlabel="sparsity (%)", ylabel=label_of(rows[0].metric, "test"))
         if name == "trained":
-            axes.axhline(100 * rows[0].trained.mean, **DENSE_LINE)
+            axes.axhline(rows[0].metric.scale * rows[0].trained.mean, **DENSE_LINE)
     legend_below(figure, [*looks.handles(), Line2D([], [], label="dense", **DENSE_LINE)])
     return figure
 
@@ -64,7 +64,7 @@ def _lines(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
 def _panels(rows: Sequence[SummaryRow], variants: Sequence[str], looks: Looks, name: str) -> Figure:
     _, moment = _MOMENTS[name]
     columns = min(4, len(variants))
-    figure, panels = panel_grid(len(variants), columns, (9.5, 2.0), 0.9, ("sparsity (%)", "accuracy (%)"))
+    figure, panels = panel_grid(len(variants), columns, (9.5, 2.0), 0.9, ("sparsity (%)", label_of(rows[0].metric)))
     # Within a panel, labels differ only in the moment that masks were found at.
     rest = {row.label: row.label.removeprefix(row.variant).removeprefix(", ") or "one moment only" for row in rows[1:]}
     found = list(dict.fromkeys(rest.values()))
@@ -73,7 +73,7 @@ def _panels(rows: Sequence[SummaryRow], variants: Sequence[str], looks: Looks, n
         _curves(axes, [row for row in rows[1:] if row.variant == variant], moment, looks, styles)
         axes.set_title(fill(variant or "plain", 32), fontsize=8)
         if name == "trained":
-            axes.axhline(100 * rows[0].trained.mean, **DENSE_LINE)
+            axes.axhline(rows[0].metric.scale * rows[0].trained.mean, **DENSE_LINE)
     for axes in panels:
         _frame(axes, rows, moment, 0.04 * columns)
     legend_below(figure, [*looks.handles(found), Line2D([], [], label="dense", **DENSE_LINE)])
@@ -97,6 +97,7 @@ def _curves(
             [100 * row.sparsity + aside for row in points],
             [moment(row) for row in points],
             [_text(row, moment, looks) for row in points],
+            points[0].metric.scale,
             color=colour,
             markersize=4,
             linewidth=1.5,
@@ -108,14 +109,16 @@ def _curves(
 
 
 def _text(row: SummaryRow, moment: _Moment, looks: Looks) -> str:
-    return f"{looks.series_name(row.method, row.label)}, {percent(row.sparsity)}: {moment(row).text(100)} %"
+    text = moment(row).text(row.metric.scale, row.metric.digits)
+    return f"{looks.series_name(row.method, row.label)}, {percent(row.sparsity)}: {text}{row.metric.unit}"
 
 
 def _frame(axes: Axes, rows: Sequence[SummaryRow], moment: _Moment, crowded: float) -> None:
     """Set ticks at the sparsities, and limits that show all means; the intervals of few seeds reach far beyond."""
-    means = [100 * moment(row).mean for row in rows if not math.isnan(moment(row).mean)]
+    metric = rows[0].metric
+    means = [metric.scale * moment(row).mean for row in rows if math.isfinite(moment(row).mean)]
     if means:
-        axes.set_ylim(max(0, min(means) - 5), min(101, max(means) + 5))
+        axes.set_ylim(*limits(means, metric))
     places = sorted({100 * row.sparsity for row in rows[1:]})
     axes.set_xticks(places, [f"{place:.3g}" for place in places])
     span = places[-1] - places[0]
@@ -136,21 +139,22 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
             estimate = moment(row)
             aside = 0.7 * (looks.methods.index(row.method) / (crowd - 1) - 0.5) if crowd > 1 else 0
             bars = axes.errorbar(
-                100 * estimate.mean,
+                row.metric.scale * estimate.mean,
                 names.index(row.label if several else row.method) + aside,
-                xerr=np.nan_to_num(100 * estimate.half_width),
+                xerr=np.nan_to_num(row.metric.scale * estimate.half_width),
                 color=looks.colour(row.method),
                 marker="o",
                 markersize=5,
                 capsize=2.5,
             )
             tell(bars.lines[0], [_text(row, moment, looks)])
-        means = np.array([100 * moment(row).mean for row in rows])
-        if not np.isnan(means).all():
-            axes.set_xlim(max(0, np.nanmin(means) - 5), min(101, np.nanmax(means) + 5))
-        axes.set(title=title, xlabel="test accuracy (%)", ylim=(len(names) - 0.4, -0.6))
+        metric = rows[0].metric
+        means = [metric.scale * moment(row).mean for row in rows if math.isfinite(moment(row).mean)]
+        if means:
+            axes.set_xlim(*limits(means, metric))
+        axes.set(title=title, xlabel=label_of(metric, "test"), ylim=(len(names) - 0.4, -0.6))
         if name == "trained":
-            axes.axvline(100 * rows[0].trained.mean, **DENSE_LINE)
+            axes.axvline(rows[0].metric.scale * rows[0].trained.mean, **DENSE_LINE)
         axes.grid(visible=False, axis="y")
         for place in range(0, len(names), 2):
             axes.axhspan(place - 0.5, place + 0.5, color="#f4f4f4", zorder=0)

@@ -1,4 +1,4 @@
-"""Figures of accuracy after retraining against the epoch that masks were found at."""
+"""Figures of the test metric after retraining against the epoch that masks were found at."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import fill
@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Estimate, Group
-from masksearch.experiment.results import CellResult, DenseResult
-from masksearch.report.figures.drawing import Drawing, over_seeds, percent
+from masksearch.experiment.results import CellResult, DenseResult, Metric
+from masksearch.report.figures.drawing import Drawing, label_of, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_estimates
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid, shades
 from masksearch.training.duration import Duration
@@ -25,7 +25,7 @@ _Point = tuple[float, Estimate]
 
 
 def found_at_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of accuracy after retraining against the epoch at which masks were found, if epochs differ."""
+    """Yield a figure of the metric after retraining against the epoch that masks were found at, if epochs differ."""
     points: dict[tuple[str, str], dict[float, list[_Point]]] = {}
     stars: dict[tuple[str, str], list[tuple[float, _Point]]] = {}  # by method and rewinding
     rewinding: dict[tuple[str, str], str] = {}
@@ -48,13 +48,15 @@ def found_at_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], loo
         return
     shown = panels[:_PANELS]
     early = {key: stars.get((key[0], rewinding[key]), []) for key in shown}
-    about = "Test accuracy after retraining against the epoch of the dense training that the mask was found at"
+    metric = groups[0].cells[0].metric
+    about = f"Test {metric.name} after retraining against the epoch of the dense training that the mask was found at"
     about += "; stars: tickets drawn by the schedule, rewound as the others of the panel" * any(early.values())
     about += f"; {over_seeds(max(len(group.cells) for group in groups), intervals=True)}."
     about += " Moments that are no whole epochs are left out." * missing
     about += f" {len(shown)} of {len(panels)} methods and variants." * (len(panels) > len(shown))
     colours = shades(group.sparsity for group in groups)
-    figure = _figure({key: points[key] for key in shown}, early, colours, dense, looks)
+    looked = {key: points[key] for key in shown}
+    figure = _figure(looked, early, colours, dense, looks, metric)
     yield Drawing("found_at", about, figure)
 
 
@@ -65,18 +67,20 @@ def _figure(
     colours: Mapping[float, Any],
     dense: Sequence[DenseResult],
     looks: Looks,
+    metric: Metric,
 ) -> Figure:
     columns = min(4 if len(panels) > 4 else 3, len(panels))
     size = (6.0 if columns == 1 else 9.5, 2.9)
-    figure, grid = panel_grid(len(panels), columns, size, 1.0, ("found at epoch", "test accuracy (%)"))
+    figure, grid = panel_grid(len(panels), columns, size, 1.0, ("found at epoch", label_of(metric, "test")))
     for ((method, variant), curves), axes in zip(panels.items(), grid, strict=True):
         for sparsity, points in curves.items():
-            _draw(axes, sorted(points, key=lambda point: point[0]), sparsity, colours, marker="o", markersize=4)
+            _draw(axes, sorted(points, key=lambda point: point[0]), sparsity, colours, metric, marker="o", markersize=4)
         for sparsity, point in stars[method, variant]:
             look: Look = {"marker": "*", "markersize": 13, "linestyle": "", "markeredgecolor": "white"}
-            _draw(axes, [point], sparsity, colours, **look)
+            _draw(axes, [point], sparsity, colours, metric, **look)
         if dense:
-            axes.axhline(100 * np.array([network.test_accuracy for network in dense], float).mean(), **DENSE_LINE)
+            mean = np.array([network.test_accuracy for network in dense], float).mean()
+            axes.axhline(metric.scale * mean, **DENSE_LINE)
         axes.set_title(f"{looks.name(method)}\n{fill(variant, 120 // columns)}".strip(), fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     handles = [Line2D([], [], color=colour, linewidth=3, label=percent(value)) for value, colour in colours.items()]
@@ -86,10 +90,19 @@ def _figure(
     return figure
 
 
-def _draw(axes: Axes, points: Sequence[_Point], sparsity: float, colours: Mapping[float, Any], **look: Any) -> None:
+def _draw(
+    axes: Axes,
+    points: Sequence[_Point],
+    sparsity: float,
+    colours: Mapping[float, Any],
+    metric: Metric,
+    **look: Any,
+) -> None:
     epochs, estimates = zip(*points, strict=True)
-    texts = [f"{percent(sparsity)}, epoch {epoch:.3g}: {e.text(100)} %" for epoch, e in points]
-    plot_estimates(axes, epochs, estimates, texts, color=colours[sparsity], linewidth=1.5, capsize=2.5, **look)
+    values = [estimate.text(metric.scale, metric.digits) + metric.unit for estimate in estimates]
+    texts = [f"{percent(sparsity)}, epoch {epoch:.3g}: {value}" for epoch, value in zip(epochs, values, strict=True)]
+    look |= {"color": colours[sparsity], "linewidth": 1.5, "capsize": 2.5}
+    plot_estimates(axes, epochs, estimates, texts, metric.scale, **look)
 
 
 def _epoch(cell: CellResult, dense: Sequence[DenseResult]) -> float | None:
@@ -106,5 +119,6 @@ def _epoch(cell: CellResult, dense: Sequence[DenseResult]) -> float | None:
     if not moment.best:
         return float(total)
     until = moment.count if moment.unit == "ep" else total
-    values = np.array([row.val_accuracy for row in network.epochs[:until]], float)  # None: NaN
+    known = (row.val_metric for row in network.epochs[:until])
+    values = np.array([None if value is None else cell.metric.score(value) for value in known], float)  # None: NaN
     return None if np.isnan(values).all() else float(np.nanargmax(values)) + 1

@@ -3,7 +3,7 @@
 import colorsys
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -16,10 +16,22 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from masksearch.analysis import Group
+from masksearch.experiment.results import Metric
 from masksearch.report.figures.hover_texts import with_titles
 from masksearch.report.figures.style import STYLE
 
-__all__ = ["Drawing", "by_sparsity", "dark", "few", "one_sparsity", "over_seeds", "percent", "themed"]
+__all__ = [
+    "Drawing",
+    "by_sparsity",
+    "dark",
+    "few",
+    "label_of",
+    "limits",
+    "one_sparsity",
+    "over_seeds",
+    "percent",
+    "themed",
+]
 
 
 _SAVING = STYLE | {"figure.constrained_layout.use": False}  # a figure is laid out once, not for every file again
@@ -90,6 +102,27 @@ def over_seeds(number: int, intervals: bool = False) -> str:
     if number == 1:
         return "one seed"
     return f"means over {number} seeds" + " with 95 % intervals" * intervals
+
+
+def label_of(metric: Metric, before: str = "") -> str:
+    """Return the label of an axis of a metric, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``.
+
+    Parameters
+    ----------
+    before : str
+        Words before the name of the metric.
+    """
+    about = "%" if metric.is_accuracy else "" if metric.higher_is_better else "lower is better"
+    return f"{before} {metric.name}".strip() + f" ({about})" * bool(about)
+
+
+def limits(values: Sequence[float], metric: Metric) -> tuple[float, float]:
+    """Return limits of an axis that show all values; accuracies are in percent."""
+    low, high = min(values), max(values)
+    if metric.is_accuracy:
+        return max(0, low - 5), min(101, high + 5)
+    margin = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
 
 
 def percent(share: float) -> str:

@@ -41,11 +41,11 @@ def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **lo
 
 
 def plot_estimates(
-    axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], texts: Sequence[str], **look: Any
+    axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], texts: Sequence[str], scale: float, **look: Any
 ) -> None:
-    """Draw means in percent with 95 % intervals; each mean shows its text when it is pointed at."""
-    halves = np.nan_to_num([100 * estimate.half_width for estimate in estimates])
-    bars = axes.errorbar(xs, [100 * estimate.mean for estimate in estimates], yerr=halves, **look)
+    """Draw means times ``scale`` with 95 % intervals; each mean shows its text when it is pointed at."""
+    halves = np.nan_to_num([scale * estimate.half_width for estimate in estimates])
+    bars = axes.errorbar(xs, [scale * estimate.mean for estimate in estimates], yerr=halves, **look)
     tell(bars.lines[0], texts)
 
 

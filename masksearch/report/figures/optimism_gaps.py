@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from masksearch.analysis import Estimate, Group, group_cells
 from masksearch.experiment import SweepResult
+from masksearch.experiment.results import Metric
 from masksearch.report.figures.drawing import Drawing, percent
 from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
@@ -27,38 +28,44 @@ def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]
             images = group.cells[0].setting("search_examples")
             gap = Estimate.of(cell.score.accuracy_gap for cell in group.cells)
             score = Estimate.of(cell.score.gap for cell in group.cells)
-            numbers = (gap.text(100, 2, "+"), score.text(1, 4, "+"))
+            metric = result.metric
+            numbers = (gap.text(metric.scale, metric.digits, "+"), score.text(1, 4, "+"))
             rows.append((run, str(images or "default"), group.name, percent(group.sparsity), *numbers))
             searched.append(group)
             if images:
                 lines.setdefault((group.method, group.label, group.sparsity), []).append((images, gap))
+    metric = next((result.metric for result in results.values()), Metric())
+    points, examples = " (in points)" * metric.is_accuracy, "images" if metric.is_accuracy else "examples"
     about = (
-        "A search's accuracy (in points) and score on the images that it saw, minus those on the rest of val. Runs "
-        "with different --search-examples show how it falls with their number."
+        f"A search's {metric.name}{points} and score on the {examples} that it saw, minus those on the rest of val. "
+        "Runs with different --search-examples show how it falls with their number."
     )
-    head = ("run", "search images", "method", "sparsity", "accuracy gap", "score gap")
+    head = ("run", f"search {examples}", "method", "sparsity", f"{metric.name} gap", "score gap")
     grids = [Grid("Optimism gaps", head, rows, 3, about)] if rows else []
     several = {key: points for key, points in lines.items() if len({images for images, _ in points}) > 1}
     if not several:
         return grids, []
     caption = "Optimism gaps of searches against the number of validation images that they saw, means over seeds."
-    return grids, [Drawing("gap", caption, _figure(several, Looks(searched)))]
+    return grids, [Drawing("gap", caption, _figure(several, Looks(searched), metric))]
 
 
 @mpl.rc_context(STYLE)
-def _figure(lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]], looks: Looks) -> Figure:
-    figure = Figure()
+def _figure(lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]], looks: Looks, metric: Metric) -> Figure:
+    figure, examples = Figure(), "images" if metric.is_accuracy else "examples"
     axes = figure.subplots()
     for number, ((method, label, sparsity), points) in enumerate(lines.items()):
         images, estimates = zip(*sorted(points, key=lambda point: point[0]), strict=True)
         name = ", ".join(filter(None, [looks.name(method), label, percent(sparsity)]))
-        texts = [f"{name}, {n} images: {e.text(100, 2, '+')} points" for n, e in zip(images, estimates, strict=True)]
+        gaps = [
+            estimate.text(metric.scale, metric.digits, "+") + metric.is_accuracy * " points" for estimate in estimates
+        ]
+        texts = [f"{name}, {n} {examples}: {gap}" for n, gap in zip(images, gaps, strict=True)]
         look: Look = {"color": looks.colour(method), "label": name, "marker": "osD^v"[number % 5]}
-        plot_points(axes, images, [100 * estimate.mean for estimate in estimates], texts, **look)
+        plot_points(axes, images, [metric.scale * estimate.mean for estimate in estimates], texts, **look)
     ticks = sorted({images for points in lines.values() for images, _ in points})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlabel="search images", ylabel="accuracy gap (points)")
+    axes.set(xlabel=f"search {examples}", ylabel=f"{metric.name} gap" + " (points)" * metric.is_accuracy)
     legend_below(figure, axes.lines)
     return figure

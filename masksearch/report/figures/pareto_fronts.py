@@ -107,6 +107,7 @@ def _panel(axes: Axes, trials: Sequence[Trial], groups: Sequence[Group], colour:
         chosen = by_number.get(cell.front.trial) if cell.front else None
         if chosen is not None:
             x, y = 100 * (chosen.score.cost or 0.0), chosen.score.value
-            accuracy = f"{Estimate.of([cell.trained.test_accuracy]).text(100)} % after retraining"
-            text = f"cap {percent(cap)}: {x:.3g} %, {y:.4g}; {accuracy}"
+            value = Estimate.of([cell.trained.test_accuracy]).text(cell.metric.scale, cell.metric.digits)
+            named = value + (cell.metric.unit or f" {cell.metric.name}")
+            text = f"cap {percent(cap)}: {x:.3g} %, {y:.4g}; {named} after retraining"
             plot_points(axes, [x], [y], [text], color=colour, **look)

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Estimate, Group, control_rows
+from masksearch.experiment.results import Metric
 from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
-from masksearch.report.figures.training_curves import QUANTITIES
+from masksearch.report.figures.training_curves import quantities
 from masksearch.report.tables.table_formats import Grid
 
 __all__ = ["controls", "training"]
@@ -20,11 +21,11 @@ _LINES = 10
 
 
 def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Drawing]]:
-    """Return a table and a figure of training loss and accuracy during the last retraining, at one sparsity."""
+    """Return a table and a figure of training loss and metric during the last retraining, at one sparsity."""
     trained = [group for group in groups if all(cell.epochs for cell in group.cells)]
     if not trained:
         return [], []
-    sparsity = percent(trained[0].sparsity)
+    sparsity, metric = percent(trained[0].sparsity), trained[0].cells[0].metric
     rows = []
     for group in trained:
         losses = [[row.train_loss for row in cell.epochs] for cell in group.cells]
@@ -32,12 +33,26 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
         best = Estimate.of(cell.trained.best_val_epoch for cell in group.cells)
         last = Estimate.of(cell.trained.val_accuracy for cell in group.cells)
         name = looks.series_name(group.method, group.label)
-        rows.append((name, *(Estimate.of(one).text(1, 4) for one in looked), last.text(100), best.plain(".1f")))
+        rows.append(
+            (
+                name,
+                *(Estimate.of(one).text(1, 4) for one in looked),
+                last.text(metric.scale, metric.digits),
+                best.plain(".1f"),
+            )
+        )
     about = (
         "Training loss: means of an epoch, the first, the one halfway and the last one. Mean ± 95 % interval over "
         "seeds. Best epoch: by validation, counted as the learning rate's schedule counts."
     )
-    head = ("method", "loss, first", "loss, halfway", "loss, last", "validation %", "best epoch")
+    head = (
+        "method",
+        "loss, first",
+        "loss, halfway",
+        "loss, last",
+        f"validation {'%' if metric.is_accuracy else metric.name}",
+        "best epoch",
+    )
     grid = Grid(f"Trainability at {sparsity}", head, rows, 1, about)
     series = few(trained, _LINES)
     chosen = [group for group in trained if (group.method, group.label) in series and group.control == "none"]
@@ -48,33 +63,34 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
 
 
 def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
-    """Return a table of the test accuracies of tickets and of their controls."""
+    """Return a table of the test metrics of tickets and of their controls."""
+    metric = groups[0].cells[0].metric if groups else Metric()
     rows = [
         (
             looks.name(row.group.method),
             row.group.label,
             percent(row.group.sparsity),
-            row.treated.text(100),
-            row.control.text(100),
-            row.difference.text(100, sign="+"),
+            row.treated.text(metric.scale, metric.digits),
+            row.control.text(metric.scale, metric.digits),
+            row.difference.text(metric.scale, metric.digits, "+"),
         )
         for row in control_rows(groups)
     ]
     about = (
-        "Test accuracy after the last epoch: mean ± 95 % interval over seeds. Shuffled: the mask permuted within its "
-        "layers, so that their densities alone are left of it; reinitialised: the mask on fresh weights; repaired: the "
-        "mask on weights made as orthonormal under it as it allows. A control that loses nothing says that what it "
+        f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Shuffled: the mask permuted within "
+        "its layers, so that their densities alone are left of it; reinitialised: the mask on fresh weights; repaired: "
+        "the mask on weights made as orthonormal under it as it allows. A control that loses nothing says that what it "
         "changed didn't matter."
     )
-    head = ("method", "control", "sparsity", "ticket %", "control %", "difference")
+    head = ("method", "control", "sparsity", f"ticket{metric.unit}", f"control{metric.unit}", "difference")
     return [Grid("Tickets beside their controls", head, rows, 2, about)] if rows else []
 
 
 @mpl.rc_context(STYLE)
 def _figure(groups: Sequence[Group], looks: Looks) -> Figure:
     figure = Figure(figsize=(9.5, 4.4))
-    panels = figure.subplots(1, len(QUANTITIES))
-    for axes, (name, label, scale) in zip(panels, QUANTITIES, strict=True):
+    panels = figure.subplots(1, 2)
+    for axes, (name, label, scale) in zip(panels, quantities(groups[0].cells[0].metric), strict=True):
         for group in groups:
             trainings = [cell.epochs for cell in group.cells]
             common = min(map(len, trainings))  # as far as all seeds go

@@ -1,4 +1,4 @@
-"""Figures of trainings: training loss and validation accuracy over epochs, a line per sparsity."""
+"""Figures of trainings: training loss and validation metric over epochs, a line per sparsity."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,22 +13,26 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Group
-from masksearch.experiment.results import DenseResult
-from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
+from masksearch.experiment.results import DenseResult, Metric
+from masksearch.report.figures.drawing import Drawing, few, label_of, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import DENSE, STYLE, Looks, legend_below, shades
 from masksearch.training import EpochRow
 
-__all__ = ["QUANTITIES", "trajectory_drawings"]
+__all__ = ["quantities", "trajectory_drawings"]
 
 _SERIES = 9  # pairs of method and label that are drawn
 _COLUMNS = 3  # side by side in one figure
 _POINTS = 400  # of a line; more can't be told apart
-QUANTITIES = (("train_loss", "training loss", 1.0), ("val_accuracy", "validation accuracy (%)", 100.0))
+
+
+def quantities(metric: Metric) -> tuple[tuple[str, str, float], ...]:
+    """Return the field of an epoch's row, the label and the scale of every quantity that is drawn."""
+    return ("train_loss", "training loss", 1.0), ("val_metric", label_of(metric, "validation"), metric.scale)
 
 
 def trajectory_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
-    """Yield figures of training loss and validation accuracy over epochs, a column per method and label.
+    """Yield figures of training loss and validation metric over epochs, a column per method and label.
 
     Vertical lines part the rounds of training. Lines are means over seeds, up to the last epoch that all seeds have.
     """
@@ -37,32 +41,37 @@ def trajectory_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], l
     series = few(drawn, _SERIES)
     total = len(few(drawn, len(drawn)))
     seeds = over_seeds(max([len(group.cells) for group in groups] or [len(networks)]))
-    about = f"Training loss and validation accuracy over the epochs of retraining, {seeds}"
+    metric = next((one.metric for one in (*(group.cells[0].dense for group in groups), *dense)), Metric())
+    about = f"Training loss and validation {metric.name} over the epochs of retraining, {seeds}"
     if any(len(group.cells[0].rounds) > 1 for group in drawn):
         about += "; vertical lines part the rounds"
     if total > len(series):
         about += f"; {len(series)} of {total} methods and variants"
     if not series:
         if networks:
-            about = f"Training loss and validation accuracy of the dense training, {seeds}."
-            yield Drawing("training", about, _figure([], [], networks, looks))
+            about = f"Training loss and validation {metric.name} of the dense training, {seeds}."
+            yield Drawing("training", about, _figure([], [], networks, looks, metric))
         return
     columns = math.ceil(len(series) / math.ceil(len(series) / _COLUMNS))  # four are two and two
     for number, first in enumerate(range(0, len(series), columns), start=1):
         name = "training" if len(series) <= _COLUMNS else f"training_{number}"
-        yield Drawing(name, f"{about}.", _figure(drawn, series[first : first + columns], networks, looks))
+        yield Drawing(name, f"{about}.", _figure(drawn, series[first : first + columns], networks, looks, metric))
 
 
 @mpl.rc_context(STYLE)
 def _figure(
-    groups: Sequence[Group], series: Sequence[tuple[str, str]], dense: Sequence[Sequence[EpochRow]], looks: Looks
+    groups: Sequence[Group],
+    series: Sequence[tuple[str, str]],
+    dense: Sequence[Sequence[EpochRow]],
+    looks: Looks,
+    metric: Metric,
 ) -> Figure:
     columns = max(1, len(series))
     colours = shades(group.sparsity for group in groups)
     figure = Figure(figsize=(9.5 if columns > 1 else 5.5, 5.4))
     grid = figure.subplots(2, columns, sharex="col", sharey="row", squeeze=False)
     partings: list[set[float]] = [set() for _ in range(columns)]
-    for (name, label, scale), row in zip(QUANTITIES, grid, strict=True):
+    for (name, label, scale), row in zip(quantities(metric), grid, strict=True):
         row[0].set_ylabel(label)
         for place, axes in enumerate(row):
             if dense:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from masksearch.analysis import PairedRow, different_settings, paired_rows
 from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment import SweepResult
+from masksearch.experiment.results import Metric
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
@@ -13,29 +14,33 @@ __all__ = ["comparison"]
 
 
 def comparison(results: Sequence[SweepResult]) -> list[Grid]:
-    """Return tables of the settings and of the test accuracies in which two or more sweeps differ.
+    """Return tables of the settings and of the test metrics in which two or more sweeps differ.
 
     Raises
     ------
     InputError
-        For fewer than two sweeps.
+        For fewer than two sweeps, and for sweeps with different metrics.
     """
     if len(results) < 2:
         raise InputError("compare: takes two or more runs, as runs/one runs/other")
     names = run_names(results)
+    metric, *others = dict.fromkeys(result.metric for result in results)
+    if others:
+        raise InputError(f"compare: metrics are {metric.name} and {others[0].name}; give runs with the same metric")
     settings = [(name, *values) for name, values in different_settings(results).items()]
     heads = ("setting", *(names if settings else ()))
     differing = Grid("Settings that differ", heads, settings or [("none",)], len(heads))
-    head = ("method", "sparsity", "found", "variant", *(f"{name} %" for name in names))
+    head = ("method", "sparsity", "found", "variant", *(f"{name}{metric.unit}" for name in names))
     head += tuple(f"{name} - {names[0]}" for name in names[1:])
+    points = " in points" * metric.is_accuracy
     about = (
-        "Test accuracy after the last epoch: mean ± 95 % interval over seeds. Differences in points, of equal seeds, "
-        "to the first run; – where a run has no such cell. An interval over few seeds is no test."
+        f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Differences{points}, of equal "
+        "seeds, to the first run; – where a run has no such cell. An interval over few seeds is no test."
     )
-    return [differing, Grid("Results", head, list(map(_row, paired_rows(results))), 2, about)]
+    return [differing, Grid("Results", head, [_row(row, metric) for row in paired_rows(results)], 2, about)]
 
 
-def _row(row: PairedRow) -> tuple[str, ...]:
+def _row(row: PairedRow, metric: Metric) -> tuple[str, ...]:
     kind = row.kind
     words = (
         kind.schedule.replace("_", " ") * (kind.schedule != "one_shot"),
@@ -50,8 +55,8 @@ def _row(row: PairedRow) -> tuple[str, ...]:
         percent(kind.sparsity),
         kind.find_at,
         ", ".join(filter(None, words)),
-        *(estimate.text(100) for estimate in row.trained),
-        *(estimate.text(100, sign="+") for estimate in row.difference),
+        *(estimate.text(metric.scale, metric.digits) for estimate in row.trained),
+        *(estimate.text(metric.scale, metric.digits, "+") for estimate in row.difference),
     )
 
 

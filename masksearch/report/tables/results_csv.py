@@ -18,12 +18,14 @@ _NAMES = (
     *("schedule", "n_rounds", "rewind_to", "retrain_lr", "control"),
 )
 _OPTIONAL = ("score.kept", "score.foreign_trials", "trained.rest_accuracy")  # columns of the cells that have a value
+_NO_NUMBERS = ("dense.seed", "dense.metric_name", "dense.higher_is_better")
 
 
 def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
     """Return one cell as a flat row: its method and settings, every number of its result, and the machine.
 
-    Keys differ between cells: those with several rounds, a cap on a cost, or an early-bird ticket, have more of them.
+    In tasks other than classification, keys have the name of the metric in place of ``accuracy``. Keys differ between
+    cells: those with several rounds, a cap on a cost, or an early-bird ticket, have more of them.
     """
     row: dict[str, object] = {name: getattr(cell, name) for name in _NAMES}
     row |= _columns("cap", cell.cap) | _columns("front", cell.front)
@@ -35,7 +37,7 @@ def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
     row |= _columns("cost", cell.cost)
     row |= {"seconds.search": cell.search_seconds, "seconds.retrain": cell.retrain_seconds}
     row |= {"seconds.test": cell.test_seconds} | _columns("seconds", cell.latency, "latency_")
-    row |= {name: value for name, value in _columns("dense", cell.dense).items() if name != "dense.seed"}
+    row |= {name: value for name, value in _columns("dense", cell.dense).items() if name not in _NO_NUMBERS}
     row |= {"dense.params": cell.dense.cost.params, "dense.macs": cell.dense.cost.macs}
     row |= {name: machine[name] for name in ("masksearch", "torch", "device", "threads")}
     for round_ in cell.rounds if len(cell.rounds) > 1 else []:
@@ -49,6 +51,9 @@ def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
     if cell.early_bird:
         row |= {f"early_bird.{name}": getattr(cell.early_bird, name) for name in ("fired", "threshold", "relative")}
         row |= {f"early_bird.fires.{name}": epoch for name, epoch in cell.early_bird.fires.items()}
+    if not cell.metric.is_accuracy:
+        metric = cell.metric.name.replace(" ", "_")
+        row = {name.replace("accuracy", metric): value for name, value in row.items()}
     return {name: value for name, value in row.items() if value is not None or name not in _OPTIONAL}
 
 

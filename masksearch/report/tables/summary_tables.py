@@ -9,6 +9,7 @@ from rich.table import Table
 
 from masksearch.analysis import SummaryRow
 from masksearch.analysis.seed_groups import name_of
+from masksearch.experiment.results import Metric
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 
@@ -34,9 +35,9 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "cap": lambda row: f"{percent(row.cap.share)} of {COSTS[row.cap.cost]}" if row.cap else "–",
     "cost %": lambda row: row.capped.plain(".1f", 100) if row.cap else "–",
     "found": lambda row: row.find_at,
-    "untrained %": lambda row: row.untrained.text(100),
-    "trained %": lambda row: row.trained.text(100),
-    "gap": lambda row: row.accuracy_gap.plain("+.1f", 100),
+    "untrained %": lambda row: row.untrained.text(row.metric.scale, row.metric.digits),
+    "trained %": lambda row: row.trained.text(row.metric.scale, row.metric.digits),
+    "gap": lambda row: row.accuracy_gap.plain(f"+.{1 if row.metric.is_accuracy else 3}f", row.metric.scale),
     "params": lambda row: row.params.plain(",.0f"),
     "MACs %": lambda row: row.macs.plain(".1f", 100),
     "speed x": lambda row: row.speedup.plain(".2f"),
@@ -55,11 +56,30 @@ _MEANINGS = {
     "cost %": "cost: of that, what it does cost, means over seeds.",
     "found": "found: moment of the dense training whose weights the mask was found at.",
     "untrained %": "untrained: under the mask, at the weights that retraining starts from.",
-    "gap": "gap: the optimism gap, accuracy on the search images minus on the rest of val, in points.",
+    "gap": "gap: the optimism gap, {gap}.",
     "params": "params: not zero.",
     "MACs %": "MACs: effective, of the dense network's.",
     "speed x": "speed: latency of the dense network / of this one, batches of 64, measured in turn.",
 }
+
+
+_GAPS = {
+    True: "{name} on the search {example}s minus on the rest of val",
+    False: "{name} on the rest of val minus on the search {example}s",
+}  # by whether higher is better
+_OF_METRIC = ("untrained %", "trained %", "rewound %", "@w0 %", "@w(t-1) %", "accuracy %")
+
+
+def metric_of(rows: Sequence[SummaryRow]) -> Metric:
+    """Return the metric that all rows share."""
+    return rows[0].metric if rows else Metric()
+
+
+def head_of(column: str, metric: Metric) -> str:
+    """Return the head of a column: columns of accuracies have the name of another metric in place of ``%``."""
+    if metric.is_accuracy or column not in _OF_METRIC:
+        return column
+    return metric.name if column == "accuracy %" else f"{column.removesuffix('%')}{metric.name}"
 
 
 def _method(row: SummaryRow) -> str:
@@ -91,13 +111,16 @@ def results_grid(rows: Sequence[SummaryRow]) -> Grid:
     columns = columns_of(rows)
     starts = [place for place in range(1, len(rows)) if rows[place - 1].sparsity != rows[place].sparsity]
     texts = 1 + ("variant" in columns)
-    return Grid("Results", columns, table_rows(rows, columns), texts, caption(rows, columns), starts)
+    heads = [head_of(column, metric_of(rows)) for column in columns]
+    return Grid("Results", heads, table_rows(rows, columns), texts, caption(rows, columns), starts)
 
 
 def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
     """Return the results table for a rich console of ``width`` characters, with a table of rounds if there are any."""
-    table = replace(results_grid(rows), title="").terminal(width, _LESS)
-    table.caption = caption(rows, [str(column.header) for column in table.columns])
+    heads = {column: head_of(column, metric_of(rows)) for column in _COLUMNS}
+    table = replace(results_grid(rows), title="").terminal(width, [heads[column] for column in _LESS])
+    shown = {str(column.header) for column in table.columns}
+    table.caption = caption(rows, [column for column, head in heads.items() if head in shown])
     if not any(len(row.rounds) > 1 for row in rows):
         return table
     return Group(table, "", _rounds_terminal(rows, width))
@@ -112,8 +135,12 @@ def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
     """Return the sentences that explain these columns of the results table."""
     seeds = max((row.trained.n for row in rows), default=0)
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so without intervals"
-    sentences = [f"Test accuracy after the last epoch: {over}."]
-    sentences += [text for column, text in _MEANINGS.items() if column in columns]
+    metric = metric_of(rows)
+    lower = "" if metric.higher_is_better else " (lower is better)"
+    sentences = [f"Test {metric.name}{lower} after the last epoch: {over}."]
+    example = "image" if metric.is_accuracy else "example"
+    gap = _GAPS[metric.higher_is_better].format(name=metric.name, example=example) + ", in points" * metric.is_accuracy
+    sentences += [text.format(gap=gap) for column, text in _MEANINGS.items() if column in columns]
     if any(row.control != "none" for row in rows):
         sentences.append(
             "shuffled: a control, the mask permuted within its layers; reinitialised: a control, the mask on fresh "
@@ -136,7 +163,7 @@ _MOMENT_COLUMNS = (
     "best epoch",
 )
 _MOMENTS_ABOUT = (
-    "Means over seeds: test accuracy and test loss under the mask of every round, at the weights that its training "
+    "Means over seeds: test {metric} and test loss under the mask of every round, at the weights that its training "
     "starts from (rewound), at the dense network's best weights by validation (@w0), at the weights that the mask was "
     "found at, which are the last round's (@w(t-1)), and after training. The dense network: its best weights by "
     "validation, and its last. Best epoch: by validation, counted as the learning rate's schedule counts."
@@ -144,11 +171,13 @@ _MOMENTS_ABOUT = (
 
 
 def moments_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return the table of every round's test accuracy and loss under its mask, at all weights of :data:`MOMENTS`."""
+    """Return the table of every round's test metric and loss under its mask, at all weights of :data:`MOMENTS`."""
     lines = [(*_names(row), *round_.texts) for row in rows for round_ in row.rounds]
     several = any(len(row.rounds) > 1 for row in rows)
     starts = list(accumulate(len(row.rounds) for row in rows))[:-1] if several else ()
-    return Grid("Masks at all moments", _MOMENT_COLUMNS, lines, 2, _MOMENTS_ABOUT, starts)
+    metric = metric_of(rows)
+    heads = [head_of(column, metric) for column in _MOMENT_COLUMNS]
+    return Grid("Masks at all moments", heads, lines, 2, _MOMENTS_ABOUT.format(metric=metric.name), starts)
 
 
 def moments_markdown(rows: Sequence[SummaryRow]) -> str:
@@ -170,7 +199,7 @@ def _names(row: SummaryRow) -> tuple[str, str, str, str]:
 
 
 _COST_COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
-    "accuracy %": lambda row: row.trained.plain(".2f", 100),
+    "accuracy %": lambda row: row.trained.plain(f".{row.metric.digits}f", row.metric.scale),
     "params": lambda row: row.params.plain(",.0f"),
     "compression": lambda row: row.compression.plain(".2f"),
     "MACs": lambda row: row.total_macs.plain(",.0f"),
@@ -180,17 +209,23 @@ _COST_COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "speed x": lambda row: row.speedup.plain(".2f"),
 }
 _COSTS_ABOUT = (
-    "Means over seeds. Accuracy: on the test set, after the last epoch. Params: not zero. Compression: parameters of "
-    "the dense network / those. MACs: effective, of one image. Test: seconds of one pass over the test images, as "
-    "measured, with whatever else the machine was doing. Latency: milliseconds of a batch of 64. Speed: latency of the "
-    "dense network / of this one, measured in turn. Masked weights save no time in dense kernels; removed filters do."
+    "Means over seeds. {metric}: on the test set, after the last epoch. Params: not zero. Compression: parameters of "
+    "the dense network / those. MACs: effective, of one {example}. Test: seconds of one pass over the test {example}s, "
+    "as measured, with whatever else the machine was doing. Latency: milliseconds of a batch of 64. Speed: latency of "
+    "the dense network / of this one, measured in turn. Masked weights save no time in dense kernels; removed filters "
+    "do."
 )
 
 
 def costs_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return the table of accuracies, parameters, MACs and latencies; a control costs as much as its ticket."""
+    """Return the table of test metrics, parameters, MACs and latencies; a control costs as much as its ticket."""
     lines = [(*_names(row), *(text(row) for text in _COST_COLUMNS.values())) for row in rows if row.control == "none"]
-    return Grid("Costs", (*_MOMENT_COLUMNS[:4], *_COST_COLUMNS), lines, 2, _COSTS_ABOUT)
+    metric = metric_of(rows)
+    about = _COSTS_ABOUT.format(
+        metric="Accuracy" if metric.is_accuracy else metric.name, example="image" if metric.is_accuracy else "example"
+    )
+    heads = [head_of(column, metric) for column in (*_MOMENT_COLUMNS[:4], *_COST_COLUMNS)]
+    return Grid("Costs", heads, lines, 2, about)
 
 
 def costs_markdown(rows: Sequence[SummaryRow]) -> str:
