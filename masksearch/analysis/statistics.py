@@ -25,7 +25,8 @@ class Estimate:
         """Return the mean and 95 % interval of one value per seed; a missing value (None) makes both NaN."""
         data = np.array(list(values), dtype=float)  # None: NaN
         n = len(data)
-        half = float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+        with np.errstate(invalid="ignore"):  # infinite values have no deviation
+            half = float(stdtrit(n - 1, 0.975) * data.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
         return cls(float(data.mean()) if n else math.nan, half, n)
 
     @classmethod

@@ -86,8 +86,8 @@ class ProgressBars(SweepCallback):
 
     def epoch(self, row: EpochRow) -> None:
         """Advance the bar of the training by one epoch."""
-        accuracy = f"val {100 * row.val_accuracy:.2f} %" if row.val_accuracy is not None else ""
-        self._advance(f"loss {row.train_loss:.4f}  {accuracy}")
+        metric = f"val {row.val_metric:.4f}" if row.val_metric is not None else ""
+        self._advance(f"loss {row.train_loss:.4f}  {metric}")
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
         """Print the test metrics of the finished cell in one line."""

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import masksearch as ms
 
 SIZES = {"train": 64, "test": 32, "val": 32}
+SEARCH, REST = slice(16), slice(16, 32)
 
 
 def floats(*shape: int, seed: int = 0) -> Tensor:
@@ -18,14 +19,24 @@ def splits(make) -> dict:
     return {part: make(n, seed) for seed, (part, n) in enumerate(SIZES.items())}
 
 
-def regression():
+def regression_splits():
     weights = floats(6, 1, seed=9)
 
     def make(n, seed):
         inputs = floats(n, 6, seed=seed)
         return inputs, inputs @ weights + 0.1 * floats(n, 1, seed=seed + 50)
 
-    return ms.Data.from_tensors("own", **splits(make), task="regression")
+    return splits(make)
+
+
+def regression():
+    return ms.Data.from_tensors("own", **regression_splits(), task="regression")
+
+
+def scaled_regression():
+    """The same data with other targets."""
+    pairs = {part: (inputs, 2 * targets) for part, (inputs, targets) in regression_splits().items()}
+    return ms.Data.from_tensors("own", **pairs, task="regression")
 
 
 def multilabel():
@@ -72,18 +83,14 @@ class Items(Dataset):
 
 
 def streamed():
-    data = regression()
-    known = {"train": data.train, "val": data.val, "test": data.test}
-    sets = {part: Items(split.inputs, split.targets) for part, split in known.items()}
+    sets = {part: Items(*pair) for part, pair in regression_splits().items()}
     return ms.Data.from_datasets("own", **sets, task="regression", stream=True, identity="first")
 
 
 def loaders():
-    data = regression()
-    known = {"train": data.train, "val": data.rest, "search": data.search, "test": data.test}
-    made = {
-        part: DataLoader(TensorDataset(split.inputs, split.targets), batch_size=16) for part, split in known.items()
-    }
+    known = regression_splits()
+    known["search"], known["val"] = (tuple(part[chosen] for part in known["val"]) for chosen in (SEARCH, REST))
+    made = {part: DataLoader(TensorDataset(*pair), batch_size=16) for part, pair in known.items()}
     return ms.Data.from_loaders("own", **made, task="regression", identity="first")
 
 

@@ -1,0 +1,173 @@
+"""Sweeps of the user's own data and networks, of every kind of task, up to the report."""
+
+import csv
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_sweeps import small_world  # noqa: F401
+
+from masksearch.experiment import Settings, SweepCallback, run_sweep
+from masksearch.experiment.store.run_folder import free_name
+from masksearch.report import write_report
+from masksearch.training import trainer
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json
+
+OWN = Path(__file__).with_name("own_tasks.py")
+TINY = {
+    "methods": ["annealing", "snip"],
+    "sparsity": [0.5],
+    "seeds": 1,
+    "budget": 4,
+    "epochs": 2,
+    "batch_size": 16,
+    "device": "cpu",
+    "threads": 1,
+    "workers": 1,
+    "latency_seconds": 0.0,
+}
+TASKS = {
+    "regression": ("net", "R2", {"methods": ["annealing", "snip", "grasp", "synflow", "magnitude", "edge_popup"]}),
+    "multilabel": ("labels_net", "macro F1", {"objective": "metric"}),
+    "segmentation": ("PixelsNet", "mean IoU", {"granularity": "filter", "methods": ["annealing", "taylor"]}),
+    "tokens": ("TokensNet", "perplexity", {"objective": "distance", "schedule": ["lottery_ticket"], "rounds": [2]}),
+    "pairs": ("PairNet", "R2", {"objective": "short_training", "training_steps": 2}),
+    "streamed": ("net", "R2", {"warm_start": "snip@gradual:1ep"}),
+    "loaders": ("net", "R2", {"control": ["shuffle"]}),
+}
+
+
+def settings_of(folder, data="regression", model="net", **flat):
+    names = {"dataset": f"{OWN}:{data}", "model": f"{OWN}:{model}", "runs": str(folder / "runs"), "name": "sweep"}
+    return Settings().updated(TINY | names | flat, "test")
+
+
+def without_times(node):
+    """Results without what differs between two equal runs: seconds, and folders that hold them."""
+    if isinstance(node, list):
+        return list(map(without_times, node))
+    if not isinstance(node, dict):
+        return node
+    return {name: without_times(value) for name, value in node.items() if name not in ("seconds", "latency")}
+
+
+def results_in(runs):
+    return {str(path.relative_to(runs)): without_times(read_json(path)) for path in runs.rglob("metrics.json")}
+
+
+@pytest.mark.parametrize("data", TASKS)
+def test_a_sweep_of_every_task_ends_with_the_metric_of_its_task(data, tmp_path):
+    model, metric, flat = TASKS[data]
+    result = run_sweep(settings_of(tmp_path, data, model, **flat))
+    assert result.cells
+    assert len(result.cells) == len(read_json(result.path / "sweep.json")["cells"])
+    for cell in result.cells:
+        assert cell.metric.name == result.metric.name == metric
+        assert cell.score.objective == flat.get("objective", "loss")
+        assert None not in (cell.trained.test_accuracy, cell.trained.test_loss, cell.score.search_accuracy)
+    page = write_report(result).read_text()
+    assert f"{metric} on validation examples" in page
+    assert "ccuracy" not in page
+
+
+def test_a_streamed_sweep_equals_the_same_sweep_in_memory(tmp_path):
+    streamed, resident = (run_sweep(settings_of(tmp_path / data, data)) for data in ("streamed", "regression"))
+    for one, other in zip(streamed.cells, resident.cells, strict=True):
+        assert one.trained.test_accuracy == other.trained.test_accuracy
+        assert one.score.search_score == other.score.search_score
+        assert one.dense.test_loss == other.dense.test_loss
+
+
+def test_an_interrupted_sweep_of_a_regression_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
+
+    class Interrupted(SweepCallback):
+        seen = 0
+
+        def epoch(self, row):
+            self.seen += 1
+            if self.seen in (1, 4):  # of the dense network, of the second cell
+                raise KeyboardInterrupt
+
+    whole, broken = (settings_of(tmp_path / name) for name in ("whole", "broken"))
+    run_sweep(whole)
+    callback = Interrupted()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_sweep(broken, callback)
+    run_sweep(broken, callback)
+    assert results_in(tmp_path / "broken" / "runs") == results_in(tmp_path / "whole" / "runs")
+
+
+def test_distillation_changes_the_retraining_alone(tmp_path):
+    plain, distilled = (run_sweep(settings_of(tmp_path, name=f"d{d}", distill=d)) for d in (0.0, 0.5))
+    assert len(list((tmp_path / "runs" / "dense").iterdir())) == 1
+    for one, other in zip(plain.cells, distilled.cells, strict=True):
+        assert one.score.search_score == other.score.search_score
+        assert one.dense == other.dense
+        assert one.trained.test_loss != other.trained.test_loss
+    assert {path.name for path in plain.folders}.isdisjoint(path.name for path in distilled.folders)
+
+
+def test_changed_data_are_another_run_and_the_same_data_are_not(tmp_path):
+    first = run_sweep(settings_of(tmp_path))
+    again = run_sweep(settings_of(tmp_path))
+    other = run_sweep(settings_of(tmp_path, "scaled_regression", name="other"))
+    assert first.folders == again.folders
+    identities = [read_json(result.folders[0] / "settings.json")["identity"]["dense"] for result in (first, other)]
+    assert identities[0]["data"] != identities[1]["data"]
+
+
+def test_the_same_command_finds_its_sweep_though_the_task_has_changed_the_objective(tmp_path):
+    settings = settings_of(tmp_path)
+    result = run_sweep(settings)
+    assert result.sweep.objective == "loss"
+    assert free_name([settings]) == "sweep"
+    other = replace(settings, sweep=replace(settings.sweep, sparsity=(0.25,)))
+    assert free_name([other]) == "sweep-2"
+
+
+@pytest.mark.parametrize("flat", [{"objective": "accuracy"}, {"rescore_by": "calibrated_loss", "rescore": 2}])
+def test_objectives_of_classification_are_refused_for_other_tasks(flat, tmp_path):
+    with pytest.raises(InputError, match=r"it is for classification; allowed for regression are metric, loss"):
+        run_sweep(settings_of(tmp_path, **flat))
+
+
+def test_a_checkpoint_that_an_interruption_has_left_in_a_finished_cell_is_removed(tmp_path):
+    settings = settings_of(tmp_path)
+    result = run_sweep(settings)
+    dense = next((tmp_path / "runs" / "dense").iterdir())
+    left = [result.folders[0] / "retraining.safetensors", dense / "checkpoint_0123.safetensors"]
+    for file in left:
+        file.write_bytes(b"rest")
+        file.with_name(f"{file.name}.lock").touch()
+    shutil.rmtree(result.folders[1])
+    run_sweep(settings)
+    assert not any(file.exists() or file.with_name(f"{file.name}.lock").exists() for file in left)
+
+
+def test_the_report_of_a_regression_names_its_metric(tmp_path):
+    result = run_sweep(settings_of(tmp_path, seeds=2, sparsity=[0.25, 0.5]))
+    page = write_report(result).read_text()
+    dense = sum(network.test_accuracy for network in result.dense) / 2
+    assert f"The dense network reaches R2 {dense:.3f} ± " in page
+    assert " R2 " in page
+    assert "than the dense network" in page
+    table = (result.path / "results.md").read_text()
+    assert "| untrained R2 | trained R2 |" in table
+    assert "Test R2 after the last epoch" in table
+    assert "trained %" not in table
+    with (result.path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["trained.test_R2"]) for row in rows] == [cell.trained.test_accuracy for cell in result.cells]
+
+
+def test_where_lower_is_better_the_best_method_has_the_lowest_metric(tmp_path):
+    result = run_sweep(settings_of(tmp_path, "tokens", "TokensNet", methods=["magnitude", "random"], epochs=4, lr=0.2))
+    values = {cell.method: cell.trained.val_accuracy for cell in result.cells}
+    best = min(values, key=values.__getitem__)
+    page = write_report(result).read_text()
+    assert f"50 % sparse: <b>{best}" in page
+    assert "perplexity (lower is better)" in page
