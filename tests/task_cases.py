@@ -117,6 +117,7 @@ class Streamed:
     def __init__(self, split, loader_batch=None, shuffles=False):
         self._split, self.task, self._shuffles = split, split.task, shuffles
         self.own_order, self._batch = loader_batch is not None, loader_batch
+        self.n_batches = -(-len(split) // loader_batch) if loader_batch else None
         self.passes = 0
 
     def __len__(self):

@@ -8,7 +8,7 @@ from small_sweeps import same, settings_in, small_data, small_world, sweep_in  #
 
 from masksearch.analysis.seed_groups import best_rates
 from masksearch.experiment import run_sweep
-from masksearch.experiment.results import DenseResult
+from masksearch.experiment.results import DenseResult, Metric
 from masksearch.models import build_model
 from masksearch.spaces import filter_space
 from masksearch.utils.files import load_tensors
@@ -232,11 +232,13 @@ def test_rates_are_compared_by_validation_and_per_sparsity(tmp_path):
         assert best != 1e-6
 
 
-def test_the_best_rate_never_looks_at_the_test_set():
+@pytest.mark.parametrize(
+    ("metric", "best"), [(Metric(), [0, 3, 5]), (Metric("R2"), [0, 3, 5]), (Metric("perplexity", False), [1, 2, 5])]
+)
+def test_the_best_rate_never_looks_at_the_test_set(metric, best):
     def cell(sparsity, lr, val, test):
-        return SimpleNamespace(
-            sparsity=sparsity, retrain_lr=lr, trained=SimpleNamespace(val_accuracy=val, test_accuracy=test)
-        )
+        trained = SimpleNamespace(val_accuracy=val, test_accuracy=test)
+        return SimpleNamespace(sparsity=sparsity, retrain_lr=lr, trained=trained, metric=metric)
 
     cells = [
         cell(0.5, 0.1, 0.8, 0.1),
@@ -246,7 +248,7 @@ def test_the_best_rate_never_looks_at_the_test_set():
         cell(0.9, 0.3, None, 0.95),  # diverged
         cell(0.9, None, 0.1, None),
     ]
-    assert best_rates(cells) == [0, 3, 5]
+    assert best_rates(cells) == best
 
 
 def test_weights_of_moments_of_the_retraining_are_kept(tmp_path):
