@@ -89,14 +89,14 @@ def free_name(parts: Sequence[Settings]) -> str:
     for number in count(1):
         name = run.name if number == 1 else f"{run.name}-{number}"
         file = Path(run.runs) / name / "sweep.json"
-        if not file.exists() or [_compared(part) for part in _given(read_json(file))] == wanted:
+        if not file.exists() or wanted in _settings(read_json(file)):
             return name
     raise AssertionError("there is always a free name")
 
 
-def _given(sweep: Mapping[str, Any]) -> list[dict[str, object]]:
-    """The settings of a sweep as they were given, before the task of the data changed any of them."""
-    return sweep.get("given", sweep["settings"])
+def _settings(sweep: Mapping[str, Any]) -> list[list[dict[str, object]]]:
+    """The settings of a sweep's parts as they were given, and as they are for the task of the data."""
+    return [[_compared(part) for part in sweep[name]] for name in ("given", "settings") if name in sweep]
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:

@@ -107,7 +107,7 @@ class ShortTraining:
         self._device = torch.device(device or next(model.parameters()).device)
         self._model = copy.deepcopy(model).to(self._device)
         self._weights = copy_weights(self._model)
-        if train_split.own_order:  # its batches are the loader's; so are those of its first examples
+        if getattr(train_split, "own_order", False):  # its batches are the loader's; so are those of its first examples
             settings = replace(settings, batch_size=math.ceil(len(train_split) / train_split.n_batches))
         self._epochs = math.ceil(steps / optimizer_steps(train_split, settings))
         images = round(steps * min(settings.batch_size * settings.accumulate, len(train_split)) / self._epochs)
