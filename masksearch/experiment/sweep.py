@@ -23,7 +23,8 @@ from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
-from masksearch.models import build_model
+from masksearch.models import build_model, is_own_function
+from masksearch.models.timm_models import check_timm_name
 from masksearch.models.torchvision_models import torchvision_names
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -34,6 +35,7 @@ from masksearch.training.duration import Duration
 from masksearch.training.slimming import Slimming
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
+from masksearch.utils.imports import import_function
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 

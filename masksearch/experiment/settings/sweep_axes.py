@@ -96,9 +96,11 @@ class SweepSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
         choose("granularity", self.granularity, list(METHODS))
-        if not names_function(self.dataset):
-            choose("data set", self.dataset.partition(":")[0], list(DATASETS))
-        _check_model(self.model)
+        self._check_data()
+        if not is_own_function(self.model):
+            name, colon, _ = self.model.partition(":")
+            if not (colon and name in ("torchvision", "timm")):
+                choose("model", name, [*MODELS, "torchvision:NAME", "timm:NAME"])
         check_fields(self, "methods", "sparsity")
         check_least(self, seeds=1, first_seed=0, image_size=1)
         for method in self.methods:
@@ -198,16 +200,3 @@ def parse_layer_sparsity(text: str) -> tuple[str, float]:
     if not name or not 0 <= sparsity < 1:
         raise InputError(f"layer_sparsity: {text!r}; a layer and its sparsity in [0, 1) are needed, as fc1=0.9")
     return name, sparsity
-
-
-def _check_model(model: str) -> None:
-    name = model.partition(":")[0]
-    if is_own_function(model):
-        return
-    if name == "timm":
-        raise InputError(
-            f"model: {model}; networks of timm are no rows of --list: give torchvision:NAME, or add a row of your own, "
-            "which builds the network, with --plugin (docs/plugins.md)"
-        )
-    if name != "torchvision":
-        choose("model", name, [*MODELS, "torchvision:NAME"])
