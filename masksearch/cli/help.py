@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from tyro.conf import FlagCreatePairsOff, UseAppendAction
 
 from masksearch.cli.arguments import Texts, metavar, takes
-from masksearch.utils.field_texts import field_texts
+from masksearch.utils.field_docstrings import field_texts
 
 __all__ = ["COMMANDS", "OTHERS", "OtherFlags", "help_text", "other_entries", "short_help"]
 
@@ -63,7 +63,7 @@ OTHERS = "recipes and other settings"
 
 @dataclass(frozen=True)
 class OtherFlags:
-    """Flags of ``masksearch run`` that are no settings."""
+    """Flags of ``masksearch run`` beside the settings of sweeps: ``--recipe``, ``--set``, ``--list``, ``--help-all``."""
 
     recipe: Annotated[Texts, takes("NAME")] = ()
     """Published experiment whose settings replace all defaults: a row of --list."""

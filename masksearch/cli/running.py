@@ -40,7 +40,7 @@ def run(args: Sequence[str], console: Console) -> None:
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
-    """Run the sweeps of a recipe's parts, one after the other; reports show ``args``, the arguments of the command."""
+    """Run one or more sweeps, one after the other, and print their results; reports show the command line ``args``."""
     keep_freed_memory()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:
@@ -61,7 +61,7 @@ def print_result(result: SweepResult, command: Sequence[str], console: Console) 
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table, write_report  # here: importing matplotlib takes a second
     from masksearch.report.best_methods import why_searches_trail
-    from masksearch.report.tensorboard_link import board_link
+    from masksearch.report.tensorboard_address import board_link
 
     if not console.is_terminal:
         console.print("drawing the report ...", highlight=False)

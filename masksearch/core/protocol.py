@@ -76,7 +76,7 @@ class Proposal:
 
     @property
     def dropped(self) -> np.ndarray:
-        """Units that are kept before the move and pruned after it, int64 (r,)."""
+        """Return the indices of the units that the proposal prunes and its base mask keeps: int64 (r,)."""
         return self.move.dropped
 
     @property

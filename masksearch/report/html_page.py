@@ -17,7 +17,7 @@ from masksearch.report.rerun_commands import row_commands, sweep_command
 from masksearch.report.tables.results_csv import write_rows
 from masksearch.report.tables.summary_tables import costs_grid, moments_grid, results_grid
 from masksearch.report.tables.table_formats import Grid
-from masksearch.report.tensorboard_link import board_link
+from masksearch.report.tensorboard_address import board_link
 from masksearch.utils.files import write_bytes
 
 __all__ = ["write_report"]

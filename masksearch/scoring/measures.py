@@ -28,14 +28,14 @@ class Measure(Protocol):
 
 
 def new_measure(kind: TaskObjective, task: Task) -> Measure:
-    """Return a new running score of a task: its metric, minus its loss, or minus the distance to dense outputs."""
+    """Return an accumulator that adds up a score over batches: the metric, minus the loss, or minus the distance."""
     measures: dict[TaskObjective, Callable[[Task], Measure]]
     measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
     return measures[kind](task)
 
 
 def logit_measure(objective: LogitObjective, task: Task) -> Measure:
-    """Return a new running score: a function of all logits (n, classes) and labels (n,)."""
+    """Return an accumulator that collects logits (n, classes) and labels (n,), and computes a score of all at the end."""
     return _OfLogits(objective, task)
 
 

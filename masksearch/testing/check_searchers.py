@@ -86,7 +86,7 @@ def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
 
 
 def check_layer_densities(make: Make) -> bool:
-    """Check that a searcher keeps given densities per layer, or raises an InputError; return whether it does."""
+    """Check a searcher on a problem with a density per layer; return False if it refuses it by an InputError."""
     per_layer = {"first": 0.25, "second": 0.5}
     start = SPACE.random(per_layer, generator=torch.Generator().manual_seed(5))
     for given in (problem(density=per_layer), problem(density=per_layer, start=start)):

@@ -45,7 +45,7 @@ class MaskSpaceOfNetwork(Protocol):
     """Protocol of a space of masks over the parameters of a network."""
 
     def check_mask(self, mask: Any) -> None:
-        """Raise an :class:`InputError` if the mask is not of this space."""
+        """Raise an :class:`InputError` unless the mask was made for a space with this fingerprint."""
 
     def parameter_masks(self, mask: Any) -> Mapping[str, Tensor]:
         """Return {parameter name: bool tensor of its shape, True = kept} for a mask."""

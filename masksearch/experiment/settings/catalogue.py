@@ -7,7 +7,7 @@ from typing import Any
 
 from masksearch.experiment.settings.combined import NESTED, Settings
 from masksearch.experiment.settings.text_values import ValueType, value_types
-from masksearch.utils.field_texts import field_texts
+from masksearch.utils.field_docstrings import field_texts
 
 __all__ = ["FLAGS", "Setting", "flag_keys", "flags_by_topic", "settings_by_key"]
 

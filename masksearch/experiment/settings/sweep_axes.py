@@ -80,7 +80,7 @@ class SweepSettings:
     """Number of seeds; results are means over them.
     A seed decides initial weights, training and search."""
     first_seed: int = 0
-    """First seed; the others follow it.
+    """First seed; with N seeds, they are this number and the next N - 1.
     Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
     """Number of masks that a search scores."""

@@ -32,7 +32,7 @@ class ValueType:
 
     @classmethod
     def of(cls, hint: Any) -> "ValueType":
-        """Return the parts of a type hint."""
+        """Return what a type hint allows: its base type, words of a Literal, None, or several values."""
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         if NoneType in get_args(hint):
             inner = cls.of(kinds[0])

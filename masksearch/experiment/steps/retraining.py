@@ -96,7 +96,7 @@ def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
 
 
 def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: int, until: int) -> Gradual | Regrowing:
-    """Return the schedule that changes ``mask`` between two optimiser steps of the training of ``network``."""
+    """Return the rule that updates the mask during a training: which units are pruned or regrown after which steps."""
     cell, schedules = context.cell, context.settings.schedules
     if cell.row.changes == "ramp":
         amount = cell.amounts(context.space)[-1]
