@@ -63,7 +63,7 @@ OTHERS = "recipes and other settings"
 
 @dataclass(frozen=True)
 class OtherFlags:
-    """Flags of ``masksearch run`` beside the settings of sweeps: ``--recipe``, ``--set``, ``--list``, ``--help-all``."""
+    """Flags of ``masksearch run`` beside the settings of sweeps: ``--recipe``, ``--set``, ``--list`` and others."""
 
     recipe: Annotated[Texts, takes("NAME")] = ()
     """Published experiment whose settings replace all defaults: a row of --list."""

@@ -35,7 +35,7 @@ def new_measure(kind: TaskObjective, task: Task) -> Measure:
 
 
 def logit_measure(objective: LogitObjective, task: Task) -> Measure:
-    """Return an accumulator that collects logits (n, classes) and labels (n,), and computes a score of all at the end."""
+    """Return an accumulator that collects logits (n, classes) and labels (n,), and computes their score at the end."""
     return _OfLogits(objective, task)
 
 
