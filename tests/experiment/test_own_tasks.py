@@ -171,3 +171,10 @@ def test_where_lower_is_better_the_best_method_has_the_lowest_metric(tmp_path):
     page = write_report(result).read_text()
     assert f"50 % sparse: <b>{best}" in page
     assert "perplexity (lower is better)" in page
+
+
+def test_moments_after_an_early_stop_are_an_error_of_one_line(tmp_path):
+    early = {"epochs": 30, "stop_after": 1, "lr": 1e-30, "methods": ["magnitude"]}  # nothing gets better
+    assert run_sweep(settings_of(tmp_path, **early)).cells[0].trained.best_val_epoch == 1
+    with pytest.raises(InputError, match=r"20ep; early stopping ended the dense training of seed 0 after 2 epochs"):
+        run_sweep(settings_of(tmp_path, find_at=["20ep"], name="late", **early))

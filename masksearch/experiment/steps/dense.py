@@ -86,6 +86,12 @@ def dense_network(
                 f"--lr {first.settings.train.lr:g} may be too high"
             )
         needed |= {detector.moment for detector in detectors.values()}
+        for moment in sorted(needed):
+            if not (folder / _file(moment)).exists():
+                raise InputError(
+                    f"find_at, rewind_to or save_at: {moment}; early stopping ended the dense training of seed "
+                    f"{first.seed} after {len(result.epochs)} epochs; give an earlier moment or a larger stop_after"
+                )
         weights = {moment: load_tensors(folder / _file(moment))[0] for moment in needed}
         return DenseNetwork(weights, result, {name: detector.masks for name, detector in detectors.items()})
 

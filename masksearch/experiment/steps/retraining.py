@@ -64,7 +64,9 @@ def training_plan(context: CellContext, found_at: str, epochs: int | None) -> Tr
     left = epochs if epochs is not None else total - begin or total
     if settings.lr_schedule == "plateau":  # the rows of the dense training have the rate it fell to
         rows = context.dense_result().epochs
-        settings = replace(settings, lr_schedule="constant", lr=rows[begin - 1].lr if rows else settings.lr)
+        settings = replace(
+            settings, lr_schedule="constant", lr=rows[min(begin, len(rows)) - 1].lr if rows else settings.lr
+        )
     return TrainingPlan(settings, begin, begin + left)
 
 
