@@ -114,3 +114,18 @@ def test_units_are_ranked_for_a_regression_on_named_inputs():
     outlasted = gradual_saliency(model, space, split, chosen, 0.3)
     assert outlasted.shape == (72,)
     assert len(outlasted.unique()) == 72
+
+
+def test_batches_may_be_a_split_or_plain_pairs_with_the_loss_of_the_task():
+    inputs = torch.randn(32, 6, generator=torch.Generator().manual_seed(0))
+    split = Split(inputs, inputs[:, :1] - inputs[:, 1:2], "regression")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+    space, settings = weight_space(model), TrainSettings(epochs=1, batch_size=8)
+    ranked = [
+        gradual_saliency(model, space, split, settings, 0.5, "snip", batches)
+        for batches in (split, [(split.inputs, split.targets)], iter([(split.inputs, split.targets)]))
+    ]
+    assert torch.equal(ranked[0], ranked[1])
+    assert torch.equal(ranked[0], ranked[2])
