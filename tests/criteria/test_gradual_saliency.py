@@ -108,7 +108,10 @@ def test_units_are_ranked_for_a_regression_on_named_inputs():
             return self.right(torch.relu(self.left(x))) * scale
 
     inputs = {"x": torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), "scale": torch.ones(60, 1)}
-    split, model = Split(inputs, inputs["x"].sum(1, keepdim=True), "regression"), Sum()
+    split = Split(inputs, inputs["x"].sum(1, keepdim=True), "regression")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Sum()
     space = weight_space(model)
     chosen = TrainSettings(epochs=3, batch_size=10, lr=0.01, accumulate=2)
     outlasted = gradual_saliency(model, space, split, chosen, 0.3)
