@@ -32,8 +32,7 @@ def main(n: int = 200, epochs: int = 3) -> ms.Compressed:
     model = ms.build_model("timm:resnet10t", data, seed=0)
     training = ms.TrainSettings(epochs=epochs, optimizer="adamw", lr=1e-3, batch_size=32)
     ms.train(model, data.train, training, val=data.val)
-    result = ms.compress(model, data, macs=0.5, train=training)
-    print(result)
+    print(result := ms.compress(model, data, macs=0.5, train=training))
     return result
 
 

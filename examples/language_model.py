@@ -32,8 +32,7 @@ def main(chunks: int = 2000, epochs: int = 5) -> ms.Compressed:
     torch.manual_seed(0)
     model, training = Gpt(), ms.TrainSettings(epochs=epochs, optimizer="adamw", lr=2e-3, batch_size=32)
     ms.train(model, data.train, training, val=data.val)
-    result = ms.compress(model, data, sparsity=0.8, train=training)
-    print(result)
+    print(result := ms.compress(model, data, sparsity=0.8, train=training))
     return result
 
 

@@ -5,8 +5,6 @@ pip install lightning
 
 import lightning
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import masksearch as ms
@@ -18,34 +16,23 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.model = model
 
-    def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
-        inputs, targets = batch
-        return F.cross_entropy(self.model(inputs), targets)
+    def training_step(self, batch: list[torch.Tensor], number: int) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(self.model(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
 def main(epochs: int = 5) -> float:
-    lightning.seed_everything(0, verbose=False)
     data = ms.load_data("digits")
     model = ms.build_model("lenet_300_100", data, seed=0)
     space = ms.weight_space(model)
     keep = ms.keep_mask(model, space, space.from_saliency(ms.criteria.magnitude(model, space), sparsity=0.9))
-
     loader = DataLoader(TensorDataset(data.train.inputs, data.train.targets), 64, shuffle=True)
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = lightning.Trainer(max_epochs=epochs, accelerator="cpu", callbacks=[lightning_callback(keep)], **quiet)
+    trainer = lightning.Trainer(max_epochs=epochs, logger=False, callbacks=[lightning_callback(keep)])
     trainer.fit(Classifier(model), loader)
-
-    zeros = 1 - ms.cost.nonzero_params(model) / ms.cost.params(model)
-    accuracy = ms.evaluate(model, data.test).accuracy
-    print(f"accuracy {accuracy:.2%} with {zeros:.1%} of the parameters at zero")
+    accuracy = ms.evaluate(model.cpu(), data.test).accuracy
+    print(f"accuracy {accuracy:.2%} with {ms.cost.nonzero_params(model):,} non-zero parameters")
     return accuracy
 
 

@@ -31,10 +31,8 @@ class UNet(nn.Module):
 def main(n: int = 1000, epochs: int = 8) -> ms.Compressed:
     data = ms.Data.from_tensors("discs", train=discs(n, seed=0), test=discs(n // 4, seed=1), task="segmentation")
     torch.manual_seed(0)
-    model, training = UNet(), ms.TrainSettings(epochs=epochs, optimizer="adam", lr=3e-3)
-    ms.train(model, data.train, training, val=data.val)
-    result = ms.compress(model, data, params=0.3, train=training)
-    print(result)
+    ms.train(model := UNet(), data.train, training := ms.TrainSettings(epochs, optimizer="adam", lr=3e-3), val=data.val)
+    print(result := ms.compress(model, data, params=0.3, train=training))
     return result
 
 

@@ -30,12 +30,9 @@ def main(n: int = 2000, epochs: int = 3) -> float:
         arguments = TrainingArguments(
             folder, num_train_epochs=epochs, learning_rate=1e-3, use_cpu=True, report_to=[], save_strategy="no", seed=0
         )
-        callbacks = [transformers_callback(keep)]
-        trainer = Trainer(model=model, args=arguments, train_dataset=sentences(n), callbacks=callbacks)
+        trainer = Trainer(model, arguments, train_dataset=sentences(n), callbacks=[transformers_callback(keep)])
         loss = trainer.train().training_loss
-
-    zeros = sum(int((model.get_parameter(name) == 0).sum()) for name in space.layer_weights()) / space.n_units
-    print(f"training loss {loss:.3f} with {zeros:.1%} of the encoder's weights at zero")
+    print(f"training loss {loss:.3f} with {ms.cost.nonzero_params(model):,} non-zero parameters")
     return loss
 
 

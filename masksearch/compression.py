@@ -323,10 +323,11 @@ class _Task:
 
     def repair_inputs(self) -> list[Any]:
         """Return batches of training inputs for the repair."""
-        order = torch.randperm(len(self.data.train), generator=torch_generator(self.seed, "compress", "repair"))
-        sizes = [len(part) for part in order[:_REPAIRED].split(_RANKED_BATCH)]
-        batches = self.data.train.batches(order, sizes)
-        return [inputs for inputs, _ in islice(batches, max(4, _REPAIRED // _RANKED_BATCH))]
+        train = self.data.train
+        order = torch.randperm(len(train), generator=torch_generator(self.seed, "compress", "repair"))[:_REPAIRED]
+        size = max(1, min(_RANKED_BATCH, len(order) // 4))
+        sizes = [len(part) for part in order.split(size)]
+        return [inputs for inputs, _ in islice(train.batches(order, sizes), max(4, _REPAIRED // size))]
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
         """Return the mask of a criterion, from gradients on some training examples where it needs them."""
