@@ -21,10 +21,15 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-__all__ = ["FIXED", "Coupling", "Labels", "Leaf"]
+__all__ = ["FIXED", "Coupling", "Labels", "Leaf", "filled_labels"]
 
 FIXED = -1  # label of a position that no mask removes, for example a channel of padded zeros
 Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,); None: all are fixed
+
+
+def filled_labels(labels: Labels, size: int) -> np.ndarray:
+    """Return the labels as an array; None, a dimension without labels, becomes ``size`` times FIXED."""
+    return np.full(size, FIXED) if labels is None else labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +86,17 @@ class Coupling:
         return list(self._labels[tensor])
 
     def _new(self, tensor: Tensor, dim: int) -> Labels:
-        size = tensor.shape[dim]
+        labels = self.new_labels(tensor.shape[dim])
+        if labels is not None:
+            self.leaves.append(Leaf(self._names[tensor], dim, labels))
+        return labels
+
+    def new_labels(self, size: int) -> Labels:
+        """Return new labels for a dimension that belongs to no parameter or buffer; None for a size of 1."""
         if size == 1:  # a dimension of one position cannot shrink, and broadcasting would lose its label
             return None
         labels = np.arange(self._n_labels, self._n_labels + size)
         self._n_labels += size
-        self.leaves.append(Leaf(self._names[tensor], dim, labels))
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
@@ -155,8 +165,8 @@ class Coupling:
     def produce(self, weight: str, made: Labels) -> None:
         """Record that a layer makes channels; ``made`` holds the labels of the output dimension of its weight."""
         if made is not None:
-            leaf = next(leaf for leaf in self.leaves if leaf.tensor == weight and made[0] in leaf.labels)
-            self.producers.append(leaf)
+            leaves = [leaf for leaf in self.leaves if leaf.tensor == weight and np.isin(leaf.labels, made).any()]
+            self.producers += leaves[:1]
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
         """Group coupled labels: return the class of every label, int64 (n_labels,), and {fixed class: reason}."""

@@ -4,78 +4,21 @@ torch decomposes all its functions and modules into ATen operations; one table m
 operation that is not in the table fixes all labels of its inputs, so that a missing rule costs units, never exactness.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch._ops import OpOverload
-from torch.utils._pytree import tree_leaves
 
-from masksearch.spaces.coupling import FIXED, Coupling, Labels
-from masksearch.spaces.norm_rules import group_norm, repeat
-from masksearch.spaces.recurrent_rules import embedding, pack
+from masksearch.spaces.coupling import Coupling, Labels, filled_labels
+from masksearch.spaces.coupling_call import Call, Rule, unknown
+from masksearch.spaces.coupling_products import batched_product, convolution, matrix_product
+from masksearch.spaces.coupling_resampling import pad, pixel_shuffle, pixel_unshuffle, pool
 
 __all__ = ["Call", "rule_of"]
 
 
-@dataclass(frozen=True)
-class Call:
-    """One executed ATen operation: its arguments, its results, and the module that ran it."""
-
-    function: OpOverload
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: Any
-    where: str  # for messages: "LayerNorm 'encoder.ln'"
-
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """All arguments, {name in the operation's schema: value}, defaults included."""
-        names = [argument.name for argument in self.function._schema.arguments]
-        defaults = {
-            argument.name: argument.default_value
-            for argument in self.function._schema.arguments
-            if argument.has_default_value()
-        }
-        return defaults | dict(zip(names, self.args, strict=False)) | self.kwargs
-
-    @property
-    def name(self) -> str:
-        """Name of the operation without namespace, overload and underscores: ``add`` for ``aten::add_.Tensor``."""
-        return self.function._schema.name.split("::")[1].strip("_")
-
-    @property
-    def inputs(self) -> list[Tensor]:
-        """Every tensor among the arguments."""
-        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
-
-    @property
-    def outputs(self) -> list[Tensor]:
-        """Every tensor among the results."""
-        return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
-
-    def dims(self, name: str, ndim: int) -> set[int]:
-        """Return the dimensions that the argument ``name`` lists, counted from 0; all ``ndim`` if None or empty."""
-        value = self.arguments.get(name)
-        if value is None or value == []:
-            return set(range(ndim))
-        return {dim % max(ndim, 1) for dim in (value if isinstance(value, list | tuple) else [value])}
-
-
-Rule = Callable[[Coupling, Call], None]
-
 # Operations that keep positions apart. Entries of one position must not depend on other positions of the same
 # dimension: then masked and pruned networks compute the same values at the positions that stay.
-
-
-def _unknown(coupling: Coupling, call: Call) -> None:
-    for tensor in call.inputs:
-        coupling.fix_all(tensor, f"{call.name} in {call.where} is an operation without a rule for following channels")
 
 
 def _elementwise(coupling: Coupling, call: Call) -> None:
@@ -97,6 +40,23 @@ def _elementwise(coupling: Coupling, call: Call) -> None:
 def _same(coupling: Coupling, call: Call) -> None:
     coupling.write(call.result, coupling.labels(call.inputs[0]))
     coupling.mark_view(call.result, call.inputs[0])
+
+
+def _as_strided(coupling: Coupling, call: Call) -> None:
+    """Pass labels on if the result has the positions and strides of the source, as for channels_last tensors."""
+    source, result = call.inputs[0], call.result
+    same = source.shape == result.shape and source.storage_offset() == result.storage_offset()
+    if same and all(
+        size <= 1 or old == new for size, old, new in zip(source.shape, source.stride(), result.stride(), strict=True)
+    ):
+        _same(coupling, call)
+    else:
+        unknown(coupling, call)
+
+
+def _new(coupling: Coupling, call: Call) -> None:
+    """Give an empty tensor new labels: what is copied into parts of it, in circular padding for example, ties them."""
+    coupling.write(call.result, [coupling.new_labels(size) for size in call.result.shape])
 
 
 def _permute(coupling: Coupling, call: Call) -> None:
@@ -123,7 +83,7 @@ def _view(coupling: Coupling, call: Call) -> None:
     reason = f"{call.name} in {call.where} mixes channels with other positions"
     source_labels = coupling.labels(source)
     if source.numel() == 0:
-        return _unknown(coupling, call)
+        return unknown(coupling, call)
     labels: list[Labels] = [None] * result.ndim
     source_dims = [dim for dim, size in enumerate(source.shape) if size > 1]
     result_dims = [dim for dim, size in enumerate(result.shape) if size > 1]
@@ -136,7 +96,8 @@ def _view(coupling: Coupling, call: Call) -> None:
                 after.append(result_dims.pop(0))
         flat = _flatten(coupling, [source.shape[d] for d in before], [source_labels[d] for d in before], reason)
         sizes = [result.shape[d] for d in after]
-        for dim, dim_labels in zip(after, _unflatten(coupling, sizes, flat, reason), strict=True):
+        to_maps = source.ndim == 2 and result.ndim > 3 and after[0] == 1  # features (n, c * h * w) -> (n, c, h, w)
+        for dim, dim_labels in zip(after, _unflatten(coupling, sizes, flat, reason, to_maps), strict=True):
             labels[dim] = dim_labels
     coupling.write(result, labels)
     coupling.mark_view(result, source)
@@ -157,11 +118,12 @@ def _flatten(coupling: Coupling, sizes: list[int], labels: list[Labels], reason:
     return np.broadcast_to(labels[labelled[0]].reshape(shape), sizes).flatten()  # type: ignore[union-attr]
 
 
-def _unflatten(coupling: Coupling, sizes: list[int], labels: Labels, reason: str) -> list[Labels]:
+def _unflatten(coupling: Coupling, sizes: list[int], labels: Labels, reason: str, to_maps: bool) -> list[Labels]:
     """Give the labels to the axis whose positions each hold one label; without such an axis, tie groups of channels.
 
     Groups of channels occur in a channel shuffle, (n, groups * c) -> (n, groups, c). There, all groups must lose the
-    same positions, because only then do the entries that stay form a rectangle.
+    same positions, because only then do the entries that stay form a rectangle. With ``to_maps``, the first axis is
+    that of the channels, and all features of one channel are tied.
     """
     if labels is None:
         return [None] * len(sizes)
@@ -172,7 +134,10 @@ def _unflatten(coupling: Coupling, sizes: list[int], labels: Labels, reason: str
         if (rows == rows[:, :1]).all():
             result[axis] = rows[:, 0]
             return result
-    result[-1] = coupling.tie(list(block.reshape(-1, sizes[-1])), reason)
+    if to_maps:
+        result[0] = coupling.tie(list(block.reshape(sizes[0], -1).T), reason)
+    else:
+        result[-1] = coupling.tie(list(block.reshape(-1, sizes[-1])), reason)
     return result
 
 
@@ -258,7 +223,7 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
     ]
     if any(each[along] is not None for each in part_labels):
         labels[along] = np.concatenate(
-            [_filled(each[along], part.shape[along]) for each, part in zip(part_labels, parts, strict=True)]
+            [filled_labels(each[along], part.shape[along]) for each, part in zip(part_labels, parts, strict=True)]
         )
     coupling.write(result, labels)
 
@@ -281,27 +246,6 @@ def _gate(coupling: Coupling, call: Call) -> None:
     coupling.write(call.result, labels)
 
 
-def _filled(labels: Labels, size: int) -> np.ndarray:
-    return np.full(size, FIXED) if labels is None else labels
-
-
-def _pad(coupling: Coupling, call: Call) -> None:
-    """Give padded positions the label FIXED: the pruned network pads as many positions as the full one."""
-    source = call.inputs[0]
-    labels, pad = coupling.labels(source), call.arguments["pad"]
-    for pair in range(len(pad) // 2):  # pairs (before, after), the last dimension first
-        dim, (before, after) = source.ndim - 1 - pair, pad[2 * pair : 2 * pair + 2]
-        channels = labels[dim]
-        if channels is None or before == after == 0:
-            continue
-        if min(before, after) < 0:
-            coupling.fix(channels, f"{call.name} in {call.where} selects channels by number")
-            labels[dim] = None
-        else:
-            labels[dim] = np.pad(channels, (before, after), constant_values=FIXED)
-    coupling.write(call.result, labels)
-
-
 # Operations that combine the positions of a dimension. A removed channel would change their result, so that such a
 # dimension is fixed. Only products with a weight may combine channels: a zero slice of the weight removes the channel.
 
@@ -318,18 +262,6 @@ def _reduce(coupling: Coupling, call: Call) -> None:
             coupling.write(result, [None if dim in dims else dim_labels for dim, dim_labels in enumerate(labels)])
         else:
             coupling.write(result, _without(dims, labels))
-
-
-def _pool(coupling: Coupling, call: Call) -> None:
-    """Fix the trailing dimensions, which poolings and interpolations change; the name says how many they are."""
-    source = call.inputs[0]
-    spatial = int(next(letter for letter in call.name if letter in "123"))
-    labels = coupling.labels(source)
-    for dim in range(source.ndim - spatial, source.ndim):
-        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over channels")
-        labels[dim] = None
-    for result in call.outputs:
-        coupling.write(result, labels)
 
 
 def _batch_norm(coupling: Coupling, call: Call) -> None:
@@ -353,65 +285,10 @@ def _normalise_over(coupling: Coupling, call: Call) -> None:
     coupling.write(call.outputs[0], labels)
 
 
-def _unmaskable(coupling: Coupling, call: Call) -> None:
-    """Fix all inputs of a product without a rule, or whose weight is no parameter (it is computed, or data)."""
-    _unknown(coupling, call)
-    if not any(coupling.weight_name(tensor) for tensor in call.inputs if tensor.ndim > 1):
-        coupling.unmaskable.append((call.where, f"{call.name} multiplies with a computed weight, not with a parameter"))
-
-
-def _matrix_product(coupling: Coupling, call: Call) -> None:
-    """A linear layer, data (n, in) times a transposed weight (in, out): tie the features to the weight's columns."""
-    *bias, data, weight = call.inputs
-    name = coupling.weight_name(weight)
-    scaled = call.arguments.get("alpha", 1) != 1 or call.arguments.get("beta", 1) != 1
-    if name is None or scaled or any(vector.ndim != 1 for vector in bias):
-        return _unmaskable(coupling, call)
-    rows, features = coupling.labels(data)
-    columns, made = coupling.labels(weight)
-    coupling.tie([features, columns], f"{call.where} reads channels that can't be removed")
-    coupling.produce(name, made)
-    if bias:
-        made = coupling.tie([made, coupling.labels(bias[0])[0]], f"{call.where} makes channels that can't be removed")
-    coupling.write(call.result, [rows, made])
-    return None
-
-
-def _convolution(coupling: Coupling, call: Call) -> None:
-    """Tie the input's channels to the weight's: (out, in / groups, *kernel), or (in, out, *kernel) when transposed.
-
-    In a depthwise convolution, channels that group g makes are removed with the one channel that it reads. In a grouped
-    convolution every group must read and make equally many channels, so that all groups lose the same positions.
-    """
-    arguments = call.arguments
-    data, weight, bias = arguments["input"], arguments["weight"], arguments["bias"]
-    groups, transposed = arguments["groups"], arguments["transposed"]
-    name = coupling.weight_name(weight)
-    if name is None or data.ndim != weight.ndim or (transposed and groups > 1):
-        return _unmaskable(coupling, call)
-    channels, (outer, inner, *kernel) = coupling.labels(data), coupling.labels(weight)
-    reads, makes = (f"{call.where} {does} channels that can't be removed" for does in ("reads", "makes"))
-    for dim_labels in (*channels[2:], *kernel):
-        coupling.fix(dim_labels, f"{call.where} slides over these positions")
-    read, made = channels[1], inner if transposed else outer
-    coupling.produce(name, made)
-    if groups == 1:
-        coupling.tie([read, outer if transposed else inner], reads)
-    elif groups == data.shape[1]:
-        multiplier = call.result.shape[1] // groups
-        made = coupling.tie([None if read is None else np.repeat(read, multiplier), made], reads)
-    else:
-        by_group = [None] if read is None else list(read.reshape(groups, -1))
-        coupling.tie([*by_group, inner], reads)
-        coupling.tie(list(_filled(made, call.result.shape[1]).reshape(groups, -1)), makes)
-    if bias is not None:
-        made = coupling.tie([made, coupling.labels(bias)[0]], makes)
-    coupling.write(call.result, [channels[0], made, *[None] * len(kernel)])
-    return None
-
-
 _RULES: dict[str, Rule] = {
     **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh", "to_copy"], _same),
+    "as_strided": _as_strided,
+    "new_empty": _new,
     **dict.fromkeys(["permute", "t", "transpose"], _permute),
     **dict.fromkeys(["reshape_alias", "unsafe_view", "view"], _view),
     "expand": _expand,
@@ -423,25 +300,25 @@ _RULES: dict[str, Rule] = {
     "cat": _concatenate,
     "stack": _stack,
     "glu": _gate,
-    "constant_pad_nd": _pad,
+    "pixel_shuffle": pixel_shuffle,
+    "pixel_unshuffle": pixel_unshuffle,
+    "constant_pad_nd": pad,
     **dict.fromkeys(["amax", "amin", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean"], _reduce),
     **dict.fromkeys(["linalg_vector_norm", "min", "softmax", "std", "sum", "var", "var_mean"], _reduce),
-    **dict.fromkeys([f"avg_pool{n}d" for n in "123"], _pool),
-    **dict.fromkeys([f"adaptive_avg_pool{n}d" for n in "123"], _pool),
-    **dict.fromkeys([f"adaptive_max_pool{n}d" for n in "123"], _pool),
-    **dict.fromkeys([f"max_pool{n}d_with_indices" for n in "123"], _pool),
-    **dict.fromkeys([f"upsample_nearest{n}d" for n in "123"], _pool),
-    **dict.fromkeys(["upsample_bilinear2d", "upsample_bicubic2d"], _pool),
-    **dict.fromkeys([f"reflection_pad{n}d" for n in "123"], _pool),
-    **dict.fromkeys([f"replication_pad{n}d" for n in "123"], _pool),
+    **dict.fromkeys([f"avg_pool{n}d" for n in "123"], pool),
+    **dict.fromkeys([f"adaptive_avg_pool{n}d" for n in "123"], pool),
+    **dict.fromkeys([f"adaptive_max_pool{n}d" for n in "123"], pool),
+    **dict.fromkeys([f"max_pool{n}d_with_indices" for n in "123"], pool),
+    **dict.fromkeys([f"upsample_nearest{n}d" for n in "123"], pool),
+    **dict.fromkeys([f"upsample_nearest_exact{n}d" for n in "123"], pool),
+    **dict.fromkeys(["upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"], pool),
+    **dict.fromkeys([f"reflection_pad{n}d" for n in "123"], pool),
+    **dict.fromkeys([f"replication_pad{n}d" for n in "123"], pool),
     **dict.fromkeys(["native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"], _batch_norm),
-    "native_layer_norm": _normalise_over,
-    "native_group_norm": group_norm,
-    "repeat": repeat,
-    "embedding": embedding,
-    "pack_padded_sequence": pack,
-    **dict.fromkeys(["addmm", "mm"], _matrix_product),
-    "convolution": _convolution,
+    **dict.fromkeys(["native_layer_norm", "native_group_norm"], _normalise_over),
+    **dict.fromkeys(["addmm", "mm"], matrix_product),
+    "bmm": batched_product,
+    "convolution": convolution,
     # These act on every entry alone; torch does not tag them as pointwise.
     **dict.fromkeys(["copy", "hardswish", "hardtanh", "leaky_relu", "prelu_kernel", "softplus", "elu"], _elementwise),
 }
@@ -450,7 +327,7 @@ _RULES: dict[str, Rule] = {
 def rule_of(call: Call) -> Rule:
     """Return the rule that passes channel labels from an operation's inputs to its results.
 
-    Operations outside the table: ``_elementwise`` if torch tags the operation as pointwise, else ``_unknown``.
+    Operations outside the table: ``_elementwise`` if torch tags the operation as pointwise, else ``unknown``.
     """
     elementwise = torch.Tag.pointwise in call.function.tags
-    return _RULES.get(call.name, _elementwise if elementwise else _unknown)
+    return _RULES.get(call.name, _elementwise if elementwise else unknown)

@@ -15,9 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from masksearch.spaces.coupling import Coupling
-from masksearch.spaces.coupling_rules import Call, rule_of
-from masksearch.spaces.kept_norms import following_norms, may_be_norm
-from masksearch.spaces.recurrent_rules import following_recurrent
+from masksearch.spaces.coupling_call import Call
+from masksearch.spaces.coupling_rules import rule_of
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
 

@@ -100,13 +100,10 @@ def _fit_sizes(model: nn.Module) -> None:
             layer.out_features, layer.in_features = layer.weight.shape
         elif isinstance(layer, _ConvNd):
             first, second = layer.weight.shape[:2]
-            if layer.transposed:
-                if layer.groups == 1:
-                    layer.in_channels, layer.out_channels = first, second
-            else:
-                if layer.groups == layer.in_channels > 1:  # depthwise: one group per channel that is left
-                    layer.groups = first // (layer.out_channels // layer.groups)
-                layer.in_channels, layer.out_channels = second * layer.groups, first
+            if layer.groups == layer.in_channels > 1:  # depthwise: one group per channel that is left
+                layer.groups = first if layer.transposed else first // (layer.out_channels // layer.groups)
+            widths = (first, second * layer.groups)
+            layer.in_channels, layer.out_channels = widths if layer.transposed else widths[::-1]
         elif isinstance(layer, _NormBase):
             kept = layer.weight if layer.weight is not None else layer.running_mean
             if kept is not None:

@@ -164,10 +164,10 @@ ODD = {
         {"a": "in training it stops", "fc": "outputs"},
     ),
     "an operation without a rule": (
-        lambda s, x: s.fc(pool(s.b(F.pixel_shuffle(s.a(x), 2)))),
-        {"a": conv(3, 16, 3), "b": conv(4, 8, 3), "fc": nn.Linear(8, 10)},
+        lambda s, x: s.fc(pool(s.b(s.a(x).cumprod(1)))),
+        {"a": conv(3, 16, 3), "b": conv(16, 8, 3), "fc": nn.Linear(8, 10)},
         {"b": 8},
-        {"a": "pixel_shuffle", "fc": "outputs"},
+        {"a": "cumprod", "fc": "outputs"},
     ),
     "a computed weight": (
         lambda s, x: s.fc(pool(s.b(s.a(x)))),

@@ -1,0 +1,67 @@
+"""One executed ATen operation, as the rules for following channels read it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._pytree import tree_leaves
+
+from masksearch.spaces.coupling import Coupling
+
+__all__ = ["Call", "Rule", "unknown"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One executed ATen operation: its arguments, its results, and the module that ran it."""
+
+    function: OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+    where: str  # for messages: "LayerNorm 'encoder.ln'"
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """All arguments, {name in the operation's schema: value}, defaults included."""
+        names = [argument.name for argument in self.function._schema.arguments]
+        defaults = {
+            argument.name: argument.default_value
+            for argument in self.function._schema.arguments
+            if argument.has_default_value()
+        }
+        return defaults | dict(zip(names, self.args, strict=False)) | self.kwargs
+
+    @property
+    def name(self) -> str:
+        """Name of the operation without namespace, overload and underscores: ``add`` for ``aten::add_.Tensor``."""
+        return self.function._schema.name.split("::")[1].strip("_")
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """Every tensor among the arguments."""
+        return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """Every tensor among the results."""
+        return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
+
+    def dims(self, name: str, ndim: int) -> set[int]:
+        """Return the dimensions that the argument ``name`` lists, counted from 0; all ``ndim`` if None or empty."""
+        value = self.arguments.get(name)
+        if value is None or value == []:
+            return set(range(ndim))
+        return {dim % max(ndim, 1) for dim in (value if isinstance(value, list | tuple) else [value])}
+
+
+Rule = Callable[[Coupling, Call], None]
+
+
+def unknown(coupling: Coupling, call: Call) -> None:
+    """Fix all positions of all inputs, because no rule follows channels through the operation."""
+    for tensor in call.inputs:
+        coupling.fix_all(tensor, f"{call.name} in {call.where} is an operation without a rule for following channels")

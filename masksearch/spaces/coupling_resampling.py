@@ -1,0 +1,58 @@
+"""Rules for poolings, interpolations, paddings and pixel shuffles, which change the sizes of feature maps."""
+
+import numpy as np
+
+from masksearch.spaces.coupling import FIXED, Coupling
+from masksearch.spaces.coupling_call import Call
+
+__all__ = ["pad", "pixel_shuffle", "pixel_unshuffle", "pool"]
+
+
+def pool(coupling: Coupling, call: Call) -> None:
+    """Fix the trailing dimensions, which poolings and interpolations change; the name says how many they are."""
+    source = call.inputs[0]
+    spatial = int(next(letter for letter in call.name if letter in "123"))
+    labels = coupling.labels(source)
+    for dim in range(source.ndim - spatial, source.ndim):
+        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over channels")
+        labels[dim] = None
+    for result in call.outputs:
+        coupling.write(result, labels)
+
+
+def pad(coupling: Coupling, call: Call) -> None:
+    """Give padded positions the label FIXED: the pruned network pads as many positions as the full one."""
+    source = call.inputs[0]
+    labels, pad = coupling.labels(source), call.arguments["pad"]
+    for pair in range(len(pad) // 2):  # pairs (before, after), the last dimension first
+        dim, (before, after) = source.ndim - 1 - pair, pad[2 * pair : 2 * pair + 2]
+        channels = labels[dim]
+        if channels is None or before == after == 0:
+            continue
+        if min(before, after) < 0:
+            coupling.fix(channels, f"{call.name} in {call.where} selects channels by number")
+            labels[dim] = None
+        else:
+            labels[dim] = np.pad(channels, (before, after), constant_values=FIXED)
+    coupling.write(call.result, labels)
+
+
+def pixel_shuffle(coupling: Coupling, call: Call) -> None:
+    """Tie the r * r consecutive channels that become one channel, (n, c * r * r, h, w) -> (n, c, h * r, w * r)."""
+    *batch, channels, height, width = coupling.labels(call.inputs[0])
+    for labels in (height, width):
+        coupling.fix(labels, f"{call.where} mixes these positions with others")
+    if channels is not None:
+        together = channels.reshape(-1, call.arguments["upscale_factor"] ** 2)
+        channels = coupling.tie(list(together.T), f"{call.where} joins channels to others that can't be removed")
+    coupling.write(call.result, [*batch, channels, None, None])
+
+
+def pixel_unshuffle(coupling: Coupling, call: Call) -> None:
+    """Repeat the label of each channel for the r * r channels made of it, (n, c, h, w) -> (n, c * r * r, ...)."""
+    *batch, channels, height, width = coupling.labels(call.inputs[0])
+    for labels in (height, width):
+        coupling.fix(labels, f"{call.where} mixes these positions with others")
+    if channels is not None:
+        channels = np.repeat(channels, call.arguments["downscale_factor"] ** 2)
+    coupling.write(call.result, [*batch, channels, None, None])
