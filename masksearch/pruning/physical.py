@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,19 @@ from torch import Tensor, nn
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.models import build_model, built_as
-from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, filled_tensors, named_tensors, with_tensors
+from masksearch.spaces.filter_cut import (
+    add_to_record,
+    check_shapes,
+    cut,
+    cut_tensors,
+    filled_tensors,
+    named_tensors,
+    record_of,
+    with_tensors,
+)
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
+from masksearch.spaces.size_attributes import set_attributes
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 
@@ -81,6 +91,8 @@ def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -
 def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Mask) -> None:
     """Write a pruned network to the folder ``path``: weights and mask as safetensors, its description as JSON.
 
+    A network that was pruned several times is saved with the last space and mask.
+
     Parameters
     ----------
     small : nn.Module
@@ -98,12 +110,13 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Ma
             has = tuple(tensors[name].shape) if name in tensors else "no such tensor"
             raise InputError(f"small: {type(small).__name__} has {has} for {name!r}; this mask leaves {shape}")
     small = unwrapped(small)
-    built = built_as(small)
+    built, record = built_as(small), record_of(small)
     about = {
         "format": _FORMAT,
         "class": type(small).__name__,
         "built_as": None if built is None else asdict(built),
-        "dense": _fingerprint(space.groups.shapes),
+        "dense": _fingerprint(record.dense),
+        "numbers": record.numbers,
         "space": space.fingerprint,
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
     }
@@ -121,7 +134,8 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     path : str or Path
         A folder of :func:`save_pruned`.
     model : nn.Module, optional
-        A new, full-size instance of the network's class. Networks of ``build_model`` need none.
+        A new, full-size instance of the network's class, also if the network was pruned several times. Networks of
+        ``build_model`` need none.
 
     Raises
     ------
@@ -135,16 +149,18 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         raise InputError(f"{folder} holds no pruned network")
     if model is None:
         model = _build(about, folder)
-    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model).items()}
-    if _fingerprint(shapes) != about["dense"]:
+    if _fingerprint(record_of(model).dense) != about["dense"]:
         raise InputError(
             f"model: {type(model).__name__} has other parameters than the {about['class']} of {folder} had before it "
-            "was pruned; give an instance made with the same arguments"
+            "was pruned for the first time; give an instance made with the same arguments"
         )
     tensors, _ = load_tensors(folder / _WEIGHTS)
     if {name: list(tensor.shape) for name, tensor in tensors.items()} != about["shapes"]:
         raise InputError(f"{folder / _WEIGHTS} doesn't belong to {folder / _ABOUT}: shapes differ")
-    return with_tensors(model, tensors).eval()
+    small = with_tensors(model, tensors)
+    set_attributes(small, about.get("numbers", []))
+    add_to_record(small, record_of(model), about.get("numbers", []))
+    return small.eval()
 
 
 def _build(about: dict[str, Any], folder: Path) -> nn.Module:
@@ -169,6 +185,6 @@ def _pruned_shapes(space: FilterSpace, mask: Mask) -> dict[str, tuple[int, ...]]
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def _fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:
     named = sorted((name, list(shape)) for name, shape in shapes.items())
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]

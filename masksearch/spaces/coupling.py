@@ -59,6 +59,7 @@ class Coupling:
         self.norms: list[tuple[str, int]] = []  # (module that normalises over kept channels, their dimension, negative)
         self.macs: dict[str, int] = {}  # weight -> multiply-adds that shrink with the weight
         self.other_macs = 0  # multiply-adds that no mask changes
+        self.sizes: list[tuple[str, str, int | None, np.ndarray]] = []  # (module, attribute, index, labels counted)
         self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._names[tensor] = name

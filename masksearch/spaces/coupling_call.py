@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._pytree import tree_leaves
 
@@ -23,6 +23,7 @@ class Call:
     kwargs: dict[str, Any]
     result: Any
     where: str  # for messages: "LayerNorm 'encoder.ln'"
+    running: tuple[tuple[str, nn.Module], ...] = ()  # that module and those that it is within, by name; innermost last
 
     @cached_property
     def arguments(self) -> dict[str, Any]:

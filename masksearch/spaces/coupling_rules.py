@@ -13,6 +13,7 @@ from masksearch.spaces.coupling import Coupling, Labels, filled_labels
 from masksearch.spaces.coupling_call import Call, Rule, unknown
 from masksearch.spaces.coupling_products import batched_product, convolution, matrix_product
 from masksearch.spaces.coupling_resampling import pad, pixel_shuffle, pixel_unshuffle, pool
+from masksearch.spaces.size_attributes import holds_sizes
 
 __all__ = ["Call", "rule_of"]
 
@@ -194,21 +195,27 @@ def _without(dims: set[int], labels: list[Labels]) -> list[Labels]:
 
 
 def _split(coupling: Coupling, call: Call) -> None:
-    """Tie parts of equal size, which must lose the same positions; fix the dimension where sizes differ."""
+    """Tie parts of equal size, which must lose the same positions.
+
+    Parts of different sizes are independent if the sizes may come from attributes of a module; else they are fixed.
+    """
     source = call.inputs[0]
     [dim] = call.dims("dim", source.ndim)
     labels = coupling.labels(source)
     along = labels[dim]
+    parts: list[Labels] = [None] * len(call.outputs)
     if along is not None:
         reason = f"{call.name} in {call.where} selects channels by number"
-        parts = np.split(along, np.cumsum([part.shape[dim] for part in call.outputs])[:-1])
-        if len({len(part) for part in parts}) == 1:
-            labels[dim] = coupling.tie(parts, reason)
+        sizes = [part.shape[dim] for part in call.outputs]
+        pieces = np.split(along, np.cumsum(sizes)[:-1])
+        if len(set(sizes)) == 1:
+            parts = [coupling.tie(pieces, reason)] * len(pieces)
+        elif holds_sizes(call, sizes):
+            parts = list(pieces)
         else:
             coupling.fix(along, reason)
-            labels[dim] = None
-    for part in call.outputs:
-        coupling.write(part, labels)
+    for part, part_labels in zip(call.outputs, parts, strict=True):
+        coupling.write(part, [*labels[:dim], part_labels, *labels[dim + 1 :]])
 
 
 def _concatenate(coupling: Coupling, call: Call) -> None:

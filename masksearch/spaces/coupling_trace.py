@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.coupling_rules import rule_of
+from masksearch.spaces.size_attributes import note_sizes
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
 
@@ -30,17 +31,16 @@ class _OperationTracer(TorchDispatchMode):
         super().__init__()
         self.coupling = coupling
         self.running = [network]  # innermost module last
-        self.paused = False  # while an LSTM runs, for example, which has a rule as a whole
+        self.modules: list[tuple[str, nn.Module]] = []  # the same modules, by name
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self.paused:
-            return result
-        call = Call(func, args, kwargs or {}, result, self.running[-1])
+        call = Call(func, args, kwargs or {}, result, self.running[-1], tuple(self.modules))
         if call.inputs:
             rule_of(call)(self.coupling, call)
+            note_sizes(self.coupling, call)
         if func._overloadpacket in flop_registry:
             self._count(call)
         return result
@@ -78,8 +78,11 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
         has_weights = any(True for _ in module.parameters(recurse=False))
         has_weights = has_weights and not (norms and may_be_norm(module))  # a norm ties the channels of all its runs
 
-        def enter(module: nn.Module, inputs: Any, where: str = where, has_weights: bool = has_weights) -> None:
+        def enter(
+            module: nn.Module, inputs: Any, where: str = where, name: str = name, has_weights: bool = has_weights
+        ) -> None:
             tracer.running.append(where)
+            tracer.modules.append((name, module))
             runs[where] = runs.get(where, 0) + 1
             if has_weights and runs[where] == 2:
                 for parameter in module.parameters(recurse=False):
@@ -87,6 +90,7 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             tracer.running.pop()
+            tracer.modules.pop()
 
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:

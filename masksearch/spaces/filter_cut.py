@@ -1,6 +1,7 @@
 """Physical pruning of networks: copies with smaller parameters and buffers, without the removed channels."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,13 +10,19 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from masksearch.spaces.filter_groups import Groups
-from masksearch.spaces.kept_norms import remove_norm_hooks
-from masksearch.spaces.norm_rules import fit_group_norm
-from masksearch.spaces.pruned_recurrent import fit_recurrent
+from masksearch.spaces.size_attributes import set_attributes
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 
-__all__ = ["check_shapes", "cut", "cut_tensors", "filled_tensors", "named_tensors", "with_tensors"]
+__all__ = [
+    "check_shapes",
+    "cut",
+    "cut_tensors",
+    "filled_tensors",
+    "named_tensors",
+    "new_numbers",
+    "with_tensors",
+]
 
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
@@ -72,7 +79,39 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
     check_shapes(groups, tensors, f"model: {type(model).__name__}")
     with torch.no_grad():
         small = cut_tensors(groups, bits, tensors)
-    return with_tensors(model, {name: small[name] for name in groups.by_tensor})
+    copied = with_tensors(model, {name: small[name] for name in groups.by_tensor})
+    numbers = new_numbers(groups, bits)
+    set_attributes(copied, numbers)
+    add_to_record(copied, record_of(model), numbers)
+    return copied
+
+
+@dataclass
+class PruningRecord:
+    """What a pruned network keeps of the network from which it was made, also if it was pruned several times.
+
+    A network that :func:`cut` made has it as its attribute ``pruning_record``.
+    """
+
+    dense: dict[str, list[int]]  # shape of every parameter and buffer of the first network
+    numbers: list[tuple[str, str, int | None, int]]  # (module, attribute, index or None, number) that differ from it
+
+
+def record_of(model: nn.Module) -> PruningRecord:
+    """Return the record of a pruned network; that of another network has only its shapes."""
+    record: PruningRecord | None = vars(model).get("pruning_record")
+    return record or PruningRecord({name: list(tensor.shape) for name, tensor in named_tensors(model).items()}, [])
+
+
+def add_to_record(small: nn.Module, record: PruningRecord, numbers: Iterable[tuple[str, str, int | None, int]]) -> None:
+    """Note new numbers in a pruned network, beside the record of the network from which it was made."""
+    known = {(module, attribute, index): number for module, attribute, index, number in [*record.numbers, *numbers]}
+    vars(small)["pruning_record"] = PruningRecord(record.dense, [(*place, n) for place, n in known.items()])
+
+
+def new_numbers(groups: Groups, bits: Tensor) -> list[tuple[str, str, int | None, int]]:
+    """Return (module, attribute, index or None, number) for every number of channels that a module holds."""
+    return [(*size.place, size.number(bits)) for size in groups.sizes]
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

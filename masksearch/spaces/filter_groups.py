@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from masksearch.spaces.coupling import FIXED, Coupling, Leaf
+from masksearch.spaces.size_attributes import SizeAttribute
 
 __all__ = ["Family", "Groups", "Run", "groups_of"]
 
@@ -61,7 +62,8 @@ class Groups:
     parameters: frozenset[str]  # names; the other tensors are buffers
     macs: dict[str, int]  # weight -> MACs per input, which are in proportion to its kept entries
     other_macs: int  # per input, the same under every mask
-    norms: tuple[tuple[str, int], ...] = ()  # (module that normalises over kept channels, their dimension, negative)
+    sizes: tuple[SizeAttribute, ...] = ()  # numbers of channels in attributes, which a pruned copy gets anew
+    size_candidates: tuple[SizeAttribute, ...] = ()  # numbers in attributes that equal a number of channels
 
     @property
     def n_units(self) -> int:
@@ -112,8 +114,15 @@ class Groups:
         ]
         number[stays] = np.arange(len(stays))
         runs = [replace(run, units=number[run.units]) for run in self.runs]
+
+        def renumbered(sizes: tuple[SizeAttribute, ...]) -> tuple[SizeAttribute, ...]:
+            new = [replace(size, units=number[size.units]) for size in sizes]
+            return tuple(size for size in new if (size.units != FIXED).any())
+
         return replace(
             self,
+            sizes=renumbered(self.sizes),
+            size_candidates=renumbered(self.size_candidates),
             families=tuple(family for i, family in enumerate(self.families) if i not in removed),
             runs=tuple(run for run in runs if (run.units != FIXED).any()),
             left_out=(*self.left_out, *((self.families[i].name, reason) for i in sorted(removed))),
@@ -153,6 +162,10 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
     unit = np.full(classes.max(initial=-1) + 1, FIXED)
     unit[[label_class for members in by_family.values() for label_class in members]] = np.arange(len(origin))
     runs = [Run(leaf.tensor, leaf.dim, unit[classes[leaf.labels]]) for leaf in coupling.leaves]
+    candidates = [
+        SizeAttribute(module, attribute, index, np.where(labels == FIXED, FIXED, unit[classes[labels]]))
+        for module, attribute, index, labels in coupling.sizes
+    ]
     tensors = (*model.named_parameters(), *model.named_buffers())
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
     made = [(producer.tensor, producer.dim) for producer in coupling.producers]
@@ -165,7 +178,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         parameters=frozenset(name for name, _ in model.named_parameters()),
         macs=dict(coupling.macs),
         other_macs=coupling.other_macs,
-        norms=tuple(dict.fromkeys(coupling.norms)),
+        size_candidates=tuple(candidate for candidate in candidates if (candidate.units != FIXED).any()),
     )
 
 

@@ -6,7 +6,8 @@ families that fail are left out. The copy's weights are drawn anew for every com
 overwrites them: one copy is enough for large networks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
-from masksearch.spaces.kept_norms import norms_over, remove_norm_hooks
+from masksearch.spaces.size_attributes import SizeAttribute, attribute_subsets
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
@@ -22,6 +23,7 @@ from masksearch.utils.seeds import torch_generator
 
 __all__ = ["prove", "scratch_copy"]
 
+_HINT = "; where forward has a number of channels as a constant, write -1, flatten(1) or the size of a tensor"
 _TOLERANCE = 1e-9  # of the outputs' standard deviation, in float64
 
 
@@ -96,14 +98,34 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
         )
 
     images = map_tensors(batch, inputs)
+
+    def differs(groups: Groups, families: Sequence[int] | None = None) -> str:
+        return _difference(model, groups, families or range(len(groups.families)), images, generator)
+
     failing, reason = _failing(model, groups, range(len(groups.families)), images, generator)
-    if failing:
-        groups = groups.without(failing, f"their pruned network is not equal to the masked one ({reason})")
-        if groups.families and (again := _difference(model, groups, range(len(groups.families)), images, generator)):
-            raise InputError(
-                f"model: {type(model).__name__} can't be pruned exactly: {again}, even without layers that fail alone"
-            )
-    return groups
+    if not failing:
+        return groups
+    found = {family: sizes for family in failing if (sizes := _sizes_for(groups, family, differs))}
+    left_out = f"their pruned network is not equal to the masked one ({reason})"
+    for rescued in (found, {}) if found else ({},):
+        sizes = tuple({size.place: size for sizes in rescued.values() for size in sizes}.values())
+        rest = replace(groups, sizes=sizes).without(set(failing) - set(rescued), left_out)
+        again = differs(rest) if rest.families else ""
+        if not again:
+            return rest
+    raise InputError(
+        f"model: {type(model).__name__} can't be pruned exactly: {again}, even without layers that fail alone"
+    )
+
+
+def _sizes_for(
+    groups: Groups, family: int, differs: Callable[[Groups, Sequence[int]], str]
+) -> tuple[SizeAttribute, ...]:
+    """Return the numbers in attributes of modules with which the pruned network of a family runs; () if none do."""
+    for sizes in attribute_subsets(groups.size_candidates, groups.slices[family]):
+        if not differs(replace(groups, sizes=sizes), [family]):
+            return sizes
+    return ()
 
 
 def _failing(
@@ -131,7 +153,8 @@ def _difference(
                 small = cut(model, groups, bits)
                 pruned = output_tensors(call_model(small, images))
         except Exception as error:  # a user's forward may raise anything if it can't run at this size
-            return f"it stops with {_first_line(error)!r}"
+            hint = _HINT if isinstance(error, RuntimeError) else ""
+            return f"it stops with {_first_line(error)!r}{hint}"
         if differs := _unequal(_masked_outputs(model, groups, bits, images), pruned):
             return differs
         if number == 0 and (stops := _training_error(model, small, images)):

@@ -213,6 +213,22 @@ def test_a_network_of_your_own_comes_back_through_a_fresh_instance(own, tmp_path
         load_pruned(tmp_path / "small", model=fresh)
 
 
+def test_a_network_that_was_pruned_twice_comes_back_through_a_fresh_instance(own, tmp_path):
+    net, space, mask = own
+    once = prune(net, space, mask)
+    save_pruned(tmp_path / "once", once, space, mask)
+    for first in (once, load_pruned(tmp_path / "once", model=Own())):
+        again = filter_space(first, torch.zeros(1, 3, 8, 8))
+        second_mask = again.random(0.5, "layerwise", torch.Generator().manual_seed(1))
+        twice = prune(first, again, second_mask)
+        save_pruned(tmp_path / "twice", twice, again, second_mask)
+        images = torch.randn(2, 3, 8, 8)
+        for model in (Own(), once):
+            assert torch.equal(load_pruned(tmp_path / "twice", model=model)(images), twice(images))
+    with pytest.raises(InputError, match="before it was pruned for the first time"):
+        load_pruned(tmp_path / "twice", model=Own(20))
+
+
 def test_only_what_the_mask_leaves_is_saved(own, tmp_path):
     net, space, mask = own
     with pytest.raises(

@@ -78,8 +78,12 @@ class CompactPath:
 
     @torch.no_grad()
     def _supports_slices(self) -> bool:
-        """Whether slices give the outputs of a pruned copy, tested on two images with half of the channels."""
-        if any(_has_fixed_sizes(layer) for layer in self._model.modules()):
+        """Whether slices give the outputs of a pruned copy, tested on two images with half of the channels.
+
+        False for networks with numbers of channels in attributes, which only a pruned copy has right.
+        """
+        grouped = any(isinstance(layer, _ConvNd) and layer.groups > 1 for layer in self._model.modules())
+        if grouped or self._groups.sizes:
             return False
         mask = self._space.random(0.5, "layerwise", torch.Generator().manual_seed(0), on_empty="keep_one")
         images = self._batches[0][:2]

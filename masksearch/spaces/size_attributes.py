@@ -1,0 +1,99 @@
+"""Numbers in the attributes of modules that hold a number of channels, as ``self.c`` in ``x.split((self.c, self.c))``.
+
+A pruned network that calls ``view`` or ``split`` with the old number stops. While the network runs once, every number
+in an attribute of the running modules that equals the size of a result's dimension is a candidate. The proof of the
+filter space sets candidates in the pruned copy, where a family of units fails without, and keeps those that make it run
+with the outputs of the masked network.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, combinations, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from masksearch.spaces.coupling import FIXED, Coupling
+from masksearch.spaces.coupling_call import Call
+
+__all__ = ["SizeAttribute", "attribute_subsets", "holds_sizes", "note_sizes", "set_attributes"]
+
+_SIZED = frozenset(
+    ["expand", "new_empty", "reshape_alias", "split", "split_with_sizes", "unsafe_split", "unsafe_view", "view"]
+)
+_MOST_SUBSETS = 40  # that are tried for one family of units
+
+
+@dataclass(frozen=True, eq=False)
+class SizeAttribute:
+    """A number in an attribute of a module that equals a number of positions; ``units`` are their unit numbers."""
+
+    module: str
+    attribute: str
+    index: int | None  # in the attribute, if it is a tuple or list
+    units: np.ndarray  # int64 (old number,); FIXED: a position that always stays
+
+    @property
+    def place(self) -> tuple[str, str, int | None]:
+        """Module, attribute and index."""
+        return self.module, self.attribute, self.index
+
+    def number(self, bits: Tensor) -> int:
+        """Return the number of positions that the mask ``bits``, bool (n_units,), keeps."""
+        return int(torch.cat([bits, bits.new_ones(1)])[torch.from_numpy(self.units)].sum())
+
+
+def note_sizes(coupling: Coupling, call: Call) -> None:
+    """Record the attributes of running modules that may have given an operation the sizes of its results."""
+    if call.name not in _SIZED:
+        return
+    numbers = [(name, *found) for name, module in call.running for found in _numbers(module)]
+    for result in call.outputs:
+        for size, labels in zip(result.shape, coupling.labels(result), strict=True):
+            if labels is not None and (labels != FIXED).any():
+                for module, attribute, index, value in numbers:
+                    if value == size:
+                        coupling.sizes.append((module, attribute, index, labels))
+
+
+def holds_sizes(call: Call, sizes: Sequence[int]) -> bool:
+    """Return whether attributes of the modules that run an operation hold all of these sizes."""
+    values = {value for _, module in call.running for *_, value in _numbers(module)}
+    return all(size in values for size in sizes)
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """(attribute, index, value) of every int in attributes of a module, and in tuples and lists that they hold."""
+    for name, value in vars(module).items():
+        if _is_number(value):
+            yield name, None, value
+        elif isinstance(value, tuple | list):
+            yield from ((name, index, item) for index, item in enumerate(value) if _is_number(item))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+
+
+def attribute_subsets(candidates: Sequence[SizeAttribute], family: slice) -> Iterator[tuple[SizeAttribute, ...]]:
+    """Yield sets of attributes that could make the units of a family removable, small sets first."""
+    own: dict[tuple[object, ...], SizeAttribute] = {}
+    for candidate in candidates:
+        if ((candidate.units >= family.start) & (candidate.units < family.stop)).any():
+            own.setdefault((*candidate.place, candidate.units.tobytes()), candidate)
+    subsets = chain.from_iterable(combinations(own.values(), size) for size in range(1, len(own) + 1))
+    several = (subset for subset in subsets if len({candidate.place for candidate in subset}) == len(subset))
+    yield from islice(several, _MOST_SUBSETS)
+
+
+def set_attributes(model: nn.Module, numbers: Iterable[tuple[str, str, int | None, int]]) -> None:
+    """Set numbers in attributes of modules, in place: (module, attribute, index or None, new number)."""
+    for name, attribute, index, number in numbers:
+        module = model.get_submodule(name)
+        value: Any = number
+        if index is not None:
+            old = getattr(module, attribute)
+            value = type(old)([*old[:index], number, *old[index + 1 :]])
+        setattr(module, attribute, value)
