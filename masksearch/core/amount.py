@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from masksearch.core.layout import Layout
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
@@ -186,7 +188,10 @@ class Amount:
         return kept
 
     def quotas(self, layout: Layout) -> list[int]:
-        """Return the number of units kept in each layer, for every scope but "global"."""
+        """Return the number of units kept in each layer, for every scope but "global".
+
+        Under limits of the layout, their sum may be smaller than :meth:`count`.
+        """
         kept = self.count(layout)
         sizes = [layer.size for layer in layout.layers]
         if isinstance(self.density, Mapping):
@@ -199,7 +204,12 @@ class Amount:
             raise InputError(
                 f"scope: {self.scope!r} doesn't fix the layers' densities; layerwise, erk or a density per layer does"
             )
-        return _largest_remainder(exact, sizes, kept)
+        quotas = _largest_remainder(exact, sizes, kept)
+        if layout.limits is None:
+            return quotas
+        if isinstance(self.density, Mapping):
+            return layout.limits.floor(np.array(quotas)).tolist()
+        return layout.limits.share(quotas, kept)
 
 
 def _power(density: Density, exponent: float) -> Density:

@@ -9,6 +9,7 @@ from math import prod
 
 import numpy as np
 
+from masksearch.core.limits import Limits
 from masksearch.utils.errors import InputError
 
 __all__ = ["Layer", "Layout"]
@@ -46,6 +47,9 @@ class Layout:
     granularity : str
         What one unit switches: ``"weight"`` or ``"filter"``.
     """
+
+    limits: Limits | None = None
+    """Limits on the number of units that every layer of a mask keeps; None: there are none."""
 
     def __init__(self, sizes: Sequence[tuple[str, tuple[int, ...], int]], granularity: str = "weight") -> None:
         if not sizes:

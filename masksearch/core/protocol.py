@@ -11,7 +11,7 @@ A search is this loop; :func:`masksearch.search` adds budgets, repeated masks, c
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -250,6 +250,7 @@ class Problem:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        _check_limits(space, self.amount, start)
 
     @property
     def density(self) -> Density:
@@ -283,6 +284,7 @@ class Problem:
             "hold": self.hold,
             "refined": self.refine is not None,
             "cost": self.cost if isinstance(self.cost, str) else self.cost is not None,
+            **({"limits": asdict(self.space.limits)} if self.space.limits else {}),
             **({"saliencies": list(self.saliencies)} if self.saliencies else {}),
             **({LARGER_BUDGETS: larger} if larger else {}),
         }
@@ -317,6 +319,9 @@ class Problem:
 
     def allows(self, kept: np.ndarray) -> bool:
         """Whether the problem allows masks that keep ``kept`` units per layer, int64 (n_layers,)."""
+        limits = self.space.limits
+        if limits is not None and not limits.allow(kept):
+            return False
         return (self.on_empty == "allow" or bool(kept.all())) and self.space.fits(kept, self.amount)
 
     def priced(self, mask: Mask, score: Score) -> Score:
@@ -324,6 +329,19 @@ class Problem:
         if self.cost is None or score.cost is not None:
             return score
         return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))
+
+
+def _check_limits(space: MaskSpace, amount: Amount, start: Mask | None) -> None:
+    """Raise an InputError for a search on a space with limits that its moves or its start mask would break."""
+    if space.limits is None:
+        return
+    if space.limits.stepped and amount.per_layer is None:
+        raise InputError(
+            f"density: {amount.density} over all layers in a space with multiple_of, where moves of a search must stay "
+            "within layers; give hold='units' with scope='layerwise' or 'erk', or a density per layer"
+        )
+    if start is not None and not space.limits.allow(np.array(list(start.kept_per_layer().values()))):
+        raise InputError("start: a mask that breaks min_units or multiple_of of its space; give one made by top_k")
 
 
 class HasScore(Protocol):

@@ -1,5 +1,6 @@
 """Mask spaces: all pruning masks of a network at one granularity. A space turns saliencies of units into masks."""
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.layout import Layout
+from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
@@ -94,7 +96,10 @@ class MaskSpace(Layout):
         saliency = saliency.detach().cpu()
         if saliency.isnan().any():
             raise InputError(f"saliency: {int(saliency.isnan().sum())} of {self.n_units} values are NaN; none may be")
-        return self._top(saliency, amount, generator or torch.Generator().manual_seed(0))
+        generator = generator or torch.Generator().manual_seed(0)
+        if self.limits is not None:
+            return self._limited(saliency, amount, generator, self.limits)
+        return self._top(saliency, amount, generator)
 
     from_saliency = top_k
 
@@ -163,6 +168,29 @@ class MaskSpace(Layout):
         else:
             bits = _highest(saliency, amount.count(self), generator)
         return self._settle_empty(bits, saliency, generator, amount.on_empty)
+
+    def _limited(self, saliency: Tensor, amount: Amount, generator: torch.Generator, limits: Limits) -> Mask:
+        """Return the mask of the units of highest saliency among the masks that the limits of the space allow.
+
+        The density is an upper limit: steps are added in the order of their mean rank, while they fit.
+        """
+        shuffled = torch.randperm(self.n_units, generator=generator).numpy()
+        order = np.lexsort((shuffled, saliency.double().numpy()))
+        rank = np.empty(self.n_units)
+        rank[order] = np.arange(self.n_units)
+        ranked = [layer.start + np.argsort(-rank[layer.slice]) for layer in self.layers]
+        if amount.hold == "units" and amount.fixes_layers:
+            kept = np.array(amount.quotas(self))
+        elif amount.hold == "units":
+            count = amount.count(self)
+            kept = limits.fill([rank[units] for units in ranked], lambda kept: kept.sum() <= count, f"{count} units")
+        else:
+            ranks = [rank[units] for units in ranked]
+            if amount.fixes_layers:
+                ranks = limits.even(replace(amount, hold="units").quotas(self))
+            what = f"{amount.density} of the {amount.hold}"
+            kept = limits.fill(ranks, lambda kept: self.fits(kept, amount), what)
+        return Mask.of_units(self, np.concatenate([units[:k] for units, k in zip(ranked, kept, strict=True)]))
 
     def _settle_empty(self, bits: Tensor, saliency: Tensor, generator: torch.Generator, on_empty: OnEmpty) -> Mask:
         empty = [layer for layer in self.layers if not bits[layer.slice].any()]

@@ -271,6 +271,20 @@ def _reduce(coupling: Coupling, call: Call) -> None:
             coupling.write(result, _without(dims, labels))
 
 
+def _vector_norm(coupling: Coupling, call: Call) -> None:
+    """Let channels go that are zero where a mask removes them: they add nothing to a sum of squares.
+
+    The proof of the space tests that they are zero.
+    """
+    source, result = call.inputs[0], call.result
+    if call.arguments.get("ord", 2) != 2:
+        return _reduce(coupling, call)
+    dims, labels = call.dims("dim", source.ndim), coupling.labels(source)
+    kept = [None if dim in dims else dim_labels for dim, dim_labels in enumerate(labels)]
+    coupling.write(result, kept if result.ndim == source.ndim else _without(dims, labels))
+    return None
+
+
 def _batch_norm(coupling: Coupling, call: Call) -> None:
     source, *vectors = call.inputs
     labels = coupling.labels(source)
@@ -311,7 +325,7 @@ _RULES: dict[str, Rule] = {
     "pixel_unshuffle": pixel_unshuffle,
     "constant_pad_nd": pad,
     **dict.fromkeys(["amax", "amin", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean"], _reduce),
-    **dict.fromkeys(["linalg_vector_norm", "min", "softmax", "std", "sum", "var", "var_mean"], _reduce),
+    **dict.fromkeys(["min", "softmax", "std", "sum", "var", "var_mean"], _reduce),
     **dict.fromkeys([f"avg_pool{n}d" for n in "123"], pool),
     **dict.fromkeys([f"adaptive_avg_pool{n}d" for n in "123"], pool),
     **dict.fromkeys([f"adaptive_max_pool{n}d" for n in "123"], pool),
@@ -324,6 +338,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(["native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"], _batch_norm),
     **dict.fromkeys(["native_layer_norm", "native_group_norm"], _normalise_over),
     **dict.fromkeys(["addmm", "mm"], matrix_product),
+    "linalg_vector_norm": _vector_norm,
     "bmm": batched_product,
     "convolution": convolution,
     # These act on every entry alone; torch does not tag them as pointwise.

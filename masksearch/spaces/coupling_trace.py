@@ -14,6 +14,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from masksearch.spaces.computed_weights import advice_on_weight
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.coupling_rules import rule_of
@@ -70,6 +71,10 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
     coupling = Coupling(model)
     for name, first in shared_parameters(model).items():
         coupling.fix_all(model.get_parameter(first), f"its weight is also {name!r}")
+    advice = {name: text for name, module in model.named_modules() if (text := advice_on_weight(module))}
+    for name, text in advice.items():
+        for parameter in model.get_submodule(name).parameters():
+            coupling.fix_all(parameter, text, first=True)
     tracer = _OperationTracer(coupling, type(model).__name__)
     runs: dict[str, int] = {}
     hooks = []
@@ -101,6 +106,8 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
     finally:
         for hook in hooks:
             hook.remove()
+    normed = {f"{type(model.get_submodule(name)).__name__} {name!r}" for name in advice}
+    coupling.unmaskable = [item for item in coupling.unmaskable if item[0] not in normed] + list(advice.items())
     if not outputs:
         raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
     for output in outputs:

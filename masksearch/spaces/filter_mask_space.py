@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
+from masksearch.spaces.filter_choice import Layers, choose_layers, limits_of
 from masksearch.spaces.filter_costs import Costs
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
 from masksearch.spaces.kept_norms import set_norm_hooks
 from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
+from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
 from masksearch.utils.registry import choose
@@ -42,10 +45,11 @@ class FilterSpace(NetworkSpace):
         (layer, reason) for every layer of which some or all channels can't be removed.
     """
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, limits: Limits | None = None) -> None:
         super().__init__([(family.name, family.shape, family.size) for family in groups.families], "filter")
         self.groups = groups
         self.left_out = groups.left_out
+        self.limits = limits
 
     def __str__(self) -> str:
         rows = [("layer", "units", "coupled tensors (dimensions)")]
@@ -60,7 +64,13 @@ class FilterSpace(NetworkSpace):
         by_norms = [layer.name for layer in self.layers if self.norm_units[layer.slice].any()]
         norms = [f"masked: norms take statistics over the kept channels of {', '.join(by_norms)}"] if by_norms else []
         left_out = [f"left out: {layer}: {reason}" for layer, reason in self.left_out]
-        return "\n".join([repr(self), *table_lines(rows), *norms, *left_out])
+        limits = []
+        if self.limits is not None:
+            names = [layer.name for layer in self.layers]
+            bounds = zip(names, self.limits.lowest.tolist(), self.limits.steps, strict=True)
+            texts = [f"{name} at least {least}" + f", in steps of {step}" * (step > 1) for name, least, step in bounds]
+            limits = [f"kept units: {'; '.join(texts)}"]
+        return "\n".join([repr(self), *table_lines(rows), *limits, *left_out])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -252,7 +262,15 @@ def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
     return tensor.masked_fill((units == earlier_units) & (units != FIXED), 0)
 
 
-def filter_space(model: nn.Module, example_input: Nested, *, norms: bool = False) -> FilterSpace:
+def filter_space(
+    model: nn.Module,
+    example_input: Nested,
+    *,
+    exclude: Layers = (),
+    include: Layers | None = None,
+    min_units: float = 1,
+    multiple_of: int = 1,
+) -> FilterSpace:
     """Find the channels of a network that can be removed; return the space of masks with one bit per group of them.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
@@ -270,14 +288,20 @@ def filter_space(model: nn.Module, example_input: Nested, *, norms: bool = False
     example_input : Tensor (n, ...), or a tuple or dict of such tensors
         A batch for ``model(x)``, ``model(*x)`` or ``model(**x)``; only shapes and types matter (and the values of
         integers).
-    norms : bool
-        Whether channels that a LayerNorm or RMSNorm sees are units, too (``space.norm_units``). Masked then means that
-        the norm takes its statistics over the kept channels only, as in the pruned network. ``space.apply`` and
-        ``space.applied`` arrange this with hooks; zeros in a state dict don't suffice.
+    exclude, include : str, module, or sequence of both, optional
+        Layers without units, or the only layers with units: names, patterns such as ``"layer4.*"``, or modules. A name
+        means all layers within it, too. Layers that must lose the same channels are chosen together.
+    min_units : int or float
+        Least number of units that a mask keeps of every layer, or a share in (0, 1) of the layer's units.
+    multiple_of : int
+        Every layer keeps a multiple of this number of channels, or all of them; 8 suits tensor cores. Masks are then
+        the largest such masks within the asked density, which ``mask.density`` shows. Searches need a fixed number of
+        units per layer: scope ``"layerwise"`` or ``"erk"``, or a density per layer.
 
     Raises
     ------
     InputError
+        If ``exclude`` or ``include`` fits no layer, or a limit is invalid.
         If the network doesn't take the example, returns no tensor, or has no channel that can be removed.
     """
     model = unwrapped(model)
@@ -287,22 +311,41 @@ def filter_space(model: nn.Module, example_input: Nested, *, norms: bool = False
         raise InputError(
             f"example_input: {describe(inputs)} has sizes of 0; a batch (n, ...) with n at least 1 is needed"
         )
+    _check_types(model, as_nested(example_input, "example_input"))
     scratch = scratch_copy(model)
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
         with torch.random.fork_rng(devices=[]):
-            groups = groups_of(scratch, _trace(scratch, inputs, norms))
+            groups = groups_of(scratch, _trace(scratch, inputs))
+            groups = choose_layers(model, groups, include, exclude)
             if groups.families:
                 groups = prove(scratch_copy(scratch), groups, inputs)  # the trace may have left tensors in its copy
     finally:
         torch.set_default_dtype(default)
     if not groups.families:
-        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in groups.left_out[:3])
+        most_useful = sorted(groups.left_out, key=lambda item: "make it permanent" not in item[1])
+        reasons = "; ".join(f"{layer}: {reason}" for layer, reason in most_useful[:3])
         raise InputError(
             f"model: {name} has no channels that can be removed ({reasons or 'it has no layers that make any'})"
         )
-    return FilterSpace(groups)
+    return FilterSpace(groups, limits_of(groups, min_units, multiple_of))
+
+
+def _check_types(model: nn.Module, inputs: Nested) -> None:
+    """Raise an InputError if a network of another floating-point type than the example stops because of that."""
+    own = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    given = {tensor.dtype for tensor in tensors_of(inputs) if tensor.is_floating_point()}
+    if len(own) == 1 and given and own != given and own <= {torch.float16, torch.bfloat16}:
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                call_model(copy_network(model).cpu().eval(), inputs)
+        except RuntimeError:
+            [dtype] = own
+            raise InputError(
+                f"example_input: {', '.join(map(str, given))}, and {type(model).__name__} has parameters of {dtype}; "
+                f"give an example of the same type, example_input.to({dtype})"
+            ) from None
 
 
 def _one_in_float64(tensor: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ ODD = {
         lambda s, x: s.fc(pool(s.b(s.a(x)))),
         {"a": nn.utils.parametrizations.weight_norm(conv(3, 16, 3)), "b": conv(16, 8, 3), "fc": nn.Linear(8, 10)},
         {"b": 8},
-        {"ParametrizedConv2d 'a'": "computed", "fc": "outputs"},
+        {"a": "remove_parametrizations", "fc": "outputs"},
     ),
 }
 

@@ -1,0 +1,97 @@
+"""Limits of a mask space: the least number of units that every layer keeps, and the step of that number."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from masksearch.utils.errors import InputError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Numbers of units that a layer may keep: at least ``least``, and a multiple of ``steps`` or all of its units.
+
+    Parameters
+    ----------
+    sizes : tuple of int
+        Units of every layer.
+    least : tuple of int
+        Least number of kept units of every layer.
+    steps : tuple of int
+        Every layer keeps a multiple of its step, or all of its units.
+    """
+
+    sizes: tuple[int, ...]
+    least: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def stepped(self) -> bool:
+        """Whether any layer has a step above 1."""
+        return max(self.steps) > 1
+
+    @cached_property
+    def lowest(self) -> np.ndarray:
+        """Smallest allowed number of kept units of every layer, int64 (n_layers,)."""
+        least, steps = np.maximum(self.least, 1), np.array(self.steps)
+        return np.minimum(-(-least // steps) * steps, self.sizes)
+
+    def allow(self, kept: np.ndarray) -> bool:
+        """Return whether layers may keep these numbers of units, int64 (n_layers,)."""
+        return bool((kept >= self.lowest).all() and (kept == self.floor(kept)).all())
+
+    def floor(self, kept: np.ndarray) -> np.ndarray:
+        """Return the largest allowed numbers up to ``kept``, int64 (n_layers,); the smallest allowed if none is."""
+        stepped = np.where(kept >= self.sizes, self.sizes, kept // self.steps * self.steps)
+        return np.maximum(stepped, self.lowest)
+
+    def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
+        """Return the numbers of kept units per layer, int64 (n_layers,): steps are added while the cost fits.
+
+        Parameters
+        ----------
+        ranks : sequence of arrays
+            For every layer, the rank of each of its units from the first kept to the last. Steps of the highest mean
+            rank come first; a layer is complete as soon as its next step doesn't fit.
+        fits : callable
+            Whether numbers of kept units cost no more than the budget.
+        what : str
+            Description of the budget in the error message.
+
+        Raises
+        ------
+        InputError
+            If the smallest allowed numbers don't fit.
+        """
+        kept = self.lowest.copy()
+        if not fits(kept):
+            raise InputError(
+                f"density: {what} is less than min_units and multiple_of need, {kept.sum()} of {sum(self.sizes)} "
+                "units; give a higher density or smaller limits"
+            )
+        blocks = []
+        for layer, (size, step) in enumerate(zip(self.sizes, self.steps, strict=True)):
+            starts = range(int(kept[layer]), size, step)
+            blocks += [(-ranks[layer][start : start + step].mean(), layer, start) for start in starts]
+        complete: set[int] = set()
+        for _, layer, start in sorted(blocks):
+            if layer not in complete:
+                more = kept.copy()
+                more[layer] = min(start + self.steps[layer], self.sizes[layer])
+                if start == kept[layer] and fits(more):
+                    kept = more
+                else:
+                    complete.add(layer)
+        return kept
+
+    def share(self, quotas: Sequence[int], total: int) -> list[int]:
+        """Return allowed numbers of units per layer in proportion to ``quotas``, with a sum of at most ``total``."""
+        return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
+
+    def even(self, quotas: Sequence[int]) -> list[np.ndarray]:
+        """Return ranks for :meth:`fill` with which layers grow in proportion to their quotas."""
+        return [-np.arange(size) / max(quota, 1e-9) for size, quota in zip(self.sizes, quotas, strict=True)]
