@@ -13,6 +13,8 @@ from masksearch.spaces.coupling import Coupling, Labels, filled_labels
 from masksearch.spaces.coupling_call import Call, Rule, unknown
 from masksearch.spaces.coupling_products import batched_product, convolution, matrix_product
 from masksearch.spaces.coupling_resampling import pad, pixel_shuffle, pixel_unshuffle, pool
+from masksearch.spaces.norm_rules import group_norm, repeat
+from masksearch.spaces.recurrent_rules import embedding, pack
 from masksearch.spaces.size_attributes import holds_sizes
 
 __all__ = ["Call", "rule_of"]
@@ -336,7 +338,11 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys([f"reflection_pad{n}d" for n in "123"], pool),
     **dict.fromkeys([f"replication_pad{n}d" for n in "123"], pool),
     **dict.fromkeys(["native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"], _batch_norm),
-    **dict.fromkeys(["native_layer_norm", "native_group_norm"], _normalise_over),
+    "native_layer_norm": _normalise_over,
+    "native_group_norm": group_norm,
+    "repeat": repeat,
+    "embedding": embedding,
+    "pack_padded_sequence": pack,
     **dict.fromkeys(["addmm", "mm"], matrix_product),
     "linalg_vector_norm": _vector_norm,
     "bmm": batched_product,

@@ -18,6 +18,8 @@ from masksearch.spaces.computed_weights import advice_on_weight
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.coupling_rules import rule_of
+from masksearch.spaces.kept_norms import following_norms, may_be_norm
+from masksearch.spaces.recurrent_rules import following_recurrent
 from masksearch.spaces.size_attributes import note_sizes
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
@@ -33,11 +35,14 @@ class _OperationTracer(TorchDispatchMode):
         self.coupling = coupling
         self.running = [network]  # innermost module last
         self.modules: list[tuple[str, nn.Module]] = []  # the same modules, by name
+        self.paused = False  # while an LSTM runs, for example, which has a rule as a whole
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if self.paused:
+            return result
         call = Call(func, args, kwargs or {}, result, self.running[-1], tuple(self.modules))
         if call.inputs:
             rule_of(call)(self.coupling, call)

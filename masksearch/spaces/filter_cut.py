@@ -10,6 +10,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.kept_norms import remove_norm_hooks
+from masksearch.spaces.norm_rules import fit_group_norm
+from masksearch.spaces.pruned_recurrent import fit_recurrent
 from masksearch.spaces.size_attributes import set_attributes
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError

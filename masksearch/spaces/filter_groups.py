@@ -62,6 +62,7 @@ class Groups:
     parameters: frozenset[str]  # names; the other tensors are buffers
     macs: dict[str, int]  # weight -> MACs per input, which are in proportion to its kept entries
     other_macs: int  # per input, the same under every mask
+    norms: tuple[tuple[str, int], ...] = ()  # (module that normalises over kept channels, their dimension, negative)
     sizes: tuple[SizeAttribute, ...] = ()  # numbers of channels in attributes, which a pruned copy gets anew
     size_candidates: tuple[SizeAttribute, ...] = ()  # numbers in attributes that equal a number of channels
 
@@ -178,6 +179,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         parameters=frozenset(name for name, _ in model.named_parameters()),
         macs=dict(coupling.macs),
         other_macs=coupling.other_macs,
+        norms=tuple(dict.fromkeys(coupling.norms)),
         size_candidates=tuple(candidate for candidate in candidates if (candidate.units != FIXED).any()),
     )
 

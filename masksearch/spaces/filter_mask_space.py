@@ -70,7 +70,7 @@ class FilterSpace(NetworkSpace):
             bounds = zip(names, self.limits.lowest.tolist(), self.limits.steps, strict=True)
             texts = [f"{name} at least {least}" + f", in steps of {step}" * (step > 1) for name, least, step in bounds]
             limits = [f"kept units: {'; '.join(texts)}"]
-        return "\n".join([repr(self), *table_lines(rows), *limits, *left_out])
+        return "\n".join([repr(self), *table_lines(rows), *limits, *norms, *left_out])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -270,6 +270,7 @@ def filter_space(
     include: Layers | None = None,
     min_units: float = 1,
     multiple_of: int = 1,
+    norms: bool = False,
 ) -> FilterSpace:
     """Find the channels of a network that can be removed; return the space of masks with one bit per group of them.
 
@@ -297,6 +298,10 @@ def filter_space(
         Every layer keeps a multiple of this number of channels, or all of them; 8 suits tensor cores. Masks are then
         the largest such masks within the asked density, which ``mask.density`` shows. Searches need a fixed number of
         units per layer: scope ``"layerwise"`` or ``"erk"``, or a density per layer.
+    norms : bool
+        Whether channels that a LayerNorm or RMSNorm sees are units, too (``space.norm_units``). Masked then means that
+        the norm takes its statistics over the kept channels only, as in the pruned network. ``space.apply`` and
+        ``space.applied`` arrange this with hooks; zeros in a state dict don't suffice.
 
     Raises
     ------
@@ -317,7 +322,7 @@ def filter_space(
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
         with torch.random.fork_rng(devices=[]):
-            groups = groups_of(scratch, _trace(scratch, inputs))
+            groups = groups_of(scratch, _trace(scratch, inputs, norms))
             groups = choose_layers(model, groups, include, exclude)
             if groups.families:
                 groups = prove(scratch_copy(scratch), groups, inputs)  # the trace may have left tensors in its copy

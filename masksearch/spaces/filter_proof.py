@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.kept_norms import norms_over, remove_norm_hooks
 from masksearch.spaces.size_attributes import SizeAttribute, attribute_subsets
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError

@@ -82,8 +82,7 @@ class CompactPath:
 
         False for networks with numbers of channels in attributes, which only a pruned copy has right.
         """
-        grouped = any(isinstance(layer, _ConvNd) and layer.groups > 1 for layer in self._model.modules())
-        if grouped or self._groups.sizes:
+        if self._groups.sizes or any(_has_fixed_sizes(layer) for layer in self._model.modules()):
             return False
         mask = self._space.random(0.5, "layerwise", torch.Generator().manual_seed(0), on_empty="keep_one")
         images = self._batches[0][:2]
