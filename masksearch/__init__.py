@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from masksearch.schedules.rounds import run_rounds
     from masksearch.scoring import LatencyShare, Scorer, ShortTraining
     from masksearch.searching.loop import search
-    from masksearch.spaces import FilterSpace, WeightSpace, filter_space, weight_space
+    from masksearch.spaces import FilterSpace, NMSpace, WeightSpace, filter_space, nm_space, weight_space
     from masksearch.tasks import Task
     from masksearch.training import TrainSettings, evaluate, keep_mask, train
     from masksearch.utils.errors import InputError
@@ -44,6 +44,7 @@ __all__ = [
     "Mask",
     "MaskSpace",
     "Move",
+    "NMSpace",
     "Problem",
     "Proposal",
     "Score",
@@ -72,6 +73,7 @@ __all__ = [
     "load_plugins",
     "load_pruned",
     "models",
+    "nm_space",
     "prune",
     "reconstruct",
     "restore_state",
@@ -119,7 +121,7 @@ _HOMES = {
     "schedules.rounds": ("run_rounds",),
     "scoring": ("LatencyShare", "Scorer", "ShortTraining"),
     "searching.loop": ("search",),
-    "spaces": ("FilterSpace", "WeightSpace", "filter_space", "weight_space"),
+    "spaces": ("FilterSpace", "NMSpace", "WeightSpace", "filter_space", "nm_space", "weight_space"),
     "tasks": ("Task",),
     "training": ("TrainSettings", "evaluate", "keep_mask", "train"),
     "utils.errors": ("InputError",),

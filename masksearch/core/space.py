@@ -30,6 +30,9 @@ class MaskSpace(Layout):
     of kept units is exact.
     """
 
+    fixed_density: float | None = None
+    """The only density that masks of the space have; None: masks of all densities exist."""
+
     def count(self, density: Density | Amount) -> int:
         """Return the number of units that a mask of this density keeps.
 

@@ -237,11 +237,13 @@ def select(
     row = CRITERIA[name]
     if space.granularity not in row.granularities:
         raise InputError(f"criterion {name!r}: is for {' and '.join(row.granularities)} masks, not {space.granularity}")
-    density = _DENSITY if density is None and sparsity is None else density
+    if density is None and sparsity is None:
+        density = _DENSITY if space.fixed_density is None else space.fixed_density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
     generator = generator or torch.Generator().manual_seed(0)
     batches = batches if is_split(batches) else list(batches)
-    steps = step_amounts(space, amount, row.rounds, space.full() if alive is None else alive)
+    rounds = row.rounds if space.fixed_density is None else 1
+    steps = step_amounts(space, amount, rounds, space.full() if alive is None else alive)
     for step in steps:
         values = saliency(name, model, space, batches, generator=generator, initial=initial, alive=alive, loss=loss)
         if alive is not None:

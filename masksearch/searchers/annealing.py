@@ -11,6 +11,7 @@ import torch
 from masksearch.core.amount import Scope
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Problem, Proposal, Score
+from masksearch.searchers.group_swaps import GroupPartition
 from masksearch.searchers.layered_partition import LayeredPartition, RankedLayers
 from masksearch.searchers.partition import Partition
 from masksearch.searchers.searcher import Searcher
@@ -26,8 +27,8 @@ _TURN = 100  # consecutive scorings of one chain, if proposals come one by one: 
 _EXCHANGES = 20  # number of exchanges between chains in a search
 _TRIES = 100  # draws of a move until the problem allows its mask
 
-Neighbourhood = Partition | LayeredPartition | RankedLayers
-"""Current mask of an annealing chain, stored so that swaps of r units are drawn in O(r) time."""
+Neighbourhood = Partition | LayeredPartition | GroupPartition | RankedLayers
+"""The units of a chain's current mask, in an order from which moves are drawn in time O(radius)."""
 
 
 @dataclass
@@ -147,6 +148,8 @@ class Annealing(Searcher):
 
     def _swaps(self) -> Neighbourhood:
         mask = self.problem.start or self.problem.random_mask(self.generator, self.scope)
+        if self.problem.space.swap_group:
+            return GroupPartition(mask)
         within = self.within if self.problem.amount.per_layer is None else 1.0
         return LayeredPartition(mask, within) if within else Partition(mask)
 
@@ -154,6 +157,11 @@ class Annealing(Searcher):
         problem, saliencies = self.problem, list(self.problem.saliencies.values())
         if problem.amount.per_layer is not None:
             raise InputError("annealing: densities per layer are given, so there are none to search; give one density")
+        if problem.space.fixed_density is not None:
+            raise InputError(
+                f"annealing: densities, but all masks of this {problem.space.describe()} have equal densities; leave "
+                "densities out"
+            )
         saliency = saliencies[0] if saliencies else torch.rand(problem.space.n_units, generator=self.generator)
         mask = problem.start or problem.top_units(saliency, self.scope, self.generator)
         return RankedLayers(mask, saliency, self.generator)

@@ -12,6 +12,7 @@ from masksearch.core.amount import Scope
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score
+from masksearch.searchers.group_swaps import swapped_in_groups
 from masksearch.searchers.layered_partition import spread
 from masksearch.searchers.partition import per_layer
 from masksearch.searchers.searcher import Searcher
@@ -149,6 +150,9 @@ class Evolution(Searcher):
     def _crossed(self, base: _Member, other: _Member) -> Move:
         """A swap of part of the units in which the parents differ; the empty move if the part is none or all."""
         mine, theirs = np.flatnonzero(base.bits & ~other.bits), np.flatnonzero(other.bits & ~base.bits)
+        if group := self.problem.space.swap_group:
+            exchanged = self.state.rng.random(len(base.bits) // group) < 0.5
+            return Move(mine[exchanged[mine // group]], theirs[exchanged[theirs // group]])
         if self.state.rng.random() < self.by_layer:
             space = base.mask.space
             taken = self.state.rng.random(len(space.layers)) < 0.5
@@ -169,6 +173,8 @@ class Evolution(Searcher):
         kept, pruned = base.mask.n_kept, space.n_units - base.mask.n_kept
         if not min(kept, pruned):
             return Move.nowhere()
+        if space.swap_group:
+            return swapped_in_groups(base.bits, space.swap_group, self._radius(min(kept, pruned)), self.state.rng)
         if self.state.rng.random() < self._within:
             move = self._swapped_within(base)
             if len(move) or self._within == 1:

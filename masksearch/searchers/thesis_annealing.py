@@ -9,6 +9,7 @@ import numpy as np
 
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score
+from masksearch.searchers.group_swaps import GroupPartition
 from masksearch.searchers.partition import Partition
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
@@ -63,7 +64,7 @@ class ThesisState:
 
     rng: np.random.Generator  # draws moves and thresholds
     current: Mask
-    partition: Partition  # the current mask as an array of units, from which swaps are drawn
+    partition: Partition | GroupPartition  # of the current mask
     memory: TabuMemory
     radius: int  # number of kept units that a move swaps for pruned ones
     peak: int  # radius after its last increase
@@ -124,7 +125,7 @@ class ThesisAnnealing(Searcher):
         self.state = ThesisState(
             rng=numpy_generator(problem.seed, "thesis_annealing"),
             current=current,
-            partition=Partition(current),
+            partition=GroupPartition(current) if problem.space.swap_group else Partition(current),
             memory=TabuMemory.of_size(self.memory, problem.space.n_units),
             radius=current.n_kept,
             peak=current.n_kept,

@@ -130,6 +130,8 @@ def search(
     searcher = _instance(searcher)
     if batch < 1:
         raise InputError(f"batch: {batch}; at least 1 proposal per ask is needed")
+    if density is None and sparsity is None:
+        density = space.fixed_density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, on_empty=on_empty).by_layer(space)
     if cost is not None:
         _check_cost(cost, searcher, space)

@@ -2,6 +2,16 @@
 
 from masksearch.spaces.filter_mask_space import FilterSpace, filter_space
 from masksearch.spaces.network_space import NetworkSpace
+from masksearch.spaces.nm_mask_space import NMSpace, nm_space
 from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space
 
-__all__ = ["FilterSpace", "LayerKind", "NetworkSpace", "WeightSpace", "filter_space", "weight_space"]
+__all__ = [
+    "FilterSpace",
+    "LayerKind",
+    "NMSpace",
+    "NetworkSpace",
+    "WeightSpace",
+    "filter_space",
+    "nm_space",
+    "weight_space",
+]

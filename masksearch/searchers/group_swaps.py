@@ -1,0 +1,98 @@
+"""The current mask of a walk through an N:M space: swaps within groups of consecutive units, in time O(radius)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from masksearch.core.mask import Mask, Move
+from masksearch.searchers.partition import per_layer
+from masksearch.utils.errors import InputError
+
+__all__ = ["GroupPartition", "swapped_in_groups"]
+
+
+class GroupPartition:
+    """Current mask of a search in an N:M space; has the methods of ``Partition``, and swaps units of equal groups.
+
+    Parameters
+    ----------
+    mask : Mask
+        The first mask: of a space with a ``swap_group``, with equal numbers of kept units in all groups.
+
+    Raises
+    ------
+    InputError
+        If groups of the mask keep different numbers of units.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        self.space = mask.space
+        self._bits = mask.bits.numpy().copy()
+        self._group = mask.space.swap_group
+        self._kept = np.array(list(mask.kept_per_layer().values()), dtype=np.int64)
+        self.n_kept = mask.n_kept
+        per_group = self._bits.reshape(-1, self._group).sum(1)
+        if (per_group != per_group[0]).any():
+            raise InputError(
+                f"start: its groups of {self._group} units keep {per_group.min()} to {per_group.max()} units; all must "
+                f"keep the same number, as masks of this {mask.space.describe()} do"
+            )
+
+    @property
+    def max_radius(self) -> int:
+        """Largest radius of a swap: the sum over groups of the smaller of the numbers of kept and pruned units."""
+        return min(self.n_kept, len(self._bits) - self.n_kept)
+
+    def draw(self, radius: int, rng: np.random.Generator) -> Move:
+        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units of their groups."""
+        return swapped_in_groups(self._bits, self._group, min(radius, self.max_radius), rng)
+
+    def kept_after(self, move: Move) -> np.ndarray:
+        """Number of kept units per layer after ``move``, int64 (n_layers,)."""
+        return self._kept - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
+
+    def make(self, move: Move) -> None:
+        """Apply a swap to the current mask."""
+        self._kept = self.kept_after(move)
+        self._bits[move.dropped] = False
+        self._bits[move.regrown] = True
+
+    def mask(self) -> Mask:
+        """The current mask, in O(n_units)."""
+        return Mask(self.space, torch.from_numpy(self._bits.copy()))
+
+    def state_dict(self) -> dict[str, object]:
+        """Bits of the current mask."""
+        return {"bits": self._bits.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned."""
+        self._bits = np.array(state["bits"], dtype=bool)
+        self._kept = per_layer(self.space, np.flatnonzero(self._bits))
+        self.n_kept = int(self._kept.sum())
+
+
+def swapped_in_groups(bits: np.ndarray, group: int, radius: int, rng: np.random.Generator) -> Move:
+    """Draw a swap of ``radius`` kept units for as many pruned units, each pair from one group of ``group`` units.
+
+    Parameters
+    ----------
+    bits : bool array (n_units,)
+        The mask; all groups keep equally many units.
+    radius : int
+        At most the number of groups times the smaller of the numbers of kept and pruned units of a group.
+    """
+    kept = int(bits[:group].sum())
+    swaps = min(kept, group - kept)  # largest number of a group
+    slots = rng.choice(len(bits) // group * swaps, radius, replace=False, shuffle=False)
+    groups, wanted = np.unique(slots // swaps, return_counts=True)
+    rows = bits.reshape(-1, group)[groups]
+    # Units in random order, those to take from first; the first `wanted` of each row are taken.
+    keys = rng.random(rows.shape)
+    taken = np.arange(group) < wanted[:, None]
+    first = groups[:, None] * group
+    dropped = (first + (keys + ~rows).argsort(1))[taken]
+    regrown = (first + (keys + rows).argsort(1))[taken]
+    return Move(dropped, regrown)
