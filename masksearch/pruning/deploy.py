@@ -6,21 +6,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.cost import Timing, time_runs
-from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated, forward
+from masksearch.cost import time_runs
+from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated
+from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inputs_of, zeros_of
+from masksearch.pruning.semi_structured import SemiStructured, semi_structured
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, n_examples
 
-__all__ = ["BreakEven", "Choice", "Deployed", "SparseConv1x1", "SparseLinear", "break_even", "sparse"]
-
-_TOLERANCE = 1e-4  # of the outputs' standard deviation, for float32; sparse products add in another order
-_TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, with 8 and 11 significant bits
+__all__ = [
+    "BreakEven",
+    "Choice",
+    "Deployed",
+    "SemiStructured",
+    "SparseConv1x1",
+    "SparseLinear",
+    "break_even",
+    "semi_structured",
+    "sparse",
+]
 
 
 class _SparseProduct(nn.Module):
@@ -79,24 +88,6 @@ class SparseConv1x1(_SparseProduct):
         return torch.stack([self.multiply(image.flatten(1)).view(-1, *image.shape[1:]) for image in x])
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Measured times of a layer as a dense and as a sparse product, and which of the two was chosen."""
-
-    layer: str
-    shape: tuple[int, ...]  # of the weight
-    sparsity: float  # share of zeros in the weight
-    rows: int  # inputs (pixels, tokens) per forward pass of the example batch
-    dense: Timing
-    sparse: Timing
-    chosen: str  # "sparse" or "dense"
-
-    @property
-    def speedup(self) -> float:
-        """Median dense time / median sparse time; below 1 the sparse layer is slower."""
-        return self.dense.median / self.sparse.median
-
-
 class Deployed(NamedTuple):
     """Result of :func:`sparse`: the network for inference, and the measurement of each layer with zeros."""
 
@@ -135,49 +126,24 @@ def sparse(model: nn.Module, example_input: Nested, seconds: float = 0.2) -> Dep
     device = device_of(model)
     batch = batch_of(example_input, n_examples(as_nested(example_input, "example_input")), device)
     with evaluated(model), torch.no_grad():
-        inputs, outputs = _inputs_of(model, batch)
+        inputs, outputs = inputs_of(model, batch)
         replaced: dict[nn.Module, nn.Module] = {}
         choices = []
         for name, layer in model.named_modules():
             if name in inputs and (sparse_layer := _sparse_form(layer)) is not None:
-                choice = _choose(name, layer, sparse_layer, inputs[name], seconds)
+                with _quiet():
+                    choice = choose_form(name, layer, sparse_layer, inputs[name], seconds)
                 choices.append(choice)
                 if choice.chosen == "sparse":
                     replaced[layer] = sparse_layer
         deployed = copied(model, replaced).eval()
-        _check_equal(outputs, call_model(deployed, batch), type(model).__name__)
+        check_equal(outputs, call_model(deployed, batch), type(model).__name__)
     return Deployed(deployed, choices)
-
-
-def _inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
-    """Layer name -> input at its first run, for layers with a sparse form; and the network's outputs."""
-    inputs: dict[str, Tensor] = {}
-    hooks = []
-    # torch's encoder passes these weights to a fused operator that needs dense ones.
-    fused = {
-        part
-        for module in model.modules()
-        if isinstance(module, nn.TransformerEncoderLayer)
-        for part in module.children()
-    }
-    for name, module in model.named_modules():
-
-        def record(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            if len(args) == 1 and isinstance(args[0], Tensor):
-                inputs.setdefault(name, args[0])
-
-        if isinstance(module, nn.Linear | nn.Conv2d) and module not in fused:
-            hooks.append(module.register_forward_pre_hook(record))
-    try:
-        return inputs, forward(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _sparse_form(layer: nn.Module) -> nn.Module | None:
     """Return the sparse form of a layer with zeros, or None. Subclasses have none, because they may compute more."""
-    if type(layer) not in (nn.Linear, nn.Conv2d) or not _zeros(layer):
+    if type(layer) not in (nn.Linear, nn.Conv2d) or not zeros_of(layer):
         return None
     if layer.weight.device.type == "cpu" and layer.weight.dtype.itemsize < 4:
         return None  # torch has no sparse products in half precision on the CPU
@@ -188,46 +154,6 @@ def _sparse_form(layer: nn.Module) -> nn.Module | None:
         if layer.kernel_size == (1, 1) and layer.groups == 1 and unpadded:
             return SparseConv1x1(layer.weight, layer.bias, layer.stride).eval()  # type: ignore[arg-type]
     return None
-
-
-def _zeros(layer: nn.Module) -> int:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    return weight.numel() - int(weight.count_nonzero())
-
-
-def _choose(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor, seconds: float) -> Choice:
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    with _quiet():
-        times = time_runs({"dense": partial(layer, x), "sparse": partial(sparse_layer, x)}, x.device, seconds)
-    dense, as_rows = times["dense"], times["sparse"]
-    return Choice(
-        layer=name,
-        shape=tuple(weight.shape),
-        sparsity=_zeros(layer) / weight.numel(),
-        rows=x.numel() // weight.shape[1],
-        dense=dense,
-        sparse=as_rows,
-        chosen="sparse" if as_rows.high < dense.low else "dense",
-    )
-
-
-def _check_equal(dense: Any, sparse: Any, name: str) -> None:
-    for expected, output in zip(_tensors(dense), _tensors(sparse), strict=True):
-        tolerance = _TOLERANCE if expected.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW
-        spread = float(expected.double().std()) if expected.numel() > 1 else float(expected.double().abs())
-        difference = float((expected.double() - output.double()).abs().max())
-        if not difference <= tolerance * max(spread, 1e-12):
-            raise InputError(
-                f"model: {name} with sparse layers gives other outputs: {difference:.2g} apart at a standard deviation "
-                f"of {spread:.2g}; at most {tolerance:g} of it is allowed"
-            )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    leaves = torch.utils._pytree.tree_leaves(tree)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel()]
 
 
 @contextmanager

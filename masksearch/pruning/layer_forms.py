@@ -1,0 +1,104 @@
+"""Choice between the dense and the sparse form of a layer, from measured times on the layer's own inputs."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.cost import Timing, time_runs
+from masksearch.cost.forward_pass import forward
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested
+
+__all__ = ["Choice", "check_equal", "choose_form", "inputs_of", "zeros_of"]
+
+_TOLERANCE = 1e-4  # of the outputs' standard deviation, for float32; sparse products add in another order
+_TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, with 8 and 11 significant bits
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Measured times of a layer as a dense and as a sparse product, and which of the two was chosen."""
+
+    layer: str
+    shape: tuple[int, ...]  # of the weight
+    sparsity: float  # share of zeros in the weight
+    rows: int  # inputs (pixels, tokens) per forward pass of the example batch
+    dense: Timing
+    sparse: Timing
+    chosen: str  # "sparse" or "dense"
+
+    @property
+    def speedup(self) -> float:
+        """Median dense time / median sparse time; below 1 the sparse layer is slower."""
+        return self.dense.median / self.sparse.median
+
+
+def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
+    """Layer name -> input at its first run, for layers with a sparse form; and the network's outputs."""
+    inputs: dict[str, Tensor] = {}
+    hooks = []
+    # torch's encoder passes these weights to a fused operator that needs dense ones.
+    fused = {
+        part
+        for module in model.modules()
+        if isinstance(module, nn.TransformerEncoderLayer)
+        for part in module.children()
+    }
+    for name, module in model.named_modules():
+
+        def record(module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            if len(args) == 1 and isinstance(args[0], Tensor):
+                inputs.setdefault(name, args[0])
+
+        if isinstance(module, nn.Linear | nn.Conv2d) and module not in fused:
+            hooks.append(module.register_forward_pre_hook(record))
+    try:
+        return inputs, forward(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def zeros_of(layer: nn.Module) -> int:
+    """Return the number of zeros in a layer's weight."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.numel() - int(weight.count_nonzero())
+
+
+def choose_form(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor, seconds: float) -> Choice:
+    """Time both forms of a layer on an input; choose sparse if its 95 % interval lies below that of dense."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    times = time_runs({"dense": partial(layer, x), "sparse": partial(sparse_layer, x)}, x.device, seconds)
+    dense, as_rows = times["dense"], times["sparse"]
+    return Choice(
+        layer=name,
+        shape=tuple(weight.shape),
+        sparsity=zeros_of(layer) / weight.numel(),
+        rows=x.numel() // weight.shape[1],
+        dense=dense,
+        sparse=as_rows,
+        chosen="sparse" if as_rows.high < dense.low else "dense",
+    )
+
+
+def check_equal(dense: Any, sparse: Any, name: str) -> None:
+    """Raise an :class:`InputError` if the outputs of the dense and the sparse network ``name`` differ."""
+    for expected, output in zip(_tensors(dense), _tensors(sparse), strict=True):
+        tolerance = _TOLERANCE if expected.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW
+        spread = float(expected.double().std()) if expected.numel() > 1 else float(expected.double().abs())
+        difference = float((expected.double() - output.double()).abs().max())
+        if not difference <= tolerance * max(spread, 1e-12):
+            raise InputError(
+                f"model: {name} with sparse layers gives other outputs: {difference:.2g} apart at a standard deviation "
+                f"of {spread:.2g}; at most {tolerance:g} of it is allowed"
+            )
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel()]
