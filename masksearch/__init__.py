@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from masksearch.schedules.rounds import run_rounds
     from masksearch.scoring import LatencyShare, Scorer, ShortTraining
     from masksearch.searching.loop import search
-    from masksearch.spaces import FilterSpace, NMSpace, WeightSpace, filter_space, nm_space, weight_space
+    from masksearch.spaces import (
+        BlockSpace,
+        FilterSpace,
+        NMSpace,
+        WeightSpace,
+        block_space,
+        filter_space,
+        nm_space,
+        weight_space,
+    )
     from masksearch.tasks import Task
     from masksearch.training import TrainSettings, evaluate, keep_mask, train
     from masksearch.utils.errors import InputError
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Amount",
+    "BlockSpace",
     "Budget",
     "Compressed",
     "Data",
@@ -56,6 +66,7 @@ __all__ = [
     "Trial",
     "WeightSpace",
     "analysis",
+    "block_space",
     "build_model",
     "compress",
     "cost",
@@ -121,7 +132,16 @@ _HOMES = {
     "schedules.rounds": ("run_rounds",),
     "scoring": ("LatencyShare", "Scorer", "ShortTraining"),
     "searching.loop": ("search",),
-    "spaces": ("FilterSpace", "NMSpace", "WeightSpace", "filter_space", "nm_space", "weight_space"),
+    "spaces": (
+        "BlockSpace",
+        "FilterSpace",
+        "NMSpace",
+        "WeightSpace",
+        "block_space",
+        "filter_space",
+        "nm_space",
+        "weight_space",
+    ),
     "tasks": ("Task",),
     "training": ("TrainSettings", "evaluate", "keep_mask", "train"),
     "utils.errors": ("InputError",),

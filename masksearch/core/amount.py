@@ -180,10 +180,11 @@ class Amount:
             kept = round(sum(self.density[layer.name] * layer.size for layer in layout.layers))
         else:
             kept = round(self.density * layout.n_units)
-        if kept < len(layout.layers):
+        least = max(1, int(layout.needed.sum()))
+        if kept < least:
             raise InputError(
                 f"density: {self.density} keeps {kept} of {layout.n_units} units, fewer than the "
-                f"{len(layout.layers)} layers; at least {len(layout.layers) / layout.n_units:.3g} is needed"
+                f"{least} layers; at least {least / layout.n_units:.3g} is needed"
             )
         return kept
 

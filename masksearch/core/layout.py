@@ -51,6 +51,11 @@ class Layout:
     swap_group: int = 0
     """Number of consecutive units among which moves of searches must swap; 0: a move may swap any two units."""
 
+    @property
+    def needed(self) -> np.ndarray:
+        """Whether a mask that keeps nothing of a layer cuts the network: bool (n_layers,). By default, all do."""
+        return np.ones(len(self.layers), dtype=bool)
+
     def __init__(self, sizes: Sequence[tuple[str, tuple[int, ...], int]], granularity: str = "weight") -> None:
         if not sizes:
             raise InputError(f"a {granularity} space needs at least one layer with units, and there is none")

@@ -158,8 +158,9 @@ class Mask:
         return self.space.densities(list(self.kept_per_layer().values()))
 
     def empty_layers(self) -> list[str]:
-        """Return the names of the layers without any kept unit."""
-        return [name for name, kept in self.kept_per_layer().items() if not kept]
+        """Return the names of the layers without any kept unit, of those that the network needs."""
+        kept = self.kept_per_layer().items()
+        return [name for (name, count), needed in zip(kept, self.space.needed, strict=True) if needed and not count]
 
     def hamming(self, other: "Mask") -> int:
         """Return the number of units in which two masks differ: 2 r if r units were pruned and r regrown."""

@@ -196,7 +196,8 @@ class MaskSpace(Layout):
         return Mask.of_units(self, np.concatenate([units[:k] for units, k in zip(ranked, kept, strict=True)]))
 
     def _settle_empty(self, bits: Tensor, saliency: Tensor, generator: torch.Generator, on_empty: OnEmpty) -> Mask:
-        empty = [layer for layer in self.layers if not bits[layer.slice].any()]
+        layers = [layer for layer, needed in zip(self.layers, self.needed, strict=True) if needed]
+        empty = [layer for layer in layers if not bits[layer.slice].any()]
         if not empty or on_empty == "allow":
             return Mask(self, bits)
         if on_empty == "raise":
@@ -207,7 +208,7 @@ class MaskSpace(Layout):
         # The best unit of every empty layer is kept. As many of the worst kept units are dropped, but never the best
         # kept unit of a layer, so that no other layer becomes empty.
         spare = bits.clone()
-        for layer in self.layers:
+        for layer in layers:
             if not bits[layer.slice].any():
                 bits[layer.slice] = _highest(saliency[layer.slice], 1, generator)
             else:

@@ -64,12 +64,12 @@ class Criterion:
 
 
 _DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
-_BOTH, _FILTER = ("weight", "filter"), ("filter",)
+_BOTH, _FILTER, _PARTS, _ALL = ("weight", "filter"), ("filter",), ("filter", "block"), ("weight", "filter", "block")
 
 CRITERIA: Table[Criterion] = Table(
     "criterion",
     {
-        "random": Criterion(random, "uniform noise", weights="none", draws=True, granularities=_BOTH),
+        "random": Criterion(random, "uniform noise", weights="none", draws=True, granularities=_ALL),
         "magnitude": Criterion(magnitude, "|w| (Han et al. 2015)", weights="trained"),
         "mag_sign": Criterion(
             mag_sign,
@@ -86,7 +86,7 @@ CRITERIA: Table[Criterion] = Table(
             granularities=_BOTH,
         ),
         "movement": Criterion(
-            movement, "|w - w0| (Zhou et al. 2019)", weights="trained", needs_initial=True, granularities=_BOTH
+            movement, "|w - w0| (Zhou et al. 2019)", weights="trained", needs_initial=True, granularities=_ALL
         ),
         "lamp": Criterion(
             lamp,
@@ -95,10 +95,10 @@ CRITERIA: Table[Criterion] = Table(
             granularities=_BOTH,
         ),
         "snip": Criterion(
-            snip, "|gradient x w| (Lee et al. 2019)", needs_batches=True, granularities=_BOTH, takes_loss=True
+            snip, "|gradient x w| (Lee et al. 2019)", needs_batches=True, granularities=_ALL, takes_loss=True
         ),
         "grasp": Criterion(
-            grasp, "(Hessian x gradient) w (Wang et al. 2020)", needs_batches=True, granularities=_BOTH, takes_loss=True
+            grasp, "(Hessian x gradient) w (Wang et al. 2020)", needs_batches=True, granularities=_ALL, takes_loss=True
         ),
         "synflow": Criterion(
             synflow,
@@ -107,7 +107,7 @@ CRITERIA: Table[Criterion] = Table(
             rounds=100,
             granularities=_BOTH,
         ),
-        "mag": Criterion(magnitude, "filters: mean |w| (thesis 2020)", weights="trained", granularities=_FILTER),
+        "mag": Criterion(magnitude, "filters, blocks: mean |w| (thesis 2020)", weights="trained", granularities=_PARTS),
         "filter_l1": Criterion(
             filter_l1, "filters: L1 norm (Li et al. 2017)", weights="trained", granularities=_FILTER
         ),
@@ -120,10 +120,10 @@ CRITERIA: Table[Criterion] = Table(
         ),
         "taylor": Criterion(
             taylor,
-            "filters: |sum of gradient x w| (Molchanov et al. 2019)",
+            "filters, blocks: |sum of gradient x w| (Molchanov et al. 2019)",
             weights="trained",
             needs_batches=True,
-            granularities=_FILTER,
+            granularities=_PARTS,
             takes_loss=True,
         ),
     },

@@ -1,4 +1,4 @@
-"""Physical pruning: smaller networks from filter masks, with equal outputs in eval mode; state dicts and files."""
+"""Physical pruning: smaller networks from masks of filters and blocks, with equal outputs in eval mode; files."""
 
 import hashlib
 import json
@@ -12,16 +12,9 @@ from torch import Tensor, nn
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.models import build_model, built_as
-from masksearch.spaces.filter_cut import (
-    add_to_record,
-    check_shapes,
-    cut,
-    cut_tensors,
-    filled_tensors,
-    named_tensors,
-    record_of,
-    with_tensors,
-)
+from masksearch.spaces.block_mask_space import BlockSpace
+from masksearch.spaces.block_removal import Replacements, with_replacements
+from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, filled_tensors, named_tensors, with_tensors
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.size_attributes import set_attributes
@@ -34,8 +27,8 @@ _FORMAT = "masksearch.pruned"
 _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetensors"
 
 
-def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
-    """Return a smaller copy of a network, physically without the channels that a filter mask removes.
+def prune(model: nn.Module, space: FilterSpace | BlockSpace, mask: Mask) -> nn.Module:
+    """Return a smaller copy of a network, physically without the channels or blocks that a mask removes.
 
     In eval mode its outputs equal those of the masked network. The copy has the same class, mode, device and types, and
     no gradients. ``model`` does not change.
@@ -50,6 +43,8 @@ def prune(model: nn.Module, space: FilterSpace, mask: Mask) -> nn.Module:
     InputError
         For a mask of another space, a model of other sizes, or a mask that keeps nothing of a layer.
     """
+    if isinstance(space, BlockSpace):
+        return space.without_blocks(model, mask)
     _check_mask(space, mask)
     return cut(unwrapped(model), space.groups, mask.bits)
 
@@ -88,7 +83,7 @@ def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -
     return filled_tensors(space.groups, mask.bits, state)
 
 
-def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Mask) -> None:
+def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace | BlockSpace, mask: Mask) -> None:
     """Write a pruned network to the folder ``path``: weights and mask as safetensors, its description as JSON.
 
     A network that was pruned several times is saved with the last space and mask.
@@ -103,9 +98,17 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Ma
     InputError
         If ``small`` is not of the sizes that the mask leaves.
     """
-    _check_mask(space, mask)
+    if isinstance(space, BlockSpace):
+        replacements: Replacements = space.replacements(mask)
+        expected = {name: space.shapes[name] for name in _names_left(space, replacements)}
+        full = space.shapes
+    else:
+        _check_mask(space, mask)
+        replacements, expected, full = {}, _pruned_shapes(space, mask), space.groups.shapes
     tensors = named_tensors(small)
-    for name, shape in _pruned_shapes(space, mask).items():
+    for name in tensors.keys() - expected.keys():
+        raise InputError(f"small: {type(small).__name__} has {name!r}, which this mask removes")
+    for name, shape in expected.items():
         if name not in tensors or tuple(tensors[name].shape) != shape:
             has = tuple(tensors[name].shape) if name in tensors else "no such tensor"
             raise InputError(f"small: {type(small).__name__} has {has} for {name!r}; this mask leaves {shape}")
@@ -115,10 +118,10 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace, mask: Ma
         "format": _FORMAT,
         "class": type(small).__name__,
         "built_as": None if built is None else asdict(built),
-        "dense": _fingerprint(record.dense),
-        "numbers": record.numbers,
+        "dense": _fingerprint(full),
         "space": space.fingerprint,
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        **({"replacements": replacements} if replacements else {}),
     }
     folder = Path(path)
     mask.save(folder / _MASK)
@@ -154,6 +157,8 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
             f"model: {type(model).__name__} has other parameters than the {about['class']} of {folder} had before it "
             "was pruned for the first time; give an instance made with the same arguments"
         )
+    if replacements := about.get("replacements"):
+        model = with_replacements(model, replacements)
     tensors, _ = load_tensors(folder / _WEIGHTS)
     if {name: list(tensor.shape) for name, tensor in tensors.items()} != about["shapes"]:
         raise InputError(f"{folder / _WEIGHTS} doesn't belong to {folder / _ABOUT}: shapes differ")
@@ -173,9 +178,21 @@ def _build(about: dict[str, Any], folder: Path) -> nn.Module:
 
 def _check_mask(space: Layout, mask: Mask) -> None:
     if not isinstance(space, FilterSpace):
-        raise InputError(f"space: a {space.granularity} space; only filters can be removed, so make a filter space")
+        raise InputError(f"space: a {space.granularity} space; only filters have slices, so make a filter space")
     if mask.space is not space and mask.space.fingerprint != space.fingerprint:
         raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
+
+
+def _names_left(space: BlockSpace, replacements: Replacements) -> list[str]:
+    """Return the names of the parameters and buffers that a network has after replacements of modules."""
+    gone = tuple(f"{module}." for module in replacements)
+    left = tuple(
+        f"{module}.{name}."
+        for module, spec in replacements.items()
+        for kind, name in spec.get("steps", ())
+        if kind == "module"
+    )
+    return [name for name in space.shapes if not name.startswith(gone) or name.startswith(left)]
 
 
 def _pruned_shapes(space: FilterSpace, mask: Mask) -> dict[str, tuple[int, ...]]:

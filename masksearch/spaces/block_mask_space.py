@@ -1,0 +1,288 @@
+"""Block space of a network: masks with one bit per residual branch."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.mask import Mask
+from masksearch.spaces.block_branches import Branch, branches_of
+from masksearch.spaces.block_proof import prove_blocks, zeroed_parameters
+from masksearch.spaces.block_removal import Replacements, replacements_of, with_replacements
+from masksearch.spaces.block_trace import Graph, operations_of
+from masksearch.spaces.filter_cut import named_tensors
+from masksearch.spaces.filter_proof import scratch_copy
+from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, as_nested, describe, map_tensors, tensors_of
+from masksearch.utils.registry import choose
+
+__all__ = ["Block", "BlockSpace", "block_space"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One unit of a block space: a residual branch, what zeroes it, and what its removal saves."""
+
+    name: str
+    zeroed: tuple[str, ...]  # parameters of its last layer; if they are zero, the branch adds nothing
+    removed: tuple[str, ...]  # parameters that the pruned network does not have
+    params: int  # entries of these parameters
+    macs: int  # multiply-adds per input
+
+
+class BlockSpace(NetworkSpace):
+    """Block masks of a network: one bit per residual branch, the f of x + f(x).
+
+    Made by :func:`block_space`. Masked, the parameters of the branch's last layer are zero, so that the branch adds
+    nothing; pruned, its modules are gone. Every block is a layer of the space with one unit, and may be removed.
+
+    Attributes
+    ----------
+    blocks : tuple of Block
+        Name, parameters and costs of every unit.
+    left_out : tuple of (str, str)
+        (branch, reason) for every residual branch that can't be removed.
+    shapes : dict
+        Parameter or buffer of the full network -> shape.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        branches: Sequence[Branch],
+        blocks: Sequence[Block],
+        full: Mapping[str, bool],
+        shapes: Mapping[str, tuple[int, ...]],
+        left_out: Sequence[tuple[str, str]],
+    ) -> None:
+        self.blocks = tuple(blocks)
+        self._graph, self._branches, self._full = graph, tuple(branches), dict(full)
+        self.shapes = dict(shapes)
+        super().__init__([(block.name, shapes[self._weight(block)], 1) for block in blocks], "block")
+        self.left_out = tuple(left_out)
+
+    def __str__(self) -> str:
+        rows = [("block", "params", "MACs")]
+        rows += [(block.name, f"{block.params:,}", f"{block.macs:,}") for block in self.blocks]
+        return "\n".join([repr(self), *table_lines(rows), *(f"left out: {name}: {why}" for name, why in self.left_out)])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash (16 hex digits) of the blocks and their parameters; a mask fits every space of the same fingerprint."""
+        digest = hashlib.sha256(super().fingerprint.encode())
+        for block in self.blocks:
+            digest.update(f"{block.name}/{block.zeroed}/{block.removed}/{block.params}".encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def needed(self) -> np.ndarray:
+        """Whether a mask must keep a unit of a layer: bool (n_layers,). No block is needed."""
+        return np.zeros(len(self.layers), dtype=bool)
+
+    def _weight(self, block: Block) -> str:
+        """Return the zeroed parameter of a block with most dimensions."""
+        return max(block.zeroed, key=lambda name: len(self.shapes[name]))
+
+    def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
+        """Return {parameter name: bool tensor of its shape, True = kept} for the last parameters of every branch."""
+        return {
+            name: torch.full(self.shapes[name], kept)
+            for block, kept in zip(self.blocks, mask.bits.tolist(), strict=True)
+            for name in block.zeroed
+        }
+
+    def layer_weights(self) -> list[str]:
+        """Return the name of the last weight of every branch."""
+        return [self._weight(block) for block in self.blocks]
+
+    def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
+        """Sum tensors over the last parameters of each branch: (n_units,), on their device.
+
+        ``tensors`` holds them by parameter name; missing ones count as 0. ``part`` is ``"all"``, or ``"filters"`` for
+        the weights of :meth:`layer_weights` alone.
+        """
+        choose("part", part, ["all", "filters"])
+        if not any(name in tensors for block in self.blocks for name in block.zeroed):
+            raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
+        names = [block.zeroed if part == "all" else (self._weight(block),) for block in self.blocks]
+        zero = next(iter(tensors.values())).new_zeros(())
+        sums = []
+        for group in names:
+            present = [tensors[name].detach().sum() for name in group if name in tensors]
+            sums.append(torch.stack(present).sum() if present else zero)
+        return torch.stack(sums)
+
+    def replacements(self, mask: Mask) -> Replacements:
+        """Return {module: what replaces it in the network that is physically pruned by a mask}, as JSON."""
+        self.check_mask(mask)
+        kept = mask.bits.tolist()
+        removed = [branch for branch, keep in zip(self._branches, kept, strict=True) if not keep]
+        replacements = replacements_of(self._graph, removed, self._full)
+        assert replacements is not None, "the proof removes these branches"
+        return replacements
+
+    def without_blocks(self, model: nn.Module, mask: Mask) -> nn.Module:
+        """Return a copy of a network of this space without the blocks that a mask removes.
+
+        Raises
+        ------
+        InputError
+            If the mask or the model is not of this space.
+        """
+        self._masked_parameters(model, mask)  # checks both
+        blocks = [block for block, keep in zip(self.blocks, mask.bits.tolist(), strict=True) if not keep]
+        removed = [name for block in blocks for name in block.removed]
+        return with_replacements(unwrapped(model), self.replacements(mask), removed)
+
+    # Costs: every block saves the same, whatever else is removed.
+
+    def unit_costs(self, hold: Hold = "params") -> Tensor:
+        """Return the parameters or MACs per input that removing each block saves: float64 (n_units,).
+
+        ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every block saves 1.
+        """
+        choose("hold", hold, list(get_args(Hold)))
+        return torch.tensor([1 if hold == "units" else getattr(block, hold) for block in self.blocks]).double()
+
+    def kept_params(self, mask: Mask) -> int:
+        """Return the number of parameters of the network that is physically pruned by a mask."""
+        return self._cost(mask.bits.numpy(), "params")
+
+    def kept_macs(self, mask: Mask) -> int:
+        """Return the MACs per input of the network that is physically pruned by a mask."""
+        return self._cost(mask.bits.numpy(), "macs")
+
+    def share(self, mask: Mask, hold: Hold) -> float:
+        """Return the share of blocks, or of the full network's parameters or MACs, that a mask keeps."""
+        choose("cost", hold, list(get_args(Hold)))
+        return self._cost(mask.bits.numpy(), hold) / self._total(hold)
+
+    def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
+        """Return whether a mask that keeps ``kept`` units per block, int64 (n_blocks,), costs at most the density."""
+        amount = Amount.of(density, hold=hold)
+        return amount.hold == "units" or self._cost(kept > 0, amount.hold) <= self._allowed(amount)
+
+    def _total(self, hold: Hold) -> int:
+        return {"units": self.n_units, "params": sum(self._graph.sizes.values()), "macs": self._graph.macs}[hold]
+
+    def _allowed(self, amount: Amount) -> float:
+        return amount.single(f"hold {amount.hold!r} needs one density") * self._total(amount.hold)
+
+    def _cost(self, kept: np.ndarray, hold: Hold) -> int:
+        return self._total(hold) - int(self.unit_costs(hold).numpy()[~kept.astype(bool)].sum())
+
+    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
+        """Return the mask of the blocks of highest saliency; with ``hold``, the longest prefix of them that fits.
+
+        Raises
+        ------
+        InputError
+            As :meth:`MaskSpace.top_k`; also if the network without any block is already too large.
+        """
+        if amount.per_layer is None:
+            amount = replace(amount, scope="global")  # a block is a layer: there is nothing to share out
+        if amount.hold == "units":
+            return super()._top(saliency, amount, generator)
+        shuffled = torch.randperm(self.n_units, generator=generator)
+        ranking = shuffled[saliency[shuffled].argsort(descending=True, stable=True)]
+        none = self._cost(np.zeros(self.n_units, dtype=bool), amount.hold)
+        costs = none + self.unit_costs(amount.hold)[ranking].cumsum(0)
+        if none > self._allowed(amount):
+            raise InputError(
+                f"density: {amount.density} of the {amount.hold} is less than {none / self._total(amount.hold):.3g}, "
+                "the share of the network without any block; give a higher density"
+            )
+        return Mask.of_units(self, ranking[costs <= self._allowed(amount)].numpy())
+
+
+def block_space(model: nn.Module, example_input: Nested) -> BlockSpace:
+    """Find the residual branches of a network that can be removed; return the space of masks with one bit per branch.
+
+    One unit is one branch f of an addition x + f(x): a block of a ResNet, the attention or the MLP of a transformer. A
+    projection in the shortcut stays. A float64 copy of the network runs once on the CPU, and additions that join a
+    branch with what the branch began from are units. Then the outputs of masked and pruned copies are compared for
+    random masks; branches that fail, and branches that contain others, are left out (``space.left_out``).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module whose outputs hold tensors. It is not changed, nor is the random state.
+    example_input : Tensor (n, ...), or a tuple or dict of such tensors
+        A batch for ``model(x)``, ``model(*x)`` or ``model(**x)``; only shapes and types matter (and the values of
+        integers).
+
+    Raises
+    ------
+    InputError
+        If the network doesn't take the example, or has no residual branch that can be removed.
+    """
+    model = unwrapped(model)
+    name = type(model).__name__
+    inputs = map_tensors(_one_in_float64, as_nested(example_input, "example_input"))
+    if any(not tensor.numel() for tensor in tensors_of(inputs)):
+        raise InputError(
+            f"example_input: {describe(inputs)} has sizes of 0; a batch (n, ...) with n at least 1 is needed"
+        )
+    scratch = scratch_copy(model)
+    default = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.random.fork_rng(devices=[]):
+            return _proved(scratch, inputs, name)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def _proved(scratch: nn.Module, inputs: Nested, name: str) -> BlockSpace:
+    try:
+        graph = operations_of(scratch, inputs)
+    except Exception as error:  # any exception of a user's forward means that the input does not fit
+        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        raise InputError(
+            f"example_input: {name} doesn't take one example of {describe(inputs)} ({reason}); floating-point inputs "
+            "are converted to float64 for the proof"
+        ) from None
+    found = branches_of(graph)
+    zeroed = zeroed_parameters(scratch, graph, found, inputs) if found else {}
+    reasons = {branch.name: "no parameters of its last layers make it zero" for branch in found}
+    branches: list[Branch] = []
+    for branch in sorted(found, key=lambda branch: len(branch.region)):
+        if branch.name in zeroed and replacements_of(graph, [branch], {}) is None:
+            reasons[branch.name] = "code outside of modules computes with its parameters"
+        elif branch.name in zeroed and (inner := next((b.name for b in branches if b.add in branch.region), None)):
+            reasons[branch.name] = f"it contains the branch {inner!r}"
+        elif branch.name in zeroed:
+            branches.append(branch)
+    branches.sort(key=lambda branch: branch.add)
+    full, failed = prove_blocks(scratch, graph, branches, zeroed, inputs) if branches else ({}, {})
+    reasons |= failed
+    branches = [branch for branch in branches if branch.name in full]
+    kept = {branch.name for branch in branches}
+    left_out = [(branch.name, reasons[branch.name]) for branch in found if branch.name not in kept]
+    if not branches:
+        why = "; ".join(f"{branch}: {reason}" for branch, reason in left_out[:3])
+        raise InputError(f"model: {name} has no residual branch that can be removed ({why or 'it has no x + f(x)'})")
+    blocks = [
+        Block(
+            branch.name,
+            zeroed[branch.name],
+            branch.parameters,
+            sum(graph.sizes[parameter] for parameter in branch.parameters),
+            branch.macs,
+        )
+        for branch in branches
+    ]
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(scratch).items()}
+    return BlockSpace(graph, branches, blocks, full, shapes, left_out)
+
+
+def _one_in_float64(tensor: Tensor) -> Tensor:
+    first = tensor[:1].clone()
+    return first.double() if first.is_floating_point() else first

@@ -1,0 +1,212 @@
+"""Trace of a forward pass as a graph of operations and of the calls of modules that ran them, without tensors."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from masksearch.spaces.coupling_trace import shared_parameters
+from masksearch.utils.nested import Nested, call_model, output_tensors
+
+__all__ = ["Call", "Graph", "Operation", "operations_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One ATen operation: the earlier operations whose results it reads, parameters that it reads, and its MACs."""
+
+    name: str  # "add", or "add_" in place
+    inputs: tuple[int, ...]  # tensors among its arguments, in order: index of the operation; negative: network inputs
+    parameters: frozenset[str]
+    macs: int  # multiply-adds for one example
+    same_shape: bool  # two tensors of the shape of the result are its inputs
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module: the operations ``start`` to ``stop - 1``, its input and the form of its output."""
+
+    module: str
+    start: int
+    stop: int = -1
+    input: int | None = None  # operation that made the input, where it is the only argument
+    output: int | None = None  # operation that made the output, where it is one tensor
+    form: Any = None  # of the output: number of dimensions of a tensor, None, or a list of such forms for a tuple
+    has_form: bool = False  # the output is made of tensors, None and tuples
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Operations and calls of one forward pass, in the order in which they began."""
+
+    operations: list[Operation]
+    calls: list[Call]
+    outputs: frozenset[int]  # operations that made the outputs of the network
+    sizes: dict[str, int] = field(default_factory=dict)  # parameter -> number of entries
+
+    @cached_property
+    def live(self) -> set[int]:
+        """Operations that an output of the network depends on."""
+        found: set[int] = set()
+        stack = list(self.outputs)
+        while stack:
+            place = stack.pop()
+            if place >= 0 and place not in found:
+                found.add(place)
+                stack += self.operations[place].inputs
+        return found
+
+    @cached_property
+    def users(self) -> dict[int, set[int]]:
+        """Operation -> the operations that read its result and that an output depends on."""
+        users: dict[int, set[int]] = {}
+        for place in self.live:
+            for made in self.operations[place].inputs:
+                users.setdefault(made, set()).add(place)
+        return users
+
+    @cached_property
+    def ancestors(self) -> list[int]:
+        """For each operation, the set of operations that it depends on, and inputs as the first bit: bits of an int."""
+        sets: list[int] = []
+        for operation in self.operations:
+            bits = 0
+            for made in operation.inputs:
+                bits |= 1 if made < 0 else sets[made] | (2 << made)
+            sets.append(bits)
+        return sets
+
+    def depends(self, place: int, on: int) -> bool:
+        """Return whether operation ``place`` is operation ``on``, or depends on it; negative: a network input."""
+        if place == on or place < 0:
+            return place == on
+        return bool(self.ancestors[place] & (1 if on < 0 else 2 << on))
+
+    def is_constant(self, place: int) -> bool:
+        """Return whether the result of an operation depends on no input of the network."""
+        return place >= 0 and not self.ancestors[place] & 1
+
+    @cached_property
+    def readers(self) -> dict[str, set[int]]:
+        """Parameter -> the live operations that read it."""
+        readers: dict[str, set[int]] = {}
+        for place in self.live:
+            for name in self.operations[place].parameters:
+                readers.setdefault(name, set()).add(place)
+        return readers
+
+    @cached_property
+    def runs(self) -> dict[str, int]:
+        """Module -> number of its calls."""
+        runs: dict[str, int] = {}
+        for call in self.calls:
+            runs[call.module] = runs.get(call.module, 0) + 1
+        return runs
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-adds of the forward pass for one example."""
+        return sum(operation.macs for operation in self.operations)
+
+
+class _GraphTracer(TorchDispatchMode):
+    """Append every operation to a list; tensors are recognised as objects."""
+
+    def __init__(self, model: nn.Module, inputs: list[Tensor]) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self.kept: list[Any] = [inputs]  # objects with an entry in `made`, which must live on
+        self.made = {id(tensor): -1 - place for place, tensor in enumerate(inputs)}
+        self.names = {id(parameter): name for name, parameter in model.named_parameters()}
+
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        shape = results[0].shape if len(results) == 1 else None
+        self.operations.append(
+            Operation(
+                func._overloadpacket.__name__,
+                tuple(self.made[id(tensor)] for tensor in tensors if id(tensor) in self.made),
+                frozenset(self.names[id(tensor)] for tensor in tensors if id(tensor) in self.names),
+                _macs(func, args, kwargs or {}, result),
+                len(tensors) == 2 and all(tensor.shape == shape for tensor in tensors),
+            )
+        )
+        self.kept.append(results)
+        self.made.update((id(tensor), len(self.operations) - 1) for tensor in results)
+        return result
+
+
+def _macs(func: OpOverload, args: Any, kwargs: Any, result: Any) -> int:
+    packet = func._overloadpacket
+    if packet in flop_registry:
+        return int(flop_registry[packet](*args, **kwargs, out_val=result)) // 2
+    if packet.__name__.startswith("_scaled_dot_product"):  # on a CPU, which torch's registry leaves out
+        query, key, value = (tensor.shape for tensor in args[:3])
+        return prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return 0
+
+
+def operations_of(model: nn.Module, inputs: Nested) -> Graph:
+    """Run a network once, in its present mode, and return its operations and the calls of its modules."""
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    tracer = _GraphTracer(model, tensors)
+    calls: list[Call] = []
+    running: list[Call] = []
+
+    def enter(module: nn.Module, args: Any, kwargs: Any, name: str) -> None:
+        call = Call(name, len(tracer.operations))
+        if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+            call.input = tracer.made.get(id(args[0]))
+        calls.append(call)
+        running.append(call)
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        call = running.pop()
+        call.stop = len(tracer.operations)
+        if isinstance(output, Tensor):
+            call.output = tracer.made.get(id(output))
+        try:
+            call.form, call.has_form = _form(output), True
+        except TypeError:
+            call.has_form = False
+
+    hooks = []
+    for name, module in model.named_modules():
+        hooks.append(
+            module.register_forward_pre_hook(
+                lambda module, args, kwargs, name=name: enter(module, args, kwargs, name), with_kwargs=True
+            )
+        )
+        hooks.append(module.register_forward_hook(leave))
+    try:
+        with torch.enable_grad(), tracer:  # without gradients, attention takes fused paths without additions
+            outputs = output_tensors(call_model(model, inputs))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    made = frozenset(tracer.made[id(output)] for output in outputs if id(output) in tracer.made)
+    shared = set(shared_parameters(model))
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name not in shared}
+    return Graph(tracer.operations, calls, made, sizes)
+
+
+def _form(output: Any) -> Any:
+    """Return the form of a module's output; TypeError for objects other than tensors, None and tuples."""
+    if isinstance(output, Tensor) and output.is_floating_point():
+        return output.ndim
+    if output is None:
+        return None
+    if type(output) in (tuple, list):
+        return [_form(part) for part in output]
+    raise TypeError
