@@ -31,26 +31,28 @@ class Branch:
 
 def branches_of(graph: Graph) -> list[Branch]:
     """Return the residual branches of a traced network, in order of their additions."""
-    found = []
+    found: list[Branch] = []
     for place, operation in enumerate(graph.operations):
         is_addition = operation.name in ("add", "add_") and operation.same_shape and len(operation.inputs) == 2
         if is_addition and place in graph.live:
             left, right = operation.inputs
             for end, shortcut in ((right, left), (left, right)):
-                if (branch := _branch(graph, place, end, shortcut)) is not None:
+                is_sum = any(branch.add == shortcut for branch in found)
+                if (branch := _branch(graph, place, end, shortcut, is_sum)) is not None:
                     found.append(branch)
                     break
     return _named(graph, found)
 
 
-def _branch(graph: Graph, add: int, end: int, shortcut: int) -> Branch | None:
+def _branch(graph: Graph, add: int, end: int, shortcut: int, is_sum: bool) -> Branch | None:
+    """Return the branch with output ``end``, if it is one; ``is_sum``: the shortcut is the sum of another branch."""
     region, begins = _region(graph, end, add)
     parameters = _own_parameters(graph, region)
     if not parameters or not begins or end == shortcut:
         return None
     if not all(graph.depends(shortcut, begin) or graph.depends(begin, shortcut) for begin in begins):
         return None
-    if begins != {shortcut}:
+    if begins != {shortcut} and not is_sum:
         other = _own_parameters(graph, _region(graph, shortcut, add)[0])
         if len(other) >= len(parameters):
             return None

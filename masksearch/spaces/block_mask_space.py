@@ -242,7 +242,7 @@ def block_space(model: nn.Module, example_input: Nested) -> BlockSpace:
 
 def _proved(scratch: nn.Module, inputs: Nested, name: str) -> BlockSpace:
     try:
-        graph = operations_of(scratch, inputs)
+        graph = operations_of(scratch_copy(scratch), inputs)  # a trace may leave tensors in its copy
     except Exception as error:  # any exception of a user's forward means that the input does not fit
         reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
         raise InputError(

@@ -5,43 +5,21 @@ or without which the network stops or has other outputs, is left out.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from masksearch.spaces.block_branches import Branch
 from masksearch.spaces.block_removal import replacements_of, with_replacements
-from masksearch.spaces.block_trace import Graph
+from masksearch.spaces.block_trace import Graph, operations_of
 from masksearch.spaces.filter_proof import _first_line, _randomise, _training_error, _unequal
+from masksearch.utils.copies import copy_network
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["prove_blocks", "zeroed_parameters"]
 
 _LAST = 3  # layers of a branch that may have to be zero for its output to be zero
-
-
-class _ZeroProbe(TorchDispatchMode):
-    """Record which of some operations, by number, have a result that is zero everywhere."""
-
-    def __init__(self, places: set[int]) -> None:
-        super().__init__()
-        self.places, self.number, self.zero = places, 0, set[int]()
-
-    def __torch_dispatch__(
-        self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if self.number in self.places:
-            tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-            if tensors and not tensors[0].detach().count_nonzero():
-                self.zero.add(self.number)
-        self.number += 1
-        return result
 
 
 def zeroed_parameters(
@@ -67,11 +45,9 @@ def zeroed_parameters(
         with torch.no_grad():
             for name in {name for chosen in names.values() for name in chosen}:
                 parameters[name].zero_()
-        probe = _ZeroProbe({branch.end for branch in open_})
-        with torch.enable_grad(), probe:
-            call_model(model, inputs)
-        zeroed |= {branch.name: names[branch.name] for branch in open_ if branch.end in probe.zero}
-        open_ = [branch for branch in open_ if branch.end not in probe.zero]
+        zero = operations_of(copy_network(model), inputs, {branch.end for branch in open_}).zero
+        zeroed |= {branch.name: names[branch.name] for branch in open_ if branch.end in zero}
+        open_ = [branch for branch in open_ if branch.end not in zero]
         if not open_:
             break
     return zeroed
@@ -86,7 +62,7 @@ def _last(branch: Branch, n_layers: int) -> tuple[str, ...]:
 def prove_blocks(
     model: nn.Module, graph: Graph, branches: Sequence[Branch], zeroed: Mapping[str, tuple[str, ...]], inputs: Nested
 ) -> tuple[dict[str, bool], dict[str, str]]:
-    """Test that networks without branches equal those with zeroed branches.
+    """Test that networks without branches equal those with zeroed branches, with random weights.
 
     Returns
     -------
@@ -102,24 +78,27 @@ def prove_blocks(
 
     images = map_tensors(batch, inputs)
 
+    _randomise(model, generator)
+
     def difference(removed: Sequence[Branch], full: Mapping[str, bool]) -> str:
-        _randomise(model, generator)
         replacements = replacements_of(graph, removed, full)
         if replacements is None:
             return "code outside of modules computes with its parameters"
         try:
             with torch.no_grad():
-                small = with_replacements(model, replacements)
+                gone = [name for branch in removed for name in branch.parameters]
+                small = with_replacements(model, replacements, gone)
                 pruned = output_tensors(call_model(small, images))
         except Exception as error:  # a user's forward may raise anything on zeros of another shape
             return f"without it the network stops with {_first_line(error)!r}"
-        parameters = dict(model.named_parameters())
+        whole = copy_network(model)  # a run may leave tensors in its copy
+        parameters = dict(whole.named_parameters())
         with torch.no_grad():
             for branch in removed:
                 for name in zeroed[branch.name]:
                     parameters[name].zero_()
-            masked = output_tensors(call_model(model, images))
-        return _unequal(masked, pruned) or _training_error(model, small, images)
+            masked = output_tensors(call_model(whole, images))
+        return _unequal(masked, pruned) or _training_error(whole, small, images)
 
     passing: dict[str, bool] = {}
     reasons: dict[str, str] = {}
@@ -138,18 +117,14 @@ def prove_blocks(
             settle(group[: len(group) // 2])
             settle(group[len(group) // 2 :])
 
-    # Branches of one block must also be removable without each other.
-    settle(branches[::2])
+    settle(branches[::2])  # attentions and MLPs of transformers apart
     settle(branches[1::2])
     good = [branch for branch in branches if branch.name in passing]
-    if good and (reason := difference(good, passing)):
-        for branch in good:
-            reasons[branch.name] = f"with all other branches removed, {reason}"
-        return {}, reasons
-    for number in range(3):  # random sets of branches
-        some = [branch for branch in good if torch.rand((), generator=generator) < (0.5, 0.3, 0.7)[number]]
+    # All together; then every branch is removed once while any other one stays.
+    sets = [good]
+    for bit in range((len(good) - 1).bit_length()):
+        sets += [[b for place, b in enumerate(good) if place >> bit & 1 == removed] for removed in (0, 1)]
+    for some in sets:
         if some and (reason := difference(some, passing)):
-            for branch in good:
-                reasons[branch.name] = f"with other branches removed, {reason}"
-            return {}, reasons
+            return {}, {branch.name: f"removed with others, {reason}" for branch in branches}
     return passing, {name: reason for name, reason in reasons.items() if name not in passing}

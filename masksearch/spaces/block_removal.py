@@ -54,8 +54,9 @@ class RemovedBranch(nn.Module):
 
     Parameters
     ----------
-    form : int, None or list
-        Form of the output: dimensions of a tensor, None, or a list of forms for a tuple.
+    form : int, dict, None or list
+        Form of the output: dimensions of a tensor, {"argument": place or name} of a tensor that is passed on, None, or
+        a list of forms for a tuple.
     full : bool
         Whether zeros have the shape of the input, instead of one element.
     """
@@ -70,16 +71,19 @@ class RemovedBranch(nn.Module):
         self._form, self._full = form, full
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return zeros in the form of the module's output, with type and device of the first input."""
-        like = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-        return self._zeros(self._form, like)
+        """Return zeros in the form of the module's output, with type and device of the first tensor."""
+        arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}  # type: ignore[dict-item]
+        tensors = (value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point())
+        return self._output(self._form, next(tensors), arguments)
 
-    def _zeros(self, form: Any, like: Tensor) -> Any:
+    def _output(self, form: Any, like: Tensor, arguments: Mapping[int | str, Any]) -> Any:
+        if isinstance(form, dict):
+            return arguments[form["argument"]]
         if form is None:
             return None
         if isinstance(form, int):
             return torch.zeros_like(like) if self._full else like.new_zeros((1,) * form)
-        return tuple(self._zeros(part, like) for part in form)
+        return tuple(self._output(part, like, arguments) for part in form)
 
 
 def replacements_of(graph: Graph, branches: Sequence[Branch], full: Mapping[str, bool]) -> Replacements | None:

@@ -1,5 +1,6 @@
 """Trace of a forward pass as a graph of operations and of the calls of modules that ran them, without tensors."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -38,8 +39,9 @@ class Call:
     stop: int = -1
     input: int | None = None  # operation that made the input, where it is the only argument
     output: int | None = None  # operation that made the output, where it is one tensor
-    form: Any = None  # of the output: number of dimensions of a tensor, None, or a list of such forms for a tuple
-    has_form: bool = False  # the output is made of tensors, None and tuples
+    form: Any = None  # of the output, as _form returns it
+    has_form: bool = False  # the output is made of own tensors, arguments, None and tuples
+    arguments: dict[int, int | str] = field(default_factory=dict)  # id of a tensor -> place or name of the argument
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ class Graph:
     calls: list[Call]
     outputs: frozenset[int]  # operations that made the outputs of the network
     sizes: dict[str, int] = field(default_factory=dict)  # parameter -> number of entries
+    zero: frozenset[int] = frozenset()  # operations with results of only zeros, of those that were watched
 
     @cached_property
     def live(self) -> set[int]:
@@ -119,8 +122,9 @@ class Graph:
 class _GraphTracer(TorchDispatchMode):
     """Append every operation to a list; tensors are recognised as objects."""
 
-    def __init__(self, model: nn.Module, inputs: list[Tensor]) -> None:
+    def __init__(self, model: nn.Module, inputs: list[Tensor], watched: Collection[int]) -> None:
         super().__init__()
+        self.watched, self.zero = watched, set[int]()
         self.operations: list[Operation] = []
         self.kept: list[Any] = [inputs]  # objects with an entry in `made`, which must live on
         self.made = {id(tensor): -1 - place for place, tensor in enumerate(inputs)}
@@ -142,8 +146,11 @@ class _GraphTracer(TorchDispatchMode):
                 len(tensors) == 2 and all(tensor.shape == shape for tensor in tensors),
             )
         )
+        place = len(self.operations) - 1
+        if place in self.watched and results and not results[0].detach().count_nonzero():
+            self.zero.add(place)
         self.kept.append(results)
-        self.made.update((id(tensor), len(self.operations) - 1) for tensor in results)
+        self.made.update((id(tensor), place) for tensor in results)
         return result
 
 
@@ -157,10 +164,13 @@ def _macs(func: OpOverload, args: Any, kwargs: Any, result: Any) -> int:
     return 0
 
 
-def operations_of(model: nn.Module, inputs: Nested) -> Graph:
-    """Run a network once, in its present mode, and return its operations and the calls of its modules."""
+def operations_of(model: nn.Module, inputs: Nested, watched: Collection[int] = ()) -> Graph:
+    """Run a network once, in its present mode, and return its operations and the calls of its modules.
+
+    ``watched`` are numbers of operations whose results are tested for zeros.
+    """
     tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    tracer = _GraphTracer(model, tensors)
+    tracer = _GraphTracer(model, tensors, watched)
     calls: list[Call] = []
     running: list[Call] = []
 
@@ -168,6 +178,8 @@ def operations_of(model: nn.Module, inputs: Nested) -> Graph:
         call = Call(name, len(tracer.operations))
         if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
             call.input = tracer.made.get(id(args[0]))
+        arguments = {**dict(enumerate(args)), **kwargs}
+        call.arguments = {id(value): key for key, value in arguments.items() if isinstance(value, Tensor)}
         calls.append(call)
         running.append(call)
 
@@ -177,9 +189,10 @@ def operations_of(model: nn.Module, inputs: Nested) -> Graph:
         if isinstance(output, Tensor):
             call.output = tracer.made.get(id(output))
         try:
-            call.form, call.has_form = _form(output), True
+            call.form, call.has_form = _form(output, call, tracer), True
         except TypeError:
             call.has_form = False
+        call.arguments = {}
 
     hooks = []
     for name, module in model.named_modules():
@@ -198,15 +211,22 @@ def operations_of(model: nn.Module, inputs: Nested) -> Graph:
     made = frozenset(tracer.made[id(output)] for output in outputs if id(output) in tracer.made)
     shared = set(shared_parameters(model))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters() if name not in shared}
-    return Graph(tracer.operations, calls, made, sizes)
+    return Graph(tracer.operations, calls, made, sizes, frozenset(tracer.zero))
 
 
-def _form(output: Any) -> Any:
-    """Return the form of a module's output; TypeError for objects other than tensors, None and tuples."""
-    if isinstance(output, Tensor) and output.is_floating_point():
-        return output.ndim
+def _form(output: Any, call: Call, tracer: _GraphTracer) -> Any:
+    """Return the form of a module's output: dimensions of own tensors, {"argument": key} of passed ones, None, list.
+
+    TypeError for other objects.
+    """
+    if isinstance(output, Tensor):
+        if tracer.made.get(id(output), -1) >= call.start and output.is_floating_point():
+            return output.ndim
+        if id(output) in call.arguments:
+            return {"argument": call.arguments[id(output)]}
+        raise TypeError
     if output is None:
         return None
     if type(output) in (tuple, list):
-        return [_form(part) for part in output]
+        return [_form(part, call, tracer) for part in output]
     raise TypeError
