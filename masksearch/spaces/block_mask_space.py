@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from masksearch.core.amount import Amount, Density, Hold
 from masksearch.core.mask import Mask
 from masksearch.spaces.block_branches import Branch, branches_of
-from masksearch.spaces.block_proof import prove_blocks, zeroed_parameters
+from masksearch.spaces.block_proof import NOT_IN_MODULES, prove_blocks, zeroed_parameters
 from masksearch.spaces.block_removal import Replacements, replacements_of, with_replacements
 from masksearch.spaces.block_trace import Graph, operations_of
 from masksearch.spaces.filter_cut import named_tensors
@@ -255,7 +255,7 @@ def _proved(scratch: nn.Module, inputs: Nested, name: str) -> BlockSpace:
     branches: list[Branch] = []
     for branch in sorted(found, key=lambda branch: len(branch.region)):
         if branch.name in zeroed and replacements_of(graph, [branch], {}) is None:
-            reasons[branch.name] = "code outside of modules computes with its parameters"
+            reasons[branch.name] = NOT_IN_MODULES
         elif branch.name in zeroed and (inner := next((b.name for b in branches if b.add in branch.region), None)):
             reasons[branch.name] = f"it contains the branch {inner!r}"
         elif branch.name in zeroed:

@@ -5,6 +5,8 @@ or without which the network stops or has other outputs, is left out.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations, count
+from math import comb
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +19,11 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["prove_blocks", "zeroed_parameters"]
+__all__ = ["NOT_IN_MODULES", "prove_blocks", "zeroed_parameters"]
 
+NOT_IN_MODULES = (
+    "other parts (an output, a cache) read its tensors, or code outside of modules computes with its weights"
+)
 _LAST = 3  # layers of a branch that may have to be zero for its output to be zero
 
 
@@ -80,10 +85,10 @@ def prove_blocks(
 
     _randomise(model, generator)
 
-    def difference(removed: Sequence[Branch], full: Mapping[str, bool]) -> str:
+    def difference(removed: Sequence[Branch], full: Mapping[str, bool], training: bool = False) -> str:
         replacements = replacements_of(graph, removed, full)
         if replacements is None:
-            return "code outside of modules computes with its parameters"
+            return NOT_IN_MODULES
         try:
             with torch.no_grad():
                 gone = [name for branch in removed for name in branch.parameters]
@@ -98,7 +103,7 @@ def prove_blocks(
                 for name in zeroed[branch.name]:
                     parameters[name].zero_()
             masked = output_tensors(call_model(whole, images))
-        return _unequal(masked, pruned) or _training_error(whole, small, images)
+        return _unequal(masked, pruned) or (_training_error(whole, small, images) if training else "")
 
     passing: dict[str, bool] = {}
     reasons: dict[str, str] = {}
@@ -108,7 +113,7 @@ def prove_blocks(
         if not group:
             return
         for full in (False, True):
-            if not (reason := difference(group, dict.fromkeys((branch.name for branch in group), full))):
+            if not (reason := difference(group, dict.fromkeys((branch.name for branch in group), full), True)):
                 passing.update(dict.fromkeys((branch.name for branch in group), full))
                 return
             if len(group) == 1:
@@ -121,10 +126,20 @@ def prove_blocks(
     settle(branches[1::2])
     good = [branch for branch in branches if branch.name in passing]
     # All together; then every branch is removed once while any other one stays.
-    sets = [good]
-    for bit in range((len(good) - 1).bit_length()):
-        sets += [[b for place, b in enumerate(good) if place >> bit & 1 == removed] for removed in (0, 1)]
-    for some in sets:
+    for some in (good, *_separating(good)):
         if some and (reason := difference(some, passing)):
             return {}, {branch.name: f"removed with others, {reason}" for branch in branches}
     return passing, {name: reason for name, reason in reasons.items() if name not in passing}
+
+
+def _separating(branches: Sequence[Branch]) -> list[list[Branch]]:
+    """Return few sets of branches such that, for every two branches, one set has the first and not the second.
+
+    A Sperner family: each branch is a member of another choice of half of the sets.
+    """
+    n_sets = next(n for n in count(1) if comb(n, n // 2) >= len(branches))
+    members: list[list[Branch]] = [[] for _ in range(n_sets)]
+    for branch, places in zip(branches, combinations(range(n_sets), n_sets // 2), strict=False):
+        for place in places:
+            members[place].append(branch)
+    return members
