@@ -48,6 +48,8 @@ class Layout:
         What one unit switches: ``"weight"`` or ``"filter"``.
     """
 
+    limits: Limits | None = None
+    """Limits on the number of units that every layer of a mask keeps; None: there are none."""
     swap_group: int = 0
     """Number of consecutive units among which moves of searches must swap; 0: a move may swap any two units."""
 

@@ -319,6 +319,9 @@ class Problem:
 
     def allows(self, kept: np.ndarray) -> bool:
         """Whether the problem allows masks that keep ``kept`` units per layer, int64 (n_layers,)."""
+        limits = self.space.limits
+        if limits is not None and not limits.allow(kept):
+            return False
         return (self.on_empty == "allow" or bool(kept[self.space.needed].all())) and self.space.fits(kept, self.amount)
 
     def priced(self, mask: Mask, score: Score) -> Score:

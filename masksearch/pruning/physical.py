@@ -14,7 +14,16 @@ from masksearch.core.mask import Mask
 from masksearch.models import build_model, built_as
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.block_removal import Replacements, with_replacements
-from masksearch.spaces.filter_cut import check_shapes, cut, cut_tensors, filled_tensors, named_tensors, with_tensors
+from masksearch.spaces.filter_cut import (
+    add_to_record,
+    check_shapes,
+    cut,
+    cut_tensors,
+    filled_tensors,
+    named_tensors,
+    record_of,
+    with_tensors,
+)
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.size_attributes import set_attributes
@@ -101,10 +110,9 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace | BlockSp
     if isinstance(space, BlockSpace):
         replacements: Replacements = space.replacements(mask)
         expected = {name: space.shapes[name] for name in _names_left(space, replacements)}
-        full = space.shapes
     else:
         _check_mask(space, mask)
-        replacements, expected, full = {}, _pruned_shapes(space, mask), space.groups.shapes
+        replacements, expected = {}, _pruned_shapes(space, mask)
     tensors = named_tensors(small)
     for name in tensors.keys() - expected.keys():
         raise InputError(f"small: {type(small).__name__} has {name!r}, which this mask removes")
@@ -118,7 +126,8 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace | BlockSp
         "format": _FORMAT,
         "class": type(small).__name__,
         "built_as": None if built is None else asdict(built),
-        "dense": _fingerprint(full),
+        "dense": _fingerprint(space.shapes if isinstance(space, BlockSpace) else record.dense),
+        "numbers": record.numbers,
         "space": space.fingerprint,
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
         **({"replacements": replacements} if replacements else {}),

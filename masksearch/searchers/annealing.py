@@ -28,7 +28,7 @@ _EXCHANGES = 20  # number of exchanges between chains in a search
 _TRIES = 100  # draws of a move until the problem allows its mask
 
 Neighbourhood = Partition | LayeredPartition | GroupPartition | RankedLayers
-"""The units of a chain's current mask, in an order from which moves are drawn in time O(radius)."""
+"""Current mask of an annealing chain, stored so that swaps of r units are drawn in O(r) time."""
 
 
 @dataclass

@@ -64,7 +64,7 @@ class ThesisState:
 
     rng: np.random.Generator  # draws moves and thresholds
     current: Mask
-    partition: Partition | GroupPartition  # of the current mask
+    partition: Partition | GroupPartition  # the current mask as an array of units, from which swaps are drawn
     memory: TabuMemory
     radius: int  # number of kept units that a move swaps for pruned ones
     peak: int  # radius after its last increase
