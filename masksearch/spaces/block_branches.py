@@ -2,7 +2,7 @@
 
 The region of a branch holds the operations whose results are used by the branch alone. An addition a + b has the
 branch b if the region of b reads a, or tensors that a depends on or that depend on a, and has parameters of its own.
-Where the shortcut a has layers, too, the branch is the operand with more weights.
+Where the shortcut a has layers, too, the branch is the operand with more parameters.
 """
 
 import heapq
@@ -52,10 +52,9 @@ def _branch(graph: Graph, add: int, end: int, shortcut: int, is_sum: bool) -> Br
         return None
     if not all(graph.depends(shortcut, begin) or graph.depends(begin, shortcut) for begin in begins):
         return None
-    if begins != {shortcut} and not is_sum:
-        other = _own_parameters(graph, _region(graph, shortcut, add)[0])
-        if len(other) >= len(parameters):
-            return None
+    is_identity = begins == {shortcut} or is_sum
+    if not is_identity and len(_between(graph, begins, shortcut)) >= len(parameters):
+        return None
     calls = _calls_within(graph, region)
     covered = {place for number in calls for place in range(graph.calls[number].start, graph.calls[number].stop)}
     rest = [graph.operations[place] for place in region - covered]
@@ -84,6 +83,19 @@ def _region(graph: Graph, end: int, add: int) -> tuple[set[int], set[int]]:
                 seen.add(made)
                 heapq.heappush(queue, -made)
     return region, begins
+
+
+def _between(graph: Graph, begins: set[int], end: int) -> set[str]:
+    """Return the parameters that a signal passes on its ways from the results of some operations to another."""
+    names: set[str] = set()
+    for place in graph.live:
+        operation = graph.operations[place]
+        if graph.depends(end, place) and any(place != begin and graph.depends(place, begin) for begin in begins):
+            names |= operation.parameters
+            for made in operation.inputs:
+                if graph.is_constant(made):  # a transposed weight
+                    names |= graph.operations[made].parameters
+    return names
 
 
 def _own_parameters(graph: Graph, region: set[int]) -> tuple[str, ...]:

@@ -178,6 +178,24 @@ def test_a_branch_that_contains_others_is_left_out():
     assert space.left_out == (("1.f", "it contains the branch '1.f.0.f.0'"),)
 
 
+class Lateral(nn.Module):
+    """The lateral connection of a feature pyramid: the shortcut has more layers than what is added to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, 1, 1))
+        self.lateral = nn.Conv2d(3, 6, 1)
+
+    def forward(self, x):
+        small = self.down(x)
+        return self.lateral(x) + nn.functional.interpolate(small, scale_factor=2), small
+
+
+def test_a_lateral_connection_is_no_branch():
+    with pytest.raises(InputError, match="it has no x"):
+        ms.block_space(Lateral(), IMAGE)
+
+
 def test_networks_without_branches_are_refused():
     with pytest.raises(InputError, match=r"no residual branch that can be removed \(it has no x \+ f\(x\)\)"):
         ms.block_space(nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.zeros(1, 8))
