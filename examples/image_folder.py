@@ -1,7 +1,4 @@
-"""Prune a network of timm on a folder of images of mixed sizes, made here; give your own folder instead.
-
-pip install timm
-"""
+"""Prune a network of timm (pip install timm) on images of mixed sizes, made here; give your own folder instead."""
 
 import tempfile
 from pathlib import Path

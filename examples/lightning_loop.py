@@ -1,7 +1,4 @@
-"""Keep a mask in Lightning's Trainer.
-
-pip install lightning
-"""
+"""Keep a mask in Lightning's Trainer: pip install lightning."""
 
 import lightning
 import torch
@@ -24,6 +21,7 @@ class Classifier(lightning.LightningModule):
 
 
 def main(epochs: int = 5) -> float:
+    lightning.seed_everything(0, verbose=False)
     data = ms.load_data("digits")
     model = ms.build_model("lenet_300_100", data, seed=0)
     space = ms.weight_space(model)

@@ -7,6 +7,7 @@ import masksearch as ms
 
 
 def main(epochs: int = 5) -> float:
+    torch.manual_seed(0)
     data = ms.load_data("digits")
     model = ms.build_model("lenet_300_100", data, seed=0)
     space = ms.weight_space(model)

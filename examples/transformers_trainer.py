@@ -1,7 +1,4 @@
-"""Keep a mask in the Trainer of Hugging Face's Transformers.
-
-pip install transformers accelerate
-"""
+"""Keep a mask in the Trainer of Hugging Face's Transformers: pip install transformers accelerate."""
 
 import tempfile
 
