@@ -129,6 +129,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace | BlockSp
         "dense": _fingerprint(space.shapes if isinstance(space, BlockSpace) else record.dense),
         "numbers": record.numbers,
         "space": space.fingerprint,
+        "sizes": getattr(small, "_pruned_sizes", {}),
         "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
         **({"replacements": replacements} if replacements else {}),
     }
@@ -171,7 +172,7 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     tensors, _ = load_tensors(folder / _WEIGHTS)
     if {name: list(tensor.shape) for name, tensor in tensors.items()} != about["shapes"]:
         raise InputError(f"{folder / _WEIGHTS} doesn't belong to {folder / _ABOUT}: shapes differ")
-    small = with_tensors(model, tensors)
+    small = with_tensors(model, tensors, about.get("sizes"))
     set_attributes(small, about.get("numbers", []))
     add_to_record(small, record_of(model), about.get("numbers", []))
     return small.eval()

@@ -12,14 +12,17 @@ dimension 1 (its input), and, by the addition, to those of ``conv2.weight`` dime
 four units, each of five slices with the biases. The 3 image channels and the 10 outputs are fixed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
+
+from masksearch.spaces.axis_splits import AxisSplit
 
 __all__ = ["FIXED", "Coupling", "Labels", "Leaf", "filled_labels"]
 
@@ -50,9 +53,11 @@ class Coupling:
     ----------
     model : nn.Module
         The network that will run. Its parameters and buffers are recognised as objects.
+    axes : mapping, optional
+        {number of a split: axis that gets labels}; splits without an entry have labels on their last axis.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, axes: Mapping[int, int] | None = None) -> None:
         self.leaves: list[Leaf] = []
         self.producers: list[Leaf] = []  # dimensions of weights that make channels, in the order in which layers ran
         self.unmaskable: list[tuple[str, str]] = []  # (layer without a weight that a mask could zero, reason)
@@ -60,6 +65,12 @@ class Coupling:
         self.macs: dict[str, int] = {}  # weight -> multiply-adds that shrink with the weight
         self.other_macs = 0  # multiply-adds that no mask changes
         self.sizes: list[tuple[str, str, int | None, np.ndarray]] = []  # (module, attribute, index, labels counted)
+        # (labels of dimensions, MACs in proportion to the positions that stay) of products of two computed tensors
+        self.products: list[tuple[list[np.ndarray], int]] = []
+        self.splits: list[AxisSplit] = []  # in the order in which they ran
+        self.calls: list[Any] = []  # of views with sizes, see view_sizes.ViewCall
+        self.views = 0  # runs of dimensions that views have split so far
+        self._axes = axes or {}
         self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._names[tensor] = name
@@ -71,9 +82,14 @@ class Coupling:
         self._ties: list[tuple[np.ndarray, np.ndarray]] = []
         self._fixed: list[tuple[np.ndarray, str]] = []
         self._n_labels = 0
+        self._free: set[int] = set()
+        self._fixed_labels: set[int] = set()
+        self._conditional: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> [(labels, reason)]
 
     def labels(self, tensor: Tensor) -> list[Labels]:
         """Return the labels of every dimension of a tensor; a parameter or buffer gets new ones at its first use."""
+        for fixed, reason in self._conditional.pop(tensor, []):
+            self.fix(fixed, reason)
         if tensor not in self._labels and tensor in self._stacks:  # used as a whole: its parts stay equally large
             meeting = zip(*self._stacks[tensor], strict=True)
             self._labels[tensor] = [
@@ -113,6 +129,35 @@ class Coupling:
         """Return the labels of one part of a tensor of :meth:`write_stack`; None for other tensors."""
         return list(self._stacks[tensor][number]) if tensor in self._stacks else None
 
+    def free(self, size: int) -> np.ndarray:
+        """Return new labels for ``size`` equal positions, copies of one: any of them can go with others."""
+        labels = np.arange(self._n_labels, self._n_labels + size)
+        self._n_labels += size
+        self._free.update(labels.tolist())
+        return labels
+
+    def is_free(self, labels: Labels) -> bool:
+        """Return whether labels were made by :meth:`free`."""
+        return labels is not None and len(labels) > 0 and int(labels[0]) in self._free
+
+    def all_fixed(self, labels: Labels) -> bool:
+        """Return whether each of these labels has been fixed so far, ties not counted."""
+        return labels is None or self._fixed_labels.issuperset(labels[labels != FIXED].tolist())
+
+    def split(self, owner: str, sizes: Sequence[int], labels: np.ndarray, reason: str) -> list[Labels]:
+        """Split labelled channels into axes; return the labels of the axes, of which one gets labels.
+
+        The axis that gets labels is the last one, or that of the argument ``axes`` of the class. Along the other axes
+        all positions stay, so that positions of the labelled axis are coupled over all others.
+        """
+        axis = self._axes.get(self.views, -1) % len(sizes)
+        rows = np.moveaxis(labels.reshape(sizes), axis, 0).reshape(sizes[axis], -1)
+        result: list[Labels] = [None] * len(sizes)
+        result[axis] = along = self.tie(list(rows.T), reason)
+        assert along is not None
+        self.splits.append(AxisSplit(self.views, owner, tuple(sizes), axis, along, labels))
+        return result
+
     def weight_name(self, tensor: Tensor) -> str | None:
         """Return the name of the parameter that a tensor is, or is a view of; None for other tensors."""
         return self._weights.get(tensor)
@@ -128,6 +173,7 @@ class Coupling:
         Coupling is position by position. A position that is fixed in one dimension becomes fixed in all, for
         ``reason``.
         """
+        labels = sorted(labels, key=self.is_free)  # labels of weights first: the result has them
         first = next((dimension for dimension in labels if dimension is not None), None)
         if first is None:
             return None
@@ -148,7 +194,13 @@ class Coupling:
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):
+                self._fixed_labels.update(real.tolist())
                 self._fixed.insert(0 if first else len(self._fixed), (real, reason))
+
+    def fix_if_used(self, result: Tensor, labels: Labels, reason: str) -> None:
+        """Fix labels as soon as an operation reads the tensor ``result``, or it is an output of the network."""
+        if labels is not None:
+            self._conditional.setdefault(result, []).append((labels, reason))
 
     def fix_all(self, tensor: Tensor, reason: str, *, first: bool = False) -> None:
         """Mark all positions of a tensor as not removable, for ``reason``."""
@@ -162,12 +214,15 @@ class Coupling:
     def go_back(self, mark: tuple[int, int]) -> None:
         """Forget the ties and fixed labels since a :meth:`mark`."""
         del self._ties[mark[0] :], self._fixed[mark[1] :]
+        self._fixed_labels = {label for labels, _ in self._fixed for label in labels.tolist()}
 
     def produce(self, weight: str, made: Labels) -> None:
         """Record that a layer makes channels; ``made`` holds the labels of the output dimension of its weight."""
         if made is not None:
-            leaves = [leaf for leaf in self.leaves if leaf.tensor == weight and np.isin(leaf.labels, made).any()]
-            self.producers += leaves[:1]
+            leaves = (leaf for leaf in self.leaves if leaf.tensor == weight and np.isin(leaf.labels, made).any())
+            leaf = next(leaves, None)
+            if leaf is not None and leaf not in self.producers:  # layers of a packed weight make parts of its channels
+                self.producers.append(leaf)
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
         """Group coupled labels: return the class of every label, int64 (n_labels,), and {fixed class: reason}."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from masksearch.spaces.coupling import Coupling, Labels, filled_labels
 from masksearch.spaces.coupling_call import Call, unknown
 
-__all__ = ["batched_product", "convolution", "matrix_product"]
+__all__ = ["contract", "convolution", "matrix_product"]
 
 
 def _unmaskable(coupling: Coupling, call: Call) -> None:
@@ -25,22 +25,14 @@ def matrix_product(coupling: Coupling, call: Call) -> None:
     scaled = call.arguments.get("alpha", 1) != 1 or call.arguments.get("beta", 1) != 1
     if scaled or any(vector.ndim != 1 for vector in bias):
         return _unmaskable(coupling, call)
-    rows, made = _contract(coupling, call, data, weight)
+    rows, made = contract(coupling, call, data, weight)
     if bias:
         made = coupling.tie([made, coupling.labels(bias[0])[0]], f"{call.where} makes channels that can't be removed")
     coupling.write(call.result, [rows, made])
     return None
 
 
-def batched_product(coupling: Coupling, call: Call) -> None:
-    """Products of matrices, (b, n, k) times (b, k, m), as einsum and matmul run them: tie batches and terms."""
-    left, right = call.inputs
-    batches = [coupling.labels(factor)[0] for factor in (left, right)]
-    batch = coupling.tie(batches, f"{call.name} in {call.where} joins channels to others that can't be removed")
-    coupling.write(call.result, [batch, *_contract(coupling, call, left, right)])
-
-
-def _contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tuple[Labels, Labels]:
+def contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tuple[Labels, Labels]:
     """Tie the terms of a sum of products, (..., n, k) times (..., k, m); return the labels of rows n and columns m.
 
     A term vanishes if its weight is zero. Without a weight, one of its two activations must be zero wherever its

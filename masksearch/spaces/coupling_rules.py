@@ -9,12 +9,13 @@ from math import prod
 import numpy as np
 import torch
 
+from masksearch.spaces import attention_rules as attention
 from masksearch.spaces.coupling import Coupling, Labels, filled_labels
 from masksearch.spaces.coupling_call import Call, Rule, unknown
-from masksearch.spaces.coupling_products import batched_product, convolution, matrix_product
+from masksearch.spaces.coupling_products import convolution, matrix_product
 from masksearch.spaces.coupling_resampling import pad, pixel_shuffle, pixel_unshuffle, pool
 from masksearch.spaces.norm_rules import group_norm, repeat
-from masksearch.spaces.recurrent_rules import embedding, pack
+from masksearch.spaces.recurrent_rules import pack
 from masksearch.spaces.size_attributes import holds_sizes
 
 __all__ = ["Call", "rule_of"]
@@ -99,8 +100,11 @@ def _view(coupling: Coupling, call: Call) -> None:
                 after.append(result_dims.pop(0))
         flat = _flatten(coupling, [source.shape[d] for d in before], [source_labels[d] for d in before], reason)
         sizes = [result.shape[d] for d in after]
-        to_maps = source.ndim == 2 and result.ndim > 3 and after[0] == 1  # features (n, c * h * w) -> (n, c, h, w)
-        for dim, dim_labels in zip(after, _unflatten(coupling, sizes, flat, reason, to_maps), strict=True):
+        to_maps = (
+            source.ndim == 2 and result.ndim > 3 and after[0] == 1 and sizes[0] != 3
+        )  # features (n, c * h * w) -> (n, c, h, w)
+        axes = _unflatten(coupling, call, sizes, flat, reason, to_maps)
+        for dim, dim_labels in zip(after, axes, strict=True):
             labels[dim] = dim_labels
     coupling.write(result, labels)
     coupling.mark_view(result, source)
@@ -113,6 +117,12 @@ def _flatten(coupling: Coupling, sizes: list[int], labels: list[Labels], reason:
     Two labelled dimensions are fixed: each entry would have two labels, and there is space for one.
     """
     labelled = [axis for axis, axis_labels in enumerate(labels) if axis_labels is not None]
+    if len(labelled) > 1:  # axes that can't shrink anyway need no labels, and all copies of a channel go with it
+        labelled = [axis for axis in labelled if not coupling.all_fixed(labels[axis])]
+        if len(made := [axis for axis in labelled if not coupling.is_free(labels[axis])]) == 1:
+            for axis in set(labelled) - set(made):
+                coupling.fix(labels[axis], reason)
+            labelled = made
     if len(labelled) != 1:
         for axis_labels in labels:
             coupling.fix(axis_labels, reason)
@@ -121,13 +131,17 @@ def _flatten(coupling: Coupling, sizes: list[int], labels: list[Labels], reason:
     return np.broadcast_to(labels[labelled[0]].reshape(shape), sizes).flatten()  # type: ignore[union-attr]
 
 
-def _unflatten(coupling: Coupling, sizes: list[int], labels: Labels, reason: str, to_maps: bool) -> list[Labels]:
+def _unflatten(
+    coupling: Coupling, call: Call, sizes: list[int], labels: Labels, reason: str, to_maps: bool
+) -> list[Labels]:
     """Give the labels to the axis whose positions each hold one label; without such an axis, tie groups of channels.
 
     Groups of channels occur in a channel shuffle, (n, groups * c) -> (n, groups, c). There, all groups must lose the
-    same positions, because only then do the entries that stay form a rectangle. With ``to_maps``, the first axis is
-    that of the channels, and all features of one channel are tied.
+    same positions, because only then do the entries that stay form a rectangle. In attention, whole groups go, the
+    heads: see :mod:`masksearch.spaces.axis_splits`. With ``to_maps``, the first axis is that of the channels, and all
+    features of one channel are tied.
     """
+    coupling.views += 1
     if labels is None:
         return [None] * len(sizes)
     block = labels.reshape(sizes)
@@ -139,15 +153,24 @@ def _unflatten(coupling: Coupling, sizes: list[int], labels: Labels, reason: str
             return result
     if to_maps:
         result[0] = coupling.tie(list(block.reshape(sizes[0], -1).T), reason)
-    else:
-        result[-1] = coupling.tie(list(block.reshape(-1, sizes[-1])), reason)
-    return result
+        return result
+    return coupling.split(call.running[-1][0] if call.running else "", sizes, labels, reason)
 
 
 def _expand(coupling: Coupling, call: Call) -> None:
     source, result = call.inputs[0], call.result
-    coupling.write(result, [None] * (result.ndim - source.ndim) + coupling.labels(source))
+    new = result.ndim - source.ndim
+    labels = [None] * new + coupling.labels(source)
+    for dim, size in enumerate(result.shape):
+        if size > 1 and (dim < new or source.shape[dim - new] == 1):
+            labels[dim] = coupling.free(size)  # copies of one position
+    coupling.write(result, labels)
     coupling.mark_view(result, source)
+
+
+def _constant(coupling: Coupling, call: Call) -> None:
+    """A tensor of equal entries: any of its positions can go with the channels that it is joined to."""
+    coupling.write(call.result, [coupling.free(size) if size > 1 else None for size in call.result.shape])
 
 
 def _unsqueeze(coupling: Coupling, call: Call) -> None:
@@ -174,6 +197,8 @@ def _index(coupling: Coupling, call: Call) -> None:
     indexed, labels = call.dims("dim" if "dim" in call.arguments else "dims", source.ndim), coupling.labels(source)
     if call.outputs[0].shape == source.shape and call.name == "slice":
         return _same(coupling, call)
+    if call.name == "slice" and source.ndim == 1 and 3 * call.result.numel() == source.numel():
+        return attention.third(coupling, call)
     for dim in indexed:
         coupling.fix(labels[dim], f"{call.name} in {call.where} selects channels by number")
         labels[dim] = None
@@ -212,12 +237,16 @@ def _split(coupling: Coupling, call: Call) -> None:
         pieces = np.split(along, np.cumsum(sizes)[:-1])
         if len(set(sizes)) == 1:
             parts = [coupling.tie(pieces, reason)] * len(pieces)
+        elif call.where.startswith("MultiheadAttention"):  # weights of queries, and of keys and values together
+            return attention.split_projections(coupling, call, dim)
         elif holds_sizes(call, sizes):
             parts = list(pieces)
         else:
             coupling.fix(along, reason)
     for part, part_labels in zip(call.outputs, parts, strict=True):
         coupling.write(part, [*labels[:dim], part_labels, *labels[dim + 1 :]])
+        coupling.mark_view(part, source)
+    return None
 
 
 def _concatenate(coupling: Coupling, call: Call) -> None:
@@ -230,9 +259,10 @@ def _concatenate(coupling: Coupling, call: Call) -> None:
         None if dim == along else coupling.tie([each[dim] for each in part_labels], reason)
         for dim in range(result.ndim)
     ]
-    if any(each[along] is not None for each in part_labels):
+    joined = [None if coupling.is_free(each[along]) else each[along] for each in part_labels]  # constants stay
+    if any(each is not None for each in joined):
         labels[along] = np.concatenate(
-            [filled_labels(each[along], part.shape[along]) for each, part in zip(part_labels, parts, strict=True)]
+            [filled_labels(each, part.shape[along]) for each, part in zip(joined, parts, strict=True)]
         )
     coupling.write(result, labels)
 
@@ -262,8 +292,13 @@ def _gate(coupling: Coupling, call: Call) -> None:
 def _reduce(coupling: Coupling, call: Call) -> None:
     source = call.inputs[0]
     dims, labels = call.dims("dim", source.ndim), coupling.labels(source)
+    averages = call.where.startswith("MultiheadAttention")  # over heads, and most callers ignore the result
     for dim in dims:
-        coupling.fix(labels[dim], f"{call.name} in {call.where} reduces over channels")
+        reason = f"{call.name} in {call.where} reduces over channels"
+        if averages and call.name == "mean":
+            coupling.fix_if_used(call.result, labels[dim], reason)
+        else:
+            coupling.fix(labels[dim], reason)
     for result in call.outputs:
         if result.shape == source.shape:  # a softmax, for example
             coupling.write(result, labels)
@@ -327,7 +362,7 @@ _RULES: dict[str, Rule] = {
     "pixel_unshuffle": pixel_unshuffle,
     "constant_pad_nd": pad,
     **dict.fromkeys(["amax", "amin", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean"], _reduce),
-    **dict.fromkeys(["min", "softmax", "std", "sum", "var", "var_mean"], _reduce),
+    **dict.fromkeys(["min", "safe_softmax", "softmax", "std", "sum", "var", "var_mean"], _reduce),
     **dict.fromkeys([f"avg_pool{n}d" for n in "123"], pool),
     **dict.fromkeys([f"adaptive_avg_pool{n}d" for n in "123"], pool),
     **dict.fromkeys([f"adaptive_max_pool{n}d" for n in "123"], pool),
@@ -341,14 +376,20 @@ _RULES: dict[str, Rule] = {
     "native_layer_norm": _normalise_over,
     "native_group_norm": group_norm,
     "repeat": repeat,
-    "embedding": embedding,
+    "embedding": attention.embedding,
+    "index": attention.index,
     "pack_padded_sequence": pack,
     **dict.fromkeys(["addmm", "mm"], matrix_product),
     "linalg_vector_norm": _vector_norm,
-    "bmm": batched_product,
+    **dict.fromkeys(["bmm", "baddbmm"], attention.batched_product),
+    "scaled_dot_product_flash_attention_for_cpu": attention.scaled_dot_product_attention,
+    **dict.fromkeys(["zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"], _constant),
+    **dict.fromkeys(["full", "full_like", "new_full"], _constant),
     "convolution": convolution,
     # These act on every entry alone; torch does not tag them as pointwise.
-    **dict.fromkeys(["copy", "hardswish", "hardtanh", "leaky_relu", "prelu_kernel", "softplus", "elu"], _elementwise),
+    **dict.fromkeys(
+        ["copy", "fill", "zero", "hardswish", "hardtanh", "leaky_relu", "prelu_kernel", "softplus", "elu"], _elementwise
+    ),
 }
 
 

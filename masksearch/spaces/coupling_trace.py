@@ -5,6 +5,7 @@ real tensors. Hooks on the modules give the operations the name of their layer, 
 runs: a layer that ran twice would tie channels of two places, and one mask would have to fit both.
 """
 
+import copy
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from masksearch.spaces.attention_rules import count_product
+from masksearch.spaces.axis_splits import next_axes
 from masksearch.spaces.computed_weights import advice_on_weight
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_call import Call
@@ -21,6 +24,7 @@ from masksearch.spaces.coupling_rules import rule_of
 from masksearch.spaces.kept_norms import following_norms, may_be_norm
 from masksearch.spaces.recurrent_rules import following_recurrent
 from masksearch.spaces.size_attributes import note_sizes
+from masksearch.spaces.view_sizes import CallCounter, ViewRecorder
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
 
@@ -36,6 +40,7 @@ class _OperationTracer(TorchDispatchMode):
         self.running = [network]  # innermost module last
         self.modules: list[tuple[str, nn.Module]] = []  # the same modules, by name
         self.paused = False  # while an LSTM runs, for example, which has a rule as a whole
+        self.counters = [CallCounter()]  # of calls of views in each of them
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
@@ -44,7 +49,7 @@ class _OperationTracer(TorchDispatchMode):
         if self.paused:
             return result
         call = Call(func, args, kwargs or {}, result, self.running[-1], tuple(self.modules))
-        if call.inputs:
+        if call.inputs or call.outputs:
             rule_of(call)(self.coupling, call)
             note_sizes(self.coupling, call)
         if func._overloadpacket in flop_registry:
@@ -57,13 +62,15 @@ class _OperationTracer(TorchDispatchMode):
         weight = call.inputs[1] if call.name == "convolution" else call.inputs[-1]
         name = self.coupling.weight_name(weight)
         if name is None:
-            self.coupling.other_macs += macs
+            count_product(self.coupling, call, macs)
         else:
             self.coupling.macs[name] = self.coupling.macs.get(name, 0) + macs
 
 
 def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
-    """Run a network once, in eval mode on the CPU, and return which of its channels must be removed together.
+    """Run a network in eval mode on the CPU, and return which of its channels must be removed together.
+
+    A network that splits channels into axes (heads of attention) runs again for every other axis that is tried.
 
     Channels of weights that two layers share, or of a layer that runs twice, are fixed: a unit would have two places.
     With ``norms``, channels of a LayerNorm or RMSNorm are not fixed: such norms are taken over the kept channels.
@@ -73,7 +80,39 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
     InputError
         If the network returns no tensor.
     """
-    coupling = Coupling(model)
+    axes: dict[int, int] = {}
+    kept = _attributes(model)
+    while True:
+        coupling = _traced(model, inputs, axes, norms)
+        for module, attributes in kept.items():  # what modules keep of a forward pass must not reach the next one
+            vars(module).update(attributes)
+            for name in vars(module).keys() - attributes.keys() - _OF_TORCH:
+                del vars(module)[name]
+        classes, reasons = coupling.classes()
+        again = next_axes(coupling.splits, reasons, classes, axes)
+        if again == axes:
+            return coupling
+        axes = again
+
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+
+def _attributes(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
+    """Return the attributes of every module, without parameters, buffers and modules; lists and dicts are copied."""
+    return {
+        module: {
+            name: copy.copy(value) if isinstance(value, dict | list) else value
+            for name, value in vars(module).items()
+            if name not in _OF_TORCH
+        }
+        for module in model.modules()
+    }
+
+
+def _traced(model: nn.Module, inputs: Nested, axes: dict[int, int], norms: bool) -> Coupling:
+    """Run the network once; ``axes`` says which axes of split channels get labels."""
+    coupling = Coupling(model, axes)
     for name, first in shared_parameters(model).items():
         coupling.fix_all(model.get_parameter(first), f"its weight is also {name!r}")
     advice = {name: text for name, module in model.named_modules() if (text := advice_on_weight(module))}
@@ -93,6 +132,7 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
         ) -> None:
             tracer.running.append(where)
             tracer.modules.append((name, module))
+            tracer.counters.append(CallCounter())
             runs[where] = runs.get(where, 0) + 1
             if has_weights and runs[where] == 2:
                 for parameter in module.parameters(recurse=False):
@@ -101,12 +141,14 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             tracer.running.pop()
             tracer.modules.pop()
+            tracer.counters.pop()
 
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
         # Without gradients some modules take fused paths, which have no rules.
         following = following_norms(coupling, model) if norms else nullcontext()
-        with torch.enable_grad(), tracer, following_recurrent(coupling, model, tracer), following:
+        views = ViewRecorder(coupling, tracer.modules, tracer.counters)
+        with torch.enable_grad(), tracer, views, following_recurrent(coupling, model, tracer), following:
             outputs = output_tensors(call_model(model, inputs))
     finally:
         for hook in hooks:
@@ -115,8 +157,11 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
     coupling.unmaskable = [item for item in coupling.unmaskable if item[0] not in normed] + list(advice.items())
     if not outputs:
         raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
+    reason = f"channels are outputs of {type(model).__name__}"
+    if getattr(getattr(model, "config", None), "use_cache", False):
+        reason += ", to which config.use_cache adds keys and values"
     for output in outputs:
-        coupling.fix_all(output, f"channels are outputs of {type(model).__name__}")
+        coupling.fix_all(output, reason)
     return coupling
 
 

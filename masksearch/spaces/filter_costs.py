@@ -26,15 +26,21 @@ class Costs:
         self._per_unit = np.zeros((len(runs), len(sizes)), dtype=np.int64)  # positions of a run that one unit takes
         family_of = np.repeat(np.arange(len(sizes)), sizes)
         for row, run in enumerate(runs):
-            counts = np.bincount(family_of[run.units[run.units != FIXED]], minlength=len(sizes))
-            self._per_unit[row] = counts // self._sizes
+            self._per_unit[row] = self._per_family(run.units, family_of)
+        self._products = [  # (MACs per combination of positions, [(positions that stay, positions per kept unit)])
+            (
+                macs // int(np.prod([len(units) for units in along], dtype=np.int64)),
+                [((units == FIXED).sum(), self._per_family(units, family_of)) for units in along],
+            )
+            for along, macs in groups.products
+        ]
         made = set(groups.filters)
         self._makes = np.array([(run.tensor, run.dim) in made for run in runs], dtype=bool)
         self._parameter = np.repeat(np.arange(len(names)), [len(groups.by_tensor[name]) for name in names])
         full = np.array([np.prod(groups.shapes[name], dtype=np.int64) for name in names], dtype=np.int64)
         macs = np.array([groups.macs.get(name, 0) for name in names], dtype=np.int64)
         uncut = full // self._entries(self._sizes, np.ones_like(full))  # entries per combination of cut positions
-        self._weights = {"params": uncut, "macs": macs // full * uncut}
+        self._weights = {"params": uncut, "macs": macs * (uncut / full)}
         others = sum(int(np.prod(groups.shapes[name])) for name in groups.parameters - set(names))
         self._base = {
             "params": others,
@@ -53,7 +59,18 @@ class Costs:
         """
         if hold == "units":
             return int(kept.sum())
-        return self._base[hold] + int(self._entries(kept, self._weights[hold]).sum())
+        total = self._base[hold] + round(float(self._entries(kept, self._weights[hold]).sum()))
+        if hold == "macs":
+            for each, dimensions in self._products:
+                total += each * int(
+                    np.prod([fixed + per_unit @ kept for fixed, per_unit in dimensions], dtype=np.int64)
+                )
+        return total
+
+    def _per_family(self, units: np.ndarray, family_of: np.ndarray) -> np.ndarray:
+        """Return how many of the positions with these unit numbers one unit of each family takes."""
+        counts = np.bincount(family_of[units[units != FIXED]], minlength=len(self._sizes))
+        return counts // self._sizes
 
     def widths(self, kept: np.ndarray) -> np.ndarray:
         """Return the output channels that each prunable layer keeps, int64 (n,), if families keep ``kept`` units."""

@@ -10,11 +10,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.head_sizes import Sizes, pruned_sizes, set_sizes
 from masksearch.spaces.kept_norms import remove_norm_hooks
 from masksearch.spaces.norm_rules import fit_group_norm
+from masksearch.spaces.pruned_attention import fit_attention
 from masksearch.spaces.pruned_recurrent import fit_recurrent
 from masksearch.spaces.size_attributes import set_attributes
-from masksearch.utils.copies import copy_network
+from masksearch.utils.copies import copy_network, empty_caches
 from masksearch.utils.errors import InputError
 
 __all__ = [
@@ -82,7 +84,8 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
     check_shapes(groups, tensors, f"model: {type(model).__name__}")
     with torch.no_grad():
         small = cut_tensors(groups, bits, tensors)
-    copied = with_tensors(model, {name: small[name] for name in groups.by_tensor})
+    sizes = pruned_sizes(model, groups, bits)
+    copied = with_tensors(model, {name: small[name] for name in groups.by_tensor}, sizes)
     numbers = new_numbers(groups, bits)
     set_attributes(copied, numbers)
     add_to_record(copied, record_of(model), numbers)
@@ -122,8 +125,11 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return a copy of a network with new parameters and buffers; ``in_channels`` and similar sizes are adjusted."""
+def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor], sizes: Sizes | None = None) -> nn.Module:
+    """Return a copy of a network with new parameters and buffers; ``in_channels`` and similar sizes are adjusted.
+
+    ``sizes`` holds the numbers that do not follow from shapes, {module: {attribute: value}}.
+    """
     replaced: dict[int, Any] = {}  # as deepcopy's memo: the copy has the new tensor wherever the model has the old one
     for name, old in named_tensors(model).items():
         if name in tensors:
@@ -132,6 +138,9 @@ def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     copied = copy_network(model, replaced)
     remove_norm_hooks(copied)
     _fit_sizes(copied)
+    fit_attention(copied)
+    set_sizes(copied, sizes or {})
+    empty_caches(copied)
     return copied
 
 
@@ -159,5 +168,7 @@ def _fit_sizes(model: nn.Module) -> None:
             layer.embedding_dim = layer.weight.shape[1]
         elif isinstance(layer, nn.RNNBase):
             fit_recurrent(layer)
+        elif type(layer).__name__ == "Conv1D" and hasattr(layer, "nf"):  # of Hugging Face, a transposed linear layer
+            vars(layer).update(zip(("nx", "nf"), layer.get_parameter("weight").shape, strict=True))
         elif isinstance(layer, nn.PReLU):
             layer.num_parameters = len(layer.weight)

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from masksearch.spaces.coupling import FIXED, Coupling, Leaf
+from masksearch.spaces.head_sizes import HeadAttribute, HeadAxis, ViewSize
 from masksearch.spaces.size_attributes import SizeAttribute
 
 __all__ = ["Family", "Groups", "Run", "groups_of"]
@@ -65,6 +66,11 @@ class Groups:
     norms: tuple[tuple[str, int], ...] = ()  # (module that normalises over kept channels, their dimension, negative)
     sizes: tuple[SizeAttribute, ...] = ()  # numbers of channels in attributes, which a pruned copy gets anew
     size_candidates: tuple[SizeAttribute, ...] = ()  # numbers in attributes that equal a number of channels
+    # (unit numbers along dimensions, heads for example; MACs in proportion to what each dimension keeps)
+    products: tuple[tuple[tuple[np.ndarray, ...], int], ...] = ()
+    head_axes: tuple[HeadAxis, ...] = ()  # of views in forward passes
+    view_sizes: tuple[ViewSize, ...] = ()  # sizes in calls of forward passes
+    head_sizes: tuple[HeadAttribute | ViewSize, ...] = ()  # numbers of heads that a pruned network changes
 
     @property
     def n_units(self) -> int:
@@ -126,6 +132,12 @@ class Groups:
             size_candidates=renumbered(self.size_candidates),
             families=tuple(family for i, family in enumerate(self.families) if i not in removed),
             runs=tuple(run for run in runs if (run.units != FIXED).any()),
+            products=tuple((tuple(number[units] for units in along), macs) for along, macs in self.products),
+            head_axes=tuple(replace(axis, units=number[axis.units]) for axis in self.head_axes),
+            view_sizes=tuple(replace(size, units=number[size.units]) for size in self.view_sizes),
+            head_sizes=tuple(
+                replace(size, units=units) for size in self.head_sizes if ((units := number[size.units]) != FIXED).any()
+            ),
             left_out=(*self.left_out, *((self.families[i].name, reason) for i in sorted(removed))),
         )
 
@@ -169,6 +181,8 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
     ]
     tensors = (*model.named_parameters(), *model.named_buffers())
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors}
+    unit = np.append(unit, FIXED)  # the last entry is the unit of the label FIXED
+    classes = np.append(classes, len(unit) - 1)
     made = [(producer.tensor, producer.dim) for producer in coupling.producers]
     return Groups(
         families=tuple(_families([(made[number][0], len(m)) for (number, _), m in by_family.items()], shapes)),
@@ -181,6 +195,17 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         other_macs=coupling.other_macs,
         norms=tuple(dict.fromkeys(coupling.norms)),
         size_candidates=tuple(candidate for candidate in candidates if (candidate.units != FIXED).any()),
+        products=tuple((tuple(unit[classes[labels]] for labels in along), macs) for along, macs in coupling.products),
+        head_axes=tuple(
+            HeadAxis(split.owner, split.sizes, split.axis, units)
+            for split in coupling.splits
+            if split.axis < len(split.sizes) - 1 and ((units := unit[classes[split.labels]]) != FIXED).any()
+        ),
+        view_sizes=tuple(
+            ViewSize(call.owner, call.call, call.dim, units)
+            for call in coupling.calls
+            if ((units := unit[classes[call.labels]]) != FIXED).any()
+        ),
     )
 
 

@@ -325,7 +325,8 @@ def filter_space(
             groups = groups_of(scratch, _trace(scratch, inputs, norms))
             groups = choose_layers(model, groups, include, exclude)
             if groups.families:
-                groups = prove(scratch_copy(scratch), groups, inputs)  # the trace may have left tensors in its copy
+                scratch = scratch_copy(scratch)  # the trace may have left tensors in its copy
+                groups = prove(scratch, groups, inputs)
     finally:
         torch.set_default_dtype(default)
     if not groups.families:

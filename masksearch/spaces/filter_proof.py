@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.head_sizes import find_sizes
 from masksearch.spaces.kept_norms import norms_over, remove_norm_hooks
 from masksearch.spaces.size_attributes import SizeAttribute, attribute_subsets
-from masksearch.utils.copies import copy_network
+from masksearch.utils.copies import copy_network, empty_caches
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
 from masksearch.utils.seeds import torch_generator
@@ -103,6 +104,9 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
     def differs(groups: Groups, families: Sequence[int] | None = None) -> str:
         return _difference(model, groups, families or range(len(groups.families)), images, generator)
 
+    groups, without_sizes = find_sizes(model, groups, differs)
+    for number, why in sorted(without_sizes.items(), reverse=True):
+        groups = groups.without([number], why)
     failing, reason = _failing(model, groups, range(len(groups.families)), images, generator)
     if not failing:
         return groups
@@ -149,6 +153,7 @@ def _difference(
     """Return how masked and pruned networks differ under masks of these families; "" if they are equal."""
     for number, bits in enumerate(_masks(groups, families, generator)):
         _randomise(model, generator)
+        empty_caches(model)
         try:
             with torch.no_grad():
                 small = cut(model, groups, bits)
@@ -160,6 +165,7 @@ def _difference(
             return differs
         if number == 0 and (stops := _training_error(model, small, images)):
             return stops
+        del small  # before the next copy is made
     return ""
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.spaces.kept_norms import norms_over
+from masksearch.utils.copies import empty_caches
 from masksearch.utils.errors import InputError
 
 __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
@@ -60,12 +61,14 @@ class NetworkSpace(MaskSpace, ABC):
             with torch.no_grad():
                 for parameter, keep in masked.values():
                     parameter.masked_fill_(~keep, 0)
+            empty_caches(unwrapped(model))
             with norms_over(unwrapped(model), kept_in_norms) if kept_in_norms else nullcontext():
                 yield model
         finally:
             with torch.no_grad():
                 for name, (parameter, _) in masked.items():
                     parameter.copy_(before[name])
+            empty_caches(unwrapped(model))
 
     def apply(self, model: nn.Module, mask: Mask) -> None:
         """Zero the pruned entries of a network's parameters, in place and permanently."""

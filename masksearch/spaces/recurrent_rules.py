@@ -21,7 +21,7 @@ from masksearch.utils.nested import output_tensors
 if TYPE_CHECKING:
     from masksearch.spaces.coupling_rules import Call
 
-__all__ = ["embedding", "following_recurrent", "pack"]
+__all__ = ["following_recurrent", "pack"]
 
 
 class _Pausable(Protocol):
@@ -79,17 +79,6 @@ class _Unpacking(TorchFunctionMode):
         # Padding gives all features the same value at positions of no sequence, with every mask.
         self.coupling.write(padded, [None, None, *self.coupling.labels(args[0])[1:]])
         return padded, lengths
-
-
-def embedding(coupling: Coupling, call: "Call") -> None:
-    """Make features of an embedding's columns; its rows are selected by number."""
-    weight, indices = call.arguments["weight"], call.arguments["indices"]
-    rows, columns = coupling.labels(weight)
-    coupling.fix(rows, f"{call.where} selects rows by number")
-    name = coupling.weight_name(weight)
-    if name is not None:
-        coupling.produce(name, columns)
-    coupling.write(call.result, [*[None] * indices.ndim, columns])
 
 
 def pack(coupling: Coupling, call: "Call") -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from masksearch.utils.nested import output_tensors
 
-__all__ = ["copy_network"]
+__all__ = ["copy_network", "empty_caches"]
 
 
 def copy_network(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Module:
@@ -28,3 +28,13 @@ def copy_network(model: nn.Module, replaced: Mapping[int, Any] | None = None) ->
 
 
 _REGISTERED = ("_parameters", "_buffers", "_modules")
+
+
+def empty_caches(model: nn.Module) -> None:
+    """Call ``model.train()``, in which modules drop tensors that they keep in eval mode; all modes stay the same."""
+    if all(type(module).train is nn.Module.train for module in model.modules()):
+        return
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    for module, training in modes.items():
+        module.training = training
