@@ -32,7 +32,7 @@ def main(texts: int = 1000, epochs: int = 3) -> ms.Compressed:
     model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=len(PACKAGES), use_cache=False)
     training = ms.TrainSettings(epochs, batch_size=32, optimizer="adamw", lr=2e-4)
     ms.train(model, data.train, training, val=data.val)
-    print(result := ms.compress(model, data, macs=0.7, train=training))
+    print(result := ms.compress(model, data, macs=0.5, train=training))
     return result
 
 

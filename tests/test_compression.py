@@ -182,3 +182,22 @@ def test_mistakes_are_one_sentence_before_any_work(classifier, arguments, messag
     with pytest.raises(ms.InputError, match=message) as raised:
         ms.compress(model, data, **arguments, progress=False)
     assert "\n" not in str(raised.value)
+
+
+def test_a_resnet18_of_torchvision_keeps_half_of_its_macs():
+    from torchvision.models import resnet18
+
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(64, 3, 32, 32, generator=generator), torch.arange(64) % 4
+    data = ms.Data.from_tensors("noise", (images, labels), (images[:16], labels[:16]))
+    torch.manual_seed(0)
+    model = resnet18(num_classes=4)
+    result = ms.compress(model, data, macs=0.5, repair=False, train=False, progress=False)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert result.before.params == sum(parameter.numel() for parameter in model.parameters())
+    assert len(layers) == 21
+    assert 0.45 < result.after.macs / result.before.macs <= 0.5
+    with torch.no_grad():
+        outputs = result.model(data.test.inputs)
+    assert outputs.shape == (16, 4)
+    assert result.after.metric == float((outputs.argmax(1) == data.test.targets).double().mean())

@@ -35,7 +35,7 @@ def test_gradual_pruning_has_a_bar_of_its_own_and_the_search_begins_after_it():
     bars.gradual_begins(cell, "magnitude", 4)
     [task] = bars._bars.tasks
     assert (task.description, task.total) == ("cell, gradual pruning by magnitude", 4)
-    bars.epoch(SimpleNamespace(train_loss=0.5, val_accuracy=None))
+    bars.epoch(SimpleNamespace(train_loss=0.5, val_metric=None))
     assert task.completed == 1
     bars.search_begins(cell)
     [task] = bars._bars.tasks

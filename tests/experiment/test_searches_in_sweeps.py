@@ -170,7 +170,7 @@ WRONG = {
     "finalists: snip snip; each may be given once": {"finalists": ["snip", "snip"]},
     "unknown criterion 'snip:layer'": {"finalists": ["snip:layer"]},
     "saliencies: snip:erk; they rank units": {"saliencies": ["snip:erk"]},
-    "saliencies, warm_start or finalists: taylor ranks filter units only": {"finalists": ["taylor"]},
+    "saliencies, warm_start or finalists: taylor ranks filter and block units only": {"finalists": ["taylor"]},
     "finalists: filter_l1; with max_macs, masks are chosen from a front": {
         "methods": ["optuna_tpe"],
         "granularity": "filter",
