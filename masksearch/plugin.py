@@ -21,6 +21,7 @@ from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.supermasks import SUPERMASKS
+from masksearch.tasks import TASKS
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import GROUP, Table, choose
 
@@ -37,6 +38,7 @@ TABLES: Mapping[str, Table[Any]] = {
     "models": MODELS,
     "datasets": DATASETS,
     "objectives": OBJECTIVES,
+    "tasks": TASKS,
 }
 """Name of a table in a plugin's dictionary -> the table."""
 _METHODS = ("searchers", "criteria", "supermasks")  # --methods takes names of all three, so a name has one row in them

@@ -100,9 +100,8 @@ def _view(coupling: Coupling, call: Call) -> None:
                 after.append(result_dims.pop(0))
         flat = _flatten(coupling, [source.shape[d] for d in before], [source_labels[d] for d in before], reason)
         sizes = [result.shape[d] for d in after]
-        to_maps = (
-            source.ndim == 2 and result.ndim > 3 and after[0] == 1 and sizes[0] != 3
-        )  # features (n, c * h * w) -> (n, c, h, w)
+        # Features (n, c * h * w) -> (n, c, h, w); three parts are mostly queries, keys and values.
+        to_maps = source.ndim == 2 and result.ndim > 3 and after[0] == 1 and sizes[0] != 3
         axes = _unflatten(coupling, call, sizes, flat, reason, to_maps)
         for dim, dim_labels in zip(after, axes, strict=True):
             labels[dim] = dim_labels

@@ -202,7 +202,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
             if split.axis < len(split.sizes) - 1 and ((units := unit[classes[split.labels]]) != FIXED).any()
         ),
         view_sizes=tuple(
-            ViewSize(call.owner, call.call, call.dim, units)
+            ViewSize(call.owner, call.call, call.dim, units, call.maps)
             for call in coupling.calls
             if ((units := unit[classes[call.labels]]) != FIXED).any()
         ),

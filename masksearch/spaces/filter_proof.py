@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
-from masksearch.spaces.head_sizes import find_sizes
+from masksearch.spaces.head_sizes import ViewSize, find_sizes
 from masksearch.spaces.kept_norms import norms_over, remove_norm_hooks
 from masksearch.spaces.size_attributes import SizeAttribute, attribute_subsets
 from masksearch.utils.copies import copy_network, empty_caches
@@ -113,8 +113,12 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
     found = {family: sizes for family in failing if (sizes := _sizes_for(groups, family, differs))}
     left_out = f"their pruned network is not equal to the masked one ({reason})"
     for rescued in (found, {}) if found else ({},):
-        sizes = tuple({size.place: size for sizes in rescued.values() for size in sizes}.values())
-        rest = replace(groups, sizes=sizes).without(set(failing) - set(rescued), left_out)
+        every = [size for sizes in rescued.values() for size in sizes]
+        attributes = {size.place: size for size in every if isinstance(size, SizeAttribute)}
+        views = {(size.module, size.attribute): size for size in every if isinstance(size, ViewSize)}
+        head_sizes = (*groups.head_sizes, *views.values())
+        rest = replace(groups, sizes=tuple(attributes.values()), head_sizes=head_sizes)
+        rest = rest.without(set(failing) - set(rescued), left_out)
         again = differs(rest) if rest.families else ""
         if not again:
             return rest
@@ -125,11 +129,16 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
 
 def _sizes_for(
     groups: Groups, family: int, differs: Callable[[Groups, Sequence[int]], str]
-) -> tuple[SizeAttribute, ...]:
-    """Return the numbers in attributes of modules with which the pruned network of a family runs; () if none do."""
+) -> tuple[SizeAttribute | ViewSize, ...]:
+    """Return the numbers in attributes or views with which the pruned network of a family runs; () if none do."""
     for sizes in attribute_subsets(groups.size_candidates, groups.slices[family]):
         if not differs(replace(groups, sizes=sizes), [family]):
             return sizes
+    part = groups.slices[family]
+    views = [size for size in groups.view_sizes if size.maps]
+    maps = tuple(size for size in views if ((size.units >= part.start) & (size.units < part.stop)).any())
+    if maps and not differs(replace(groups, head_sizes=(*groups.head_sizes, *maps)), [family]):
+        return maps
     return ()
 
 

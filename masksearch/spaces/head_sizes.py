@@ -70,6 +70,7 @@ class ViewSize:
     call: str  # name of the call, see :class:`~masksearch.spaces.view_sizes.ViewCall`
     dim: int
     units: np.ndarray  # int64 (size of the dimension,)
+    maps: bool = False  # as in ViewCall
 
     @property
     def attribute(self) -> str:

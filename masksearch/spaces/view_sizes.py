@@ -31,6 +31,7 @@ class ViewCall:
     call: str  # "reshape3#1": the second call of reshape with a result of three dimensions while the module runs
     dim: int  # dimension of the result
     labels: np.ndarray  # int64 (size of the dimension,)
+    maps: bool = False  # channels of feature maps that a view makes of features, (n, c * h * w) -> (n, c, h, w)
 
 
 def _sizes(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any] | None:
@@ -85,7 +86,8 @@ class ViewRecorder(TorchFunctionMode):
             owner = self.modules[-1][0] if self.modules else ""
             for dim, labels in enumerate(self.coupling.labels(first)):
                 if labels is not None and sizes[dim] > 1:
-                    self.coupling.calls.append(ViewCall(owner, calls[-1], dim, labels))
+                    maps = dim == 1 and first.ndim > 3 and args[0].ndim == 2
+                    self.coupling.calls.append(ViewCall(owner, calls[-1], dim, labels, maps))
         return result
 
 
