@@ -86,7 +86,7 @@ def test_commands_have_flags_and_values_that_exist(line, in_a_folder):
 
 
 def test_all_code_is_checked():
-    assert {block.language for block in BLOCKS} == {"python", "sh", "mermaid"}
+    assert {block.language for block in BLOCKS} == {"python", "sh", "mermaid", "text"}  # text: printed output
     for page, line in SHELL + MEASURED:
         if not re.search(COMMAND, line):
             assert re.match(BENCHMARKS if page == "benchmarks" else TOOLS, line), line
