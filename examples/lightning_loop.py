@@ -27,7 +27,8 @@ def main(epochs: int = 5) -> float:
     space = ms.weight_space(model)
     keep = ms.keep_mask(model, space, space.from_saliency(ms.criteria.magnitude(model, space), sparsity=0.9))
     loader = DataLoader(TensorDataset(data.train.inputs, data.train.targets), 64, shuffle=True)
-    trainer = lightning.Trainer(max_epochs=epochs, logger=False, callbacks=[lightning_callback(keep)])
+    callbacks, off = [lightning_callback(keep)], {"logger": False, "enable_checkpointing": False}
+    trainer = lightning.Trainer(max_epochs=epochs, callbacks=callbacks, **off)
     trainer.fit(Classifier(model), loader)
     accuracy = ms.evaluate(model.cpu(), data.test).accuracy
     print(f"accuracy {accuracy:.2%} with {ms.cost.nonzero_params(model):,} non-zero parameters")
