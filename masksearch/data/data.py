@@ -1,9 +1,7 @@
 """Data of an experiment: examples in disjoint splits for training, validation and test."""
 
 import hashlib
-import os
 import warnings
-from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,19 +10,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from masksearch.data import preparation
+from masksearch.data.dataset_reading import estimated_bytes, free_memory, pass_over, read_all, streamed_split
 from masksearch.data.split import Split
 from masksearch.data.streamed import (
     Collate,
     LoaderSplit,
     Normalisation,
-    StreamedSplit,
     check_shared_examples,
-    collate_pairs,
     first_digest,
 )
 from masksearch.tasks import CLASSIFICATION, Task, as_task
 from masksearch.utils.errors import InputError
-from masksearch.utils.nested import concatenate, describe, tensors_of
+from masksearch.utils.nested import describe, tensors_of
 
 __all__ = ["AnySplit", "Data"]
 
@@ -34,7 +31,6 @@ AnySplit = Any
 MAX_VAL = 10_000  # default number of validation examples, or a fifth of the training examples if that is less
 MAX_SEARCH = 2_000  # default number of search examples, or half of the validation examples if that is less
 _MEMORY_SHARE = 0.5  # share of free memory that data sets may take to be read as a whole
-_READ_BATCH = 256  # items of a data set that are read at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,11 +233,11 @@ class Data:
         """
         task = as_task(task)
         sets = {"train": train, "test": test} | ({} if val is None else {"val": val})
-        splits = {part: _streamed(part, one, collate, task, workers, identity) for part, one in sets.items()}
+        splits = {part: streamed_split(part, one, collate, task, workers, identity) for part, one in sets.items()}
         if stream is None:
-            stream = sum(map(_bytes_of, splits.values())) > _MEMORY_SHARE * _free_memory()
+            stream = sum(map(estimated_bytes, splits.values())) > _MEMORY_SHARE * free_memory()
         if not stream:
-            pairs = {part: _read(split) for part, split in splits.items()}
+            pairs = {part: read_all(split) for part, split in splits.items()}
             return cls.from_tensors(
                 name,
                 pairs["train"],
@@ -255,7 +251,7 @@ class Data:
                 val_examples=val_examples,
             )
         _warn_without(identity, name)
-        passes = {part: _pass_over(split) for part, split in splits.items()}
+        passes = {part: pass_over(split) for part, split in splits.items()}
         classes = _classes({part: one.targets for part, one in passes.items()}, task, classes)
         sizes = _Sizes(search_examples, train_examples, val_examples)
         parts = _divided(splits, {part: one.targets for part, one in passes.items()}, task, sizes)
@@ -382,80 +378,6 @@ def _classes(targets: dict[str, Any], task: Task, classes: int | None) -> int | 
 def _check_count(what: str, count: int, most: int, why: str) -> None:
     if not 1 <= count <= most:
         raise InputError(f"{what} is {count}; allowed is 1 to {most} ({why})")
-
-
-# Data sets.
-
-
-def _streamed(
-    part: str, dataset: Any, collate: Collate | None, task: Task, workers: int, identity: str | None
-) -> StreamedSplit:
-    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
-        raise InputError(
-            f"{part}: data set {type(dataset).__name__} has no items or no length; allowed are map-style data sets"
-        )
-    return StreamedSplit(
-        dataset,  # type: ignore[arg-type]
-        torch.arange(len(dataset)),
-        collate or collate_pairs,
-        task,
-        workers,
-        identity,
-        raw=True,
-    )
-
-
-def _read(split: StreamedSplit) -> tuple[Any, Any]:
-    """Inputs and targets of all items. Transforms may draw random numbers; the global random state is restored."""
-    sizes = [len(part) for part in split.indices.split(_READ_BATCH)]
-    with torch.random.fork_rng(devices=[]):
-        batches = list(split.batches(None, sizes))
-    try:
-        inputs, targets = (concatenate([batch[side] for batch in batches]) for side in (0, 1))
-    except RuntimeError as error:
-        raise InputError(
-            f"data set {type(split.dataset).__name__}: batches of its items differ in shape "
-            f"({str(error).splitlines()[0]}); give collate= to pad or crop to one shape, or stream=True"
-        ) from None
-    return inputs, targets
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """What one pass over a streamed split finds: its classes, and the pixel statistics of uint8 images."""
-
-    targets: Tensor | None
-    statistics: tuple[Tensor, Tensor] | None  # variance and mean (n, c) of every image
-
-
-def _pass_over(split: StreamedSplit) -> _Pass:
-    inputs, _ = split.sample(1)
-    pixels = preparation.is_pixels(inputs)
-    if not (pixels or split.task.classifies):
-        return _Pass(None, None)
-    targets, statistics = [], []
-    with torch.random.fork_rng(devices=[]):
-        for batch, batch_targets in split.batches(None, [len(part) for part in split.indices.split(_READ_BATCH)]):
-            if split.task.check is not None:
-                split.task.check(batch_targets, type(split.dataset).__name__)
-            targets.append(batch_targets)
-            if pixels:
-                statistics.append(preparation.image_statistics(batch))
-    found = (torch.cat([one[0] for one in statistics]), torch.cat([one[1] for one in statistics])) if pixels else None
-    return _Pass(concatenate(targets) if split.task.classifies else None, found)
-
-
-def _bytes_of(split: StreamedSplit) -> int:
-    """Bytes of all examples as float32, estimated from the first one."""
-    inputs, targets = split.sample(1)
-    return len(split) * sum(4 * tensor.numel() for tensor in (*tensors_of(inputs), *tensors_of(targets)))
-
-
-def _free_memory() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not a POSIX system
-        return 4 << 30
 
 
 def _warn_without(identity: str | None, name: str) -> None:

@@ -13,7 +13,7 @@ __all__ = ["board_link"]
 
 _ADDRESS = "http://localhost:6006/#custom_scalars"
 _RUNS = 12  # more can't be told apart
-_CHOSEN_BY_ITSELF = 40  # with at most so many runs, TensorBoard draws all that an address does not name
+_MAX_SELECTED = 40  # TensorBoard selects all runs of a folder that has at most 40 runs
 
 
 def board_link(result: SweepResult, groups: Sequence[Group]) -> tuple[str, str] | None:
@@ -25,7 +25,7 @@ def board_link(result: SweepResult, groups: Sequence[Group]) -> tuple[str, str] 
     # TensorBoard lists every folder that has curves as a run: those of earlier rounds and unfinished cells, too.
     files = result.path.rglob("events.out.tfevents.*")
     others = sorted({file.parent.relative_to(result.path).as_posix() for file in files})
-    states = dict.fromkeys(others if len(others) <= _CHOSEN_BY_ITSELF else (), False)
+    states = dict.fromkeys(others if len(others) <= _MAX_SELECTED else (), False)
     states |= {result.folders[group.places[0]].name: True for group in chosen}
     state = base64.b64encode(json.dumps(states).encode()).decode()
     address = f"{_ADDRESS}&runSelectionState={quote(state)}&_smoothingWeight=0"

@@ -31,7 +31,7 @@ __all__ = [
 
 
 class States(tuple[Tensor, ...]):
-    """Tuple of the last states of each layer and direction, (n, units), indexed like torch's stacked tensor.
+    """Last states of a recurrent network: one tensor (n, units) per layer and direction.
 
     ``states[-1]`` and ``states[-1, :, 0]`` work as for a tensor (layers * directions, n, units).
     """

@@ -1,0 +1,99 @@
+"""Reading of map-style data sets: whole, or in one pass that finds classes and pixel statistics."""
+
+import os
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from masksearch.data import preparation
+from masksearch.data.streamed import Collate, StreamedSplit, collate_pairs
+from masksearch.tasks import Task
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import concatenate, tensors_of
+
+__all__ = ["Pass", "estimated_bytes", "free_memory", "pass_over", "read_all", "streamed_split"]
+
+_READ_BATCH = 256  # items of a data set that are read at once
+
+
+def streamed_split(
+    part: str, dataset: Any, collate: Collate | None, task: Task, workers: int, identity: str | None
+) -> StreamedSplit:
+    """Return a split of all items of a map-style data set, in order, with its values as the data set returns them.
+
+    Raises
+    ------
+    InputError
+        If the data set has no items or no length.
+    """
+    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+        raise InputError(
+            f"{part}: data set {type(dataset).__name__} has no items or no length; allowed are map-style data sets"
+        )
+    return StreamedSplit(
+        dataset,  # type: ignore[arg-type]
+        torch.arange(len(dataset)),
+        collate or collate_pairs,
+        task,
+        workers,
+        identity,
+        raw=True,
+    )
+
+
+def read_all(split: StreamedSplit) -> tuple[Any, Any]:
+    """Inputs and targets of all items. Transforms may draw random numbers; the global random state is restored."""
+    sizes = [len(part) for part in split.indices.split(_READ_BATCH)]
+    with torch.random.fork_rng(devices=[]):
+        batches = list(split.batches(None, sizes))
+    try:
+        inputs, targets = (concatenate([batch[side] for batch in batches]) for side in (0, 1))
+    except RuntimeError as error:
+        raise InputError(
+            f"data set {type(split.dataset).__name__}: batches of its items differ in shape "
+            f"({str(error).splitlines()[0]}); give collate= to pad or crop to one shape, or stream=True"
+        ) from None
+    return inputs, targets
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass over a streamed split finds: its classes, and the pixel statistics of uint8 images."""
+
+    targets: Tensor | None
+    statistics: tuple[Tensor, Tensor] | None  # variance and mean (n, c) of every image
+
+
+def pass_over(split: StreamedSplit) -> Pass:
+    """Read all items once, in batches; return the classes, and variance and mean of every uint8 image."""
+    inputs, _ = split.sample(1)
+    pixels = preparation.is_pixels(inputs)
+    if not (pixels or split.task.classifies):
+        return Pass(None, None)
+    targets, statistics = [], []
+    with torch.random.fork_rng(devices=[]):
+        for batch, batch_targets in split.batches(None, [len(part) for part in split.indices.split(_READ_BATCH)]):
+            if split.task.check is not None:
+                split.task.check(batch_targets, type(split.dataset).__name__)
+            targets.append(batch_targets)
+            if pixels:
+                statistics.append(preparation.image_statistics(batch))
+    found = (torch.cat([one[0] for one in statistics]), torch.cat([one[1] for one in statistics])) if pixels else None
+    return Pass(concatenate(targets) if split.task.classifies else None, found)
+
+
+def estimated_bytes(split: StreamedSplit) -> int:
+    """Bytes of all examples as float32, estimated from the first one."""
+    inputs, targets = split.sample(1)
+    return len(split) * sum(4 * tensor.numel() for tensor in (*tensors_of(inputs), *tensors_of(targets)))
+
+
+def free_memory() -> int:
+    """Return the free memory of this machine in bytes; 4 GiB where the system does not say."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):  # not a POSIX system
+        return 4 << 30
