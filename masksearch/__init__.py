@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from masksearch.models import build_model
     from masksearch.plugin import load_plugins
     from masksearch.pruning import deploy, export
+    from masksearch.pruning.one_shot import OneShot, one_shot, outlier_densities
     from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
     from masksearch.pruning.reconstruction import reconstruct
     from masksearch.pruning.ticket import draw_ticket
@@ -55,6 +56,7 @@ __all__ = [
     "MaskSpace",
     "Move",
     "NMSpace",
+    "OneShot",
     "Problem",
     "Proposal",
     "Score",
@@ -85,6 +87,8 @@ __all__ = [
     "load_pruned",
     "models",
     "nm_space",
+    "one_shot",
+    "outlier_densities",
     "prune",
     "reconstruct",
     "restore_state",
@@ -126,6 +130,7 @@ _HOMES = {
     "data": ("Data", "Split", "load_data"),
     "models": ("build_model",),
     "plugin": ("load_plugins",),
+    "pruning.one_shot": ("OneShot", "one_shot", "outlier_densities"),
     "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),
     "pruning.reconstruction": ("reconstruct",),
     "pruning.ticket": ("draw_ticket",),
