@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from masksearch.models import build_model
     from masksearch.plugin import load_plugins
     from masksearch.pruning import deploy, export
+    from masksearch.pruning.nm_permutation import PermutedNetwork, permute_channels
     from masksearch.pruning.one_shot import OneShot, one_shot, outlier_densities
     from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
     from masksearch.pruning.reconstruction import reconstruct
@@ -57,6 +58,7 @@ __all__ = [
     "Move",
     "NMSpace",
     "OneShot",
+    "PermutedNetwork",
     "Problem",
     "Proposal",
     "Score",
@@ -89,6 +91,7 @@ __all__ = [
     "nm_space",
     "one_shot",
     "outlier_densities",
+    "permute_channels",
     "prune",
     "reconstruct",
     "restore_state",
@@ -130,6 +133,7 @@ _HOMES = {
     "data": ("Data", "Split", "load_data"),
     "models": ("build_model",),
     "plugin": ("load_plugins",),
+    "pruning.nm_permutation": ("PermutedNetwork", "permute_channels"),
     "pruning.one_shot": ("OneShot", "one_shot", "outlier_densities"),
     "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),
     "pruning.reconstruction": ("reconstruct",),
