@@ -54,11 +54,18 @@ class PermutedNetwork:
             rate = f"{layer.swaps / layer.seconds:,.0f}" if layer.seconds else "-"
             energy = f"{layer.lost_before:.4f} -> {layer.lost:.4f}"
             lines.append(f"{layer.name:{width}}  {layer.channels:6}  {energy:>28}  {rate:>16}")
-        lines += [f"left out: {name}: {reason}" for name, reason in self.left_out]
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.left_out:
+            by_reason.setdefault(reason, []).append(name)
+        lines += [f"left out: {_some(names)}: {reason}" for reason, names in by_reason.items()]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return f"PermutedNetwork({self.n}:{self.m}, {len(self.layers)} layers)"
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} others"
 
 
 @torch.no_grad()
