@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from masksearch.models import build_model
     from masksearch.plugin import load_plugins
     from masksearch.pruning import deploy, export
+    from masksearch.pruning.nm_permutation import PermutedNetwork, permute_channels
+    from masksearch.pruning.one_shot import OneShot, one_shot, outlier_densities
     from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
     from masksearch.pruning.reconstruction import reconstruct
     from masksearch.pruning.ticket import draw_ticket
@@ -55,6 +57,8 @@ __all__ = [
     "MaskSpace",
     "Move",
     "NMSpace",
+    "OneShot",
+    "PermutedNetwork",
     "Problem",
     "Proposal",
     "Score",
@@ -85,6 +89,9 @@ __all__ = [
     "load_pruned",
     "models",
     "nm_space",
+    "one_shot",
+    "outlier_densities",
+    "permute_channels",
     "prune",
     "reconstruct",
     "restore_state",
@@ -126,6 +133,8 @@ _HOMES = {
     "data": ("Data", "Split", "load_data"),
     "models": ("build_model",),
     "plugin": ("load_plugins",),
+    "pruning.nm_permutation": ("PermutedNetwork", "permute_channels"),
+    "pruning.one_shot": ("OneShot", "one_shot", "outlier_densities"),
     "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),
     "pruning.reconstruction": ("reconstruct",),
     "pruning.ticket": ("draw_ticket",),

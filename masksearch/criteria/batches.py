@@ -13,7 +13,7 @@ from masksearch.training.batches import forward_batch
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, describe, n_examples, take, to_device
 
-__all__ = ["BatchLoss", "Batches", "Loss", "first_inputs", "is_split", "loss_batches"]
+__all__ = ["BatchLoss", "Batches", "Loss", "first_inputs", "input_batches", "is_split", "loss_batches"]
 
 Batches = Any  # Iterable[tuple[Any, Any]], or a split
 """A split, resident or streamed, or an iterable of (inputs, targets)."""
@@ -31,6 +31,24 @@ def first_inputs(batches: Batches, criterion: str) -> Nested:
         raise InputError(f"batches: none; {criterion} needs one for the shape of its inputs")
     first: Nested = take(inputs, slice(1))
     return first
+
+
+def input_batches(batches: Batches, criterion: str) -> list[Nested]:
+    """Return the inputs of all batches.
+
+    Raises
+    ------
+    InputError
+        If there is no batch.
+    """
+    if is_split(batches):
+        size = forward_batch(torch.device("cpu"))
+        sizes = [min(size, len(batches) - start) for start in range(0, len(batches), size)]
+        batches = batches.batches(torch.arange(len(batches)), sizes)
+    found = [inputs for inputs, _ in batches]
+    if not found:
+        raise InputError(f"batches: none; {criterion} needs at least one (inputs, targets)")
+    return found
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,232 @@
+"""Language models pruned after training: perplexity of magnitude, Wanda, SparseGPT, OWL and searched densities.
+
+    python -m benchmarks.language_models [--scale smoke|cpu] [--seeds N] [--folder DIR]
+
+A GPT is trained on the bytes of the standard library's source files, split by file, and pruned at 50, 60, 70 % and by
+2:4 masks. Calibration and search read training text; perplexity is that of the test text in windows of 256 bytes, each
+predicted from its beginning. Fine-tuning is one pass over a tenth of the training text. Densities are searched by KL to
+the dense network on training text, with masks by Wanda's products; SparseGPT then prunes at the densities found. Rows
+that ``results/language_models_SCALE.csv`` has are not repeated, and an interrupted training continues in ``--folder``.
+"""
+
+import argparse
+import hashlib
+import math
+import sysconfig
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import masksearch as ms
+from benchmarks.page import HERE
+from benchmarks.rows import read_csv, write_csv
+
+SPARSITIES = (0.5, 0.6, 0.7)
+PATTERN = (2, 4)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the network, of the data and of the search."""
+
+    width: int
+    layers: int
+    windows: int  # of training text
+    test_windows: int
+    epochs: int
+    calibration: int  # windows
+    budget: int  # scorings of the search
+    swaps: int = 500_000  # per layer, of the order of channels
+    length: int = 256
+    lr: float = 1e-3
+
+
+SCALES = {
+    "smoke": Scale(
+        width=32, layers=2, windows=64, test_windows=16, epochs=1, calibration=16, budget=4, swaps=500, length=64
+    ),
+    "cpu": Scale(width=256, layers=6, windows=8192, test_windows=512, epochs=2, calibration=128, budget=150),
+}
+
+
+class Block(nn.Module):
+    """A transformer block: causal attention and an MLP, each after a LayerNorm."""
+
+    def __init__(self, width: int, heads: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        x = self.before_attention(hidden)
+        parts = [
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        ]
+        attended = nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
+        hidden = hidden + self.out(attended.transpose(1, 2).flatten(2))
+        return hidden + self.fall(nn.functional.gelu(self.rise(self.before_mlp(hidden))))
+
+
+class Gpt(nn.Module):
+    """Predicts the next byte at every position: int64 (n, t) -> logits (n, t, 256)."""
+
+    def __init__(self, width: int, layers: int, length: int) -> None:
+        super().__init__()
+        self.bytes, self.places = nn.Embedding(256, width), nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = self.bytes(tokens) + self.places.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.head(self.norm(hidden))
+
+
+def texts(scale: Scale) -> ms.Data:
+    """Windows of the standard library's source; a file belongs to one split."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    parts: dict[str, list[Tensor]] = {"train": [], "val": [], "test": []}
+    for path in sorted(folder.rglob("*.py")):
+        if "site-packages" in path.parts or "test" in path.parts:
+            continue
+        content = torch.frombuffer(bytearray(path.read_bytes() + b"\n"), dtype=torch.uint8)
+        number = hashlib.sha256(str(path.relative_to(folder)).encode()).digest()[0]
+        parts["test" if number < 13 else "val" if number < 26 else "train"].append(content)
+    windows = {}
+    for name, files in parts.items():
+        rows = torch.cat(files)
+        rows = rows[: len(rows) // scale.length * scale.length].view(-1, scale.length).long()
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+        windows[name] = rows[order[: scale.windows if name == "train" else scale.test_windows]]
+    pairs = {name: (rows, None) for name, rows in windows.items()}
+    return ms.Data.from_tensors("standard_library", pairs["train"], pairs["test"], pairs["val"], task="language_model")
+
+
+def part(data: ms.Data, n: int) -> ms.Split:
+    """The first windows of the training text."""
+    tokens = data.train.inputs[:n]
+    return ms.Split(tokens, tokens, task=data.task)
+
+
+def trained(data: ms.Data, scale: Scale, seed: int, folder: Path) -> nn.Module:
+    """The dense network of a seed."""
+    torch.manual_seed(seed)
+    model = Gpt(scale.width, scale.layers, scale.length)
+    settings = ms.TrainSettings(
+        scale.epochs,
+        batch_size=16,
+        optimizer="adamw",
+        lr=scale.lr,
+        lr_schedule="cosine",
+        weight_decay=0.1,
+        clip_norm=1.0,
+        warmup=0.1,
+    )
+    ms.train(model, data.train, settings, val=data.val, seed=seed, checkpoint=folder / f"dense_{seed}")
+    return model.eval()
+
+
+def searched(model: nn.Module, data: ms.Data, scale: Scale, density: float, seed: int) -> dict[str, float]:
+    """Densities of the layers, by KL to the dense network on calibration text."""
+    space = ms.weight_space(model, include="blocks.*")
+    calibration = part(data, scale.calibration)
+    products = ms.criteria.wanda(model, space, calibration)
+    scorer = ms.Scorer(model, space, calibration, "distance")
+    searcher = ms.searchers.OptunaSearch("cmaes", spread=1.0)
+    history = ms.search(space, searcher, scorer, density, scale.budget, seed, saliencies={"wanda": products})
+    return history.best_mask.densities()
+
+
+def pruned(
+    model: nn.Module, data: ms.Data, scale: Scale, sparsity: float | None, seed: int
+) -> Iterator[tuple[str, ms.OneShot, float]]:
+    """Name, result and seconds of every method at one sparsity, or by 2:4 masks without one."""
+    tokens = data.train.inputs[: scale.calibration]
+    for method in ("magnitude", "wanda", "sparsegpt"):
+        amount: dict[str, Any] = {"pattern": PATTERN} if sparsity is None else {"sparsity": sparsity}
+        result = ms.one_shot(model, tokens, method=method, **amount)
+        yield method, result, result.seconds
+    if sparsity is None:
+        started = time.perf_counter()
+        permuted = ms.permute_channels(model, tokens, *PATTERN, swaps=scale.swaps, seed=seed)
+        result = ms.one_shot(permuted.model, tokens, pattern=PATTERN)
+        yield "sparsegpt, permuted", result, time.perf_counter() - started
+        return
+    for name in ("owl", "searched"):
+        started = time.perf_counter()
+        densities = (
+            ms.outlier_densities(model, tokens, 1 - sparsity)
+            if name == "owl"
+            else searched(model, data, scale, 1 - sparsity, seed)
+        )
+        result = ms.one_shot(model, tokens, densities)
+        yield f"sparsegpt, {name} densities", result, time.perf_counter() - started
+
+
+def perplexity(model: nn.Module, split: Any) -> float:
+    """Perplexity per byte on a split."""
+    return math.exp(ms.evaluate(model, split).loss)
+
+
+def fine_tuned(result: ms.OneShot, data: ms.Data, scale: Scale, seed: int) -> nn.Module:
+    """The pruned network after one pass over a tenth of the training text, with its mask kept."""
+    tenth = part(data, max(16, scale.windows // 10))
+    settings = ms.TrainSettings(1, batch_size=16, optimizer="adamw", lr=scale.lr / 5, lr_schedule="cosine")
+    masks = result.space.parameter_masks(result.mask)
+    ms.train(result.model, tenth, settings, masks=masks, seed=seed)
+    return result.model.eval()
+
+
+def run(scale_name: str, seeds: int, folder: Path, path: Path) -> list[dict[str, Any]]:
+    """Add the rows that are missing, and return all."""
+    scale, rows = SCALES[scale_name], [dict(row) for row in read_csv(path)]
+    had = {(row["seed"], row["sparsity"], row["method"]) for row in rows}
+    data = texts(scale)
+    for seed in range(seeds):
+        model = None
+        for sparsity in (*SPARSITIES, None):
+            label = f"{PATTERN[0]}:{PATTERN[1]}" if sparsity is None else str(sparsity)
+            n_methods = 4 if sparsity is None else 5
+            if sum(key[:2] == (str(seed), label) for key in had) == n_methods:
+                continue
+            model = trained(data, scale, seed, folder) if model is None else model
+            dense = perplexity(model, data.test)
+            for method, result, seconds in pruned(model, data, scale, sparsity, seed):
+                if (str(seed), label, method) in had:
+                    continue
+                before = perplexity(result.model, data.test)
+                after = perplexity(fine_tuned(result, data, scale, seed), data.test)
+                values = {"dense": dense, "one_shot": before, "fine_tuned": after, "seconds": seconds}
+                row = {"seed": str(seed), "sparsity": label, "method": method}
+                rows.append(row | {name: f"{value:.4f}" for name, value in values.items()})
+                write_csv(rows, path)
+                print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Read the flags, run what is missing, print the means over seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=list(SCALES), default="cpu")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("runs/language_models"))
+    arguments = parser.parse_args()
+    path = HERE / "results" / f"language_models_{arguments.scale}.csv"
+    rows = run(arguments.scale, arguments.seeds, arguments.folder / arguments.scale, path)
+    print("| sparsity | method | one-shot perplexity | after fine-tuning | seconds |\n|---|---|---:|---:|---:|")
+    for sparsity, method in dict.fromkeys((row["sparsity"], row["method"]) for row in rows):
+        own = [row for row in rows if (row["sparsity"], row["method"]) == (sparsity, method)]
+        means = [sum(float(row[name]) for row in own) / len(own) for name in ("one_shot", "fine_tuned", "seconds")]
+        print(f"| {sparsity} | {method} | {means[0]:.3f} | {means[1]:.3f} | {means[2]:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

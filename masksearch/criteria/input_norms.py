@@ -1,0 +1,71 @@
+"""Wanda: weights rated by their magnitude times the norm of their inputs."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.mask import Mask
+from masksearch.cost.forward_pass import device_of
+from masksearch.criteria.batches import Batches, input_batches
+from masksearch.pruning.gram_matrices import matrix_layers
+from masksearch.pruning.one_shot.layer_methods import wanda_ranks, weight_shaped
+from masksearch.spaces import NetworkSpace
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import call_model, to_device
+
+__all__ = ["wanda"]
+
+
+@torch.no_grad()
+def wanda(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Return, for each weight, the share of its output's weights with a smaller |w_ij| |X_j|: float64 (n_units,).
+
+    Sun et al. 2024: |X_j| is the L2 norm of input j over all examples and positions. As shares within an output are
+    ranked, every output of a layer keeps the same number of inputs, to within one.
+
+    Raises
+    ------
+    InputError
+        If a layer of the space is neither linear nor a 1-D or 2-D convolution.
+    """
+    device = device_of(model)
+    inputs = [to_device(batch, device) for batch in input_batches(batches, "wanda")]
+    layers = {layer.name: layer for layer in matrix_layers(model, inputs[0])}
+    for layer in space.layers:
+        if layer.name not in layers:
+            raise InputError(
+                f"criterion 'wanda': layer {layer.name!r} is no linear layer or convolution that runs as a module of "
+                "its own; leave it out of the space with exclude="
+            )
+    squares: dict[str, Tensor] = {}
+
+    def add(name: str, module: nn.Module, values: Tensor) -> None:
+        own = layers[name].input_rows(module, values).double().square().sum(1)  # (groups, k)
+        squares[name] = squares[name] + own if name in squares else own
+
+    hooks = [
+        model.get_submodule(layer.name).register_forward_pre_hook(
+            lambda module, args, name=layer.name: add(name, module, args[0])
+        )
+        for layer in space.layers
+    ]
+    try:
+        for batch in inputs:
+            call_model(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values = {}
+    for layer, weight in zip(space.layers, space.layer_weights(), strict=True):
+        matrices = layers[layer.name].matrix(model.get_submodule(layer.name))[..., :-1]
+        products = matrices.abs() * squares[layer.name].sqrt().to(matrices.device)[:, None]
+        values[weight] = weight_shaped(wanda_ranks(products.flatten(0, 1)), layers[layer.name], layer.shape)
+    return space.unit_sums(values).cpu()
