@@ -77,16 +77,21 @@ class CellsFailedError(InputError):
 
     def __init__(self, result: SweepResult) -> None:
         self.result = result
-        shown = [f"{label}: {sentence}" for label, sentence in list(result.failures.items())[:_SHOWN]]
-        more = len(result.failures) - len(shown)
-        lines = "\n  ".join([*shown, *([f"and {more} more"] if more else [])])
-        super().__init__(
-            f"{len(result.failures)} cells failed; the same command tries them again, and keeps the other "
-            f"{len(result.cells)}:\n  {lines}"
-        )
+        labels: dict[str, list[str]] = {}  # of the cells, by sentence
+        for label, sentence in result.failures.items():
+            labels.setdefault(sentence, []).append(label)
+        shown = [f"{_some(cells)}: {sentence}" for sentence, cells in list(labels.items())[:_SHOWN]]
+        shown += [f"and {len(labels) - _SHOWN} other errors"] if len(labels) > _SHOWN else []
+        n, done = len(result.failures), len(result.cells)
+        about = f"{n} cell{'s' * (n != 1)} failed, {done} finished; the same command tries again what failed"
+        super().__init__(": ".join([about, *shown]) if len(shown) == 1 else "\n  ".join([f"{about}:", *shown]))
 
 
-_SHOWN = 5  # failed cells in the message
+def _some(labels: list[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
+
+
+_SHOWN = 5  # sentences in the message
 
 
 def run_sweep(
