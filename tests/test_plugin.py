@@ -216,7 +216,10 @@ def test_tables_take_no_name_twice():
 def test_workers_have_the_rows_too(tmp_path):
     (tmp_path / "mine.py").write_text(MODULE)
     for workers in "12":
-        assert cli.main([*SWEEP, "--plugin", "mine.py", "--workers", workers, "--name", f"by{workers}"]) == 0
+        assert (
+            cli.main([*SWEEP, "--plugin", "mine.py", "--executor", f"processes:{workers}", "--name", f"by{workers}"])
+            == 0
+        )
     one, two = (read_sweep(Path(f"runs/by{workers}")) for workers in "12")
     assert [folder.name for folder in one.folders] == [folder.name for folder in two.folders]
     assert [cell.trained for cell in one.cells] == [cell.trained for cell in two.cells]

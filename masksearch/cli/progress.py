@@ -106,6 +106,13 @@ class ProgressBars(SweepCallback):
         if self._sweep is not None:
             self._bars.advance(self._sweep)
 
+    def cell_fails(self, cell: Cell, sentence: str) -> None:
+        """Print the cell and the sentence."""
+        text = f"{cell.label}: failed: {sentence}"
+        self._console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+        if self._sweep is not None:
+            self._bars.advance(self._sweep)
+
     def _show(self, description: str, total: int | None) -> None:
         if self._stage is not None:
             self._bars.remove_task(self._stage)

@@ -12,7 +12,15 @@ from masksearch.cli.flags import full_help, parse
 from masksearch.cli.progress import ProgressBars
 from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS
-from masksearch.experiment import Settings, SweepResult, recipe_names, recipe_text, run_sweep
+from masksearch.experiment import (
+    EXECUTORS,
+    CellsFailedError,
+    Settings,
+    SweepResult,
+    recipe_names,
+    recipe_text,
+    run_sweep,
+)
 from masksearch.experiment.store.run_folder import free_name, renamed
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
@@ -52,7 +60,12 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
             text = f"{folder / name} holds a sweep with other settings, which is kept; this sweep is {folder / free}"
             console.print(text, highlight=False, soft_wrap=True, markup=False)
         with ProgressBars(console) as bars:
-            result = run_sweep(renamed(sweep, free), bars)
+            try:
+                result = run_sweep(renamed(sweep, free), bars)
+            except CellsFailedError as error:
+                if error.result.cells:
+                    print_result(error.result, ["masksearch", *args], console)
+                raise
         print_result(result, ["masksearch", *args], console)
 
 
@@ -87,6 +100,7 @@ def print_tables(console: Console) -> None:
         },
         "schedules (--schedule)": {name: row.about for name, row in SCHEDULES.items()},
         "objectives (--objective, --rescore-by)": {name: row.about for name, row in OBJECTIVES.items()},
+        "executors (--executor)": {name: row.about for name, row in EXECUTORS.items()},
         "networks (--model)": {
             **{name: row.about for name, row in MODELS.items()},
             "torchvision:NAME": "torchvision's classifiers",

@@ -2,15 +2,18 @@
 
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.executors import EXECUTORS
 from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.settings.sweep_axes import methods
-from masksearch.experiment.sweep import SweepResult, read_sweep, run_sweep
+from masksearch.experiment.sweep import CellsFailedError, SweepResult, read_sweep, run_sweep
 from masksearch.experiment.sweep_grid import grid
 
 __all__ = [
+    "EXECUTORS",
     "SCALES",
     "Cell",
+    "CellsFailedError",
     "Settings",
     "SweepCallback",
     "SweepResult",

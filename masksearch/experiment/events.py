@@ -49,6 +49,9 @@ class SweepCallback:
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
         """Called when a cell is finished and its result is on disk."""
 
+    def cell_fails(self, cell: Cell, sentence: str) -> None:
+        """Called when an error has ended a cell; other cells go on."""
+
     def beside(self, worker: int) -> "SweepCallback":
         """Return the callback for the cells that worker process number ``worker`` runs; by default, this callback.
 

@@ -1,8 +1,10 @@
 """Groups of a sweep: a dense network with the cells that need its weights, and the data and space that they share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -13,6 +15,7 @@ from masksearch.experiment.context import CellContext, DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.steps.dense import dense_network
+from masksearch.experiment.store.failures import clear_failure, record_failure
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, filter_space, weight_space
 from masksearch.training.duration import Duration
@@ -37,9 +40,24 @@ class Group:
         return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
 
     def run(self, dense: DenseNetwork, path: Path, device: torch.device, callback: SweepCallback) -> None:
-        """Run the unfinished cells in order, in their folders under ``path``."""
+        """Run the unfinished cells in order, in their folders under ``path``.
+
+        An error that ends a cell is recorded in its folder; the other cells go on. An :class:`OSError`, such as that of
+        a full disk, ends the sweep.
+        """
         for cell in self.to_do:
-            run_cell(CellContext(cell, self.space, self.data, dense, device), path, callback)
+            clear_failure(path / cell.folder)
+            try:
+                run_cell(CellContext(cell, self.space, self.data, dense, device), path, callback)
+            except OSError:
+                raise
+            except Exception as error:
+                callback.cell_fails(cell, record_failure(path, cell, error))
+
+    def fail(self, path: Path, error: Exception, callback: SweepCallback) -> None:
+        """Record for all unfinished cells that their dense network failed."""
+        for cell in self.to_do:
+            callback.cell_fails(cell, record_failure(path, cell, error))
 
 
 def run_inline(
@@ -48,11 +66,44 @@ def run_inline(
     """Run the cells of all groups in this process, each group after its dense network."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    hooks = cast(SweepCallback, _OwnErrors(callback))
     try:
         for group in groups:
-            group.run(group.dense(device, callback), path, device, callback)
+            try:
+                dense = group.dense(device, hooks)
+            except OSError:
+                raise
+            except Exception as error:
+                group.fail(path, error, hooks)
+            else:
+                group.run(dense, path, device, hooks)
+    except _CallbackError as stop:
+        raise stop.error from None
     finally:
         torch.set_num_threads(before)
+
+
+class _CallbackError(BaseException):
+    """Carries an exception of a callback through code that records the errors of cells."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class _OwnErrors:
+    """A callback whose exceptions end the sweep, in contrast to those of cells."""
+
+    def __init__(self, callback: SweepCallback) -> None:
+        self._callback = callback
+
+    def __getattr__(self, hook: str) -> Any:
+        return partial(self._call, getattr(self._callback, hook))
+
+    def _call(self, hook: Callable[..., Any], *arguments: object) -> None:
+        try:
+            hook(*arguments)
+        except Exception as error:
+            raise _CallbackError(error) from error
 
 
 def data_key(part: Settings) -> tuple[object, ...]:

@@ -1,9 +1,7 @@
-"""The machine a sweep runs on: its device and versions, and the processes and threads that share its CPU."""
+"""The machine a sweep runs on: its device and versions, and which networks and settings share it with others."""
 
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
@@ -14,10 +12,9 @@ from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.models import build_model
 from masksearch.utils.errors import InputError
 
-__all__ = ["Plan", "describe_machine", "plan_workers", "prepare"]
+__all__ = ["describe_machine", "must_be_alone", "prepare", "uses_one_thread"]
 
 _SMALL = 1_000_000  # parameters: a batch of a smaller network is too little work for a second thread
-_CELLS_EACH = 4  # at least, for a process to be worth the two seconds that its start takes
 
 
 def prepare(run: RunSettings) -> torch.device:
@@ -55,8 +52,8 @@ def prepare(run: RunSettings) -> torch.device:
     return device
 
 
-def describe_machine(device: torch.device, plan: "Plan") -> dict[str, str]:
-    """Return versions, device, number of workers and threads of each worker, as ``sweep.json`` records them."""
+def describe_machine(device: torch.device) -> dict[str, str]:
+    """Return versions and device, as ``sweep.json`` records them beside the executor's plan."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "masksearch": version("masksearch"),
@@ -65,58 +62,17 @@ def describe_machine(device: torch.device, plan: "Plan") -> dict[str, str]:
         "numpy": version("numpy"),
         "system": platform.platform(),
         "device": f"{device} ({name})",
-        "threads": str(plan.threads),
-        "workers": str(plan.workers),
     }
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Number of processes that run cells (1: the main process alone), and CPU threads of each process."""
-
-    workers: int
-    threads: int
-
-
-def plan_workers(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device) -> Plan:
-    """Choose how many processes run the ``n_cells`` unfinished cells of a sweep, and on how many CPU threads each.
-
-    Small networks (no convolutions, fewer than 1,000,000 parameters) on the CPU calculate on one thread each, so that
-    results are the same for any number of processes. As many processes run as there are threads, but no more than one
-    for every four cells. Larger networks, GPUs, budgets in seconds, measured latencies and studies that sweeps share
-    have one process, unless ``workers`` is given.
-
-    Parameters
-    ----------
-    parts : sequence of Settings
-        The parts of the sweep.
-    data : sequence of Data
-        The data of each part.
-
-    Raises
-    ------
-    InputError
-        For several processes on a GPU.
-    """
-    allowed, asked = torch.get_num_threads(), parts[0].run.workers
-    if device.type != "cpu":
-        if asked is not None and asked > 1:
-            raise InputError(f"workers: {asked}; on {device} cells run one after the other, so workers must be 1")
-        return Plan(1, allowed)
-    small = all(_is_small(part, own) for part, own in zip(parts, data, strict=True))
-    if asked is None:
-        useful = n_cells // _CELLS_EACH if small and not any(map(_must_be_alone, parts)) else 1
-        asked = max(1, min(allowed, useful))
-    return Plan(asked, 1 if small else max(1, allowed // asked))
-
-
-def _is_small(part: Settings, data: Data) -> bool:
+def uses_one_thread(part: Settings, data: Data) -> bool:
+    """Return whether a part's network is small: no convolutions, and fewer than 1,000,000 parameters."""
     model = build_model(part.sweep.model, data, seed=0)
     convolves = any(isinstance(module, _ConvNd) for module in model.modules())
     return not convolves and sum(parameter.numel() for parameter in model.parameters()) < _SMALL
 
 
-def _must_be_alone(part: Settings) -> bool:
-    """Whether other cells at the same time would change the results: by time, or through a shared study."""
+def must_be_alone(part: Settings) -> bool:
+    """Return whether other cells at the same time would change the results: by time, or through a shared study."""
     timed = part.scoring.seconds is not None or part.sweep.capped == "latency"
     return timed or part.optuna.study is not None

@@ -1,7 +1,7 @@
 """A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,13 +13,14 @@ from masksearch.criteria import CRITERIA
 from masksearch.data import DATASETS, Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.executors.processes import run_in_processes
-from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space, run_inline
+from masksearch.experiment.executors import plan_of, run_groups
+from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space
 from masksearch.experiment.identity import short_hash
-from masksearch.experiment.machine import describe_machine, plan_workers, prepare
+from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.results import CellResult, DenseResult, Metric
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
+from masksearch.experiment.store.failures import failures_of
 from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
@@ -39,7 +40,7 @@ from masksearch.utils.imports import import_function
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["SweepResult", "read_sweep", "run_sweep"]
+__all__ = ["CellsFailedError", "SweepResult", "read_sweep", "run_sweep"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class SweepResult:
     cells: list[CellResult]  # those that are finished, in order of the grid
     folders: list[Path]  # of the cells
     dense: list[DenseResult]  # those that are finished
+    failures: dict[str, str] = field(default_factory=dict)  # label of a failed cell -> sentence
 
     @property
     def metric(self) -> Metric:
@@ -62,6 +64,34 @@ class SweepResult:
     def sweep(self) -> SweepSettings:
         """Settings of the first part's grid; all parts have the same data and the same network."""
         return self.settings[0].sweep
+
+
+class CellsFailedError(InputError):
+    """Errors have ended cells of a sweep; all other cells are finished.
+
+    Attributes
+    ----------
+    result : SweepResult
+        The results of the other cells.
+    """
+
+    def __init__(self, result: SweepResult) -> None:
+        self.result = result
+        labels: dict[str, list[str]] = {}  # of the cells, by sentence
+        for label, sentence in result.failures.items():
+            labels.setdefault(sentence, []).append(label)
+        shown = [f"{_some(cells)}: {sentence}" for sentence, cells in list(labels.items())[:_SHOWN]]
+        shown += [f"and {len(labels) - _SHOWN} other errors"] if len(labels) > _SHOWN else []
+        n, done = len(result.failures), len(result.cells)
+        about = f"{n} cell{'s' * (n != 1)} failed, {done} finished; the same command tries again what failed"
+        super().__init__(": ".join([about, *shown]) if len(shown) == 1 else "\n  ".join([f"{about}:", *shown]))
+
+
+def _some(labels: list[str]) -> str:
+    return labels[0] if len(labels) == 1 else f"{labels[0]} and {len(labels) - 1} more"
+
+
+_SHOWN = 5  # sentences in the message
 
 
 def run_sweep(
@@ -81,6 +111,8 @@ def run_sweep(
     InputError
         Before any work, wherever it can be known then, for settings that don't fit data, network or machine, or if
         another process works in the same folder.
+    CellsFailedError
+        An InputError at the end, if errors have ended cells; it has the result of the others.
     """
     callback = callback or SweepCallback()
     parts = [settings] if isinstance(settings, Settings) else list(settings)
@@ -92,12 +124,12 @@ def run_sweep(
     path = Path(parts[0].run.runs) / parts[0].run.name
     with locked(path):
         to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
-        plan = plan_workers(parts, [part.data for part in loaded], len(to_do), device)
+        plan = plan_of(parts, [part.data for part in loaded], len(to_do), device)
         networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
         content = {
             "settings": [part.settings.as_dict() for part in loaded],
             "given": [part.as_dict() for part in parts],
-            "machine": describe_machine(device, plan),
+            "machine": describe_machine(device) | {"threads": str(plan.threads), "workers": str(plan.workers)},
             "cells": [cell.folder for cell in cells],
             "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
         }
@@ -109,11 +141,11 @@ def run_sweep(
                 remove_checkpoints(path / cell.folder, *CHECKPOINTS)
         callback.sweep_begins(cells, to_do)
         groups = _groups(loaded, to_do, known)
-        if plan.workers > 1:
-            run_in_processes(groups, path, parts[0].run, plan, callback)
-        else:
-            run_inline(groups, path, device, plan.threads, callback)
-    return read_sweep(path)
+        run_groups(groups, path, parts[0].run, plan, device, callback)
+    result = read_sweep(path)
+    if result.failures:
+        raise CellsFailedError(result)
+    return result
 
 
 def _groups(loaded: Sequence["_Part"], to_do: Container[Cell], known: Container[str]) -> Iterator[Group]:
@@ -203,6 +235,7 @@ def read_sweep(path: Path) -> SweepResult:
         list(map(CellResult.load, done)),
         done,
         [DenseResult.load(folder) for folder in map(Path, plan["dense"]) if is_done(folder)],
+        failures_of(path / name for name in plan["cells"]),
     )
 
 

@@ -13,9 +13,10 @@ import torch
 from small_sweeps import SMALL, settings_in, small_world  # noqa: F401
 from test_kill import results
 
+from masksearch import plugin
 from masksearch.data import load_data
-from masksearch.experiment import Settings, SweepCallback, run_sweep
-from masksearch.experiment.machine import Plan, plan_workers
+from masksearch.experiment import CellsFailedError, Settings, SweepCallback, run_sweep
+from masksearch.experiment.executors import Plan, plan_of
 from masksearch.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -51,12 +52,12 @@ class Notes(SweepCallback):
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inline")
-    return results(run_sweep(settings_in(folder, workers=1, **SWEEP)).path.parent)
+    return results(run_sweep(settings_in(folder, executor="inline", **SWEEP)).path.parent)
 
 
 def test_two_processes_give_the_results_of_one(inline, tmp_path):
     notes = Notes()
-    result = run_sweep(settings_in(tmp_path, workers=2, **SWEEP), notes)
+    result = run_sweep(settings_in(tmp_path, executor="processes:2", **SWEEP), notes)
     assert results(result.path.parent) == inline
     assert result.machine["workers"] == "2"
     assert not multiprocessing.active_children()
@@ -71,7 +72,7 @@ def test_an_interruption_ends_the_workers_and_keeps_what_was_finished(inline, tm
         def cell_ends(self, cell, metrics):
             raise KeyboardInterrupt
 
-    settings = settings_in(tmp_path, workers=2, **SWEEP)
+    settings = settings_in(tmp_path, executor="processes:2", **SWEEP)
     with pytest.raises(KeyboardInterrupt):
         run_sweep(settings, Interrupted())
     assert not multiprocessing.active_children()
@@ -81,24 +82,126 @@ def test_an_interruption_ends_the_workers_and_keeps_what_was_finished(inline, tm
 
 def test_wrong_input_that_a_worker_finds_reaches_the_caller(tmp_path):
     with pytest.raises(InputError, match="dense network of seed 0: its loss was not finite"):
-        run_sweep(settings_in(tmp_path, workers=2, lr=1e30, device="cpu"))
+        run_sweep(settings_in(tmp_path, executor="processes:2", lr=1e30, device="cpu"))
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_worker_is_an_error_of_one_line(tmp_path):
-    class Killing(SweepCallback):
-        def cell_begins(self, cell):
+class Killing(SweepCallback):
+    """Kills all workers when cells begin, a number of times."""
+
+    def __init__(self, times):
+        self.left = times
+
+    def cell_begins(self, cell):
+        if self.left:
+            self.left -= 1
             for child in multiprocessing.active_children():
                 child.kill()
 
-    with pytest.raises(InputError, match=r"workers: a process ended with code -9.*the same command goes on"):
-        run_sweep(settings_in(tmp_path, workers=2, **SWEEP), Killing())
+
+def test_cells_of_killed_workers_go_on_in_others(inline, tmp_path):
+    killing = Killing(2)
+    result = run_sweep(settings_in(tmp_path, executor="processes:2", **SWEEP), killing)
+    assert killing.left == 0
+    assert results(result.path.parent) == inline
+    assert not multiprocessing.active_children()
+
+
+def test_a_job_that_kills_three_workers_is_an_error_of_one_line(inline, tmp_path):
+    settings = settings_in(tmp_path, executor="processes:2", **SWEEP)
+    with pytest.raises(InputError, match=r"ended with code -9, three times.*the same command goes on"):
+        run_sweep(settings, Killing(100))
+    assert not multiprocessing.active_children()
+    assert results(run_sweep(settings).path.parent) == inline
+
+
+@pytest.mark.parametrize("executor", ["inline", "processes:2"])
+def test_a_cell_with_an_error_does_not_stop_the_others(executor, tmp_path):
+    (tmp_path / "faulty.py").write_text(
+        "import torch\n"
+        "from masksearch.criteria import Criterion\n"
+        "def broken(model, space, batches, *, initial=None, alive=None):\n"
+        "    raise ZeroDivisionError('broken at once')\n"
+        "def constant(model, space, batches, *, initial=None, alive=None):\n"
+        "    return torch.full((space.n_units,), torch.nan)\n"
+        "MASKSEARCH = {'criteria': {'broken': Criterion(broken, 'x', weights='trained', needs_batches=True),\n"
+        "                           'constant': Criterion(constant, 'x', weights='trained', needs_batches=True)}}\n"
+    )
+    with plugin.scoped():
+        flat = {"methods": ["broken", "magnitude", "constant"], "seeds": 1, "executor": executor}
+        flat |= {"plugin": [str(tmp_path / "faulty.py")], "device": "cpu"}
+        settings = settings_in(tmp_path, **flat)
+        for _ in range(2):  # the second call tries the two again
+            with pytest.raises(CellsFailedError, match="2 cells failed") as raised:
+                run_sweep(settings)
+            result = raised.value.result
+            assert [cell.method for cell in result.cells] == ["magnitude"]
+            first, second = result.failures.items()
+            assert "broken" in first[0]
+            assert first[1].startswith("ZeroDivisionError: broken at once")
+            assert "ZeroDivisionError" in Path(first[1].rpartition("(see ")[2].rstrip(")")).read_text()
+            assert "NaN" in second[1]
+
+
+def test_a_failed_dense_network_fails_its_cells_alone(tmp_path):
+    with pytest.raises(CellsFailedError, match="its loss was not finite") as raised:
+        run_sweep(settings_in(tmp_path, executor="inline", lr=1e30, device="cpu", methods=["magnitude"], seeds=1))
+    assert len(raised.value.result.failures) == 1
+
+
+@pytest.fixture(scope="module")
+def ray_module():
+    return pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
+
+
+def test_ray_gives_the_results_of_one_process(ray_module, inline, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    notes = Notes()
+    result = run_sweep(settings_in(tmp_path, executor="ray", **SWEEP), notes)
+    assert results(result.path.parent) == inline
+    assert sum(kind == "ends" for kind, _ in notes.noted) == len(result.folders)
+    assert not ray_module.is_initialized()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_cells_of_killed_ray_workers_go_on_in_others(ray_module, inline, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+    class KillingActors(SweepCallback):
+        left = 2
+
+        def cell_begins(self, cell):
+            if self.left:
+                self.left -= 1
+                for process in Path("/proc").glob("[0-9]*"):
+                    try:
+                        if (process / "cmdline").read_bytes().startswith(b"ray::_Actor"):
+                            os.kill(int(process.name), signal.SIGKILL)
+                    except (FileNotFoundError, ProcessLookupError):
+                        continue
+
+    killing = KillingActors()
+    result = run_sweep(settings_in(tmp_path, executor="ray", **SWEEP), killing)
+    assert killing.left == 0
+    assert results(result.path.parent) == inline
+    assert not ray_module.is_initialized()
+
+
+@pytest.mark.parametrize("executor", ["processes", "processes:0", "processes:two"])
+def test_a_wrong_number_of_processes_is_refused(executor, tmp_path):
+    with pytest.raises(InputError, match="processes:N"):
+        run_sweep(settings_in(tmp_path, executor=executor, **SWEEP))
+
+
+def test_an_unknown_executor_is_refused(tmp_path):
+    with pytest.raises(InputError, match="did you mean 'processes'"):
+        run_sweep(settings_in(tmp_path, executor="proceses:2", **SWEEP))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_workers_end_with_their_main_process(tmp_path):
     script = tmp_path / "script.py"  # without a guard of its main module
-    flat = SMALL | SWEEP | {"runs": str(tmp_path / "runs"), "workers": 2, "budget": 100_000}
+    flat = SMALL | SWEEP | {"runs": str(tmp_path / "runs"), "executor": "processes:2", "budget": 100_000}
     script.write_text(SCRIPT.format(flat=flat))
     main = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     workers = list(map(int, main.stdout.readline().split()))
@@ -121,13 +224,14 @@ def _runs(process):
 @pytest.mark.parametrize(
     ("flat", "cells", "plan"),
     [
-        ({}, 54, Plan(4, 1)),
-        ({}, 9, Plan(2, 1)),
-        ({}, 3, Plan(1, 1)),
-        ({"workers": 2}, 3, Plan(2, 1)),
-        ({"model": "conv2"}, 54, Plan(1, 4)),
-        ({"model": "conv2", "workers": 2}, 54, Plan(2, 2)),
-        ({"seconds": 5.0}, 54, Plan(1, 1)),
+        ({}, 54, Plan("processes", 4, 1)),
+        ({}, 9, Plan("processes", 2, 1)),
+        ({}, 3, Plan("inline", 1, 1)),
+        ({"executor": "processes:2"}, 3, Plan("processes", 2, 1)),
+        ({"executor": "inline"}, 54, Plan("inline", 1, 1)),
+        ({"model": "conv2"}, 54, Plan("inline", 1, 4)),
+        ({"model": "conv2", "executor": "processes:2"}, 54, Plan("processes", 2, 2)),
+        ({"seconds": 5.0}, 54, Plan("inline", 1, 1)),
     ],
 )
 def test_threads_are_shared_out(flat, cells, plan):
@@ -135,12 +239,6 @@ def test_threads_are_shared_out(flat, cells, plan):
     torch.set_num_threads(4)
     try:
         part = Settings().updated(flat, "test")
-        assert plan_workers([part], [load_data("digits", train_examples=100)], cells, CPU) == plan
+        assert plan_of([part], [load_data("digits", train_examples=100)], cells, CPU) == plan
     finally:
         torch.set_num_threads(before)
-
-
-def test_a_gpu_has_one_process():
-    part = Settings().updated({"workers": 2}, "test")
-    with pytest.raises(InputError, match="workers: 2; on cuda cells run one after the other"):
-        plan_workers([part], [load_data("digits", train_examples=100)], 54, torch.device("cuda"))

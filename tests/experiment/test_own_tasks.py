@@ -25,7 +25,7 @@ TINY = {
     "batch_size": 16,
     "device": "cpu",
     "threads": 1,
-    "workers": 1,
+    "executor": "inline",
     "latency_seconds": 0.0,
 }
 TASKS = {

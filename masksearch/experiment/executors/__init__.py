@@ -1,1 +1,5 @@
-"""Executors: several processes that run the cells of a sweep side by side."""
+"""Executors of a sweep: one process, several processes, or a Ray cluster."""
+
+from masksearch.experiment.executors.table import EXECUTORS, Executor, Plan, plan_of, run_groups
+
+__all__ = ["EXECUTORS", "Executor", "Plan", "plan_of", "run_groups"]

@@ -19,7 +19,7 @@ FLAGS = {
     "training_steps training_lr proposals",
     "training": "epochs batch_size optimizer lr weight_decay lr_schedule",
     "schedule": "schedule rounds rewind_to retrain_epochs retrain_lr control",
-    "run and output": "seeds first_seed name runs device threads workers plugin",
+    "run and output": "seeds first_seed name runs device threads executor plugin",
 }
 """Topic -> names of the settings that are flags of ``masksearch run``; ``--set`` takes all settings."""
 

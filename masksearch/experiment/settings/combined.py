@@ -51,18 +51,21 @@ class RunSettings:
     """Device: auto, cpu, cuda, cuda:1 or mps.
     auto is cuda if available, else cpu."""
     threads: int | None = None
-    """Number of CPU threads of all workers together; if not given, PyTorch's choice."""
-    workers: int | None = None
-    """Number of processes that run parts of the sweep at the same time.
-    If not given: one, but as many as threads for networks without convolutions below 1,000,000 parameters, which
+    """Number of CPU threads of all processes of this machine together; with ray, of each cell.
+    If not given, PyTorch's choice; with ray, 1."""
+    executor: str = "auto"
+    """Where cells run: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
+    auto is inline, but as many processes as threads for networks without convolutions below 1,000,000 parameters, which
     calculate on one thread each."""
+    gpus_per_cell: float = 0.0
+    """GPUs that Ray reserves for each cell, such as 0.25."""
     deterministic: bool = False
     """Use deterministic algorithms only; on CUDA some are slower."""
     latency_seconds: float = 0.15
     """Seconds of each latency measurement of a masked and the dense network together; at least 11 runs of each."""
 
     def __post_init__(self) -> None:
-        check_least(self, threads=1, workers=1)
+        check_least(self, threads=1)
         named = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
         require("name", repr(self.name), named, "a folder name without / that does not begin with a dot")
         seconds = self.latency_seconds

@@ -16,6 +16,7 @@ REMOVED: dict[str, str] = {
     "subsets": _SUBSETS,
     "subset_stages": _SUBSETS,
     "compression": "removed after 0.1.0: give the sparsity 1 - 10^-A for each compression A",
+    "workers": "removed after 0.1.0: give executor, such as processes:4 or inline",
     "cost_of": _COST,
     "cost_weight": _COST,
     "optuna.pruner": f"removed after 0.1.0: stopping bad trials early made searches worse; {_MEASURED}",

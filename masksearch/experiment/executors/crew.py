@@ -1,0 +1,104 @@
+"""The run of a sweep by several workers: jobs go out, events come in, jobs of dead workers go to other workers."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.executors.jobs import Job, JobQueue
+from masksearch.experiment.executors.worker import Event
+from masksearch.experiment.group import Group
+from masksearch.experiment.store.failures import record_failure
+from masksearch.utils.errors import InputError
+
+__all__ = ["Crew", "Died", "Done", "Failed", "Message", "run_by_crew"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """The worker has finished its job."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job ended by an exception: of a dense network, or one that ends the sweep, such as a full disk."""
+
+    error: Exception
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker ended, by a signal or for lack of memory; its job may go on elsewhere."""
+
+    reason: str  # "a process ended with code -9"
+
+
+Message = list[Event] | Done | Failed | Died
+
+
+class Crew(Protocol):
+    """Workers with numbers from 0 on."""
+
+    size: int
+
+    def send(self, number: int, job: Job) -> None:
+        """Give a job to a free worker."""
+
+    def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
+        """Return the messages of busy workers, at least one, with the workers' numbers."""
+
+    def replace(self, number: int) -> None:
+        """Start another worker in the place of a dead one."""
+
+    def close(self) -> None:
+        """End all workers."""
+
+
+def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: SweepCallback) -> None:
+    """Run the cells of all groups by a crew, which is closed at the end.
+
+    The caller holds the lock of the folder ``path``. One worker trains a dense network; then all workers share its
+    cells. Controls follow the cell whose mask they take. A job whose worker dies continues from its checkpoints in
+    another worker, up to two times. An error of a cell or a dense network is recorded, and other cells go on. An
+    exception of the callback, Ctrl-C and a file that can't be written end all workers at once; finished cells are kept.
+
+    Raises
+    ------
+    InputError
+        If three workers died at one job.
+    """
+    try:
+        watchers = [callback.beside(number) for number in range(crew.size)]
+        queue = JobQueue(groups, crew.size)
+        busy: dict[int, Job] = {}
+        while True:
+            for number in range(crew.size):
+                if number not in busy and (job := queue.next()) is not None:
+                    busy[number] = job
+                    crew.send(number, job)
+            if not busy:
+                return
+            for number, message in crew.wait(dict(busy)):
+                match message:
+                    case Done():
+                        queue.finished(busy.pop(number))
+                    case Failed(error):
+                        job = busy.pop(number)
+                        if job.cells or isinstance(error, OSError):
+                            raise error
+                        for cell in queue.failed(job):
+                            watchers[number].cell_fails(cell, record_failure(path, cell, error))
+                    case Died(reason):
+                        if not queue.worker_died(busy.pop(number)):
+                            raise InputError(
+                                f"executor: {reason}, three times at the same job, perhaps for lack of memory; what "
+                                "was finished is kept; the same command goes on from here, with --executor inline in "
+                                "one process"
+                            )
+                        crew.replace(number)
+                    case events:
+                        for hook, arguments in events:
+                            getattr(watchers[number], hook)(*arguments)
+    finally:
+        crew.close()

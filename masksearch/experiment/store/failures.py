@@ -1,0 +1,43 @@
+"""Errors of cells on disk: one sentence per failed cell, which other cells outlive."""
+
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from masksearch.experiment.cell import Cell
+from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json, write_bytes, write_json
+
+__all__ = ["clear_failure", "failures_of", "record_failure"]
+
+_FILE, _TRACE = "failed.json", "failed.txt"
+
+
+def record_failure(path: Path, cell: Cell, error: Exception) -> str:
+    """Write what ended a cell to its folder under ``path``; return the sentence.
+
+    Of errors that are not an :class:`InputError`, the traceback is written beside it.
+    """
+    folder = path / cell.folder
+    sentence = str(error)
+    if not isinstance(error, InputError):
+        sentence = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (see {folder / _TRACE})"
+        write_bytes(folder / _TRACE, "".join(traceback.format_exception(error)).encode())
+    write_json(folder / _FILE, {"cell": cell.label, "error": sentence})
+    return sentence
+
+
+def clear_failure(folder: Path) -> None:
+    """Remove what an earlier run recorded in a cell's folder."""
+    for name in (_FILE, _TRACE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def failures_of(folders: Iterable[Path]) -> dict[str, str]:
+    """Return {label of the cell: sentence} of the failed cells among the folders of cells, in order."""
+    found = {}
+    for folder in folders:
+        if (folder / _FILE).exists():
+            content = read_json(folder / _FILE)
+            found[str(content["cell"])] = str(content["error"])
+    return found
