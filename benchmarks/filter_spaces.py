@@ -162,7 +162,7 @@ def reasons(space: ms.FilterSpace) -> str:
 def short_reason(reason: str) -> str:
     """Return a reason without the names and numbers of one layer."""
     reason = re.sub(r"^\d+ of \d+ channels: ", "", reason)
-    reason = re.sub(r" '[^']*'", "", reason)
+    reason = re.sub(r"(?<!also) '[^']*'", "", reason)
     reason = re.sub(r"all channels of \S+ depend", "all channels depend", reason)
     return reason[:160]
 

@@ -127,11 +127,14 @@ def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], no
         following = following_norms(coupling, model) if norms else nullcontext()
         views = ViewRecorder(coupling, tracer.modules, tracer.counters)
         outputs: list[Tensor] = []
+        caches: list[Tensor] = []  # keys and values of Hugging Face's decoders
         with torch.enable_grad(), tracer, views, following_recurrent(coupling, model, tracer), following:
             for number, each in enumerate(inputs):
                 tracer.counting = number == 0
                 runs.clear()
-                outputs += output_tensors(call_model(model, each))
+                result = call_model(model, each)
+                outputs += output_tensors(result)
+                caches += output_tensors(getattr(result, "past_key_values", None))
     finally:
         for hook in hooks:
             hook.remove()
@@ -140,8 +143,8 @@ def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], no
     if not outputs:
         raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
     reason = f"channels are outputs of {type(model).__name__}"
-    if getattr(getattr(model, "config", None), "use_cache", False):
-        reason += ", to which config.use_cache adds keys and values"
+    for cache in caches:
+        coupling.fix_all(cache, f"{reason}, to which config.use_cache adds keys and values")
     for output in outputs:
         coupling.fix_all(output, reason)
     return coupling
