@@ -150,7 +150,7 @@ def exports(model: nn.Module, small: nn.Module, inputs: Nested) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200]
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0][:200].replace("|", "/")
 
 
 def reasons(space: ms.FilterSpace) -> str:
@@ -237,20 +237,23 @@ def _in_new_process(function: Callable[[str, str], None], name: str, folder: str
     process.kill()
 
 
+_HEADS = (
+    *("network", "units in layers", "of which", "layers left out", "float32", "float64", "space, s", "prune, s"),
+    *("trains", "loads", "torch.export", "left out, besides the output"),
+)
+
+
 def table(rows: list[dict[str, str]]) -> str:
     """Return rows as a Markdown table."""
-    heads = ("network", "units in layers", "of which", "layers left out", "float32", "float64", "space, s", "prune, s")
-    lines = [f"| {' | '.join((*heads, 'trains', 'loads', 'exports'))} |", "|---|---|---|" + "---:|" * 5 + "---|" * 3]
+    lines = [f"| {' | '.join(_HEADS)} |", "|---|---|---|" + "---:|" * 5 + "---|" * 4]
     for each in rows:
-        if not each.get("units"):
-            lines.append(f"| {each['network']} | {each['left out because'].splitlines()[0][:160]} |" + " |" * 9)
-            continue
-        kinds = ("heads", "neurons", "RNN units", "groups", "trunk channels")
-        of_which = ", ".join(f"{each[kind]} {kind}" for kind in kinds if each.get(kind, "0") not in ("", "0"))
-        figures = (each[key] for key in ("layers left out", "float32", "float64", "space seconds", "prune seconds"))
-        checks = (each[key] for key in ("trains", "loads", "exports"))
-        cells = (each["network"], f"{each['units']} in {each['layers']}", of_which, *figures, *checks)
-        lines.append(f"| {' | '.join(cells)} |")
+        kinds = ("heads", "neurons", "channels", "groups", "RNN units", "trunk channels")
+        of_which = ", ".join(f"{int(each[kind]):,} {kind}" for kind in kinds if each.get(kind) not in (None, "", "0"))
+        figures = [each[key] for key in ("layers left out", "float32", "float64", "space seconds", "prune seconds")]
+        checks = [each[key] for key in ("trains", "loads", "exports")]
+        why = [part for part in each["left out because"].split("; ") if " x channels are outputs of" not in part]
+        units = f"{each['units']} in {each['layers']}" if each["units"] else ""
+        lines.append(f"| {' | '.join((each['network'], units, of_which, *figures, *checks, '; '.join(why)))} |")
     return "\n".join(lines)
 
 

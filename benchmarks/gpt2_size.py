@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpt2_size
 
-Prints one sentence. Seconds are those of one core. The peak is that of the process, less what it held before the
+Prints a Markdown table of one row. Seconds are those of one core. The peak is that of the process, less what it held before the
 network was built, as a multiple of the float32 weights; the network itself is included.
 """
 
@@ -32,11 +32,11 @@ def main() -> None:
     seconds, wall = process_time() - start, perf_counter() - wall
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     kinds = ", ".join(f"{n:,} {kind}" for kind, n in unit_kinds(model, space).items() if n)
-    print(
-        f"GPT-2, {weights / 1e6:.1f} million weights: {kinds} in {len(space.layers)} layers; "
-        f"{seconds:.1f} s of one core ({wall:.1f} s on the clock), "
-        f"peak {peak / (4 * weights):.1f} x the float32 weights"
-    )
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("| network | weights | units | in layers | space, s | on the clock, s | peak / float32 weights |")
+    print("|---|---:|---|---:|---:|---:|---:|")
+    costs = f"{seconds:.1f} | {wall:.1f} | {peak / (4 * weights):.1f}"
+    print(f"| GPT-2 | {weights:,} | {kinds} | {len(space.layers)} | {costs} |")
 
 
 def _resident() -> int:
