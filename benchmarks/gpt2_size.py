@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpt2_size
 
-Prints a Markdown table of one row. Seconds are those of one core. The peak is that of the process, less what it held before the
-network was built, as a multiple of the float32 weights; the network itself is included.
+Prints a Markdown table of one row. Seconds are those of one core. The peak is that of the process, less what it held
+before the network was built, as a multiple of the float32 weights; the network itself is included.
 """
 
 import resource
