@@ -28,10 +28,10 @@ def unit_kinds(model: nn.Module, space: ms.FilterSpace) -> dict[str, int]:
             kind = "heads"
         elif bool(normed[part.start]):
             kind = "trunk channels"
-        elif several:
-            kind = "groups"
         elif isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D":
             kind = "neurons"
+        elif several:
+            kind = "groups"
         else:
             kind = "channels"
         counts[kind] += family.size
