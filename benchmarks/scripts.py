@@ -14,10 +14,6 @@ from masksearch.utils.registry import choose
 
 __all__ = ["commands", "run_scripts"]
 
-_NETWORKS = (
-    *("resnet20", "resnetb20", "basic_cnn", "torchvision:resnet18", "torchvision:mobilenet_v3_small"),
-    *("torchvision:densenet121", "torchvision:shufflenet_v2_x1_0", "torchvision:convnext_tiny", "torchvision:swin_t"),
-)
 _ANNEALING = "--searchers annealing annealing:within=0.5 annealing:chains=4"
 _PLANTED = {
     "annealing": f"--problems equal weighted --units 300 --seeds 5 --budget 20000 {_ANNEALING}",
@@ -49,14 +45,15 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
     """
     if scale == "smoke":
         return {"sparse": ["sparse.py", "--sizes", "64", "--rows", "1", "--sparsities", "0.5", "--seconds", "0.01"]}
-    spaces = ["--size", "64" if scale == "cpu" else "224", "--only", *_NETWORKS]
     own = {
         "speed": ["speed.py", root, "--seconds", "3"],
         "training_speed": ["training_speed.py", root, "--turns", "7"],
         "side_by_side": ["side_by_side.py", "--threads", "1"],
         "sampler_costs": ["sampler_costs.py"],
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
-        "filter_spaces": ["filter_spaces.py", *spaces],
+        "filter_spaces": ["filter_spaces.py"],
+        "gpt2_size": ["gpt2_size.py"],
+        "transformer_latencies": ["transformer_latencies.py"],
         "orthogonality": ["orthogonality.py", root],
         "moments": ["moments.py"],
         "grasp_logits": ["grasp_logits.py", root],

@@ -61,6 +61,7 @@ class Coupling:
         self.leaves: list[Leaf] = []
         self.producers: list[Leaf] = []  # dimensions of weights that make channels, in the order in which layers ran
         self.unmaskable: list[tuple[str, str]] = []  # (layer without a weight that a mask could zero, reason)
+        self.notes: dict[str, str] = {}  # parameter -> why it belongs to two places, before reasons of its channels
         self.norms: list[tuple[str, int]] = []  # (module that normalises over kept channels, their dimension, negative)
         self.macs: dict[str, int] = {}  # weight -> multiply-adds that shrink with the weight
         self.other_macs = 0  # multiply-adds that no mask changes

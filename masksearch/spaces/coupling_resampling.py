@@ -1,11 +1,11 @@
-"""Rules for poolings, interpolations, paddings and pixel shuffles, which change the sizes of feature maps."""
+"""Rules for poolings, interpolations, paddings, Fourier transforms and pixel shuffles of feature maps."""
 
 import numpy as np
 
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_call import Call
 
-__all__ = ["pad", "pixel_shuffle", "pixel_unshuffle", "pool"]
+__all__ = ["fourier", "pad", "pixel_shuffle", "pixel_unshuffle", "pool"]
 
 
 def pool(coupling: Coupling, call: Call) -> None:
@@ -18,6 +18,16 @@ def pool(coupling: Coupling, call: Call) -> None:
         labels[dim] = None
     for result in call.outputs:
         coupling.write(result, labels)
+
+
+def fourier(coupling: Coupling, call: Call) -> None:
+    """Fix the dimensions that a Fourier transform sums over; the others, of channels for example, stay apart."""
+    source = call.inputs[0]
+    labels = coupling.labels(source)
+    for dim in call.dims("dim", source.ndim):
+        coupling.fix(labels[dim], f"{call.name} in {call.where} sums over channels")
+        labels[dim] = None
+    coupling.write(call.result, labels)
 
 
 def pad(coupling: Coupling, call: Call) -> None:

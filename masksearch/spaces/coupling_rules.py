@@ -13,7 +13,7 @@ from masksearch.spaces import attention_rules as attention
 from masksearch.spaces.coupling import Coupling, Labels, filled_labels
 from masksearch.spaces.coupling_call import Call, Rule, unknown
 from masksearch.spaces.coupling_products import convolution, matrix_product
-from masksearch.spaces.coupling_resampling import pad, pixel_shuffle, pixel_unshuffle, pool
+from masksearch.spaces.coupling_resampling import fourier, pad, pixel_shuffle, pixel_unshuffle, pool
 from masksearch.spaces.norm_rules import group_norm, repeat
 from masksearch.spaces.recurrent_rules import pack
 from masksearch.spaces.size_attributes import holds_sizes
@@ -360,6 +360,7 @@ _RULES: dict[str, Rule] = {
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
     "constant_pad_nd": pad,
+    **dict.fromkeys(["fft_c2c", "fft_c2r", "fft_r2c"], fourier),
     **dict.fromkeys(["amax", "amin", "argmax", "argmin", "cumsum", "log_softmax", "logsumexp", "max", "mean"], _reduce),
     **dict.fromkeys(["min", "safe_softmax", "softmax", "std", "sum", "var", "var_mean"], _reduce),
     **dict.fromkeys([f"avg_pool{n}d" for n in "123"], pool),

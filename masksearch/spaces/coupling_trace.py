@@ -1,27 +1,28 @@
 """Trace of a forward pass: which channels of a network must be removed together, and the MACs of each weight.
 
 A dispatch mode of torch intercepts every ATen operation of the pass and calls the operation's coupling rule with the
-real tensors. Hooks on the modules give the operations the name of their layer, for messages, and count the layers'
-runs: a layer that ran twice would tie channels of two places, and one mask would have to fit both.
+real tensors. Hooks on the modules give the operations the name of their layer, for messages. A layer that runs twice,
+or a weight that two layers share, has one set of labels: channels of both places are tied.
 """
 
-import copy
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from masksearch.spaces.attention_rules import count_product
 from masksearch.spaces.axis_splits import next_axes
+from masksearch.spaces.branches import attributes_restored
 from masksearch.spaces.computed_weights import advice_on_weight
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.coupling_rules import rule_of
-from masksearch.spaces.kept_norms import following_norms, may_be_norm
+from masksearch.spaces.kept_norms import following_norms
 from masksearch.spaces.recurrent_rules import following_recurrent
 from masksearch.spaces.size_attributes import note_sizes
 from masksearch.spaces.view_sizes import CallCounter, ViewRecorder
@@ -39,6 +40,7 @@ class _OperationTracer(TorchDispatchMode):
         self.coupling = coupling
         self.running = [network]  # innermost module last
         self.modules: list[tuple[str, nn.Module]] = []  # the same modules, by name
+        self.counting = True  # the MACs of a network are those of the first input
         self.paused = False  # while an LSTM runs, for example, which has a rule as a whole
         self.counters = [CallCounter()]  # of calls of views in each of them
 
@@ -52,7 +54,7 @@ class _OperationTracer(TorchDispatchMode):
         if call.inputs or call.outputs:
             rule_of(call)(self.coupling, call)
             note_sizes(self.coupling, call)
-        if func._overloadpacket in flop_registry:
+        if self.counting and func._overloadpacket in flop_registry:
             self._count(call)
         return result
 
@@ -67,12 +69,12 @@ class _OperationTracer(TorchDispatchMode):
             self.coupling.macs[name] = self.coupling.macs.get(name, 0) + macs
 
 
-def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
+def trace(model: nn.Module, inputs: Sequence[Nested], *, norms: bool = False) -> Coupling:
     """Run a network in eval mode on the CPU, and return which of its channels must be removed together.
 
-    A network that splits channels into axes (heads of attention) runs again for every other axis that is tried.
+    A network that splits channels into axes (heads of attention) runs again for every other axis that is tried. With
+    several inputs, channels that must be removed together in any of the runs are coupled.
 
-    Channels of weights that two layers share, or of a layer that runs twice, are fixed: a unit would have two places.
     With ``norms``, channels of a LayerNorm or RMSNorm are not fixed: such norms are taken over the kept channels.
 
     Raises
@@ -81,13 +83,9 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
         If the network returns no tensor.
     """
     axes: dict[int, int] = {}
-    kept = _attributes(model)
     while True:
-        coupling = _traced(model, inputs, axes, norms)
-        for module, attributes in kept.items():  # what modules keep of a forward pass must not reach the next one
-            vars(module).update(attributes)
-            for name in vars(module).keys() - attributes.keys() - _OF_TORCH:
-                del vars(module)[name]
+        with attributes_restored(model):
+            coupling = _traced(model, inputs, axes, norms)
         classes, reasons = coupling.classes()
         again = next_axes(coupling.splits, reasons, classes, axes)
         if again == axes:
@@ -95,26 +93,10 @@ def trace(model: nn.Module, inputs: Nested, *, norms: bool = False) -> Coupling:
         axes = again
 
 
-_OF_TORCH = frozenset(vars(nn.Module()))
-
-
-def _attributes(model: nn.Module) -> dict[nn.Module, dict[str, Any]]:
-    """Return the attributes of every module, without parameters, buffers and modules; lists and dicts are copied."""
-    return {
-        module: {
-            name: copy.copy(value) if isinstance(value, dict | list) else value
-            for name, value in vars(module).items()
-            if name not in _OF_TORCH
-        }
-        for module in model.modules()
-    }
-
-
-def _traced(model: nn.Module, inputs: Nested, axes: dict[int, int], norms: bool) -> Coupling:
-    """Run the network once; ``axes`` says which axes of split channels get labels."""
+def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], norms: bool) -> Coupling:
+    """Run the network on each input; ``axes`` says which axes of split channels get labels."""
     coupling = Coupling(model, axes)
-    for name, first in shared_parameters(model).items():
-        coupling.fix_all(model.get_parameter(first), f"its weight is also {name!r}")
+    coupling.notes |= {first: f"its weight is also {name!r}" for name, first in shared_parameters(model).items()}
     advice = {name: text for name, module in model.named_modules() if (text := advice_on_weight(module))}
     for name, text in advice.items():
         for parameter in model.get_submodule(name).parameters():
@@ -124,19 +106,15 @@ def _traced(model: nn.Module, inputs: Nested, axes: dict[int, int], norms: bool)
     hooks = []
     for name, module in model.named_modules():
         where = f"{type(module).__name__} {name!r}" if name else type(module).__name__
-        has_weights = any(True for _ in module.parameters(recurse=False))
-        has_weights = has_weights and not (norms and may_be_norm(module))  # a norm ties the channels of all its runs
 
-        def enter(
-            module: nn.Module, inputs: Any, where: str = where, name: str = name, has_weights: bool = has_weights
-        ) -> None:
+        def enter(module: nn.Module, inputs: Any, where: str = where, name: str = name) -> None:
             tracer.running.append(where)
             tracer.modules.append((name, module))
             tracer.counters.append(CallCounter())
-            runs[where] = runs.get(where, 0) + 1
-            if has_weights and runs[where] == 2:
-                for parameter in module.parameters(recurse=False):
-                    coupling.fix_all(parameter, f"{where} runs twice in one forward pass", first=True)
+            runs[name] = runs.get(name, 0) + 1
+            if runs[name] == 2:
+                for own, _ in module.named_parameters(prefix=name, recurse=False):
+                    coupling.notes[own] = f"{where} runs twice in one forward pass"
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             tracer.running.pop()
@@ -148,8 +126,15 @@ def _traced(model: nn.Module, inputs: Nested, axes: dict[int, int], norms: bool)
         # Without gradients some modules take fused paths, which have no rules.
         following = following_norms(coupling, model) if norms else nullcontext()
         views = ViewRecorder(coupling, tracer.modules, tracer.counters)
+        outputs: list[Tensor] = []
+        caches: list[Tensor] = []  # keys and values of Hugging Face's decoders
         with torch.enable_grad(), tracer, views, following_recurrent(coupling, model, tracer), following:
-            outputs = output_tensors(call_model(model, inputs))
+            for number, each in enumerate(inputs):
+                tracer.counting = number == 0
+                runs.clear()
+                result = call_model(model, each)
+                outputs += output_tensors(result)
+                caches += output_tensors(getattr(result, "past_key_values", None))
     finally:
         for hook in hooks:
             hook.remove()
@@ -158,8 +143,8 @@ def _traced(model: nn.Module, inputs: Nested, axes: dict[int, int], norms: bool)
     if not outputs:
         raise InputError(f"model: {type(model).__name__} returns no tensor; a filter space needs at least one")
     reason = f"channels are outputs of {type(model).__name__}"
-    if getattr(getattr(model, "config", None), "use_cache", False):
-        reason += ", to which config.use_cache adds keys and values"
+    for cache in caches:
+        coupling.fix_all(cache, f"{reason}, to which config.use_cache adds keys and values")
     for output in outputs:
         coupling.fix_all(output, reason)
     return coupling

@@ -188,7 +188,7 @@ def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
         families=tuple(_families([(made[number][0], len(m)) for (number, _), m in by_family.items()], shapes)),
         runs=tuple(run for run in runs if (run.units != FIXED).any()),
         filters=tuple(made),
-        left_out=(*_left_out(coupling.producers, classes, reasons), *coupling.unmaskable),
+        left_out=(*_left_out(coupling, classes, reasons), *coupling.unmaskable),
         shapes=shapes,
         parameters=frozenset(name for name, _ in model.named_parameters()),
         macs=dict(coupling.macs),
@@ -234,12 +234,13 @@ def _families(members: list[tuple[str, int]], shapes: dict[str, tuple[int, ...]]
     return families
 
 
-def _left_out(producers: list[Leaf], classes: np.ndarray, reasons: dict[int, str]) -> list[tuple[str, str]]:
+def _left_out(coupling: Coupling, classes: np.ndarray, reasons: dict[int, str]) -> list[tuple[str, str]]:
     left_out = []
-    for producer in producers:
+    for producer in coupling.producers:
         made = classes[producer.labels].tolist()
         fixed = [reasons[label_class] for label_class in made if label_class in reasons]
         if fixed:
             share = "" if len(fixed) == len(made) else f"{len(fixed)} of {len(made)} channels: "
-            left_out.append((_layer(producer.tensor), share + fixed[0]))
+            note = f"{coupling.notes[producer.tensor]}; " if producer.tensor in coupling.notes else ""
+            left_out.append((_layer(producer.tensor), share + note + fixed[0]))
     return list(dict.fromkeys(left_out))  # gates and directions of a recurrent layer have the same reason

@@ -1,7 +1,7 @@
 """Filter space of a network: masks with one bit per group of channels that must be removed together."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import get_args
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from masksearch.core.amount import Amount, Density, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
+from masksearch.spaces.branches import with_branches
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_choice import Layers, choose_layers, limits_of
@@ -277,9 +278,8 @@ def filter_space(
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
     depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the
     network runs once on the CPU, and a rule per operation couples the channels; then the outputs of masked and pruned
-    copies are compared for random masks. Outputs, channels that a normalisation or reduction combines, weights that two
-    layers share, layers that run twice, and families that fail the comparison are left out, with a reason
-    (``space.left_out``).
+    copies are compared for random masks. Outputs, channels that a normalisation or reduction combines, and families
+    that fail the comparison are left out, with a reason (``space.left_out``).
 
     Parameters
     ----------
@@ -322,11 +322,12 @@ def filter_space(
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
         with torch.random.fork_rng(devices=[]):
-            groups = groups_of(scratch, _trace(scratch, inputs, norms))
+            branches = with_branches(scratch, inputs)
+            groups = groups_of(scratch, _trace(scratch, branches, norms))
             groups = choose_layers(model, groups, include, exclude)
             if groups.families:
                 scratch = scratch_copy(scratch)  # the trace may have left tensors in its copy
-                groups = prove(scratch, groups, inputs)
+                groups = prove(scratch, groups, branches)
     finally:
         torch.set_default_dtype(default)
     if not groups.families:
@@ -359,7 +360,7 @@ def _one_in_float64(tensor: Tensor) -> Tensor:
     return first.double() if first.is_floating_point() else first
 
 
-def _trace(model: nn.Module, inputs: Nested, norms: bool) -> Coupling:
+def _trace(model: nn.Module, inputs: Sequence[Nested], norms: bool) -> Coupling:
     try:
         return trace(model, inputs, norms=norms)
     except InputError:
@@ -367,11 +368,11 @@ def _trace(model: nn.Module, inputs: Nested, norms: bool) -> Coupling:
     except Exception:
         try:
             with torch.no_grad():
-                call_model(model, inputs)
+                call_model(model, inputs[0])
         except Exception as error:  # any exception of a user's forward means that the input does not fit
             reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
             raise InputError(
-                f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs)} ({reason}); "
+                f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs[0])} ({reason}); "
                 "floating-point inputs are converted to float64 for the proof"
             ) from None
         raise

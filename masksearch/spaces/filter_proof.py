@@ -71,7 +71,7 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
                 buffer.uniform_(0.5, 1.5, generator=generator)
 
 
-def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
+def prove(model: nn.Module, groups: Groups, branches: Sequence[Nested]) -> Groups:
     """Test that masked and pruned networks give equal outputs; return the groups without the families that fail.
 
     A family is a layer of the filter space. A random mask and its complement remove every unit once. If one fails,
@@ -81,8 +81,8 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
     ----------
     model : nn.Module
         A :func:`scratch_copy`: its weights are drawn anew for every comparison.
-    inputs : float64 or integer tensor, or a tuple or dict of such tensors
-        A batch of one.
+    branches : sequence of float64 or integer tensors, or of tuples or dicts of such tensors
+        Batches of one. The first is the example, of which the shapes count; each of the others takes another branch.
 
     Raises
     ------
@@ -90,6 +90,7 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
         If the remaining families fail together.
     """
     generator = torch_generator(0, "filter proof")
+    inputs = branches[0]
     # Several small inputs: small networks have dead outputs.
     n = max(1, min(8, 30_000 // sum(tensor.numel() for tensor in tensors_of(inputs))))
 
@@ -99,7 +100,7 @@ def prove(model: nn.Module, groups: Groups, inputs: Nested) -> Groups:
             torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator) if tensor.is_floating_point() else tensor
         )
 
-    images = map_tensors(batch, inputs)
+    images = [map_tensors(batch, inputs), *branches[1:]]
 
     def differs(groups: Groups, families: Sequence[int] | None = None) -> str:
         return _difference(model, groups, families or range(len(groups.families)), images, generator)
@@ -143,7 +144,7 @@ def _sizes_for(
 
 
 def _failing(
-    model: nn.Module, groups: Groups, families: Sequence[int], images: Nested, generator: torch.Generator
+    model: nn.Module, groups: Groups, families: Sequence[int], images: Sequence[Nested], generator: torch.Generator
 ) -> tuple[list[int], str]:
     """Return the families that fail alone, found by bisection, and the reason of the first; [] and "" if none."""
     reason = _difference(model, groups, families, images, generator) if families else ""
@@ -157,7 +158,7 @@ def _failing(
 
 
 def _difference(
-    model: nn.Module, groups: Groups, families: Sequence[int], images: Nested, generator: torch.Generator
+    model: nn.Module, groups: Groups, families: Sequence[int], images: Sequence[Nested], generator: torch.Generator
 ) -> str:
     """Return how masked and pruned networks differ under masks of these families; "" if they are equal."""
     for number, bits in enumerate(_masks(groups, families, generator)):
@@ -166,13 +167,13 @@ def _difference(
         try:
             with torch.no_grad():
                 small = cut(model, groups, bits)
-                pruned = output_tensors(call_model(small, images))
+                pruned = [output for each in images for output in output_tensors(call_model(small, each))]
         except Exception as error:  # a user's forward may raise anything if it can't run at this size
             hint = _HINT if isinstance(error, RuntimeError) else ""
             return f"it stops with {_first_line(error)!r}{hint}"
         if differs := _unequal(_masked_outputs(model, groups, bits, images), pruned):
             return differs
-        if number == 0 and (stops := _training_error(model, small, images)):
+        if number == 0 and (stops := _training_error(model, small, images[0])):
             return stops
         del small  # before the next copy is made
     return ""
@@ -237,14 +238,14 @@ def _random_mask(groups: Groups, families: Sequence[int], generator: torch.Gener
     return bits
 
 
-def _masked_outputs(model: nn.Module, groups: Groups, bits: Tensor, images: Nested) -> list[Tensor]:
+def _masked_outputs(model: nn.Module, groups: Groups, bits: Tensor, images: Sequence[Nested]) -> list[Tensor]:
     """The outputs after zeroing in place what ``bits`` removes."""
     parameters = dict(model.named_parameters())
     with torch.no_grad(), norms_over(model, groups.kept_in_norms(bits)):
         for run in groups.runs:
             if run.tensor in parameters:
                 parameters[run.tensor].index_fill_(run.dim, (~run.kept(bits)).nonzero().flatten(), 0)
-        return output_tensors(call_model(model, images))
+        return [output for each in images for output in output_tensors(call_model(model, each))]
 
 
 def _training_error(model: nn.Module, pruned: nn.Module, images: Nested) -> str:

@@ -79,7 +79,7 @@ def test_masked_equals_pruned_for_every_form(make, example):
     assert ms.cost.peak_memory(small, example) > 0
 
 
-def test_layers_that_run_twice_or_share_a_weight_are_left_out_and_others_stay():
+def test_layers_that_run_twice_or_share_a_weight_have_units():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -100,10 +100,35 @@ def test_layers_that_run_twice_or_share_a_weight_are_left_out_and_others_stay():
             return *super().forward(x), self.g(F.relu(self.f(x)))
 
     space = ms.filter_space(Mixed().eval(), torch.randn(1, 4))
-    assert [layer.name for layer in space.layers] == ["f"]
+    assert [(layer.name, layer.size) for layer in space.layers] == [("a", 6), ("c", 8), ("f", 9)]
     reasons = dict(space.left_out)
-    assert "runs twice" in reasons["b"]
-    assert "its weight is also 'e.weight'" in reasons["c"]
+    assert reasons["d"] == "its weight is also 'e.weight'; channels are outputs of Mixed"
+    model, inputs = Mixed().eval(), torch.randn(9, 4)
+    small = ms.prune(model, space, mask := space.random(0.5, "layerwise", torch.Generator().manual_seed(1)))
+    with torch.no_grad(), space.applied(model, mask):
+        for masked, pruned in zip(model(inputs), small(inputs), strict=True):
+            torch.testing.assert_close(masked, pruned)
+    assert small.e.weight is small.d.weight
+
+
+def test_units_are_exact_in_branches_that_depend_on_the_input():
+    class Branch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            hidden = F.relu(self.a(x))
+            return self.c(F.relu(self.b(hidden)) if x.mean() > 0 else hidden)
+
+    model = Branch().eval()
+    for example in (torch.ones(2, 4), -torch.ones(2, 4)):
+        space = ms.filter_space(model, example)
+        assert [(layer.name, layer.size) for layer in space.layers] == [("a", 6)]
+        small = ms.prune(model, space, mask := space.random(0.5, generator=torch.Generator().manual_seed(1)))
+        for inputs in (torch.rand(9, 4), -torch.rand(9, 4)):
+            with torch.no_grad(), space.applied(model, mask):
+                torch.testing.assert_close(model(inputs), small(inputs))
 
 
 def test_wrappers_have_the_space_of_the_network_inside():

@@ -16,6 +16,11 @@ def non_local(s, x):
     return s.h((x + s.o(joined)).mean((2, 3)))
 
 
+def filtered(s, x):
+    spectrum = torch.fft.rfft2(s.a(x).relu())
+    return s.h(torch.fft.irfft2(spectrum * spectrum.abs(), s=x.shape[2:]))
+
+
 # name -> (network, example, units of every layer of the space)
 NETWORKS = {
     "pixel_shuffle": (
@@ -42,6 +47,11 @@ NETWORKS = {
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample(scale_factor=2, mode="nearest-exact"), nn.Conv2d(4, 2, 3)),
         IMAGE,
         {"0": 4},
+    ),
+    "Fourier transforms": (
+        Net(filtered, a=nn.Conv2d(3, 4, 3, padding=1), h=nn.Conv2d(4, 2, 1)),
+        IMAGE,
+        {"a": 4},
     ),
     "circular padding": (
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular")),
