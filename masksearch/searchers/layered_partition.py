@@ -4,7 +4,7 @@ Both classes have the methods of :class:`masksearch.searchers.partition.Partitio
 space.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from masksearch.core.layout import Layout
+from masksearch.core.levels import filled
 from masksearch.core.mask import Mask, Move
 from masksearch.searchers.partition import per_layer
 
-__all__ = ["LayeredPartition", "RankedLayers", "filled", "spread"]
+__all__ = ["LayeredPartition", "RankedLayers", "spread"]
 
 
 class _ByLayer:
@@ -217,33 +218,6 @@ class RankedLayers(_ByLayer):
     def make(self, move: Move) -> None:
         """Apply a move that :meth:`draw` returned to the current mask."""
         self._kept = self.kept_after(move)
-
-
-def filled(
-    kept: np.ndarray, layers: Sequence[int], sizes: np.ndarray, fits: Callable[[np.ndarray], bool]
-) -> np.ndarray:
-    """Return numbers of kept units per layer, int64 (n_layers,), raised in each of ``layers`` in turn while they fit.
-
-    Parameters
-    ----------
-    kept, sizes : int64 (n_layers,)
-        Kept units and all units of every layer.
-    layers : sequence of int
-        Indices of the layers, in the order in which their numbers rise.
-    fits : callable
-        Whether numbers of kept units cost no more than the budget; more units never cost less.
-    """
-    kept = kept.copy()
-    for layer in layers:
-        low, high = int(kept[layer]), int(sizes[layer])
-        kept[layer] = min(low + 1, high)
-        if low == high or fits(kept):
-            low = int(kept[layer])
-            while low < high:
-                kept[layer] = middle = (low + high + 1) // 2
-                low, high = (middle, high) if fits(kept) else (low, middle - 1)
-        kept[layer] = low
-    return kept
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
