@@ -38,9 +38,9 @@ class SwitchState:
 
 @dataclass
 class LevelSwitches(LevelSearcher):
-    """Switch some layers of one parent a level up and others down, and select children in steps (EvoPress).
+    """Switch layers of one parent a level up and others down, and select children in steps (Sieberling et al. 2025).
 
-    Sieberling et al. 2025. Every generation has some children. All are scored on a small share of the examples, the
+    The search of EvoPress. Every generation has some children. All are scored on a small share of the examples, the
     best of them on more, and the last on all. The last replaces the parent unless its score is lower. Scores of
     shares are never the best of a search, and each counts as one scoring of the budget.
 

@@ -26,7 +26,7 @@ class ToleranceState:
 
 @dataclass
 class OneTolerance(LevelSearcher):
-    """Prune every layer as far as its score, alone, falls by at most one tolerance; bisect it to meet the budget.
+    """Prune every layer as far as its score, alone, falls by at most one tolerance, which the budget sets (FastNAS).
 
     The search of NVIDIA ModelOpt's FastNAS. First the full mask is scored, then masks that prune one layer to one of
     its levels (probes, which break the density and are never the best). A layer's losses are made monotone. The
