@@ -12,6 +12,7 @@ from masksearch.searchers.optuna.samplers import OptunaSearch
 from masksearch.searchers.random_search import RandomSearch
 from masksearch.searchers.searcher import Searcher
 from masksearch.searchers.thesis_annealing import ThesisAnnealing
+from masksearch.searchers.width_regression import WidthRegression
 from masksearch.utils.registry import Table
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "RandomSearch",
     "Searcher",
     "ThesisAnnealing",
+    "WidthRegression",
 ]
 
 SEARCHERS: Table[Callable[[], Searcher]] = Table(
@@ -42,6 +44,7 @@ SEARCHERS: Table[Callable[[], Searcher]] = Table(
         "legr": LayerCoefficients.legr,
         "evopress": LevelSwitches,
         "fastnas": OneTolerance,
+        "width_regression": WidthRegression,
         "optuna_random": OptunaSearch.random,
         "optuna_tpe": OptunaSearch.tpe,
         "optuna_cmaes": OptunaSearch.cmaes,

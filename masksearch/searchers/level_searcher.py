@@ -71,16 +71,20 @@ class RankedUnits:
 
     def mask_of(self, kept: np.ndarray, order: Sequence[int] | None = None) -> Mask:
         """Return the mask of these numbers of kept units, int64 (n_layers,), with layers filled up to the budget."""
-        problem = self.problem
         if order is None:
             order = np.argsort(kept / self.sizes, kind="stable").tolist()
+        return self.exactly(self.widened(kept, order))
+
+    def widened(self, kept: np.ndarray, order: Sequence[int]) -> np.ndarray:
+        """Return numbers of kept units, int64 (n_layers,), raised layer by layer in ``order`` up to the budget."""
         kept = filled(kept, order, self.sizes, lambda numbers: self.levels.cost(numbers) <= self.levels.budget)
         if not self.levels.cost(kept) <= self.levels.budget:
+            problem = self.problem
             raise InputError(
                 f"density: {problem.density} of the {problem.hold} is less than the smallest allowed numbers of units "
                 "per layer need; give a higher density"
             )
-        return self.exactly(kept)
+        return kept
 
     def exactly(self, kept: np.ndarray) -> Mask:
         """Return the mask of the first ``kept`` units of every layer, int64 (n_layers,), whatever they cost."""
