@@ -357,9 +357,10 @@ class _Task:
         scorer = Scorer(self.model, self.space, self.data.search, objective)
         bar = self.bars.add_task("searching", total=self.budget)
         # Units move between layers in a search, so that only the criterion's mask is layer by layer.
+        searcher = SEARCHERS[method]() if isinstance(method, str) else method
         history = search(
             self.space,
-            method,
+            searcher,
             scorer,
             replace(amount, scope="global"),
             self.budget,
@@ -367,7 +368,7 @@ class _Task:
             start=first if isinstance(first, Mask) else None,
             callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
         )
-        return history.best_mask, history
+        return searcher.predicted_best or history.best_mask, history
 
     def fine_tune(self, network: nn.Module, masks: dict[str, torch.Tensor], settings: TrainSettings) -> Training:
         """Train the network, and leave it with the weights of the best epoch by validation."""

@@ -15,8 +15,10 @@ __all__ = ["Amount", "Density", "Hold", "OnEmpty", "Scope"]
 Hold = Literal["units", "params", "macs"]
 """What a density is a share of: units, or the full network's parameters or MACs."""
 
-Scope = Literal["global", "layerwise", "erk"]
-"""How a density is spread over layers: by one ranking of all units, equally, or by ERK (Evci et al. 2020)."""
+Scope = Literal["global", "layerwise", "erk", "knapsack"]
+"""How a density is spread over layers: by one ranking of all units, equally, by ERK (Evci et al. 2020), or by knapsack.
+
+The knapsack keeps the units of the largest sum of saliencies within the budget (HALP, Shen et al. 2022)."""
 
 OnEmpty = Literal["raise", "allow", "keep_one"]
 """What happens when a mask would keep nothing of a layer."""
@@ -38,8 +40,9 @@ class Amount:
         round(density x n_units), shared out over layers by largest remainder.
     hold : {"units", "params", "macs"}
         What the density is a share of. In parameters and MACs, a mask is the longest prefix of the ranking that fits.
-    scope : {"global", "layerwise", "erk"}
-        How one density is spread over layers. A density per layer leaves nothing to spread: ``scope`` is ignored.
+    scope : {"global", "layerwise", "erk", "knapsack"}
+        How one density is spread over layers. A density per layer leaves nothing to spread: ``scope`` is ignored. In
+        units, the knapsack is the global ranking, since all units cost the same.
     on_empty : {"raise", "allow", "keep_one"}
         What happens when a mask would keep nothing of a layer, which cuts the network: ``raise`` an error, ``allow``
         the mask, or ``keep_one`` unit of the layer and drop the lowest unit of another layer.
@@ -121,8 +124,8 @@ class Amount:
 
     @property
     def fixes_layers(self) -> bool:
-        """Whether every layer has a quota: a density per layer, or any scope but ``global``."""
-        return self.scope != "global" or self.per_layer is not None
+        """Whether every layer has a quota: a density per layer, or the scope ``layerwise`` or ``erk``."""
+        return self.scope in ("layerwise", "erk") or self.per_layer is not None
 
     def single(self, reason: str) -> float:
         """Return the one density of all layers; raise an InputError with ``reason`` for a density per layer."""

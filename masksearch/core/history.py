@@ -49,14 +49,15 @@ class History:
     def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
         """Append a scored mask, and return its trial.
 
-        A bound, NaN or an infinite score is never best; of equal scores, the first is.
+        A bound, NaN or an infinite score is never best, nor is one that doesn't count; of equal scores, the first is.
         """
         self.first = self.first or mask
         is_best = _counts(score) and (not self._top or score.value > self.best.score.value)
-        known = mask.hash in self._scores
+        known = score.counts and mask.hash in self._scores
         worth_keeping = _counts(score) and not known
         bound = self._bounds.get(mask.hash)
-        repeat = known or (bound is not None and not score.exact and bound.value == score.value)
+        bounded = score.counts and bound is not None and not score.exact
+        repeat = known or (bounded and bound is not None and bound.value == score.value)
         trial = Trial(len(self.trials), score, mask.hash, is_best, repeat, metrics, mask if worth_keeping else None)
         self._append(trial)
         return trial
@@ -64,6 +65,8 @@ class History:
     def _append(self, trial: Trial) -> None:
         self.trials.append(trial)
         self.seconds += trial.score.seconds
+        if not trial.score.counts:
+            return
         if trial.score.exact:
             self._scores[trial.mask_hash] = trial.score
             self._bounds.pop(trial.mask_hash, None)
@@ -224,4 +227,4 @@ class History:
 
 
 def _counts(score: Score) -> bool:
-    return score.exact and math.isfinite(score.value)
+    return score.counts and score.exact and math.isfinite(score.value)

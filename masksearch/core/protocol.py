@@ -63,6 +63,8 @@ class Proposal:
     move: Move
     mask: Mask  # base.moved(move); its bits are computed when they are read
     threshold: float | None = None  # lower scores need not be exact: a bound below it suffices; None: always exact
+    share: float = 1.0  # share of the score's examples that suffices, in (0, 1]; a scorer may use all of them
+    probe: bool = False  # whether the mask may break the density, because it is scored only to learn from it
 
     @classmethod
     def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
@@ -73,6 +75,11 @@ class Proposal:
     def of(cls, mask: Mask) -> "Proposal":
         """Return the proposal of a mask without a move: the mask is its own base."""
         return cls(mask, Move.nowhere(), mask)
+
+    @property
+    def counts(self) -> bool:
+        """Whether the mask may become the best of a search: it is scored on all examples, and is no probe."""
+        return self.share == 1 and not self.probe
 
     @property
     def dropped(self) -> np.ndarray:
@@ -110,6 +117,7 @@ class Score:
     seconds: float = 0.0  # wall-clock time of the scoring; in the history, of proposing the mask too
     images: int = 0  # images that were evaluated
     cost: float | None = None  # of the mask / of the full mask; None: the search has no cost
+    counts: bool = True  # False: of a share of the examples, or of a probe; never the best, never a repeat's score
 
 
 @dataclass(frozen=True)

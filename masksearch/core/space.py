@@ -138,6 +138,12 @@ class MaskSpace(Layout):
         """
         return Amount.of(density, hold=hold).hold == "units"
 
+    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return the units, parameters or MACs of a mask that keeps ``kept`` units per layer, int64 (n_layers,)."""
+        if hold != "units":
+            raise InputError(f"cost: {hold!r}; a {self.granularity} space counts only 'units'; give a function")
+        return int(kept.sum())
+
     def share(self, mask: Mask, hold: Hold) -> float:
         """Return the share of units, or of the full network's parameters or MACs, that a mask keeps.
 

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -106,6 +107,10 @@ class Scorer:
         self._batched: BatchedMasks | None = None
         self._accuracy: Accuracy | None = None
         self.masks_per_pass = 1
+        self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
+        self._split: Any = split
+        self._options: dict[str, Any] = {"loss": loss, "device": self._device, "fast": fast}
+        self._divides = self._row.of_filters is None and self._row.images is None and split.resident
         check_weights(self._model)
         if self._row.of_filters is not None:
             self._why = "it needs no examples"
@@ -161,7 +166,8 @@ class Scorer:
         """Return one score per mask or proposal (a mask that a searcher suggests), in order.
 
         The score of a proposal with a threshold may be an upper bound: if the first examples prove that the exact score
-        is below the threshold, scoring stops.
+        is below the threshold, scoring stops. A proposal that asks for a share of the examples is scored on the first
+        of them, if the examples are in memory.
 
         Raises
         ------
@@ -169,6 +175,8 @@ class Scorer:
             If a mask belongs to another space.
         """
         proposals = proposals_of(masks, self.space)
+        if self._divides and any(proposal.share < 1 for proposal in proposals):
+            return [self._share(proposal.share).score([replace(proposal, share=1.0)])[0] for proposal in proposals]
         if self._batched is None:
             return [self._score(proposal) for proposal in proposals]
         scores: list[Score] = []
@@ -188,6 +196,15 @@ class Scorer:
         if path := self._accuracy or self._path:
             path.refresh()
         self._since_refresh = 0
+
+    def _share(self, share: float) -> "Scorer":
+        """Return the scorer of a share of the examples; this one for all."""
+        n = max(2, round(share * self._n_examples))
+        if n >= self._n_examples:
+            return self
+        if n not in self._parts:
+            self._parts[n] = Scorer(self._model, self.space, self._split[:n], self.objective, **self._options)
+        return self._parts[n]
 
     def _score(self, proposal: Proposal) -> Score:
         start = time.perf_counter()

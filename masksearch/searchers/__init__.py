@@ -5,13 +5,30 @@ from collections.abc import Callable
 from masksearch.searchers.annealing import Annealing
 from masksearch.searchers.eda import EDA
 from masksearch.searchers.evolution import Evolution
+from masksearch.searchers.layer_coefficients import LayerCoefficients
+from masksearch.searchers.level_switches import LevelSwitches
+from masksearch.searchers.one_tolerance import OneTolerance
 from masksearch.searchers.optuna.samplers import OptunaSearch
 from masksearch.searchers.random_search import RandomSearch
 from masksearch.searchers.searcher import Searcher
 from masksearch.searchers.thesis_annealing import ThesisAnnealing
+from masksearch.searchers.width_regression import WidthRegression
 from masksearch.utils.registry import Table
 
-__all__ = ["EDA", "SEARCHERS", "Annealing", "Evolution", "OptunaSearch", "RandomSearch", "Searcher", "ThesisAnnealing"]
+__all__ = [
+    "EDA",
+    "SEARCHERS",
+    "Annealing",
+    "Evolution",
+    "LayerCoefficients",
+    "LevelSwitches",
+    "OneTolerance",
+    "OptunaSearch",
+    "RandomSearch",
+    "Searcher",
+    "ThesisAnnealing",
+    "WidthRegression",
+]
 
 SEARCHERS: Table[Callable[[], Searcher]] = Table(
     "searcher",
@@ -22,6 +39,12 @@ SEARCHERS: Table[Callable[[], Searcher]] = Table(
         "random_search": RandomSearch,
         "eda": EDA,
         "evolution": Evolution,
+        "spdy": LayerCoefficients.spdy,
+        "ziplm": LayerCoefficients.ziplm,
+        "legr": LayerCoefficients.legr,
+        "evopress": LevelSwitches,
+        "fastnas": OneTolerance,
+        "width_regression": WidthRegression,
         "optuna_random": OptunaSearch.random,
         "optuna_tpe": OptunaSearch.tpe,
         "optuna_cmaes": OptunaSearch.cmaes,

@@ -43,7 +43,7 @@ class Chain:
         """Draw a swap of kept and pruned units that the problem allows; the empty swap after 100 failed draws."""
         for attempt in range(_TRIES):
             move = self.neighbourhood.draw(radius if attempt < _TRIES // 2 else 1, rng)
-            if problem.allows(self.neighbourhood.kept_after(move)):
+            if len(move) and problem.allows(self.neighbourhood.kept_after(move)):
                 return move
         return Move.nowhere()
 
@@ -88,7 +88,8 @@ class Annealing(Searcher):
 
     ``densities`` searches the layers' densities only: the units of each layer are ranked by the problem's first
     saliency, or in a random order, and a move prunes the last kept units of one layer and regrows as many of the next
-    units of another layer. The number of units is drawn, so that no radius has to be chosen.
+    units of another layer. The number of units is drawn, so that no radius has to be chosen. If the density is held in
+    parameters or MACs, the other layer regrows as many units as fit.
 
     Several ``chains`` take turns, or advance in parallel where proposals come in batches. Twenty times in a search the
     chain with the lowest score continues from the mask with the highest score (Ram et al. 1996).
@@ -164,7 +165,8 @@ class Annealing(Searcher):
             )
         saliency = saliencies[0] if saliencies else torch.rand(problem.space.n_units, generator=self.generator)
         mask = problem.start or problem.top_units(saliency, self.scope, self.generator)
-        return RankedLayers(mask, saliency, self.generator)
+        fits = None if problem.hold == "units" else lambda kept: problem.space.fits(kept, problem.amount)
+        return RankedLayers(mask, saliency, self.generator, fits)
 
     # Propose. Start masks are scored first. Then the chains take turns; a batch has proposals of consecutive chains.
 

@@ -4,7 +4,7 @@ Both classes have the methods of :class:`masksearch.searchers.partition.Partitio
 space.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from masksearch.core.layout import Layout
+from masksearch.core.levels import filled
 from masksearch.core.mask import Mask, Move
 from masksearch.searchers.partition import per_layer
 
@@ -157,10 +158,20 @@ class RankedLayers(_ByLayer):
         Ranking of the kept units, and of the pruned units behind them: higher = keep.
     generator : torch.Generator
         Generator that orders units of equal saliency.
+    fits : callable, optional
+        Whether a mask with these numbers of kept units per layer, int64 (n_layers,), costs no more than the budget.
+        Moves then keep the cost near the budget, not the number of units.
     """
 
-    def __init__(self, mask: Mask, saliency: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        mask: Mask,
+        saliency: Tensor,
+        generator: torch.Generator,
+        fits: Callable[[np.ndarray], bool] | None = None,
+    ) -> None:
         space = mask.space
+        self._fits = fits
         orders = []
         for layer in space.layers:
             shuffled = torch.randperm(layer.size, generator=generator)
@@ -175,9 +186,17 @@ class RankedLayers(_ByLayer):
 
         The logarithm of the number of units is uniform, from one unit to the largest number that both layers allow, at
         most ``radius``: layers of different sizes, and the beginning and the end of a search, need different steps.
+
+        With ``fits``, the other layers, in a random order, regrow as many units as fit.
         """
         sources = np.flatnonzero(self._kept)
         source = sources[rng.integers(len(sources))]
+        if self._fits is not None:
+            most = min(int(self._kept[source]), radius)
+            kept = self._kept.copy()
+            kept[source] -= min(most, int((most + 1) ** rng.random()))
+            others = rng.permutation(np.delete(np.arange(len(kept)), source))
+            return self._to(filled(kept, [*others.tolist(), int(source)], self._sizes, self._fits))
         room = self._sizes - self._kept
         room[source] = 0
         targets = np.flatnonzero(room)
@@ -188,6 +207,13 @@ class RankedLayers(_ByLayer):
         units = min(most, int((most + 1) ** rng.random()))
         end, start = (self.space.starts[layer] + self._kept[layer] for layer in (source, target))
         return Move(self._order[end - units : end], self._order[start : start + units])
+
+    def _to(self, kept: np.ndarray) -> Move:
+        """The move after which the layers keep ``kept`` units."""
+        runs = list(zip(self.space.starts, self._kept, kept, strict=True))
+        out = [self._order[start + after : start + before] for start, before, after in runs]
+        back = [self._order[start + before : start + after] for start, before, after in runs]
+        return Move(np.concatenate(out), np.concatenate(back))
 
     def make(self, move: Move) -> None:
         """Apply a move that :meth:`draw` returned to the current mask."""

@@ -173,6 +173,11 @@ class Searcher(ABC):
         """Current mask of a searcher that moves from mask to mask, such as annealing; None for others."""
         return None
 
+    @property
+    def predicted_best(self) -> Mask | None:
+        """Mask that the searcher expects to score best, for noisy scores; None: the mask of the highest score."""
+        return None
+
     def metrics(self) -> dict[str, float]:
         """Return {name: number} of the searcher's present values, such as its temperature, for the history."""
         return {}

@@ -90,6 +90,8 @@ class HistoryFile:
         }
         if trial.score.cost is not None:
             row["cost"] = trial.score.cost
+        if not trial.score.counts:
+            row["counts"] = False
         if move is not None:
             row["move"] = [len(move.dropped), len(move.regrown)]
             if incumbent is not None and incumbent.hash != trial.mask_hash:
@@ -127,7 +129,7 @@ def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
     """
     for row in _raw_rows(folder, end):
         value = math.nan if row["score"] is None else row["score"]
-        score = Score(value, row["exact"], row["seconds"], row["images"], row.get("cost"))
+        score = Score(value, row["exact"], row["seconds"], row["images"], row.get("cost"), row.get("counts", True))
         metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
         yield Trial(row["number"], score, int(row["mask"], 16), row["best"], row["repeat"], metrics)
 

@@ -346,26 +346,33 @@ def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, pro
 
     Of the thresholds of a mask that occurs twice, the lowest counts: a bound below it is below the others, too.
     """
-    scores: dict[int, Score] = {}
-    fresh: dict[int, Proposal] = {}
+    scores: dict[object, Score] = {}
+    fresh: dict[object, Proposal] = {}
     for proposal in proposals:
-        twin = fresh.get(proposal.mask.hash)
-        known = history.known_score(proposal.mask, proposal.threshold)
+        key = _key(proposal)
+        twin = fresh.get(key)
+        known = history.known_score(proposal.mask, proposal.threshold) if proposal.counts else None
         if twin is not None:
-            fresh[proposal.mask.hash] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold))
-        elif known is not None and proposal.mask.hash not in scores:
-            scores[proposal.mask.hash] = _repeated(known)
+            fresh[key] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold))
+        elif known is not None and key not in scores:
+            scores[key] = _repeated(known)
         elif known is None:
-            fresh[proposal.mask.hash] = proposal
+            fresh[key] = proposal
     new = scorer.score(list(fresh.values())) if fresh else []
-    for (number, proposal), score in zip(fresh.items(), new, strict=True):
-        scores[number] = score if problem.cost is None else _priced(problem, proposal.mask, score)
+    for (key, proposal), score in zip(fresh.items(), new, strict=True):
+        scores[key] = score if problem.cost is None else _priced(problem, proposal.mask, score)
     given, seen = [], set()
     for proposal in proposals:
-        score = scores[proposal.mask.hash]
-        given.append(_repeated(score) if proposal.mask.hash in seen else score)
-        seen.add(proposal.mask.hash)
+        key = _key(proposal)
+        score = scores[key] if proposal.counts else replace(scores[key], counts=False)
+        given.append(_repeated(score) if key in seen else score)
+        seen.add(key)
     return given
+
+
+def _key(proposal: Proposal) -> object:
+    """The mask, and how it is scored: proposals of equal keys get one scoring."""
+    return proposal.mask.hash if proposal.counts else (proposal.mask.hash, proposal.share, proposal.probe)
 
 
 def _priced(problem: Problem, mask: Mask, score: Score) -> Score:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.levels import Levels
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.spaces.branches import with_branches
@@ -189,6 +190,8 @@ class FilterSpace(NetworkSpace):
         if hold == "units":
             return super()._top(saliency, amount, generator)
         allowed = self._allowed(amount)
+        if amount.scope == "knapsack":
+            return self._knapsack(saliency, amount, generator, allowed)
         state = generator.get_state()
         in_units = replace(amount, hold="units")
         lower = in_units if amount.on_empty == "keep_one" else replace(in_units, on_empty="allow")
@@ -223,6 +226,32 @@ class FilterSpace(NetworkSpace):
             "outside the space; give a higher density"
         )
 
+    def _knapsack(self, saliency: Tensor, amount: Amount, generator: torch.Generator, allowed: float) -> Mask:
+        """Return the mask of the largest sum of saliencies within the budget; negative saliencies count as 0.
+
+        Shen et al. 2022 (HALP): the value of a layer's next unit, by rank, against the cost of one more channel.
+        """
+        shuffled = torch.randperm(self.n_units, generator=generator).numpy()
+        values = np.maximum(saliency.double().numpy(), 0)
+        order = np.lexsort((shuffled, -saliency.double().numpy()))
+        ranked = [order[(order >= layer.start) & (order < layer.stop)] for layer in self.layers]
+        least = (self.needed & (amount.on_empty != "allow")).astype(int)
+        kept = [np.arange(low, layer.size + 1) for low, layer in zip(least, self.layers, strict=True)]
+        levels = Levels(kept, lambda numbers: self._costs.of(amount.hold, numbers), allowed)
+        losses = [
+            values[units].sum() - np.concatenate([[0], values[units].cumsum()])[low:]
+            for units, low in zip(ranked, least, strict=True)
+        ]
+        best = levels.best(losses)
+        if not levels.fits(best):
+            share = levels.cost(levels.numbers(best)) / self._costs.of(amount.hold, self._sizes)
+            raise InputError(
+                f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, the share of one unit per "
+                "layer and of the layers outside the space; give a higher density"
+            )
+        numbers = levels.numbers(best)
+        return Mask.of_units(self, np.concatenate([units[:n] for units, n in zip(ranked, numbers, strict=True)]))
+
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
         """Return whether a mask that keeps ``kept`` units per layer, int64 (n_layers,), costs at most the density.
 
@@ -234,6 +263,10 @@ class FilterSpace(NetworkSpace):
     def _allowed(self, amount: Amount) -> float:
         """Return the largest number of parameters or MACs that an amount allows."""
         return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
+
+    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return the units, parameters or MACs of a mask that keeps ``kept`` units per layer, int64 (n_layers,)."""
+        return self._costs.of(hold, kept)
 
     def share(self, mask: Mask, hold: Hold) -> float:
         """Return the share of units, or of the full network's parameters or MACs, that a mask keeps."""

@@ -1,6 +1,7 @@
 """The scorer: what an independent forward pass says, on a copy, with clear words for what can't be scored."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -272,3 +273,15 @@ def test_the_device_is_where_scoring_happens():
 
     Scorer(model, space, split, objective, device="cpu")(space.full())
     assert devices == {torch.device("cpu")}
+
+
+def test_a_proposal_may_ask_for_a_share_of_the_examples():
+    net, split = make_net(), make_split(40)
+    space = weight_space(net)
+    mask = space.random(0.5, generator=torch.Generator().manual_seed(0))
+    for objective in ("loss", "accuracy", "bn_recalibrated"):
+        scorer = Scorer(net, space, split, objective)
+        quarter, whole = scorer.score([replace(Proposal.of(mask), share=0.25), Proposal.of(mask)])
+        assert quarter.images == 10
+        assert quarter.value == pytest.approx(Scorer(net, space, split[:10], objective)(mask).value)
+        assert whole.value == scorer(mask).value

@@ -7,10 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from masksearch.core.protocol import Budget, Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, RandomSearch
+from masksearch.spaces import filter_space
 from masksearch.testing.planted_problem import SPACE, Planted, drive, problem
 from masksearch.utils.errors import InputError
 
@@ -176,6 +178,21 @@ class TestDensities:
             searcher.tell(proposals, [Score(value)])
             best = max(best, value)
         assert best == 0
+
+    def test_moves_keep_the_macs_near_the_budget(self):
+        """Units of the layers have different costs: a move that keeps their number would lose MACs."""
+        network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 32, 3))
+        space = filter_space(network, torch.zeros(1, 1, 20, 20), include=["0", "2"])
+        for hold in ("macs", "params"):
+            searcher = Annealing(densities=True, accept_start=0.9)
+            searcher.start(Problem(space, 0.5, Budget(200), 0, hold=hold))
+            masks = [proposal.mask for proposal in drive(searcher, Planted(space=space), 200)]
+            assert len({mask.n_kept for mask in masks}) > 1
+            for mask in masks[1:]:
+                kept = np.array(list(mask.kept_per_layer().values()))
+                assert space.fits(kept, 0.5, hold)
+                for layer, one_more in zip(space.layers, kept + np.eye(2, dtype=int), strict=True):
+                    assert mask.kept_per_layer()[layer.name] == layer.size or not space.fits(one_more, 0.5, hold)
 
     def test_what_it_cannot_search_is_named(self):
         with pytest.raises(InputError, match="none to search"):

@@ -94,12 +94,13 @@ def test_searches_end_at_extreme_densities(make, density):
 @pytest.mark.parametrize("on_empty", ["allow", "keep_one", "raise"])
 def test_layers_are_emptied_only_where_that_is_allowed(make, on_empty):
     emptied = contract.check_empty_layers(make, on_empty)
-    assert emptied == (on_empty == "allow" and getattr(make(), "scope", "global") == "global")
+    if not make().refuses_problems:  # those choose the layers' densities, and may choose none of 0
+        assert emptied == (on_empty == "allow" and getattr(make(), "scope", "global") == "global")
 
 
 @every
 def test_densities_per_layer_are_held_or_refused(make):
-    assert contract.check_layer_densities(make) != isinstance(make(), ThesisAnnealing)
+    assert contract.check_layer_densities(make) != (isinstance(make(), ThesisAnnealing) or make().refuses_problems)
 
 
 @pytest.mark.parametrize("chains", [1, 3])

@@ -237,3 +237,47 @@ def test_a_searcher_may_be_given_by_its_name():
 def test_a_class_of_searchers_is_refused():
     with pytest.raises(InputError, match=r"give an instance, Annealing\(\)"):
         search(SPACE, Annealing, Overlap(), 0.3, 20)
+
+
+class TestScoresThatDoNotCount:
+    """Scores of a share of the examples, and of probes."""
+
+    class Asking(RandomSearch):
+        """Proposes one mask again and again: on a quarter of the examples, then as a probe, then on all examples."""
+
+        def ask(self, n=1):
+            kinds = [{"share": 0.25}, {"probe": True}, {}, {"share": 0.25}, {}]
+            self.asked = getattr(self, "asked", -1) + 1
+            mask = SPACE.full() if self.asked == 1 else SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
+            return [replace(Proposal.of(mask), **kinds[self.asked % 5])]
+
+        def tell(self, proposals, scores):
+            assert scores[0].counts == proposals[0].counts
+
+    class Higher:
+        """Scores on a share of the examples, and of the full mask, are higher."""
+
+        def score(self, proposals):
+            return [Score(2 - proposal.share + proposal.probe) for proposal in proposals]
+
+    def test_they_are_never_the_best_and_no_repeats(self, tmp_path):
+        history = search(SPACE, self.Asking(), self.Higher(), 0.3, 5, folder=tmp_path)
+        assert [trial.score.value for trial in history] == [1.75, 2.0, 1.0, 1.75, 1.0]
+        assert [trial.score.counts for trial in history] == [False, False, True, False, True]
+        assert [trial.is_best for trial in history] == [False, False, True, False, False]
+        assert [trial.is_repeat for trial in history] == [False, False, False, False, True]
+        assert history.best.number == 2
+        again = search(SPACE, self.Asking(), self.Higher(), 0.3, 5, folder=tmp_path)
+        assert [(t.score, t.is_best, t.is_repeat) for t in again] == [
+            (t.score, t.is_best, t.is_repeat) for t in history
+        ]
+
+    def test_different_shares_of_one_mask_in_a_batch_are_scored_apart(self):
+        class Batch(RandomSearch):
+            def ask(self, n=1):
+                mask = SPACE.random(0.3, generator=torch.Generator().manual_seed(0))
+                return [replace(Proposal.of(mask), share=share) for share in (0.25, 0.5, 1.0, 0.25)]
+
+        history = search(SPACE, Batch(), self.Higher(), 0.3, 4, batch=4)
+        assert [trial.score.value for trial in history] == [1.75, 1.5, 1.0, 1.75]
+        assert history.best.number == 2

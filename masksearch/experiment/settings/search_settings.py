@@ -106,7 +106,7 @@ class SearchSettings:
 
     saliencies: tuple[str, ...] = ()
     """Criteria by which searchers rank units: NAME, NAME@MOMENT or NAME@gradual:2ep.
-    optuna_*, eda, evolution, and annealing with densities use them."""
+    optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities use them."""
     warm_start: str | None = None
     """Criterion whose mask searches start from; if not given, searches start from a random mask.
     Written as saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global."""

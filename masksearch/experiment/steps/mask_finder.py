@@ -135,6 +135,8 @@ class MaskFinder:
             arguments["refine"] = partial(connected, connectivity=connectivity)
         history = search(context.space, searcher, scorer, whole, start=inputs.start, **arguments)
         masks = [trial.mask for trial in history.top if trial.mask is not None]
+        if (predicted := searcher.predicted_best) is not None:
+            masks = [predicted, *masks]
         return self._best(masks, history, inputs, model)
 
     def _front_cost(self, model: nn.Module) -> Cost:

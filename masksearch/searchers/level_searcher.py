@@ -1,0 +1,122 @@
+"""Base class of searchers that choose a number of kept units per layer; a ranking decides which units."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from masksearch.core.levels import Levels, filled
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Problem
+from masksearch.searchers.searcher import Searcher
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import torch_generator
+
+__all__ = ["LevelSearcher", "RankedUnits"]
+
+
+class RankedUnits:
+    """The units of every layer in the order of the problem's first saliency, and the layers' levels.
+
+    A level is a number of kept units. Masks have the exact density of the problem: layers are filled up to the budget.
+
+    Parameters
+    ----------
+    levels : int
+        Number of evenly spaced densities per layer; beneath them, densities halve down to a quarter of the problem's.
+    draw : int
+        Number that seeds a random order of the units, if the problem has no saliency; also breaks ties.
+    """
+
+    def __init__(self, problem: Problem, levels: int, draw: int = 0) -> None:
+        self.problem, space = problem, problem.space
+        amount = problem.amount
+        density = amount.single("this search chooses the layers' densities, so give one density")
+        generator = torch_generator(problem.seed, "levels", draw)
+        noise = torch.rand(space.n_units, generator=generator)
+        self.saliency = next(iter(problem.saliencies.values()), noise).double()
+        order = np.lexsort((noise.numpy(), -self.saliency.numpy()))
+        self.units = [order[(order >= layer.start) & (order < layer.stop)] for layer in space.layers]
+        values = (self.saliency - min(0.0, float(self.saliency.min()))).numpy()
+        self._values = [values[units] for units in self.units]
+        self.sizes = np.array([layer.size for layer in space.layers], dtype=np.int64)
+        least = (space.needed & (amount.on_empty != "allow")).astype(np.int64)
+        if space.limits is not None:
+            least = space.limits.lowest
+        shares = np.arange(levels + 1) / levels
+        while shares[1] > density / 4:
+            shares = np.insert(shares, 1, shares[1] / 2)
+        kept = [
+            np.unique(np.clip(np.round(shares * size), low, size).astype(np.int64))
+            for size, low in zip(self.sizes, least, strict=True)
+        ]
+        whole = amount.count(space) if amount.hold == "units" else density * space.cost_of(self.sizes, amount.hold)
+        self.levels = Levels(kept, lambda numbers: space.cost_of(numbers, amount.hold), whole)
+
+    def relative_losses(self) -> list[np.ndarray]:
+        """Return the share of a layer's saliency that is pruned at each of its levels, per layer, float64."""
+        losses = []
+        for kept, values in zip(self.levels.kept, self._values, strict=True):
+            sums = np.concatenate([[0.0], values.cumsum()])
+            losses.append(1 - sums[kept] / max(sums[-1], 1e-300))
+        return losses
+
+    def mask(self, levels: np.ndarray, order: Sequence[int] | None = None) -> Mask:
+        """Return the mask at one level per layer, int64 (n_layers,), with layers filled up to the budget in ``order``.
+
+        Default order: the layers that keep the smallest share first.
+        """
+        return self.mask_of(self.levels.numbers(levels), order)
+
+    def mask_of(self, kept: np.ndarray, order: Sequence[int] | None = None) -> Mask:
+        """Return the mask of these numbers of kept units, int64 (n_layers,), with layers filled up to the budget."""
+        if order is None:
+            order = np.argsort(kept / self.sizes, kind="stable").tolist()
+        return self.exactly(self.widened(kept, order))
+
+    def widened(self, kept: np.ndarray, order: Sequence[int]) -> np.ndarray:
+        """Return numbers of kept units, int64 (n_layers,), raised layer by layer in ``order`` up to the budget."""
+        kept = filled(kept, order, self.sizes, lambda numbers: self.levels.cost(numbers) <= self.levels.budget)
+        if not self.levels.cost(kept) <= self.levels.budget:
+            problem = self.problem
+            raise InputError(
+                f"density: {problem.density} of the {problem.hold} is less than the smallest allowed numbers of units "
+                "per layer need; give a higher density"
+            )
+        return kept
+
+    def exactly(self, kept: np.ndarray) -> Mask:
+        """Return the mask of the first ``kept`` units of every layer, int64 (n_layers,), whatever they cost."""
+        return Mask.of_units(
+            self.problem.space, np.concatenate([units[:n] for units, n in zip(self.units, kept, strict=True)])
+        )
+
+
+@dataclass
+class LevelSearcher(Searcher):
+    """Base class of searchers that choose one of a few densities (levels) per layer."""
+
+    levels: int = 10
+    """Number of evenly spaced densities per layer."""
+
+    refuses_problems = True
+
+    def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise InputError(f"levels: {self.levels}; at least 2 are needed")
+
+    def reset(self) -> None:  # noqa: D102
+        space = self.problem.space
+        if space.fixed_density is not None:
+            raise InputError(
+                f"{type(self).__name__}: all masks of this {space.describe()} have equal densities; "
+                "choose another searcher"
+            )
+        self._fixed = RankedUnits(self.problem, self.levels) if self.problem.saliencies else None
+        if self._fixed is None:
+            self._ranked(0)  # raises the errors of the problem
+
+    def _ranked(self, draw: int) -> RankedUnits:
+        """The units by the problem's first saliency; without saliencies, in a random order of this number."""
+        return self._fixed or RankedUnits(self.problem, self.levels, draw)

@@ -1,0 +1,142 @@
+"""Regression of scores on the logarithms of layer widths, for searches of a few noisy scores such as trainings."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from masksearch.core.mask import Mask
+from masksearch.core.protocol import Proposal, Score
+from masksearch.searchers.level_searcher import LevelSearcher, RankedUnits
+from masksearch.utils.errors import InputError
+from masksearch.utils.seeds import numpy_generator
+
+__all__ = ["WidthRegression"]
+
+_SPREAD = 3.0  # largest log-odds of a layer's density against the others', of random candidates
+_DRAWN = 0.03  # share of the candidates of the highest variance, of which one is drawn
+
+
+@dataclass
+class RegressionState:
+    """State that a search by width regression needs to resume: its scored widths."""
+
+    rng: np.random.Generator
+    start_is_due: bool  # whether the given start mask is still to be proposed
+    asked: list[int] = field(default_factory=list)  # candidates that were proposed
+    widths: list[np.ndarray] = field(default_factory=list)  # standardised logarithms of scored widths, (n_layers,)
+    scores: list[float] = field(default_factory=list)
+
+
+@dataclass
+class WidthRegression(LevelSearcher):
+    """Fit a ridge regression of scores on log layer widths; score the widths that tell most, and predict the best.
+
+    For scores that cost much and are noisy, such as trainings: the best of a few noisy scores is mostly luck, and a
+    regression averages over all of them. Candidates are random widths that use up the budget. The first scorings go to
+    candidates of the highest variance of the prediction (a D-optimal design, Fedorov 1972), the others to those of the
+    highest prediction. ``predicted_best`` is the mask of the highest prediction, scored or not.
+
+    Coefficients shrink towards equal positive ones: at equal cost, wide layers help, by the logarithm of their width.
+    """
+
+    candidates: int = 500
+    """Number of random candidates."""
+    penalty: float = 5.0
+    """Penalty of the regression on standardised logarithms."""
+    prior: float = 0.6
+    """Coefficients towards which the regression shrinks, x deviation of the scores / square root of the layers."""
+    explore: float = 0.5
+    """Share of the scorings that go to candidates of the highest variance; the others go to the predicted best."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.candidates < 2 or not self.penalty > 0 or self.prior < 0 or not 0 < self.explore <= 1:
+            raise InputError(
+                f"width_regression: candidates {self.candidates}, penalty {self.penalty}, prior {self.prior}, explore "
+                f"{self.explore}; at least 2, more than 0, at least 0 and a share in (0, 1] are needed"
+            )
+
+    def reset(self) -> None:  # noqa: D102
+        super().reset()
+        problem = self.problem
+        self.state = RegressionState(numpy_generator(problem.seed, "width_regression"), problem.start is not None)
+        ranked, rng = self._ranked(0), numpy_generator(problem.seed, "width_regression", "candidates")
+        odds = rng.uniform(-_SPREAD, _SPREAD, (self.candidates, len(ranked.sizes)))
+        drawn = [self._widths(ranked, row) for row in odds]
+        self._kept = np.unique([self._widths(ranked, np.zeros(len(ranked.sizes))), *drawn], axis=0)
+        logs = np.log(np.maximum(self._kept, 0.5))
+        self._mean, self._deviation = logs.mean(0), np.maximum(logs.std(0), 1e-9)
+        self._inputs = (logs - self._mean) / self._deviation
+        self._waiting: list[np.ndarray] = []
+
+    @staticmethod
+    def _widths(ranked: RankedUnits, odds: np.ndarray) -> np.ndarray:
+        """Kept units per layer, int64 (n_layers,), of densities sigmoid(odds - t), with the smallest t that fits."""
+        levels = ranked.levels
+        least = np.array([kept[0] for kept in levels.kept])
+
+        def kept(shift: float) -> np.ndarray:
+            return np.maximum((ranked.sizes / (1 + np.exp(shift - odds)) + 0.5).astype(np.int64), least)
+
+        low, high = -20.0, 20.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (low, middle) if levels.cost(kept(middle)) <= levels.budget else (middle, high)
+        return ranked.widened(kept(high), np.argsort(-odds).tolist())
+
+    def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
+        state, problem = self.state, self.problem
+        proposals: list[Proposal] = []
+        self._waiting = []
+        if state.start_is_due and problem.start is not None:
+            state.start_is_due = False
+            kept = np.array(list(problem.start.kept_per_layer().values()))
+            proposals.append(Proposal.of(problem.start))
+            self._waiting.append((np.log(np.maximum(kept, 0.5)) - self._mean) / self._deviation)
+        while len(proposals) < n:
+            place = self._next()
+            state.asked.append(place)
+            proposals.append(Proposal.of(self._ranked(len(state.asked)).mask_of(self._kept[place])))
+            self._waiting.append(self._inputs[place])
+        return proposals
+
+    def _next(self) -> int:
+        """The candidate to propose: of the highest variance at first, then of the highest prediction."""
+        state, scorings = self.state, self.problem.budget.scorings
+        fresh = np.ones(len(self._inputs), dtype=bool)
+        fresh[state.asked] = False
+        if not fresh.any():
+            return int(state.rng.integers(len(fresh)))
+        explores = scorings is None or len(state.asked) < self.explore * scorings
+        if not explores and len(state.scores) > 1:
+            return int(np.where(fresh, self._predicted(), -np.inf).argmax())
+        inputs = np.column_stack([np.ones(len(self._inputs)), self._inputs])
+        seen = [np.append(1.0, widths) for widths in (*state.widths, *self._waiting)]
+        squares = np.eye(inputs.shape[1]) + sum((np.outer(row, row) for row in seen), np.zeros((inputs.shape[1],) * 2))
+        variance = np.einsum("ij,ij->i", inputs, np.linalg.solve(squares, inputs.T).T)
+        order = np.argsort(np.where(fresh, variance, -np.inf))
+        return int(state.rng.choice(order[-max(1, round(_DRAWN * fresh.sum())) :]))
+
+    def _predicted(self) -> np.ndarray:
+        """Predicted scores of all candidates, up to a constant, float64 (candidates,)."""
+        widths, scores = np.array(self.state.widths), np.array(self.state.scores)
+        centred, n = widths - widths.mean(0), widths.shape[1]
+        prior = np.full(n, self.prior * scores.std() / math.sqrt(n))
+        squares = centred.T @ centred + self.penalty * np.eye(n)
+        residual = scores - scores.mean() - centred @ prior
+        return self._inputs @ (prior + np.linalg.solve(squares, centred.T @ residual))
+
+    def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
+        for score, widths in zip(scores, self._waiting, strict=True):
+            if score.exact and math.isfinite(score.value):
+                self.state.widths.append(widths)
+                self.state.scores.append(score.value)
+
+    @property
+    def predicted_best(self) -> Mask | None:
+        """Mask of the highest prediction; None before two scores."""
+        if len(self.state.scores) < 2:
+            return None
+        return self._ranked(0).mask_of(self._kept[int(self._predicted().argmax())])

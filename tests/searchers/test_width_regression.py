@@ -1,0 +1,62 @@
+"""The regression on log widths: proposals, predictions, and less trust in noise than in the best score."""
+
+import numpy as np
+import torch
+
+from masksearch.core.protocol import Budget, Problem, Score
+from masksearch.core.space import MaskSpace
+from masksearch.searchers import WidthRegression
+
+SPACE = MaskSpace([(name, (16, 4), 16) for name in "abcdef"])
+WEIGHTS = np.array([0.5, 0.1, 0.1, 0.1, 0.1, 0.5])
+SALIENCY = {"l1": torch.rand(SPACE.n_units, generator=torch.Generator().manual_seed(0))}
+
+
+def value(mask):
+    return float(WEIGHTS @ np.log(list(mask.kept_per_layer().values())))
+
+
+def searched(scorings, noise, seed=0, **settings):
+    """The searcher after ``scorings`` noisy scores, its proposals and their noisy scores."""
+    rng, searcher = np.random.default_rng(seed), WidthRegression(candidates=100, **settings)
+    searcher.start(Problem(SPACE, 0.5, Budget(scorings), seed, saliencies=SALIENCY, on_empty="keep_one"))
+    masks, scores = [], []
+    for _ in range(scorings):
+        [proposal] = searcher.ask()
+        masks.append(proposal.mask)
+        scores.append(value(proposal.mask) + noise * rng.normal())
+        searcher.tell([proposal], [Score(scores[-1])])
+    return searcher, masks, scores
+
+
+def test_without_noise_it_predicts_the_best_candidate():
+    searcher, _, scores = searched(20, 0.0, penalty=1e-6)
+    assert value(searcher.predicted_best) >= max(scores)
+    assert next(iter(searcher.predicted_best.kept_per_layer().values())) > 8
+
+
+def test_with_noise_its_prediction_is_better_than_the_best_seen():
+    predicted, seen = [], []
+    for seed in range(20):
+        searcher, masks, scores = searched(12, 0.3, seed, explore=1.0)
+        predicted.append(value(searcher.predicted_best))
+        seen.append(value(masks[int(np.argmax(scores))]))
+    assert np.mean(predicted) > np.mean(seen) + 0.1
+
+
+def test_candidates_are_not_proposed_twice_and_have_the_density():
+    _, masks, _ = searched(60, 0.1)
+    assert len({mask.hash for mask in masks}) == 60
+    assert all(mask.n_kept == 48 for mask in masks)
+
+
+def test_the_first_scorings_vary_widths_most():
+    _, masks, _ = searched(20, 0.1, explore=0.5)
+    spread = [np.std(np.log(list(mask.kept_per_layer().values()))) for mask in masks]
+    assert np.mean(spread[:10]) > np.mean(spread[10:])
+
+
+def test_before_two_scores_it_predicts_nothing():
+    searcher = WidthRegression()
+    searcher.start(Problem(SPACE, 0.5, Budget(5), 0, saliencies=SALIENCY))
+    assert searcher.predicted_best is None

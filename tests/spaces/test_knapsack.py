@@ -1,0 +1,53 @@
+"""The scope ``knapsack``: the largest sum of saliencies within a budget of MACs or parameters."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from masksearch.spaces import filter_space
+from masksearch.utils.errors import InputError
+
+
+@pytest.fixture
+def space():
+    network = nn.Sequential(
+        nn.Conv2d(1, 6, 3),
+        nn.ReLU(),
+        nn.Conv2d(6, 9, 3, 2),
+        nn.ReLU(),
+        nn.Conv2d(9, 5, 3),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    )
+    network(torch.zeros(1, 1, 16, 16))
+    return filter_space(network, torch.zeros(1, 1, 16, 16))
+
+
+@pytest.mark.parametrize("hold", ["macs", "params"])
+@pytest.mark.parametrize("density", [0.2, 0.45, 0.8])
+def test_no_widths_within_the_budget_have_a_larger_sum(space, hold, density):
+    saliency = torch.rand(space.n_units, generator=torch.Generator().manual_seed(1)).double()
+    mask = space.top_k(saliency, density, scope="knapsack", hold=hold, on_empty="keep_one")
+    assert space.share(mask, hold) <= density
+    ranked = [saliency[layer.slice].sort(descending=True).values.cumsum(0) for layer in space.layers]
+    best = 0.0
+    for kept in itertools.product(*(range(1, layer.size + 1) for layer in space.layers)):
+        if space.fits(np.array(kept), density, hold):
+            best = max(best, sum(float(sums[k - 1]) for sums, k in zip(ranked, kept, strict=True)))
+    assert 0.95 * best <= float(saliency[mask.bits].sum()) <= best + 1e-9  # MACs don't add up: nearly the optimum
+    assert float(saliency[mask.bits].sum()) >= float(
+        saliency[space.top_k(saliency, density, hold=hold, on_empty="keep_one").bits].sum()
+    )
+
+
+def test_in_units_it_is_the_global_ranking(space):
+    saliency = torch.rand(space.n_units)
+    assert space.top_k(saliency, 0.5, scope="knapsack") == space.top_k(saliency, 0.5)
+
+
+def test_a_budget_that_no_mask_fits_is_an_error(space):
+    with pytest.raises(InputError, match="one unit per layer"):
+        space.top_k(torch.rand(space.n_units), 1e-3, scope="knapsack", hold="macs")
