@@ -201,7 +201,9 @@ def test_a_row_of_a_weight_mask_is_where_the_optimal_brain_update_ends():
             penalty[-1] = 0
             inverse = torch.linalg.inv(gram + torch.diag(penalty * scale))
             found = []
-            for row, bias, keep in zip(model[4].weight, model[4].bias, space.parameter_masks(mask)["4.weight"], strict=True):
+            for row, bias, keep in zip(
+                model[4].weight, model[4].bias, space.parameter_masks(mask)["4.weight"], strict=True
+            ):
                 weights, left = torch.cat([row, bias[None]]).double(), inverse.clone()
                 for place in (~keep).nonzero().flatten():
                     weights = weights - weights[place] / left[place, place] * left[:, place]
