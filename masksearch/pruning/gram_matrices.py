@@ -7,6 +7,7 @@ convolution has one matrix per group.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,7 +18,15 @@ from masksearch.pruning.matrix_layers import MatrixLayer, Observed, matrix_layer
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, n_examples, take, to_device
 
-__all__ = ["Gram", "LayerGrams", "MatrixLayer", "calibration_batches", "gram_matrices", "matrix_layers"]
+__all__ = [
+    "Gram",
+    "LayerGrams",
+    "MatrixLayer",
+    "calibration_batches",
+    "calibration_inputs",
+    "gram_matrices",
+    "matrix_layers",
+]
 
 HELD_OUT = 4  # every fourth batch makes the held-out matrices, the others make the fitted ones
 _BATCH = 64  # examples per forward pass
@@ -132,6 +141,13 @@ def _observe(model: nn.Module, layers: Sequence[MatrixLayer], batch: Nested, sho
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:
     part = part.double().cpu()
     return part if total is None else total.add_(part)
+
+
+def calibration_inputs(split: Any, n: int, generator: torch.Generator) -> list[Nested]:
+    """Return batches of up to 64 inputs of ``n`` examples of a data split, drawn at random; at least four batches."""
+    order = torch.randperm(len(split), generator=generator)[:n]
+    sizes = [len(part) for part in order.split(max(1, min(_BATCH, len(order) // HELD_OUT)))]
+    return [inputs for inputs, _ in islice(split.batches(order, sizes), len(sizes))]
 
 
 def calibration_batches(examples: Any, device: torch.device) -> list[Nested]:

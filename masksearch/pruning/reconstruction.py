@@ -14,7 +14,7 @@ offset.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +33,9 @@ from masksearch.pruning.gram_matrices import (
 )
 from masksearch.pruning.physical import prune
 from masksearch.spaces import BlockSpace, FilterSpace, NetworkSpace
+from masksearch.training.input_check import takes_channels_last
 from masksearch.utils.copies import copy_network
-from masksearch.utils.nested import Nested, call_model
+from masksearch.utils.nested import Nested, call_model, take
 
 __all__ = ["Reconstruction", "recalibrate", "reconstruct"]
 
@@ -113,6 +114,8 @@ class Reconstruction:
     ) -> None:
         self.space, self.batches = space, calibration_batches(examples, device_of(model))
         self.dense = copy_network(model).eval()
+        if takes_channels_last(self.dense, take(self.batches[0], slice(2))):
+            self.batches = [cast(Tensor, batch).to(memory_format=torch.channels_last) for batch in self.batches]
         self.layers = matrix_layers(self.dense, self.batches[0])
         if only is not None:
             space.check_mask(only)

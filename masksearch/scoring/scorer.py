@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import Measure, logit_measure, new_measure
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, Objective
@@ -71,9 +72,10 @@ class Scorer:
     masks_per_pass : int, optional
         Preferred maximum of weight masks that are scored in one pass: by default 16 on a GPU and 1 on a CPU. The
         attribute of this name is 1 where the network or the objective allows no more.
-    calibration : tensor (n, ...), tuple or dict of tensors, or iterable of batches of them
+    calibration : tensor (n, ...), tuple or dict of tensors, iterable of batches of them, or Reconstruction
         Inputs for the repair of masked networks, as for :func:`masksearch.reconstruct`: some hundred training examples,
-        none of them in the split. The objective ``"reconstructed"`` needs them, and no other objective takes them.
+        none of them in the split. A ``Reconstruction`` of the network has them. The objective ``"reconstructed"`` needs
+        them, and no other objective takes them.
 
     Raises
     ------
@@ -94,7 +96,7 @@ class Scorer:
         batch_size: int | None = None,
         fast: bool = True,
         masks_per_pass: int | None = None,
-        calibration: Nested | Iterable[Nested] | None = None,
+        calibration: Nested | Iterable[Nested] | Reconstruction | None = None,
     ) -> None:
         if objective is None:
             objective = "loss" if loss is not None else "accuracy" if split.task.classifies else "metric"
@@ -138,7 +140,7 @@ class Scorer:
             self._why = "masks are repaired before they are scored"
             outputs = DenseOutputs(self._model, self._task)
             self._any_task = ReconstructedPath(
-                self._model, space, calibration, self._examples, self._new_measure, outputs, probe.channels_last
+                self._model, space, calibration, self._examples, self._new_measure, outputs
             )
         elif reference or measure is None:
             self._why = reference

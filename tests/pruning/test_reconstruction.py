@@ -42,7 +42,8 @@ def grouped():
         nn.Conv2d(2, 8, 3, padding="same"), nn.ReLU(),
         nn.Conv2d(8, 12, 3, padding=1, groups=2, padding_mode="reflect"), nn.ReLU(),
         nn.Conv2d(12, 12, (3, 2), padding="same", dilation=2, groups=12, padding_mode="circular"), nn.ReLU(),
-        nn.Conv2d(12, 8, 1, groups=4), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+        nn.Conv2d(12, 8, 1, groups=4), nn.ReLU(), nn.Conv2d(8, 4, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
     ).eval()  # fmt: skip
 
 
@@ -185,7 +186,7 @@ def test_a_layer_is_the_solution_of_torchs_own_least_squares():
 
 
 def test_a_row_of_a_weight_mask_is_where_the_optimal_brain_update_ends():
-    """Weights removed one after the other, each with the closed-form change of the others (Frantar and Alistarh 2022)."""
+    """Weights removed one after the other, each with the closed-form change of the others (Frantar, Alistarh 2022)."""
     model, inputs = mlp(), examples("mlp", 512)
     space = ms.weight_space(model)
     mask = space.random(density=0.6, scope="layerwise", generator=torch.Generator().manual_seed(2))

@@ -1,4 +1,4 @@
-"""Scores of masks after repair: reconstruct the pruned network by least squares, run it, compare it with the dense one."""
+"""Scores of masks after repair: solve the pruned network's weights by least squares, run it, compare its outputs."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,7 +11,7 @@ from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import Measure
 from masksearch.scoring.paths.any_task import DenseOutputs
 from masksearch.spaces import NetworkSpace
-from masksearch.utils.nested import Nested, call_model, map_tensors, n_examples
+from masksearch.utils.nested import Nested, call_model, n_examples
 
 __all__ = ["ReconstructedPath"]
 
@@ -22,15 +22,14 @@ class ReconstructedPath:
     Parameters
     ----------
     model, space, calibration
-        Network, space and inputs of the repair, as for :class:`masksearch.pruning.Reconstruction`.
+        Network, space and inputs of the repair, as for :class:`masksearch.pruning.reconstruction.Reconstruction`; or a
+        repair of this network and space.
     examples : ScoredExamples
         The examples that every mask is scored on.
     measure : callable
         () -> new running score.
     dense : DenseOutputs
         The dense network's outputs, with which the repaired network's outputs are compared.
-    channels_last : bool
-        Whether the calibration images get the memory format ``torch.channels_last``.
     """
 
     name = "reconstructed"
@@ -39,25 +38,20 @@ class ReconstructedPath:
         self,
         model: nn.Module,
         space: NetworkSpace,
-        calibration: Nested | Iterable[Nested],
+        calibration: Nested | Iterable[Nested] | Reconstruction,
         examples: ScoredExamples,
         measure: Callable[[], Measure],
         dense: DenseOutputs,
-        channels_last: bool = False,
     ) -> None:
-        self._reconstruction = Reconstruction(model, space, calibration)
-        if channels_last:  # BatchNorm statistics take a forward pass per mask
-            batches = self._reconstruction.batches
-            self._reconstruction.batches = [
-                map_tensors(lambda images: images.contiguous(memory_format=torch.channels_last), batch)
-                for batch in batches
-            ]
+        if not isinstance(calibration, Reconstruction):
+            calibration = Reconstruction(model, space, calibration)
+        self._repaired = calibration
         self._examples, self._measure, self._dense = examples, measure, dense
 
     @torch.no_grad()
     def score(self, mask: Mask) -> float:
         """Return the score of a mask on all examples; higher is better."""
-        measure, network = self._measure(), self._reconstruction(mask, small=True)
+        measure, network = self._measure(), self._repaired(mask, small=True)
         for number, (inputs, targets) in enumerate(self._examples.batches()):
             dense = self._dense.of_batch(number, inputs, targets)
             measure.update(call_model(network, inputs), targets, n_examples(inputs), dense)
