@@ -36,7 +36,7 @@ class ScheduleSettings:
     """Epochs of training between two rounds; if not given, as many as after the last round."""
     retrain_lr: tuple[float, ...] = ()
     """Learning rates of retraining to compare.
-    For each sparsity, the validation accuracy chooses one rate for all methods."""
+    For each method and sparsity, the validation accuracy chooses one rate."""
     reconstruct: Reconstruct = "off"
     """Least-squares repair of masked networks before retraining, for every method: off, independent or sequential.
     Kept weights then give the outputs of the dense layers, for the dense network's inputs (independent) or for those of

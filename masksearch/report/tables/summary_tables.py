@@ -55,7 +55,7 @@ _MEANINGS = {
     "cap": "cap: what a mask may cost, of the dense network's; sparsity: 1 - cap.",
     "cost %": "cost: of that, what it does cost, means over seeds.",
     "found": "found: moment of the dense training whose weights the mask was found at.",
-    "untrained %": "untrained: under the mask, at the weights that retraining starts from.",
+    "untrained %": "untrained: under the mask, at the weights that retraining starts from, repaired if so set.",
     "gap": "gap: the optimism gap, {gap}.",
     "params": "params: not zero.",
     "MACs %": "MACs: effective, of the dense network's.",
