@@ -70,10 +70,9 @@ def reconstruct(
     examples : tensor (n, ...), tuple or dict of tensors, or iterable of batches of them
         Inputs without targets; some hundred training examples suffice. At least 8.
     sequential : bool
-        Whether a layer's inputs are those of the network repaired so far, with two passes over the examples per layer;
-        by default they are those of the dense network, with one pass in all. The targets are the dense layer's outputs.
-        Where the outputs are added to a shortcut, the targets are those of the sum: the layer makes up for the errors
-        of the shortcut.
+        Whether a layer's inputs are those of the network repaired so far; by default they are those of the dense
+        network. Passes over the examples: three per layer, by default one in all. Targets are the dense outputs. Where
+        a layer's outputs are added to a shortcut, targets are those of the sum: they make up for the shortcut's errors.
 
     Returns
     -------
