@@ -50,6 +50,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "training_speed": ["training_speed.py", root, "--turns", "7"],
         "side_by_side": ["side_by_side.py", "--threads", "1"],
         "sampler_costs": ["sampler_costs.py"],
+        "repair_speed": ["repair_speed.py"],
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
         "filter_spaces": ["filter_spaces.py"],
         "gpt2_size": ["gpt2_size.py"],

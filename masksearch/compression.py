@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,9 +17,10 @@ from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
 from masksearch.data import Data
+from masksearch.pruning.gram_matrices import calibration_inputs
 from masksearch.pruning.physical import prune
 from masksearch.pruning.reconstruction import reconstruct
-from masksearch.scoring import LatencyShare, Scorer
+from masksearch.scoring import OBJECTIVES, LatencyShare, Scorer
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
 from masksearch.spaces import FilterSpace, NetworkSpace, filter_space, weight_space
@@ -323,11 +323,7 @@ class _Task:
 
     def repair_inputs(self) -> list[Any]:
         """Return batches of training inputs for the repair."""
-        train = self.data.train
-        order = torch.randperm(len(train), generator=torch_generator(self.seed, "compress", "repair"))[:_REPAIRED]
-        size = max(1, min(_RANKED_BATCH, len(order) // 4))
-        sizes = [len(part) for part in order.split(size)]
-        return [inputs for inputs, _ in islice(train.batches(order, sizes), max(4, _REPAIRED // size))]
+        return calibration_inputs(self.data.train, _REPAIRED, torch_generator(self.seed, "compress", "repair"))
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
         """Return the mask of a criterion, from gradients on some training examples where it needs them."""
@@ -354,7 +350,9 @@ class _Task:
             return self.criterion_mask(method, amount), None
         first = self.criterion_mask(_CRITERION[self.space.granularity], amount) if start == "criterion" else start
         objective = self.objective or ("distance" if self.data.search.sample(1)[1] is None else "loss")
-        scorer = Scorer(self.model, self.space, self.data.search, objective)
+        repairs = objective in OBJECTIVES and OBJECTIVES[objective].reconstructs
+        calibration = self.repair_inputs() if repairs else None
+        scorer = Scorer(self.model, self.space, self.data.search, objective, calibration=calibration)
         bar = self.bars.add_task("searching", total=self.budget)
         # Units move between layers in a search, so that only the criterion's mask is layer by layer.
         searcher = SEARCHERS[method]() if isinstance(method, str) else method

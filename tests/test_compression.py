@@ -119,6 +119,16 @@ def test_a_search_starts_from_the_usual_criterion_and_does_not_end_below_it(regr
     assert result.after == result.pruned
 
 
+def test_a_search_may_score_masks_after_their_repair(classifier):
+    model, data = classifier
+    result = ms.compress(
+        model, data, macs=0.5, method="annealing", objective="reconstructed", budget=6, train=False, progress=False
+    )
+    values = [trial.score.value for trial in result.history.trials]
+    assert all(value <= 0 for value in values)
+    assert result.history.best.score.value >= values[0]
+
+
 def test_equal_seeds_give_equal_results(classifier):
     model, data = classifier
     one, other = (ms.compress(model, data, macs=0.5, train=SHORT, seed=3, progress=False) for _ in range(2))

@@ -44,7 +44,7 @@ class Group:
 def group_cells(cells: Sequence[CellResult]) -> list[Group]:
     """Return groups of the cells that differ only in their seed, by sparsity and then in the order of the cells.
 
-    Where learning rates of retraining are compared, only cells of each sparsity's best one count (:func:`best_rates`).
+    Where learning rates of retraining are compared, only cells of the best one per method count (:func:`best_rates`).
     """
     kept = best_rates(cells)
     chosen = [cells[place] for place in kept]
@@ -65,22 +65,24 @@ def group_cells(cells: Sequence[CellResult]) -> list[Group]:
 
 
 def best_rates(cells: Iterable[CellResult]) -> list[int]:
-    """Return places of the cells whose learning rate of retraining is the best for their sparsity.
+    """Return places of the cells whose learning rate of retraining is the best for their method and sparsity.
 
-    Best is the best validation metric after the last epoch, in the mean over all cells at that sparsity. A cell that
-    ended without one has the worst value, in classification 0.
+    Best is the best validation metric after the last epoch, in the mean over all cells of that method at that sparsity.
+    A cell that ended without one has the worst value, in classification 0.
     """
     cells = list(cells)
-    scores: dict[float, dict[float, list[float]]] = {}  # by sparsity and learning rate
+    scores: dict[tuple[str, float], dict[float, list[float]]] = {}  # by method and sparsity, then by learning rate
     for cell in cells:
         if cell.retrain_lr is not None:
-            rates = scores.setdefault(cell.sparsity, {})
+            rates = scores.setdefault((cell.method, cell.sparsity), {})
             value = cell.trained.val_accuracy
             score = cell.metric.score(cell.metric.worst if value is None else value)
             rates.setdefault(cell.retrain_lr, []).append(score)
-    means = {sparsity: {rate: sum(v) / len(v) for rate, v in rates.items()} for sparsity, rates in scores.items()}
-    best = {sparsity: max(rates, key=rates.__getitem__) for sparsity, rates in means.items()}
-    return [place for place, cell in enumerate(cells) if cell.retrain_lr in (None, best.get(cell.sparsity))]
+    means = {point: {rate: sum(v) / len(v) for rate, v in rates.items()} for point, rates in scores.items()}
+    best = {point: max(rates, key=rates.__getitem__) for point, rates in means.items()}
+    return [
+        place for place, cell in enumerate(cells) if cell.retrain_lr in (None, best.get((cell.method, cell.sparsity)))
+    ]
 
 
 _REWINDING = {"none": "goes on", "lr": "rate rewound"}

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import Estimate
-from masksearch.experiment.results import Accuracy, Cap, CellResult, DenseResult, Metric, RoundResult
+from masksearch.experiment.results import (
+    Accuracy,
+    Cap,
+    CellResult,
+    DenseResult,
+    Metric,
+    RoundResult,
+    find_setting,
+)
 
 __all__ = ["MOMENTS", "Moment", "RoundRow", "SummaryRow", "summarise"]
 
@@ -82,9 +90,10 @@ class SummaryRow:
     control: str = "none"  # which control it is; "none" if it is no control
     learned: bool = False  # by gradient: a supermask
     granularity: str = ""  # weight or filter; "" of the dense network
-    metric: Metric = _ACCURACY  # of the next five; accuracies are in [0, 1]
+    metric: Metric = _ACCURACY  # of the next six; accuracies are in [0, 1]
 
-    untrained: Estimate = _NOTHING  # test metric under the mask at the rewound weights
+    masked: Estimate = _NOTHING  # test metric under the mask before its repair; nothing where there is no repair
+    untrained: Estimate = _NOTHING  # test metric under the mask at the rewound weights, repaired where that is set
     trained: Estimate  # test metric after the last epoch of retraining
     beside_dense: Estimate = _NOTHING  # that, minus the metric of the network of the same seed in the dense row
     validation: Estimate = _NOTHING  # metric after the last epoch, or on the rest without training; diverged: the worst
@@ -157,6 +166,7 @@ def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
         **{name: getattr(group, name) for name in names},
         granularity=cells[0].granularity,
         metric=cells[0].metric,
+        masked=Estimate.of(cell.last.found.test_accuracy for cell in cells if _repairs(cell)),
         untrained=Estimate.of(cell.untrained.test_accuracy for cell in cells),
         trained=Estimate.of(cell.trained.test_accuracy for cell in cells),
         beside_dense=Estimate.of_differences(
@@ -183,6 +193,11 @@ def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
         diverged=sum(cell.trained.diverged for cell in cells),
         rounds=tuple(_round_row(rounds, cells[0].metric) for rounds in zip(*(c.rounds for c in cells), strict=True)),
     )
+
+
+def _repairs(cell: CellResult) -> bool:
+    """Return whether a cell's masked network was repaired by least squares before its training."""
+    return find_setting(cell.settings, "reconstruct") not in (None, "off")
 
 
 def _validation(cell: CellResult) -> float | None:

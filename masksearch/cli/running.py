@@ -73,7 +73,7 @@ def print_result(result: SweepResult, command: Sequence[str], console: Console) 
     """Write the report of a sweep; print its table, and the addresses of the report and the curves."""
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table, write_report  # here: importing matplotlib takes a second
-    from masksearch.report.best_methods import why_searches_trail
+    from masksearch.report.best_methods import what_steps_brought, why_searches_trail
     from masksearch.report.tensorboard_address import board_link
 
     if not console.is_terminal:
@@ -84,8 +84,8 @@ def print_result(result: SweepResult, command: Sequence[str], console: Console) 
         address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
         rows = summarise(result.cells, result.dense)
     console.print(terminal_table(rows, console.width))
-    if why := why_searches_trail(rows):
-        console.print(why, highlight=False)
+    for sentence in filter(None, [*what_steps_brought(rows), why_searches_trail(rows)]):
+        console.print(sentence, highlight=False)
     console.print(f"curves  tensorboard --logdir {result.path}    then {address}", highlight=False, soft_wrap=True)
     console.print(f"report  {report}", highlight=False, soft_wrap=True)
 

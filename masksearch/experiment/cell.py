@@ -121,6 +121,7 @@ class Cell:
             "uses_criteria": not self.searches or bool(search.criteria),
             "trains_to_score": self.searches or objective.of_training is not None,
             "rescores": self.searches and search.rescores,
+            "repairs": self.settings.repairs,
             "anneals": self.method == "annealing",
             "samples_with_optuna": self.searches and self.searcher().settings_group == "optuna",
             "distills": self.settings.train.distill > 0,

@@ -16,6 +16,7 @@ from masksearch.experiment.results import Cap, CellResult, RoundResult
 from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
+from masksearch.experiment.steps.repair import reconstructed_weights
 from masksearch.experiment.steps.retraining import mask_schedule, rewound_weights, training_plan
 from masksearch.experiment.steps.round_evaluation import round_result
 from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
@@ -144,6 +145,7 @@ class _CellRun:
         else:
             found = self._found_by_method(number, model, amount, alive)
         found.mask.save(folder / "mask.safetensors")
+        self._mask = found.mask
         return found
 
     def _found_by_method(self, number: int, model: nn.Module, amount: Amount, alive: Mask | None) -> MaskResult:
@@ -177,6 +179,8 @@ class _CellRun:
 
     def _rewind(self, number: int, weights: Weights) -> Weights:
         rewound = rewound_weights(self.context, weights)
+        if self.cell.settings.schedules.reconstruct != "off" and self.cell.control in ("none", "shuffle"):
+            return reconstructed_weights(self.context, self._mask, rewound)
         if self.cell.control != "repair":
             return rewound
         return repaired(rewound, self.space.parameter_masks(self._controlled_mask()))

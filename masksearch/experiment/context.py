@@ -38,6 +38,7 @@ class CellContext:
     data: Data
     dense: DenseNetwork
     device: torch.device
+    reconstructions: list[Any] = field(default_factory=list)  # the last repair of a network: its Gram matrices are dear
 
     @property
     def settings(self) -> Settings:

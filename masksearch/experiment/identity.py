@@ -62,6 +62,7 @@ ONLY_IF = {
     "scoring.seconds": "searches",
     "scoring.scope": "uses_criteria",
     "scoring.examples_per_class": "uses_criteria",
+    "scoring.calibration_examples": "repairs",
     "search": "searches",
     "search.training_steps": "trains_to_score",
     "search.training_lr": "trains_to_score",

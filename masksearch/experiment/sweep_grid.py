@@ -44,7 +44,8 @@ def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
     for schedule in asked.schedule:
         row = SCHEDULES[schedule]
         rounds = (asked.rounds or (row.rounds,)) if row.rounds > 1 else (1,)
-        for combination in product(rounds, settings.sweep.find_at or ("",), asked.rewind_to or (row.rewind_to,)):
+        found, rewound = ("", row.rewind_to) if asked.reconstruct == "off" else ("end", "none")
+        for combination in product(rounds, settings.sweep.find_at or (found,), asked.rewind_to or (rewound,)):
             number, moment, rewind = combination
             yield schedule, number, moment, str(parse_rewind(rewind))
 

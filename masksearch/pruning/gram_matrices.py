@@ -5,88 +5,32 @@ a least-squares problem over the layer's outputs needs, in memory that does not 
 convolution has one matrix per group.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from masksearch.pruning.matrix_layers import MatrixLayer, Observed, matrix_layers, observed
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, n_examples, take, to_device
 
+__all__ = [
+    "Gram",
+    "LayerGrams",
+    "MatrixLayer",
+    "calibration_batches",
+    "calibration_inputs",
+    "gram_matrices",
+    "matrix_layers",
+]
+
 HELD_OUT = 4  # every fourth batch makes the held-out matrices, the others make the fitted ones
 _BATCH = 64  # examples per forward pass
-
-
-@dataclass(frozen=True)
-class MatrixLayer:
-    """A layer that multiplies rows of inputs by a matrix: linear, or a 1-D or 2-D convolution."""
-
-    name: str
-    groups: int
-    centred: bool  # no bias, and a BatchNorm behind it, which takes any offset of the outputs
-
-    def matrix(self, module: Any) -> Tensor:
-        """Return the weight as matrices (groups, out / groups, k + 1) in float64; the last column is the bias."""
-        weight = module.weight.detach().flatten(1).cpu().double()
-        bias = torch.zeros(len(weight)) if module.bias is None else module.bias.detach().cpu()
-        return torch.cat([weight, bias[:, None].double()], dim=1).unflatten(0, (self.groups, -1))
-
-    def kept_entries(self, keep: Tensor) -> Tensor:
-        """Return a bool mask of the weight's shape as matrices (groups, out / groups, k)."""
-        return keep.cpu().flatten(1).unflatten(0, (self.groups, -1))
-
-    def store(self, module: Any, matrix: Tensor) -> None:
-        """Copy matrices (groups, out / groups, k + 1) into the weight and the bias, if there is one."""
-        rows = matrix.flatten(0, 1)
-        with torch.no_grad():
-            module.weight.copy_(rows[:, :-1].reshape(module.weight.shape).to(module.weight))
-            if module.bias is not None:
-                module.bias.copy_(rows[:, -1].to(module.bias))
-
-    def input_rows(self, module: Any, inputs: Tensor) -> Tensor:
-        """Return a batch of inputs as matrices (groups, rows, k): a row per position of every example."""
-        if isinstance(module, nn.Linear):
-            return inputs.flatten(0, -2)[None]
-        kernel, dilation, padding, stride = module.kernel_size, module.dilation, module.padding, module.stride
-        if isinstance(module, nn.Conv1d):
-            inputs, kernel, dilation, padding, stride = (
-                inputs[:, :, None], (1, *kernel), (1, *dilation), (0, *padding), (1, *stride)
-            )  # fmt: skip
-        rows = F.unfold(inputs, kernel, dilation, padding, stride).transpose(1, 2).flatten(0, 1)
-        return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
-
-
-def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
-    """Return the layers of a model that :class:`MatrixLayer` can describe, in the order in which they first run."""
-    order: list[str] = []
-    modules = {name: module for name, module in model.named_modules() if not list(module.children())}
-    hooks = [module.register_forward_hook(lambda *_, name=name: order.append(name)) for name, module in modules.items()]
-    try:
-        with torch.no_grad():
-            call_model(model, take(batch, slice(2)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    layers = {}
-    for place, name in enumerate(order):
-        module = modules[name]
-        if name in layers or not _is_matrix(module):
-            continue
-        behind = modules[order[place + 1]] if place + 1 < len(order) else None
-        centred = module.bias is None and isinstance(behind, _BatchNorm)
-        layers[name] = MatrixLayer(name, getattr(module, "groups", 1), centred)
-    return list(layers.values())
-
-
-def _is_matrix(module: Any) -> bool:
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, nn.Linear)
+_NUMBERS = 1 << 25  # numbers in the rows of inputs that are multiplied at once: 128 MiB in float32
 
 
 @dataclass
@@ -94,27 +38,17 @@ class Gram:
     """Sums over rows: inputs times inputs (k + 1, k + 1), and inputs times dense inputs. The last column is one."""
 
     own: Tensor
-    cross: Tensor
-
-    @classmethod
-    def empty(cls, k: int) -> "Gram":
-        """Return the sums over no rows."""
-        return cls(torch.zeros(k + 1, k + 1, dtype=torch.float64), torch.zeros(k + 1, k + 1, dtype=torch.float64))
-
-    def add(self, rows: Tensor, dense_rows: Tensor | None) -> None:
-        """Add rows of inputs and dense inputs (None: the same). Products are in the rows' type, sums in float64."""
-        rows = F.pad(rows, (0, 1), value=1.0)
-        own = (rows.T @ rows).double().cpu()
-        self.own += own
-        self.cross += own if dense_rows is None else (rows.T @ F.pad(dense_rows, (0, 1), value=1.0)).double().cpu()
+    cross: Tensor  # the same tensor as ``own`` where the inputs are those of the dense network
+    shift: Tensor | None = None  # (k + 1, out): inputs times what targets have beside the dense layer's outputs
 
     def centred(self) -> "Gram":
         """Return the sums over deviations from the mean; the last row and column become zero."""
         n = self.own[-1, -1]
-        return Gram(
-            self.own - torch.outer(self.own[:, -1], self.own[-1]) / n,
-            self.cross - torch.outer(self.cross[:, -1], self.cross[-1]) / n,
-        )
+        own = self.own - torch.outer(self.own[:, -1], self.own[-1]) / n
+        same = self.cross is self.own
+        cross = own if same else self.cross - torch.outer(self.cross[:, -1], self.cross[-1]) / n
+        shift = None if self.shift is None else self.shift - torch.outer(self.own[:, -1], self.shift[-1]) / n
+        return Gram(own, cross, shift)
 
 
 @dataclass(frozen=True)
@@ -131,50 +65,89 @@ class LayerGrams:
         )
 
 
+class _Sums:
+    """Sums of one layer over rows of all groups at once: (groups, k + 1, k + 1). Products are in the rows' type."""
+
+    def __init__(self) -> None:
+        self.own: Tensor | None = None
+        self.cross: Tensor | None = None
+        self.shift: Tensor | None = None
+
+    def add(self, rows: Tensor, dense_rows: Tensor | None, shift: Tensor | None) -> None:
+        """Add rows (groups, n, k), dense rows, and rows (groups, n, out) of shifts of the targets."""
+        rows = F.pad(rows, (0, 1), value=1.0)
+        across = rows.transpose(1, 2)
+        self.own = _plus(self.own, across @ rows)
+        if dense_rows is not None:
+            self.cross = _plus(self.cross, across @ F.pad(dense_rows, (0, 1), value=1.0))
+        if shift is not None:
+            self.shift = _plus(self.shift, across @ shift)
+
+    def grams(self) -> tuple[Gram, ...]:
+        """Return the sums of every group."""
+        assert self.own is not None
+        shifts = [None] * len(self.own) if self.shift is None else list(self.shift)
+        if self.cross is None:
+            return tuple(Gram(own, own, shift) for own, shift in zip(self.own, shifts, strict=True))
+        return tuple(map(Gram, self.own, self.cross, shifts))
+
+
 def gram_matrices(
     own: nn.Module, dense: nn.Module, layers: Sequence[MatrixLayer], batches: Sequence[Nested]
 ) -> dict[str, LayerGrams]:
     """Return the Gram matrices of the inputs of layers in network ``own``, by name of the layer.
 
-    ``cross`` relates them to the inputs of the same layer in network ``dense``, which may be the same network.
+    ``cross`` relates them to the inputs of the same layer in network ``dense``, which may be the same network. A layer
+    whose outputs are added to a shortcut gets ``shift``: the targets are the dense outputs of the sum.
     """
-    grams: dict[str, LayerGrams] = {}
+    sums: dict[str, tuple[_Sums, _Sums]] = {layer.name: (_Sums(), _Sums()) for layer in layers}
     for number, batch in enumerate(batches):
-        seen: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-        targets: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
-        with _inputs_of(own, seen), torch.no_grad():
-            call_model(own, batch)
-        if own is dense:
-            targets = seen
-        else:
-            with _inputs_of(dense, targets), torch.no_grad():
-                call_model(dense, batch)
+        seen = _observe(own, layers, batch, shortcuts=own is not dense)
+        targets = seen if own is dense else _observe(dense, layers, batch, shortcuts=True)
         for layer in layers:
             module = dense.get_submodule(layer.name)
-            for inputs, dense_inputs in zip(seen[layer.name], targets[layer.name], strict=True):
-                rows = layer.input_rows(module, inputs)
-                dense_rows = None if own is dense else layer.input_rows(module, dense_inputs)
-                if layer.name not in grams:
-                    empty = [tuple(Gram.empty(rows.shape[2]) for _ in rows) for _ in range(2)]
-                    grams[layer.name] = LayerGrams(*empty)
-                held_out = number % HELD_OUT == HELD_OUT - 1
-                for group, gram in enumerate(grams[layer.name].held_out if held_out else grams[layer.name].fitted):
-                    gram.add(rows[group], None if dense_rows is None else dense_rows[group])
-    return grams
+            part = sums[layer.name][number % HELD_OUT == HELD_OUT - 1]
+            given, wanted = seen[layer.name], targets[layer.name]
+            for place, inputs in enumerate(given.inputs):
+                dense_inputs = None if own is dense else wanted.inputs[place]
+                shift = None
+                if own is not dense and len(given.shortcuts) == len(wanted.shortcuts) == len(given.inputs):
+                    shift = layer.shift(dense, wanted.shortcuts[place] - given.shortcuts[place])
+                _add(part, layer, module, inputs, dense_inputs, shift)
+    return {name: LayerGrams(fitted.grams(), held_out.grams()) for name, (fitted, held_out) in sums.items()}
 
 
-@contextmanager
-def _inputs_of(model: nn.Module, found: dict[str, list[Tensor]]) -> Iterator[None]:
-    """Within the block, append the inputs of the named layers."""
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(lambda _, args, own=own: own.append(args[0].detach()))
-        for name, own in found.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _add(
+    sums: _Sums, layer: MatrixLayer, module: Any, inputs: Tensor, dense_inputs: Tensor | None, shift: Tensor | None
+) -> None:
+    """Add the rows of a batch, some examples at a time: unfolded inputs of large images need much memory."""
+    per_example = layer.input_rows(module, inputs[:1]).numel()
+    size = max(1, _NUMBERS // max(1, per_example))
+    for start in range(0, len(inputs), size):
+        part = slice(start, start + size)
+        sums.add(
+            layer.input_rows(module, inputs[part]),
+            None if dense_inputs is None else layer.input_rows(module, dense_inputs[part]),
+            None if shift is None else layer.output_rows(module, shift[part]),
+        )
+
+
+def _observe(model: nn.Module, layers: Sequence[MatrixLayer], batch: Nested, shortcuts: bool) -> dict[str, Observed]:
+    with observed(model, layers, shortcuts) as found, torch.no_grad():
+        call_model(model, batch)
+    return found
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    part = part.double().cpu()
+    return part if total is None else total.add_(part)
+
+
+def calibration_inputs(split: Any, n: int, generator: torch.Generator) -> list[Nested]:
+    """Return batches of up to 64 inputs of ``n`` examples of a data split, drawn at random; at least four batches."""
+    order = torch.randperm(len(split), generator=generator)[:n]
+    sizes = [len(part) for part in order.split(max(1, min(_BATCH, len(order) // HELD_OUT)))]
+    return [inputs for inputs, _ in islice(split.batches(order, sizes), len(sizes))]
 
 
 def calibration_batches(examples: Any, device: torch.device) -> list[Nested]:

@@ -11,7 +11,7 @@ from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.summary_tables import COSTS
 from masksearch.searchers import SEARCHERS
 
-__all__ = ["answer_html", "best_rows", "speech_of", "why_searches_trail"]
+__all__ = ["answer_html", "best_rows", "speech_of", "what_steps_brought", "why_searches_trail"]
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
@@ -102,9 +102,31 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
     if seen:
         name = escape(dense.metric.name)
         parts.append(f'<p class="about">Chosen by {name} on validation examples; the test set chooses nothing.</p>')
+    parts += [f"<p>{escape(sentence)}</p>" for sentence in what_steps_brought(rows)]
     if why := why_searches_trail(rows):
         parts.append(f"<p>{escape(why)}</p>")
     return "\n".join(parts)
+
+
+def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
+    """Return a sentence per sparsity on the metric after masking, repair and training; none without a repair.
+
+    The best search and the best criterion by validation are compared.
+    """
+    sentences = []
+    for sparsity in sorted({row.sparsity for row in rows[1:]}):
+        here = [row for row in _methods(rows, sparsity) if row.masked.n and not row.learned]
+        kinds = ([row for row in here if (row.method in SEARCHERS) == searches] for searches in (True, False))
+        best = [max(kind, key=_validation) for kind in kinds if kind]
+        if best:
+            steps = "; ".join(f"{name_of(row.method)} {_steps(row)}" for row in best)
+            sentences.append(f"{percent(sparsity)} sparse, {best[0].metric.name} masked, repaired, retrained: {steps}.")
+    return sentences
+
+
+def _steps(row: SummaryRow) -> str:
+    scale, digits = row.metric.scale, row.metric.digits
+    return ", ".join(f"{scale * step.mean:.{digits}f}" for step in (row.masked, row.untrained, row.trained))
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:

@@ -140,6 +140,7 @@ class Objective:
     images: int | None = None  # largest number of examples to evaluate; None: all examples of the split
     of_task: TaskObjective | None = None
     takes_task: bool = False  # whether of_network has a parameter task, for the task of the split
+    reconstructs: bool = False  # whether masked networks are repaired on calibration examples before they are measured
 
     def fits(self, task: Task) -> bool:
         """Return whether the objective can be computed for a task."""
@@ -162,6 +163,11 @@ OBJECTIVES: Table[Objective] = Table(
         ),
         "distance": Objective(
             "minus the task's distance between the outputs of the masked and the dense network", of_task="distance"
+        ),
+        "reconstructed": Objective(
+            "minus the distance to the dense network's outputs (classes: KL) after least-squares repair of the mask",
+            of_task="distance",
+            reconstructs=True,
         ),
         "short_training": Objective("minus the loss after a few steps of the ticket's training", of_training="val"),
         "training_loss": Objective(

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import Measure, logit_measure, new_measure
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, Objective
@@ -21,11 +22,13 @@ from masksearch.scoring.paths.bounded_accuracy import Accuracy
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
 from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
+from masksearch.scoring.paths.reconstructed import ReconstructedPath
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
 from masksearch.scoring.probe import Probe, check_examples, check_weights
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.tasks import CLASSIFICATION, Task, with_loss
 from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested
 
 __all__ = ["Scorer"]
 
@@ -70,6 +73,10 @@ class Scorer:
     masks_per_pass : int, optional
         Preferred maximum of weight masks that are scored in one pass: by default 16 on a GPU and 1 on a CPU. The
         attribute of this name is 1 where the network or the objective allows no more.
+    calibration : tensor (n, ...), tuple or dict of tensors, iterable of batches of them, or Reconstruction
+        Inputs for the repair of masked networks, as for :func:`masksearch.reconstruct`: some hundred training examples,
+        none of them in the split. A ``Reconstruction`` of the network has them. The objective ``"reconstructed"`` needs
+        them, and no other objective takes them.
 
     Raises
     ------
@@ -90,6 +97,7 @@ class Scorer:
         batch_size: int | None = None,
         fast: bool = True,
         masks_per_pass: int | None = None,
+        calibration: Nested | Iterable[Nested] | Reconstruction | None = None,
     ) -> None:
         if objective is None:
             objective = "loss" if loss is not None else "accuracy" if split.task.classifies else "metric"
@@ -99,11 +107,16 @@ class Scorer:
         self._device = torch.device(device or next(model.parameters()).device)
         self._task: Task = split.task if loss is None else with_loss(split.task, loss)
         self._row = _row(objective, self._task, space)
+        if self._row.reconstructs != (calibration is not None):
+            needed = "needs inputs of training examples" if calibration is None else "repairs no masks; leave it out"
+            raise InputError(
+                f"calibration: {'none' if calibration is None else 'given'}; objective {objective!r} {needed}"
+            )
         self._n_examples = len(split) if self._row.images is None else min(self._row.images, len(split))
         self._model = copy.deepcopy(model).to(self._device).eval()
         self._since_refresh = 0
         self._path: Path | None = None
-        self._any_task: AnyTaskPath | None = None
+        self._any_task: AnyTaskPath | ReconstructedPath | None = None
         self._batched: BatchedMasks | None = None
         self._accuracy: Accuracy | None = None
         self.masks_per_pass = 1
@@ -128,6 +141,12 @@ class Scorer:
         reference = self._reason_for_reference(split, probe, loss)
         if of_network:
             self._why = reference
+        elif calibration is not None:
+            self._why = "masks are repaired before they are scored"
+            outputs = DenseOutputs(self._model, self._task)
+            self._any_task = ReconstructedPath(
+                self._model, space, calibration, self._examples, self._new_measure, outputs
+            )
         elif reference or measure is None:
             self._why = reference
             dense = DenseOutputs(self._model, self._task) if self._row.of_task == "distance" else None
@@ -150,12 +169,14 @@ class Scorer:
 
     @property
     def path_name(self) -> str:
-        """Name of the way in which outputs are computed: incremental, compact, in place, reference or mask.
+        """Name of the way in which outputs are computed: incremental, compact, in place, reconstructed or reference.
 
-        ``mask`` means that the objective needs no outputs.
+        The name ``mask`` means that the objective needs no outputs.
         """
         if self._row.of_filters is not None:
             return "mask"
+        if self._any_task is not None:
+            return self._any_task.name
         return "reference" if self._path is None else self._path.name
 
     def __call__(self, mask: Mask) -> Score:

@@ -36,6 +36,7 @@ BASES = {  # cells of all kinds: every field decides the result of at least one 
     "iterative": {"methods": ["magnitude"], "schedule": ["iterative"], "rounds": [3]},
     "distillation": {"methods": ["magnitude"], "distill": 0.5},
     "filters": {"methods": ["filter_l1"], "granularity": "filter"},
+    "repaired": {"methods": ["filter_l1"], "granularity": "filter", "reconstruct": "independent"},
     "front": {"methods": ["optuna_nsga2"], "granularity": "filter", "max_macs": [0.5], "objective": "width"},
     "slimming": {
         "methods": ["bn_scale"],
@@ -70,6 +71,7 @@ OTHER = {  # another value, where the type alone does not give one
     "schedules.rewind_to": ["1ep"],
     "schedules.retrain_lr": [0.3],
     "schedules.control": ["reinit"],
+    "schedules.reconstruct": "sequential",
     "schedules.save_at": ["1ep"],
     "scoring.weights": "signed_constant",
     "scoring.scope": "erk",

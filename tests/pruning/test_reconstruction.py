@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import masksearch as ms
+from masksearch.pruning.matrix_layers import matrix_layers, observed
 
 
 def mlp():
@@ -34,16 +35,93 @@ def sounds():
     ).eval()  # fmt: skip
 
 
+def grouped():
+    """Groups, a depthwise convolution, padding by a mode and by 'same'."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, padding="same"), nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1, groups=2, padding_mode="reflect"), nn.ReLU(),
+        nn.Conv2d(12, 12, (3, 2), padding="same", dilation=2, groups=12, padding_mode="circular"), nn.ReLU(),
+        nn.Conv2d(12, 8, 1, groups=4), nn.ReLU(), nn.Conv2d(8, 4, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+
+
+def videos():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv3d(1, 6, 2), nn.ReLU(), nn.Conv3d(6, 6, (1, 2, 3), padding=(0, 1, 1), stride=(1, 2, 1)), nn.ReLU(),
+        nn.Flatten(), nn.Linear(6 * 2 * 2 * 4, 3),
+    ).eval()  # fmt: skip
+
+
+class Conv1D(nn.Module):
+    """A linear layer with a weight (in, out), as Hugging Face's class of this name."""
+
+    def __init__(self, nf, nx):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf) / nx**0.5), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.first, self.second, self.head = Conv1D(32, 16), Conv1D(16, 32), nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = x + self.attention(x, x, x)[0]
+        return self.head(x + self.second(F.relu(self.first(x)))).mean(1)
+
+
+def transformer():
+    torch.manual_seed(0)
+    return Transformer().eval()
+
+
 CASES = {
     "mlp": (mlp, lambda n: torch.randn(n, 10)),
     "convolutional": (convolutional, lambda n: torch.randn(n, 2, 7, 7)),
     "sounds": (sounds, lambda n: torch.randn(n, 1, 24)),
+    "grouped": (grouped, lambda n: torch.randn(n, 2, 6, 6)),
+    "videos": (videos, lambda n: torch.randn(n, 1, 3, 4, 5)),
+    "transformer": (transformer, lambda n: torch.randn(n, 6, 16)),
 }
 
 
 def examples(name, n=256):
     torch.manual_seed(1)
     return CASES[name][1](n)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_times_matrices_are_the_outputs_of_every_layer(name):
+    model, inputs = CASES[name][0](), examples(name, 5)
+    outputs = {}
+    for key, module in model.named_modules():
+        module.register_forward_hook(lambda _, args, out, key=key: outputs.update({key: out}))
+    layers = matrix_layers(model, inputs)
+    assert {layer.weight_name for layer in layers} == {key for key, p in model.named_parameters() if p.ndim > 1}
+    with observed(model, layers, shortcuts=False) as found, torch.no_grad():
+        given = model(inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(given, model(inputs))
+    for layer in layers:
+        module = model.get_submodule(layer.name)
+        rows = layer.input_rows(module, found[layer.name].inputs[0]).double()
+        products = F.pad(rows, (0, 1), value=1.0) @ layer.matrix(module).transpose(1, 2)
+        if layer.name == "attention.out_proj":
+            expected = outputs["attention"][0].flatten(0, 1)[None]
+        elif layer.name == "attention":  # its products are not seen; their sizes are
+            assert products.shape == (1, 30, 48)
+            continue
+        else:
+            expected = layer.output_rows(module, outputs[layer.name])
+        torch.testing.assert_close(products.float(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -105,6 +183,77 @@ def test_a_layer_is_the_solution_of_torchs_own_least_squares():
             solutions.append(torch.linalg.lstsq(system, right).solution)
     found = torch.cat([repaired[4].weight[:, kept].T, repaired[4].bias[None]]).double()
     assert min(float((found - solution).abs().max()) for solution in solutions) < 1e-4
+
+
+def test_a_row_of_a_weight_mask_is_where_the_optimal_brain_update_ends():
+    """Weights removed one after the other, each with the closed-form change of the others (Frantar, Alistarh 2022)."""
+    model, inputs = mlp(), examples("mlp", 512)
+    space = ms.weight_space(model)
+    mask = space.random(density=0.6, scope="layerwise", generator=torch.Generator().manual_seed(2))
+    repaired = ms.reconstruct(model, space, mask, inputs)
+    with torch.no_grad():
+        hidden = model[:4](inputs).double()
+        fitted = torch.arange(512).view(8, 64)[torch.arange(8) % 4 != 3].flatten()
+        rows = F.pad(hidden[fitted], (0, 1), value=1.0)
+        gram, scale = rows.T @ rows, hidden[fitted].square().sum(0).mean()
+        distances = []
+        for ridge in (1e-4, 1e-3, 1e-2, 1e-1):
+            penalty = torch.full((25,), ridge, dtype=torch.float64)
+            penalty[-1] = 0
+            inverse = torch.linalg.inv(gram + torch.diag(penalty * scale))
+            found = []
+            for row, bias, keep in zip(
+                model[4].weight, model[4].bias, space.parameter_masks(mask)["4.weight"], strict=True
+            ):
+                weights, left = torch.cat([row, bias[None]]).double(), inverse.clone()
+                for place in (~keep).nonzero().flatten():
+                    weights = weights - weights[place] / left[place, place] * left[:, place]
+                    left = left - torch.outer(left[:, place], left[place]) / left[place, place]
+                found.append(weights)
+            solved = torch.cat([repaired[4].weight, repaired[4].bias[:, None]], 1).double()
+            distances.append(float((torch.stack(found) - solved).abs().max()))
+    assert min(distances) < 1e-5
+
+
+class Residual(nn.Module):
+    """Its blocks add to a trunk; statistics are those of its inputs."""
+
+    def __init__(self, norms=True):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(2, 8, 3, padding=1, bias=not norms), nn.Linear(8, 3)
+        self.first = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=not norms) for _ in range(3))
+        self.second = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=not norms) for _ in range(3))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8) if norms else nn.Identity() for _ in range(6))
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        for block in range(3):
+            branch = F.relu(self.norms[2 * block](self.first[block](x)), inplace=True)
+            branch = self.norms[2 * block + 1](self.second[block](branch))
+            branch += x
+            x = F.relu(branch)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_branches_aim_at_the_sum_with_their_shortcut(norms):
+    torch.manual_seed(0)
+    model, inputs = Residual(norms), torch.randn(512, 2, 6, 6)
+    for part in inputs.split(64):
+        model(part)
+    model.eval()
+    layers = {layer.name: layer for layer in matrix_layers(model, inputs)}
+    assert [name for name, layer in layers.items() if layer.added] == ["second.0", "second.1", "second.2"]
+    assert [layers[name].norm for name in ("stem", "first.1")] == [None, "norms.2" if norms else None]
+    space = ms.filter_space(model, inputs[:1])
+    mask = space.random(density=0.6, scope="layerwise", generator=torch.Generator().manual_seed(2))
+    errors = []
+    for sequential in (False, True):
+        repaired = ms.reconstruct(model, space, mask, inputs, sequential=sequential)
+        with torch.no_grad():
+            errors.append(float((repaired(inputs) - model(inputs)).square().mean()))
+    print(errors)
+    assert errors[1] < errors[0]
 
 
 def test_batch_norm_statistics_are_those_of_the_pruned_network():

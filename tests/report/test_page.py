@@ -19,7 +19,7 @@ from masksearch.experiment.results import Cap, CellResult, EarlyBirdResult
 from masksearch.experiment.settings.combined import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
-from masksearch.report.best_methods import why_searches_trail
+from masksearch.report.best_methods import what_steps_brought, why_searches_trail
 from masksearch.training import TrainSettings
 
 COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"
@@ -377,3 +377,21 @@ def test_one_sentence_says_why_searches_trail_criteria_of_trained_weights():
     assert sentence.count(".") == 1
     for other in (row("magnitude", "end", 0.8), row("snip", "0", 0.95)):
         assert why_searches_trail([dense, search, other]) == ""
+
+
+def test_one_sentence_says_what_masking_repair_and_training_brought():
+    def row(method, *steps, **kind):
+        names = ("params", "compression", "macs", "total_macs", "speedup", "latency", "validation")
+        figures = dict.fromkeys(names, Estimate.of([steps[-1]]))
+        figures |= dict(zip(("masked", "untrained", "trained"), (Estimate.of([step]) for step in steps), strict=True))
+        return SummaryRow(
+            method=method, sparsity=0.9, find_at="end", granularity="filter", rounds=(), **figures, **kind
+        )
+
+    dense = row("dense", 0.99, 0.99, 0.99)
+    rows = [dense, row("fpgm", 0.1, 0.5, 0.8), row("taylor", 0.1, 0.4, 0.7), row("annealing", 0.2, 0.6, 0.9)]
+    [sentence] = what_steps_brought(rows)
+    assert sentence == (
+        "90 % sparse, accuracy masked, repaired, retrained: annealing 20.00, 60.00, 90.00; fpgm 10.00, 50.00, 80.00."
+    )
+    assert what_steps_brought([replace(row, masked=Estimate.of([])) for row in rows]) == []

@@ -15,10 +15,10 @@ FLAGS = {
     "data": "dataset task image_size data_root download train_examples search_examples",
     "network": "model granularity dense",
     "masks": "methods sparsity max_macs max_params max_latency layer_sparsity find_at scope hold on_empty connected",
-    "search": "budget seconds objective saliencies warm_start finalists rescore rescore_by rescore_steps "
-    "training_steps training_lr proposals",
+    "search": "budget seconds objective saliencies warm_start finalists rescore rescore_by training_steps "
+    "training_lr proposals",
     "training": "epochs batch_size optimizer lr weight_decay lr_schedule",
-    "schedule": "schedule rounds rewind_to retrain_epochs retrain_lr control",
+    "schedule": "schedule rounds rewind_to retrain_epochs retrain_lr reconstruct control",
     "run and output": "seeds first_seed name runs device threads executor plugin",
 }
 """Topic -> names of the settings that are flags of ``masksearch run``; ``--set`` takes all settings."""

@@ -14,6 +14,7 @@ from masksearch.experiment.settings.search_settings import OptunaSettings, Scori
 from masksearch.experiment.settings.sweep_axes import METHODS, Granularity, SweepSettings
 from masksearch.experiment.settings.text_values import check_least, fitted, value_types
 from masksearch.plugin import load_plugins
+from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
@@ -109,6 +110,12 @@ class Settings:
         if capped is None:
             return self.scoring.hold
         return "macs" if capped == "latency" else capped
+
+    @property
+    def repairs(self) -> bool:
+        """Whether masked networks are repaired by least squares, before retraining or before they are scored."""
+        objectives = {self.sweep.objective, self.search.rescore_by or self.sweep.objective}
+        return self.schedules.reconstruct != "off" or any(OBJECTIVES[name].reconstructs for name in objectives)
 
     def as_dict(self) -> dict[str, Any]:
         """Return {group: {name: value}} of all settings, ready for JSON."""

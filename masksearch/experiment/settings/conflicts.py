@@ -164,7 +164,10 @@ def _of_optuna(settings: Settings) -> Iterator[str]:
 def _of_schedules(settings: Settings) -> Iterator[str]:
     granularity, dense, layers = settings.sweep.granularity, settings.sweep.dense, settings.sweep.layer_sparsity
     others = [method for method in _methods(settings) if method not in CRITERIA]
-    asked, trained = settings.schedules.retrain_epochs, settings.train.epochs
+    asked, trained, repair = settings.schedules.retrain_epochs, settings.train.epochs, settings.schedules.reconstruct
+    for moment in settings.schedules.rewind_to if repair != "off" else ():
+        if moment == "random" or str(parse_rewind(moment)) == "0":
+            yield f"reconstruct: {repair}; it repairs trained weights, and rewind_to is {moment}: give none, lr or end"
     for name in settings.schedules.schedule:
         row = SCHEDULES[name]
         if row.changes in ("set", "rigl") and granularity == "filter":
@@ -175,6 +178,8 @@ def _of_schedules(settings: Settings) -> Iterator[str]:
             yield f"layer_sparsity: {' '.join(layers)}; {name} follows one density: leave layer_sparsity out"
         if row.changes == "ramp" and not (trained if asked is None else asked):
             yield f"schedule: {name} prunes while it retrains, and retraining has no epochs: give retrain_epochs"
+        if row.changes and repair != "off":
+            yield f"reconstruct: {repair}; {name} changes masks while it trains: give another schedule"
         if row.detects and not trained:
             yield f"schedule: {name} watches the dense training, and epochs is 0: give 1 or more"
         if row.detects and dense != "auto":

@@ -1,7 +1,7 @@
 """Settings of schedules and of retraining."""
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.schedules import SCHEDULES, EarlyBird
@@ -9,9 +9,10 @@ from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
-__all__ = ["Control", "ScheduleSettings", "parse_rewind"]
+__all__ = ["Control", "Reconstruct", "ScheduleSettings", "parse_rewind"]
 
 Control = Literal["shuffle", "reinit", "repair"]
+Reconstruct = Literal["off", "independent", "sequential"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,13 @@ class ScheduleSettings:
     """Epochs of training between two rounds; if not given, as many as after the last round."""
     retrain_lr: tuple[float, ...] = ()
     """Learning rates of retraining to compare.
-    For each sparsity, the validation accuracy chooses one rate for all methods."""
+    For each method and sparsity, the validation accuracy chooses one rate."""
+    reconstruct: Reconstruct = "off"
+    """Least-squares repair of masked networks before retraining, for every method: off, independent or sequential.
+    Kept weights then give the outputs of the dense layers, for the dense network's inputs (independent) or for those of
+    the layers repaired before (sequential). find_at is then end and rewind_to none, unless they are given."""
+    retrain_warmup: float | None = None
+    """Epochs of warm-up at the start of retraining; if not given, as many as the dense training has (warmup)."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain beside each masked network: shuffle, reinit or repair.
     shuffle permutes the mask within each layer, reinit draws new weights, repair makes the weights orthonormal."""
@@ -66,6 +73,10 @@ class ScheduleSettings:
             Duration.parse(moment, "save_at")
         for lr in self.retrain_lr:
             require("retrain_lr", lr, 0 < lr < float("inf"), "a finite number above 0")
+        choose("reconstruct", self.reconstruct, list(get_args(Reconstruct)))
+        warmup = self.retrain_warmup
+        finite = warmup is None or 0 <= warmup < float("inf")
+        require("retrain_warmup", warmup, finite, "a finite number of epochs, 0 or more")
         require("drop_share", self.drop_share, 0 < self.drop_share < 1, "between 0 and 1, both excluded")
         self.early_bird(self.early_bird_relative)
 

@@ -92,10 +92,12 @@ class ScoringSettings:
     """Layers whose weights the weight masks switch: all, conv or linear."""
     examples_per_class: int = 10
     """Number of training examples of each class that gradient criteria use."""
+    calibration_examples: int = 1024
+    """Number of training examples whose inputs the repair of masked networks uses: reconstruct, and reconstructed."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_least(self, examples_per_class=1)
+        check_least(self, examples_per_class=1, calibration_examples=8)
         if self.seconds is not None:
             Budget(seconds=self.seconds)
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from masksearch.experiment.cell import AUTO
 from masksearch.experiment.context import CellContext
+from masksearch.experiment.steps.repair import reconstruction_of
 from masksearch.experiment.steps.retraining import rewound_weights, training_plan
 from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining, signed_constants
 from masksearch.utils.seeds import derive
@@ -40,7 +41,9 @@ def cell_scorer(
     objective = objective or context.settings.sweep.objective
     by = OBJECTIVES[objective].of_training
     if by is None:
-        return Scorer(scored_network(context, model), context.space, examples, objective)
+        network = scored_network(context, model)
+        calibration = reconstruction_of(context, network) if OBJECTIVES[objective].reconstructs else None
+        return Scorer(network, context.space, examples, objective, calibration=calibration)
     network = copy.deepcopy(model)
     network.load_state_dict(rewound_weights(context, model.state_dict()))
     plan = training_plan(context, "end" if later or cell.find_at == AUTO else cell.find_at, cell.epochs)

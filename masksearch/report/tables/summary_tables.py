@@ -35,6 +35,7 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "cap": lambda row: f"{percent(row.cap.share)} of {COSTS[row.cap.cost]}" if row.cap else "–",
     "cost %": lambda row: row.capped.plain(".1f", 100) if row.cap else "–",
     "found": lambda row: row.find_at,
+    "masked %": lambda row: row.masked.text(row.metric.scale, row.metric.digits),
     "untrained %": lambda row: row.untrained.text(row.metric.scale, row.metric.digits),
     "trained %": lambda row: row.trained.text(row.metric.scale, row.metric.digits),
     "gap": lambda row: row.accuracy_gap.plain(f"+.{1 if row.metric.is_accuracy else 3}f", row.metric.scale),
@@ -47,7 +48,7 @@ _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
 }
 _LESS = (
     *("train s", "search s", "scorings", "params", "gap", "speed x"),
-    *("MACs %", "found", "cap", "cost %", "untrained %"),
+    *("MACs %", "found", "cap", "cost %", "masked %", "untrained %"),
 )
 """Columns that a narrow terminal leaves out, in this order."""
 _MEANINGS = {
@@ -55,7 +56,8 @@ _MEANINGS = {
     "cap": "cap: what a mask may cost, of the dense network's; sparsity: 1 - cap.",
     "cost %": "cost: of that, what it does cost, means over seeds.",
     "found": "found: moment of the dense training whose weights the mask was found at.",
-    "untrained %": "untrained: under the mask, at the weights that retraining starts from.",
+    "masked %": "masked: under the mask, before the repair.",
+    "untrained %": "untrained: under the mask, at the weights that retraining starts from, repaired if so set.",
     "gap": "gap: the optimism gap, {gap}.",
     "params": "params: not zero.",
     "MACs %": "MACs: effective, of the dense network's.",
@@ -67,7 +69,7 @@ _GAPS = {
     True: "{name} on the search {example}s minus on the rest of val",
     False: "{name} on the rest of val minus on the search {example}s",
 }  # by whether higher is better
-_OF_METRIC = ("untrained %", "trained %", "rewound %", "@w0 %", "@w(t-1) %", "accuracy %")
+_OF_METRIC = ("masked %", "untrained %", "trained %", "rewound %", "@w0 %", "@w(t-1) %", "accuracy %")
 
 
 def metric_of(rows: Sequence[SummaryRow]) -> Metric:
@@ -95,9 +97,10 @@ def _scorings(row: SummaryRow) -> str:
 
 
 def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return the columns of the results table; ``variant``, ``cap`` and ``cost %`` are left out if no row has one."""
+    """Return the columns of the results table; those that no row has are left out: variant, cap, cost, masked."""
     left_out = set() if any(row.variant for row in rows) else {"variant"}
     left_out |= set() if any(row.cap for row in rows) else {"cap", "cost %"}
+    left_out |= set() if any(row.masked.n for row in rows) else {"masked %"}
     return [column for column in _COLUMNS if column not in left_out]
 
 

@@ -1,0 +1,270 @@
+"""Layers that multiply rows of inputs by a matrix: their weights as matrices, their inputs as rows, their shortcuts."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from masksearch.utils.nested import Nested, call_model, take
+
+__all__ = ["MatrixLayer", "Observed", "matrix_layers", "observed"]
+
+_SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # these change nothing in eval mode
+_ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
+
+
+@dataclass(frozen=True)
+class MatrixLayer:
+    """A layer that multiplies rows of inputs by a matrix: linear, convolution, or a projection of attention."""
+
+    name: str  # of the module
+    groups: int
+    centred: bool  # no bias, and a BatchNorm behind it, which takes any offset of the outputs
+    weight: str = "weight"  # attribute of the module
+    bias: str = "bias"
+    transposed: bool = False  # whether the weight is (k, out), as in Hugging Face's Conv1D
+    norm: str | None = None  # the BatchNorm that reads the layer's outputs
+    added: bool = False  # whether the outputs, behind the BatchNorm if there is one, are added to another tensor
+
+    @property
+    def weight_name(self) -> str:
+        """Name of the weight among the network's parameters."""
+        return f"{self.name}.{self.weight}".lstrip(".")
+
+    @property
+    def bias_name(self) -> str:
+        """Name of the bias among the network's parameters, if there is one."""
+        return f"{self.name}.{self.bias}".lstrip(".")
+
+    def has_bias(self, module: Any) -> bool:
+        """Return whether the layer has a bias."""
+        return getattr(module, self.bias) is not None
+
+    def matrix(self, module: Any) -> Tensor:
+        """Return the weight as matrices (groups, out / groups, k + 1) in float64; the last column is the bias."""
+        weight = self._rows(getattr(module, self.weight).detach()).cpu().double()
+        bias = getattr(module, self.bias)
+        last = torch.zeros(len(weight)) if bias is None else bias.detach().cpu()
+        return torch.cat([weight, last[:, None].double()], dim=1).unflatten(0, (self.groups, -1))
+
+    def kept_entries(self, keep: Tensor) -> Tensor:
+        """Return a bool mask of the weight's shape as matrices (groups, out / groups, k)."""
+        return self._rows(keep.cpu()).unflatten(0, (self.groups, -1))
+
+    def store(self, module: Any, matrix: Tensor) -> None:
+        """Copy matrices (groups, out / groups, k + 1) into the weight and the bias, if there is one."""
+        rows, weight, bias = matrix.flatten(0, 1), getattr(module, self.weight), getattr(module, self.bias)
+        entries = rows[:, :-1].T if self.transposed else rows[:, :-1]
+        with torch.no_grad():
+            weight.copy_(entries.reshape(weight.shape).to(weight))
+            if bias is not None:
+                bias.copy_(rows[:, -1].to(bias))
+
+    def input_rows(self, module: Any, inputs: Tensor) -> Tensor:
+        """Return a batch of inputs as matrices (groups, rows, k): a row per position of every example."""
+        if not isinstance(module, _ConvNd):
+            return inputs.flatten(0, -2)[None]
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        padded = F.pad(inputs, module._reversed_padding_repeated_twice, mode=mode)
+        sizes = zip(module.kernel_size, module.dilation, module.stride, strict=True)
+        for dim, (kernel, dilation, stride) in enumerate(sizes, start=2):
+            padded = padded.unfold(dim, (kernel - 1) * dilation + 1, stride)[..., ::dilation]
+        n = len(module.kernel_size)  # (b, c, positions ..., kernel ...) -> (b, positions ..., c, kernel ...)
+        rows = padded.movedim(1, n + 1).flatten(n + 1).flatten(0, n)
+        return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
+
+    def output_rows(self, module: Any, outputs: Tensor) -> Tensor:
+        """Return a batch of outputs as matrices (groups, rows, out / groups), in the order of the input rows."""
+        rows = (outputs.movedim(1, -1) if isinstance(module, _ConvNd) else outputs).flatten(0, -2)
+        return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
+
+    def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
+        """Return what a difference of the shortcut adds to the layer's targets: divided by the BatchNorm's scales."""
+        if self.norm is None:
+            return difference
+        norm: Any = dense.get_submodule(self.norm)
+        scale = norm.weight if norm.weight is not None else torch.ones_like(norm.running_var)
+        scale = scale.detach() / (norm.running_var + norm.eps).sqrt()
+        dead = scale.abs() < 1e-3 * scale.abs().max()  # such a channel can't take over the work of others
+        factor = torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, scale))
+        return difference * factor.view(-1, *[1] * (difference.ndim - 2))
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        return weight.T if self.transposed else weight.flatten(1)
+
+
+def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
+    """Return the layers of a model that :class:`MatrixLayer` can describe, in the order in which they first run.
+
+    They are linear layers, Hugging Face's Conv1D, convolutions of all padding modes (not transposed ones), and the
+    projections of ``nn.MultiheadAttention``: those of its inputs where query, key and value are the same tensor.
+    """
+    order: dict[str, None] = {}
+    trace = _Trace(model)
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> None:
+        if isinstance(module, nn.MultiheadAttention):
+            given = [*args, *kwargs.values()]
+            if module.in_proj_weight is not None and all(part is given[0] for part in given[:3]):
+                order[name] = None
+            order[f"{name}.out_proj".lstrip(".")] = None
+        elif _is_matrix(module):
+            order[name] = None
+
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: note(module, args, kwargs, name), with_kwargs=True
+        )
+        for name, module in model.named_modules()
+    ]
+    try:
+        with trace, torch.no_grad():
+            call_model(model, take(batch, slice(2)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    layers = []
+    for name in order:
+        module: Any = model.get_submodule(name)
+        norm, added = trace.norms.get(name), name in trace.shortcuts
+        if isinstance(module, nn.MultiheadAttention):
+            layers.append(MatrixLayer(name, 1, False, "in_proj_weight", "in_proj_bias"))
+            continue
+        centred = module.bias is None and norm is not None
+        transposed = type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+        groups = getattr(module, "groups", 1)
+        layers.append(MatrixLayer(name, groups, centred, transposed=transposed, norm=norm, added=added))
+    return layers
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # of Hugging Face
+        return True
+    return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
+
+
+@dataclass
+class Observed:
+    """Tensors of one forward pass at a layer, one per run: its inputs, and what is added to its outputs."""
+
+    inputs: list[Tensor] = field(default_factory=list)
+    shortcuts: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def observed(model: nn.Module, layers: Sequence[MatrixLayer], shortcuts: bool) -> Iterator[dict[str, Observed]]:
+    """Within the block, collect the inputs of layers, and with ``shortcuts`` the tensors that are added to outputs."""
+    found = {layer.name: Observed() for layer in layers}
+    with ExitStack() as stack:
+        for layer in layers:
+            module, inputs = model.get_submodule(layer.name), found[layer.name].inputs
+            parent = model.get_submodule(layer.name.rpartition(".")[0])
+            if isinstance(parent, nn.MultiheadAttention):
+                stack.enter_context(_inputs_of_projection(parent, inputs))
+                continue
+            hook = module.register_forward_pre_hook(
+                lambda _, args, kwargs, inputs=inputs: inputs.append(
+                    (args[0] if args else next(iter(kwargs.values()))).detach()
+                ),
+                with_kwargs=True,
+            )
+            stack.callback(hook.remove)
+        if shortcuts and any(layer.added for layer in layers):
+            trace = stack.enter_context(_Trace(model, {layer.name for layer in layers if layer.added}))
+            yield found
+            for name, tensors in trace.shortcuts.items():
+                found[name].shortcuts += tensors
+        else:
+            yield found
+
+
+@contextmanager
+def _inputs_of_projection(attention: nn.MultiheadAttention, inputs: list[Tensor]) -> Iterator[None]:
+    """Within the block, append the inputs of the output projection, which no module call shows.
+
+    The projection is the identity meanwhile, so that the attention returns these inputs; a hook then projects them.
+    """
+    weight, bias = attention.out_proj.weight, attention.out_proj.bias
+    own = (weight.data, None if bias is None else bias.data)
+
+    def project(_: nn.Module, args: Any, outputs: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+        inputs.append(outputs[0].detach())
+        return F.linear(outputs[0], *own), outputs[1]
+
+    hook = attention.register_forward_hook(project)
+    weight.data = torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+    if bias is not None:
+        bias.data = torch.zeros_like(bias)
+    try:
+        yield
+    finally:
+        hook.remove()
+        weight.data = own[0]
+        if bias is not None and own[1] is not None:
+            bias.data = own[1]
+
+
+class _Trace(TorchFunctionMode):
+    """Within the block, note which BatchNorm reads a layer's outputs, and which tensors are added to them.
+
+    Of two layers whose outputs are added to each other, the one that ran last has the other's outputs as its shortcut.
+    """
+
+    def __init__(self, model: nn.Module, names: set[str] | None = None) -> None:
+        super().__init__()
+        self.norms: dict[str, str] = {}
+        self.shortcuts: dict[str, list[Tensor]] = {}
+        self._model, self._names = model, names
+        self._sources: dict[int, tuple[int, str]] = {}  # id of a tensor -> (number of its run, layer that made it)
+        self._alive: list[Any] = []  # an id is that of one tensor only while the tensor lives
+        self._hooks: list[Any] = []
+
+    def __enter__(self) -> "_Trace":
+        for name, module in self._model.named_modules():
+            if _is_matrix(module) or isinstance(module, (_BatchNorm, nn.MultiheadAttention, *_SAME)):
+                hook = module.register_forward_hook(
+                    lambda module, args, outputs, name=name: self._note(module, args, outputs, name)
+                )
+                self._hooks.append(hook)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+        self._sources.clear()
+        self._alive.clear()
+
+    def _note(self, module: nn.Module, args: tuple[Any, ...], outputs: Any, name: str) -> None:
+        """Note the outputs of a module: those of a layer, or of a module behind one."""
+        own = name
+        if isinstance(module, nn.MultiheadAttention):
+            name, outputs = f"{name}.out_proj".lstrip("."), outputs[0]
+        elif not _is_matrix(module):
+            source = self._sources.get(id(args[0])) if args else None
+            if source is None:
+                return
+            name = source[1]
+            if isinstance(module, _BatchNorm):
+                self.norms[name] = own
+        self._sources[id(outputs)] = (len(self._alive), name)
+        self._alive.append((args, outputs))
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ADD and len(args) == 2 and all(isinstance(arg, Tensor) for arg in args) and self._sources:
+            runs = [self._sources.get(id(arg), (-1, "")) for arg in args]
+            (last, name), other = max(zip(runs, reversed(args), strict=True), key=lambda pair: pair[0])
+            if last >= 0 and args[0].shape == args[1].shape and (self._names is None or name in self._names):
+                self.shortcuts.setdefault(name, []).append(other.detach().clone())
+        result = func(*args, **(kwargs or {}))
+        if args and result is args[0]:  # changed in place: no longer a layer's outputs
+            self._sources.pop(id(result), None)
+        return result
