@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from masksearch.models import build_model
     from masksearch.plugin import load_plugins
     from masksearch.pruning import deploy, export
+    from masksearch.pruning.energy import RepairEnergy, repair_energy
     from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
     from masksearch.pruning.reconstruction import reconstruct
     from masksearch.pruning.ticket import draw_ticket
@@ -57,6 +58,7 @@ __all__ = [
     "NMSpace",
     "Problem",
     "Proposal",
+    "RepairEnergy",
     "Score",
     "Scorer",
     "ShortTraining",
@@ -87,6 +89,7 @@ __all__ = [
     "nm_space",
     "prune",
     "reconstruct",
+    "repair_energy",
     "restore_state",
     "run_rounds",
     "save_pruned",
@@ -126,6 +129,7 @@ _HOMES = {
     "data": ("Data", "Split", "load_data"),
     "models": ("build_model",),
     "plugin": ("load_plugins",),
+    "pruning.energy": ("RepairEnergy", "repair_energy"),
     "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),
     "pruning.reconstruction": ("reconstruct",),
     "pruning.ticket": ("draw_ticket",),

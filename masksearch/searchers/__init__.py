@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from masksearch.searchers.annealing import Annealing
 from masksearch.searchers.eda import EDA
+from masksearch.searchers.energy_annealing import EnergyAnnealing
 from masksearch.searchers.evolution import Evolution
 from masksearch.searchers.optuna.samplers import OptunaSearch
 from masksearch.searchers.random_search import RandomSearch
@@ -11,7 +12,17 @@ from masksearch.searchers.searcher import Searcher
 from masksearch.searchers.thesis_annealing import ThesisAnnealing
 from masksearch.utils.registry import Table
 
-__all__ = ["EDA", "SEARCHERS", "Annealing", "Evolution", "OptunaSearch", "RandomSearch", "Searcher", "ThesisAnnealing"]
+__all__ = [
+    "EDA",
+    "SEARCHERS",
+    "Annealing",
+    "EnergyAnnealing",
+    "Evolution",
+    "OptunaSearch",
+    "RandomSearch",
+    "Searcher",
+    "ThesisAnnealing",
+]
 
 SEARCHERS: Table[Callable[[], Searcher]] = Table(
     "searcher",
@@ -19,6 +30,7 @@ SEARCHERS: Table[Callable[[], Searcher]] = Table(
         "annealing": Annealing,
         "annealing_thesis_mlp": ThesisAnnealing.mlp,
         "annealing_thesis_cnn": ThesisAnnealing.cnn,
+        "energy_annealing": EnergyAnnealing,
         "random_search": RandomSearch,
         "eda": EDA,
         "evolution": Evolution,
