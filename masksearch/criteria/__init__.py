@@ -12,6 +12,7 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.connectivity import Connectivity, connected
+from masksearch.criteria.energy import energy
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import grasp, snip, taylor
 from masksearch.criteria.iterative import step_amounts
@@ -29,6 +30,7 @@ __all__ = [
     "balanced_batch",
     "bn_scale",
     "connected",
+    "energy",
     "filter_l1",
     "filter_l2",
     "fpgm",
@@ -125,6 +127,13 @@ CRITERIA: Table[Criterion] = Table(
             needs_batches=True,
             granularities=_PARTS,
             takes_loss=True,
+        ),
+        "energy": Criterion(
+            energy,
+            "filters: order of greedy removal on the error after least-squares repair (OBS; ZipLM, Kurtic et al. 2023)",
+            weights="trained",
+            needs_batches=True,
+            granularities=_FILTER,
         ),
     },
 )

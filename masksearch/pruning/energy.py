@@ -36,7 +36,7 @@ from masksearch.utils.nested import Nested
 __all__ = ["RepairEnergy", "repair_energy"]
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of G's mean diagonal; the one of smallest error on held-out examples is taken
-_REFRESH = 300  # rank updates after which a transform is computed anew, against rounding errors
+_REFRESH = 500  # rank updates after which a transform is computed anew, against rounding errors
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +183,10 @@ class _Transform:
             return
         self._updates += 1
         signs = np.where(self._kept[columns], -1.0, 1.0)
-        inverse = np.linalg.inv(self._q[np.ix_(columns, columns)])
-        rows, sides = self._q[:, columns].copy(order="F"), self._z[columns]
+        # The mean of rows and columns: an asymmetry of rounding errors would grow exponentially.
+        rows, sides = np.asfortranarray(self._q[:, columns] + self._q[columns].T) / 2, self._z[columns]
+        inverse = np.linalg.inv(rows[columns])
+        inverse = (inverse + inverse.T) / 2
         solved, moved = np.asfortranarray(rows @ inverse), inverse @ sides
         self.error = max(0.0, self.error - float((moved * sides).sum()))
         # In place: q -= solved rows^T, z -= rows moved.

@@ -23,7 +23,7 @@ from masksearch.utils.files import load_tree, save_tree
 MAKES = {
     **{name: make for name, make in SEARCHERS.items() if not name.startswith("optuna_")},  # slow: test_optuna.py
     "energy_annealing": lambda: EnergyAnnealing(moves=2000),
-    "energy_annealing, no exchanges": lambda: EnergyAnnealing(moves=2000, exchanges=0.0, replicas=1),
+    "energy_annealing, one walk": lambda: EnergyAnnealing(moves=2000, exchanges=0.5, replicas=1),
     "annealing, large radius": lambda: Annealing(radius_start=1.0, radius_end=0.2, probe_every=3),
     "annealing, within layers": lambda: Annealing(within=0.7, radius_start=0.3),
     "annealing, chains": lambda: Annealing(chains=3, within=0.2),
