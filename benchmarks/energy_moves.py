@@ -92,7 +92,7 @@ def main():
                 rows.append((widths, "annealed", mask, f"{seconds:.1f}", f"{given.moves / seconds:,.0f}"))
         for widths, name, mask, seconds, speed in rows:
             value = energy(mask)
-            rival = starts[widths] if widths in starts else best
+            rival = starts.get(widths, best)
             against = f"{100 * (value / energy(rival) - 1):+.2f} %"
             kept = space.share(mask, "macs")
             print(f"| {kept:.4f} | {widths} | {name} | {value:.4f} | {against} | {seconds} | {speed} |", flush=True)

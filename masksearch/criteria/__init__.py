@@ -58,6 +58,7 @@ class Criterion:
     source: str  # formula and paper
     weights: Literal["none", "any", "trained"] = "any"  # weights that it reads; trained: of little use before training
     needs_batches: bool = False  # reads batches of (images, labels)
+    unlabelled: bool = False  # needs_batches: of the inputs of some hundred examples alone
     needs_initial: bool = False  # reads the weights at initialisation, initial=
     draws: bool = False  # random: takes generator=
     rounds: int = 1  # rounds of ranking and pruning from density 1 down to the target
@@ -133,6 +134,7 @@ CRITERIA: Table[Criterion] = Table(
             "filters: order of greedy removal on the error after least-squares repair (OBS; ZipLM, Kurtic et al. 2023)",
             weights="trained",
             needs_batches=True,
+            unlabelled=True,
             granularities=_FILTER,
         ),
     },

@@ -23,7 +23,7 @@ import torch
 from scipy.linalg.blas import dgemm
 from torch import Tensor, nn
 
-from masksearch.core.energy import Energy, EnergyState
+from masksearch.core.energy import Energy, EnergyState, removal_order
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
 from masksearch.pruning.gram_matrices import LayerGrams, MatrixLayer, calibration_batches, gram_matrices, matrix_layers
@@ -78,6 +78,16 @@ class RepairEnergy(Energy):
     def __call__(self, mask: Mask) -> float:
         """Return the energy of a mask: the sum of the layers' relative squared errors after repair."""
         return self.start(mask).value
+
+    def saliency(self, alive: Mask | None = None) -> Tensor:
+        """Return the number of units that greedy removal prunes before each unit: float64 (n_units,).
+
+        Units that the mask ``alive`` prunes, if one is given, have -1.
+        """
+        order = removal_order(self, self.space, self.space.full() if alive is None else alive)
+        saliency = torch.full((self.space.n_units,), -1.0, dtype=torch.float64)
+        saliency[torch.from_numpy(order)] = torch.arange(len(order), dtype=torch.float64)
+        return saliency
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> "RepairState":
         """Return the state of a walk that begins at ``mask``; see :class:`~masksearch.core.energy.Energy`."""
