@@ -28,13 +28,12 @@ def trained(data, weights, epochs):
     return model.eval()
 
 
-def annealed(space, energy, start, amount, moves, seed, **settings):
-    """Return the mask that one round of annealing finds from a start mask, and its seconds."""
-    searcher = ms.searchers.EnergyAnnealing(moves=moves, states=1, **settings)
+def annealed(space, energy, start, amount, moves, seed, exchanges):
+    """Return the mask that one round of annealing finds from a start mask."""
+    searcher = ms.searchers.EnergyAnnealing(moves=moves, states=1, exchanges=exchanges)
     searcher.start(ms.Problem(space, amount, 1, seed, start, energy=energy))
-    begun = time.perf_counter()
     searcher.ask()
-    return searcher.state.best.mask, time.perf_counter() - begun
+    return searcher.state.best.mask
 
 
 def greedy(space, energy, amount, costs=None):
@@ -43,6 +42,11 @@ def greedy(space, energy, amount, costs=None):
     order = removal_order(energy, space, space.full(), costs)
     saliency[torch.from_numpy(order)] = torch.arange(space.n_units, dtype=torch.float64)
     return space.top_k(saliency, amount)
+
+
+def timed(function, *arguments):
+    begun = time.process_time()
+    return function(*arguments), time.process_time() - begun
 
 
 def main():
@@ -63,39 +67,35 @@ def main():
     begun = time.perf_counter()
     energy = ms.repair_energy(model, space, inputs)
     print(f"Gram matrices of {len(inputs)} images: {time.perf_counter() - begun:.1f} s", flush=True)
-    print(f"{torch.get_num_threads()} threads, {given.moves:,} moves, {given.seeds} seeds")
-    print("| MACs | widths | mask | energy | against greedy | seconds | moves per second |")
-    print("|---:|---|---|---:|---:|---:|---:|")
+    print(f"{given.moves:,} moves; seconds are those of the processor, {torch.get_num_threads()} threads")
+    print("| share of MACs | widths | units | energy | seconds | moves per second |")
+    print("|---:|---|---|---:|---:|---:|")
     macs = space.unit_costs("macs").numpy()
     for share in given.shares:
         uniform = ms.Amount(share, hold="macs", scope="layerwise", on_empty="keep_one")
         free = ms.Amount(share, hold="macs", on_empty="keep_one")
-        rows = [("uniform", "FPGM", space.top_k(ms.criteria.fpgm(model, space), uniform), "", "")]
-        starts = {}
-        for widths, amount, costs in (
-            ("uniform", uniform, None), ("of greedy removal", free, None), ("of greedy removal per MAC", free, macs)
-        ):  # fmt: skip
-            begun = time.perf_counter()
-            starts[widths] = greedy(space, energy, amount, costs)
-            rows.append((widths, "greedy", starts[widths], f"{time.perf_counter() - begun:.1f}", ""))
-        best = min(starts.values(), key=energy)
-        for widths, start, exchanges in (
-            *((widths, start, 0.0) for widths, start in starts.items()),
-            ("found from uniform", starts["uniform"], 0.1),
-            ("found from the best greedy", best, 0.1),
-        ):
-            found = [
-                annealed(space, energy, start, free, given.moves, seed, exchanges=exchanges)
-                for seed in range(given.seeds)
-            ]
-            for mask, seconds in found:
-                rows.append((widths, "annealed", mask, f"{seconds:.1f}", f"{given.moves / seconds:,.0f}"))
-        for widths, name, mask, seconds, speed in rows:
-            value = energy(mask)
-            rival = starts.get(widths, best)
-            against = f"{100 * (value / energy(rival) - 1):+.2f} %"
-            kept = space.share(mask, "macs")
-            print(f"| {kept:.4f} | {widths} | {name} | {value:.4f} | {against} | {seconds} | {speed} |", flush=True)
+
+        def show(widths, units, found, moves=0):
+            mask, seconds = found
+            speed = f"{moves / seconds:,.0f}" if moves else ""
+            row = [f"{space.share(mask, 'macs'):.4f}", widths, units, f"{energy(mask):.4f}", f"{seconds:.1f}", speed]
+            print(f"| {' | '.join(row)} |", flush=True)
+            return mask
+
+        show("uniform", "FPGM", timed(space.top_k, ms.criteria.fpgm(model, space), uniform))
+        first = show("uniform", "greedy", timed(greedy, space, energy, uniform))
+        starts = [show("greedy", "greedy", timed(greedy, space, energy, free))]
+        starts.append(show("greedy per MAC", "greedy", timed(greedy, space, energy, free, macs)))
+        best = min(starts, key=energy)
+        for seed in range(given.seeds):
+            for widths, start, exchanges in (
+                ("uniform", first, 0.0),
+                ("best greedy", best, 0.0),
+                ("exchanged from uniform", first, 0.1),
+                ("exchanged from best greedy", best, 0.1),
+            ):
+                found = timed(annealed, space, energy, start, free, given.moves, seed, exchanges)
+                show(widths, "annealed", found, given.moves)
 
 
 if __name__ == "__main__":
