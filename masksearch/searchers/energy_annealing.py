@@ -149,7 +149,8 @@ class EnergyAnnealing(Searcher):
         n_states = self.states if scorings is None else min(self.states, scorings)
         n_rounds = _ROUNDS if scorings is None else math.ceil(scorings / n_states)
         walks = [self._walk(mask) for mask in state.walks]
-        passed = [] if state.seen else [state.best]
+        passed: list[Passed] = []
+        starts = [] if state.seen else [state.best]
         if walks[0].is_stuck:
             state.waiting = [state.best]
             return
@@ -169,10 +170,11 @@ class EnergyAnnealing(Searcher):
         state.acceptance_rate = sum(walk.accepted for walk in walks) / (moves // n_turns * n_turns * len(walks))
         state.walks = [walk.mask() for walk in walks]
         polished = self._walk(best)
-        polished.fill()
+        if self.exchanges:
+            polished.fill()
         polished.descend()
         state.best = Passed.by(polished)
-        state.waiting = self._new([*passed[: not state.seen], state.best, *passed], walks[-1], n_states)
+        state.waiting = self._new([*starts, state.best, *passed], walks[-1], n_states)
 
     def _walk(self, mask: Mask) -> Walk:
         return Walk(self.problem, self._energy.start(mask, self.state.coefficients), self.state.rng)
