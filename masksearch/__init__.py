@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from masksearch.models import build_model
     from masksearch.plugin import load_plugins
     from masksearch.pruning import deploy, export
+    from masksearch.pruning.energy import RepairEnergy, repair_energy
     from masksearch.pruning.nm_permutation import PermutedNetwork, permute_channels
     from masksearch.pruning.one_shot import OneShot, one_shot, outlier_densities
     from masksearch.pruning.physical import load_pruned, prune, restore_state, save_pruned, slice_state
@@ -61,6 +62,7 @@ __all__ = [
     "PermutedNetwork",
     "Problem",
     "Proposal",
+    "RepairEnergy",
     "Score",
     "Scorer",
     "ShortTraining",
@@ -94,6 +96,7 @@ __all__ = [
     "permute_channels",
     "prune",
     "reconstruct",
+    "repair_energy",
     "restore_state",
     "run_rounds",
     "save_pruned",
@@ -133,6 +136,7 @@ _HOMES = {
     "data": ("Data", "Split", "load_data"),
     "models": ("build_model",),
     "plugin": ("load_plugins",),
+    "pruning.energy": ("RepairEnergy", "repair_energy"),
     "pruning.nm_permutation": ("PermutedNetwork", "permute_channels"),
     "pruning.one_shot": ("OneShot", "one_shot", "outlier_densities"),
     "pruning.physical": ("load_pruned", "prune", "restore_state", "save_pruned", "slice_state"),

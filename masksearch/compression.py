@@ -17,6 +17,7 @@ from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
 from masksearch.data import Data
+from masksearch.pruning.energy import repair_energy
 from masksearch.pruning.gram_matrices import calibration_inputs
 from masksearch.pruning.physical import prune
 from masksearch.pruning.reconstruction import reconstruct
@@ -292,7 +293,17 @@ class _Task:
         amount = Amount(share, hold=hold, scope="layerwise", on_empty="keep_one")
         return self._within_latency(amount, share) if name == "latency" else amount
 
+    @property
+    def _needs_energy(self) -> bool:
+        """Whether the method is a searcher that needs an energy."""
+        method = self._method
+        if isinstance(method, str):
+            return method in SEARCHERS and SEARCHERS[method]().needs_energy
+        return method is not None and method.needs_energy
+
     def _check_method(self, granularity: str) -> None:
+        if self._needs_energy and granularity != "filter":
+            raise InputError(f"method: {self._method!r} searches filters, not {granularity} units; give another method")
         if isinstance(self._method, str) and self._method in CRITERIA:
             row = CRITERIA[self._method]
             if granularity not in row.granularities:
@@ -331,6 +342,8 @@ class _Task:
         order = torch.randperm(len(self.data.train), generator=generator)[:_RANKED]
         sizes = [len(part) for part in order.split(_RANKED_BATCH)]
         batches = list(self.data.train.batches(order, sizes)) if CRITERIA[name].needs_batches else []
+        if CRITERIA[name].unlabelled:
+            batches = [(inputs, None) for inputs in self.repair_inputs()]
         return select(
             name,
             self.model,
@@ -348,7 +361,11 @@ class _Task:
         method = self._method or _CRITERION[self.space.granularity]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
-        first = self.criterion_mask(_CRITERION[self.space.granularity], amount) if start == "criterion" else start
+        energy = repair_energy(self.model, self.space, self.repair_inputs()) if self._needs_energy else None
+        first: Mask | str | None = start
+        if start == "criterion":
+            greedy = None if energy is None else self.space.top_k(energy.saliency(), amount)
+            first = greedy or self.criterion_mask(_CRITERION[self.space.granularity], amount)
         objective = self.objective or ("distance" if self.data.search.sample(1)[1] is None else "loss")
         repairs = objective in OBJECTIVES and OBJECTIVES[objective].reconstructs
         calibration = self.repair_inputs() if repairs else None
@@ -364,6 +381,7 @@ class _Task:
             self.budget,
             self.seed,
             start=first if isinstance(first, Mask) else None,
+            energy=energy,
             callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
         )
         return searcher.predicted_best or history.best_mask, history

@@ -211,3 +211,18 @@ def test_a_resnet18_of_torchvision_keeps_half_of_its_macs():
         outputs = result.model(data.test.inputs)
     assert outputs.shape == (16, 4)
     assert result.after.metric == float((outputs.argmax(1) == data.test.targets).double().mean())
+
+
+def test_masks_of_the_energy_after_repair(classifier):
+    model, data = classifier
+    options = {"macs": 0.5, "train": False, "progress": False}
+    ranked = ms.compress(model, data, method="energy", **options)
+    searcher = ms.searchers.EnergyAnnealing(moves=1000, states=5)
+    searched = ms.compress(model, data, method=searcher, budget=10, objective="bn_recalibrated", **options)
+    assert searched.method == "EnergyAnnealing"
+    assert len(searched.history) == 10
+    assert all(result.after.macs <= 0.5 * result.before.macs for result in (ranked, searched))
+    assert searched.history.first == ranked.mask  # the search starts from greedy removal
+    for method in ("energy", "energy_annealing"):
+        with pytest.raises(ms.InputError, match=method):
+            ms.compress(model, data, sparsity=0.5, method=method, progress=False)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
+from masksearch.core.energy import Energy
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.space import MaskSpace
@@ -198,6 +199,8 @@ class Problem:
         How searchers that rank units make masks; by default, a mask has the top units.
     cost : Cost, optional
         Minimised beside the score; the density is then an upper limit.
+    energy : Energy, optional
+        Rates masks without scoring them, in microseconds per move; for searchers with ``needs_energy``.
     amount : Amount, optional
         Another name for ``density``, for :func:`dataclasses.replace`.
     earlier_budgets : sequence of Budget
@@ -218,6 +221,7 @@ class Problem:
     saliencies: Mapping[str, Tensor]
     refine: Refine | None
     cost: Cost | None
+    energy: Energy | None
     earlier_budgets: tuple[Budget, ...]
 
     def __init__(
@@ -232,6 +236,7 @@ class Problem:
         hold: Hold | None = None,
         refine: Refine | None = None,
         cost: Cost | None = None,
+        energy: Energy | None = None,
         *,
         amount: Amount | None = None,
         earlier_budgets: Sequence[Budget] = (),
@@ -254,6 +259,7 @@ class Problem:
             "saliencies": known,
             "refine": refine,
             "cost": cost,
+            "energy": energy,
             "earlier_budgets": tuple(earlier_budgets),
         }
         for name, value in values.items():
@@ -294,6 +300,7 @@ class Problem:
             "cost": self.cost if isinstance(self.cost, str) else self.cost is not None,
             **({"limits": asdict(self.space.limits)} if self.space.limits else {}),
             **({"saliencies": list(self.saliencies)} if self.saliencies else {}),
+            **({"energy": list(self.energy.names)} if self.energy is not None else {}),
             **({LARGER_BUDGETS: larger} if larger else {}),
         }
 

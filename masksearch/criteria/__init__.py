@@ -12,6 +12,7 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.connectivity import Connectivity, connected
+from masksearch.criteria.energy import energy
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import grasp, snip, taylor
 from masksearch.criteria.input_norms import wanda
@@ -30,6 +31,7 @@ __all__ = [
     "balanced_batch",
     "bn_scale",
     "connected",
+    "energy",
     "filter_l1",
     "filter_l2",
     "fpgm",
@@ -58,6 +60,7 @@ class Criterion:
     source: str  # formula and paper
     weights: Literal["none", "any", "trained"] = "any"  # weights that it reads; trained: of little use before training
     needs_batches: bool = False  # reads batches of (images, labels)
+    unlabelled: bool = False  # needs_batches: of the inputs of some hundred examples alone
     needs_initial: bool = False  # reads the weights at initialisation, initial=
     draws: bool = False  # random: takes generator=
     rounds: int = 1  # rounds of ranking and pruning from density 1 down to the target
@@ -127,6 +130,14 @@ CRITERIA: Table[Criterion] = Table(
             needs_batches=True,
             granularities=_PARTS,
             takes_loss=True,
+        ),
+        "energy": Criterion(
+            energy,
+            "filters: order of greedy removal on the error after least-squares repair (OBS; ZipLM, Kurtic et al. 2023)",
+            weights="trained",
+            needs_batches=True,
+            unlabelled=True,
+            granularities=_FILTER,
         ),
         "wanda": Criterion(
             wanda, "|w| x norm of its input, within an output (Sun et al. 2024)", weights="trained", needs_batches=True

@@ -15,6 +15,9 @@ from masksearch.utils.nested import Nested, call_model, describe, n_examples, ta
 
 __all__ = ["BatchLoss", "Batches", "Loss", "first_inputs", "input_batches", "is_split", "loss_batches"]
 
+_SMALL = 64  # examples of a batch of inputs without targets
+_LEAST_BATCHES = 4  # of inputs: least squares holds some of them out
+
 Batches = Any  # Iterable[tuple[Any, Any]], or a split
 """A split, resident or streamed, or an iterable of (inputs, targets)."""
 
@@ -34,21 +37,21 @@ def first_inputs(batches: Batches, criterion: str) -> Nested:
 
 
 def input_batches(batches: Batches, criterion: str) -> list[Nested]:
-    """Return the inputs of all batches.
-
-    Raises
-    ------
-    InputError
-        If there is no batch.
-    """
+    """Return the inputs of batches; fewer than four batches are cut in parts of equal size, at most 64 examples."""
     if is_split(batches):
-        size = forward_batch(torch.device("cpu"))
-        sizes = [min(size, len(batches) - start) for start in range(0, len(batches), size)]
-        batches = batches.batches(torch.arange(len(batches)), sizes)
+        sizes = [min(_SMALL, len(batches) - start) for start in range(0, len(batches), _SMALL)]
+        batches = batches.batches(None, sizes)
     found = [inputs for inputs, _ in batches]
     if not found:
-        raise InputError(f"batches: none; {criterion} needs at least one (inputs, targets)")
-    return found
+        raise InputError(f"batches: none; {criterion} needs some hundred examples, without targets")
+    if len(found) >= _LEAST_BATCHES:
+        return found
+    parts: list[Nested] = []
+    for inputs in found:
+        n = n_examples(inputs)
+        size = max(1, min(_SMALL, n // _LEAST_BATCHES))
+        parts += [take(inputs, slice(start, start + size)) for start in range(0, n - n % size, size)]
+    return parts
 
 
 @dataclass(frozen=True)

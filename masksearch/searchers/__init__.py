@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from masksearch.searchers.annealing import Annealing
 from masksearch.searchers.eda import EDA
+from masksearch.searchers.energy_annealing import EnergyAnnealing
 from masksearch.searchers.evolution import Evolution
 from masksearch.searchers.layer_coefficients import LayerCoefficients
 from masksearch.searchers.level_switches import LevelSwitches
@@ -19,6 +20,7 @@ __all__ = [
     "EDA",
     "SEARCHERS",
     "Annealing",
+    "EnergyAnnealing",
     "Evolution",
     "LayerCoefficients",
     "LevelSwitches",
@@ -36,6 +38,7 @@ SEARCHERS: Table[Callable[[], Searcher]] = Table(
         "annealing": Annealing,
         "annealing_thesis_mlp": ThesisAnnealing.mlp,
         "annealing_thesis_cnn": ThesisAnnealing.cnn,
+        "energy_annealing": EnergyAnnealing,
         "random_search": RandomSearch,
         "eda": EDA,
         "evolution": Evolution,

@@ -47,6 +47,9 @@ class Searcher(ABC):
     refuses_problems: ClassVar[bool] = False
     """Whether :meth:`start` raises an error for some problems of one density, as for too many parameters."""
 
+    needs_energy: ClassVar[bool] = False
+    """Whether the problem must have an ``energy``, which rates masks without scoring them."""
+
     problem: Problem
     generator: torch.Generator
 

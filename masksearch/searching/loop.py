@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty
+from masksearch.core.energy import Energy
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import (
@@ -53,6 +54,7 @@ def search(
     hold: Hold | None = None,
     refine: Refine | None = None,
     cost: Cost | None = None,
+    energy: Energy | None = None,
     batch: int = 1,
     keep: int = 5,
     folder: str | Path | None = None,
@@ -95,6 +97,9 @@ def search(
         full mask's; ``f(mask)`` returns any other share. Masks then have any density up to ``density`` and keep at
         least one unit of every layer; a start may have any of these densities. It needs a searcher that
         ``supports_costs``: Optuna's, except CMA-ES.
+    energy : Energy, optional
+        Rates masks without scoring them, for searchers that need it (``energy_annealing``);
+        :func:`masksearch.repair_energy` makes that of a network's filters.
     batch : int
         Number of masks that the searcher proposes at once.
     keep : int
@@ -136,7 +141,7 @@ def search(
     if cost is not None:
         _check_cost(cost, searcher, space)
     mask = _start_mask(start, space, amount, up_to=cost is not None)
-    problem = Problem(space, amount, budget, seed, mask, saliencies, refine=refine, cost=cost)
+    problem = Problem(space, amount, budget, seed, mask, saliencies, refine=refine, cost=cost, energy=energy)
     if amount.hold == "units":
         amount.count(space)  # an impossible density is an error before any work
     run, history = partial(_run, searcher, as_scoring(scorer), batch, list(callbacks)), History(keep)

@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from masksearch.core.energy import Energy, EnergyState
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score, Scoring, proposals_of
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["Subspace", "SubspaceScorer"]
+__all__ = ["Subspace", "SubspaceEnergy", "SubspaceScorer"]
 
 
 class Subspace(MaskSpace):
@@ -59,6 +61,60 @@ class Subspace(MaskSpace):
     def lifted_move(self, move: Move) -> Move:
         """Convert a move (units to prune and units to restore) of this space to a move of the full space."""
         return Move(self.units[move.dropped], self.units[move.regrown])
+
+
+class SubspaceEnergy(Energy):
+    """Energy of masks of a subspace, from an energy of the full space.
+
+    Parameters
+    ----------
+    energy : Energy
+        Rates masks of the full space.
+    space : Subspace
+        The space of the masks to rate.
+    """
+
+    def __init__(self, energy: Energy, space: Subspace) -> None:
+        self._energy, self._space = energy, space
+        self.names = energy.names
+
+    def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> EnergyState:
+        """Return the state of a walk that begins at a mask of the subspace."""
+        return _SubspaceState(self._energy.start(self._space.lifted(mask), coefficients), self._space)
+
+
+class _SubspaceState(EnergyState):
+    """State of a walk in a subspace; unit numbers are converted to those of the full space."""
+
+    def __init__(self, state: EnergyState, space: Subspace) -> None:
+        self._state, self._space = state, space
+        self.bits = state.bits[space.units]
+        names = [layer.name for layer in space.alive.space.layers]
+        self._layers = [names.index(layer.name) for layer in space.layers]
+
+    @property
+    def value(self) -> float:
+        """Energy of the current mask."""
+        return self._state.value
+
+    def terms(self) -> np.ndarray:
+        """Return the terms of the energy without their coefficients: float64 (n_terms,)."""
+        return self._state.terms()
+
+    def singles(self, layer: int) -> np.ndarray:
+        """Return the change of the energy if each unit of a layer is toggled alone: float64 (layer size,)."""
+        number = self._layers[layer]
+        start = self._space.alive.space.layers[number].start
+        return self._state.singles(number)[self._space.units[self._space.layers[layer].slice] - start]
+
+    def deltas(self, units: np.ndarray) -> np.ndarray:
+        """Return the change of the energy by each of m moves, which toggle the units of their row of (m, r)."""
+        return self._state.deltas(self._space.units[units])
+
+    def toggle(self, units: np.ndarray) -> None:
+        """Toggle units, int64 (r,), in the current mask."""
+        self._state.toggle(self._space.units[units])
+        self.bits[units] ^= True
 
 
 class SubspaceScorer(Scoring):

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from masksearch.core.amount import Density, OnEmpty
+from masksearch.core.energy import Energy, EnergyState
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Budget, Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 
-__all__ = ["SPACE", "Planted", "drive", "path_of", "problem"]
+__all__ = ["SPACE", "Planted", "PlantedEnergy", "drive", "path_of", "problem"]
 
 SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
@@ -47,6 +49,64 @@ class Planted:
         return Score(math.nan if is_nan else self.value(proposal.mask))
 
 
+class PlantedEnergy(Energy):
+    """Energy for tests: one term per layer, the sum of the worths of its pruned units, and of pairs of pruned units.
+
+    Attributes
+    ----------
+    pairs : np.ndarray
+        The energy of a mask with the pruned units p is the sum of ``pairs`` over p x p: float64 (n_units, n_units).
+    """
+
+    def __init__(self, space: MaskSpace = SPACE, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.space, self.names = space, tuple(layer.name for layer in space.layers)
+        self.layers = space.layer_of(np.arange(space.n_units))
+        pairs = rng.random((space.n_units, space.n_units)) / space.n_units + np.diag(rng.random(space.n_units))
+        self.pairs = np.where(self.layers[:, None] == self.layers, (pairs + pairs.T) / 2, 0.0)
+
+    def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> "PlantedState":
+        """Return the state of a walk that begins at ``mask``."""
+        weights = np.ones(len(self.names)) if coefficients is None else coefficients
+        return PlantedState(self, mask.bits.numpy().copy(), weights)
+
+
+class PlantedState(EnergyState):
+    """Current mask of a walk on a planted energy."""
+
+    def __init__(self, energy: PlantedEnergy, bits: np.ndarray, coefficients: np.ndarray) -> None:
+        self.energy, self.bits = energy, bits
+        self._coefficients = coefficients
+        self._pairs = energy.pairs * coefficients[energy.layers]
+
+    @property
+    def value(self) -> float:
+        """Energy of the current mask."""
+        return float(self._coefficients @ self.terms())
+
+    def terms(self) -> np.ndarray:
+        """Return the terms, one per layer: float64 (n_layers,)."""
+        pruned = (~self.bits).astype(np.float64)
+        worths = pruned * (self.energy.pairs @ pruned)
+        return np.bincount(self.energy.layers, weights=worths, minlength=len(self.energy.names))
+
+    def singles(self, layer: int) -> np.ndarray:
+        """Return the change of the energy if each unit of a layer is toggled alone: float64 (layer size,)."""
+        own = self.energy.space.layers[layer]
+        return self.deltas(np.arange(own.start, own.stop)[:, None])
+
+    def deltas(self, units: np.ndarray) -> np.ndarray:
+        """Return the change of the energy by each of m moves, which toggle the units of their row of (m, r)."""
+        signs = np.where(self.bits[units], 1.0, -1.0)  # of the change of a unit's number of prunings
+        blocks = self._pairs[units[:, :, None], units[:, None, :]]
+        slopes = (self._pairs @ ~self.bits)[units]
+        return 2 * (signs * slopes).sum(1) + (signs[:, :, None] * blocks * signs[:, None, :]).sum((1, 2))
+
+    def toggle(self, units: np.ndarray) -> None:
+        """Toggle units, int64 (r,), in the current mask."""
+        self.bits[units] ^= True
+
+
 def problem(
     seed: int = 0,
     density: Density = 0.3,
@@ -56,7 +116,7 @@ def problem(
     space: MaskSpace = SPACE,
 ) -> Problem:
     """Return a small search problem; by default, with 60 units in two layers."""
-    return Problem(space, density, Budget(scorings), seed, start, on_empty=on_empty)
+    return Problem(space, density, Budget(scorings), seed, start, on_empty=on_empty, energy=PlantedEnergy(space))
 
 
 def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:

@@ -198,3 +198,13 @@ def test_every_mask_that_is_scored_costs_no_more_than_its_share(hold, tmp_path, 
 def test_what_is_held_is_part_of_a_cells_identity(tmp_path):
     cells = [grid(settings_in(tmp_path, scoring=replace(SCORING, hold=hold)))[0] for hold in ("units", "macs")]
     assert cells[0].folder != cells[1].folder
+
+
+def test_masks_of_the_energy_after_repair(tmp_path):
+    sweep = replace(SWEEP, methods=("energy", "energy_annealing"), budget=5)
+    scoring = replace(SCORING, scope="layerwise")
+    ranked, searched = run_sweep(settings_in(tmp_path, sweep, scoring)).cells
+    assert searched.scorings == 5
+    assert ranked.mask.kept == searched.mask.kept
+    with pytest.raises(InputError, match="energy_annealing ranks filter units only"):
+        replace(sweep, methods=("energy_annealing",), granularity="weight")

@@ -12,7 +12,7 @@ import torch
 
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score
-from masksearch.searchers import SEARCHERS, Annealing, RandomSearch, Searcher, ThesisAnnealing
+from masksearch.searchers import SEARCHERS, Annealing, EnergyAnnealing, RandomSearch, Searcher, ThesisAnnealing
 from masksearch.searchers.state import load_state, saved_state
 from masksearch.testing import check_searcher
 from masksearch.testing import check_searchers as contract
@@ -22,6 +22,8 @@ from masksearch.utils.files import load_tree, save_tree
 
 MAKES = {
     **{name: make for name, make in SEARCHERS.items() if not name.startswith("optuna_")},  # slow: test_optuna.py
+    "energy_annealing": lambda: EnergyAnnealing(moves=2000),
+    "energy_annealing, one walk": lambda: EnergyAnnealing(moves=2000, exchanges=0.5, replicas=1),
     "annealing, large radius": lambda: Annealing(radius_start=1.0, radius_end=0.2, probe_every=3),
     "annealing, within layers": lambda: Annealing(within=0.7, radius_start=0.3),
     "annealing, chains": lambda: Annealing(chains=3, within=0.2),

@@ -145,6 +145,8 @@ class SweepSettings:
         if moment:
             Duration.parse(moment, f"methods: {name}@{moment}")
         allowed = CRITERIA[name].granularities if name in CRITERIA else ("weight",) if name in SUPERMASKS else None
+        if name in SEARCHERS and SEARCHERS[name]().needs_energy:
+            allowed = ("filter",)
         if allowed and self.granularity not in allowed:
             raise InputError(
                 f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}"

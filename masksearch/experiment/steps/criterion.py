@@ -6,15 +6,17 @@ from torch import Tensor, nn
 from masksearch.core.amount import Amount
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, Connectivity, balanced_batch, saliency, select
-from masksearch.criteria.batches import Batches
+from masksearch.criteria.batches import Batches, input_batches
 from masksearch.data import Split
 from masksearch.experiment.context import CellContext
+from masksearch.pruning.energy import RepairEnergy, repair_energy
 from masksearch.tasks import CLASSIFICATION
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["criterion_batches", "criterion_mask", "criterion_saliency", "rank_units"]
+__all__ = ["cell_energy", "criterion_batches", "criterion_mask", "criterion_saliency", "rank_units"]
 
 _CLASSES = 10  # that stand for the classes in tasks without classes
+_UNLABELLED = 1000  # examples of criteria that read inputs alone
 
 
 def criterion_mask(
@@ -61,22 +63,29 @@ def criterion_batches(context: CellContext, criterion: str) -> Batches:
     """Return the training examples that a criterion uses: none, or a seed's choice, with the loss of their task.
 
     In classification with examples in memory there are equally many of every class. In other tasks there are 10 times
-    as many as the setting ``examples_per_class``: the first ones of a random order, or of a loader.
+    as many as the setting ``examples_per_class``: the first ones of a random order, or of a loader. Criteria that read
+    inputs alone get 1,000 examples.
     """
-    if not CRITERIA[criterion].needs_batches:
+    row = CRITERIA[criterion]
+    if not row.needs_batches:
         return []
     generator = torch_generator(context.cell.seed, "criterion", "images")
     split, per_class = context.data.train, context.settings.scoring.examples_per_class
-    if split.task.classifies and split.resident:
+    if split.task.classifies and split.resident and not row.unlabelled:
         inputs, targets = balanced_batch(split, per_class, generator)
         return [(inputs, targets)] if split.task is CLASSIFICATION else Split(inputs, targets, split.task)
-    n = min(len(split), per_class * (context.data.classes or _CLASSES))
+    n = min(len(split), _UNLABELLED if row.unlabelled else per_class * (context.data.classes or _CLASSES))
     if split.own_order:
         inputs, targets = split.sample(n)
         return Split(inputs, targets, split.task)
     order = torch.randperm(len(split), generator=generator)[:n]
     [(inputs, targets)] = split.batches(order, [n])
     return Split(inputs, targets, split.task)
+
+
+def cell_energy(context: CellContext, model: nn.Module) -> RepairEnergy:
+    """Return the energy after repair for the weights of ``model``, from 1,000 training examples without targets."""
+    return repair_energy(model, context.space, input_batches(criterion_batches(context, "energy"), "energy"))
 
 
 def rank_units(context: CellContext, model: nn.Module) -> Mask | None:

@@ -28,7 +28,7 @@ from masksearch.experiment.store.run_folder import RunFolder, locked
 from masksearch.scoring import LatencyShare
 from masksearch.searchers import Searcher
 from masksearch.searching.loop import search
-from masksearch.searching.subspace import Subspace, SubspaceScorer
+from masksearch.searching.subspace import Subspace, SubspaceEnergy, SubspaceScorer
 from masksearch.spaces import FilterSpace
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
@@ -113,12 +113,13 @@ class MaskFinder:
                 )
             left = Subspace(alive)
             reached = whole.at(left.density(amount.single("rounds have one")))
+            arguments["energy"] = None if inputs.energy is None else SubspaceEnergy(inputs.energy, left)
             arguments["start"] = None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits))
             arguments["saliencies"] = {name: left.reduced(values) for name, values in inputs.saliencies.items()}
             history = search(left, searcher, SubspaceScorer(scorer, left), reached, **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
             return self._best(masks, history, inputs, model)
-        arguments["saliencies"] = inputs.saliencies
+        arguments |= {"saliencies": inputs.saliencies, "energy": inputs.energy}
         if cell.front:
             with locked(folder, wait=True):  # another sweep may be searching this front
                 RunFolder(folder, cell.front_identity, cell.deciding_settings())

@@ -15,7 +15,8 @@ from masksearch.criteria.gradual import gradual_saliency
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.settings.search_settings import Source
-from masksearch.experiment.steps.criterion import criterion_batches, criterion_mask, criterion_saliency
+from masksearch.experiment.steps.criterion import cell_energy, criterion_batches, criterion_mask, criterion_saliency
+from masksearch.pruning.energy import RepairEnergy
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.seeds import derive
 
@@ -24,7 +25,7 @@ __all__ = ["SearchInputs"]
 
 @dataclass
 class SearchInputs:
-    """Saliencies, warm start and finalists of a cell's search, computed for the weights of ``model``.
+    """Saliencies, warm start, finalists and energy of a cell's search, computed for the weights of ``model``.
 
     Saliencies that took a training are stored in ``folder``; ``callback`` is called with the training's epochs.
     """
@@ -38,6 +39,7 @@ class SearchInputs:
     saliencies: dict[str, Tensor] = field(init=False)  # (n_units,) each, by the text of the setting that names them
     start: Mask | None = field(init=False)
     finalists: dict[str, Mask] = field(init=False)  # by the text of the setting that names them
+    energy: RepairEnergy | None = field(init=False)  # for searchers that need one
     seconds: float = field(init=False)  # of computing all this, an earlier process included
     pruning_seconds: float = 0.0  # of gradual pruning, in this process or an earlier one: equal in every process
     _seconds_before: float = 0.0  # of an earlier process
@@ -47,6 +49,8 @@ class SearchInputs:
         self.saliencies = {text: self._saliency(text) for text in search.saliencies}
         self.start = None if search.warm_start is None else self._mask(search.warm_start)
         self.finalists = {text: self._mask(text) for text in search.finalists}
+        needs_energy = self.context.cell.searcher().needs_energy
+        self.energy = cell_energy(self.context, self.model) if needs_energy else None
         self.seconds = perf_counter() - begun + self._seconds_before
 
     def _saliency(self, text: str) -> Tensor:
