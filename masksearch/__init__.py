@@ -29,10 +29,12 @@ if TYPE_CHECKING:
         BlockSpace,
         FilterSpace,
         NMSpace,
+        UnionSpace,
         WeightSpace,
         block_space,
         filter_space,
         nm_space,
+        union_space,
         weight_space,
     )
     from masksearch.tasks import Task
@@ -64,6 +66,7 @@ __all__ = [
     "Task",
     "TrainSettings",
     "Trial",
+    "UnionSpace",
     "WeightSpace",
     "analysis",
     "block_space",
@@ -97,6 +100,7 @@ __all__ = [
     "supermasks",
     "tasks",
     "train",
+    "union_space",
     "weight_space",
 ]
 
@@ -136,10 +140,12 @@ _HOMES = {
         "BlockSpace",
         "FilterSpace",
         "NMSpace",
+        "UnionSpace",
         "WeightSpace",
         "block_space",
         "filter_space",
         "nm_space",
+        "union_space",
         "weight_space",
     ),
     "tasks": ("Task",),

@@ -15,8 +15,9 @@ __all__ = ["Amount", "Density", "Hold", "OnEmpty", "Scope"]
 Hold = Literal["units", "params", "macs"]
 """What a density is a share of: units, or the full network's parameters or MACs."""
 
-Scope = Literal["global", "layerwise", "erk"]
-"""How a density is spread over layers: by one ranking of all units, equally, or by ERK (Evci et al. 2020)."""
+Scope = Literal["global", "layerwise", "erk", "isomorphic"]
+"""How a density is spread over layers: by one ranking of all units, equally, by ERK (Evci et al. 2020), or by one
+ranking in each group of layers that look alike, equally over groups (Fang et al. 2024)."""
 
 OnEmpty = Literal["raise", "allow", "keep_one"]
 """What happens when a mask would keep nothing of a layer."""
@@ -38,8 +39,10 @@ class Amount:
         round(density x n_units), shared out over layers by largest remainder.
     hold : {"units", "params", "macs"}
         What the density is a share of. In parameters and MACs, a mask is the longest prefix of the ranking that fits.
-    scope : {"global", "layerwise", "erk"}
+    scope : {"global", "layerwise", "erk", "isomorphic"}
         How one density is spread over layers. A density per layer leaves nothing to spread: ``scope`` is ignored.
+        ``isomorphic`` ranks only units of layers that look alike together (equal ``space.topologies``: the same kinds
+        of coupled tensors, of any size); each group of such layers keeps the same share (Fang et al. 2024).
     on_empty : {"raise", "allow", "keep_one"}
         What happens when a mask would keep nothing of a layer, which cuts the network: ``raise`` an error, ``allow``
         the mask, or ``keep_one`` unit of the layer and drop the lowest unit of another layer.
@@ -121,8 +124,8 @@ class Amount:
 
     @property
     def fixes_layers(self) -> bool:
-        """Whether every layer has a quota: a density per layer, or any scope but ``global``."""
-        return self.scope != "global" or self.per_layer is not None
+        """Whether every layer has a quota: a density per layer, or scope ``layerwise`` or ``erk``."""
+        return self.scope in ("layerwise", "erk") or self.per_layer is not None
 
     def single(self, reason: str) -> float:
         """Return the one density of all layers; raise an InputError with ``reason`` for a density per layer."""
@@ -152,7 +155,18 @@ class Amount:
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """Return the same amount as one density per layer of ``layout``; the amount itself for scope "global"."""
+        """Return the same amount as one density per layer of ``layout``; the amount itself for scope "global".
+
+        Raises
+        ------
+        InputError
+            For scope "isomorphic", and for other scopes with ``hold`` in parameters or MACs.
+        """
+        if self.scope == "isomorphic" and self.per_layer is None:
+            raise InputError(
+                "scope: 'isomorphic' is for rankings by a criterion, and moves of a search go between all layers; give "
+                "scope 'global', or 'layerwise' for moves within layers"
+            )
         if not self.fixes_layers or self.per_layer is not None:
             return self
         if self.hold != "units":
@@ -189,10 +203,15 @@ class Amount:
         return kept
 
     def quotas(self, layout: Layout) -> list[int]:
-        """Return the number of units kept in each layer, for every scope but "global".
+        """Return the number of units kept in each layer, for scopes "layerwise" and "erk" or a density per layer.
 
         Under limits of the layout, their sum may be smaller than :meth:`count`.
         """
+        if layout.nested:
+            raise InputError(
+                f"scope: {self.scope!r} or a density per layer; whole blocks have neither, so that the layers of a "
+                f"{layout.granularity} space have no fixed densities: give one density with scope 'global'"
+            )
         kept = self.count(layout)
         sizes = [layer.size for layer in layout.layers]
         if isinstance(self.density, Mapping):

@@ -64,7 +64,8 @@ class Criterion:
 
 
 _DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
-_BOTH, _FILTER, _PARTS, _ALL = ("weight", "filter"), ("filter",), ("filter", "block"), ("weight", "filter", "block")
+_BOTH, _FILTER, _PARTS = ("weight", "filter"), ("filter",), ("filter", "block", "union")
+_ALL = ("weight", *_PARTS)
 
 CRITERIA: Table[Criterion] = Table(
     "criterion",

@@ -4,6 +4,8 @@ from masksearch.spaces.block_mask_space import Block, BlockSpace, block_space
 from masksearch.spaces.filter_mask_space import FilterSpace, filter_space
 from masksearch.spaces.network_space import NetworkSpace
 from masksearch.spaces.nm_mask_space import NMSpace, nm_space
+from masksearch.spaces.union_mask_space import UnionSpace
+from masksearch.spaces.union_proof import union_space
 from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space
 
 __all__ = [
@@ -13,9 +15,11 @@ __all__ = [
     "LayerKind",
     "NMSpace",
     "NetworkSpace",
+    "UnionSpace",
     "WeightSpace",
     "block_space",
     "filter_space",
     "nm_space",
+    "union_space",
     "weight_space",
 ]

@@ -53,6 +53,8 @@ class BlockSpace(NetworkSpace):
         Parameter or buffer of the full network -> shape.
     """
 
+    removes_parts = True
+
     def __init__(
         self,
         graph: Graph,
@@ -85,6 +87,21 @@ class BlockSpace(NetworkSpace):
     def needed(self) -> np.ndarray:
         """Whether a mask must keep a unit of a layer: bool (n_layers,). No block is needed."""
         return np.zeros(len(self.layers), dtype=bool)
+
+    @cached_property
+    def topologies(self) -> tuple[str, ...]:
+        """One text per block: the kinds of its parameters, in every size; blocks with equal texts look alike."""
+        kinds = [
+            sorted(f"{name.rpartition('.')[2]} {len(self.shapes[name])}d" for name in b.removed) for b in self.blocks
+        ]
+        return tuple("; ".join(kind) for kind in kinds)
+
+    def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
+        """Return the space without the blocks of these names, which go to ``left_out`` with a reason."""
+        stay = [place for place, block in enumerate(self.blocks) if block.name not in names]
+        branches, blocks = [self._branches[place] for place in stay], [self.blocks[place] for place in stay]
+        left_out = [*self.left_out, *((name, reason) for name in names)]
+        return BlockSpace(self._graph, branches, blocks, self._full, self.shapes, left_out)
 
     def _weight(self, block: Block) -> str:
         """Return the zeroed parameter of a block with most dimensions."""
