@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
+from masksearch.criteria.blocks import block_cosine
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
 from masksearch.criteria.gradients import grasp, snip, taylor
@@ -27,6 +28,7 @@ __all__ = [
     "Connectivity",
     "Criterion",
     "balanced_batch",
+    "block_cosine",
     "bn_scale",
     "connected",
     "filter_l1",
@@ -126,6 +128,13 @@ CRITERIA: Table[Criterion] = Table(
             needs_batches=True,
             granularities=_PARTS,
             takes_loss=True,
+        ),
+        "block_cosine": Criterion(
+            block_cosine,
+            "blocks: 1 - cosine similarity of input and output (Men et al. 2024)",
+            weights="trained",
+            needs_batches=True,
+            granularities=("block",),
         ),
     },
 )

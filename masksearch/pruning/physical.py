@@ -31,7 +31,7 @@ from masksearch.spaces.union_mask_space import UnionSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 
-__all__ = ["load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
+__all__ = ["Removable", "load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
 
 _FORMAT = "masksearch.pruned"
 _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetensors"

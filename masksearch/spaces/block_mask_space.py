@@ -96,6 +96,18 @@ class BlockSpace(NetworkSpace):
         ]
         return tuple("; ".join(kind) for kind in kinds)
 
+    def additions(self) -> tuple[dict[int, int], int]:
+        """Return where blocks are added, and the number of additions of tensors in the forward pass.
+
+        {number of the addition, in the order in which they run: which of its operands (0 or 1) is the shortcut}.
+        """
+        all_ = [place for place, operation in enumerate(self._graph.operations) if operation.name in ("add", "add_")]
+        number = {place: each for each, place in enumerate(all_)}
+        inputs = [self._graph.operations[branch.add].inputs for branch in self._branches]
+        shortcuts = [both.index(branch.shortcut) for both, branch in zip(inputs, self._branches, strict=True)]
+        places = zip((number[branch.add] for branch in self._branches), shortcuts, strict=True)
+        return dict(places), len(all_)
+
     def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
         """Return the space without the blocks of these names, which go to ``left_out`` with a reason."""
         stay = [place for place, block in enumerate(self.blocks) if block.name not in names]

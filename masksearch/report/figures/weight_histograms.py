@@ -17,6 +17,7 @@ from masksearch.experiment.results import CellResult
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, percent
 from masksearch.report.figures.hover_texts import tell_cells
 from masksearch.report.figures.style import STYLE, Looks
+from masksearch.spaces import REMOVED
 from masksearch.utils.files import load_tensors, read_json
 
 __all__ = ["weight_drawings"]
@@ -77,8 +78,8 @@ def _kept(result: SweepResult, cell: CellResult, folder: Path) -> tuple[Layers, 
 
 
 def _found_weights(result: SweepResult, cell: CellResult, folder: Path) -> Path | None:
-    """The file of the weights that a weight mask was found at; None if it isn't known, or filters were removed."""
-    if cell.granularity == "filter" or cell.control != "none":
+    """The file of the weights that a weight mask was found at; None if it isn't known, or units were removed."""
+    if cell.granularity in REMOVED or cell.control != "none":
         return None
     if earlier := [round_.number for round_ in cell.rounds[:-1] if round_.epochs]:
         return folder / f"round{earlier[-1]}" / "retrained.safetensors"
