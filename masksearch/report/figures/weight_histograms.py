@@ -59,15 +59,16 @@ def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
 def _kept(result: SweepResult, cell: CellResult, folder: Path) -> tuple[Layers, Layers]:
     """Kept weights of a cell's layers: after training, and when its mask was found if known.
 
-    Pruned weights are zero in the trained network, and no other weights are; filters are removed. A training that
-    diverged leaves weights that are not finite; they are left out.
+    Pruned weights are zero in the trained network, and no other weights are; filters and blocks are removed. A training
+    that diverged leaves weights that are not finite; they are left out.
     """
     trained, _ = load_tensors(folder / "retrained.safetensors")
     source = _found_weights(result, cell, folder)
     found = load_tensors(source)[0] if source and source.exists() else {}
     after, before = {}, {}
     for layer in cell.layers:
-        weights = trained[f"{layer}.weight"].float().numpy().ravel()
+        left = trained.get(f"{layer}.weight")  # None: its block is removed
+        weights = np.empty(0) if left is None else left.float().numpy().ravel()
         places = np.flatnonzero(np.isfinite(weights) & (weights != 0))
         places = places[:: max(1, len(places) // _SAMPLE)]
         after[layer] = weights[places]
