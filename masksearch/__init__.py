@@ -32,10 +32,12 @@ if TYPE_CHECKING:
         BlockSpace,
         FilterSpace,
         NMSpace,
+        UnionSpace,
         WeightSpace,
         block_space,
         filter_space,
         nm_space,
+        union_space,
         weight_space,
     )
     from masksearch.tasks import Task
@@ -70,6 +72,7 @@ __all__ = [
     "Task",
     "TrainSettings",
     "Trial",
+    "UnionSpace",
     "WeightSpace",
     "analysis",
     "block_space",
@@ -107,6 +110,7 @@ __all__ = [
     "supermasks",
     "tasks",
     "train",
+    "union_space",
     "weight_space",
 ]
 
@@ -149,10 +153,12 @@ _HOMES = {
         "BlockSpace",
         "FilterSpace",
         "NMSpace",
+        "UnionSpace",
         "WeightSpace",
         "block_space",
         "filter_space",
         "nm_space",
+        "union_space",
         "weight_space",
     ),
     "tasks": ("Task",),

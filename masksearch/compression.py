@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -12,19 +12,19 @@ from rich.progress import Progress
 from torch import nn
 
 from masksearch import cost
-from masksearch.core.amount import Amount, Hold
+from masksearch.core.amount import Amount, Hold, Scope
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, select
 from masksearch.data import Data
 from masksearch.pruning.energy import repair_energy
 from masksearch.pruning.gram_matrices import calibration_inputs
-from masksearch.pruning.physical import prune
+from masksearch.pruning.physical import Removable, prune
 from masksearch.pruning.reconstruction import reconstruct
 from masksearch.scoring import OBJECTIVES, LatencyShare, Scorer
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
-from masksearch.spaces import FilterSpace, NetworkSpace, filter_space, weight_space
+from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkSpace, ranked_units, space_of
 from masksearch.training import KeptMask, TrainFunction, Training, TrainSettings, evaluate, train
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
@@ -33,9 +33,13 @@ from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = ["Compressed", "Measured", "compress", "find_mask"]
 
-Granularity = Literal["weight", "filter"]
-
-_CRITERION: dict[str, str] = {"weight": "magnitude", "filter": "fpgm"}
+_CRITERION: dict[Granularity, str] = {
+    "weight": "magnitude",
+    "filter": "fpgm",
+    "block": "block_cosine",
+    "union": "taylor",
+    "nm": "magnitude",
+}
 """Usual criterion of each granularity: the method of ``compress``, and the start of its searches."""
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
@@ -43,6 +47,7 @@ _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per
 _REPAIRED = 1024  # training examples whose inputs the repair uses
 _LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
 _TIMED = 64  # inputs of a timed batch
+_NM_SPARSITY = 0.5  # of 2:4 masks
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class Compressed:
 
     def __str__(self) -> str:
         measured = (self.before, self.pruned, self.after)
-        kept = "non-zero parameters" if self.space.granularity == "weight" else "parameters"
+        kept = "parameters" if self.space.removes_parts else "non-zero parameters"
         latency = f"ms per batch of {self.before.latency.batch_size}"
         rows = [
             ("", "before", "pruned", "fine-tuned"),
@@ -89,9 +94,11 @@ class Compressed:
             "  ".join(f"{cell:{'<' if place == 0 else '>'}{widths[place]}}" for place, cell in enumerate(row))
             for row in rows
         ]
-        share = f"{self.amount.single('a result has one density'):.4g} of the {self.amount.hold}"
+        asked, hold = self.amount.single("a result has one density"), self.amount.hold
+        share = f"{asked:.4g} of the {hold}"
+        got = f" ({self.space.share(self.mask, hold):.4g} are)" if self.space.limits is not None else ""
         where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
-        return "\n".join([*lines, f"{self.method}, {self.space.granularity} mask, at most {share} kept; {where}"])
+        return "\n".join([*lines, f"{self.method}, {self.space.granularity} mask, at most {share} kept{got}; {where}"])
 
     def __repr__(self) -> str:
         name, after = self.before.metric_name, _number(self.after.metric)
@@ -129,17 +136,19 @@ def compress(
         Criteria and fine-tuning use ``data.train``, searches ``data.search``; the best epoch is chosen on ``data.val``.
         ``before``, ``pruned`` and ``after`` are measured on ``data.test``.
     sparsity : float
-        Share of the units that is removed, in [0, 1): of the weights, or of the filters with ``granularity="filter"``.
+        Share of the units that is removed, in [0, 1): of the weights, or of the units of ``granularity``.
     macs, params : float
-        Share of the dense network's multiply-adds or parameters that is kept, in (0, 1]. Filters only.
+        Share of the dense network's multiply-adds or parameters that is kept, in (0, 1]. Filters and blocks only.
     latency : float
-        Share of the dense network's latency that is kept, measured on this device with batches of 64. Filters only.
+        Share of the dense network's latency that is kept, measured on this device with batches of 64. No weights.
         The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion.
     method : str or Searcher, optional
         A criterion (``ms.criteria.CRITERIA``), a searcher's name (``ms.searchers.SEARCHERS``), or a searcher. Default:
-        ``magnitude`` for weights, ``fpgm`` for filters.
-    granularity : {"weight", "filter"}, optional
-        Default: weights with ``sparsity``, filters otherwise.
+        ``magnitude`` for weights, ``fpgm`` for filters, ``block_cosine`` for blocks, ``taylor`` for both together.
+    granularity : {"weight", "filter", "block", "union", "nm"}, optional
+        What is removed: weights, filters, whole residual branches (:func:`~masksearch.block_space`), branches and
+        filters in one mask (:func:`~masksearch.union_space`), or 2 of every 4 weights (:func:`~masksearch.nm_space`;
+        ``sparsity`` may be left out). Default: weights with ``sparsity``, filters otherwise.
     budget : int
         Scorings of a search.
     objective : str, optional
@@ -147,7 +156,8 @@ def compress(
         without targets.
     repair : bool, optional
         Whether kept weights are solved by least squares on 1,024 training inputs, so that layers give the outputs of
-        the dense network (:func:`~masksearch.reconstruct`). Default: for filters; weight masks take longer.
+        the dense network (:func:`~masksearch.reconstruct`). Default: for filters; weight masks take longer. Not for
+        blocks.
     train : TrainSettings or False
         Fine-tuning; False leaves it out. Default: 5 epochs of AdamW, learning rate 3e-4 with cosine decay. The weights
         of the best epoch by validation are kept. With ``distill`` above 0, the dense network is the teacher.
@@ -164,7 +174,7 @@ def compress(
     Returns
     -------
     Compressed
-        The smaller network (filters) or the masked one (weights), mask, space, and the measurements.
+        The smaller network (filters, blocks) or the masked one (weights), mask, space, and the measurements.
 
     Raises
     ------
@@ -179,17 +189,20 @@ def compress(
     with _bars(progress) as bars:
         task = _Task(dense, data, method, granularity, budget, objective, seed, bars)
         amount = task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
+        if repair and task.space.granularity in ("block", "union"):
+            raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
         before = task.measure(dense, {})
         mask, history = task.find(amount)
-        filters = isinstance(task.space, FilterSpace)
-        if filters if repair is None else repair:
+        if isinstance(task.space, FilterSpace) if repair is None else repair:
             network = reconstruct(dense, task.space, mask, task.repair_inputs())
         else:
             network = copy_network(dense)
             task.space.apply(network, mask)
-        if isinstance(task.space, FilterSpace):
+        masks = {}
+        if isinstance(task.space, Removable):
             network = prune(network, task.space, mask)
-        masks = {} if filters else task.space.parameter_masks(mask)
+        else:
+            masks = task.space.parameter_masks(mask)
         pruned = after = task.measure(network, masks)
         training = None
         if train is not False:
@@ -239,6 +252,7 @@ class _Task:
     """One network, its data, and the method that finds a mask; the space is made when the amount is known."""
 
     space: NetworkSpace
+    _kind: Granularity  # of the space
 
     def __init__(
         self,
@@ -253,7 +267,7 @@ class _Task:
     ) -> None:
         require("budget", budget, budget >= 1, "1 or more scorings")
         if granularity is not None:
-            choose("granularity", granularity, list(get_args(Granularity)))
+            choose("granularity", granularity, list(UNITS))
         if isinstance(method, str):
             choose("method", method, [*CRITERIA, *SEARCHERS])
         elif method is not None and not hasattr(method, "ask"):
@@ -265,12 +279,14 @@ class _Task:
     @property
     def method_name(self) -> str:
         """Name of the method, for results."""
-        method = self._method or _CRITERION[self.space.granularity]
+        method = self._method or _CRITERION[self._kind]
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
         """Return the amount that the one given share describes, and make the space."""
         named = {name: value for name, value in given.items() if value is not None}
+        if self.granularity == "nm" and not named:
+            named = {"sparsity": _NM_SPARSITY}
         if len(named) != 1:
             what = ", ".join(named) or "none of them"
             raise InputError(f"sparsity, macs, params, latency: exactly one is needed, and {what} is given")
@@ -279,18 +295,18 @@ class _Task:
             require(name, share, 0 <= share < 1, "in [0, 1), the share of units that is removed")
         else:
             require(name, share, 0 < share <= 1, f"in (0, 1], the share of the dense network's {name} that is kept")
-        granularity = self.granularity or ("weight" if name == "sparsity" else "filter")
-        if granularity == "weight" and name != "sparsity":
+        self._kind = granularity = self.granularity or ("weight" if name == "sparsity" else "filter")
+        if granularity not in REMOVED and name != "sparsity":
             raise InputError(f"{name}: masked weights save no {name}; give sparsity, or granularity='filter'")
-        self._check_method(granularity)
-        if granularity == "weight":
-            self.space = weight_space(self.model)
-            return Amount.of(None, sparsity=share, on_empty="keep_one")
-        self.space = filter_space(self.model, self.example)
+        if granularity == "nm" and share != _NM_SPARSITY:
+            raise InputError(f"sparsity: {share}; 2:4 masks remove {_NM_SPARSITY} of the weights: leave sparsity out")
+        self._check_method(ranked_units(granularity))
+        self.space = space_of(granularity, self.model, self.example)
+        scope: Scope = "layerwise" if granularity in ("filter", "union") else "global"
         if name == "sparsity":
-            return Amount.of(None, sparsity=share, scope="layerwise", on_empty="keep_one")
+            return Amount.of(None, sparsity=share, scope=scope, on_empty="keep_one")
         hold: Hold = "params" if name == "params" else "macs"
-        amount = Amount(share, hold=hold, scope="layerwise", on_empty="keep_one")
+        amount = Amount(share, hold=hold, scope=scope, on_empty="keep_one")
         return self._within_latency(amount, share) if name == "latency" else amount
 
     @property
@@ -315,13 +331,13 @@ class _Task:
 
     def _within_latency(self, amount: Amount, share: float) -> Amount:
         """Return the largest share of MACs whose criterion mask has at most ``share`` of the dense latency."""
-        assert isinstance(self.space, FilterSpace)
+        assert isinstance(self.space, Removable)
         measure = LatencyShare(self.model, self.space, self.example, _TIMED)
         low, high, least = 0.0, 1.0, 1.0
         for _ in range(_LATENCY_STEPS):
             middle = (low + high) / 2
             try:
-                least = measure(self.criterion_mask(_CRITERION["filter"], amount.at(middle)))
+                least = measure(self.criterion_mask(_CRITERION[self._kind], amount.at(middle)))
             except InputError:  # fewer MACs than one unit per layer needs
                 low = max(low, middle) if least > share else low
                 break
@@ -358,14 +374,14 @@ class _Task:
         self, amount: Amount, start: Mask | Literal["criterion", "random"] = "criterion"
     ) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
-        method = self._method or _CRITERION[self.space.granularity]
+        method = self._method or _CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
         energy = repair_energy(self.model, self.space, self.repair_inputs()) if self._needs_energy else None
         first: Mask | str | None = start
         if start == "criterion":
             greedy = None if energy is None else self.space.top_k(energy.saliency(), amount)
-            first = greedy or self.criterion_mask(_CRITERION[self.space.granularity], amount)
+            first = greedy or self.criterion_mask(_CRITERION[self._kind], amount)
         objective = self.objective or ("distance" if self.data.search.sample(1)[1] is None else "loss")
         repairs = objective in OBJECTIVES and OBJECTIVES[objective].reconstructs
         calibration = self.repair_inputs() if repairs else None

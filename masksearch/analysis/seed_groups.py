@@ -2,8 +2,10 @@
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from masksearch.experiment.results import CellResult
+from masksearch.spaces import UNITS, Granularity
 
 __all__ = ["Group", "best_rates", "group_cells", "moment_of", "name_of", "setting_labels"]
 
@@ -93,7 +95,7 @@ def _variants(cells: list[CellResult]) -> list[str]:
     """What each cell is called beside its method: only what differs between the cells, and every control."""
     words = [
         {
-            "granularity": f"{cell.granularity}s",
+            "granularity": UNITS[cast(Granularity, cell.granularity)],
             "cap": f"{cell.cap.cost} capped" if cell.cap else "",
             "schedule": cell.schedule.replace("_", " "),
             "rule": _rule(cell),

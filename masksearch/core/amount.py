@@ -15,8 +15,9 @@ __all__ = ["Amount", "Density", "Hold", "OnEmpty", "Scope"]
 Hold = Literal["units", "params", "macs"]
 """What a density is a share of: units, or the full network's parameters or MACs."""
 
-Scope = Literal["global", "layerwise", "erk", "knapsack"]
-"""How a density is spread over layers: by one ranking of all units, equally, by ERK (Evci et al. 2020), or by knapsack.
+Scope = Literal["global", "layerwise", "erk", "isomorphic", "knapsack"]
+"""How a density is spread over layers: by one ranking of all units, equally, by ERK (Evci et al. 2020), by one ranking
+in each group of layers that look alike, equally over groups (Fang et al. 2024), or by knapsack.
 
 The knapsack keeps the units of the largest sum of saliencies within the budget (HALP, Shen et al. 2022)."""
 
@@ -40,9 +41,11 @@ class Amount:
         round(density x n_units), shared out over layers by largest remainder.
     hold : {"units", "params", "macs"}
         What the density is a share of. In parameters and MACs, a mask is the longest prefix of the ranking that fits.
-    scope : {"global", "layerwise", "erk", "knapsack"}
-        How one density is spread over layers. A density per layer leaves nothing to spread: ``scope`` is ignored. In
-        units, the knapsack is the global ranking, since all units cost the same.
+    scope : {"global", "layerwise", "erk", "isomorphic", "knapsack"}
+        How one density is spread over layers. A density per layer leaves nothing to spread: ``scope`` is ignored.
+        ``isomorphic`` ranks only units of layers that look alike together (equal ``space.topologies``: the same kinds
+        of coupled tensors, of any size); each group of such layers keeps the same share (Fang et al. 2024). In units,
+        the knapsack is the global ranking, since all units cost the same.
     on_empty : {"raise", "allow", "keep_one"}
         What happens when a mask would keep nothing of a layer, which cuts the network: ``raise`` an error, ``allow``
         the mask, or ``keep_one`` unit of the layer and drop the lowest unit of another layer.
@@ -155,7 +158,18 @@ class Amount:
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """Return the same amount as one density per layer of ``layout``; the amount itself for scope "global"."""
+        """Return the same amount as one density per layer of ``layout``; the amount itself for scope "global".
+
+        Raises
+        ------
+        InputError
+            For scope "isomorphic", and for other scopes with ``hold`` in parameters or MACs.
+        """
+        if self.scope == "isomorphic" and self.per_layer is None:
+            raise InputError(
+                "scope: 'isomorphic' is for rankings by a criterion, and moves of a search go between all layers; give "
+                "scope 'global', or 'layerwise' for moves within layers"
+            )
         if not self.fixes_layers or self.per_layer is not None:
             return self
         if self.hold != "units":
@@ -192,10 +206,15 @@ class Amount:
         return kept
 
     def quotas(self, layout: Layout) -> list[int]:
-        """Return the number of units kept in each layer, for every scope but "global".
+        """Return the number of units kept in each layer, for scopes "layerwise" and "erk" or a density per layer.
 
         Under limits of the layout, their sum may be smaller than :meth:`count`.
         """
+        if layout.nested:
+            raise InputError(
+                f"scope: {self.scope!r} or a density per layer; whole blocks have neither, so that the layers of a "
+                f"{layout.granularity} space have no fixed densities: give one density with scope 'global'"
+            )
         kept = self.count(layout)
         sizes = [layer.size for layer in layout.layers]
         if isinstance(self.density, Mapping):

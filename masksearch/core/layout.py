@@ -8,6 +8,7 @@ from functools import cached_property
 from math import prod
 
 import numpy as np
+from torch import Tensor
 
 from masksearch.core.limits import Limits
 from masksearch.utils.errors import InputError
@@ -53,6 +54,9 @@ class Layout:
     swap_group: int = 0
     """Number of consecutive units among which moves of searches must swap; 0: a move may swap any two units."""
 
+    nested: bool = False
+    """Whether some units are parts of others, so that :meth:`canonical` changes bits."""
+
     @property
     def needed(self) -> np.ndarray:
         """Whether a mask that keeps nothing of a layer cuts the network: bool (n_layers,). By default, all do."""
@@ -78,6 +82,22 @@ class Layout:
         """Hash (16 hex digits) of granularity and layers; a mask fits every space of the same fingerprint."""
         identity = [self.granularity, [[layer.name, list(layer.shape), layer.size] for layer in self.layers]]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+    @cached_property
+    def topologies(self) -> tuple[str, ...]:
+        """One text per layer; layers with equal texts look alike, and scope ``"isomorphic"`` ranks them together."""
+        return tuple(f"{len(layer.shape)}d weight, kernel {layer.shape[2:]}" for layer in self.layers)
+
+    def canonical(self, bits: Tensor) -> Tensor:
+        """Return mask bits, bool (n_units,), in the one form that all masks of the same pruned network have."""
+        return bits
+
+    def empty(self, kept: np.ndarray) -> np.ndarray:
+        """Return which layers cut the network because they keep nothing: bool (n_layers,).
+
+        ``kept`` holds the kept units of every layer, int64 (n_layers,).
+        """
+        return (kept == 0) & self.needed
 
     @cached_property
     def starts(self) -> np.ndarray:

@@ -49,6 +49,18 @@ class Limits:
         stepped = np.where(kept >= self.sizes, self.sizes, kept // self.steps * self.steps)
         return np.maximum(stepped, self.lowest)
 
+    def alive(self, kept: np.ndarray) -> np.ndarray:
+        """Return which layers can keep units, bool (n_layers,), if layers keep ``kept`` units, int64 (n_layers,)."""
+        return np.ones(len(self.sizes), dtype=bool)
+
+    def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
+        """Return the allowed numbers that are ``by`` steps larger, int64 (n_layers,); at most all units."""
+        return np.where(np.greater(by, 0), np.minimum((kept // self.steps + by) * self.steps, self.sizes), kept)
+
+    def settled(self, kept: np.ndarray) -> np.ndarray:
+        """Return allowed numbers near ``kept``, int64 (n_layers,): those of :meth:`floor`."""
+        return self.floor(kept)
+
     def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
         """Return the numbers of kept units per layer, int64 (n_layers,): steps are added while the cost fits.
 

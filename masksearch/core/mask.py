@@ -52,7 +52,8 @@ class Mask:
     space : Layout
         Layers and numbers of units; ``weight_space`` and ``filter_space`` make that of a network.
     bits : bool tensor (n_units,)
-        On any device; stored on the CPU. The caller must not change it afterwards.
+        On any device; stored on the CPU. The caller must not change it afterwards. Where units are parts of other
+        units, parts of pruned units are pruned, too (:meth:`Layout.canonical`).
     """
 
     __slots__ = ("_base", "_bits", "_hash", "_move", "_pending", "n_kept", "space")
@@ -63,7 +64,8 @@ class Mask:
                 f"mask bits: {bits.dtype} of shape {tuple(bits.shape)}; a bool tensor ({space.n_units},) is needed"
             )
         self.space = space
-        self._bits: Tensor | None = bits.detach().cpu()
+        bits = space.canonical(bits.detach().cpu())
+        self._bits: Tensor | None = bits
         self._base: Mask | None = None
         self._move: Move | None = None
         self._pending = 0  # units in the moves since the last base with bits
@@ -84,6 +86,11 @@ class Mask:
         """
         if not len(move):
             return self
+        if self.space.nested:
+            bits = self.bits.clone()
+            bits.numpy()[move.dropped] = False
+            bits.numpy()[move.regrown] = True
+            return Mask(self.space, bits)
         child = object.__new__(Mask)
         child.space, child._bits, child._base, child._move, child._hash = self.space, None, self, move, None
         child.n_kept = self.n_kept + len(move.regrown) - len(move.dropped)
@@ -159,8 +166,9 @@ class Mask:
 
     def empty_layers(self) -> list[str]:
         """Return the names of the layers without any kept unit, of those that the network needs."""
-        kept = self.kept_per_layer().items()
-        return [name for (name, count), needed in zip(kept, self.space.needed, strict=True) if needed and not count]
+        kept = self.kept_per_layer()
+        empty = self.space.empty(np.array(list(kept.values())))
+        return [name for name, is_empty in zip(kept, empty.tolist(), strict=True) if is_empty]
 
     def hamming(self, other: "Mask") -> int:
         """Return the number of units in which two masks differ: 2 r if r units were pruned and r regrown."""

@@ -264,7 +264,7 @@ class Problem:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        _check_limits(space, self.amount, start)
+        _check_limits(space, start)
 
     @property
     def density(self) -> Density:
@@ -337,7 +337,7 @@ class Problem:
         limits = self.space.limits
         if limits is not None and not limits.allow(kept):
             return False
-        return (self.on_empty == "allow" or bool(kept[self.space.needed].all())) and self.space.fits(kept, self.amount)
+        return (self.on_empty == "allow" or not self.space.empty(kept).any()) and self.space.fits(kept, self.amount)
 
     def priced(self, mask: Mask, score: Score) -> Score:
         """Return the score with the cost of its mask, if the problem has a cost."""
@@ -346,15 +346,10 @@ class Problem:
         return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))
 
 
-def _check_limits(space: MaskSpace, amount: Amount, start: Mask | None) -> None:
-    """Raise an InputError for a search on a space with limits that its moves or its start mask would break."""
+def _check_limits(space: MaskSpace, start: Mask | None) -> None:
+    """Raise an InputError for a start mask that breaks the limits of its space."""
     if space.limits is None:
         return
-    if space.limits.stepped and amount.per_layer is None:
-        raise InputError(
-            f"density: {amount.density} over all layers in a space with multiple_of, where moves of a search must stay "
-            "within layers; give hold='units' with scope='layerwise' or 'erk', or a density per layer"
-        )
     if start is not None and not space.limits.allow(np.array(list(start.kept_per_layer().values()))):
         raise InputError("start: a mask that breaks min_units or multiple_of of its space; give one made by top_k")
 

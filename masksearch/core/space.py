@@ -1,5 +1,6 @@
 """Mask spaces: all pruning masks of a network at one granularity. A space turns saliencies of units into masks."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -55,7 +56,8 @@ class MaskSpace(Layout):
         Raises
         ------
         InputError
-            For scope ``"global"``, which does not fix the layers' numbers, and for the errors of :meth:`count`.
+            For scopes ``"global"`` and ``"isomorphic"``, which do not fix the layers' numbers, and for the errors of
+            :meth:`count`.
         """
         return Amount.of(density, scope=scope, default=_LAYERWISE).quotas(self)
 
@@ -100,6 +102,8 @@ class MaskSpace(Layout):
         if saliency.isnan().any():
             raise InputError(f"saliency: {int(saliency.isnan().sum())} of {self.n_units} values are NaN; none may be")
         generator = generator or torch.Generator().manual_seed(0)
+        if amount.scope == "isomorphic":
+            saliency, amount = self._quantiles(saliency, self.topologies, generator), amount.across("global")
         if self.limits is not None:
             return self._limited(saliency, amount, generator, self.limits)
         return self._top(saliency, amount, generator)
@@ -127,7 +131,8 @@ class MaskSpace(Layout):
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
         """Return whether a mask with these numbers of kept units per layer costs no more than the density allows.
 
-        Always True for ``hold="units"``, because the swaps of a search do not change the number of units.
+        Always True for ``hold="units"``, because the swaps of a search do not change the number of units; but in a
+        space with ``multiple_of``, where they do, masks may keep fewer units.
 
         Parameters
         ----------
@@ -136,7 +141,8 @@ class MaskSpace(Layout):
         hold : {"units", "params", "macs"}, optional
             The quantity that the density is a share of. Default: ``"units"``.
         """
-        return Amount.of(density, hold=hold).hold == "units"
+        amount = Amount.of(density, hold=hold)
+        return amount.hold == "units" and self._within_count(kept, amount)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
         """Return the units, parameters or MACs of a mask that keeps ``kept`` units per layer, int64 (n_layers,)."""
@@ -160,6 +166,27 @@ class MaskSpace(Layout):
     def full(self) -> Mask:
         """Return the mask that keeps all units."""
         return Mask(self, torch.ones(self.n_units, dtype=torch.bool))
+
+    def _within_count(self, kept: np.ndarray, amount: Amount) -> bool:
+        """Return whether layers keep at most as many units as the amount allows, where moves may change the number."""
+        free = self.limits is not None and self.limits.stepped and amount.per_layer is None
+        return not free or int(kept.sum()) <= amount.count(self)
+
+    def _quantiles(self, saliency: Tensor, groups: Sequence[str], generator: torch.Generator) -> Tensor:
+        """Replace saliencies (n_units,) by quantiles within groups of layers: float64, in (0, 1), higher = keep.
+
+        ``groups`` has one text per layer; layers with equal texts form a group. The top units of the quantiles keep the
+        same share of every group, with the total rounded as Webster's method of apportionment does.
+        """
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(groups))}
+        group = np.repeat([numbers[text] for text in groups], [layer.size for layer in self.layers])
+        shuffled = torch.randperm(self.n_units, generator=generator).numpy()
+        order = np.lexsort((shuffled, saliency.double().numpy(), group))
+        sizes = np.bincount(group)
+        firsts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+        quantiles = np.empty(self.n_units)
+        quantiles[order] = (np.arange(self.n_units) - firsts + 0.5) / np.repeat(sizes, sizes)
+        return torch.from_numpy(quantiles)
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
         """Return the mask of the units of highest saliency (n_units,), on the CPU without NaN.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
+from masksearch.criteria.blocks import block_cosine
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.energy import energy
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
@@ -29,6 +30,7 @@ __all__ = [
     "Connectivity",
     "Criterion",
     "balanced_batch",
+    "block_cosine",
     "bn_scale",
     "connected",
     "energy",
@@ -69,7 +71,8 @@ class Criterion:
 
 
 _DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
-_BOTH, _FILTER, _PARTS, _ALL = ("weight", "filter"), ("filter",), ("filter", "block"), ("weight", "filter", "block")
+_BOTH, _FILTER, _PARTS = ("weight", "filter"), ("filter",), ("filter", "block", "union")
+_ALL = ("weight", *_PARTS)
 
 CRITERIA: Table[Criterion] = Table(
     "criterion",
@@ -141,6 +144,13 @@ CRITERIA: Table[Criterion] = Table(
         ),
         "wanda": Criterion(
             wanda, "|w| x norm of its input, within an output (Sun et al. 2024)", weights="trained", needs_batches=True
+        ),
+        "block_cosine": Criterion(
+            block_cosine,
+            "blocks: 1 - cosine similarity of input and output (Men et al. 2024)",
+            weights="trained",
+            needs_batches=True,
+            granularities=("block",),
         ),
     },
 )

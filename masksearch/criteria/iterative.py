@@ -32,7 +32,7 @@ def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) 
         raise InputError(
             f"density: {amount.density} keeps {count} units, and only {alive.n_kept} are alive; give a lower density"
         )
-    if amount.fixes_layers:
+    if amount.fixes_layers and not space.nested:
         before = list(alive.kept_per_layer().values())
         after = _within(amount.quotas(space), before)
         for r in range(1, rounds):

@@ -22,12 +22,11 @@ from masksearch.experiment.steps.round_evaluation import round_result
 from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
 from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
-from masksearch.pruning.physical import save_pruned
+from masksearch.pruning.physical import Removable, save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
 from masksearch.schedules.rounds import Round, run_rounds
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
-from masksearch.spaces import FilterSpace
 from masksearch.training import EpochRow, Training, optimizer_steps, train
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
@@ -92,7 +91,7 @@ class _CellRun:
             network = self._save(round_)
             rounds.append(round_result(context, round_))
         cost, layers, latency = ticket_costs(context, network, round_.mask)
-        if isinstance(self.space, FilterSpace) and not round_.mask.empty_layers():
+        if isinstance(self.space, Removable) and not round_.mask.empty_layers():
             save_pruned(self.folder / "pruned", network, self.space, round_.mask)
         capped = settings.sweep.capped
         result = CellResult(

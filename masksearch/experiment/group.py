@@ -17,7 +17,7 @@ from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.steps.dense import dense_network
 from masksearch.experiment.store.failures import clear_failure, record_failure
 from masksearch.models import build_model
-from masksearch.spaces import NetworkSpace, filter_space, weight_space
+from masksearch.spaces import NetworkSpace, space_of
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
 
@@ -132,9 +132,7 @@ def load_part(part: Settings) -> Data:
 def part_space(part: Settings, data: Data) -> NetworkSpace:
     """Return the mask space of a part of a sweep, which is the same for all seeds."""
     model = build_model(part.sweep.model, data, seed=0)
-    if part.sweep.granularity == "filter":
-        return filter_space(model, data.example(1))
-    return weight_space(model, part.scoring.layers)
+    return space_of(part.sweep.granularity, model, data.example(1), part.scoring.layers)
 
 
 def moments_of(cells: Iterable[Cell]) -> set[str]:

@@ -27,16 +27,21 @@ from masksearch.spaces.filter_cut import (
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.size_attributes import set_attributes
+from masksearch.spaces.union_mask_space import UnionSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 
-__all__ = ["load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
+__all__ = ["Removable", "load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
 
 _FORMAT = "masksearch.pruned"
 _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetensors"
 
 
-def prune(model: nn.Module, space: FilterSpace | BlockSpace, mask: Mask) -> nn.Module:
+Removable = FilterSpace | BlockSpace | UnionSpace
+"""Spaces whose masks remove parts of a network, so that it becomes smaller."""
+
+
+def prune(model: nn.Module, space: Removable, mask: Mask) -> nn.Module:
     """Return a smaller copy of a network, physically without the channels or blocks that a mask removes.
 
     In eval mode its outputs equal those of the masked network. The copy has the same class, mode, device and types, and
@@ -54,6 +59,8 @@ def prune(model: nn.Module, space: FilterSpace | BlockSpace, mask: Mask) -> nn.M
     """
     if isinstance(space, BlockSpace):
         return space.without_blocks(model, mask)
+    if isinstance(space, UnionSpace):
+        return space.without_units(model, mask)
     _check_mask(space, mask)
     return cut(unwrapped(model), space.groups, mask.bits)
 
@@ -74,25 +81,31 @@ def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> 
     return cut_tensors(space.groups, mask.bits, state)
 
 
-def restore_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Expand a state dict of the pruned network to the full network's sizes, with zeros for removed channels.
+def restore_state(space: Removable, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Expand a state dict of the pruned network to the full network's sizes, with zeros for removed parts.
 
-    The inverse of :func:`slice_state`, for later rounds of pruning, which rank the channels of the full network. In
-    eval mode both networks give equal outputs.
+    The inverse of :func:`slice_state`, for later rounds of pruning, which rank the units of the full network. In eval
+    mode both networks give equal outputs.
 
     Raises
     ------
     InputError
         For a mask of another space, or a state dict of other sizes than the mask leaves.
     """
-    _check_mask(space, mask)
-    for name, shape in _pruned_shapes(space, mask).items():
+    for name, shape in _shapes_left(space, mask).items():
         if name in state and tuple(state[name].shape) != shape:
             raise InputError(f"state has shape {tuple(state[name].shape)} for {name!r}; this mask leaves {shape}")
-    return filled_tensors(space.groups, mask.bits, state)
+    if isinstance(space, FilterSpace):
+        return filled_tensors(space.groups, mask.bits, state)
+    whole, shapes = dict(state), space.shapes
+    if isinstance(space, UnionSpace):
+        whole = filled_tensors(space.filters.groups, space.cut_mask(mask).bits, state)
+    like = next(iter(state.values()))
+    gone = shapes.keys() - _shapes_left(space, mask).keys()
+    return {**whole, **{name: like.new_zeros(shapes[name]) for name in sorted(gone)}}
 
 
-def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace | BlockSpace, mask: Mask) -> None:
+def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask) -> None:
     """Write a pruned network to the folder ``path``: weights and mask as safetensors, its description as JSON.
 
     A network that was pruned several times is saved with the last space and mask.
@@ -107,12 +120,8 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace | BlockSp
     InputError
         If ``small`` is not of the sizes that the mask leaves.
     """
-    if isinstance(space, BlockSpace):
-        replacements: Replacements = space.replacements(mask)
-        expected = {name: space.shapes[name] for name in _names_left(space, replacements)}
-    else:
-        _check_mask(space, mask)
-        replacements, expected = {}, _pruned_shapes(space, mask)
+    expected = _shapes_left(space, mask)
+    replacements: Replacements = {} if isinstance(space, FilterSpace) else space.replacements(mask)
     tensors = named_tensors(small)
     for name in tensors.keys() - expected.keys():
         raise InputError(f"small: {type(small).__name__} has {name!r}, which this mask removes")
@@ -126,7 +135,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: FilterSpace | BlockSp
         "format": _FORMAT,
         "class": type(small).__name__,
         "built_as": None if built is None else asdict(built),
-        "dense": _fingerprint(space.shapes if isinstance(space, BlockSpace) else record.dense),
+        "dense": _fingerprint(record.dense if "pruning_record" in vars(small) else _full_shapes(space)),
         "numbers": record.numbers,
         "space": space.fingerprint,
         "sizes": getattr(small, "_pruned_sizes", {}),
@@ -167,13 +176,13 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
             f"model: {type(model).__name__} has other parameters than the {about['class']} of {folder} had before it "
             "was pruned for the first time; give an instance made with the same arguments"
         )
-    if replacements := about.get("replacements"):
-        model = with_replacements(model, replacements)
     tensors, _ = load_tensors(folder / _WEIGHTS)
     if {name: list(tensor.shape) for name, tensor in tensors.items()} != about["shapes"]:
         raise InputError(f"{folder / _WEIGHTS} doesn't belong to {folder / _ABOUT}: shapes differ")
     small = with_tensors(model, tensors, about.get("sizes"))
     set_attributes(small, about.get("numbers", []))
+    if replacements := about.get("replacements"):
+        small = with_replacements(small, replacements)
     add_to_record(small, record_of(model), about.get("numbers", []))
     return small.eval()
 
@@ -193,7 +202,22 @@ def _check_mask(space: Layout, mask: Mask) -> None:
         raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
 
 
-def _names_left(space: BlockSpace, replacements: Replacements) -> list[str]:
+def _shapes_left(space: Removable, mask: Mask) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape} of the parameters and buffers of the network that is pruned by a mask."""
+    if isinstance(space, BlockSpace):
+        return {name: space.shapes[name] for name in _names_left(space, space.replacements(mask))}
+    if isinstance(space, UnionSpace):
+        shapes = _pruned_shapes(space.filters, space.cut_mask(mask))
+        return {name: shapes[name] for name in _names_left(space, space.replacements(mask))}
+    _check_mask(space, mask)
+    return _pruned_shapes(space, mask)
+
+
+def _full_shapes(space: Removable) -> dict[str, tuple[int, ...]]:
+    return space.groups.shapes if isinstance(space, FilterSpace) else space.shapes
+
+
+def _names_left(space: BlockSpace | UnionSpace, replacements: Replacements) -> list[str]:
     """Return the names of the parameters and buffers that a network has after replacements of modules."""
     gone = tuple(f"{module}." for module in replacements)
     left = tuple(

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.pruning.physical import prune, restore_state
-from masksearch.spaces import FilterSpace, NetworkSpace
+from masksearch.pruning.physical import Removable, prune, restore_state
+from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Weights, copy_weights
 
 __all__ = ["Ticket", "draw_ticket"]
@@ -18,19 +18,19 @@ class Ticket:
 
     network: nn.Module
     masks: dict[str, Tensor]  # parameter name -> bool, entries to keep in training; empty if physically pruned
-    pruned: bool  # True: channels are physically removed; False: pruned entries are zero
+    pruned: bool  # True: channels or blocks are physically removed; False: pruned entries are zero
 
     def weights(self, space: NetworkSpace, mask: Mask) -> Weights:
         """Return the network's current state dict with the full network's sizes, with zeros at pruned positions."""
         state = copy_weights(self.network)
-        return restore_state(space, mask, state) if self.pruned and isinstance(space, FilterSpace) else state
+        return restore_state(space, mask, state) if self.pruned and isinstance(space, Removable) else state
 
 
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
     """Prune a network with given weights, so that it is ready to be trained.
 
-    Masks of filters remove channels physically; masks of weights zero them. Filters are only zeroed if ``physically``
-    is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.
+    Masks of filters and blocks remove them physically; masks of weights zero them. Filters and blocks are only zeroed
+    if ``physically`` is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weig
         Weights of the full network to start from, for example those at initialisation.
     """
     model.load_state_dict(weights)
-    if physically and isinstance(space, FilterSpace) and not mask.empty_layers():
+    if physically and isinstance(space, Removable) and not mask.empty_layers():
         ticket = Ticket(prune(model, space, mask), {}, pruned=True)
         space.apply(model, mask)
         return ticket

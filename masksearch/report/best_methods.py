@@ -43,7 +43,7 @@ def speech_of(row: SummaryRow) -> str:
     """Return one sentence on test metric, parameters, MACs and speed of a row in comparison with the dense network."""
     fewer = f"{1 / row.macs.mean:.1f}" if row.macs.mean else "infinitely many"
     speed = f"measured {row.speedup.plain('.2f')} times as fast"
-    if row.granularity == "weight":  # what is measured is noise around 1
+    if row.granularity in ("weight", "nm"):  # what is measured is noise around 1
         speed = "as fast as before: dense kernels multiply zeros, too"
     return (
         f"{_value(row)} on the test set, {_beside_dense(row)}; "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import cast
 
 import matplotlib as mpl
 import numpy as np
@@ -24,6 +25,7 @@ from masksearch.experiment import SweepResult
 from masksearch.report.figures.drawing import Drawing, by_sparsity, percent
 from masksearch.report.figures.style import MATRIX_COLOURS, STYLE
 from masksearch.report.tables.table_formats import Grid
+from masksearch.spaces import UNITS, Granularity
 
 __all__ = ["densities", "macs", "orthogonality", "similarity"]
 
@@ -71,7 +73,7 @@ def _by_space(
             spaces.setdefault(_space(masks).fingerprint, []).append((group, masks))
     for kept in spaces.values():
         space = _space(kept[0][1])
-        yield f"{space.n_units} {space.granularity}s" if len(spaces) > 1 else "", kept
+        yield f"{space.n_units} {UNITS[cast(Granularity, space.granularity)]}" if len(spaces) > 1 else "", kept
 
 
 def _space(masks: Mapping[int, Mask]) -> Layout:

@@ -1,4 +1,4 @@
-"""The cost of a filter mask as measured latency."""
+"""The cost of a mask of filters or blocks as measured latency."""
 
 import copy
 from functools import partial
@@ -8,8 +8,7 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
-from masksearch.pruning.physical import prune
-from masksearch.spaces import FilterSpace
+from masksearch.pruning.physical import Removable, prune
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors
 
@@ -17,7 +16,7 @@ __all__ = ["LatencyShare"]
 
 
 class LatencyShare:
-    """Measured cost of a filter mask: latency of the pruned network / latency of the dense network.
+    """Measured cost of a mask of filters or blocks: latency of the pruned network / latency of the dense network.
 
     Both are medians of alternating runs. Measurements vary, so a search with this cost can't be repeated exactly. For
     small networks and small batches, the differences between masks may be smaller than the measurement noise.
@@ -35,7 +34,7 @@ class LatencyShare:
     """
 
     def __init__(
-        self, model: nn.Module, space: FilterSpace, example: Nested, batch_size: int = 64, seconds: float = 0.1
+        self, model: nn.Module, space: Removable, example: Nested, batch_size: int = 64, seconds: float = 0.1
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size: {batch_size}; at least 1 example is needed")

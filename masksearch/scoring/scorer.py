@@ -300,7 +300,7 @@ class Scorer:
             return in_place, "weight masks write only the weights that a move changes"
         if not fast:
             return self._reference(), "fast=False"
-        if self.space.granularity == "block":
+        if self.space.granularity in ("block", "union"):
             return self._reference(), "masks zero the last layers of blocks"
         filters = isinstance(self.space, FilterSpace)
         return self._reference(), "narrower layers save no time on a GPU" if filters else "weights have several types"

@@ -11,6 +11,7 @@ import torch
 from masksearch.core.amount import Scope
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Problem, Proposal, Score
+from masksearch.searchers.budget_moves import BudgetPartition, needs_budget_moves
 from masksearch.searchers.group_swaps import GroupPartition
 from masksearch.searchers.layered_partition import LayeredPartition, RankedLayers
 from masksearch.searchers.partition import Partition
@@ -27,7 +28,7 @@ _TURN = 100  # consecutive scorings of one chain, if proposals come one by one: 
 _EXCHANGES = 20  # number of exchanges between chains in a search
 _TRIES = 100  # draws of a move until the problem allows its mask
 
-Neighbourhood = Partition | LayeredPartition | GroupPartition | RankedLayers
+Neighbourhood = Partition | LayeredPartition | GroupPartition | BudgetPartition | RankedLayers
 """Current mask of an annealing chain, stored so that swaps of r units are drawn in O(r) time."""
 
 
@@ -80,7 +81,8 @@ class Annealing(Searcher):
     the moves, between units of the same layer. With a density per layer, all moves stay within layers. A move is
     accepted if its score reaches ``current + temperature x ln(u)``, u uniform in (0, 1]: Metropolis' rule, written as a
     threshold that is known before scoring. Radius and acceptance decrease geometrically with the share of the budget
-    that has been used.
+    that has been used. In a space with ``multiple_of`` or of blocks and filters, half of the moves swap units within
+    layers, the others move steps of units between layers, or remove and restore blocks, within the budget.
 
     The temperature is measured from the scores. Some moves are probes, which get an exact score. If worsening probes
     lose s on average, and losses are about exponentially distributed, a temperature of s p / (1 - p) accepts a share p
@@ -151,6 +153,8 @@ class Annealing(Searcher):
         mask = self.problem.start or self.problem.random_mask(self.generator, self.scope)
         if self.problem.space.swap_group:
             return GroupPartition(mask)
+        if needs_budget_moves(self.problem):
+            return BudgetPartition(mask, self.problem)
         within = self.within if self.problem.amount.per_layer is None else 1.0
         return LayeredPartition(mask, within) if within else Partition(mask)
 
@@ -161,6 +165,12 @@ class Annealing(Searcher):
         if problem.space.fixed_density is not None:
             raise InputError(
                 f"annealing: densities, but all masks of this {problem.space.describe()} have equal densities; leave "
+                "densities out"
+            )
+        if needs_budget_moves(problem):
+            kind = "units in blocks" if problem.space.nested else "multiple_of"
+            raise InputError(
+                f"annealing: densities in a space with {kind}, where layers can't exchange single units; leave "
                 "densities out"
             )
         saliency = saliencies[0] if saliencies else torch.rand(problem.space.n_units, generator=self.generator)

@@ -12,6 +12,7 @@ from masksearch.core.amount import Scope
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score
+from masksearch.searchers.budget_moves import BudgetPartition, needs_budget_moves
 from masksearch.searchers.group_swaps import swapped_in_groups
 from masksearch.searchers.layered_partition import spread
 from masksearch.searchers.partition import per_layer
@@ -159,6 +160,10 @@ class Evolution(Searcher):
             out, back = mine[taken[space.layer_of(mine)]], theirs[taken[space.layer_of(theirs)]]
         else:
             out, back = (units[self.state.rng.random(len(units)) < 0.5] for units in (mine, theirs))
+        if needs_budget_moves(self.problem):
+            bits = base.bits.copy()
+            bits[out], bits[back] = False, True
+            return BudgetPartition(base.mask, self.problem).settled(bits, self.state.rng)
         radius = min(len(out), len(back))
         if 2 * radius in (0, len(mine) + len(theirs)):
             return Move.nowhere()
@@ -175,6 +180,9 @@ class Evolution(Searcher):
             return Move.nowhere()
         if space.swap_group:
             return swapped_in_groups(base.bits, space.swap_group, self._radius(min(kept, pruned)), self.state.rng)
+        if needs_budget_moves(self.problem):
+            radius = self._radius(min(kept, pruned))
+            return BudgetPartition(base.mask, self.problem).draw(radius, self.state.rng)
         if self.state.rng.random() < self._within:
             move = self._swapped_within(base)
             if len(move) or self._within == 1:

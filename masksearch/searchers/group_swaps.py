@@ -1,5 +1,6 @@
-"""The current mask of a walk through an N:M space: swaps within groups of consecutive units, in time O(radius)."""
+"""Current masks of walks whose moves the space restricts, and swaps within the groups of an N:M space."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,51 +11,43 @@ from masksearch.core.mask import Mask, Move
 from masksearch.searchers.partition import per_layer
 from masksearch.utils.errors import InputError
 
-__all__ = ["GroupPartition", "swapped_in_groups"]
+__all__ = ["BitPartition", "GroupPartition", "swapped_in_groups"]
 
 
-class GroupPartition:
-    """Current mask of a search in an N:M space; has the methods of ``Partition``, and swaps units of equal groups.
+class BitPartition(ABC):
+    """Current mask of a search as an array of bits; has the methods of ``Partition``.
 
     Parameters
     ----------
     mask : Mask
-        The first mask: of a space with a ``swap_group``, with equal numbers of kept units in all groups.
-
-    Raises
-    ------
-    InputError
-        If groups of the mask keep different numbers of units.
+        The first mask.
     """
 
     def __init__(self, mask: Mask) -> None:
         self.space = mask.space
         self._bits = mask.bits.numpy().copy()
-        self._group = mask.space.swap_group
         self._kept = np.array(list(mask.kept_per_layer().values()), dtype=np.int64)
-        self.n_kept = mask.n_kept
-        per_group = self._bits.reshape(-1, self._group).sum(1)
-        if (per_group != per_group[0]).any():
-            raise InputError(
-                f"start: its groups of {self._group} units keep {per_group.min()} to {per_group.max()} units; all must "
-                f"keep the same number, as masks of this {mask.space.describe()} do"
-            )
+
+    @property
+    def n_kept(self) -> int:
+        """Number of kept units."""
+        return int(self._kept.sum())
 
     @property
     def max_radius(self) -> int:
-        """Largest radius of a swap: the sum over groups of the smaller of the numbers of kept and pruned units."""
+        """Largest radius of a swap: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, len(self._bits) - self.n_kept)
 
+    @abstractmethod
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units of their groups."""
-        return swapped_in_groups(self._bits, self._group, min(radius, self.max_radius), rng)
+        """Draw a move of about ``radius`` kept units."""
 
     def kept_after(self, move: Move) -> np.ndarray:
         """Number of kept units per layer after ``move``, int64 (n_layers,)."""
         return self._kept - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def make(self, move: Move) -> None:
-        """Apply a swap to the current mask."""
+        """Apply a move to the current mask."""
         self._kept = self.kept_after(move)
         self._bits[move.dropped] = False
         self._bits[move.regrown] = True
@@ -71,7 +64,35 @@ class GroupPartition:
         """Load what :meth:`state_dict` returned."""
         self._bits = np.array(state["bits"], dtype=bool)
         self._kept = per_layer(self.space, np.flatnonzero(self._bits))
-        self.n_kept = int(self._kept.sum())
+
+
+class GroupPartition(BitPartition):
+    """Current mask of a search in an N:M space: swaps units of equal groups, in time O(radius).
+
+    Parameters
+    ----------
+    mask : Mask
+        The first mask: of a space with a ``swap_group``, with equal numbers of kept units in all groups.
+
+    Raises
+    ------
+    InputError
+        If groups of the mask keep different numbers of units.
+    """
+
+    def __init__(self, mask: Mask) -> None:
+        super().__init__(mask)
+        self._group = mask.space.swap_group
+        per_group = self._bits.reshape(-1, self._group).sum(1)
+        if (per_group != per_group[0]).any():
+            raise InputError(
+                f"start: its groups of {self._group} units keep {per_group.min()} to {per_group.max()} units; all must "
+                f"keep the same number, as masks of this {mask.space.describe()} do"
+            )
+
+    def draw(self, radius: int, rng: np.random.Generator) -> Move:
+        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units of their groups."""
+        return swapped_in_groups(self._bits, self._group, min(radius, self.max_radius), rng)
 
 
 def swapped_in_groups(bits: np.ndarray, group: int, radius: int, rng: np.random.Generator) -> Move:

@@ -9,7 +9,8 @@ import numpy as np
 
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score
-from masksearch.searchers.group_swaps import GroupPartition
+from masksearch.searchers.budget_moves import BudgetPartition, needs_budget_moves
+from masksearch.searchers.group_swaps import BitPartition, GroupPartition
 from masksearch.searchers.partition import Partition
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
@@ -64,7 +65,7 @@ class ThesisState:
 
     rng: np.random.Generator  # draws moves and thresholds
     current: Mask
-    partition: Partition | GroupPartition  # the current mask as an array of units, from which swaps are drawn
+    partition: Partition | BitPartition  # the current mask as an array of units, from which swaps are drawn
     memory: TabuMemory
     radius: int  # number of kept units that a move swaps for pruned ones
     peak: int  # radius after its last increase
@@ -125,13 +126,18 @@ class ThesisAnnealing(Searcher):
         self.state = ThesisState(
             rng=numpy_generator(problem.seed, "thesis_annealing"),
             current=current,
-            partition=GroupPartition(current) if problem.space.swap_group else Partition(current),
+            partition=self._partition(current),
             memory=TabuMemory.of_size(self.memory, problem.space.n_units),
             radius=current.n_kept,
             peak=current.n_kept,
             temperature=self.temperature_start,
             iterations=self.iterations_start,
         )
+
+    def _partition(self, mask: Mask) -> Partition | BitPartition:
+        if self.problem.space.swap_group:
+            return GroupPartition(mask)
+        return BudgetPartition(mask, self.problem) if needs_budget_moves(self.problem) else Partition(mask)
 
     @property
     def incumbent(self) -> Mask:  # noqa: D102

@@ -33,7 +33,17 @@ class Subspace(MaskSpace):
         self.units = alive.bits.nonzero().flatten().numpy()  # int64 (n_units,): indices in the space of ``alive``
         kept = alive.kept_per_layer()
         sizes = [(layer.name, layer.shape, kept[layer.name]) for layer in alive.space.layers if kept[layer.name]]
+        if alive.space.nested:
+            raise InputError(
+                f"rounds: a {alive.space.describe()} is searched in one round only, since units are parts of others"
+            )
         super().__init__(sizes, alive.space.granularity)
+        self._needed = alive.space.needed[[bool(kept[layer.name]) for layer in alive.space.layers]]
+
+    @property
+    def needed(self) -> np.ndarray:
+        """Whether a mask that keeps nothing of a layer cuts the network: bool (n_layers,)."""
+        return self._needed
 
     def density(self, of_all: float) -> float:
         """Return the density in this space of masks that have the density ``of_all`` in the full space.

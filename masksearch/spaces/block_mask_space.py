@@ -53,6 +53,8 @@ class BlockSpace(NetworkSpace):
         Parameter or buffer of the full network -> shape.
     """
 
+    removes_parts = True
+
     def __init__(
         self,
         graph: Graph,
@@ -85,6 +87,33 @@ class BlockSpace(NetworkSpace):
     def needed(self) -> np.ndarray:
         """Whether a mask must keep a unit of a layer: bool (n_layers,). No block is needed."""
         return np.zeros(len(self.layers), dtype=bool)
+
+    @cached_property
+    def topologies(self) -> tuple[str, ...]:
+        """One text per block: the kinds of its parameters, in every size; blocks with equal texts look alike."""
+        kinds = [
+            sorted(f"{name.rpartition('.')[2]} {len(self.shapes[name])}d" for name in b.removed) for b in self.blocks
+        ]
+        return tuple("; ".join(kind) for kind in kinds)
+
+    def additions(self) -> tuple[dict[int, int], int]:
+        """Return where blocks are added, and the number of additions of tensors in the forward pass.
+
+        {number of the addition, in the order in which they run: which of its operands (0 or 1) is the shortcut}.
+        """
+        all_ = [place for place, operation in enumerate(self._graph.operations) if operation.name in ("add", "add_")]
+        number = {place: each for each, place in enumerate(all_)}
+        inputs = [self._graph.operations[branch.add].inputs for branch in self._branches]
+        shortcuts = [both.index(branch.shortcut) for both, branch in zip(inputs, self._branches, strict=True)]
+        places = zip((number[branch.add] for branch in self._branches), shortcuts, strict=True)
+        return dict(places), len(all_)
+
+    def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
+        """Return the space without the blocks of these names, which go to ``left_out`` with a reason."""
+        stay = [place for place, block in enumerate(self.blocks) if block.name not in names]
+        branches, blocks = [self._branches[place] for place in stay], [self.blocks[place] for place in stay]
+        left_out = [*self.left_out, *((name, reason) for name in names)]
+        return BlockSpace(self._graph, branches, blocks, self._full, self.shapes, left_out)
 
     def _weight(self, block: Block) -> str:
         """Return the zeroed parameter of a block with most dimensions."""

@@ -1,11 +1,23 @@
 """Parameters and MACs of physically pruned networks, calculated from the numbers of kept units without pruning."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from masksearch.spaces.coupling import FIXED
 from masksearch.spaces.filter_groups import Groups
 
-__all__ = ["Costs"]
+__all__ = ["Costs", "Part"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cost of a part of a network, in the terms of :class:`Costs`."""
+
+    cut: np.ndarray  # indices of its parameters among those that masks shrink, int64
+    products: tuple[int, ...]  # indices of its products of activations
+    constant: dict[str, int]  # "params" and "macs" that no mask of units changes
 
 
 class Costs:
@@ -19,6 +31,7 @@ class Costs:
     def __init__(self, groups: Groups) -> None:
         names = list(groups.parameters & groups.by_tensor.keys())
         names.sort()
+        self._groups, self._names = groups, names
         runs = [run for name in names for run in groups.by_tensor[name]]
         sizes = [family.size for family in groups.families]
         self._sizes = np.array(sizes, dtype=np.int64)
@@ -47,7 +60,17 @@ class Costs:
             "macs": groups.other_macs + sum(macs for name, macs in groups.macs.items() if name not in names),
         }
 
-    def of(self, hold: str, kept: np.ndarray) -> int:
+    def part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
+        """Return the part of a network that has these parameters and products, and ``macs`` MACs in all."""
+        known = {name: place for place, name in enumerate(self._names)}
+        others = [name for name in parameters if name not in known]
+        counted = sum(self._groups.macs.get(name, 0) for name in parameters if name in known)
+        counted += sum(self._groups.products[place][1] for place in products)
+        constant = {"params": sum(int(np.prod(self._groups.shapes[name])) for name in others), "macs": macs - counted}
+        cut = np.array([known[name] for name in parameters if name in known], dtype=np.int64)
+        return Part(cut, tuple(products), constant)
+
+    def of(self, hold: str, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
         """Return units, parameters or MACs per input of the pruned network.
 
         Parameters
@@ -56,15 +79,21 @@ class Costs:
             The quantity to return.
         kept : int64 (n_families,)
             Kept units of every family.
+        removed : sequence of Part
+            Parts of the network that are removed as a whole.
         """
         if hold == "units":
             return int(kept.sum())
-        total = self._base[hold] + round(float(self._entries(kept, self._weights[hold]).sum()))
+        entries = self._entries(kept, self._weights[hold])
+        gone = sum(float(entries[part.cut].sum()) for part in removed)
+        total = self._base[hold] + round(float(entries.sum()) - gone) - sum(part.constant[hold] for part in removed)
         if hold == "macs":
-            for each, dimensions in self._products:
-                total += each * int(
-                    np.prod([fixed + per_unit @ kept for fixed, per_unit in dimensions], dtype=np.int64)
-                )
+            without = {place for part in removed for place in part.products}
+            for place, (each, dimensions) in enumerate(self._products):
+                if place not in without:
+                    total += each * int(
+                        np.prod([fixed + per_unit @ kept for fixed, per_unit in dimensions], dtype=np.int64)
+                    )
         return total
 
     def _per_family(self, units: np.ndarray, family_of: np.ndarray) -> np.ndarray:

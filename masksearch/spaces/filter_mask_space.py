@@ -18,7 +18,7 @@ from masksearch.spaces.branches import with_branches
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_choice import Layers, choose_layers, limits_of
-from masksearch.spaces.filter_costs import Costs
+from masksearch.spaces.filter_costs import Costs, Part
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove, scratch_copy
 from masksearch.spaces.kept_norms import set_norm_hooks
@@ -46,6 +46,8 @@ class FilterSpace(NetworkSpace):
     left_out : tuple of (str, str)
         (layer, reason) for every layer of which some or all channels can't be removed.
     """
+
+    removes_parts = True
 
     def __init__(self, groups: Groups, limits: Limits | None = None) -> None:
         super().__init__([(family.name, family.shape, family.size) for family in groups.families], "filter")
@@ -112,6 +114,25 @@ class FilterSpace(NetworkSpace):
         if self.groups.norms:
             set_norm_hooks(unwrapped(model), self.kept_in_norms(mask))
 
+    @cached_property
+    def topologies(self) -> tuple[str, ...]:
+        """One text per layer: the kinds and dimensions of the tensors that its units cut, in every size.
+
+        Layers with equal texts look alike, such as the first convolutions of all blocks, the heads of all attentions,
+        or the neurons of all MLPs.
+        """
+        made = set(self.groups.filters)
+        kinds: list[list[str]] = [[] for _ in self.layers]
+        for run in self.groups.runs:
+            shape = self.groups.shapes[run.tensor]
+            words = [run.tensor.rpartition(".")[2], f"{len(shape)}d", f"dimension {run.dim}"]
+            words += ["made"] * ((run.tensor, run.dim) in made) + ["depthwise"] * (len(shape) > 2 and shape[1] == 1)
+            positions = np.bincount(self.layer_of(run.units[run.units != FIXED]), minlength=len(self.layers))
+            for place in np.flatnonzero(positions):
+                several = ["several"] if positions[place] > self.layers[place].size else []
+                kinds[place].append(" ".join(words + several))
+        return tuple("; ".join(sorted(kind)) for kind in kinds)
+
     def layer_weights(self) -> list[str]:
         """Return the weight names of the layers that make removable channels, in the order in which they run."""
         cut = {(run.tensor, run.dim) for run in self.groups.runs}
@@ -173,6 +194,17 @@ class FilterSpace(NetworkSpace):
         1 MAC = 2 FLOPs of ``torch.utils.flop_counter``.
         """
         return self._cost(mask, "macs")
+
+    def cost(self, hold: Hold, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
+        """Return units, parameters or MACs of the pruned network whose layers keep ``kept`` units, int64 (n_layers,).
+
+        ``removed`` are parts of the network that are removed as a whole.
+        """
+        return self._costs.of(hold, kept, removed)
+
+    def cost_of_part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
+        """Return the part of the network with these parameters, products (indices), and ``macs`` MACs in all."""
+        return self._costs.part(parameters, products, macs)
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
         """Return the mask of the units of highest saliency.
@@ -255,10 +287,13 @@ class FilterSpace(NetworkSpace):
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
         """Return whether a mask that keeps ``kept`` units per layer, int64 (n_layers,), costs at most the density.
 
-        ``hold`` is the quantity that the density is a share of: ``"units"`` (always True), ``"params"`` or ``"macs"``.
+        ``hold`` is the quantity that the density is a share of. For ``"units"`` the result is True, except in spaces
+        with ``multiple_of``, where masks may keep fewer units.
         """
         amount = Amount.of(density, hold=hold)
-        return amount.hold == "units" or self._costs.of(amount.hold, kept) <= self._allowed(amount)
+        if amount.hold == "units":
+            return self._within_count(kept, amount)
+        return self._costs.of(amount.hold, kept) <= self._allowed(amount)
 
     def _allowed(self, amount: Amount) -> float:
         """Return the largest number of parameters or MACs that an amount allows."""
@@ -329,8 +364,8 @@ def filter_space(
         Least number of units that a mask keeps of every layer, or a share in (0, 1) of the layer's units.
     multiple_of : int
         Every layer keeps a multiple of this number of channels, or all of them; 8 suits tensor cores. Masks are then
-        the largest such masks within the asked density, which ``mask.density`` shows. Searches need a fixed number of
-        units per layer: scope ``"layerwise"`` or ``"erk"``, or a density per layer.
+        the largest such masks within the asked density, which ``mask.density`` shows. Moves of searches swap units
+        within a layer, or move this many channels from layers to others.
     norms : bool
         Whether channels that a LayerNorm or RMSNorm sees are units, too (``space.norm_units``). Masked then means that
         the norm takes its statistics over the kept channels only, as in the pruned network. ``space.apply`` and

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ class NetworkSpace(MaskSpace, ABC):
 
     A unit is what one mask bit switches: a weight, or a group of channels.
     """
+
+    removes_parts: ClassVar[bool] = False
+    """Whether pruning makes a smaller network: of filters, blocks and unions of both; masked weights stay as zeros."""
 
     def __repr__(self) -> str:
         """Return one line with the numbers of units and layers, and the fingerprint."""

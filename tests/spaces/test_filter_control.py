@@ -108,12 +108,54 @@ class Checking:
 SEARCHERS = ["annealing", "annealing_thesis_mlp", "evolution", "eda", "random_search", "optuna_tpe", "optuna_cmaes"]
 
 
-@pytest.mark.parametrize("searcher", ["annealing", "evolution", "eda", "random_search"])
+@pytest.mark.parametrize("searcher", SEARCHERS)
 def test_searches_keep_multiples_within_layers(searcher):
     space = ms.filter_space(plain(), IMAGE, multiple_of=8)
-    with pytest.raises(InputError, match="scope='layerwise' or 'erk', or a density per layer"):
-        Problem(space, 0.6, budget=10)
-    ms.search(space, searcher, Checking(), ms.Amount(0.6, scope="layerwise"), budget=30)
+    amount = ms.Amount(0.6, scope="layerwise")
+    if searcher in ("annealing_thesis_mlp", "optuna_tpe", "optuna_cmaes"):
+        with pytest.raises(InputError, match="densit"):
+            ms.search(space, searcher, Checking(), amount, budget=30)
+        return
+    ms.search(space, searcher, Checking(), amount, budget=30)
+
+
+class Counting(Checking):
+    """Checks limits and the budget, and collects the layers' numbers of kept units."""
+
+    def __init__(self, space, amount):
+        self.space, self.amount, self.numbers = space, amount, set()
+
+    def score(self, proposals):
+        for proposal in proposals:
+            kept = tuple(proposal.mask.kept_per_layer().values())
+            assert self.space.share(proposal.mask, self.amount.hold) <= self.amount.density
+            self.numbers.add(kept)
+        return super().score(proposals)
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize("hold", ["units", "macs", "params"])
+def test_searches_move_multiples_between_layers(searcher, hold):
+    space = ms.filter_space(plain(), IMAGE, multiple_of=8, min_units=2)
+    amount = ms.Amount(0.7, hold=hold, on_empty="keep_one")
+    scorer = Counting(space, amount)
+    history = ms.search(space, searcher, scorer, amount, budget=60)
+    assert len(scorer.numbers) >= 2
+    assert history.best_mask.n_kept % 8 in (0, 6)  # 30 = 3 x 8 + 6 units are all of the last layer
+
+
+def test_a_move_of_a_multiple_fills_the_budget():
+    space = ms.filter_space(plain(), IMAGE, multiple_of=8)
+    scorer = Counting(space, ms.Amount(40 / 70))
+    ms.search(space, "annealing", scorer, 40 / 70, budget=200)
+    assert {sum(kept) for kept in scorer.numbers} <= {38, 40}  # 38 with all 30 units of the last layer
+    assert scorer.numbers >= {(8, 24, 8), (16, 8, 16), (8, 8, 24), (8, 16, 16), (16, 16, 8)}
+
+
+def test_densities_of_layers_are_not_searched_in_steps():
+    space = ms.filter_space(plain(), IMAGE, multiple_of=8)
+    with pytest.raises(InputError, match="densities in a space with multiple_of"):
+        ms.search(space, ms.searchers.Annealing(densities=True), Checking(), 0.6, budget=10)
 
 
 @pytest.mark.parametrize("searcher", SEARCHERS)

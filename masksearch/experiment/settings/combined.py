@@ -23,10 +23,22 @@ from masksearch.utils.registry import choose
 
 __all__ = ["NESTED", "ON_EMPTY", "SCOPES", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
 
-SCOPES: dict[Granularity, Scope] = {"weight": "global", "filter": "layerwise"}
+SCOPES: dict[Granularity, Scope] = {
+    "weight": "global",
+    "filter": "layerwise",
+    "block": "global",
+    "union": "layerwise",
+    "nm": "global",
+}
 """Scope of criteria by granularity: norms of filters differ between layers, so one threshold can empty a layer."""
 
-ON_EMPTY: dict[Granularity, OnEmpty] = {"weight": "allow", "filter": "keep_one"}
+ON_EMPTY: dict[Granularity, OnEmpty] = {
+    "weight": "allow",
+    "filter": "keep_one",
+    "block": "allow",
+    "union": "keep_one",
+    "nm": "allow",
+}
 """Treatment of emptied layers by granularity: a network without filters in one layer has constant outputs."""
 
 NESTED = ("annealing", "optuna", "supermask")
@@ -181,6 +193,7 @@ class Settings:
         if new["sweep"].get("granularity", old) != old:
             for group, name, usual, unset in (
                 ("sweep", "methods", METHODS[old], ()),
+                ("sweep", "sparsity", SweepSettings(granularity=old).sparsity, SweepSettings().sparsity),
                 ("scoring", "scope", SCOPES[old], None),
                 ("scoring", "on_empty", ON_EMPTY[old], None),
             ):

@@ -12,6 +12,7 @@ from masksearch.experiment.settings.search_settings import split_method
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
+from masksearch.spaces import REMOVED, UNITS, ranked_units
 from masksearch.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +26,16 @@ _SOURCES = "saliencies, warm_start or finalists"
 
 def check_conflicts(settings: Settings) -> None:
     """Raise an InputError for the first settings that do not fit together."""
-    conflicts = (_of_moments, _of_granularity, _of_caps, _of_connected, _of_objectives, _of_gradual, _of_optuna)
+    conflicts = (
+        _of_moments,
+        _of_granularity,
+        _of_whole_parts,
+        _of_caps,
+        _of_connected,
+        _of_objectives,
+        _of_gradual,
+        _of_optuna,
+    )
     for message in chain(*(find(settings) for find in (*conflicts, _of_schedules))):
         raise InputError(message)
 
@@ -63,19 +73,39 @@ def _of_moments(settings: Settings) -> Iterator[str]:
 
 def _of_granularity(settings: Settings) -> Iterator[str]:
     granularity, scoring = settings.sweep.granularity, settings.scoring
-    if scoring.layers != "all" and granularity == "filter":
-        yield f"layers: {scoring.layers}; it chooses layers of weight masks, and granularity is filter"
-    if scoring.hold != "units" and granularity == "weight":
+    if scoring.layers != "all" and granularity in REMOVED:
+        yield f"layers: {scoring.layers}; it chooses layers of weight masks, and granularity is {granularity}"
+    if scoring.hold != "units" and granularity not in REMOVED:
         yield f"hold: {scoring.hold}; all weights cost the same, so weight masks hold units: leave hold out"
     for name, objective in _objectives(settings).items():
-        if granularity == "weight" and OBJECTIVES[objective].of_filters is not None:
+        if granularity != "filter" and OBJECTIVES[objective].of_filters is not None:
             yield f"{name}: {objective}; it scores filter masks only, so granularity must be filter"
     for source in settings.search.sources:
         allowed = CRITERIA[source.name].granularities
-        if granularity not in allowed:
+        if ranked_units(granularity) not in allowed:
             yield (
                 f"{_SOURCES}: {source.name} ranks {' and '.join(allowed)} units only, and granularity is {granularity}"
             )
+
+
+def _of_whole_parts(settings: Settings) -> Iterator[str]:
+    """Yield conflicts with blocks and with N:M masks, whose layers can't have any density."""
+    granularity, layers = settings.sweep.granularity, " ".join(settings.sweep.layer_sparsity)
+    if granularity in ("weight", "filter"):
+        return
+    if layers:
+        yield f"layer_sparsity: {layers}; layers of {UNITS[granularity]} have no sparsity of their own: leave it out"
+    if settings.scoring.scope == "erk" and granularity != "block":
+        yield f"scope: erk; layers of {UNITS[granularity]} have no densities of their own: leave scope out"
+    names = [name for name in settings.schedules.schedule if SCHEDULES[name].rounds > 1 or SCHEDULES[name].changes]
+    if names and granularity == "nm":
+        yield f"schedule: {names[0]} prunes step by step, and 2:4 masks have one density: give {_ONE_ROUND}"
+    gradual = [text for text in settings.search.criteria if "@gradual" in text]
+    if gradual and granularity == "nm":
+        yield f"{_SOURCES}: {gradual[0]} prunes step by step, and 2:4 masks have one density: leave @gradual out"
+    searches = [name for name in _methods(settings) if name in SEARCHERS]
+    if searches and granularity == "union" and _has_rounds(settings):
+        yield f"schedule: {searches[0]} searches blocks and filters in one round only: give {_ONE_ROUND}"
 
 
 def _of_caps(settings: Settings) -> Iterator[str]:
@@ -105,8 +135,10 @@ def _of_caps(settings: Settings) -> Iterator[str]:
 def _of_connected(settings: Settings) -> Iterator[str]:
     if not settings.scoring.connected:
         return
-    if settings.sweep.granularity == "filter":
-        yield "connected: of filters, each has a path already; granularity must be weight"
+    if settings.sweep.granularity in REMOVED:
+        yield f"connected: of {UNITS[settings.sweep.granularity]}, each has a path already; granularity must be weight"
+    if settings.sweep.granularity == "nm":
+        yield "connected: it replaces weights anywhere, which breaks 2:4 patterns; granularity must be weight"
     ranking = [name for name, make in SEARCHERS.items() if make().ranks_units]
     for name in _methods(settings):
         if name not in CRITERIA and name not in ranking:
@@ -170,8 +202,8 @@ def _of_schedules(settings: Settings) -> Iterator[str]:
             yield f"reconstruct: {repair}; it repairs trained weights, and rewind_to is {moment}: give none, lr or end"
     for name in settings.schedules.schedule:
         row = SCHEDULES[name]
-        if row.changes in ("set", "rigl") and granularity == "filter":
-            yield f"schedule: {name} regrows weights, and granularity is filter: give granularity weight"
+        if row.changes in ("set", "rigl") and granularity in REMOVED:
+            yield f"schedule: {name} regrows weights, and granularity is {granularity}: give granularity weight"
         if (row.changes == "ramp" or row.detects) and others:
             yield f"schedule: {name} ranks units repeatedly, and {others[0]} is no criterion: give criteria"
         if row.changes == "ramp" and layers:

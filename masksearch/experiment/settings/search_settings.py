@@ -77,11 +77,12 @@ class ScoringSettings:
     weights: ScoredWeights = "own"
     """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
     scope: Scope | None = None
-    """Comparison of units by a criterion: global (all layers together), layerwise (within each layer) or erk.
-    layerwise keeps the same density in each layer, erk keeps the density of an Erdős-Rényi kernel. If not given,
-    global for weights and layerwise for filters."""
+    """Comparison of units by a criterion: global (all layers together), layerwise (in each layer), erk or isomorphic.
+    layerwise keeps the same density in each layer, erk keeps the density of an Erdős-Rényi kernel. isomorphic compares
+    layers of the same kind, such as all attention heads, and keeps the same density of each kind. If not given, global
+    for weights and blocks, and layerwise for filters."""
     hold: Hold = "units"
-    """Quantity in which the density of filter masks is measured: units, params or macs."""
+    """Quantity in which the density of masks of filters and blocks is measured: units, params or macs."""
     on_empty: OnEmpty | None = None
     """Treatment of masks that empty a layer: allow (and report it), keep_one unit in the layer, or raise an error.
     If not given, allow for weights and keep_one for filters."""
@@ -111,7 +112,8 @@ class SearchSettings:
     optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities use them."""
     warm_start: str | None = None
     """Criterion whose mask searches start from; if not given, searches start from a random mask.
-    Written as saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global."""
+    Written as saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global,
+    NAME:isomorphic."""
     proposals: int = 1
     """Masks that a search proposes per step.
     On a GPU, weight masks of small networks are then scored together."""

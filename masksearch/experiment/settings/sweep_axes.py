@@ -13,6 +13,7 @@ from masksearch.models import MODELS, is_own_function
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
 from masksearch.searchers.optuna.parametrisations import RANGE
+from masksearch.spaces import REMOVED, Granularity, ranked_units
 from masksearch.supermasks import SUPERMASKS
 from masksearch.tasks import TASKS
 from masksearch.training.duration import Duration
@@ -22,15 +23,19 @@ from masksearch.utils.registry import choose
 
 __all__ = ["CAPPED", "METHODS", "Capped", "Granularity", "SweepSettings", "methods", "parse_layer_sparsity"]
 
-Granularity = Literal["weight", "filter"]
 Capped = Literal["macs", "params", "latency"]
 CAPPED: tuple[Capped, ...] = get_args(Capped)
 
 METHODS: dict[Granularity, tuple[str, ...]] = {
     "weight": ("annealing", "random_search", "magnitude", "mag_sign", "snip", "random"),
     "filter": ("annealing", "random_search", "filter_l1", "fpgm", "taylor", "random"),
+    "block": ("annealing", "random_search", "block_cosine", "taylor", "mag", "random"),
+    "union": ("annealing", "random_search", "taylor", "mag", "random"),
+    "nm": ("annealing", "random_search", "magnitude", "snip", "random"),
 }
 """Methods of a sweep that names none, by granularity."""
+
+_SPARSITY, _NM_SPARSITY = (0.7, 0.8, 0.9), (0.5,)
 
 
 def methods() -> list[str]:
@@ -56,24 +61,25 @@ class SweepSettings:
     NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. module:function or path/to/file.py:function
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
-    """What one bit of the mask switches: weight or filter.
-    A filter is removed with everything that depends on it."""
+    """What one bit of the mask switches: weight, filter, block, union or nm.
+    A filter is removed with everything that depends on it. A block is a residual branch; union has blocks and filters
+    in one mask. nm keeps 2 of every 4 weights."""
     methods: tuple[str, ...] = ()
     """Searchers, criteria and supermasks to compare: rows of --list.
     NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
     granularity."""
-    sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
-    """Pruned shares of the weights or filters.
-    Each share is above 0 and below 1."""
+    sparsity: tuple[float, ...] = _SPARSITY
+    """Pruned shares of the weights, filters or blocks.
+    Each share is above 0 and below 1. With granularity nm it is 0.5."""
     max_macs: tuple[float, ...] = ()
     """Upper bounds of the MACs of masked networks, as shares of the dense network's MACs, instead of sparsity.
-    Filters only. Each optuna_* sampler searches one front for all bounds."""
+    Filters and blocks only. Each optuna_* sampler searches one front for all bounds."""
     max_params: tuple[float, ...] = ()
     """Upper bounds of the parameters of masked networks, as shares of the dense network's, instead of sparsity.
-    Filters only."""
+    Filters and blocks only."""
     max_latency: tuple[float, ...] = ()
     """Upper bounds of the measured latency of masked networks, as shares of the dense network's, instead of sparsity.
-    Filters and optuna_* samplers only, for batches of 64 examples. Measured times differ from run to run."""
+    Filters, blocks and optuna_* samplers only, for batches of 64 examples. Measured times differ from run to run."""
     layer_sparsity: tuple[str, ...] = ()
     """Layers with their own sparsity, as fc1=0.9; all other layers have the sweep's sparsity."""
     seeds: int = 3
@@ -95,6 +101,8 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
+        if self.granularity == "nm" and tuple(self.sparsity) == _SPARSITY:
+            object.__setattr__(self, "sparsity", _NM_SPARSITY)
         choose("granularity", self.granularity, list(METHODS))
         self._check_data()
         if not is_own_function(self.model):
@@ -108,6 +116,8 @@ class SweepSettings:
         for sparsity in self.sparsity:
             if not 0 < sparsity < 1:
                 raise InputError(f"sparsity: {sparsity}; it must lie between 0 and 1, both excluded")
+            if self.granularity == "nm" and sparsity != _NM_SPARSITY[0]:
+                raise InputError(f"sparsity: {sparsity}; of granularity nm, 2:4 masks keep 0.5: leave sparsity out")
         self._check_caps()
         if self.layer_sparsity:
             check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
@@ -135,7 +145,7 @@ class SweepSettings:
         for cap in self.caps:
             if not 1 / RANGE <= cap < 1:
                 raise InputError(f"{flag}: {cap}; a share from {1 / RANGE:g} to below 1 is needed")
-        if flag and self.granularity != "filter":
+        if flag and self.granularity not in REMOVED:
             raise InputError(f"{flag}: of {self.granularity} masks all units cost the same; granularity must be filter")
 
     def _check_method(self, name: str, moment: str) -> None:
@@ -147,7 +157,8 @@ class SweepSettings:
         allowed = CRITERIA[name].granularities if name in CRITERIA else ("weight",) if name in SUPERMASKS else None
         if name in SEARCHERS and SEARCHERS[name]().needs_energy:
             allowed = ("filter",)
-        if allowed and self.granularity not in allowed:
+        units = self.granularity if name in SUPERMASKS else ranked_units(self.granularity)
+        if allowed and units not in allowed:
             raise InputError(
                 f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}"
             )

@@ -25,11 +25,11 @@ from masksearch.experiment.steps.cell_scorer import cell_scorer, scored_network
 from masksearch.experiment.steps.criterion import criterion_mask
 from masksearch.experiment.steps.search_inputs import SearchInputs
 from masksearch.experiment.store.run_folder import RunFolder, locked
+from masksearch.pruning.physical import Removable
 from masksearch.scoring import LatencyShare
 from masksearch.searchers import Searcher
 from masksearch.searching.loop import search
 from masksearch.searching.subspace import Subspace, SubspaceEnergy, SubspaceScorer
-from masksearch.spaces import FilterSpace
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
 from masksearch.utils.errors import InputError
@@ -146,7 +146,7 @@ class MaskFinder:
         assert cost is not None, "only cells with a front have a cost"
         if cost != "latency":
             return cost
-        assert isinstance(context.space, FilterSpace), "settings with caps have filters"
+        assert isinstance(context.space, Removable), "settings with caps remove units"
         return LatencyShare(model, context.space, context.example)
 
     # The second scoring chooses between the best masks of a search, its start, and the masks of the finalists.

@@ -11,7 +11,6 @@ from masksearch import cost
 from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.results import Latency, LayerCost, NetworkCost
-from masksearch.spaces import FilterSpace
 from masksearch.utils.nested import Nested, call_model, map_tensors, to_device
 
 __all__ = ["network_cost", "ticket_costs"]
@@ -25,9 +24,9 @@ def ticket_costs(
 ) -> tuple[NetworkCost, dict[str, LayerCost], Latency]:
     """Return the costs of the trained ``network`` of a mask: in whole, by layer, and its measured latency.
 
-    Filters are removed from the network, unless a layer is empty.
+    Filters and blocks are removed from the network, unless a layer is empty.
     """
-    pruned = isinstance(context.space, FilterSpace) and not mask.empty_layers()
+    pruned = context.space.removes_parts and not mask.empty_layers()
     masks = {} if pruned else context.space.parameter_masks(mask)
     example, full = to_device(context.example, context.device), context.build().to(context.device)
     return (
@@ -73,6 +72,9 @@ def _layer_costs(
         if weight not in weights["full"]:
             continue
         kept = masks.get(weight)
+        if weight not in weights["left"]:  # its block is removed
+            layers[name] = LayerCost(macs=macs, weights=weights["full"][weight].numel(), macs_left=0, weights_left=0)
+            continue
         n_left = weights["left"][weight].numel() if kept is None else int(kept.sum())
         layers[name] = LayerCost(
             macs=macs,

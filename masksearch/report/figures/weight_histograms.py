@@ -17,6 +17,7 @@ from masksearch.experiment.results import CellResult
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, percent
 from masksearch.report.figures.hover_texts import tell_cells
 from masksearch.report.figures.style import STYLE, Looks
+from masksearch.spaces import REMOVED
 from masksearch.utils.files import load_tensors, read_json
 
 __all__ = ["weight_drawings"]
@@ -58,15 +59,16 @@ def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
 def _kept(result: SweepResult, cell: CellResult, folder: Path) -> tuple[Layers, Layers]:
     """Kept weights of a cell's layers: after training, and when its mask was found if known.
 
-    Pruned weights are zero in the trained network, and no other weights are; filters are removed. A training that
-    diverged leaves weights that are not finite; they are left out.
+    Pruned weights are zero in the trained network, and no other weights are; filters and blocks are removed. A training
+    that diverged leaves weights that are not finite; they are left out.
     """
     trained, _ = load_tensors(folder / "retrained.safetensors")
     source = _found_weights(result, cell, folder)
     found = load_tensors(source)[0] if source and source.exists() else {}
     after, before = {}, {}
     for layer in cell.layers:
-        weights = trained[f"{layer}.weight"].float().numpy().ravel()
+        left = trained.get(f"{layer}.weight")  # None: its block is removed
+        weights = np.empty(0) if left is None else left.float().numpy().ravel()
         places = np.flatnonzero(np.isfinite(weights) & (weights != 0))
         places = places[:: max(1, len(places) // _SAMPLE)]
         after[layer] = weights[places]
@@ -77,8 +79,8 @@ def _kept(result: SweepResult, cell: CellResult, folder: Path) -> tuple[Layers, 
 
 
 def _found_weights(result: SweepResult, cell: CellResult, folder: Path) -> Path | None:
-    """The file of the weights that a weight mask was found at; None if it isn't known, or filters were removed."""
-    if cell.granularity == "filter" or cell.control != "none":
+    """The file of the weights that a weight mask was found at; None if it isn't known, or units were removed."""
+    if cell.granularity in REMOVED or cell.control != "none":
         return None
     if earlier := [round_.number for round_ in cell.rounds[:-1] if round_.epochs]:
         return folder / f"round{earlier[-1]}" / "retrained.safetensors"

@@ -50,7 +50,9 @@ class Layers(Parametrisation):
         self._within = even
         uniform = np.zeros(len(space.layers))
         self._add_starts(uniform)
-        self._add_starts(_offsets(space, space.quotas(self.mask(uniform, 0).density, "erk")))
+        held = self.mask(uniform, 0).density  # in units, whatever ``hold`` is
+        if held and not space.nested:  # whole blocks have no densities
+            self._add_starts(_offsets(space, space.quotas(held, "erk")))
         others = [] if saliency is None else [space.top_k(saliency, replace(problem.amount, on_empty="allow"))]
         others += [] if problem.start is None else [problem.start]
         self._add_starts(*(_offsets(space, list(mask.kept_per_layer().values())) for mask in others))
@@ -102,8 +104,8 @@ class Mixture(Parametrisation):
         self._sizes = torch.tensor([layer.size for layer in layers])
         alone = np.eye(len(weights), len(self.names))
         self._add_starts(*alone)
-        if densities:
-            held = problem.top_k(self.saliency(alone[0], 0)).density  # in units, whatever ``hold`` is
+        held = problem.top_k(self.saliency(alone[0], 0)).density if densities else 0.0  # in units
+        if held and not problem.space.nested:  # whole blocks have no densities
             for scope in ("erk", "layerwise"):
                 quotas = problem.space.quotas(held, scope)
                 self._add_starts(*(point + self._offsets(point, quotas) for point in alone))

@@ -51,10 +51,11 @@ class FreeDensity(Parametrisation):
 
     @staticmethod
     def _least(problem: Problem) -> float:
-        """The density of one unit a layer."""
+        """The density of one unit of every layer that needs one."""
         space = problem.space
-        one_each = Mask.of_units(space, np.array([layer.start for layer in space.layers]))
-        return space.share(one_each, problem.hold) * (1 + 1e-9)  # a margin for rounding
+        firsts = [layer.start for layer, needed in zip(space.layers, space.needed, strict=True) if needed]
+        least = space.share(Mask.of_units(space, np.array(firsts, dtype=np.int64)), problem.hold)
+        return (least or 1 / space.n_units) * (1 + 1e-9)  # a margin for rounding
 
     def saliency(self, values: np.ndarray, number: int) -> Tensor:  # noqa: D102
         return self._inner.saliency(values[1:], number)

@@ -1,0 +1,62 @@
+"""Kinds of units by name, for sweeps and compression: their words, and the space of a network for each."""
+
+from typing import Literal
+
+from torch import nn
+
+from masksearch.spaces.block_mask_space import block_space
+from masksearch.spaces.filter_mask_space import filter_space
+from masksearch.spaces.network_space import NetworkSpace
+from masksearch.spaces.nm_mask_space import nm_space
+from masksearch.spaces.union_proof import union_space
+from masksearch.spaces.weight_mask_space import LayerKind, weight_space
+from masksearch.utils.nested import Nested
+
+__all__ = ["REMOVED", "UNITS", "Granularity", "ranked_units", "space_of"]
+
+Granularity = Literal["weight", "filter", "block", "union", "nm"]
+"""What one bit of a mask switches; ``union``: blocks and filters; ``nm``: weights, of which 2 of every 4 are kept."""
+
+UNITS: dict[Granularity, str] = {
+    "weight": "weights",
+    "filter": "filters",
+    "block": "blocks",
+    "union": "blocks and filters",
+    "nm": "2:4 weights",
+}
+"""Units of each granularity, in words."""
+
+REMOVED: tuple[Granularity, ...] = ("filter", "block", "union")
+"""Granularities of which pruning makes a smaller network; masked weights stay as zeros."""
+
+
+def ranked_units(granularity: str) -> str:
+    """Return the granularity of the criteria that rank the units: ``weight`` for ``nm``."""
+    return "weight" if granularity == "nm" else granularity
+
+
+def space_of(granularity: Granularity, model: nn.Module, example: Nested, layers: LayerKind = "all") -> NetworkSpace:
+    """Return the mask space of a network at a granularity.
+
+    Parameters
+    ----------
+    example : Tensor (n, ...), or a tuple or dict of such tensors
+        Inputs, for the granularities whose units are removed.
+    layers : {"all", "conv", "linear"}
+        Layers whose weights have units.
+
+    Raises
+    ------
+    InputError
+        If the network has no units of this granularity.
+    """
+    if granularity == "weight":
+        return weight_space(model, layers)
+    if granularity == "nm":
+        return nm_space(model, kinds=layers)
+    if granularity == "filter":
+        return filter_space(model, example)
+    blocks = block_space(model, example)
+    if granularity == "block":
+        return blocks
+    return union_space(blocks, filter_space(model, example), model=model, example_input=example)

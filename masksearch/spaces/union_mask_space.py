@@ -1,0 +1,390 @@
+"""Union of the block space and the filter space of a network: whole branches and channels in one mask."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.limits import Limits
+from masksearch.core.mask import Mask
+from masksearch.spaces.block_mask_space import BlockSpace
+from masksearch.spaces.block_removal import Replacements, with_replacements
+from masksearch.spaces.filter_costs import Part
+from masksearch.spaces.filter_cut import cut
+from masksearch.spaces.filter_mask_space import FilterSpace
+from masksearch.spaces.network_space import NetworkSpace, unwrapped
+from masksearch.utils.errors import InputError
+from masksearch.utils.registry import choose
+
+__all__ = ["UnionLimits", "UnionSpace"]
+
+
+@dataclass(frozen=True)
+class UnionLimits(Limits):
+    """Limits of a union space: a layer of filters that lies in removed blocks keeps nothing.
+
+    Parameters
+    ----------
+    owners : tuple of tuples of int
+        For every layer, the layers of the blocks that contain it; () for blocks and for layers in no block.
+    """
+
+    owners: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def lowest(self) -> np.ndarray:
+        """Smallest allowed number of kept units of every layer that is alive, int64 (n_layers,); 0 for blocks."""
+        return np.minimum(-(-np.array(self.least) // self.steps) * self.steps, self.sizes)
+
+    def alive(self, kept: np.ndarray) -> np.ndarray:
+        """Return which layers lie in no block, or in a kept block: bool (n_layers,)."""
+        inside, contains = self._containment
+        return ~inside | ((contains @ (kept > 0)) > 0)
+
+    @cached_property
+    def _containment(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each layer lies in blocks, bool (n_layers,); and in which, 0 or 1 of (n_layers, n_layers)."""
+        contains = np.zeros((len(self.owners), len(self.owners)))
+        for place, own in enumerate(self.owners):
+            contains[place, list(own)] = 1
+        return np.array([bool(own) for own in self.owners]), contains
+
+    def allow(self, kept: np.ndarray) -> bool:
+        """Return whether layers may keep these numbers of units, int64 (n_layers,)."""
+        alive = self.alive(kept)
+        return not kept[~alive].any() and bool((kept == self.floor(kept))[alive].all())
+
+    def settled(self, kept: np.ndarray) -> np.ndarray:
+        """Return the largest allowed numbers up to ``kept``, and the smallest allowed ones of layers without any."""
+        return np.where(self.alive(kept), self.floor(kept), 0)
+
+
+class UnionSpace(NetworkSpace):
+    """Masks of whole residual branches and of channels, under one density in units, parameters or MACs.
+
+    Made by :func:`~masksearch.union_space`. Blocks come first, each a layer with one unit; the layers of filters
+    follow. The units of layers that lie in removed blocks count as removed: :class:`~masksearch.core.mask.Mask` prunes
+    their bits, so that masks of one pruned network are equal. Layers in a kept block keep at least one unit.
+
+    Attributes
+    ----------
+    blocks : BlockSpace
+        Space of the first ``blocks.n_units`` units.
+    filters : FilterSpace
+        Space of all further units.
+    """
+
+    nested = True
+    removes_parts = True
+    limits: UnionLimits
+
+    def __init__(self, blocks: BlockSpace, filters: FilterSpace) -> None:
+        self.blocks, self.filters = blocks, filters
+        names = {block.name for block in blocks.blocks}
+        sizes = [(layer.name, layer.shape, layer.size) for layer in blocks.layers]
+        sizes += [
+            (f"{layer.name} (filters)" if layer.name in names else layer.name, layer.shape, layer.size)
+            for layer in filters.layers
+        ]
+        super().__init__(sizes, "union")
+        self.left_out = (*blocks.left_out, *filters.left_out)
+        n = len(blocks.layers)
+        within = filters.limits
+        ones = (1,) * len(filters.layers)
+        self.limits = UnionLimits(
+            sizes=tuple(layer.size for layer in self.layers),
+            least=(*(0,) * n, *(ones if within is None else within.lowest.tolist())),
+            steps=(*(1,) * n, *(ones if within is None else within.steps)),
+            owners=(*((),) * n, *self._owners()),
+        )
+
+    def _owners(self) -> list[tuple[int, ...]]:
+        """Return the blocks that contain all parameters of a layer of filters, for every such layer; () for others."""
+        block_of = {name: place for place, block in enumerate(self.blocks.blocks) for name in block.removed}
+        found: list[set[int | None]] = [set() for _ in self.filters.layers]
+        for run in self.filters.groups.runs:
+            if run.tensor in self.filters.groups.parameters:
+                for layer in np.unique(self.filters.layer_of(run.units[run.units >= 0])):
+                    found[layer].add(block_of.get(run.tensor))
+        return [() if None in owners else tuple(sorted(o for o in owners if o is not None)) for owners in found]
+
+    def __str__(self) -> str:
+        inside = sum(bool(own) for own in self.limits.owners)
+        head = f"{self.blocks.n_units} blocks; {len(self.filters.layers)} layers of filters, {inside} of them in blocks"
+        return f"{self!r}: {head}\n{self.blocks}\n{self.filters}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash (16 hex digits) of both spaces; a mask fits every space of the same fingerprint."""
+        digest = hashlib.sha256(super().fingerprint.encode())
+        digest.update(f"{self.blocks.fingerprint}/{self.filters.fingerprint}".encode())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def topologies(self) -> tuple[str, ...]:
+        """One text per layer; layers with equal texts look alike."""
+        kinds = (("block", self.blocks), ("filters", self.filters))
+        return tuple(f"{kind}: {text}" for kind, space in kinds for text in space.topologies)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Parameter or buffer of the full network -> shape."""
+        return self.blocks.shapes
+
+    # Canonical masks: nothing is kept within a removed block.
+
+    @property
+    def needed(self) -> np.ndarray:
+        """Whether every mask must keep a unit of a layer: bool (n_layers,); True for layers of filters in no block."""
+        limits = zip(self.limits.least, self.limits.owners, strict=True)
+        return np.array([bool(least) and not own for least, own in limits])
+
+    def empty(self, kept: np.ndarray) -> np.ndarray:
+        """Return which layers of filters cut a network because they keep nothing, and are not in removed blocks."""
+        return (kept == 0) & self.limits.alive(kept) & (np.array(self.limits.least) > 0)
+
+    def canonical(self, bits: Tensor) -> Tensor:
+        """Return mask bits without the units that lie in removed blocks, bool (n_units,)."""
+        kept = np.add.reduceat(bits.numpy().astype(np.int64), self.starts)
+        dead = np.flatnonzero(~self.limits.alive(kept) & (kept > 0))
+        if len(dead):
+            bits = bits.clone()
+            for place in dead:
+                bits[self.layers[place].slice] = False
+        return bits
+
+    def part_masks(self, mask: Mask) -> tuple[Mask, Mask]:
+        """Return the mask of blocks and the mask of filters that a mask consists of."""
+        n = self.blocks.n_units
+        return Mask(self.blocks, mask.bits[:n]), Mask(self.filters, mask.bits[n:])
+
+    # Parameters.
+
+    def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
+        """Return {parameter name: bool tensor of its shape, True = kept} for all parameters that masks can change."""
+        of_blocks, of_filters = self.part_masks(mask)
+        masks = self.filters.parameter_masks(of_filters)
+        for name, keep in self.blocks.parameter_masks(of_blocks).items():
+            masks[name] = masks[name] & keep if name in masks else keep
+        return masks
+
+    def layer_weights(self) -> list[str]:
+        """Return the names of the last weights of all branches, and of the weights that make removable channels."""
+        return list(dict.fromkeys([*self.blocks.layer_weights(), *self.filters.layer_weights()]))
+
+    def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
+        """Sum tensors (by parameter name) over the entries of each unit: (n_units,), on their device.
+
+        A block sums over the last parameters of its branch, a unit of filters over all entries that it removes.
+        """
+        return torch.cat([self.blocks.unit_sums(tensors, part), self.filters.unit_sums(tensors, part)])
+
+    def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
+        """Return {module: (kept channels, their dimension)} of the norms that a mask makes smaller."""
+        return self.filters.kept_in_norms(self.part_masks(mask)[1])
+
+    def set_norms(self, model: nn.Module, mask: Mask) -> None:
+        """Make norms take statistics over the kept channels, where the filter space has units with that meaning."""
+        self.filters.set_norms(model, self.part_masks(mask)[1])
+
+    # Pruning: channels first, then blocks. Layers within removed blocks stay whole until their block goes.
+
+    def cut_mask(self, mask: Mask) -> Mask:
+        """Return the mask of filters that keeps all units within removed blocks."""
+        self.check_mask(mask)
+        _, of_filters = self.part_masks(mask)
+        bits = of_filters.bits.clone()
+        alive = self.limits.alive(np.array(list(mask.kept_per_layer().values())))[len(self.blocks.layers) :]
+        for layer, is_alive in zip(self.filters.layers, alive.tolist(), strict=True):
+            bits[layer.slice] |= not is_alive
+        return Mask(self.filters, bits)
+
+    def replacements(self, mask: Mask) -> Replacements:
+        """Return {module: what replaces it in the network that is physically pruned by a mask}, as JSON."""
+        return self.blocks.replacements(self.part_masks(mask)[0])
+
+    def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
+        """Return a copy of a network of this space without the blocks and channels that a mask removes.
+
+        Raises
+        ------
+        InputError
+            If the mask or the model is not of this space, or the mask keeps nothing of a layer that is not removed.
+        """
+        self._masked_parameters(model, mask)  # checks both
+        small = cut(unwrapped(model), self.filters.groups, self.cut_mask(mask).bits)
+        of_blocks, _ = self.part_masks(mask)
+        removed = [block for block, keep in zip(self.blocks.blocks, of_blocks.bits.tolist(), strict=True) if not keep]
+        if not removed:
+            return small
+        return with_replacements(small, self.replacements(mask), [name for block in removed for name in block.removed])
+
+    # Costs.
+
+    @cached_property
+    def _parts(self) -> list[Part]:
+        """Cost of every block. Products of activations, as of attention, belong to the block that has their units."""
+        n = len(self.blocks.blocks)
+        products: list[list[int]] = [[] for _ in range(n)]
+        seen: dict[tuple[int, ...], list[int]] = {}
+        for place, (along, _) in enumerate(self.filters.groups.products):
+            units = np.concatenate([units[units >= 0] for units in along])
+            owners = {self.limits.owners[n + layer] for layer in np.unique(self.filters.layer_of(units))}
+            for own in owners - {()}:
+                seen.setdefault(own, []).append(place)
+        for own, places in seen.items():  # in the order in which they ran: a share for each block
+            each = len(places) // len(own)
+            for number, block in enumerate(own):
+                products[block] += places[number * each : (number + 1) * each]
+        return [
+            self.filters.cost_of_part(block.removed, places, block.macs)
+            for block, places in zip(self.blocks.blocks, products, strict=True)
+        ]
+
+    def _cost(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return units, parameters or MACs of the network whose layers keep ``kept`` units, int64 (n_layers,)."""
+        if hold == "units":
+            return int(kept.sum())
+        n = len(self.blocks.layers)
+        removed = [part for part, keep in zip(self._parts, kept[:n].tolist(), strict=True) if not keep]
+        return self.filters.cost(hold, kept[n:], removed)
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array(self.limits.sizes, dtype=np.int64)
+
+    def _cost_of_mask(self, mask: Mask, hold: Hold) -> int:
+        return self._cost(np.array(list(mask.kept_per_layer().values()), dtype=np.int64), hold)
+
+    def unit_costs(self, hold: Hold = "params") -> Tensor:
+        """Return the units, parameters or MACs per input that removing each unit alone saves: float64 (n_units,)."""
+        choose("hold", hold, list(get_args(Hold)))
+        full = self._cost(self._sizes, hold)
+        saved = []
+        for place, layer in enumerate(self.layers):
+            kept = self._sizes.copy()
+            kept[place] -= 1
+            kept = np.where(self.limits.alive(kept), kept, 0)
+            saved += [full - self._cost(kept, hold)] * layer.size
+        return torch.tensor(saved).double()
+
+    def kept_params(self, mask: Mask) -> int:
+        """Return the number of parameters of the network that is physically pruned by a mask."""
+        return self._cost_of_mask(mask, "params")
+
+    def kept_macs(self, mask: Mask) -> int:
+        """Return the MACs per input of the network that is physically pruned by a mask."""
+        return self._cost_of_mask(mask, "macs")
+
+    def share(self, mask: Mask, hold: Hold) -> float:
+        """Return the share of units, or of the full network's parameters or MACs, that a mask keeps."""
+        choose("cost", hold, list(get_args(Hold)))
+        return self._cost_of_mask(mask, hold) / self._cost(self._sizes, hold)
+
+    def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
+        """Return whether layers that keep ``kept`` units, int64 (n_layers,), cost at most the density."""
+        amount = Amount.of(density, hold=hold)
+        one = amount.single("the layers of a union space have none of their own; give one density")
+        if amount.hold == "units":
+            return int(kept.sum()) <= amount.count(self)
+        return self._cost(kept, amount.hold) <= one * self._cost(self._sizes, amount.hold)
+
+    # Masks of a ranking.
+
+    def _limited(self, saliency: Tensor, amount: Amount, generator: torch.Generator, limits: Limits) -> Mask:
+        """Return the mask of a ranking of blocks and filters.
+
+        The blocks are those of the longest prefix of the ranking that fits, where each kept layer has its least units.
+        Then units of kept layers are added in the order of the ranking, while they fit; if all of them fit, further
+        blocks are kept.
+        """
+        amount.single("the layers of a union space have none of their own; give one density")
+        if amount.scope == "erk":
+            raise InputError("scope: 'erk' has no density for whole blocks; give 'global', 'layerwise' or 'isomorphic'")
+        n = len(self.blocks.layers)
+        if amount.scope == "layerwise":
+            names = [*["blocks"] * n, *(layer.name for layer in self.filters.layers)]
+            saliency = self._quantiles(saliency, names, generator)
+        ranking = _Ranking(self, saliency, generator)
+
+        def fits(kept: np.ndarray) -> bool:
+            return self.fits(kept, amount)
+
+        if not fits(ranking.prefix(0)):
+            least = self._cost(ranking.prefix(0), amount.hold) / self._cost(self._sizes, amount.hold)
+            raise InputError(
+                f"density: {amount.density} of the {amount.hold} is less than {least:.3g}, the share of the network "
+                "without any block and with the least units of every layer; give a higher density"
+            )
+        low, high = 0, len(ranking.steps)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(ranking.prefix(middle)) else (low, middle - 1)
+        blocks = ranking.prefix(low)[:n]
+        kept = ranking.filled(blocks, fits)
+        for block in ranking.steps[low:]:
+            if (kept[n:] < self._sizes[n:])[limits.alive(kept)[n:]].any():
+                break
+            if block < n:
+                more = blocks.copy()
+                more[block] = 1
+                if fits(ranking.least(more)):
+                    blocks, kept = more, ranking.filled(more, fits)
+        return Mask.of_units(self, np.concatenate([u[:k] for u, k in zip(ranking.units, kept, strict=True)]))
+
+
+class _Ranking:
+    """Steps of a ranking, from the first kept to the last: layers, each once for every step of its units."""
+
+    def __init__(self, space: UnionSpace, saliency: Tensor, generator: torch.Generator) -> None:
+        self.space, self.limits, self.n_blocks = space, space.limits, len(space.blocks.layers)
+        shuffled = torch.randperm(space.n_units, generator=generator).numpy()
+        rank = np.empty(space.n_units)
+        rank[np.lexsort((shuffled, saliency.double().numpy()))] = np.arange(space.n_units)
+        self.units = [layer.start + np.argsort(-rank[layer.slice]) for layer in space.layers]
+        steps = []
+        for place, units in enumerate(self.units):
+            step, first = self.limits.steps[place], int(self.limits.lowest[place])
+            steps += [(-rank[units[start : start + step]].mean(), place) for start in range(first, len(units), step)]
+        self.steps = [place for _, place in sorted(steps)]
+
+    def least(self, blocks: np.ndarray) -> np.ndarray:
+        """Return the smallest numbers of kept units per layer for kept blocks, bool or int (n_blocks,)."""
+        kept = self.limits.lowest.copy()
+        kept[: self.n_blocks] = blocks
+        return np.where(self.limits.alive(kept), kept, 0)
+
+    def prefix(self, n: int) -> np.ndarray:
+        """Return the numbers of kept units per layer after the first n steps; fewer steps never cost more."""
+        taken = np.bincount(self.steps[:n], minlength=len(self.units))
+        return self._with(self.least(taken[: self.n_blocks]), taken)
+
+    def _with(self, kept: np.ndarray, taken: np.ndarray) -> np.ndarray:
+        taken = np.where(self.limits.alive(kept), taken, 0)
+        taken[: self.n_blocks] = 0
+        return self.limits.higher(kept, taken)
+
+    def filled(self, blocks: np.ndarray, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
+        """Return the numbers of kept units per layer if steps are added in order; a layer ends at one that is too much.
+
+        ``blocks`` stay as they are.
+        """
+        kept = self.least(blocks)
+        alive = self.limits.alive(kept)
+        steps = np.array([place for place in self.steps if place >= self.n_blocks and alive[place]], dtype=np.int64)
+        while len(steps):
+            low, high = 0, len(steps)
+            while low < high:
+                middle = (low + high + 1) // 2
+                taken = np.bincount(steps[:middle], minlength=len(kept))
+                low, high = (middle, high) if fits(self._with(kept, taken)) else (low, middle - 1)
+            kept = self._with(kept, np.bincount(steps[:low], minlength=len(kept)))
+            rest = steps[low:]
+            steps = rest[rest != rest[0]] if len(rest) else rest
+        return kept
