@@ -98,6 +98,7 @@ def _variants(cells: list[CellResult]) -> list[str]:
             "rounds": f"{cell.n_rounds} rounds" if cell.n_rounds > 1 else "",
             "rewinding": _REWINDING.get(cell.rewind_to, f"from {cell.rewind_to}"),
             "rate": "" if cell.retrain_lr is None else f"lr {cell.retrain_lr:g}",
+            "distillation": _distillation(cell),
             "control": _CONTROLS[cell.control],
         }
         for cell in cells
@@ -106,6 +107,10 @@ def _variants(cells: list[CellResult]) -> list[str]:
     texts["rule"] = texts.get("rule", set()) - {""}  # other schedules have no rule
     shown = {name for name, own in texts.items() if len(own) > 1 or name == "control"}
     return [", ".join(text for name, text in own.items() if text and name in shown) for own in words]
+
+
+def _distillation(cell: CellResult) -> str:
+    return f"distillation {cell.distill:g} at temperature {cell.distill_temperature:g}" if cell.distill else ""
 
 
 def _rule(cell: CellResult) -> str:

@@ -27,12 +27,16 @@ def grid(settings: Settings) -> list[Cell]:
     cells = []
     for seed in settings.sweep.seed_range:
         for schedule, rounds, moment, rewind in _plans(settings):
-            for lr, sparsity, method in product(
-                settings.schedules.retrain_lr or (None,), settings.sweep.sparsities, settings.sweep.methods
+            for (weight, temperature), lr, sparsity, method in product(
+                _distillations(settings),
+                settings.schedules.retrain_lr or (None,),
+                settings.sweep.sparsities,
+                settings.sweep.methods,
             ):
                 name, pinned = split_method(method)
                 find_at = _moment(name, SCHEDULES[schedule], rewind, pinned, moment)
                 cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
+                cell = replace(cell, distill=weight, distill_temperature=temperature)
                 if cell not in cells:
                     cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
     return cells
@@ -47,6 +51,14 @@ def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
         for combination in product(rounds, settings.sweep.find_at or ("",), asked.rewind_to or (row.rewind_to,)):
             number, moment, rewind = combination
             yield schedule, number, moment, str(parse_rewind(rewind))
+
+
+def _distillations(settings: Settings) -> list[tuple[float | None, float | None]]:
+    """Weights and temperatures of distillation to compare; None: as in the settings of training, or no temperature."""
+    weights, temperatures = settings.schedules.retrain_distill or (None,), settings.schedules.retrain_temperature
+    pairs = product(weights, temperatures or (None,))
+    usual = settings.train.distill
+    return list(dict.fromkeys((w, t if (usual if w is None else w) else None) for w, t in pairs))
 
 
 def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) -> str:

@@ -41,12 +41,15 @@ def _alone(cell: Cell, name: str) -> Settings:
         rounds=(cell.rounds,) if cell.row.rounds > 1 else (),
         rewind_to=(cell.rewind_to,),
         retrain_lr=() if cell.retrain_lr is None else (cell.retrain_lr,),
+        retrain_distill=(),
+        retrain_temperature=(),
         control=() if cell.control == "none" else (cell.control,),  # type: ignore[arg-type]
     )
     optuna = settings.optuna
     if optuna.study is not None:
         optuna = replace(optuna, study=f"{optuna.study}_again")  # in the old one, the search would begin with its end
-    return replace(settings, sweep=sweep, schedules=schedules, optuna=optuna, run=replace(settings.run, name=name))
+    run = replace(settings.run, name=name)
+    return replace(settings, sweep=sweep, schedules=schedules, train=cell.train, optuna=optuna, run=run)
 
 
 def _sized(cell: Cell) -> SweepSettings:

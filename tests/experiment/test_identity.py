@@ -69,6 +69,8 @@ OTHER = {  # another value, where the type alone does not give one
     "schedules.rounds": [2],
     "schedules.rewind_to": ["1ep"],
     "schedules.retrain_lr": [0.3],
+    "schedules.retrain_distill": [0.25],
+    "schedules.retrain_temperature": [2.0],
     "schedules.control": ["reinit"],
     "schedules.save_at": ["1ep"],
     "scoring.weights": "signed_constant",

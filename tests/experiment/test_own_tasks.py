@@ -178,3 +178,32 @@ def test_moments_after_an_early_stop_are_an_error_of_one_line(tmp_path):
     assert run_sweep(settings_of(tmp_path, **early)).cells[0].trained.best_val_epoch == 1
     with pytest.raises(InputError, match=r"20ep; early stopping ended the dense training of seed 0 after 2 epochs"):
         run_sweep(settings_of(tmp_path, find_at=["20ep"], name="late", **early))
+
+
+def test_a_sweep_compares_weights_and_temperatures_of_distillation_for_all_methods(tmp_path):
+    crossed = {"retrain_distill": [0.0, 0.5], "retrain_temperature": [1.0, 4.0], "seeds": 2}
+    result = run_sweep(settings_of(tmp_path, "multilabel", "labels_net", **crossed))
+    assert len(list((tmp_path / "runs" / "dense").iterdir())) == 2  # one per seed: all cells share it
+    points = [(cell.method, cell.seed, cell.distill, cell.distill_temperature) for cell in result.cells]
+    pairs = [(0.0, None), (0.5, 1.0), (0.5, 4.0)]
+    assert set(points) == {(m, seed, *pair) for m in ("annealing", "snip") for seed in (0, 1) for pair in pairs}
+    assert len(points) == len(set(points))
+    losses = {point: cell.trained.test_loss for point, cell in zip(points, result.cells, strict=True)}
+    assert len(set(losses.values())) == len(losses)
+
+    one = {"name": "one", "distill": 0.5, "distill_temperature": 1.0, "seeds": 2}
+    for cell in run_sweep(settings_of(tmp_path, "multilabel", "labels_net", **one)).cells:
+        assert cell.trained.test_loss == losses[cell.method, cell.seed, 0.5, 1.0]
+
+    table = (write_report(result).parent / "results.md").read_text()
+    for method in ("annealing", "snip"):
+        for variant in ("", "distillation 0.5 at temperature 1", "distillation 0.5 at temperature 4"):
+            assert f"| {method} | {variant} |" in table
+    with (result.path / "results.csv").open() as file:
+        rows = [(row["method"], float(row["distill"]), row["distill_temperature"]) for row in csv.DictReader(file)]
+    assert set(rows) == {(method, w, "" if t is None else str(t)) for method, _, w, t in points}
+
+
+def test_temperatures_without_distillation_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"retrain_temperature: 2; there is no distillation: give retrain_distill"):
+        settings_of(tmp_path, retrain_temperature=[2.0])

@@ -26,7 +26,7 @@ _SOURCES = "saliencies, warm_start or finalists"
 def check_conflicts(settings: Settings) -> None:
     """Raise an InputError for the first settings that do not fit together."""
     conflicts = (_of_moments, _of_granularity, _of_caps, _of_connected, _of_objectives, _of_gradual, _of_optuna)
-    for message in chain(*(find(settings) for find in (*conflicts, _of_schedules))):
+    for message in chain(*(find(settings) for find in (*conflicts, _of_schedules, _of_distillation))):
         raise InputError(message)
 
 
@@ -179,3 +179,11 @@ def _of_schedules(settings: Settings) -> Iterator[str]:
             yield f"schedule: {name} watches the dense training, and epochs is 0: give 1 or more"
         if row.detects and dense != "auto":
             yield f"schedule: {name} watches the dense training, and dense is {dense}: give auto"
+
+
+def _of_distillation(settings: Settings) -> Iterator[str]:
+    weights = settings.schedules.retrain_distill or (settings.train.distill,)
+    temperatures = settings.schedules.retrain_temperature
+    if temperatures and not any(weights):
+        given = " ".join(f"{value:g}" for value in temperatures)
+        yield f"retrain_temperature: {given}; there is no distillation: give retrain_distill or train.distill, above 0"

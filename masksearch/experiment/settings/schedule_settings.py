@@ -36,6 +36,12 @@ class ScheduleSettings:
     retrain_lr: tuple[float, ...] = ()
     """Learning rates of retraining to compare.
     For each sparsity, the validation accuracy chooses one rate for all methods."""
+    retrain_distill: tuple[float, ...] = ()
+    """Weights of knowledge distillation in retraining to compare, each with all methods; 0 is without distillation.
+    If not given, the weight train.distill."""
+    retrain_temperature: tuple[float, ...] = ()
+    """Temperatures of knowledge distillation in retraining to compare, each with all methods.
+    If not given, the temperature train.distill_temperature."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain beside each masked network: shuffle, reinit or repair.
     shuffle permutes the mask within each layer, reinit draws new weights, repair makes the weights orthonormal."""
@@ -66,6 +72,10 @@ class ScheduleSettings:
             Duration.parse(moment, "save_at")
         for lr in self.retrain_lr:
             require("retrain_lr", lr, 0 < lr < float("inf"), "a finite number above 0")
+        for weight in self.retrain_distill:
+            require("retrain_distill", weight, 0 <= weight <= 1, "in [0, 1]")
+        for temperature in self.retrain_temperature:
+            require("retrain_temperature", temperature, 0 < temperature < float("inf"), "a finite number above 0")
         require("drop_share", self.drop_share, 0 < self.drop_share < 1, "between 0 and 1, both excluded")
         self.early_bird(self.early_bird_relative)
 

@@ -49,7 +49,7 @@ def training_plan(context: CellContext, found_at: str, epochs: int | None) -> Tr
         Epochs of the training, if the settings give them.
     """
     cell = context.cell
-    settings = replace(cell.settings.train, bn_l1=0.0)
+    settings = replace(cell.train, bn_l1=0.0)
     total = settings.epochs
     moment = _goes_on_from(cell, found_at)
     begin = 0
