@@ -24,7 +24,8 @@ from masksearch.scoring import LatencyShare, Scorer
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
 from masksearch.spaces import FilterSpace, NetworkSpace, filter_space, weight_space
-from masksearch.training import KeptMask, TrainFunction, Training, TrainSettings, evaluate, train
+from masksearch.training import TrainFunction, Training, TrainSettings, evaluate, train
+from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
@@ -173,6 +174,8 @@ def compress(
     settings = _FINE_TUNING if train is False else train
     if train is False and train_fn is not None:
         raise InputError("train: False leaves fine-tuning out; leave train_fn out, too")
+    if train_fn is not None:
+        check_train_function(train_fn)
     dense = _on_device(model, device)
     where = cost.forward_pass.device_of(dense)
     with _bars(progress) as bars:
@@ -193,8 +196,9 @@ def compress(
         training = None
         if train is not False:
             if train_fn is not None:
-                train_fn(network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where)
-                KeptMask(network, masks)  # the loop may have let pruned weights grow
+                call_train_function(
+                    train_fn, network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where
+                )
             else:
                 training = task.fine_tune(network, masks, settings)
             after = task.measure(network, masks)

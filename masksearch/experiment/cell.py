@@ -240,7 +240,7 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
 
     ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "dataset": settings.sweep.dataset,
         "train_examples": settings.scoring.train_examples,
         "val_examples": settings.scoring.val_examples,
@@ -257,6 +257,8 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
     if is_own_function(settings.sweep.model):
         identity["model_source"] = source_digest(settings.sweep.model)
+    if settings.sweep.train_fn is not None:
+        identity["train_fn"] = [settings.sweep.train_fn, source_digest(settings.sweep.train_fn)]
     rows: list[tuple[Table[Any], str]] = [(MODELS, settings.sweep.model), (DATASETS, settings.sweep.dataset)]
     return identity | plugin_digests(*rows)
 

@@ -29,8 +29,10 @@ from masksearch.searching.subspace import Subspace
 from masksearch.spaces import FilterSpace
 from masksearch.training import EpochRow, Training, optimizer_steps, train
 from masksearch.training.duration import Duration
+from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights
 from masksearch.utils.files import save_tensors
+from masksearch.utils.imports import import_function
 from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = ["run_cell"]
@@ -195,6 +197,19 @@ class _CellRun:
             tracker.epoch(row)
             self.callback.epoch(row)
 
+        if (function := self.context.settings.sweep.train_fn) is not None:
+            training = train_by_function(
+                import_function(function, "train_fn"),
+                ticket.network,
+                self.data,
+                masks=ticket.masks,
+                epochs=plan.epochs,
+                seed=derive(cell.seed, "retrain"),
+                device=self.context.device,
+            )
+            for row in training.epochs:
+                on_epoch(row)
+            return training, mask
         per_epoch = optimizer_steps(self.data.train, plan.settings)
         begin, until = plan.begin * per_epoch, plan.until * per_epoch
         moments = map(Duration.parse, self.context.settings.schedules.save_at)

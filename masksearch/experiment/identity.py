@@ -52,6 +52,7 @@ DENSE = frozenset(
         "sweep.image_size",
         "sweep.model",
         "sweep.dense",
+        "sweep.train_fn",
         "scoring.train_examples",
         "scoring.val_examples",
         "train",

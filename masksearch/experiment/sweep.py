@@ -32,6 +32,7 @@ from masksearch.spaces import NetworkSpace
 from masksearch.tasks import Task
 from masksearch.training import optimizer_steps
 from masksearch.training.duration import Duration
+from masksearch.training.own_loop import check_train_function
 from masksearch.training.slimming import Slimming
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
@@ -230,6 +231,8 @@ def _check_without_data(parts: Sequence[Settings]) -> None:
             import_function(part.sweep.model, "model")
         if part.sweep.has_own_data:
             import_function(part.sweep.dataset, "data set")
+        if part.sweep.train_fn is not None:
+            check_train_function(import_function(part.sweep.train_fn, "train_fn"))
         if part.sweep.dense != "auto":
             for seed in part.sweep.seed_range:
                 check_is_file(part.sweep.dense_file(seed))

@@ -60,6 +60,7 @@ OTHER = {  # another value, where the type alone does not give one
     "sweep.objective": "loss",
     "sweep.find_at": ["2ep"],
     "sweep.dense": "elsewhere.pt",
+    "sweep.train_fn": "own_tasks:own_loop",
     "train.optimizer": "adam",
     "train.lr_schedule": "cosine",
     "train.milestones": [1],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from small_sweeps import small_world  # noqa: F401
 
 from masksearch.experiment import Settings, SweepCallback, run_sweep
@@ -207,3 +208,48 @@ def test_a_sweep_compares_weights_and_temperatures_of_distillation_for_all_metho
 def test_temperatures_without_distillation_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"retrain_temperature: 2; there is no distillation: give retrain_distill"):
         settings_of(tmp_path, retrain_temperature=[2.0])
+
+
+LOOP = {"train_fn": f"{OWN}:own_loop", "batch_size": 64}  # the loop has batches of its own
+
+
+def test_a_training_loop_of_ones_own_trains_dense_and_masked_networks(tmp_path):
+    flat = {"methods": ["magnitude", "annealing"], "schedule": ["one_shot", "lottery_ticket"]}
+    flat |= {"rounds": [2], "control": ["reinit"]}
+    result = run_sweep(settings_of(tmp_path / "one", **LOOP | flat))
+    own, usual = result.dense[0], run_sweep(settings_of(tmp_path / "usual")).dense[0]
+    assert own.test_loss != usual.test_loss
+    assert [row.epoch for row in own.epochs] == [2]
+    for cell, folder in zip(result.cells, result.folders, strict=True):
+        assert cell.trained.val_accuracy is not None
+        assert cell.retrain_seconds > 0
+        weights = load_file(folder / "retrained.safetensors")
+        kept = sum(int((weights[f"{n}.weight"] != 0).sum()) for n in (0, 2))
+        assert kept == cell.mask.kept < cell.mask.n_units
+        assert cell.trained.test_accuracy != cell.untrained.test_accuracy
+    again = run_sweep(settings_of(tmp_path / "two", **LOOP | flat))
+    assert results_in(tmp_path / "one" / "runs") == results_in(tmp_path / "two" / "runs")
+    assert [path.name for path in again.folders] == [path.name for path in result.folders]
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"train_fn": "own"}, r"train_fn: 'own'; allowed is module:function"),
+        ({"train_fn": f"{OWN}:missing"}, r"has no function 'missing'"),
+        (
+            {"train_fn": f"{OWN}:loop_without_masks"},
+            r"train_fn: .*masks.*; a function f\(model, data, \*, masks, epochs",
+        ),
+        ({"schedule": ["gradual"], "methods": ["magnitude"]}, r"schedule gradual needs masksearch's own training loop"),
+        ({"schedule": ["early_bird"], "methods": ["magnitude"]}, r"schedule early_bird needs masksearch's own"),
+        ({"objective": "short_training"}, r"objective short_training needs masksearch's own training loop"),
+        ({"warm_start": "snip@gradual:1ep"}, r"snip@gradual:1ep needs masksearch's own training loop"),
+        ({"lr": 0.1, "retrain_lr": [0.1]}, r"the number of epochs only: leave train.lr, schedules.retrain_lr out"),
+        ({"distill": 0.5}, r"the number of epochs only: leave train.distill out"),
+        ({"find_at": ["1ep"]}, r"find_at or rewind_to: 1ep; with train_fn there are only the moments 0 and end"),
+    ],
+)
+def test_what_a_training_loop_of_ones_own_cannot_do_is_refused(flat, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run_sweep(settings_of(tmp_path, **LOOP | flat))

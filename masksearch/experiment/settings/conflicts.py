@@ -7,6 +7,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from masksearch.criteria import CRITERIA
+from masksearch.experiment.identity import changed_fields
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.experiment.settings.search_settings import split_method
 from masksearch.schedules import SCHEDULES
@@ -26,7 +27,7 @@ _SOURCES = "saliencies, warm_start or finalists"
 def check_conflicts(settings: Settings) -> None:
     """Raise an InputError for the first settings that do not fit together."""
     conflicts = (_of_moments, _of_granularity, _of_caps, _of_connected, _of_objectives, _of_gradual, _of_optuna)
-    for message in chain(*(find(settings) for find in (*conflicts, _of_schedules, _of_distillation))):
+    for message in chain(*(find(settings) for find in (*conflicts, _of_schedules, _of_distillation, _of_train_fn))):
         raise InputError(message)
 
 
@@ -54,8 +55,11 @@ def _of_moments(settings: Settings) -> Iterator[str]:
             continue
         if duration.unit == "ep" and duration.count > settings.train.epochs:
             yield f"find_at or rewind_to: {moment} is longer than the training of {settings.train.epochs}ep"
-        if settings.sweep.dense != "auto" and (duration.best or str(duration) not in ("0", "end")):
-            yield f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
+        if duration.best or str(duration) not in ("0", "end"):
+            if settings.sweep.dense != "auto":
+                yield f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
+            if settings.sweep.train_fn is not None:
+                yield f"find_at or rewind_to: {moment}; with train_fn there are only the moments 0 and end"
     if settings.sweep.moments and all(SCHEDULES[name].has_own_moment for name in settings.schedules.schedule):
         moments, names = " ".join(settings.sweep.moments), " ".join(settings.schedules.schedule)
         yield f"find_at: {moments}; {names} has a moment of its own, so leave find_at out"
@@ -187,3 +191,25 @@ def _of_distillation(settings: Settings) -> Iterator[str]:
     if temperatures and not any(weights):
         given = " ".join(f"{value:g}" for value in temperatures)
         yield f"retrain_temperature: {given}; there is no distillation: give retrain_distill or train.distill, above 0"
+
+
+def _of_train_fn(settings: Settings) -> Iterator[str]:
+    function, search = settings.sweep.train_fn, settings.search
+    if function is None:
+        return
+    needs = "needs masksearch's own training loop"
+    for name in settings.schedules.schedule:
+        row = SCHEDULES[name]
+        if row.changes or row.detects or row.bn_l1:
+            yield f"train_fn: {function}; schedule {name} {needs}: give another schedule, or leave train_fn out"
+    for setting, objective in _objectives(settings).items():
+        if OBJECTIVES[objective].of_training is not None:
+            yield f"train_fn: {function}; {setting} {objective} {needs}: give another {setting}, or leave train_fn out"
+    for text in search.criteria:
+        if "@gradual" in text:
+            yield f"train_fn: {function}; {text} {needs}: leave @gradual or train_fn out"
+    own = ("retrain_lr", "retrain_distill", "retrain_temperature", "save_at")
+    ignored = [f"train.{name}" for name in changed_fields(settings.train) if name != "epochs"]
+    ignored += [f"schedules.{name}" for name in own if getattr(settings.schedules, name)]
+    if ignored:
+        yield f"train_fn: {function}; it gets the number of epochs only: leave {', '.join(ignored)} out"
