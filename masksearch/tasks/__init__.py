@@ -23,6 +23,19 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
     return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
 
 
+def pixel_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of maps, mean over the pixels of each example, then over examples, in nats.
+
+    ``outputs`` are logits (b, classes, ...), ``targets`` classes (b, ...). Ignored pixels do not count, nor do examples
+    that have no other pixels.
+    """
+    losses = F.cross_entropy(
+        outputs.float(), targets, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing
+    )
+    counted = (targets != IGNORED).flatten(1).sum(1)
+    return (losses.flatten(1).sum(1) / counted.clamp_min(1)).sum() / (counted > 0).sum()
+
+
 def kl_divergence(dense: Tensor, masked: Tensor) -> Tensor:
     """Return the mean KL divergence KL(dense || masked) between logits (b, classes) of two networks, in nats."""
     return F.kl_div(
@@ -76,8 +89,8 @@ def _next_tokens(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return outputs[counted], targets[counted]
 
 
-def _n_pixels(targets: Tensor) -> int:
-    return int((targets != IGNORED).sum())
+def _n_maps(targets: Tensor) -> int:
+    return int((targets != IGNORED).flatten(1).any(1).sum())
 
 
 def _n_next_tokens(targets: Tensor) -> int:
@@ -176,15 +189,16 @@ TASKS: Table[Task] = Table(
         ),
         "regression": Task(mean_squared_error, r2, name="regression", metric_name="R2", check=_check_values),
         "segmentation": Task(
-            cross_entropy,
+            pixel_cross_entropy,
             MeanIoU,
             distance=kl_divergence,
             name="segmentation",
             metric_name="mean IoU",
             check=_check_maps,
-            weight=_n_pixels,
-            smoothed=cross_entropy,
+            weight=_n_maps,
+            smoothed=pixel_cross_entropy,
             select=_pixels,
+            weighs_examples=True,
         ),
         "language_model": Task(
             cross_entropy,

@@ -86,6 +86,9 @@ class Task:
     select : callable, optional
         (outputs, targets) -> (outputs, targets) of the positions that count, such as those of no padding; applied
         before loss, metric and distance.
+    weighs_examples : bool
+        Whether the loss gets all positions, ignored ones included, and weighs examples equally by itself. The metric
+        and the distance get the positions that ``select`` returns.
     classifies : bool
         Whether outputs are logits (n, classes) and targets are classes (n,): the fast accuracy paths need that.
     """
@@ -102,6 +105,7 @@ class Task:
     weight: Callable[[Any], int] | None = None
     smoothed: Callable[[Any, Any, float], Tensor] | None = None
     select: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    weighs_examples: bool = False
     classifies: bool = False
 
     def __post_init__(self) -> None:
@@ -134,6 +138,8 @@ class Task:
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
         """Return the mean loss of a batch, from a network's return value and the targets."""
+        if self.weighs_examples:
+            return self.loss(self.read(outputs), targets)
         return self.loss(*self.selected(outputs, targets))
 
     def training_loss(self, outputs: Any, targets: Any, label_smoothing: float = 0.0) -> Tensor:
@@ -145,7 +151,7 @@ class Task:
         return value
 
     def _smoothed(self, outputs: Tensor, targets: Any, label_smoothing: float) -> Tensor:
-        if self.select:
+        if self.select and not self.weighs_examples:
             outputs, targets = self.select(outputs, targets)
         if not label_smoothing:
             return self.loss(outputs, targets)
@@ -164,7 +170,10 @@ class Task:
         return (self.distance or relative_squared_error)(dense, masked)
 
     def n_parts(self, targets: Any, n: int) -> int:
-        """Return the number of items over which a batch's loss is a mean: its ``n`` examples, or its tokens."""
+        """Return the number of items over which a batch's loss is a mean: its ``n`` examples, or its tokens.
+
+        Examples whose positions are all ignored do not count.
+        """
         return n if self.weight is None else self.weight(targets)
 
     def meters(self, *, main_only: bool = False) -> dict[str, Meter]:
