@@ -16,7 +16,7 @@ from masksearch import cost
 from masksearch.core.amount import Amount, Hold
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.criteria import CRITERIA, select
+from masksearch.criteria import CRITERIA, USUAL_CRITERION, select, start_criterion
 from masksearch.data import Data
 from masksearch.pruning.physical import prune
 from masksearch.pruning.reconstruction import reconstruct
@@ -34,9 +34,6 @@ from masksearch.utils.seeds import derive, torch_generator
 __all__ = ["Compressed", "Measured", "compress", "find_mask"]
 
 Granularity = Literal["weight", "filter"]
-
-_CRITERION: dict[str, str] = {"weight": "magnitude", "filter": "fpgm"}
-"""Usual criterion of each granularity: the method of ``compress``, and the start of its searches."""
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per batch, for gradients of criteria
@@ -259,7 +256,7 @@ class _Task:
             choose("granularity", granularity, list(get_args(Granularity)))
         if isinstance(method, str):
             choose("method", method, [*CRITERIA, *SEARCHERS])
-        elif method is not None and not hasattr(method, "ask"):
+        elif method is not None and not isinstance(method, Searcher):
             raise InputError(f"method: a {type(method).__name__}; allowed is a name or a searcher")
         self.model, self.data, self.budget, self.seed, self.bars = model, data, budget, seed, bars
         self.granularity, self.objective, self._method = granularity, objective, method
@@ -268,7 +265,7 @@ class _Task:
     @property
     def method_name(self) -> str:
         """Name of the method, for results."""
-        method = self._method or _CRITERION[self.space.granularity]
+        method = self._method or USUAL_CRITERION[self.space.granularity]
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
@@ -314,7 +311,7 @@ class _Task:
         for _ in range(_LATENCY_STEPS):
             middle = (low + high) / 2
             try:
-                least = measure(self.criterion_mask(_CRITERION["filter"], amount.at(middle)))
+                least = measure(self.criterion_mask(USUAL_CRITERION["filter"], amount.at(middle)))
             except InputError:  # fewer MACs than one unit per layer needs
                 low = max(low, middle) if least > share else low
                 break
@@ -353,22 +350,26 @@ class _Task:
         self, amount: Amount, start: Mask | Literal["criterion", "random"] = "criterion"
     ) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
-        method = self._method or _CRITERION[self.space.granularity]
+        method = self._method or USUAL_CRITERION[self.space.granularity]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
-        first = self.criterion_mask(_CRITERION[self.space.granularity], amount) if start == "criterion" else start
+        searcher = SEARCHERS[method]() if isinstance(method, str) else method
+        usual = start_criterion(searcher, self.space.granularity)
+        first = start if isinstance(start, Mask) else None
+        if start == "criterion" and usual is not None:
+            first = self.criterion_mask(usual, amount)
         objective = self.objective or ("distance" if self.data.search.sample(1)[1] is None else "loss")
         scorer = Scorer(self.model, self.space, self.data.search, objective)
         bar = self.bars.add_task("searching", total=self.budget)
         # Units move between layers in a search, so that only the criterion's mask is layer by layer.
         history = search(
             self.space,
-            method,
+            searcher,
             scorer,
             replace(amount, scope="global"),
             self.budget,
             self.seed,
-            start=first if isinstance(first, Mask) else None,
+            start=first,
             callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
         )
         return history.best_mask, history

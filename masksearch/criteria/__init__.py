@@ -18,12 +18,14 @@ from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
 from masksearch.data.split import balanced_batch
+from masksearch.searchers import Searcher
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
 
 __all__ = [
     "CRITERIA",
+    "USUAL_CRITERION",
     "Connectivity",
     "Criterion",
     "balanced_batch",
@@ -43,6 +45,7 @@ __all__ = [
     "saliency",
     "select",
     "snip",
+    "start_criterion",
     "synflow",
     "taylor",
 ]
@@ -128,6 +131,18 @@ CRITERIA: Table[Criterion] = Table(
         ),
     },
 )
+
+
+USUAL_CRITERION: dict[str, str] = {"weight": "magnitude", "filter": "fpgm"}
+"""Granularity -> criterion of ``ms.compress``, whose mask searches on trained weights start from."""
+
+
+def start_criterion(searcher: Searcher, granularity: str) -> str | None:
+    """Return the criterion whose mask a search on trained weights starts from by default; None: a random mask.
+
+    The rule of ``ms.find_mask``, ``ms.compress`` and ``masksearch run``. ``ms.search`` starts from a random mask.
+    """
+    return USUAL_CRITERION[granularity] if searcher.takes_criterion_start else None
 
 
 def saliency(

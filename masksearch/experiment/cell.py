@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from masksearch.core.amount import Amount, Density
-from masksearch.criteria import CRITERIA
+from masksearch.criteria import CRITERIA, start_criterion
 from masksearch.data import DATASETS
 from masksearch.experiment.identity import Deciding, changed_fields, deciding_fields, short_hash, without
 from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
@@ -117,6 +117,12 @@ class Cell:
     def trained_before(self, number: int) -> bool:
         """Return whether any round before round ``number`` trains the network."""
         return any(self.epochs_after(earlier) != 0 for earlier in range(1, number))
+
+    @property
+    def usual_start(self) -> str | None:
+        """Criterion whose mask the cell's search starts from with ``warm_start`` = ``auto``; None: a random mask."""
+        trained = self.searches and self.find_at != "0" and not self.front  # a front has masks of many sizes
+        return start_criterion(self.searcher(), self.settings.sweep.granularity) if trained else None
 
     @property
     def treated(self) -> "Cell":

@@ -47,6 +47,9 @@ class Searcher(ABC):
     refuses_problems: ClassVar[bool] = False
     """Whether :meth:`start` raises an error for some problems of one density, as for too many parameters."""
 
+    takes_criterion_start: ClassVar[bool] = True
+    """Whether ``ms.compress`` and ``masksearch run`` start a search on trained weights from a criterion's mask."""
+
     problem: Problem
     generator: torch.Generator
 

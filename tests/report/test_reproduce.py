@@ -65,8 +65,10 @@ def test_a_search_that_shared_a_study_is_made_again_in_another():
 
 
 def test_flags_say_what_is_not_as_usual_and_nothing_else():
-    assert flags_of(Settings()) == []
-    settings = Settings().updated({"budget": 5, "lr": 1e-05, "annealing": {"chains": 3}, "nesterov": True}, "test")
+    usual = Settings.of_command_line()
+    assert flags_of(usual) == []
+    assert flags_of(Settings()) == ["--warm-start", "none"]
+    settings = usual.updated({"budget": 5, "lr": 1e-05, "annealing": {"chains": 3}, "nesterov": True}, "test")
     assert flags_of(settings) == [
         *("--budget", "5", "--lr", "1e-05", "--set", "train.nesterov=true", "annealing.chains=3")
     ]

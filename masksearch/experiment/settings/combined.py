@@ -10,7 +10,7 @@ from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.experiment.settings.conflicts import check_conflicts
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings.search_settings import OptunaSettings, ScoringSettings, SearchSettings
+from masksearch.experiment.settings.search_settings import USUAL_START, OptunaSettings, ScoringSettings, SearchSettings
 from masksearch.experiment.settings.sweep_axes import METHODS, Granularity, SweepSettings
 from masksearch.experiment.settings.text_values import check_least, fitted, value_types
 from masksearch.plugin import load_plugins
@@ -106,6 +106,11 @@ class Settings:
         if capped is None:
             return self.scoring.hold
         return "macs" if capped == "latency" else capped
+
+    @classmethod
+    def of_command_line(cls) -> "Settings":
+        """Return the defaults of ``masksearch run`` without a recipe, where ``warm_start`` is ``auto``."""
+        return cls(search=SearchSettings(warm_start=USUAL_START))
 
     def as_dict(self) -> dict[str, Any]:
         """Return {group: {name: value}} of all settings, ready for JSON."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from masksearch.criteria import CRITERIA
 from masksearch.experiment.identity import changed_fields
 from masksearch.experiment.settings.schedule_settings import parse_rewind
-from masksearch.experiment.settings.search_settings import split_method
+from masksearch.experiment.settings.search_settings import USUAL_START, split_method
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
@@ -102,7 +102,7 @@ def _of_caps(settings: Settings) -> Iterator[str]:
             yield f"{flag}: {name} searches a front in one round only: give {_ONE_ROUND}"
         if search.finalists:
             yield f"finalists: {' '.join(search.finalists)}; with {flag}, masks are chosen from a front"
-        if search.warm_start:
+        if search.warm_start not in (None, USUAL_START):
             yield f"warm_start: {search.warm_start}; with {flag} {name} starts at several costs: give saliencies"
 
 
