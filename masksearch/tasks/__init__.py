@@ -64,6 +64,11 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(_shaped(outputs, targets).float(), targets.float())
 
 
+def squared_distance(dense: Tensor, masked: Tensor) -> Tensor:
+    """Return the mean squared difference of the outputs of two networks, in float32."""
+    return F.mse_loss(masked.float(), dense.float())
+
+
 def _shaped(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.numel() != targets.numel():
         raise InputError(
@@ -187,7 +192,14 @@ TASKS: Table[Task] = Table(
             metric_name="macro F1",
             check=_check_labels,
         ),
-        "regression": Task(mean_squared_error, r2, name="regression", metric_name="R2", check=_check_values),
+        "regression": Task(
+            mean_squared_error,
+            r2,
+            distillation=squared_distance,
+            name="regression",
+            metric_name="R2",
+            check=_check_values,
+        ),
         "segmentation": Task(
             pixel_cross_entropy,
             MeanIoU,

@@ -69,7 +69,7 @@ class Task:
     higher_is_better : bool
         Direction of the metric. Scores are the metric, or minus the metric where lower is better.
     distance : callable, optional
-        (dense outputs, masked outputs) -> scalar tensor, the distillation loss and the objective ``distance``.
+        (dense outputs, masked outputs) -> scalar tensor, the objective ``distance`` and the loss of distillation.
         Default: mean squared difference over the variance of the dense outputs.
     name : str
         Name in settings and reports.
@@ -89,6 +89,9 @@ class Task:
     weighs_examples : bool
         Whether the loss gets all positions, ignored ones included, and weighs examples equally by itself. The metric
         and the distance get the positions that ``select`` returns.
+    distillation : callable, optional
+        (dense outputs, masked outputs) -> scalar tensor, the loss of distillation, in the unit of ``loss``. Default:
+        ``distance``.
     classifies : bool
         Whether outputs are logits (n, classes) and targets are classes (n,): the fast accuracy paths need that.
     """
@@ -106,6 +109,7 @@ class Task:
     smoothed: Callable[[Any, Any, float], Tensor] | None = None
     select: Callable[[Any, Any], tuple[Any, Any]] | None = None
     weighs_examples: bool = False
+    distillation: Callable[[Any, Any], Tensor] | None = None
     classifies: bool = False
 
     def __post_init__(self) -> None:
@@ -125,6 +129,7 @@ class Task:
         if self.name != "own":
             return {"task": self.name}
         parts = {"loss": self.loss, "metric": self.metric, "output": self.output, "distance": self.distance}
+        parts["distillation"] = self.distillation
         return {"task": "own", **{name: _full_name(part) for name, part in parts.items() if part is not None}}
 
     def read(self, outputs: Any) -> Any:

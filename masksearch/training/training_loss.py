@@ -19,7 +19,9 @@ class TrainingLoss:
 
     The loss is (1 - weight) * task loss + weight * distance. For tasks whose distance is a divergence of class
     probabilities, the logits are divided by the temperature T and the distance is multiplied by T^2 (section 2.1);
-    other distances have no temperature.
+    other distances have no temperature. In regression, the distance is the squared error to the teacher's outputs, in
+    the unit of the task's loss: divided by the variance of the outputs, it would outweigh the task's loss wherever a
+    weak teacher's outputs vary less than the targets.
     """
 
     task: Task  # task of the split, which reads the outputs for the distance
@@ -40,7 +42,7 @@ class TrainingLoss:
 
     def _distance(self, dense: Any, outputs: Any, targets: Any) -> Tensor:
         teacher, student = (self.task.selected(value, targets)[0] for value in (dense, outputs))
-        distance = self.task.distance or relative_squared_error
+        distance = self.task.distillation or self.task.distance or relative_squared_error
         if distance not in (kl_divergence, bernoulli_kl):
             return distance(teacher, student)
         t = self.temperature
