@@ -190,14 +190,15 @@ class _CellRun:
         if not plan.epochs and folder != self.folder.path:
             return None, mask
         self.folder.set_status("retrain")
-        self.callback.retraining_begins(cell, plan.epochs)
+        function = self.context.settings.sweep.train_fn
+        self.callback.retraining_begins(cell, plan.epochs if function is None else 1)  # one row for the whole training
         tracker = self._tracker(folder)
 
         def on_epoch(row: EpochRow) -> None:
             tracker.epoch(row)
             self.callback.epoch(row)
 
-        if (function := self.context.settings.sweep.train_fn) is not None:
+        if function is not None:
             training = train_by_function(
                 import_function(function, "train_fn"),
                 ticket.network,

@@ -119,10 +119,20 @@ def _check_classes(targets: Any, what: str) -> None:
         _is_integer(targets) and targets.ndim == 1,
         what,
         targets,
-        "classification needs integer classes (n,); name the task of other targets, such as task='regression'",
+        f"classification needs integer classes (n,); name the task of other targets, such as {_likely_task(targets)}",
     )
     if int(targets.min()) < 0:
         raise InputError(f"{what}: label {int(targets.min())}; labels are 0 or more")
+
+
+def _likely_task(targets: Any) -> str:
+    """Return the task that the form of targets suggests, as an argument."""
+    if not isinstance(targets, Tensor):
+        return "task='regression'"
+    labels = targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())
+    if not _is_integer(targets):
+        return "task='multilabel'" if labels else "task='regression'"
+    return "task='multilabel'" if labels else "task='language_model'" if targets.ndim == 2 else "task='segmentation'"
 
 
 def _check_zero_one(targets: Any, what: str) -> None:

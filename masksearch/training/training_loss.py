@@ -10,7 +10,12 @@ from masksearch.tasks import Task, bernoulli_kl, kl_divergence
 from masksearch.tasks.task import relative_squared_error
 from masksearch.utils.nested import call_model
 
-__all__ = ["TrainingLoss"]
+__all__ = ["TrainingLoss", "has_temperature"]
+
+
+def has_temperature(task: Task) -> bool:
+    """Return whether the distillation of a task divides logits by a temperature, as for classes and labels."""
+    return (task.distillation or task.distance) in (kl_divergence, bernoulli_kl)
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class TrainingLoss:
     def _distance(self, dense: Any, outputs: Any, targets: Any) -> Tensor:
         teacher, student = (self.task.selected(value, targets)[0] for value in (dense, outputs))
         distance = self.task.distillation or self.task.distance or relative_squared_error
-        if distance not in (kl_divergence, bernoulli_kl):
+        if not has_temperature(self.task):
             return distance(teacher, student)
         t = self.temperature
         return t**2 * distance(teacher.float() / t, student.float() / t)

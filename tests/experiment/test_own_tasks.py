@@ -198,7 +198,7 @@ def test_a_sweep_compares_weights_and_temperatures_of_distillation_for_all_metho
 
     table = (write_report(result).parent / "results.md").read_text()
     for method in ("annealing", "snip"):
-        for variant in ("", "distillation 0.5 at temperature 1", "distillation 0.5 at temperature 4"):
+        for variant in ("", "distillation 0.5, temperature 1", "distillation 0.5, temperature 4"):
             assert f"| {method} | {variant} |" in table
     with (result.path / "results.csv").open() as file:
         rows = [(row["method"], float(row["distill"]), row["distill_temperature"]) for row in csv.DictReader(file)]
@@ -208,6 +208,8 @@ def test_a_sweep_compares_weights_and_temperatures_of_distillation_for_all_metho
 def test_temperatures_without_distillation_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"retrain_temperature: 2; there is no distillation: give retrain_distill"):
         settings_of(tmp_path, retrain_temperature=[2.0])
+    with pytest.raises(InputError, match=r"retrain_temperature: 1 2; distillation of regression has no temperature"):
+        run_sweep(settings_of(tmp_path, retrain_distill=[0.5], retrain_temperature=[1.0, 2.0]))
 
 
 LOOP = {"train_fn": f"{OWN}:own_loop", "batch_size": 64}  # the loop has batches of its own

@@ -135,3 +135,19 @@ def test_accumulated_gradients_of_maps_weigh_examples_equally():
         train(model, split, TrainSettings(epochs=1, batch_size=batch, accumulate=accumulate, momentum=0.0))
         weights.append(model.weight)
     assert torch.allclose(*weights, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("targets", "task"),
+    [
+        (torch.randn(4), "regression"),
+        (torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "multilabel"),
+        (torch.tensor([[0, 1], [1, 1]]), "multilabel"),
+        (torch.tensor([[3, 1], [7, 1]]), "language_model"),
+        (torch.zeros(4, 5, 5, dtype=torch.long), "segmentation"),
+    ],
+)
+def test_targets_of_other_tasks_name_the_task(targets, task):
+    with pytest.raises(InputError, match=f"such as task='{task}'"):
+        TASKS["classification"].check(targets, "train")
+    TASKS[task].check(targets, "train")
