@@ -15,7 +15,7 @@ from masksearch import cost
 from masksearch.core.amount import Amount, Hold, Scope
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.criteria import CRITERIA, select
+from masksearch.criteria import CRITERIA, USUAL_CRITERION, select, start_criterion
 from masksearch.data import Data
 from masksearch.pruning.energy import repair_energy
 from masksearch.pruning.gram_matrices import calibration_inputs
@@ -25,7 +25,8 @@ from masksearch.scoring import OBJECTIVES, LatencyShare, Scorer
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
 from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkSpace, ranked_units, space_of
-from masksearch.training import KeptMask, TrainFunction, Training, TrainSettings, evaluate, train
+from masksearch.training import TrainFunction, Training, TrainSettings, evaluate, train
+from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
@@ -33,14 +34,6 @@ from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = ["Compressed", "Measured", "compress", "find_mask"]
 
-_CRITERION: dict[Granularity, str] = {
-    "weight": "magnitude",
-    "filter": "fpgm",
-    "block": "block_cosine",
-    "union": "taylor",
-    "nm": "magnitude",
-}
-"""Usual criterion of each granularity: the method of ``compress``, and the start of its searches."""
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per batch, for gradients of criteria
@@ -184,6 +177,8 @@ def compress(
     settings = _FINE_TUNING if train is False else train
     if train is False and train_fn is not None:
         raise InputError("train: False leaves fine-tuning out; leave train_fn out, too")
+    if train_fn is not None:
+        check_train_function(train_fn)
     dense = _on_device(model, device)
     where = cost.forward_pass.device_of(dense)
     with _bars(progress) as bars:
@@ -207,8 +202,9 @@ def compress(
         training = None
         if train is not False:
             if train_fn is not None:
-                train_fn(network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where)
-                KeptMask(network, masks)  # the loop may have let pruned weights grow
+                call_train_function(
+                    train_fn, network, data, masks=masks, epochs=settings.epochs, seed=seed, device=where
+                )
             else:
                 training = task.fine_tune(network, masks, settings)
             after = task.measure(network, masks)
@@ -270,7 +266,7 @@ class _Task:
             choose("granularity", granularity, list(UNITS))
         if isinstance(method, str):
             choose("method", method, [*CRITERIA, *SEARCHERS])
-        elif method is not None and not hasattr(method, "ask"):
+        elif method is not None and not isinstance(method, Searcher):
             raise InputError(f"method: a {type(method).__name__}; allowed is a name or a searcher")
         self.model, self.data, self.budget, self.seed, self.bars = model, data, budget, seed, bars
         self.granularity, self.objective, self._method = granularity, objective, method
@@ -279,7 +275,7 @@ class _Task:
     @property
     def method_name(self) -> str:
         """Name of the method, for results."""
-        method = self._method or _CRITERION[self._kind]
+        method = self._method or USUAL_CRITERION[self._kind]
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
@@ -337,7 +333,7 @@ class _Task:
         for _ in range(_LATENCY_STEPS):
             middle = (low + high) / 2
             try:
-                least = measure(self.criterion_mask(_CRITERION[self._kind], amount.at(middle)))
+                least = measure(self.criterion_mask(USUAL_CRITERION[self._kind], amount.at(middle)))
             except InputError:  # fewer MACs than one unit per layer needs
                 low = max(low, middle) if least > share else low
                 break
@@ -374,21 +370,21 @@ class _Task:
         self, amount: Amount, start: Mask | Literal["criterion", "random"] = "criterion"
     ) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
-        method = self._method or _CRITERION[self._kind]
+        method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
-        energy = repair_energy(self.model, self.space, self.repair_inputs()) if self._needs_energy else None
-        first: Mask | str | None = start
-        if start == "criterion":
-            greedy = None if energy is None else self.space.top_k(energy.saliency(), amount)
-            first = greedy or self.criterion_mask(_CRITERION[self._kind], amount)
+        searcher = SEARCHERS[method]() if isinstance(method, str) else method
+        usual = start_criterion(searcher, self._kind)
+        first = start if isinstance(start, Mask) else None
+        if start == "criterion" and usual is not None:
+            first = self.criterion_mask(usual, amount)
+        energy = repair_energy(self.model, self.space, self.repair_inputs()) if searcher.needs_energy else None
         objective = self.objective or ("distance" if self.data.search.sample(1)[1] is None else "loss")
         repairs = objective in OBJECTIVES and OBJECTIVES[objective].reconstructs
         calibration = self.repair_inputs() if repairs else None
         scorer = Scorer(self.model, self.space, self.data.search, objective, calibration=calibration)
         bar = self.bars.add_task("searching", total=self.budget)
         # Units move between layers in a search, so that only the criterion's mask is layer by layer.
-        searcher = SEARCHERS[method]() if isinstance(method, str) else method
         history = search(
             self.space,
             searcher,
@@ -396,7 +392,7 @@ class _Task:
             replace(amount, scope="global"),
             self.budget,
             self.seed,
-            start=first if isinstance(first, Mask) else None,
+            start=first,
             energy=energy,
             callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
         )

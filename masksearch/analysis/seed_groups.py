@@ -102,12 +102,15 @@ def _variants(cells: list[CellResult]) -> list[str]:
             "rounds": f"{cell.n_rounds} rounds" if cell.n_rounds > 1 else "",
             "rewinding": _REWINDING.get(cell.rewind_to, f"from {cell.rewind_to}"),
             "rate": "" if cell.retrain_lr is None else f"lr {cell.retrain_lr:g}",
+            "distillation": f"distillation {cell.distill:g}" if cell.distill else "",
+            "temperature": f"temperature {cell.distill_temperature:g}" if cell.distill else "",
             "control": _CONTROLS[cell.control],
         }
         for cell in cells
     ]
     texts = {name: {own[name] for own in words} for name in (words[0] if words else ())}
-    texts["rule"] = texts.get("rule", set()) - {""}  # other schedules have no rule
+    for name in ("rule", "temperature"):  # other schedules have no rule, other cells no temperature
+        texts[name] = texts.get(name, set()) - {""}
     shown = {name for name, own in texts.items() if len(own) > 1 or name == "control"}
     return [", ".join(text for name, text in own.items() if text and name in shown) for own in words]
 

@@ -128,7 +128,7 @@ def _parts(flags: Any) -> list[Settings]:
     choose("scale", scale, list(SCALES))
     if flags.parts and not recipe:
         raise InputError(f"parts: {' '.join(flags.parts)}; only a recipe has parts: give --recipe NAME, too")
-    return load_recipe(recipe, scale, flags.parts) if recipe else [Settings()]
+    return load_recipe(recipe, scale, flags.parts) if recipe else [Settings.of_command_line()]
 
 
 def _recipe(flags: Any) -> tuple[str | None, str]:

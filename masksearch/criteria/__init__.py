@@ -21,12 +21,14 @@ from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
 from masksearch.data.split import balanced_batch
-from masksearch.spaces import NetworkSpace
+from masksearch.searchers import Searcher
+from masksearch.spaces import Granularity, NetworkSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
 
 __all__ = [
     "CRITERIA",
+    "USUAL_CRITERION",
     "Connectivity",
     "Criterion",
     "balanced_batch",
@@ -48,6 +50,7 @@ __all__ = [
     "saliency",
     "select",
     "snip",
+    "start_criterion",
     "synflow",
     "taylor",
     "wanda",
@@ -154,6 +157,24 @@ CRITERIA: Table[Criterion] = Table(
         ),
     },
 )
+
+
+USUAL_CRITERION: dict[Granularity, str] = {
+    "weight": "magnitude",
+    "filter": "fpgm",
+    "block": "block_cosine",
+    "union": "taylor",
+    "nm": "magnitude",
+}
+"""Granularity -> criterion of ``ms.compress``, whose mask searches on trained weights start from."""
+
+
+def start_criterion(searcher: Searcher, granularity: Granularity) -> str | None:
+    """Return the criterion whose mask a search on trained weights starts from by default; None: a random mask.
+
+    The rule of ``ms.find_mask``, ``ms.compress`` and ``masksearch run``. ``ms.search`` starts from a random mask.
+    """
+    return USUAL_CRITERION[granularity] if searcher.takes_criterion_start else None
 
 
 def saliency(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from masksearch.core.amount import Amount, Density
-from masksearch.criteria import CRITERIA
+from masksearch.criteria import CRITERIA, start_criterion
 from masksearch.data import DATASETS
 from masksearch.experiment.identity import Deciding, changed_fields, deciding_fields, short_hash, without
 from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
@@ -40,6 +40,8 @@ class Cell:
     rewind_to: str = "0"  # in its one spelling: ``0ep`` is ``0``
     retrain_lr: float | None = None  # None: as in the dense training
     control: str = "none"
+    distill: float | None = None  # None: as in the settings of training
+    distill_temperature: float | None = None  # the same; None without distillation
     data_digest: str = ""  # of examples and task; empty: the data set's name alone stands for them
 
     @property
@@ -51,6 +53,16 @@ class Cell:
     def density(self) -> float:
         """Kept / total units: 1 - sparsity, without the rounding error of the subtraction."""
         return round(1 - self.sparsity, 12)
+
+    @property
+    def train(self) -> TrainSettings:
+        """Settings of training, with the cell's own weight and temperature of distillation."""
+        train = self.settings.train
+        return replace(
+            train,
+            distill=train.distill if self.distill is None else self.distill,
+            distill_temperature=self.distill_temperature or train.distill_temperature,
+        )
 
     def amounts(self, space: NetworkSpace) -> list[Amount]:
         """Return the amount that a mask of ``space`` keeps after each round; the last one is the cell's."""
@@ -107,6 +119,12 @@ class Cell:
         return any(self.epochs_after(earlier) != 0 for earlier in range(1, number))
 
     @property
+    def usual_start(self) -> str | None:
+        """Criterion whose mask the cell's search starts from with ``warm_start`` = ``auto``; None: a random mask."""
+        trained = self.searches and self.find_at != "0" and not self.front  # a front has masks of many sizes
+        return start_criterion(self.searcher(), self.settings.sweep.granularity) if trained else None
+
+    @property
     def treated(self) -> "Cell":
         """The cell whose mask this control reuses; for a cell that is no control, the cell itself."""
         return replace(self, control="none")
@@ -124,7 +142,7 @@ class Cell:
             "repairs": self.settings.repairs,
             "anneals": self.method == "annealing",
             "samples_with_optuna": self.searches and self.searcher().settings_group == "optuna",
-            "distills": self.settings.train.distill > 0,
+            "distills": self.train.distill > 0,
             "changes_masks": self.row.changes is not None,
             "detects_early_birds": self.row.detects,
         }
@@ -133,7 +151,8 @@ class Cell:
         """Return the settings that decide the cell's result; ``complete`` includes settings at their default."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
-        return deciding_fields(self.settings, self.conditions, usual=usual, complete=complete)
+        settings = replace(self.settings, train=self.train) if complete else self.settings
+        return deciding_fields(settings, self.conditions, usual=usual, complete=complete)
 
     @property
     def dense_identity(self) -> dict[str, Any]:
@@ -159,8 +178,8 @@ class Cell:
         }
         if self.settings.sweep.capped:
             identity["front" if self.front else "capped"] = self.settings.sweep.capped
-        if self.settings.train.distill:
-            identity["distill"] = [self.settings.train.distill, self.settings.train.distill_temperature]
+        if self.train.distill:
+            identity["distill"] = [self.train.distill, self.train.distill_temperature]
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
         rows += [(SCHEDULES, self.schedule), (OBJECTIVES, self.settings.sweep.objective)]
         if self.searches:
@@ -202,6 +221,10 @@ class Cell:
             parts.append(f"r{self.rewind_to}".replace(":", ""))
         if self.retrain_lr is not None:
             parts.append(f"lr{self.retrain_lr:g}")
+        if self.distill is not None:
+            parts.append(f"distill{self.distill:g}")
+        if self.distill_temperature is not None:
+            parts.append(f"t{self.distill_temperature:g}")
         if self.control != "none":
             parts.append(self.control)
         return "_".join([*parts, f"seed{self.seed}"])
@@ -224,7 +247,7 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
 
     ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "dataset": settings.sweep.dataset,
         "train_examples": settings.scoring.train_examples,
         "val_examples": settings.scoring.val_examples,
@@ -241,6 +264,8 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
     if is_own_function(settings.sweep.model):
         identity["model_source"] = source_digest(settings.sweep.model)
+    if settings.sweep.train_fn is not None:
+        identity["train_fn"] = [settings.sweep.train_fn, source_digest(settings.sweep.train_fn)]
     rows: list[tuple[Table[Any], str]] = [(MODELS, settings.sweep.model), (DATASETS, settings.sweep.dataset)]
     return identity | plugin_digests(*rows)
 

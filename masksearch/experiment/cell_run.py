@@ -29,8 +29,10 @@ from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow, Training, optimizer_steps, train
 from masksearch.training.duration import Duration
+from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights
 from masksearch.utils.files import save_tensors
+from masksearch.utils.imports import import_function
 from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = ["run_cell"]
@@ -191,13 +193,27 @@ class _CellRun:
         if not plan.epochs and folder != self.folder.path:
             return None, mask
         self.folder.set_status("retrain")
-        self.callback.retraining_begins(cell, plan.epochs)
+        function = self.context.settings.sweep.train_fn
+        self.callback.retraining_begins(cell, plan.epochs if function is None else 1)  # one row for the whole training
         tracker = self._tracker(folder)
 
         def on_epoch(row: EpochRow) -> None:
             tracker.epoch(row)
             self.callback.epoch(row)
 
+        if function is not None:
+            training = train_by_function(
+                import_function(function, "train_fn"),
+                ticket.network,
+                self.data,
+                masks=ticket.masks,
+                epochs=plan.epochs,
+                seed=derive(cell.seed, "retrain"),
+                device=self.context.device,
+            )
+            for row in training.epochs:
+                on_epoch(row)
+            return training, mask
         per_epoch = optimizer_steps(self.data.train, plan.settings)
         begin, until = plan.begin * per_epoch, plan.until * per_epoch
         moments = map(Duration.parse, self.context.settings.schedules.save_at)

@@ -56,7 +56,7 @@ class CellContext:
 
     def teacher(self) -> nn.Module | None:
         """Return the dense network with its best weights by validation; None without distillation."""
-        if not self.settings.train.distill:
+        if not self.cell.train.distill:
             return None
         teacher = self.build()
         teacher.load_state_dict(self.dense.weights["best"])

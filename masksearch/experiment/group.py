@@ -36,7 +36,8 @@ class Group:
     def dense(self, device: torch.device, callback: SweepCallback) -> DenseNetwork:
         """Train the dense network, or read it if it is already on disk."""
         first = self.users[0]
-        callback.dense_begins(first.seed, first.settings.train.epochs)
+        rows = first.settings.train.epochs if first.settings.sweep.train_fn is None else 1
+        callback.dense_begins(first.seed, rows)
         return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
 
     def run(self, dense: DenseNetwork, path: Path, device: torch.device, callback: SweepCallback) -> None:

@@ -32,6 +32,8 @@ NEVER = frozenset(
         "schedules.rounds",
         "schedules.rewind_to",
         "schedules.retrain_lr",
+        "schedules.retrain_distill",
+        "schedules.retrain_temperature",
         "schedules.control",
         # The cell's identity has the resolved values of these.
         "schedules.retrain_epochs",
@@ -50,6 +52,7 @@ DENSE = frozenset(
         "sweep.image_size",
         "sweep.model",
         "sweep.dense",
+        "sweep.train_fn",
         "scoring.train_examples",
         "scoring.val_examples",
         "train",

@@ -302,6 +302,16 @@ class CellResult:
         return find_setting(self.settings, name)
 
     @property
+    def distill(self) -> float:
+        """Weight of the distance to the dense network's outputs in the loss of retraining; 0: no distillation."""
+        return float(self.setting("distill") or 0.0)
+
+    @property
+    def distill_temperature(self) -> float | None:
+        """Temperature of the distillation in retraining; None without distillation."""
+        return self.setting("distill_temperature") if self.distill else None
+
+    @property
     def metric(self) -> Metric:
         """The metric of the test and validation results."""
         return self.dense.metric

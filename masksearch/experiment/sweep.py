@@ -33,7 +33,9 @@ from masksearch.spaces import NetworkSpace
 from masksearch.tasks import Task
 from masksearch.training import optimizer_steps
 from masksearch.training.duration import Duration
+from masksearch.training.own_loop import check_train_function
 from masksearch.training.slimming import Slimming
+from masksearch.training.training_loss import has_temperature
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
 from masksearch.utils.imports import import_function
@@ -263,6 +265,8 @@ def _check_without_data(parts: Sequence[Settings]) -> None:
             import_function(part.sweep.model, "model")
         if part.sweep.has_own_data:
             import_function(part.sweep.dataset, "data set")
+        if part.sweep.train_fn is not None:
+            check_train_function(import_function(part.sweep.train_fn, "train_fn"))
         if part.sweep.dense != "auto":
             for seed in part.sweep.seed_range:
                 check_is_file(part.sweep.dense_file(seed))
@@ -274,6 +278,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     for moment in {*moments_of([*cells, *dense]), *settings.sweep.moments}:
         Duration.parse(moment).check_within(steps, settings.train.epochs, "find_at, rewind_to or save_at")
     _check_objectives(settings, data.task)
+    _check_temperatures(settings, data.task)
     criteria = [cell.method for cell in cells if cell.method in CRITERIA]
     if any(cell.searches for cell in cells):
         criteria += [source.name for source in settings.search.sources]
@@ -308,6 +313,14 @@ def _check_objectives(settings: Settings, task: Task) -> None:
         if name is not None and not OBJECTIVES[name].fits(task):
             fitting = ", ".join(own for own, row in OBJECTIVES.items() if row.fits(task))
             raise InputError(f"{setting}: {name}; it is for classification; allowed for {task.name} are {fitting}")
+
+
+def _check_temperatures(settings: Settings, task: Task) -> None:
+    """Raise an error if temperatures of distillation are compared for a task that has none."""
+    temperatures = settings.schedules.retrain_temperature
+    if temperatures and not has_temperature(task):
+        given = " ".join(f"{value:g}" for value in temperatures)
+        raise InputError(f"retrain_temperature: {given}; distillation of {task.name} has no temperature: leave it out")
 
 
 def _check_control(cell: Cell) -> None:

@@ -8,7 +8,7 @@ from masksearch.criteria import CRITERIA
 from masksearch.experiment.cell import AUTO, Cell
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.settings.schedule_settings import parse_rewind
-from masksearch.experiment.settings.search_settings import split_method
+from masksearch.experiment.settings.search_settings import USUAL_START, split_method
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.training.duration import Duration
 
@@ -27,12 +27,16 @@ def grid(settings: Settings) -> list[Cell]:
     cells = []
     for seed in settings.sweep.seed_range:
         for schedule, rounds, moment, rewind in _plans(settings):
-            for lr, sparsity, method in product(
-                settings.schedules.retrain_lr or (None,), settings.sweep.sparsities, settings.sweep.methods
+            for (weight, temperature), lr, sparsity, method in product(
+                _distillations(settings),
+                settings.schedules.retrain_lr or (None,),
+                settings.sweep.sparsities,
+                settings.sweep.methods,
             ):
                 name, pinned = split_method(method)
                 find_at = _moment(name, SCHEDULES[schedule], rewind, pinned, moment)
                 cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
+                cell = _with_start(replace(cell, distill=weight, distill_temperature=temperature), method)
                 if cell not in cells:
                     cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
     return cells
@@ -48,6 +52,26 @@ def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
         for combination in product(rounds, settings.sweep.find_at or (found,), asked.rewind_to or (rewound,)):
             number, moment, rewind = combination
             yield schedule, number, moment, str(parse_rewind(rewind))
+
+
+def _distillations(settings: Settings) -> list[tuple[float | None, float | None]]:
+    """Weights and temperatures of distillation to compare; None: as in the settings of training, or no temperature."""
+    weights, temperatures = settings.schedules.retrain_distill or (None,), settings.schedules.retrain_temperature
+    pairs = product(weights, temperatures or (None,))
+    usual = settings.train.distill
+    return list(dict.fromkeys((w, t if (usual if w is None else w) else None) for w, t in pairs))
+
+
+def _with_start(cell: Cell, method: str) -> Cell:
+    """Return the cell with the criterion, or None, that ``warm_start`` = ``auto`` stands for in its settings.
+
+    These settings name the cell's method alone: fronts of other methods of the sweep start from no single mask.
+    """
+    settings = cell.settings
+    if not cell.searches or settings.search.warm_start != USUAL_START:
+        return cell
+    search = replace(settings.search, warm_start=cell.usual_start)
+    return replace(cell, settings=replace(settings, sweep=replace(settings.sweep, methods=(method,)), search=search))
 
 
 def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) -> str:

@@ -106,7 +106,7 @@ class Tracker:
 
     def result(self, result: CellResult, lr: float) -> None:
         """Add the cell's row of the hparams tab; ``lr`` is the learning rate of retraining."""
-        names = ("method", "sparsity", "find_at", "seed", "schedule", "n_rounds", "rewind_to", "control")
+        names = ("method", "sparsity", "find_at", "seed", "schedule", "n_rounds", "rewind_to", "control", "distill")
         final = {
             f"final/untrained_test_{self._metric}": result.untrained.test_accuracy,
             f"final/trained_test_{self._metric}": result.trained.test_accuracy,

@@ -9,6 +9,7 @@ from masksearch.analysis import Group
 from masksearch.experiment import Cell, Settings, SweepResult, grid
 from masksearch.experiment.settings.catalogue import flag_keys, settings_by_key
 from masksearch.experiment.settings.combined import SweepSettings
+from masksearch.experiment.settings.search_settings import USUAL_START
 from masksearch.experiment.settings.text_values import value_text
 
 __all__ = ["flags_of", "row_commands", "sweep_command"]
@@ -41,12 +42,18 @@ def _alone(cell: Cell, name: str) -> Settings:
         rounds=(cell.rounds,) if cell.row.rounds > 1 else (),
         rewind_to=(cell.rewind_to,),
         retrain_lr=() if cell.retrain_lr is None else (cell.retrain_lr,),
+        retrain_distill=(),
+        retrain_temperature=(),
         control=() if cell.control == "none" else (cell.control,),  # type: ignore[arg-type]
     )
     optuna = settings.optuna
     if optuna.study is not None:
         optuna = replace(optuna, study=f"{optuna.study}_again")  # in the old one, the search would begin with its end
-    return replace(settings, sweep=sweep, schedules=schedules, optuna=optuna, run=replace(settings.run, name=name))
+    search = settings.search
+    if not cell.searches or search.warm_start == cell.usual_start:
+        search = replace(search, warm_start=USUAL_START)
+    run = replace(settings.run, name=name)
+    return replace(settings, sweep=sweep, schedules=schedules, train=cell.train, search=search, optuna=optuna, run=run)
 
 
 def _sized(cell: Cell) -> SweepSettings:
@@ -60,7 +67,7 @@ def flags_of(settings: Settings) -> list[str]:
     """Return the flags of ``masksearch run`` that give these settings; defaults are left out."""
     flags: list[str] = []
     others: list[str] = []
-    usual = Settings().with_changes({"sweep": {"granularity": settings.sweep.granularity}})
+    usual = Settings.of_command_line().with_changes({"sweep": {"granularity": settings.sweep.granularity}})
     for key, setting in settings_by_key().items():
         value, default = (getattr(getattr(one, setting.group), setting.name) for one in (settings, usual))
         if key == "sweep.granularity":
@@ -80,4 +87,4 @@ def _flag(flag: str, value: object) -> list[str]:
         return [flag if value else f"--no-{flag.removeprefix('--')}"]
     if isinstance(value, tuple):
         return [flag, *map(value_text, value)]
-    return [flag, "None" if value is None else value_text(value)]
+    return [flag, value_text(value)]

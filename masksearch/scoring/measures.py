@@ -96,7 +96,8 @@ class _Loss:
 class _Distance:
     """Minus the distance between masked and dense outputs.
 
-    A task's own distance is weighted by examples or tokens. The relative squared error is that of all outputs at once.
+    A task's own distance is weighted by examples, tokens or pixels. The relative squared error is that of all outputs
+    at once.
     """
 
     def __init__(self, task: Task) -> None:
@@ -109,9 +110,15 @@ class _Distance:
         outputs = counted_outputs(self._task, outputs, targets)
         if self._task.distance is None:
             self._outputs.append((dense, outputs))
-        elif parts := n if targets is None else self._task.n_parts(targets, n):
+        elif parts := self._parts(outputs, targets, n):
             self._distances.append(self._task.distance(dense, outputs).reshape(()) * parts)
             self._n += parts
+
+    def _parts(self, outputs: Any, targets: Any, n: int) -> int:
+        """Number of items over which a distance is a mean: examples, tokens or pixels."""
+        if targets is None:
+            return n
+        return len(outputs) if self._task.weighs_examples else self._task.n_parts(targets, n)
 
     def value(self) -> float:
         if self._outputs:

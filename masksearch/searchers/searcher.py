@@ -50,6 +50,9 @@ class Searcher(ABC):
     needs_energy: ClassVar[bool] = False
     """Whether the problem must have an ``energy``, which rates masks without scoring them."""
 
+    takes_criterion_start: ClassVar[bool] = True
+    """Whether ``ms.compress`` and ``masksearch run`` start a search on trained weights from a criterion's mask."""
+
     problem: Problem
     generator: torch.Generator
 

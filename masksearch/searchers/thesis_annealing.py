@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -94,6 +94,8 @@ class ThesisAnnealing(Searcher):
 
     Use :meth:`mlp` (42,706 scorings in 1,450 levels) or :meth:`cnn` (about 8,200 in 1,000).
     """
+
+    takes_criterion_start: ClassVar[bool] = False  # the published search starts from a random mask
 
     levels: int  # number of temperature levels
     temperature_start: float  # temperature of the first level, in units of accuracy (1 = 100 %)

@@ -27,6 +27,7 @@ from masksearch.core.protocol import (
 )
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
+from masksearch.searching.budgets_of_folder import finished_part, keep_budget, parts_to_run
 from masksearch.searching.history_store import HistoryFile, saved_budgets
 from masksearch.utils.errors import InputError
 from masksearch.utils.locks import locked
@@ -123,7 +124,9 @@ def search(
     to the larger one. Schedules (temperature, radius) depend on the used share of a budget: after n of 1000 scorings,
     the share n / 1000, also if the first 500 scorings had a budget of their own and have ended with low temperatures.
     The result is therefore not that of one search of 1000 scorings, but two searches with the same budgets, 500 then
-    1000, are equal, also if they were interrupted. The files in ``folder`` record all budgets.
+    1000, are equal, also if they were interrupted. The files in ``folder`` record all budgets. A call with one of the
+    smaller budgets returns the finished history of this budget, without the later trials: a script with both calls
+    can run again.
 
     Raises
     ------
@@ -150,29 +153,18 @@ def search(
         return run(problem, history, None)
     path = Path(folder)
     with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder", reentrant=True):
-        for part in _parts(problem, path):
+        saved = saved_budgets(path)
+        if finished := finished_part(problem, saved, path):
+            part, kept = finished
+            searcher.start(part)
+            return run(part, history, kept)
+        for part in parts_to_run(problem, saved, path):
             if part is not problem:
                 searcher.start(part)
+            if saved and part.earlier_budgets == saved:
+                keep_budget(path, len(saved))
             history = run(part, history, path)
         return history
-
-
-def _parts(problem: Problem, folder: Path) -> list[Problem]:
-    """The problem with the earlier budgets of the search in ``folder``, after that of the last one if it is smaller."""
-    saved = saved_budgets(folder)
-    if not saved or saved == (problem.budget,):
-        return [problem]
-    if problem.budget == saved[-1]:
-        return [replace(problem, earlier_budgets=saved[:-1])]
-    if not problem.budget.covers(saved[-1]):
-        raise InputError(
-            f"{folder}: holds another search: its budget is {saved[-1]}, asked for is {problem.budget}; "
-            "only a larger budget continues the search"
-        )
-    return [
-        replace(problem, budget=saved[-1], earlier_budgets=saved[:-1]),
-        replace(problem, earlier_budgets=saved),
-    ]
 
 
 def _run(

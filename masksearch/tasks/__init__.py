@@ -23,6 +23,19 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
     return F.cross_entropy(outputs.float(), targets, label_smoothing=label_smoothing)
 
 
+def pixel_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the cross-entropy of maps, mean over the pixels of each example, then over examples, in nats.
+
+    ``outputs`` are logits (b, classes, ...), ``targets`` classes (b, ...). Ignored pixels do not count, nor do examples
+    that have no other pixels.
+    """
+    losses = F.cross_entropy(
+        outputs.float(), targets, ignore_index=IGNORED, reduction="none", label_smoothing=label_smoothing
+    )
+    counted = (targets != IGNORED).flatten(1).sum(1)
+    return (losses.flatten(1).sum(1) / counted.clamp_min(1)).sum() / (counted > 0).sum()
+
+
 def kl_divergence(dense: Tensor, masked: Tensor) -> Tensor:
     """Return the mean KL divergence KL(dense || masked) between logits (b, classes) of two networks, in nats."""
     return F.kl_div(
@@ -51,6 +64,11 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(_shaped(outputs, targets).float(), targets.float())
 
 
+def squared_distance(dense: Tensor, masked: Tensor) -> Tensor:
+    """Return the mean squared difference of the outputs of two networks, in float32."""
+    return F.mse_loss(masked.float(), dense.float())
+
+
 def _shaped(outputs: Tensor, targets: Tensor) -> Tensor:
     if outputs.numel() != targets.numel():
         raise InputError(
@@ -76,8 +94,8 @@ def _next_tokens(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return outputs[counted], targets[counted]
 
 
-def _n_pixels(targets: Tensor) -> int:
-    return int((targets != IGNORED).sum())
+def _n_maps(targets: Tensor) -> int:
+    return int((targets != IGNORED).flatten(1).any(1).sum())
 
 
 def _n_next_tokens(targets: Tensor) -> int:
@@ -101,10 +119,20 @@ def _check_classes(targets: Any, what: str) -> None:
         _is_integer(targets) and targets.ndim == 1,
         what,
         targets,
-        "classification needs integer classes (n,); name the task of other targets, such as task='regression'",
+        f"classification needs integer classes (n,); name the task of other targets, such as {_likely_task(targets)}",
     )
     if int(targets.min()) < 0:
         raise InputError(f"{what}: label {int(targets.min())}; labels are 0 or more")
+
+
+def _likely_task(targets: Any) -> str:
+    """Return the task that the form of targets suggests, as an argument."""
+    if not isinstance(targets, Tensor):
+        return "task='regression'"
+    labels = targets.ndim == 2 and bool(((targets == 0) | (targets == 1)).all())
+    if not _is_integer(targets):
+        return "task='multilabel'" if labels else "task='regression'"
+    return "task='multilabel'" if labels else "task='language_model'" if targets.ndim == 2 else "task='segmentation'"
 
 
 def _check_zero_one(targets: Any, what: str) -> None:
@@ -174,17 +202,25 @@ TASKS: Table[Task] = Table(
             metric_name="macro F1",
             check=_check_labels,
         ),
-        "regression": Task(mean_squared_error, r2, name="regression", metric_name="R2", check=_check_values),
+        "regression": Task(
+            mean_squared_error,
+            r2,
+            distillation=squared_distance,
+            name="regression",
+            metric_name="R2",
+            check=_check_values,
+        ),
         "segmentation": Task(
-            cross_entropy,
+            pixel_cross_entropy,
             MeanIoU,
             distance=kl_divergence,
             name="segmentation",
             metric_name="mean IoU",
             check=_check_maps,
-            weight=_n_pixels,
-            smoothed=cross_entropy,
+            weight=_n_maps,
+            smoothed=pixel_cross_entropy,
             select=_pixels,
+            weighs_examples=True,
         ),
         "language_model": Task(
             cross_entropy,

@@ -69,7 +69,7 @@ class Task:
     higher_is_better : bool
         Direction of the metric. Scores are the metric, or minus the metric where lower is better.
     distance : callable, optional
-        (dense outputs, masked outputs) -> scalar tensor, the distillation loss and the objective ``distance``.
+        (dense outputs, masked outputs) -> scalar tensor, the objective ``distance`` and the loss of distillation.
         Default: mean squared difference over the variance of the dense outputs.
     name : str
         Name in settings and reports.
@@ -86,6 +86,12 @@ class Task:
     select : callable, optional
         (outputs, targets) -> (outputs, targets) of the positions that count, such as those of no padding; applied
         before loss, metric and distance.
+    weighs_examples : bool
+        Whether the loss gets all positions, ignored ones included, and weighs examples equally by itself. The metric
+        and the distance get the positions that ``select`` returns.
+    distillation : callable, optional
+        (dense outputs, masked outputs) -> scalar tensor, the loss of distillation, in the unit of ``loss``. Default:
+        ``distance``.
     classifies : bool
         Whether outputs are logits (n, classes) and targets are classes (n,): the fast accuracy paths need that.
     """
@@ -102,6 +108,8 @@ class Task:
     weight: Callable[[Any], int] | None = None
     smoothed: Callable[[Any, Any, float], Tensor] | None = None
     select: Callable[[Any, Any], tuple[Any, Any]] | None = None
+    weighs_examples: bool = False
+    distillation: Callable[[Any, Any], Tensor] | None = None
     classifies: bool = False
 
     def __post_init__(self) -> None:
@@ -121,6 +129,7 @@ class Task:
         if self.name != "own":
             return {"task": self.name}
         parts = {"loss": self.loss, "metric": self.metric, "output": self.output, "distance": self.distance}
+        parts["distillation"] = self.distillation
         return {"task": "own", **{name: _full_name(part) for name, part in parts.items() if part is not None}}
 
     def read(self, outputs: Any) -> Any:
@@ -134,6 +143,8 @@ class Task:
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
         """Return the mean loss of a batch, from a network's return value and the targets."""
+        if self.weighs_examples:
+            return self.loss(self.read(outputs), targets)
         return self.loss(*self.selected(outputs, targets))
 
     def training_loss(self, outputs: Any, targets: Any, label_smoothing: float = 0.0) -> Tensor:
@@ -145,7 +156,7 @@ class Task:
         return value
 
     def _smoothed(self, outputs: Tensor, targets: Any, label_smoothing: float) -> Tensor:
-        if self.select:
+        if self.select and not self.weighs_examples:
             outputs, targets = self.select(outputs, targets)
         if not label_smoothing:
             return self.loss(outputs, targets)
@@ -164,7 +175,10 @@ class Task:
         return (self.distance or relative_squared_error)(dense, masked)
 
     def n_parts(self, targets: Any, n: int) -> int:
-        """Return the number of items over which a batch's loss is a mean: its ``n`` examples, or its tokens."""
+        """Return the number of items over which a batch's loss is a mean: its ``n`` examples, or its tokens.
+
+        Examples whose positions are all ignored do not count.
+        """
         return n if self.weight is None else self.weight(targets)
 
     def meters(self, *, main_only: bool = False) -> dict[str, Meter]:

@@ -1,4 +1,4 @@
-"""Masks that are kept in your own training loops, and the form of such loops."""
+"""Masks that are kept in your own training loops."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,36 +9,7 @@ from torch.optim import Optimizer
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["KeptMask", "TrainFunction", "keep_mask"]
-
-
-class TrainFunction(Protocol):
-    """Protocol of your own training loop, for ``train_fn=``: a function that trains a network in place.
-
-    ``KeptMask(model, masks).attach(optimizer)`` keeps pruned weights at zero during the loop. The caller zeroes them
-    again afterwards.
-    """
-
-    def __call__(
-        self, model: nn.Module, data: Any, *, masks: Mapping[str, Tensor], epochs: int, seed: int, device: torch.device
-    ) -> None:
-        """Train a network.
-
-        Parameters
-        ----------
-        model : nn.Module
-            The network, with its pruned weights at zero.
-        data : Data
-            Splits of examples: ``data.train``, ``data.val``.
-        masks : mapping
-            Parameter name -> bool tensor of its shape, True = kept; empty for a dense network.
-        epochs : int
-            Passes over the training examples.
-        seed : int
-            Seed of all random numbers.
-        device : torch.device
-            Device of the training.
-        """
+__all__ = ["KeptMask", "keep_mask"]
 
 
 class MaskSpaceOfNetwork(Protocol):

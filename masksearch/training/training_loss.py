@@ -10,7 +10,12 @@ from masksearch.tasks import Task, bernoulli_kl, kl_divergence
 from masksearch.tasks.task import relative_squared_error
 from masksearch.utils.nested import call_model
 
-__all__ = ["TrainingLoss"]
+__all__ = ["TrainingLoss", "has_temperature"]
+
+
+def has_temperature(task: Task) -> bool:
+    """Return whether the distillation of a task divides logits by a temperature, as for classes and labels."""
+    return (task.distillation or task.distance) in (kl_divergence, bernoulli_kl)
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,9 @@ class TrainingLoss:
 
     The loss is (1 - weight) * task loss + weight * distance. For tasks whose distance is a divergence of class
     probabilities, the logits are divided by the temperature T and the distance is multiplied by T^2 (section 2.1);
-    other distances have no temperature.
+    other distances have no temperature. In regression, the distance is the squared error to the teacher's outputs, in
+    the unit of the task's loss: divided by the variance of the outputs, it would outweigh the task's loss wherever a
+    weak teacher's outputs vary less than the targets.
     """
 
     task: Task  # task of the split, which reads the outputs for the distance
@@ -40,8 +47,8 @@ class TrainingLoss:
 
     def _distance(self, dense: Any, outputs: Any, targets: Any) -> Tensor:
         teacher, student = (self.task.selected(value, targets)[0] for value in (dense, outputs))
-        distance = self.task.distance or relative_squared_error
-        if distance not in (kl_divergence, bernoulli_kl):
+        distance = self.task.distillation or self.task.distance or relative_squared_error
+        if not has_temperature(self.task):
             return distance(teacher, student)
         t = self.temperature
         return t**2 * distance(teacher.float() / t, student.float() / t)

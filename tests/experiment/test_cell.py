@@ -87,6 +87,7 @@ DECIDES = {
     "rewind_to": replace(BASE, schedules=ScheduleSettings(rewind_to=("1ep",))),
     "retrain_epochs": replace(BASE, schedules=ScheduleSettings(retrain_epochs=3)),
     "retrain_lr": replace(BASE, schedules=ScheduleSettings(retrain_lr=(0.3,))),
+    "retrain_distill": replace(BASE, schedules=ScheduleSettings(retrain_distill=(0.5,))),
     "schedule": replace(BASE, schedules=ScheduleSettings(schedule=("iterative",))),
     "rounds": replace(BASE, schedules=ScheduleSettings(schedule=("iterative",), rounds=(3,))),
     "between_epochs": replace(BASE, schedules=ScheduleSettings(schedule=("iterative",), between_epochs=1)),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 from small_sweeps import small_world  # noqa: F401
 
 from masksearch.experiment import Settings, SweepCallback, run_sweep
@@ -178,3 +179,79 @@ def test_moments_after_an_early_stop_are_an_error_of_one_line(tmp_path):
     assert run_sweep(settings_of(tmp_path, **early)).cells[0].trained.best_val_epoch == 1
     with pytest.raises(InputError, match=r"20ep; early stopping ended the dense training of seed 0 after 2 epochs"):
         run_sweep(settings_of(tmp_path, find_at=["20ep"], name="late", **early))
+
+
+def test_a_sweep_compares_weights_and_temperatures_of_distillation_for_all_methods(tmp_path):
+    crossed = {"retrain_distill": [0.0, 0.5], "retrain_temperature": [1.0, 4.0], "seeds": 2}
+    result = run_sweep(settings_of(tmp_path, "multilabel", "labels_net", **crossed))
+    assert len(list((tmp_path / "runs" / "dense").iterdir())) == 2  # one per seed: all cells share it
+    points = [(cell.method, cell.seed, cell.distill, cell.distill_temperature) for cell in result.cells]
+    pairs = [(0.0, None), (0.5, 1.0), (0.5, 4.0)]
+    assert set(points) == {(m, seed, *pair) for m in ("annealing", "snip") for seed in (0, 1) for pair in pairs}
+    assert len(points) == len(set(points))
+    losses = {point: cell.trained.test_loss for point, cell in zip(points, result.cells, strict=True)}
+    assert len(set(losses.values())) == len(losses)
+
+    one = {"name": "one", "distill": 0.5, "distill_temperature": 1.0, "seeds": 2}
+    for cell in run_sweep(settings_of(tmp_path, "multilabel", "labels_net", **one)).cells:
+        assert cell.trained.test_loss == losses[cell.method, cell.seed, 0.5, 1.0]
+
+    table = (write_report(result).parent / "results.md").read_text()
+    for method in ("annealing", "snip"):
+        for variant in ("", "distillation 0.5, temperature 1", "distillation 0.5, temperature 4"):
+            assert f"| {method} | {variant} |" in table
+    with (result.path / "results.csv").open() as file:
+        rows = [(row["method"], float(row["distill"]), row["distill_temperature"]) for row in csv.DictReader(file)]
+    assert set(rows) == {(method, w, "" if t is None else str(t)) for method, _, w, t in points}
+
+
+def test_temperatures_without_distillation_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"retrain_temperature: 2; there is no distillation: give retrain_distill"):
+        settings_of(tmp_path, retrain_temperature=[2.0])
+    with pytest.raises(InputError, match=r"retrain_temperature: 1 2; distillation of regression has no temperature"):
+        run_sweep(settings_of(tmp_path, retrain_distill=[0.5], retrain_temperature=[1.0, 2.0]))
+
+
+LOOP = {"train_fn": f"{OWN}:own_loop", "batch_size": 64}  # the loop has batches of its own
+
+
+def test_a_training_loop_of_ones_own_trains_dense_and_masked_networks(tmp_path):
+    flat = {"methods": ["magnitude", "annealing"], "schedule": ["one_shot", "lottery_ticket"]}
+    flat |= {"rounds": [2], "control": ["reinit"]}
+    result = run_sweep(settings_of(tmp_path / "one", **LOOP | flat))
+    own, usual = result.dense[0], run_sweep(settings_of(tmp_path / "usual")).dense[0]
+    assert own.test_loss != usual.test_loss
+    assert [row.epoch for row in own.epochs] == [2]
+    for cell, folder in zip(result.cells, result.folders, strict=True):
+        assert cell.trained.val_accuracy is not None
+        assert cell.retrain_seconds > 0
+        weights = load_file(folder / "retrained.safetensors")
+        kept = sum(int((weights[f"{n}.weight"] != 0).sum()) for n in (0, 2))
+        assert kept == cell.mask.kept < cell.mask.n_units
+        assert cell.trained.test_accuracy != cell.untrained.test_accuracy
+    again = run_sweep(settings_of(tmp_path / "two", **LOOP | flat))
+    assert results_in(tmp_path / "one" / "runs") == results_in(tmp_path / "two" / "runs")
+    assert [path.name for path in again.folders] == [path.name for path in result.folders]
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"train_fn": "own"}, r"train_fn: 'own'; allowed is module:function"),
+        ({"train_fn": f"{OWN}:missing"}, r"has no function 'missing'"),
+        (
+            {"train_fn": f"{OWN}:loop_without_masks"},
+            r"train_fn: .*masks.*; a function f\(model, data, \*, masks, epochs",
+        ),
+        ({"schedule": ["gradual"], "methods": ["magnitude"]}, r"schedule gradual needs masksearch's own training loop"),
+        ({"schedule": ["early_bird"], "methods": ["magnitude"]}, r"schedule early_bird needs masksearch's own"),
+        ({"objective": "short_training"}, r"objective short_training needs masksearch's own training loop"),
+        ({"warm_start": "snip@gradual:1ep"}, r"snip@gradual:1ep needs masksearch's own training loop"),
+        ({"lr": 0.1, "retrain_lr": [0.1]}, r"the number of epochs only: leave train.lr, schedules.retrain_lr out"),
+        ({"distill": 0.5}, r"the number of epochs only: leave train.distill out"),
+        ({"find_at": ["1ep"]}, r"find_at or rewind_to: 1ep; with train_fn there are only the moments 0 and end"),
+    ],
+)
+def test_what_a_training_loop_of_ones_own_cannot_do_is_refused(flat, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run_sweep(settings_of(tmp_path, **LOOP | flat))

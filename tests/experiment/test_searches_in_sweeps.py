@@ -5,9 +5,10 @@ import torch
 from rich.console import Console
 from small_sweeps import MIXTURE, MLP, SHORT, TRAINED, cells_of, settings_in, small_data, small_world, sweep_in  # noqa: F401
 
+from masksearch.cli.flags import parse
 from masksearch.cli.progress import ProgressBars
 from masksearch.criteria import Connectivity, select
-from masksearch.experiment import SweepCallback, run_sweep
+from masksearch.experiment import Settings, SweepCallback, grid, load_recipe, run_sweep
 from masksearch.scoring import ShortTraining
 from masksearch.searchers import RandomSearch
 from masksearch.searching.history_store import read_rows
@@ -204,3 +205,50 @@ def test_what_does_not_fit_is_told_before_any_work(tmp_path, message):
         run_sweep(settings_in(tmp_path, **WRONG[message]))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+class TestStarts:
+    """``masksearch run`` starts searches on trained weights from a criterion's mask, as ``ms.find_mask`` does."""
+
+    def starts(self, *flags):
+        [settings] = parse([*flags, "--seeds", "1", "--sparsity", "0.5"], "masksearch run")
+        return [
+            (cell.method, cell.find_at, cell.settings.search.warm_start) for cell in grid(settings) if cell.searches
+        ]
+
+    def test_on_trained_weights_alone(self):
+        flags = ["--methods", "annealing", "evolution", "annealing_thesis_mlp", "--find-at", "0", "end"]
+        assert self.starts(*flags) == [
+            ("annealing", "0", None),
+            ("evolution", "0", None),
+            ("annealing_thesis_mlp", "0", None),
+            ("annealing", "end", "magnitude"),
+            ("evolution", "end", "magnitude"),
+            ("annealing_thesis_mlp", "end", None),
+        ]
+        filters = ["--granularity", "filter", "--model", "lenet5", "--methods", "annealing@2ep", "annealing"]
+        assert self.starts(*filters) == [("annealing", "2ep", "fpgm"), ("annealing", "0", None)]
+
+    def test_unless_told_otherwise(self):
+        flags = ["--methods", "annealing@end", "--warm-start"]
+        assert [start for *_, start in self.starts(*flags, "none")] == [None]
+        assert [start for *_, start in self.starts(*flags, "snip:erk")] == ["snip:erk"]
+        capped = ["--granularity", "filter", "--methods", "optuna_nsga2@end", "annealing@end", "--max-macs", "0.5"]
+        [settings] = parse([*capped, "--seeds", "1", "--model", "lenet5"], "masksearch run")
+        assert [cell.settings.search.warm_start for cell in grid(settings)] == [None, "fpgm"]  # of a front, and one
+
+    def test_that_recipes_and_sweeps_in_python_do_not_have(self):
+        for part in load_recipe("thesis_cnn"):
+            assert all(cell.settings.search.warm_start is None for cell in grid(part))
+        flat = {"methods": ["annealing"], "find_at": ["end"], "sparsity": [0.5], "seeds": 1}
+        [cell] = grid(Settings().updated(flat, "test"))
+        assert "search" not in cell.identity["settings"]
+
+    def test_with_the_identity_of_the_criterion_that_is_given(self, tmp_path):
+        flat = {"methods": ["annealing@end"], "budget": 2}
+        usual, given = (settings_in(tmp_path, **flat, warm_start=start) for start in ("auto", "magnitude"))
+        assert [cell.identity for cell in grid(usual)] == [cell.identity for cell in grid(given)]
+        [cell] = cells_of(run_sweep(usual))
+        criterion = sweep_in(tmp_path, methods=["magnitude"], name="criterion")[0]
+        first = next(iter(read_rows(cell.folder)))
+        assert first.mask_hash == criterion.mask.hash

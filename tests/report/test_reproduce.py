@@ -50,6 +50,13 @@ def test_a_cell_of_any_recipe_has_a_command(name, scale):
             assert short_hash(cell.identity) in {short_hash(other.identity) for other in grid(settings)}
 
 
+def test_a_cell_with_its_own_distillation_has_a_command():
+    flat = {"methods": ["magnitude"], "sparsity": [0.9], "seeds": 1, "retrain_distill": [0.0, 0.5]}
+    for cell in grid(Settings().updated(flat | {"retrain_temperature": [1.0, 2.0]}, "test")):
+        [settings] = parse(flags_of(_alone(cell, "again")), "masksearch run")
+        assert [other.identity for other in grid(settings)] == [cell.identity]
+
+
 def test_a_search_that_shared_a_study_is_made_again_in_another():
     optuna = {"storage": "sqlite:///studies.db", "study": "all"}
     cell, *_ = grid(Settings().updated({"methods": ["optuna_tpe"], "sparsity": [0.9], "optuna": optuna}, "test"))
@@ -58,8 +65,10 @@ def test_a_search_that_shared_a_study_is_made_again_in_another():
 
 
 def test_flags_say_what_is_not_as_usual_and_nothing_else():
-    assert flags_of(Settings()) == []
-    settings = Settings().updated({"budget": 5, "lr": 1e-05, "annealing": {"chains": 3}, "nesterov": True}, "test")
+    usual = Settings.of_command_line()
+    assert flags_of(usual) == []
+    assert flags_of(Settings()) == ["--warm-start", "none"]
+    settings = usual.updated({"budget": 5, "lr": 1e-05, "annealing": {"chains": 3}, "nesterov": True}, "test")
     assert flags_of(settings) == [
         *("--budget", "5", "--lr", "1e-05", "--set", "train.nesterov=true", "annealing.chains=3")
     ]

@@ -11,7 +11,7 @@ from loop_cases import SEARCHERS, SPACE, Overlap, every
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Budget, Proposal
 from masksearch.core.space import MaskSpace
-from masksearch.searchers import EDA, Annealing, Evolution, OptunaSearch, Searcher
+from masksearch.searchers import EDA, Annealing, Evolution, OptunaSearch, RandomSearch, Searcher
 from masksearch.searching.history_store import HistoryFile, incumbents, read_rows, saved_budgets
 from masksearch.searching.loop import search
 from masksearch.utils.errors import InputError
@@ -212,9 +212,45 @@ class TestLargerBudgets:
         search(SPACE, searcher, Overlap(), budget=80, folder=tmp_path, **self.OPTIONS)
         assert searcher.state.exchanges == 20
 
+    @pytest.mark.parametrize("make", [Annealing, RandomSearch, EDA, OptunaSearch.tpe])
+    @pytest.mark.parametrize("stop", [None, 25])
+    def test_a_script_with_all_budgets_can_run_again(self, make, stop, tmp_path, monkeypatch):
+        monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
+        seen = []
+
+        def script(scorer, stop=None):
+            def look(trial, history, searcher):
+                seen.append(trial.number)
+                if trial.number == stop:
+                    raise StopError
+
+            for budget in (10, 20, 50):
+                options = {**self.OPTIONS, "callbacks": [look], "folder": tmp_path}
+                history = search(SPACE, make(), scorer, budget=budget, **options)
+                yield budget, [trial.mask_hash for trial in history], history.best_score, history.best_mask
+
+        if stop is None:
+            first = list(script(Overlap(5)))
+        else:
+            with pytest.raises(StopError):
+                list(script(Overlap(5), stop))
+            first = list(script(Overlap(5)))
+        files, scorer = rows_of(tmp_path), Overlap(5)
+        seen.clear()
+        assert list(script(scorer)) == first
+        assert [len(hashes) for _, hashes, *_ in first] == [10, 20, 50]
+        assert seen == [*range(10), *range(20), *range(50)]
+        assert scorer.scored == []
+        assert rows_of(tmp_path) == files
+
+    def test_a_finished_smaller_budget_is_refused_for_another_search(self, tmp_path):
+        self.both(Annealing, tmp_path)
+        with pytest.raises(InputError, match=r"its seed is 4, asked for is 5$"):
+            search(SPACE, Annealing(), Overlap(5), budget=20, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
+
     def test_a_smaller_budget_is_refused(self, tmp_path):
         self.both(Annealing, tmp_path)
-        for budget in (20, 49, Budget(60, seconds=5.0)):
+        for budget in (19, 49, Budget(60, seconds=5.0)):
             with pytest.raises(InputError, match="only a larger budget continues") as caught:
                 search(SPACE, Annealing(), Overlap(5), budget=budget, folder=tmp_path, **self.OPTIONS)
             assert "\n" not in str(caught.value)

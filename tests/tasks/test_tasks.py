@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
+from masksearch.data import Split
+from masksearch.scoring.measures import counted_outputs, new_measure
 from masksearch.tasks import TASKS, as_task
+from masksearch.training import TrainSettings, evaluate, train
 from masksearch.utils.errors import InputError
 
 G = torch.Generator().manual_seed(0)
@@ -62,3 +65,89 @@ def test_targets_that_do_not_fit():
         TASKS["regression"].check(torch.arange(3), "targets")
     with pytest.raises(InputError, match="0 and 1"):
         TASKS["multilabel"].check(torch.full((3, 2), 2.0), "targets")
+
+
+def maps_with_ignored_pixels():
+    """Logits (5, 3, 2, 2) and maps: all pixels count, 1 of 4, 2 of 4, none, 3 of 4."""
+    logits = torch.randn(5, 3, 2, 2, generator=G)
+    maps = torch.randint(3, (5, 2, 2), generator=G)
+    for example, ignored in enumerate((0, 3, 2, 4, 1)):
+        maps[example].view(-1)[:ignored] = -100
+    return logits, maps
+
+
+def loss_of_maps(logits, maps):
+    """The mean over counted pixels of each example, then over the examples that have one, pixel by pixel."""
+    means = []
+    for scores, classes in zip(logits.flatten(2), maps.flatten(1), strict=True):
+        losses = [-float(scores[:, p].log_softmax(0)[c]) for p, c in enumerate(classes.tolist()) if c != -100]
+        means += [sum(losses) / len(losses)] if losses else []
+    return sum(means) / len(means)
+
+
+def test_losses_of_maps_weigh_examples_equally():
+    logits, maps = maps_with_ignored_pixels()
+    task = TASKS["segmentation"]
+    assert float(task.loss_of({"out": logits}, maps)) == pytest.approx(loss_of_maps(logits, maps), rel=1e-5)
+    assert float(task.training_loss(logits, maps)) == pytest.approx(loss_of_maps(logits, maps), rel=1e-5)
+    assert [task.n_parts(part, len(part)) for part in (maps, maps[:2], maps[3:4])] == [4, 2, 0]
+    one_pixel = torch.full((1, 2, 2), -100)
+    one_pixel[0, 1, 1] = 2
+    smoothed = task.training_loss(logits[:1], one_pixel, label_smoothing=0.3)
+    log = logits[0, :, 1, 1].log_softmax(0)
+    assert float(smoothed) == pytest.approx(-float(0.7 * log[2] + 0.3 * log.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5])
+def test_losses_of_maps_are_the_same_for_all_batch_sizes(batch):
+    logits, maps = maps_with_ignored_pixels()
+    model = torch.nn.Conv2d(3, 3, 1)
+    torch.nn.init.dirac_(model.weight)
+    torch.nn.init.zeros_(model.bias)
+    split = Split(logits, maps, TASKS["segmentation"])
+    found = evaluate(model, split, batch_size=batch)  # the last batch of 2 is the example of the fifth map alone
+    assert found.loss == pytest.approx(loss_of_maps(logits, maps), rel=1e-5)
+    counted = maps.flatten() != -100
+    right = logits.movedim(1, -1).reshape(-1, 3)[counted].argmax(1) == maps.flatten()[counted]
+    assert found.metric is not None
+    assert (found.metric == 1) == bool(right.all())
+
+    measures = {kind: new_measure(kind, split.task) for kind in ("loss", "distance")}
+    masked = logits + torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    for begin in range(0, len(maps), batch):
+        part = slice(begin, begin + batch)
+        dense = counted_outputs(split.task, logits[part], maps[part])
+        for measure in measures.values():
+            measure.update(masked[part], maps[part], len(maps[part]), dense)
+    assert measures["loss"].value() == pytest.approx(-loss_of_maps(masked, maps), rel=1e-5)
+    each = kl_divergence(*(Categorical(logits=x.movedim(1, -1).reshape(-1, 3)) for x in (logits, masked)))
+    assert measures["distance"].value() == pytest.approx(-float(each[counted].mean()), rel=1e-4)
+
+
+def test_accumulated_gradients_of_maps_weigh_examples_equally():
+    logits, maps = maps_with_ignored_pixels()
+    split = Split(logits, maps, TASKS["segmentation"])
+    weights = []
+    for batch, accumulate in ((5, 1), (2, 3)):
+        model = torch.nn.Conv2d(3, 3, 1)
+        torch.nn.init.dirac_(model.weight)
+        torch.nn.init.zeros_(model.bias)
+        train(model, split, TrainSettings(epochs=1, batch_size=batch, accumulate=accumulate, momentum=0.0))
+        weights.append(model.weight)
+    assert torch.allclose(*weights, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("targets", "task"),
+    [
+        (torch.randn(4), "regression"),
+        (torch.tensor([[0.0, 1.0], [1.0, 1.0]]), "multilabel"),
+        (torch.tensor([[0, 1], [1, 1]]), "multilabel"),
+        (torch.tensor([[3, 1], [7, 1]]), "language_model"),
+        (torch.zeros(4, 5, 5, dtype=torch.long), "segmentation"),
+    ],
+)
+def test_targets_of_other_tasks_name_the_task(targets, task):
+    with pytest.raises(InputError, match=f"such as task='{task}'"):
+        TASKS["classification"].check(targets, "train")
+    TASKS[task].check(targets, "train")

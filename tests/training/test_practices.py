@@ -18,6 +18,8 @@ from training_cases import (
     without_seconds,
 )
 
+from masksearch.data import Split
+from masksearch.tasks import Task
 from masksearch.training import evaluate, optimizer_steps, steps_per_epoch, train
 from masksearch.training.duration import Duration
 from masksearch.utils.files import load_tree, save_tree
@@ -184,14 +186,31 @@ def test_distillation_is_the_formula_for_classes(split):
     assert same(unused, train(make_model(), split, SETTINGS).model.state_dict())
 
 
-def test_distillation_is_the_distance_of_other_tasks():
-    split, teacher = regression(), mixing().requires_grad_(False)
-    student = mixing()
+OWN_TASK = {"loss": F.mse_loss, "metric": lambda outputs, targets: 0.0}
+OTHER_TASKS = {  # task: distance of the outputs of student and teacher
+    "regression": ("regression", lambda outputs, dense: (outputs - dense).square().mean()),
+    "own": (Task(**OWN_TASK), lambda outputs, dense: (outputs - dense).square().mean() / dense.var(correction=0)),
+    "distance": (
+        Task(**OWN_TASK, distance=lambda dense, masked: (masked - dense).abs().mean()),
+        lambda outputs, dense: (outputs - dense).abs().mean(),
+    ),
+    "distillation": (
+        Task(**OWN_TASK, distance=F.mse_loss, distillation=lambda dense, masked: (masked - dense).abs().max()),
+        lambda outputs, dense: (outputs - dense).abs().max(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TASKS)
+def test_distillation_of_other_tasks(name):
+    task, distance = OTHER_TASKS[name]
+    known, teacher, student = regression(), mixing().requires_grad_(False), mixing()
+    split = Split(known.inputs, known.targets, task)
     nn.init.constant_(student.head.bias, 2.0)
     outputs, dense = student(**split.inputs).detach(), teacher(**split.inputs)
-    distance = (outputs - dense).square().mean() / dense.var(correction=0)
-    row = train(student, split, settings(epochs=1, batch_size=90, distill=1.0), teacher=teacher).epochs[0]
-    assert row.train_loss == pytest.approx(distance.item(), rel=1e-4)
+    expected = 0.75 * F.mse_loss(outputs, split.targets) + 0.25 * distance(outputs, dense)
+    row = train(student, split, settings(epochs=1, batch_size=90, distill=0.25), teacher=teacher).epochs[0]
+    assert row.train_loss == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])

@@ -10,7 +10,7 @@ from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.experiment.settings.conflicts import check_conflicts
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
-from masksearch.experiment.settings.search_settings import OptunaSettings, ScoringSettings, SearchSettings
+from masksearch.experiment.settings.search_settings import USUAL_START, OptunaSettings, ScoringSettings, SearchSettings
 from masksearch.experiment.settings.sweep_axes import METHODS, Granularity, SweepSettings
 from masksearch.experiment.settings.text_values import check_least, fitted, value_types
 from masksearch.plugin import load_plugins
@@ -128,6 +128,11 @@ class Settings:
         """Whether masked networks are repaired by least squares, before retraining or before they are scored."""
         objectives = {self.sweep.objective, self.search.rescore_by or self.sweep.objective}
         return self.schedules.reconstruct != "off" or any(OBJECTIVES[name].reconstructs for name in objectives)
+
+    @classmethod
+    def of_command_line(cls) -> "Settings":
+        """Return the defaults of ``masksearch run`` without a recipe, where ``warm_start`` is ``auto``."""
+        return cls(search=SearchSettings(warm_start=USUAL_START))
 
     def as_dict(self) -> dict[str, Any]:
         """Return {group: {name: value}} of all settings, ready for JSON."""

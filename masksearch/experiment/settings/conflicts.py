@@ -7,8 +7,9 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from masksearch.criteria import CRITERIA
+from masksearch.experiment.identity import changed_fields
 from masksearch.experiment.settings.schedule_settings import parse_rewind
-from masksearch.experiment.settings.search_settings import split_method
+from masksearch.experiment.settings.search_settings import USUAL_START, split_method
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
@@ -35,8 +36,11 @@ def check_conflicts(settings: Settings) -> None:
         _of_objectives,
         _of_gradual,
         _of_optuna,
+        _of_schedules,
+        _of_distillation,
+        _of_train_fn,
     )
-    for message in chain(*(find(settings) for find in (*conflicts, _of_schedules))):
+    for message in chain(*(find(settings) for find in conflicts)):
         raise InputError(message)
 
 
@@ -64,8 +68,11 @@ def _of_moments(settings: Settings) -> Iterator[str]:
             continue
         if duration.unit == "ep" and duration.count > settings.train.epochs:
             yield f"find_at or rewind_to: {moment} is longer than the training of {settings.train.epochs}ep"
-        if settings.sweep.dense != "auto" and (duration.best or str(duration) not in ("0", "end")):
-            yield f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
+        if duration.best or str(duration) not in ("0", "end"):
+            if settings.sweep.dense != "auto":
+                yield f"find_at or rewind_to: {moment}; a dense network from a file has only the moments 0 and end"
+            if settings.sweep.train_fn is not None:
+                yield f"find_at or rewind_to: {moment}; with train_fn there are only the moments 0 and end"
     if settings.sweep.moments and all(SCHEDULES[name].has_own_moment for name in settings.schedules.schedule):
         moments, names = " ".join(settings.sweep.moments), " ".join(settings.schedules.schedule)
         yield f"find_at: {moments}; {names} has a moment of its own, so leave find_at out"
@@ -128,7 +135,7 @@ def _of_caps(settings: Settings) -> Iterator[str]:
             yield f"{flag}: {name} searches a front in one round only: give {_ONE_ROUND}"
         if search.finalists:
             yield f"finalists: {' '.join(search.finalists)}; with {flag}, masks are chosen from a front"
-        if search.warm_start:
+        if search.warm_start not in (None, USUAL_START):
             yield f"warm_start: {search.warm_start}; with {flag} {name} starts at several costs: give saliencies"
 
 
@@ -216,3 +223,33 @@ def _of_schedules(settings: Settings) -> Iterator[str]:
             yield f"schedule: {name} watches the dense training, and epochs is 0: give 1 or more"
         if row.detects and dense != "auto":
             yield f"schedule: {name} watches the dense training, and dense is {dense}: give auto"
+
+
+def _of_distillation(settings: Settings) -> Iterator[str]:
+    weights = settings.schedules.retrain_distill or (settings.train.distill,)
+    temperatures = settings.schedules.retrain_temperature
+    if temperatures and not any(weights):
+        given = " ".join(f"{value:g}" for value in temperatures)
+        yield f"retrain_temperature: {given}; there is no distillation: give retrain_distill or train.distill, above 0"
+
+
+def _of_train_fn(settings: Settings) -> Iterator[str]:
+    function, search = settings.sweep.train_fn, settings.search
+    if function is None:
+        return
+    needs = "needs masksearch's own training loop"
+    for name in settings.schedules.schedule:
+        row = SCHEDULES[name]
+        if row.changes or row.detects or row.bn_l1:
+            yield f"train_fn: {function}; schedule {name} {needs}: give another schedule, or leave train_fn out"
+    for setting, objective in _objectives(settings).items():
+        if OBJECTIVES[objective].of_training is not None:
+            yield f"train_fn: {function}; {setting} {objective} {needs}: give another {setting}, or leave train_fn out"
+    for text in search.criteria:
+        if "@gradual" in text:
+            yield f"train_fn: {function}; {text} {needs}: leave @gradual or train_fn out"
+    own = ("retrain_lr", "retrain_distill", "retrain_temperature", "save_at")
+    ignored = [f"train.{name}" for name in changed_fields(settings.train) if name != "epochs"]
+    ignored += [f"schedules.{name}" for name in own if getattr(settings.schedules, name)]
+    if ignored:
+        yield f"train_fn: {function}; it gets the number of epochs only: leave {', '.join(ignored)} out"

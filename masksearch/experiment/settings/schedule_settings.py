@@ -37,12 +37,18 @@ class ScheduleSettings:
     retrain_lr: tuple[float, ...] = ()
     """Learning rates of retraining to compare.
     For each method and sparsity, the validation accuracy chooses one rate."""
+    retrain_warmup: float | None = None
+    """Epochs of warm-up at the start of retraining; if not given, as many as the dense training has (warmup)."""
+    retrain_distill: tuple[float, ...] = ()
+    """Weights of knowledge distillation in retraining to compare, each with all methods; 0 is without distillation.
+    If not given, the weight train.distill."""
+    retrain_temperature: tuple[float, ...] = ()
+    """Temperatures of knowledge distillation in retraining to compare, each with all methods.
+    If not given, the temperature train.distill_temperature."""
     reconstruct: Reconstruct = "off"
     """Least-squares repair of masked networks before retraining, for every method: off, independent or sequential.
     Kept weights then give the outputs of the dense layers, for the dense network's inputs (independent) or for those of
     the layers repaired before (sequential). find_at is then end and rewind_to none, unless they are given."""
-    retrain_warmup: float | None = None
-    """Epochs of warm-up at the start of retraining; if not given, as many as the dense training has (warmup)."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain beside each masked network: shuffle, reinit or repair.
     shuffle permutes the mask within each layer, reinit draws new weights, repair makes the weights orthonormal."""
@@ -77,6 +83,10 @@ class ScheduleSettings:
         warmup = self.retrain_warmup
         finite = warmup is None or 0 <= warmup < float("inf")
         require("retrain_warmup", warmup, finite, "a finite number of epochs, 0 or more")
+        for weight in self.retrain_distill:
+            require("retrain_distill", weight, 0 <= weight <= 1, "in [0, 1]")
+        for temperature in self.retrain_temperature:
+            require("retrain_temperature", temperature, 0 < temperature < float("inf"), "a finite number above 0")
         require("drop_share", self.drop_share, 0 < self.drop_share < 1, "between 0 and 1, both excluded")
         self.early_bird(self.early_bird_relative)
 

@@ -14,7 +14,10 @@ from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
+__all__ = ["USUAL_START", "OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
+
+USUAL_START = "auto"
+"""Value of ``warm_start``: the start that the method has by default on the weights that its masks are found on."""
 
 ScoredWeights = Literal["own", "signed_constant"]
 
@@ -111,9 +114,9 @@ class SearchSettings:
     """Criteria by which searchers rank units: NAME, NAME@MOMENT or NAME@gradual:2ep.
     optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities use them."""
     warm_start: str | None = None
-    """Criterion whose mask searches start from; if not given, searches start from a random mask.
-    Written as saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global,
-    NAME:isomorphic."""
+    """Criterion whose mask searches start from, none for a random mask, or auto.
+    auto is magnitude (filters: fpgm) where masks are found on trained weights, else none. Criteria are written as
+    saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global, NAME:isomorphic."""
     proposals: int = 1
     """Masks that a search proposes per step.
     On a GPU, weight masks of small networks are then scored together."""
@@ -164,7 +167,8 @@ class SearchSettings:
     @property
     def criteria(self) -> tuple[str, ...]:
         """Texts of all criteria that searches use: saliencies, warm start and finalists."""
-        return self.saliencies + ((self.warm_start,) if self.warm_start else ()) + self.finalists
+        start = () if self.warm_start in (None, USUAL_START) else (self.warm_start,)
+        return (*self.saliencies, *start, *self.finalists)
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -98,6 +98,9 @@ class SweepSettings:
     dense: str = "auto"
     """Dense network: auto (trained, or loaded if it is trained already), or the file of a state dict.
     {seed} in the file's name is replaced by the seed."""
+    train_fn: str | None = None
+    """Training loop of yours for dense and masked networks, module:function or path/to/file.py:function.
+    f(model, data, *, masks, epochs, seed, device) trains the model in place."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
@@ -121,6 +124,8 @@ class SweepSettings:
         self._check_caps()
         if self.layer_sparsity:
             check_some("layer_sparsity", tuple(parse_layer_sparsity(text)[0] for text in self.layer_sparsity))
+        if self.train_fn is not None and not names_function(self.train_fn):
+            raise InputError(f"train_fn: {self.train_fn!r}; allowed is module:function or path/to/file.py:function")
         Budget(scorings=self.budget)
         OBJECTIVES.check(self.objective)
         for moment in self.find_at:

@@ -21,9 +21,11 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training import EpochRow, Training, evaluate, train
 from masksearch.training.checkpoint import remove_checkpoint
 from masksearch.training.duration import Duration
+from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, save_tensors
+from masksearch.utils.imports import import_function
 from masksearch.utils.nested import to_device
 from masksearch.utils.seeds import derive
 
@@ -73,17 +75,21 @@ def dense_network(
         kept = all((folder / _file(moment)).exists() for moment in needed)
         if not (folder.is_done and kept and all(detector.is_done for detector in detectors.values())):
             task = _DenseTask(first, data, space, device, folder)
-            if first.settings.sweep.dense == "auto":
-                task.train(needed, list(detectors.values()), on_epoch)
-            else:
+            if first.settings.sweep.dense != "auto":
                 task.take_from_file()
+            elif first.settings.sweep.train_fn is not None:
+                task.train_by_function(first.settings.sweep.train_fn, on_epoch)
+            else:
+                task.train(needed, list(detectors.values()), on_epoch)
         else:  # an interruption may have left a checkpoint of the finished training
             remove_checkpoints(path, "checkpoint_*.safetensors")
         result = DenseResult.load(folder.path)
         if result.diverged:
+            own_loop = first.settings.sweep.train_fn is not None
+            cause = "its learning rate" if own_loop else f"--lr {first.settings.train.lr:g}"
             raise InputError(
-                f"dense network of seed {first.seed}: its loss was not finite after epoch {len(result.epochs)}; "
-                f"--lr {first.settings.train.lr:g} may be too high"
+                f"dense network of seed {first.seed}: its loss was not finite after epoch {result.epochs[-1].epoch}; "
+                f"{cause} may be too high"
             )
         needed |= {detector.moment for detector in detectors.values()}
         for moment in sorted(needed):
@@ -144,13 +150,37 @@ class _DenseTask:
 
     def take_from_file(self) -> None:
         """Take the weights of a file as those of the end of the training."""
-        cell = self.cell
-        model = build_model(cell.settings.sweep.model, self.data, seed=cell.seed)
+        model = self._initial_network()
+        model.load_state_dict(read_weights_file(self.cell.settings.sweep.dense_file(self.cell.seed), model))
+        self._finish_at_end(model, None)
+
+    def train_by_function(self, function: str, on_epoch: Callable[[EpochRow], None]) -> None:
+        """Train the network with the user's loop that ``function`` names; an interrupted training begins anew."""
+        model = self._initial_network()
+        training = train_by_function(
+            import_function(function, "train_fn"),
+            model,
+            self.data,
+            masks={},
+            epochs=self.cell.settings.train.epochs,
+            seed=derive(self.cell.seed, "dense"),
+            device=self.device,
+        )
+        for row in training.epochs:
+            on_epoch(row)
+        self._finish_at_end(model, training)
+
+    def _initial_network(self) -> nn.Module:
+        """Return the network before its training, and save its weights."""
+        model: nn.Module = build_model(self.cell.settings.sweep.model, self.data, seed=self.cell.seed)
         save_tensors(self.folder / _file("0"), copy_weights(model))
-        model.load_state_dict(read_weights_file(cell.settings.sweep.dense_file(cell.seed), model))
+        return model
+
+    def _finish_at_end(self, model: nn.Module, training: Training | None) -> None:
+        """Save the weights of a training without moments: its end is also its best state."""
         for moment in ("end", "best"):
             save_tensors(self.folder / _file(moment), copy_weights(model))
-        self._finish(model.to(self.device), copy_weights(model), None)
+        self._finish(model.to(self.device), copy_weights(model), training)
 
     def _finish(self, model: nn.Module, best: Weights, training: Training | None) -> None:
         """Write ``metrics.json``: the last and the best state on the test set, costs, and the training's epochs."""

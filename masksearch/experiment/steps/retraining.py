@@ -49,7 +49,7 @@ def training_plan(context: CellContext, found_at: str, epochs: int | None) -> Tr
         Epochs of the training, if the settings give them.
     """
     cell = context.cell
-    settings, warmup = replace(cell.settings.train, bn_l1=0.0), cell.settings.schedules.retrain_warmup
+    settings, warmup = replace(cell.train, bn_l1=0.0), cell.settings.schedules.retrain_warmup
     if warmup is not None:
         settings = replace(settings, warmup=warmup)
     total = settings.epochs

@@ -15,9 +15,10 @@ __all__ = ["flat_row", "write_rows"]
 
 _NAMES = (
     *("method", "learned", "granularity", "sparsity", "find_at", "seed"),
-    *("schedule", "n_rounds", "rewind_to", "retrain_lr", "control"),
+    *("schedule", "n_rounds", "rewind_to", "retrain_lr", "distill", "distill_temperature", "control"),
 )
-_OPTIONAL = ("score.kept", "score.foreign_trials", "trained.rest_accuracy")  # columns of the cells that have a value
+_OPTIONAL = ("distill_temperature", "score.kept", "score.foreign_trials", "trained.rest_accuracy")
+"""Columns of the cells that have a value."""
 _NO_NUMBERS = ("dense.seed", "dense.metric_name", "dense.higher_is_better")
 
 
