@@ -20,7 +20,7 @@ from masksearch.experiment.machine import describe_machine, plan_workers, prepar
 from masksearch.experiment.results import CellResult, DenseResult, Metric
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
-from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
+from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, read_plan, remove_checkpoints
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
@@ -34,7 +34,7 @@ from masksearch.training import optimizer_steps
 from masksearch.training.duration import Duration
 from masksearch.training.slimming import Slimming
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json, write_json
+from masksearch.utils.files import remove_litter, write_json
 from masksearch.utils.imports import import_function
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
@@ -91,6 +91,7 @@ def run_sweep(
     cells = [cell for part in loaded for cell in part.cells]
     path = Path(parts[0].run.runs) / parts[0].run.name
     with locked(path):
+        remove_litter(path)
         to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
         plan = plan_workers(parts, [part.data for part in loaded], len(to_do), device)
         networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
@@ -194,15 +195,16 @@ def read_sweep(path: Path) -> SweepResult:
     """
     if not (path / "sweep.json").exists():
         raise InputError(f"{path} holds no sweep (no sweep.json)")
-    plan = read_json(path / "sweep.json")
+    plan = read_plan(path)
     done = [path / name for name in plan["cells"] if is_done(path / name)]
+    networks = [folder for folder in map(Path, plan["dense"]) if is_done(folder)]
     return SweepResult(
         path,
         [Settings.from_dict(part, f"{path / 'sweep.json'}") for part in plan["settings"]],
         plan["machine"],
         list(map(CellResult.load, done)),
         done,
-        [DenseResult.load(folder) for folder in map(Path, plan["dense"]) if is_done(folder)],
+        list(map(DenseResult.load, networks)),
     )
 
 

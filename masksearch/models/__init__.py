@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -191,13 +190,18 @@ def _row(name: str) -> ModelRow:
     return MODELS[name]
 
 
+_MAX_WIDTH = 100.0
+
+
 def _width(name: str, text: str) -> float:
     try:
         width = float(text)
     except ValueError:
         width = 0.0
-    if width <= 0 or not isfinite(width):
-        raise InputError(f"model {name!r}: {text!r} is no width; allowed are numbers above 0, as in vgg16:0.25")
+    if not 0 < width <= _MAX_WIDTH:
+        raise InputError(
+            f"model {name!r}: {text!r} is no width; allowed are numbers above 0, up to {_MAX_WIDTH:g}, as in vgg16:0.25"
+        )
     return width
 
 

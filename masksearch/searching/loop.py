@@ -28,6 +28,7 @@ from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.history_store import HistoryFile, saved_budgets
 from masksearch.utils.errors import InputError
+from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import locked
 
 __all__ = ["Callback", "search"]
@@ -188,7 +189,8 @@ def _run(
         file = HistoryFile(folder, {"searcher": searcher.identity(), "batch": batch, **problem.identity()})
         history, state = file.open(problem.space, history.keep)
         if state is not None:
-            searcher.load_state_dict(state)
+            with refusing(folder / "search.safetensors", f"remove the folder {folder} and run again"):
+                searcher.load_state_dict(state)
         elif len(history) and problem.budget.left(len(history), history.seconds) != 0:
             file.close()
             name = type(searcher).__name__

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from masksearch.tasks import Task
 from masksearch.training.averaging import Averaging
 from masksearch.training.batches import Feed
-from masksearch.training.checkpoint import digest, load_checkpoint, locks_checkpoint, save_checkpoint
+from masksearch.training.checkpoint import (
+    digest,
+    examples_digest,
+    load_checkpoint,
+    locks_checkpoint,
+    refusing_checkpoint,
+    save_checkpoint,
+)
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
@@ -118,7 +125,7 @@ def train(
     """
     device = torch.device(device)
     until = settings.epochs if until is None else until
-    split = as_examples(split, "train")
+    given, split = split, as_examples(split, "train")
     _check_request(settings, split.task, val, teacher, loss, masks, remask, begin, until, device)
     steps = optimizer_steps(split, settings)
     moments = SnapshotMoments(snapshots, steps, begin, until, val is not None)
@@ -159,6 +166,7 @@ def train(
             "images": len(split),
             "task": split.task.identity,
             "data": split.identity,
+            "content": examples_digest(given),
             "teacher": None if teacher is None else digest(teacher.state_dict()),
             "snapshots": sorted(map(str, snapshots)),
             "begin": begin,
@@ -187,8 +195,9 @@ def train(
         steps,
         lambda step: moments.after_step(training, step, averaging),
     )
-    if saved_step is not None:
-        step.load_state_dict(saved_step)
+    if path and saved_step is not None:
+        with refusing_checkpoint(path):
+            step.load_state_dict(saved_step)
 
     feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
     val_feed = None
