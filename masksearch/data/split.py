@@ -28,6 +28,7 @@ class RawImages:
     test_labels: Tensor  # int64 (m,)
     classes: int  # number of classes
     val: tuple[Tensor, Tensor] | None = None  # validation images and labels, if they are published
+    verified: bool = False  # whether the files were compared with published checksums
 
 
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:

@@ -10,12 +10,11 @@ import torch
 
 from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
-from masksearch.data import DATASETS, Data
+from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.processes import run_in_processes
-from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space, run_inline
-from masksearch.experiment.identity import short_hash
+from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space, run_inline
 from masksearch.experiment.machine import describe_machine, plan_workers, prepare
 from masksearch.experiment.results import CellResult, DenseResult, Metric
 from masksearch.experiment.settings.combined import Settings, SweepSettings
@@ -151,7 +150,7 @@ def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
         used = _for_task(part, data[key].task)
         cells = grid(used)
         dense = [Cell(used, "", 0.0, "0", seed, name) for seed, name in product(used.sweep.seed_range, _plain(used))]
-        digest = partial(replace, data_digest=_data_digest(used, data[key]))
+        digest = partial(replace, data_digest=data_digest(used, data[key]))
         cells, dense = (list(map(digest, some)) for some in (cells, dense))
         space = _check(used, data[key], cells, dense)
         loaded.append(_Part(used, cells, dense, data[key], space))
@@ -164,19 +163,6 @@ def _for_task(part: Settings, task: Task) -> Settings:
     if part.sweep.objective != usual or OBJECTIVES[usual].fits(task):
         return part
     return part.with_changes({"sweep": {"objective": "loss"}})
-
-
-def _data_digest(part: Settings, data: Data) -> str:
-    """Return a digest of the examples and the task of a user's function; empty for data sets of the table.
-
-    Streamed examples count by number and by the identity that the user has given them.
-    """
-    if part.sweep.dataset.partition(":")[0] in DATASETS:
-        return ""
-    content: object = data.digest()
-    if data.streamed:
-        content = [[split.identity, len(split)] for split in (data.train, data.val, data.test)]
-    return short_hash({"content": content, "task": data.task.identity})
 
 
 def _plain(part: Settings) -> list[str]:

@@ -1,6 +1,17 @@
-"""InputError, the exception for wrong input of a user."""
+"""InputError, the exception for wrong input of a user, and checks that raise it."""
 
-__all__ = ["InputError", "require"]
+import math
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from typing import Any, get_args, get_type_hints
+
+__all__ = ["LARGEST", "InputError", "check_numbers", "check_whole", "require"]
+
+LARGEST = 2**31 - 1
+"""Largest whole number that a setting may have, unless it has a bound of its own."""
+
+_LARGEST_FLOAT = 1e12
 
 
 class InputError(ValueError):
@@ -14,3 +25,48 @@ def require(name: str, value: object, fine: bool, allowed: str) -> None:
     """Raise an :class:`InputError` with a setting's name, value and allowed values, unless ``fine`` is True."""
     if not fine:
         raise InputError(f"{name}: {value}; allowed is {allowed}")
+
+
+def check_whole(name: str, value: object, least: int = 0, most: int = LARGEST) -> int:
+    """Return a whole number between two bounds; raise an :class:`InputError` for anything else, True and False, too."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= most:
+        raise InputError(f"{name}: {str(value)[:40]!s}; allowed is a whole number from {least:,} to {most:,}")
+    return int(value)
+
+
+def check_numbers(settings: Any, **most: float) -> None:
+    """Check type and size of all numbers among the fields of a dataclass.
+
+    Fields annotated with int take whole numbers up to :data:`LARGEST`, those with float take numbers up to 1e12, both
+    also in tuples, and None where the annotation allows it. ``most`` has other largest values by name.
+
+    Raises
+    ------
+    InputError
+        For the first field with another type, NaN or a larger number.
+    """
+    for name, kind in _kinds(type(settings)).items():
+        value = getattr(settings, name)
+        bound = most.get(name, LARGEST if kind is int else _LARGEST_FLOAT)
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if one is None:
+                continue
+            wanted = Integral if kind is int else Real
+            if isinstance(one, bool) or not isinstance(one, wanted) or math.isnan(one) or abs(one) > bound:
+                words = "a whole number" if kind is int else "a number"
+                raise InputError(f"{name}: {str(one)[:40]}; allowed is {words}, at most {bound:,}")
+
+
+@cache
+def _kinds(kind: type) -> dict[str, type]:
+    """{name: int or float} of the fields of a dataclass that hold numbers."""
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # names that only a type checker sees, in a class of a user
+        return {}
+    found = {}
+    for item in fields(kind):
+        parts = {hints[item.name], *get_args(hints[item.name])}
+        if bool not in parts and (number := next((one for one in (int, float) if one in parts), None)):
+            found[item.name] = number
+    return found

@@ -29,6 +29,7 @@ from masksearch.utils.integrity import (
 )
 
 __all__ = [
+    "is_folder_name",
     "load_tensors",
     "load_tree",
     "named",
@@ -40,6 +41,7 @@ __all__ = [
     "write_json",
 ]
 
+_NAME_BYTES = 200  # of a folder's name; file systems take 255
 _TENSOR, _ARRAY, _TUPLE = "__tensor__", "__array__", "__tuple__"
 
 
@@ -71,6 +73,12 @@ def named(error: OSError, path: Path, size: int | None = None) -> OSError:
     """Return an error of the disk with the name of a file and the number of bytes that were to be written."""
     wanted = "" if size is None else f" (writing {size:,} bytes)"
     return type(error)(error.errno or errno.EIO, f"{error.strerror or error}{wanted}", str(path))
+
+
+def is_folder_name(name: str) -> bool:
+    """Return whether a text can name a folder: printable characters that UTF-8 has, and no separator of paths."""
+    fits = 0 < len(name.encode("utf-8", "surrogateescape")) <= _NAME_BYTES
+    return fits and name.isprintable() and not name.startswith(".") and not set(name) & set("/\\")
 
 
 def remove_litter(folder: Path, name: str = "*", *, below: bool = False) -> None:

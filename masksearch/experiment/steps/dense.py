@@ -88,7 +88,7 @@ def dense_network(
         if result.diverged:
             raise InputError(
                 f"dense network of seed {first.seed}: its loss was not finite after epoch {len(result.epochs)}; "
-                f"--lr {first.settings.train.lr:g} may be too high"
+                f"--lr {first.settings.train.lr:g} or --weight-decay {first.settings.train.weight_decay:g} may be too high"
             )
         needed |= {detector.moment for detector in detectors.values()}
         for moment in sorted(needed):

@@ -1,7 +1,6 @@
 """Run folders: one process at a time, settings compared on reopening, states that survive a kill, free names."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 from masksearch.experiment.settings.combined import Settings
 from masksearch.utils import locks
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json, remove_litter, write_json
+from masksearch.utils.files import is_folder_name, read_json, remove_litter, write_json
 from masksearch.utils.integrity import refusing
 
 __all__ = [
@@ -23,7 +22,6 @@ __all__ = [
     "folder_remedy",
     "free_name",
     "is_done",
-    "is_folder_name",
     "locked",
     "read_plan",
     "read_stage",
@@ -141,12 +139,6 @@ def read_plan(path: Path) -> dict[str, Any]:
         if not is_folder_name(name):
             raise InputError(f"{file} has the cell {name[:80]!r}, which is no folder name; {SWEEP_REMEDY}")
     return dict(plan)
-
-
-def is_folder_name(name: str) -> bool:
-    """Return whether a text can name a folder: printable characters that UTF-8 has, and no separator of paths."""
-    plain = name.isprintable() and not set(name) & set("/\\\0")
-    return bool(name) and plain and not name.startswith(".") and len(os.fsencode(name)) <= 255
 
 
 def folder_remedy(path: Path) -> str:
