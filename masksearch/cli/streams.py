@@ -39,7 +39,7 @@ def _open_missing() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("r" if number == 0 else "w"))
+            setattr(sys, name, Path(os.devnull).open("r" if number == 0 else "w"))  # noqa: SIM115 (until the end)
 
 
 class _Lasting:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from masksearch.core.layout import Layout
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.integrity import REMEDY, check_object
 
@@ -76,7 +76,9 @@ class Mask:
     def of_units(cls, space: Layout, units: np.ndarray) -> "Mask":
         """Return the mask that keeps only the units with these indices, int64 (n_kept,)."""
         units = np.asarray(units)
-        if units.size and (units.dtype.kind not in "iu" or units.min() < 0 or units.max() >= space.n_units):
+        if units.ndim != 1 or (units.size and units.dtype.kind not in "iu"):
+            raise InputError(f"units: {units.dtype} of shape {units.shape}; indices (n_kept,) are needed")
+        if units.size and (units.min() < 0 or units.max() >= space.n_units):
             raise InputError(
                 f"units: {units.dtype} from {units.min()} to {units.max()}; allowed are indices from 0 to "
                 f"{space.n_units - 1}"
@@ -212,6 +214,7 @@ class Mask:
         InputError
             If the file is not a mask or is damaged, or is a mask of another architecture; the message names both.
         """
+        check_type("path", path, (str, Path), "the path of a file")
         tensors, about = load_tensors(path, _REMEDY)
         if not isinstance(about, dict) or about.get("format") != _FORMAT:
             raise InputError(f"{path} is not a masksearch mask; give a file written by Mask.save")
@@ -226,6 +229,7 @@ class Mask:
         return mask
 
     def _check_same_space(self, other: "Mask") -> None:
+        check_type("mask", other, Mask, "a mask")
         if other.space is not self.space and other.space.fingerprint != self.space.fingerprint:
             raise InputError(
                 f"masks of two spaces: {self.space.describe()} and {other.space.describe()}; one space is needed"

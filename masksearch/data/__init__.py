@@ -16,7 +16,7 @@ from masksearch.data.image_folder import read_folder
 from masksearch.data.sources import Source, cifar10, digits, from_torchvision
 from masksearch.data.split import Split, content_digest
 from masksearch.data.streamed import LoaderSplit, StreamedSplit
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.imports import import_function, names_function
 from masksearch.utils.registry import Table
 
@@ -81,6 +81,7 @@ def load_data(
     InputError
         If the table has no such data set, it is not under ``root``, or it can't be read or split.
     """
+    check_type("data set", name, str, "a name of ms.data.DATASETS, imagefolder:PATH or module:function")
     kind, colon, path = name.partition(":")
     sizes: dict[str, Any] = {
         "search_examples": search_examples,

@@ -376,7 +376,7 @@ def _classes(targets: dict[str, Any], task: Task, classes: int | None) -> int | 
 
 
 def _check_count(what: str, count: int, most: int, why: str) -> None:
-    if not 1 <= count <= most:
+    if type(count) is not int or not 1 <= count <= most:
         raise InputError(f"{what} is {count}; allowed is 1 to {most} ({why})")
 
 

@@ -24,7 +24,7 @@ def grid(settings: Settings) -> list[Cell]:
     """
     if settings.schedules.dense_alone:
         return []
-    cells = []
+    cells, known = [], set()
     for seed in settings.sweep.seed_range:
         for schedule, rounds, moment, rewind in _plans(settings):
             for lr, sparsity, method in product(
@@ -32,8 +32,10 @@ def grid(settings: Settings) -> list[Cell]:
             ):
                 name, pinned = split_method(method)
                 find_at = _moment(name, SCHEDULES[schedule], rewind, pinned, moment)
-                cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
-                if cell not in cells:
+                place = (name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
+                if place not in known:
+                    known.add(place)
+                    cell = Cell(settings, *place)
                     cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
     return cells
 

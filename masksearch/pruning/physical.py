@@ -27,7 +27,7 @@ from masksearch.spaces.filter_cut import (
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.size_attributes import set_attributes
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 from masksearch.utils.integrity import check_object, refusing
 
@@ -165,6 +165,7 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         If the folder holds no pruned network, a class of your own comes without an instance, or the instance has other
         parameters than the network that was pruned.
     """
+    check_type("path", path, (str, Path), "the path of a folder")
     folder = Path(path)
     about = read_json(folder / _ABOUT, {"format": object}, _REMEDY)
     if about["format"] != _FORMAT:
@@ -205,6 +206,7 @@ def _build(about: dict[str, Any], folder: Path) -> nn.Module:
 def _check_mask(space: Layout, mask: Mask) -> None:
     if not isinstance(space, FilterSpace):
         raise InputError(f"space: a {space.granularity} space; only filters have slices, so make a filter space")
+    check_type("mask", mask, Mask, "a mask of this space")
     if mask.space is not space and mask.space.fingerprint != space.fingerprint:
         raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
 

@@ -27,7 +27,7 @@ from masksearch.core.protocol import (
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.history_store import HistoryFile, saved_budgets
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import locked
 
@@ -129,8 +129,10 @@ def search(
         resuming.
     """
     searcher = _instance(searcher)
-    if batch < 1:
-        raise InputError(f"batch: {batch}; at least 1 proposal per ask is needed")
+    check_whole("batch", batch, 1)
+    check_whole("keep", keep, 1)
+    if folder is not None:
+        check_type("folder", folder, (str, Path), "the path of a folder")
     if density is None and sparsity is None:
         density = space.fixed_density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, on_empty=on_empty).by_layer(space)
@@ -227,6 +229,8 @@ def _start_mask(start: Mask | Tensor | None, space: MaskSpace, amount: Amount, *
         If the mask doesn't fit the space or the amount, or empties a layer that may not be empty.
     """
     density, hold, on_empty = amount.density, amount.hold, amount.on_empty
+    if start is not None:
+        check_type("start", start, (Mask, Tensor), "a mask, or a saliency (n_units,)")
     if isinstance(start, Tensor):
         return space.top_k(start, amount)
     if start is None:

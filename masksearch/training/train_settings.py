@@ -75,7 +75,8 @@ class TrainSettings:
             ("augment", Augment),
         ):
             choose(name, getattr(self, name), list(get_args(kind)))
-        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if isinstance(self.milestones, list):
+            object.__setattr__(self, "milestones", tuple(self.milestones))
         check_numbers(self, epochs=1_000_000, lr=1e6, weight_decay=1e6, bn_l1=1e6, accumulate=1_000_000, warmup=1e6)
         require("epochs", self.epochs, self.epochs >= 0, "0 or more")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")

@@ -33,8 +33,8 @@ from masksearch.training.slimming import Slimming
 from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loss import TrainingLoss
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import call_model, describe, to_device
+from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.nested import as_device, call_model, describe, to_device
 from masksearch.utils.seeds import seeded
 
 __all__ = ["train"]
@@ -123,7 +123,13 @@ def train(
     InputError
         Before any work, if data, outputs, masks, moments or checkpoint don't fit.
     """
-    device = torch.device(device)
+    device = as_device(device)
+    check_whole("begin", begin)
+    check_whole("seed", seed, -(2**63), 2**63)
+    if until is not None:
+        check_whole("until", until)
+    if masks is not None:
+        check_type("masks", masks, Mapping, "{name of a parameter: bool tensor}")
     until = settings.epochs if until is None else until
     given, split = split, as_examples(split, "train")
     _check_request(settings, split.task, val, teacher, loss, masks, remask, begin, until, device)

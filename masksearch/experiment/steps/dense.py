@@ -85,10 +85,11 @@ def dense_network(
             raise InputError(
                 f"{folder / 'metrics.json'} is of seed {result.seed}, not {first.seed}; {folder_remedy(path)}"
             )
+        train_settings = first.settings.train
         if result.diverged:
             raise InputError(
                 f"dense network of seed {first.seed}: its loss was not finite after epoch {len(result.epochs)}; "
-                f"--lr {first.settings.train.lr:g} or --weight-decay {first.settings.train.weight_decay:g} may be too high"
+                f"--lr {train_settings.lr:g} or --weight-decay {train_settings.weight_decay:g} may be too high"
             )
         needed |= {detector.moment for detector in detectors.values()}
         for moment in sorted(needed):
