@@ -77,7 +77,7 @@ class TrainSettings:
             choose(name, getattr(self, name), list(get_args(kind)))
         if isinstance(self.milestones, list):
             object.__setattr__(self, "milestones", tuple(self.milestones))
-        check_numbers(self, epochs=1_000_000, lr=1e6, weight_decay=1e6, bn_l1=1e6, accumulate=1_000_000, warmup=1e6)
+        check_numbers(self, epochs=1_000_000, lr=1e38, accumulate=1_000_000, warmup=1e6)
         require("epochs", self.epochs, self.epochs >= 0, "0 or more")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         require("lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0")

@@ -50,7 +50,8 @@ def check_numbers(settings: Any, **most: float) -> None:
     Raises
     ------
     InputError
-        For the first field with another type, NaN or a larger number.
+        For the first field with another type or a larger number. Infinity and NaN pass, which the fields' own checks
+        name.
     """
     owner: Any = type(settings)
     for name, (kind, optional, several) in _kinds(owner).items():
@@ -64,9 +65,9 @@ def check_numbers(settings: Any, **most: float) -> None:
             if one is None:
                 continue
             wanted: Any = Integral if kind is int else Real
-            if isinstance(one, bool) or not isinstance(one, wanted) or math.isnan(one) or abs(one) > bound:
+            if isinstance(one, bool) or not isinstance(one, wanted) or bound < abs(one) < math.inf:
                 words = "a whole number" if kind is int else "a number"
-                raise InputError(f"{name}: {str(one)[:40]}; allowed is {words}, at most {bound:,}")
+                raise InputError(f"{name}: {str(one)[:40]}; allowed is {words}, at most {bound:,g}")
 
 
 @cache

@@ -38,31 +38,28 @@ _FEW = [
 ]  # fmt: skip
 
 
-def _flags() -> list[str]:
-    from masksearch.experiment.settings.catalogue import flags_by_topic
+def _changes() -> list[list[str]]:
+    """Return the words of every flag and setting with every value that suits its type, and with some others."""
+    from masksearch.experiment.settings.catalogue import flag_keys, settings_by_key
 
-    return [setting.flag for some in flags_by_topic().values() for setting in some]
-
-
-def _keys() -> list[str]:
-    from masksearch.experiment.settings.catalogue import settings_by_key
-
-    return list(settings_by_key())
+    found = [[flag, value] for flag in ("--recipe", "--scale", "--parts", "--lits", "-x") for value in TEXTS[::6]]
+    for key, setting in settings_by_key().items():
+        values = NUMBERS if setting.type.kind in (int, float) else TEXTS + NUMBERS[::5]
+        found += [[setting.flag, value] if key in flag_keys() else ["--set", f"{key}={value}"] for value in values]
+    return found
 
 
 def command_lines(report: Report, share: float) -> None:
     """Command lines with one to three nonsensical values: accepted, or refused in one line before any work."""
-    values = st.sampled_from(NUMBERS + TEXTS)
-    flag = st.tuples(st.sampled_from([*_flags(), "--recipe", "--scale", "--parts", "--lits", "-x"]), values)
-    key = st.tuples(st.sampled_from([*_keys(), "x.y", "run"]), values)
-    change = st.one_of(flag.map(list), key.map(lambda pair: ["--set", "=".join(pair)]))
+    change = st.sampled_from(_changes())
+    several = st.one_of(st.tuples(change), st.tuples(change), st.tuples(change, change))
 
     @settings(
         max_examples=max(5, round(1000 * share)), derandomize=True, database=None, deadline=None,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    @given(st.lists(change, min_size=1, max_size=3))
-    def trials(changes: list[list[str]]) -> None:
+    @given(several)
+    def trials(changes: tuple[list[str], ...]) -> None:
         folder = scratch()
         given_flags = {change[0] for change in changes}
         usual = _without(_FEW, given_flags)
