@@ -145,17 +145,15 @@ class HistoryFile:
             if incumbent is not None and incumbent.hash != trial.mask_hash:
                 row["incumbent"] = f"{incumbent.hash:016x}"
             units = np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes()
-            self._write(self._moves, units, _MOVES)
             self._moves_digest.update(units)
         line = json.dumps(row).encode() + b"\n"
-        self._write(self._rows, line, _ROWS)
         self._rows_digest.update(line)
-
-    def _write(self, handle: BinaryIO, content: bytes, name: str) -> None:
         try:
-            handle.write(content)
+            if move is not None:
+                self._moves.write(units)
+            self._rows.write(line)
         except OSError as error:
-            raise named(error, self._folder / name) from None
+            raise named(error, self._folder / _ROWS) from None
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
         """Save a checkpoint: the searcher's state (None: it can't be resumed), and the lengths of the other files."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -76,12 +76,12 @@ def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
 class RunningDigest:
     """SHA-256 digest of a file that grows: updated with every part that is appended."""
 
+    update: Callable[[bytes], None]
+    """Add bytes that are appended to the file."""
+
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
-
-    def update(self, content: bytes) -> None:
-        """Add bytes that are appended to the file."""
-        self._sha.update(content)
+        self.update = self._sha.update
 
     @property
     def value(self) -> str:

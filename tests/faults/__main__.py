@@ -13,7 +13,7 @@ from tests.faults.campaign import REFERENCE, Report, disk_parts
 from tests.faults.damage import damage_parts
 from tests.faults.fuzz import fuzz_parts
 
-QUICK = 0.02
+QUICK = 0.006
 """Share of the trials that the suite makes."""
 
 
