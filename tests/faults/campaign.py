@@ -1,9 +1,11 @@
 """The campaign: parts that each make many hostile trials, and the table of their counts."""
 
+import math
 import random
 import shutil
 import signal
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +14,11 @@ from pathlib import Path
 from tests.faults import runs
 from tests.faults.forks import BROKEN, FULL, Disk, Ended, run
 
-__all__ = ["Part", "Report", "disk_parts"]
+__all__ = ["OutOfTimeError", "Part", "Report", "disk_parts"]
+
+
+class OutOfTimeError(BaseException):
+    """Ends a part whose time is over; what it has counted stays."""
 
 
 @dataclass
@@ -20,6 +26,7 @@ class Report:
     """Counts of a part by outcome, and a sentence for every trial that broke."""
 
     name: str
+    until: float = math.inf  # of time.monotonic(); a part ends then
     counts: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
 
@@ -28,6 +35,8 @@ class Report:
         self.counts[outcome] += 1
         if outcome not in HELD:
             self.broken.append(f"{self.name}: {trial}: {outcome}: {text.strip()[-1500:]}")
+        if time.monotonic() > self.until:
+            raise OutOfTimeError
 
     @property
     def tried(self) -> int:

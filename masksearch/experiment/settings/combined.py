@@ -40,7 +40,10 @@ _PATH_BYTES = 1000
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Name, folders, device and processes of a sweep; no setting here changes results."""
+    """Name, folders, device and processes of a sweep.
+
+    Device and number of threads change the last bits of results; no other setting here changes results.
+    """
 
     name: str = "sweep"
     """Name of the sweep, and of its folder in runs."""
@@ -57,7 +60,8 @@ class RunSettings:
     """Device: auto, cpu, cuda, cuda:1 or mps.
     auto is cuda if available, else cpu."""
     threads: int | None = None
-    """Number of CPU threads of all workers together; if not given, PyTorch's choice."""
+    """Number of CPU threads of all workers together; if not given, PyTorch's choice.
+    Another number of threads may change the last bits of results: give it where a sweep continues on another machine."""
     workers: int | None = None
     """Number of processes that run parts of the sweep at the same time.
     If not given: one, but as many as threads for networks without convolutions below 1,000,000 parameters, which
