@@ -181,14 +181,14 @@ def load_tensors(path: str | Path, remedy: str = REMEDY, *, foreign: bool = Fals
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no file {path}; {remedy}")
-    check_tensor_file(path, remedy)
+    checked = check_tensor_file(path, remedy)
     try:
         with safe_open(path, framework="pt") as source:
             metadata = source.metadata()
             tensors = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # the exception type of safetensors is not public
         raise InputError(f"{path} can't be read as safetensors ({error}); {remedy}") from None
-    own, about = about_of(metadata, path, remedy)
+    own, about = about_of(metadata, path, remedy, checked=checked)
     if not own and not foreign:
         raise InputError(f"{path} is not a file that masksearch has written, or is damaged; {remedy}")
     return tensors, about

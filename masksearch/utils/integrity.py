@@ -204,8 +204,8 @@ def seal_tensors(content: bytes) -> list[bytes | memoryview]:
     return [view[:place], sha.hexdigest()[:_DIGITS].encode(), view[place + _DIGITS :]]
 
 
-def check_tensor_file(path: Path, remedy: str = REMEDY) -> None:
-    """Compare a safetensors file with the checksum in its header; a file without a checksum passes.
+def check_tensor_file(path: Path, remedy: str = REMEDY) -> bool:
+    """Compare a safetensors file with the checksum in its header; return False for a file without a checksum.
 
     Raises
     ------
@@ -215,20 +215,26 @@ def check_tensor_file(path: Path, remedy: str = REMEDY) -> None:
     with path.open("rb") as source:
         size = int.from_bytes(head := source.read(8), "little")
         if size > _MAX_HEADER:
-            return  # no safetensors, which the reader says
+            return False  # no safetensors, which the reader says
         header = source.read(size)
         place = header.find(_MARK)
         if place < 0:
-            return
+            return False
         begin = place + len(_MARK)
         claimed = header[begin : header.find(b"\\", begin)]
         cut = begin + claimed.find(b":") + 1
         _check_sum(claimed, _sum_of(head + header[:cut], header[cut + _DIGITS :], source), path, remedy)
+    return True
 
 
-def about_of(metadata: Mapping[str, str] | None, path: Path, remedy: str) -> tuple[bool, Any]:
-    """Return whether masksearch has written a safetensors file with this metadata, and the file's ``about``."""
+def about_of(metadata: Mapping[str, str] | None, path: Path, remedy: str, *, checked: bool) -> tuple[bool, Any]:
+    """Return whether masksearch has written a safetensors file with this metadata, and the file's ``about``.
+
+    ``checked`` says whether the file has a checksum: files of this version without one are damaged.
+    """
     metadata = metadata or {}
+    if _ENTRY in metadata and not checked:
+        raise InputError(f"{path} is damaged or was changed: it has no checksum; {remedy}")
     if _ENTRY in metadata:
         with refusing(path, remedy):
             return True, json.loads(metadata[_ENTRY])["about"]

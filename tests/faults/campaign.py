@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.faults import runs
@@ -117,24 +118,24 @@ def _swap(found: tuple[str, str], trial: str) -> tuple[str, str, str]:
 
 def kills(report: Report, share: float) -> None:
     """Kill -9 at the n-th file operation of every kind of run; the same command goes on."""
-    rng = random.Random(0)
-    for kind in runs.KINDS:
-        for number in sampled(REFERENCE.of(kind)[1], share, rng):
-            _one(report, kind, lambda folder, n=number: Disk(folder, n), f"{kind}, kill at operation {number}")
+    for kind, number in _operations(share, 0):
+        _one(report, kind, partial(Disk, at=number), f"{kind}, kill at operation {number}")
 
 
 def failures(report: Report, share: float) -> None:
     """The n-th file operation of every kind of run fails with EIO or ENOSPC; the same command goes on."""
-    rng = random.Random(1)
-    for error, name in ((BROKEN, "EIO"), (FULL, "ENOSPC")):
-        for kind in runs.KINDS:
-            for number in sampled(REFERENCE.of(kind)[1], share, rng):
-                _one(
-                    report,
-                    kind,
-                    lambda folder, n=number, code=error: Disk(folder, n, code),
-                    f"{kind}, {name} at operation {number}",
-                )
+    for number, (kind, place) in enumerate(_operations(share, 1)):
+        for error, name in ((BROKEN, "EIO"), (FULL, "ENOSPC"))[:: 1 if number % 2 else -1]:
+            disk = partial(Disk, at=place, error=error)
+            _one(report, kind, disk, f"{kind}, {name} at operation {place}")
+
+
+def _operations(share: float, seed: int) -> list[tuple[str, int]]:
+    """Return (kind of run, number of an operation) in random order, of all kinds."""
+    rng = random.Random(seed)
+    found = [(kind, number) for kind in runs.KINDS for number in sampled(REFERENCE.of(kind)[1], share, rng)]
+    rng.shuffle(found)
+    return found
 
 
 def small_disks(report: Report, share: float) -> None:

@@ -48,36 +48,46 @@ DAMAGES: Mapping[str, Damage] = {
 """Kind of damage -> function (content, random numbers) -> new content; None removes the file."""
 
 
-def _states(kind: str) -> Iterator[tuple[str, Path]]:
-    """Yield (name, folder) of runs that were killed in the middle, and of the finished run."""
-    _, operations, done = REFERENCE.of(kind)
-    for number in (operations // 3, 2 * operations // 3):
-        folder = scratch()
-        run(runs.job(runs.command(kind, folder)), Disk(folder, number), timeout=300)
-        yield f"killed at operation {number}", folder
-        shutil.rmtree(folder, ignore_errors=True)
-    yield "finished", done
+def _states() -> list[tuple[str, str, Path]]:
+    """Return (kind, name, folder) of runs that were killed in the middle, and of finished runs."""
+    found = []
+    for kind in runs.KINDS:
+        _, operations, done = REFERENCE.of(kind)
+        found.append((kind, "finished", done))
+        for number in (operations // 3, 2 * operations // 3):
+            folder = scratch()
+            run(runs.job(runs.command(kind, folder)), Disk(folder, number), timeout=300)
+            found.append((kind, f"killed at operation {number}", folder))
+    return found
 
 
 def damaged_files(report: Report, share: float) -> None:
     """Damage one file, and run the same command again: the right result, or one sentence that names the remedy."""
     rng = random.Random(4)
-    for kind in runs.KINDS:
-        for state, source in _states(kind):
-            for path in sorted(path for path in source.rglob("*") if path.is_file() and path.stat().st_size):
-                name = str(path.relative_to(source))
-                for what, damage in DAMAGES.items():
-                    if rng.random() >= share or ".lock" in name:
-                        continue
-                    folder = scratch()
-                    try:
-                        shutil.copytree(source, folder, dirs_exist_ok=True)
-                        content = damage(path.read_bytes(), rng)
-                        if content == path.read_bytes():
-                            continue
-                        _damage_one(report, kind, state, folder, name, what, content)
-                    finally:
-                        shutil.rmtree(folder, ignore_errors=True)
+    states = _states()
+    trials = [
+        (kind, state, source, str(path.relative_to(source)), what)
+        for kind, state, source in states
+        for path in sorted(source.rglob("*"))
+        for what in DAMAGES
+        if path.is_file() and path.stat().st_size and path.name != ".lock" and rng.random() < share
+    ]
+    rng.shuffle(trials)
+    try:
+        for kind, state, source, name, what in trials:
+            before = (source / name).read_bytes()
+            content = DAMAGES[what](before, rng)
+            if content != before:
+                folder = scratch()
+                try:
+                    shutil.copytree(source, folder, dirs_exist_ok=True)
+                    _damage_one(report, kind, state, folder, name, what, content)
+                finally:
+                    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        for _, state, source in states:
+            if state != "finished":
+                shutil.rmtree(source, ignore_errors=True)
 
 
 def _damage_one(

@@ -61,7 +61,7 @@ class RunSettings:
     auto is cuda if available, else cpu."""
     threads: int | None = None
     """Number of CPU threads of all workers together; if not given, PyTorch's choice.
-    Another number of threads may change the last bits of results: give it where a sweep continues on another machine."""
+    Another number may change the last bits of results: give it where a sweep continues on another machine."""
     workers: int | None = None
     """Number of processes that run parts of the sweep at the same time.
     If not given: one, but as many as threads for networks without convolutions below 1,000,000 parameters, which

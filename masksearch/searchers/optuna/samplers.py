@@ -313,4 +313,9 @@ def sqlite_url(path: Path) -> str:
     """Return the URL of a SQLite file; characters that end a path in URLs are escaped."""
     if not set(str(path)) & set("?#{}%"):
         return f"sqlite:///{path}"
-    return f"sqlite:///file:{quote(str(path.absolute()))}?uri=true"
+    from sqlalchemy.engine import make_url  # a slow import
+
+    text = quote(str(path.absolute()))
+    if make_url(f"sqlite:///file:{text}").database != f"file:{text}":  # some versions decode the path, and SQLite again
+        text = quote(text)
+    return f"sqlite:///file:{text}?uri=true"
