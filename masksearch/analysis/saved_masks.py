@@ -12,8 +12,10 @@ from masksearch.analysis.statistics import Estimate
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.experiment import SweepResult
+from masksearch.experiment.store.run_folder import read_plan
 from masksearch.pruning.orthogonal_repair import repaired
-from masksearch.utils.files import load_tensors, read_json
+from masksearch.utils.files import load_tensors
+from masksearch.utils.integrity import refusing
 
 __all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
 
@@ -21,8 +23,9 @@ __all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
 def read_mask(path: Path, granularity: str) -> Mask:
     """Return the mask in a file, on the space of layers that the file describes; no network is needed."""
     _, about = load_tensors(path)
-    space = MaskSpace([(name, tuple(shape), units) for name, shape, units in about["layers"]], granularity)
-    space.fingerprint = about["fingerprint"]  # a filter space's tells more than the sizes do
+    with refusing(path):
+        space = MaskSpace([(name, tuple(shape), units) for name, shape, units in about["layers"]], granularity)
+        space.fingerprint = about["fingerprint"]  # that of a filter space depends on more than the sizes
     return Mask.load(path, space)
 
 
@@ -61,7 +64,7 @@ def group_orthogonality(
 
 
 def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
-    networks = read_json(result.path / "sweep.json")["dense"]
+    networks = read_plan(result.path)["dense"]
     files = [Path(folder) / "init.safetensors" for folder, one in networks.items() if one == seed]
     known = [path for path in files if path.exists()]
     return load_tensors(known[0])[0] if known else None

@@ -3,12 +3,15 @@
 Each command imports what it needs when it runs, so that help, version and mistakes in a command's name are fast.
 """
 
-import io
 import os
+import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from masksearch.cli.help import COMMANDS, short_help
+from masksearch.cli.streams import lasting_streams
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
@@ -18,18 +21,25 @@ __all__ = ["main"]
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
     args = sys.argv[1:] if args is None else list(args)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal without the character ± must not end a sweep
+    with lasting_streams():
+        return _main(args)
+
+
+def _main(args: Sequence[str]) -> int:
     try:
         _dispatch(args)
     except InputError as error:
         return _fail(str(error))
-    except BrokenPipeError:
-        # The reader has closed the pipe. Buffered output needs another destination when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        where = f" {error.filename}" if error.filename else ""
-        return _fail(f"disk:{where} {error.strerror or error}; finished cells are kept")
+        where = f" {os.fsdecode(error.filename)}:" if isinstance(error.filename, str | bytes) else ""
+        return _fail(
+            f"disk:{where} {error.strerror or error}; mend the disk or make room, and run the same command again; "
+            "finished cells are kept"
+        )
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not re.search("not enough memory|out of memory", str(error)):
+            raise
+        return _fail(f"memory: {_first_line(error)}; give smaller sizes, and run again; finished cells are kept")
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return 130
@@ -58,6 +68,8 @@ def _dispatch(args: Sequence[str]) -> None:
     # As wide as the terminal; 150 columns for a log or a pipe, so that rows are not broken.
     console = Console() if sys.stdout.isatty() else Console(width=150)
     if command == "run":
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and _in_main_thread():
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the sweep goes on when its terminal goes away
         from masksearch.cli.running import run
 
         run(args[1:], console)
@@ -69,6 +81,16 @@ def _dispatch(args: Sequence[str]) -> None:
         )
 
 
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def _fail(message: str) -> int:
-    print(f"masksearch: {message}", file=sys.stderr)
+    """Print the one line of an error, without control characters that a name in it may have; return exit code 2."""
+    plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in message)
+    print(f"masksearch: {plain.encode('utf-8', 'backslashreplace').decode()}", file=sys.stderr)
     return 2
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -133,7 +133,10 @@ def _parts(flags: Any) -> list[Settings]:
 
 def _recipe(flags: Any) -> tuple[str | None, str]:
     """Return the names of the recipe, or None, and of its scale."""
-    return one(flags.recipe, "--recipe"), one(flags.scale, "--scale") or "cpu"
+    recipe = one(flags.recipe, "--recipe")
+    if recipe == "":
+        raise InputError("--recipe: ''; a name is needed, and masksearch --list prints all names")
+    return recipe, one(flags.scale, "--scale") or "cpu"
 
 
 def _changes(flags: Any, given: set[str]) -> dict[str, dict[str, Any]]:
@@ -156,6 +159,8 @@ def _value(setting: Setting, given: Any) -> Any:
     flag, of = setting.flag, setting.type
     if of.kind is bool:
         return given
+    if "" in given:
+        raise InputError(f"{flag}: ''; a value is needed")
     if not of.several:
         text = one(given, flag) or ""
         return None if of.optional and text.lower() == "none" else of.parse_one(text, flag)

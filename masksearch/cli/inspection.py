@@ -13,6 +13,7 @@ from masksearch.analysis import SIMILARITIES, Group, group_cells
 from masksearch.cli.arguments import Texts, one, read_arguments, takes
 from masksearch.cli.running import print_result
 from masksearch.experiment import SweepResult, read_sweep
+from masksearch.plugin import load_plugins
 from masksearch.report import mask_analyses as analyses
 from masksearch.report.figures.drawing import Drawing, by_sparsity
 from masksearch.report.figures.early_bird_heatmaps import early_bird_drawings, early_bird_grid
@@ -48,12 +49,16 @@ ANALYSES = tuple(_LACKS)
 """Names of all analyses of ``masksearch analyse``."""
 
 
+_PLUGIN = "Python modules with the methods and networks of the sweep. Without this flag, no code of a sweep runs."
+
+
 @dataclass(frozen=True)
 class Show:
     """Print the results of a sweep that is finished or running, and what its folder contains."""
 
     folder: Annotated[tuple[Path, ...], Positional, takes("FOLDER")] = ()
     """Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."""
+    plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Compare:
 
     runs: Annotated[tuple[Path, ...], Positional, takes("RUN RUN ...")] = ()
     """Folders of two or more sweeps."""
+    plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     out: Annotated[Texts, takes("FILE")] = ()
     """Markdown file to write the tables to."""
 
@@ -72,6 +78,7 @@ class Analyse:
 
     runs: Annotated[tuple[Path, ...], Positional, takes("RUN ...")] = ()
     """Folders of sweeps."""
+    plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     what: Annotated[Texts, takes("NAME ...", f"Analyses to make: {', '.join(ANALYSES)}; all if not given.")] = ()
     measure: Annotated[
         Texts, takes("NAME ...", f"Measures of the similarity of masks: {', '.join(SIMILARITIES)}; all if not given.")
@@ -84,7 +91,9 @@ class Analyse:
 
 def show(args: Sequence[str], console: Console) -> None:
     """Print the results of a sweep that is finished or running, and what its folder contains."""
-    folders = read_arguments(Show, args, "masksearch show").folder
+    given = read_arguments(Show, args, "masksearch show")
+    load_plugins(given.plugin)
+    folders = given.folder
     if len(folders) != 1:
         raise InputError("show: takes one folder, as runs/sweep")
     [folder] = folders
@@ -100,17 +109,19 @@ def show(args: Sequence[str], console: Console) -> None:
 def compare(args: Sequence[str], console: Console) -> None:
     """Print how sweeps differ: their settings, and their results paired by cell."""
     given = read_arguments(Compare, args, "masksearch compare")
+    load_plugins(given.plugin)
     out = one(given.out, "--out")
     grids = comparison([read_sweep(run) for run in given.runs])
     _print(grids, console)
     if out:
         write_bytes(Path(out), "\n".join(grid.markdown() for grid in grids).encode())
-        console.print(f"written  {out}", highlight=False, soft_wrap=True)
+        console.print(f"written  {out}", highlight=False, soft_wrap=True, markup=False)
 
 
 def analyse(args: Sequence[str], console: Console) -> None:
     """Print properties of the masks of sweeps, and write them as Markdown and figures."""
     given = read_arguments(Analyse, args, "masksearch analyse")
+    load_plugins(given.plugin)
     if not given.runs:
         raise InputError("analyse: takes one or more runs, as runs/sweep")
     out = one(given.out, "--out")
@@ -134,8 +145,8 @@ def analyse(args: Sequence[str], console: Console) -> None:
                 texts += _shown(name, *shown, home, run.replace("/", "_"), where, console)
     if "gap" in what:
         texts += _shown("gap", *gaps(dict(zip(names, results, strict=True))), home, "all", "", console)
-    write_bytes(home / "analysis.md", "\n".join(texts).encode())
-    console.print(f"written  {home / 'analysis.md'}", highlight=False, soft_wrap=True)
+    if _written(home / "analysis.md", "\n".join(texts).encode(), console):
+        console.print(f"written  {home / 'analysis.md'}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _shown(
@@ -154,14 +165,28 @@ def _shown(
     files = []
     for drawing in drawings:
         file = f"{of}_{drawing.name}"
-        write_bytes(home / f"{file}.png", drawing.png())
-        write_bytes(home / f"{file}.svg", drawing.svg_file())
+        if not all(
+            _written(home / f"{file}.{kind}", content(), console)
+            for kind, content in (("png", drawing.png), ("svg", drawing.svg_file))
+        ):
+            continue
         lines.append(f"![{drawing.name.replace('_', ' ')}]({file.replace(' ', '%20')}.png)\n\n{drawing.caption}\n")
         files.append(str(home / f"{file}.png"))
     if files:
         says = f"{where}{name}, as PNG and SVG:  {'  '.join(files)}"
         console.print(says, highlight=False, soft_wrap=True, markup=False)
     return lines
+
+
+def _written(path: Path, content: bytes, console: Console) -> bool:
+    """Write a file and return True; print why it can't be written and return False."""
+    try:
+        write_bytes(path, content)
+    except OSError as error:
+        text = f"not written  {path}: {error.strerror or error}; --out names another folder"
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        return False
+    return True
 
 
 def _analysis(name: str, result: SweepResult, groups: list[Group], looks: Looks, measures: Sequence[str]) -> _Shown:

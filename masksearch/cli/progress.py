@@ -5,6 +5,7 @@ from copy import copy
 
 from rich import progress as bars
 from rich.console import Console
+from rich.markup import escape
 
 from masksearch.core.protocol import Score, Trial
 from masksearch.experiment import Cell, SweepCallback
@@ -95,11 +96,11 @@ class ProgressBars(SweepCallback):
         name = "" if metric.is_accuracy else f"  {metric.name}"
         untrained, trained = (metric.text(one.test_accuracy) for one in (result.untrained, result.trained))
         emptied, constant = result.mask.empty_layers, result.trained.constant_outputs
-        notes = "".join(f"  {criterion} was better" for criterion in result.kept_criteria)
-        notes += f"  [yellow]empties {', '.join(emptied)}[/]" if emptied else ""
+        notes = "".join(f"  {escape(criterion)} was better" for criterion in result.kept_criteria)
+        notes += f"  [yellow]empties {escape(', '.join(emptied))}[/]" if emptied else ""
         notes += f"  [yellow]{constant} outputs are constant[/]" if constant else ""
         self._console.print(
-            f"[dim]{cell.label:<44}[/]{name} untrained {untrained}  trained {trained}{notes}",
+            f"[dim]{escape(f'{cell.label:<44}')}[/]{escape(name)} untrained {untrained}  trained {trained}{notes}",
             highlight=False,
             soft_wrap=True,
         )
@@ -116,7 +117,7 @@ class ProgressBars(SweepCallback):
     def _show(self, description: str, total: int | None) -> None:
         if self._stage is not None:
             self._bars.remove_task(self._stage)
-        self._stage = self._bars.add_task(description, total=total, note="")
+        self._stage = self._bars.add_task(escape(description), total=total, note="")
 
     def _advance(self, note: str) -> None:
         if self._stage is not None:

@@ -1,6 +1,7 @@
 """``masksearch run`` and ``--list``: run sweeps, print their results, print the tables of methods and networks."""
 
 import ctypes
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -79,15 +80,19 @@ def print_result(result: SweepResult, command: Sequence[str], console: Console) 
     if not console.is_terminal:
         console.print("drawing the report ...", highlight=False)
     with console.status("drawing the report") if console.is_terminal else nullcontext():
-        report = write_report(result, command)
+        try:
+            report = f"report  {write_report(result, command)}"
+        except OSError as error:  # a page that can't be written must not hide the results
+            report = f"report  not written: {error.filename or result.path}: {error.strerror or error}"
         link = board_link(result, group_cells(result.cells))
         address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
         rows = summarise(result.cells, result.dense)
     console.print(terminal_table(rows, console.width))
     for sentence in filter(None, [*what_steps_brought(rows), why_searches_trail(rows)]):
-        console.print(sentence, highlight=False)
-    console.print(f"curves  tensorboard --logdir {result.path}    then {address}", highlight=False, soft_wrap=True)
-    console.print(f"report  {report}", highlight=False, soft_wrap=True)
+        console.print(sentence, highlight=False, markup=False)
+    curves = f"curves  tensorboard --logdir {shlex.quote(str(result.path))}    then {address}"
+    for line in (curves, f"report  {report}"):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_tables(console: Console) -> None:

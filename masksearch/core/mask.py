@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from masksearch.core.layout import Layout
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, save_tensors
+from masksearch.utils.integrity import REMEDY, check_object
 
-__all__ = ["Mask", "Move", "same_mask"]
+__all__ = ["Mask", "Move", "same_mask", "unpacked_bits"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +39,7 @@ class Move:
 
 
 _FORMAT = "masksearch.mask"
+_REMEDY = "save the mask again, or remove its folder and run again"
 
 
 class Mask:
@@ -75,8 +77,16 @@ class Mask:
     @classmethod
     def of_units(cls, space: Layout, units: np.ndarray) -> "Mask":
         """Return the mask that keeps only the units with these indices, int64 (n_kept,)."""
+        units = np.asarray(units)
+        if units.ndim != 1 or (units.size and units.dtype.kind not in "iu"):
+            raise InputError(f"units: {units.dtype} of shape {units.shape}; indices (n_kept,) are needed")
+        if units.size and (units.min() < 0 or units.max() >= space.n_units):
+            raise InputError(
+                f"units: {units.dtype} from {units.min()} to {units.max()}; allowed are indices from 0 to "
+                f"{space.n_units - 1}"
+            )
         bits = torch.zeros(space.n_units, dtype=torch.bool)
-        bits.numpy()[units] = True
+        bits.numpy()[units.astype(np.int64)] = True
         return cls(space, bits)
 
     def moved(self, move: Move) -> "Mask":
@@ -189,12 +199,12 @@ class Mask:
 
     def save(self, path: str | Path) -> None:
         """Write the mask to a safetensors file: its bits packed to bytes, with fingerprint and layers of its space."""
-        layers = [[layer.name, list(layer.shape), layer.size] for layer in self.space.layers]
         about = {
             "format": _FORMAT,
             "fingerprint": self.space.fingerprint,
             "space": self.space.describe(),
-            "layers": layers,
+            "layers": _layers(self.space),
+            "kept": self.n_kept,
         }
         save_tensors(path, {"bits": torch.from_numpy(np.packbits(self.bits.numpy()))}, about)
 
@@ -210,17 +220,24 @@ class Mask:
         Raises
         ------
         InputError
-            If the file is not a mask, or is a mask of another architecture; the message names both.
+            If the file is not a mask or is damaged, or is a mask of another architecture; the message names both.
         """
-        tensors, about = load_tensors(path)
+        check_type("path", path, (str, Path), "the path of a file")
+        tensors, about = load_tensors(path, _REMEDY)
         if not isinstance(about, dict) or about.get("format") != _FORMAT:
             raise InputError(f"{path} is not a masksearch mask; give a file written by Mask.save")
-        if about["fingerprint"] != space.fingerprint:
+        check_object(about, path, {"fingerprint": str, "space": str}, _REMEDY)
+        if about["fingerprint"] != space.fingerprint or about.get("layers", _layers(space)) != _layers(space):
             raise InputError(f"{path} is a mask of a {about['space']}; it doesn't fit this {space.describe()}")
-        bits = np.unpackbits(tensors["bits"].numpy(), count=space.n_units).astype(bool)
-        return cls(space, torch.from_numpy(bits))
+        if list(tensors) != ["bits"]:
+            raise InputError(f"{path} has the tensors {sorted(tensors)}, and a mask has only 'bits'; {_REMEDY}")
+        mask = cls(space, torch.from_numpy(unpacked_bits(tensors["bits"].numpy(), space.n_units, path, _REMEDY)))
+        if about.get("kept", mask.n_kept) != mask.n_kept:  # files of version 1.0 and before lack it
+            raise InputError(f"{path} keeps {mask.n_kept} units, and says that it keeps {about['kept']}; {_REMEDY}")
+        return mask
 
     def _check_same_space(self, other: "Mask") -> None:
+        check_type("mask", other, Mask, "a mask")
         if other.space is not self.space and other.space.fingerprint != self.space.fingerprint:
             raise InputError(
                 f"masks of two spaces: {self.space.describe()} and {other.space.describe()}; one space is needed"
@@ -260,3 +277,33 @@ def _keys(units: np.ndarray) -> int:
         key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return int(np.bitwise_xor.reduce(key ^ (key >> np.uint64(31))))
+
+
+def unpacked_bits(packed: object, n: int, path: str | Path, remedy: str = REMEDY) -> np.ndarray:
+    """Return the bits, bool (n,), that ``np.packbits`` has packed.
+
+    Parameters
+    ----------
+    packed : uint8 array (ceil(n / 8),)
+        The bytes from a file.
+    path, remedy
+        File and remedy, for the error.
+
+    Raises
+    ------
+    InputError
+        For another type or length, and for bits behind the last one that are not zero.
+    """
+    length = -(-n // 8)
+    if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.shape != (length,):
+        has = f"{packed.dtype} {packed.shape}" if isinstance(packed, np.ndarray) else type(packed).__name__
+        raise InputError(f"{path} has a mask of {has}; uint8 ({length},) is needed for {n} units; {remedy}")
+    bits = np.unpackbits(packed).astype(bool)
+    if bits[n:].any():
+        raise InputError(f"{path} has a mask with bits behind its {n} units; {remedy}")
+    return bits[:n]
+
+
+def _layers(space: Layout) -> list[list[object]]:
+    """Names, shapes and sizes of the layers, as JSON has them."""
+    return [[layer.name, list(layer.shape), layer.size] for layer in space.layers]

@@ -23,7 +23,7 @@ from masksearch.core.energy import Energy
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.space import MaskSpace
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type, check_whole
 
 __all__ = [
     "FOREIGN_TRIALS",
@@ -53,6 +53,7 @@ Cost = Hold | Callable[[Mask], float]
 Refine = Callable[[Tensor, Callable[[Tensor], Mask]], Mask]
 """(saliency (n_units,), rank) -> mask, where ``rank(saliency)`` is the mask of the top units."""
 
+_SEEDS = 2**63  # of either sign
 _DRAWS = 100  # of a random mask, until a draw empties no layer
 
 
@@ -103,6 +104,7 @@ def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Propos
     """
     proposals = [Proposal.of(mask) if isinstance(mask, Mask) else mask for mask in masks]
     for proposal in proposals:
+        check_type("mask", proposal, Proposal, "a mask, or a proposal of a searcher")
         own = proposal.mask.space
         if own is not space and own.fingerprint != space.fingerprint:
             raise InputError(f"mask of a {own.describe()}; it doesn't fit this {space.describe()}")
@@ -144,8 +146,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.scorings is None and self.seconds is None:
             raise InputError("budget: neither scorings nor seconds; at least one is needed, or the search has no end")
-        if self.scorings is not None and (not isinstance(self.scorings, int) or self.scorings < 1):
+        if self.scorings is not None and (type(self.scorings) is not int or self.scorings < 1):
             raise InputError(f"budget: {self.scorings!r} scorings; a whole number, at least 1, is needed")
+        if self.seconds is not None:
+            check_type("budget in seconds", self.seconds, (int, float), "a number of seconds")
         if self.seconds is not None and not self.seconds > 0:
             raise InputError(f"budget: {self.seconds} seconds; more than 0 is needed")
 
@@ -243,6 +247,7 @@ class Problem:
     ) -> None:
         if amount is not None and density is not None:
             raise InputError(f"density: {density!r} beside an amount; give exactly one of the two")
+        check_whole("seed", seed, -_SEEDS, _SEEDS)
         known = {name: saliency.detach().cpu() for name, saliency in (saliencies or {}).items()}
         for name, saliency in known.items():
             if saliency.shape != (space.n_units,) or saliency.isnan().any():

@@ -12,7 +12,7 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.layout import Layout
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.registry import choose
 
 __all__ = ["Amount", "Density", "Hold", "MaskSpace", "OnEmpty", "Scope"]
@@ -94,6 +94,9 @@ class MaskSpace(Layout):
             For a saliency of the wrong shape or with NaN, an invalid density, or an empty layer under ``raise``.
         """
         amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
+        check_type("saliency", saliency, Tensor, f"a tensor ({self.n_units},), one value per unit")
+        if saliency.dtype == torch.bool or saliency.is_complex():
+            raise InputError(f"saliency: {saliency.dtype}; real numbers are needed, which rank the units")
         if saliency.shape != (self.n_units,):
             raise InputError(
                 f"saliency: shape {tuple(saliency.shape)}; ({self.n_units},) is needed, one value per unit"

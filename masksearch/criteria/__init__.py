@@ -1,6 +1,6 @@
 """Pruning criteria: functions that rate every weight or filter by a saliency (higher = keep), and masks from them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -23,7 +23,7 @@ from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_inc
 from masksearch.data.split import balanced_batch
 from masksearch.searchers import Searcher
 from masksearch.spaces import Granularity, NetworkSpace
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.registry import Table
 
 __all__ = [
@@ -288,7 +288,14 @@ def select(
         density = _DENSITY if space.fixed_density is None else space.fixed_density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
     generator = generator or torch.Generator().manual_seed(0)
-    batches = batches if is_split(batches) else list(batches)
+    if not is_split(batches):
+        check_type("batches", batches, Iterable, "a split, or (inputs, targets) batches")
+        batches = list(batches)
+        for batch in batches:
+            check_type("batches", batch, (tuple, list), "a split, or (inputs, targets) batches")
+    if alive is not None:
+        check_type("alive", alive, Mask, "a mask of the space")
+        space.check_mask(alive)
     rounds = row.rounds if space.fixed_density is None else 1
     steps = step_amounts(space, amount, rounds, space.full() if alive is None else alive)
     for step in steps:

@@ -9,12 +9,14 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from masksearch.data.data import Data
 from masksearch.data.image_folder import read_folder
 from masksearch.data.sources import Source, cifar10, digits, from_torchvision
-from masksearch.data.split import Split
+from masksearch.data.split import Split, content_digest
 from masksearch.data.streamed import LoaderSplit, StreamedSplit
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.imports import import_function, names_function
 from masksearch.utils.registry import Table
 
@@ -79,6 +81,7 @@ def load_data(
     InputError
         If the table has no such data set, it is not under ``root``, or it can't be read or split.
     """
+    check_type("data set", name, str, "a name of ms.data.DATASETS, imagefolder:PATH or module:function")
     kind, colon, path = name.partition(":")
     sizes: dict[str, Any] = {
         "search_examples": search_examples,
@@ -98,7 +101,7 @@ def load_data(
         raw = read_folder(Path(path), image_size)
     else:
         raw = row.read(Path("data" if root is None else root), download)
-    return Data.from_tensors(
+    data = Data.from_tensors(
         name,
         (raw.train_images, raw.train_labels),
         (raw.test_images, raw.test_labels),
@@ -107,6 +110,25 @@ def load_data(
         augment=row.augment,
         **sizes,
     )
+    return replace(data, content=_content(kind, raw))
+
+
+_PUBLISHED = {
+    "digits": ("22283464ce585aa2",),
+    "mnist": ("05ab87c0464c87c8",),
+    "cifar10": ("060f3df6f41050d5",),  # in JPEG files; torchvision's files have published checksums
+}
+"""Name of a data set -> digests of its published images and labels."""
+
+
+def _content(kind: str, raw: Any) -> str:
+    """Digest of images and labels, 16 hex digits; empty if they are the published ones."""
+    if getattr(raw, "verified", False):
+        return ""
+    val = getattr(raw, "val", None) or ()
+    tensors = map(torch.as_tensor, (raw.train_images, raw.train_labels, raw.test_images, raw.test_labels, *val))
+    digest = content_digest(tensors)
+    return "" if digest in _PUBLISHED.get(kind, ()) else digest
 
 
 def _own(name: str, sizes: dict[str, int | None], image_size: int | None) -> Data:

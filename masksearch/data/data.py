@@ -17,7 +17,6 @@ from masksearch.data.streamed import (
     LoaderSplit,
     Normalisation,
     check_shared_examples,
-    first_digest,
 )
 from masksearch.tasks import CLASSIFICATION, Task, as_task
 from masksearch.utils.errors import InputError
@@ -53,6 +52,7 @@ class Data:
     augment: bool  # whether random crops and horizontal flips suit the inputs
     task: Task = CLASSIFICATION
     own_search: LoaderSplit | None = None  # loader of the search examples; then rest is all of val
+    content: str = ""  # digest of the examples of a named data set, as read; empty: those that were published
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train)} train, {len(self.val)} val ({len(self.search)} search), {len(self.test)} test"
@@ -99,7 +99,7 @@ class Data:
         sha = hashlib.sha256(self.task.name.encode())
         for split in (self.train, self.val, self.test):
             if not isinstance(split, Split):
-                sha.update(first_digest(split).encode())
+                sha.update(split.digest().encode())
                 continue
             for tensor in (*tensors_of(split.inputs), *tensors_of(split.targets)):
                 sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -376,7 +376,7 @@ def _classes(targets: dict[str, Any], task: Task, classes: int | None) -> int | 
 
 
 def _check_count(what: str, count: int, most: int, why: str) -> None:
-    if not 1 <= count <= most:
+    if type(count) is not int or not 1 <= count <= most:
         raise InputError(f"{what} is {count}; allowed is 1 to {most} ({why})")
 
 

@@ -59,6 +59,7 @@ def from_torchvision(name: str) -> Source:
             _channels_first(test.data),
             torch.as_tensor(test.targets),
             classes=len(train.classes),
+            verified=name.startswith("CIFAR"),
         )
 
     return read

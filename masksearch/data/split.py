@@ -1,6 +1,7 @@
 """Splits of examples, raw images, and class-stratified orders and batches of examples."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from masksearch.utils.nested import as_nested, describe, n_examples, take, tenso
 
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-__all__ = ["RawImages", "Split", "balanced_batch", "stratified_order"]
+__all__ = ["RawImages", "Split", "balanced_batch", "content_digest", "stratified_order"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class RawImages:
     test_labels: Tensor  # int64 (m,)
     classes: int  # number of classes
     val: tuple[Tensor, Tensor] | None = None  # validation images and labels, if they are published
+    verified: bool = False  # whether the files were compared with published checksums
 
 
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
@@ -106,6 +108,16 @@ class Split:
     def __len__(self) -> int:
         return n_examples(self.inputs)
 
+    def digest(self) -> str:
+        """Return a SHA-256 digest of inputs and targets, 16 hex digits; it is computed again if a tensor changes."""
+        tensors = (*tensors_of(self.inputs), *tensors_of(self.targets))
+        versions = tuple(tensor._version for tensor in tensors)
+        known: tuple[tuple[int, ...], str] | None = self.__dict__.get("_digest")
+        if known is None or known[0] != versions:
+            known = versions, content_digest(tensors)
+            object.__setattr__(self, "_digest", known)
+        return known[1]
+
     @property
     def images(self) -> Any:
         """Inputs, under the name that suits images."""
@@ -131,6 +143,15 @@ class Split:
             chosen = slice(start, start + size) if order is None else order[start : start + size]
             yield take(self.inputs, chosen), take(self.targets, chosen)
             start += size
+
+
+def content_digest(tensors: Iterable[Tensor]) -> str:
+    """Return a SHA-256 digest of types, shapes and values of tensors on the CPU, 16 hex digits."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return sha.hexdigest()[:16]
 
 
 def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset
 
 from masksearch.data.preparation import own_tokens, prepared_inputs
+from masksearch.data.split import content_digest
 from masksearch.tasks import CLASSIFICATION, Task
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import as_nested, concatenate, describe, n_examples, take, tensors_of
@@ -23,7 +24,6 @@ __all__ = [
     "StreamedSplit",
     "check_shared_examples",
     "collate_pairs",
-    "first_digest",
 ]
 
 Collate = Callable[[list[Any]], tuple[Any, Any]]
@@ -142,6 +142,10 @@ class StreamedSplit:
             return batch[0], batch[1]
         return _prepared((batch[0], batch[1]), self.task, type(self.dataset).__name__, self.normalisation)
 
+    def digest(self) -> str:
+        """Return a digest of the split's length, its first examples and its identity, 16 hex digits."""
+        return _first_digest(self)
+
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
         """Yield (inputs, targets) batches of the given sizes, in ``order`` (n,); None: in order of the examples."""
         places = self.indices if order is None else self.indices[order]
@@ -211,6 +215,10 @@ class LoaderSplit:
         inputs, targets = (concatenate([part[side] for part in parts]) for side in (0, 1))
         return take(inputs, slice(n)), take(targets, slice(n))
 
+    def digest(self) -> str:
+        """Return a digest of the split's length, its first examples and its identity, 16 hex digits."""
+        return _first_digest(self)
+
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
         """Yield the loader's (inputs, targets) batches; ``order`` and ``sizes`` are ignored."""
         for batch in self.loader:
@@ -239,11 +247,18 @@ def _items(dataset: Any) -> tuple[Any, set[int]]:
     return dataset, set(items)
 
 
-def first_digest(split: StreamedSplit | LoaderSplit) -> str:
-    """Return a digest of a streamed split's length, its first examples, and the name that the user gave it."""
+def _first_digest(split: StreamedSplit | LoaderSplit) -> str:
+    """Digest of a streamed split's length, its first examples and its identity; of random examples, without them."""
     sha = hashlib.sha256(f"{len(split)}|{split.identity}".encode())
     if not (isinstance(split, LoaderSplit) and split.shuffles):
+        once, again = _sample_digest(split), _sample_digest(split)
+        sha.update(once.encode() if once == again else b"random transforms")
+    return sha.hexdigest()[:16]
+
+
+def _sample_digest(split: StreamedSplit | LoaderSplit) -> str:
+    """Digest of the first 8 examples; torch's random transforms draw from a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         inputs, targets = split.sample(8)
-        for tensor in (*tensors_of(inputs), *tensors_of(targets)):
-            sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
-    return sha.hexdigest()
+    return content_digest((*tensors_of(inputs), *tensors_of(targets)))

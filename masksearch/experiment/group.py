@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import torch
 
-from masksearch.data import Data, load_data
+from masksearch.data import DATASETS, Data, load_data
 from masksearch.experiment.cell import AUTO, Cell
 from masksearch.experiment.cell_run import run_cell
 from masksearch.experiment.context import CellContext, DenseNetwork
 from masksearch.experiment.events import SweepCallback
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.steps.dense import dense_network
 from masksearch.experiment.store.failures import clear_failure, record_failure
@@ -21,7 +22,7 @@ from masksearch.spaces import NetworkSpace, space_of
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
 
-__all__ = ["Group", "data_key", "load_part", "moments_of", "part_space", "run_inline"]
+__all__ = ["Group", "data_digest", "data_key", "load_part", "moments_of", "part_space", "run_inline"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,19 @@ def load_part(part: Settings) -> Data:
     if part.sweep.task not in (None, data.task.name):
         raise InputError(f"task: {part.sweep.task}; {data.name} returns data for {data.task.name}: leave task out")
     return data
+
+
+def data_digest(part: Settings, data: Data) -> str:
+    """Return a digest of the examples and the task, part of what decides results; empty for published data.
+
+    Streamed examples count by number, by the first ones, and by the identity that the user has given them.
+    """
+    if part.sweep.dataset.partition(":")[0] in DATASETS:
+        return data.content
+    content: object = data.digest()
+    if data.streamed:
+        content = [split.digest() for split in (data.train, data.val, data.test)]
+    return short_hash({"content": content, "task": data.task.identity})
 
 
 def part_space(part: Settings, data: Data) -> NetworkSpace:

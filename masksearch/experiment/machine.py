@@ -37,19 +37,23 @@ def prepare(run: RunSettings) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(run.device)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        (torch.ones(1, device=device) + 1).item()  # fails on devices that have no memory, such as meta
+    except Exception as error:  # of a backend: a missing module, a driver, a name
         found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         found += ["mps"] if torch.backends.mps.is_available() else []
         if run.device in found or (
             run.device == "cuda" and "cuda:0" in found
         ):  # a device that is there, and is full or in use
-            raise InputError(f"device: {run.device!r}; PyTorch can't use it: {str(error).splitlines()[0]}") from None
+            raise InputError(f"device: {run.device!r}; PyTorch can't use it: {_first_line(error)}") from None
         raise InputError(
-            f"device: {run.device!r}; allowed are auto, cpu, cuda, cuda:1 or mps, and PyTorch finds only "
+            f"device: {run.device[:40]!r}; allowed are auto, cpu, cuda, cuda:1 or mps, and PyTorch finds only "
             f"{' and '.join(found)} on this machine: give --device auto"
         ) from None
     return device
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:

@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.sweep_axes import Capped
 from masksearch.training import EpochRow
 from masksearch.training.record import FORMER_NAMES
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
+from masksearch.utils.integrity import refusing
 
 __all__ = [
     "MOMENTS",
@@ -282,7 +284,7 @@ class CellResult:
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
         """Read ``metrics.json`` and ``settings.json`` of a cell's folder, with the errors of :func:`load_result`."""
-        saved = read_json(folder / "settings.json")
+        saved = read_json(folder / "settings.json", {"identity": dict}, _remedy(folder))
         about = {name: saved.get(name, {}) for name in ("settings", "identity")}
         return _convert({**_read(folder), **about}, cls, folder)
 
@@ -419,25 +421,45 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _write(folder: Path, values: dict[str, object]) -> None:
-    write_json(folder / "metrics.json", {"format": _FORMAT, **values})
+    write_json(folder / "metrics.json", {"format": _FORMAT, "run": _run_of(folder), **values})
+
+
+def _run_of(folder: Path) -> str | None:
+    """Return the hash of the identity in ``settings.json``, by which results belong to their folder; None without."""
+    file = folder / "settings.json"
+    if not file.exists():
+        return None
+    return short_hash(read_json(file, {"identity": dict}, _remedy(folder))["identity"])
+
+
+def _remedy(folder: Path) -> str:
+    return f"remove the folder {folder} and run again"
 
 
 def _read(folder: Path) -> dict[str, object]:
     path = folder / "metrics.json"
-    values = read_json(path)
-    found = values.get("format") if isinstance(values, dict) else None
+    values = read_json(path, {}, _remedy(folder))
+    found = values.get("format")
     if found != _FORMAT:
         raise InputError(
-            f"{path} has format {found or 1} and this version reads format {_FORMAT}; remove its folder and run again"
+            f"{path} has format {str(found or 1)[:20]} and this version reads format {_FORMAT}; {_remedy(folder)}"
         )
-    return values
+    run = values.pop("run", None)  # none in version 1.0 and before
+    if run is not None and run != _run_of(folder):
+        raise InputError(f"{path} is the result of another run than settings.json beside it; {_remedy(folder)}")
+    return dict(values)
 
 
 def _convert(values: dict[str, object], kind: type[_T], folder: Path) -> _T:
     try:
-        return msgspec.convert(_with_nan(values), kind)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{folder / 'metrics.json'} was changed ({error}); remove its folder and run again") from None
+        with refusing(folder / "metrics.json", _remedy(folder)):
+            found = msgspec.convert(_with_nan(values), kind)
+    except InputError as error:
+        reason = error.__cause__ or error
+        raise InputError(f"{folder / 'metrics.json'} was changed ({reason}); {_remedy(folder)}") from None
+    if isinstance(found, CellResult) and not found.rounds:
+        raise InputError(f"{folder / 'metrics.json'} has no rounds; {_remedy(folder)}")
+    return found
 
 
 def _with_nan(node: Any) -> Any:

@@ -10,18 +10,17 @@ import torch
 
 from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
-from masksearch.data import DATASETS, Data
+from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_of, run_groups
-from masksearch.experiment.group import Group, data_key, load_part, moments_of, part_space
-from masksearch.experiment.identity import short_hash
+from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
 from masksearch.experiment.results import CellResult, DenseResult, Metric
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.failures import failures_of
-from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, remove_checkpoints
+from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, read_plan, remove_checkpoints
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
@@ -37,7 +36,7 @@ from masksearch.training.own_loop import check_train_function
 from masksearch.training.slimming import Slimming
 from masksearch.training.training_loss import has_temperature
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json, write_json
+from masksearch.utils.files import remove_litter, write_json
 from masksearch.utils.imports import import_function
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
@@ -125,6 +124,7 @@ def run_sweep(
     cells = [cell for part in loaded for cell in part.cells]
     path = Path(parts[0].run.runs) / parts[0].run.name
     with locked(path):
+        remove_litter(path)
         to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
         plan = plan_of(parts, [part.data for part in loaded], len(to_do), device)
         networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
@@ -184,7 +184,7 @@ def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
         used = _for_task(part, data[key].task)
         cells = grid(used)
         dense = [Cell(used, "", 0.0, "0", seed, name) for seed, name in product(used.sweep.seed_range, _plain(used))]
-        digest = partial(replace, data_digest=_data_digest(used, data[key]))
+        digest = partial(replace, data_digest=data_digest(used, data[key]))
         cells, dense = (list(map(digest, some)) for some in (cells, dense))
         space = _check(used, data[key], cells, dense)
         loaded.append(_Part(used, cells, dense, data[key], space))
@@ -197,19 +197,6 @@ def _for_task(part: Settings, task: Task) -> Settings:
     if part.sweep.objective != usual or OBJECTIVES[usual].fits(task):
         return part
     return part.with_changes({"sweep": {"objective": "loss"}})
-
-
-def _data_digest(part: Settings, data: Data) -> str:
-    """Return a digest of the examples and the task of a user's function; empty for data sets of the table.
-
-    Streamed examples count by number and by the identity that the user has given them.
-    """
-    if part.sweep.dataset.partition(":")[0] in DATASETS:
-        return ""
-    content: object = data.digest()
-    if data.streamed:
-        content = [[split.identity, len(split)] for split in (data.train, data.val, data.test)]
-    return short_hash({"content": content, "task": data.task.identity})
 
 
 def _plain(part: Settings) -> list[str]:
@@ -228,15 +215,16 @@ def read_sweep(path: Path) -> SweepResult:
     """
     if not (path / "sweep.json").exists():
         raise InputError(f"{path} holds no sweep (no sweep.json)")
-    plan = read_json(path / "sweep.json")
+    plan = read_plan(path)
     done = [path / name for name in plan["cells"] if is_done(path / name)]
+    networks = [folder for folder in map(Path, plan["dense"]) if is_done(folder)]
     return SweepResult(
         path,
         [Settings.from_dict(part, f"{path / 'sweep.json'}") for part in plan["settings"]],
         plan["machine"],
         list(map(CellResult.load, done)),
         done,
-        [DenseResult.load(folder) for folder in map(Path, plan["dense"]) if is_done(folder)],
+        list(map(DenseResult.load, networks)),
         failures_of(path / name for name in plan["cells"]),
     )
 

@@ -24,7 +24,7 @@ def grid(settings: Settings) -> list[Cell]:
     """
     if settings.schedules.dense_alone:
         return []
-    cells = []
+    cells, known = [], set()
     for seed in settings.sweep.seed_range:
         for schedule, rounds, moment, rewind in _plans(settings):
             for (weight, temperature), lr, sparsity, method in product(
@@ -35,9 +35,12 @@ def grid(settings: Settings) -> list[Cell]:
             ):
                 name, pinned = split_method(method)
                 find_at = _moment(name, SCHEDULES[schedule], rewind, pinned, moment)
-                cell = Cell(settings, name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
-                cell = _with_start(replace(cell, distill=weight, distill_temperature=temperature), method)
-                if cell not in cells:
+                place = (name, sparsity, find_at, seed, schedule, rounds, rewind, lr)
+                cell = replace(Cell(settings, *place), distill=weight, distill_temperature=temperature)
+                cell = _with_start(cell, method)
+                known_as = (*place, weight, temperature, cell.settings.search.warm_start)
+                if known_as not in known:
+                    known.add(known_as)
                     cells += [cell, *(replace(cell, control=control) for control in settings.schedules.control)]
     return cells
 

@@ -1,8 +1,12 @@
 """TensorBoard events of a cell: curves of search and training, pictures of masks, the row in the hparams tab."""
 
 import math
-from collections.abc import Mapping, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,6 +20,7 @@ from masksearch.experiment.results import CellResult
 from masksearch.searching.history_store import incumbents
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow
+from masksearch.utils.errors import InputError
 
 __all__ = ["SearchCurves", "Tracker", "charts"]
 
@@ -33,6 +38,9 @@ _LAYERS = 12  # with a picture each, at most
 _SHARES = np.append(0.0, 1.1 ** np.arange(-100.0, 2.0))  # borders of a histogram's bins: 10 % apart, up to 1.1
 
 
+_P = ParamSpec("_P")
+
+
 def charts(metric: str = "accuracy") -> dict[str, dict[str, list[object]]]:
     """Return charts of TensorBoard's tab Custom Scalars: category -> title -> kind of chart and tags of its curves."""
     training: dict[str, list[object]] = {
@@ -47,11 +55,47 @@ def _tag(metric: str) -> str:
     return metric.replace(" ", "_")
 
 
+def _side_output(method: Callable[Concatenate["Tracker", _P], None]) -> Callable[Concatenate["Tracker", _P], None]:
+    """Decorate a method so that an error of it ends the writing of events with a warning, but never the run."""
+
+    @wraps(method)
+    def writing(self: "Tracker", *arguments: _P.args, **options: _P.kwargs) -> None:
+        if self.broken:
+            return
+        try:
+            method(self, *arguments, **options)
+        except InputError:
+            raise
+        except Exception as error:  # of the disk, or of TensorBoard
+            self.broken = True
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(
+                f"TensorBoard's events in {self.folder} can't be written ({reason}); the run goes on without them",
+                stacklevel=3,
+            )
+
+    return writing
+
+
+def _quiet_threads() -> None:
+    """Keep TensorBoard's writing threads from printing a traceback; their errors reach the methods of trackers."""
+    before = threading.excepthook
+    if getattr(before, "of_masksearch", False):
+        return
+
+    def hook(args: Any) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread":
+            before(args)
+
+    hook.of_masksearch = True  # type: ignore[attr-defined]
+    threading.excepthook = hook
+
+
 class Tracker:
     """Writes curves, pictures and hyperparameters of one run folder as TensorBoard events.
 
     Event files of an earlier process are deleted first. A resumed run writes all its events again, so that no curve
-    jumps back or ends twice.
+    jumps back or ends twice. If events can't be written, the run goes on without them, after one warning.
 
     Parameters
     ----------
@@ -62,13 +106,22 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, metric: str = "accuracy") -> None:
-        for old in folder.glob("events.out.tfevents.*"):
+        self.folder, self._metric, self.broken = folder, _tag(metric), False
+        self._writer: Any = None
+        _quiet_threads()
+        self._open(charts(metric))
+
+    @_side_output
+    def _open(self, shown: dict[str, dict[str, list[object]]]) -> None:
+        """Delete old event files, and open a new one."""
+        for old in self.folder.glob("events.out.tfevents.*"):
             old.unlink()
         from torch.utils.tensorboard import SummaryWriter  # here: importing it takes 0.3 s, and only runs need it
 
-        self._folder, self._metric, self._writer = folder, _tag(metric), SummaryWriter(str(folder))
-        self._writer.add_custom_scalars(charts(metric))
+        self._writer = SummaryWriter(str(self.folder))
+        self._writer.add_custom_scalars(shown)
 
+    @_side_output
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add one point to each of several curves, by tag; NaN is left out."""
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -92,6 +145,7 @@ class Tracker:
         self._pictures(mask, step)
         self.densities(list(mask.densities().values()), step)
 
+    @_side_output
     def densities(self, values: Sequence[float], step: int) -> None:
         """Add the histogram of layers' densities, each in [0, 1]."""
         self._writer.add_histogram("layers/density", np.asarray(values), step, bins=_SHARES)
@@ -101,7 +155,7 @@ class Tracker:
 
         Masks of a subspace are shown as masks of all units.
         """
-        for number, mask in incumbents(self._folder, space, _MASKS):
+        for number, mask in incumbents(self.folder, space, _MASKS):
             self._pictures(space.lifted(mask) if isinstance(space, Subspace) else mask, number)
 
     def result(self, result: CellResult, lr: float) -> None:
@@ -120,15 +174,18 @@ class Tracker:
         settings = {name: getattr(result, name) for name in names} | {"retrain_lr": lr}
         self.hyperparameters(settings, {tag: value for tag, value in final.items() if value is not None})
 
+    @_side_output
     def hyperparameters(self, settings: Mapping[str, bool | str | float | int], metrics: Mapping[str, float]) -> None:
         """Add a row to the hparams tab: settings and final metrics of the run."""
         known = {tag: value for tag, value in metrics.items() if not math.isnan(value)}
         self._writer.add_hparams(dict(settings), known, run_name=".")
 
+    @_side_output
     def close(self) -> None:
         """Write all events that are left, and close the file."""
         self._writer.close()
 
+    @_side_output
     def _pictures(self, mask: Mask, step: int) -> None:
         """Add a picture of each layer; of many layers, of the first, the last and some between them."""
         layers = mask.space.layers

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from math import isfinite
 from typing import Any, Protocol
 
 import torch
@@ -20,7 +19,7 @@ from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_30
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
 from masksearch.models.timm_models import from_timm
 from masksearch.models.torchvision_models import from_torchvision
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.imports import import_function, names_function
 from masksearch.utils.registry import Table
 from masksearch.utils.seeds import derive
@@ -104,6 +103,7 @@ def build_model(
     InputError
         For unknown names, depths and widths, and for image shapes that the network can't process.
     """
+    check_type("model", name, str, "a name of ms.models.MODELS, torchvision:NAME, timm:NAME or module:function")
     if is_own_function(name):
         return _own(name, data_or_shape, seed)
     shape, classes = _shape_and_classes(data_or_shape, classes)
@@ -191,13 +191,18 @@ def _row(name: str) -> ModelRow:
     return MODELS[name]
 
 
+_MAX_WIDTH = 100.0
+
+
 def _width(name: str, text: str) -> float:
     try:
         width = float(text)
     except ValueError:
         width = 0.0
-    if width <= 0 or not isfinite(width):
-        raise InputError(f"model {name!r}: {text!r} is no width; allowed are numbers above 0, as in vgg16:0.25")
+    if not 0 < width <= _MAX_WIDTH:
+        raise InputError(
+            f"model {name!r}: {text!r} is no width; allowed are numbers above 0, up to {_MAX_WIDTH:g}, as in vgg16:0.25"
+        )
     return width
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
-from masksearch.models import build_model, built_as
+from masksearch.models import build_model, built_as, is_own_function
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.block_removal import Replacements, with_replacements
 from masksearch.spaces.filter_cut import (
@@ -28,12 +28,21 @@ from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.size_attributes import set_attributes
 from masksearch.spaces.union_mask_space import UnionSpace
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
+from masksearch.utils.integrity import check_object, refusing
 
 __all__ = ["Removable", "load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
 
 _FORMAT = "masksearch.pruned"
+_REMEDY = "save the network again with save_pruned, or remove its folder and run again"
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "class": str,
+    "built_as": (dict, type(None)),
+    "dense": str,
+    "shapes": dict,
+}
+_LARGEST = 1 << 20  # of channels, height, width and classes
 _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetensors"
 
 
@@ -165,25 +174,28 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         If the folder holds no pruned network, a class of your own comes without an instance, or the instance has other
         parameters than the network that was pruned.
     """
+    check_type("path", path, (str, Path), "the path of a folder")
     folder = Path(path)
-    about = read_json(folder / _ABOUT)
-    if not isinstance(about, dict) or about.get("format") != _FORMAT:
-        raise InputError(f"{folder} holds no pruned network")
-    if model is None:
-        model = _build(about, folder)
-    if _fingerprint(record_of(model).dense) != about["dense"]:
-        raise InputError(
-            f"model: {type(model).__name__} has other parameters than the {about['class']} of {folder} had before it "
-            "was pruned for the first time; give an instance made with the same arguments"
-        )
-    tensors, _ = load_tensors(folder / _WEIGHTS)
-    if {name: list(tensor.shape) for name, tensor in tensors.items()} != about["shapes"]:
-        raise InputError(f"{folder / _WEIGHTS} doesn't belong to {folder / _ABOUT}: shapes differ")
-    small = with_tensors(model, tensors, about.get("sizes"))
-    set_attributes(small, about.get("numbers", []))
-    if replacements := about.get("replacements"):
-        small = with_replacements(small, replacements)
-    add_to_record(small, record_of(model), about.get("numbers", []))
+    about = read_json(folder / _ABOUT, {"format": object}, _REMEDY)
+    if about["format"] != _FORMAT:
+        raise InputError(f"{folder} holds no pruned network of this version; {_REMEDY}")
+    check_object(about, folder / _ABOUT, _NEEDED, _REMEDY)
+    with refusing(folder / _ABOUT, _REMEDY):
+        if model is None:
+            model = _build(about, folder)
+        if _fingerprint(record_of(model).dense) != about["dense"]:
+            raise InputError(
+                f"model: {type(model).__name__} has other parameters than the {about['class']} of {folder} had before "
+                "it was pruned for the first time; give an instance made with the same arguments"
+            )
+        tensors, _ = load_tensors(folder / _WEIGHTS, _REMEDY)
+        if {name: list(tensor.shape) for name, tensor in tensors.items()} != about["shapes"]:
+            raise InputError(f"{folder / _WEIGHTS} doesn't belong to {folder / _ABOUT}: shapes differ; {_REMEDY}")
+        small = with_tensors(model, tensors, about.get("sizes"))
+        set_attributes(small, about.get("numbers", []))
+        if replacements := about.get("replacements"):
+            small = with_replacements(small, replacements)
+        add_to_record(small, record_of(model), about.get("numbers", []))
     return small.eval()
 
 
@@ -192,12 +204,18 @@ def _build(about: dict[str, Any], folder: Path) -> nn.Module:
     if built is None:
         raise InputError(f"{folder} holds a {about['class']}, a class of your own; give model=, a fresh instance of it")
     channels, height, width = built["shape"]
+    numbers = (channels, height, width, built["classes"])
+    if not all(type(number) is int and 1 <= number <= _LARGEST for number in numbers):
+        raise InputError(f"{folder / _ABOUT} has the sizes {numbers}; numbers from 1 to {_LARGEST:,} are needed")
+    if is_own_function(built["name"]):
+        raise InputError(f"{folder} holds a network of {built['name']}; give model=, a fresh instance of it")
     return build_model(built["name"], (channels, height, width), built["classes"])
 
 
 def _check_mask(space: Layout, mask: Mask) -> None:
     if not isinstance(space, FilterSpace):
         raise InputError(f"space: a {space.granularity} space; only filters have slices, so make a filter space")
+    check_type("mask", mask, Mask, "a mask of this space")
     if mask.space is not space and mask.space.fingerprint != space.fingerprint:
         raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
 

@@ -58,7 +58,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
     write_bytes(result.path / "results.md", f"# {title}\n\n{tables}".encode())
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="about">masksearch {escape(result.machine["masksearch"])}: {numbers}</p>',
+        f'<p class="about">masksearch {escape(str(result.machine["masksearch"]))}: {escape(numbers)}</p>',
         f'<div class="answer">{answer_html(rows, _masks(result, groups))}</div>',
         f"<h2>Results</h2>\n{results.html()}",
         '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>. For papers: '

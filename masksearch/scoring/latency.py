@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from torch import nn
 from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
 from masksearch.pruning.physical import Removable, prune
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import check_type, check_whole
 from masksearch.utils.nested import Nested, call_model, map_tensors
 
 __all__ = ["LatencyShare"]
@@ -36,8 +37,8 @@ class LatencyShare:
     def __init__(
         self, model: nn.Module, space: Removable, example: Nested, batch_size: int = 64, seconds: float = 0.1
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size: {batch_size}; at least 1 example is needed")
+        check_whole("batch_size", batch_size, 1)
+        check_type("space", space, get_args(Removable), "a space of filters or blocks, whose masks can be pruned")
         self._dense, self._space, self._seconds = copy.deepcopy(model).eval(), space, seconds
         self._device = next(model.parameters()).device
         self._batch = map_tensors(

@@ -27,8 +27,8 @@ from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_p
 from masksearch.scoring.probe import Probe, check_examples, check_weights
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.tasks import CLASSIFICATION, Task, with_loss
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested
+from masksearch.utils.errors import InputError, check_whole
+from masksearch.utils.nested import Nested, as_device
 
 __all__ = ["Scorer"]
 
@@ -99,12 +99,19 @@ class Scorer:
         masks_per_pass: int | None = None,
         calibration: Nested | Iterable[Nested] | Reconstruction | None = None,
     ) -> None:
+        if not hasattr(split, "task") or not hasattr(split, "sample"):
+            raise InputError(
+                f"split: a {type(split).__name__}; allowed is a split of ms.Data, or ms.Split(inputs, targets)"
+            )
+        for name, number in (("batch_size", batch_size), ("masks_per_pass", masks_per_pass)):
+            if number is not None:
+                check_whole(name, number, 1)
         if objective is None:
             objective = "loss" if loss is not None else "accuracy" if split.task.classifies else "metric"
         if loss is not None and objective != "loss":
             raise InputError(f"loss: goes with objective 'loss' alone, not with {objective!r}")
         self.space, self.objective = space, objective
-        self._device = torch.device(device or next(model.parameters()).device)
+        self._device = as_device(next(model.parameters()).device if device is None else device)
         self._task: Task = split.task if loss is None else with_loss(split.task, loss)
         self._row = _row(objective, self._task, space)
         if self._row.reconstructs != (calibration is not None):

@@ -16,7 +16,7 @@ from masksearch.searchers.group_swaps import GroupPartition
 from masksearch.searchers.layered_partition import LayeredPartition, RankedLayers
 from masksearch.searchers.partition import Partition
 from masksearch.searchers.searcher import Searcher
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import numpy_generator, torch_generator
 
@@ -119,6 +119,7 @@ class Annealing(Searcher):
     """How a random start mask spreads its density over the layers: global, layerwise or erk."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, chains=10_000)
         for name in ("radius_start", "radius_end", "accept_start", "accept_end"):
             value = getattr(self, name)
             if not 0 < value <= 1 or (name.startswith("accept") and value == 1):

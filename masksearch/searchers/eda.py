@@ -12,7 +12,7 @@ from masksearch.core.amount import Scope
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score
 from masksearch.searchers.searcher import Searcher
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
@@ -64,6 +64,7 @@ class EDA(Searcher):
     names_saliency = True
 
     def __post_init__(self) -> None:
+        check_numbers(self, generation=100_000, elites=100_000)
         if self.generation < 1 or not 1 <= self.elites <= self.generation:
             raise InputError(
                 f"eda: {self.elites} elites of a generation of {self.generation}; 1 to all of it are needed"

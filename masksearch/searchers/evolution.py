@@ -17,7 +17,7 @@ from masksearch.searchers.group_swaps import swapped_in_groups
 from masksearch.searchers.layered_partition import spread
 from masksearch.searchers.partition import per_layer
 from masksearch.searchers.searcher import Searcher
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import numpy_generator, torch_generator
 
@@ -83,6 +83,7 @@ class Evolution(Searcher):
     scope: Scope = "global"  # how random first masks spread their density over layers: global, layerwise or erk
 
     def __post_init__(self) -> None:
+        check_numbers(self, population=100_000)
         if self.population < 2:
             raise InputError(f"evolution: a population of {self.population}; at least 2 are needed")
         for name in ("crossover", "by_layer", "within"):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from masksearch.core.mask import Mask
+from masksearch.core.mask import Mask, unpacked_bits
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
@@ -82,11 +82,10 @@ def _loaded(kind: Any, fresh: Any, saved: Any, space: MaskSpace) -> Any:
         fresh.load_state_dict(saved)
         return fresh
     if isinstance(saved, Mapping) and "mask" in saved:
-        bits = np.unpackbits(saved["mask"], count=space.n_units).astype(bool)
-        return Mask(space, torch.from_numpy(bits))
+        return Mask(space, torch.from_numpy(unpacked_bits(saved["mask"], space.n_units, "state")))
     if isinstance(saved, Mapping) and "bits" in saved:
         shape = saved["shape"]
-        return np.unpackbits(saved["bits"], count=int(np.prod(shape))).astype(bool).reshape(shape)
+        return unpacked_bits(saved["bits"], int(np.prod(shape)), "state").reshape(shape)
     if isinstance(saved, list):
         items = fresh if isinstance(fresh, list) and len(fresh) == len(saved) else [None] * len(saved)
         [item_kind] = get_args(kind) if get_origin(kind) is list else [None]

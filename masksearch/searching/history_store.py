@@ -3,23 +3,57 @@
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 import torch
 
 from masksearch.core.history import History
-from masksearch.core.mask import Mask, Move
+from masksearch.core.mask import Mask, Move, unpacked_bits
 from masksearch.core.protocol import LARGER_BUDGETS, Budget, Score, Trial
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import load_tree, save_tree
+from masksearch.utils.files import load_tree, named, remove_litter, save_tree
+from masksearch.utils.integrity import RunningDigest, check_object, refusing
 
 __all__ = ["HistoryFile", "incumbents", "read_rows", "saved_budgets"]
 
-_CHECKPOINT = "search.safetensors"
+_CHECKPOINT, _ROWS, _MOVES = "search.safetensors", "history.jsonl", "moves.i32"
+_HASH = re.compile("[0-9a-f]{16}")
+
+
+class _Row(msgspec.Struct):
+    """A line of ``history.jsonl``: numbers that are not finite are null."""
+
+    number: int
+    score: float | None
+    exact: bool
+    best: bool
+    repeat: bool
+    mask: str
+    images: int
+    metrics: dict[str, float | None]
+    seconds: float
+    cost: float | None = None
+    counts: bool = True
+    move: tuple[int, int] | None = None
+    incumbent: str | None = None
+
+    @property
+    def trial(self) -> Trial:
+        """The scored mask of the row, without the mask itself."""
+        score = Score(_plain(self.score), self.exact, self.seconds, self.images, self.cost, self.counts)
+        metrics = {name: _plain(value) for name, value in self.metrics.items()}
+        return Trial(self.number, score, int(self.mask, 16), self.best, self.repeat, metrics)
+
+
+def _plain(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 class HistoryFile:
@@ -31,8 +65,8 @@ class HistoryFile:
       than the row's (a chain continues from the mask of another chain), the row has the hash of that mask as
       ``incumbent``.
     - ``search.safetensors``, the checkpoint: the search's identity with all its budgets, the searcher's state, the
-      masks of the best trials and of the front, and the lengths of the other two files. A resumed search cuts off rows
-      and moves that are later than the checkpoint, and makes the same rows and moves again.
+      masks of the best trials and of the front, and lengths and digests of the other two files. A resumed search cuts
+      off rows and moves that are later than the checkpoint, and makes the same rows and moves again.
 
     Parameters
     ----------
@@ -49,8 +83,10 @@ class HistoryFile:
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._folder, self._identity = folder, identity
         folder.mkdir(parents=True, exist_ok=True)
+        remove_litter(folder)
         self._rows: BinaryIO
         self._moves: BinaryIO
+        self._rows_digest, self._moves_digest = RunningDigest(), RunningDigest()
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
         """Open the files; return the saved history, and the saved state of the searcher or None.
@@ -60,20 +96,35 @@ class HistoryFile:
         Raises
         ------
         InputError
-            If the folder holds another search.
+            If the folder holds another search, or a file in it is damaged.
         """
-        checkpoint = self._folder / _CHECKPOINT
         history, state, ends = History(keep), None, (0, 0)
-        if checkpoint.exists():
-            saved = load_tree(checkpoint)
-            if difference := _difference(saved["identity"], self._identity):
-                raise InputError(f"{self._folder}: holds another search: {difference}")
-            state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
-            masks = {number: _unpack(space, bits) for number, bits in saved["masks"].items()}
-            history = History.restored(read_rows(self._folder, ends[0]), masks, _unpack(space, saved["first"]), keep)
-        self._rows = _cut(self._folder / "history.jsonl", ends[0])
-        self._moves = _cut(self._folder / "moves.i32", ends[1])
+        saved = _saved(self._folder)
+        if saved is not None:
+            with refusing(self._folder / _CHECKPOINT, _remedy(self._folder)):
+                if difference := _difference(saved["identity"], self._identity):
+                    raise InputError(f"{self._folder}: holds another search: {difference}")
+                state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
+            rows, self._rows_digest = _rows(self._folder, saved)
+            self._moves_digest = RunningDigest.of(_beginning(self._folder, _MOVES, saved))
+            with refusing(self._folder / _CHECKPOINT, _remedy(self._folder)):
+                masks = self._masks(space, saved, rows)
+                first = _unpack(space, saved["first"], self._folder)
+                history = History.restored([row.trial for row in rows], masks, first, keep)
+        self._rows = _cut(self._folder / _ROWS, ends[0])
+        self._moves = _cut(self._folder / _MOVES, ends[1])
         return history, state
+
+    def _masks(self, space: MaskSpace, saved: dict[str, Any], rows: list[_Row]) -> dict[int, Mask]:
+        """The masks in a checkpoint by trial number; each must be the mask of its row."""
+        masks = {number: _unpack(space, bits, self._folder) for number, bits in saved["masks"].items()}
+        for number, mask in masks.items():
+            if f"{mask.hash:016x}" != rows[number].mask:
+                raise InputError(
+                    f"{self._folder / _CHECKPOINT} has another mask for trial {number} than {_ROWS}; "
+                    f"{_remedy(self._folder)}"
+                )
+        return masks
 
     def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
         """Append one scored mask (trial), and the move to the searcher's current mask ``incumbent`` if it changed."""
@@ -96,57 +147,121 @@ class HistoryFile:
             row["move"] = [len(move.dropped), len(move.regrown)]
             if incumbent is not None and incumbent.hash != trial.mask_hash:
                 row["incumbent"] = f"{incumbent.hash:016x}"
-            self._moves.write(np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes())
-        self._rows.write(json.dumps(row).encode() + b"\n")
+            units = np.concatenate([move.dropped, move.regrown]).astype("<i4").tobytes()
+            self._moves_digest.update(units)
+        line = json.dumps(row).encode() + b"\n"
+        self._rows_digest.update(line)
+        try:
+            if move is not None:
+                self._moves.write(units)
+            self._rows.write(line)
+        except OSError as error:
+            raise named(error, self._folder / _ROWS) from None
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
         """Save a checkpoint: the searcher's state (None: it can't be resumed), and the lengths of the other files."""
-        for handle in (self._rows, self._moves):
-            handle.flush()
-            os.fsync(handle.fileno())
+        for handle, name in ((self._rows, _ROWS), (self._moves, _MOVES)):
+            try:
+                handle.flush()
+                os.fsync(handle.fileno())
+            except OSError as error:
+                raise named(error, self._folder / name) from None
         kept = [*history.top, *history.front] if history.has_best else []
         tree = {
             "identity": self._identity,
             "searcher": searcher_state,
             "rows_end": self._rows.tell(),
             "moves_end": self._moves.tell(),
+            "rows_digest": self._rows_digest.value,
+            "moves_digest": self._moves_digest.value,
             "first": _pack(history.first),
             "masks": {trial.number: _pack(trial.mask) for trial in kept},
         }
         save_tree(self._folder / _CHECKPOINT, tree)
 
     def close(self) -> None:
-        """Close the history files."""
-        self._rows.close()
-        self._moves.close()
+        """Close the history files; an error of the disk is dropped, since the checkpoint decides what counts."""
+        for handle in (self._rows, self._moves):
+            with suppress(OSError):
+                handle.close()
 
 
-def read_rows(folder: Path, end: int | None = None) -> Iterator[Trial]:
-    """Yield the trials (scored masks) in ``history.jsonl`` of a search folder, without the masks themselves.
+def read_rows(folder: Path) -> list[Trial]:
+    """Return the trials (scored masks) in ``history.jsonl`` of a search folder, without the masks themselves.
 
-    Only the first ``end`` bytes are read, by default all. An incomplete last line, of a running or killed search, is
-    left out.
+    An incomplete last line, of a running or killed search, is left out.
+
+    Raises
+    ------
+    InputError
+        If a line is no row of a search, or the file differs from the digest in the search's checkpoint.
     """
-    for row in _raw_rows(folder, end):
-        value = math.nan if row["score"] is None else row["score"]
-        score = Score(value, row["exact"], row["seconds"], row["images"], row.get("cost"), row.get("counts", True))
-        metrics = {name: math.nan if value is None else value for name, value in row["metrics"].items()}
-        yield Trial(row["number"], score, int(row["mask"], 16), row["best"], row["repeat"], metrics)
+    rows, _ = _rows(folder, _saved(folder), whole=True)
+    return [row.trial for row in rows]
 
 
 def saved_budgets(folder: Path) -> tuple[Budget, ...]:
     """Return all budgets that the search in a folder has had, smallest first; empty before its first checkpoint."""
-    checkpoint = folder / _CHECKPOINT
-    if not checkpoint.exists():
+    saved = _saved(folder)
+    if saved is None:
         return ()
-    identity = load_tree(checkpoint)["identity"]
-    return tuple(Budget(*limits) for limits in (identity["budget"], *identity.get(LARGER_BUDGETS, [])))
+    with refusing(folder / _CHECKPOINT, _remedy(folder)):
+        identity = saved["identity"]
+        return tuple(Budget(*limits) for limits in (identity["budget"], *identity.get(LARGER_BUDGETS, [])))
 
 
-def _raw_rows(folder: Path, end: int | None) -> list[dict[str, Any]]:
-    with (folder / "history.jsonl").open("rb") as source:
-        content = source.read(-1 if end is None else end)
-    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+def _saved(folder: Path) -> dict[str, Any] | None:
+    """Return the content of a search's checkpoint, with its names and types checked; None if there is none."""
+    path = folder / _CHECKPOINT
+    if not path.exists():
+        return None
+    saved = load_tree(path, _remedy(folder))
+    needed = {"identity": dict, "rows_end": int, "moves_end": int, "masks": dict, "first": np.ndarray}
+    check_object(saved, path, needed, _remedy(folder))
+    if "searcher" not in saved:
+        raise InputError(f"{path} has no 'searcher'; {_remedy(folder)}")
+    return dict(saved)
+
+
+def _beginning(folder: Path, name: str, saved: dict[str, Any]) -> bytes:
+    """Return the bytes of a file that a checkpoint covers, after a check of their length and digest."""
+    path, end = folder / name, saved["rows_end" if name == _ROWS else "moves_end"]
+    try:
+        with path.open("rb") as source:
+            content = source.read(max(end, 0))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing, and {_CHECKPOINT} beside it needs it; {_remedy(folder)}") from None
+    if len(content) != end:
+        raise InputError(
+            f"{path} has {len(content):,} bytes, and {_CHECKPOINT} beside it needs {end:,}; {_remedy(folder)}"
+        )
+    digest = saved.get("rows_digest" if name == _ROWS else "moves_digest")  # none in version 1.0 and before
+    if digest is not None and digest != RunningDigest.of(content).value:
+        raise InputError(
+            f"{path} is damaged or was changed: its digest is not that of {_CHECKPOINT}; {_remedy(folder)}"
+        )
+    return content
+
+
+def _rows(folder: Path, saved: dict[str, Any] | None, *, whole: bool = False) -> tuple[list[_Row], RunningDigest]:
+    """Return the rows of a search that its checkpoint covers, or all rows, with the digest of their bytes."""
+    path = folder / _ROWS
+    covered = b"" if saved is None else _beginning(folder, _ROWS, saved)
+    content = path.read_bytes() if whole else covered
+    rows = []
+    with refusing(path, _remedy(folder)):
+        for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines()):
+            row = msgspec.convert(json.loads(line), _Row)
+            if row.number != number or not _HASH.fullmatch(row.mask):
+                raise InputError(
+                    f"{path} has row {row.number} with mask {row.mask[:20]!r} in line {number + 1}; {_remedy(folder)}"
+                )
+            rows.append(row)
+    return rows, RunningDigest.of(covered)
+
+
+def _remedy(folder: Path) -> str:
+    return f"remove the folder {folder} and run again"
 
 
 def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[int, Mask]]:
@@ -159,24 +274,31 @@ def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[in
     space : MaskSpace
         The space of the search.
     """
-    saved = load_tree(folder / _CHECKPOINT)
-    rows = _raw_rows(folder, saved["rows_end"])
-    moves = np.fromfile(folder / "moves.i32", "<i4")
+    saved = _saved(folder)
+    if saved is None:
+        raise InputError(f"no file {folder / _CHECKPOINT}; {_remedy(folder)}")
+    rows, _ = _rows(folder, saved)
+    moves = np.frombuffer(_beginning(folder, _MOVES, saved), "<i4")
+    counts = [row.move for row in rows if row.move is not None]
+    if any(count < 0 for pair in counts for count in pair) or sum(map(sum, counts)) != len(moves):
+        raise InputError(f"{folder / _MOVES} has other moves than {_ROWS} says; {_remedy(folder)}")
+    if len(moves) and not 0 <= moves.min() <= moves.max() < space.n_units:
+        raise InputError(f"{folder / _MOVES} has units outside of this {space.describe()}; {_remedy(folder)}")
     wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
-    bits = np.unpackbits(saved["first"], count=space.n_units).astype(bool)
+    bits = unpacked_bits(saved["first"], space.n_units, folder / _CHECKPOINT, _remedy(folder)).copy()
     place, expected = 0, ""
     for row in rows:
-        if "move" in row:
-            middle = place + row["move"][0]
-            end = middle + row["move"][1]
-            if row["number"]:  # the first row's move leads to the first mask, which ``bits`` has already
+        if row.move is not None:
+            middle = place + row.move[0]
+            end = middle + row.move[1]
+            if row.number:  # the first row's move leads to the first mask, which ``bits`` has already
                 bits[moves[place:middle]], bits[moves[middle:end]] = False, True
-            place, expected = end, row.get("incumbent", row["mask"])
-        if expected and row["number"] in wanted:
+            place, expected = end, row.incumbent or row.mask
+        if expected and row.number in wanted:
             mask = Mask(space, torch.from_numpy(bits.copy()))
             if f"{mask.hash:016x}" != expected:
                 return  # the searcher returned to an earlier mask, which the moves don't record
-            yield row["number"], mask
+            yield row.number, mask
 
 
 def _pack(mask: Mask | None) -> np.ndarray:
@@ -184,8 +306,9 @@ def _pack(mask: Mask | None) -> np.ndarray:
     return np.packbits(mask.bits.numpy())
 
 
-def _unpack(space: MaskSpace, packed: np.ndarray) -> Mask:
-    return Mask(space, torch.from_numpy(np.unpackbits(packed, count=space.n_units).astype(bool)))
+def _unpack(space: MaskSpace, packed: object, folder: Path) -> Mask:
+    path = folder / _CHECKPOINT
+    return Mask(space, torch.from_numpy(unpacked_bits(packed, space.n_units, path, _remedy(folder))))
 
 
 def _cut(path: Path, end: int) -> BinaryIO:

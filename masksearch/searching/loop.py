@@ -29,7 +29,8 @@ from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.budgets_of_folder import finished_part, keep_budget, parts_to_run
 from masksearch.searching.history_store import HistoryFile, saved_budgets
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import locked
 
 __all__ = ["Callback", "search"]
@@ -136,8 +137,10 @@ def search(
         resuming.
     """
     searcher = _instance(searcher)
-    if batch < 1:
-        raise InputError(f"batch: {batch}; at least 1 proposal per ask is needed")
+    check_whole("batch", batch, 1)
+    check_whole("keep", keep, 1)
+    if folder is not None:
+        check_type("folder", folder, (str, Path), "the path of a folder")
     if density is None and sparsity is None:
         density = space.fixed_density
     amount = Amount.of(density, sparsity=sparsity, hold=hold, on_empty=on_empty).by_layer(space)
@@ -185,7 +188,8 @@ def _run(
         file = HistoryFile(folder, {"searcher": searcher.identity(), "batch": batch, **problem.identity()})
         history, state = file.open(problem.space, history.keep)
         if state is not None:
-            searcher.load_state_dict(state)
+            with refusing(folder / "search.safetensors", f"remove the folder {folder} and run again"):
+                searcher.load_state_dict(state)
         elif len(history) and problem.budget.left(len(history), history.seconds) != 0:
             file.close()
             name = type(searcher).__name__
@@ -222,6 +226,8 @@ def _start_mask(start: Mask | Tensor | None, space: MaskSpace, amount: Amount, *
         If the mask doesn't fit the space or the amount, or empties a layer that may not be empty.
     """
     density, hold, on_empty = amount.density, amount.hold, amount.on_empty
+    if start is not None:
+        check_type("start", start, (Mask, Tensor), "a mask, or a saliency (n_units,)")
     if isinstance(start, Tensor):
         return space.top_k(start, amount)
     if start is None:

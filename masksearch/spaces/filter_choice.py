@@ -50,7 +50,9 @@ def _layers_of_families(groups: Groups) -> list[list[str]]:
 
 
 def _patterns(model: nn.Module, known: Sequence[str], layers: Layers, what: str) -> list[str]:
-    given = [layers] if isinstance(layers, str | nn.Module) else list(layers)
+    given = [layers] if isinstance(layers, str | nn.Module) else layers
+    if not isinstance(given, Sequence) or not all(isinstance(layer, str | nn.Module) for layer in given):
+        raise InputError(f"{what}: {ascii(layers)[:60]}; allowed are patterns of layers' names, and modules")
     names = {id(module): name for name, module in model.named_modules()}
     patterns = []
     for layer in given:

@@ -12,7 +12,7 @@ from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.spaces.kept_norms import norms_over
 from masksearch.utils.copies import empty_caches
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_type
 
 __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
 
@@ -90,6 +90,7 @@ class NetworkSpace(MaskSpace, ABC):
 
     def check_mask(self, mask: Mask) -> None:
         """Raise an :class:`InputError` if a mask is of another space, with another fingerprint."""
+        check_type("mask", mask, Mask, "a mask of this space")
         if mask.space is not self and mask.space.fingerprint != self.fingerprint:
             raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
 

@@ -89,11 +89,17 @@ def attribute_subsets(candidates: Sequence[SizeAttribute], family: slice) -> Ite
 
 
 def set_attributes(model: nn.Module, numbers: Iterable[tuple[str, str, int | None, int]]) -> None:
-    """Set numbers in attributes of modules, in place: (module, attribute, index or None, new number)."""
+    """Set numbers in attributes of modules, in place: (module, attribute, index or None, new number).
+
+    Raises a ValueError for an attribute that has no whole number, or no whole numbers, and for another new number.
+    """
     for name, attribute, index, number in numbers:
         module = model.get_submodule(name)
+        old: Any = getattr(module, attribute)
+        kinds: Any = int if index is None else (list, tuple)
+        if type(number) is not int or not isinstance(old, kinds):
+            raise ValueError(f"{name}.{attribute}: {number!r}; it has {old!r}")
         value: Any = number
         if index is not None:
-            old = getattr(module, attribute)
             value = type(old)([*old[:index], number, *old[index + 1 :]])
         setattr(module, attribute, value)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
 from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
 __all__ = ["LayerKind", "WeightSpace", "weight_space"]
@@ -97,6 +97,10 @@ def weight_space(
         stand for two positions).
     """
     model = unwrapped(model)
+    for name, patterns in (("include", include), ("exclude", exclude)):
+        several = [patterns] if isinstance(patterns, str) else patterns
+        fits = isinstance(several, list | tuple | set | frozenset) and all(isinstance(one, str) for one in several)
+        require(name, ascii(patterns)[:60], fits, "a pattern of layers' names, or a list of patterns")
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     choose("kinds", kinds, list(get_args(LayerKind)))
     found = list(_weights_of(model))

@@ -6,7 +6,7 @@ from math import inf, sqrt
 import torch
 from torch import Tensor, nn
 
-from masksearch.utils.errors import require
+from masksearch.utils.errors import check_numbers, require
 
 __all__ = ["SupermaskSettings", "constant", "draw_edge_popup", "draw_zhou", "kaiming", "top"]
 
@@ -25,6 +25,7 @@ class SupermaskSettings:
     """Scale kept weights up while scores are learned, as in the papers; otherwise logits are too small to learn."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, epochs=1_000_000, lr=1e6)
         require("epochs", self.epochs, self.epochs >= 0, "0 or more")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         require("lr", self.lr, self.lr is None or 0 < self.lr < inf, "a finite number above 0, or None")

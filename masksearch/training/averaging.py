@@ -47,6 +47,8 @@ class Averaging:
     @torch.no_grad()
     def load(self, average: dict[str, Tensor], steps: int) -> None:
         """Restore the average and its number of steps from a checkpoint."""
+        if average.keys() != self.average.keys():
+            raise ValueError("the average of another network")
         for name, tensor in average.items():
             self.average[name].copy_(tensor)
         self.steps = steps

@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,12 +20,25 @@ from masksearch.training.optimizer_step import OptimizerStep
 from masksearch.training.record import FORMER_NAMES, Best, EpochRow, Training, copy_weights
 from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import load_tree, save_tree
+from masksearch.utils.files import load_tree, remove_litter, save_tree
+from masksearch.utils.integrity import check_object, check_tensors, refusing
 from masksearch.utils.locks import locked
+from masksearch.utils.nested import tensors_of
 
-__all__ = ["digest", "load_checkpoint", "locks_checkpoint", "remove_checkpoint", "save_checkpoint"]
+__all__ = [
+    "completed_epochs",
+    "digest",
+    "examples_digest",
+    "load_checkpoint",
+    "locks_checkpoint",
+    "refusing_checkpoint",
+    "remove_checkpoint",
+    "save_checkpoint",
+]
 
 _FORMAT = "masksearch.training"
+_REMEDY = "remove this file and train again, from the beginning"
+_NEEDED = {"identity": dict, "model": dict, "optimizer": dict, "epochs": list, "snapshots": dict, "stopped": bool}
 _FORMER_IDENTITY: dict[str, object] = asdict(TrainSettings()) | {
     "task": {"task": "classification"},
     "data": None,
@@ -47,6 +62,7 @@ def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Argum
             return function(*arguments, **options)
         path = Path(str(options["checkpoint"]))
         with locked(_lock_file(path), f"checkpoint {path}", "wait for it, or name another file"):
+            remove_litter(path.parent, path.name)
             return function(*arguments, **options)
 
     return holding
@@ -70,6 +86,39 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
         sha.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         sha.update(plain.flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()[:16]
+
+
+def examples_digest(split: Any) -> str | None:
+    """Return a digest of the inputs and targets of a data split; None where its content can't be known.
+
+    Splits with a method ``digest`` compute their own: streamed ones of their length, first examples and identity.
+    """
+    if hasattr(split, "digest"):
+        own: str | None = split.digest()
+        return own
+    if not hasattr(split, "inputs"):
+        return None
+    parts = {"inputs": tensors_of(split.inputs), "targets": tensors_of(split.targets)}
+    return digest({f"{side} {place}": one for side, some in parts.items() for place, one in enumerate(some)})
+
+
+def refusing_checkpoint(path: Path) -> AbstractContextManager[None]:
+    """Return a context manager in which errors from a wrong form of a checkpoint become an InputError."""
+    return refusing(path, _REMEDY)
+
+
+def completed_epochs(path: Path) -> int:
+    """Return the number of epochs in a checkpoint; 0 if there is no file."""
+    return len(_tree(path)["epochs"]) if path.exists() else 0
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, with its names and types checked."""
+    tree = load_tree(path, _REMEDY)
+    if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
+        raise InputError(f"checkpoint: {path} is not a checkpoint of a training; name another file")
+    check_object(tree, path, _NEEDED, _REMEDY)
+    return tree
 
 
 def save_checkpoint(
@@ -108,30 +157,46 @@ def load_checkpoint(
     Raises
     ------
     InputError
-        If the file is no checkpoint or is of another training; the message names the first difference.
+        If the file is no checkpoint, is damaged, or is of another training; the message names the first difference.
     """
-    tree = load_tree(path)
-    if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
-        raise InputError(f"checkpoint: {path} is not a checkpoint of a training")
+    tree = _tree(path)
     saved_identity = _FORMER_IDENTITY | tree["identity"]
     for name, value in identity.items():
-        if (saved := saved_identity.get(name)) != value:
+        saved = saved_identity.get(name)
+        if name == "content" and None in (saved, value):
+            continue  # of version 1.0 and before, or of data whose content can't be known
+        if name == "content" and saved != value:
+            raise InputError(
+                f"checkpoint: {path} is of a training with other data of the same name; restore the data, or name "
+                "another file"
+            )
+        if saved != value:
             raise InputError(
                 f"checkpoint: {path} is of a training with {name} {saved}, this one has {value}; "
                 "continue with the same settings, or name another file"
             )
-    training.model.load_state_dict(tree["model"])
-    load_optimizer(optimizer, tree["optimizer"])
-    if remask is not None:
-        remask.load_state_dict(tree["remask"])
-    training.epochs = [_row(row) for row in tree["epochs"]]
-    training.snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
-    if tree["best"]:
-        training.best = Best(_row(tree["best"]["row"]), tree["best"]["weights"])
-    training.stopped = tree["stopped"]
-    step: dict[str, Any] | None = tree.get("step")
-    return step
+    with refusing_checkpoint(path):
+        wanted = {name: tensor.detach() for name, tensor in training.model.state_dict().items()}
+        snapshots = {Duration.parse(moment): weights for moment, weights in tree["snapshots"].items()}
+        best = tree["best"] and Best(_row(tree["best"]["row"]), tree["best"]["weights"])
+        for weights in (tree["model"], *snapshots.values(), *([best.weights] if best else [])):
+            check_tensors(weights, wanted, path, _REMEDY)
+        training.model.load_state_dict(tree["model"])
+        load_optimizer(optimizer, tree["optimizer"])
+        if remask is not None:
+            remask.load_state_dict(tree["remask"])
+        training.epochs = [_row(row) for row in tree["epochs"]]
+        first = identity.get("begin", 0)
+        if [row.epoch - number for number, row in enumerate(training.epochs, start=1)] != [first] * len(
+            training.epochs
+        ):
+            raise InputError(f"{path} has other numbers of epochs than 1, 2, 3, ...; {_REMEDY}")
+        training.snapshots = snapshots
+        training.best = best or None
+        training.stopped = tree["stopped"]
+        step: dict[str, Any] | None = tree.get("step")
+        return step
 
 
 def _row(values: dict[str, Any]) -> EpochRow:
-    return EpochRow(**{FORMER_NAMES.get(name, name): value for name, value in values.items()})
+    return msgspec.convert({FORMER_NAMES.get(name, name): value for name, value in values.items()}, EpochRow)

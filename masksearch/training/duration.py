@@ -35,10 +35,10 @@ class Duration:
         """
         if text in ("end", _BEST):
             return cls(0, "end", text == _BEST)
-        if match := re.fullmatch(rf"{_BEST}:(\d+)ep", text):
+        if match := re.fullmatch(rf"{_BEST}:(\d{1, 9})ep", text):
             if int(match[1]):
                 return cls(int(match[1]), "ep", True)
-        elif (match := re.fullmatch(r"(\d+)(ep|it)?", text)) and (match[2] or not int(match[1])):
+        elif (match := re.fullmatch(r"(\d{1,9})(ep|it)?", text)) and (match[2] or not int(match[1])):
             return cls(int(match[1]), match[2] if int(match[1]) else "ep")
         raise InputError(
             f"{name}: {text!r} is not a moment of a training; write 0, 3ep (epochs), 500it (steps), end, "

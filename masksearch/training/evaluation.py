@@ -10,8 +10,8 @@ from masksearch.training.batches import Feed, forward_batch
 from masksearch.training.examples import Examples
 from masksearch.training.input_check import InputCheck, Loss, check_inputs, mode_kept
 from masksearch.training.metering import Metering
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import call_model, n_examples
+from masksearch.utils.errors import InputError, check_whole
+from masksearch.utils.nested import as_device, call_model, n_examples
 from masksearch.utils.seeds import seeded
 
 __all__ = ["Evaluation", "evaluate", "evaluate_feed", "mean_loss"]
@@ -62,7 +62,9 @@ def evaluate(
     InputError
         For data or outputs that can't be evaluated.
     """
-    device = torch.device(device)
+    device = as_device(device)
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, 1)
     model.to(device)
     checked = check_inputs(model, split, device, loss)
     feed = Feed(split, device, checked.channels_last, check=checked.check_targets)

@@ -58,10 +58,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings,
 
 
 def load_optimizer(optimizer: Optimizer, state: dict[str, object]) -> None:
-    """Restore an optimiser's state from a checkpoint."""
+    """Restore an optimiser's state from a checkpoint; raise a ValueError for tensors of other shapes."""
     optimizer.load_state_dict(state)
     for parameter, values in optimizer.state.items():
         for name, value in values.items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"{name} of the optimiser has shape {tuple(value.shape)}")
             if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                 # A file has no strides, but fused kernels need equal strides of parameter and state.
                 values[name] = torch.empty_like(parameter).copy_(value)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from masksearch.utils.errors import require
+from masksearch.utils.errors import check_numbers, require
 from masksearch.utils.registry import choose
 
 __all__ = ["Augment", "LrSchedule", "Optimizer", "Precision", "TrainSettings"]
@@ -75,6 +75,9 @@ class TrainSettings:
             ("augment", Augment),
         ):
             choose(name, getattr(self, name), list(get_args(kind)))
+        if isinstance(self.milestones, list):
+            object.__setattr__(self, "milestones", tuple(self.milestones))
+        check_numbers(self, epochs=1_000_000, lr=1e38, accumulate=1_000_000, warmup=1e6)
         require("epochs", self.epochs, self.epochs >= 0, "0 or more")
         require("batch_size", self.batch_size, self.batch_size >= 1, "1 or more")
         require("lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0")
@@ -94,7 +97,6 @@ class TrainSettings:
         require("distill", self.distill, 0 <= self.distill <= 1, "in [0, 1]")
         hot = 0 < self.distill_temperature < float("inf")
         require("distill_temperature", self.distill_temperature, hot, "a finite number above 0")
-        object.__setattr__(self, "milestones", tuple(self.milestones))
         ascending = all(a < b for a, b in zip((0, *self.milestones), self.milestones, strict=False))
         require("milestones", self.milestones, ascending, "ascending epochs, 1 or more")
         if self.lr_schedule == "multistep":

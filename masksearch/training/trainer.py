@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from masksearch.tasks import Task
 from masksearch.training.averaging import Averaging
 from masksearch.training.batches import Feed
-from masksearch.training.checkpoint import digest, load_checkpoint, locks_checkpoint, save_checkpoint
+from masksearch.training.checkpoint import (
+    digest,
+    examples_digest,
+    load_checkpoint,
+    locks_checkpoint,
+    refusing_checkpoint,
+    save_checkpoint,
+)
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
@@ -26,8 +33,8 @@ from masksearch.training.slimming import Slimming
 from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loss import TrainingLoss
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import call_model, describe, to_device
+from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.nested import as_device, call_model, describe, to_device
 from masksearch.utils.seeds import seeded
 
 __all__ = ["train"]
@@ -116,9 +123,15 @@ def train(
     InputError
         Before any work, if data, outputs, masks, moments or checkpoint don't fit.
     """
-    device = torch.device(device)
+    device = as_device(device)
+    check_whole("begin", begin)
+    check_whole("seed", seed, -(2**63), 2**63)
+    if until is not None:
+        check_whole("until", until)
+    if masks is not None:
+        check_type("masks", masks, Mapping, "{name of a parameter: bool tensor}")
     until = settings.epochs if until is None else until
-    split = as_examples(split, "train")
+    given, split = split, as_examples(split, "train")
     _check_request(settings, split.task, val, teacher, loss, masks, remask, begin, until, device)
     steps = optimizer_steps(split, settings)
     moments = SnapshotMoments(snapshots, steps, begin, until, val is not None)
@@ -159,6 +172,7 @@ def train(
             "images": len(split),
             "task": split.task.identity,
             "data": split.identity,
+            "content": examples_digest(given),
             "teacher": None if teacher is None else digest(teacher.state_dict()),
             "snapshots": sorted(map(str, snapshots)),
             "begin": begin,
@@ -187,8 +201,9 @@ def train(
         steps,
         lambda step: moments.after_step(training, step, averaging),
     )
-    if saved_step is not None:
-        step.load_state_dict(saved_step)
+    if path and saved_step is not None:
+        with refusing_checkpoint(path):
+            step.load_state_dict(saved_step)
 
     feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
     val_feed = None

@@ -1,6 +1,18 @@
-"""InputError, the exception for wrong input of a user."""
+"""InputError, the exception for wrong input of a user, and checks that raise it."""
 
-__all__ = ["InputError", "require"]
+import math
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+__all__ = ["LARGEST", "InputError", "check_numbers", "check_type", "check_whole", "require"]
+
+LARGEST = 2**31 - 1
+"""Largest whole number that a setting may have, unless it has a bound of its own."""
+
+_LARGEST_FLOAT = 1e12
 
 
 class InputError(ValueError):
@@ -14,3 +26,60 @@ def require(name: str, value: object, fine: bool, allowed: str) -> None:
     """Raise an :class:`InputError` with a setting's name, value and allowed values, unless ``fine`` is True."""
     if not fine:
         raise InputError(f"{name}: {value}; allowed is {allowed}")
+
+
+def check_type(name: str, value: object, kinds: type | tuple[type, ...], allowed: str) -> None:
+    """Raise an :class:`InputError` with the type of a value and the allowed values, unless it is of ``kinds``."""
+    if not isinstance(value, kinds):
+        raise InputError(f"{name}: {ascii(value)[:60]} is a {type(value).__name__}; allowed is {allowed}")
+
+
+def check_whole(name: str, value: object, least: int = 0, most: int = LARGEST) -> int:
+    """Return a whole number between two bounds; raise an :class:`InputError` for anything else, True and False, too."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        raise InputError(f"{name}: {str(value)[:40]!s}; allowed is a whole number from {least:,} to {most:,}")
+    return int(value)
+
+
+def check_numbers(settings: Any, **most: float) -> None:
+    """Check type and size of all numbers among the fields of a dataclass.
+
+    Fields annotated with int take whole numbers up to :data:`LARGEST`, those with float take numbers up to 1e12, both
+    also in tuples, and None where the annotation allows it. ``most`` has other largest values by name.
+
+    Raises
+    ------
+    InputError
+        For the first field with another type or a larger number. Infinity and NaN pass, which the fields' own checks
+        name.
+    """
+    owner: Any = type(settings)
+    for name, (kind, optional, several) in _kinds(owner).items():
+        value = getattr(settings, name)
+        if value is None and not optional:
+            raise InputError(f"{name}: None; allowed is a number")
+        if several:
+            check_type(name, value, (tuple, list), "a sequence of numbers")
+        bound = most.get(name, LARGEST if kind is int else _LARGEST_FLOAT)
+        for one in value if several else (value,):
+            if one is None:
+                continue
+            wanted: Any = Integral if kind is int else Real
+            if isinstance(one, bool) or not isinstance(one, wanted) or bound < abs(one) < math.inf:
+                words = "a whole number" if kind is int else "a number"
+                raise InputError(f"{name}: {str(one)[:40]}; allowed is {words}, at most {bound:,g}")
+
+
+@cache
+def _kinds(kind: type) -> dict[str, tuple[type, bool, bool]]:
+    """{name of a field with numbers: (int or float, whether None is allowed, whether it is a sequence)}."""
+    try:
+        hints = get_type_hints(kind)
+    except NameError:  # names that only a type checker sees, in a class of a user
+        return {}
+    found: dict[str, tuple[type, bool, bool]] = {}
+    for item in fields(kind):
+        parts = {hints[item.name], *get_args(hints[item.name])}
+        if bool not in parts and (number := next((one for one in (int, float) if one in parts), None)):
+            found[item.name] = number, NoneType in parts, get_origin(hints[item.name]) in (tuple, list)
+    return found

@@ -1,9 +1,11 @@
 """Files without pickle: atomic writes, JSON, tensors as safetensors, and nested states."""
 
+import errno
 import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +16,88 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from masksearch.utils.errors import InputError
+from masksearch.utils.integrity import (
+    REMEDY,
+    about_of,
+    check_object,
+    check_tensor_file,
+    refusing,
+    seal_json,
+    seal_tensors,
+    tensor_metadata,
+    unseal_json,
+)
 
-__all__ = ["load_tensors", "load_tree", "read_json", "save_tensors", "save_tree", "write_bytes", "write_json"]
+__all__ = [
+    "is_folder_name",
+    "load_tensors",
+    "load_tree",
+    "named",
+    "read_json",
+    "remove_litter",
+    "save_tensors",
+    "save_tree",
+    "write_bytes",
+    "write_json",
+]
 
+_NAME_BYTES = 200  # of a folder's name; file systems take 255
 _TENSOR, _ARRAY, _TUPLE = "__tensor__", "__array__", "__tuple__"
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write bytes to a file atomically: after a crash at any moment, the file has its old or its new content."""
+def write_bytes(path: str | Path, *content: bytes | memoryview) -> None:
+    """Write bytes to a file atomically: after a crash at any moment, the file has its old or its new content.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails; the error has the name of the file and the number of bytes.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as sink:
-            sink.write(content)
+            sink.writelines(content)
             sink.flush()
             os.fsync(sink.fileno())
         part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        _sync_folder(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise named(error, path, sum(map(len, content))) from None
+
+
+def named(error: OSError, path: Path, size: int | None = None) -> OSError:
+    """Return an error of the disk with the name of a file and the number of bytes that were to be written."""
+    wanted = "" if size is None else f" (writing {size:,} bytes)"
+    return type(error)(error.errno or errno.EIO, f"{error.strerror or error}{wanted}", str(path))
+
+
+def is_folder_name(name: str) -> bool:
+    """Return whether a text can name a folder: printable characters that UTF-8 has, and no separator of paths."""
+    fits = 0 < len(name.encode("utf-8", "surrogateescape")) <= _NAME_BYTES
+    return fits and name.isprintable() and not name.startswith(".") and not set(name) & set("/\\")
+
+
+def remove_litter(folder: Path, name: str = "*", *, below: bool = False) -> None:
+    """Remove unfinished files of dead processes, which :func:`write_bytes` has left at a kill.
+
+    The caller holds the lock of the folder, so that no other process is writing there.
+
+    Parameters
+    ----------
+    name : str
+        Name or pattern of the files that were being written.
+    below : bool
+        Also look in all folders below ``folder``.
+    """
+    pattern = f".{name}.*.part"
+    for part in folder.rglob(pattern) if below else folder.glob(pattern):
+        if part.name.split(".")[-2] != str(os.getpid()):
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -49,9 +112,13 @@ def _sync_folder(folder: Path) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` to a file as indented JSON, atomically. Equal content gives equal bytes.
 
-    NaN and infinity, which JSON does not have, become null.
+    The first entry of an object is its checksum. NaN and infinity, which JSON does not have, become null.
     """
-    write_bytes(path, (json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+    content = _finite(content)
+    if isinstance(content, dict):
+        write_bytes(path, seal_json(content))
+    else:
+        write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def _finite(node: Any) -> Any:
@@ -62,48 +129,69 @@ def _finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def read_json(path: str | Path) -> Any:
-    """Return the content of a JSON file.
+def read_json(
+    path: str | Path, needed: Mapping[str, type | tuple[type, ...]] | None = None, remedy: str = REMEDY
+) -> Any:
+    """Return the content of a JSON file, without its checksum.
+
+    Parameters
+    ----------
+    needed : mapping, optional
+        Names and types of the entries that the object in the file must have.
+    remedy : str
+        What to do about a damaged file, for the error.
 
     Raises
     ------
     InputError
-        If the file is missing or is not JSON.
+        If the file is missing, is not JSON, does not have its checksum, or lacks a needed entry.
     """
     try:
-        return json.loads(Path(path).read_text())
+        content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise InputError(f"no file {path}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
+        raise InputError(f"no file {path}; {remedy}") from None
+    found = unseal_json(content, path, remedy)
+    if needed is not None:
+        check_object(found, path, needed, remedy)
+    return found
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = None) -> None:
-    """Write named tensors to a safetensors file, atomically, with ``about`` (any JSON) as its metadata."""
+    """Write named tensors to a safetensors file, atomically, with ``about`` (any JSON) and a checksum as metadata."""
     # One metadata entry, because the order of several is not fixed, and equal content must give equal bytes.
     ready = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_bytes(path, to_safetensors(ready, metadata={"about": json.dumps(about)}))
+    write_bytes(path, *seal_tensors(to_safetensors(ready, metadata=tensor_metadata(about))))
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
+def load_tensors(path: str | Path, remedy: str = REMEDY, *, foreign: bool = False) -> tuple[dict[str, Tensor], Any]:
     """Read a safetensors file: return {name: tensor on the CPU}, and the ``about`` of :func:`save_tensors`.
 
-    ``about`` is None for files written by other programs.
+    Parameters
+    ----------
+    remedy : str
+        What to do about a damaged file, for the error.
+    foreign : bool
+        Whether the file may come from another program; ``about`` is then None.
 
     Raises
     ------
     InputError
-        If the file is missing or is not safetensors.
+        If the file is missing, is not safetensors, or does not have its checksum.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no file {path}")
+        raise InputError(f"no file {path}; {remedy}")
+    checked = check_tensor_file(path, remedy)
     try:
         with safe_open(path, framework="pt") as source:
-            about = json.loads((source.metadata() or {}).get("about", "null"))
-            return {name: source.get_tensor(name) for name in source.keys()}, about  # noqa: SIM118 (not a dict)
+            metadata = source.metadata()
+            tensors = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # the exception type of safetensors is not public
-        raise InputError(f"{path} can't be read as safetensors: {error}") from None
+        raise InputError(f"{path} can't be read as safetensors ({error}); {remedy}") from None
+    own, about = about_of(metadata, path, remedy, checked=checked)
+    if not own and not foreign:
+        raise InputError(f"{path} is not a file that masksearch has written, or is damaged; {remedy}")
+    return tensors, about
 
 
 def save_tree(path: str | Path, tree: Any) -> None:
@@ -112,10 +200,17 @@ def save_tree(path: str | Path, tree: Any) -> None:
     save_tensors(path, tensors, _flatten(tree, tensors))
 
 
-def load_tree(path: str | Path) -> Any:
-    """Return the nested dicts, lists and tuples that :func:`save_tree` wrote to a file."""
-    tensors, skeleton = load_tensors(path)
-    return _unflatten(skeleton, tensors)
+def load_tree(path: str | Path, remedy: str = REMEDY) -> Any:
+    """Return the nested dicts, lists and tuples that :func:`save_tree` wrote to a file.
+
+    Raises
+    ------
+    InputError
+        As for :func:`load_tensors`, and if the file has tensors of another function.
+    """
+    tensors, skeleton = load_tensors(path, remedy)
+    with refusing(path, remedy):
+        return _unflatten(skeleton, tensors)
 
 
 def _flatten(node: Any, tensors: dict[str, Tensor]) -> Any:

@@ -47,7 +47,7 @@ def import_function(text: str, what: str) -> Callable[..., Any]:
         module = _file(Path(name)) if name.endswith(".py") else _module(name)
     except InputError:
         raise
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything, or exit
         raise InputError(
             f"{what}: {name} can't be imported ({type(error).__name__}: {error})".replace("\n", " ")
         ) from error

@@ -1,8 +1,11 @@
 """File locks: only one process, and only one thread, works on a folder or a file at a time."""
 
+import os
+import socket
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -38,7 +41,8 @@ def locked(path: Path, subject: str, advice: str, *, wait: bool = False, reentra
     advice : str
         What to do if the lock is held, for error messages.
     wait : bool
-        Wait until another process or thread releases the lock, instead of raising an error.
+        Wait until another process or thread releases the lock, instead of raising an error; a line on stderr says for
+        which process.
     reentrant : bool
         Accept that the caller's thread holds the lock already, as in a search in a folder that a sweep has locked.
 
@@ -57,14 +61,37 @@ def locked(path: Path, subject: str, advice: str, *, wait: bool = False, reentra
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(lock_file)
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout:
-        raise refused from None
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            holder = _holder(lock_file)
+            if not wait:
+                raise InputError(f"{refused} ({holder})" if holder else str(refused)) from None
+            _say(f"masksearch: waiting for {subject}, in which {holder or 'another process'} works")
+            lock.acquire()
     except OSError as error:
         raise InputError(f"{subject}: can't be written to ({error.strerror})") from None
+    with suppress(OSError):
+        lock_file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
     _HELD.paths.add(lock_file)
     try:
         yield
     finally:
         _HELD.paths.discard(lock_file)
         lock.release()
+
+
+def _holder(lock_file: Path) -> str:
+    """The process that holds a lock, as it has written itself into the file; empty if the file does not say."""
+    try:
+        text = lock_file.read_bytes()[:200].decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+    return text if text.startswith("process ") and text.isprintable() else ""
+
+
+def _say(text: str) -> None:
+    """Print a line on stderr, if there is one."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)

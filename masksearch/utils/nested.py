@@ -10,6 +10,7 @@ from masksearch.utils.errors import InputError
 
 __all__ = [
     "Nested",
+    "as_device",
     "as_nested",
     "call_model",
     "concatenate",
@@ -25,6 +26,28 @@ __all__ = [
 
 Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """Inputs or targets of n examples: one tensor (n, ...), or a tuple or dict of such tensors."""
+
+
+def as_device(device: object) -> torch.device:
+    """Return a device after a first computation on it.
+
+    Raises
+    ------
+    InputError
+        If PyTorch knows no such device, or can't compute on it.
+    """
+    try:
+        found = torch.device(device)  # type: ignore[call-overload]
+        if found not in _USED:
+            (torch.ones(1, device=found) + 1).item()  # fails on devices that have no memory, such as meta
+            _USED.add(found)
+    except Exception as error:  # of a backend: a missing module, a driver, a name
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(f"device: {str(device)[:40]!r}; PyTorch can't use it here: {reason}") from None
+    return found
+
+
+_USED: set[torch.device] = set()  # devices that have computed
 
 
 def as_nested(value: object, what: str) -> Nested:

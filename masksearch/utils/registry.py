@@ -25,8 +25,10 @@ def choose(kind: str, name: str, names: list[str]) -> str:
     InputError
         If ``name`` is not in ``names``.
     """
-    if name in names:
+    if isinstance(name, str) and name in names:
         return name
+    if not isinstance(name, str):
+        raise InputError(f"{kind}: a {type(name).__name__}; allowed are the names {', '.join(names)}")
     lower = {other.lower(): other for other in names}
     near = [lower[found] for found in get_close_matches(name.lower(), lower, n=1, cutoff=0.4)]
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -104,8 +106,8 @@ class Table(Mapping[str, Row], Generic[Row]):
         InputError
             For a removed row with its sentence; for other names with the nearest name and all names.
         """
-        if name not in self:
-            if name in self._removed:
+        if not isinstance(name, str) or name not in self:
+            if isinstance(name, str) and name in self._removed:
                 raise InputError(f"{kind or self.kind} {name!r}: {self._removed[name]}")
             choose(kind or self.kind, name, list(self))
 

@@ -10,6 +10,7 @@ from small_sweeps import settings_in, small_world  # noqa: F401 (a fixture)
 from masksearch.experiment import run_sweep
 from masksearch.experiment.results import CellResult, DenseResult, load_result
 from masksearch.utils.errors import InputError
+from masksearch.utils.files import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -64,16 +65,16 @@ def test_settings_are_found_by_name_in_nested_tables(finished):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": None}, "has format 1 and this version reads format 2; remove its folder and run again"),
-        ({"rounds": 3}, r"was changed \(Expected `array`, got `int` - at `\$.rounds`\); remove its folder"),
+        ({"format": None}, "has format 1 and this version reads format 2; remove the folder .* and run again"),
+        ({"rounds": 3}, r"was changed \(Expected `array`, got `int` - at `\$.rounds`\); remove the folder"),
     ],
 )
 def test_files_of_other_versions_and_changed_files_are_refused(finished, tmp_path, change, words):
     [folder] = finished.folders
-    values = json.loads((folder / "metrics.json").read_text()) | change
+    values = read_json(folder / "metrics.json") | change
     written = {name: value for name, value in values.items() if value is not None}
-    (tmp_path / "metrics.json").write_text(json.dumps(written))
-    (tmp_path / "settings.json").write_text("{}")
+    write_json(tmp_path / "metrics.json", written)
+    write_json(tmp_path / "settings.json", read_json(folder / "settings.json"))
     with pytest.raises(InputError, match=words):
         CellResult.load(tmp_path)
 
@@ -82,10 +83,10 @@ def test_epochs_with_the_former_names_of_their_fields_are_read(finished, tmp_pat
     [dense] = finished.dense
     dense.save(tmp_path)
     path = tmp_path / "metrics.json"
-    written = json.loads(path.read_text())
+    written = read_json(path)
     for row in written["epochs"]:
         assert "train_metric" in row
         row["train_accuracy"], row["val_accuracy"] = row.pop("train_metric"), row.pop("val_metric")
         del row["higher_is_better"]
-    path.write_text(json.dumps(written))
+    write_json(path, written)
     assert DenseResult.load(tmp_path) == dense

@@ -13,11 +13,12 @@ from masksearch.core.protocol import Trial
 from masksearch.experiment.context import DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.jobs import Job
-from masksearch.experiment.group import Group, data_key, load_part, part_space
+from masksearch.experiment.group import Group, data_digest, data_key, load_part, part_space
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.plugin import load_plugins
+from masksearch.utils.errors import InputError
 
 __all__ = ["Event", "JobRunner", "WorkerPlan"]
 
@@ -60,6 +61,8 @@ class JobRunner:
         key = (*data_key(settings), settings.sweep.model, settings.sweep.granularity, settings.scoring.layers)
         if key not in self._groups:
             data = load_part(settings)
+            if data_digest(settings, data) != job.users[0].data_digest:
+                raise InputError(f"data set {settings.sweep.dataset}: has changed since the sweep began; run it again")
             self._groups = {key: Group([], [], data, part_space(settings, data))}
         group = replace(self._groups[key], users=job.users, to_do=job.cells)
         if not job.cells:

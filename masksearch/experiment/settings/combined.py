@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,8 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import Annealing
 from masksearch.supermasks import SupermaskSettings
 from masksearch.training import TrainSettings
-from masksearch.utils.errors import InputError, require
+from masksearch.utils.errors import InputError, check_numbers, require
+from masksearch.utils.files import is_folder_name
 from masksearch.utils.registry import choose
 
 __all__ = ["NESTED", "ON_EMPTY", "SCOPES", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
@@ -45,9 +47,16 @@ NESTED = ("annealing", "optuna", "supermask")
 """Groups whose settings are written with the group's name, in recipes and messages: ``annealing.chains``."""
 
 
+_RESERVED = ("dense", "fronts")  # folders in runs that sweeps share
+_PATH_BYTES = 1000
+
+
 @dataclass(frozen=True)
 class RunSettings:
-    """Name, folders, device and processes of a sweep; no setting here changes results."""
+    """Name, folders, device and processes of a sweep.
+
+    Device and number of threads change the last bits of results; no other setting here changes results.
+    """
 
     name: str = "sweep"
     """Name of the sweep, and of its folder in runs."""
@@ -65,7 +74,8 @@ class RunSettings:
     auto is cuda if available, else cpu."""
     threads: int | None = None
     """Number of CPU threads of all processes of this machine together; with ray, of each cell.
-    If not given, PyTorch's choice; with ray, 1."""
+    If not given, PyTorch's choice; with ray, 1. Another number may change the last bits of results: give it where a
+    sweep continues on another machine."""
     executor: str = "auto"
     """Where cells run: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
     auto is inline, but as many processes as threads for networks without convolutions below 1,000,000 parameters, which
@@ -79,8 +89,14 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_least(self, threads=1)
-        named = bool(self.name) and "/" not in self.name and not self.name.startswith(".")
-        require("name", repr(self.name), named, "a folder name without / that does not begin with a dot")
+        check_numbers(self, threads=256, latency_seconds=3600)
+        words = "a folder name of printable characters without / and \\ that does not begin with a dot"
+        require("name", ascii(self.name)[:80], is_folder_name(self.name), words)
+        free = self.name not in _RESERVED
+        require("name", repr(self.name), free, f"any other name, since runs has folders {' and '.join(_RESERVED)}")
+        for name, path in (("runs", self.runs), ("data_root", self.data_root)):
+            fits = path.isprintable() and 0 < len(os.fsencode(path)) <= _PATH_BYTES
+            require(name, ascii(path)[:80], fits, f"a path of printable characters, at most {_PATH_BYTES:,} bytes")
         seconds = self.latency_seconds
         if not 0 <= seconds < math.inf:
             raise InputError(f"latency_seconds: {seconds}; a finite number from 0 on is needed")
@@ -140,18 +156,31 @@ class Settings:
 
     @classmethod
     def from_dict(cls, groups: Mapping[str, Mapping[str, Any]], source: str = "settings") -> "Settings":
-        """Return the settings that :meth:`as_dict` made, from JSON; plugins that the settings name are loaded.
+        """Return the settings that :meth:`as_dict` made, from JSON. No plugin that the settings name is loaded.
 
         Raises
         ------
         InputError
-            For a setting that this version does not have; the message names ``source`` and says what replaced it.
+            For a setting that this version does not have, and for a name of a plugin that is not loaded; the message
+            names ``source`` and says what to do.
         """
         flat: dict[str, Any] = {}
+        wrong = [name for name, values in groups.items() if not isinstance(values, Mapping)]
+        if wrong or not all(isinstance(name, str) for name in groups):
+            raise InputError(f"{source}: {wrong[0] if wrong else 'a group'} is no table of settings")
         for name, values in groups.items():
             known = {key: value for key, value in values.items() if value is not None}
             flat |= {name: known} if name in NESTED else known
-        return cls().updated(flat, source)
+        try:
+            return cls()._updated(flat, source)
+        except InputError as error:
+            plugins = flat.get("plugin")
+            if plugins and isinstance(plugins, list | tuple):
+                words = " ".join(map(str, plugins))
+                raise InputError(
+                    f"{error}; {source} names the plugin {words}: --plugin {words} runs its code"
+                ) from None
+            raise
 
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
         """Return these settings with new values, given by name without the group, as in a recipe's TOML file.
@@ -164,6 +193,9 @@ class Settings:
             For an unknown name, a removed setting or a wrong value; the message names ``source``.
         """
         load_plugins(flat.get("plugin", ()))  # before rows are looked up
+        return self._updated(flat, source)
+
+    def _updated(self, flat: dict[str, Any], source: str) -> "Settings":
         types = {group.name: value_types(type(getattr(self, group.name))) for group in dataclasses.fields(self)}
         owner = {name: group for group in types if group not in NESTED for name in types[group]}
         changes: dict[str, dict[str, Any]] = {}

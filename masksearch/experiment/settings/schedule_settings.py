@@ -6,7 +6,7 @@ from typing import Literal, cast, get_args
 from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.schedules import SCHEDULES, EarlyBird
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError, require
+from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.registry import choose
 
 __all__ = ["Control", "Reconstruct", "ScheduleSettings", "parse_rewind"]
@@ -69,6 +69,7 @@ class ScheduleSettings:
     def __post_init__(self) -> None:
         check_fields(self, "schedule")
         check_least(self, retrain_epochs=0, between_epochs=0, update_every=1)
+        check_numbers(self, rounds=1000, retrain_epochs=1_000_000, between_epochs=1_000_000, retrain_lr=1e6)
         for schedule in self.schedule:
             choose("schedule", schedule, list(SCHEDULES))
         if self.rounds:

@@ -9,9 +9,10 @@ from masksearch.core.space import Hold, OnEmpty, Scope
 from masksearch.criteria import CRITERIA
 from masksearch.experiment.settings.text_values import check_fields, check_least
 from masksearch.scoring import OBJECTIVES
+from masksearch.searchers.optuna.samplers import is_in_memory
 from masksearch.spaces import LayerKind
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.registry import choose
 
 __all__ = ["USUAL_START", "OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
@@ -102,6 +103,7 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         check_least(self, examples_per_class=1, calibration_examples=8)
+        check_numbers(self)
         if self.seconds is not None:
             Budget(seconds=self.seconds)
 
@@ -139,6 +141,8 @@ class SearchSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         check_least(self, proposals=1, training_steps=1, rescore_steps=1)
+        check_numbers(self, proposals=100_000, training_steps=100_000_000, training_lr=1e6)
+        require("warm_start", repr(self.warm_start), self.warm_start != "", "a criterion, or none")
         for text in self.saliencies:
             source = Source.parse(text)
             if source.scope is not None:
@@ -197,6 +201,12 @@ class OptunaSettings:
     Sweeps that give the same name search together: one study per cell."""
 
     def __post_init__(self) -> None:
+        check_numbers(self, blocks=100_000, spread=1000)
+        if self.study is not None and self.storage is not None and is_in_memory(self.storage):
+            raise InputError(
+                f"optuna.storage: {self.storage!r} is in memory, which no other process can share, and which an "
+                "interruption deletes; give a file, as sqlite:///studies.db"
+            )
         if self.study is not None and (not self.study or self.storage is None):
             raise InputError(
                 f"optuna.study: {self.study!r}, optuna.storage: {self.storage!r}; to share studies, a name and the URL "

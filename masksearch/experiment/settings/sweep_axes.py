@@ -17,7 +17,7 @@ from masksearch.spaces import REMOVED, Granularity, ranked_units
 from masksearch.supermasks import SUPERMASKS
 from masksearch.tasks import TASKS
 from masksearch.training.duration import Duration
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.imports import names_function
 from masksearch.utils.registry import choose
 
@@ -114,6 +114,7 @@ class SweepSettings:
                 choose("model", name, [*MODELS, "torchvision:NAME", "timm:NAME"])
         check_fields(self, "methods", "sparsity")
         check_least(self, seeds=1, first_seed=0, image_size=1)
+        check_numbers(self, seeds=10_000, image_size=10_000, budget=1_000_000_000)
         for method in self.methods:
             self._check_method(*split_method(method))
         for sparsity in self.sparsity:

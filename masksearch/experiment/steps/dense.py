@@ -13,19 +13,20 @@ from masksearch.experiment.identity import short_hash
 from masksearch.experiment.results import DenseResult
 from masksearch.experiment.steps.early_bird_detector import EarlyBirdDetector
 from masksearch.experiment.steps.network_costs import network_cost
-from masksearch.experiment.store.run_folder import RunFolder, locked, remove_checkpoints
+from masksearch.experiment.store.run_folder import RunFolder, folder_remedy, locked, remove_checkpoints
 from masksearch.experiment.store.weights_file import read_weights_file
 from masksearch.experiment.tensorboard import Tracker
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace
 from masksearch.training import EpochRow, Training, evaluate, train
-from masksearch.training.checkpoint import remove_checkpoint
+from masksearch.training.checkpoint import completed_epochs, remove_checkpoint
 from masksearch.training.duration import Duration
 from masksearch.training.own_loop import train_by_function
 from masksearch.training.record import Weights, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.imports import import_function
+from masksearch.utils.integrity import check_object, check_tensors
 from masksearch.utils.nested import to_device
 from masksearch.utils.seeds import derive
 
@@ -84,9 +85,15 @@ def dense_network(
         else:  # an interruption may have left a checkpoint of the finished training
             remove_checkpoints(path, "checkpoint_*.safetensors")
         result = DenseResult.load(folder.path)
+        if result.seed != first.seed:
+            raise InputError(
+                f"{folder / 'metrics.json'} is of seed {result.seed}, not {first.seed}; {folder_remedy(path)}"
+            )
+        train_settings = first.settings.train
         if result.diverged:
             own_loop = first.settings.sweep.train_fn is not None
-            cause = "its learning rate" if own_loop else f"--lr {first.settings.train.lr:g}"
+            cause = f"--lr {train_settings.lr:g} or --weight-decay {train_settings.weight_decay:g}"
+            cause = "its learning rate" if own_loop else cause
             raise InputError(
                 f"dense network of seed {first.seed}: its loss was not finite after epoch {result.epochs[-1].epoch}; "
                 f"{cause} may be too high"
@@ -98,8 +105,25 @@ def dense_network(
                     f"find_at, rewind_to or save_at: {moment}; early stopping ended the dense training of seed "
                     f"{first.seed} after {len(result.epochs)} epochs; give an earlier moment or a larger stop_after"
                 )
-        weights = {moment: load_tensors(folder / _file(moment))[0] for moment in needed}
+        model = build_model(first.settings.sweep.model, data, seed=first.seed)
+        weights = {moment: _load(folder, moment, model) for moment in needed}
         return DenseNetwork(weights, result, {name: detector.masks for name, detector in detectors.items()})
+
+
+def _save(folder: RunFolder, moment: str, weights: Weights) -> None:
+    """Write the weights of a moment, with the hash of the network's identity, so that they belong to their folder."""
+    about = {"moment": moment, "network": short_hash(folder.identity)}
+    save_tensors(folder / _file(moment), weights, about)
+
+
+def _load(folder: RunFolder, moment: str, model: nn.Module) -> Weights:
+    path, remedy = folder / _file(moment), folder_remedy(folder.path)
+    tensors, about = load_tensors(path, remedy)
+    if about is not None:  # files of version 1.0 and before have none
+        check_object(about, path, {"moment": str, "network": str}, remedy)
+        if (about["moment"], about["network"]) != (moment, short_hash(folder.identity)):
+            raise InputError(f"{path} has the weights of another network or another moment; {remedy}")
+    return check_tensors(tensors, model.state_dict(), path, remedy)
 
 
 class _DenseTask:
@@ -122,7 +146,7 @@ class _DenseTask:
             for detector in detectors if row.finite else ():  # weights that diverged can't be ranked
                 context = CellContext(detector.cell, self.space, data, initial, self.device)
                 if detector.add(row.epoch, model, context):
-                    save_tensors(folder / _file(f"{row.epoch}ep"), copy_weights(model))
+                    _save(folder, f"{row.epoch}ep", copy_weights(model))
                 detector.save()
             tracker.epoch(row)
             on_epoch(row)
@@ -130,6 +154,9 @@ class _DenseTask:
         # The kept moments do not change the training, but a checkpoint holds only those that were asked for.
         kept = {"moments": sorted(moments), "watches": sorted(detector.name for detector in detectors)}
         checkpoint = folder / f"checkpoint_{short_hash(kept)}.safetensors"
+        # After an interruption, the last epoch's mask may be missing. Earlier ones need the weights of their epochs.
+        if detectors and any(len(one.masks) < completed_epochs(checkpoint) - 1 for one in detectors):
+            remove_checkpoint(checkpoint)
         training = train(
             model,
             data.train,
@@ -144,7 +171,7 @@ class _DenseTask:
         )
         tracker.close()
         for moment, weights in training.snapshots.items():
-            save_tensors(folder / _file(str(moment)), weights)
+            _save(folder, str(moment), weights)
         self._finish(model, training.snapshots[Duration.parse("best")], training)
         remove_checkpoint(checkpoint)
 
@@ -173,13 +200,13 @@ class _DenseTask:
     def _initial_network(self) -> nn.Module:
         """Return the network before its training, and save its weights."""
         model: nn.Module = build_model(self.cell.settings.sweep.model, self.data, seed=self.cell.seed)
-        save_tensors(self.folder / _file("0"), copy_weights(model))
+        _save(self.folder, "0", copy_weights(model))
         return model
 
     def _finish_at_end(self, model: nn.Module, training: Training | None) -> None:
         """Save the weights of a training without moments: its end is also its best state."""
         for moment in ("end", "best"):
-            save_tensors(self.folder / _file(moment), copy_weights(model))
+            _save(self.folder, moment, copy_weights(model))
         self._finish(model.to(self.device), copy_weights(model), training)
 
     def _finish(self, model: nn.Module, best: Weights, training: Training | None) -> None:

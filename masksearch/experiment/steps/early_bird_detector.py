@@ -14,6 +14,7 @@ from masksearch.experiment.steps.criterion import rank_units
 from masksearch.schedules import EarlyBird, mask_distances
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.files import load_tree, save_tree
+from masksearch.utils.integrity import refusing
 
 __all__ = ["EarlyBirdDetector", "detector_name", "early_bird_moment", "early_bird_result"]
 
@@ -30,8 +31,10 @@ class EarlyBirdDetector:
         self._path = folder / f"watch_{self.name}.safetensors"
         self.masks: list[Mask | None] = []
         if self._path.exists():
-            bits = load_tree(self._path)["masks"]
-            self.masks = [None if mask is None else Mask(space, mask) for mask in bits]
+            remedy = f"remove this file and run again, which trains the dense network of {folder} again"
+            saved = load_tree(self._path, remedy)
+            with refusing(self._path, remedy):
+                self.masks = [None if bits is None else Mask(space, bits) for bits in saved["masks"]]
 
     @property
     def is_done(self) -> bool:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from torch import Tensor, nn
 
 from masksearch.core.amount import Amount
@@ -18,6 +19,7 @@ from masksearch.experiment.settings.search_settings import Source
 from masksearch.experiment.steps.criterion import cell_energy, criterion_batches, criterion_mask, criterion_saliency
 from masksearch.pruning.energy import RepairEnergy
 from masksearch.utils.files import load_tensors, save_tensors
+from masksearch.utils.integrity import check_tensors, refusing
 from masksearch.utils.seeds import derive
 
 __all__ = ["SearchInputs"]
@@ -75,9 +77,12 @@ class SearchInputs:
         """The saliency of gradual pruning. It is stored: a second training might differ in the last bits."""
         file = self.folder / f"{name}_gradual{epochs}ep.safetensors"
         if file.exists():
-            tensors, seconds = load_tensors(file)
-            self._seconds_before += seconds
-            self.pruning_seconds += seconds
+            remedy = "remove this file and run again"
+            tensors, seconds = load_tensors(file, remedy)
+            check_tensors(tensors, {"saliency": torch.empty(self.context.space.n_units)}, file, remedy)
+            with refusing(file, remedy):
+                self._seconds_before += seconds
+                self.pruning_seconds += seconds
             return tensors["saliency"]
         begun, context = perf_counter(), self.context
         self.callback.gradual_begins(context.cell, name, epochs)

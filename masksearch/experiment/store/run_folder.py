@@ -11,12 +11,32 @@ from typing import Any
 from masksearch.experiment.settings.combined import Settings
 from masksearch.utils import locks
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json, write_json
+from masksearch.utils.files import is_folder_name, read_json, remove_litter, write_json
+from masksearch.utils.integrity import refusing
 
-__all__ = ["CHECKPOINTS", "RunFolder", "free_name", "is_done", "locked", "remove_checkpoints", "renamed"]
+__all__ = [
+    "CHECKPOINTS",
+    "STAGES",
+    "SWEEP_REMEDY",
+    "RunFolder",
+    "folder_remedy",
+    "free_name",
+    "is_done",
+    "locked",
+    "read_plan",
+    "read_stage",
+    "remove_checkpoints",
+    "renamed",
+]
 
 CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
 """Names of the checkpoints in the folders of cells."""
+
+STAGES = ("training", "search", "retrain", "done")
+"""Steps of a run in ``status.json``: of a dense network, of a cell, and the last one of both."""
+
+SWEEP_REMEDY = "remove this file and run the same command again, which keeps finished cells"
+"""What to do about a damaged ``sweep.json``."""
 
 
 @contextmanager
@@ -45,10 +65,11 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], settings: Mapping[str, Any] | None = None) -> None:
-        self.path = path
+        self.path, self.identity = path, dict(identity)
         file = path / "settings.json"
+        remove_litter(path, below=True)
         as_read = json.loads(json.dumps(identity))  # a tuple reads back as a list
-        if file.exists() and read_json(file).get("identity") != as_read:
+        if file.exists() and read_json(file, {"identity": dict}, folder_remedy(path))["identity"] != as_read:
             raise InputError(f"run folder {path}: its settings.json belongs to another run; move the folder away")
         if not file.exists():
             write_json(file, {"identity": identity, "settings": settings or {}})
@@ -67,9 +88,62 @@ class RunFolder:
 
 
 def is_done(path: Path) -> bool:
-    """Return whether the folder ``path`` holds a finished run."""
+    """Return whether the folder ``path`` holds a finished run.
+
+    Raises
+    ------
+    InputError
+        If its ``status.json`` is damaged or names an unknown step.
+    """
+    return read_stage(path) == "done"
+
+
+def read_stage(path: Path) -> str | None:
+    """Return the step in the ``status.json`` of a run's folder: ``done`` for a finished run; None if it has not begun.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged or names an unknown step.
+    """
     status = path / "status.json"
-    return status.exists() and read_json(status)["stage"] == "done"
+    if not status.exists():
+        return None
+    stage = str(read_json(status, {"stage": str}, folder_remedy(path))["stage"])
+    if stage not in STAGES:
+        raise InputError(f"{status} names the step {stage[:40]!r}, which there is not; {folder_remedy(path)}")
+    return stage
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Return the content of a sweep's ``sweep.json``: its settings, machine, cells and dense networks.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, lacks an entry, has an entry of another type, or names a folder outside of the sweep.
+    """
+    file = path / "sweep.json"
+    plan = read_json(file, {"settings": list, "machine": dict, "cells": list, "dense": dict}, SWEEP_REMEDY)
+    for name, kind, values in (
+        ("settings", dict, plan["settings"]),
+        ("cells", str, plan["cells"]),
+        ("machine", str, plan["machine"].values()),
+        ("dense", int, plan["dense"].values()),
+    ):
+        if not all(type(value) is kind for value in values):
+            raise InputError(f"{file} has an entry of another type than {kind.__name__} in {name!r}; {SWEEP_REMEDY}")
+    if not plan["settings"] or "masksearch" not in plan["machine"]:
+        raise InputError(f"{file} has no settings or no version; {SWEEP_REMEDY}")
+    for name in plan["cells"]:
+        if not is_folder_name(name):
+            raise InputError(f"{file} has the cell {name[:80]!r}, which is no folder name; {SWEEP_REMEDY}")
+    return dict(plan)
+
+
+def folder_remedy(path: Path) -> str:
+    """Return what to do about a damaged file in a run's folder, for errors."""
+    return f"remove the folder {path} and run again"
 
 
 def remove_checkpoints(path: Path, *patterns: str) -> None:
@@ -89,8 +163,12 @@ def free_name(parts: Sequence[Settings]) -> str:
     for number in count(1):
         name = run.name if number == 1 else f"{run.name}-{number}"
         file = Path(run.runs) / name / "sweep.json"
-        if not file.exists() or wanted in _settings(read_json(file)):
+        if not file.exists():
             return name
+        plan = read_json(file, {"settings": list}, SWEEP_REMEDY)
+        with refusing(file, SWEEP_REMEDY):
+            if wanted in _settings(plan):
+                return name
     raise AssertionError("there is always a free name")
 
 

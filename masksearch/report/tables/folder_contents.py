@@ -10,6 +10,7 @@ from rich.filesize import decimal
 
 from masksearch.experiment import Settings
 from masksearch.experiment.results import CellResult, DenseResult, load_result
+from masksearch.experiment.store.run_folder import read_plan, read_stage
 from masksearch.report.rerun_commands import flags_of
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
@@ -48,14 +49,13 @@ _FILES = {  # pattern, seen from the folder: what it is
 
 def sweep_contents(folder: Path) -> list[Grid]:
     """Return tables of a sweep's folder: its settings, its cells by the stage that they are in, and its files."""
-    plan = read_json(folder / "sweep.json")
+    plan = read_plan(folder)
     several = len(plan["settings"]) > 1
     lines = [(f"part {n}" if several else "run", _command(part)) for n, part in enumerate(plan["settings"], start=1)]
     lines += [(name, str(value)) for name, value in plan["machine"].items()]
     stages: dict[str, list[str]] = {}
     for name in plan["cells"]:
-        status = folder / name / "status.json"
-        stages.setdefault(read_json(status)["stage"] if status.exists() else "not begun", []).append(name)
+        stages.setdefault(read_stage(folder / name) or "not begun", []).append(name)
     cells = [(stage, f"{len(names)} of {len(plan['cells'])}", _some(names)) for stage, names in stages.items()]
     homes = {Path(path): f"seed {seed}" for path, seed in plan["dense"].items()}
     networks = [(home.name, seed, _size(home.rglob("*"))) for home, seed in homes.items()]
@@ -78,12 +78,12 @@ def cell_contents(folder: Path) -> list[Grid]:
     """
     if not (folder / "settings.json").exists():
         raise InputError(f"{folder} holds no sweep (no sweep.json) and no cell (no settings.json)")
-    grids = [Grid("Settings", ("setting", "value"), _flat(read_json(folder / "settings.json")), 2)]
+    grids = [Grid("Settings", ("setting", "value"), _flat(read_json(folder / "settings.json", {})), 2)]
     figures = []
     if (folder / "metrics.json").exists():
         figures = _figures(load_result(folder))
-    elif (folder / "status.json").exists():
-        figures = [("stage", f"{read_json(folder / 'status.json')['stage']}: not finished")]
+    elif (stage := read_stage(folder)) is not None:
+        figures = [("stage", f"{stage}: not finished")]
     return [*grids, *([Grid("Result", ("figure", "value"), figures, 2)] if figures else []), _files(folder)]
 
 
@@ -101,7 +101,7 @@ def _command(part: Mapping[str, Any]) -> str:
     try:
         return shlex.join(["masksearch", "run", *flags_of(Settings.from_dict(part))])
     except InputError as error:
-        return f"can't be told: {error}"
+        return f"can't be given: {error}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

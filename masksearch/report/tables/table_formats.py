@@ -41,7 +41,7 @@ class Grid:
         """
         title = Text(self.title, style="table.title", no_wrap=True, overflow="ignore")  # may be wider than its table
         table = Table(
-            title=title if self.title else None, caption=self.about or None, title_justify="left",
+            title=title if self.title else None, caption=Text(self.about) if self.about else None, title_justify="left",
             caption_justify="left", box=SIMPLE_HEAD, pad_edge=False,
         )  # fmt: skip
         longest = [max(len(row[place]) for row in [self.head, *self.rows]) for place in range(len(self.head))]
@@ -53,12 +53,12 @@ class Grid:
         for place in shown:
             text = place < self.texts
             fixed, least = (False, None) if width is None else (not text, needed[place] if text else None)
-            table.add_column(self.head[place], no_wrap=fixed, overflow="fold", min_width=least)
+            table.add_column(Text(self.head[place]), no_wrap=fixed, overflow="fold", min_width=least)
             table.columns[-1].justify = "left" if text else "right"
         for place, row in enumerate(self.rows):
             if place in self.starts:
                 table.add_section()
-            table.add_row(*(row[column] for column in shown))
+            table.add_row(*(Text(row[column]) for column in shown))
         return table
 
     def markdown(self, heading: bool = True) -> str:

@@ -24,8 +24,9 @@ from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Training, TrainSettings, evaluate, optimizer_steps, train
 from masksearch.training.input_check import check_inputs
 from masksearch.training.record import copy_weights
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import to_device
+from masksearch.utils.errors import check_whole
+from masksearch.utils.nested import as_device, to_device
+from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["ShortTraining"]
@@ -101,10 +102,10 @@ class ShortTraining:
         device: str | torch.device | None = None,
         side_by_side: int | None = None,
     ) -> None:
-        if steps < 1:
-            raise InputError(f"steps: {steps}; a short training has at least 1")
+        check_whole("steps", steps, 1)
+        choose("by", by, ["val", "train"])
         self.space, self._by = space, by
-        self._device = torch.device(device or next(model.parameters()).device)
+        self._device = as_device(next(model.parameters()).device if device is None else device)
         self._model = copy.deepcopy(model).to(self._device)
         self._weights = copy_weights(self._model)
         if getattr(train_split, "own_order", False):  # its batches are the loader's; so are those of its first examples

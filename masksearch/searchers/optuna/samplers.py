@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from masksearch.core.protocol import FOREIGN_TRIALS, LARGER_BUDGETS, Problem, Proposal, Score
 from masksearch.searchers.optuna.parametrisations import Bits, Blocks, FreeDensity, Layers, Mixture, Parametrisation
 from masksearch.searchers.searcher import Searcher
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, numpy_generator
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from masksearch.searchers.optuna.shared_study import SharedStudy
 
-__all__ = ["SAMPLERS", "OptunaSearch"]
+__all__ = ["SAMPLERS", "OptunaSearch", "is_in_memory", "sqlite_url"]
 
 PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
@@ -100,6 +101,7 @@ class OptunaSearch(Searcher):
     refuses_problems = True
 
     def __post_init__(self) -> None:
+        check_numbers(self, blocks=100_000, spread=1000)
         choose("sampler of Optuna", self.sampler, list(SAMPLERS))
         choose("parametrisation", self.parametrisation, list(PARAMETRISATIONS))
         if not 0 < self.spread < math.inf:
@@ -112,6 +114,11 @@ class OptunaSearch(Searcher):
     def _check_shared(self, study: str) -> None:
         if not study or self.storage is None:
             raise InputError(f"study: {study!r} in storage {self.storage!r}; to share one, a name and a URL are needed")
+        if is_in_memory(self.storage):
+            raise InputError(
+                f"storage: {self.storage!r} is in memory, which no other process can share; give a file, as "
+                "sqlite:///studies.db"
+            )
         if why := SAMPLERS[self.sampler].unshared:
             able = [name for name, row in SAMPLERS.items() if not row.unshared]
             raise InputError(f"study: {study!r}; {self.sampler} can't share one, {why}; {', '.join(able)} can")
@@ -163,7 +170,7 @@ class OptunaSearch(Searcher):
         if self.study is not None:
             return self if study is None else replace(self, study=study)
         place = f"{folder.parent.name}/{folder.name}"
-        return replace(self, storage=self.storage or f"sqlite:///{folder / 'optuna.db'}", label=place)
+        return replace(self, storage=self.storage or sqlite_url(folder / "optuna.db"), label=place)
 
     def unplaced(self) -> "OptunaSearch":  # noqa: D102
         return replace(self, storage=None, study=None)
@@ -292,3 +299,23 @@ class OptunaSearch(Searcher):
             names = ("study", "start_is_due", "shared", FOREIGN_TRIALS)
             state = {"generator": self.generator.get_state(), "state": {name: fields[name] for name in names}}
         super().load_state_dict(state)
+
+
+def is_in_memory(url: str) -> bool:
+    """Return whether the URL of a storage names a SQLite database in memory."""
+    if not url.startswith("sqlite"):
+        return False
+    database, _, query = url.partition("://")[2].removeprefix("/").partition("?")
+    return database in ("", ":memory:", "file::memory:") or "mode=memory" in query
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a SQLite file; characters that end a path in URLs are escaped."""
+    if not set(str(path)) & set("?#{}%"):
+        return f"sqlite:///{path}"
+    from sqlalchemy.engine import make_url  # a slow import
+
+    text = quote(str(path.absolute()))
+    if make_url(f"sqlite:///file:{text}").database != f"file:{text}":  # some versions decode the path, and SQLite again
+        text = quote(text)
+    return f"sqlite:///file:{text}?uri=true"

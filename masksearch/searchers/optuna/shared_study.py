@@ -106,7 +106,7 @@ class SharedStudy:
         if state["made"] != self._storage.get_study_user_attrs(self._id)[_MADE]:
             raise InputError(
                 f"study: {self._name!r} of the storage is not the one with the {len(state['known'])} trials that this "
-                "search knows; resume the search with its own storage"
+                "search knows; put its own storage back, or remove the search's folder and run again"
             )
         self.known_ids = set(state["known"])
 

@@ -1,0 +1,188 @@
+"""The campaign: parts that each make many hostile trials, and the table of their counts."""
+
+import math
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tests.faults import runs
+from tests.faults.forks import BROKEN, FULL, Disk, Ended, run
+
+__all__ = ["OutOfTimeError", "Part", "Report", "disk_parts"]
+
+
+class OutOfTimeError(BaseException):
+    """Ends a part whose time is over; what it has counted stays."""
+
+
+@dataclass
+class Report:
+    """Counts of a part by outcome, and a sentence for every trial that broke."""
+
+    name: str
+    until: float = math.inf  # of time.monotonic(); a part ends then
+    counts: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+
+    def add(self, outcome: str, trial: str, text: str = "") -> None:
+        """Count a trial; outcomes other than right, refused and unread are broken."""
+        self.counts[outcome] += 1
+        if outcome not in HELD:
+            self.broken.append(f"{self.name}: {trial}: {outcome}: {text.strip()[-1500:]}")
+        if time.monotonic() > self.until:
+            raise OutOfTimeError
+
+    @property
+    def tried(self) -> int:
+        """Number of trials."""
+        return sum(self.counts.values())
+
+
+HELD = ("right", "refused", "unread")
+"""Outcomes that hold: the right result; one sentence before any harm; a damaged file that nothing reads, and whose
+reading is refused."""
+
+Part = Callable[[Report, float], None]
+"""Makes the trials of a part; the number is the share of all trials, in (0, 1]."""
+
+
+def scratch() -> Path:
+    """Return a new folder in memory, if there is such a place."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="faults", dir=memory if memory.is_dir() else None))
+
+
+class Reference:
+    """Results of the uninterrupted run of each kind, and its number of file operations; made when they are needed."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Mapping[str, object], int, Path]] = {}
+
+    def of(self, kind: str) -> tuple[Mapping[str, object], int, Path]:
+        """Return results, number of operations and folder of the uninterrupted run."""
+        if kind not in self._known:
+            folder = scratch()
+            ended = run(runs.job(runs.command(kind, folder)), Disk(folder), timeout=300)
+            assert ended.kind == "done", (kind, ended)
+            operations = int(ended.out.rpartition("operations: ")[2])
+            self._known[kind] = runs.results(folder), operations, folder
+        return self._known[kind]
+
+    def close(self) -> None:
+        """Remove the folders."""
+        for _, _, folder in self._known.values():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+REFERENCE = Reference()
+
+
+def finished(kind: str, folder: Path, before: Ended) -> tuple[str, str]:
+    """Run the same command again without faults; return the outcome of the trial, and a text about it."""
+    if before.kind in ("hang", "traceback", "crash") or before.kind.startswith("exit"):
+        return before.kind, before.err
+    again = run(runs.job(runs.command(kind, folder)), timeout=300)
+    if again.kind != "done":
+        return f"again {again.kind}", again.err
+    wanted, found = REFERENCE.of(kind)[0], runs.results(folder)
+    if found != wanted:
+        names = [name for name in {**wanted, **found} if wanted.get(name) != found.get(name)]
+        return "silent", f"differ: {names}"
+    return "right", ""
+
+
+def sampled(most: int, share: float, rng: random.Random) -> list[int]:
+    """Return a sorted sample of 1 ... most."""
+    return sorted(rng.sample(range(1, most + 1), max(1, round(share * most))))
+
+
+def _one(report: Report, kind: str, disk: Callable[[Path], Disk], trial: str) -> None:
+    folder = scratch()
+    try:
+        ended = run(runs.job(runs.command(kind, folder)), disk(folder), timeout=300)
+        report.add(*_swap(finished(kind, folder, ended), trial))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _swap(found: tuple[str, str], trial: str) -> tuple[str, str, str]:
+    return found[0], trial, found[1]
+
+
+def kills(report: Report, share: float) -> None:
+    """Kill -9 at the n-th file operation of every kind of run; the same command goes on."""
+    for kind, number in _operations(share, 0):
+        _one(report, kind, partial(Disk, at=number), f"{kind}, kill at operation {number}")
+
+
+def failures(report: Report, share: float) -> None:
+    """The n-th file operation of every kind of run fails with EIO or ENOSPC; the same command goes on."""
+    for number, (kind, place) in enumerate(_operations(share, 1)):
+        for error, name in ((BROKEN, "EIO"), (FULL, "ENOSPC"))[:: 1 if number % 2 else -1]:
+            disk = partial(Disk, at=place, error=error)
+            _one(report, kind, disk, f"{kind}, {name} at operation {place}")
+
+
+def _operations(share: float, seed: int) -> list[tuple[str, int]]:
+    """Return (kind of run, number of an operation) in random order, of all kinds."""
+    rng = random.Random(seed)
+    found = [(kind, number) for kind in runs.KINDS for number in sampled(REFERENCE.of(kind)[1], share, rng)]
+    rng.shuffle(found)
+    return found
+
+
+def small_disks(report: Report, share: float) -> None:
+    """No file may be longer than some bytes; then there is room again."""
+    rng = random.Random(2)
+    for kind in runs.KINDS:
+        for place in sampled(20, share, rng):
+            room = round(200 * 1.3**place)
+            _one(report, kind, lambda folder, room=room: Disk(folder, room=room, at=-1), f"{kind}, {room} bytes a file")
+
+
+def signals(report: Report, share: float) -> None:
+    """TERM, INT and KILL after random times; the same command goes on."""
+    rng = random.Random(3)
+    kinds = list(runs.KINDS)
+    for number in range(max(1, round(share * 60))):
+        kind, which = kinds[number % len(kinds)], (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[number % 3]
+        folder, after = scratch(), rng.uniform(0.05, 2.0)
+        try:
+            ended = run(_with_alarm(runs.command(kind, folder), which, after), timeout=300)
+            if which in (signal.SIGTERM, signal.SIGKILL) and ended.code == -which:
+                ended = Ended(0, ended.out, "", ended.seconds)
+            if which == signal.SIGINT and ended.code == 130 and "Traceback" not in ended.err:
+                ended = Ended(0, ended.out, "", ended.seconds)
+            report.add(*_swap(finished(kind, folder, ended), f"{kind}, {which.name} after {after:.2f} s"))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_alarm(args: list[str], which: signal.Signals, after: float) -> Callable[[], int]:
+    def job() -> int:
+        import os
+        import threading
+
+        timer = threading.Timer(after, lambda: os.kill(os.getpid(), which))
+        timer.daemon = True
+        timer.start()
+        code = runs.job(args)()
+        timer.cancel()
+        return code
+
+    return job
+
+
+def disk_parts() -> Iterator[tuple[str, Part]]:
+    """Yield (name, part) of the parts in which disks fail and processes are killed."""
+    yield "kill -9 at the n-th file operation", kills
+    yield "the n-th file operation fails with EIO or ENOSPC", failures
+    yield "short disk: files end at some bytes", small_disks
+    yield "signals TERM, INT and KILL", signals

@@ -1,0 +1,85 @@
+"""Small runs of four kinds, each of a few tenths of a second, and their results for a comparison bit by bit."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import sklearn.datasets
+import torch.utils.tensorboard  # noqa: F401 (imported before the forks)
+
+from masksearch.cli import main
+from masksearch.searching.history_store import HistoryFile
+from masksearch.training import trainer
+
+__all__ = ["KINDS", "command", "job", "results"]
+
+_SMALL = (
+    "--model lenet_300_100:0.05 --seeds 1 --sparsity 0.8 --epochs 3 --lr 0.1 --train-examples 150 --search-examples 30 "
+    "--device cpu --threads 1 --workers 1 --set scoring.val_examples=60 run.latency_seconds=0"
+)
+KINDS: Mapping[str, str] = {
+    "search": f"--methods annealing --budget 40 --rewind-to 1ep {_SMALL}",
+    "rounds": f"--methods magnitude snip --schedule iterative --rounds 2 --rewind-to 1ep {_SMALL}",
+    "early bird": f"--methods magnitude --schedule early_bird {_SMALL}",
+    "filters": f"--granularity filter --methods optuna_tpe --budget 12 {_SMALL}",
+}
+"""Kind of run -> flags of ``masksearch run``."""
+
+
+def prepare() -> None:
+    """Import what runs import, write checkpoints often, and draw no report: called once, before the forks."""
+    import optuna.storages  # noqa: F401
+    import torch._dynamo  # noqa: F401
+
+    import masksearch.cli.inspection
+    import masksearch.experiment.tensorboard
+    import masksearch.report.html_page
+    import masksearch.searchers.optuna.study_storage
+
+    bunch = sklearn.datasets.load_digits()
+    sklearn.datasets.load_digits = lambda: bunch
+    HistoryFile.checkpoint_seconds = 0.0
+    trainer.CHECKPOINT_SECONDS = 0.0
+    masksearch.cli.running.print_result = lambda *_: None
+    masksearch.report.html_page.sweep_drawings = lambda *_: []
+
+
+def command(kind: str, runs: Path) -> list[str]:
+    """Return the command line of a kind of run."""
+    return ["run", *KINDS[kind].split(), "--runs", str(runs), "--name", "sweep"]
+
+
+def job(args: list[str]) -> Callable[[], int]:
+    """Return the job that runs a command line."""
+    return lambda: main(args)
+
+
+_LEFT_OUT = ("seconds", "latency", "checksum")
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {name: _plain(value) for name, value in node.items() if name not in _LEFT_OUT}
+    return list(map(_plain, node)) if isinstance(node, list) else node
+
+
+def results(runs: Path) -> dict[str, Any]:
+    """Return everything that must be equal to an uninterrupted run, by file: bytes, or JSON without wall-clock fields.
+
+    Seconds are in the history's rows, so that the digest in a search's checkpoint differs from run to run.
+    """
+    found: dict[str, Any] = {}
+    for path in sorted(runs.rglob("*")):
+        name = str(path.relative_to(runs))
+        if not path.is_file():
+            continue
+        if (path.suffix == ".safetensors" and path.name != "search.safetensors") or path.name == "moves.i32":
+            found[name] = path.read_bytes()
+        elif path.name == "history.jsonl":
+            found[name] = [_plain(json.loads(line)) for line in path.read_bytes().splitlines()]
+        elif path.name in ("metrics.json", "settings.json", "status.json"):
+            found[name] = _plain(json.loads(path.read_bytes()))
+        elif path.name.endswith(".part"):
+            found[name] = "litter"
+    return found
