@@ -9,6 +9,7 @@ criterion at a scope, which is the rows' or that which the file is named after. 
 search's seeds, the best is the one with the highest *validation* accuracy after the last epoch, in the mean over seeds.
 The verdict looks at *test* accuracies after the last epoch, in pairs by seed: the mean difference, its 95 % interval
 (Student's t), Wilcoxon's signed-rank test, corrected by Holm's method over the sparsities that are looked at.
+``docs/results/README.md`` explains the columns.
 
 ``--above X``: met if the mean difference is at least X points and the corrected p below 0.05. ``--not-below``: met if
 the whole interval lies above -0.1 points. Ten seeds reach p = 0.002; five can't reach 0.05.
@@ -23,8 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import sentences
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, write_block
 from benchmarks.rows import DISTINGUISHING_COLUMNS, Row, Series, number, read_rows, series
 from masksearch.analysis import MARGIN, Estimate, Paired, holm, paired
 from masksearch.criteria import CRITERIA
@@ -224,17 +224,10 @@ def report(found: Sequence[Verdict], method: str) -> str:
     for verdict in found:
         controls = [_points(verdict.controls[name]) for name in names]
         lines.append(_line([f"{100 * verdict.sparsity:g} %", *controls, *_costs(verdict.search)]))
-    note = (
-        "Test accuracy after the last epoch, means over the seeds; differences in points, in pairs by seed, with "
-        "95 % intervals (Student's t); the best baseline by validation accuracy; Wilcoxon's signed-rank test, Holm's "
-        f"correction over {len(found)} sparsities. Minus a control: the search's accuracy minus the control's. Gap: "
-        "accuracy on the search images minus that on the rest of the validation images, in points. Seconds and "
-        "their ratios are medians; dense is the training that the search's saliencies, and most criteria, look back on."
-    )
     left_out = sorted({name for verdict in found for name in verdict.left_out})
     if left_out:
-        note += f" Left out, for want of seeds or of validation accuracies: {', '.join(left_out)}."
-    return "\n".join([*lines, "", note, ""])
+        lines += ["", f"Left out, for want of seeds or of validation accuracies: {', '.join(left_out)}."]
+    return "\n".join([*lines, ""])
 
 
 def _figures(verdict: Verdict) -> list[str]:
@@ -297,16 +290,14 @@ def main(arguments: Sequence[str] | None = None, home: Path = HERE) -> int:
     parser.add_argument(
         "--sparsity", type=float, nargs="+", default=[], help="the stated comparisons; all if not given"
     )
-    parser.add_argument("--write", metavar="NAME", help="also between the lines <!-- NAME --> of benchmarks/README.md")
+    parser.add_argument("--write", metavar="NAME", help="write the table between the lines <!-- NAME --> of its page")
     asked = parser.parse_args(arguments)
     try:
         wanted = Bar(None if asked.not_below else asked.above / 100)
         found = verdicts(read_rows(asked.rows), asked.method, wanted, asked.baselines, asked.warm_start, asked.sparsity)
         text = report(found, asked.method)
         if asked.write:
-            page = home / "README.md"
-            page.write_text(replace_block(page.read_text(), asked.write, text))
-            sentences.write(home)
+            write_block(asked.write, text, home)
     except InputError as error:
         print(f"goals: {error}", file=sys.stderr)
         return 2

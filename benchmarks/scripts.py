@@ -1,4 +1,4 @@
-"""The suite of measurements that are scripts of their own: what they print goes to their places on the page."""
+"""The suite of measurements that are scripts of their own: what they print goes to their places in docs/results."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, write_block
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
@@ -101,8 +101,8 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
     for name in chosen:
         if missing := [flag for flag in known[name] if _is_missing_run(flag, runs)]:
             raise InputError(
-                f"{name}: no sweep in {', '.join(missing)}; the commands that make them stand above its table on "
-                "benchmarks/README.md, and --only chooses other scripts"
+                f"{name}: no sweep in {', '.join(missing)}; the commands that make them stand above its table in "
+                "docs/results, and --only chooses other scripts"
             )
     there = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))}
     for name in chosen:
@@ -117,8 +117,7 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
         if child.returncode:
             raise InputError(f"{script} {' '.join(flags)}: ended with exit code {child.returncode}")
         if scale != "smoke":
-            page = home / "README.md"
-            page.write_text(replace_block(page.read_text(), name, "".join(lines)))
+            write_block(name, "".join(lines), home)
 
 
 def _is_missing_run(flag: str, runs: str) -> bool:

@@ -12,11 +12,6 @@ from masksearch.analysis import Estimate, holm, paired, pareto_front, ranks, win
 
 __all__ = ["Blocks", "comparison", "suite_text"]
 
-_EXPLAINED = (
-    "each seed between its own sparsities, linear over the logarithm of the cost; – where a seed has none on both "
-    "sides; bold: best by validation of those that are there"
-)
-
 
 @dataclass(frozen=True)
 class Blocks:
@@ -28,7 +23,7 @@ class Blocks:
 
 
 def suite_text(suite: Suite, files: Mapping[str, Sequence[Row]], cases: int) -> str:
-    """The block of ``benchmarks/README.md`` that tells what a suite has shown.
+    """The block of a page that tells what a suite has shown.
 
     Parameters
     ----------
@@ -105,7 +100,7 @@ def _at_equal_costs(suite: Suite, rows: Sequence[Row]) -> list[str]:
             parts.append(f"{about}: the first table is that at equal {cost.word}.")
         elif chosen := shares(rows, cost):
             about = f"At equal {cost.word}, as shares of the dense network's {dense_cost(rows, cost):,.0f}"
-            parts += [f"{about} ({_EXPLAINED}):", _shares_table(suite, rows, cost, chosen)]
+            parts += [f"{about}:", _shares_table(suite, rows, cost, chosen)]
         else:
             parts.append(f"There are no {cost.word} that two thirds of the methods have measurements on both sides of.")
     return parts
@@ -198,7 +193,7 @@ def comparison(blocks: Blocks, scale: float = 100.0, digits: int = 2) -> str:
         "",
         " ".join(notes),
         "",
-        "<details><summary>Who beats whom</summary>",
+        '<details markdown="1"><summary>Who beats whom</summary>',
         "",
         _line([f"of {len(values)} blocks", *(names[place] for place in order)]),
         _line(["---", *["---:"] * len(order)]),

@@ -63,7 +63,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--dataset mnist": ["no complete MNIST", "--data-root", "--download"],
     "--dataset imagefolder": ["imagefolder", "imagefolder:PATH"],
     "--dataset imagefolder:nowhere": ["nowhere/train", "allowed is"],
-    "--objective relative_width": ["objective 'relative_width': removed after 0.1.0", "benchmarks/README.md"],
+    "--objective relative_width": ["objective 'relative_width': removed after 0.1.0", "docs/results/tried.md"],
     "--objective acc": ["unknown objective 'acc': did you mean 'accuracy'"],
     "--granularity filtre": ["unknown granularity 'filtre': did you mean 'filter'"],
     "--hold macs": ["hold: macs", "weight masks hold units"],
@@ -115,7 +115,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--dense nowhere.pt": ["nowhere.pt is no file"],
     "--set scoring.examples_per_class=5000": ["examples_per_class: 5000", "smallest class has"],
     "--search-examples 5000": ["search_examples is 5000", "allowed is 1 to"],
-    "--subsets growing": ["--subsets: removed after 0.1.0: ", "not better", "benchmarks/README.md"],
+    "--subsets growing": ["--subsets: removed after 0.1.0: ", "not better", "docs/results/tried.md"],
     "--subset-stages=3": ["--subset-stages: removed after 0.1.0: "],
     "--subset_stages 3": ["--subset_stages: removed after 0.1.0: "],
     "--objective width --granularity filter --methods eda --rescore 3": [
