@@ -1,4 +1,4 @@
-"""One seed per job, then one table: run `python examples/cluster.py SEED` on each machine, then without SEED."""
+"""One seed per job, then one table: run `python examples/cluster.py SEED` for each seed, then without SEED."""
 
 import sys
 from pathlib import Path
@@ -12,8 +12,8 @@ from masksearch.report import markdown_table
 def job(seed: int, runs: str = "runs", epochs: int = 10, budget: int = 300) -> int:
     """Run all methods for one seed: a sweep of its own, in a folder that all machines see."""
     flags = f"--methods annealing magnitude random --sparsity 0.9 --first-seed {seed} --seeds 1 --threads 1"
-    return masksearch(["run", *flags.split(), *f"--epochs {epochs} --budget {budget} --runs {runs}".split()]
-                      + ["--name", f"seed{seed}"])  # fmt: skip
+    sizes = f"--epochs {epochs} --budget {budget} --runs {runs} --name seed{seed}"
+    return masksearch(["run", *flags.split(), *sizes.split()])
 
 
 def table(runs: str = "runs") -> str:

@@ -17,16 +17,16 @@ class State:  # saved with the search, so that it can resume
 class Climb(Searcher):
     """Change all values a little at random; a change stays if the score does not fall."""
 
-    def reset(self):
+    def reset(self) -> None:
         self.state = State(self.problem.start.bits.float())
 
-    def ask(self, n=1):
+    def ask(self, n: int = 1) -> list[ms.Proposal]:
         noise = torch.randn(n, self.problem.space.n_units, generator=self.generator)
         step = 0.0 if self.state.best == -float("inf") else 0.15  # the first proposal is the start itself
         self.tried = self.state.values + step * noise
         return [ms.Proposal.of(self.problem.top_k(values)) for values in self.tried]
 
-    def tell(self, proposals, scores):
+    def tell(self, proposals: list[ms.Proposal], scores: list[ms.Score]) -> None:
         for values, score in zip(self.tried, scores, strict=True):
             if score.value >= self.state.best:
                 self.state = State(values, score.value)

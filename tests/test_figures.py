@@ -9,9 +9,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from documents import ROOT
+from documents import RESULTS, ROOT
 
-RESULTS = ROOT / "docs" / "results"
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RESULTS.glob("*.md")]
 PAGES = [page for page in PAGES if page.parent == RESULTS or "](results/" in page.read_text().replace("docs/", "")]
 
