@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from documents import RESULTS, ROOT
 
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *RESULTS.glob("*.md")]
-PAGES = [page for page in PAGES if page.parent == RESULTS or "](results/" in page.read_text().replace("docs/", "")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in PAGES if page.parent == RESULTS or re.search(r"\]\([./a-z]*results/", page.read_text())]
 
 _NUMBER = r"[-+]?(?:\d[\d,]*)?(?:\.\d+(?:e-?\d+)?|\d)"
 _UNIT = r"(?= ?%| ?points?\b| times| seconds| ms\b| milliseconds| retrainings)"

@@ -20,7 +20,7 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 
-__all__ = ["keep_freed_memory", "print_result", "run"]
+__all__ = ["draw_report", "keep_freed_memory", "print_result", "run"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _KEPT = 1 << 30  # bytes
@@ -53,28 +53,37 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
             console.print(text, highlight=False, soft_wrap=True, markup=False)
         with ProgressBars(console) as bars:
             result = run_sweep(renamed(sweep, free), bars)
-        print_result(result, ["masksearch", *args], console)
+        draw_report(result, ["masksearch", *args], console)
+        print_result(result, console)
 
 
-def print_result(result: SweepResult, command: Sequence[str], console: Console) -> None:
-    """Write the report of a sweep; print its table, and the addresses of the report and the curves."""
-    from masksearch.analysis import group_cells, summarise
-    from masksearch.report import terminal_table, write_report  # here: importing matplotlib takes a second
-    from masksearch.report.best_methods import why_searches_trail
-    from masksearch.report.tensorboard_address import board_link
+def draw_report(result: SweepResult, command: Sequence[str], console: Console) -> None:
+    """Write the report of a sweep, its tables and its figures into the folder of the sweep."""
+    from masksearch.report import write_report  # here: importing matplotlib takes a second
 
     if not console.is_terminal:
         console.print("drawing the report ...", highlight=False)
     with console.status("drawing the report") if console.is_terminal else nullcontext():
-        report = write_report(result, command)
-        link = board_link(result, group_cells(result.cells))
-        address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
-        rows = summarise(result.cells, result.dense)
+        write_report(result, command)
+
+
+def print_result(result: SweepResult, console: Console) -> None:
+    """Print the table of a sweep, and the addresses of its report and curves; change nothing on disk."""
+    from masksearch.analysis import group_cells, summarise
+    from masksearch.report import terminal_table
+    from masksearch.report.best_methods import why_searches_trail
+    from masksearch.report.tensorboard_address import board_link
+
+    link = board_link(result, group_cells(result.cells))
+    address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
+    rows = summarise(result.cells, result.dense)
     console.print(terminal_table(rows, console.width))
     if why := why_searches_trail(rows):
         console.print(why, highlight=False)
     console.print(f"curves  tensorboard --logdir {result.path}    then {address}", highlight=False, soft_wrap=True)
-    console.print(f"report  {report}", highlight=False, soft_wrap=True)
+    report = result.path / "report.html"
+    missing = "" if report.exists() else " is not written yet: masksearch show --report writes it"
+    console.print(f"report  {report}{missing}", highlight=False, soft_wrap=True)
 
 
 def print_tables(console: Console) -> None:

@@ -178,7 +178,7 @@ COMMANDS = {
     "show": "show: takes one folder",
     "show a b": "show: takes one folder",
     "show nowhere": "nowhere holds no sweep",
-    "show a --out b": "unknown flag --out: masksearch show --help lists all flags",
+    "show a --measure b": "unknown flag --measure: masksearch show --help lists all flags",
     "compare a b --outt c": "unknown flag --outt: did you mean --out?",
     "compare a b --out": "--out: nothing given; give --out FILE",
     "analyse a --what": "--what: nothing given; give --what NAME ...",
@@ -388,8 +388,15 @@ def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsy
         assert f"{100 * cell.untrained.test_accuracy:.2f}" in row
     assert (tmp_path / "runs" / "sweep" / "report.html").exists()
     assert "Traceback" not in captured.err
+    folder = tmp_path / "runs" / "sweep"
+    (folder / "results.csv").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert cli.main(["show", "runs/sweep"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before  # show only reads
     shown = capsys.readouterr().out
+    assert cli.main(["show", "runs/sweep", "--report"]) == 0
+    assert (folder / "results.csv").exists()
+    capsys.readouterr()
     table = captured.out[captured.out.index(" method") : captured.out.index("curves")]
     assert table.strip() in shown
     assert cli.main(TINY) == 0
