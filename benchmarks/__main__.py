@@ -1,4 +1,4 @@
-"""The benchmark suites: cases with equal splits, budgets and retraining, a row each, and tables of what they say.
+"""The benchmark suites: run cases with equal splits, budgets and retraining; write rows and tables.
 
     python -m benchmarks --list
     python -m benchmarks --suite criteria --scale cpu --data-root $MASKSEARCH_DATA
@@ -98,7 +98,7 @@ def _run_cases(asked: argparse.Namespace, home: Path, console: Console) -> None:
 
 
 def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path) -> None:
-    """The suite's block, from the rows of all its sweeps; at scale smoke it is only printed."""
+    """Write the block of the suite from the rows of all sweeps; at scale smoke, print it."""
     suite = SUITES[asked.suite]
     paths = [path for sweep in sweeps if (path := home / "results" / f"{sweep.name}.csv").exists()]
     files = {path.stem: read_rows([path]) for path in paths}
@@ -117,7 +117,7 @@ def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path
 
 
 def _figures(drawings: Sequence[Drawing], name: str, home: Path) -> str:
-    """Write figures of a sweep; the Markdown that shows them."""
+    """Write figures of a sweep; return the Markdown that shows them."""
     text = ""
     for figure in drawings:
         path = pages_folder(home) / "figures" / f"{name}_{figure.name}.png"
@@ -127,12 +127,12 @@ def _figures(drawings: Sequence[Drawing], name: str, home: Path) -> str:
 
 
 def _block(asked: argparse.Namespace) -> str:
-    """The name of the suite's block."""
+    """Return the name of the block of the suite."""
     return f"suite_{asked.suite}_{asked.scale}"
 
 
 def _collect(sweeps: Sequence[Sweep], home: Path) -> None:
-    """Take finished sweeps of recipes in, where a page has a place for them."""
+    """Write finished sweeps of recipes to the pages that have a block for them."""
     for sweep in sweeps:
         try:
             page = page_of(sweep.name, home)

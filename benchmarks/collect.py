@@ -30,7 +30,7 @@ _BYTES = 150_000  # of a figure
 
 
 def flat_rows(result: SweepResult) -> list[dict]:
-    """All cells, a row each, with the seconds that its seed's dense training took if there was just one."""
+    """Return a row per cell, with the seconds of the seed's dense training if there was one."""
     trained: dict[int, list[float]] = {}
     for network in result.dense:
         trained.setdefault(network.seed, []).append(sum(epoch.seconds for epoch in network.epochs))
@@ -43,7 +43,7 @@ def flat_rows(result: SweepResult) -> list[dict]:
 
 
 def write_figures(result: SweepResult, folder: Path) -> list[str]:
-    """All figures of the sweep as files; lines of Markdown that show them."""
+    """Write all figures of a sweep; return lines of Markdown that show them."""
     lines = []
     for _, drawings in sweep_drawings(result, summarise(result.cells, result.dense)):
         for drawing in drawings:
@@ -54,7 +54,7 @@ def write_figures(result: SweepResult, folder: Path) -> list[str]:
 
 
 def small_png(drawing: Drawing) -> bytes:
-    """The sharpest file that is small enough."""
+    """Return the figure as PNG, at the highest resolution that is small enough."""
     for dpi in _SHARPNESS:
         content = drawing.png(dpi)
         if len(content) <= _BYTES:
@@ -63,7 +63,7 @@ def small_png(drawing: Drawing) -> bytes:
 
 
 def block_of(result: SweepResult, figures: list[str]) -> str:
-    """What stands between the markers: the results, the figures, and two longer tables folded away."""
+    """Return the text between the markers: results, folded figures and two folded longer tables."""
     rows = summarise(result.cells, result.dense)
     machine = result.machine
     made = (
@@ -96,7 +96,7 @@ def main(folder: Path, home: Path = HERE) -> None:
 
 
 def merge(folders: Iterable[Path], name: str, home: Path = HERE) -> None:
-    """The rows of several sweeps as one file, by sparsity, method and seed."""
+    """Write the rows of several sweeps to one file, by sparsity, method and seed."""
     rows = [row for folder in folders for row in flat_rows(read_sweep(folder))]
     rows.sort(key=lambda row: (row["sparsity"], row["method"], row["seed"]))
     write_csv(rows, home / "results" / f"{name}.csv")

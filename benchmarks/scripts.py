@@ -1,4 +1,4 @@
-"""The suite of measurements that are scripts of their own: what they print goes to their places in docs/results."""
+"""The suite ``speed``: scripts whose output goes to pages in docs/results."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ _ON_GPU = {
 
 
 def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
-    """Script and flags of every measurement, by its place on the page.
+    """Return {name of the block: script and flags}.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
 
 
 def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str] = ()) -> None:
-    """Run them one after the other, so that none disturbs another; print what they print, and keep it on the page.
+    """Run scripts one after the other, print their output, and write it to the pages.
 
     Parameters
     ----------
