@@ -18,7 +18,8 @@ class Climb(Searcher):
     """Change all values a little at random; a change stays if the score does not fall."""
 
     def reset(self) -> None:
-        self.state = State(self.problem.start.bits.float())
+        start = self.problem.start or self.problem.random_mask(self.generator)
+        self.state = State(start.bits.float())
 
     def ask(self, n: int = 1) -> list[ms.Proposal]:
         noise = torch.randn(n, self.problem.space.n_units, generator=self.generator)

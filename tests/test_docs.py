@@ -47,7 +47,7 @@ COMMANDS = [
 ]
 TOOLS = (
     r"python3 -m venv |\.venv/bin/(pip install|ruff|mypy|lint-imports|python -m pytest|mkdocs)\b|tensorboard --logdir |"
-    r"\.venv/bin/python docs/generate_reference\.py"
+    r"\.venv/bin/python docs/generate_reference\.py|python examples/\w+\.py"  # examples: test_examples.py
 )
 MEASURING = r"(for part in .*; do |MASKSEARCH_TEST_DEVICE=cuda )?python (-m benchmarks|benchmarks/|-m pytest)|rows="
 SMALL = "--model lenet_300_100:0.05 --sparsity 0.5 --seeds 1 --budget 5 --epochs 1 --threads 1 --device cpu"
@@ -96,7 +96,11 @@ def test_commands_have_flags_and_values_that_exist(line, in_a_folder):
 
 
 def test_all_code_is_checked():
-    assert {block.language for block in BLOCKS} == {"python", "sh", "bibtex", "text"}  # text: output, other shells
+    assert {block.language for block in BLOCKS} == {"python", "sh", "bash", "bibtex", "text"}  # text: printed output
+    for page in PAGES:
+        assert len(re.findall("^```bash$", page.read_text(), re.MULTILINE)) == len(
+            re.findall(r"^<!-- not run: .+ -->\n\n```bash$", page.read_text(), re.MULTILINE)
+        )
     for line in (line for _, line in SHELL if not re.search(COMMAND, line)):
         assert re.match(TOOLS, line), line
     for line in (line for _, line in BENCHMARKS if not re.search(COMMAND, line)):
