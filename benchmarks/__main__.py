@@ -1,4 +1,4 @@
-"""The benchmark suites: cases with equal splits, budgets and retraining, a row each, and tables of what they say.
+"""The benchmark suites: run cases with equal splits, budgets and retraining; write rows and tables.
 
     python -m benchmarks --list
     python -m benchmarks --suite criteria --scale cpu --data-root $MASKSEARCH_DATA
@@ -7,10 +7,9 @@
 
 Rows go to ``benchmarks/results/<sweep>.csv`` as cases finish; the same command goes on after a kill, and on another
 machine from the rows that are there. At the end, or with ``--tables`` from the rows alone, the tables go between the
-lines ``<!-- suite_<suite>_<scale> -->`` of ``benchmarks/README.md``. At scale ``smoke`` rows go to ``<runs>/results``
+lines ``<!-- suite_<suite>_<scale> -->`` of a page in ``docs/results``. At scale ``smoke`` rows go to ``<runs>/results``
 and the tables are printed. Recipes (``published``) are taken in sweep by sweep, as ``python -m benchmarks.collect``
-does; ``speed`` runs scripts, whose output has its own places on the page, all or those that ``--only`` names. Sentences
-with figures follow their tables: every command here writes them anew, as ``python -m benchmarks.sentences`` does alone.
+does; ``speed`` runs scripts, whose output has its own places on the pages, all or those that ``--only`` names.
 """
 
 import argparse
@@ -21,9 +20,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import accuracies, anytime, collect, sentences
+from benchmarks import accuracies, anytime, collect
 from benchmarks.collect import small_png
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, page_of, pages_folder, write_block
 from benchmarks.rows import read_rows
 from benchmarks.running import run_suite
 from benchmarks.scripts import commands, run_scripts
@@ -81,8 +80,6 @@ def _run(asked: argparse.Namespace, home: Path, console: Console) -> int:
         run_scripts(asked.scale, asked.data_root, asked.runs, home, asked.only)
     else:
         _run_cases(asked, home if asked.scale != "smoke" else Path(asked.runs), console)
-    if asked.scale != "smoke":
-        sentences.write(home)
     return 0
 
 
@@ -91,7 +88,7 @@ def _run_cases(asked: argparse.Namespace, home: Path, console: Console) -> None:
     run = {name: getattr(asked, name) for name in ("data_root", "runs", "device", "threads")}
     whole = suite.sweeps(asked.scale)
     if asked.scale != "smoke" and not suite.published:
-        _place(asked, home, "")  # raises if the page has no place for the tables
+        page_of(_block(asked), home)  # raises if no page has a place for the tables
     if not asked.tables:
         run_suite(chosen(whole, asked.only, asked.seeds, run), home, console, grows=not suite.published)
     if suite.published:
@@ -101,7 +98,7 @@ def _run_cases(asked: argparse.Namespace, home: Path, console: Console) -> None:
 
 
 def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path) -> None:
-    """The suite's block, from the rows of all its sweeps; at scale smoke it is only printed."""
+    """Write the block of the suite from the rows of all sweeps; at scale smoke, print it."""
     suite = SUITES[asked.suite]
     paths = [path for sweep in sweeps if (path := home / "results" / f"{sweep.name}.csv").exists()]
     files = {path.stem: read_rows([path]) for path in paths}
@@ -112,38 +109,38 @@ def _write_tables(asked: argparse.Namespace, sweeps: Sequence[Sweep], home: Path
         else:
             text += _figures([accuracies.drawing(rows, suite.value, suite.scale)], name, home)
             at_costs = _figures(accuracies.cost_drawings(rows, suite.value, suite.scale), name, home)
-            text += f"\n<details><summary>The same against costs</summary>\n{at_costs}\n</details>\n"
+            text += f'\n<details markdown="1"><summary>The same against costs</summary>\n{at_costs}\n</details>\n'
     if asked.scale == "smoke":
         print(text)
         return
-    (home / "README.md").write_text(_place(asked, home, text))
-    print(f"tables  {home / 'README.md'}")
+    print(f"tables  {write_block(_block(asked), text, home)}")
 
 
 def _figures(drawings: Sequence[Drawing], name: str, home: Path) -> str:
-    """Write figures of a sweep; the Markdown that shows them."""
+    """Write figures of a sweep; return the Markdown that shows them."""
     text = ""
     for figure in drawings:
-        path = home / "figures" / f"{name}_{figure.name}.png"
+        path = pages_folder(home) / "figures" / f"{name}_{figure.name}.png"
         write_bytes(path, small_png(figure))
         text += f"\n![{figure.name}]({path.parent.name}/{path.name})\n\n{figure.caption}\n"
     return text
 
 
-def _place(asked: argparse.Namespace, home: Path, text: str) -> str:
-    """The page, with a text in the suite's place."""
-    return replace_block((home / "README.md").read_text(), f"suite_{asked.suite}_{asked.scale}", text)
+def _block(asked: argparse.Namespace) -> str:
+    """Return the name of the block of the suite."""
+    return f"suite_{asked.suite}_{asked.scale}"
 
 
 def _collect(sweeps: Sequence[Sweep], home: Path) -> None:
-    """Take finished sweeps of recipes in, where the page has a place for them."""
-    page = home / "README.md"
+    """Write finished sweeps of recipes to the pages that have a block for them."""
     for sweep in sweeps:
-        if page.exists() and f"<!-- {sweep.name} -->" in page.read_text():
+        try:
+            page = page_of(sweep.name, home)
+        except InputError as error:
+            print(f"no place for {sweep.name}: {error}")
+        else:
             collect.main(Path(sweep.parts[0].run.runs) / sweep.name, home)
             print(f"tables  {page}: {sweep.name}")
-        else:
-            print(f"no place for {sweep.name} on {page}: no lines <!-- {sweep.name} -->")
 
 
 def _list(console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What a suite compares, over sparsities and over costs: a panel per method, from the rows of a sweep."""
+"""Figures of a suite: accuracy against sparsity and against costs, with a panel per method."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ _TICKS = (*range(10, 100, 10), 95, 98, 99)  # accuracies, in percent
 _PERFECT = 0.1  # points of error: what is below is drawn there
 
 Points = Mapping[str, tuple[Sequence[float], Sequence[float]]]
-"""By series: what stands along the axis, and accuracies in percent."""
+"""{name: (values along the x axis, accuracies in percent)}."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A series of rows, as figures tell it from others."""
+    """Name, method and label of one line of a figure."""
 
     name: str
     method: str
@@ -36,7 +36,7 @@ class Line:
 
 
 def lines(rows: Sequence[Row]) -> dict[str, Line]:
-    """The series of rows by their names."""
+    """Return {name: line} of all series of rows."""
     found = {}
     for name, places in series(rows).items():
         row = next(iter(places.values()))
@@ -46,7 +46,7 @@ def lines(rows: Sequence[Row]) -> dict[str, Line]:
 
 
 def drawing(rows: Sequence[Row], column: str, scale: float) -> Drawing:
-    """Means over seeds of a column, times a scale, against sparsities.
+    """Return a figure of a column against sparsity: means over seeds, times a scale.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def drawing(rows: Sequence[Row], column: str, scale: float) -> Drawing:
 
 
 def cost_drawings(rows: Sequence[Row], column: str, scale: float) -> list[Drawing]:
-    """The same against MACs, and against parameters where methods differ in them, with the Pareto front of each."""
+    """Return figures against MACs, and against parameters where methods differ in them, with Pareto fronts."""
     chosen = [cost for cost in reversed(COSTS) if cost.word == "MACs" or costs_differ(rows, cost)]
     return [_against(rows, column, scale, cost) for cost in chosen]
 
@@ -94,7 +94,7 @@ def _about(rows: Sequence[Row]) -> str:
 def _panels(
     rows: Sequence[Row], points: Points, label: str, front: tuple[np.ndarray, np.ndarray] | None = None
 ) -> Figure:
-    """A panel per series, all others behind it; ten and more lines in one panel are told apart by nobody."""
+    """Return a figure with a panel per series; the other series are grey lines behind it."""
     known = lines(rows)
     looks = Looks(known.values())
     down = -(-len(points) // _ACROSS)
@@ -123,7 +123,7 @@ def _panels(
 
 
 def _log_error(axes: Axes, accuracies: np.ndarray) -> None:
-    """A scale of accuracies in percent on which halving the error is the same step everywhere."""
+    """Set a y axis of accuracies in percent that is logarithmic in the error."""
 
     def forward(values: np.ndarray) -> np.ndarray:
         return -np.log(np.maximum(100 - np.asarray(values, dtype=float), _PERFECT))

@@ -1,4 +1,4 @@
-"""Anytime curves of a sweep of searches, from its rows: the best score so far along what it has cost."""
+"""Figures of searches: best score so far against scorings, images or seconds."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ _WORDS = {"scorings": "scorings", "images": "image-evaluations", "seconds": "sec
 
 
 def curves(rows: Sequence[Row], axis: str) -> dict[str, tuple[np.ndarray, Band]]:
-    """Of every method the looks along an axis and the band of its best scores over seeds; none if there are no looks.
+    """Return {method: (places along an axis, band of best scores over seeds)}; empty without such columns.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def curves(rows: Sequence[Row], axis: str) -> dict[str, tuple[np.ndarray, Band]]
 
 
 def shared_seeds(rows: Sequence[Row]) -> list[Row]:
-    """The rows of those seeds that every method has.
+    """Return the rows of the seeds that every method has.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def shared_seeds(rows: Sequence[Row]) -> list[Row]:
 
 
 def drawings(rows: Sequence[Row]) -> list[Drawing]:
-    """One figure: a row of panels a sparsity, a panel an axis, means over the seeds that all methods have there.
+    """Return one figure with a row of panels per sparsity and a panel per axis; none if methods share no seed.
 
     There is none as long as methods have no seed in common.
     """

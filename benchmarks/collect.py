@@ -1,27 +1,27 @@
-"""Take a finished sweep into the benchmarks: its rows as CSV, its tables into README.md, its figures as PNG.
+"""Take a finished sweep into the results: its rows as CSV, its tables into a page, its figures as PNG.
 
     python -m benchmarks.collect runs/thesis_mlp_cpu
     python -m benchmarks.collect --into search_filters_cpu_search runs/filters_seed*_search
 
-The rows go to ``benchmarks/results/<name>.csv`` and the figures to ``benchmarks/figures/<name>_<figure>.png``. The
-tables and links to the figures go between the lines ``<!-- <name> -->`` and ``<!-- end of <name> -->`` of
-``benchmarks/README.md``, with the machine and the versions that made them. Sentences with figures of the rows
-follow (``python -m benchmarks.sentences``).
+The rows go to ``benchmarks/results/<name>.csv`` and the figures to ``docs/results/figures/<name>_<figure>.png``. The
+tables and links to the figures go between the lines ``<!-- <name> -->`` and ``<!-- end of <name> -->`` of the page in
+``docs/results`` that has these lines, with the machine and the versions that made them.
 
 Of sweeps that belong together, as when each seed is a sweep of its own, ``--into`` takes the rows alone, into one file.
 """
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks import sentences
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, page_of, pages_folder, write_block
 from benchmarks.rows import case_columns, write_csv
 from masksearch.analysis import summarise
 from masksearch.experiment import SweepResult, read_sweep
-from masksearch.report import Drawing, costs_markdown, markdown_table, moments_markdown, sweep_drawings
+from masksearch.report import Drawing, markdown_table, sweep_drawings
 from masksearch.report.tables.results_csv import flat_row
+from masksearch.report.tables.summary_tables import costs_grid, moments_grid
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 
@@ -30,7 +30,7 @@ _BYTES = 150_000  # of a figure
 
 
 def flat_rows(result: SweepResult) -> list[dict]:
-    """All cells, a row each, with the seconds that its seed's dense training took if there was just one."""
+    """Return a row per cell, with the seconds of the seed's dense training if there was one."""
     trained: dict[int, list[float]] = {}
     for network in result.dense:
         trained.setdefault(network.seed, []).append(sum(epoch.seconds for epoch in network.epochs))
@@ -43,7 +43,7 @@ def flat_rows(result: SweepResult) -> list[dict]:
 
 
 def write_figures(result: SweepResult, folder: Path) -> list[str]:
-    """All figures of the sweep as files; lines of Markdown that show them."""
+    """Write all figures of a sweep; return lines of Markdown that show them."""
     lines = []
     for _, drawings in sweep_drawings(result, summarise(result.cells, result.dense)):
         for drawing in drawings:
@@ -54,7 +54,7 @@ def write_figures(result: SweepResult, folder: Path) -> list[str]:
 
 
 def small_png(drawing: Drawing) -> bytes:
-    """The sharpest file that is small enough."""
+    """Return the figure as PNG, at the highest resolution that is small enough."""
     for dpi in _SHARPNESS:
         content = drawing.png(dpi)
         if len(content) <= _BYTES:
@@ -63,7 +63,7 @@ def small_png(drawing: Drawing) -> bytes:
 
 
 def block_of(result: SweepResult, figures: list[str]) -> str:
-    """What stands between the markers: the results, the figures, and two longer tables folded away."""
+    """Return the text between the markers: results, folded figures and two folded longer tables."""
     rows = summarise(result.cells, result.dense)
     machine = result.machine
     made = (
@@ -73,11 +73,15 @@ def block_of(result: SweepResult, figures: list[str]) -> str:
     made += f"; rows in `results/{result.path.name}.csv`." if result.cells else "."
     folded = {
         "Figures": "\n".join(figures),
-        "Masks at all moments": moments_markdown(rows),
-        "Costs": costs_markdown(rows),
+        "Masks at all moments": replace(moments_grid(rows), about="").markdown(heading=False),
+        "Costs": replace(costs_grid(rows), about="").markdown(heading=False),
     }
     parts = [markdown_table(rows), f"{made}\n"]
-    parts += [f"<details><summary>{title}</summary>\n\n{text}\n</details>\n" for title, text in folded.items() if text]
+    parts += [
+        f'<details markdown="1"><summary>{title}</summary>\n\n{text}\n</details>\n'
+        for title, text in folded.items()
+        if text
+    ]
     return "\n".join(parts)
 
 
@@ -85,16 +89,14 @@ def main(folder: Path, home: Path = HERE) -> None:
     """Collect the sweep in ``folder`` into the folder ``home``."""
     result = read_sweep(folder)
     name = result.path.name
-    page = home / "README.md"
-    replace_block(page.read_text(), name, "")  # raises if the page has no place for it
+    page_of(name, home)  # raises if no page has a place for it
     if result.cells:
         write_csv(flat_rows(result), home / "results" / f"{name}.csv")
-    block = block_of(result, write_figures(result, home / "figures"))
-    page.write_text(replace_block(page.read_text(), name, block))
+    write_block(name, block_of(result, write_figures(result, pages_folder(home) / "figures")), home)
 
 
 def merge(folders: Iterable[Path], name: str, home: Path = HERE) -> None:
-    """The rows of several sweeps as one file, by sparsity, method and seed."""
+    """Write the rows of several sweeps to one file, by sparsity, method and seed."""
     rows = [row for folder in folders for row in flat_rows(read_sweep(folder))]
     rows.sort(key=lambda row: (row["sparsity"], row["method"], row["seed"]))
     write_csv(rows, home / "results" / f"{name}.csv")
@@ -112,6 +114,5 @@ if __name__ == "__main__":
             merge(asked.folders, asked.into)
         else:
             main(asked.folders[0])
-        sentences.write()
     except InputError as error:
         parser.error(str(error))

@@ -69,7 +69,7 @@ def _end(epochs: Epochs) -> float:
 
 
 def early(masks: Sequence[Epochs], loss: str, epochs: int) -> tuple[float, float]:
-    """Rank correlation of a loss after so many epochs with the end, and what its choice has less than the best."""
+    """Return the rank correlation of an early loss with the final accuracy, and what its choice lacks to the best."""
     ends = np.array([_end(rows) for rows in masks])
     losses = np.array([getattr(rows[epochs - 1], loss) for rows in masks])
     return float(spearmanr(-losses, ends)[0]), 100 * float(ends.max() - ends[losses.argmin()])

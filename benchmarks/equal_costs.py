@@ -19,7 +19,7 @@ _REACH = 2 / 3  # share of the methods that have measurements on both sides of a
 
 @dataclass(frozen=True)
 class Cost:
-    """A column of rows that says what a ticket costs."""
+    """A cost of tickets: its name, its column, and the column of the dense network's cost."""
 
     word: str
     column: str
@@ -33,7 +33,7 @@ COSTS = (
 
 
 def interpolated(costs: Sequence[float], values: Sequence[float], at: float) -> float:
-    """A value at a cost, linear in the logarithm of costs between the two measurements around it.
+    """Return the value at a cost, interpolated linearly over the logarithm of the cost.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def interpolated(costs: Sequence[float], values: Sequence[float], at: float) -> 
 
 
 def mean_points(rows: Sequence[Row], *columns: str) -> dict[tuple[str, float], list[float]]:
-    """Means over seeds of columns, by series and sparsity; those alone that have as many seeds as any."""
+    """Return {(series, sparsity): means of columns over seeds}, where all seeds are there."""
     points: dict[tuple[str, float], list[Row]] = {}
     for name, places in series(rows).items():
         for (sparsity, _), row in sorted(places.items()):
@@ -73,7 +73,7 @@ def mean_points(rows: Sequence[Row], *columns: str) -> dict[tuple[str, float], l
 
 
 def costs_differ(rows: Sequence[Row], cost: Cost) -> bool:
-    """Whether at some sparsity a method's mean cost is more than a tenth above another's."""
+    """Return whether, at some sparsity, mean costs of methods differ by more than a tenth."""
     found: dict[float, list[float]] = {}
     for (_, sparsity), (mean,) in mean_points(rows, cost.column).items():
         found.setdefault(sparsity, []).append(mean)
@@ -81,12 +81,12 @@ def costs_differ(rows: Sequence[Row], cost: Cost) -> bool:
 
 
 def dense_cost(rows: Sequence[Row], cost: Cost) -> float:
-    """What the dense network costs; NaN if rows don't say so."""
+    """Return the cost of the dense network; NaN if rows lack it."""
     return number(rows[0], cost.dense)
 
 
 def shares(rows: Sequence[Row], cost: Cost) -> list[float]:
-    """Shares of the dense network's cost for a table, evenly on a log scale, in numbers of two digits.
+    """Return shares of the dense network's cost for a table, evenly on a log scale, with two digits.
 
     They go from the lowest to the highest cost that at least two thirds of the methods enclose with every seed. None
     if there is no such range.
@@ -103,7 +103,7 @@ def shares(rows: Sequence[Row], cost: Cost) -> list[float]:
 
 
 def at_share(places: Places, cost: Cost, column: str, share: float) -> Estimate:
-    """A column of a series at a share of the dense network's cost: over seeds, each between its own sparsities.
+    """Return a column at a share of the dense network's cost, over seeds; each seed is interpolated by itself.
 
     It is NaN where not every seed has measurements on both sides: the mean of some would be one of other tickets.
     """
@@ -125,7 +125,7 @@ def _by_seed(places: Places) -> list[list[Row]]:
 
 
 def _ends(places: Places, column: str) -> tuple[float, float]:
-    """The lowest and the highest cost that all seeds enclose."""
+    """Return the lowest and the highest cost that all seeds enclose."""
     costs = [[number(row, column) for row in own] for own in _by_seed(places)]
     return max(map(min, costs)), min(map(max, costs))
 

@@ -9,6 +9,7 @@ criterion at a scope, which is the rows' or that which the file is named after. 
 search's seeds, the best is the one with the highest *validation* accuracy after the last epoch, in the mean over seeds.
 The verdict looks at *test* accuracies after the last epoch, in pairs by seed: the mean difference, its 95 % interval
 (Student's t), Wilcoxon's signed-rank test, corrected by Holm's method over the sparsities that are looked at.
+``docs/results/README.md`` explains the columns.
 
 ``--above X``: met if the mean difference is at least X points and the corrected p below 0.05. ``--not-below``: met if
 the whole interval lies above -0.1 points. Ten seeds reach p = 0.002; five can't reach 0.05.
@@ -23,8 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import sentences
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, write_block
 from benchmarks.rows import DISTINGUISHING_COLUMNS, Row, Series, number, read_rows, series
 from masksearch.analysis import MARGIN, Estimate, Paired, holm, paired
 from masksearch.criteria import CRITERIA
@@ -39,12 +39,12 @@ _SECONDS = ("dense", "search", "retrain")
 
 @dataclass(frozen=True)
 class Bar:
-    """What a search has to reach: at least so much more accuracy than the best baseline; None: not to be below it."""
+    """Least difference between a search and the best baseline, in accuracy (0 to 1); None: not below the baseline."""
 
     above: float | None = None  # in [0, 1]
 
     def met(self, pair: Paired, p: float) -> bool:
-        """Whether the difference reaches the bar; ``p`` is the corrected one."""
+        """Return whether the difference reaches the bar; ``p`` is corrected by Holm's method."""
         if self.above is None:
             return pair.not_below
         mean = round(pair.difference.mean, 12)
@@ -52,18 +52,18 @@ class Bar:
 
     @property
     def least(self) -> float:
-        """The difference that is asked for."""
+        """Difference that the bar asks for, in accuracy (0 to 1)."""
         return -MARGIN if self.above is None else self.above
 
     @property
     def text(self) -> str:
-        """As it stands in tables, in points."""
+        """Text of the bar in tables, in points."""
         return "not below" if self.above is None else f"{100 * self.above:+g}"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A search against the best baseline at one sparsity."""
+    """Comparison of a search with the best baseline at one sparsity."""
 
     sparsity: float
     search: list[Row]  # by seed
@@ -150,7 +150,7 @@ def verdicts(
 
 
 def _warm_start(found: Series, method: str) -> str:
-    """The rows of the criterion that a search starts from, ranked globally; nothing if there are none."""
+    """Return the name of the rows of the criterion that the search starts from; empty if there are none."""
     started = {row.get("warm_start", "") for row in found[method].values()}
     name, _, moment = started.pop().partition("@") if len(started) == 1 else ("", "", "")
     for title, rows in found.items():
@@ -162,7 +162,7 @@ def _warm_start(found: Series, method: str) -> str:
 
 
 def _is_shuffled(rows: dict[tuple[float, int], Row], search: dict[tuple[float, int], Row]) -> bool:
-    """Whether they are of the search's masks, shuffled within layers."""
+    """Return whether rows are of the search's masks, shuffled within layers."""
     row, own = next(iter(rows.values())), next(iter(search.values()))
     same = all(row.get(column) == own.get(column) for column in ("method", "schedule", *DISTINGUISHING_COLUMNS))
     return row.get("control") == "shuffle" and same
@@ -184,7 +184,7 @@ def _seeds(rows: dict[tuple[float, int], Row], sparsity: float) -> dict[int, Row
 
 
 def _same(rows: dict[tuple[float, int], Row], sparsity: float, search: dict[int, Row]) -> list[Row]:
-    """The rows of the search's seeds, in their order."""
+    """Return the rows with the seeds of the search, in their order."""
     own = _seeds(rows, sparsity)
     return [own[seed] for seed in search if seed in own]
 
@@ -204,7 +204,7 @@ def _list(values: Iterable[float]) -> str:
 
 
 def report(found: Sequence[Verdict], method: str) -> str:
-    """The verdicts as Markdown, and a table of what the search costs."""
+    """Return the verdicts and the costs of the search as Markdown tables."""
     names = [name for name in found[0].controls if any(verdict.controls[name] for verdict in found)]
     head = ["sparsity", "seeds", f"{method} %", "best baseline", "its %", "difference", "95 % interval", "p", "p, Holm"]
     head += ["bar", "interval above it", "met"]
@@ -224,17 +224,10 @@ def report(found: Sequence[Verdict], method: str) -> str:
     for verdict in found:
         controls = [_points(verdict.controls[name]) for name in names]
         lines.append(_line([f"{100 * verdict.sparsity:g} %", *controls, *_costs(verdict.search)]))
-    note = (
-        "Test accuracy after the last epoch, means over the seeds; differences in points, in pairs by seed, with "
-        "95 % intervals (Student's t); the best baseline by validation accuracy; Wilcoxon's signed-rank test, Holm's "
-        f"correction over {len(found)} sparsities. Minus a control: the search's accuracy minus the control's. Gap: "
-        "accuracy on the search images minus that on the rest of the validation images, in points. Seconds and "
-        "their ratios are medians; dense is the training that the search's saliencies, and most criteria, look back on."
-    )
     left_out = sorted({name for verdict in found for name in verdict.left_out})
     if left_out:
-        note += f" Left out, for want of seeds or of validation accuracies: {', '.join(left_out)}."
-    return "\n".join([*lines, "", note, ""])
+        lines += ["", f"Left out, for want of seeds or of validation accuracies: {', '.join(left_out)}."]
+    return "\n".join([*lines, ""])
 
 
 def _figures(verdict: Verdict) -> list[str]:
@@ -271,7 +264,7 @@ def _costs(search: Sequence[Row]) -> list[str]:
 
 
 def _median(values: Sequence[float], form: str) -> str:
-    """Of seconds: a machine that stands still for a while is no part of it."""
+    """Return the median of seconds as a text; a pause of the machine does not change it."""
     median = float(np.median(values))
     return "–" if math.isnan(median) else f"{median:{form}}"
 
@@ -297,16 +290,14 @@ def main(arguments: Sequence[str] | None = None, home: Path = HERE) -> int:
     parser.add_argument(
         "--sparsity", type=float, nargs="+", default=[], help="the stated comparisons; all if not given"
     )
-    parser.add_argument("--write", metavar="NAME", help="also between the lines <!-- NAME --> of benchmarks/README.md")
+    parser.add_argument("--write", metavar="NAME", help="write the table between the lines <!-- NAME --> of its page")
     asked = parser.parse_args(arguments)
     try:
         wanted = Bar(None if asked.not_below else asked.above / 100)
         found = verdicts(read_rows(asked.rows), asked.method, wanted, asked.baselines, asked.warm_start, asked.sparsity)
         text = report(found, asked.method)
         if asked.write:
-            page = home / "README.md"
-            page.write_text(replace_block(page.read_text(), asked.write, text))
-            sentences.write(home)
+            write_block(asked.write, text, home)
     except InputError as error:
         print(f"goals: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Rows of finished cases, as ``results/*.csv`` holds them: written, read, told apart by what they are cases of."""
+"""Read and write the rows of finished cases, ``results/*.csv``, and group them by method."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ _DEFAULTS = {"schedule": "one_shot", "control": "none"}  # of rows from before t
 
 
 def read_csv(path: Path) -> list[Row]:
-    """The rows of a file; none if there is no file."""
+    """Return the rows of a file; an empty list if there is no file."""
     if not path.exists():
         return []
     with path.open(newline="") as source:
@@ -53,7 +53,7 @@ def read_csv(path: Path) -> list[Row]:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Rows as a file that is whole at any moment; what a row doesn't have is empty."""
+    """Write rows to a CSV file atomically; a value that a row lacks is empty."""
     sink = io.StringIO()
     writer = csv.DictWriter(sink, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
@@ -62,7 +62,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def case_columns(folder: str, settings: Mapping[str, Any]) -> dict[str, object]:
-    """What tells a case from those of other sweeps: its cell's folder, and some of what that one's name stands for.
+    """Return the columns that identify a case among all sweeps: the folder of its cell and some settings.
 
     ``settings`` are those of the folder's ``settings.json``. Criteria have a scope, searches the rest.
     """
@@ -71,7 +71,7 @@ def case_columns(folder: str, settings: Mapping[str, Any]) -> dict[str, object]:
 
 
 def read_rows(paths: Iterable[Path]) -> list[Row]:
-    """The rows of several files, each with ``sweep``, the name of its file, and the ``scope`` that this may tell.
+    """Return the rows of several files, with the columns ``sweep`` (name of the file) and ``scope`` (from that name).
 
     Raises
     ------
@@ -93,13 +93,13 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
 
 
 def number(row: Row, column: str) -> float:
-    """A figure of a row; NaN if it has none."""
+    """Return the number in a column of a row; NaN if it is empty."""
     text = row.get(column, "")
     return float(text) if text else math.nan
 
 
 def series(rows: Sequence[Row]) -> Series:
-    """The rows by method, with what tells a method's rows from others: scope, schedule, control, moment ... sweep.
+    """Return {name: rows}; a name is the method with the settings in which rows of that method differ.
 
     Raises
     ------
@@ -134,12 +134,12 @@ def _name(row: Row) -> str:
 
 
 def _setting(row: Row, column: str) -> str:
-    """What was asked for: the moment of an early-bird ticket is a result, each seed's its own."""
+    """Return a setting of a row; the moment of an early-bird ticket is a result and counts as empty."""
     return "" if column == "find_at" and row.get("schedule") == "early_bird" else row.get(column, "")
 
 
 def _with_column(rows: Sequence[Row], names: Sequence[str], column: str) -> list[str]:
-    """Names, with the column's value where rows of one name at the same sparsity differ in it."""
+    """Return the names, with the value of the column where rows of one name and sparsity differ in it."""
     values: dict[tuple[str, str], set[str]] = {}
     for row, name in zip(rows, names, strict=True):
         values.setdefault((name, row["sparsity"]), set()).add(_setting(row, column))

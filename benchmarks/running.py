@@ -1,4 +1,4 @@
-"""Running a suite: sweep after sweep, a row a case as soon as it is finished, and how long the rest will take."""
+"""Run a suite: one sweep after the other, with a row per finished case and an estimate of the time left."""
 
 import time
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from masksearch.utils.files import read_json
 
 __all__ = ["LOOKS", "anytime", "run_suite"]
 
-LOOKS = 13  # a search's best so far is written down at so many points of every axis, evenly on a log scale
+LOOKS = 13  # points of every axis at which the best score so far is kept, evenly on a log scale
 _DECADES = 2.0  # that they span
 
 
 def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console, grows: bool = True) -> None:
-    """Run all sweeps, or what is left of them.
+    """Run all sweeps; finished cases are skipped.
 
     A case whose row is in ``home/results`` is finished, wherever that was; one that ``runs`` holds is only read. The
     rest runs, and every finished case adds its row. If the files don't grow, only what ``runs`` holds is finished, and
@@ -46,7 +46,7 @@ def run_suite(sweeps: Sequence[Sweep], home: Path, console: Console, grows: bool
 
 
 class _Rows:
-    """The rows of a sweep, those of earlier runs with them."""
+    """Rows of a sweep, including those of earlier runs."""
 
     def __init__(self, sweep: Sweep, path: Path, grows: bool) -> None:
         self.sweep, self.path, self._grows = sweep, path, grows
@@ -61,12 +61,12 @@ class _Rows:
 
     @property
     def runs(self) -> Path:
-        """The folder of the sweep's cells."""
+        """Folder of the cells of the sweep."""
         return Path(self.sweep.parts[0].run.runs) / self.sweep.name
 
     @property
     def left(self) -> int:
-        """Cells that are still to run."""
+        """Number of cells that are still to run."""
         return sum(folder not in self and not is_done(self.runs / folder) for folder in self.cells)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ class _Rows:
         self._rows[row["cell"]] = row
 
     def write(self) -> None:
-        """In the order of the cases; rows of other seeds or methods, which were asked for before, come last."""
+        """Write the rows in the order of the cases; rows of other seeds or methods come last."""
         if not self._grows:
             return
         places = {folder: place for place, folder in enumerate(self.cells)}
@@ -82,7 +82,7 @@ class _Rows:
 
 
 class _SuiteBars(ProgressBars):
-    """One bar for all sweeps; a row in the file for every finished case."""
+    """Progress of a suite: one bar for all sweeps; writes a row for every finished case."""
 
     def __init__(self, console: Console, files: Sequence[_Rows]) -> None:
         super().__init__(console)
@@ -93,11 +93,11 @@ class _SuiteBars(ProgressBars):
         self.file = files[0]
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Count; the bar of the suite is there already."""
+        """Start the clock of a sweep; the bar of the suite exists already."""
         self._begun = time.monotonic()
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Write the case's row, and how long the suite will take from here."""
+        """Write the row of a case; print the time that the suite still takes."""
         super().cell_ends(cell, result)
         machine = read_json(self.file.runs / "sweep.json")["machine"]
         row = case_columns(cell.folder, result.settings) | flat_row(result, machine)
@@ -110,7 +110,7 @@ class _SuiteBars(ProgressBars):
         self._console.print(f"{done} of {self._total} cases, {_minutes(self._left())} left", highlight=False)
 
     def _left(self) -> float:
-        """Seconds: a sweep's cases take as long as those before them, those of sweeps to come as long as all."""
+        """Return the seconds left: cases take as long as earlier cases of the same sweep, or of all sweeps."""
         everything = [seconds for taken in self._taken.values() for seconds in taken]
         return sum(rows.left * float(np.mean(self._taken.get(rows.path, everything))) for rows in self._files)
 
@@ -120,7 +120,7 @@ def _minutes(seconds: float) -> str:
 
 
 def anytime(folder: Path, cell: Cell) -> dict[str, float]:
-    """A search's best score along its costs, as columns of its row: ``best.scorings.100``, ``best.images.50000``.
+    """Return the best scores of a search along its budget as columns: ``best.scorings.100``, ``best.images.50000``.
 
     Looks lie at :data:`LOOKS` points, evenly on a log scale up to the budget and the same for all methods: of scorings
     and image-evaluations, or of seconds where these end the search.

@@ -1,4 +1,4 @@
-"""The suite of measurements that are scripts of their own: what they print goes to their places on the page."""
+"""The suite ``speed``: scripts whose output goes to pages in docs/results."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, write_block
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
@@ -34,7 +34,7 @@ _ON_GPU = {
 
 
 def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
-    """Script and flags of every measurement, by its place on the page.
+    """Return {name of the block: script and flags}.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
 
 
 def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str] = ()) -> None:
-    """Run them one after the other, so that none disturbs another; print what they print, and keep it on the page.
+    """Run scripts one after the other, print their output, and write it to the pages.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
     for name in chosen:
         if missing := [flag for flag in known[name] if _is_missing_run(flag, runs)]:
             raise InputError(
-                f"{name}: no sweep in {', '.join(missing)}; the commands that make them stand above its table on "
-                "benchmarks/README.md, and --only chooses other scripts"
+                f"{name}: no sweep in {', '.join(missing)}; the commands that make them stand above its table in "
+                "docs/results, and --only chooses other scripts"
             )
     there = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(HERE.parent), os.getenv("PYTHONPATH")]))}
     for name in chosen:
@@ -115,8 +115,7 @@ def run_scripts(scale: str, root: str, runs: str, home: Path, only: Sequence[str
         if child.returncode:
             raise InputError(f"{script} {' '.join(flags)}: ended with exit code {child.returncode}")
         if scale != "smoke":
-            page = home / "README.md"
-            page.write_text(replace_block(page.read_text(), name, "".join(lines)))
+            write_block(name, "".join(lines), home)
 
 
 def _is_missing_run(flag: str, runs: str) -> bool:

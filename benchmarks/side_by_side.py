@@ -52,7 +52,7 @@ def side_by_side(drawn: list[Ticket], split: ms.Split, device: str) -> None:
 
 
 def scorings(name: str, searcher: str, at_once: int, device: str) -> float:
-    """Seconds per scoring of a search that asks for so many proposals at once."""
+    """Return seconds per scoring of a search with this number of proposals at once."""
     model = ms.build_model(name, SHAPE).to(device).eval()
     space = ms.weight_space(model)
     images = torch.randn(IMAGES, *SHAPE, generator=torch_generator(0))

@@ -1,4 +1,4 @@
-"""The suites, as cases: data set, network, granularity, method, sparsity, seed and budget of each, at three scales.
+"""Cases of all suites at three scales: data set, network, granularity, method, sparsity, seed and budget.
 
 A sweep of a suite holds the cases that are compared with one another. Its parts are sparsity by sparsity, so that a
 suite that was stopped has all methods at some sparsities rather than some methods at all of them.
@@ -19,24 +19,24 @@ __all__ = ["SUITES", "Suite", "Sweep", "chosen"]
 
 @dataclass(frozen=True)
 class Sweep:
-    """Cases that are compared with one another: the parts of one sweep."""
+    """Cases that are compared with one another, as the parts of one sweep."""
 
     parts: tuple[Settings, ...]
 
     @property
     def name(self) -> str:
-        """Of its folder under ``runs`` and of its file of rows."""
+        """Name of the sweep's folder under ``runs`` and of its file of rows."""
         return self.parts[0].run.name
 
     @property
     def cells(self) -> list[Cell]:
-        """Its cases, in order."""
+        """All cases, in order."""
         return list({cell.folder: cell for part in self.parts for cell in grid(part)}.values())
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What a suite compares, and which cases that takes."""
+    """A comparison: its cases, and the columns that its tables show."""
 
     about: str
     sweeps: Callable[[str], list[Sweep]]  # by scale
@@ -49,7 +49,7 @@ class Suite:
 
 
 def _criteria_of(granularity: str, bn: bool) -> list[str]:
-    """All criteria for units of a kind; BatchNorm's scales only where a network has some."""
+    """Return all criteria of a granularity; ``bn_scale`` only for networks with BatchNorm."""
     rows = [name for name, row in CRITERIA.items() if granularity in row.granularities]
     return rows if bn else [name for name in rows if name != "bn_scale"]
 
@@ -111,7 +111,7 @@ _CRITERIA: dict[str, tuple[dict[str, Any], dict[str, dict[str, Any]]]] = {
 
 
 def _by_sparsity(name: str, flat: dict[str, Any]) -> list[Settings]:
-    """One part for every sparsity."""
+    """Return one part of a sweep per sparsity."""
     whole = Settings().updated(flat | {"name": name}, name)
     return [replace(whole, sweep=replace(whole.sweep, sparsity=(one,))) for one in whole.sweep.sparsity]
 
@@ -153,7 +153,7 @@ _NO_LIMIT = 10**9  # scorings, where seconds end the search
 
 
 def _search(scale: str) -> list[Sweep]:
-    """Every searcher twice: until so many scorings, and until so many seconds; masks alone, without retraining."""
+    """Return every searcher with a budget of scorings and with one of seconds, without retraining."""
     scorings, seconds = _BUDGETS[scale]
     sweeps = []
     for pair, (base, scales) in _SEARCH.items():
@@ -218,7 +218,7 @@ def _schedules(scale: str) -> list[Sweep]:
 
 
 def _published(scale: str) -> list[Sweep]:
-    """All recipes, each a sweep or several."""
+    """Return the sweeps of all recipes."""
     sweeps: dict[str, list[Settings]] = {}
     for name in recipe_names():
         for part in load_recipe(name, scale):
@@ -246,7 +246,7 @@ SUITES: Table[Suite] = Table(
 
 
 def chosen(sweeps: Sequence[Sweep], only: Sequence[str], seeds: int | None, run: dict[str, Any]) -> list[Sweep]:
-    """The sweeps that are asked for, with the machine's settings.
+    """Return the sweeps that flags select, with the settings of the machine.
 
     Parameters
     ----------

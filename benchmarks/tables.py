@@ -1,4 +1,4 @@
-"""What a suite says, from its rows alone: means, wins, tests against the best baseline, Pareto fronts."""
+"""Tables of a suite from its rows: means, tests against the best baseline, wins, Pareto fronts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,10 @@ from masksearch.analysis import Estimate, holm, paired, pareto_front, ranks, win
 
 __all__ = ["Blocks", "comparison", "suite_text"]
 
-_EXPLAINED = (
-    "each seed between its own sparsities, linear over the logarithm of the cost; – where a seed has none on both "
-    "sides; bold: best by validation of those that are there"
-)
-
 
 @dataclass(frozen=True)
 class Blocks:
-    """Measurements of several methods under equal conditions, block by block."""
+    """Measurements of several methods in blocks: the conditions within a block are equal."""
 
     names: tuple[str, ...]
     values: np.ndarray  # (n_blocks, n_methods)
@@ -28,7 +23,7 @@ class Blocks:
 
 
 def suite_text(suite: Suite, files: Mapping[str, Sequence[Row]], cases: int) -> str:
-    """The block of ``benchmarks/README.md`` that tells what a suite has shown.
+    """Return the tables of a suite as Markdown.
 
     Parameters
     ----------
@@ -62,7 +57,7 @@ def _title(row: Row) -> str:
 
 
 def _means(suite: Suite, rows: Sequence[Row]) -> str:
-    """Methods x sparsities; the method that validation chooses is bold."""
+    """Return a table of methods x sparsities; the best method by validation is bold."""
     found = series(rows)
     sparsities = sorted({sparsity for places in found.values() for sparsity, _ in places})
     most = max(int(row["seed"]) for row in rows) + 1
@@ -86,7 +81,7 @@ def _means(suite: Suite, rows: Sequence[Row]) -> str:
 
 
 def _fronts(rows: Sequence[Row]) -> str:
-    """Methods and sparsities on the fronts of mean test accuracy and cost, from the cheapest on."""
+    """Return a sentence per cost with the methods on its Pareto front, from the cheapest on."""
     lines = []
     for cost in COSTS:
         points = mean_points(rows, "trained.test_accuracy", cost.column)
@@ -97,7 +92,7 @@ def _fronts(rows: Sequence[Row]) -> str:
 
 
 def _at_equal_costs(suite: Suite, rows: Sequence[Row]) -> list[str]:
-    """For every cost a table of methods x shares of the dense network's, or a line that says why there is none."""
+    """Return for every cost a table of methods x shares of the dense cost, or the reason why there is none."""
     parts = []
     for cost in COSTS:
         if not costs_differ(rows, cost):
@@ -105,14 +100,14 @@ def _at_equal_costs(suite: Suite, rows: Sequence[Row]) -> list[str]:
             parts.append(f"{about}: the first table is that at equal {cost.word}.")
         elif chosen := shares(rows, cost):
             about = f"At equal {cost.word}, as shares of the dense network's {dense_cost(rows, cost):,.0f}"
-            parts += [f"{about} ({_EXPLAINED}):", _shares_table(suite, rows, cost, chosen)]
+            parts += [f"{about}:", _shares_table(suite, rows, cost, chosen)]
         else:
             parts.append(f"There are no {cost.word} that two thirds of the methods have measurements on both sides of.")
     return parts
 
 
 def _shares_table(suite: Suite, rows: Sequence[Row], cost: Cost, chosen: Sequence[float]) -> str:
-    """Methods x shares; the method that validation chooses at that share is bold."""
+    """Return a table of methods x shares; the best method by validation at a share is bold."""
     table = series(rows)
     texts = {name: [at_share(places, cost, suite.value, one) for one in chosen] for name, places in table.items()}
     choosing = {
@@ -133,7 +128,7 @@ def _shares_table(suite: Suite, rows: Sequence[Row], cost: Cost, chosen: Sequenc
 
 
 def _all_blocks(suite: Suite, files: Mapping[str, Sequence[Row]]) -> dict[str, Blocks]:
-    """Blocks by title: of seeds, for every sweep and sparsity; or of sweeps and sparsities, for every granularity."""
+    """Return {title: blocks}; a block is a seed (per sweep and sparsity) or a sweep at a sparsity (per granularity)."""
     found: dict[str, Blocks] = {}
     if suite.blocks == "seeds":
         for name, rows in files.items():
@@ -149,7 +144,7 @@ def _all_blocks(suite: Suite, files: Mapping[str, Sequence[Row]]) -> dict[str, B
 
 
 def _blocks(suite: Suite, sweeps: Sequence[Mapping[str, Mapping[tuple[float, int], Row]]], by_seed: bool) -> Blocks:
-    """Blocks in which every method that all sweeps have has every seed of the block, and a number."""
+    """Return the blocks in which every method has a value for every seed."""
     names = tuple(name for name in sweeps[0] if all(name in sweep for sweep in sweeps))
     values, choosing = [], []
     for sweep in sweeps:
@@ -169,7 +164,7 @@ def _blocks(suite: Suite, sweeps: Sequence[Mapping[str, Mapping[tuple[float, int
 
 
 def comparison(blocks: Blocks, scale: float = 100.0, digits: int = 2) -> str:
-    """Mean ranks, differences to the best baseline with intervals and tests, and who beats whom, as Markdown."""
+    """Return mean ranks, differences from the best baseline with tests, and a matrix of wins, as Markdown."""
     names, values = blocks.names, blocks.values
     best = int(np.argmax(blocks.choosing.mean(0)))
     others = [place for place in range(len(names)) if place != best]
@@ -198,7 +193,7 @@ def comparison(blocks: Blocks, scale: float = 100.0, digits: int = 2) -> str:
         "",
         " ".join(notes),
         "",
-        "<details><summary>Who beats whom</summary>",
+        '<details markdown="1"><summary>Who beats whom</summary>',
         "",
         _line([f"of {len(values)} blocks", *(names[place] for place in order)]),
         _line(["---", *["---:"] * len(order)]),

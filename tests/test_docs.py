@@ -1,6 +1,7 @@
 """README and docs: their Python runs, their commands parse, their flags, rows, sources and links exist."""
 
 import contextlib
+import importlib.util
 import io
 import re
 import shlex
@@ -8,7 +9,7 @@ import unicodedata
 
 import pytest
 import torch
-from documents import DOCUMENTS, MEASUREMENTS, PAGES, ROOT, anchors, blocks, prose
+from documents import DOCS, DOCUMENTS, MEASURED, PAGES, ROOT, anchors, blocks, links, prose
 from rich.console import Console
 
 from masksearch import plugin
@@ -25,21 +26,30 @@ from masksearch.supermasks import SUPERMASKS
 from masksearch.testing import check_criterion, check_model
 from masksearch.utils.errors import InputError
 
-DOCS = ROOT / "docs"
 BLOCKS = [block for page in (*PAGES, ROOT / "CONTRIBUTING.md") for block in blocks(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+INCLUDED = re.compile(r'--8<-- "examples/(\w+)\.py"\n')  # run by test_examples.py
+PYTHON = [block for block in BLOCKS if block.language == "python" and not INCLUDED.fullmatch(block.text)]
 PLUGINS = {block.text.split()[1]: block.text for block in PYTHON if re.match(r"# \w+\.py\n", block.text)}
-SHELL = [
-    (block.page, line)
-    for block in BLOCKS
-    if block.language == "sh"
-    for line in block.text.replace("\\\n", " ").splitlines()
-]
-MEASURED = [("benchmarks", line) for line in re.findall(r"^    (\w.*)$", MEASUREMENTS.read_text(), re.MULTILINE)]
+
+
+def lines(found):
+    """(page, line) of the lines of all shell blocks."""
+    shell = [block for block in found if block.language == "sh"]
+    return [(block.page, line) for block in shell for line in block.text.replace("\\\n", " ").splitlines()]
+
+
+SHELL = lines(BLOCKS)
+BENCHMARKS = lines([block for page in MEASURED for block in blocks(page)])
 COMMAND = r"\bmasksearch (run|show|compare|analyse|--list)( |$)|run_search\.py"
-COMMANDS = [(page, line) for page, line in SHELL + MEASURED if re.search(COMMAND, line)]
-TOOLS = r"python3 -m venv |\.venv/bin/(pip install|ruff|mypy|lint-imports|python -m pytest)\b|tensorboard --logdir "
-BENCHMARKS = r"(for part in .*; do |MASKSEARCH_TEST_DEVICE=cuda )?python (-m benchmarks|benchmarks/|-m pytest)|rows="
+REMOVED = r"--parts relative_macs"  # the page names the commit that has it
+COMMANDS = [
+    (page, line) for page, line in SHELL + BENCHMARKS if re.search(COMMAND, line) and not re.search(REMOVED, line)
+]
+TOOLS = (
+    r"python3 -m venv |\.venv/bin/(pip install|ruff|mypy|lint-imports|python -m pytest|mkdocs)\b|tensorboard --logdir |"
+    r"\.venv/bin/python docs/generate_reference\.py|python examples/\w+\.py"  # examples: test_examples.py
+)
+MEASURING = r"(for part in .*; do |MASKSEARCH_TEST_DEVICE=cuda )?python (-m benchmarks|benchmarks/|-m pytest)|rows="
 SMALL = "--model lenet_300_100:0.05 --sparsity 0.5 --seeds 1 --budget 5 --epochs 1 --threads 1 --device cpu"
 
 
@@ -89,10 +99,17 @@ def test_commands_have_flags_and_values_that_exist(line, in_a_folder):
 
 
 def test_all_code_is_checked():
-    assert {block.language for block in BLOCKS} == {"python", "sh", "mermaid", "text"}  # text: printed output
-    for page, line in SHELL + MEASURED:
-        if not re.search(COMMAND, line):
-            assert re.match(BENCHMARKS if page == "benchmarks" else TOOLS, line), line
+    assert {block.language for block in BLOCKS} == {"python", "sh", "bash", "bibtex", "text"}  # text: printed output
+    for page in PAGES:
+        assert len(re.findall("^```bash$", page.read_text(), re.MULTILINE)) == len(
+            re.findall(r"^<!-- not run: .+ -->\n\n```bash$", page.read_text(), re.MULTILINE)
+        )
+    for line in (line for _, line in SHELL if not re.search(COMMAND, line)):
+        assert re.match(TOOLS, line), line
+    for line in (line for _, line in BENCHMARKS if not re.search(COMMAND, line)):
+        assert re.match(MEASURING, line), line
+    shown = {match[1] for block in BLOCKS if (match := INCLUDED.fullmatch(block.text))}
+    assert shown == {path.stem for path in (ROOT / "examples").glob("*.py")}
 
 
 def test_the_methods_of_the_readme_run(in_a_folder):
@@ -124,7 +141,7 @@ def test_flags_that_pages_name_exist(page, capsys):
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_within_the_repository_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+    for target in links(page):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
@@ -133,10 +150,21 @@ def test_links_within_the_repository_lead_somewhere(page):
         assert not anchor or anchor in anchors(file), target
 
 
-def test_the_index_lists_every_page():
-    index = (DOCS / "README.md").read_text()
-    for path in DOCS.glob("*"):
-        assert path.is_dir() or path.name == "README.md" or f"]({path.name})" in index, path
+def test_the_index_and_the_menu_of_the_site_list_every_page():
+    index, menu = (DOCS / "README.md").read_text(), (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
+    for path in DOCS.rglob("*.md"):
+        name = path.relative_to(DOCS).as_posix()
+        assert re.search(rf"[: ] {name}$", menu, re.MULTILINE), name
+        if path.parent.name not in ("results", "api"):
+            assert name == "README.md" or f"]({name})" in index, name
+
+
+def test_pages_of_flags_settings_and_names_are_those_of_the_code():
+    spec = importlib.util.spec_from_file_location("generate_reference", DOCS / "generate_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, text in module.pages().items():
+        assert (DOCS / "reference" / f"{name}.md").read_text() == text, "run python docs/generate_reference.py"
 
 
 def test_every_source_can_be_cited():

@@ -1,4 +1,4 @@
-"""The scripts under examples/, run at a small size; each has at most 40 lines."""
+"""The scripts under examples/, run at a small size; each has at most 52 lines."""
 
 import importlib.util
 from pathlib import Path
@@ -18,6 +18,11 @@ SMALL = {
     "transformers_trainer": {"n": 64, "epochs": 1},
     "text": {"texts": 80, "epochs": 1},
     "sparse_folder": {"texts": 16},
+    "compare_methods": {"epochs": 1, "budget": 5},
+    "prune_resnet": {"n": 200, "epochs": 1},
+    "write_a_searcher": {"epochs": 1, "budget": 5},
+    "lottery_tickets": {"epochs": 1, "rounds": 2},
+    "early_bird": {"epochs": 5},
 }
 NEEDS = {
     "image_folder": ["timm"],
@@ -36,8 +41,8 @@ def load(name):
 
 
 def test_every_script_is_run():
-    assert {path.stem for path in FOLDER.glob("*.py")} == set(SMALL)
-    assert all(len(path.read_text().splitlines()) <= 40 for path in FOLDER.glob("*.py"))
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*SMALL, "cluster"}
+    assert all(len(path.read_text().splitlines()) <= 52 for path in FOLDER.glob("*.py"))
 
 
 @pytest.mark.filterwarnings("ignore:train has one example of class")
@@ -47,3 +52,12 @@ def test_a_script_runs_and_prints_its_result(name, capsys):
         pytest.importorskip(package, reason=f"{package} is not installed (extra test-all)")
     assert load(name).main(**SMALL[name]) is not None
     assert capsys.readouterr().out.strip()
+
+
+def test_the_jobs_of_a_cluster_give_one_table(tmp_path):
+    cluster = load("cluster")
+    for seed in (0, 1):
+        assert cluster.job(seed, runs=str(tmp_path), epochs=1, budget=5) == 0
+    text = cluster.table(runs=str(tmp_path))
+    assert "| magnitude | 90 % |" in text
+    assert " ± " in text

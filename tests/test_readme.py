@@ -14,4 +14,4 @@ def test_its_first_block_sets_up_and_runs_and_its_second_sets_up_and_tests():
 
 
 def test_it_can_be_read_in_five_minutes():
-    assert len(README.read_text().splitlines()) <= 190
+    assert len(README.read_text().splitlines()) <= 180

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
-from tyro.conf import Positional
+from tyro.conf import FlagCreatePairsOff, Positional
 
 from masksearch.analysis import SIMILARITIES, Group, group_cells
 from masksearch.cli.arguments import Texts, one, read_arguments, takes
-from masksearch.cli.running import print_result
+from masksearch.cli.running import draw_report, print_result
 from masksearch.experiment import SweepResult, read_sweep
 from masksearch.plugin import load_plugins
 from masksearch.report import mask_analyses as analyses
@@ -59,6 +59,8 @@ class Show:
     folder: Annotated[tuple[Path, ...], Positional, takes("FOLDER")] = ()
     """Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."""
     plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
+    report: Annotated[bool, FlagCreatePairsOff] = False
+    """Also write report.html, results.csv and the figures of the sweep anew; without it, nothing on disk changes."""
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,17 @@ def show(args: Sequence[str], console: Console) -> None:
     """Print the results of a sweep that is finished or running, and what its folder contains."""
     given = read_arguments(Show, args, "masksearch show")
     load_plugins(given.plugin)
-    folders = given.folder
-    if len(folders) != 1:
+    if len(given.folder) != 1:
         raise InputError("show: takes one folder, as runs/sweep")
-    [folder] = folders
+    [folder] = given.folder
     is_sweep = (folder / "sweep.json").exists()
     if is_sweep:
         result = read_sweep(folder)
         if not result.cells and not result.dense:
             raise InputError(f"{folder}: no cell is finished yet")
-        print_result(result, (), console)
+        if given.report:
+            draw_report(result, (), console)
+        print_result(result, console)
     _print(sweep_contents(folder) if is_sweep else cell_contents(folder), console)
 
 

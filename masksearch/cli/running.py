@@ -29,7 +29,7 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 
-__all__ = ["keep_freed_memory", "print_result", "run"]
+__all__ = ["draw_report", "keep_freed_memory", "print_result", "run"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _KEPT = 1 << 30  # bytes
@@ -65,33 +65,50 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
                 result = run_sweep(renamed(sweep, free), bars)
             except CellsFailedError as error:
                 if error.result.cells:
-                    print_result(error.result, ["masksearch", *args], console)
+                    _finish(error.result, args, console)
                 raise
-        print_result(result, ["masksearch", *args], console)
+        _finish(result, args, console)
 
 
-def print_result(result: SweepResult, command: Sequence[str], console: Console) -> None:
-    """Write the report of a sweep; print its table, and the addresses of the report and the curves."""
-    from masksearch.analysis import group_cells, summarise
-    from masksearch.report import terminal_table, write_report  # here: importing matplotlib takes a second
-    from masksearch.report.best_methods import what_steps_brought, why_searches_trail
-    from masksearch.report.tensorboard_address import board_link
+def _finish(result: SweepResult, args: Sequence[str], console: Console) -> None:
+    draw_report(result, ["masksearch", *args], console)
+    print_result(result, console)
+
+
+def draw_report(result: SweepResult, command: Sequence[str], console: Console) -> None:
+    """Write the report of a sweep, its tables and its figures into the folder of the sweep.
+
+    A report that can't be written is one line: it must not hide the results.
+    """
+    from masksearch.report import write_report  # here: importing matplotlib takes a second
 
     if not console.is_terminal:
         console.print("drawing the report ...", highlight=False)
     with console.status("drawing the report") if console.is_terminal else nullcontext():
         try:
-            report = f"report  {write_report(result, command)}"
-        except OSError as error:  # a page that can't be written must not hide the results
-            report = f"report  not written: {error.filename or result.path}: {error.strerror or error}"
-        link = board_link(result, group_cells(result.cells))
-        address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
-        rows = summarise(result.cells, result.dense)
+            write_report(result, command)
+        except OSError as error:
+            text = f"report  not written: {error.filename or result.path}: {error.strerror or error}"
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def print_result(result: SweepResult, console: Console) -> None:
+    """Print the table of a sweep, and the addresses of its report and curves; change nothing on disk."""
+    from masksearch.analysis import group_cells, summarise
+    from masksearch.report import terminal_table
+    from masksearch.report.best_methods import what_steps_brought, why_searches_trail
+    from masksearch.report.tensorboard_address import board_link
+
+    link = board_link(result, group_cells(result.cells))
+    address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
+    rows = summarise(result.cells, result.dense)
     console.print(terminal_table(rows, console.width))
     for sentence in filter(None, [*what_steps_brought(rows), why_searches_trail(rows)]):
         console.print(sentence, highlight=False, markup=False)
     curves = f"curves  tensorboard --logdir {shlex.quote(str(result.path))}    then {address}"
-    for line in (curves, f"report  {report}"):
+    report = result.path / "report.html"
+    missing = "" if report.exists() else " is not written yet: masksearch show --report writes it"
+    for line in (curves, f"report  {report}{missing}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

@@ -46,7 +46,7 @@ LearnedLoss = Literal["val", "train"]
 _LOGIT_DEVIATION = 3.0
 _REMOVED = (
     "removed after 0.1.0: no search with it was shown to beat the best criterion; its measurements are in "
-    "benchmarks/README.md; use width for filters, calibrated_loss for weights"
+    "docs/results/tried.md; use width for filters, calibrated_loss for weights"
 )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.page import HERE
+from benchmarks.page import HERE, RESULTS
 from benchmarks.rows import read_csv
 from masksearch.experiment import load_recipe
 
@@ -30,5 +30,5 @@ def test_a_part_has_the_methods_of_the_rows(file):
 def test_rows_of_removed_parts_stay_and_the_page_names_their_commit(file):
     assert file in FILES
     assert not parts_of(file)
-    before = (HERE / "README.md").read_text().partition(f"benchmarks.collect --into {file} ")[0]
+    before = (RESULTS / "filters_other_searches.md").read_text().partition(f"benchmarks.collect --into {file} ")[0]
     assert f"removed after commit {OF_REMOVED_PARTS[file]}" in before

@@ -159,7 +159,7 @@ def test_a_script_whose_runs_are_missing_says_so_before_work(tmp_path, monkeypat
         (line,) = capsys.readouterr().err.splitlines()
         assert f"{name}: no sweep in {tmp_path / missing}" in line
         assert "pilot_erk" not in line
-        assert "benchmarks/README.md" in line
+        assert "docs/results" in line
 
 
 def test_the_list_and_mistakes(capsys):

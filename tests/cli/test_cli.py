@@ -63,7 +63,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--dataset mnist": ["no complete MNIST", "--data-root", "--download"],
     "--dataset imagefolder": ["imagefolder", "imagefolder:PATH"],
     "--dataset imagefolder:nowhere": ["nowhere/train", "allowed is"],
-    "--objective relative_width": ["objective 'relative_width': removed after 0.1.0", "benchmarks/README.md"],
+    "--objective relative_width": ["objective 'relative_width': removed after 0.1.0", "docs/results/tried.md"],
     "--objective acc": ["unknown objective 'acc': did you mean 'accuracy'"],
     "--granularity filtre": ["unknown granularity 'filtre': did you mean 'filter'"],
     "--hold macs": ["hold: macs", "weight masks hold units"],
@@ -115,7 +115,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--dense nowhere.pt": ["nowhere.pt is no file"],
     "--set scoring.examples_per_class=5000": ["examples_per_class: 5000", "smallest class has"],
     "--search-examples 5000": ["search_examples is 5000", "allowed is 1 to"],
-    "--subsets growing": ["--subsets: removed after 0.1.0: ", "not better", "benchmarks/README.md"],
+    "--subsets growing": ["--subsets: removed after 0.1.0: ", "not better", "docs/results/tried.md"],
     "--subset-stages=3": ["--subset-stages: removed after 0.1.0: "],
     "--subset_stages 3": ["--subset_stages: removed after 0.1.0: "],
     "--objective width --granularity filter --methods eda --rescore 3": [
@@ -178,7 +178,7 @@ COMMANDS = {
     "show": "show: takes one folder",
     "show a b": "show: takes one folder",
     "show nowhere": "nowhere holds no sweep",
-    "show a --out b": "unknown flag --out: masksearch show --help lists all flags",
+    "show a --measure b": "unknown flag --measure: masksearch show --help lists all flags",
     "compare a b --outt c": "unknown flag --outt: did you mean --out?",
     "compare a b --out": "--out: nothing given; give --out FILE",
     "analyse a --what": "--what: nothing given; give --what NAME ...",
@@ -388,8 +388,15 @@ def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsy
         assert f"{100 * cell.untrained.test_accuracy:.2f}" in row
     assert (tmp_path / "runs" / "sweep" / "report.html").exists()
     assert "Traceback" not in captured.err
+    folder = tmp_path / "runs" / "sweep"
+    (folder / "results.csv").unlink()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert cli.main(["show", "runs/sweep"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before  # show only reads
     shown = capsys.readouterr().out
+    assert cli.main(["show", "runs/sweep", "--report"]) == 0
+    assert (folder / "results.csv").exists()
+    capsys.readouterr()
     table = captured.out[captured.out.index(" method") : captured.out.index("curves")]
     assert table.strip() in shown
     assert cli.main(TINY) == 0

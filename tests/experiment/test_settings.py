@@ -162,7 +162,7 @@ def test_a_removed_setting_gets_its_sentence(name):
 def test_a_removed_setting_in_an_old_run_folder_gets_its_sentence():
     old = Settings().as_dict()
     old["scoring"] |= {"subsets": "fixed", "subset_stages": 4}
-    with pytest.raises(InputError, match=r"^subsets in settings: removed after 0\.1\.0: .* benchmarks/README\.md$"):
+    with pytest.raises(InputError, match=r"^subsets in settings: removed after 0\.1\.0: .* docs/results/tried\.md$"):
         Settings.from_dict(old)
 
 

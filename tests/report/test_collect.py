@@ -91,7 +91,7 @@ def test_a_dense_network_alone_has_no_rows_and_a_page(dense_alone, home):
 
 def test_a_page_without_the_place_is_refused_before_anything_is_written(rounds, home):
     (home / "README.md").write_text("nothing\n")
-    with pytest.raises(InputError, match="no lines <!-- rounds -->"):
+    with pytest.raises(InputError, match="one page needs the lines <!-- rounds -->"):
         main(rounds.path, home)
     assert not (home / "figures").exists()
     assert replace_block("<!-- a -->\nx<!-- end of a -->", "a", "\\1") == "<!-- a -->\n\\1<!-- end of a -->"

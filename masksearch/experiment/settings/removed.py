@@ -2,7 +2,7 @@
 
 __all__ = ["REMOVED"]
 
-_MEASURED = "its measurements are in benchmarks/README.md"
+_MEASURED = "its measurements are in docs/results/tried.md"
 _SUBSETS = (
     "removed after 0.1.0: a search scores on one set of examples; growing subsets were cheaper at equal scorings, and "
     f"not better; {_MEASURED}"

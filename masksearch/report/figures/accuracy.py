@@ -7,7 +7,6 @@ from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
@@ -15,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate, SummaryRow
 from masksearch.report.figures.drawing import Drawing, label_of, limits, over_seeds, percent
-from masksearch.report.figures.hover_texts import plot_estimates, tell
+from masksearch.report.figures.hover_texts import interval_lengths, plot_estimates, tell
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid
 
 __all__ = ["accuracy_drawings"]
@@ -97,7 +96,7 @@ def _curves(
             [100 * row.sparsity + aside for row in points],
             [moment(row) for row in points],
             [_text(row, moment, looks) for row in points],
-            points[0].metric.scale,
+            points[0].metric,
             color=colour,
             markersize=4,
             linewidth=1.5,
@@ -113,12 +112,21 @@ def _text(row: SummaryRow, moment: _Moment, looks: Looks) -> str:
     return f"{looks.series_name(row.method, row.label)}, {percent(row.sparsity)}: {text}{row.metric.unit}"
 
 
+def _ends(rows: Sequence[SummaryRow], moment: _Moment) -> list[float]:
+    """Lower and upper ends of the intervals of all finite means, in the unit of tables."""
+    ends = []
+    for row in rows:
+        estimate = moment(row)
+        if math.isfinite(estimate.mean):
+            [below], [above] = interval_lengths([estimate], row.metric)
+            ends += [row.metric.scale * estimate.mean - below, row.metric.scale * estimate.mean + above]
+    return ends
+
+
 def _frame(axes: Axes, rows: Sequence[SummaryRow], moment: _Moment, crowded: float) -> None:
-    """Set ticks at the sparsities, and limits that show all means; the intervals of few seeds reach far beyond."""
-    metric = rows[0].metric
-    means = [metric.scale * moment(row).mean for row in rows if math.isfinite(moment(row).mean)]
-    if means:
-        axes.set_ylim(*limits(means, metric))
+    """Set ticks at the sparsities, and limits that show all means with their intervals."""
+    if ends := _ends(rows, moment):
+        axes.set_ylim(*limits(ends, rows[0].metric))
     places = sorted({100 * row.sparsity for row in rows[1:]})
     axes.set_xticks(places, [f"{place:.3g}" for place in places])
     span = places[-1] - places[0]
@@ -141,7 +149,7 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
             bars = axes.errorbar(
                 row.metric.scale * estimate.mean,
                 names.index(row.label if several else row.method) + aside,
-                xerr=np.nan_to_num(row.metric.scale * estimate.half_width),
+                xerr=interval_lengths([estimate], row.metric),
                 color=looks.colour(row.method),
                 marker="o",
                 markersize=5,
@@ -149,9 +157,8 @@ def _dots(rows: Sequence[SummaryRow], looks: Looks) -> Figure:
             )
             tell(bars.lines[0], [_text(row, moment, looks)])
         metric = rows[0].metric
-        means = [metric.scale * moment(row).mean for row in rows if math.isfinite(moment(row).mean)]
-        if means:
-            axes.set_xlim(*limits(means, metric))
+        if ends := _ends(rows, moment):
+            axes.set_xlim(*limits(ends, metric))
         axes.set(title=title, xlabel=label_of(metric, "test"), ylim=(len(names) - 0.4, -0.6))
         if name == "trained":
             axes.axvline(rows[0].metric.scale * rows[0].trained.mean, **DENSE_LINE)

@@ -102,7 +102,7 @@ def _draw(
     values = [estimate.text(metric.scale, metric.digits) + metric.unit for estimate in estimates]
     texts = [f"{percent(sparsity)}, epoch {epoch:.3g}: {value}" for epoch, value in zip(epochs, values, strict=True)]
     look |= {"color": colours[sparsity], "linewidth": 1.5, "capsize": 2.5}
-    plot_estimates(axes, epochs, estimates, texts, metric.scale, **look)
+    plot_estimates(axes, epochs, estimates, texts, metric, **look)
 
 
 def _epoch(cell: CellResult, dense: Sequence[DenseResult]) -> float | None:

@@ -17,8 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate
+from masksearch.experiment.results import Metric
 
-__all__ = ["plot_curve", "plot_estimates", "plot_points", "tell", "tell_cells", "with_titles"]
+__all__ = ["interval_lengths", "plot_curve", "plot_estimates", "plot_points", "tell", "tell_cells", "with_titles"]
 
 _MARK = "tell:"  # begins the id of a group in matplotlib's SVG whose points get titles
 _CELLS = "cells:"  # begins the id of an element that is made of cells
@@ -40,12 +41,24 @@ def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **lo
     tell(line, texts)
 
 
+def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarray:
+    """Return lengths of the error bars below and above means (2, n), in the unit of tables; 0 for one seed.
+
+    Bars of accuracies end at 0 and 100 %.
+    """
+    means = np.array([metric.scale * estimate.mean for estimate in estimates])
+    halves = np.nan_to_num([metric.scale * estimate.half_width for estimate in estimates])
+    if not metric.is_accuracy:
+        return np.array([halves, halves])
+    return np.array([np.minimum(halves, means), np.minimum(halves, 100 - means)]).clip(0)
+
+
 def plot_estimates(
-    axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], texts: Sequence[str], scale: float, **look: Any
+    axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], texts: Sequence[str], metric: Metric, **look: Any
 ) -> None:
-    """Draw means times ``scale`` with 95 % intervals; each mean shows its text when it is pointed at."""
-    halves = np.nan_to_num([scale * estimate.half_width for estimate in estimates])
-    bars = axes.errorbar(xs, [scale * estimate.mean for estimate in estimates], yerr=halves, **look)
+    """Draw means of a metric with 95 % intervals; each mean shows its text when it is pointed at."""
+    means = [metric.scale * estimate.mean for estimate in estimates]
+    bars = axes.errorbar(xs, means, yerr=interval_lengths(estimates, metric), **look)
     tell(bars.lines[0], texts)
 
 

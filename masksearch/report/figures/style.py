@@ -123,10 +123,11 @@ def shades(sparsities: Iterable[float]) -> dict[float, Any]:
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Add a legend below the figure, with as many columns (at most 6) as the figure's width allows."""
+    """Add a legend below the figure, in lines of equal length of at most six entries, as the figure's width allows."""
     longest = max(len(str(handle.get_label())) for handle in handles)
-    columns = max(1, min(6, int(figure.get_figwidth() / (0.072 * longest + 0.55))))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    most = max(1, min(6, int(figure.get_figwidth() / (0.072 * longest + 0.55))))
+    lines = math.ceil(len(handles) / most)
+    figure.legend(handles=handles, loc="outside lower center", ncols=math.ceil(len(handles) / lines))
 
 
 def panel_grid(

@@ -31,7 +31,7 @@ from masksearch.utils.seeds import torch_generator
 
 __all__ = ["ShortTraining"]
 
-_NETWORKS_AT_ONCE = {"cpu": 1, "cuda": 16}  # trained as one; on the CPU this isn't faster (benchmarks/README.md)
+_NETWORKS_AT_ONCE = {"cpu": 1, "cuda": 16}  # trained as one; on the CPU this isn't faster (docs/results/speed.md)
 
 
 class ShortTraining:
