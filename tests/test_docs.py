@@ -128,7 +128,7 @@ def test_the_network_data_and_objective_of_the_plugin_page_run(in_a_folder):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_flags_that_pages_name_exist(page, capsys):
-    for args in (["run", "--help-all"], ["compare", "--help"], ["analyse", "--help"]):
+    for args in (["run", "--help-all"], *([command, "--help"] for command in ("show", "compare", "analyse"))):
         assert cli.main(args) == 0
     known = set(re.findall(r"--[a-z][a-z0-9.-]*", capsys.readouterr().out)) | {"--help", "--list", "--version"}
     text = prose(page)
