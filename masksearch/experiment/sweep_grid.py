@@ -20,7 +20,8 @@ def grid(settings: Settings) -> list[Cell]:
 
     Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
     trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start, unless
-    its ticket goes on from the weights of that moment.
+    its ticket goes on from the weights of that moment. With a repair, masks are found at the end of the dense training,
+    and tickets go on from there.
     """
     if settings.schedules.dense_alone:
         return []
@@ -51,7 +52,8 @@ def _plans(settings: Settings) -> Iterator[tuple[str, int, str, str]]:
     for schedule in asked.schedule:
         row = SCHEDULES[schedule]
         rounds = (asked.rounds or (row.rounds,)) if row.rounds > 1 else (1,)
-        found, rewound = ("", row.rewind_to) if asked.reconstruct == "off" else ("end", "none")
+        found = "end" if settings.repairs and not row.has_own_moment else ""
+        rewound = row.rewind_to if asked.reconstruct == "off" else "none"
         for combination in product(rounds, settings.sweep.find_at or (found,), asked.rewind_to or (rewound,)):
             number, moment, rewind = combination
             yield schedule, number, moment, str(parse_rewind(rewind))

@@ -1,5 +1,6 @@
 """Layers that multiply rows of inputs by a matrix: their weights as matrices, their inputs as rows, their shortcuts."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -104,8 +105,10 @@ def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
     """Return the layers of a model that :class:`MatrixLayer` can describe, in the order in which they first run.
 
     They are linear layers, Hugging Face's Conv1D, convolutions of all padding modes (not transposed ones), and the
-    projections of ``nn.MultiheadAttention``: those of its inputs where query, key and value are the same tensor.
+    projections of ``nn.MultiheadAttention``: those of its inputs where query, key and value are the same tensor. A
+    weight that two modules share is left out: other inputs would need other values.
     """
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
     order: dict[str, None] = {}
     trace = _Trace(model)
 
@@ -133,6 +136,8 @@ def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
     layers = []
     for name in order:
         module: Any = model.get_submodule(name)
+        if owners[id(module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight)] > 1:
+            continue
         norm, added = trace.norms.get(name), name in trace.shortcuts
         if isinstance(module, nn.MultiheadAttention):
             layers.append(MatrixLayer(name, 1, False, "in_proj_weight", "in_proj_bias"))

@@ -43,6 +43,14 @@ def test_a_finished_sweep_runs_again_without_work_and_off_is_no_other_cell(tmp_p
     assert len(set(folders)) == 3
 
 
+def test_masks_that_are_scored_after_repair_are_found_in_the_trained_network(tmp_path):
+    own = FILTERS | {"methods": ["random_search"]}
+    [cell] = grid(settings_in(tmp_path, **own))
+    assert (cell.find_at, cell.rewind_to) == ("end", "0")
+    [cell] = grid(settings_in(tmp_path, **own, find_at=["1ep"], rewind_to=["lr"], reconstruct="independent"))
+    assert (cell.find_at, cell.rewind_to) == ("1ep", "lr")
+
+
 def test_warm_up_of_retraining_goes_with_a_cosine_of_its_own_rate(tmp_path):
     own = {"retrain_lr": [0.1], "retrain_epochs": 4, "lr_schedule": "cosine", "retrain_warmup": 2.0}
     [cell] = sweep_in(tmp_path, reconstruct="independent", **FILTERS | own | {"methods": ["filter_l1"]})

@@ -288,3 +288,22 @@ def test_inputs_of_any_form_and_too_few_of_them():
         ms.reconstruct(model, space, mask, {name: value[:3] for name, value in inputs.items()})
     with pytest.raises(ms.InputError, match="mask of a"):
         ms.reconstruct(mlp(), ms.weight_space(mlp()), mask, torch.randn(64, 10))
+
+
+def test_a_weight_that_two_modules_share_keeps_its_values():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.hidden, self.head = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 20, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, tokens):
+            return self.head(F.relu(self.hidden(self.words(tokens))))
+
+    torch.manual_seed(0)
+    model, tokens = Tied().eval(), torch.randint(0, 20, (64, 5))
+    space = ms.weight_space(model)
+    repaired = ms.reconstruct(model, space, space.random(density=0.7), tokens)
+    kept = repaired.words.weight != 0
+    assert torch.equal(repaired.words.weight[kept], model.words.weight[kept])
+    assert repaired.head.weight is repaired.words.weight
