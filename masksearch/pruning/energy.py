@@ -40,7 +40,7 @@ _REFRESH = 500  # rank updates after which a transform is computed anew, against
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class LayerProblem:
     """Least-squares problem of one layer that reads units."""
 
     hessian: np.ndarray  # H, float64 (k, k)
@@ -67,7 +67,7 @@ class RepairEnergy(Energy):
         Layers that read units, one term of the energy each.
     """
 
-    def __init__(self, space: NetworkSpace, problems: dict[str, Problem]) -> None:
+    def __init__(self, space: NetworkSpace, problems: dict[str, LayerProblem]) -> None:
         self.space, self.problems = space, tuple(problems.values())
         self.names = tuple(problems)
         self.readers: list[list[int]] = [
@@ -158,7 +158,7 @@ class _Transform:
     Z_R = B_R - H_RS Z_S, with B = H W^T.
     """
 
-    def __init__(self, problem: Problem, bits: np.ndarray) -> None:
+    def __init__(self, problem: LayerProblem, bits: np.ndarray) -> None:
         self._problem = problem
         self.refresh(bits)
 
@@ -269,7 +269,7 @@ def _units_of(layer: MatrixLayer, space: FilterSpace) -> Tensor:
 
 def _problem(
     layer: MatrixLayer, module: Any, units: np.ndarray, grams: LayerGrams, space: FilterSpace, ridge: float | None
-) -> Problem | None:
+) -> LayerProblem | None:
     """Return the least-squares problem of a layer, its groups side by side; None if its outputs are constant."""
     if layer.centred or module.bias is not None:
         grams = grams.centred()  # an unpenalised bias, or BatchNorm, takes the means
@@ -294,7 +294,7 @@ def _problem(
         mine = np.flatnonzero((flat >= own.start) & (flat < own.stop))
         if len(mine):
             columns[number] = mine[np.argsort(flat[mine], kind="stable")].reshape(own.size, -1)
-    return Problem(hessian, target, total, 1 / power, flat, columns)
+    return LayerProblem(hessian, target, total, 1 / power, flat, columns)
 
 
 def _diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:

@@ -19,6 +19,7 @@ from masksearch.utils.seeds import numpy_generator, torch_generator
 
 __all__ = ["EnergyAnnealing"]
 
+_FIRST = 8  # moves of each walk of a round before the first mask is scored
 _MEASURED = 256  # random swaps from which the temperatures are measured
 _TURN = 256  # moves of one walk between two exchanges of temperatures, at most
 _ROUNDS = 4  # rounds of a search without a limit of scorings
@@ -45,7 +46,7 @@ class EnergyAnnealingState:
     """State that annealing on an energy needs to resume: masks of the walks, coefficients, and the scored masks."""
 
     rng: np.random.Generator  # draws moves and acceptances
-    walks: list[Mask]  # current mask of every walk, coldest first
+    leader: Mask  # mask of the highest score, where the walks of a round begin
     best: Passed  # mask of the lowest energy with the coefficients of its round
     coefficients: np.ndarray  # of the energy's terms, float64 (n_terms,)
     waiting: list[Passed]  # masks that wait for their scores
@@ -68,10 +69,10 @@ class EnergyAnnealing(Searcher):
     of the energy by random swaps: the hottest walk accepts the share ``accept_hot`` of increases of this size, the
     coldest ``accept_cold``.
 
-    After each round of annealing, ``states`` masks are scored: the best one, and others that the walks have passed.
-    Then the coefficients of the terms are fitted to all scores by least squares that keep them from being negative, and
-    the next round begins. The budget is the number of scorings; ``moves`` are divided over the rounds. A search without
-    a start mask begins at that of greedy removal on the energy.
+    After each round of annealing, ``states`` masks are scored: that of the lowest energy, and others that the walks
+    have passed on their way. Then the coefficients of the terms are fitted to all scores by non-negative least squares,
+    and the walks of the next round begin at the mask of the highest score. The budget is the number of scorings;
+    ``moves`` are divided over the rounds. A search without a start mask begins at that of greedy removal on the energy.
     """
 
     needs_energy: ClassVar[bool] = True
@@ -115,7 +116,7 @@ class EnergyAnnealing(Searcher):
             start = problem.top_units(saliency, generator=self.generator)
         passed = Passed(start, energy.start(start).terms())
         rng, coefficients = numpy_generator(problem.seed, "energy_annealing"), np.ones(len(energy.names))
-        self.state = EnergyAnnealingState(rng, [start] * self.replicas, passed, coefficients, [], [], [], [])
+        self.state = EnergyAnnealingState(rng, start, passed, coefficients, [], [], [], [])
 
     @property
     def _energy(self) -> Energy:
@@ -137,39 +138,42 @@ class EnergyAnnealing(Searcher):
         state = self.state
         for passed, score in zip(state.waiting, scores, strict=False):
             if score.exact and math.isfinite(score.value):
+                if score.value > max(state.scores, default=-math.inf):
+                    state.leader = passed.mask
                 state.terms.append(passed.terms)
                 state.scores.append(score.value)
         del state.waiting[: len(proposals)]
         if not state.waiting:
             self._fit()
 
-    # A round: the walks take turns from their last masks. Masks that they pass wait for scores, the best one first.
+    # A round: the walks take turns from the mask of the highest score. Masks that they pass wait for scores.
 
     def _anneal(self) -> None:
         state, scorings = self.state, self.problem.budget.scorings
         n_states = self.states if scorings is None else min(self.states, scorings)
         n_rounds = _ROUNDS if scorings is None else math.ceil(scorings / n_states)
-        walks = [self._walk(mask) for mask in state.walks]
+        walks = [self._walk(state.leader) for _ in range(self.replicas)]
         passed: list[Passed] = []
         starts = [] if state.seen else [state.best]
         if walks[0].is_stuck:
             state.waiting = [state.best]
             return
         ladder = self._ladder(walks[0])
-        moves = max(1, self.moves // (n_rounds * len(walks)))  # of one walk
-        n_turns = min(moves, max(n_states, moves // _TURN))
         lowest, best = float(state.coefficients @ state.best.terms), state.best.mask
-        for turn in range(n_turns):
-            for walk, temperature in zip(walks, ladder, strict=True):
-                self._turn(walk, temperature, moves // n_turns)
-                if walk.state.value < lowest:
-                    lowest, best = walk.state.value, walk.mask()
-            self._exchange_temperatures(walks, ladder)
-            due = n_states * (turn + 1) // n_turns - n_states * turn // n_turns
-            passed += [Passed.by(walks[(turn + number) % len(walks)]) for number in range(due)]
+        # Moves of one walk until each mask: masks near the start of the round are as many as those near its end.
+        moves, done = max(1, self.moves // (n_rounds * len(walks))), 0
+        for number, due in enumerate(np.geomspace(min(_FIRST, moves), moves, n_states).round().astype(int).tolist()):
+            while done < due:
+                turn = min(_TURN, due - done)
+                for walk, temperature in zip(walks, ladder, strict=True):
+                    self._turn(walk, temperature, turn)
+                    if walk.state.value < lowest:
+                        lowest, best = walk.state.value, walk.mask()
+                self._exchange_temperatures(walks, ladder)
+                done += turn
+            passed.append(Passed.by(walks[number % len(walks)]))
         state.temperature = ladder[0]
-        state.acceptance_rate = sum(walk.accepted for walk in walks) / (moves // n_turns * n_turns * len(walks))
-        state.walks = [walk.mask() for walk in walks]
+        state.acceptance_rate = sum(walk.accepted for walk in walks) / (done * len(walks))
         polished = self._walk(best)
         if self.exchanges:
             polished.fill()
