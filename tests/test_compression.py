@@ -129,6 +129,85 @@ def test_a_search_may_score_masks_after_their_repair(classifier):
     assert result.history.best.score.value >= values[0]
 
 
+class Residual(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.f = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 24), nn.GELU(), nn.Linear(24, width))
+
+    def forward(self, x):
+        return x + self.f(x)
+
+
+@pytest.fixture(scope="module")
+def residual():
+    data = ms.Data.from_tensors("bright", images(300, 0), images(100, 1))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), *[Residual() for _ in range(4)], nn.Linear(16, 3))
+    ms.train(model, data.train, SHORT, val=data.val)
+    return model, data
+
+
+@pytest.mark.parametrize("granularity", ["block", "union"])
+@pytest.mark.parametrize("method", [None, "annealing", "taylor"])
+@pytest.mark.parametrize("share", [{"macs": 0.6}, {"params": 0.7}, {"sparsity": 0.5}])
+def test_blocks_and_unions_are_removed(residual, granularity, method, share):
+    model, data = residual
+    fine = ms.TrainSettings(epochs=1)
+    result = ms.compress(model, data, granularity=granularity, method=method, budget=10, train=fine, **share)
+    example = data.test.inputs[:1]
+    assert result.space.granularity == granularity
+    assert result.method == (method or {"block": "block_cosine", "union": "taylor"}[granularity])
+    assert (
+        result.after.params
+        == sum(p.numel() for p in result.model.parameters())
+        == result.space.kept_params(result.mask)
+    )
+    assert result.after.macs == int(ms.cost.macs(result.model, example)) == result.space.kept_macs(result.mask)
+    for name, most in share.items():
+        hold = {"sparsity": "units"}.get(name, name)
+        assert result.space.share(result.mask, hold) <= most + 1e-9
+    assert result.before.params == sum(p.numel() for p in model.parameters())
+    assert f"{granularity} mask, at most" in str(result)
+    mask = ms.find_mask(model, data, granularity=granularity, method=method, budget=10, **share)
+    assert mask == result.mask
+
+
+def test_a_share_of_the_latency_of_blocks(residual):
+    model, data = residual
+    mask = ms.find_mask(model, data, granularity="block", latency=0.9)
+    assert mask.n_kept < 4
+
+
+@pytest.mark.parametrize("method", [None, "annealing", "snip"])
+def test_two_of_four_weights_are_kept(residual, method):
+    model, data = residual
+    fine = ms.TrainSettings(epochs=1)
+    result = ms.compress(model, data, granularity="nm", method=method, budget=10, train=fine)
+    assert result.space.has_pattern(result.mask)
+    weight = result.model[2].f[1].weight
+    assert ((weight.view(-1, 4) != 0).sum(1) <= 2).all()
+    assert ms.find_mask(model, data, granularity="nm", sparsity=0.5, method=method, budget=10) == result.mask
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"granularity": "nm", "sparsity": 0.6}, "2:4 masks remove 0.5 of the weights"),
+        ({"granularity": "nm", "macs": 0.6}, "masked weights save no macs"),
+        ({"granularity": "block", "macs": 0.5, "method": "fpgm"}, "'fpgm' ranks filter units, not block"),
+        ({"granularity": "union", "macs": 0.5, "method": "block_cosine"}, "ranks block units, not union"),
+        (
+            {"granularity": "block", "macs": 0.5, "repair": True},
+            "repair: it solves layers that lose weights or filters",
+        ),
+        ({"granularity": "parts", "macs": 0.5}, "granularity 'parts'"),
+    ],
+)
+def test_mistakes_about_granularities_are_one_sentence(residual, arguments, message):
+    with pytest.raises(ms.InputError, match=message):
+        ms.compress(*residual, **arguments)
+
+
 def test_equal_seeds_give_equal_results(classifier):
     model, data = classifier
     one, other = (ms.compress(model, data, macs=0.5, train=SHORT, seed=3, progress=False) for _ in range(2))

@@ -1,7 +1,7 @@
 """Pruning criterion for blocks: how little a residual branch changes the direction of what it is added to."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,12 @@ from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
 from masksearch.criteria.batches import Batches, loss_batches
 from masksearch.spaces import BlockSpace
+from masksearch.spaces.block_mask_space import ADDITIONS, Addition
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, n_examples, to_device
 
 __all__ = ["block_cosine"]
-
-_ADDITIONS = ("add", "add_")
 
 
 def block_cosine(
@@ -50,44 +49,64 @@ def block_cosine(
     network = copy_network(model).eval().requires_grad_(True)
     if alive is not None:
         space.apply(network, alive)
-    places, total = space.additions()
+    additions = space.additions()
     sums, count, device = torch.zeros(space.n_units, dtype=torch.float64), 0, device_of(network)
     for inputs, _ in loss_batches(batches, None, "block_cosine"):
         # Without gradients, attention would take fused paths without additions.
-        with torch.enable_grad(), _Cosines(places) as run:
+        with torch.enable_grad(), _Cosines(network, additions) as run:
             call_model(network, to_device(inputs, device))
-        if run.seen != total or set(run.means) != set(places):
-            raise InputError(
-                f"batches: the network runs {run.seen} additions for the examples, and {total} for the example of the "
-                "block space; make the space with an example that takes the same branches"
-            )
-        sums += n_examples(inputs) * torch.tensor([run.means[place] for place in places], dtype=torch.float64)
+        sums += n_examples(inputs) * torch.tensor([run.mean(each) for each in additions], dtype=torch.float64)
         count += n_examples(inputs)
     return 1 - sums / count
 
 
 class _Cosines(TorchDispatchMode):
-    """Compute cosine similarities of shortcut and sum at some additions, numbered in the order in which they run.
+    """Compute cosine similarities of shortcut and sum at additions of blocks, while the network runs once."""
 
-    Parameters
-    ----------
-    places : mapping
-        Number of an addition -> which of its two operands (0 or 1) is the shortcut.
-    """
-
-    def __init__(self, places: Mapping[int, int]) -> None:
+    def __init__(self, network: nn.Module, additions: Sequence[Addition]) -> None:
         super().__init__()
-        self._places, self.means, self.seen = places, dict[int, float](), 0
+        self._shortcuts = {(each.module, each.number): each.shortcut for each in additions}
+        self._means: dict[tuple[str, int], float] = {}
+        self._seen = dict.fromkeys((each.module for each in additions), 0)  # additions that a module's code has run
+        self._running: list[str] = []
+        self._network = network
+
+    def __enter__(self) -> Self:
+        self._hooks = []
+        for name, module in self._network.named_modules():
+            enter = module.register_forward_pre_hook(lambda module, args, name=name: self._running.append(name))
+            self._hooks += [enter, module.register_forward_hook(lambda module, args, output: self._leave())]
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for hook in self._hooks:
+            hook.remove()
+
+    def _leave(self) -> None:
+        self._running.pop()
+
+    def mean(self, addition: Addition) -> float:
+        """Return the mean cosine similarity at an addition."""
+        seen = self._seen[addition.module]
+        if seen != addition.total:
+            raise InputError(
+                f"batches: the network runs {seen} additions in {addition.module or 'its forward'!r} for the examples, "
+                f"and {addition.total} for the example of the block space; make the space with an example that takes "
+                "the same branches"
+            )
+        return self._means[addition.module, addition.number]
 
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, object] | None = None
     ) -> Any:
-        if func._overloadpacket.__name__ in _ADDITIONS:
-            if self.seen in self._places:
-                shortcut = args[self._places[self.seen]].detach()
-                total = args[0].detach() + args[1].detach()
-                self.means[self.seen] = _cosine(shortcut, total)
-            self.seen += 1
+        module = self._running[-1] if self._running else ""
+        if func._overloadpacket.__name__ in ADDITIONS and module in self._seen:
+            place = (module, self._seen[module])
+            if place in self._shortcuts:
+                shortcut = args[self._shortcuts[place]].detach()
+                self._means[place] = _cosine(shortcut, args[0].detach() + args[1].detach())
+            self._seen[module] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Density, Hold
 from masksearch.core.mask import Mask
-from masksearch.spaces.block_branches import Branch, branches_of
+from masksearch.spaces.block_branches import Branch, branches_of, innermost
 from masksearch.spaces.block_proof import NOT_IN_MODULES, prove_blocks, zeroed_parameters
 from masksearch.spaces.block_removal import Replacements, replacements_of, with_replacements
 from masksearch.spaces.block_trace import Graph, operations_of
@@ -23,7 +23,7 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, describe, map_tensors, tensors_of
 from masksearch.utils.registry import choose
 
-__all__ = ["Block", "BlockSpace", "block_space"]
+__all__ = ["ADDITIONS", "Addition", "Block", "BlockSpace", "block_space"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,19 @@ class Block:
     removed: tuple[str, ...]  # parameters that the pruned network does not have
     params: int  # entries of these parameters
     macs: int  # multiply-adds per input
+
+
+ADDITIONS = ("add", "add_")  # names of operations
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Addition of a block to its shortcut: the module whose code runs it, and its place among that code's additions."""
+
+    module: str
+    number: int  # of the addition, in the order in which the module's own code runs them
+    total: int  # additions that the module's own code runs
+    shortcut: int  # operand that is the shortcut, 0 or 1
 
 
 class BlockSpace(NetworkSpace):
@@ -96,17 +109,18 @@ class BlockSpace(NetworkSpace):
         ]
         return tuple("; ".join(kind) for kind in kinds)
 
-    def additions(self) -> tuple[dict[int, int], int]:
-        """Return where blocks are added, and the number of additions of tensors in the forward pass.
-
-        {number of the addition, in the order in which they run: which of its operands (0 or 1) is the shortcut}.
-        """
-        all_ = [place for place, operation in enumerate(self._graph.operations) if operation.name in ("add", "add_")]
-        number = {place: each for each, place in enumerate(all_)}
-        inputs = [self._graph.operations[branch.add].inputs for branch in self._branches]
-        shortcuts = [both.index(branch.shortcut) for both, branch in zip(inputs, self._branches, strict=True)]
-        places = zip((number[branch.add] for branch in self._branches), shortcuts, strict=True)
-        return dict(places), len(all_)
+    def additions(self) -> list[Addition]:
+        """Return the additions of all blocks to their shortcuts, in the order of the blocks."""
+        graph = self._graph
+        places = [place for place, operation in enumerate(graph.operations) if operation.name in ADDITIONS]
+        modules = {place: innermost(graph, place).module for place in places}
+        found = []
+        for branch in self._branches:
+            module = modules[branch.add]
+            own = [place for place in places if modules[place] == module]
+            shortcut = graph.operations[branch.add].inputs.index(branch.shortcut)
+            found.append(Addition(module, own.index(branch.add), len(own), shortcut))
+        return found
 
     def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
         """Return the space without the blocks of these names, which go to ``left_out`` with a reason."""

@@ -1,4 +1,4 @@
-"""Checks of what every criterion promises, for weights and filters.
+"""Checks of what every criterion promises, for weights, filters, blocks, and filters and blocks together.
 
 Each check takes a row of the table of criteria and a granularity, and raises AssertionError if it fails.
 """
@@ -6,13 +6,15 @@ Each check takes a row of the table of criteria and a granularity, and raises As
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from masksearch import spaces
 from masksearch.core.mask import Mask
 from masksearch.criteria import Criterion
-from masksearch.spaces import NetworkSpace, filter_space, weight_space
+from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
 __all__ = [
@@ -41,7 +43,7 @@ def check_criterion(row: Criterion) -> None:
 
 def check_saliency(row: Criterion, granularity: str = "weight") -> None:
     """Check that a criterion returns one finite number per unit, without a gradient, and equal numbers again."""
-    model = small_network()
+    model = small_network(granularity)
     space = space_of(model, granularity)
     initial = initial_weights(model)
     first = saliency_of(row, model, space, small_batches(), initial)
@@ -55,7 +57,7 @@ def check_saliency(row: Criterion, granularity: str = "weight") -> None:
 def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
     """Check that a criterion changes no weights, buffers, gradients, modes, batches or torch's random state."""
     for training in (True, False):
-        model = small_network().train(training)
+        model = small_network(granularity).train(training)
         model[1].train(not training)
         model[0].bias.requires_grad_(False)
         for parameter in model.parameters():
@@ -81,7 +83,7 @@ def check_leaves_no_trace(row: Criterion, granularity: str = "weight") -> None:
 
 def check_needs(row: Criterion, granularity: str = "weight") -> None:
     """Check that a criterion needs exactly the inputs that its row names, and raises an error without them."""
-    model = small_network()
+    model = small_network(granularity)
     space = space_of(model, granularity)
     given: list[tuple[bool, Batches, Mapping[str, Tensor] | None]] = [
         (row.needs_batches, [], initial_weights(model)),
@@ -102,7 +104,7 @@ def check_needs(row: Criterion, granularity: str = "weight") -> None:
 
 def check_alive(row: Criterion, granularity: str = "weight") -> None:
     """Check that a criterion gives finite values to the units that earlier pruning rounds have kept."""
-    model = small_network()
+    model = small_network(granularity)
     space = space_of(model, granularity)
     alive = space.random(0.7, generator=torch.Generator().manual_seed(0))
     values = saliency_of(row, model, space, small_batches(), initial_weights(model), alive)
@@ -123,8 +125,23 @@ def saliency_of(
     return row.saliency(model, space, batches, initial=initial, alive=alive, **extras)
 
 
-def small_network() -> nn.Sequential:
-    """Return a network for images (1, 5, 5) of four classes: convolution, BatchNorm, tanh, dropout, linear."""
+class _Residual(nn.Module):
+    """x + f(x), f: two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 6, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.branch(x)
+        return y
+
+
+def small_network(granularity: str = "weight") -> nn.Sequential:
+    """Return a network for images (1, 5, 5) of four classes: convolution, BatchNorm, tanh, dropout, linear.
+
+    For blocks, it has three residual branches behind the dropout.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(
@@ -132,6 +149,7 @@ def small_network() -> nn.Sequential:
             nn.BatchNorm2d(6),
             nn.Tanh(),
             nn.Dropout(0.5),
+            *[_Residual() for _ in range(3 if granularity in ("block", "union") else 0)],
             nn.Flatten(),
             nn.Linear(54, 4),
         ).train()
@@ -150,5 +168,5 @@ def initial_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def space_of(model: nn.Module, granularity: str) -> NetworkSpace:
-    """Return the space of weight masks or filter masks of :func:`small_network`."""
-    return weight_space(model) if granularity == "weight" else filter_space(model, torch.zeros(1, 1, 5, 5))
+    """Return the mask space of a :func:`small_network` at a granularity."""
+    return spaces.space_of(cast(spaces.Granularity, granularity), model, torch.zeros(1, 1, 5, 5))

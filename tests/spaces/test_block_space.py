@@ -228,6 +228,54 @@ def test_criteria_rank_blocks(name):
     assert select(name, model, space, split(), 0.5).n_kept == 2
 
 
+@pytest.mark.parametrize("name", ["resnet18", "vit", "encoder, norm first", "mlp", "parallel", "projection"])
+def test_block_cosine_compares_input_and_output(name):
+    build, example, n_blocks = NETWORKS[name]
+    model = randomised(build())
+    space = ms.block_space(model, example)
+    x = torch.randn(6, *example.shape[1:], generator=torch.Generator().manual_seed(1))
+    batches = [(x[:4], None), (x[4:], None)]
+    values = ms.criteria.block_cosine(model, space, batches)
+    assert values.shape == (n_blocks,)
+    assert ((values > 0) & (values < 2)).all()
+    mask = ms.Mask(space, torch.arange(n_blocks) != 0)
+    alive = ms.criteria.block_cosine(model, space, batches, alive=mask)
+    assert alive[0].abs() < 1e-9  # a removed block changes nothing
+
+
+def test_block_cosine_is_the_mean_over_examples_or_tokens():
+    model = randomised(mlp_blocks(3)).double()
+    space = ms.block_space(model, torch.zeros(1, 8))
+    x = torch.randn(6, 8, dtype=torch.float64)
+    expected, y = [], model[0](x).detach()
+    for block in model[1:4]:
+        z = block(y).detach()
+        expected.append(1 - float(torch.stack([a @ b / a.norm() / b.norm() for a, b in zip(y, z, strict=True)]).mean()))
+        y = z
+    values = ms.criteria.block_cosine(model, space, [(x[:4], None), (x[4:], None)])
+    assert values.tolist() == pytest.approx(expected, rel=1e-9)
+
+    layer = nn.TransformerEncoderLayer(12, 3, 20, batch_first=True, norm_first=True, dropout=0.0).eval()
+    space = ms.block_space(layer, TOKENS)
+    x = torch.randn(2, 5, 12)
+    y = x + layer._sa_block(layer.norm1(x), None, None)
+    z = y + layer._ff_block(layer.norm2(y))
+    expected = [1 - nn.functional.cosine_similarity(a, b, dim=2).mean() for a, b in ((x, y), (y, z))]
+    assert torch.allclose(ms.criteria.block_cosine(layer, space, [(x, None)]).float(), torch.stack(expected), atol=1e-5)
+
+
+def test_block_cosine_refuses_examples_of_another_path():
+    class TwoPaths(Residual):
+        def forward(self, x):
+            y = self.f(x) + x
+            return y + x if len(x) > 5 else y
+
+    model = nn.Sequential(TwoPaths(nn.Linear(8, 8)), nn.Linear(8, 3)).eval()
+    space = ms.block_space(model, torch.zeros(1, 8))
+    with pytest.raises(InputError, match="runs 2 additions in '0' for the examples, and 1 for the example"):
+        ms.criteria.block_cosine(model, space, [(torch.zeros(8, 8), None)])
+
+
 def test_taylor_is_the_change_of_the_loss_to_first_order():
     model = randomised(mlp_blocks()).double()
     space = ms.block_space(model, torch.zeros(1, 8, dtype=torch.float64))
