@@ -268,6 +268,7 @@ def _searched(repeat: Repeat, method: str, looks: Sequence[int]) -> tuple[dict[i
     )
 
 
+MODELS = ("width_regression", "optuna_random", "optuna_gp")
 METHODS = ("uniform", BASELINE, *SEARCHES)
 
 
@@ -287,12 +288,14 @@ def collect(folder: Path, methods: Sequence[str], seconds: float) -> None:
                 print(f"{network}, {quarters} quarters, {method}: {new[-1]['repeats']} repeats", flush=True)
 
 
-def table(quantity: str = "gain") -> list[str]:
+def table(quantity: str, methods: Sequence[str]) -> list[str]:
     """Means over the repeats with 95 % intervals, as lines of Markdown."""
     lines = [f"| network | widths | method | choice | repeats | {' | '.join(f'{n}' for n in TRAININGS)} | seconds |"]
     lines.append("|---|---|---|---|---:|" + "---:|" * (len(TRAININGS) + 1))
     groups: dict[tuple[str, str, str, str], dict[int, Row]] = {}
-    for row in read_csv(PATH):
+    for row in sorted(read_csv(PATH), key=lambda row: (NETWORKS.index(row["network"]), row["quarters"])):
+        if row["method"] not in methods:
+            continue
         key = (row["network"], row["quarters"], row["method"], row["choice"])
         groups.setdefault(key, {})[int(row["trainings"])] = row
     for (network, quarters, method, choice), own in groups.items():
@@ -325,9 +328,9 @@ def main() -> None:
             sys.exit(f"{folder}: no {missing[0]}.npz; set MASKSEARCH_DATA to the folder that holds channel_bench")
         torch.set_num_threads(1)
         collect(folder, given.only, given.seconds)
-    for quantity in QUANTITIES:
+    for quantity, methods in (("gain", METHODS), ("over_ridge", MODELS), ("regret", ("uniform", BASELINE, *MODELS))):
         print(f"\n{quantity}, in points of accuracy\n")
-        print("\n".join(table(quantity)))
+        print("\n".join(table(quantity, methods)))
 
 
 if __name__ == "__main__":

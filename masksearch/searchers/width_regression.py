@@ -36,7 +36,7 @@ class WidthRegression(LevelSearcher):
     For scores that cost much and are noisy, such as trainings: the best of a few noisy scores is mostly luck, and a
     regression averages over all of them. Candidates are random widths that use up the budget. Scored are candidates of
     the highest variance of the prediction (a D-optimal design, Fedorov 1972), so scored masks are extreme, not good.
-    ``predicted_best`` is the mask of the highest prediction, scored or not.
+    ``predicted_best`` is the mask of the highest prediction within the budget, by dynamic programme, scored or not.
 
     Coefficients shrink towards equal positive ones: at equal cost, wide layers help, by the logarithm of their width.
     """
@@ -114,14 +114,14 @@ class WidthRegression(LevelSearcher):
         order = np.argsort(np.where(fresh, variance, -np.inf))
         return int(state.rng.choice(order[-max(1, round(_DRAWN * fresh.sum())) :]))
 
-    def _predicted(self) -> np.ndarray:
-        """Predicted scores of all candidates, up to a constant, float64 (candidates,)."""
+    def _coefficients(self) -> np.ndarray:
+        """Coefficients of the standardised logarithms of the widths, float64 (n_layers,)."""
         widths, scores = np.array(self.state.widths), np.array(self.state.scores)
         centred, n = widths - widths.mean(0), widths.shape[1]
         prior = np.full(n, self.prior * scores.std() / math.sqrt(n))
         squares = centred.T @ centred + self.penalty * np.eye(n)
         residual = scores - scores.mean() - centred @ prior
-        return self._inputs @ (prior + np.linalg.solve(squares, centred.T @ residual))
+        return prior + np.linalg.solve(squares, centred.T @ residual)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         for score, widths in zip(scores, self._waiting, strict=True):
@@ -134,4 +134,7 @@ class WidthRegression(LevelSearcher):
         """Mask of the highest prediction; None before two scores."""
         if len(self.state.scores) < 2:
             return None
-        return self._ranked(0).mask_of(self._kept[int(self._predicted().argmax())])
+        ranked, slopes = self._ranked(0), self._coefficients() / self._deviation
+        kept = ranked.levels.kept
+        losses = [-slope * np.log(np.maximum(own, 0.5)) for slope, own in zip(slopes, kept, strict=True)]
+        return ranked.mask(ranked.levels.best(losses), np.argsort(-slopes).tolist())
