@@ -34,28 +34,26 @@ class WidthRegression(LevelSearcher):
     """Fit a ridge regression of scores on log layer widths; score the widths that tell most, and predict the best.
 
     For scores that cost much and are noisy, such as trainings: the best of a few noisy scores is mostly luck, and a
-    regression averages over all of them. Candidates are random widths that use up the budget. The first scorings go to
-    candidates of the highest variance of the prediction (a D-optimal design, Fedorov 1972), the others to those of the
-    highest prediction. ``predicted_best`` is the mask of the highest prediction, scored or not.
+    regression averages over all of them. Candidates are random widths that use up the budget. Scored are candidates of
+    the highest variance of the prediction (a D-optimal design, Fedorov 1972), so scored masks are extreme, not good.
+    ``predicted_best`` is the mask of the highest prediction within the budget, by dynamic programme, scored or not.
 
     Coefficients shrink towards equal positive ones: at equal cost, wide layers help, by the logarithm of their width.
     """
 
-    candidates: int = 500
+    candidates: int = 200
     """Number of random candidates."""
     penalty: float = 5.0
     """Penalty of the regression on standardised logarithms."""
     prior: float = 0.6
     """Coefficients towards which the regression shrinks, x deviation of the scores / square root of the layers."""
-    explore: float = 0.5
-    """Share of the scorings that go to candidates of the highest variance; the others go to the predicted best."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.candidates < 2 or not self.penalty > 0 or self.prior < 0 or not 0 < self.explore <= 1:
+        if self.candidates < 2 or not self.penalty > 0 or self.prior < 0:
             raise InputError(
-                f"width_regression: candidates {self.candidates}, penalty {self.penalty}, prior {self.prior}, explore "
-                f"{self.explore}; at least 2, more than 0, at least 0 and a share in (0, 1] are needed"
+                f"width_regression: candidates {self.candidates}, penalty {self.penalty}, prior {self.prior}; at least "
+                "2, more than 0 and at least 0 are needed"
             )
 
     def reset(self) -> None:  # noqa: D102
@@ -81,7 +79,7 @@ class WidthRegression(LevelSearcher):
             return np.maximum((ranked.sizes / (1 + np.exp(shift - odds)) + 0.5).astype(np.int64), least)
 
         low, high = -20.0, 20.0
-        for _ in range(20):
+        for _ in range(12):
             middle = (low + high) / 2
             low, high = (low, middle) if levels.cost(kept(middle)) <= levels.budget else (middle, high)
         return ranked.widened(kept(high), np.argsort(-odds).tolist())
@@ -103,15 +101,12 @@ class WidthRegression(LevelSearcher):
         return proposals
 
     def _next(self) -> int:
-        """The candidate to propose: of the highest variance at first, then of the highest prediction."""
-        state, scorings = self.state, self.problem.budget.scorings
+        """One of the candidates of the highest variance of the prediction that were not proposed, if there are any."""
+        state = self.state
         fresh = np.ones(len(self._inputs), dtype=bool)
         fresh[state.asked] = False
         if not fresh.any():
             return int(state.rng.integers(len(fresh)))
-        explores = scorings is None or len(state.asked) < self.explore * scorings
-        if not explores and len(state.scores) > 1:
-            return int(np.where(fresh, self._predicted(), -np.inf).argmax())
         inputs = np.column_stack([np.ones(len(self._inputs)), self._inputs])
         seen = [np.append(1.0, widths) for widths in (*state.widths, *self._waiting)]
         squares = np.eye(inputs.shape[1]) + sum((np.outer(row, row) for row in seen), np.zeros((inputs.shape[1],) * 2))
@@ -119,14 +114,14 @@ class WidthRegression(LevelSearcher):
         order = np.argsort(np.where(fresh, variance, -np.inf))
         return int(state.rng.choice(order[-max(1, round(_DRAWN * fresh.sum())) :]))
 
-    def _predicted(self) -> np.ndarray:
-        """Predicted scores of all candidates, up to a constant, float64 (candidates,)."""
+    def _coefficients(self) -> np.ndarray:
+        """Coefficients of the standardised logarithms of the widths, float64 (n_layers,)."""
         widths, scores = np.array(self.state.widths), np.array(self.state.scores)
         centred, n = widths - widths.mean(0), widths.shape[1]
         prior = np.full(n, self.prior * scores.std() / math.sqrt(n))
         squares = centred.T @ centred + self.penalty * np.eye(n)
         residual = scores - scores.mean() - centred @ prior
-        return self._inputs @ (prior + np.linalg.solve(squares, centred.T @ residual))
+        return prior + np.linalg.solve(squares, centred.T @ residual)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         for score, widths in zip(scores, self._waiting, strict=True):
@@ -139,4 +134,7 @@ class WidthRegression(LevelSearcher):
         """Mask of the highest prediction; None before two scores."""
         if len(self.state.scores) < 2:
             return None
-        return self._ranked(0).mask_of(self._kept[int(self._predicted().argmax())])
+        ranked, slopes = self._ranked(0), self._coefficients() / self._deviation
+        kept = ranked.levels.kept
+        losses = [-slope * np.log(np.maximum(own, 0.5)) for slope, own in zip(slopes, kept, strict=True)]
+        return ranked.mask(ranked.levels.best(losses), np.argsort(-slopes).tolist())

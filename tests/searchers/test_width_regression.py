@@ -38,7 +38,7 @@ def test_without_noise_it_predicts_the_best_candidate():
 def test_with_noise_its_prediction_is_better_than_the_best_seen():
     predicted, seen = [], []
     for seed in range(20):
-        searcher, masks, scores = searched(12, 0.3, seed, explore=1.0)
+        searcher, masks, scores = searched(12, 0.3, seed)
         predicted.append(value(searcher.predicted_best))
         seen.append(value(masks[int(np.argmax(scores))]))
     assert np.mean(predicted) > np.mean(seen) + 0.1
@@ -50,10 +50,16 @@ def test_candidates_are_not_proposed_twice_and_have_the_density():
     assert all(mask.n_kept == 48 for mask in masks)
 
 
-def test_the_first_scorings_vary_widths_most():
-    _, masks, _ = searched(20, 0.1, explore=0.5)
-    spread = [np.std(np.log(list(mask.kept_per_layer().values()))) for mask in masks]
-    assert np.mean(spread[:10]) > np.mean(spread[10:])
+def test_scored_widths_vary_more_than_the_candidates():
+    searcher, masks, _ = searched(10, 0.1)
+    every = Problem(SPACE, 0.5, Budget(10), 0, saliencies=SALIENCY, on_empty="keep_one")
+    random = [every.random_mask(torch.Generator().manual_seed(i)) for i in range(50)]
+
+    def spread(masks):
+        return np.mean([np.std(np.log(list(mask.kept_per_layer().values()))) for mask in masks])
+
+    assert spread(masks) > 2 * spread(random)
+    assert spread([searcher.predicted_best]) < spread(masks)
 
 
 def test_before_two_scores_it_predicts_nothing():
