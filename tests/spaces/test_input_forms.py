@@ -109,6 +109,7 @@ def test_layers_that_run_twice_or_share_a_weight_have_units():
         for masked, pruned in zip(model(inputs), small(inputs), strict=True):
             torch.testing.assert_close(masked, pruned)
     assert small.e.weight is small.d.weight
+    assert space.kept_macs(mask) == ms.cost.macs(small, inputs)
 
 
 def test_units_are_exact_in_branches_that_depend_on_the_input():
