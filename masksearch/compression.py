@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -18,6 +18,7 @@ from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, USUAL_CRITERION, select, start_criterion
 from masksearch.data import Data
+from masksearch.pruning.compressed import Compressed, Measured
 from masksearch.pruning.physical import prune
 from masksearch.pruning.reconstruction import reconstruct
 from masksearch.scoring import LatencyShare, Scorer
@@ -40,59 +41,6 @@ _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per
 _REPAIRED = 1024  # training examples whose inputs the repair uses
 _LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
 _TIMED = 64  # inputs of a timed batch
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Measurements of a network: metric and loss on the test examples, and costs."""
-
-    metric_name: str
-    metric: float | None  # main metric of the task on the test examples
-    loss: float  # mean loss on the test examples
-    params: int  # number of parameters that are not zero
-    macs: int  # multiply-adds per input, of weights that are not pruned
-    latency: cost.Latency  # latency of a batch, on this device
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """Result of :func:`compress`: the smaller network, its mask, and measurements. ``print(result)`` shows a table."""
-
-    model: nn.Module
-    mask: Mask
-    space: NetworkSpace
-    before: Measured
-    pruned: Measured  # measurements after pruning and repair, before fine-tuning
-    after: Measured
-    method: str
-    amount: Amount
-    history: History | None  # history of the search; None if a criterion made the mask
-    training: Training | None  # None without fine-tuning, and with your own training loop
-
-    def __str__(self) -> str:
-        measured = (self.before, self.pruned, self.after)
-        kept = "non-zero parameters" if self.space.granularity == "weight" else "parameters"
-        latency = f"ms per batch of {self.before.latency.batch_size}"
-        rows = [
-            ("", "before", "pruned", "fine-tuned"),
-            (self.before.metric_name, *(_number(one.metric) for one in measured)),
-            ("loss", *(_number(one.loss) for one in measured)),
-            (kept, *(f"{one.params:,}" for one in measured)),
-            ("MACs", *(f"{one.macs:,}" for one in measured)),
-            (latency, *(f"{one.latency.median * 1e3:.3g}" for one in measured)),
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            "  ".join(f"{cell:{'<' if place == 0 else '>'}{widths[place]}}" for place, cell in enumerate(row))
-            for row in rows
-        ]
-        share = f"{self.amount.single('a result has one density'):.4g} of the {self.amount.hold}"
-        where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
-        return "\n".join([*lines, f"{self.method}, {self.space.granularity} mask, at most {share} kept; {where}"])
-
-    def __repr__(self) -> str:
-        name, after = self.before.metric_name, _number(self.after.metric)
-        return f"Compressed({self.method!r}, {name} {_number(self.before.metric)} -> {after}, {self.mask!r})"
 
 
 def compress(
@@ -424,7 +372,3 @@ def _bars(progress: bool) -> Iterator[Progress]:
     """Progress bars on standard error, if it is a terminal."""
     with Progress(console=Console(stderr=True), transient=True, disable=not (progress and sys.stderr.isatty())) as bars:
         yield bars
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
