@@ -35,6 +35,7 @@ from masksearch.utils.seeds import derive, torch_generator
 __all__ = ["Compressed", "Measured", "compress", "find_mask"]
 
 Granularity = Literal["weight", "filter"]
+Start = Mask | Literal["criterion", "random"]
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per batch, for gradients of criteria
@@ -55,6 +56,7 @@ def compress(
     granularity: Granularity | None = None,
     budget: int = 300,
     objective: str | None = None,
+    start: Start = "criterion",
     repair: bool | None = None,
     train: TrainSettings | Literal[False] = _FINE_TUNING,
     train_fn: TrainFunction | None = None,
@@ -90,6 +92,9 @@ def compress(
     objective : str, optional
         Quantity that a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"``
         without targets.
+    start : Mask, "criterion" or "random"
+        Mask that a search starts from: by default, that of the granularity's usual criterion. The thesis' annealing
+        starts from a random mask by default, as published.
     repair : bool, optional
         Whether kept weights are solved by least squares on 1,024 training inputs, so that layers give the outputs of
         the dense network (:func:`~masksearch.reconstruct`). Default: for filters; weight masks take longer.
@@ -123,11 +128,12 @@ def compress(
         check_train_function(train_fn)
     dense = _on_device(model, device)
     where = cost.forward_pass.device_of(dense)
+    _check_start(start)
     with _bars(progress) as bars:
         task = _Task(dense, data, method, granularity, budget, objective, seed, bars)
         amount = task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
         before = task.measure(dense, {})
-        mask, history = task.find(amount)
+        mask, history = task.find(amount, start)
         filters = isinstance(task.space, FilterSpace)
         if filters if repair is None else repair:
             network = reconstruct(dense, task.space, mask, task.repair_inputs())
@@ -164,20 +170,16 @@ def find_mask(
     granularity: Granularity | None = None,
     budget: int = 300,
     objective: str | None = None,
-    start: Mask | Literal["criterion", "random"] = "criterion",
+    start: Start = "criterion",
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Mask:
     """Return a pruning mask for a trained network, found as :func:`compress` does; ``mask.space`` is its space.
 
-    Parameters
-    ----------
-    start : Mask, "criterion" or "random"
-        Mask that a search starts from; by default that of the granularity's usual criterion.
-
-    Other parameters and errors are those of :func:`compress`.
+    Parameters and errors are those of :func:`compress`.
     """
+    _check_start(start)
     with _bars(progress) as bars:
         task = _Task(_on_device(model, device), data, method, granularity, budget, objective, seed, bars)
         return task.find(task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency), start)[0]
@@ -294,9 +296,7 @@ class _Task:
             generator=torch_generator(self.seed, "compress", "ties"),
         )
 
-    def find(
-        self, amount: Amount, start: Mask | Literal["criterion", "random"] = "criterion"
-    ) -> tuple[Mask, History | None]:
+    def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
         method = self._method or USUAL_CRITERION[self.space.granularity]
         if isinstance(method, str) and method in CRITERIA:
@@ -358,6 +358,13 @@ class _Task:
             macs=int(cost.effective_macs(counted, densities)),
             latency=cost.latency(network, self.example, batch_sizes=(_TIMED,), seconds=0.3)[_TIMED],
         )
+
+
+def _check_start(start: Start) -> None:
+    if isinstance(start, str):
+        choose("start", start, ["criterion", "random"])
+    elif not isinstance(start, Mask):
+        raise InputError(f"start: a {type(start).__name__}; allowed is a mask, 'criterion' or 'random'")
 
 
 def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
