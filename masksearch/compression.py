@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, USUAL_CRITERION, select, start_criterion
 from masksearch.data import Data
+from masksearch.pruning.compressed import Compressed, Measured
 from masksearch.pruning.energy import repair_energy
 from masksearch.pruning.gram_matrices import calibration_inputs
 from masksearch.pruning.physical import Removable, prune
@@ -34,6 +35,7 @@ from masksearch.utils.seeds import derive, torch_generator
 
 __all__ = ["Compressed", "Measured", "compress", "find_mask"]
 
+Start = Mask | Literal["criterion", "random"]
 
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per batch, for gradients of criteria
@@ -41,61 +43,6 @@ _REPAIRED = 1024  # training examples whose inputs the repair uses
 _LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
 _TIMED = 64  # inputs of a timed batch
 _NM_SPARSITY = 0.5  # of 2:4 masks
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Measurements of a network: metric and loss on the test examples, and costs."""
-
-    metric_name: str
-    metric: float | None  # main metric of the task on the test examples
-    loss: float  # mean loss on the test examples
-    params: int  # number of parameters that are not zero
-    macs: int  # multiply-adds per input, of weights that are not pruned
-    latency: cost.Latency  # latency of a batch, on this device
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """Result of :func:`compress`: the smaller network, its mask, and measurements. ``print(result)`` shows a table."""
-
-    model: nn.Module
-    mask: Mask
-    space: NetworkSpace
-    before: Measured
-    pruned: Measured  # measurements after pruning and repair, before fine-tuning
-    after: Measured
-    method: str
-    amount: Amount
-    history: History | None  # history of the search; None if a criterion made the mask
-    training: Training | None  # None without fine-tuning, and with your own training loop
-
-    def __str__(self) -> str:
-        measured = (self.before, self.pruned, self.after)
-        kept = "parameters" if self.space.removes_parts else "non-zero parameters"
-        latency = f"ms per batch of {self.before.latency.batch_size}"
-        rows = [
-            ("", "before", "pruned", "fine-tuned"),
-            (self.before.metric_name, *(_number(one.metric) for one in measured)),
-            ("loss", *(_number(one.loss) for one in measured)),
-            (kept, *(f"{one.params:,}" for one in measured)),
-            ("MACs", *(f"{one.macs:,}" for one in measured)),
-            (latency, *(f"{one.latency.median * 1e3:.3g}" for one in measured)),
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = [
-            "  ".join(f"{cell:{'<' if place == 0 else '>'}{widths[place]}}" for place, cell in enumerate(row))
-            for row in rows
-        ]
-        asked, hold = self.amount.single("a result has one density"), self.amount.hold
-        share = f"{asked:.4g} of the {hold}"
-        got = f" ({self.space.share(self.mask, hold):.4g} are)" if self.space.limits is not None else ""
-        where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
-        return "\n".join([*lines, f"{self.method}, {self.space.granularity} mask, at most {share} kept{got}; {where}"])
-
-    def __repr__(self) -> str:
-        name, after = self.before.metric_name, _number(self.after.metric)
-        return f"Compressed({self.method!r}, {name} {_number(self.before.metric)} -> {after}, {self.mask!r})"
 
 
 def compress(
@@ -110,6 +57,7 @@ def compress(
     granularity: Granularity | None = None,
     budget: int = 300,
     objective: str | None = None,
+    start: Start = "criterion",
     repair: bool | None = None,
     train: TrainSettings | Literal[False] = _FINE_TUNING,
     train_fn: TrainFunction | None = None,
@@ -147,6 +95,9 @@ def compress(
     objective : str, optional
         Quantity that a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"``
         without targets.
+    start : Mask, "criterion" or "random"
+        Mask that a search starts from: by default, that of the granularity's usual criterion. The thesis' annealing
+        starts from a random mask by default, as published.
     repair : bool, optional
         Whether kept weights are solved by least squares on 1,024 training inputs, so that layers give the outputs of
         the dense network (:func:`~masksearch.reconstruct`). Default: for filters; weight masks take longer. Not for
@@ -181,13 +132,14 @@ def compress(
         check_train_function(train_fn)
     dense = _on_device(model, device)
     where = cost.forward_pass.device_of(dense)
+    _check_start(start)
     with _bars(progress) as bars:
         task = _Task(dense, data, method, granularity, budget, objective, seed, bars)
         amount = task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
         if repair and task.space.granularity in ("block", "union"):
             raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
         before = task.measure(dense, {})
-        mask, history = task.find(amount)
+        mask, history = task.find(amount, start)
         if isinstance(task.space, FilterSpace) if repair is None else repair:
             network = reconstruct(dense, task.space, mask, task.repair_inputs())
         else:
@@ -225,20 +177,16 @@ def find_mask(
     granularity: Granularity | None = None,
     budget: int = 300,
     objective: str | None = None,
-    start: Mask | Literal["criterion", "random"] = "criterion",
+    start: Start = "criterion",
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Mask:
     """Return a pruning mask for a trained network, found as :func:`compress` does; ``mask.space`` is its space.
 
-    Parameters
-    ----------
-    start : Mask, "criterion" or "random"
-        Mask that a search starts from; by default that of the granularity's usual criterion.
-
-    Other parameters and errors are those of :func:`compress`.
+    Parameters and errors are those of :func:`compress`.
     """
+    _check_start(start)
     with _bars(progress) as bars:
         task = _Task(_on_device(model, device), data, method, granularity, budget, objective, seed, bars)
         return task.find(task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency), start)[0]
@@ -366,9 +314,7 @@ class _Task:
             generator=torch_generator(self.seed, "compress", "ties"),
         )
 
-    def find(
-        self, amount: Amount, start: Mask | Literal["criterion", "random"] = "criterion"
-    ) -> tuple[Mask, History | None]:
+    def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
         method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
@@ -436,6 +382,13 @@ class _Task:
         )
 
 
+def _check_start(start: Start) -> None:
+    if isinstance(start, str):
+        choose("start", start, ["criterion", "random"])
+    elif not isinstance(start, Mask):
+        raise InputError(f"start: a {type(start).__name__}; allowed is a mask, 'criterion' or 'random'")
+
+
 def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"model: a {type(model).__name__}; an nn.Module is needed")
@@ -448,7 +401,3 @@ def _bars(progress: bool) -> Iterator[Progress]:
     """Progress bars on standard error, if it is a terminal."""
     with Progress(console=Console(stderr=True), transient=True, disable=not (progress and sys.stderr.isatty())) as bars:
         yield bars
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

@@ -117,6 +117,14 @@ def test_a_search_starts_from_the_usual_criterion_and_does_not_end_below_it(regr
     assert result.mask == searched
     assert len(result.history) == 60
     assert result.after == result.pruned
+    restarted = ms.compress(
+        model, data, sparsity=0.8, method="annealing", budget=1, start=random, train=False, progress=False
+    )
+    assert restarted.mask == random
+    drawn = ms.compress(
+        model, data, sparsity=0.8, method="annealing", budget=5, start="random", train=False, progress=False
+    )
+    assert drawn.mask == random
 
 
 def test_a_search_may_score_masks_after_their_repair(classifier):
@@ -263,6 +271,7 @@ def test_a_dense_teacher_is_used_if_the_settings_ask_for_one(regressor):
         ({"macs": 0.5, "method": "magnitude"}, "ranks weight units, not filter; there are"),
         ({"macs": 0.5, "method": 3}, "a int; allowed is a name or a searcher"),
         ({"macs": 0.5, "budget": 0}, "budget: 0"),
+        ({"macs": 0.5, "method": "annealing", "start": "rand"}, "did you mean 'random'"),
         ({"macs": 0.5, "train": False, "train_fn": print}, "leave train_fn out"),
     ],
 )

@@ -9,6 +9,19 @@ from typing import Any, TypeVar
 import msgspec
 
 from masksearch.experiment.identity import short_hash
+from masksearch.experiment.result_parts import (
+    MOMENTS,
+    Accuracy,
+    Effort,
+    Latency,
+    LayerCost,
+    MaskSummary,
+    Metric,
+    NetworkCost,
+    RoundResult,
+    ScoreSummary,
+    TrainedAccuracy,
+)
 from masksearch.experiment.settings.sweep_axes import Capped
 from masksearch.training import EpochRow
 from masksearch.training.record import FORMER_NAMES
@@ -37,158 +50,8 @@ __all__ = [
     "load_result",
 ]
 
-MOMENTS = ("found", "untrained", "best_dense", "trained")
-"""Fields of :class:`RoundResult`: a round's mask is evaluated with the weights of each of these moments."""
-
 _FORMAT = 2  # of metrics.json; version 0.1.0 wrote none
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """Main metric of a task: its name, its direction, and its form in tables. Accuracies are in percent."""
-
-    name: str = "accuracy"
-    higher_is_better: bool = True
-
-    @property
-    def is_accuracy(self) -> bool:
-        """Whether the metric is the accuracy, which tables give in percent."""
-        return self.name == "accuracy"
-
-    @property
-    def scale(self) -> float:
-        """Factor of values in tables: 100 for accuracies, 1 for other metrics."""
-        return 100.0 if self.is_accuracy else 1.0
-
-    @property
-    def unit(self) -> str:
-        """Text behind values: " %" for accuracies, nothing for other metrics."""
-        return " %" if self.is_accuracy else ""
-
-    @property
-    def digits(self) -> int:
-        """Decimal places in tables."""
-        return 2 if self.is_accuracy else 3
-
-    @property
-    def worst(self) -> float:
-        """Value that stands for a training that diverged."""
-        return 0.0 if self.is_accuracy else -self.score(math.inf)
-
-    def score(self, value: float) -> float:
-        """Return the value, with the other sign where lower is better."""
-        return value if self.higher_is_better else -value
-
-    def text(self, value: float | None) -> str:
-        """Return a value with its unit, such as ``97.31 %``."""
-        return f"{math.nan if value is None else self.scale * value:6.{self.digits}f}{self.unit}"
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Main metric and loss of a masked network on the test set; None for a value that is not finite."""
-
-    test_accuracy: float | None  # the metric of the task; in classification the accuracy, in [0, 1]
-    test_loss: float | None
-
-
-@dataclass(frozen=True)
-class TrainedAccuracy(Accuracy):
-    """Main metric and loss of a ticket after its training; of the untrained ticket where there are no epochs."""
-
-    constant_outputs: int  # outputs that are equal for all test examples
-    val_accuracy: float | None = None  # None: not trained
-    best_val_epoch: int | None = None
-    diverged: bool = False
-    rest_accuracy: float | None = None  # on validation examples that no search has seen; only without training
-
-
-@dataclass(frozen=True)
-class ScoreSummary:
-    """Scores of a mask by the objective and by the task's metric, with the number of scorings of its search."""
-
-    objective: str
-    scorings: int  # by a search; 0 otherwise
-    search_score: float | None  # on the search examples
-    search_accuracy: float | None  # the metric of the task
-    rest_score: float | None  # on the rest of the validation examples
-    rest_accuracy: float | None
-    gap: float | None  # optimism gap: search score minus rest score
-    accuracy_gap: float | None  # the same of the metric; with the other sign where lower is better
-    foreign_trials: int = 0  # trials of other searches that shared the study
-    rescored: dict[str, float] = field(default_factory=dict)  # "search 1", ..., criteria -> score when scored again
-    kept: str | None = None  # the criterion whose mask scored better than the search's best when both were scored again
-
-
-@dataclass(frozen=True)
-class MaskSummary:
-    """Number of units that a mask keeps, in whole and by layer."""
-
-    granularity: str
-    n_units: int
-    kept: int
-    density: float
-    densities: dict[str, float]  # by layer
-    empty_layers: list[str]
-
-
-@dataclass(frozen=True)
-class Effort:
-    """Seconds that the steps of a round took."""
-
-    search: float  # of a search or of learning a supermask
-    retrain: float
-    test: float  # one pass over the test set after training
-
-
-@dataclass(frozen=True)
-class RoundResult:
-    """Result of one round of pruning and training: the mask, its scores, and its accuracy at four moments."""
-
-    number: int  # from 1
-    score: ScoreSummary
-    found: Accuracy  # at the weights that the mask was found at
-    untrained: Accuracy  # at the weights that training starts from
-    best_dense: Accuracy  # at the best weights of the dense network by validation
-    trained: TrainedAccuracy
-    mask: MaskSummary
-    epochs: list[EpochRow]
-    seconds: Effort
-
-
-@dataclass(frozen=True)
-class NetworkCost:
-    """Parameters, MACs and bytes of a network."""
-
-    params: int
-    nonzero_params: int
-    macs: int
-    effective_macs: int  # each layer's MACs times its density
-    uncounted: dict[str, int]  # operations without a MAC formula, by name
-    peak_bytes: int
-    bytes: int
-    compressed_bytes: int
-
-
-@dataclass(frozen=True)
-class LayerCost:
-    """MACs and weights of one layer in the full network and in the ticket."""
-
-    macs: int
-    weights: int
-    macs_left: int
-    weights_left: int
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Median seconds of a forward pass of 1 and of 64 examples, ticket and dense network measured in turn."""
-
-    ticket_batch_1: float
-    dense_batch_1: float
-    ticket_batch_64: float
-    dense_batch_64: float
 
 
 @dataclass(frozen=True)

@@ -242,8 +242,11 @@ def _check_parts(parts: Sequence[Settings]) -> None:
 
 
 def _check_without_data(parts: Sequence[Settings]) -> None:
-    """Check what needs no data, before it is read: names of networks, functions of users, files of dense networks."""
+    """Check what needs no data, before it is read: names of networks, functions, files of dense networks, cells."""
     for part in parts:
+        for cell in grid(part):
+            _check_control(cell)
+            _check_rounds(cell)
         kind, _, name = part.sweep.model.partition(":")
         if kind == "torchvision":
             choose("torchvision classifier", name, torchvision_names())
@@ -284,7 +287,6 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
     space = part_space(settings, data)
     for cell in cells:
         _check_density(cell, space)
-        _check_control(cell)
     for cell in {cell.method: cell for cell in cells if cell.searches}.values():
         _check_searcher(cell, space)
     for schedule in dict.fromkeys(cell.schedule for cell in [*cells, *dense]):
@@ -353,9 +355,13 @@ def _check_density(cell: Cell, space: NetworkSpace) -> None:
             replace(amount, scope="global", on_empty="keep_one" if cell.front else "allow"),
             generator=torch_generator(0),
         )
+
+
+def _check_rounds(cell: Cell) -> None:
+    """Raise an error for a method that finds no mask within the units that earlier rounds have kept."""
     if cell.rounds > 1 and cell.learns:
         raise InputError(f"rounds: {cell.rounds}; {cell.method} learns a mask of all weights in one round")
-    if cell.searches and cell.rounds > 1 and amount.per_layer is not None:
+    if cell.searches and cell.rounds > 1 and cell.settings.sweep.layer_sparsity:
         raise InputError(f"rounds: {cell.rounds}; {cell.method} searches one density in later rounds, not one a layer")
-    if cell.searches and cell.rounds > 1 and amount.hold != "units":
-        raise InputError(f"hold: {amount.hold}; in rounds {cell.method} searches densities in units")
+    if cell.searches and cell.rounds > 1 and cell.settings.hold != "units":
+        raise InputError(f"hold: {cell.settings.hold}; in rounds {cell.method} searches densities in units")

@@ -142,3 +142,7 @@ def own_loop(model, data, *, masks, epochs, seed, device):
 
 def loop_without_masks(model, data, epochs):
     """A function with other parameters."""
+
+
+def unread():
+    raise AssertionError("the data is read")

@@ -255,3 +255,19 @@ def test_a_training_loop_of_ones_own_trains_dense_and_masked_networks(tmp_path):
 def test_what_a_training_loop_of_ones_own_cannot_do_is_refused(flat, message, tmp_path):
     with pytest.raises(InputError, match=message):
         run_sweep(settings_of(tmp_path, **LOOP | flat))
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"control": ["shuffle"], "schedule": ["iterative"]}, "a control has no rounds"),
+        ({"methods": ["edge_popup"], "schedule": ["iterative"]}, "learns a mask of all weights in one round"),
+        ({"layer_sparsity": ["0=0.5"], "schedule": ["iterative"]}, "one density in later rounds, not one a layer"),
+        (LOOP | {"train_fn": f"{OWN}:missing"}, "has no function 'missing'"),
+        ({"model": "missing"}, "has no function 'missing'"),
+        ({"dense": "missing.pt"}, "missing.pt"),
+    ],
+)
+def test_what_needs_no_data_is_checked_before_the_data_is_read(flat, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        run_sweep(settings_of(tmp_path, "unread", **flat))
