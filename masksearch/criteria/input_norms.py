@@ -11,6 +11,7 @@ from masksearch.criteria.batches import Batches, input_batches
 from masksearch.pruning.gram_matrices import matrix_layers
 from masksearch.pruning.one_shot.layer_methods import wanda_ranks, weight_shaped
 from masksearch.spaces import NetworkSpace
+from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, to_device
 
@@ -26,19 +27,19 @@ def wanda(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return, for each weight, the share of its output's weights with a smaller |w_ij| |X_j|: float64 (n_units,).
+    """Return each weight's rank in its output by |w_ij| |X_j|, in [0, 1), as saliency: float64 (n_units,).
 
-    Sun et al. 2024: |X_j| is the L2 norm of input j over all examples and positions. As shares within an output are
-    ranked, every output of a layer keeps the same number of inputs, to within one.
+    Sun et al. 2024: |X_j| is the L2 norm of input j over all examples and positions. As ranks within an output are
+    compared, every output of a layer keeps the same number of inputs, to within one.
 
     Raises
     ------
     InputError
         If a layer of the space is neither linear nor a 1-D or 2-D convolution.
     """
-    device = device_of(model)
+    network, device = copy_network(model).eval(), device_of(model)
     inputs = [to_device(batch, device) for batch in input_batches(batches, "wanda")]
-    layers = {layer.name: layer for layer in matrix_layers(model, inputs[0])}
+    layers = {layer.name: layer for layer in matrix_layers(network, inputs[0])}
     for layer in space.layers:
         if layer.name not in layers:
             raise InputError(
@@ -52,14 +53,14 @@ def wanda(
         squares[name] = squares[name] + own if name in squares else own
 
     hooks = [
-        model.get_submodule(layer.name).register_forward_pre_hook(
+        network.get_submodule(layer.name).register_forward_pre_hook(
             lambda module, args, name=layer.name: add(name, module, args[0])
         )
         for layer in space.layers
     ]
     try:
         for batch in inputs:
-            call_model(model, batch)
+            call_model(network, batch)
     finally:
         for hook in hooks:
             hook.remove()

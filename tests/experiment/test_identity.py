@@ -48,6 +48,7 @@ BASES = {  # cells of all kinds: every field decides the result of at least one 
 
 OTHER = {  # another value, where the type alone does not give one
     "sweep.dataset": "mnist",
+    "run.executor": "inline",
     "sweep.model": "conv2",
     "sweep.task": "classification",
     "sweep.image_size": 32,

@@ -71,12 +71,14 @@ def wanda(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
 
 
 def wanda_ranks(values: Tensor) -> Tensor:
-    """Return, for each entry of values (out, k), the share of its row's entries with a lower value: float64 (out, k).
+    """Return, for each entry of values (out, k), its rank in its row, in [0, 1): float64 (out, k).
 
-    Ranked by these shares, every output keeps the same number of inputs, to within one.
+    The ranking by these numbers keeps as many inputs of every output, to within one. Between entries of equal rank in
+    different rows, the larger value is first.
     """
     ranks = values.argsort(dim=1, stable=True).argsort(dim=1)
-    return ranks.double() / values.shape[1]
+    within_rank = 0.5 * values.double() / values.max().clamp_min(torch.finfo(values.dtype).tiny)
+    return (ranks + within_rank) / values.shape[1]
 
 
 def outlier_share(weight: Tensor, gram: Tensor, factor: float) -> tuple[int, int]:
