@@ -162,7 +162,8 @@ class EnergyAnnealing(Searcher):
         lowest, best = float(state.coefficients @ state.best.terms), state.best.mask
         # Moves of one walk until each mask: masks near the start of the round are as many as those near its end.
         moves, done = max(1, self.moves // (n_rounds * len(walks))), 0
-        for number, due in enumerate(np.geomspace(min(_FIRST, moves), moves, n_states).round().astype(int).tolist()):
+        every = np.geomspace(moves, min(_FIRST, moves), n_states)[::-1]
+        for number, due in enumerate(every.round().astype(int).tolist()):
             while done < due:
                 turn = min(_TURN, due - done)
                 for walk, temperature in zip(walks, ladder, strict=True):

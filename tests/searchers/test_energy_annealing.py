@@ -144,6 +144,26 @@ def test_an_energy_of_a_subspace_is_that_of_the_lifted_masks():
     assert history.best_mask.n_kept == left.count(0.5)
 
 
+@pytest.mark.parametrize("states", [1, 7])
+def test_all_moves_are_made(states):
+    class Counted(PlantedEnergy):
+        moves = 0
+
+        def start(self, mask, coefficients=None):
+            state = super().start(mask, coefficients)
+            deltas = state.deltas
+
+            def counted(units):
+                Counted.moves += len(units)
+                return deltas(units)
+
+            state.deltas = counted
+            return state
+
+    search(Counted(), SPACE, 0.3, ByEnergy(PlantedEnergy()), budget=states, states=states, moves=20_000, exchanges=0)
+    assert Counted.moves > 20_000
+
+
 def test_errors():
     with pytest.raises(InputError, match="needs that of the problem"):
         EnergyAnnealing().start(Problem(SPACE, 0.3, 10))
