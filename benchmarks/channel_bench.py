@@ -18,7 +18,7 @@ mean of the other two trainings:
 The baseline is a ridge regression on the logarithms of the widths, fitted to N random candidates; it chooses the
 candidate of highest prediction. Every search is asked for two choices: the profile of the highest accuracy that it has
 seen (``best seen``), and the candidate of highest prediction by the same ridge, fitted to the search's own trainings
-(``ridge``). A searcher with a model has a third choice, its ``predicted_best`` (``own model``). Settings were chosen on
+(``ridge``). ``width_regression`` has a third choice, by its own regression (``own model``). Settings were chosen on
 the ResNet, with repeats from 100,000 on.
 
 A mask of a search stands for the candidate that is nearest in the logarithms of the widths. A profile that was trained
@@ -49,7 +49,7 @@ from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
-from masksearch.searchers import Searcher
+from masksearch.searchers import Searcher, WidthRegression
 from masksearch.utils.seeds import derive, numpy_generator
 
 PATH = HERE / "results" / "channel_bench.csv"
@@ -202,8 +202,8 @@ class Repeat:
             BEST_SEEN: places[int(self.seen[places].argmax())],
             BY_RIDGE: int(self.case.predicted(places, self.seen).argmax()),
         }
-        if (predicted := searcher.predicted_best) is not None:
-            choices[OWN] = self.case.nearest(predicted)
+        if isinstance(searcher, WidthRegression):
+            choices[OWN] = int(searcher.predictions(self.case.widths).argmax())
         return choices
 
 
