@@ -20,10 +20,11 @@ import torch
 from torch import nn
 
 import masksearch as ms
-from benchmarks.page import HERE
+from benchmarks.page import HERE, replace_block
 from benchmarks.problems import searcher_of
 from benchmarks.rows import read_csv, write_csv
 from masksearch.analysis import Estimate
+from masksearch.utils.files import write_bytes
 
 PATH = HERE / "results" / "allocators.csv"
 MACS = 0.3
@@ -134,10 +135,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=int, default=60, help="scorings of a search")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--write", choices=["allocators"], help="also write the table to its place on the page")
     given = parser.parse_args()
     torch.set_num_threads(1)
     collect(given.seeds, given.budget)
     print("\n".join(table()))
+    if given.write:
+        page = HERE / "README.md"
+        write_bytes(page, replace_block(page.read_text(), given.write, "\n".join(table()) + "\n").encode())
 
 
 if __name__ == "__main__":

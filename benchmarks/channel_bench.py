@@ -18,7 +18,7 @@ mean of the other two trainings:
 The baseline is a ridge regression on the logarithms of the widths, fitted to N random candidates; it chooses the
 candidate of highest prediction. Every search is asked for two choices: the profile of the highest accuracy that it has
 seen (``best seen``), and the candidate of highest prediction by the same ridge, fitted to the search's own trainings
-(``ridge``). A searcher with a model has a third choice, its ``predicted_best`` (``own model``). Settings were chosen on
+(``ridge``). ``width_regression`` has a third choice, by its own regression (``own model``). Settings were chosen on
 the ResNet, with repeats from 100,000 on.
 
 A mask of a search stands for the candidate that is nearest in the logarithms of the widths. A profile that was trained
@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.page import HERE
+from benchmarks.page import HERE, replace_block
 from benchmarks.problems import searcher_of
 from benchmarks.rows import Row, read_csv, write_csv
 from masksearch.analysis import Estimate
@@ -49,7 +49,8 @@ from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
-from masksearch.searchers import Searcher
+from masksearch.searchers import Searcher, WidthRegression
+from masksearch.utils.files import write_bytes
 from masksearch.utils.seeds import derive, numpy_generator
 
 PATH = HERE / "results" / "channel_bench.csv"
@@ -202,8 +203,8 @@ class Repeat:
             BEST_SEEN: places[int(self.seen[places].argmax())],
             BY_RIDGE: int(self.case.predicted(places, self.seen).argmax()),
         }
-        if (predicted := searcher.predicted_best) is not None:
-            choices[OWN] = self.case.nearest(predicted)
+        if isinstance(searcher, WidthRegression):
+            choices[OWN] = int(searcher.predictions(self.case.widths).argmax())
         return choices
 
 
@@ -270,6 +271,12 @@ def _searched(repeat: Repeat, method: str, looks: Sequence[int]) -> tuple[dict[i
 
 MODELS = ("width_regression", "optuna_random", "optuna_gp")
 METHODS = ("uniform", BASELINE, *SEARCHES)
+TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "channel_bench_gain": ("gain", METHODS),
+    "channel_bench_over_ridge": ("over_ridge", MODELS),
+    "channel_bench_regret": ("regret", ("uniform", BASELINE, *MODELS)),
+}
+"""Place on the page -> quantity and methods of the table."""
 
 
 def collect(folder: Path, methods: Sequence[str], seconds: float) -> None:
@@ -315,22 +322,24 @@ def _cell(row: Row, quantity: str) -> str:
 
 
 def main() -> None:
-    """Collect missing rows, then print the tables."""
+    """Collect missing rows, or write a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120, help="per network, widths and method")
     parser.add_argument("--only", nargs="+", default=METHODS, choices=METHODS, metavar="NAME")
-    parser.add_argument("--tables", action="store_true", help="print the tables of the rows that are there")
+    parser.add_argument("--write", choices=TABLES, help="write a table of the rows that are there to its place")
     given = parser.parse_args()
-    if not given.tables:
+    if given.write:
+        quantity, methods = TABLES[given.write]
+        page = HERE / "README.md"
+        text = replace_block(page.read_text(), given.write, "\n".join(table(quantity, methods)) + "\n")
+        write_bytes(page, text.encode())
+    else:
         folder = Path(os.environ.get("MASKSEARCH_DATA", "data")) / "channel_bench"
         missing = [name for name in NETWORKS if not (folder / f"{name}.npz").exists()]
         if missing:
             sys.exit(f"{folder}: no {missing[0]}.npz; set MASKSEARCH_DATA to the folder that holds channel_bench")
         torch.set_num_threads(1)
         collect(folder, given.only, given.seconds)
-    for quantity, methods in (("gain", METHODS), ("over_ridge", MODELS), ("regret", ("uniform", BASELINE, *MODELS))):
-        print(f"\n{quantity}, in points of accuracy\n")
-        print("\n".join(table(quantity, methods)))
 
 
 if __name__ == "__main__":

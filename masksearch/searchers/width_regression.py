@@ -129,6 +129,10 @@ class WidthRegression(LevelSearcher):
                 self.state.widths.append(widths)
                 self.state.scores.append(score.value)
 
+    def predictions(self, kept: np.ndarray) -> np.ndarray:
+        """Return predicted scores up to a constant, float64 (n,), of kept units per layer, int64 (n, n_layers)."""
+        return np.log(np.maximum(kept, 0.5)) @ (self._coefficients() / self._deviation)
+
     @property
     def predicted_best(self) -> Mask | None:
         """Mask of the highest prediction; None before two scores."""
