@@ -168,4 +168,6 @@ def _label(name: str, value: str) -> str:
     own_name = name.rpartition(".")[2]
     if own_name in _WORDS:
         return _WORDS[own_name].get(value, value)
+    if (own_name, value) == ("distill", "0.0"):  # as in sweeps that do not compare distillations
+        return ""
     return f"{own_name.replace('_', ' ')} {value}"

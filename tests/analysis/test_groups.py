@@ -105,3 +105,16 @@ def test_results_of_a_sweep_with_parts_are_paired_part_by_part():
         ("ERK", 0.7),
     ]
     assert [row.kind.label for row in paired_rows([alone, alone])] == [""]
+
+
+def test_cells_without_distillation_are_those_of_sweeps_without_it():
+    plain = part(train={"distill": 0.0})
+    cells = [plain, part(train={"distill": 0.5, "distill_temperature": 4.0})]
+    crossed, alone = (SweepResult(Path("s"), [Settings()], {}, chosen, [], []) for chosen in (cells, [plain]))
+    rows = paired_rows([alone, crossed])
+    assert [row.kind.label for row in rows] == ["", "distill 0.5, distill temperature 4.0"]
+    assert rows[0].trained[0] == rows[0].trained[1]
+    assert [group.variant for group in group_cells(cells)] == ["", "distillation 0.5"]
+    warmer = [*cells, part(train={"distill": 0.5, "distill_temperature": 1.0})]
+    texts = ["", "distillation 0.5, temperature 4", "distillation 0.5, temperature 1"]
+    assert [group.variant for group in group_cells(warmer)] == texts
