@@ -35,7 +35,7 @@ METHODS: dict[Granularity, tuple[str, ...]] = {
 }
 """Methods of a sweep that names none, by granularity."""
 
-_SPARSITY, _NM_SPARSITY = (0.7, 0.8, 0.9), (0.5,)
+_NM_SPARSITY = (0.5,)
 
 
 def methods() -> list[str]:
@@ -68,7 +68,7 @@ class SweepSettings:
     """Searchers, criteria and supermasks to compare: rows of --list.
     NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
     granularity."""
-    sparsity: tuple[float, ...] = _SPARSITY
+    sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
     """Pruned shares of the weights, filters or blocks.
     Each share is above 0 and below 1. With granularity nm it is 0.5."""
     max_macs: tuple[float, ...] = ()
@@ -101,7 +101,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
-        if self.granularity == "nm" and tuple(self.sparsity) == _SPARSITY:
+        if self.granularity == "nm" and tuple(self.sparsity) == type(self).sparsity:
             object.__setattr__(self, "sparsity", _NM_SPARSITY)
         choose("granularity", self.granularity, list(METHODS))
         self._check_data()
