@@ -61,8 +61,8 @@ class SweepSettings:
     NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. module:function or path/to/file.py:function
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
-    """What one bit of the mask switches: weight, filter, block, union or nm.
-    A filter is removed with everything that depends on it. A block is a residual branch; union has blocks and filters
+    """Units of masks: weight, filter, block, union or nm.
+    One bit of a mask switches one unit. A filter is removed with everything that depends on it. A block is a residual branch; union has blocks and filters
     in one mask. nm keeps 2 of every 4 weights."""
     methods: tuple[str, ...] = ()
     """Searchers, criteria and supermasks to compare: rows of --list.
