@@ -62,8 +62,8 @@ class SweepSettings:
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
     """Units of masks: weight, filter, block, union or nm.
-    One bit of a mask switches one unit. A filter is removed with everything that depends on it. A block is a residual branch; union has blocks and filters
-    in one mask. nm keeps 2 of every 4 weights."""
+    One bit of a mask switches one unit. A filter is removed with everything that depends on it. A block is a residual
+    branch; union has blocks and filters in one mask. nm keeps 2 of every 4 weights."""
     methods: tuple[str, ...] = ()
     """Searchers, criteria and supermasks to compare: rows of --list.
     NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
