@@ -100,7 +100,8 @@ def short_help() -> str:
             default = f": {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
             if name == "methods":
                 kinds = _literal(known["METHODS"][0])
-                default = "; ".join(f" for {kind}s: {' '.join(kinds[kind])}" for kind in ("weight", "filter"))
+                shown = {kind: kinds[kind] for kind in ("weight", "filter")}  # the screen is short
+                default = "; ".join(f" for {kind}s: {' '.join(usual)}" for kind, usual in shown.items())
             entries.append((f"{flag} {_metavar(value)}", f"{text} (default{default})"))
     others = [(flag, text.partition("\n")[0]) for flag, text in other_entries("recipe", "set", "help_all", "list")]
     return f"usage: masksearch run [flags]\n\n{_RUN}\n" + help_text({**topics, OTHERS: others}, indent=23)

@@ -122,6 +122,20 @@ class BlockSpace(NetworkSpace):
             found.append(Addition(module, own.index(branch.add), len(own), shortcut))
         return found
 
+    def products_of(self, macs: Sequence[int]) -> list[list[int]]:
+        """Return the indices of the products of activations that each block runs.
+
+        ``macs`` lists the multiply-adds of products in the order in which they run; not all products of the network
+        need be among them.
+        """
+        places: list[int] = []  # operation of every product
+        for place, operation in enumerate(self._graph.operations):
+            is_product = operation.macs and not operation.parameters and len(places) < len(macs)
+            if is_product and operation.macs == macs[len(places)]:
+                places.append(place)
+        regions = [branch.region for branch in self._branches]
+        return [[number for number, place in enumerate(places) if place in region] for region in regions]
+
     def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
         """Return the space without the blocks of these names, which go to ``left_out`` with a reason."""
         stay = [place for place, block in enumerate(self.blocks) if block.name not in names]

@@ -229,19 +229,8 @@ class UnionSpace(NetworkSpace):
 
     @cached_property
     def _parts(self) -> list[Part]:
-        """Cost of every block. Products of activations, as of attention, belong to the block that has their units."""
-        n = len(self.blocks.blocks)
-        products: list[list[int]] = [[] for _ in range(n)]
-        seen: dict[tuple[int, ...], list[int]] = {}
-        for place, (along, _) in enumerate(self.filters.groups.products):
-            units = np.concatenate([units[units >= 0] for units in along])
-            owners = {self.limits.owners[n + layer] for layer in np.unique(self.filters.layer_of(units))}
-            for own in owners - {()}:
-                seen.setdefault(own, []).append(place)
-        for own, places in seen.items():  # in the order in which they ran: a share for each block
-            each = len(places) // len(own)
-            for number, block in enumerate(own):
-                products[block] += places[number * each : (number + 1) * each]
+        """Cost of every block: its parameters, and its products of activations, as of attention."""
+        products = self.blocks.products_of([macs for _, macs in self.filters.groups.products])
         return [
             self.filters.cost_of_part(block.removed, places, block.macs)
             for block, places in zip(self.blocks.blocks, products, strict=True)

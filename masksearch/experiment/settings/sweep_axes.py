@@ -61,9 +61,9 @@ class SweepSettings:
     NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. module:function or path/to/file.py:function
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
-    """What one bit of the mask switches: weight, filter, block, union or nm.
-    A filter is removed with everything that depends on it. A block is a residual branch; union has blocks and filters
-    in one mask. nm keeps 2 of every 4 weights."""
+    """Units of masks: weight, filter, block, union or nm.
+    One bit of a mask switches one unit. A filter is removed with everything that depends on it. A block is a residual
+    branch; union has blocks and filters in one mask. nm keeps 2 of every 4 weights."""
     methods: tuple[str, ...] = ()
     """Searchers, criteria and supermasks to compare: rows of --list.
     NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
@@ -104,7 +104,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
-        if self.granularity == "nm" and tuple(self.sparsity) == SweepSettings.sparsity:
+        if self.granularity == "nm" and tuple(self.sparsity) == type(self).sparsity:
             object.__setattr__(self, "sparsity", _NM_SPARSITY)
         choose("granularity", self.granularity, list(METHODS))
         self._check_data()
