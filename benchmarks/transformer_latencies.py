@@ -120,11 +120,9 @@ def rows_of(name: str, rounds: int, tokens: int) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Return rows as a Markdown table: latencies as shares of that of the full network."""
-    lines = [
-        "| network | removed | MACs | parameters | latency, batch 1 | latency, batch 32 |",
-        "|---|---|" + "---:|" * 4,
-    ]
+    """Return rows as a Markdown table; in brackets, the share of one core's time that the full network takes."""
+    heads = [f"{what}, batch {size}" for size in (1, 32) for what in ("clock, ms", "core, ms")]
+    lines = [f"| network | removed | MACs | parameters | {' | '.join(heads)} |", "|---|---|" + "---:|" * 6]
     for one, many in zip(
         *([row for row in rows if row["batch"] == str(size)] for size in (1, 32)),
         strict=True,
