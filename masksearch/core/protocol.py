@@ -23,7 +23,7 @@ from masksearch.core.energy import Energy
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.space import MaskSpace
-from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.errors import LARGEST, InputError, check_type, check_whole
 
 __all__ = [
     "FOREIGN_TRIALS",
@@ -146,8 +146,10 @@ class Budget:
     def __post_init__(self) -> None:
         if self.scorings is None and self.seconds is None:
             raise InputError("budget: neither scorings nor seconds; at least one is needed, or the search has no end")
-        if self.scorings is not None and (type(self.scorings) is not int or self.scorings < 1):
-            raise InputError(f"budget: {self.scorings!r} scorings; a whole number, at least 1, is needed")
+        if self.scorings is not None and (type(self.scorings) is not int or not 1 <= self.scorings <= LARGEST):
+            raise InputError(
+                f"budget: {str(self.scorings)[:40]} scorings; a whole number from 1 to {LARGEST:,} is needed"
+            )
         if self.seconds is not None:
             check_type("budget in seconds", self.seconds, (int, float), "a number of seconds")
         if self.seconds is not None and not self.seconds > 0:

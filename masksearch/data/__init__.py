@@ -17,7 +17,7 @@ from masksearch.data.sources import Source, cifar10, digits, from_torchvision
 from masksearch.data.split import Split, content_digest
 from masksearch.data.streamed import LoaderSplit, StreamedSplit
 from masksearch.utils.errors import InputError, check_type
-from masksearch.utils.imports import import_function, names_function
+from masksearch.utils.imports import call_function, import_function, names_function
 from masksearch.utils.registry import Table
 
 __all__ = ["DATASETS", "Data", "DatasetRow", "LoaderSplit", "Split", "StreamedSplit", "load_data"]
@@ -138,7 +138,7 @@ def _own(name: str, sizes: dict[str, int | None], image_size: int | None) -> Dat
     unknown = sorted(set(given) - set(signature(function).parameters))
     if unknown:
         raise InputError(f"{unknown[0]}: {given[unknown[0]]}; {name} has no such parameter, so leave it out")
-    data = function(**given)
+    data = call_function(function, name, "data set", **given)
     if not isinstance(data, Data):
         raise InputError(f"data set: {name} returned a {type(data).__name__}; ms.Data is needed")
     return replace(data, name=name)

@@ -20,7 +20,7 @@ from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
 from masksearch.models.timm_models import from_timm
 from masksearch.models.torchvision_models import from_torchvision
 from masksearch.utils.errors import InputError, check_type
-from masksearch.utils.imports import import_function, names_function
+from masksearch.utils.imports import call_function, import_function, names_function
 from masksearch.utils.registry import Table
 from masksearch.utils.seeds import derive
 
@@ -137,7 +137,7 @@ def _own(name: str, data: Any, seed: int) -> nn.Module:
     takes_data = bool(signature(function).parameters)
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "initial weights"))
-        model = function(data) if takes_data else function()
+        model = call_function(function, name, "model", *([data] if takes_data else []))
     if not isinstance(model, nn.Module):
         raise InputError(f"model: {name} returned a {type(model).__name__}; an nn.Module is needed")
     return model.train()

@@ -4,13 +4,14 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["import_function", "names_function", "source_digest"]
+__all__ = ["call_function", "import_function", "names_function", "source_digest"]
 
 
 def names_function(text: str) -> bool:
@@ -55,6 +56,19 @@ def import_function(text: str, what: str) -> Callable[..., Any]:
     if not callable(found):
         raise InputError(f"{what}: {name} has no function {function!r}")
     return found
+
+
+def call_function(function: Callable[..., Any], text: str, what: str, *arguments: Any, **options: Any) -> Any:
+    """Return what a user's function returns; an exception or exit of it becomes an InputError of one line."""
+    try:
+        return function(*arguments, **options)
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        reason = (str(error).strip().splitlines() or [""])[0]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        raise InputError(f"{what}: {text} raised {type(error).__name__}: {reason} ({where})") from error
 
 
 def source_digest(text: str) -> str:

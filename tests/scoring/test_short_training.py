@@ -149,7 +149,7 @@ def test_a_training_that_diverges_has_no_score(by):
 def test_no_steps_and_the_plain_scorer_are_errors():
     model, split = make_net(), make_split(60)
     space = weight_space(model)
-    with pytest.raises(InputError, match="steps: 0; a short training has at least 1"):
+    with pytest.raises(InputError, match="steps: 0; allowed is a whole number from 1"):
         ShortTraining(model, space, split, split, SETTINGS, steps=0)
     for objective in ("short_training", "training_loss"):
         with pytest.raises(InputError, match=f"objective: {objective} trains every ticket"):
