@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,7 @@ REMEDY = "remove its folder and run again"
 _FORMAT = 1  # of checksums, in JSON files and in safetensors files
 _DIGITS = 16  # hex digits of a checksum: 64 bits of SHA-256
 _LINE = b'{\n  "checksum": "'
+_DAMAGED_LINE = re.compile(rb'\{\s*"[^"]{8}": "\d+:[0-9a-f]{16}"')  # a first line whose name is not "checksum"
 _LARGEST = 1 << 63  # of whole numbers in JSON files
 _MAX_HEADER = 100_000_000  # bytes, as in safetensors
 _MARK = b'\\"checksum\\": \\"'  # in the header of a safetensors file, which is JSON in JSON
@@ -147,6 +149,8 @@ def unseal_json(content: bytes, path: Path | str, remedy: str = REMEDY) -> Any:
         claimed = line.strip().removeprefix(b'"checksum": "').removesuffix(b'",')
         _check_sum(claimed, _sum(b"{\n" + rest), path, remedy)
         content = b"{\n" + rest
+    elif _DAMAGED_LINE.match(content):
+        raise InputError(f"{path} is damaged or was changed: its checksum has another name; {remedy}")
     found = parse_json(content, path, remedy)
     if isinstance(found, dict) and "checksum" in found:
         raise InputError(f"{path} was changed after it was written, as its checksum has moved; {remedy}")
