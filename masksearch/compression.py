@@ -15,7 +15,7 @@ from masksearch import cost
 from masksearch.core.amount import Amount, Hold, Scope
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.criteria import CRITERIA, USUAL_CRITERION, select, start_criterion
+from masksearch.criteria import CRITERIA, USUAL_CRITERION, saliency, select, start_criterion
 from masksearch.data import Data
 from masksearch.pruning.compressed import Compressed, Measured
 from masksearch.pruning.energy import repair_energy
@@ -93,7 +93,8 @@ def compress(
     budget : int
         Scorings of a search.
     objective : str, optional
-        Quantity that a search maximises, in ``OBJECTIVES``. Default: ``"loss"``, minus the task's loss; ``"distance"``
+        Quantity that a search maximises, in ``OBJECTIVES``. Default: for filters ``"reconstructed"``, minus the
+        distance to the dense network's outputs after repair; else ``"loss"``, minus the task's loss, or ``"distance"``
         without targets.
     start : Mask, "criterion" or "random"
         Mask that a search starts from: by default, that of the granularity's usual criterion. The thesis' annealing
@@ -298,21 +299,30 @@ class _Task:
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
         """Return the mask of a criterion, from gradients on some training examples where it needs them."""
-        generator = torch_generator(self.seed, "compress", "examples")
-        order = torch.randperm(len(self.data.train), generator=generator)[:_RANKED]
-        sizes = [len(part) for part in order.split(_RANKED_BATCH)]
-        batches = list(self.data.train.batches(order, sizes)) if CRITERIA[name].needs_batches else []
-        if CRITERIA[name].unlabelled:
-            batches = [(inputs, None) for inputs in self.repair_inputs()]
         return select(
             name,
             self.model,
             self.space,
-            batches,
+            self._ranked_batches(name),
             amount,
             loss=self.data.task.loss_of,
             generator=torch_generator(self.seed, "compress", "ties"),
         )
+
+    def _saliency(self, name: str) -> torch.Tensor:
+        """Return the saliencies (n_units,) of one round of a criterion, for searchers that rank units."""
+        batches, generator = self._ranked_batches(name), torch_generator(self.seed, "compress", "ties")
+        return saliency(name, self.model, self.space, batches, loss=self.data.task.loss_of, generator=generator)
+
+    def _ranked_batches(self, name: str) -> list[tuple[Any, Any]]:
+        """Return batches of training examples for a criterion; none if it reads weights only."""
+        row = CRITERIA[name]
+        if row.unlabelled:
+            return [(inputs, None) for inputs in self.repair_inputs()]
+        generator = torch_generator(self.seed, "compress", "examples")
+        order = torch.randperm(len(self.data.train), generator=generator)[:_RANKED]
+        sizes = [len(part) for part in order.split(_RANKED_BATCH)]
+        return list(self.data.train.batches(order, sizes)) if row.needs_batches else []
 
     def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
@@ -325,7 +335,7 @@ class _Task:
         if start == "criterion" and usual is not None:
             first = self.criterion_mask(usual, amount)
         energy = repair_energy(self.model, self.space, self.repair_inputs()) if searcher.needs_energy else None
-        objective = self.objective or ("distance" if self.data.search.sample(1)[1] is None else "loss")
+        objective = self.objective or self._usual_objective()
         repairs = objective in OBJECTIVES and OBJECTIVES[objective].reconstructs
         calibration = self.repair_inputs() if repairs else None
         scorer = Scorer(self.model, self.space, self.data.search, objective, calibration=calibration)
@@ -339,10 +349,17 @@ class _Task:
             self.budget,
             self.seed,
             start=first,
+            saliencies={USUAL_CRITERION[self._kind]: self._saliency(USUAL_CRITERION[self._kind])},
             energy=energy,
             callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
         )
         return searcher.predicted_best or history.best_mask, history
+
+    def _usual_objective(self) -> str:
+        """Return what a search maximises by default: for filters, the score after the repair that ``compress`` does."""
+        if isinstance(self.space, FilterSpace) and OBJECTIVES["reconstructed"].fits(self.data.task):
+            return "reconstructed"
+        return "distance" if self.data.search.sample(1)[1] is None else "loss"
 
     def fine_tune(self, network: nn.Module, masks: dict[str, torch.Tensor], settings: TrainSettings) -> Training:
         """Train the network, and leave it with the weights of the best epoch by validation."""

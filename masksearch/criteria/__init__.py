@@ -174,6 +174,8 @@ def start_criterion(searcher: Searcher, granularity: Granularity) -> str | None:
 
     The rule of ``ms.find_mask``, ``ms.compress`` and ``masksearch run``. ``ms.search`` starts from a random mask.
     """
+    if searcher.needs_energy:
+        return "energy"
     return USUAL_CRITERION[granularity] if searcher.takes_criterion_start else None
 
 

@@ -76,7 +76,6 @@ class EnergyAnnealing(Searcher):
     """
 
     needs_energy: ClassVar[bool] = True
-    takes_criterion_start: ClassVar[bool] = False  # it starts at greedy removal
 
     moves: int = 100_000
     """Number of moves of all walks in the whole search."""

@@ -35,7 +35,7 @@ class Duration:
         """
         if text in ("end", _BEST):
             return cls(0, "end", text == _BEST)
-        if match := re.fullmatch(rf"{_BEST}:(\d{1, 9})ep", text):
+        if match := re.fullmatch(rf"{_BEST}:(\d{{1,9}})ep", text):
             if int(match[1]):
                 return cls(int(match[1]), "ep", True)
         elif (match := re.fullmatch(r"(\d{1,9})(ep|it)?", text)) and (match[2] or not int(match[1])):

@@ -126,7 +126,7 @@ def test_checkpoint_of_another_stretch_is_refused(tmp_path, split, change):
         ({"begin": 1, "snapshots": [Duration.parse("0")]}, "snapshots: 0 is over"),
         ({"begin": 2, "snapshots": [BEST_OF_2], "val": make_split(40)}, "snapshots: best:2ep is over"),
         ({"until": 2, "snapshots": [Duration.parse("3ep")]}, "snapshots: 3ep is longer than the training"),
-        ({"begin": -1}, "begin: -1; allowed is 0 to 3"),
+        ({"begin": -1}, "begin: -1; allowed is a whole number from 0"),
         ({"begin": 4}, "begin: 4; allowed is 0 to 3"),
         ({"begin": 1, "until": 0}, "begin: 1; allowed is 0 to 0"),
     ],
