@@ -66,7 +66,7 @@ class OtherFlags:
     """Flags of ``masksearch run`` beside the settings of sweeps: ``--recipe``, ``--set``, ``--list`` and others."""
 
     recipe: Annotated[Texts, takes("NAME")] = ()
-    """Published experiment whose settings replace all defaults: a row of --list."""
+    """Published experiment whose settings replace all defaults: a name in --list."""
     scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
     """Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
     (default: cpu)"""
@@ -74,7 +74,7 @@ class OtherFlags:
     """Parts of the recipe to run; all if not given."""
     set: Annotated[tuple[Texts, ...], UseAppendAction, takes("KEY=VALUE ...")] = ()
     """Any other setting, as --set train.momentum=0.8 annealing.chains=4.
-    Commas separate several values; none unsets a value."""
+    Commas separate several values; "none" unsets a value."""
     help: Annotated[bool, FlagCreatePairsOff] = False
     """Print the main flags."""
     help_all: Annotated[bool, FlagCreatePairsOff] = False
