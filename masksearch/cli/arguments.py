@@ -68,7 +68,7 @@ def given_flags(args: Sequence[str]) -> dict[str, str]:
 
 
 def one(values: Texts, flag: str) -> str | None:
-    """Return the value of a flag that takes one value; None if the flag is not given.
+    """Return the single value in ``values`` of a flag; None if the flag is not given.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def one(values: Texts, flag: str) -> str | None:
 
 
 def refuse(unknown: Sequence[str], kind: type, args: Sequence[str], helps: str) -> NoReturn:
-    """Raise an InputError for the first unknown argument; the message names the nearest flag and the help command."""
+    """Raise an InputError for the first unknown command-line argument, with the nearest known flag."""
     flag = unknown[0].partition("=")[0]
     typed = [arg for arg in args if arg.startswith("--") and arg.endswith(f"={unknown[0]}")]
     if typed:
