@@ -47,7 +47,7 @@ class Estimate:
 
 
 MARGIN = 0.001
-"""Accuracy, 0.1 points: "not below" allows a paired difference's whole interval to lie above minus this."""
+"""Largest loss of accuracy (0.001 is 0.1 points) at which a method still counts as not below another."""
 
 
 @dataclass(frozen=True)

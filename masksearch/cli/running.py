@@ -49,7 +49,7 @@ def run(args: Sequence[str], console: Console) -> None:
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
-    """Run a sweep, or several sweeps one after the other, and print their results."""
+    """Run one or more sweeps in order and print their results; their reports show the command line ``args``."""
     keep_freed_memory()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:

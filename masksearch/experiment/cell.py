@@ -1,4 +1,4 @@
-"""Cells of a sweep: one method at one sparsity and seed each. All settings that decide its result name its folder."""
+"""Cells of a sweep: one method at one sparsity and seed each, in a folder named by all that decides its result."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from masksearch.utils.registry import Table
 __all__ = ["AUTO", "Cell", "dense_identity", "dense_training"]
 
 AUTO = "auto"
-"""A cell's ``find_at`` where the schedule finds the moment."""
+"""Value of a cell's ``find_at`` where the early-bird schedule chooses the moment."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Short readable name of the cell, such as ``magnitude_s0.9_kend_seed0``; unique within a sweep."""
+        """Short readable name of a sweep's cell, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep."""
         schedules = self.settings.schedules
         parts = [self.method]
         if self.schedule != "one_shot":

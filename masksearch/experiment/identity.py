@@ -79,7 +79,7 @@ ONLY_IF = {
     "schedules.early_bird_threshold": "detects_early_birds",
     "schedules.early_bird_relative": "detects_early_birds",
 }
-"""Groups and fields that decide the results of some cells only -> name of the condition in ``Cell.conditions``."""
+"""Groups and fields that decide the results of some cells only, as {name: condition in ``Cell.conditions``}."""
 
 
 def deciding_fields(

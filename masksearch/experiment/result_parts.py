@@ -20,12 +20,12 @@ __all__ = [
 ]
 
 MOMENTS = ("found", "untrained", "best_dense", "trained")
-"""Fields of :class:`RoundResult`: a round's mask is evaluated with the weights of each of these moments."""
+"""Fields of :class:`RoundResult` that test a round's mask, each with another state of the weights."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Main metric of a task: its name, its direction, and its form in tables. Accuracies are in percent."""
+    """Main metric of a task: its name, whether higher is better, and how tables show it (accuracies in percent)."""
 
     name: str = "accuracy"
     higher_is_better: bool = True

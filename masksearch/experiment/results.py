@@ -72,7 +72,7 @@ class DenseResult:
 
     @classmethod
     def load(cls, folder: Path) -> "DenseResult":
-        """Read a dense network's result from ``metrics.json`` in ``folder``, with the errors of :func:`load_result`."""
+        """Read a dense network's result from its ``folder``; raise InputError as :func:`load_result` does."""
         return _convert(_read(folder), cls, folder)
 
     def save(self, folder: Path) -> None:
@@ -100,7 +100,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """The trial of a search whose mask was chosen from the Pareto front of score and cost."""
+    """Trial of a search whose mask was chosen from the Pareto front of score and cost."""
 
     folder: str
     trial: int
@@ -146,7 +146,7 @@ class CellResult:
 
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
-        """Read a cell's result from the JSON files in ``folder``, with the errors of :func:`load_result`."""
+        """Read the result of a sweep's cell from its ``folder``; raise InputError as :func:`load_result` does."""
         saved = read_json(folder / "settings.json", {"identity": dict}, _remedy(folder))
         about = {name: saved.get(name, {}) for name in ("settings", "identity")}
         return _convert({**_read(folder), **about}, cls, folder)

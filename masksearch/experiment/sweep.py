@@ -1,4 +1,4 @@
-"""A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
+"""A sweep: checks its settings, then trains dense networks and runs all cells of its grid."""
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace

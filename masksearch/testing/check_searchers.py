@@ -42,7 +42,7 @@ Make = Callable[[], Searcher]
 
 
 def check_searcher(make: Make, folder: str | Path | None = None) -> None:
-    """Run all checks of a searcher.
+    """Run all checks that a searcher must pass.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
-    """Check that every proposed mask has the exact density, and that its move turns its base mask into it."""
+    """Check that each proposed mask (probes excepted) has the exact density, and equals base mask plus move."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
         if proposal.probe:
@@ -204,7 +204,7 @@ def check_nan(make: Make) -> None:
 
 
 def check_recovers_from_an_unscorable_start(make: Make) -> None:
-    """Check that a search proposes other masks after its first score was NaN."""
+    """Check that a searcher proposes other masks after the score of its first mask was NaN."""
     searcher, planted = _started(make), Planted()
     proposals = searcher.ask(1)
     searcher.tell(proposals, [Score(math.nan)])

@@ -27,7 +27,7 @@ def _ray() -> Any:
 
 
 def cluster_cpus(address: str, cpus: int) -> int:
-    """Connect to a Ray cluster, or start one of ``cpus`` CPUs on this machine; return the number of CPUs it has.
+    """Connect to a Ray cluster, or start one with ``cpus`` CPUs on this machine; return its number of CPUs.
 
     Raises
     ------

@@ -23,7 +23,7 @@ from masksearch.utils.errors import InputError
 __all__ = ["Event", "JobRunner", "WorkerPlan"]
 
 Event = tuple[str, tuple[Any, ...]]
-"""Name of a hook of :class:`SweepCallback`, and its arguments."""
+"""Name of a method of :class:`SweepCallback`, and its arguments."""
 
 _SECONDS = 0.1  # between two messages about trials and epochs, at the least
 _FREQUENT = ("trial", "epoch", "rescored")

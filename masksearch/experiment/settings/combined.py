@@ -1,4 +1,4 @@
-"""Settings of a sweep: typed dataclasses that check their values and that the command line makes its flags of."""
+"""Settings of a sweep: typed dataclasses that check their values; the flags of the command line are made from them."""
 
 import dataclasses
 import math

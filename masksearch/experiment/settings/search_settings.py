@@ -18,7 +18,7 @@ from masksearch.utils.registry import choose
 __all__ = ["USUAL_START", "OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
 
 USUAL_START = "auto"
-"""Value of ``warm_start``: the start that the method has by default on the weights that its masks are found on."""
+"""Value of ``warm_start`` for the method's default start, which depends on the weights that masks are found on."""
 
 ScoredWeights = Literal["own", "signed_constant"]
 
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """Examples, units and time limits of criteria and searches."""
+    """Settings of criteria and searches: numbers of examples, comparison of units, time limits."""
 
     seconds: float | None = None
     """Time limit of each search in seconds, besides its budget.
@@ -82,10 +82,11 @@ class ScoringSettings:
     """Weights that masks are searched on: own, or signed_constant.
     "signed_constant" replaces each weight by its sign times the layer's standard deviation."""
     scope: Scope | None = None
-    """How a criterion compares units of different layers: global, layerwise, erk or isomorphic.
+    """How a criterion compares units of different layers: global, layerwise, erk, isomorphic or knapsack.
     "global" compares all units together. "layerwise" keeps the same density in each layer, "erk" the density of an
     Erdős-Rényi kernel. "isomorphic" compares layers of the same kind, such as all attention heads, and keeps the same
-    density of each kind. If not given, "global" for weights and blocks, and "layerwise" for filters."""
+    density of each kind. "knapsack" keeps the units with the largest sum of saliencies that the density allows. If not
+    given, "global" for weights and blocks, and "layerwise" for filters."""
     hold: Hold = "units"
     """Quantity that densities are a share of, for masks of filters and blocks: units, params or macs."""
     on_empty: OnEmpty | None = None
@@ -185,7 +186,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class OptunaSettings:
-    """Parametrisation and storage of Optuna's studies: see :class:`masksearch.searchers.OptunaSearch`."""
+    """What Optuna's samplers choose, and where studies are stored: see :class:`masksearch.searchers.OptunaSearch`."""
 
     parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
     """What Optuna's samplers choose: layers, mixture, blocks or bits.

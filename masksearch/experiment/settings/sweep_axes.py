@@ -33,7 +33,7 @@ METHODS: dict[Granularity, tuple[str, ...]] = {
     "union": ("annealing", "random_search", "taylor", "mag", "random"),
     "nm": ("annealing", "random_search", "magnitude", "snip", "random"),
 }
-"""Methods of a sweep that names none, by granularity."""
+"""Methods of a sweep whose settings name none, by granularity."""
 
 _NM_SPARSITY = (0.5,)
 
@@ -45,7 +45,7 @@ def methods() -> list[str]:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """Grid of a sweep: data set, network, methods, sparsities, moments and seeds."""
+    """Grid of a sweep: data set, network, methods, sparsities, moments at which masks are found, and seeds."""
 
     dataset: str = "digits"
     """Data: name in --list, imagefolder:PATH or module:function.
@@ -93,8 +93,9 @@ class SweepSettings:
     objective: str = "calibrated_loss"
     """Score that searches maximise: a name in --list."""
     find_at: tuple[str, ...] = ()
-    """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep (by validation).
-    If not given, the usual moment of each method."""
+    """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep.
+    "3ep" is after 3 epochs, "500it" after 500 steps. "best" is the best epoch by validation, "best:3ep" the best of the
+    first 3 epochs. If not given, the usual moment of each method."""
     dense: str = "auto"
     """Dense network: auto (trained, or loaded if it is trained already), or the file of a state dict.
     {seed} in the file's name is replaced by the seed."""
@@ -171,12 +172,12 @@ class SweepSettings:
 
     @property
     def has_own_data(self) -> bool:
-        """Whether ``dataset`` names a function of the user, which returns the data."""
+        """Whether the setting ``dataset`` names a function of the user that returns the data."""
         return self.dataset.partition(":")[0] not in DATASETS and names_function(self.dataset)
 
     @property
     def seed_range(self) -> range:
-        """Seeds of the sweep, beginning with the first seed."""
+        """All seeds of the sweep, beginning with ``first_seed``."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
@@ -205,7 +206,7 @@ class SweepSettings:
         return (*self.find_at, *filter(None, (split_method(method)[1] for method in self.methods)))
 
     def dense_file(self, seed: int) -> Path:
-        """Return the path of the dense network's state dict for a seed, where ``dense`` is a path."""
+        """Return the path of the dense network's state dict for a seed, if the setting ``dense`` names a file."""
         return Path(self.dense.replace("{seed}", str(seed)))
 
 

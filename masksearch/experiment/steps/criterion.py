@@ -84,7 +84,7 @@ def criterion_batches(context: CellContext, criterion: str) -> Batches:
 
 
 def cell_energy(context: CellContext, model: nn.Module) -> RepairEnergy:
-    """Return the squared output error that pruning leaves after least-squares repair of ``model``, for any mask."""
+    """Return an estimator of the output error of ``model`` after pruning by any mask and least-squares repair."""
     return repair_energy(model, context.space, input_batches(criterion_batches(context, "energy"), "energy"))
 
 

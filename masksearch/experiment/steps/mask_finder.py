@@ -53,7 +53,7 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskFinder:
-    """Finds the masks of a cell by a search, a criterion or a learned supermask.
+    """Finds the mask of a sweep's cell by a search, a criterion or a learned supermask.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
-"""Names of the checkpoints in the folders of cells."""
+"""File names of the checkpoints in the folders of cells."""
 
 STAGES = ("training", "search", "retrain", "done")
 """Steps of a run in ``status.json``: of a dense network, of a cell, and the last one of both."""
@@ -88,7 +88,7 @@ class RunFolder:
 
 
 def is_done(path: Path) -> bool:
-    """Return whether the folder ``path`` holds a finished run.
+    """Return whether the folder ``path`` holds a finished run (a sweep's cell, a dense network or a search).
 
     Raises
     ------
