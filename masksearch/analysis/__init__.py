@@ -1,4 +1,4 @@
-"""Analysis of results: groups of cells over seeds, estimates, paired tests, curves, fronts and similarity of masks."""
+"""Analysis of results: means over seeds, paired tests, curves, Pareto fronts and similarity of masks."""
 
 from masksearch.analysis.curves_and_fronts import Band, band, best_so_far, pareto_front
 from masksearch.analysis.mask_properties import (

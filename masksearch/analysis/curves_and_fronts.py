@@ -1,4 +1,4 @@
-"""Best-so-far curves, means of curves over seeds, and Pareto fronts of value against cost."""
+"""Best-so-far curves of searches, means of curves over seeds, and Pareto fronts of value against cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ __all__ = ["Band", "band", "best_so_far", "pareto_front"]
 
 
 def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
-    """Return indices of the Pareto front: points that no other point beats in both value and cost, cheapest first.
+    """Return indices of the points that no other point beats in both value (high) and cost (low), cheapest first.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
 
 
 def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence[float]) -> np.ndarray:
-    """Return the best score that a search has reached at each of some costs.
+    """Return the best score that a search has reached by each cost (such as scorings or seconds) in ``looks``.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def best_so_far(costs: Sequence[float], scores: Sequence[float], looks: Sequence
 
 @dataclass(frozen=True)
 class Band:
-    """Mean of curves over seeds with its pointwise 95 % interval."""
+    """Mean of curves over seeds, with a 95 % interval at each point."""
 
     mean: np.ndarray  # (n_looks,)
     low: np.ndarray  # ends of the 95 % interval (Student's t); NaN with one seed
@@ -70,7 +70,7 @@ class Band:
 
 
 def band(curves: np.ndarray) -> Band:
-    """Return the mean of curves and its pointwise 95 % interval.
+    """Return the mean of curves (one per seed), with a 95 % interval at each point.
 
     Parameters
     ----------

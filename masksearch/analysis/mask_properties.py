@@ -1,4 +1,4 @@
-"""Properties of masks: similarity to other masks, and orthogonality of masked weights."""
+"""Properties of masks: similarity to other masks, and orthogonality of the masked weights."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None = None) -> float:
-    """Return the sum over layers of the mean of (W^T W - I)^2, with W (out, in) the layer's masked weights.
+    """Return a network's distance from orthogonality: mean of (W^T W - I)^2 of each masked weight matrix W, summed.
 
     The thesis of 2020 measures the score at initialisation. I is (in, in), and a convolution's ``in`` is its channels
     times its kernel. The score is 0 for orthonormal columns, which need at least as many outputs as inputs.
@@ -40,7 +40,7 @@ def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None
 
 
 def weights_orthogonality(weights: Iterable[Tensor]) -> float:
-    """Return the sum over weight tensors of the mean of (W^T W - I)^2, with W (out, in) the tensor as a matrix."""
+    """Return the distance of weights from orthogonality: mean of (W^T W - I)^2 of each weight matrix W, summed."""
     score = 0.0
     for tensor in weights:
         weight = tensor.detach().flatten(1).double()  # (out, in)
@@ -51,17 +51,17 @@ def weights_orthogonality(weights: Iterable[Tensor]) -> float:
 
 
 def cosine(one: Mask, other: Mask) -> float:
-    """Return common units / sqrt(kept x kept), in [0, 1]; random masks of density d have about d."""
+    """Return the cosine similarity of two masks, in [0, 1]; random masks of density d have about d."""
     return one.cosine(other)
 
 
 def hamming(one: Mask, other: Mask) -> float:
-    """Return the share of all units that differ, 0 for equal masks; random masks of density d have 2 d (1 - d)."""
+    """Return the share of units in which two masks differ; random masks of density d differ in 2 d (1 - d)."""
     return one.hamming(other) / one.space.n_units
 
 
 def iou(one: Mask, other: Mask) -> float:
-    """Return common units / units that either keeps, in [0, 1]; random masks of density d have about d / (2 - d)."""
+    """Return the intersection over union of two masks' kept units; random masks of density d have about d / (2 - d)."""
     either = one.n_kept + other.n_kept
     common = (either - one.hamming(other)) // 2
     return common / (either - common) if either > common else 0.0
@@ -73,7 +73,7 @@ SIMILARITIES: Table[Callable[[Mask, Mask], float]] = Table(
 
 
 def random_like(mask: Mask, seed: int) -> Mask:
-    """Return a random mask that keeps as many units of every layer as ``mask``."""
+    """Return a random mask that keeps as many units of each layer as ``mask`` does."""
     bits = mask.bits.clone()
     generator = torch_generator(seed, "analysis", "random masks", mask.hash)
     for layer in mask.space.layers:
@@ -83,7 +83,7 @@ def random_like(mask: Mask, seed: int) -> Mask:
 
 
 def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
-    """Return a measure of :data:`SIMILARITIES` for all pairs of masks of one space, (len(masks), len(masks))."""
+    """Return the similarity of all pairs of masks by a measure such as "iou", shape (len(masks), len(masks))."""
     compute = SIMILARITIES[measure]
     matrix = np.empty((len(masks), len(masks)))
     for i, one in enumerate(masks):
@@ -93,7 +93,7 @@ def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
 
 
 def similarity_means(matrix: np.ndarray, owners: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Return mean similarities of the masks of all pairs of methods, (methods, methods); NaN where there is no pair.
+    """Return the mean similarity of masks for each pair of methods, shape (methods, methods); NaN without masks.
 
     Within a method, pairs have different seeds. Between methods, pairs have the same seed and initial weights.
 

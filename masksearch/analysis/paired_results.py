@@ -1,4 +1,4 @@
-"""Comparisons paired by seed: several sweeps, and controls with the methods that they control."""
+"""Comparisons paired by seed: several sweeps with each other, and control networks with masked networks."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ __all__ = ["CellKind", "ControlRow", "PairedRow", "control_rows", "different_set
 
 @dataclass(frozen=True)
 class ControlRow:
-    """Test metrics of a control and its ticket after the last epoch, over the seeds that both are finished for."""
+    """Test metrics of a control network and of its masked network after training, over the seeds that both have."""
 
     group: Group
     treated: Estimate  # the ticket as it is
@@ -23,7 +23,7 @@ class ControlRow:
 
 
 def control_rows(groups: Iterable[Group]) -> list[ControlRow]:
-    """Return a comparison with its ticket for every group of controls; those without a finished ticket are left out."""
+    """Return comparisons of control networks with their masked networks; controls without one are left out."""
     groups = list(groups)
     tickets = {_ticket(c): c.trained.test_accuracy for group in groups for c in group.cells if c.control == "none"}
     rows = []
@@ -44,7 +44,7 @@ def _ticket(cell: CellResult) -> str:
 
 @dataclass(frozen=True)
 class CellKind:
-    """Method, sparsity, schedule and other properties by which cells of several sweeps are matched, seeds aside."""
+    """Method, sparsity, schedule and other properties (not the seed) by which results of several sweeps are matched."""
 
     method: str
     sparsity: float
@@ -59,14 +59,14 @@ class CellKind:
 
     @classmethod
     def of(cls, cell: CellResult) -> "CellKind":
-        """Return the kind of a cell, without a label."""
+        """Return the method, sparsity, schedule and other properties of a sweep's cell, without a label."""
         values = {item.name: getattr(cell, item.name) for item in fields(cls) if item.name != "label"}
         return cls(**values | {"find_at": moment_of(cell)})
 
 
 @dataclass(frozen=True)
 class PairedRow:
-    """Test metrics of one kind of cell in every sweep, over seeds."""
+    """Test metrics of one method, sparsity and schedule in each of several sweeps, over seeds."""
 
     kind: CellKind
     trained: tuple[Estimate, ...]  # test metric after the last epoch, of every sweep; without numbers: no such cell
@@ -74,7 +74,7 @@ class PairedRow:
 
 
 def settings_texts(parts: Sequence[Settings], nothing: str | None = None) -> dict[str, dict[str, str]]:
-    """Return texts of the settings of a sweep by group and name; where parts differ, the texts of all parts.
+    """Return a sweep's settings as {group: {name: text}}; where the sweep's parts differ, the text has all values.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def settings_texts(parts: Sequence[Settings], nothing: str | None = None) -> dic
 
 
 def different_settings(results: Sequence[SweepResult]) -> dict[str, tuple[str, ...]]:
-    """Return names of settings, versions and machine properties that differ, with the value in every sweep."""
+    """Return {name: value in each sweep} of the settings, versions and machine properties in which sweeps differ."""
     flat = []
     for result in results:
         groups = settings_texts(result.settings, nothing="not given") | {"machine": result.machine}
@@ -107,7 +107,7 @@ def different_settings(results: Sequence[SweepResult]) -> dict[str, tuple[str, .
 
 
 def paired_rows(results: Sequence[SweepResult]) -> list[PairedRow]:
-    """Return test metrics of every kind of cell in all sweeps, with differences to the first sweep seed by seed.
+    """Return test metrics of several sweeps matched by method and settings, with differences to the first sweep.
 
     Equal seeds share splits, order and initial weights where the settings agree. Rows are in order of sparsity.
     """

@@ -1,4 +1,4 @@
-"""Groups: the cells of a sweep that differ only in their seed, and names and labels of groups."""
+"""Groups: results of a sweep that differ only in their seed, with names and labels for tables and figures."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ def name_of(method: str, learned: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """A method at a sparsity, over all seeds."""
+    """Results of one method at one sparsity, over all seeds."""
 
     method: str
     variant: str  # schedule, rounds, rewinding, control and settings, where groups of the method differ in them
@@ -29,22 +29,22 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Method and label, as tables and legends write them."""
+        """Name of a group of results in tables and legends: its method and label."""
         return ", ".join(filter(None, [name_of(self.method, self.learned), self.label]))
 
     @property
     def control(self) -> str:
-        """Name of the control that the group is; ``none`` if the group is no control."""
+        """Kind of control network that the group's results are of, such as "shuffle"; "none" for masked networks."""
         return self.cells[0].control
 
     @property
     def learned(self) -> bool:
-        """Whether gradients train the masks (supermasks)."""
+        """Whether the group's masks are learned by gradient descent (supermasks)."""
         return self.cells[0].learned
 
 
 def group_cells(cells: Sequence[CellResult]) -> list[Group]:
-    """Return groups of the cells that differ only in their seed, by sparsity and then in the order of the cells.
+    """Return results grouped so that each group differs only in the seed, sorted by sparsity.
 
     Where learning rates of retraining are compared, only cells of the best one per method count (:func:`best_rates`).
     """
@@ -67,7 +67,7 @@ def group_cells(cells: Sequence[CellResult]) -> list[Group]:
 
 
 def best_rates(cells: Iterable[CellResult]) -> list[int]:
-    """Return places of the cells whose learning rate of retraining is the best for their method and sparsity.
+    """Return indices of the results whose learning rate of retraining is best for their method and sparsity.
 
     Best is the best validation metric after the last epoch, in the mean over all cells of that method at that sparsity.
     A cell that ended without one has the worst value, in classification 0.
@@ -121,7 +121,7 @@ def _rule(cell: CellResult) -> str:
 
 
 def moment_of(cell: CellResult) -> str:
-    """Return the moment at which a cell's mask was found; "early" where an early-bird schedule finds the moment."""
+    """Return the moment of training at which a result's mask was found; "early" if an early-bird schedule chose it."""
     return "early" if cell.early_bird else cell.find_at
 
 
@@ -130,7 +130,7 @@ _OF_A_SEED = ("seed", "file")
 
 
 def setting_labels(cells: Sequence[CellResult], keys: Sequence[Hashable]) -> list[str]:
-    """Label every cell by the settings in which it differs from others of the same key, seeds aside.
+    """Return a label per result: the settings in which it differs from results of the same key, except the seed.
 
     A setting that differs between some cells of one key, such as the scope of a criterion in two parts of a sweep, is
     part of the label of all cells that have it.

@@ -1,4 +1,4 @@
-"""Estimates over seeds with 95 % intervals; paired comparisons: Wilcoxon with Holm's correction, wins, ranks."""
+"""Statistics over seeds: 95 % intervals; paired comparisons by Wilcoxon's test, Holm's correction, wins and ranks."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ __all__ = ["MARGIN", "Estimate", "Paired", "Ranks", "holm", "paired", "ranks", "
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and the half width of its 95 % interval."""
+    """Mean over seeds, with the half width of its 95 % interval."""
 
     mean: float
     half_width: float  # of the 95 % interval (Student's t); NaN with fewer than two values
@@ -22,7 +22,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Estimate":
-        """Return the mean and 95 % interval of one value per seed; a missing value (None) makes both NaN."""
+        """Return the mean and 95 % interval of values, one per seed; if any value is None, both are NaN."""
         data = np.array(list(values), dtype=float)  # None: NaN
         n = len(data)
         with np.errstate(invalid="ignore"):  # infinite values have no deviation
@@ -31,28 +31,28 @@ class Estimate:
 
     @classmethod
     def of_differences(cls, pairs: Iterable[tuple[float | None, float | None]]) -> "Estimate":
-        """Return the mean and 95 % interval of first minus second, of one pair per seed; None makes both NaN."""
+        """Return the mean and 95 % interval of first - second over one pair per seed; with any None, both are NaN."""
         return cls.of(None if one is None or other is None else one - other for one, other in pairs)
 
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
-        """Return ``mean ± half width`` as text; only the mean if there is no interval, – if there is no mean."""
+        """Return the text ``mean ± half width``; only the mean without an interval, and – without a mean."""
         if math.isnan(self.mean):
             return "–"
         mean = f"{scale * self.mean:{sign}.{digits}f}"
         return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
 
     def plain(self, form: str, scale: float = 1.0) -> str:
-        """Return the mean times ``scale``, formatted by ``form``; – if there is no mean."""
+        """Return only the mean as text, times ``scale`` and formatted by ``form``; – without a mean."""
         return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
 
 
 MARGIN = 0.001
-"""Accuracy, 0.1 points: "not below" allows a paired difference's whole interval to lie above minus this."""
+"""Largest loss of accuracy (0.001 is 0.1 points) at which a method still counts as not below another."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Difference of two methods over pairs of measurements, such as one pair per seed."""
+    """Difference of two methods over pairs of measurements, such as one pair per seed, with a significance test."""
 
     difference: Estimate  # first minus second: mean and 95 % interval (Student's t)
     p: float  # Wilcoxon's signed-rank test, two-sided
@@ -61,25 +61,25 @@ class Paired:
 
     @property
     def low(self) -> float:
-        """Lower end of the difference's 95 % interval; NaN with fewer than two pairs."""
+        """Lower end of the 95 % interval of two methods' mean difference; NaN with fewer than two pairs."""
         return self.difference.mean - self.difference.half_width
 
     @property
     def high(self) -> float:
-        """Upper end of the difference's 95 % interval; NaN with fewer than two pairs."""
+        """Upper end of the 95 % interval of two methods' mean difference; NaN with fewer than two pairs."""
         return self.difference.mean + self.difference.half_width
 
     def above(self, bar: float) -> bool:
-        """Return whether the difference's whole 95 % interval lies above ``bar``; False without an interval."""
+        """Return whether the 95 % interval of two methods' difference lies above ``bar``; False without an interval."""
         return self.low > bar
 
     def below(self, bar: float) -> bool:
-        """Return whether the difference's whole 95 % interval lies below ``bar``; False without an interval."""
+        """Return whether the 95 % interval of two methods' difference lies below ``bar``; False without an interval."""
         return self.high < bar
 
     @property
     def not_below(self) -> bool:
-        """Whether the first method is at most :data:`MARGIN` worse, for the difference's whole 95 % interval."""
+        """Whether the first method is at most 0.001 worse than the second, by the whole 95 % interval."""
         return self.above(-MARGIN)
 
 
@@ -113,7 +113,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values of several comparisons, corrected by Holm's step-down method (1979); NaN counts and stays."""
+    """Return p-values of several tests corrected by Holm's step-down method (1979); NaN stays NaN but counts."""
     raw = np.asarray(p_values, dtype=float)
     order = np.argsort(raw)  # NaN last
     steps = np.arange(len(raw), 0, -1) * raw[order]
@@ -123,7 +123,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def win_matrix(scores: np.ndarray) -> np.ndarray:
-    """Return the number of blocks in which the row's method beats the column's; a tie is half a win for both.
+    """Return in how many blocks (such as seeds) each row's method beats each column's; a tie counts as half a win.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def win_matrix(scores: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean ranks of methods over blocks (1 is best), with Friedman's test."""
+    """Mean ranks of methods over blocks such as data sets (1 is best), with Friedman's test."""
 
     mean: np.ndarray  # (n_methods,)
     p: float  # Friedman's test: that all methods are alike; NaN for fewer than three, or if nothing differs
@@ -153,7 +153,7 @@ class Ranks:
 
 
 def ranks(scores: np.ndarray) -> Ranks:
-    """Return mean ranks, Friedman's test and Nemenyi's critical difference (Demsar 2006, section 3.2.2).
+    """Return methods' mean ranks, Friedman's test and Nemenyi's critical difference (Demsar 2006, section 3.2.2).
 
     Parameters
     ----------

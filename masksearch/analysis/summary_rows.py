@@ -1,4 +1,4 @@
-"""Summary rows: mean and 95 % interval over seeds of every figure, by method, variant, sparsity and moment."""
+"""Summary rows: means and 95 % intervals over seeds of all results, by method and sparsity."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,20 +27,20 @@ MOMENTS = ("untrained", "best_dense", "found", "trained")
 
 @dataclass(frozen=True)
 class Moment:
-    """Means over seeds of the test metric and test loss under a mask at one set of weights."""
+    """Mean test metric and test loss over seeds, with a mask on one state of the weights (such as after training)."""
 
     accuracy: Estimate  # the metric of the task; in classification the accuracy, in [0, 1]
     loss: Estimate
 
     @classmethod
     def of(cls, figures: Sequence[Accuracy]) -> "Moment":
-        """Return means over seeds."""
+        """Return the mean test metric and test loss over seeds, one pair per seed."""
         return cls(Estimate.of(one.test_accuracy for one in figures), Estimate.of(one.test_loss for one in figures))
 
 
 @dataclass(frozen=True)
 class RoundRow:
-    """Results of one round of pruning and training over all seeds, or of the dense network (``number`` 0)."""
+    """Means over seeds of the results of one pruning round, or of the dense network (``number`` 0)."""
 
     number: int
     density: Estimate
@@ -50,7 +50,7 @@ class RoundRow:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Texts of the round for tables: means without intervals; accuracies and densities are in percent."""
+        """Texts of a pruning round for tables: means without intervals; accuracies and densities are in percent."""
         moments = [self.moments[name] for name in MOMENTS]
         form, scale = f".{self.metric.digits}f", self.metric.scale
         figures = [text for m in moments for text in (m.accuracy.plain(form, scale), m.loss.plain(".3f"))]
@@ -80,7 +80,7 @@ def _dense_round(networks: Sequence[DenseResult]) -> RoundRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SummaryRow:
-    """Results of one method at one sparsity over all seeds, or of the dense network (``sparsity`` 0)."""
+    """Means over seeds of the results of one method at one sparsity, or of the dense network (``sparsity`` 0)."""
 
     method: str
     variant: str = ""  # schedule, rounds, rewinding and control, where rows of the method differ in them
@@ -123,7 +123,7 @@ class SummaryRow:
 
 
 def summarise(cells: Iterable[CellResult], dense: Iterable[DenseResult] = ()) -> list[SummaryRow]:
-    """Return summary rows over seeds: the dense network, then all groups of cells (:func:`group_cells`) in order.
+    """Return means over seeds for tables: first the dense network, then each method at each sparsity.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line of masksearch."""
 
 import sys
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ __all__ = ["main"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
+    """Run the command line; return its exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
     try:  # an interrupt of the imports ends quietly, too
         from masksearch.cli import commands
 

@@ -1,4 +1,4 @@
-"""Command lines, read by tyro into dataclasses whose values are texts; every mistake is an error of one line."""
+"""Arguments of command lines, read by tyro into dataclasses of texts; every mistake is an error of one line."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -18,7 +18,7 @@ Texts = tuple[str, ...]
 
 
 def read_arguments(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
-    """Read the arguments of a command into a dataclass of flags (fields of :data:`Texts` or bool) and positionals.
+    """Parse the arguments of a command into a dataclass of flags and positional arguments.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def read_arguments(kind: type[Kind], args: Sequence[str], prog: str) -> Kind:
 
 
 def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, list[str]]:
-    """Read arguments into a dataclass, and return it with the arguments that are no flag and no flag's value.
+    """Parse the known arguments of a command into a dataclass; return it and all unknown arguments.
 
     Raises
     ------
@@ -51,24 +51,24 @@ def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, 
 
 
 def takes(metavar: str, text: str | None = None) -> object:
-    """Return the annotation of values that tyro's help calls ``metavar``; ``text`` is the help, if no docstring is."""
+    """Return the annotation of a flag with values: ``metavar`` names a value in the help, ``text`` is its help."""
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 
 def metavar(kind: type, name: str) -> str:
-    """Return the word for the value of a flag in helps: ``NAME``; empty for flags without values."""
+    """Return the word that stands for a flag's value in the help, such as ``NAME``; "" for a flag without values."""
     notes = getattr(get_type_hints(kind, include_extras=True)[name], "__metadata__", ())
     return next((note.metavar for note in notes if hasattr(note, "metavar")), "")
 
 
 def given_flags(args: Sequence[str]) -> dict[str, str]:
-    """Return {name with underscores: flag as typed} of the flags among the arguments: no_download, --no-download."""
+    """Return {name: flag as typed} for the flags among ``args``, such as {"no_download": "--no-download"}."""
     flags = (arg.partition("=")[0] for arg in args if arg.startswith("--"))
     return {flag[2:].replace("-", "_"): flag for flag in flags}
 
 
 def one(values: Texts, flag: str) -> str | None:
-    """Return the value of a flag that takes one value; None if the flag is not given.
+    """Return the single value in ``values`` of a flag; None if the flag is not given.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def one(values: Texts, flag: str) -> str | None:
 
 
 def refuse(unknown: Sequence[str], kind: type, args: Sequence[str], helps: str) -> NoReturn:
-    """Raise an InputError for the first unknown argument; the message names the nearest flag and the help command."""
+    """Raise an InputError for the first unknown command-line argument, with the nearest known flag."""
     flag = unknown[0].partition("=")[0]
     typed = [arg for arg in args if arg.startswith("--") and arg.endswith(f"={unknown[0]}")]
     if typed:

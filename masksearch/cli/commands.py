@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
+    """Run the command line; return its exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
     args = sys.argv[1:] if args is None else list(args)
     with lasting_streams():
         return _main(args)

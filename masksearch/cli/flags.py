@@ -25,7 +25,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
-    """Return the settings of the sweeps to run, one for each part of a recipe; ``"list"`` for ``--list``.
+    """Parse the arguments of ``masksearch run`` into settings, one per part of a recipe; ``"list"`` for ``--list``.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
 
 
 def full_help(args: Sequence[str], prog: str) -> str:
-    """Return the text of ``--help-all``; defaults are those of the recipe that the arguments name, if they name one.
+    """Return the text of ``masksearch run --help-all``, with the defaults of the recipe that ``args`` name, if any.
 
     Raises
     ------

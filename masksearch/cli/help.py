@@ -58,23 +58,23 @@ _MAIN = {
 """Topic -> names of the settings whose flags ``masksearch run --help`` prints."""
 
 OTHERS = "recipes and other settings"
-"""Topic of the flags that are no settings."""
+"""Topic of the flags that do not belong to a setting."""
 
 
 @dataclass(frozen=True)
 class OtherFlags:
-    """Flags of ``masksearch run`` beside the settings of sweeps: ``--recipe``, ``--set``, ``--list`` and others."""
+    """Flags of ``masksearch run`` that do not belong to a setting: ``--recipe``, ``--set``, ``--list`` and others."""
 
     recipe: Annotated[Texts, takes("NAME")] = ()
-    """Published experiment whose settings replace all defaults: a row of --list."""
+    """Published experiment whose settings replace all defaults: a name in --list."""
     scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
     """Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
     (default: cpu)"""
     parts: Annotated[Texts, takes("NAME ...")] = ()
-    """Parts of the recipe to run; all if not given."""
+    """Names of the recipe's parts to run; all parts if not given."""
     set: Annotated[tuple[Texts, ...], UseAppendAction, takes("KEY=VALUE ...")] = ()
     """Any other setting, as --set train.momentum=0.8 annealing.chains=4.
-    Commas separate several values; none unsets a value."""
+    Commas separate several values; "none" unsets a value."""
     help: Annotated[bool, FlagCreatePairsOff] = False
     """Print the main flags."""
     help_all: Annotated[bool, FlagCreatePairsOff] = False
@@ -84,7 +84,7 @@ class OtherFlags:
 
 
 def short_help() -> str:
-    """Return the text of ``masksearch run --help``: the first line of the docstring of each main setting."""
+    """Return the text of ``masksearch run --help``, made from the docstrings of the main settings."""
     package = Path(__file__).parents[1]
     files = [*(package / "experiment" / "settings").glob("*.py"), package / "training" / "train_settings.py"]
     known = {name: (default, text) for file in files for name, default, text in field_texts(file.read_text("utf-8"))}
@@ -108,7 +108,7 @@ def short_help() -> str:
 
 
 def help_text(topics: Mapping[str, Sequence[tuple[str, str]]], indent: int) -> str:
-    """Return the topics as text 100 columns wide; each has (flag, text) pairs, whose texts begin at ``indent``."""
+    """Return help text 100 columns wide for flags by topic; explanations begin at column ``indent``."""
     lines = []
     for topic, entries in topics.items():
         lines += ["", f"{topic}:"]
@@ -120,7 +120,7 @@ def help_text(topics: Mapping[str, Sequence[tuple[str, str]]], indent: int) -> s
 
 
 def other_entries(*names: str) -> list[tuple[str, str]]:
-    """Return (flag with its metavar, text) of the flags that are no settings; of all if no names are given."""
+    """Return (flag with its value's name, explanation) pairs of flags that do not belong to a setting."""
     texts = {name: text for name, _, text in field_texts(inspect.getsource(OtherFlags))}
     return [(f"--{name.replace('_', '-')} {metavar(OtherFlags, name)}".strip(), texts[name]) for name in names or texts]
 

@@ -54,18 +54,18 @@ _PLUGIN = "Python modules with the methods and networks of the sweep. Without th
 
 @dataclass(frozen=True)
 class Show:
-    """Print the results of a sweep that is finished or running, and what its folder contains."""
+    """Print a sweep's results, also while it is running, and the contents of its folder."""
 
     folder: Annotated[tuple[Path, ...], Positional, takes("FOLDER")] = ()
-    """Folder of a sweep (runs/sweep), of one of its cells, or of a dense network."""
+    """Folder of a sweep (runs/sweep), of one of its cells (a method at a sparsity and seed), or of a dense network."""
     plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     report: Annotated[bool, FlagCreatePairsOff] = False
-    """Also write report.html, results.csv and the figures of the sweep anew; without it, nothing on disk changes."""
+    """Also write report.html, results.csv and the figures of the sweep anew; otherwise nothing on disk changes."""
 
 
 @dataclass(frozen=True)
 class Compare:
-    """Print how sweeps differ: their settings, and their results paired by cell."""
+    """Print how sweeps differ: their settings, and their results for equal methods, sparsities and seeds."""
 
     runs: Annotated[tuple[Path, ...], Positional, takes("RUN RUN ...")] = ()
     """Folders of two or more sweeps."""
@@ -92,7 +92,7 @@ class Analyse:
 
 
 def show(args: Sequence[str], console: Console) -> None:
-    """Print the results of a sweep that is finished or running, and what its folder contains."""
+    """Print a sweep's results, also while it is running, and the contents of its folder."""
     given = read_arguments(Show, args, "masksearch show")
     load_plugins(given.plugin)
     if len(given.folder) != 1:
@@ -110,7 +110,7 @@ def show(args: Sequence[str], console: Console) -> None:
 
 
 def compare(args: Sequence[str], console: Console) -> None:
-    """Print how sweeps differ: their settings, and their results paired by cell."""
+    """Print how sweeps differ: their settings, and their results for equal methods, sparsities and seeds."""
     given = read_arguments(Compare, args, "masksearch compare")
     load_plugins(given.plugin)
     out = one(given.out, "--out")

@@ -1,4 +1,4 @@
-"""Progress bars of a sweep in a terminal: one for its cells, one for the current training or search."""
+"""Progress bars of a sweep in a terminal: one for the whole sweep, one for the current training or search."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -16,7 +16,7 @@ __all__ = ["ProgressBars"]
 
 
 class ProgressBars(SweepCallback):
-    """Callback that shows progress bars and prints a line per finished cell; a context manager around the sweep."""
+    """Callback of a sweep that shows progress bars, and prints a line per finished cell (method, sparsity, seed)."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -41,57 +41,57 @@ class ProgressBars(SweepCallback):
         self._bars.stop()
 
     def beside(self, worker: int) -> "ProgressBars":
-        """Return bars with the same bar of the sweep, and another bar for the current step of ``worker``."""
+        """Return progress bars for ``worker``: the same bar of the sweep, and a new bar for the worker's step."""
         return copy(self)
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Add the bar of the sweep, and print how many cells are finished already."""
+        """Add the progress bar of the sweep, and print how many cells are finished already."""
         if len(to_do) < len(cells):
             self._console.print(f"{len(cells) - len(to_do)} of {len(cells)} cells are finished already")
         self._sweep = self._bars.add_task("cells", total=len(to_do), note="")
 
     def dense_begins(self, seed: int, epochs: int) -> None:
-        """Add the bar of a dense training."""
+        """Add the progress bar of a dense network's training."""
         self._show(f"dense network, seed {seed}", epochs)
 
     def cell_begins(self, cell: Cell) -> None:
-        """Add the bar of a cell."""
+        """Add the progress bar of a sweep's cell (one method at one sparsity and seed)."""
         self._show(cell.label, None)
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
-        """Add the bar of a gradual pruning."""
+        """Add the progress bar of a gradual pruning."""
         self._show(f"{cell.label}, gradual pruning by {criterion}", epochs)
 
     def search_begins(self, cell: Cell) -> None:
-        """Add the bar of a search."""
+        """Add the progress bar of a search."""
         self._best = float("nan")
         self._show(cell.label, cell.settings.sweep.budget)
 
     def trial(self, cell: Cell, trial: Trial) -> None:
-        """Advance the bar of the search by one scored mask."""
+        """Advance the progress bar of a search by one scored mask."""
         if trial.is_best:
             self._best = trial.score.value
         self._advance(f"score {_shown(trial.score)}  best {self._best:.4f}")
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
-        """Add the bar of a second scoring of masks."""
+        """Add the progress bar of the second scoring of a search's best masks."""
         self._show(f"{cell.label}, scored again", masks)
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """Advance the bar of the second scoring by one mask."""
+        """Advance the progress bar of the second scoring by one mask."""
         self._advance(f"score {_shown(score)}")
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """Add the bar of a retraining."""
+        """Add the progress bar of a masked network's retraining."""
         self._show(f"{cell.label}, retraining", epochs)
 
     def epoch(self, row: EpochRow) -> None:
-        """Advance the bar of the training by one epoch."""
+        """Advance the progress bar of the current training by one epoch."""
         metric = f"val {row.val_metric:.4f}" if row.val_metric is not None else ""
         self._advance(f"loss {row.train_loss:.4f}  {metric}")
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Print the test metrics of the finished cell in one line."""
+        """Print a finished cell's test metrics before and after retraining in one line."""
         metric = result.metric
         name = "" if metric.is_accuracy else f"  {metric.name}"
         untrained, trained = (metric.text(one.test_accuracy) for one in (result.untrained, result.trained))
@@ -108,7 +108,7 @@ class ProgressBars(SweepCallback):
             self._bars.advance(self._sweep)
 
     def cell_fails(self, cell: Cell, sentence: str) -> None:
-        """Print the cell and the sentence."""
+        """Print the label of a failed cell and a sentence about its error."""
         text = f"{cell.label}: failed: {sentence}"
         self._console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         if self._sweep is not None:

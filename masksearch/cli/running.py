@@ -1,4 +1,4 @@
-"""``masksearch run`` and ``--list``: run sweeps, print their results, print the tables of methods and networks."""
+"""``masksearch run`` and ``--list``: run sweeps and print their results, or print all methods and networks."""
 
 import ctypes
 import shlex
@@ -37,7 +37,7 @@ _LARGEST = 32 << 20  # bytes, glibc's maximum for this threshold
 
 
 def run(args: Sequence[str], console: Console) -> None:
-    """Run the sweeps of a command line and print their results, or print ``--help-all`` or ``--list``."""
+    """Run ``masksearch run``: run the sweeps and print their results, or print ``--help-all`` or ``--list``."""
     if "--help-all" in args:
         print(full_help(args, "masksearch run"), end="")
         return
@@ -49,7 +49,7 @@ def run(args: Sequence[str], console: Console) -> None:
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
-    """Run one or more sweeps, one after the other, and print their results; reports show the command line ``args``."""
+    """Run one or more sweeps in order and print their results; their reports show the command line ``args``."""
     keep_freed_memory()
     sweeps: dict[str, list[Settings]] = {}
     for part in parts:
@@ -76,7 +76,7 @@ def _finish(result: SweepResult, args: Sequence[str], console: Console) -> None:
 
 
 def draw_report(result: SweepResult, command: Sequence[str], console: Console) -> None:
-    """Write the report of a sweep, its tables and its figures into the folder of the sweep.
+    """Write a sweep's report (HTML page, tables, figures) into the folder of the sweep.
 
     A report that can't be written is one line: it must not hide the results.
     """
@@ -93,7 +93,7 @@ def draw_report(result: SweepResult, command: Sequence[str], console: Console) -
 
 
 def print_result(result: SweepResult, console: Console) -> None:
-    """Print the table of a sweep, and the addresses of its report and curves; change nothing on disk."""
+    """Print a sweep's table of results, and the addresses of its report and curves; write nothing to disk."""
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table
     from masksearch.report.best_methods import what_steps_brought, why_searches_trail
@@ -145,7 +145,7 @@ def _first_line(row: object) -> str:
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep up to 1 GiB of freed memory in this process; return whether glibc does.
+    """Let the C library glibc keep up to 1 GiB of freed memory for reuse; return whether glibc accepts this.
 
     With glibc's defaults, a freed tensor of some megabytes goes back to the kernel, and the next training step gets
     zeroed new pages (mallopt(3)). Without glibc nothing changes. Only the command line calls this function, before a

@@ -1,4 +1,4 @@
-"""Output streams that may be closed, broken or full while a sweep goes on."""
+"""Output streams that may be closed, broken or full while a sweep runs."""
 
 import io
 import os
@@ -13,7 +13,7 @@ __all__ = ["lasting_streams"]
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """Context manager in which printing never fails: a stream that can't be written to any more drops its text.
+    """Context manager in which printing never fails: output to a closed, broken or full stream is dropped.
 
     A reader that closes a pipe, a terminal that goes away and a full disk do not end a sweep.
     """

@@ -1,4 +1,4 @@
-"""Cells: the points of a sweep's grid. A cell's name and folder derive from everything that decides its result."""
+"""Cells of a sweep: one method at one sparsity and seed each, in a folder named by all that decides its result."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -23,12 +23,12 @@ from masksearch.utils.registry import Table
 __all__ = ["AUTO", "Cell", "dense_identity", "dense_training"]
 
 AUTO = "auto"
-"""A cell's ``find_at`` where the schedule finds the moment."""
+"""Value of a cell's ``find_at`` where the early-bird schedule chooses the moment."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a sweep's grid: a method at one sparsity and seed, with the schedule that trains its mask."""
+    """Cell of a sweep's grid: one pruning method at one sparsity and seed, with the schedule of its retraining."""
 
     settings: Settings
     method: str
@@ -46,17 +46,17 @@ class Cell:
 
     @property
     def row(self) -> Schedule:
-        """Description and default values of the cell's schedule."""
+        """The pruning schedule of a sweep's cell, with its description and default values."""
         return SCHEDULES[self.schedule]
 
     @property
     def density(self) -> float:
-        """Kept / total units: 1 - sparsity, without the rounding error of the subtraction."""
+        """Share of units that the cell's mask keeps: 1 - sparsity, rounded to 12 digits."""
         return round(1 - self.sparsity, 12)
 
     @property
     def train(self) -> TrainSettings:
-        """Settings of training, with the cell's own weight and temperature of distillation."""
+        """Settings of training for one cell of a sweep, with the cell's own weight and temperature of distillation."""
         train = self.settings.train
         return replace(
             train,
@@ -65,7 +65,7 @@ class Cell:
         )
 
     def amounts(self, space: NetworkSpace) -> list[Amount]:
-        """Return the amount that a mask of ``space`` keeps after each round; the last one is the cell's."""
+        """Return how much a cell's mask of ``space`` keeps after each pruning round, as a list of amounts."""
         final: Density = self.density
         own = dict(map(parse_layer_sparsity, self.settings.sweep.layer_sparsity))
         if own:
@@ -76,22 +76,22 @@ class Cell:
 
     @property
     def searches(self) -> bool:
-        """Whether the method searches masks by scoring proposals."""
+        """Whether the cell's method is a searcher, which proposes masks and scores them."""
         return self.method in SEARCHERS
 
     @property
     def front(self) -> Capped | None:
-        """The capped cost whose Pareto front with the score the method searches; None for other cells."""
+        """Cost (such as ``macs``) whose Pareto front with the score the cell's method searches; None if it has none."""
         capped = self.settings.sweep.capped
         return capped if capped and self.searches and self.searcher().supports_costs else None
 
     @property
     def learns(self) -> bool:
-        """Whether the method learns its mask by gradient descent, as supermasks do."""
+        """Whether the cell's method learns its mask by gradient descent, as supermasks do."""
         return self.method in SUPERMASKS
 
     def searcher(self) -> Searcher:
-        """Return a new searcher of the cell's method, with the sweep's settings."""
+        """Return a new searcher for the cell's method (such as ``annealing``), with the sweep's settings."""
         if self.method == "annealing":
             return self.settings.annealing
         searcher = SEARCHERS[self.method]()
@@ -103,35 +103,35 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Epochs of training after the last round; None for those that the schedule has left after rewinding."""
+        """Epochs of training after the cell's last pruning round; None: all that the dense training has left."""
         asked = self.settings.schedules.retrain_epochs
         return self.row.epochs if asked is None else asked
 
     def epochs_after(self, number: int) -> int | None:
-        """Return the epochs of training after round ``number``; None for those that rewinding leaves."""
+        """Return the epochs of training after pruning round ``number``; None: all that the dense training has left."""
         asked = self.settings.schedules.between_epochs
         if number == self.rounds or (asked is None and self.row.trains_between):
             return self.epochs
         return asked or 0
 
     def trained_before(self, number: int) -> bool:
-        """Return whether any round before round ``number`` trains the network."""
+        """Return whether the cell trains its network in any pruning round before round ``number``."""
         return any(self.epochs_after(earlier) != 0 for earlier in range(1, number))
 
     @property
     def usual_start(self) -> str | None:
-        """Criterion whose mask the cell's search starts from with ``warm_start`` = ``auto``; None: a random mask."""
+        """Criterion whose mask the cell's search starts from if ``warm_start`` is ``auto``; None: a random mask."""
         trained = self.searches and self.find_at != "0" and not self.front  # a front has masks of many sizes
         return start_criterion(self.searcher(), self.settings.sweep.granularity) if trained else None
 
     @property
     def treated(self) -> "Cell":
-        """The cell whose mask this control reuses; for a cell that is no control, the cell itself."""
+        """The cell whose mask this control network reuses; a cell that is no control returns itself."""
         return replace(self, control="none")
 
     @property
     def conditions(self) -> dict[str, bool]:
-        """{condition of :data:`masksearch.experiment.identity.ONLY_IF`: whether it holds for this cell}."""
+        """Conditions under which settings decide the cell's result, as {name of the condition: whether it holds}."""
         search, objective = self.settings.search, OBJECTIVES[self.settings.sweep.objective]
         return {
             "searches": self.searches,
@@ -148,7 +148,7 @@ class Cell:
         }
 
     def deciding_settings(self, *, complete: bool = True) -> Deciding:
-        """Return the settings that decide the cell's result; ``complete`` includes settings at their default."""
+        """Return the settings that decide the cell's result, by group; ``complete`` includes those at their default."""
         granularity = self.settings.sweep.granularity
         usual = {"scoring.scope": SCOPES[granularity], "scoring.on_empty": ON_EMPTY[granularity]}
         settings = replace(self.settings, train=self.train) if complete else self.settings
@@ -156,12 +156,12 @@ class Cell:
 
     @property
     def dense_identity(self) -> dict[str, Any]:
-        """Everything that decides the trained weights of the cell's dense network, as plain values."""
+        """Plain values that decide the trained weights of the cell's dense (unpruned) network."""
         return dense_identity(self.settings, self.schedule, self.seed, self.data_digest)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the cell's result, as plain values; settings at their default are left out."""
+        """Plain values that decide the cell's result, without settings at their default."""
         identity: dict[str, Any] = {
             "dense": self.dense_identity,
             "method": self.method,
@@ -191,7 +191,7 @@ class Cell:
 
     @property
     def front_identity(self) -> dict[str, Any]:
-        """Everything that decides the cell's search of a Pareto front, as plain values: equal for all caps."""
+        """Plain values that decide the cell's search of a Pareto front; they are equal for all cost bounds."""
         later = ["sparsity", "control", "schedules.save_at", "rescore_plugin", "distill"]
         later += ["search.rescore", "search.rescore_by", "search.rescore_steps"]
         if OBJECTIVES[self.settings.sweep.objective].of_training is None:
@@ -200,7 +200,7 @@ class Cell:
 
     @property
     def study(self) -> str | None:
-        """Name of the cell's Optuna study in a storage that sweeps share; None for a study of its own."""
+        """Name of the cell's Optuna study in a storage that sweeps share; None if the cell shares no study."""
         if self.settings.optuna.study is None:
             return None
         identity = without(
@@ -211,7 +211,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Short readable name of the cell, such as ``magnitude_s0.9_kend_seed0``; unique within a sweep."""
+        """Short readable name of a sweep's cell, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep."""
         schedules = self.settings.schedules
         parts = [self.method]
         if self.schedule != "one_shot":
@@ -231,19 +231,19 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Name of the cell's folder: its label and 8 hex digits of the hash of its identity."""
+        """Name of the cell's folder: the cell's label and 8 hex digits of a hash of what decides its result."""
         return f"{self.label}_{short_hash(self.identity)}"
 
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
-    """Return the training settings of the dense network: no distillation, and the L1 term that the schedule needs."""
+    """Return training settings of the dense network: no distillation, and the L1 penalty that ``schedule`` needs."""
     usual, needed = TrainSettings(), SCHEDULES[schedule].bn_l1
     train = replace(settings.train, distill=usual.distill, distill_temperature=usual.distill_temperature)
     return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
 
 
 def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> dict[str, Any]:
-    """Return everything that decides the trained weights of a seed's dense network, as plain values.
+    """Return plain values that decide the trained weights of one seed's dense (unpruned) network.
 
     ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
     """
@@ -271,6 +271,6 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
 
 
 def plugin_digests(*rows: tuple[Table[Any], str]) -> dict[str, list[str]]:
-    """Return the hashes of the plugin files that define the given table rows: {"plugin": hashes}, or {}."""
+    """Return hashes of the plugin files that define methods or networks: {"plugin": hashes}, or {} without plugins."""
     digests = {table.added(name.partition(":")[0]) for table, name in rows} - {None}
     return {"plugin": sorted(map(str, digests))} if digests else {}

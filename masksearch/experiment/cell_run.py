@@ -1,4 +1,4 @@
-"""The run of one cell: in every round, find the mask, draw the ticket, train it, and evaluate it."""
+"""The run of a sweep's cell: each pruning round finds a mask, applies it, trains the network and evaluates it."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,7 +39,7 @@ __all__ = ["run_cell"]
 
 
 def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellResult:
-    """Run one cell of a sweep, or the unfinished rest of it, in its folder under ``path``; return its result.
+    """Run or continue one cell of a sweep (one method at one sparsity) in a folder under ``path``; return its result.
 
     Every step begins from what the step before left on disk, so that an interrupted cell ends with the same files.
     """

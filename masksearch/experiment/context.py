@@ -1,4 +1,4 @@
-"""The context of a cell: everything that its steps share."""
+"""The context of a sweep's cell: everything that finding, retraining and evaluating its masks share."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ __all__ = ["CellContext", "DenseNetwork"]
 
 @dataclass(frozen=True)
 class DenseNetwork:
-    """Weights of a dense network at some moments of its training, with the training's result."""
+    """Weights of a dense (unpruned) network at some moments of its training, with its test results."""
 
     weights: Mapping[str, Weights]  # by moment: "0", "3ep", ..., "end", "best"
     result: DenseResult | None = None  # None while it is being trained
@@ -31,7 +31,7 @@ class DenseNetwork:
 
 @dataclass(frozen=True)
 class CellContext:
-    """A cell of a sweep with its data, mask space, dense network and device."""
+    """Everything that the steps of a sweep's cell share: the cell, data, mask space, dense network and device."""
 
     cell: Cell
     space: NetworkSpace
@@ -42,20 +42,20 @@ class CellContext:
 
     @property
     def settings(self) -> Settings:
-        """The settings of the cell's sweep."""
+        """The settings of the sweep that the cell belongs to."""
         return self.cell.settings
 
     @property
     def example(self) -> Any:
-        """Inputs of one test example, (1, ...) in each tensor, on the CPU."""
+        """Inputs of one test example on the CPU, as a batch of size 1."""
         return self.data.example(1)
 
     def initial_weights(self) -> Weights:
-        """Return the dense network's initial weights, on the device."""
+        """Return the initial weights of the dense (unpruned) network, on the cell's device."""
         return {name: tensor.to(self.device) for name, tensor in self.dense.weights["0"].items()}
 
     def teacher(self) -> nn.Module | None:
-        """Return the dense network with its best weights by validation; None without distillation."""
+        """Return the dense network with its best weights, as teacher of distillation; None without distillation."""
         if not self.cell.train.distill:
             return None
         teacher = self.build()
@@ -67,10 +67,10 @@ class CellContext:
         return build_model(self.settings.sweep.model, self.data, seed=self.cell.seed)
 
     def dense_result(self) -> DenseResult:
-        """Return the accuracies, costs and epochs of the dense network."""
+        """Return the accuracies, costs and epochs of the cell's dense (unpruned) network."""
         assert self.dense.result is not None, "cells run after their dense network"
         return self.dense.result
 
     def weights_at(self, moment: str) -> Weights:
-        """Return the dense network's weights at a moment of its training, such as "0", "3ep" or "end"."""
+        """Return the dense network's weights at a moment of its training: "0", "3ep" (3 epochs), "end", ..."""
         return self.dense.weights[str(Duration.parse(moment))]

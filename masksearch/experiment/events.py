@@ -17,43 +17,43 @@ class SweepCallback:
     """
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Called once, before any work, with all cells of the grid and with the unfinished cells."""
+        """Called once before a sweep starts, with all of its cells and with the cells that are still to run."""
 
     def dense_begins(self, seed: int, epochs: int) -> None:
-        """Called before the dense network of a seed is trained or read."""
+        """Called before the dense network of a seed is trained, or read from disk."""
 
     def cell_begins(self, cell: Cell) -> None:
-        """Called before a cell runs."""
+        """Called before a cell of a sweep (one method at one sparsity and seed) runs."""
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
-        """Called before a network is pruned gradually, for a saliency of the cell's search."""
+        """Called before a network is pruned gradually over some epochs, which ranks the units for a search."""
 
     def search_begins(self, cell: Cell) -> None:
-        """Called before the search of each round, and again after each gradual pruning for the search."""
+        """Called before each search of a mask, and again after each gradual pruning that the search needs."""
 
     def trial(self, cell: Cell, trial: Trial) -> None:
-        """Called after each scoring; after an interruption first for the trials of the earlier process."""
+        """Called after a search scores a mask; a resumed search first repeats the calls of the earlier process."""
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
-        """Called when the search is over, with the number of masks that are scored again."""
+        """Called after a search, with the number of candidate masks that are scored a second time."""
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """Called after each of the search's best masks has been scored again."""
+        """Called after a candidate mask of a search is scored a second time, with the second score."""
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """Called before each training of a ticket, with the number of epochs."""
+        """Called before a masked network is trained, with the number of epochs."""
 
     def epoch(self, row: EpochRow) -> None:
-        """Called after each epoch of the dense training, of gradual pruning, and of retraining."""
+        """Called after each epoch of training: of a dense network, of gradual pruning, or of a masked network."""
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
-        """Called when a cell is finished and its result is on disk."""
+        """Called when a cell of a sweep is finished and its result is on disk."""
 
     def cell_fails(self, cell: Cell, sentence: str) -> None:
-        """Called when an error has ended a cell; other cells go on."""
+        """Called when an error ends a cell of a sweep, with a sentence about the error; other cells continue."""
 
     def beside(self, worker: int) -> "SweepCallback":
-        """Return the callback for the cells that worker process number ``worker`` runs; by default, this callback.
+        """Return the callback for cells that worker process ``worker`` runs; by default, this callback.
 
         Its hooks are called in the main process, for trials and epochs up to 0.1 seconds late, without trials' masks.
         """

@@ -1,4 +1,4 @@
-"""Groups of a sweep: a dense network with the cells that need its weights, and the data and space that they share."""
+"""Groups of a sweep: a dense network, the cells that prune it, and the data and mask space that they share."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ __all__ = ["Group", "data_digest", "data_key", "load_part", "moments_of", "part_
 
 @dataclass(frozen=True)
 class Group:
-    """A dense network and the cells of one part of a sweep that share it, with their data and mask space."""
+    """A dense network and the cells of a sweep that prune it, with their shared data and mask space."""
 
     users: list[Cell]  # all cells of the dense network; at least one
     to_do: list[Cell]  # those of them that run now
@@ -35,14 +35,14 @@ class Group:
     space: NetworkSpace
 
     def dense(self, device: torch.device, callback: SweepCallback) -> DenseNetwork:
-        """Train the dense network, or read it if it is already on disk."""
+        """Return the dense network that a group of cells shares: trained now, or read if it is already on disk."""
         first = self.users[0]
         rows = first.settings.train.epochs if first.settings.sweep.train_fn is None else 1
         callback.dense_begins(first.seed, rows)
         return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
 
     def run(self, dense: DenseNetwork, path: Path, device: torch.device, callback: SweepCallback) -> None:
-        """Run the unfinished cells in order, in their folders under ``path``.
+        """Run the unfinished cells of a group (all prune one dense network) in order, in folders under ``path``.
 
         An error that ends a cell is recorded in its folder; the other cells go on. An :class:`OSError`, such as that of
         a full disk, ends the sweep.
@@ -57,7 +57,7 @@ class Group:
                 callback.cell_fails(cell, record_failure(path, cell, error))
 
     def fail(self, path: Path, error: Exception, callback: SweepCallback) -> None:
-        """Record for all unfinished cells that their dense network failed."""
+        """Record in the folders of a group's unfinished cells that the training of their dense network failed."""
         for cell in self.to_do:
             callback.cell_fails(cell, record_failure(path, cell, error))
 
@@ -65,7 +65,7 @@ class Group:
 def run_inline(
     groups: Iterable[Group], path: Path, device: torch.device, threads: int, callback: SweepCallback
 ) -> None:
-    """Run the cells of all groups in this process, each group after its dense network."""
+    """Run all groups of cells in this process: for each group first its dense network, then its cells."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     hooks = cast(SweepCallback, _OwnErrors(callback))
@@ -109,14 +109,14 @@ class _OwnErrors:
 
 
 def data_key(part: Settings) -> tuple[object, ...]:
-    """Return everything that decides the data of a part of a sweep; parts with equal keys share their data."""
+    """Return a tuple of the settings that decide the data; parts of a sweep with equal tuples share their data."""
     scoring = part.scoring
     sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
     return part.sweep.dataset, part.sweep.image_size, part.run.data_root, *sizes
 
 
 def load_part(part: Settings) -> Data:
-    """Load the data of a part of a sweep; raise an InputError if the data is for another task than ``sweep.task``."""
+    """Load the data that settings name; raise an InputError if the data is for another task than ``sweep.task``."""
     data = load_data(
         part.sweep.dataset,
         part.run.data_root,
@@ -132,7 +132,7 @@ def load_part(part: Settings) -> Data:
 
 
 def data_digest(part: Settings, data: Data) -> str:
-    """Return a digest of the examples and the task, part of what decides results; empty for published data.
+    """Return a hash of the examples and their task, which is part of what decides results; "" for published data.
 
     Streamed examples count by number, by the first ones, and by the identity that the user has given them.
     """
@@ -145,13 +145,13 @@ def data_digest(part: Settings, data: Data) -> str:
 
 
 def part_space(part: Settings, data: Data) -> NetworkSpace:
-    """Return the mask space of a part of a sweep, which is the same for all seeds."""
+    """Return the mask space (the units that masks switch) that settings and data decide; it is equal for all seeds."""
     model = build_model(part.sweep.model, data, seed=0)
     return space_of(part.sweep.granularity, model, data.example(1), part.scoring.layers)
 
 
 def moments_of(cells: Iterable[Cell]) -> set[str]:
-    """Return the moments of the dense training at which the cells need its weights."""
+    """Return the moments of the dense training, such as 3 epochs, at which cells of a sweep need its weights."""
     moments = set()
     for cell in cells:
         moments |= {cell.find_at} - {AUTO}

@@ -13,7 +13,7 @@ from typing import Any
 __all__ = ["DENSE", "NEVER", "ONLY_IF", "Deciding", "changed_fields", "deciding_fields", "short_hash", "without"]
 
 Deciding = dict[str, dict[str, object]]
-"""Values by group and field."""
+"""Settings as {group: {field: value}}."""
 
 NEVER = frozenset(
     {
@@ -44,7 +44,7 @@ NEVER = frozenset(
         "run",
     }
 )
-"""Groups and fields that decide no result."""
+"""Groups and fields of settings that are not among the settings that decide a cell's result."""
 
 DENSE = frozenset(
     {
@@ -79,13 +79,13 @@ ONLY_IF = {
     "schedules.early_bird_threshold": "detects_early_birds",
     "schedules.early_bird_relative": "detects_early_birds",
 }
-"""Groups and fields that decide the results of some cells only -> name of the condition in ``Cell.conditions``."""
+"""Groups and fields that decide the results of some cells only, as {name: condition in ``Cell.conditions``}."""
 
 
 def deciding_fields(
     settings: Any, conditions: Mapping[str, bool], *, usual: Mapping[str, object], complete: bool
 ) -> Deciding:
-    """Return the fields of ``settings`` (a dataclass of dataclasses) that decide a result: {group: {field: value}}.
+    """Return the fields of ``settings`` that decide a cell's result, as {group: {field: value}}.
 
     Parameters
     ----------
@@ -111,13 +111,13 @@ def deciding_fields(
 
 
 def changed_fields(values: Any) -> dict[str, object]:
-    """Return {field: plain value} for the fields of a dataclass that are not at their default."""
+    """Return {field: value, ready for JSON} for the fields of a dataclass that differ from their defaults."""
     pairs = {item.name: (getattr(values, item.name), _default(item)) for item in fields(values)}
     return {name: _plain(value) for name, (value, default) in pairs.items() if value != default}
 
 
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:
-    """Return a copy of an identity without some entries (``sparsity``) and settings (``search.rescore``)."""
+    """Return a copy of an identity without the given entries (``sparsity``) and settings (``search.rescore``)."""
     left = {name: value for name, value in identity.items() if name not in set(names)}
     groups = {
         group: {name: value for name, value in values.items() if f"{group}.{name}" not in set(names)}
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def short_hash(identity: Mapping[str, Any]) -> str:
-    """Return the first 8 hex digits of the SHA-256 of the identity's JSON with sorted keys."""
+    """Return the first 8 hex digits of the SHA-256 of ``identity``, written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
 
 

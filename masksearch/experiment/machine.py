@@ -1,4 +1,4 @@
-"""The machine a sweep runs on: its device and versions, and which networks and settings share it with others."""
+"""The machine that runs a sweep: its device and versions, and whether several cells may run at the same time."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ _SMALL = 1_000_000  # parameters: a batch of a smaller network is too little wor
 
 
 def prepare(run: RunSettings) -> torch.device:
-    """Set PyTorch's number of threads and determinism for this process; return the device of the settings.
+    """Set PyTorch's number of threads and determinism for this process; return the device that the settings name.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:
-    """Return versions and device, as ``sweep.json`` records them beside the executor's plan."""
+    """Return versions (Python, torch, numpy, masksearch), system and device, as {name: text} for ``sweep.json``."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "masksearch": version("masksearch"),
@@ -70,13 +70,13 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 def uses_one_thread(part: Settings, data: Data) -> bool:
-    """Return whether a part's network is small: no convolutions, and fewer than 1,000,000 parameters."""
+    """Return whether the network is small enough for one thread: no convolutions, fewer than 1,000,000 parameters."""
     model = build_model(part.sweep.model, data, seed=0)
     convolves = any(isinstance(module, _ConvNd) for module in model.modules())
     return not convolves and sum(parameter.numel() for parameter in model.parameters()) < _SMALL
 
 
 def must_be_alone(part: Settings) -> bool:
-    """Return whether other cells at the same time would change the results: by time, or through a shared study."""
+    """Return whether cells that run at the same time would change results: by timing, or by a shared Optuna study."""
     timed = part.scoring.seconds is not None or part.sweep.capped == "latency"
     return timed or part.optuna.study is not None

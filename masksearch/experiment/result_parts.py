@@ -1,4 +1,4 @@
-"""Parts of results: the metric, accuracies, scores, masks, rounds, costs and latencies of a cell."""
+"""Parts of a cell's result: metric, accuracies, scores, masks, rounds, costs and latencies."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,53 +20,53 @@ __all__ = [
 ]
 
 MOMENTS = ("found", "untrained", "best_dense", "trained")
-"""Fields of :class:`RoundResult`: a round's mask is evaluated with the weights of each of these moments."""
+"""Fields of :class:`RoundResult` that test a round's mask, each with another state of the weights."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Main metric of a task: its name, its direction, and its form in tables. Accuracies are in percent."""
+    """Main metric of a task: its name, whether higher is better, and how tables show it (accuracies in percent)."""
 
     name: str = "accuracy"
     higher_is_better: bool = True
 
     @property
     def is_accuracy(self) -> bool:
-        """Whether the metric is the accuracy, which tables give in percent."""
+        """Whether the main metric of a task is the accuracy, which tables give in percent."""
         return self.name == "accuracy"
 
     @property
     def scale(self) -> float:
-        """Factor of values in tables: 100 for accuracies, 1 for other metrics."""
+        """Factor from a metric's values to their form in tables: 100 for accuracies, 1 for other metrics."""
         return 100.0 if self.is_accuracy else 1.0
 
     @property
     def unit(self) -> str:
-        """Text behind values: " %" for accuracies, nothing for other metrics."""
+        """Text after a metric's values in tables: " %" for accuracies, "" for other metrics."""
         return " %" if self.is_accuracy else ""
 
     @property
     def digits(self) -> int:
-        """Decimal places in tables."""
+        """Decimal places of a metric's values in tables: 2 for accuracies, 3 for other metrics."""
         return 2 if self.is_accuracy else 3
 
     @property
     def worst(self) -> float:
-        """Value that stands for a training that diverged."""
+        """Worst possible value of a metric, which stands for a training that diverged."""
         return 0.0 if self.is_accuracy else -self.score(math.inf)
 
     def score(self, value: float) -> float:
-        """Return the value, with the other sign where lower is better."""
+        """Return a metric's value as a score (higher is better): negated for metrics where lower is better."""
         return value if self.higher_is_better else -value
 
     def text(self, value: float | None) -> str:
-        """Return a value with its unit, such as ``97.31 %``."""
+        """Return a metric's value as text with its unit, such as ``97.31 %``."""
         return f"{math.nan if value is None else self.scale * value:6.{self.digits}f}{self.unit}"
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Main metric and loss of a masked network on the test set; None for a value that is not finite."""
+    """Main metric and loss of a masked network on the test set; a value that is not finite is None."""
 
     test_accuracy: float | None  # the metric of the task; in classification the accuracy, in [0, 1]
     test_loss: float | None
@@ -74,7 +74,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TrainedAccuracy(Accuracy):
-    """Main metric and loss of a ticket after its training; of the untrained ticket where there are no epochs."""
+    """Main metric and loss of a masked network after retraining; without retraining, of the network as it is."""
 
     constant_outputs: int  # outputs that are equal for all test examples
     val_accuracy: float | None = None  # None: not trained
@@ -85,7 +85,7 @@ class TrainedAccuracy(Accuracy):
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """Scores of a mask by the objective and by the task's metric, with the number of scorings of its search."""
+    """Scores of a mask by the search's objective and by the task's metric, and the number of masks scored."""
 
     objective: str
     scorings: int  # by a search; 0 otherwise
@@ -102,7 +102,7 @@ class ScoreSummary:
 
 @dataclass(frozen=True)
 class MaskSummary:
-    """Number of units that a mask keeps, in whole and by layer."""
+    """Number of units that a mask keeps, in total and by layer."""
 
     granularity: str
     n_units: int
@@ -114,7 +114,7 @@ class MaskSummary:
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds that the steps of a round took."""
+    """Seconds that one pruning round took: for the search, the retraining and the test."""
 
     search: float  # of a search or of learning a supermask
     retrain: float
@@ -123,7 +123,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """Result of one round of pruning and training: the mask, its scores, and its accuracy at four moments."""
+    """Result of one pruning round: the mask, its scores, and its accuracy with four different states of the weights."""
 
     number: int  # from 1
     score: ScoreSummary
@@ -138,7 +138,7 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """Parameters, MACs and bytes of a network."""
+    """Costs of a network: parameters, MACs (multiply-accumulates), peak memory and file size in bytes."""
 
     params: int
     nonzero_params: int
@@ -152,7 +152,7 @@ class NetworkCost:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """MACs and weights of one layer in the full network and in the ticket."""
+    """MACs and number of weights of one layer, in the dense and in the pruned network."""
 
     macs: int
     weights: int
@@ -162,7 +162,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Latency:
-    """Median seconds of a forward pass of 1 and of 64 examples, ticket and dense network measured in turn."""
+    """Median seconds of a forward pass of 1 and of 64 examples, for the pruned and for the dense network."""
 
     ticket_batch_1: float
     dense_batch_1: float

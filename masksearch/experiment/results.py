@@ -56,7 +56,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class DenseResult:
-    """Accuracies, costs and training of the dense network of one seed."""
+    """Test results, costs and training epochs of the dense (unpruned) network of one seed."""
 
     seed: int
     test_accuracy: float | None
@@ -72,27 +72,27 @@ class DenseResult:
 
     @classmethod
     def load(cls, folder: Path) -> "DenseResult":
-        """Read the ``metrics.json`` of a dense network's folder, with the errors of :func:`load_result`."""
+        """Read a dense network's result from its ``folder``; raise InputError as :func:`load_result` does."""
         return _convert(_read(folder), cls, folder)
 
     def save(self, folder: Path) -> None:
-        """Write the result to ``metrics.json`` in ``folder``."""
+        """Write the dense network's result to ``metrics.json`` in ``folder``."""
         _write(folder, msgspec.to_builtins(self))
 
     @property
     def metric(self) -> Metric:
-        """The metric of the test results."""
+        """Main metric of the task, in which the dense network's test results are given."""
         return Metric(self.metric_name, self.higher_is_better)
 
     @property
     def without_epochs(self) -> "DenseResult":
-        """The same result without the rows of its epochs, as results of cells hold it."""
+        """A copy of the dense network's result without its training epochs, as results of cells contain it."""
         return replace(self, epochs=[])
 
 
 @dataclass(frozen=True)
 class Cap:
-    """An upper limit on a cost of the ticket, as a share of the dense network's cost."""
+    """Upper bound on a cost of the pruned network, as a share of the dense network's cost."""
 
     cost: Capped
     share: float  # of the dense network's, in (0, 1)
@@ -100,7 +100,7 @@ class Cap:
 
 @dataclass(frozen=True)
 class FrontChoice:
-    """The trial of a search whose mask was chosen from the Pareto front of score and cost."""
+    """Trial of a search whose mask was chosen from the Pareto front of score and cost."""
 
     folder: str
     trial: int
@@ -109,7 +109,7 @@ class FrontChoice:
 
 @dataclass(frozen=True)
 class EarlyBirdResult:
-    """Epochs at which the early-bird rules fired, and the distances between the masks of all epochs."""
+    """Epochs at which the early-bird rules found the mask stable, and the distances between all epochs' masks."""
 
     threshold: float
     relative: bool
@@ -120,7 +120,7 @@ class EarlyBirdResult:
 
 @dataclass(frozen=True)
 class CellResult:
-    """Result of one cell of a sweep: its place in the grid, its rounds, and the costs of the final ticket."""
+    """Result of one cell of a sweep: its method, sparsity and seed, its pruning rounds and the network's costs."""
 
     method: str
     learned: bool  # by gradient: a supermask
@@ -146,108 +146,108 @@ class CellResult:
 
     @classmethod
     def load(cls, folder: Path) -> "CellResult":
-        """Read ``metrics.json`` and ``settings.json`` of a cell's folder, with the errors of :func:`load_result`."""
+        """Read the result of a sweep's cell from its ``folder``; raise InputError as :func:`load_result` does."""
         saved = read_json(folder / "settings.json", {"identity": dict}, _remedy(folder))
         about = {name: saved.get(name, {}) for name in ("settings", "identity")}
         return _convert({**_read(folder), **about}, cls, folder)
 
     def save(self, folder: Path) -> None:
-        """Write the result to ``metrics.json`` in ``folder``; ``settings.json`` already has the settings."""
+        """Write a cell's result to ``metrics.json`` in ``folder``; ``settings.json`` already has the settings."""
         values = msgspec.to_builtins(self)
         del values["settings"], values["identity"]
         _write(folder, values)
 
     @property
     def flat_settings(self) -> dict[str, object]:
-        """Settings of the cell as {dotted name: value}, such as ``dense.training.lr``."""
+        """Settings of a sweep's cell as {dotted name: value}, such as ``dense.training.lr``."""
         return dict(_flat(self.settings))
 
     def setting(self, name: str) -> Any:
-        """Return the value of the setting ``name`` in the first group that has it; None if no group has it."""
+        """Return a cell's setting by its name, from the first group that has it; None if no group has it."""
         return find_setting(self.settings, name)
 
     @property
     def distill(self) -> float:
-        """Weight of the distance to the dense network's outputs in the loss of retraining; 0: no distillation."""
+        """Weight of knowledge distillation from the dense network in the loss of retraining; 0: no distillation."""
         return float(self.setting("distill") or 0.0)
 
     @property
     def distill_temperature(self) -> float | None:
-        """Temperature of the distillation in retraining; None without distillation."""
+        """Temperature of knowledge distillation in retraining; None without distillation."""
         return self.setting("distill_temperature") if self.distill else None
 
     @property
     def metric(self) -> Metric:
-        """The metric of the test and validation results."""
+        """Main metric of the task, in which test and validation results are given."""
         return self.dense.metric
 
     @property
     def last(self) -> RoundResult:
-        """Result of the last round, whose mask is the cell's."""
+        """Result of the cell's last pruning round, whose mask is the cell's final mask."""
         return self.rounds[-1]
 
     @property
     def trained(self) -> TrainedAccuracy:
-        """Accuracy after retraining, in the last round."""
+        """Accuracy of the cell's final masked network after retraining."""
         return self.last.trained
 
     @property
     def untrained(self) -> Accuracy:
-        """Accuracy before retraining, in the last round."""
+        """Accuracy of the cell's final masked network before retraining."""
         return self.last.untrained
 
     @property
     def score(self) -> ScoreSummary:
-        """Scores of the last round's mask."""
+        """Scores of the cell's final mask, by the search's objective and by the task's metric."""
         return self.last.score
 
     @property
     def mask(self) -> MaskSummary:
-        """Size of the last round's mask."""
+        """Number of units that the cell's final mask keeps, in total and by layer."""
         return self.last.mask
 
     @property
     def epochs(self) -> list[EpochRow]:
-        """Epochs of the last round's training."""
+        """Losses and metrics of each epoch of training in the cell's last pruning round."""
         return self.last.epochs
 
     @property
     def scorings(self) -> int:
-        """Scorings by the searches of all rounds."""
+        """Number of masks that the cell's searches scored, in all pruning rounds."""
         return sum(round_.score.scorings for round_ in self.rounds)
 
     @property
     def foreign_trials(self) -> int:
-        """Trials of other searches that shared the study, in all rounds."""
+        """Number of trials that other searches added to a shared Optuna study, in all pruning rounds."""
         return sum(round_.score.foreign_trials for round_ in self.rounds)
 
     @property
     def kept_criteria(self) -> list[str]:
-        """Criteria whose masks scored better than a search's best mask in the second scoring, by round."""
+        """Criteria, by pruning round, whose masks scored better than the search's best mask in a second scoring."""
         return [round_.score.kept for round_ in self.rounds if round_.score.kept is not None]
 
     @property
     def search_seconds(self) -> float:
-        """Seconds of searching, in all rounds."""
+        """Seconds of searching or learning masks, in all pruning rounds of the cell."""
         return sum(round_.seconds.search for round_ in self.rounds)
 
     @property
     def retrain_seconds(self) -> float:
-        """Seconds of training, in all rounds."""
+        """Seconds of training, in all pruning rounds of the cell."""
         return sum(round_.seconds.retrain for round_ in self.rounds)
 
     @property
     def test_seconds(self) -> float:
-        """Seconds of one pass over the test set, after the last round."""
+        """Seconds of one pass over the test set, after the cell's last pruning round."""
         return self.last.seconds.test
 
     @property
     def speedup(self) -> float:
-        """Latency of the dense network / latency of the ticket, for batches of 64 examples."""
+        """Latency of the dense network / latency of the pruned network, for batches of 64 examples."""
         return self.latency.dense_batch_64 / self.latency.ticket_batch_64
 
     def cost_share(self, cost: Capped) -> float:
-        """Return a cost of the ticket (``macs``, ``params`` or ``latency``) / the same cost of the dense network."""
+        """Return a pruned network's cost (``macs``, ``params`` or ``latency``) as a share of the dense network's."""
         if cost == "latency":
             return self.latency.ticket_batch_64 / self.latency.dense_batch_64
         if cost == "macs":
@@ -256,7 +256,7 @@ class CellResult:
 
 
 def load_result(folder: Path) -> CellResult | DenseResult:
-    """Return the result in the folder of a cell or of a dense network.
+    """Read the result in the folder of a sweep's cell or of a dense network.
 
     Raises
     ------
@@ -267,7 +267,7 @@ def load_result(folder: Path) -> CellResult | DenseResult:
 
 
 def find_setting(settings: Mapping[str, Any], name: str) -> Any:
-    """Return the value of ``name`` in the first of nested groups that has it; None if no group has it.
+    """Return the setting ``name`` from the first group of ``settings`` that has it; None if no group has it.
 
     The group ``searcher`` is left out.
     """

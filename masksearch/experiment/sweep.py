@@ -1,4 +1,4 @@
-"""A sweep: all cells of a grid, after everything that can be checked beforehand has been checked."""
+"""A sweep: checks its settings, then trains dense networks and runs all cells of its grid."""
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -58,17 +58,17 @@ class SweepResult:
 
     @property
     def metric(self) -> Metric:
-        """The main metric of the sweep's task; the accuracy if nothing is finished yet."""
+        """Main metric of the sweep's task; the accuracy if no result is finished yet."""
         return next((network.metric for network in (*(cell.dense for cell in self.cells), *self.dense)), Metric())
 
     @property
     def sweep(self) -> SweepSettings:
-        """Settings of the first part's grid; all parts have the same data and the same network."""
+        """Settings of the sweep's grid, from its first part; all parts have the same data and the same network."""
         return self.settings[0].sweep
 
 
 class CellsFailedError(InputError):
-    """Errors have ended cells of a sweep; all other cells are finished.
+    """Error at the end of a sweep in which some cells failed; all other cells are finished.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ _SHOWN = 5  # sentences in the message
 def run_sweep(
     settings: Settings | Sequence[Settings], callback: SweepCallback | None = None, known: Container[str] = ()
 ) -> SweepResult:
-    """Run all cells of a sweep, or those that an earlier run left unfinished; return the results.
+    """Run all cells of a sweep, or the cells that an earlier run left unfinished; return all results.
 
     Parameters
     ----------

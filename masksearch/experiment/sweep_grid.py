@@ -1,4 +1,4 @@
-"""The grid of a sweep: all its cells."""
+"""The grid of a sweep: all combinations of methods, sparsities, seeds and schedules."""
 
 from collections.abc import Iterator
 from dataclasses import replace

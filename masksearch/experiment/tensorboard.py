@@ -42,7 +42,7 @@ _P = ParamSpec("_P")
 
 
 def charts(metric: str = "accuracy") -> dict[str, dict[str, list[object]]]:
-    """Return charts of TensorBoard's tab Custom Scalars: category -> title -> kind of chart and tags of its curves."""
+    """Return the layout of TensorBoard's tab Custom Scalars: {category: {title: [kind of chart, tags of curves]}}."""
     training: dict[str, list[object]] = {
         metric: ["Multiline", [f"val/{_tag(metric)}", f"train/{_tag(metric)}"]],
         "loss": ["Multiline", ["val/loss", "train/loss"]],
@@ -123,14 +123,14 @@ class Tracker:
 
     @_side_output
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Add one point to each of several curves, by tag; NaN is left out."""
+        """Add one point to each TensorBoard curve in ``values`` ({tag: value}); NaN is left out."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if not math.isnan(value)]
         self._writer._get_file_writer().add_summary(Summary(value=points), step)  # one event, not one a curve
 
     def epoch(self, row: EpochRow) -> None:
-        """Add an epoch to the curves of a training: ``train/...``, ``val/...``."""
+        """Add an epoch's losses and metrics to the TensorBoard curves ``train/...`` and ``val/...``."""
         values = {
             "train/loss": row.train_loss,
             f"train/{self._metric}": row.train_metric,
@@ -141,17 +141,17 @@ class Tracker:
         self.scalars({tag: value for tag, value in values.items() if value is not None}, row.epoch)
 
     def mask(self, mask: Mask, step: int) -> None:
-        """Add the picture of a mask and the histogram of its layers' densities."""
+        """Add pictures of a mask's layers, and a histogram of the layers' densities, to TensorBoard."""
         self._pictures(mask, step)
         self.densities(list(mask.densities().values()), step)
 
     @_side_output
     def densities(self, values: Sequence[float], step: int) -> None:
-        """Add the histogram of layers' densities, each in [0, 1]."""
+        """Add a histogram of the layers' densities, each in [0, 1], to TensorBoard."""
         self._writer.add_histogram("layers/density", np.asarray(values), step, bins=_SHARES)
 
     def search(self, space: MaskSpace) -> None:
-        """Add pictures of a search's current masks; none for a searcher without a current mask.
+        """Add pictures of a search's current masks to TensorBoard; none for a searcher without a current mask.
 
         Masks of a subspace are shown as masks of all units.
         """
@@ -159,7 +159,7 @@ class Tracker:
             self._pictures(space.lifted(mask) if isinstance(space, Subspace) else mask, number)
 
     def result(self, result: CellResult, lr: float) -> None:
-        """Add the cell's row of the hparams tab; ``lr`` is the learning rate of retraining."""
+        """Add a cell's row to TensorBoard's hparams tab; ``lr`` is the learning rate of retraining."""
         names = ("method", "sparsity", "find_at", "seed", "schedule", "n_rounds", "rewind_to", "control", "distill")
         final = {
             f"final/untrained_test_{self._metric}": result.untrained.test_accuracy,
@@ -176,13 +176,13 @@ class Tracker:
 
     @_side_output
     def hyperparameters(self, settings: Mapping[str, bool | str | float | int], metrics: Mapping[str, float]) -> None:
-        """Add a row to the hparams tab: settings and final metrics of the run."""
+        """Add a row to TensorBoard's hparams tab: settings and final metrics of the run."""
         known = {tag: value for tag, value in metrics.items() if not math.isnan(value)}
         self._writer.add_hparams(dict(settings), known, run_name=".")
 
     @_side_output
     def close(self) -> None:
-        """Write all events that are left, and close the file."""
+        """Write all remaining TensorBoard events, and close the file."""
         self._writer.close()
 
     @_side_output
@@ -195,14 +195,14 @@ class Tracker:
 
 
 class SearchCurves:
-    """Curves of a search over its trials; of many trials, about 1,000 are shown."""
+    """TensorBoard curves of a search over its trials; a long search gets about 1,000 points."""
 
     def __init__(self, tracker: Tracker, budget: int) -> None:
         self._tracker, self._stride = tracker, max(1, budget // _POINTS)
         self._best, self._seconds = math.nan, 0.0
 
     def add(self, trial: Trial) -> None:
-        """Add the next trial to the curves."""
+        """Add the next trial of a search to its TensorBoard curves."""
         if trial.is_best:
             self._best = trial.score.value
         self._seconds += trial.score.seconds

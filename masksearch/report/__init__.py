@@ -1,4 +1,4 @@
-"""Reports: the tables, the figures and ``report.html``."""
+"""Reports of a sweep: tables, figures and the page ``report.html``."""
 
 from masksearch.report.figures.all_figures import sweep_drawings
 from masksearch.report.figures.drawing import Drawing

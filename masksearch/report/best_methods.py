@@ -1,4 +1,4 @@
-"""Sentences on the best method at every sparsity: how much smaller and faster its networks are, at what metric."""
+"""Sentences on the best method at each sparsity: how much smaller and faster its networks are, at what test metric."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ __all__ = ["answer_html", "best_rows", "speech_of", "what_steps_brought", "why_s
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """Return the best method of every sparsity by validation; after a supermask also the best of the other methods.
+    """Return the best method's row per sparsity; if gradients train its masks, also the best other method's row.
 
     Best is by the validation metric. Controls are no methods.
     """
@@ -40,7 +40,7 @@ def _validation(row: SummaryRow) -> float:
 
 
 def speech_of(row: SummaryRow) -> str:
-    """Return one sentence on test metric, parameters, MACs and speed of a row in comparison with the dense network."""
+    """Return a sentence that compares a method's test metric, parameters, MACs and speed with the dense network."""
     fewer = f"{1 / row.macs.mean:.1f}" if row.macs.mean else "infinitely many"
     speed = f"measured {row.speedup.plain('.2f')} times as fast"
     if row.granularity in ("weight", "nm"):  # what is measured is noise around 1
@@ -75,7 +75,7 @@ def _beside_dense(row: SummaryRow) -> str:
 
 
 def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str:
-    """Return sentences on the dense network and the best methods, as HTML for the top of the page.
+    """Return sentences on the dense network and the best methods, as HTML for the top of the report.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 
 
 def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return a sentence per sparsity on the metric after masking, repair and training; none without a repair.
+    """Return a sentence per sparsity on the metric after masking, repair and training; an empty list without repairs.
 
     The best search and the best criterion by validation are compared.
     """
@@ -130,7 +130,7 @@ def _steps(row: SummaryRow) -> str:
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
-    """Return a sentence if criteria of trained weights beat all searches of untrained weights; else the empty text."""
+    """Return a sentence if criteria on trained weights beat all searches on untrained weights; else ""."""
     for sparsity in sorted({row.sparsity for row in rows[1:]}, reverse=True):
         here = [row for row in _methods(rows, sparsity) if not row.learned]
         searches = [row for row in here if row.method in SEARCHERS]

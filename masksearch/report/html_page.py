@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page of a sweep, and its tables and figures as files beside it."""
+"""``report.html``: one self-contained page about a sweep, with its tables and figures as files beside it."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ _PAGE = """<!doctype html>
 
 
 def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
-    """Write a sweep's page, ``report.html``, into its folder and return the page's path.
+    """Write a sweep's report as ``report.html`` into the sweep's folder; return the path of the page.
 
     Beside it go ``results.csv``, its tables as ``results.md``, and its figures as ``figures/*.png`` and ``*.svg``.
 

@@ -1,4 +1,4 @@
-"""Tables and figures of masks: similarity, orthogonality, densities and MACs of layers."""
+"""Tables and figures about masks: similarity, orthogonality, densities and MACs of layers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -39,7 +39,7 @@ _MEASURES = {
 def similarity(
     result: SweepResult, groups: Sequence[Group], measures: Iterable[str] = SIMILARITIES
 ) -> tuple[list[Grid], list[Drawing]]:
-    """Return tables and figures of the similarity of masks, and of random masks, at each sparsity by each measure."""
+    """Return tables and figures of how similar the masks of different methods are, at each sparsity by each measure."""
     grids, drawings = [], []
     parts = ((sparsity, *part) for sparsity, own in by_sparsity(groups) for part in _by_space(result, own))
     for sparsity, space, kept in parts:
@@ -81,7 +81,7 @@ def _space(masks: Mapping[int, Mask]) -> Layout:
 
 
 def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
-    """Return a table of the orthogonality of masked weights at initialisation, of weight masks and the dense network.
+    """Return a table of how orthogonal the masked initial weights are, for weight masks and the dense network.
 
     The dense network's score is over the layers of the first mask.
     """
@@ -105,7 +105,7 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
 
 
 def densities(groups: Sequence[Group]) -> list[Grid]:
-    """Return tables of the density of every layer's units, one for each sparsity."""
+    """Return tables of the density of each layer by method, one table per sparsity."""
     about = "Kept / all units of every layer in %, means over seeds; – where a layer has no units of its own."
     grids = []
     for sparsity, own in by_sparsity(groups):
@@ -118,7 +118,7 @@ def densities(groups: Sequence[Group]) -> list[Grid]:
 
 
 def macs(groups: Sequence[Group]) -> list[Grid]:
-    """Return tables of the effective MACs of every layer and of the dense network's layers, one for each sparsity."""
+    """Return tables of each layer's effective MACs by method and in the dense network, one table per sparsity."""
     about = "Effective multiply-adds of one image, of kept weights only; means over seeds."
     grids = []
     for sparsity, own in by_sparsity(groups):

@@ -1,4 +1,4 @@
-"""The address at which TensorBoard shows a sweep's charts with some of its runs chosen already."""
+"""TensorBoard's address for a sweep, with the charts of some runs already selected."""
 
 import base64
 import json

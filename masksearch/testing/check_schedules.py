@@ -1,4 +1,4 @@
-"""Check of what every row of the table of schedules promises."""
+"""Check that every pruning schedule must pass."""
 
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.schedules import Schedule
@@ -7,7 +7,7 @@ __all__ = ["check_schedule"]
 
 
 def check_schedule(row: Schedule) -> None:
-    """Check that the fields of a schedule fit each other; raises AssertionError or InputError."""
+    """Check that the fields of a pruning schedule fit each other; raise AssertionError or InputError if not."""
     assert row.about, "no word about what it does"
     assert "\n" not in row.about, "more than one line about what it does"
     assert row.rounds >= 1, f"{row.rounds} rounds"

@@ -1,4 +1,4 @@
-"""Checks of what every searcher promises.
+"""Checks that every searcher must pass.
 
 Each check takes ``make``, a function without arguments that returns a new searcher, and raises AssertionError if it
 fails. Scores come from ``planted_problem.Planted``: the share of a hidden mask's units that a mask keeps.
@@ -42,7 +42,7 @@ Make = Callable[[], Searcher]
 
 
 def check_searcher(make: Make, folder: str | Path | None = None) -> None:
-    """Run all checks of a searcher.
+    """Run all checks that a searcher must pass.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
-    """Check that every proposal but probes has the exact density, and that its move leads from base to mask."""
+    """Check that each proposed mask (probes excepted) has the exact density, and equals base mask plus move."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 120, batch):
         if proposal.probe:
@@ -88,7 +88,7 @@ def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
 
 
 def check_layer_densities(make: Make) -> bool:
-    """Check a searcher on a problem with a density per layer; return False if it refuses it by an InputError."""
+    """Check a searcher on a problem with a density per layer; return False if it raises an InputError."""
     per_layer = {"first": 0.25, "second": 0.5}
     start = SPACE.random(per_layer, generator=torch.Generator().manual_seed(5))
     for given in (problem(density=per_layer), problem(density=per_layer, start=start)):
@@ -104,7 +104,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_radius(make: Make) -> None:
-    """Check that proposed masks differ from their base masks in at most 2 x radius units, if there is a radius."""
+    """Check that proposed masks differ from their base masks in at most 2 x radius units, if they have a radius."""
     searcher, scorer = _started(make), Planted()
     for _ in range(150):
         radius = searcher.metrics().get("radius")
@@ -115,7 +115,7 @@ def check_radius(make: Make) -> None:
 
 
 def check_batches(make: Make) -> None:
-    """Check that ``ask(n)`` returns at least one proposal and at most n."""
+    """Check that a searcher asked for n proposals returns at least one and at most n."""
     for n in (1, 2, 7):
         searcher, scorer = _started(make), Planted()
         for _ in range(20):
@@ -145,7 +145,7 @@ def check_arguments_unmodified(make: Make) -> None:
 
 
 def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
-    """Check that equal seeds give equal proposals and other seeds give others; return the proposals' hashes."""
+    """Check that a searcher repeats its proposals for equal seeds only; return hashes of the proposals."""
     first, second = make(), make()
     first.start(problem(seed=1))
     path = path_of(drive(first, Planted(), 80))
@@ -157,7 +157,7 @@ def check_same_seed_same_path(make: Make) -> list[tuple[int, float | None]]:
 
 
 def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
-    """Check that a search restored from a file proposes equal masks; return whether the searcher can be saved."""
+    """Check that a searcher restored from a file proposes equal masks; return whether it can be saved at all."""
     for moment in (0, 1, 2, 17, 60):
         whole, scorer = _started(make), Planted(nan_every=9)
         drive(whole, scorer, moment, batch)
@@ -177,7 +177,7 @@ def check_state_round_trip(make: Make, folder: Path, batch: int = 1) -> bool:
 
 
 def check_state_is_a_snapshot(make: Make) -> None:
-    """Check that a saved state doesn't change while the search continues."""
+    """Check that a searcher's saved state doesn't change while the search continues."""
     searcher, scorer = _started(make), Planted()
     drive(searcher, scorer, 20)
     if not searcher.supports_resuming:
@@ -190,7 +190,7 @@ def check_state_is_a_snapshot(make: Make) -> None:
 
 
 def check_nan(make: Make) -> None:
-    """Check that a search continues after NaN scores, and that their masks never become the current mask."""
+    """Check that a search continues after NaN scores, and never moves to a mask whose score is NaN."""
     searcher, scorer = _started(make), Planted(nan_every=1)
     assert drive(searcher, scorer, 40)
     for nan_every in (2, 3):
@@ -204,7 +204,7 @@ def check_nan(make: Make) -> None:
 
 
 def check_recovers_from_an_unscorable_start(make: Make) -> None:
-    """Check that a search proposes other masks after its first score was NaN."""
+    """Check that a searcher proposes other masks after the score of its first mask was NaN."""
     searcher, planted = _started(make), Planted()
     proposals = searcher.ask(1)
     searcher.tell(proposals, [Score(math.nan)])
@@ -214,7 +214,7 @@ def check_recovers_from_an_unscorable_start(make: Make) -> None:
 
 
 def check_bounds(make: Make) -> None:
-    """Check that masks with an upper bound in place of a score are rejected, whatever the bound's value."""
+    """Check that a searcher rejects masks that have an upper bound instead of a score, whatever the bound's value."""
 
     def path(bound: float) -> list[tuple[int, float | None]]:
         searcher, planted = _started(make), Planted()
@@ -235,7 +235,7 @@ def check_bounds(make: Make) -> None:
 
 
 def check_warm_start(make: Make) -> bool:
-    """Return whether the start mask is the first proposal, or the base of the first move."""
+    """Return whether a searcher uses the start mask: as its first proposal, or as the base of its first move."""
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
     searcher = _started(make, problem(start=start))
     [first] = searcher.ask(1)
@@ -243,14 +243,14 @@ def check_warm_start(make: Make) -> bool:
 
 
 def check_ends(make: Make, density: float) -> None:
-    """Check that a search keeps a density at which few or no units can be swapped."""
+    """Check that a search keeps its density even if the density is so extreme that few units can be swapped."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
         assert proposal.probe or proposal.mask.n_kept == SPACE.count(density)
 
 
 def check_empty_layers(make: Make, on_empty: OnEmpty) -> bool:
-    """Check that no proposal empties a layer, unless that is allowed; return whether one does."""
+    """Check that no proposed mask empties a layer unless that is allowed; return whether one does."""
     space = MaskSpace([("wide", (1, 60), 60), *((f"narrow{i}", (1, 4), 4) for i in range(3))])
     searcher, scorer = make(), Planted(20 / 72, space=space)
     start = space.random(20 / 72, generator=torch.Generator().manual_seed(0), on_empty="keep_one")

@@ -1,4 +1,4 @@
-"""A small problem with a known answer, and a short loop, for the checks of searchers."""
+"""A small search problem with a known answer, and a short search loop, for tests of searchers."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 
 class Planted:
-    """Scorer for tests with a known answer: the share of a hidden mask's units that a mask keeps.
+    """Scorer for tests with a known best mask: the score is the share of the hidden mask's units that a mask keeps.
 
     Parameters
     ----------
@@ -36,11 +36,11 @@ class Planted:
         self.scored: list[Mask] = []
 
     def value(self, mask: Mask) -> float:
-        """Return the score of a mask; never NaN."""
+        """Return a mask's score, the share of the hidden mask's units that it keeps; never NaN."""
         return int((mask.bits & self.goal.bits).sum()) / self.goal.n_kept
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """Return one score per proposal (a mask that a searcher suggests); every ``nan_every``-th is NaN."""
+        """Return one score per proposed mask; every ``nan_every``-th score is NaN."""
         return [self._score(proposal) for proposal in proposals]
 
     def _score(self, proposal: Proposal) -> Score:
@@ -50,7 +50,7 @@ class Planted:
 
 
 class PlantedEnergy(Energy):
-    """Energy for tests: one term per layer, the sum of the worths of its pruned units, and of pairs of pruned units.
+    """Pruning error for tests: per layer, the summed values of its pruned units and of pairs of pruned units.
 
     Attributes
     ----------
@@ -66,13 +66,13 @@ class PlantedEnergy(Energy):
         self.pairs = np.where(self.layers[:, None] == self.layers, (pairs + pairs.T) / 2, 0.0)
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> "PlantedState":
-        """Return the state of a walk that begins at ``mask``."""
+        """Return a state that tracks the test energy while units are toggled, beginning at ``mask``."""
         weights = np.ones(len(self.names)) if coefficients is None else coefficients
         return PlantedState(self, mask.bits.numpy().copy(), weights)
 
 
 class PlantedState(EnergyState):
-    """Current mask of a walk on a planted energy."""
+    """A mask and its test energy, updated as units are toggled."""
 
     def __init__(self, energy: PlantedEnergy, bits: np.ndarray, coefficients: np.ndarray) -> None:
         self.energy, self.bits = energy, bits
@@ -81,29 +81,29 @@ class PlantedState(EnergyState):
 
     @property
     def value(self) -> float:
-        """Energy of the current mask."""
+        """Test energy of the current mask."""
         return float(self._coefficients @ self.terms())
 
     def terms(self) -> np.ndarray:
-        """Return the terms, one per layer: float64 (n_layers,)."""
+        """Return the terms of the test energy, one per layer: float64 (n_layers,)."""
         pruned = (~self.bits).astype(np.float64)
         worths = pruned * (self.energy.pairs @ pruned)
         return np.bincount(self.energy.layers, weights=worths, minlength=len(self.energy.names))
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return the change of the energy if each unit of a layer is toggled alone: float64 (layer size,)."""
+        """Return the change of the test energy if each unit of a layer is toggled alone: float64 (layer size,)."""
         own = self.energy.space.layers[layer]
         return self.deltas(np.arange(own.start, own.stop)[:, None])
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the energy by each of m moves, which toggle the units of their row of (m, r)."""
+        """Return each move's change of the test energy; a row of ``units`` lists the units that one move toggles."""
         signs = np.where(self.bits[units], 1.0, -1.0)  # of the change of a unit's number of prunings
         blocks = self._pairs[units[:, :, None], units[:, None, :]]
         slopes = (self._pairs @ ~self.bits)[units]
         return 2 * (signs * slopes).sum(1) + (signs[:, :, None] * blocks * signs[:, None, :]).sum((1, 2))
 
     def toggle(self, units: np.ndarray) -> None:
-        """Toggle units, int64 (r,), in the current mask."""
+        """Toggle units of the current mask, given by their indices: int64 (r,)."""
         self.bits[units] ^= True
 
 
@@ -115,12 +115,12 @@ def problem(
     on_empty: OnEmpty = "allow",
     space: MaskSpace = SPACE,
 ) -> Problem:
-    """Return a small search problem; by default, with 60 units in two layers."""
+    """Return a small search problem for tests; by default with 60 units in two layers."""
     return Problem(space, density, Budget(scorings), seed, start, on_empty=on_empty, energy=PlantedEnergy(space))
 
 
 def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> list[Proposal]:
-    """Run a search: ask, score and tell ``steps`` times, or until it ends; return all proposals in order."""
+    """Run a searcher for ``steps`` steps, or until it ends; return all masks that it proposed, in order."""
     made = []
     for _ in range(steps):
         proposals = searcher.ask(batch)
@@ -132,5 +132,5 @@ def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> li
 
 
 def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
-    """Return (mask hash, threshold) of every proposal, which are equal only for equal searches."""
+    """Return (mask hash, threshold) of each proposal, to compare the paths of two searches."""
     return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]

@@ -1,4 +1,4 @@
-"""Executors of a sweep: one process, several processes, or a Ray cluster."""
+"""Executors of a sweep: they run its cells in this process, in several processes, or on a Ray cluster."""
 
 from masksearch.experiment.executors.table import EXECUTORS, Executor, Plan, plan_of, run_groups
 

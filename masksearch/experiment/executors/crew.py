@@ -1,4 +1,4 @@
-"""The run of a sweep by several workers: jobs go out, events come in, jobs of dead workers go to other workers."""
+"""A crew: several workers that run a sweep. Jobs are sent, events return, and a dead worker's job is sent again."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ __all__ = ["Crew", "Died", "Done", "Failed", "Message", "run_by_crew"]
 
 @dataclass(frozen=True)
 class Done:
-    """The worker has finished its job."""
+    """Message of a worker: it has finished its job (cells of a sweep to run)."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """The job ended by an exception: of a dense network, or one that ends the sweep, such as a full disk."""
+    """Message of a worker: an exception ended its job, such as a failed dense training or a full disk."""
 
     error: Exception
 
 
 @dataclass(frozen=True)
 class Died:
-    """The worker ended, by a signal or for lack of memory; its job may go on elsewhere."""
+    """Message about a worker that ended by a signal or for lack of memory; another worker may continue its job."""
 
     reason: str  # "a process ended with code -9"
 
@@ -38,25 +38,25 @@ Message = list[Event] | Done | Failed | Died
 
 
 class Crew(Protocol):
-    """Workers with numbers from 0 on."""
+    """Workers that run the jobs of a sweep, with numbers from 0 on."""
 
     size: int
 
     def send(self, number: int, job: Job) -> None:
-        """Give a job to a free worker."""
+        """Send a job (cells of a sweep to run) to worker ``number``, which must be free."""
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Return the messages of busy workers, at least one, with the workers' numbers."""
+        """Wait for busy workers; return at least one pair of worker number and message."""
 
     def replace(self, number: int) -> None:
-        """Start another worker in the place of a dead one."""
+        """Start a new worker in the place of worker ``number``, which has died."""
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers of a sweep."""
 
 
 def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: SweepCallback) -> None:
-    """Run the cells of all groups by a crew, which is closed at the end.
+    """Run all groups of a sweep's cells by several workers, and end the workers afterwards.
 
     The caller holds the lock of the folder ``path``. One worker trains a dense network; then all workers share its
     cells. Controls follow the cell whose mask they take. A job whose worker dies continues from its checkpoints in

@@ -15,14 +15,14 @@ _ATTEMPTS = 3  # of a job whose worker dies
 
 @dataclass(frozen=True)
 class Job:
-    """Cells that one worker runs in order; without cells, the worker only trains their dense network."""
+    """Cells of a sweep that one worker runs in order; without cells, the worker only trains their dense network."""
 
     users: list[Cell]  # all cells of the dense network
     cells: list[Cell]
 
 
 class JobQueue:
-    """Order of jobs: cells of trained networks first; the next dense network when few cells wait."""
+    """Queue of a sweep's jobs; the next dense network is trained when fewer jobs than workers are ready."""
 
     def __init__(self, groups: Iterable[Group], workers: int) -> None:
         self._workers = workers
@@ -36,21 +36,21 @@ class JobQueue:
             self._cells[id(job)] = [Job(group.users, cells) for cells in _chains(group.to_do)]
 
     def next(self) -> Job | None:
-        """Return the job for a free worker; None if there is none now."""
+        """Return the next job for a free worker; None if no job is ready."""
         if self._dense and len(self._ready) < self._workers:
             return self._dense.popleft()
         return self._ready.popleft() if self._ready else None
 
     def finished(self, job: Job) -> None:
-        """Release the cells that have waited for a job."""
+        """Make the jobs ready that waited for ``job``, the training of their dense network."""
         self._ready += self._cells.pop(id(job), [])
 
     def failed(self, job: Job) -> list[Cell]:
-        """Return the cells that can't run because a job failed: those that need its dense network."""
+        """Return the cells that can't run because ``job``, the training of their dense network, failed."""
         return [cell for waiting in self._cells.pop(id(job), []) for cell in waiting.cells]
 
     def worker_died(self, job: Job) -> bool:
-        """Put the job of a dead worker back in front; return False if its workers have died three times."""
+        """Put a dead worker's job back in front of the queue; return False if the job has ended three workers."""
         self._attempts[id(job)] = self._attempts.get(id(job), 0) + 1
         if self._attempts[id(job)] >= _ATTEMPTS:
             return False

@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine, each with a pipe; on CUDA, each with a GPU."""
+"""Workers of a sweep as processes of this machine, each with a pipe; on CUDA, each with a GPU."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ _PRELOADED = ["masksearch.experiment.executors.processes", "torch._dynamo"]
 
 
 class ProcessCrew:
-    """A crew of processes, which end with the main process."""
+    """Worker processes that run the jobs of a sweep on this machine, and end with the main process."""
 
     def __init__(self, plan: WorkerPlan, size: int, device: torch.device) -> None:
         self._plan, self._device, self.size = plan, device, size
@@ -43,25 +43,25 @@ class ProcessCrew:
         return _Worker(replace(self._plan, run=run))
 
     def send(self, number: int, job: Job) -> None:
-        """Give a job to a free worker; :meth:`wait` reports a worker that has died since."""
+        """Send a job to the free worker ``number``; :meth:`wait` reports a worker that has died since."""
         try:
             self._workers[number].pipe.send(job)
         except (BrokenPipeError, ConnectionResetError):
             return
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Return the messages of busy workers, at least one."""
+        """Wait for busy workers; return at least one pair of worker number and message."""
         pipes = {self._workers[number].pipe: number for number in busy}
         for pipe in connection.wait(list(pipes)):
             number = pipes[pipe]  # type: ignore[index]
             yield number, self._workers[number].receive()
 
     def replace(self, number: int) -> None:
-        """Start another worker in the place of a dead one."""
+        """Start a new worker process in the place of worker ``number``, which has died."""
         self._workers[number] = self._started(number)
 
     def close(self) -> None:
-        """End all workers."""
+        """End all worker processes of a sweep."""
         for worker in self._workers:
             worker.process.terminate()  # idle, or of no use any more
         for worker in self._workers:

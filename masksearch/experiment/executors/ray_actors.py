@@ -1,4 +1,4 @@
-"""Workers that are actors of a Ray cluster, on this machine or on many (extra ``ray``)."""
+"""Workers of a sweep as actors of a Ray cluster, on this machine or on many (extra ``ray``)."""
 
 import os
 import sys
@@ -27,7 +27,7 @@ def _ray() -> Any:
 
 
 def cluster_cpus(address: str, cpus: int) -> int:
-    """Connect to a Ray cluster, or start one of ``cpus`` CPUs on this machine; return the number of CPUs it has.
+    """Connect to a Ray cluster, or start one with ``cpus`` CPUs on this machine; return its number of CPUs.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def cluster_cpus(address: str, cpus: int) -> int:
 
 
 class RayCrew:
-    """A crew of Ray actors. All nodes must reach the folder of the sweep under the same path.
+    """Ray actors that run the jobs of a sweep. All nodes must reach the sweep's folder under the same path.
 
     Parameters
     ----------
@@ -72,11 +72,11 @@ class RayCrew:
         return self._actor.remote(self._plan, str(Path.cwd()), list(sys.path))
 
     def send(self, number: int, job: Job) -> None:
-        """Give a job to a free worker."""
+        """Send a job (cells of a sweep to run) to worker ``number``, which must be free."""
         self._running[self._workers[number].run.remote(job)] = number
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Return the messages of busy workers, at least one."""
+        """Wait for busy workers; return at least one pair of worker number and message."""
         found = False
         while not found:
             ended, _ = self._ray.wait(list(self._running), timeout=_POLL_SECONDS)
@@ -103,11 +103,11 @@ class RayCrew:
                 yield number, message
 
     def replace(self, number: int) -> None:
-        """Start another worker in the place of a dead one, on any node."""
+        """Start a new Ray actor on any node, in the place of worker ``number``, which has died."""
         self._workers[number] = self._started()
 
     def close(self) -> None:
-        """End all workers, and Ray if it was started for the sweep."""
+        """End all workers of a sweep, and Ray if it was started for the sweep."""
         for worker in self._workers:
             self._ray.kill(worker, no_restart=True)
         if self._stop:

@@ -26,7 +26,7 @@ _CELLS_EACH = 4  # at least, for a process to be worth the two seconds that its 
 
 @dataclass(frozen=True)
 class Plan:
-    """Executor, number of cells that run at the same time, and CPU threads of each."""
+    """How a sweep runs: its executor, the number of cells that run at the same time, and CPU threads of each cell."""
 
     executor: str
     workers: int
@@ -36,7 +36,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Executor:
-    """A way to run the cells of a sweep."""
+    """A way to run the cells of a sweep, such as in several processes: its description and its function."""
 
     about: str
     run: Callable[[Iterable[Group], Path, RunSettings, Plan, torch.device, SweepCallback], None]
@@ -87,7 +87,7 @@ EXECUTORS: Table[Executor] = Table(
 
 
 def plan_of(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device) -> Plan:
-    """Choose executor, processes and threads for the ``n_cells`` unfinished cells of a sweep.
+    """Choose the executor, the number of processes and their CPU threads for a sweep's unfinished cells.
 
     Small networks (no convolutions, fewer than 1,000,000 parameters) on the CPU calculate on one thread each, so that
     results are the same for any number of processes. With the executor ``auto``, as many processes run them as there
@@ -125,5 +125,5 @@ def plan_of(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, devic
 def run_groups(
     groups: Iterable[Group], path: Path, run: RunSettings, plan: Plan, device: torch.device, callback: SweepCallback
 ) -> None:
-    """Run the cells of all groups by the executor of the plan."""
+    """Run all groups of a sweep's cells by the executor that ``plan`` names."""
     EXECUTORS[plan.executor].run(groups, path, run, plan, device, callback)

@@ -1,4 +1,4 @@
-"""A worker: trains dense networks and runs cells, in a process of its own, and reports what happens as events."""
+"""A worker of a sweep: trains dense networks and runs cells in its own process, and reports events."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from masksearch.utils.errors import InputError
 __all__ = ["Event", "JobRunner", "WorkerPlan"]
 
 Event = tuple[str, tuple[Any, ...]]
-"""Name of a hook of :class:`SweepCallback`, and its arguments."""
+"""Name of a method of :class:`SweepCallback`, and its arguments."""
 
 _SECONDS = 0.1  # between two messages about trials and epochs, at the least
 _FREQUENT = ("trial", "epoch", "rescored")
@@ -31,7 +31,7 @@ _FREQUENT = ("trial", "epoch", "rescored")
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker needs to begin: settings of the run, its CPU threads, and the folder of the sweep."""
+    """What a worker process needs to start: settings of the run, number of CPU threads, and the sweep's folder."""
 
     run: RunSettings
     threads: int
@@ -39,7 +39,7 @@ class WorkerPlan:
 
 
 class JobRunner:
-    """Runs jobs, and passes their events on. Data, space and dense network of the last job serve the next one.
+    """Runs a worker's jobs and reports their events. The next job reuses the last job's data and dense network.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class JobRunner:
         self._dense: dict[Path, DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
-        """Train the dense network of a job, or run its cells."""
+        """Train the dense network that a job names, or run the job's cells."""
         torch.set_num_threads(self._plan.threads)
         settings = job.users[0].settings
         key = (*data_key(settings), settings.sweep.model, settings.sweep.granularity, settings.scoring.layers)

@@ -15,13 +15,13 @@ SCALES = ("smoke", "cpu", "paper")
 
 
 def recipe_names() -> list[str]:
-    """Return the names of all recipes, sorted."""
+    """Return the sorted names of all recipes, which are settings of published experiments."""
     folder = files("masksearch.experiment.recipes")
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list[Settings]:
-    """Return the settings of a published experiment at a scale, one for each part, or for the parts in ``only``.
+    """Return a published experiment's settings at a scale, one per part; ``only`` selects parts by name.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def load_recipe(name: str, scale: str = "cpu", only: Sequence[str] = ()) -> list
 
 
 def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequence[str] = ()) -> list[Settings]:
-    """Return the settings of a recipe that is given as the dictionary of its TOML file.
+    """Return the settings of a recipe from the dictionary of its TOML file, one for each part.
 
     A part has the recipe's ``[settings]``, overridden by ``[scale.<scale>]``, then by its own ``[[part]]`` and by what
     that says for the scale, ``[part.scale.<scale>]``. Parts of one ``name`` make one sweep; the name is added to the
@@ -70,7 +70,7 @@ def _part_names(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    """Return a recipe's one-line description, with the names of its parts."""
+    """Return the one-line description of a recipe (a published experiment), with the names of its parts."""
     recipe = _read(name)
     names = ", ".join(_part_names(recipe))
     return recipe.get("about", "") + f" (parts: {names})" * bool(names)

@@ -36,22 +36,22 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """Group and name of the setting: ``train.momentum``."""
+        """Key of a setting: its group and name, such as ``train.momentum``."""
         return f"{self.group}.{self.name}"
 
     @property
     def flag(self) -> str:
-        """Flag of the setting on the command line: ``--batch-size``."""
+        """Command-line flag of a setting, such as ``--batch-size``."""
         return f"--{self.name.replace('_', '-')}"
 
     def value(self, settings: Settings) -> Any:
-        """Return the value of this setting in ``settings``."""
+        """Return the value that this setting has in ``settings``."""
         return getattr(getattr(settings, self.group), self.name)
 
 
 @cache
 def settings_by_key() -> dict[str, Setting]:
-    """Return {key: setting} of all settings, in the order of their groups."""
+    """Return all settings of a sweep as {key, such as ``train.momentum``: setting}, in the order of their groups."""
     found = {}
     for group in fields(Settings):
         default = getattr(Settings(), group.name)
@@ -64,12 +64,12 @@ def settings_by_key() -> dict[str, Setting]:
 
 @cache
 def flags_by_topic() -> dict[str, list[Setting]]:
-    """Return {topic: settings that are flags}, as in :data:`FLAGS`."""
+    """Return {topic in the help: settings that are flags of ``masksearch run``}."""
     by_name = {setting.name: setting for setting in settings_by_key().values() if setting.group not in NESTED}
     return {topic: [by_name[name] for name in names.split()] for topic, names in FLAGS.items()}
 
 
 @cache
 def flag_keys() -> frozenset[str]:
-    """Return the keys of all settings that are flags."""
+    """Return the keys, such as ``train.momentum``, of all settings that are flags of ``masksearch run``."""
     return frozenset(setting.key for settings in flags_by_topic().values() for setting in settings)

@@ -1,4 +1,4 @@
-"""Settings of a sweep: typed dataclasses that check their values and that the command line makes its flags of."""
+"""Settings of a sweep: typed dataclasses that check their values; the flags of the command line are made from them."""
 
 import dataclasses
 import math
@@ -62,30 +62,31 @@ class RunSettings:
     """Name of the sweep, and of its folder in runs."""
     plugin: tuple[str, ...] = ()
     """Python modules with your own methods, networks or data sets: dotted names or .py files.
-    Each module defines a dictionary MASKSEARCH of rows (docs/plugins.md)."""
+    Each module defines a dictionary MASKSEARCH that lists them (docs/plugins.md)."""
     runs: str = "runs"
-    """Folder of all sweeps."""
+    """Folder that holds the folders of all sweeps."""
     data_root: str = "data"
-    """Folder of the data sets."""
+    """Folder that holds the data sets."""
     download: bool = False
     """Download the data set if it is missing."""
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1 or mps.
-    auto is cuda if available, else cpu."""
+    "auto" is "cuda" if available, else "cpu"."""
     threads: int | None = None
-    """Number of CPU threads of all processes of this machine together; with ray, of each cell.
-    If not given, PyTorch's choice; with ray, 1. Another number may change the last bits of results: give it where a
-    sweep continues on another machine."""
+    """Number of CPU threads of all processes on this machine together; with executor = "ray", of each cell.
+    If not given, PyTorch's number; with executor = "ray", 1. Another number may change the last bits of results: give
+    it where a sweep continues on another machine."""
     executor: str = "auto"
-    """Where cells run: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
-    auto is inline, but as many processes as threads for networks without convolutions below 1,000,000 parameters, which
-    calculate on one thread each."""
+    """Where a sweep's cells run: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
+    "auto" is "inline". For networks without convolutions and below 1,000,000 parameters, which calculate on one thread
+    each, "auto" starts as many processes as threads."""
     gpus_per_cell: float = 0.0
-    """GPUs that Ray reserves for each cell, such as 0.25."""
+    """GPUs that Ray reserves for each cell (one method at one sparsity and seed), such as 0.25."""
     deterministic: bool = False
-    """Use deterministic algorithms only; on CUDA some are slower."""
+    """Use deterministic PyTorch algorithms only; on CUDA some are slower."""
     latency_seconds: float = 0.15
-    """Seconds of each latency measurement of a masked and the dense network together; at least 11 runs of each."""
+    """Seconds of each latency measurement, of the masked and the dense network together.
+    Each network runs at least 11 times."""
 
     def __post_init__(self) -> None:
         check_least(self, threads=1)
@@ -104,7 +105,7 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of one sweep, by group. Settings that are not given get the usual value of the granularity."""
+    """All settings of one sweep, by group. Settings that are not given get the default of the granularity."""
 
     sweep: SweepSettings = field(default_factory=SweepSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -123,17 +124,17 @@ class Settings:
 
     @property
     def scope(self) -> Scope:
-        """Comparison of units by a criterion: the setting, or the usual one of the granularity."""
+        """How criteria compare units of different layers: the setting, or the default of the granularity."""
         return self.scoring.scope or SCOPES[self.sweep.granularity]
 
     @property
     def on_empty(self) -> OnEmpty:
-        """Treatment of masks that empty a layer: the setting, or the usual one of the granularity."""
+        """What happens when a mask empties a layer: the setting, or the default of the granularity."""
         return self.scoring.on_empty or ON_EMPTY[self.sweep.granularity]
 
     @property
     def hold(self) -> Hold:
-        """Quantity in which densities are measured: the setting, or the cost with upper bounds (latency: MACs)."""
+        """Quantity that densities are a share of: the setting, or the cost with upper bounds (for latency: MACs)."""
         capped = self.sweep.capped
         if capped is None:
             return self.scoring.hold
@@ -141,22 +142,22 @@ class Settings:
 
     @property
     def repairs(self) -> bool:
-        """Whether masked networks are repaired by least squares, before retraining or before they are scored."""
+        """Whether kept weights are refitted by least squares, before retraining or before masks are scored."""
         objectives = {self.sweep.objective, self.search.rescore_by or self.sweep.objective}
         return self.schedules.reconstruct != "off" or any(OBJECTIVES[name].reconstructs for name in objectives)
 
     @classmethod
     def of_command_line(cls) -> "Settings":
-        """Return the defaults of ``masksearch run`` without a recipe, where ``warm_start`` is ``auto``."""
+        """Return the default settings of ``masksearch run`` without a recipe, with ``warm_start`` = ``auto``."""
         return cls(search=SearchSettings(warm_start=USUAL_START))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return {group: {name: value}} of all settings, ready for JSON."""
+        """Return all settings as {group: {name: value}}, ready for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, groups: Mapping[str, Mapping[str, Any]], source: str = "settings") -> "Settings":
-        """Return the settings that :meth:`as_dict` made, from JSON. No plugin that the settings name is loaded.
+        """Return Settings from the dictionary that :meth:`as_dict` returns. Plugins that it names are not loaded.
 
         Raises
         ------
@@ -183,7 +184,7 @@ class Settings:
             raise
 
     def updated(self, flat: dict[str, Any], source: str) -> "Settings":
-        """Return these settings with new values, given by name without the group, as in a recipe's TOML file.
+        """Return a copy of the settings with new values, given by name without the group, as in a recipe's TOML file.
 
         ``annealing``, ``optuna`` and ``supermask`` are tables of their own fields.
 
@@ -216,7 +217,7 @@ class Settings:
         return self.with_changes(changes)
 
     def with_changes(self, changes: Mapping[str, Mapping[str, Any]]) -> "Settings":
-        """Return these settings with new values, given as {group: {name: value}}.
+        """Return a copy of the settings with new values, given as {group: {name: value}}.
 
         With another granularity, settings at the usual value of the old one get the usual value of the new one.
 

@@ -1,4 +1,4 @@
-"""Settings of schedules and of retraining."""
+"""Settings of pruning schedules, which decide how the density falls, and of retraining."""
 
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -17,54 +17,57 @@ Reconstruct = Literal["off", "independent", "sequential"]
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Schedules of pruning, and retraining of the masked networks."""
+    """Settings of pruning schedules, and of retraining the masked networks."""
 
     schedule: tuple[str, ...] = ("one_shot",)
-    """Schedules, which decide how the density falls: rows of --list.
+    """Pruning schedules, which decide how the density falls: names in --list.
     Each schedule is combined with every method."""
     rounds: tuple[int, ...] = ()
-    """Numbers of rounds of pruning and training, for schedules with rounds.
-    If not given, the usual number of each schedule; 0 trains the dense network only."""
+    """Numbers of pruning rounds to compare, for schedules with several rounds; each round prunes and trains.
+    If not given, the default of each schedule; 0 trains the dense network only."""
     rewind_to: tuple[str, ...] = ()
     """Weights that retraining starts from: 0, 3ep, 500it, end, best, random, none or lr.
-    0, 3ep, 500it, end and best are moments of the dense training; random draws new weights; none keeps the weights
-    at which the mask was found; lr keeps them too, and returns to the learning rate of the start."""
+    "0", "3ep" (after 3 epochs), "500it" (after 500 steps), "end" and "best" are moments of the dense training. "random"
+    draws new weights. "none" keeps the weights at which the mask was found; "lr" keeps them too, and restarts the
+    learning rate schedule."""
     retrain_epochs: int | None = None
     """Epochs of retraining each masked network.
-    If not given, the schedule's number, or as many epochs as the dense training has, or has left."""
+    If not given, the schedule's number, or as many epochs as the dense training has, or has left after rewind_to."""
     between_epochs: int | None = None
-    """Epochs of training between two rounds; if not given, as many as after the last round."""
+    """Epochs of training between two pruning rounds; if not given, as many as after the last round."""
     retrain_lr: tuple[float, ...] = ()
     """Learning rates of retraining to compare.
-    For each method and sparsity, the validation accuracy chooses one rate."""
+    For each method and sparsity, the rate with the best validation accuracy is chosen."""
     retrain_warmup: float | None = None
-    """Epochs of warm-up at the start of retraining; if not given, as many as the dense training has (warmup)."""
+    """Epochs of learning rate warm-up at the start of retraining; if not given, as in the dense training (warmup)."""
     retrain_distill: tuple[float, ...] = ()
-    """Weights of knowledge distillation in retraining to compare, each with all methods; 0 is without distillation.
-    If not given, the weight train.distill."""
+    """Weights of knowledge distillation in retraining to compare, each with all methods; 0 means no distillation.
+    If not given, the setting train.distill."""
     retrain_temperature: tuple[float, ...] = ()
     """Temperatures of knowledge distillation in retraining to compare, each with all methods.
-    If not given, the temperature train.distill_temperature."""
+    If not given, the setting train.distill_temperature."""
     reconstruct: Reconstruct = "off"
     """Least-squares repair of masked networks before retraining, for every method: off, independent or sequential.
-    Kept weights then give the outputs of the dense layers, for the dense network's inputs (independent) or for those of
-    the layers repaired before (sequential). find_at is then end and rewind_to none, unless they are given."""
+    The repair refits kept weights so that each layer gives the outputs of the dense layer. Its inputs are those of the
+    dense network ("independent"), or those that the layers repaired before give ("sequential"). find_at is then "end",
+    and rewind_to "none", unless they are given."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain beside each masked network: shuffle, reinit or repair.
-    shuffle permutes the mask within each layer, reinit draws new weights, repair makes the weights orthonormal."""
+    "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes weights orthonormal."""
     early_bird_threshold: float | None = None
-    """Largest distance between the masks of five epochs at which an early-bird ticket is drawn.
+    """Largest distance between the masks of five epochs at which schedule = "early_bird" takes the mask.
     If not given, 0.1 of the units."""
     early_bird_relative: bool = False
-    """Measure the distance of masks as a share of 2 d (1 - d), the distance of unrelated masks of density d.
-    The default of early_bird_threshold is then 0.2."""
+    """Measure the distance of early-bird masks as a share of the expected distance of random masks of equal density.
+    For density d this distance is 2 d (1 - d). The default of early_bird_threshold is then 0.2."""
     update_every: int | None = None
-    """Optimiser steps between changes of the mask by the schedules gradual, set and rigl.
+    """Optimiser steps between changes of the mask, for schedule = "gradual", "set" or "rigl".
     If not given, 100, or a fortieth of a training below 4,000 steps."""
     drop_share: float = 0.3
-    """Share of a layer's kept weights that set and rigl replace per change (rigl: at the start)."""
+    """Share of a layer's kept weights that each change of the mask replaces, for schedule = "set" or "rigl".
+    For "rigl" it is the share at the start of the training."""
     save_at: tuple[str, ...] = ()
-    """Moments of every training, besides its end, at which the weights are saved."""
+    """Moments of every training, such as 3ep or 500it, at which the weights are saved, besides its end."""
 
     def __post_init__(self) -> None:
         check_fields(self, "schedule")
@@ -101,17 +104,17 @@ class ScheduleSettings:
             raise InputError(f"rounds: {given}; {' '.join(self.schedule)} has none to choose, {able} have")
 
     def early_bird(self, relative: bool) -> EarlyBird:
-        """Return the rule that draws an early-bird ticket, for absolute or relative distances of masks."""
+        """Return the rule that detects when masks stop changing over epochs, by absolute or relative distances."""
         return EarlyBird(self.early_bird_threshold, relative)
 
     @property
     def dense_alone(self) -> bool:
-        """Whether only the dense network is trained, and nothing is pruned."""
+        """Whether a sweep trains only the dense network, and prunes nothing."""
         return self.rounds == (0,)
 
 
 def parse_rewind(text: str) -> Duration | Literal["none", "lr", "random"]:
-    """Read a value of ``rewind_to``: a moment of the dense training, ``none``, ``lr`` or ``random``."""
+    """Parse the setting ``rewind_to``: return a moment of the dense training, ``none``, ``lr`` or ``random``."""
     if text in ("none", "lr", "random"):
         return cast(Literal["none", "lr", "random"], text)
     return Duration.parse(text, "rewind_to (besides none, lr, random)")

@@ -18,20 +18,20 @@ from masksearch.utils.registry import choose
 __all__ = ["USUAL_START", "OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
 
 USUAL_START = "auto"
-"""Value of ``warm_start``: the start that the method has by default on the weights that its masks are found on."""
+"""Value of ``warm_start`` for the method's default start, which depends on the weights that masks are found on."""
 
 ScoredWeights = Literal["own", "signed_constant"]
 
 
 def split_method(text: str) -> tuple[str, str]:
-    """Return the name and the moment of a method: ``snip`` and ``3ep`` for ``snip@3ep``; the moment may be empty."""
+    """Split a method's text into name and moment: (``snip``, ``3ep``) for ``snip@3ep``, or (``snip``, ``""``)."""
     name, _, moment = text.partition("@")
     return name, moment
 
 
 @dataclass(frozen=True)
 class Source:
-    """A criterion that a search uses, and the weights that the criterion ranks."""
+    """Criterion that ranks units for a search, and the moment of the training whose weights it reads."""
 
     name: str
     moment: str = ""  # of the dense training; empty: the weights that masks are found at
@@ -40,7 +40,7 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Read a criterion with its moment and scope: ``magnitude``, ``magnitude@3ep:erk``, ``magnitude@gradual:2ep``.
+        """Parse a criterion with its moment and scope: ``magnitude``, ``magnitude@3ep:erk``, ``magnitude@gradual:2ep``.
 
         Raises
         ------
@@ -66,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """Examples, units and time limits of criteria and searches."""
+    """Settings of criteria and searches: numbers of examples, comparison of units, time limits."""
 
     seconds: float | None = None
     """Time limit of each search in seconds, besides its budget.
@@ -79,26 +79,28 @@ class ScoringSettings:
     val_examples: int | None = None
     """Number of validation examples, including those that searches score masks on; all if not given."""
     weights: ScoredWeights = "own"
-    """Weights that masks are searched on: own, or signed_constant (sign times the layer's standard deviation)."""
+    """Weights that masks are searched on: own, or signed_constant.
+    "signed_constant" replaces each weight by its sign times the layer's standard deviation."""
     scope: Scope | None = None
-    """Comparison of units by a criterion: global (all layers together), layerwise (in each layer), erk or isomorphic.
-    layerwise keeps the same density in each layer, erk keeps the density of an Erdős-Rényi kernel. isomorphic compares
-    layers of the same kind, such as all attention heads, and keeps the same density of each kind. If not given, global
-    for weights and blocks, and layerwise for filters."""
+    """How a criterion compares units of different layers: global, layerwise, erk, isomorphic or knapsack.
+    "global" compares all units together. "layerwise" keeps the same density in each layer, "erk" the density of an
+    Erdős-Rényi kernel. "isomorphic" compares layers of the same kind, such as all attention heads, and keeps the same
+    density of each kind. "knapsack" keeps the units with the largest sum of saliencies that the density allows. If not
+    given, "global" for weights and blocks, and "layerwise" for filters."""
     hold: Hold = "units"
-    """Quantity in which the density of masks of filters and blocks is measured: units, params or macs."""
+    """Quantity that densities are a share of, for masks of filters and blocks: units, params or macs."""
     on_empty: OnEmpty | None = None
-    """Treatment of masks that empty a layer: allow (and report it), keep_one unit in the layer, or raise an error.
-    If not given, allow for weights and keep_one for filters."""
+    """What happens when a mask empties a layer: allow (and report it), keep_one (of its units), or raise (an error).
+    If not given, "allow" for weights and "keep_one" for filters."""
     connected: bool = False
-    """Replace kept weights on no path from input to output by the next best weights.
-    For weight masks of criteria and optuna_*."""
+    """Replace kept weights that lie on no path from input to output by the next best weights.
+    Only for weight masks of criteria and of optuna_* samplers."""
     layers: LayerKind = "all"
-    """Layers whose weights the weight masks switch: all, conv or linear."""
+    """Layers whose weights can be pruned, for granularity = "weight" or "nm": all, conv or linear."""
     examples_per_class: int = 10
-    """Number of training examples of each class that gradient criteria use."""
+    """Number of training examples of each class that gradient-based criteria use."""
     calibration_examples: int = 1024
-    """Number of training examples whose inputs the repair of masked networks uses: reconstruct, and reconstructed."""
+    """Number of training examples for least-squares repair: by reconstruct, or by objective = "reconstructed"."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -114,29 +116,31 @@ class SearchSettings:
 
     saliencies: tuple[str, ...] = ()
     """Criteria by which searchers rank units: NAME, NAME@MOMENT or NAME@gradual:2ep.
-    optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities use them."""
+    NAME@MOMENT reads the weights at that moment of the dense training, NAME@gradual:2ep those after 2 epochs of gradual
+    pruning. optuna_*, eda, evolution, spdy, ziplm, legr, evopress, fastnas, and annealing with densities use them."""
     warm_start: str | None = None
     """Criterion whose mask searches start from, none for a random mask, or auto.
-    auto is magnitude (filters: fpgm) where masks are found on trained weights, else none. Criteria are written as
+    "auto" is magnitude (filters: fpgm) where masks are found on trained weights, else "none". Criteria are written as
     saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global, NAME:isomorphic."""
     proposals: int = 1
-    """Masks that a search proposes per step.
+    """Number of masks that a search proposes per step.
     On a GPU, weight masks of small networks are then scored together."""
     training_steps: int = 250
-    """Optimiser steps per scoring by the objectives short_training and training_loss."""
+    """Optimiser steps for scoring one mask, with objective = "short_training" or "training_loss"."""
     training_lr: float | None = None
-    """Learning rate of the objectives short_training and training_loss.
+    """Learning rate for scoring masks, with objective = "short_training" or "training_loss".
     If not given, the rate of retraining. A larger rate separates masks in fewer steps."""
     rescore: int = 1
     """Number of a search's best masks (1 to 5) to score again on validation examples that the search did not use."""
     rescore_by: str | None = None
-    """Objective of the second scoring; if not given, the objective of the search.
-    It also scores the masks of warm_start and finalists."""
+    """Objective of the second scoring of the best masks; if not given, the objective of the search.
+    The masks of warm_start and finalists are then scored too."""
     finalists: tuple[str, ...] = ()
     """Criteria whose masks take part in the second scoring, beside the search's best masks.
-    Written as warm_start, for example bn_scale:layerwise."""
+    They are written as in warm_start, for example bn_scale:layerwise."""
     rescore_steps: int | None = None
-    """Optimiser steps per second scoring by short_training or training_loss; if not given, training_steps."""
+    """Optimiser steps for scoring one mask again by short training; if not given, training_steps.
+    For rescore_by = "short_training" or "training_loss", or these as objective."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -165,40 +169,41 @@ class SearchSettings:
 
     @property
     def rescores(self) -> bool:
-        """Whether a search ends with several masks that are scored again."""
+        """Whether a search ends with several masks that are scored a second time."""
         return self.rescore > 1 or bool(self.finalists) or (self.rescore_by is not None and self.warm_start is not None)
 
     @property
     def criteria(self) -> tuple[str, ...]:
-        """Texts of all criteria that searches use: saliencies, warm start and finalists."""
+        """All criteria that searches use, as texts such as ``magnitude@3ep``: saliencies, warm start and finalists."""
         start = () if self.warm_start in (None, USUAL_START) else (self.warm_start,)
         return (*self.saliencies, *start, *self.finalists)
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """All criteria that searches use, each with its moment and scope."""
+        """All criteria that searches use for saliencies, warm start and finalists, each with its moment and scope."""
         return tuple(map(Source.parse, self.criteria))
 
 
 @dataclass(frozen=True)
 class OptunaSettings:
-    """Parametrisation and storage of Optuna's studies: see :class:`masksearch.searchers.OptunaSearch`."""
+    """What Optuna's samplers choose, and where studies are stored: see :class:`masksearch.searchers.OptunaSearch`."""
 
     parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
-    """Numbers that Optuna's samplers choose: layers, mixture, blocks or bits.
-    These are densities of layers, weights of a mixture of saliencies, blocks of units, or single bits of the mask."""
+    """What Optuna's samplers choose: layers, mixture, blocks or bits.
+    "layers" are densities of layers, "mixture" weights of a mixture of saliencies, "blocks" blocks of units, and "bits"
+    single bits of the mask."""
     densities: bool = False
-    """Search the layers' densities together with the weights of a mixture of saliencies."""
+    """Search layers' densities together with the weights of saliencies, for parametrisation = "mixture"."""
     spread: float = 3.0
-    """Largest difference of a layer's density from the mean, in log-odds."""
+    """Largest difference of a layer's density from the mean density, in log-odds."""
     blocks: int = 32
-    """Approximate number of blocks of units in all layers together, for the parametrisation blocks."""
+    """Approximate number of blocks of units in all layers together, for parametrisation = "blocks"."""
     storage: str | None = None
     """URL of the Optuna storage of the studies; if not given, a SQLite file in the folder of each search.
     A study is written to the storage after its search."""
     study: str | None = None
     """Name of an Optuna study that several sweeps share through the storage.
-    Sweeps that give the same name search together: one study per cell."""
+    Sweeps that give the same name search together: one study per cell (one method at one sparsity and seed)."""
 
     def __post_init__(self) -> None:
         check_numbers(self, blocks=100_000, spread=1000)

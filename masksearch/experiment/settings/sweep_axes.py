@@ -33,22 +33,22 @@ METHODS: dict[Granularity, tuple[str, ...]] = {
     "union": ("annealing", "random_search", "taylor", "mag", "random"),
     "nm": ("annealing", "random_search", "magnitude", "snip", "random"),
 }
-"""Methods of a sweep that names none, by granularity."""
+"""Methods of a sweep whose settings name none, by granularity."""
 
 _NM_SPARSITY = (0.5,)
 
 
 def methods() -> list[str]:
-    """Return the names of all searchers, criteria and supermasks."""
+    """Return the names of all pruning methods: searchers, criteria and supermasks."""
     return [*SEARCHERS, *CRITERIA, *SUPERMASKS]
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """Grid of a sweep: data set, network, methods, sparsities, moments and seeds."""
+    """Grid of a sweep: data set, network, methods, sparsities, moments at which masks are found, and seeds."""
 
     dataset: str = "digits"
-    """Data: a row of --list, imagefolder:PATH or module:function.
+    """Data: name in --list, imagefolder:PATH or module:function.
     module:function or path/to/file.py:function names a function of yours that returns ms.Data."""
     task: str | None = None
     """Task that the data must be for: classification, binary, multilabel, regression, segmentation or language_model.
@@ -57,23 +57,23 @@ class SweepSettings:
     """Height and width of images of an image folder, in pixels: each is resized and cropped to a square.
     If not given, all images must have one size."""
     model: str = "lenet_300_100"
-    """Network: a row of --list, NAME:WIDTH, torchvision:NAME, timm:NAME or module:function.
+    """Network: name in --list, NAME:WIDTH, torchvision:NAME, timm:NAME or module:function.
     NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. module:function or path/to/file.py:function
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
-    """Units of masks: weight, filter, block, union or nm.
+    """Prunable units: weight, filter, block, union or nm.
     One bit of a mask switches one unit. A filter is removed with everything that depends on it. A block is a residual
-    branch; union has blocks and filters in one mask. nm keeps 2 of every 4 weights."""
+    branch; "union" has blocks and filters in one mask. "nm" keeps 2 of every 4 weights."""
     methods: tuple[str, ...] = ()
-    """Searchers, criteria and supermasks to compare: rows of --list.
+    """Searchers, criteria and supermasks to compare: names in --list.
     NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
     granularity."""
     sparsity: tuple[float, ...] = (0.7, 0.8, 0.9)
     """Pruned shares of the weights, filters or blocks.
-    Each share is above 0 and below 1. With granularity nm it is 0.5."""
+    Each share is above 0 and below 1. With granularity = "nm" it is 0.5."""
     max_macs: tuple[float, ...] = ()
     """Upper bounds of the MACs of masked networks, as shares of the dense network's MACs, instead of sparsity.
-    Filters and blocks only. Each optuna_* sampler searches one front for all bounds."""
+    Filters and blocks only. Each optuna_* sampler searches one Pareto front of score and cost for all bounds."""
     max_params: tuple[float, ...] = ()
     """Upper bounds of the parameters of masked networks, as shares of the dense network's, instead of sparsity.
     Filters and blocks only."""
@@ -81,7 +81,7 @@ class SweepSettings:
     """Upper bounds of the measured latency of masked networks, as shares of the dense network's, instead of sparsity.
     Filters, blocks and optuna_* samplers only, for batches of 64 examples. Measured times differ from run to run."""
     layer_sparsity: tuple[str, ...] = ()
-    """Layers with their own sparsity, as fc1=0.9; all other layers have the sweep's sparsity."""
+    """Layers with their own sparsity, such as fc1=0.9; all other layers have the sweep's sparsity."""
     seeds: int = 3
     """Number of seeds; results are means over them.
     A seed decides initial weights, training and search."""
@@ -89,17 +89,18 @@ class SweepSettings:
     """First seed; with N seeds, they are this number and the next N - 1.
     Use different seeds for choosing settings and for reporting results."""
     budget: int = 1000
-    """Number of masks that a search scores."""
+    """Number of masks that each search scores."""
     objective: str = "calibrated_loss"
-    """Score that a search maximises: a row of --list."""
+    """Score that searches maximise: a name in --list."""
     find_at: tuple[str, ...] = ()
-    """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep (by validation).
-    If not given, the usual moment of each method."""
+    """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep.
+    "3ep" is after 3 epochs, "500it" after 500 steps. "best" is the best epoch by validation, "best:3ep" the best of the
+    first 3 epochs. If not given, the usual moment of each method."""
     dense: str = "auto"
     """Dense network: auto (trained, or loaded if it is trained already), or the file of a state dict.
     {seed} in the file's name is replaced by the seed."""
     train_fn: str | None = None
-    """Training loop of yours for dense and masked networks, module:function or path/to/file.py:function.
+    """Your own training loop for dense and masked networks, module:function or path/to/file.py:function.
     f(model, data, *, masks, epochs, seed, device) trains the model in place."""
 
     def __post_init__(self) -> None:
@@ -171,17 +172,17 @@ class SweepSettings:
 
     @property
     def has_own_data(self) -> bool:
-        """Whether ``dataset`` names a function of the user, which returns the data."""
+        """Whether the setting ``dataset`` names a function of the user that returns the data."""
         return self.dataset.partition(":")[0] not in DATASETS and names_function(self.dataset)
 
     @property
     def seed_range(self) -> range:
-        """Seeds of the sweep, beginning with the first seed."""
+        """All seeds of the sweep, beginning with ``first_seed``."""
         return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def sparsities(self) -> tuple[float, ...]:
-        """Sparsities of the sweep: 1 - cap for each upper bound of a cost, else ``sparsity``."""
+        """Sparsities of the sweep: 1 - bound for each upper bound of a cost, else the setting ``sparsity``."""
         return tuple(round(1 - cap, 12) for cap in self.caps) or self.sparsity
 
     @property
@@ -191,26 +192,26 @@ class SweepSettings:
 
     @property
     def capped(self) -> Capped | None:
-        """Cost that has upper bounds; None without bounds."""
+        """Cost of masked networks that has upper bounds, such as ``macs``; None without bounds."""
         return next((name for name in CAPPED if getattr(self, f"max_{name}")), None)
 
     @property
     def caps(self) -> tuple[float, ...]:
-        """Upper bounds of a cost, as shares of the dense network's cost; empty without bounds."""
+        """Upper bounds of masked networks' cost, as shares of the dense network's cost; empty without bounds."""
         return getattr(self, f"max_{self.capped}", ())
 
     @property
     def moments(self) -> tuple[str, ...]:
-        """Moments of the dense training that ``find_at`` or a method names."""
+        """Moments of the dense training, such as ``3ep``, that ``find_at`` or a method's text names."""
         return (*self.find_at, *filter(None, (split_method(method)[1] for method in self.methods)))
 
     def dense_file(self, seed: int) -> Path:
-        """Return the path of the dense network's state dict for a seed, where ``dense`` is a path."""
+        """Return the path of the dense network's state dict for a seed, if the setting ``dense`` names a file."""
         return Path(self.dense.replace("{seed}", str(seed)))
 
 
 def parse_layer_sparsity(text: str) -> tuple[str, float]:
-    """Return the name of a layer and its sparsity: (``fc1``, 0.9) for ``fc1=0.9``."""
+    """Parse a layer's own sparsity: return the layer's name and sparsity, (``fc1``, 0.9) for ``fc1=0.9``."""
     name, _, number = text.rpartition("=")
     try:
         sparsity = float(number)

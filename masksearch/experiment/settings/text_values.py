@@ -23,7 +23,7 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 @dataclass(frozen=True)
 class ValueType:
-    """Type hint of a setting, taken apart: the type of one value, and how many values there may be."""
+    """Type of a setting, taken from its type hint: the type of one value, and how many values there may be."""
 
     kind: Any  # bool, int, float or str
     words: tuple[str, ...] = ()  # the only allowed texts; empty: any
@@ -32,7 +32,7 @@ class ValueType:
 
     @classmethod
     def of(cls, hint: Any) -> "ValueType":
-        """Return what a type hint allows: its base type, words of a Literal, None, or several values."""
+        """Return the ValueType of a type hint: its base type, words of a Literal, None, or several values."""
         kinds = [kind for kind in get_args(hint) if kind is not NoneType]
         if NoneType in get_args(hint):
             inner = cls.of(kinds[0])
@@ -43,7 +43,7 @@ class ValueType:
         return cls(str, tuple(kinds)) if get_origin(hint) is Literal else cls(hint)
 
     def parse_one(self, text: str, name: str) -> Any:
-        """Read one value from text; ``name`` begins the message of an InputError if the text is no such value."""
+        """Parse one value of this type from text; ``name`` begins the message of an InputError for a wrong text."""
         try:
             return {"true": True, "false": False}[text.lower()] if self.kind is bool else self.kind(text)
         except (KeyError, ValueError):
@@ -51,13 +51,13 @@ class ValueType:
 
 
 def value_types(group: type) -> dict[str, ValueType]:
-    """Return {name: type} of the fields of a dataclass."""
+    """Return {field: ValueType} of the fields of a settings dataclass."""
     hints = get_type_hints(group)
     return {item.name: ValueType.of(hints[item.name]) for item in fields(group)}
 
 
 def parse_value(text: str, of: ValueType, name: str) -> Any:
-    """Read a value from text: ``0.9``, ``true``, ``none``, or ``3,5`` for several values.
+    """Parse a setting's value from text: ``0.9``, ``true``, ``none``, or ``3,5`` for several values.
 
     Raises
     ------
@@ -74,7 +74,7 @@ def parse_value(text: str, of: ValueType, name: str) -> Any:
 
 
 def value_text(value: Any) -> str:
-    """Write a value as text that :func:`parse_value` reads."""
+    """Return a setting's value as text that :func:`parse_value` reads."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -85,7 +85,7 @@ def value_text(value: Any) -> str:
 
 
 def fitted(value: Any, of: ValueType, name: str) -> Any:
-    """Return a value of TOML or JSON in the type of its setting: lists become tuples, and 1 becomes 1.0 for a float.
+    """Convert a setting's value from TOML or JSON to the setting's type: lists to tuples, 1 to 1.0 for a float.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def fitted(value: Any, of: ValueType, name: str) -> Any:
 
 
 def check_fields(settings: object, *needed: str) -> None:
-    """Raise an InputError for a word that a field does not allow, a repeated value, or an empty ``needed`` field."""
+    """Raise an InputError for a settings field with a word not allowed, a repeated value, or nothing where needed."""
     for name, of in value_types(type(settings)).items():
         value = getattr(settings, name)
         if of.several and (value or name in needed):
@@ -113,7 +113,7 @@ def check_fields(settings: object, *needed: str) -> None:
 
 
 def check_least(settings: object, **least: int) -> None:
-    """Raise an InputError for a field below its least value; a field that is None passes."""
+    """Raise an InputError if a field of ``settings`` is below the least value given for it; None is allowed."""
     for name, bound in least.items():
         value = getattr(settings, name)
         if value is not None and value < bound:
@@ -121,7 +121,7 @@ def check_least(settings: object, **least: int) -> None:
 
 
 def check_some(name: str, values: tuple[object, ...]) -> None:
-    """Raise an InputError if ``values`` is empty or contains a value twice."""
+    """Raise an InputError if ``values`` of the setting ``name`` is empty or contains a value twice."""
     if not values:
         raise InputError(f"{name}: nothing given; at least one is needed")
     if len(set(values)) < len(values):

@@ -1,1 +1,1 @@
-"""The steps of a cell: find a mask, rank by a criterion, retrain, evaluate."""
+"""The steps of a sweep's cell: find a mask, rank units by a criterion, retrain, evaluate."""

@@ -1,4 +1,4 @@
-"""The scorer of a cell's masks: its objective on some examples, at the weights that masks are found at."""
+"""The scorer of a cell's masks: an objective on some examples, with the weights that masks are found at."""
 
 import copy
 from dataclasses import replace
@@ -25,7 +25,7 @@ def cell_scorer(
     steps: int | None = None,
     later: bool = False,
 ) -> Scorer | ShortTraining:
-    """Return the scorer of masks by the cell's objective, or another one, on some examples.
+    """Return the scorer that a sweep's cell uses for masks: its objective, or another one, on some examples.
 
     Parameters
     ----------
@@ -63,6 +63,6 @@ def cell_scorer(
 
 
 def scored_network(context: CellContext, model: nn.Module) -> nn.Module:
-    """Return the network that masks are scored on: ``model``, or a copy with signed constants as weights."""
+    """Return the network that masks are scored on: ``model``, or a copy whose weights are signed constants."""
     constant = context.settings.scoring.weights == "signed_constant"
     return signed_constants(model, context.space) if constant else model

@@ -1,4 +1,4 @@
-"""A cell's criteria: saliencies and masks at the weights that a network has."""
+"""Criteria of a sweep's cell: saliencies and masks for the weights of a network."""
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ def criterion_mask(
     alive: Mask | None = None,
     criterion: str | None = None,
 ) -> Mask:
-    """Return the mask of the criterion (by default, the cell's method) for the weights of ``model``.
+    """Return the mask of a criterion (by default, the cell's method) for the weights of ``model``.
 
     ``model`` is on the context's device. ``alive`` holds the units that may be kept; None stands for all units.
     """
@@ -47,7 +47,7 @@ def criterion_mask(
 
 
 def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, alive: Mask | None = None) -> Tensor:
-    """Return a criterion's saliency of all units, (n_units,), for the weights of ``model``."""
+    """Return a criterion's saliencies of all units, shape (n_units,), for the weights of ``model``."""
     return saliency(
         criterion,
         model,
@@ -60,7 +60,7 @@ def criterion_saliency(context: CellContext, model: nn.Module, criterion: str, a
 
 
 def criterion_batches(context: CellContext, criterion: str) -> Batches:
-    """Return the training examples that a criterion uses: none, or a seed's choice, with the loss of their task.
+    """Return the training examples that a cell's criterion uses, drawn by the seed; none if it needs no examples.
 
     In classification with examples in memory there are equally many of every class. In other tasks there are 10 times
     as many as the setting ``examples_per_class``: the first ones of a random order, or of a loader. Criteria that read
@@ -84,12 +84,12 @@ def criterion_batches(context: CellContext, criterion: str) -> Batches:
 
 
 def cell_energy(context: CellContext, model: nn.Module) -> RepairEnergy:
-    """Return the energy after repair for the weights of ``model``, from 1,000 training examples without targets."""
+    """Return an estimator of the output error of ``model`` after pruning by any mask and least-squares repair."""
     return repair_energy(model, context.space, input_batches(criterion_batches(context, "energy"), "energy"))
 
 
 def rank_units(context: CellContext, model: nn.Module) -> Mask | None:
-    """Return the mask of the cell's criterion; None if all units of every layer have equal saliencies.
+    """Return the mask of the cell's criterion; None if the saliencies within each layer are all equal.
 
     BatchNorm scales are equal before the first step, for example; then ties alone would decide the mask.
     """

@@ -1,4 +1,4 @@
-"""The dense network of a seed: trained once, shared by all cells and sweeps that need the same network."""
+"""The dense (unpruned) network of a seed: trained once, shared by all cells and sweeps that need it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -48,7 +48,7 @@ def dense_network(
     device: torch.device,
     on_epoch: Callable[[EpochRow], None],
 ) -> DenseNetwork:
-    """Return the dense network that some cells share: trained now, or read from disk.
+    """Return the dense (unpruned) network that cells share: trained now, or read from disk.
 
     If a cell needs a moment that was not kept, or has a new early-bird detector, the same training runs again, to the
     same weights.

@@ -1,4 +1,4 @@
-"""The early-bird detector: the mask of every epoch of the dense training, kept on disk, and the epoch to draw it at."""
+"""The early-bird detector: masks of every epoch of the dense training, and the epoch at which they are stable."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = ["EarlyBirdDetector", "detector_name", "early_bird_moment", "early_bir
 
 
 class EarlyBirdDetector:
-    """The masks that the criterion of ``cell`` gives after each epoch of the dense training, kept in ``folder``.
+    """Masks of a criterion after each epoch of the dense training, kept on disk to find when they stop changing.
 
     The detector runs to the end of the training, which all cells share, so that the distances between all epochs are
     recorded. The ticket is drawn at the epoch at which the early-bird rule fires; later masks do not influence it.
@@ -38,11 +38,11 @@ class EarlyBirdDetector:
 
     @property
     def is_done(self) -> bool:
-        """Whether the detector has a mask of every epoch of the training."""
+        """Whether the early-bird detector has a mask of every epoch of the dense training."""
         return len(self.masks) >= self.cell.settings.train.epochs
 
     def add(self, epoch: int, model: nn.Module, context: CellContext) -> bool:
-        """Add the mask of an epoch unless it is already there; return whether the early-bird rule fires now.
+        """Record the mask of an epoch; return whether the masks stop changing at this epoch (early-bird rule).
 
         The masks reach the disk with :meth:`save`, after the weights of the ticket.
         """
@@ -52,29 +52,29 @@ class EarlyBirdDetector:
         return _first_epoch(_rule(self.cell), self.masks) == epoch
 
     def save(self) -> None:
-        """Write the masks of all epochs so far to disk."""
+        """Write the early-bird masks of all epochs so far to disk."""
         save_tree(self._path, {"masks": [mask and mask.bits for mask in self.masks]})
 
     @property
     def moment(self) -> str:
-        """The moment of the dense training at which the ticket is drawn."""
+        """Moment of the dense training, such as "12ep", at which the early-bird mask is taken."""
         return early_bird_moment(self.cell, self.masks)
 
 
 def detector_name(cell: Cell) -> str:
-    """Return a hash that is equal for cells with the same masks after every epoch of the dense training."""
+    """Return a hash that is equal for cells with the same early-bird masks in every epoch of the dense training."""
     later = ["rewind_to", "epochs", "retrain_lr", "control", "schedules.save_at", "distill"]
     return short_hash(without(cell.identity, later))
 
 
 def early_bird_moment(cell: Cell, masks: Sequence[Mask | None]) -> str:
-    """Return the moment at which the cell's early-bird rule fires; the end of the training if it never does."""
+    """Return the moment, such as "12ep", at which a cell's early-bird masks stop changing; "end" if they never do."""
     epoch = _first_epoch(_rule(cell), masks)
     return "end" if epoch is None else f"{epoch}ep"
 
 
 def early_bird_result(cell: Cell, masks: Sequence[Mask | None]) -> EarlyBirdResult:
-    """Return the epochs at which the early-bird rules fire, and the distances between the masks of all epochs."""
+    """Return the epochs at which early-bird rules find masks stable, and the distances between all epochs' masks."""
     rule, make = _rule(cell), cell.settings.schedules.early_bird
     return EarlyBirdResult(
         threshold=rule.threshold,

@@ -1,4 +1,4 @@
-"""Finding a cell's mask, by a search, a criterion or a learned supermask."""
+"""Finding the mask of a sweep's cell, by a search, a criterion or a learned supermask."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ __all__ = ["MaskFinder", "MaskResult"]
 
 @dataclass(frozen=True)
 class MaskResult:
-    """A mask, with the number of scorings and the seconds that its search took."""
+    """The mask that a cell found, with the number of masks scored and the seconds of its search."""
 
     mask: Mask
     scorings: int = 0  # by a search
@@ -53,7 +53,7 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskFinder:
-    """Finds the masks of a cell by a search, a criterion or a learned supermask.
+    """Finds the mask of a sweep's cell by a search, a criterion or a learned supermask.
 
     Parameters
     ----------

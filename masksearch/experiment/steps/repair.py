@@ -1,4 +1,4 @@
-"""Least-squares repair in a sweep: calibration examples, equal for all methods of a seed, and repaired weights."""
+"""Least-squares repair of masked networks in a sweep: calibration examples, and repaired weights."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ __all__ = ["calibration", "reconstructed_weights", "reconstruction_of"]
 
 
 def calibration(context: CellContext) -> list[Any]:
-    """Return batches of the training inputs that repairs use; all methods of a seed have the same."""
+    """Return batches of training inputs for least-squares repair; they are equal for all methods of a seed."""
     generator = torch_generator(context.cell.seed, "calibration")
     return calibration_inputs(context.data.train, context.settings.scoring.calibration_examples, generator)
 
 
 def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
-    """Return the repair of a network under any mask; the last one of the cell is kept, as its weights rarely change."""
+    """Return the least-squares repair of ``model``, which works for any mask; the cell's last one is reused."""
     kept = context.reconstructions
     weights = model.state_dict()
     if not kept or not _equal(kept[0].dense.state_dict(), weights):
@@ -31,7 +31,7 @@ def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
 
 
 def reconstructed_weights(context: CellContext, mask: Mask, weights: Weights) -> Weights:
-    """Return the weights of full size that the repair of a masked network gives, on the CPU."""
+    """Return the weights of a masked network after least-squares repair, unpruned in shape and on the CPU."""
     model = context.build()
     model.load_state_dict(weights)
     model.to(context.device)

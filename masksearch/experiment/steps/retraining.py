@@ -1,4 +1,4 @@
-"""How a ticket is retrained: initial weights, part of the learning rate schedule, masks that change meanwhile."""
+"""How a masked network is retrained: first weights, part of the learning rate schedule, changes of the mask."""
 
 from dataclasses import dataclass, replace
 from typing import cast
@@ -22,7 +22,7 @@ __all__ = ["TrainingPlan", "mask_schedule", "rewound_weights", "training_plan"]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Settings of a training, and the epochs of the learning rate schedule between which it runs."""
+    """Settings of a masked network's training, and the epochs of the learning rate schedule that it covers."""
 
     settings: TrainSettings
     begin: int  # epochs of the schedule that are over
@@ -30,12 +30,12 @@ class TrainingPlan:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of the training."""
+        """Number of epochs of a masked network's training."""
         return self.until - self.begin
 
 
 def training_plan(context: CellContext, found_at: str, epochs: int | None) -> TrainingPlan:
-    """Return the settings of a ticket's training, and the part of the learning rate schedule that it runs through.
+    """Return a masked network's training settings, and the part of the learning rate schedule that it runs through.
 
     Rewound to an epoch, or continued (``none``), a training runs through what its schedule has left; if nothing is
     left, through as many epochs as the dense training, at the last learning rate: fine-tuning. Every other rewinding,
@@ -84,7 +84,7 @@ def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
 
 
 def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
-    """Return the weights that a ticket's training starts from; ``found_at`` are those that the mask was found at.
+    """Return the weights that retraining starts from; ``found_at`` are the weights at which the mask was found.
 
     They are equal for all methods of a seed, unless the cell continues from ``found_at``.
     """
@@ -100,7 +100,7 @@ def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
 
 
 def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: int, until: int) -> Gradual | Regrowing:
-    """Return the rule that updates the mask during a training: which units are pruned or regrown after which steps."""
+    """Return the rule that changes a mask during training: which units are pruned or regrown after which steps."""
     cell, schedules = context.cell, context.settings.schedules
     if cell.row.changes == "ramp":
         amount = cell.amounts(context.space)[-1]

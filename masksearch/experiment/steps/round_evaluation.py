@@ -1,4 +1,4 @@
-"""The evaluation of a finished round: scores of its mask, and accuracies with the weights of four moments."""
+"""The evaluation of a pruning round: scores of its mask, and its accuracies with four states of the weights."""
 
 from time import perf_counter
 from typing import Any
@@ -32,7 +32,7 @@ _TESTED_FOR_CONSTANTS = 100  # test examples; a tenth of them where every exampl
 
 
 def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult:
-    """Evaluate a finished round; return the size and the scores of its mask, its test results and its seconds.
+    """Evaluate a finished pruning round: return its mask's size and scores, its test results and its seconds.
 
     Metric and loss on the test set under the mask: ``found`` at the weights that it was found at, which are those of
     the last round ("@w(t-1)"); ``untrained`` at the weights that training starts from; ``best_dense`` at the best
@@ -83,7 +83,7 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
 
 
 def mask_scores(context: CellContext, model: nn.Module, round_: Round[MaskResult]) -> ScoreSummary:
-    """Return a mask's scores on the examples of the search and on the other validation examples.
+    """Return the scores of a round's mask on the search's examples and on the other validation examples.
 
     No search has seen an example of the rest of the validation examples; but where the best masks were scored again,
     the rest chose among them.

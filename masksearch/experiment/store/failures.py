@@ -1,4 +1,4 @@
-"""Errors of cells on disk: one sentence per failed cell, which other cells outlive."""
+"""Errors of a sweep's cells on disk: one sentence per failed cell; the other cells continue."""
 
 import traceback
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _FILE, _TRACE = "failed.json", "failed.txt"
 
 
 def record_failure(path: Path, cell: Cell, error: Exception) -> str:
-    """Write what ended a cell to its folder under ``path``; return the sentence.
+    """Write the error that ended a cell to the cell's folder; return the error as one sentence.
 
     Of errors that are not an :class:`InputError`, the traceback is written beside it.
     """
@@ -28,13 +28,13 @@ def record_failure(path: Path, cell: Cell, error: Exception) -> str:
 
 
 def clear_failure(folder: Path) -> None:
-    """Remove what an earlier run recorded in a cell's folder."""
+    """Remove the error that an earlier run recorded in a cell's folder."""
     for name in (_FILE, _TRACE):
         (folder / name).unlink(missing_ok=True)
 
 
 def failures_of(folders: Iterable[Path]) -> dict[str, str]:
-    """Return {label of the cell: sentence} of the failed cells among the folders of cells, in order."""
+    """Return {label of a failed cell: its error in one sentence} from the folders of cells, in their order."""
     found = {}
     for folder in folders:
         if (folder / _FILE).exists():

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
-"""Names of the checkpoints in the folders of cells."""
+"""File names of the checkpoints in the folders of cells."""
 
 STAGES = ("training", "search", "retrain", "done")
 """Steps of a run in ``status.json``: of a dense network, of a cell, and the last one of both."""
@@ -41,7 +41,7 @@ SWEEP_REMEDY = "remove this file and run the same command again, which keeps fin
 
 @contextmanager
 def locked(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Lock a run folder against other threads and processes, as :func:`masksearch.utils.locks.locked` does with a file.
+    """Lock a run's folder against other threads and processes while the context is open.
 
     Raises
     ------
@@ -78,17 +78,17 @@ class RunFolder:
         return self.path / name
 
     def set_status(self, step: str) -> None:
-        """Write the name of the step that begins, or ``done``, to ``status.json``."""
+        """Write a run's current step, such as ``search`` or ``done``, to its ``status.json``."""
         write_json(self.path / "status.json", {"stage": step})
 
     @property
     def is_done(self) -> bool:
-        """Whether the run is finished."""
+        """Whether the run in this folder is finished."""
         return is_done(self.path)
 
 
 def is_done(path: Path) -> bool:
-    """Return whether the folder ``path`` holds a finished run.
+    """Return whether the folder ``path`` holds a finished run (a sweep's cell, a dense network or a search).
 
     Raises
     ------
@@ -99,7 +99,7 @@ def is_done(path: Path) -> bool:
 
 
 def read_stage(path: Path) -> str | None:
-    """Return the step in the ``status.json`` of a run's folder: ``done`` for a finished run; None if it has not begun.
+    """Return the step in a run's ``status.json``, such as ``search`` or ``done``; None if the run has not begun.
 
     Raises
     ------
@@ -142,19 +142,19 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def folder_remedy(path: Path) -> str:
-    """Return what to do about a damaged file in a run's folder, for errors."""
+    """Return the advice of an error about a damaged file: remove the run's folder and run again."""
     return f"remove the folder {path} and run again"
 
 
 def remove_checkpoints(path: Path, *patterns: str) -> None:
-    """Remove checkpoints of these names or patterns, and their lock files, from a folder and all folders in it."""
+    """Remove checkpoints whose names match ``patterns``, and their lock files, from a folder and its subfolders."""
     for pattern in patterns:
         for file in [*path.rglob(pattern), *path.rglob(f"{pattern}.lock")]:
             file.unlink(missing_ok=True)
 
 
 def free_name(parts: Sequence[Settings]) -> str:
-    """Return a sweep name whose folder holds no sweep with other settings: NAME, NAME-2, NAME-3, ...
+    """Return a name for a sweep whose folder holds no sweep with other settings: NAME, NAME-2, NAME-3, ...
 
     Where and how a sweep runs (``run``) is no difference, so that a sweep may be continued on another device.
     """
@@ -178,7 +178,7 @@ def _settings(sweep: Mapping[str, Any]) -> list[list[dict[str, object]]]:
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
-    """Return the parts of a sweep with another name of the sweep."""
+    """Return copies of the settings of a sweep's parts, with another name of the sweep."""
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 

@@ -1,4 +1,4 @@
-"""A trained network from a file: any state dict that fits the model, whoever wrote it."""
+"""A trained network from a file: any state dict that fits the model, of any origin."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ def check_is_file(path: Path) -> None:
 
 
 def read_weights_file(path: str | Path, model: nn.Module) -> Weights:
-    """Read a state dict from a safetensors or ``torch.save`` file; check that it fits ``model``.
+    """Read a network's state dict from a safetensors or ``torch.save`` file; check that it fits ``model``.
 
     Reads safetensors, and what ``torch.save`` has written as far as it is tensors and plain containers (nothing is
     executed); one level of wrapping (``{"state_dict": ...}``) and the prefix of ``DataParallel`` come off.

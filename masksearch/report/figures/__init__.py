@@ -1,1 +1,1 @@
-"""Figures of a sweep."""
+"""Figures of a sweep's report."""

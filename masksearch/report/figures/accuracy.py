@@ -28,7 +28,7 @@ _PANELS = 24  # at most, one a variant
 
 
 def accuracy_drawings(rows: Sequence[SummaryRow], looks: Looks) -> Iterator[Drawing]:
-    """Yield figures of the test metric: dots for one sparsity, else lines, with a panel per variant where many."""
+    """Yield figures of the test metric against sparsity by method, before and after retraining."""
     if len(rows) < 2:
         return
     seeds = max(row.trained.n for row in rows[1:])

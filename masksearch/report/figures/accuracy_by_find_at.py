@@ -1,4 +1,4 @@
-"""Figures of the test metric after retraining against the epoch that masks were found at."""
+"""Figures of the test metric after retraining against the epoch at which masks were found."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import fill
@@ -25,7 +25,7 @@ _Point = tuple[float, Estimate]
 
 
 def found_at_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of the metric after retraining against the epoch that masks were found at, if epochs differ."""
+    """Yield a figure of the metric after retraining against the epoch at which masks were found, if epochs differ."""
     points: dict[tuple[str, str], dict[float, list[_Point]]] = {}
     stars: dict[tuple[str, str], list[tuple[float, _Point]]] = {}  # by method and rewinding
     rewinding: dict[tuple[str, str], str] = {}

@@ -1,4 +1,4 @@
-"""All figures that a sweep has data for, by headings of the page."""
+"""All figures that a sweep has data for, by headings of its report."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,7 +19,7 @@ __all__ = ["sweep_drawings"]
 
 
 def sweep_drawings(result: SweepResult, rows: Sequence[SummaryRow]) -> Iterator[tuple[str, list[Drawing]]]:
-    """Yield headings of the page, each with the figures below it.
+    """Yield (heading, figures below it) for each section of a sweep's report.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A drawing: a figure with its name and caption, saved as SVG or PNG; helpers that choose what figures show."""
+"""A drawing: a matplotlib figure with its name and caption, saved as SVG or PNG; helpers for what figures show."""
 
 import colorsys
 import io
@@ -39,22 +39,22 @@ _SAVING = STYLE | {"figure.constrained_layout.use": False}  # a figure is laid o
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with its caption and the name of its file."""
+    """A matplotlib figure with its caption and the name of its file."""
 
     name: str  # of its file
     caption: str
     figure: Figure
 
     def svg(self) -> str:
-        """Return the figure as an SVG element of a page, with light and dark colours and texts to point at."""
+        """Return the figure as an SVG element for HTML, with light and dark colours, and texts shown on pointing."""
         return themed(self._svg[self._svg.index("<svg") :])
 
     def svg_file(self) -> bytes:
-        """Return the figure as an SVG file for papers, in light colours."""
+        """Return the figure as the bytes of an SVG file for papers, in light colours."""
         return self._svg.encode()
 
     def png(self, dpi: int = 150) -> bytes:
-        """Return the figure as a PNG file; equal figures give equal bytes."""
+        """Return the figure as the bytes of a PNG file; equal figures give equal bytes."""
         return self._saved(format="png", dpi=dpi, metadata={"Software": None})
 
     @cached_property
@@ -72,13 +72,13 @@ class Drawing:
 
 
 def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
-    """Return pairs of a sparsity and its groups, controls left out; ``groups`` are in order of sparsity."""
+    """Yield (sparsity, its groups) for groups of results in order of sparsity; control networks are left out."""
     plain = [group for group in groups if group.control == "none"]
     return ((sparsity, list(own)) for sparsity, own in groupby(plain, key=lambda group: group.sparsity))
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
-    """Return up to ``limit`` pairs of a method and a label, controls left out, for figures that can't hold all.
+    """Return up to ``limit`` (method, label) pairs for a figure that can't show all; control networks are left out.
 
     The first labels of all methods come before the last label of any.
     """
@@ -92,20 +92,20 @@ def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
 
 
 def one_sparsity(groups: Iterable[Group]) -> float:
-    """Return the sparsity for figures that show one: the median of the groups' sparsities, the higher one of two."""
+    """Return the sparsity that a figure of one sparsity shows: the median over ``groups``, the higher of two."""
     ordered = sorted({group.sparsity for group in groups})
     return ordered[len(ordered) // 2]
 
 
 def over_seeds(number: int, intervals: bool = False) -> str:
-    """Return the part of a caption that gives the number of seeds, and the intervals if there are any."""
+    """Return the words of a caption for the number of seeds, such as ``means over 3 seeds``."""
     if number == 1:
         return "one seed"
     return f"means over {number} seeds" + " with 95 % intervals" * intervals
 
 
 def label_of(metric: Metric, before: str = "") -> str:
-    """Return the label of an axis of a metric, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``.
+    """Return an axis label for a metric, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def label_of(metric: Metric, before: str = "") -> str:
 
 
 def limits(values: Sequence[float], metric: Metric) -> tuple[float, float]:
-    """Return limits of an axis that show all values; accuracies are in percent."""
+    """Return the lower and upper limit of a metric's axis, so that all values show; accuracies are in percent."""
     low, high = min(values), max(values)
     if metric.is_accuracy:
         return max(0, low - 5), min(101, high + 5)
@@ -126,7 +126,7 @@ def limits(values: Sequence[float], metric: Metric) -> tuple[float, float]:
 
 
 def percent(share: float) -> str:
-    """Return a share as a text in percent, such as ``99.5 %``."""
+    """Return a share in [0, 1] as text in percent, such as ``99.5 %``."""
     return f"{100 * share:.4g} %"
 
 
@@ -135,13 +135,13 @@ _CONTRAST = 4.5  # of a line or a text with it, at least (WCAG 2, level AA)
 
 
 def themed(svg: str) -> str:
-    """Return the SVG with every colour as ``light-dark(...)``, and its texts in the page's typeface."""
+    """Return an SVG whose colours adapt to light and dark pages, and whose texts use the page's typeface."""
     svg = re.sub(r"font-family: [^;\"]*(; )?", "", svg)
     return re.sub(r"(fill|stroke): (#[0-9a-f]{6})", lambda m: f"{m[1]}: light-dark({m[2]}, {dark(m[2])})", svg)
 
 
 def dark(colour: str) -> str:
-    """Return the colour, ``#rrggbb``, for a dark page: greys are inverted, other colours become light enough to see."""
+    """Return a colour ``#rrggbb`` adapted to a dark page: greys are inverted, other colours become light enough."""
     rgb = to_rgb(colour)
     hue, lightness, saturation = colorsys.rgb_to_hls(*rgb)
     if max(rgb) - min(rgb) < 0.1:

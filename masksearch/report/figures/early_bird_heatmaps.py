@@ -1,4 +1,4 @@
-"""Early-bird tickets: heat maps of the distances between the masks of all epochs, and a table of the epochs drawn."""
+"""Early-bird masks: heat maps of the distances between the masks of all epochs, and a table of the chosen epochs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +25,7 @@ _ABOUT = (
 
 
 def early_bird_grid(groups: Sequence[Group]) -> Grid:
-    """Return the table of the epochs at which early-bird tickets are drawn, a row for each seed."""
+    """Return a table of the epochs at which the early-bird schedule takes its masks, one row per seed."""
     rows = []
     for group in groups:
         for cell in group.cells:
@@ -38,7 +38,7 @@ def early_bird_grid(groups: Sequence[Group]) -> Grid:
 
 
 def early_bird_drawings(groups: Sequence[Group]) -> Iterator[Drawing]:
-    """Yield a figure of distances between the masks of all epochs, of the first seed (You et al. 2020, figure 3)."""
+    """Yield a heat map of distances between the masks of all epochs, for the first seed (You et al. 2020, figure 3)."""
     maps: dict[str, tuple[Group, np.ndarray, EarlyBirdResult]] = {}
     for group in groups:
         seen = group.cells[0].early_bird

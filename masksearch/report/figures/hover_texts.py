@@ -1,4 +1,4 @@
-"""Texts that a figure shows on a page when a point or a cell is pointed at.
+"""Texts that a figure on a page shows when the reader points at a marker or at a cell of a heat map.
 
 Points have ``<title>`` elements, as SVG has them. Areas of many cells, as heat maps and histograms, have one attribute
 with the values of all cells, which the page's script reads.
@@ -29,20 +29,20 @@ _ALONG = 40  # points of a line that get a title
 
 
 def tell(line: Line2D, texts: Sequence[str]) -> None:
-    """Give every marker of a line a text to show when the marker is pointed at; a NaN point has no marker."""
+    """Give each marker of a line a text that is shown on pointing at it; NaN points have no marker."""
     there = np.isfinite(np.asarray(line.get_xydata(), float)).all(axis=1)
     known = [text for text, drawn in zip(texts, there, strict=True) if drawn]
     line.set_gid(_MARK + _PARTING.join(known))
 
 
 def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **look: Any) -> None:
-    """Draw a line with markers; each marker shows its text when it is pointed at."""
+    """Draw a line with markers that show their texts when pointed at."""
     [line] = axes.plot(xs, ys, **look)
     tell(line, texts)
 
 
 def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarray:
-    """Return lengths of the error bars below and above means (2, n), in the unit of tables; 0 for one seed.
+    """Return error bar lengths below and above means, shape (2, n), in the unit of tables; 0 for one seed.
 
     Bars of accuracies end at 0 and 100 %.
     """
@@ -56,14 +56,14 @@ def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarra
 def plot_estimates(
     axes: Axes, xs: Sequence[float], estimates: Sequence[Estimate], texts: Sequence[str], metric: Metric, **look: Any
 ) -> None:
-    """Draw means of a metric with 95 % intervals; each mean shows its text when it is pointed at."""
+    """Draw means of a metric with 95 % intervals; each mean shows its text when pointed at."""
     means = [metric.scale * estimate.mean for estimate in estimates]
     bars = axes.errorbar(xs, means, yerr=interval_lengths(estimates, metric), **look)
     tell(bars.lines[0], texts)
 
 
 def plot_curve(axes: Axes, xs: _Values, ys: _Values, name: str, form: str = ".4g", **look: Any) -> None:
-    """Draw a line without markers; up to 40 points of it show ``name x: y`` when they are pointed at."""
+    """Draw a line without markers; up to 40 of its points show ``name x: y`` when pointed at."""
     axes.plot(xs, ys, **look)
     stride = max(1, math.ceil(len(xs) / _ALONG))
     chosen = slice((len(xs) - 1) % stride if len(xs) else 0, None, stride)  # the last one always
@@ -74,7 +74,7 @@ def plot_curve(axes: Axes, xs: _Values, ys: _Values, name: str, form: str = ".4g
 def tell_cells(
     area: Artist, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | str]], unit: str = ""
 ) -> None:
-    """Give every cell of an area the text ``row column: value unit`` to show when the cell is pointed at.
+    """Give each cell of a heat map or histogram the text ``row column: value unit``, shown on pointing at it.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def tell_cells(
 
 
 def with_titles(svg: str) -> str:
-    """Return the SVG with the texts in the places that :func:`tell` and :func:`tell_cells` have marked."""
+    """Return an SVG in which the texts given by :func:`tell` and :func:`tell_cells` are shown on pointing."""
     svg = re.sub(rf""" id=(["']){_CELLS}(.*?)\1""", r" data-cells=\1\2\1", svg)
     return re.sub(rf'( *)<g id="{_MARK}([^"]*)">\n(.*?)\n\1</g>', _titled, svg, flags=re.DOTALL)
 

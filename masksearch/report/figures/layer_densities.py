@@ -21,7 +21,7 @@ _Left = Mapping[str, Mapping[str, float]]
 
 
 def layer_drawings(groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of density, kept weights and effective MACs of every layer, at one sparsity."""
+    """Yield a figure of each layer's density, kept weights and effective MACs by method, at one sparsity."""
     if not groups:
         return
     sparsity = one_sparsity(groups)

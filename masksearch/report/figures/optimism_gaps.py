@@ -1,4 +1,4 @@
-"""Optimism gaps of searches: a table, and a figure of gaps against the number of search images."""
+"""Optimism gaps (score on the search's examples minus score on others): a table, and a figure by number of examples."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ __all__ = ["gaps"]
 
 
 def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:
-    """Return a table of the optimism gaps of all searches, and a figure of gaps over the number of search images."""
+    """Return a table of all searches' optimism gaps, and a figure of the gaps against the number of search examples."""
     rows = []
     lines: dict[tuple[str, str, float], list[tuple[int, Estimate]]] = {}  # by method, label and sparsity
     searched: list[Group] = []

@@ -1,4 +1,4 @@
-"""Figures of searches: scores and distances over scorings."""
+"""Figures of searches: scores and distances of masks against the number of masks scored."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _POINTS = 800  # of a drawn search; more can't be told apart
 
 
 def search_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of scores and distances over scorings for each searcher, of one search at the highest sparsity."""
+    """Yield, per searcher, a figure of one search at the highest sparsity: scores and mask distances over time."""
     chosen: dict[str, tuple[Group, Path]] = {}
     for group in groups:
         folder = result.folders[group.places[0]]

@@ -27,7 +27,7 @@ _PALETTE = (
 DENSE = "#222222"
 MATRIX_COLOURS = mpl.colormaps["cividis"].with_extremes(bad="#dddddd")
 Look = dict[str, Any]
-"""Keywords of a line of matplotlib."""
+"""Keyword arguments of a matplotlib line."""
 DENSE_LINE: Look = {"color": DENSE, "linewidth": 1, "linestyle": ":"}
 
 # Line style and marker by label; more labels than these have panels of their own.
@@ -59,7 +59,7 @@ STYLE: Any = {  # matplotlib types its settings one name at a time
 
 
 class Looks:
-    """Colours of the methods of a sweep and line styles of their labels, equal in all figures of the sweep.
+    """Colours of a sweep's methods and line styles of their labels, equal in all figures of the sweep.
 
     Parameters
     ----------
@@ -85,25 +85,25 @@ class Looks:
             self._colours[method] = free[0] if free else _PALETTE[place % len(_PALETTE)]
 
     def colour(self, method: str) -> str:
-        """Return the method's colour, which no other method of the sweep has while there are at most ten."""
+        """Return the colour of a method in all figures; with at most ten methods each has its own colour."""
         return self._colours[method]
 
     def name(self, method: str) -> str:
-        """Return the method's name for legends, with a mark if gradients train its masks."""
+        """Return a method's name for legends, with a mark if gradients train its masks."""
         return name_of(method, self._learned[method])
 
     def series_name(self, method: str, label: str) -> str:
-        """Return the name of a line: the method, and the label if the sweep has several labels."""
+        """Return the legend's name of a line: the method, and the label if the sweep has several labels."""
         return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
     def line(self, label: str, labels: Sequence[str] = ()) -> Look:
-        """Return linestyle and marker of a label, by its place among all labels of the sweep or among ``labels``."""
+        """Return linestyle and marker of a label, by its place among ``labels`` (default: all labels of the sweep)."""
         style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
 
     @property
     def has_line_styles(self) -> bool:
-        """Whether every label has a line style of its own."""
+        """Whether the figures have enough line styles to give each label of the sweep its own."""
         return len(self.labels) <= len(_LINES)
 
     def handles(self, labels: Sequence[str] = ()) -> list[Line2D]:
@@ -116,14 +116,14 @@ class Looks:
 
 
 def shades(sparsities: Iterable[float]) -> dict[float, Any]:
-    """Return a colour for every sparsity, from dark to bright as sparsity rises."""
+    """Return {sparsity: colour}, from dark to bright as sparsity rises."""
     ordered = sorted(set(sparsities))
     scale = mpl.colormaps["viridis"]
     return {value: scale(0.85 * place / max(1, len(ordered) - 1)) for place, value in enumerate(ordered)}
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Add a legend below the figure, in lines of equal length of at most six entries, as the figure's width allows."""
+    """Add a legend below a figure, with as many entries per line (at most six) as the figure's width allows."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     most = max(1, min(6, int(figure.get_figwidth() / (0.072 * longest + 0.55))))
     lines = math.ceil(len(handles) / most)
@@ -133,7 +133,7 @@ def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
 def panel_grid(
     count: int, columns: int, size: tuple[float, float], margin: float, labels: tuple[str, str]
 ) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its ``count`` panels, which share their axes; the outer panels have axis labels.
+    """Return a figure and its ``count`` panels, which share their axes; only outer panels have axis labels.
 
     Parameters
     ----------

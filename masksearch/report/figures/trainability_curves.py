@@ -1,4 +1,4 @@
-"""Trainability: a figure of how fast the tickets of all methods learn, and a table of tickets and their controls."""
+"""Trainability: a figure of how fast masked networks of all methods learn, and a table with their controls."""
 
 from collections.abc import Sequence
 
@@ -63,7 +63,7 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
 
 
 def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
-    """Return a table of the test metrics of tickets and of their controls."""
+    """Return tables that compare test metrics of masked networks with those of their control networks."""
     metric = groups[0].cells[0].metric if groups else Metric()
     rows = [
         (

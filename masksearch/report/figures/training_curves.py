@@ -1,4 +1,4 @@
-"""Figures of trainings: training loss and validation metric over epochs, a line per sparsity."""
+"""Figures of trainings: training loss and validation metric over epochs, one line per sparsity."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ _POINTS = 400  # of a line; more can't be told apart
 
 
 def quantities(metric: Metric) -> tuple[tuple[str, str, float], ...]:
-    """Return the field of an epoch's row, the label and the scale of every quantity that is drawn."""
+    """Return (field of an epoch's row, axis label, scale) of each quantity that training figures show."""
     return ("train_loss", "training loss", 1.0), ("val_metric", label_of(metric, "validation"), metric.scale)
 
 
 def trajectory_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], looks: Looks) -> Iterator[Drawing]:
-    """Yield figures of training loss and validation metric over epochs, a column per method and label.
+    """Yield figures of training loss and validation metric over epochs, one column of panels per method.
 
     Vertical lines part the rounds of training. Lines are means over seeds, up to the last epoch that all seeds have.
     """

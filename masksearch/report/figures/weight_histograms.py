@@ -1,4 +1,4 @@
-"""Figures of weights: a histogram of every layer's kept weights, a column per method."""
+"""Figures of weights: histograms of each layer's kept weights, one column of panels per method."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ Layers = dict[str, np.ndarray]  # kept weights
 
 
 def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
-    """Yield a figure of histograms of the kept weights of every layer, of the first seed at one sparsity."""
+    """Yield a figure with histograms of each layer's kept weights by method, for the first seed at one sparsity."""
     if not groups:
         return
     sparsity = one_sparsity(groups)

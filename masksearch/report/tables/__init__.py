@@ -1,1 +1,1 @@
-"""Tables of a sweep."""
+"""Tables of a sweep's report."""

@@ -1,4 +1,4 @@
-"""Tables that compare several sweeps: settings that differ, and results paired by cell."""
+"""Tables that compare several sweeps: settings that differ, and results for equal methods, sparsities and seeds."""
 
 from collections.abc import Sequence
 
@@ -61,7 +61,7 @@ def _row(row: PairedRow, metric: Metric) -> tuple[str, ...]:
 
 
 def run_names(results: Sequence[SweepResult]) -> list[str]:
-    """Return a name for each sweep: the shortest end of its folder's path that is unique."""
+    """Return a short unique name for each sweep: the shortest end of its folder's path that no other has."""
     paths = [result.path.resolve().parts for result in results]
     length = 1
     while len({path[-length:] for path in paths}) < len(set(paths)):

@@ -1,4 +1,4 @@
-"""Tables of the contents of a run's folder: settings, stages of cells, results and files."""
+"""Tables of what a run's folder contains: settings, steps of cells, results and files."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -48,7 +48,7 @@ _FILES = {  # pattern, seen from the folder: what it is
 
 
 def sweep_contents(folder: Path) -> list[Grid]:
-    """Return tables of a sweep's folder: its settings, its cells by the stage that they are in, and its files."""
+    """Return tables about a sweep's folder: its settings, its cells by the step that they have reached, its files."""
     plan = read_plan(folder)
     several = len(plan["settings"]) > 1
     lines = [(f"part {n}" if several else "run", _command(part)) for n, part in enumerate(plan["settings"], start=1)]
@@ -69,7 +69,7 @@ def sweep_contents(folder: Path) -> list[Grid]:
 
 
 def cell_contents(folder: Path) -> list[Grid]:
-    """Return tables of the folder of a cell or a dense network: its settings, its result and its files.
+    """Return tables about the folder of a sweep's cell or a dense network: settings, result and files.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``results.csv``: every cell of a sweep with every number of its result."""
+"""``results.csv``: one row per cell of a sweep, with every number of the cell's result."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ _NO_NUMBERS = ("dense.seed", "dense.metric_name", "dense.higher_is_better")
 
 
 def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
-    """Return one cell as a flat row: its method and settings, every number of its result, and the machine.
+    """Return {column: value} of one cell for ``results.csv``: its settings, all numbers of its result, the machine.
 
     In tasks other than classification, keys have the name of the metric in place of ``accuracy``. Keys differ between
     cells: those with several rounds, a cap on a cost, or an early-bird ticket, have more of them.
@@ -66,7 +66,7 @@ def _columns(group: str, figures: object, prefix: str = "") -> dict[str, object]
 
 
 def write_rows(result: SweepResult, path: Path) -> None:
-    """Write a CSV file with a row for each cell of a sweep; columns that a cell does not have are empty."""
+    """Write a CSV file with one row per cell of a sweep; values that a cell does not have are empty."""
     rows = [flat_row(cell, result.machine) for cell in result.cells]
     names = dict.fromkeys(name for row in rows for name in row)
     sink = io.StringIO(newline="")

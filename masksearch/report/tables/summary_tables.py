@@ -1,4 +1,4 @@
-"""Tables of summary rows: the results, the masks of all rounds at all moments, and the costs."""
+"""Tables of results over seeds: the main table, the masks of all pruning rounds, and the costs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -73,12 +73,12 @@ _OF_METRIC = ("masked %", "untrained %", "trained %", "rewound %", "@w0 %", "@w(
 
 
 def metric_of(rows: Sequence[SummaryRow]) -> Metric:
-    """Return the metric that all rows share."""
+    """Return the main metric of the rows of a results table, which is the same for all rows."""
     return rows[0].metric if rows else Metric()
 
 
 def head_of(column: str, metric: Metric) -> str:
-    """Return the head of a column: columns of accuracies have the name of another metric in place of ``%``."""
+    """Return the head of a results table's column, with the metric's name in place of ``%`` if it is no accuracy."""
     if metric.is_accuracy or column not in _OF_METRIC:
         return column
     return metric.name if column == "accuracy %" else f"{column.removesuffix('%')}{metric.name}"
@@ -97,7 +97,7 @@ def _scorings(row: SummaryRow) -> str:
 
 
 def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return the columns of the results table; those that no row has are left out: variant, cap, cost, masked."""
+    """Return the column names of the results table of ``rows``, without columns that no row fills."""
     left_out = set() if any(row.variant for row in rows) else {"variant"}
     left_out |= set() if any(row.cap for row in rows) else {"cap", "cost %"}
     left_out |= set() if any(row.masked.n for row in rows) else {"masked %"}
@@ -105,12 +105,12 @@ def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
 
 
 def table_rows(rows: Sequence[SummaryRow], columns: Sequence[str]) -> list[list[str]]:
-    """Return the texts of every row in these columns of the results table."""
+    """Return the texts of the results table: one list per row, one text per column in ``columns``."""
     return [[_COLUMNS[column](row) for column in columns] for row in rows]
 
 
 def results_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return the results table of summary rows."""
+    """Return the results table: one row per method and sparsity, with means over seeds."""
     columns = columns_of(rows)
     starts = [place for place in range(1, len(rows)) if rows[place - 1].sparsity != rows[place].sparsity]
     texts = 1 + ("variant" in columns)
@@ -119,7 +119,7 @@ def results_grid(rows: Sequence[SummaryRow]) -> Grid:
 
 
 def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
-    """Return the results table for a rich console of ``width`` characters, with a table of rounds if there are any."""
+    """Return the results table for a terminal ``width`` characters wide, and a table of pruning rounds if several."""
     heads = {column: head_of(column, metric_of(rows)) for column in _COLUMNS}
     table = replace(results_grid(rows), title="").terminal(width, [heads[column] for column in _LESS])
     shown = {str(column.header) for column in table.columns}
@@ -135,7 +135,7 @@ def markdown_table(rows: Sequence[SummaryRow]) -> str:
 
 
 def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
-    """Return the sentences that explain these columns of the results table."""
+    """Return sentences that explain the columns in ``columns`` of the results table."""
     seeds = max((row.trained.n for row in rows), default=0)
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed, so without intervals"
     metric = metric_of(rows)
@@ -174,7 +174,7 @@ _MOMENTS_ABOUT = (
 
 
 def moments_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return the table of every round's test metric and loss under its mask, at all weights of :data:`MOMENTS`."""
+    """Return a table of test metric and loss per pruning round, with its mask on four states of the weights."""
     lines = [(*_names(row), *round_.texts) for row in rows for round_ in row.rounds]
     several = any(len(row.rounds) > 1 for row in rows)
     starts = list(accumulate(len(row.rounds) for row in rows))[:-1] if several else ()
@@ -184,7 +184,7 @@ def moments_grid(rows: Sequence[SummaryRow]) -> Grid:
 
 
 def moments_markdown(rows: Sequence[SummaryRow]) -> str:
-    """Return the table of all rounds and moments as Markdown, with its explanation."""
+    """Return the table of pruning rounds as Markdown, with an explanation of its columns."""
     return moments_grid(rows).markdown(heading=False)
 
 
@@ -221,7 +221,7 @@ _COSTS_ABOUT = (
 
 
 def costs_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return the table of test metrics, parameters, MACs and latencies; a control costs as much as its ticket."""
+    """Return a table of test metrics, parameters, MACs and latencies by method and sparsity."""
     lines = [(*_names(row), *(text(row) for text in _COST_COLUMNS.values())) for row in rows if row.control == "none"]
     metric = metric_of(rows)
     about = _COSTS_ABOUT.format(
@@ -232,5 +232,5 @@ def costs_grid(rows: Sequence[SummaryRow]) -> Grid:
 
 
 def costs_markdown(rows: Sequence[SummaryRow]) -> str:
-    """Return the table of costs as Markdown, with its explanation."""
+    """Return the table of parameters, MACs and latencies as Markdown, with an explanation of its columns."""
     return costs_grid(rows).markdown(heading=False)

@@ -1,4 +1,4 @@
-"""Tables of texts: :class:`Grid`, which writes a table for a terminal, as Markdown and as HTML."""
+"""Tables of texts: :class:`Grid` formats a table for a terminal, as Markdown or as HTML."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _FOLDED = 14  # width, in characters, that columns of words fold to
 
 @dataclass(frozen=True)
 class Grid:
-    """A titled table whose first columns are words and whose other columns are numbers."""
+    """A titled table of texts; its first columns hold words, its other columns hold numbers."""
 
     title: str
     head: Sequence[str]
@@ -26,12 +26,12 @@ class Grid:
 
     @property
     def columns(self) -> list[int]:
-        """Places of the columns to show: all but empty columns of words."""
+        """Indices of the table's columns to show: all but word columns that are empty."""
         empty = [place for place in range(self.texts) if self.rows and not any(row[place] for row in self.rows)]
         return [place for place in range(len(self.head)) if place not in empty]
 
     def terminal(self, width: int | None = None, less: Sequence[str] = ()) -> Table:
-        """Return the table for a rich console.
+        """Return the table as a :mod:`rich` table for a terminal.
 
         Parameters
         ----------
@@ -62,7 +62,7 @@ class Grid:
         return table
 
     def markdown(self, heading: bool = True) -> str:
-        """Return the table and its explanation as Markdown, by default below its title as a heading."""
+        """Return the table and its explanation as Markdown; ``heading`` puts the title above as a heading."""
         columns = self.columns
         body = [[row[place].replace("|", "\\|") for place in columns] for row in self.rows]
         lines = [[self.head[place] for place in columns], ["---" + ":" * (p >= self.texts) for p in columns], *body]
@@ -70,7 +70,7 @@ class Grid:
         return f"## {self.title}\n\n" * heading + table + f"\n{self.about}\n" * bool(self.about)
 
     def html(self) -> str:
-        """Return the table as HTML, with heads that sort the rows when clicked, above its explanation."""
+        """Return the table and its explanation as HTML; clicking a column's head sorts the rows."""
         columns = [(place, ' class="text"' * (place < self.texts)) for place in self.columns]
         heads = "".join(f"<th{kind}><button>{escape(self.head[place])}</button></th>" for place, kind in columns)
         rows = ""
