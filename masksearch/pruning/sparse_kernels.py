@@ -1,4 +1,4 @@
-"""Semi-structured inference: linear layers with 2:4 zeros use the sparse tensor cores of NVIDIA GPUs where faster."""
+"""Sparse kernels: linear layers with 2:4 zeros run on the sparse tensor cores of NVIDIA GPUs where that is faster."""
 
 import copy
 from typing import NamedTuple
