@@ -27,7 +27,7 @@ class Ticket:
 
 
 def draw_ticket(model: nn.Module, space: NetworkSpace, mask: Mask, weights: Weights, physically: bool = True) -> Ticket:
-    """Prune a network with given weights, so that it is ready to be trained.
+    """Return a network with the given weights, pruned by a mask, zeroed or physically, and ready to be trained.
 
     Masks of filters and blocks remove them physically; masks of weights zero them. Filters and blocks are only zeroed
     if ``physically`` is False, or if the mask keeps nothing of a layer, which can't be removed as a whole.
