@@ -65,7 +65,7 @@ class Averaging:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Context manager in which the network has the averaged weights; then its own are restored, bit for bit."""
+        """Context manager in which the network has its averaged weights; at its end, it gets its own weights back."""
         before = {name: tensor.clone() for name, tensor in self._live.items()}
         self.store()
         try:
