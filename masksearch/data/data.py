@@ -62,7 +62,7 @@ class Data:
 
     @property
     def streamed(self) -> bool:
-        """Whether examples of any split are read when they are used, instead of being in memory."""
+        """Whether examples of any split are read when they are used, instead of being held in memory."""
         return not (self.train.resident and self.val.resident and self.test.resident)
 
     @property
@@ -74,7 +74,7 @@ class Data:
 
     @property
     def rest(self) -> AnySplit:
-        """Validation examples that no search uses."""
+        """Validation examples that remain when those of :attr:`search` are taken; no search scores masks on them."""
         if isinstance(self.val, LoaderSplit):
             return self.val
         return self.val[self.search_examples :]

@@ -35,7 +35,7 @@ Normalisation = tuple[Tensor, Tensor]
 
 
 def collate_pairs(items: list[Any]) -> tuple[Any, Any]:
-    """Stack (input, target) pairs to a batch (inputs, targets).
+    """Stack a list of (input, target) pairs to one batch (inputs, targets).
 
     An input or target is a tensor, array, number, image, or a tuple or dict of them.
     """
@@ -147,7 +147,10 @@ class StreamedSplit:
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield (inputs, targets) batches of the given sizes, in ``order`` (n,); None: in order of the examples."""
+        """Yield (inputs, targets) batches of given sizes, in the order of indices ``order``.
+
+        None: in the order of the examples.
+        """
         places = self.indices if order is None else self.indices[order]
         groups = [part.tolist() for part in places[: sum(sizes)].split(list(sizes))]
         loader = DataLoader(self.dataset, batch_sampler=groups, collate_fn=self.collate, num_workers=self.workers)
@@ -157,7 +160,7 @@ class StreamedSplit:
 
 @dataclass(frozen=True, eq=False)
 class LoaderSplit:
-    """Data split of a DataLoader, in the loader's order and batches.
+    """Data split that a DataLoader yields, in the loader's order and batches.
 
     Parameters
     ----------
