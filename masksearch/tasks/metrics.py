@@ -23,7 +23,7 @@ class Meter(Protocol):
 
 
 class WholeSplit:
-    """Metric that calls a function (all outputs, all targets) -> float once; it collects both on the CPU."""
+    """Metric that collects all outputs and targets on the CPU, and computes a function of them once, at the end."""
 
     def __init__(self, function: Callable[[Any, Any], float]) -> None:
         self._function = function
@@ -120,7 +120,7 @@ class MeanIoU:
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:
-    """Return R^2 (coefficient of determination), mean over target columns: 1 is perfect, 0 the targets' mean."""
+    """Return R^2 (coefficient of determination), mean over target columns; predicting the targets' mean gives 0."""
     from sklearn.metrics import r2_score
 
     return float(
