@@ -162,7 +162,7 @@ class Gradual(_ChangingMask):
         return mask
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mask, its requested density and the ramp, for a checkpoint."""
+        """Return the mask, its requested density and the density curve, for a checkpoint."""
         return super().state_dict() | {"reached": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,7 +172,7 @@ class Gradual(_ChangingMask):
 
 
 class Regrowing(_ChangingMask):
-    """Dynamic sparse training: at intervals, each layer prunes its smallest weights and regrows as many.
+    """Dynamic sparse training: at intervals, each layer prunes its smallest weights and restores as many others.
 
     ``set`` (Mocanu et al. 2018) regrows at random, ``rigl`` (Evci et al. 2020) where gradients are largest: the
     gradients of the last batch before its step, a step that the published RigL omits. The published SET changes masks
