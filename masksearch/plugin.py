@@ -94,7 +94,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Remove the rows of plugins from all tables within a ``with`` block, and restore the tables at its end."""
+    """Context manager that removes plugins' components from all tables, and restores the tables at its end."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False

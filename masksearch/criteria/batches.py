@@ -1,4 +1,4 @@
-"""Batches of criteria: splits or (inputs, targets) pairs, and the loss that is taken of them."""
+"""Batches that criteria read: data splits or (inputs, targets) pairs, with the loss of a network on them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class BatchLoss:
             raise InputError("batches: none; at least one (inputs, targets) is needed")
 
     def loss(self, network: nn.Module, batch: tuple[Any, Any], device: torch.device) -> Tensor:
-        """Return the weighted loss of a batch, a scalar tensor with gradients."""
+        """Return the loss of a network on a batch, times the batch's weight: a scalar tensor with gradients."""
         inputs, targets = (to_device(part, device) for part in batch)
         value = self.of_outputs(call_model(network, inputs), targets)
         weight = self.weight(targets, n_examples(inputs))

@@ -57,7 +57,7 @@ def taylor(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return |sum of gradient x weight| over all parameters that each unit removes, as saliency: (n_units,).
+    """Return |sum of gradient x weight| over all parameters that pruning a unit removes, as saliency: (n_units,).
 
     The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel. ``batches`` and
     ``loss`` are those of :func:`snip`.

@@ -92,7 +92,7 @@ class Data:
         return self.test.sample(n)[0]
 
     def digest(self) -> str:
-        """Return a SHA-256 digest of all inputs and targets.
+        """Return a SHA-256 digest of all inputs and targets of the data set.
 
         Of a streamed split it covers the length, the first examples and the identity.
         """

@@ -109,7 +109,7 @@ class Split:
         return n_examples(self.inputs)
 
     def digest(self) -> str:
-        """Return a SHA-256 digest of inputs and targets, 16 hex digits; it is computed again if a tensor changes."""
+        """Return a SHA-256 digest of the split's inputs and targets, 16 hex digits, renewed if a tensor changes."""
         tensors = (*tensors_of(self.inputs), *tensors_of(self.targets))
         versions = tuple(tensor._version for tensor in tensors)
         known: tuple[tuple[int, ...], str] | None = self.__dict__.get("_digest")
@@ -133,7 +133,7 @@ class Split:
         return Split(take(self.inputs, chosen), take(self.targets, chosen), self.task)
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples."""
+        """Return inputs and targets of the split's first ``n`` examples."""
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:

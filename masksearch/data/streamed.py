@@ -130,7 +130,7 @@ class StreamedSplit:
         return replace(self, normalisation=normalisation, raw=False)
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples; the global random state does not change."""
+        """Return inputs and targets of the split's first ``n`` examples; the global random state does not change."""
         with torch.random.fork_rng(devices=[]):
             items = [self.dataset[int(place)] for place in self.indices[:n]]
         return self._ready(self.collate(items))
@@ -143,7 +143,7 @@ class StreamedSplit:
         return _prepared((batch[0], batch[1]), self.task, type(self.dataset).__name__, self.normalisation)
 
     def digest(self) -> str:
-        """Return a digest of the split's length, its first examples and its identity, 16 hex digits."""
+        """Return a digest of the split's length, first examples and user-given name (identity), 16 hex digits."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
@@ -208,7 +208,7 @@ class LoaderSplit:
         return isinstance(inner, RandomSampler) or "random" in type(inner).__name__.lower()
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples, or of all if there are fewer."""
+        """Return inputs and targets of the split's first ``n`` examples, or of all if there are fewer."""
         parts, count = [], 0
         for batch in self.batches(None, ()):
             parts.append(batch)
@@ -219,7 +219,7 @@ class LoaderSplit:
         return take(inputs, slice(n)), take(targets, slice(n))
 
     def digest(self) -> str:
-        """Return a digest of the split's length, its first examples and its identity, 16 hex digits."""
+        """Return a digest of the split's length, first examples and user-given name (identity), 16 hex digits."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:

@@ -69,7 +69,7 @@ class SparseLinear(_SparseProduct):
     """``nn.Linear`` that stores and multiplies only non-zero weights (CSR). For inference: nothing is trainable."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's outputs (..., out features) for inputs (..., in features)."""
+        """Return the sparse linear layer's outputs (..., out features) for inputs (..., in features)."""
         rows = x.reshape(-1, self.shape[1])
         return self.multiply(rows.t()).t().contiguous().view(*x.shape[:-1], self.shape[0])
 
@@ -82,7 +82,7 @@ class SparseConv1x1(_SparseProduct):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return outputs (n, out channels, h / stride, w / stride) for inputs (n, in channels, h, w)."""
+        """Return the 1x1 convolution's outputs (n, out channels, h / stride, w / stride) for images (n, c, h, w)."""
         x = x[..., :: self.stride[0], :: self.stride[1]]
         # Image by image: pixels are columns, so that no dimension has to be permuted.
         return torch.stack([self.multiply(image.flatten(1)).view(-1, *image.shape[1:]) for image in x])

@@ -32,7 +32,7 @@ class Choice:
 
     @property
     def speedup(self) -> float:
-        """Median dense time / median sparse time; below 1 the sparse layer is slower."""
+        """Speedup by a sparse layer: median dense time / median sparse time; below 1 the sparse layer is slower."""
         return self.dense.median / self.sparse.median
 
 

@@ -1,4 +1,4 @@
-"""Level database: repairs of every layer family at about ten densities, solved once; networks combine them.
+"""Level database: repairs of each family of coupled layers at about ten densities; networks combine these repairs.
 
 The idea is that of SPDY (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023). An entry belongs to the layers that
 read the outputs of one family. Outputs that another family's level removes are sliced from it.
@@ -21,7 +21,7 @@ DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 class LevelDatabase:
-    """Masks and repaired networks for any density level per layer family; each repair is solved only once.
+    """Masks and repaired networks for any density level per family of coupled layers, from repairs solved once.
 
     A family is a group of layers whose channels are pruned together.
 
@@ -59,12 +59,12 @@ class LevelDatabase:
 
     @property
     def kept(self) -> Tensor:
-        """Number of units that each layer family keeps at each density level: int64 (families, levels)."""
+        """Number of units that each family of coupled layers keeps at each density level: int64 (families, levels)."""
         sizes = torch.tensor([layer.size for layer in self.space.layers], dtype=torch.float64)
         return (sizes[:, None] * torch.tensor(self.densities, dtype=torch.float64)).round().long().clamp_min(1)
 
     def mask(self, levels: Sequence[int]) -> Mask:
-        """Return the mask that prunes each layer family to its entry of ``levels``, an index of a density.
+        """Return the mask that prunes each family of coupled layers to the density with its index in ``levels``.
 
         Raises
         ------
@@ -80,11 +80,11 @@ class LevelDatabase:
         return Mask(self.space, bits)
 
     def network(self, levels: Sequence[int], *, small: bool = False) -> nn.Module:
-        """Return the repaired network with each layer family at its density level, from cached solutions."""
+        """Return the repaired network with each family of coupled layers at its density level in ``levels``."""
         return self.reconstruction(self.mask(levels), small=small)
 
     def errors(self) -> Tensor:
-        """Return the output error of pruning each layer family alone to each level: float64 (families, levels).
+        """Return the output error of pruning one family of coupled layers to one level: float64 (families, levels).
 
         The error is 0 at a level of density 1.
 

@@ -59,11 +59,14 @@ class MatrixLayer:
         return torch.cat([weight, last[:, None].double()], dim=1).unflatten(0, (self.groups, -1))
 
     def kept_entries(self, keep: Tensor) -> Tensor:
-        """Reshape a bool mask of the layer's weight to matrices (groups, out / groups, inputs)."""
+        """Reshape a bool mask of a layer's weight to matrices, one per convolution group.
+
+        The shape is (groups, out / groups, k) for k inputs.
+        """
         return self._rows(keep.cpu()).unflatten(0, (self.groups, -1))
 
     def store(self, module: Any, matrix: Tensor) -> None:
-        """Copy matrices of :meth:`matrix`'s shape into the layer's weight and, from the last column, its bias."""
+        """Copy matrices, one per convolution group, to the layer's weight and, from their last column, its bias."""
         rows, weight, bias = matrix.flatten(0, 1), getattr(module, self.weight), getattr(module, self.bias)
         entries = rows[:, :-1].T if self.transposed else rows[:, :-1]
         with torch.no_grad():
@@ -72,7 +75,10 @@ class MatrixLayer:
                 bias.copy_(rows[:, -1].to(bias))
 
     def input_rows(self, module: Any, inputs: Tensor) -> Tensor:
-        """Reshape a batch of layer inputs to matrices (groups, rows, inputs): a row per position and example."""
+        """Reshape layer inputs to matrices, one per convolution group, with a row per position of each example.
+
+        The shape is (groups, rows, k) for k inputs.
+        """
         if not isinstance(module, _ConvNd):
             return inputs.flatten(0, -2)[None]
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -85,12 +91,15 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def output_rows(self, module: Any, outputs: Tensor) -> Tensor:
-        """Reshape a batch of layer outputs to matrices (groups, rows, outputs), in order of the input rows."""
+        """Reshape layer outputs to matrices, one per convolution group, with rows in order of the input rows.
+
+        The shape is (groups, rows, out / groups).
+        """
         rows = (outputs.movedim(1, -1) if isinstance(module, _ConvNd) else outputs).flatten(0, -2)
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
-        """Return the change of the layer's target outputs for a changed residual shortcut.
+        """Return how a layer's target outputs change by a difference of the residual shortcut that is added to them.
 
         The difference of the shortcut is divided by the scales of the BatchNorm behind the layer.
         """

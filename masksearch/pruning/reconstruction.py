@@ -90,7 +90,7 @@ def reconstruct(
 
 
 class Reconstruction:
-    """Least-squares repair of a network under many masks, from sums of its layers' inputs that are computed once.
+    """Least-squares repair of a network under many masks, from Gram matrices of its layers' inputs, made once.
 
     A layer's solution depends on its kept inputs alone, and is cached by them: a mask that changes few layers is
     repaired quickly. Removed outputs are zeroed afterwards.

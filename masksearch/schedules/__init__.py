@@ -64,7 +64,7 @@ SCHEDULES: Table[Schedule] = Table(
 
 
 def round_densities(density: float, rounds: int) -> list[float]:
-    """Return the density after each of several pruning rounds, from 1 down to ``density`` by a constant factor.
+    """Return the density after each of several pruning rounds, falling by a constant factor to ``density``.
 
     Every round prunes the same share, 1 - density ** (1 / rounds), of the remaining units.
 

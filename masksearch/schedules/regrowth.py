@@ -1,4 +1,4 @@
-"""Regrowth updates of dynamic sparse training (SET, RigL): each layer prunes weights and restores as many others."""
+"""Regrowth updates of dynamic sparse training (SET, RigL): each layer prunes weights and restores as many."""
 
 from math import cos, pi
 

@@ -26,7 +26,7 @@ class ScoredSplit(Protocol):
         """Return the number of examples."""
 
     def sample(self, n: int) -> tuple[Nested, Any]:
-        """Return inputs and targets of the first ``n`` examples, on the CPU."""
+        """Return inputs and targets of the split's first ``n`` examples, on the CPU."""
 
 
 class HeldSplit(Split):

@@ -1,4 +1,4 @@
-"""A task: the loss, the metric and the distance of a network's outputs, and how to read the outputs."""
+"""A task: loss, metric and distance between two networks' outputs, and how to read the outputs."""
 
 import copy
 import inspect

@@ -48,7 +48,7 @@ class Streamed(Protocol):
         """Return the number of examples."""
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples, on the CPU."""
+        """Return inputs and targets of the split's first ``n`` examples, on the CPU."""
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
         """Yield (inputs, targets) batches of given sizes, on the CPU, in the order of indices ``order``.
@@ -77,7 +77,7 @@ class Resident:
         return n_examples(self.inputs)
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples."""
+        """Return inputs and targets of the split's first ``n`` examples."""
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
 

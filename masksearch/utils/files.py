@@ -164,7 +164,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = N
 
 
 def load_tensors(path: str | Path, remedy: str = REMEDY, *, foreign: bool = False) -> tuple[dict[str, Tensor], Any]:
-    """Read a safetensors file; return {name: tensor on the CPU}, and the ``about`` of :func:`save_tensors`.
+    """Read a safetensors file; return {name: tensor on the CPU}, and the JSON value saved as ``about``.
 
     Parameters
     ----------

@@ -87,7 +87,7 @@ class RunningDigest:
 
     @property
     def value(self) -> str:
-        """Digest of all bytes so far, as 16 hex digits."""
+        """Digest of all bytes of the growing file so far, as 16 hex digits."""
         return self._sha.hexdigest()[:_DIGITS]
 
     @classmethod

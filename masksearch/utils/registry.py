@@ -18,7 +18,7 @@ Row = TypeVar("Row")
 
 
 def choose(kind: str, name: str, names: list[str]) -> str:
-    """Return ``name`` if it is among ``names``; else raise an error that suggests the nearest of them.
+    """Return ``name`` if it is among ``names``; else raise an error that suggests the nearest name.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""A fast path for weight masks: the network keeps its weights masked, and a move writes only the weights it changes."""
+"""A fast path for weight masks: the network's own weights are masked, and only those that change are overwritten."""
 
 import copy
 from collections.abc import Iterator, Sequence
