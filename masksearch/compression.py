@@ -183,7 +183,7 @@ def find_mask(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Mask:
-    """Return a pruning mask for a trained network, found as :func:`compress` does; ``mask.space`` is its space.
+    """Return a pruning mask for a trained network, found as in :func:`compress`; ``mask.space`` says what it prunes.
 
     Parameters and errors are those of :func:`compress`.
     """

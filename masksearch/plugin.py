@@ -1,4 +1,4 @@
-"""Methods, networks and data sets of other modules: those of ``--plugin``, and entry points of installed packages."""
+"""Plugins: methods, networks and data sets of other modules, from ``--plugin`` or of installed packages."""
 
 import hashlib
 import importlib
@@ -47,7 +47,7 @@ _loaded: set[Path] = set()  # files whose rows are in the tables
 
 
 def load_plugins(names: Iterable[str]) -> None:
-    """Add the methods, networks, data sets and objectives of modules to the tables; skip modules loaded already.
+    """Import modules and add their methods, networks, data sets and objectives to the tables, once per module.
 
     A module lists its rows in one dictionary, by table and by name::
 
@@ -77,7 +77,7 @@ def load_plugins(names: Iterable[str]) -> None:
 
 
 def load_installed() -> None:
-    """Add the rows of all installed packages with an entry point in the group ``masksearch``.
+    """Add the methods, networks, data sets and objectives of installed packages with an entry point ``masksearch``.
 
     Tables call this function once, when a name is missing or when their names are listed. A package with an error
     causes a warning, and its rows are left out.
@@ -94,7 +94,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Remove the rows of plugins from all tables within a ``with`` block, and restore the tables at its end."""
+    """Context manager that removes plugins' components from all tables, and restores the tables at its end."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False

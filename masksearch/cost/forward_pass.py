@@ -38,7 +38,7 @@ def check_batch(model: nn.Module, example_input: object) -> None:
 
 
 def batch_of(example_input: Nested, size: int, device: torch.device) -> Any:
-    """``size`` inputs (size, ...) on ``device``: those of the example, repeated."""
+    """Return a batch of ``size`` inputs (size, ...) on ``device`` that repeats those of an example."""
     example = as_nested(example_input, "example_input")
     return to_device(take(example, torch.arange(size) % n_examples(example)), device)
 
@@ -74,7 +74,7 @@ def copied(model: nn.Module, instead: Mapping[nn.Module, nn.Module] | None = Non
 
 
 def forward(model: nn.Module, batch: Nested) -> Any:
-    """The network's outputs for a batch.
+    """Return a network's outputs for a batch of inputs.
 
     Raises
     ------

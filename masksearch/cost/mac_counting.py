@@ -51,7 +51,7 @@ class Macs(int):
 
 
 def macs(model: nn.Module, example_input: Nested) -> Macs:
-    """Multiply-adds of one input's forward pass in eval mode. 1 MAC = 2 FLOPs.
+    """Return the number of multiply-adds (MACs) of a forward pass of one input in eval mode; 1 MAC = 2 FLOPs.
 
     1 MAC = 2 FLOPs. The formulas of ``torch.utils.flop_counter`` count the products of convolutions, linear layers, all
     matrix products and attention; additions of biases and elementwise operators do not count. Causal attention counts

@@ -74,12 +74,12 @@ def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
 
 
 def dense(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of a safetensors file of named tensors."""
+    """Return the content, as bytes, of a safetensors file of named tensors."""
     return to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def compressed(tensors: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of a zlib-compressed safetensors file that stores only the kept entries of masked tensors.
+    """Return the content of a zlib-compressed safetensors file that stores only the kept entries of tensors.
 
     ``kept`` holds bool tensors by name. A masked tensor is stored as ``NAME.values`` (its kept entries) and
     ``NAME.bits`` (its mask).
@@ -119,7 +119,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
 def kept_entries(
     tensors: Mapping[str, Tensor], names: list[str], masks: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Check masks and return them on the CPU by parameter name; without masks, return the non-zero entries.
+    """Return bool masks by parameter name, on the CPU: the given ones after a check, else the non-zero entries.
 
     Without masks, only parameters of two or more dimensions are in the result.
 

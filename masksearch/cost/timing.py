@@ -130,7 +130,7 @@ def time_runs(
 
 
 def timing_of(seconds: list[float]) -> Timing:
-    """Return the median of n timings in seconds and its 95 % interval, the timings of rank n/2 ± 0.98 sqrt(n).
+    """Return the median of n timings in seconds and its 95 % interval: the timings of rank n/2 ± 0.98 sqrt(n).
 
     The interval does not depend on the distribution.
     """

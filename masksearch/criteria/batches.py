@@ -1,4 +1,4 @@
-"""Batches of criteria: splits or (inputs, targets) pairs, and the loss that is taken of them."""
+"""Batches that criteria read: data splits or (inputs, targets) pairs, with the loss of a network on them."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ Batches = Any  # Iterable[tuple[Any, Any]], or a split
 
 
 def is_split(batches: Batches) -> bool:
-    """Return whether batches are a split, which has a task."""
+    """Return whether ``batches`` is a data split with a task, not an iterable of (inputs, targets) pairs."""
     return isinstance(getattr(batches, "task", None), Task)
 
 
 def first_inputs(batches: Batches, criterion: str) -> Nested:
-    """Return the inputs of the first example, (1, ...), in their form."""
+    """Return the inputs of the first example of batches, as a batch of one example."""
     inputs = batches.sample(1)[0] if is_split(batches) else next((inputs for inputs, _ in batches), None)
     if inputs is None:
         raise InputError(f"batches: none; {criterion} needs one for the shape of its inputs")
@@ -37,7 +37,7 @@ def first_inputs(batches: Batches, criterion: str) -> Nested:
 
 
 def input_batches(batches: Batches, criterion: str) -> list[Nested]:
-    """Return the inputs of batches; fewer than four batches are cut in parts of equal size, at most 64 examples."""
+    """Return the inputs of batches as a list; fewer than four batches are cut into parts of at most 64 examples."""
     if is_split(batches):
         sizes = [min(_SMALL, len(batches) - start) for start in range(0, len(batches), _SMALL)]
         batches = batches.batches(None, sizes)
@@ -71,7 +71,7 @@ class BatchLoss:
             raise InputError("batches: none; at least one (inputs, targets) is needed")
 
     def loss(self, network: nn.Module, batch: tuple[Any, Any], device: torch.device) -> Tensor:
-        """Return the weighted loss of a batch, a scalar tensor with gradients."""
+        """Return the loss of a network on a batch, times the batch's weight: a scalar tensor with gradients."""
         inputs, targets = (to_device(part, device) for part in batch)
         value = self.of_outputs(call_model(network, inputs), targets)
         weight = self.weight(targets, n_examples(inputs))
@@ -79,7 +79,7 @@ class BatchLoss:
 
 
 def loss_batches(batches: Batches, loss: Loss | None, criterion: str, *, temperature: float | None = None) -> BatchLoss:
-    """Return batches with their loss.
+    """Return batches together with a loss: the given one, that of a split's task, or the cross-entropy.
 
     The loss of a split is the mean over all examples, or tokens, times the number of its batches. Of plain batches, it
     is the sum of the batches' losses.

@@ -1,4 +1,4 @@
-"""Pruning criterion for blocks: how little a residual branch changes the direction of what it is added to."""
+"""Pruning criterion for residual blocks: how much a block changes the direction of its input."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self

@@ -18,7 +18,7 @@ _ROUNDS = 100  # of replacing dead units; few networks need as many
 
 
 class Connectivity:
-    """Find dead units of masks: kept weights or filters that no signal passes through.
+    """Finder of dead units of masks: kept weights or filters that no signal passes through.
 
     An input of ones passes through the network in eval mode with equal positive weights, without biases and running
     means. A unit is dead if the sum of the outputs does not depend on it: its weights can change outputs by constants

@@ -57,7 +57,7 @@ def taylor(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return |sum of gradient x weight| over all parameters that each unit removes, as saliency: (n_units,).
+    """Return |sum of gradient x weight| over all parameters that pruning a unit removes, as saliency: (n_units,).
 
     The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel. ``batches`` and
     ``loss`` are those of :func:`snip`.
@@ -74,7 +74,7 @@ def grasp(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return the GraSP saliency (H g) w of every weight w, or its sum over every filter: (n_units,), of either sign.
+    """Return the GraSP saliency w (H g) of weights w, with gradient g and Hessian H of the loss, or sums over filters.
 
     Wang et al. 2020: the decrease of the squared gradient norm |g|^2 / 2 by removal of the unit. The paper removes the
     largest -(H g) w; here the highest (H g) w are kept. Gradient g and Hessian H are of the loss summed over batches,

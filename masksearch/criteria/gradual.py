@@ -46,7 +46,7 @@ def gradual_saliency(
     augment: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> Tensor:
-    """Prune a copy of a network gradually while it trains; return a saliency that rises with each unit's pruning time.
+    """Prune a copy of a network gradually while it trains; return, as saliency, how long each unit survived.
 
     A unit is a weight or a group of coupled channels.
 

@@ -1,4 +1,4 @@
-"""The criterion ``energy``: greedy removal of filters on the energy after least-squares repair."""
+"""The criterion ``energy``: greedy removal of filters by layers' output errors after least-squares repair."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ def energy(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return each unit's place in the order of greedy removal on the energy after repair, as saliency: (n_units,).
+    """Return each filter's place in greedy removal by output error after least-squares repair: (n_units,).
 
     The unit whose removal, after the best least-squares repair of the layers that read it, adds least to their relative
     squared errors goes first; then the others are rated anew (optimal brain surgery of groups; ZipLM, Kurtic et al.

@@ -25,7 +25,7 @@ def synflow(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the SynFlow saliency |dR/dw w| of every weight, or its sum over every filter: float64 (n_units,).
+    """Return the SynFlow saliency of every weight, or its sum over every filter, from an input of ones: (n_units,).
 
     Tanaka et al. 2020. R is the sum of the outputs for one input of ones, in eval mode, with every parameter replaced
     by its absolute value, biases and normalisation scales included. Clipped activations (ReLU6) are replaced by ReLU,
@@ -66,7 +66,7 @@ def synflow(
 
 
 def flow_of_ones(network: nn.Module, example: Nested, device: torch.device) -> Tensor:
-    """Return the sum of the outputs for ones in place of the float tensors of an example; integers stay.
+    """Return the sum of a network's outputs for one example whose float inputs are all replaced by ones.
 
     The network is in float64. Only the first example counts.
     """

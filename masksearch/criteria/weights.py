@@ -76,7 +76,7 @@ def magnitude_increase(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the increase |w| - |w0| of each weight's magnitude by training, or its sum over each filter: (n_units,).
+    """Return the increase |w| - |w0| of each weight's magnitude since initialisation, or sums over filters.
 
     Zhou et al. 2019. The sum is over all parameters that the filter's unit removes and that ``alive`` keeps.
     ``initial`` holds the initial weights w0 by parameter name.
@@ -95,7 +95,7 @@ def movement(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the distance |w - w0| that training moved each weight, or its sum over each filter: (n_units,).
+    """Return the distance |w - w0| of each weight w from its initial value w0, or sums over filters: (n_units,).
 
     Zhou et al. 2019; not the movement pruning of Sanh et al. 2020. The sum is over all parameters that the filter's
     unit removes and that ``alive`` keeps. ``initial`` holds the initial weights w0 by parameter name.

@@ -25,7 +25,7 @@ __all__ = ["DATASETS", "Data", "DatasetRow", "LoaderSplit", "Split", "StreamedSp
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """Row of the table ``DATASETS``: a data set and the function that reads it."""
+    """Definition of a data set in the table ``DATASETS``: the function that reads it, and a description."""
 
     read: Source
     about: str  # description in one line

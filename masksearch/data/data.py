@@ -62,7 +62,7 @@ class Data:
 
     @property
     def streamed(self) -> bool:
-        """Whether examples of any split are read when they are used, instead of being in memory."""
+        """Whether examples of any split are read when they are used, instead of being held in memory."""
         return not (self.train.resident and self.val.resident and self.test.resident)
 
     @property
@@ -74,7 +74,7 @@ class Data:
 
     @property
     def rest(self) -> AnySplit:
-        """Validation examples that no search uses."""
+        """Validation examples that remain when those of :attr:`search` are taken; no search scores masks on them."""
         if isinstance(self.val, LoaderSplit):
             return self.val
         return self.val[self.search_examples :]
@@ -92,7 +92,7 @@ class Data:
         return self.test.sample(n)[0]
 
     def digest(self) -> str:
-        """Return a SHA-256 digest of all inputs and targets.
+        """Return a SHA-256 digest of all inputs and targets of the data set.
 
         Of a streamed split it covers the length, the first examples and the identity.
         """

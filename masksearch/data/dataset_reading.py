@@ -22,7 +22,7 @@ _READ_BATCH = 256  # items of a data set that are read at once
 def streamed_split(
     part: str, dataset: Any, collate: Collate | None, task: Task, workers: int, identity: str | None
 ) -> StreamedSplit:
-    """Return a split of all items of a map-style data set, in order, with its values as the data set returns them.
+    """Return a streamed split of all items of a map-style data set, in order, without normalisation.
 
     Raises
     ------
@@ -45,7 +45,10 @@ def streamed_split(
 
 
 def read_all(split: StreamedSplit) -> tuple[Any, Any]:
-    """Inputs and targets of all items. Transforms may draw random numbers; the global random state is restored."""
+    """Read all items of a split; return their inputs and targets.
+
+    Transforms may draw random numbers; the global random state is restored.
+    """
     sizes = [len(part) for part in split.indices.split(_READ_BATCH)]
     with torch.random.fork_rng(devices=[]):
         batches = list(split.batches(None, sizes))
@@ -61,14 +64,14 @@ def read_all(split: StreamedSplit) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over a streamed split finds: its classes, and the pixel statistics of uint8 images."""
+    """Result of reading a split once: its classes, and the pixel statistics of its uint8 images."""
 
     targets: Tensor | None
     statistics: tuple[Tensor, Tensor] | None  # variance and mean (n, c) of every image
 
 
 def pass_over(split: StreamedSplit) -> Pass:
-    """Read all items once, in batches; return the classes, and variance and mean of every uint8 image."""
+    """Read all items of a split once, in batches; return the classes, and variance and mean of every uint8 image."""
     inputs, _ = split.sample(1)
     pixels = preparation.is_pixels(inputs)
     if not (pixels or split.task.classifies):
@@ -86,13 +89,13 @@ def pass_over(split: StreamedSplit) -> Pass:
 
 
 def estimated_bytes(split: StreamedSplit) -> int:
-    """Bytes of all examples as float32, estimated from the first one."""
+    """Return the bytes that all examples of a split take as float32, estimated from its first example."""
     inputs, targets = split.sample(1)
     return len(split) * sum(4 * tensor.numel() for tensor in (*tensors_of(inputs), *tensors_of(targets)))
 
 
 def free_memory() -> int:
-    """Return the free memory of this machine in bytes; 4 GiB where the system does not say."""
+    """Return the free memory of this machine in bytes, or 4 GiB if the operating system doesn't report it."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not a POSIX system

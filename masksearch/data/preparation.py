@@ -29,7 +29,7 @@ SPLIT_SEED = 0  # seed of all splits, a constant: results are comparable only on
 
 
 def check_pair(part: str, pair: Any, task: Task) -> Split:
-    """Check a pair (inputs, targets), and return it as a data split.
+    """Check the (inputs, targets) of a split, such as ``train``, and return them as a data split.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def check_classes(splits: dict[str, Tensor], classes: int | None) -> int:
 
 
 def fixed_order(targets: Any, n: int, task: Task, name: str) -> Tensor:
-    """Return a fixed random order of ``n`` examples; in classification, every prefix has its share of each class."""
+    """Return a fixed random order of ``n`` examples; in classification, each prefix has each class in proportion."""
     generator = numpy_generator(SPLIT_SEED, name)
     if task.classifies:
         return stratified_order(targets, generator)
@@ -156,7 +156,7 @@ def _in_usual_type(tensor: Tensor) -> Tensor:
 
 
 def check_alike(part: str, inputs: Any, train_inputs: Any) -> None:
-    """Raise an :class:`InputError` if inputs differ from the training inputs in structure, shape or type."""
+    """Raise an :class:`InputError` if a split's inputs differ from the training inputs in structure, shape or type."""
     kind, needed = describe(inputs), describe(train_inputs)
     if kind != needed:
         raise InputError(f"{part}: inputs are {kind}; {needed} is needed, as in train")

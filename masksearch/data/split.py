@@ -20,7 +20,7 @@ __all__ = ["RawImages", "Split", "balanced_batch", "content_digest", "stratified
 
 @dataclass(frozen=True, eq=False)
 class RawImages:
-    """Published image data set: pixels and labels, not yet normalised."""
+    """Published data set of images: pixels and labels of its training and test examples, not yet normalised."""
 
     train_images: Tensor  # uint8 (n, c, h, w)
     train_labels: Tensor  # int64 (n,)
@@ -32,7 +32,7 @@ class RawImages:
 
 
 def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
-    """Return a random order of examples in which every prefix holds close to its share of every class.
+    """Return a random order of examples; each prefix has nearly the same class proportions as all examples.
 
     The images of a class, in random order, are spread evenly over [0, 1): one image at a random position in each of n
     equal intervals. So every prefix has at most one image of a class too many or too few, and splits, search examples
@@ -109,7 +109,7 @@ class Split:
         return n_examples(self.inputs)
 
     def digest(self) -> str:
-        """Return a SHA-256 digest of inputs and targets, 16 hex digits; it is computed again if a tensor changes."""
+        """Return a SHA-256 digest of the split's inputs and targets, 16 hex digits, renewed if a tensor changes."""
         tensors = (*tensors_of(self.inputs), *tensors_of(self.targets))
         versions = tuple(tensor._version for tensor in tensors)
         known: tuple[tuple[int, ...], str] | None = self.__dict__.get("_digest")
@@ -120,12 +120,12 @@ class Split:
 
     @property
     def images(self) -> Any:
-        """Inputs, under the name that suits images."""
+        """Inputs of the split; another name of ``inputs``, for images."""
         return self.inputs
 
     @property
     def labels(self) -> Any:
-        """Targets, under the name that suits classes."""
+        """Targets of the split; another name of ``targets``, for class labels."""
         return self.targets
 
     def __getitem__(self, chosen: slice | Tensor) -> "Split":
@@ -133,11 +133,14 @@ class Split:
         return Split(take(self.inputs, chosen), take(self.targets, chosen), self.task)
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples."""
+        """Return inputs and targets of the split's first ``n`` examples."""
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield (inputs, targets) batches of the given sizes, in ``order`` (n,); None: in order of the examples."""
+        """Yield (inputs, targets) batches of given sizes, in the order of indices ``order``.
+
+        None: in the order of the examples.
+        """
         start = 0
         for size in sizes:
             chosen = slice(start, start + size) if order is None else order[start : start + size]
@@ -155,7 +158,7 @@ def content_digest(tensors: Iterable[Tensor]) -> str:
 
 
 def balanced_batch(split: Split, per_class: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw ``per_class`` examples of every class without replacement: inputs (k, c, h, w) and targets (k,).
+    """Draw ``per_class`` examples of each class without replacement; return their inputs and targets.
 
     Raises
     ------

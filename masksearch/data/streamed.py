@@ -35,7 +35,7 @@ Normalisation = tuple[Tensor, Tensor]
 
 
 def collate_pairs(items: list[Any]) -> tuple[Any, Any]:
-    """Stack (input, target) pairs to a batch (inputs, targets).
+    """Stack a list of (input, target) pairs to one batch (inputs, targets).
 
     An input or target is a tensor, array, number, image, or a tuple or dict of them.
     """
@@ -130,7 +130,7 @@ class StreamedSplit:
         return replace(self, normalisation=normalisation, raw=False)
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples; the global random state does not change."""
+        """Return inputs and targets of the split's first ``n`` examples; the global random state does not change."""
         with torch.random.fork_rng(devices=[]):
             items = [self.dataset[int(place)] for place in self.indices[:n]]
         return self._ready(self.collate(items))
@@ -143,11 +143,14 @@ class StreamedSplit:
         return _prepared((batch[0], batch[1]), self.task, type(self.dataset).__name__, self.normalisation)
 
     def digest(self) -> str:
-        """Return a digest of the split's length, its first examples and its identity, 16 hex digits."""
+        """Return a digest of the split's length, first examples and user-given name (identity), 16 hex digits."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield (inputs, targets) batches of the given sizes, in ``order`` (n,); None: in order of the examples."""
+        """Yield (inputs, targets) batches of given sizes, in the order of indices ``order``.
+
+        None: in the order of the examples.
+        """
         places = self.indices if order is None else self.indices[order]
         groups = [part.tolist() for part in places[: sum(sizes)].split(list(sizes))]
         loader = DataLoader(self.dataset, batch_sampler=groups, collate_fn=self.collate, num_workers=self.workers)
@@ -157,7 +160,7 @@ class StreamedSplit:
 
 @dataclass(frozen=True, eq=False)
 class LoaderSplit:
-    """Data split of a DataLoader, in the loader's order and batches.
+    """Data split that a DataLoader yields, in the loader's order and batches.
 
     Parameters
     ----------
@@ -205,7 +208,7 @@ class LoaderSplit:
         return isinstance(inner, RandomSampler) or "random" in type(inner).__name__.lower()
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples, or of all if there are fewer."""
+        """Return inputs and targets of the split's first ``n`` examples, or of all if there are fewer."""
         parts, count = [], 0
         for batch in self.batches(None, ()):
             parts.append(batch)
@@ -216,7 +219,7 @@ class LoaderSplit:
         return take(inputs, slice(n)), take(targets, slice(n))
 
     def digest(self) -> str:
-        """Return a digest of the split's length, its first examples and its identity, 16 hex digits."""
+        """Return a digest of the split's length, first examples and user-given name (identity), 16 hex digits."""
         return _first_digest(self)
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:

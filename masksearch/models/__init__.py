@@ -66,7 +66,7 @@ MODELS: Table[ModelRow] = Table(
 
 @dataclass(frozen=True)
 class BuiltAs:
-    """Arguments with which :func:`build_model` made a network; with them it makes one of equal sizes."""
+    """Arguments of the :func:`build_model` call that made a network; they rebuild a network of equal sizes."""
 
     name: str
     shape: Shape
@@ -126,7 +126,7 @@ def build_model(
 
 
 def is_own_function(name: str) -> bool:
-    """Whether a model's name is ``module:function`` or ``file.py:function``, and no name of a table with a suffix."""
+    """Return whether a model's name is ``module:function`` or ``file.py:function``, and not a table's name."""
     base = name.partition(":")[0]
     return base not in (*MODELS, "torchvision", "timm") and names_function(name)
 
@@ -144,7 +144,7 @@ def _own(name: str, data: Any, seed: int) -> nn.Module:
 
 
 def built_as(model: nn.Module) -> BuiltAs | None:
-    """Return the :func:`build_model` arguments that made a network or the original of a copy; None for others."""
+    """Return the :func:`build_model` arguments of a network, also of a copied one; None for other networks."""
     return vars(model).get("built_as")
 
 

@@ -36,7 +36,7 @@ def lenet_300_100(shape: Shape, classes: int, width: float) -> nn.Module:
 
 
 def thesis_mlp(shape: Shape, classes: int, width: float) -> nn.Module:
-    """Build a perceptron without biases and with hidden layers of 300 and 100 units; torch's initial weights.
+    """Build a perceptron without biases, with hidden layers of 300 and 100 units and PyTorch's initialisation.
 
     The network of "Heuristic Approach Towards Early Pruning of Neural Networks" (2020).
     """
@@ -44,7 +44,7 @@ def thesis_mlp(shape: Shape, classes: int, width: float) -> nn.Module:
 
 
 def fc(shape: Shape, classes: int, width: float) -> nn.Module:
-    """Build a perceptron with five hidden layers of 100 units; torch's initial weights (Tanaka et al. 2020, MNIST)."""
+    """Build a perceptron with five hidden layers of 100 units and PyTorch's initialisation (Tanaka et al. 2020)."""
     return mlp(prod(shape), [scaled(100, width)] * 5, classes)
 
 

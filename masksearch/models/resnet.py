@@ -43,7 +43,7 @@ class Residual(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
+        """Return the block's outputs (n, filters, h / stride, w / stride) for inputs (n, channels, h, w)."""
         return self.relu(self.body(images) + self.shortcut(images))
 
 

@@ -16,7 +16,7 @@ __all__ = ["Compressed", "Measured"]
 
 @dataclass(frozen=True)
 class Measured:
-    """Measurements of a network: metric and loss on the test examples, and costs."""
+    """Measurements of one network: metric and loss on the test examples, parameters, MACs and latency."""
 
     metric_name: str
     metric: float | None  # main metric of the task on the test examples

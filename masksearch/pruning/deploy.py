@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from masksearch.cost import time_runs
 from masksearch.cost.forward_pass import batch_of, check_batch, copied, device_of, evaluated
 from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inputs_of, zeros_of
-from masksearch.pruning.semi_structured import SemiStructured, semi_structured
+from masksearch.pruning.sparse_kernels import SemiStructured, semi_structured
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, n_examples
 
@@ -69,34 +69,34 @@ class SparseLinear(_SparseProduct):
     """``nn.Linear`` that stores and multiplies only non-zero weights (CSR). For inference: nothing is trainable."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return outputs (..., out) for inputs (..., in)."""
+        """Return the sparse linear layer's outputs (..., out features) for inputs (..., in features)."""
         rows = x.reshape(-1, self.shape[1])
         return self.multiply(rows.t()).t().contiguous().view(*x.shape[:-1], self.shape[0])
 
 
 class SparseConv1x1(_SparseProduct):
-    """1x1 ``nn.Conv2d`` (unpadded, one group) that stores and multiplies only non-zero weights. For inference."""
+    """``nn.Conv2d`` with a 1x1 kernel that stores and multiplies only non-zero weights (CSR). For inference."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: tuple[int, int]) -> None:
         super().__init__(weight.flatten(1), bias)
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return outputs (n, out, h / stride, w / stride) for inputs (n, in, h, w)."""
+        """Return the 1x1 convolution's outputs (n, out channels, h / stride, w / stride) for images (n, c, h, w)."""
         x = x[..., :: self.stride[0], :: self.stride[1]]
         # Image by image: pixels are columns, so that no dimension has to be permuted.
         return torch.stack([self.multiply(image.flatten(1)).view(-1, *image.shape[1:]) for image in x])
 
 
 class Deployed(NamedTuple):
-    """Result of :func:`sparse`: the network for inference, and the measurement of each layer with zeros."""
+    """Result of :func:`sparse`: the network for inference, and dense and sparse times of each layer with zeros."""
 
     model: nn.Module
     choices: list[Choice]
 
 
 def sparse(model: nn.Module, example_input: Nested, seconds: float = 0.2) -> Deployed:
-    """Return a copy of a network for inference, with layers replaced by sparse products where these are faster.
+    """Return a copy of a network for inference, with sparse layers wherever these are measured to be faster.
 
     Every linear layer and 1x1 convolution with zeros in its weight is timed dense and sparse on its inputs from the
     example batch. It becomes sparse only if the 95 % interval of the sparse time lies below that of the dense time.
@@ -166,7 +166,7 @@ def _quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """Sparsity above which a sparse linear layer of one size is measured to be faster than the dense layer."""
+    """Speedups of a sparse linear layer by sparsity, and the sparsity above which it is faster than a dense one."""
 
     size: int  # input features = output features
     rows: int  # batch size
@@ -181,7 +181,7 @@ def break_even(
     device: torch.device | str = "cpu",
     seconds: float = 0.2,
 ) -> list[BreakEven]:
-    """Measure on this machine from which sparsity on sparse square linear layers are faster than dense ones.
+    """Measure the sparsity above which sparse square linear layers run faster than dense ones on this machine.
 
     Weights are float32 with random zeros; dense and sparse layers are timed in turns.
 

@@ -1,4 +1,4 @@
-"""Energy after repair: the squared errors that layers' outputs keep when removed inputs are replaced by least squares.
+"""Repair energy of filter masks: the layers' squared output errors after least-squares repair of their weights.
 
 A layer with weight W (out, k) reads inputs X (rows, k). With G = X^T X, H = G + ridge I and the kept columns S, the
 least-squares weights are V = H_SS^-1 (H W^T)_S. Removing the columns R costs, after this best repair, exactly
@@ -41,7 +41,7 @@ _REFRESH = 500  # rank updates after which a transform is computed anew, against
 
 @dataclass(frozen=True, eq=False)
 class LayerProblem:
-    """Least-squares problem of one layer that reads units."""
+    """Least-squares problem of one layer, whose kept weights are solved anew after a mask removes inputs."""
 
     hessian: np.ndarray  # H, float64 (k, k)
     target: np.ndarray  # H W^T, or a matrix with the same product with its transpose, float64 (k, <= k)
@@ -51,12 +51,12 @@ class LayerProblem:
     columns: dict[int, np.ndarray]  # layer of the space -> columns of each of its units, int64 (layer size, n)
 
     def kept(self, bits: np.ndarray) -> np.ndarray:
-        """Return which columns a mask keeps, bool (k,)."""
+        """Return which input columns of the layer's weight matrix a mask keeps: bool, one entry per column."""
         return np.append(bits, True)[self.units]
 
 
 class RepairEnergy(Energy):
-    """Energy after repair of the masks of a filter space; made by :func:`repair_energy`.
+    """Energy of filter masks: the layers' output errors after least-squares repair; see :func:`repair_energy`.
 
     Memory: the matrix H (k, k) in float64 for every layer that reads units, k = inputs x kernel size, and as much again
     for every walk.
@@ -80,7 +80,7 @@ class RepairEnergy(Energy):
         return self.start(mask).value
 
     def saliency(self, alive: Mask | None = None) -> Tensor:
-        """Return the number of units that greedy removal prunes before each unit: float64 (n_units,).
+        """Return, for each filter, how many filters greedy removal prunes before it: float64 (n_units,).
 
         Units that the mask ``alive`` prunes, if one is given, have -1.
         """
@@ -90,14 +90,17 @@ class RepairEnergy(Energy):
         return saliency
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> "RepairState":
-        """Return the state of a walk that begins at ``mask``; see :class:`~masksearch.core.energy.Energy`."""
+        """Return a search state that begins at ``mask`` and updates its energy with every change of units.
+
+        See :class:`~masksearch.core.energy.Energy`.
+        """
         self.space.check_mask(mask)
         weights = np.ones(len(self.problems)) if coefficients is None else np.asarray(coefficients, dtype=np.float64)
         return RepairState(self, mask.bits.numpy().copy(), weights)
 
 
 class RepairState(EnergyState):
-    """Current mask of a walk on an energy after repair."""
+    """Current mask of a local search, with its repair energy (output errors after least-squares repair)."""
 
     def __init__(self, energy: RepairEnergy, bits: np.ndarray, coefficients: np.ndarray) -> None:
         self.energy, self.bits = energy, bits
@@ -108,30 +111,30 @@ class RepairState(EnergyState):
 
     @property
     def value(self) -> float:
-        """Energy of the current mask."""
+        """Energy of the current mask: the weighted sum of the layers' relative squared errors after repair."""
         return float(self._coefficients @ self.terms())
 
     def terms(self) -> np.ndarray:
-        """Return every layer's relative squared error after repair, float64 (n_terms,)."""
+        """Return each layer's relative squared output error after repair under the current mask: float64."""
         pairs = zip(self._transforms, self.energy.problems, strict=True)
         return np.array([transform.error * problem.scale for transform, problem in pairs])
 
     def singles(self, layer: int) -> np.ndarray:
-        """Return the change of the energy if each unit of a layer is toggled alone: float64 (layer size,)."""
+        """Return the change of the energy if one unit of a layer is toggled, for each of its units: float64."""
         if layer not in self._singles:
             own = self.energy.space.layers[layer]
             self._singles[layer] = self.deltas(np.arange(own.start, own.stop)[:, None])
         return self._singles[layer]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the energy by each of m moves, which toggle the units of their row of (m, r)."""
+        """Return the change of the energy by each move; a move toggles the units in its row of ``units``."""
         changes = np.zeros(len(units))
         for reader, columns in self._columns(units):
             changes += self._factors[reader] * self._transforms[reader].changes(columns)
         return changes
 
     def toggle(self, units: np.ndarray) -> None:
-        """Toggle units, int64 (r,), in the current mask."""
+        """Toggle units in the current mask: remove kept ones and restore removed ones; ``units`` are indices."""
         self.bits[units] ^= True
         changed = self._columns(units[None])
         for reader, columns in changed:
@@ -212,7 +215,7 @@ class _Transform:
 def repair_energy(
     model: nn.Module, space: NetworkSpace, examples: Nested | Iterable[Nested], *, ridge: float | None = None
 ) -> RepairEnergy:
-    """Return the energy after repair of filter masks: cost of the removed units once the kept weights are solved anew.
+    """Return an energy of filter masks: the layers' output errors after their kept weights are solved anew.
 
     Units are channels, neurons and heads; the layers that read them are those that :func:`masksearch.reconstruct`
     repairs. Each layer counts with its squared error relative to its outputs' sum of squares (of deviations from the

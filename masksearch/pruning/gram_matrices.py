@@ -1,4 +1,4 @@
-"""Gram matrices of layers' inputs: the sums from which least squares, energies and post-training masks are computed.
+"""Gram matrices of layers' inputs: sums of products, from which least squares and post-training masks are computed.
 
 A layer with weight W (out, k) reads inputs X (rows, k), one row per position of every example. G = X^T X holds all that
 a least-squares problem over the layer's outputs needs, in memory that does not grow with the examples. A grouped
@@ -35,14 +35,17 @@ _NUMBERS = 1 << 25  # numbers in the rows of inputs that are multiplied at once:
 
 @dataclass
 class Gram:
-    """Sums over rows: inputs times inputs (k + 1, k + 1), and inputs times dense inputs. The last column is one."""
+    """Gram matrix of a layer's k inputs, summed over all rows, also with the inputs of the dense network.
+
+    Shapes are (k + 1, k + 1): the last input is one, for the bias.
+    """
 
     own: Tensor
     cross: Tensor  # the same tensor as ``own`` where the inputs are those of the dense network
     shift: Tensor | None = None  # (k + 1, out): inputs times what targets have beside the dense layer's outputs
 
     def centred(self) -> "Gram":
-        """Return the sums over deviations from the mean; the last row and column become zero."""
+        """Return the Gram matrices of the inputs minus their mean; the bias's row and column become zero."""
         n = self.own[-1, -1]
         own = self.own - torch.outer(self.own[:, -1], self.own[-1]) / n
         same = self.cross is self.own
@@ -53,13 +56,13 @@ class Gram:
 
 @dataclass(frozen=True)
 class LayerGrams:
-    """Gram matrices of one layer, a matrix per group: of most batches, and of the held-out ones."""
+    """Gram matrices of one layer's inputs, one per convolution group: of batches to fit, and of held-out ones."""
 
     fitted: tuple[Gram, ...]
     held_out: tuple[Gram, ...]
 
     def centred(self) -> "LayerGrams":
-        """Return the sums over deviations from the mean."""
+        """Return the layer's Gram matrices of the inputs minus their mean."""
         return LayerGrams(
             tuple(gram.centred() for gram in self.fitted), tuple(gram.centred() for gram in self.held_out)
         )
@@ -95,7 +98,7 @@ class _Sums:
 def gram_matrices(
     own: nn.Module, dense: nn.Module, layers: Sequence[MatrixLayer], batches: Sequence[Nested]
 ) -> dict[str, LayerGrams]:
-    """Return the Gram matrices of the inputs of layers in network ``own``, by name of the layer.
+    """Return {layer name: Gram matrices of the layer's inputs in network ``own``}.
 
     ``cross`` relates them to the inputs of the same layer in network ``dense``, which may be the same network. A layer
     whose outputs are added to a shortcut gets ``shift``: the targets are the dense outputs of the sum.
@@ -144,14 +147,14 @@ def _plus(total: Tensor | None, part: Tensor) -> Tensor:
 
 
 def calibration_inputs(split: Any, n: int, generator: torch.Generator) -> list[Nested]:
-    """Return batches of up to 64 inputs of ``n`` examples of a data split, drawn at random; at least four batches."""
+    """Draw ``n`` random examples of a split; return their inputs in at least four batches of at most 64."""
     order = torch.randperm(len(split), generator=generator)[:n]
     sizes = [len(part) for part in order.split(max(1, min(_BATCH, len(order) // HELD_OUT)))]
     return [inputs for inputs, _ in islice(split.batches(order, sizes), len(sizes))]
 
 
 def calibration_batches(examples: Any, device: torch.device) -> list[Nested]:
-    """Return batches of inputs on the device, at least four, so that one is held out.
+    """Return inputs as at least four batches on the device, so that one can be held out for validation.
 
     Raises
     ------

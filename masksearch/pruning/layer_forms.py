@@ -32,12 +32,12 @@ class Choice:
 
     @property
     def speedup(self) -> float:
-        """Median dense time / median sparse time; below 1 the sparse layer is slower."""
+        """Speedup by a sparse layer: median dense time / median sparse time; below 1 the sparse layer is slower."""
         return self.dense.median / self.sparse.median
 
 
 def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
-    """Layer name -> input at its first run, for layers with a sparse form; and the network's outputs."""
+    """Run a batch; return {layer name: first input} of layers with a sparse form, and the network's outputs."""
     inputs: dict[str, Tensor] = {}
     hooks = []
     # torch's encoder passes these weights to a fused operator that needs dense ones.
@@ -70,7 +70,10 @@ def zeros_of(layer: nn.Module) -> int:
 
 
 def choose_form(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor, seconds: float) -> Choice:
-    """Time both forms of a layer on an input; choose sparse if its 95 % interval lies below that of dense."""
+    """Time the dense and the sparse form of a layer on an input; choose the sparse one if it is surely faster.
+
+    It is surely faster if the 95 % interval of its time lies below that of the dense form.
+    """
     weight = layer.weight
     assert isinstance(weight, Tensor)
     times = time_runs({"dense": partial(layer, x), "sparse": partial(sparse_layer, x)}, x.device, seconds)
@@ -87,7 +90,7 @@ def choose_form(name: str, layer: nn.Module, sparse_layer: nn.Module, x: Tensor,
 
 
 def check_equal(dense: Any, sparse: Any, name: str) -> None:
-    """Raise an :class:`InputError` if the outputs of the dense and the sparse network ``name`` differ."""
+    """Raise an :class:`InputError` if the outputs of a dense network and of its sparse copy differ."""
     for expected, output in zip(_tensors(dense), _tensors(sparse), strict=True):
         tolerance = _TOLERANCE if expected.dtype in (torch.float32, torch.float64) else _TOLERANCE_LOW
         spread = float(expected.double().std()) if expected.numel() > 1 else float(expected.double().abs())

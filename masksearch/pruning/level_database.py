@@ -1,4 +1,4 @@
-"""Level database: the repair of every family of units at about ten densities, solved once; candidates are stitched.
+"""Level database: repairs of each family of coupled layers at about ten densities; networks combine these repairs.
 
 The idea is that of SPDY (Frantar and Alistarh 2022) and ZipLM (Kurtic et al. 2023). An entry belongs to the layers that
 read the outputs of one family. Outputs that another family's level removes are sliced from it.
@@ -21,7 +21,9 @@ DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 
 
 class LevelDatabase:
-    """Masks and repaired networks by one level per family of units, from solutions that are computed once per level.
+    """Masks and repaired networks for any density level per family of coupled layers, from repairs solved once.
+
+    A family is a group of layers whose channels are pruned together.
 
     Within a family, the units of highest saliency are kept, at least one. Layers that read several families have a
     solution per combination of their levels, which is computed when it is first used.
@@ -57,12 +59,12 @@ class LevelDatabase:
 
     @property
     def kept(self) -> Tensor:
-        """Units that each family keeps at each level: int64 (families, levels)."""
+        """Number of units that each family of coupled layers keeps at each density level: int64 (families, levels)."""
         sizes = torch.tensor([layer.size for layer in self.space.layers], dtype=torch.float64)
         return (sizes[:, None] * torch.tensor(self.densities, dtype=torch.float64)).round().long().clamp_min(1)
 
     def mask(self, levels: Sequence[int]) -> Mask:
-        """Return the mask of one level per family, in the order of the space's layers.
+        """Return the mask that prunes each family of coupled layers to the density with its index in ``levels``.
 
         Raises
         ------
@@ -78,11 +80,13 @@ class LevelDatabase:
         return Mask(self.space, bits)
 
     def network(self, levels: Sequence[int], *, small: bool = False) -> nn.Module:
-        """Return the repaired network of one level per family, stitched from the solutions of the levels."""
+        """Return the repaired network with each family of coupled layers at its density level in ``levels``."""
         return self.reconstruction(self.mask(levels), small=small)
 
     def errors(self) -> Tensor:
-        """Return the error of each family at each level: float64 (families, levels); level 0 of density 1 has none.
+        """Return the output error of pruning one family of coupled layers to one level: float64 (families, levels).
+
+        The error is 0 at a level of density 1.
 
         The error is the relative squared error after repair of the layers that read the family (ZipLM), summed over
         them, where no other family loses units. Computing it fills the database.

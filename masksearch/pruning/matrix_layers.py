@@ -1,4 +1,4 @@
-"""Layers that multiply rows of inputs by a matrix: their weights as matrices, their inputs as rows, their shortcuts."""
+"""Layers that multiply rows of inputs by a matrix: weights as matrices, inputs as rows, residual shortcuts."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,31 +36,37 @@ class MatrixLayer:
 
     @property
     def weight_name(self) -> str:
-        """Name of the weight among the network's parameters."""
+        """Name of the layer's weight among the network's parameters."""
         return f"{self.name}.{self.weight}".lstrip(".")
 
     @property
     def bias_name(self) -> str:
-        """Name of the bias among the network's parameters, if there is one."""
+        """Parameter name that the layer's bias has in the network, also if the layer has no bias."""
         return f"{self.name}.{self.bias}".lstrip(".")
 
     def has_bias(self, module: Any) -> bool:
-        """Return whether the layer has a bias."""
+        """Return whether the layer, whose parameters are in ``module``, has a bias."""
         return getattr(module, self.bias) is not None
 
     def matrix(self, module: Any) -> Tensor:
-        """Return the weight as matrices (groups, out / groups, k + 1) in float64; the last column is the bias."""
+        """Return the layer's weight as float64 matrices, one per convolution group; the last column is the bias.
+
+        The shape is (groups, out / groups, k + 1) for k inputs.
+        """
         weight = self._rows(getattr(module, self.weight).detach()).cpu().double()
         bias = getattr(module, self.bias)
         last = torch.zeros(len(weight)) if bias is None else bias.detach().cpu()
         return torch.cat([weight, last[:, None].double()], dim=1).unflatten(0, (self.groups, -1))
 
     def kept_entries(self, keep: Tensor) -> Tensor:
-        """Return a bool mask of the weight's shape as matrices (groups, out / groups, k)."""
+        """Reshape a bool mask of a layer's weight to matrices, one per convolution group.
+
+        The shape is (groups, out / groups, k) for k inputs.
+        """
         return self._rows(keep.cpu()).unflatten(0, (self.groups, -1))
 
     def store(self, module: Any, matrix: Tensor) -> None:
-        """Copy matrices (groups, out / groups, k + 1) into the weight and the bias, if there is one."""
+        """Copy matrices, one per convolution group, to the layer's weight and, from their last column, its bias."""
         rows, weight, bias = matrix.flatten(0, 1), getattr(module, self.weight), getattr(module, self.bias)
         entries = rows[:, :-1].T if self.transposed else rows[:, :-1]
         with torch.no_grad():
@@ -69,7 +75,10 @@ class MatrixLayer:
                 bias.copy_(rows[:, -1].to(bias))
 
     def input_rows(self, module: Any, inputs: Tensor) -> Tensor:
-        """Return a batch of inputs as matrices (groups, rows, k): a row per position of every example."""
+        """Reshape layer inputs to matrices, one per convolution group, with a row per position of each example.
+
+        The shape is (groups, rows, k) for k inputs.
+        """
         if not isinstance(module, _ConvNd):
             return inputs.flatten(0, -2)[None]
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
@@ -82,12 +91,18 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def output_rows(self, module: Any, outputs: Tensor) -> Tensor:
-        """Return a batch of outputs as matrices (groups, rows, out / groups), in the order of the input rows."""
+        """Reshape layer outputs to matrices, one per convolution group, with rows in order of the input rows.
+
+        The shape is (groups, rows, out / groups).
+        """
         rows = (outputs.movedim(1, -1) if isinstance(module, _ConvNd) else outputs).flatten(0, -2)
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
-        """Return what a difference of the shortcut adds to the layer's targets: divided by the BatchNorm's scales."""
+        """Return how a layer's target outputs change by a difference of the residual shortcut that is added to them.
+
+        The difference of the shortcut is divided by the scales of the BatchNorm behind the layer.
+        """
         if self.norm is None:
             return difference
         norm: Any = dense.get_submodule(self.norm)
@@ -102,7 +117,7 @@ class MatrixLayer:
 
 
 def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
-    """Return the layers of a model that :class:`MatrixLayer` can describe, in the order in which they first run.
+    """Return a model's linear layers, convolutions and attention projections, in the order in which they first run.
 
     They are linear layers, Hugging Face's Conv1D, convolutions of all padding modes (not transposed ones), and the
     projections of ``nn.MultiheadAttention``: those of its inputs where query, key and value are the same tensor. A
@@ -157,7 +172,7 @@ def _is_matrix(module: nn.Module) -> bool:
 
 @dataclass
 class Observed:
-    """Tensors of one forward pass at a layer, one per run: its inputs, and what is added to its outputs."""
+    """Tensors of one forward pass at a layer, per call: its inputs, and the shortcuts added to its outputs."""
 
     inputs: list[Tensor] = field(default_factory=list)
     shortcuts: list[Tensor] = field(default_factory=list)
@@ -165,7 +180,7 @@ class Observed:
 
 @contextmanager
 def observed(model: nn.Module, layers: Sequence[MatrixLayer], shortcuts: bool) -> Iterator[dict[str, Observed]]:
-    """Within the block, collect the inputs of layers, and with ``shortcuts`` the tensors that are added to outputs."""
+    """Context manager that records layers' inputs and, with ``shortcuts``, tensors that are added to their outputs."""
     found = {layer.name: Observed() for layer in layers}
     with ExitStack() as stack:
         for layer in layers:

@@ -90,7 +90,7 @@ def reconstruct(
 
 
 class Reconstruction:
-    """Least-squares repair of one network under many masks, from Gram matrices that are computed once.
+    """Least-squares repair of a network under many masks, from Gram matrices of its layers' inputs, made once.
 
     A layer's solution depends on its kept inputs alone, and is cached by them: a mask that changes few layers is
     repaired quickly. Removed outputs are zeroed afterwards.
@@ -153,7 +153,7 @@ class Reconstruction:
         return repaired
 
     def errors(self, mask: Mask) -> dict[str, float]:
-        """Return {layer: relative squared error of its outputs after repair} of the layers that lose inputs.
+        """Return {layer name: relative squared output error after repair} of layers whose inputs a mask removes.
 
         The error is that on held-out examples, for the dense network's inputs, divided by the outputs' squared size.
         Removed outputs count, too.
@@ -217,7 +217,7 @@ def _keep_scale(dense: Any, norm: Any) -> None:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Sequence[Nested]) -> None:
-    """Compute the running statistics of all BatchNorm layers anew, as means over batches, in place.
+    """Compute the running statistics of all BatchNorm layers anew from batches of inputs, in place.
 
     Li et al. 2020 (EagleEye): the statistics of the dense network don't fit the pruned one.
     """

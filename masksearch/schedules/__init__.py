@@ -13,7 +13,7 @@ __all__ = ["SCHEDULES", "EarlyBird", "Schedule", "mask_distances", "round_densit
 
 @dataclass(frozen=True)
 class Schedule:
-    """Row of the table ``SCHEDULES``: how pruning and training alternate, as default values of settings."""
+    """Definition of a schedule in ``SCHEDULES``: how pruning and training alternate, as default values of settings."""
 
     about: str  # description in one line
     rounds: int = 1  # number of rounds of pruning and training; 1: no rounds
@@ -26,7 +26,7 @@ class Schedule:
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule itself decides at which epoch masks are found; then the setting find_at is unused."""
+        """Whether the schedule itself decides after which epoch masks are found; ``find_at`` then has no effect."""
         return self.detects or self.changes == "ramp"
 
 
@@ -64,7 +64,7 @@ SCHEDULES: Table[Schedule] = Table(
 
 
 def round_densities(density: float, rounds: int) -> list[float]:
-    """Return the density after each of several pruning rounds: density ** (r / rounds) after round r.
+    """Return the density after each of several pruning rounds, falling by a constant factor to ``density``.
 
     Every round prunes the same share, 1 - density ** (1 / rounds), of the remaining units.
 

@@ -40,7 +40,7 @@ class EarlyBird:
         self._masks: deque[Mask] = deque(maxlen=memory)
 
     def see(self, mask: Mask | None) -> bool:
-        """Add the mask of the next epoch; return whether masks are stable, so that the network can be pruned now.
+        """Add the mask after the next epoch; return whether masks are stable, so that the network can be pruned now.
 
         ``None`` is an epoch without a meaningful mask, because all saliencies were equal, as BatchNorm scales are
         before the first step. It empties the memory.

@@ -28,7 +28,10 @@ Kind = Literal["set", "rigl"]
 
 
 def default_interval(steps: int) -> int:
-    """Return the default number of steps between two mask changes: 100 (Evci et al. 2020), at most steps / 40."""
+    """Return the default number of steps between mask changes: 100, at most 1/40 of the training's ``steps``.
+
+    100 is the number of Evci et al. 2020.
+    """
     return max(1, min(100, steps // 40))
 
 
@@ -162,7 +165,7 @@ class Gradual(_ChangingMask):
         return mask
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mask, its requested density and the ramp, for a checkpoint."""
+        """Return the mask, its requested density and the density curve, for a checkpoint."""
         return super().state_dict() | {"reached": self._reached}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,7 +175,7 @@ class Gradual(_ChangingMask):
 
 
 class Regrowing(_ChangingMask):
-    """Dynamic sparse training: at intervals, each layer prunes its smallest weights and regrows as many.
+    """Dynamic sparse training: at intervals, each layer prunes its smallest weights and restores as many pruned ones.
 
     ``set`` (Mocanu et al. 2018) regrows at random, ``rigl`` (Evci et al. 2020) where gradients are largest: the
     gradients of the last batch before its step, a step that the published RigL omits. The published SET changes masks

@@ -9,7 +9,7 @@ __all__ = ["Ramp"]
 
 @dataclass(frozen=True)
 class Ramp:
-    """Cubic curve of density, from ``start`` to ``density`` between two optimiser steps: first fast, then slow.
+    """Cubic curve of density between two optimiser steps: it falls fast from ``start``, then slowly to ``density``.
 
     Zhu and Gupta 2017 (equation 1), for sparsity: s = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3.
 
@@ -48,6 +48,6 @@ class Ramp:
         return self.density + (self.start - self.density) * left**3
 
     def due(self, step: int) -> bool:
-        """Return whether the mask changes after this optimiser step."""
+        """Return whether gradual pruning changes the mask after this optimiser step."""
         within = self.begin < step <= self.end
         return within and (step == self.end or (step - self.begin) % self.interval == 0)

@@ -1,4 +1,4 @@
-"""Regrowth updates of dynamic sparse training (SET, RigL): every layer drops weights and regrows as many."""
+"""Regrowth updates of dynamic sparse training (SET, RigL): each layer prunes weights and restores as many."""
 
 from math import cos, pi
 
@@ -22,7 +22,7 @@ def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
 
 
 def set_update(space: MaskSpace, mask: Mask, weights: Tensor, share: float, generator: torch.Generator) -> Mask:
-    """Return the mask after one update of SET: prune the smallest weights, regrow as many at random.
+    """Return the mask after one update of SET: each layer prunes its smallest weights, restores as many at random.
 
     Mocanu et al. 2018 drop ``share`` of the positive and of the negative weights, those nearest to zero; here, as in
     Evci et al. 2020, ``share`` of all weights is dropped. A dropped weight may be drawn again.
@@ -44,7 +44,7 @@ def set_update(space: MaskSpace, mask: Mask, weights: Tensor, share: float, gene
 def rigl_update(
     space: MaskSpace, mask: Mask, weights: Tensor, gradients: Tensor, share: float, generator: torch.Generator
 ) -> Mask:
-    """Return the mask after one update of RigL: prune the smallest weights, regrow where gradients are largest.
+    """Return the mask after one update of RigL: prune the smallest weights, restore those of largest gradient.
 
     Evci et al. 2020 (algorithm 1). Dropped weights are candidates, too: a weight comes back, with its value, if its
     gradient is among the largest.

@@ -21,7 +21,7 @@ class HasMask(Protocol):
 
     @property
     def mask(self) -> Mask:
-        """Mask that was found."""
+        """Pruning mask that was found."""
 
 
 F = TypeVar("F", bound=Mask | HasMask)

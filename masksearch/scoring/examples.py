@@ -26,11 +26,11 @@ class ScoredSplit(Protocol):
         """Return the number of examples."""
 
     def sample(self, n: int) -> tuple[Nested, Any]:
-        """Return inputs and targets of the first ``n`` examples, on the CPU."""
+        """Return inputs and targets of the split's first ``n`` examples, on the CPU."""
 
 
 class HeldSplit(Split):
-    """Data split in memory that accepts tensors on any device, without checks and conversions."""
+    """Data split in memory that accepts tensors on any device and doesn't check or convert them."""
 
     def __post_init__(self) -> None:
         """Leave the tensors as they are."""
@@ -89,7 +89,7 @@ class ScoredExamples:
         self._passed = True
 
     def whole(self) -> tuple[Nested, Any]:
-        """Return (inputs, targets) of all examples; streamed examples are read once and then stay on the device."""
+        """Return (inputs, targets) of all examples at once; streamed ones are read once and stay on the device."""
         if self._held is None:
             inputs, targets = self._split.sample(len(self._split))
             self._check(inputs, targets)

@@ -1,4 +1,4 @@
-"""Measures: running scores of any task, updated with the outputs of one batch after the other."""
+"""Measures: scores for any task that are accumulated over batches of a network's outputs."""
 
 import math
 from collections.abc import Callable
@@ -18,24 +18,24 @@ __all__ = ["Measure", "counted_outputs", "logit_measure", "new_measure"]
 
 
 class Measure(Protocol):
-    """Protocol of a running score: ``update`` adds one batch, ``value`` returns the score of all batches."""
+    """Protocol of a score over batches: ``update`` adds one batch, ``value`` returns the score of all batches."""
 
     def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
-        """Add a batch of ``n`` examples; ``dense`` holds the dense network's outputs, or None if not needed."""
+        """Add a batch of ``n`` examples to the score; ``dense``: the dense network's outputs, or None if not needed."""
 
     def value(self) -> float:
         """Return the score of all batches added so far; higher is better."""
 
 
 def new_measure(kind: TaskObjective, task: Task) -> Measure:
-    """Return an accumulator that adds up a score over batches: the metric, minus the loss, or minus the distance."""
+    """Return an accumulator of a score over batches: the task's metric, minus its loss, or minus its distance."""
     measures: dict[TaskObjective, Callable[[Task], Measure]]
     measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
     return measures[kind](task)
 
 
 def logit_measure(objective: LogitObjective, task: Task) -> Measure:
-    """Return an accumulator that collects logits (n, classes) and labels (n,), and computes their score at the end."""
+    """Return an accumulator that collects all logits (n, classes) and labels (n,), and scores them at the end."""
     return _OfLogits(objective, task)
 
 

@@ -111,7 +111,7 @@ def bn_recalibrated(model: nn.Module, inputs: Nested, targets: Any, task: Task =
 
 
 def width(space: FilterSpace, mask: Mask) -> float:
-    """Return minus the sum over layers of 1 / (number of output channels that a filter mask keeps).
+    """Return minus the sum over layers of 1 / (number of the layer's output channels that a filter mask keeps).
 
     The objective needs no examples and no weights.
 
@@ -126,7 +126,7 @@ def width(space: FilterSpace, mask: Mask) -> float:
 
 @dataclass(frozen=True)
 class Objective:
-    """Row of the table ``OBJECTIVES``: a quantity that scores a mask, and how it is computed.
+    """Definition of an objective in ``OBJECTIVES``: a quantity that scores masks, and how it is computed.
 
     A row with ``of_logits`` alone is for classification. A row with ``of_task``, too, uses ``of_logits`` for
     classification and the quantity of the task for all other tasks.
@@ -143,7 +143,7 @@ class Objective:
     reconstructs: bool = False  # whether masked networks are repaired on calibration examples before they are measured
 
     def fits(self, task: Task) -> bool:
-        """Return whether the objective can be computed for a task."""
+        """Return whether this objective can be computed for the outputs of a task."""
         return task.classifies or self.of_logits is None or self.of_task is not None
 
 

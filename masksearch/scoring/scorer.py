@@ -176,7 +176,7 @@ class Scorer:
 
     @property
     def path_name(self) -> str:
-        """Name of the way in which outputs are computed: incremental, compact, in place, reconstructed or reference.
+        """Name of the way to compute outputs: incremental, compact, in place, reconstructed or reference.
 
         The name ``mask`` means that the objective needs no outputs.
         """
@@ -215,7 +215,7 @@ class Scorer:
 
     @property
     def refresh_every(self) -> int:
-        """Number of scored masks between two calls of :meth:`refresh`; searches write checkpoints after a refresh."""
+        """Number of masks that are scored between two calls of :meth:`refresh`; searches save checkpoints then."""
         path = self._accuracy or self._path
         return 1 if path is None else path.refresh_every
 

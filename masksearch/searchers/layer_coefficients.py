@@ -46,7 +46,7 @@ class LayerCoefficients(LevelSearcher):
     - ``affine``: units rank by a x saliency + b, with two numbers per layer (LeGR, Chin et al. 2020). The parent is the
       best of some random members of a population, which a child enters in place of the oldest member.
 
-    MACs are products of neighbouring widths: see :class:`~masksearch.core.levels.Levels`.
+    MACs are products of neighbouring widths: see :class:`~masksearch.core.width_levels.Levels`.
     """
 
     allocation: str = "prior"

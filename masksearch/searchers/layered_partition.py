@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from masksearch.core.layout import Layout
-from masksearch.core.levels import filled
 from masksearch.core.mask import Mask, Move
+from masksearch.core.width_levels import filled
 from masksearch.searchers.partition import per_layer
 
 __all__ = ["LayeredPartition", "RankedLayers", "spread"]

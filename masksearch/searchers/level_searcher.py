@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from masksearch.core.levels import Levels, filled
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
+from masksearch.core.width_levels import Levels, filled
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator

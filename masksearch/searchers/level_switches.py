@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from masksearch.core.levels import Levels
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score
+from masksearch.core.width_levels import Levels
 from masksearch.searchers.level_searcher import LevelSearcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Density, Hold
-from masksearch.core.levels import Levels
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
+from masksearch.core.width_levels import Levels
 from masksearch.spaces.branches import with_branches
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace

@@ -49,7 +49,7 @@ def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
-    """Return the 0/1 mask (n,) of the ``kept`` largest absolute scores; gradients pass to the scores.
+    """Return the 0/1 mask (n,) of the ``kept`` largest absolute scores; gradients pass straight to the scores.
 
     Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight w with mask m, kept
     or not. The rank is ``|s|``, as in the authors' experiments: the gradient of s is d loss / d rank times sign(s).
@@ -59,7 +59,9 @@ def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
 
 
 def draw_zhou(scores: Tensor, kept: int) -> Tensor:
-    """Draw a random 0/1 mask (n,) with ``kept`` ones from Bernoulli(sigmoid(s - t)) of the scores s.
+    """Draw a random 0/1 mask (n,) with ``kept`` ones, where higher scores are likelier to be kept.
+
+    The draw is from Bernoulli(sigmoid(s - t)) of the scores s.
 
     Zhou et al. 2019, section 5. A draw from Bernoulli(sigmoid(a)) is 1 if a plus logistic noise is above 0. Here t is
     the kept-th highest value of s + noise, so that every draw has the requested density; in the paper t is 0 and the

@@ -67,7 +67,7 @@ class ScoredNetwork(nn.Module):
         self.register_buffer("power", torch.tensor(float(power)))
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
-        """Return the outputs of the masked network for its inputs."""
+        """Return the outputs of the network, masked by its scores, for its inputs."""
         weights = {}
         for name, mask in zip(self._names, self.masks(), strict=True):
             weight: Tensor = self.network.get_parameter(name)

@@ -24,7 +24,9 @@ def cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0
 
 
 def pixel_cross_entropy(outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the cross-entropy of maps, mean over the pixels of each example, then over examples, in nats.
+    """Return the cross-entropy of segmentation logits: mean over each example's pixels, then over examples.
+
+    In nats.
 
     ``outputs`` are logits (b, classes, ...), ``targets`` classes (b, ...). Ignored pixels do not count, nor do examples
     that have no other pixels.
@@ -44,9 +46,9 @@ def kl_divergence(dense: Tensor, masked: Tensor) -> Tensor:
 
 
 def bernoulli_kl(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return KL(dense || masked) between label probabilities, summed over labels, mean over examples, in nats.
+    """Return KL(dense || masked) of two networks' label probabilities: sum over labels, mean over examples.
 
-    Both arguments are logits (b, labels), one per Bernoulli variable.
+    Both arguments are logits (b, labels), one per Bernoulli variable. The result is in nats.
     """
     dense, masked = dense.float(), masked.float()
     each = dense.sigmoid() * (F.logsigmoid(dense) - F.logsigmoid(masked))
@@ -244,7 +246,7 @@ def as_task(task: str | Task) -> Task:
 
 
 def with_loss(task: Task, loss: Callable[[Any, Any], Tensor]) -> Task:
-    """Return a copy of a task with another loss, which gets the outputs as the network returns them.
+    """Return a copy of a task with another loss function, which gets the outputs as the network returns them.
 
     Label smoothing is refused.
     """

@@ -16,14 +16,14 @@ class Meter(Protocol):
     """Protocol of a metric that is updated per batch and computed at the end, such as torchmetrics.Metric."""
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add the outputs and targets of a batch."""
+        """Add the outputs and targets of a batch to the metric."""
 
     def compute(self) -> Any:
         """Return the metric of all batches so far, a number or a tensor with one element."""
 
 
 class WholeSplit:
-    """Metric that calls a function (all outputs, all targets) -> float once; it collects both on the CPU."""
+    """Metric that collects all outputs and targets on the CPU, and computes a function of them once, at the end."""
 
     def __init__(self, function: Callable[[Any, Any], float]) -> None:
         self._function = function
@@ -31,12 +31,12 @@ class WholeSplit:
         self._targets: list[Any] = []
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add the outputs and targets of a batch."""
+        """Add the outputs and targets of a batch to the metric."""
         self._outputs.append(to_device(outputs, "cpu"))
         self._targets.append(to_device(targets, "cpu"))
 
     def compute(self) -> float:
-        """Return the value of the function for the outputs and targets of all batches."""
+        """Return the metric: the value of its function for the outputs and targets of all batches."""
         return float(self._function(concatenate(self._outputs), concatenate(self._targets)))
 
 
@@ -65,7 +65,7 @@ class Top1(_Share):
     """Accuracy metric: the share of examples whose largest logit is that of their class."""
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the largest logit of each example is that of its class, bool (b,)."""
+        """Return whether the largest logit of each example is that of its class: bool (batch,)."""
         return outputs.argmax(1) == targets
 
 
@@ -73,7 +73,7 @@ class Top5(_Share):
     """Top-5 accuracy metric: the share of examples whose class is among the five largest logits."""
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the class of each example is among its five largest logits, bool (b,)."""
+        """Return whether the class of each example is among its five largest logits: bool (batch,)."""
         return (outputs.topk(min(5, outputs.shape[1]), dim=1).indices == targets[:, None]).any(1)
 
 
@@ -85,7 +85,7 @@ class Perplexity:
         self._tokens = 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits (tokens, vocabulary) and the tokens that they predict (tokens,)."""
+        """Add a batch to the perplexity: logits (tokens, vocabulary) and the tokens that they predict (tokens,)."""
         self._sums.append(torch.nn.functional.cross_entropy(outputs.float(), targets, reduction="sum").double())
         self._tokens += targets.numel()
 
@@ -104,7 +104,7 @@ class MeanIoU:
         self._confusion: Tensor | None = None  # (classes, classes): rows are targets, columns are predictions
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits (pixels, classes) and classes (pixels,)."""
+        """Add a batch to the mean intersection over union: logits (pixels, classes) and classes (pixels,)."""
         classes = outputs.shape[1]
         pairs = targets * classes + outputs.argmax(1)
         counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
@@ -120,7 +120,7 @@ class MeanIoU:
 
 
 def r2(outputs: Tensor, targets: Tensor) -> float:
-    """Return R^2 (coefficient of determination), mean over target columns: 1 is perfect, 0 the targets' mean."""
+    """Return R^2 (coefficient of determination), mean over target columns; predicting the targets' mean gives 0."""
     from sklearn.metrics import r2_score
 
     return float(

@@ -1,4 +1,4 @@
-"""A task: the loss, the metric and the distance of a network's outputs, and how to read the outputs."""
+"""A task: loss, metric and distance between two networks' outputs, and how to read the outputs."""
 
 import copy
 import inspect
@@ -32,7 +32,7 @@ class TargetCheck(Protocol):
 
 
 def read_output(outputs: Any) -> Any:
-    """Return the main output from a network's return value: a tensor, ``logits`` or ``out``, or the first item."""
+    """Return the main output in a network's return value: a tensor, its ``logits`` or ``out``, or its first item."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):  # Transformers' ModelOutput is an ordered dict
@@ -125,7 +125,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Identity of the task in files: its name, and the names of the functions of a task of your own."""
+        """Entries that identify the task in files: its name; for a task of your own, the names of its functions."""
         if self.name != "own":
             return {"task": self.name}
         parts = {"loss": self.loss, "metric": self.metric, "output": self.output, "distance": self.distance}
@@ -133,7 +133,7 @@ class Task:
         return {"task": "own", **{name: _full_name(part) for name, part in parts.items() if part is not None}}
 
     def read(self, outputs: Any) -> Any:
-        """Return the outputs that loss, metric and distance use, from a network's return value."""
+        """Return the outputs that the task's loss, metric and distance use, from a network's return value."""
         return (self.output or read_output)(outputs)
 
     def selected(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
@@ -148,7 +148,10 @@ class Task:
         return self.loss(*self.selected(outputs, targets))
 
     def training_loss(self, outputs: Any, targets: Any, label_smoothing: float = 0.0) -> Tensor:
-        """Return the loss that a training minimises: with label smoothing, plus 0.3 of the loss of auxiliary heads."""
+        """Return the loss that a training minimises: the task's, plus 0.3 x the loss of auxiliary heads.
+
+        Label smoothing applies to both.
+        """
         main = self.read(outputs)
         value = self._smoothed(main, targets, label_smoothing)
         for other in _auxiliary(outputs, main) if self.output is None else ():
@@ -175,7 +178,7 @@ class Task:
         return (self.distance or relative_squared_error)(dense, masked)
 
     def n_parts(self, targets: Any, n: int) -> int:
-        """Return the number of items over which a batch's loss is a mean: its ``n`` examples, or its tokens.
+        """Return how many items a batch's mean loss averages over: its ``n`` examples, or its tokens.
 
         Examples whose positions are all ignored do not count.
         """
@@ -192,7 +195,7 @@ class Task:
 
 
 def relative_squared_error(dense: Tensor, masked: Tensor) -> Tensor:
-    """Return the mean squared difference of two outputs, divided by the variance of the dense outputs."""
+    """Return the mean squared difference of two networks' outputs, divided by the variance of the dense ones."""
     dense, masked = dense.float(), masked.float()
     return (masked - dense).square().mean() / dense.var(correction=0).clamp_min(torch.finfo(torch.float32).tiny)
 

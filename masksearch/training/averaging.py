@@ -37,7 +37,7 @@ class Averaging:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Update the average with the network's present weights; call it after every optimiser step."""
+        """Update the moving average with the network's present weights; call it after every optimiser step."""
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
         torch._foreach_lerp_(self._average_floats, self._live_floats, 1 - decay)
@@ -46,7 +46,7 @@ class Averaging:
 
     @torch.no_grad()
     def load(self, average: dict[str, Tensor], steps: int) -> None:
-        """Restore the average and its number of steps from a checkpoint."""
+        """Restore the moving average of the weights and its number of steps from a checkpoint."""
         if average.keys() != self.average.keys():
             raise ValueError("the average of another network")
         for name, tensor in average.items():
@@ -54,7 +54,7 @@ class Averaging:
         self.steps = steps
 
     def weights(self) -> Weights:
-        """Return a copy of the averaged state dict, on the CPU."""
+        """Return a copy of the moving average of the network's state dict, on the CPU."""
         return {name: tensor.to("cpu", copy=True) for name, tensor in self.average.items()}
 
     @torch.no_grad()
@@ -65,7 +65,7 @@ class Averaging:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Context manager in which the network has the averaged weights; then its own are restored, bit for bit."""
+        """Context manager in which the network has its averaged weights; at its end, it gets its own weights back."""
         before = {name: tensor.clone() for name, tensor in self._live.items()}
         self.store()
         try:

@@ -28,7 +28,7 @@ def forward_batch(device: torch.device) -> int:
 
 
 def batch_sizes(n: int, batch_size: int) -> list[int]:
-    """Return the sizes of an epoch's batches; a last batch of one example gets a second one, as BatchNorm needs."""
+    """Return the sizes of an epoch's batches; a last batch of one example takes a second one, as BatchNorm needs."""
     sizes = [min(batch_size, n - start) for start in range(0, n, batch_size)]
     if len(sizes) > 1 and sizes[-1] == 1 and batch_size > 2:
         sizes[-2:] = [batch_size - 1, 2]
@@ -77,7 +77,7 @@ class Feed:
         return self._n
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Yield (inputs, targets) batches in the order of the examples; a loader keeps its own order and sizes."""
+        """Yield (inputs, targets) batches in the order of the examples; a DataLoader keeps its own order and sizes."""
         sizes = [min(batch_size, self._n - start) for start in range(0, self._n, batch_size)]
         if self._stream is not None:
             yield from self._streamed(self._stream, None, sizes, None, 0)
@@ -92,7 +92,7 @@ class Feed:
     def shuffled(
         self, order: Tensor, sizes: Sequence[int], draws: Tensor | None = None, seed: int = 0
     ) -> Iterator[Batch]:
-        """Yield (inputs, targets) batches in a given order; a loader keeps its own order and sizes.
+        """Yield (inputs, targets) batches in the order of the indices ``order``; a DataLoader keeps its own order.
 
         Parameters
         ----------

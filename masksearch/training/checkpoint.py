@@ -51,7 +51,7 @@ _Result = TypeVar("_Result")
 
 
 def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Decorate a function so that it holds a lock file while it runs, if it is called with ``checkpoint=``.
+    """Decorate a training function: a call with ``checkpoint=`` holds a lock file next to the checkpoint.
 
     The file is ``<checkpoint>.lock``. A second process that trains with the same checkpoint gets an ``InputError``.
     """
@@ -89,7 +89,7 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def examples_digest(split: Any) -> str | None:
-    """Return a digest of the inputs and targets of a data split; None where its content can't be known.
+    """Return a hash of a data split's inputs and targets; None if the split gives no access to them.
 
     Splits with a method ``digest`` compute their own: streamed ones of their length, first examples and identity.
     """
@@ -103,12 +103,12 @@ def examples_digest(split: Any) -> str | None:
 
 
 def refusing_checkpoint(path: Path) -> AbstractContextManager[None]:
-    """Return a context manager in which errors from a wrong form of a checkpoint become an InputError."""
+    """Return a context manager that turns errors from reading a malformed checkpoint into InputErrors."""
     return refusing(path, _REMEDY)
 
 
 def completed_epochs(path: Path) -> int:
-    """Return the number of epochs in a checkpoint; 0 if there is no file."""
+    """Return the number of epochs that the training in a checkpoint file completed; 0 without a file."""
     return len(_tree(path)["epochs"]) if path.exists() else 0
 
 
@@ -152,7 +152,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, identity: dict[str, object], training: Training, optimizer: Optimizer, remask: MaskSchedule | None
 ) -> dict[str, Any] | None:
-    """Restore network, optimiser, masks and record of a training from a file; return its optimiser step's state.
+    """Restore a training from a checkpoint file, in place; return the saved state of its OptimizerStep.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Durations: moments of a training with a unit, ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``."""
+"""Durations: points in time of a training as text, ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _BEST = "best"
 
 @dataclass(frozen=True)
 class Duration:
-    """Moment of a training: a number of epochs or optimiser steps after its start, or its end.
+    """Point in time of a training: a number of epochs or optimiser steps after its start, or its end.
 
     With ``best`` it is the state after the epoch with the best validation result of all epochs until that moment.
     ``str(Duration.parse(text))`` is canonical: ``0ep`` and ``0it`` are ``0``.
@@ -24,7 +24,7 @@ class Duration:
 
     @classmethod
     def parse(cls, text: str, name: str = "duration") -> "Duration":
-        """Return the moment that a text names: ``0``, ``3ep``, ``500it``, ``end``, ``best`` or ``best:3ep``.
+        """Return the point in time that a text names: ``0``, ``3ep`` (epochs), ``500it`` (steps), ``end``, ``best``.
 
         ``best`` is of the whole training, ``best:3ep`` of its first 3 epochs.
 
@@ -46,16 +46,16 @@ class Duration:
         )
 
     def steps(self, steps_per_epoch: int, epochs: int) -> int:
-        """Return the number of optimiser steps from the start of a training of ``epochs`` epochs to this moment.
+        """Return the number of optimiser steps from a training's start to this point in time.
 
-        For ``best`` these are the steps until the moment, because only then the best epoch is decided.
+        For ``best`` these are the steps until this point in time, because only then the best epoch is decided.
         """
         if self.unit == "end":
             return epochs * steps_per_epoch
         return self.count * (steps_per_epoch if self.unit == "ep" else 1)
 
     def check_within(self, steps_per_epoch: int, epochs: int, name: str = "duration") -> None:
-        """Raise an :class:`InputError` if this moment lies after the end of the training."""
+        """Raise an :class:`InputError` if this point in time is after the end of a training of ``epochs`` epochs."""
         if self.steps(steps_per_epoch, epochs) > epochs * steps_per_epoch:
             raise InputError(
                 f"{name}: {self} is longer than the training, which has {epochs}ep = {epochs * steps_per_epoch}it"

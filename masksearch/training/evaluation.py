@@ -28,7 +28,7 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float | None:
-        """Main metric, under the name that suits classification."""
+        """Main metric of the evaluation: the accuracy in classification."""
         return self.metric
 
 
@@ -74,7 +74,10 @@ def evaluate(
 def evaluate_feed(
     model: nn.Module, feed: Feed, checked: InputCheck, batch_size: int | None = None, *, main_only: bool = True
 ) -> Evaluation:
-    """Return metrics and loss of a network on batches of a split that :func:`check_inputs` has checked."""
+    """Return metrics and loss of a network on all batches of a :class:`Feed`, in eval mode.
+
+    :func:`check_inputs` has checked the split.
+    """
     losses: list[Tensor] = []
     parts: list[int] = []
     n, task = 0, checked.loss_task
@@ -94,7 +97,7 @@ def evaluate_feed(
 
 
 def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
-    """Return {metric name: value}; empty if ``metering`` is None, or if a metric fails and the loss isn't finite."""
+    """Return {metric name: value} of collected metrics; {} if there are none, or if they fail on a non-finite loss."""
     if metering is None:
         return {}
     try:
@@ -106,7 +109,7 @@ def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
 
 
 def mean_loss(losses: Sequence[Tensor], parts: Sequence[int]) -> float:
-    """Return the mean loss over all examples or tokens, from mean losses over ``parts`` of them per batch.
+    """Return the mean loss over all examples or tokens, from each batch's mean loss and number of them (``parts``).
 
     Batches without any part do not count. The CPU waits for the GPU here.
     """

@@ -38,20 +38,22 @@ class Streamed(Protocol):
 
     @property
     def own_order(self) -> bool:
-        """Whether a DataLoader decides the order and sizes of batches; then ``n_batches`` is their number."""
+        """Whether a DataLoader decides the order and sizes of batches; if so, ``n_batches`` is their number."""
 
     @property
     def identity(self) -> str | None:
-        """Name that the user gave the data; None: changes of the data can't be noticed."""
+        """Name of the data that the user gave, which reveals when data change; None: changes go unnoticed."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples, on the CPU."""
+        """Return inputs and targets of the split's first ``n`` examples, on the CPU."""
 
     def batches(self, order: Tensor | None, sizes: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-        """Yield (inputs, targets) batches of the given sizes, on the CPU, in ``order`` (None: as the examples are).
+        """Yield (inputs, targets) batches of given sizes, on the CPU, in the order of indices ``order``.
+
+        None: in the order of the examples.
 
         Loaders ignore both arguments.
         """
@@ -75,12 +77,12 @@ class Resident:
         return n_examples(self.inputs)
 
     def sample(self, n: int) -> tuple[Any, Any]:
-        """Return inputs and targets of the first ``n`` examples."""
+        """Return inputs and targets of the split's first ``n`` examples."""
         return take(self.inputs, slice(n)), take(self.targets, slice(n))
 
 
 def as_examples(split: Any, name: str = "split") -> Resident | Streamed:
-    """Return a data split in a form with a task: :class:`Resident` if it is in memory, else unchanged.
+    """Return a data split that has a task: a :class:`Resident` if its tensors are in memory, else ``split`` itself.
 
     Objects with ``inputs`` and ``targets`` only are for classification.
 
@@ -122,7 +124,7 @@ def steps_per_epoch(n: int, batch_size: int, accumulate: int = 1) -> int:
 
 
 def optimizer_steps(split: Examples, settings: TrainSettings) -> int:
-    """Return the number of optimiser steps in an epoch over a data split; a loader has its own number of batches."""
+    """Return the number of optimiser steps in an epoch over a data split, which may be a DataLoader."""
     examples = as_examples(split)
     if examples.own_order:
         n_batches: int = examples.n_batches  # type: ignore[union-attr]

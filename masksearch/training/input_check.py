@@ -21,7 +21,7 @@ _FEW_FILTERS = 8  # width of a vector register; narrower layers were up to 1.8 t
 
 @dataclass(frozen=True)
 class InputCheck:
-    """Result of checking a network on two examples of a data split: tasks and formats that a training uses."""
+    """Result of running a network on two examples of a data split: the task and the formats to train with."""
 
     task: Task  # task of the split
     loss_task: Task  # task with the loss to minimise: that of the split, or with the loss of the caller
@@ -32,7 +32,7 @@ class InputCheck:
 
 @contextmanager
 def mode_kept(model: nn.Module) -> Iterator[None]:
-    """Context manager that restores the mode (train or eval) of every module at its end."""
+    """Context manager that restores the mode (train or eval) of all modules of a network at its end."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield

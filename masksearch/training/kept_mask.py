@@ -1,4 +1,4 @@
-"""Masks that are kept in your own training loops."""
+"""Masks that stay applied in your own training loops: pruned weights are zeroed after every optimiser step."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -16,13 +16,13 @@ class MaskSpaceOfNetwork(Protocol):
     """Protocol of a space of masks over the parameters of a network."""
 
     def check_mask(self, mask: Any) -> None:
-        """Raise an :class:`InputError` unless the mask was made for a space with this fingerprint."""
+        """Raise an :class:`InputError` unless ``mask`` was made for the same parameters as this space."""
 
     def parameter_masks(self, mask: Any) -> Mapping[str, Tensor]:
         """Return {parameter name: bool tensor of its shape, True = kept} for a mask."""
 
     def set_norms(self, model: nn.Module, mask: Any) -> None:
-        """Make norms take statistics over kept channels, in spaces whose masks have that meaning."""
+        """Make a network's normalisation layers use only kept channels, if masks of this space require it."""
 
 
 class KeptMask:
@@ -68,12 +68,12 @@ class KeptMask:
             parameter.masked_fill_(pruned, 0)  # a product would keep NaN, and the sign of a zero
 
     def attach(self, optimizer: Optimizer) -> "KeptMask":
-        """Let an optimiser zero the pruned weights after each of its steps; return this object."""
+        """Make an optimiser zero the pruned weights after each of its steps; return this :class:`KeptMask`."""
         self._hooks.append(optimizer.register_step_post_hook(lambda *_: self()))
         return self
 
     def remove(self) -> None:
-        """Stop zeroing pruned weights; they are zero only until the next optimiser step."""
+        """Stop zeroing pruned weights after optimiser steps, so that the next step may change them."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._pruned = [], {}

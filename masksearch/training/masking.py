@@ -20,7 +20,7 @@ class MaskSchedule(Protocol):
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """Masks at present: {parameter name: bool tensor of its shape, True = kept}. The names never change."""
+        """Present masks: {parameter name: bool tensor of its shape, True = kept}. The names never change."""
 
     def __call__(self, step: int) -> bool:
         """Update the masks after an optimiser step; return whether they changed.
@@ -34,14 +34,14 @@ class MaskSchedule(Protocol):
         """
 
     def state_dict(self) -> dict[str, object]:
-        """Return the state as nested dicts and lists, for a checkpoint."""
+        """Return the state of this mask schedule as nested dicts and lists, for a checkpoint."""
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Restore a state from :meth:`state_dict`; raise an :class:`InputError` if it has other settings."""
+        """Restore a schedule's state from :meth:`state_dict`; raise an InputError if settings differ."""
 
 
 class Masking:
-    """Mask of a network in training: it zeroes the pruned weights at the start, and at every call.
+    """Mask of a network in training: pruned weights are zeroed when the object is made, and at every call.
 
     Parameters
     ----------
@@ -84,13 +84,13 @@ class Masking:
 
     @torch.no_grad()
     def mask(self, tensors: Mapping[str, Tensor]) -> None:
-        """Zero the pruned entries of other tensors, such as averaged weights: {parameter name: tensor}."""
+        """Zero the pruned entries of other tensors in place, such as averaged weights: {parameter name: tensor}."""
         if self._names:
             torch._foreach_mul_([tensors[name] for name in self._names], self._factors)
 
     @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Change to other masks of the same parameters; newly pruned and newly restored weights become zero.
+        """Replace the masks by others of the same parameters; newly pruned and newly restored weights become zero.
 
         Their entries in the state of ``optimizer`` (momentum, moments) become zero, too: while a weight was pruned, the
         optimiser accumulated gradients of steps that had no effect.

@@ -36,7 +36,7 @@ class Metering:
         self._bytes = 0
 
     def add(self, outputs: Any, targets: Any) -> None:
-        """Add a batch: the outputs as the network returned them, and the targets."""
+        """Add a batch to the metrics: the outputs as the network returned them, and the targets."""
         outputs = _detached(self._task.read(outputs))
         if self._task.select is not None:
             outputs, targets = self._task.select(outputs, targets)
@@ -47,7 +47,7 @@ class Metering:
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
-        """Return {metric name: value} over all batches, the main metric first.
+        """Return {metric name: value} over all added batches; the task's main metric is first.
 
         Raises
         ------

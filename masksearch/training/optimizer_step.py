@@ -16,7 +16,7 @@ __all__ = ["OptimizerStep"]
 
 
 class OptimizerStep:
-    """Optimiser step with gradient accumulation, clipping, float16 scaling, masks and averaged weights.
+    """Optimiser step with gradient accumulation, clipping, float16 loss scaling, masks and averaged weights.
 
     The CPU never waits for the GPU.
 
@@ -63,13 +63,16 @@ class OptimizerStep:
         return rate
 
     def start_epoch(self, lr: float) -> None:
-        """Begin an epoch: set its learning rate."""
+        """Set the learning rate of a new epoch, and start to count accumulated batches from 0."""
         self._scheduled, self._count = lr, 0
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
     def add(self, loss: Tensor, parts: int) -> None:
-        """Add the gradient of a batch's mean loss over ``parts`` examples or tokens; 0 parts add nothing."""
+        """Backpropagate a batch's mean loss; its gradient is weighted by ``parts``, its number of examples or tokens.
+
+        A batch of 0 parts adds nothing.
+        """
         if self._count == 0:
             self._optimizer.zero_grad(set_to_none=True)
             self._parts, self._first_parts = 0, max(1, parts)
@@ -81,12 +84,12 @@ class OptimizerStep:
 
     @property
     def ready(self) -> bool:
-        """Whether enough batches were added for an optimiser step."""
+        """Whether enough batches were accumulated for an optimiser step."""
         return self._count == self._settings.accumulate
 
     @property
     def pending(self) -> bool:
-        """Whether batches were added since the last optimiser step."""
+        """Whether batches were accumulated since the last optimiser step."""
         return self._count > 0
 
     def __call__(self, step: int) -> None:
@@ -123,7 +126,7 @@ class OptimizerStep:
         self._after_step(step + 1)
 
     def state_dict(self) -> dict[str, object]:
-        """Return the averaged weights and the scale of float16 losses, for a checkpoint."""
+        """Return the averaged weights and the scale factor of float16 losses, for a checkpoint."""
         averaging = self._averaging
         return {
             "average": None if averaging is None else averaging.weights(),
@@ -132,7 +135,7 @@ class OptimizerStep:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state from :meth:`state_dict`."""
+        """Restore averaged weights and the scale factor of float16 losses from :meth:`state_dict`."""
         if self._averaging is not None:
             self._averaging.load(state["average"], state["average steps"])
         if self._scaler is not None:

@@ -1,4 +1,4 @@
-"""Snapshots of a training's weights: after a step, best by an epoch, at the end."""
+"""Snapshots of a training's weights: after a given step, of the best epoch, and at the end."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ __all__ = ["SnapshotMoments"]
 
 
 class SnapshotMoments:
-    """Recorder that copies a network's weights at given moments of a training, to ``Training.snapshots``.
+    """Recorder that copies a network's weights at given points of a training, to ``Training.snapshots``.
 
     Parameters
     ----------
@@ -44,18 +44,18 @@ class SnapshotMoments:
         self._best = [moment for moment in moments if moment.best]
 
     def after_step(self, training: Training, step: int, average: Averaging | None = None) -> None:
-        """Copy the weights, or their average, if a snapshot is due at this step; the schedule starts at step 0."""
+        """Copy the weights, or their moving average, if a snapshot is due after ``step`` optimiser steps."""
         if reached := [moment for moment, at in self._plain.items() if at == step]:
             training.snapshots |= dict.fromkeys(reached, average.weights() if average else copy_weights(training.model))
 
     def after_epoch(self, training: Training, epoch: int) -> None:
-        """Copy the best weights so far if such a snapshot is due at this epoch; the first epoch is 1."""
+        """Copy the best weights so far if a snapshot of them is due after epoch ``epoch``; the first is 1."""
         if training.best:
             reached = [moment for moment in self._best if moment.unit == "ep" and moment.count == epoch]
             training.snapshots |= dict.fromkeys(reached, training.best.weights)
 
     def at_end(self, training: Training) -> None:
-        """Add the missing snapshots: ``end`` of a training that ended early, and the best of all epochs."""
+        """Add missing snapshots after the last epoch: ``end``, if the training ended early, and ``best``."""
         missing = [moment for moment in self._plain if moment.unit == "end" and moment not in training.snapshots]
         for moment in missing:
             training.snapshots[moment] = copy_weights(training.model)

@@ -16,7 +16,7 @@ Augment = Literal["auto", "none", "crop_flip"]
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of a training, without network, data and seed."""
+    """Settings of a training: epochs, optimiser, learning rates, precision, augmentation and regularisation."""
 
     epochs: int = 10
     """Passes over the training examples; 0 leaves the weights unchanged."""
@@ -25,23 +25,23 @@ class TrainSettings:
     optimizer: Optimizer = "sgd"
     """Optimiser: sgd, adam, adamw or adadelta; the last three have PyTorch's default coefficients."""
     lr: float = 0.05
-    """Learning rate at the start (usual for adadelta: 1)."""
+    """Learning rate at the start ("adadelta": usually 1)."""
     momentum: float = 0.9
-    """Momentum of sgd; other optimisers ignore it."""
+    """Momentum of optimizer = "sgd"; other optimisers ignore it."""
     nesterov: bool = False
-    """Use Nesterov's momentum (sgd only)."""
+    """Use Nesterov's momentum; only optimizer = "sgd" has it."""
     weight_decay: float = 1e-4
-    """L2 penalty on every parameter (adamw: decoupled weight decay)."""
+    """L2 penalty on every parameter; with optimizer = "adamw", decoupled weight decay."""
     bn_l1: float = 0.0
     """L1 penalty on every BatchNorm scale (network slimming, Liu et al. 2017: 1e-4 for VGG, 1e-5 for ResNet)."""
     lr_schedule: LrSchedule = "constant"
     """Change of the learning rate over the epochs: constant, multistep, plateau or cosine."""
     milestones: tuple[int, ...] = ()
-    """Epochs after which the multistep schedule multiplies the learning rate by factor, in ascending order."""
+    """Epochs, ascending, after which lr_schedule = "multistep" multiplies the learning rate by factor."""
     factor: float = 0.1
-    """Factor by which multistep and plateau multiply the learning rate."""
+    """Factor by which lr_schedule = "multistep" or "plateau" multiplies the learning rate."""
     patience: int = 10
-    """Epochs without a lower validation loss that the plateau schedule allows before it lowers the learning rate."""
+    """Epochs without a lower validation loss that lr_schedule = "plateau" allows before it lowers the learning rate."""
     label_smoothing: float = 0.0
     """Share of the target that the training loss spreads evenly over all classes."""
     precision: Precision = "float32"
@@ -61,7 +61,7 @@ class TrainSettings:
     stop_after: int | None = None
     """Epochs without a better validation metric after which the training ends. None: all epochs are trained."""
     no_decay: bool = False
-    """Leave parameters with fewer than two dimensions, biases and norms, out of the weight decay."""
+    """Apply no weight decay to biases, normalisation layers and other parameters with fewer than two dimensions."""
     distill: float = 0.0
     """Weight, in [0, 1], of the distance to the dense teacher's outputs in the training loss (distillation)."""
     distill_temperature: float = 4.0

@@ -64,7 +64,7 @@ def train(
     checkpoint: str | Path | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> Training:
-    """Train a network in place, and return the results of all epochs, snapshots and best weights.
+    """Train a network in place; return the results of all epochs, snapshots of weights, and the best weights.
 
     Equal arguments give equal weights, bit for bit, even if the training was interrupted: order of the examples,
     augmentation and dropout derive from (seed, epoch). The global random state and the modes of the network's modules

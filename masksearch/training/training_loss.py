@@ -14,13 +14,13 @@ __all__ = ["TrainingLoss", "has_temperature"]
 
 
 def has_temperature(task: Task) -> bool:
-    """Return whether the distillation of a task divides logits by a temperature, as for classes and labels."""
+    """Return whether a task's distillation loss divides logits by a temperature: for classes and labels."""
     return (task.distillation or task.distance) in (kl_divergence, bernoulli_kl)
 
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """Loss of a batch, with knowledge distillation (Hinton et al. 2015) if there is a teacher.
+    """Training loss of a batch: the task's loss and, with a teacher, knowledge distillation (Hinton et al. 2015).
 
     The loss is (1 - weight) * task loss + weight * distance. For tasks whose distance is a divergence of class
     probabilities, the logits are divided by the temperature T and the distance is multiplied by T^2 (section 2.1);

@@ -31,7 +31,7 @@ _REGISTERED = ("_parameters", "_buffers", "_modules")
 
 
 def empty_caches(model: nn.Module) -> None:
-    """Call ``model.train()``, in which modules drop tensors that they keep in eval mode; all modes stay the same."""
+    """Make modules drop tensors that they cache in eval mode, by ``model.train()``; all modes stay the same."""
     if all(type(module).train is nn.Module.train for module in model.modules()):
         return
     modes = {module: module.training for module in model.modules()}

@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 
 def require(name: str, value: object, fine: bool, allowed: str) -> None:
-    """Raise an :class:`InputError` with a setting's name, value and allowed values, unless ``fine`` is True."""
+    """Raise an :class:`InputError` with a setting's name, value and allowed values if ``fine`` is False."""
     if not fine:
         raise InputError(f"{name}: {value}; allowed is {allowed}")
 
@@ -35,14 +35,14 @@ def check_type(name: str, value: object, kinds: type | tuple[type, ...], allowed
 
 
 def check_whole(name: str, value: object, least: int = 0, most: int = LARGEST) -> int:
-    """Return a whole number between two bounds; raise an :class:`InputError` for anything else, True and False, too."""
+    """Return ``value`` if it is a whole number between two bounds; else raise an InputError, for booleans, too."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise InputError(f"{name}: {str(value)[:40]!s}; allowed is a whole number from {least:,} to {most:,}")
     return int(value)
 
 
 def check_numbers(settings: Any, **most: float) -> None:
-    """Check type and size of all numbers among the fields of a dataclass.
+    """Raise an :class:`InputError` for the first number among a dataclass's fields with a wrong type or size.
 
     Fields annotated with int take whole numbers up to :data:`LARGEST`, those with float take numbers up to 1e12, both
     also in tuples, and None where the annotation allows it. ``most`` has other largest values by name.

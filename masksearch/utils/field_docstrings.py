@@ -8,7 +8,7 @@ __all__ = ["field_texts"]
 
 
 def field_texts(source: str) -> Iterator[tuple[str, ast.expr | None, str]]:
-    """Yield (name, default, docstring) of every annotated name with a docstring, in a module and in its classes."""
+    """Yield (name, default, docstring) of every annotated field with a docstring in a Python source text."""
     tree = ast.parse(source)
     for body in (tree.body, *(item.body for item in tree.body if isinstance(item, ast.ClassDef))):
         for item, text in pairwise(body):

@@ -70,19 +70,19 @@ def write_bytes(path: str | Path, *content: bytes | memoryview) -> None:
 
 
 def named(error: OSError, path: Path, size: int | None = None) -> OSError:
-    """Return an error of the disk with the name of a file and the number of bytes that were to be written."""
+    """Return a copy of an OSError whose message names a file and the number of bytes that were to be written."""
     wanted = "" if size is None else f" (writing {size:,} bytes)"
     return type(error)(error.errno or errno.EIO, f"{error.strerror or error}{wanted}", str(path))
 
 
 def is_folder_name(name: str) -> bool:
-    """Return whether a text can name a folder: printable characters that UTF-8 has, and no separator of paths."""
+    """Return whether a text is allowed as a folder's name: printable, valid UTF-8, without path separators."""
     fits = 0 < len(name.encode("utf-8", "surrogateescape")) <= _NAME_BYTES
     return fits and name.isprintable() and not name.startswith(".") and not set(name) & set("/\\")
 
 
 def remove_litter(folder: Path, name: str = "*", *, below: bool = False) -> None:
-    """Remove unfinished files of dead processes, which :func:`write_bytes` has left at a kill.
+    """Remove unfinished files in a folder, left by :func:`write_bytes` in processes that were killed.
 
     The caller holds the lock of the folder, so that no other process is writing there.
 
@@ -164,7 +164,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = N
 
 
 def load_tensors(path: str | Path, remedy: str = REMEDY, *, foreign: bool = False) -> tuple[dict[str, Tensor], Any]:
-    """Read a safetensors file: return {name: tensor on the CPU}, and the ``about`` of :func:`save_tensors`.
+    """Read a safetensors file; return {name: tensor on the CPU}, and the JSON value saved as ``about``.
 
     Parameters
     ----------

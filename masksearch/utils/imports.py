@@ -15,7 +15,7 @@ __all__ = ["call_function", "import_function", "names_function", "source_digest"
 
 
 def names_function(text: str) -> bool:
-    """Whether a text has the form ``module:function`` or ``file.py:function``."""
+    """Return whether a text has the form ``module:function`` or ``file.py:function``."""
     module, colon, name = text.rpartition(":")
     return bool(colon) and name.isidentifier() and (module.endswith(".py") or _is_dotted(module))
 
@@ -59,7 +59,7 @@ def import_function(text: str, what: str) -> Callable[..., Any]:
 
 
 def call_function(function: Callable[..., Any], text: str, what: str, *arguments: Any, **options: Any) -> Any:
-    """Return what a user's function returns; an exception or exit of it becomes an InputError of one line."""
+    """Call a user's function and return its result; its exception or exit becomes a one-line InputError."""
     try:
         return function(*arguments, **options)
     except InputError:
@@ -72,7 +72,7 @@ def call_function(function: Callable[..., Any], text: str, what: str, *arguments
 
 
 def source_digest(text: str) -> str:
-    """Return the SHA-256 digest, in hex, of the file of the function that a text names; empty for built-in modules."""
+    """Return the SHA-256 hex digest of the source file of a function ``module:function``; "" for built-in modules."""
     name = text.rpartition(":")[0]
     file = name if name.endswith(".py") else getattr(_module(name), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""

@@ -1,4 +1,4 @@
-"""Integrity of files: checksums, format versions, running digests, and one sentence for a file that was damaged."""
+"""Integrity of files: checksums, format versions, running digests, and one error message for damaged files."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ _MISSHAPEN = (
 
 @contextmanager
 def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
-    """Context manager around code that uses the content of a file: errors from a wrong form become an InputError.
+    """Context manager around code that reads a file's content: errors from malformed content become an InputError.
 
     Parameters
     ----------
@@ -87,12 +87,12 @@ class RunningDigest:
 
     @property
     def value(self) -> str:
-        """Digest of all bytes so far, 16 hex digits."""
+        """Digest of all bytes of the growing file so far, as 16 hex digits."""
         return self._sha.hexdigest()[:_DIGITS]
 
     @classmethod
     def of(cls, content: bytes) -> "RunningDigest":
-        """Return the digest of the bytes that a file has so far."""
+        """Return the running digest of a file that has the bytes ``content`` so far."""
         digest = cls()
         digest.update(content)
         return digest
@@ -101,7 +101,7 @@ class RunningDigest:
 def check_tensors(
     found: Any, needed: Mapping[str, Tensor], path: Path | str, remedy: str = REMEDY
 ) -> dict[str, Tensor]:
-    """Return tensors from a file after a check that they have the names, types and shapes of ``needed``.
+    """Return the tensors read from a file after checking that names, types and shapes are those of ``needed``.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def unseal_json(content: bytes, path: Path | str, remedy: str = REMEDY) -> Any:
 
 
 def parse_json(content: bytes, path: Path | str, remedy: str = REMEDY) -> Any:
-    """Return the content of a JSON text; raise an InputError for other text, and for numbers beyond 64 bits."""
+    """Return the value of a JSON text; raise an InputError for invalid JSON, and for numbers beyond 64 bits."""
     try:
         return json.loads(content, parse_int=_integer, parse_float=_number, parse_constant=_number)
     except RecursionError:
@@ -181,7 +181,7 @@ def _number(text: str) -> float:
 
 
 def check_object(content: Any, path: Path | str, needed: Mapping[str, type | tuple[type, ...]], remedy: str) -> None:
-    """Raise an InputError unless ``content`` is an object of JSON with entries of the ``needed`` names and types."""
+    """Raise an InputError unless ``content`` is a JSON object with all ``needed`` names and types of entries."""
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, and an object is needed; {remedy}")
     for name, kind in needed.items():
@@ -195,12 +195,15 @@ def check_object(content: Any, path: Path | str, needed: Mapping[str, type | tup
 
 
 def tensor_metadata(about: Any) -> dict[str, str]:
-    """Return the metadata of a safetensors file that is sealed by :func:`seal_tensors`; ``about`` is any JSON."""
+    """Return the metadata for a safetensors file: any JSON ``about``, and room for :func:`seal_tensors`'s checksum."""
     return {_ENTRY: json.dumps({"checksum": f"{_FORMAT}:{'0' * _DIGITS}", "about": about})}
 
 
 def seal_tensors(content: bytes) -> list[bytes | memoryview]:
-    """Return the bytes of a safetensors file with :func:`tensor_metadata` in parts, with its checksum filled in."""
+    """Fill the checksum into the bytes of a safetensors file; return the bytes as a list of parts.
+
+    The file has :func:`tensor_metadata`.
+    """
     place = content.index(_MARK) + len(_MARK) + len(f"{_FORMAT}:")
     view = memoryview(content)
     sha = hashlib.sha256(view[:place])
@@ -232,7 +235,7 @@ def check_tensor_file(path: Path, remedy: str = REMEDY) -> bool:
 
 
 def about_of(metadata: Mapping[str, str] | None, path: Path, remedy: str, *, checked: bool) -> tuple[bool, Any]:
-    """Return whether masksearch has written a safetensors file with this metadata, and the file's ``about``.
+    """Return whether masksearch wrote a safetensors file with this metadata, and the JSON ``about`` stored in it.
 
     ``checked`` says whether the file has a checksum: files of this version without one are damaged.
     """

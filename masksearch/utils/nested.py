@@ -29,7 +29,7 @@ Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 def as_device(device: object) -> torch.device:
-    """Return a device after a first computation on it.
+    """Return ``device`` as a ``torch.device``, after a small computation on it has succeeded.
 
     Raises
     ------
@@ -51,7 +51,7 @@ _USED: set[torch.device] = set()  # devices that have computed
 
 
 def as_nested(value: object, what: str) -> Nested:
-    """Return ``value`` as a tensor, a tuple or a plain dict of tensors on the CPU, without gradients.
+    """Return inputs or targets as a tensor, a tuple or a plain dict of tensors on the CPU, without gradients.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _tensor(value: object, what: str) -> Tensor:
 
 
 def tensors_of(value: Nested | None) -> list[Tensor]:
-    """Return the tensors of inputs or targets, in order; none of None."""
+    """Return the list of tensors in inputs or targets, in order; [] for None."""
     if value is None:
         return []
     if isinstance(value, Tensor):
@@ -102,7 +102,10 @@ def tensors_of(value: Nested | None) -> list[Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Apply ``function`` to every tensor of inputs or targets; return the results in the same form. None stays None."""
+    """Apply ``function`` to every tensor of inputs or targets; return the results in the same form.
+
+    None stays None.
+    """
     if value is None:
         return None
     if isinstance(value, Tensor):
@@ -120,17 +123,17 @@ def call_model(model: nn.Module, inputs: Nested) -> Any:
 
 
 def n_examples(value: Nested) -> int:
-    """Return the size of the first dimension, which all tensors share."""
+    """Return the number of examples in inputs or targets: the first dimension of all their tensors."""
     return len(tensors_of(value)[0])
 
 
 def take(value: Any, index: slice | Tensor) -> Any:
-    """Return the examples that a slice (views) or a tensor of indices (copies) selects, in the form of ``value``."""
+    """Return the examples of inputs or targets that a slice (as views) or a tensor of indices (as copies) selects."""
     return map_tensors(lambda tensor: tensor[index], value)
 
 
 def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = False) -> Any:
-    """Return the tensors on ``device``, in the form of ``value``."""
+    """Return inputs or targets on ``device``, in the same form: a tensor, tuple or dict."""
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), value)
 
 
@@ -146,7 +149,7 @@ def _joined(join: Callable[[list[Tensor]], Tensor], parts: Sequence[Any]) -> Any
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
-    """Join batches of equal form along the first dimension."""
+    """Join batches of inputs or targets, all of equal form, along the first dimension."""
     return _joined(torch.cat, parts)
 
 
@@ -156,7 +159,7 @@ def stack_items(items: Sequence[Any]) -> Any:
 
 
 def describe(value: Nested | None) -> str:
-    """Return types and shapes of one example, such as ``float32 3x32x32`` or ``{ids: int64 9, mask: int64 9}``."""
+    """Describe one example of inputs or targets by type and shape: ``float32 3x32x32`` or ``{ids: int64 9}``."""
     if value is None:
         return "none"
     if isinstance(value, Tensor):
@@ -168,7 +171,7 @@ def describe(value: Nested | None) -> str:
 
 
 def output_tensors(outputs: Any) -> list[Tensor]:
-    """Return all tensors in a network's outputs, in order: in tuples, dicts, dataclasses and objects, nested."""
+    """Return all tensors in a network's outputs, in order; outputs may nest tuples, dicts, dataclasses and objects."""
     found: list[Tensor] = []
     seen: set[int] = set()
 

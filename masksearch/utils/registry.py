@@ -18,7 +18,7 @@ Row = TypeVar("Row")
 
 
 def choose(kind: str, name: str, names: list[str]) -> str:
-    """Return ``name`` if it is among ``names``; else raise an error that suggests the nearest of them.
+    """Return ``name`` if it is among ``names``; else raise an error that suggests the nearest name.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def choose(kind: str, name: str, names: list[str]) -> str:
 
 
 class Table(Mapping[str, Row], Generic[Row]):
-    """Mapping from the names of components of one kind (searchers, models, ...) to their definitions, the rows.
+    """Mapping {name of a component: its definition} for components of one kind, such as searchers or models.
 
     An unknown name raises an error with the nearest name and all names. The command line, ``--list``, the contract
     tests and the benchmarks read these tables, so that a new component only needs a new row.
@@ -61,7 +61,7 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._added: dict[str, str] = {}
 
     def add(self, name: str, row: Row, digest: str) -> None:
-        """Add a row that a plugin defines; ``digest`` is the hash of the plugin's file.
+        """Add the definition of a plugin's component; ``digest`` is the hash of the plugin's file.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class Table(Mapping[str, Row], Generic[Row]):
 
     @staticmethod
     def discover() -> None:
-        """Load the plugins of installed packages once per process; they add their rows to the tables.
+        """Load the plugins of installed packages, once per process; they add their components to the tables.
 
         Called when a name is missing and before names are listed.
         """
@@ -85,12 +85,12 @@ class Table(Mapping[str, Row], Generic[Row]):
                 import_module("masksearch.plugin").load_installed()
 
     def added(self, name: str) -> str | None:
-        """Return the hash of the plugin file that defines a row; None for rows of masksearch itself."""
+        """Return the hash of the plugin file that added a component; None for masksearch's own components."""
         return self._added.get(name)
 
     @contextmanager
     def scoped(self) -> Iterator[None]:
-        """Context manager: remove all plugin rows at its start; restore the table's earlier content at its end."""
+        """Context manager that removes plugins' components at its start, and restores the table at its end."""
         rows, added = self._rows, self._added
         self._rows, self._added = {name: row for name, row in rows.items() if name not in added}, {}
         try:
@@ -99,7 +99,7 @@ class Table(Mapping[str, Row], Generic[Row]):
             self._rows, self._added = rows, added
 
     def check(self, name: str, kind: str | None = None) -> None:
-        """Raise an error unless the table has a row of this name; ``kind`` replaces ``self.kind`` in the message.
+        """Raise an error unless the table has a component of this name; ``kind`` replaces ``self.kind`` in the message.
 
         Raises
         ------

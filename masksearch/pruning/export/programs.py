@@ -27,7 +27,7 @@ _PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one ONNX file
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file: path, bytes, and largest difference between its outputs and the network's."""
+    """Exported file of a network: path, bytes, and largest difference between its outputs and the network's."""
 
     path: Path
     bytes: int
@@ -83,7 +83,7 @@ def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Export
 
 
 def to_program(model: nn.Module, example_input: Tensor, path: str | Path) -> Exported:
-    """Export a network to a file of ``torch.export``, in eval mode, on the CPU, for any batch size.
+    """Export a network to a program file of ``torch.export``, in eval mode, on the CPU, for any batch size.
 
     The program's outputs are compared with the network's for batches of 1 and 5 before it is written. Load it with
     ``torch.export.load(path).module()``.

@@ -1,4 +1,4 @@
-"""Permutations of channels before N:M pruning: exact on the network, and less energy is lost."""
+"""Permutations of channels before N:M pruning: equal outputs, and pruning removes less important weights."""
 
 from masksearch.pruning.nm_permutation.permuted_network import PermutedLayer, PermutedNetwork, permute_channels
 

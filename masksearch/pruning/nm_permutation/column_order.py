@@ -1,4 +1,4 @@
-"""Orders of the columns of a matrix under which N:M pruning loses little: annealing, and greedy swaps.
+"""Column orders of a weight matrix under which N:M pruning loses little: annealing, and greedy swaps.
 
 The matrix V (columns, rows) holds an importance of every weight: w^2 times the mean square of its input. In every row,
 n of every m consecutive columns are kept, so that the kept energy of a group of columns is the sum over rows of the n
@@ -23,7 +23,7 @@ _CHUNK = 1 << 22  # numbers that are compared at once
 
 
 class ColumnOrder:
-    """A matrix, an order of its columns, and the kept energy of each group of m columns.
+    """Order of a matrix's columns, with the importance that N:M pruning keeps in each block of M columns.
 
     Parameters
     ----------
@@ -49,21 +49,21 @@ class ColumnOrder:
 
     @property
     def n_groups(self) -> int:
-        """Number of groups of m columns."""
+        """Number of blocks of M consecutive columns, in each of which N:M pruning keeps N entries per row."""
         return len(self.values) // self.m
 
     @property
     def lost(self) -> float:
-        """Share of the energy that pruning loses in this order."""
+        """Share of the matrix's total importance that N:M pruning removes in the present column order."""
         return 1 - float(self.kept.sum()) / self.total if self.total > 0 else 0.0
 
     def set_order(self, order: np.ndarray) -> None:
-        """Replace the order of all columns."""
+        """Replace the column order by ``order``, a permutation of the column indices."""
         self.order = order.copy()
         self.refresh(np.arange(self.n_groups))
 
     def refresh(self, groups: np.ndarray) -> None:
-        """Compute energies and rivals of groups anew."""
+        """Compute the cached importances of blocks of columns anew, after their columns changed."""
         places = groups[:, None] * self.m + np.arange(self.m)
         members = self.values[self.order[places]]  # (groups, m, rows)
         ranked = _sorted(members)
@@ -75,14 +75,14 @@ class ColumnOrder:
         self.kept[groups] = top.sum(1)
 
     def gains(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return the kept energy that swapping the columns at two places would add, for each pair: float (pairs,)."""
+        """Return, for each pair of columns, how much more importance N:M pruning keeps if they are swapped."""
         one, other = self.values[self.order[left]], self.values[self.order[right]]
         after = self._base[left] + np.maximum(self._rival[left], other).sum(1)
         after += self._base[right] + np.maximum(self._rival[right], one).sum(1)
         return after - self.kept[left // self.m] - self.kept[right // self.m]
 
     def swap(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Swap the columns at pairs of places. No group may be in two pairs."""
+        """Swap the columns at places ``left[i]`` and ``right[i]``, for every i; a block is in at most one pair."""
         self.order[left], self.order[right] = self.order[right], self.order[left]
         self.refresh(np.concatenate([left, right]) // self.m)
 
@@ -99,14 +99,14 @@ def _sorted(members: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Effort:
-    """What a search of an order took."""
+    """Effort of a search for a column order: number of evaluated swaps, and seconds."""
 
     swaps: int  # swaps whose gain was computed
     seconds: float
 
 
 def anneal(columns: ColumnOrder, swaps: int, generator: np.random.Generator, seconds: float | None = None) -> Effort:
-    """Anneal the order of the columns; it ends in the best order of all steps.
+    """Search a column order for N:M pruning by simulated annealing; ``columns`` ends in the best order found.
 
     A step pairs all groups at random and proposes one swap per pair. Pairs have no group in common, so that their
     energies add up and each swap is accepted or rejected by itself (Metropolis et al. 1953). The temperature falls
@@ -151,7 +151,7 @@ def _pairs(columns: ColumnOrder, generator: np.random.Generator) -> tuple[np.nda
 def greedy_swaps(
     columns: ColumnOrder, escapes: int, generator: np.random.Generator, seconds: float | None = None
 ) -> Effort:
-    """Take the best swap of all pairs of columns until none helps, then escape by random swaps and descend again.
+    """Search a column order for N:M pruning by best swaps; where none helps, escape by random swaps.
 
     The search of Pool and Yu 2021 for many columns: greedy channel swaps with bounded escapes. The order ends in the
     best one found.

@@ -26,7 +26,7 @@ Method = Literal["annealing", "greedy"]
 
 @dataclass(frozen=True)
 class PermutedLayer:
-    """Search of an order of the channels of one layer of the filter space."""
+    """Result for one layer of reordering channels for N:M pruning: importance lost before and after, effort."""
 
     name: str
     channels: int
@@ -39,7 +39,10 @@ class PermutedLayer:
 
 @dataclass(frozen=True)
 class PermutedNetwork:
-    """Result of :func:`permute_channels`: the permuted network, and every layer's lost energy. Prints as a table."""
+    """Result of :func:`permute_channels`: the permuted network, and what N:M pruning loses in each layer.
+
+    It prints as a table.
+    """
 
     model: nn.Module
     n: int
@@ -80,7 +83,7 @@ def permute_channels(
     seconds: float | None = None,
     seed: int = 0,
 ) -> PermutedNetwork:
-    """Reorder the channels of a network, so that N:M pruning of the layers that read the channels loses little energy.
+    """Reorder a network's channels without changing its outputs, so that N:M pruning loses less importance.
 
     The energy of a weight is w^2 times the mean square of its input; that of a layer counts as a share of its total.
     Outputs do not change: producers and consumers of a channel are permuted together, along the units of

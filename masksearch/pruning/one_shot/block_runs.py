@@ -21,17 +21,17 @@ __all__ = ["BlockRuns", "block_names", "block_runs"]
 
 
 class BlockRuns(Protocol):
-    """Runs of one block after the other, over all calibration batches."""
+    """Runner of a network's blocks, one after the other, on all calibration batches."""
 
     def run(self, name: str) -> None:
-        """Run a block on all batches; hooks on its layers see their inputs."""
+        """Run a block on all calibration batches, so that hooks on its layers receive their inputs."""
 
     def advance(self, name: str) -> None:
-        """Compute the inputs of the next block from the block's present weights."""
+        """Run a block with its present weights on all batches; its outputs become the next block's inputs."""
 
 
 def block_names(model: nn.Module, blocks: Sequence[str] | None = None) -> list[str]:
-    """Return the names of a network's blocks; ``[""]``, the network itself, if it has none.
+    """Return the names of a network's blocks, such as transformer layers; ``[""]``, the whole network, if none.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def _inside(name: str, blocks: Sequence[str]) -> bool:
 def block_runs(
     model: nn.Module, names: Sequence[str], batches: Sequence[Nested], device: torch.device
 ) -> tuple[list[str], BlockRuns]:
-    """Return the blocks in the order in which they run, and their runs.
+    """Return the names of a network's blocks in the order of execution, and a :class:`BlockRuns` of them.
 
     Raises
     ------

@@ -33,13 +33,13 @@ _DAMPING = 0.01  # of G's mean diagonal, as SparseGPT's authors have it
 
 @dataclass(frozen=True)
 class Kept:
-    """How much of a weight is kept: a share of its entries, or n of every m consecutive inputs of each output."""
+    """Amount of a weight matrix to keep: a share of its entries, or n of every m consecutive inputs per output."""
 
     density: float
     pattern: tuple[int, int] | None = None  # (n, m)
 
     def best(self, values: Tensor) -> Tensor:
-        """Return which entries have the highest values (rows, k): bool, exactly round(density x entries) are True.
+        """Return a bool mask of the highest entries of ``values`` (rows, columns): round(density x entries) are True.
 
         With a pattern, exactly n of every m consecutive entries of a row. Of equal values, the first are kept.
         """
@@ -58,20 +58,23 @@ def _top(values: Tensor, count: int) -> Tensor:
 
 
 def by_magnitude(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Keep the entries of largest |w| of the layer, unchanged."""
+    """Return the mask of the largest entries of a layer's weight by |w|, and the masked weight."""
     keep = kept.best(weight.abs())
     return keep, weight * keep
 
 
 def wanda(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Keep the entries of largest |w_ij| sqrt(G_jj) of every output, unchanged (Sun et al. 2024)."""
+    """Return the mask of a layer's weight by |w| x norm of its input, per output, and the masked weight.
+
+    The norm of input j is sqrt(G_jj) (Sun et al. 2024).
+    """
     values = _product(weight, gram)
     keep = kept.best(values if kept.pattern else wanda_ranks(values))
     return keep, weight * keep
 
 
 def wanda_ranks(values: Tensor) -> Tensor:
-    """Return, for each entry of values (out, k), its rank in its row, in [0, 1): float64 (out, k).
+    """Return the rank of each entry of ``values`` within its row, scaled to [0, 1): float64, of equal shape.
 
     The ranking by these numbers keeps as many inputs of every output, to within one. Between entries of equal rank in
     different rows, the larger value is first.
@@ -82,13 +85,18 @@ def wanda_ranks(values: Tensor) -> Tensor:
 
 
 def outlier_share(weight: Tensor, gram: Tensor, factor: float) -> tuple[int, int]:
-    """Return how many entries have |w_ij| sqrt(G_jj) above ``factor`` x the mean, and how many entries there are."""
+    """Return how many weights have |w| x input norm above ``factor`` x its mean, and the number of weights.
+
+    The norm of input j is sqrt(G_jj).
+    """
     values = _product(weight, gram)
     return int((values > factor * values.mean()).sum()), values.numel()
 
 
 def sparsegpt(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Choose the mask in blocks of 128 columns together with the optimal-brain update (Frantar and Alistarh 2023).
+    """Return SparseGPT's mask of a layer's weight, and the weight whose kept entries correct for removed ones.
+
+    The mask is chosen in blocks of 128 columns together with the optimal-brain update (Frantar and Alistarh 2023).
 
     U is the upper Cholesky factor of (G + damping I)^-1. From left to right, pruning w_ij costs (w_ij / U_jj)^2 and
     moves the row's entries to the right by -(w_ij / U_jj) U_j,: . Each block keeps its share of the entries of lowest
@@ -125,7 +133,7 @@ def sparsegpt(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]
 
 
 def weight_shaped(matrix: Tensor, layer: MatrixLayer, shape: Sequence[int]) -> Tensor:
-    """Return the entries of a layer's matrices (groups, out / groups, k) in the shape of its weight."""
+    """Reshape matrices of a layer, one per convolution group, to the shape of its weight tensor."""
     places = layer.kept_entries(torch.arange(matrix.numel()).view(tuple(shape)))
     flat = torch.empty(matrix.numel(), dtype=matrix.dtype)
     flat[places.flatten()] = matrix.flatten().cpu()
@@ -133,7 +141,7 @@ def weight_shaped(matrix: Tensor, layer: MatrixLayer, shape: Sequence[int]) -> T
 
 
 def relative_error(dense: Tensor, weight: Tensor, gram: Tensor) -> float:
-    """Return the squared error of a layer's outputs, as a share of the squared dense outputs."""
+    """Return the squared error of a layer's outputs with a new weight, divided by its squared dense outputs."""
     change = dense - weight
     total = float((dense @ gram * dense).sum())
     return float((change @ gram * change).sum()) / total if total > 0 else 0.0

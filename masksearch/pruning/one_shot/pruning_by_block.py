@@ -31,7 +31,7 @@ __all__ = ["LayerReport", "OneShot", "one_shot", "outlier_densities"]
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What pruning did to one layer."""
+    """Result of pruning one layer: its density, and the relative squared error of its outputs."""
 
     name: str
     density: float  # kept weights / weights
@@ -163,7 +163,9 @@ def outlier_densities(
     blocks: Sequence[str] | None = None,
     exclude: str | Sequence[str] = (),
 ) -> dict[str, float]:
-    """Return a density for every layer, by the share of outliers in its block (OWL, Yin et al. 2024).
+    """Return a density for every layer; layers of blocks with many outlier weights keep more (OWL).
+
+    OWL is the method of Yin et al. 2024.
 
     An outlier is a weight whose |w_ij| sqrt(G_jj) is above ``factor`` times the mean of its layer. Shares of outliers
     are scaled to a range of 2 x ``spread`` and shifted, so that all layers together keep ``density``. All layers of a

@@ -62,7 +62,7 @@ class AnyTaskPath:
 
 
 class DenseOutputs:
-    """Cache of the dense network's outputs per batch: at most 2**26 numbers; other batches are computed again."""
+    """Cache of the dense network's outputs per batch: at most 2**26 numbers; other batches run again at each use."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         self._model, self._task = copy.deepcopy(model), task

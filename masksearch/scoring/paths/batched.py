@@ -37,7 +37,7 @@ class BatchedMasks:
 
     @torch.no_grad()
     def logits(self, masks: Sequence[Mask]) -> Tensor:
-        """Return logits (masks, n, classes) under every mask; they differ by rounding from those of single masks."""
+        """Return logits (masks, n, classes) of the n images under each mask; rounding differs from single masks."""
         bits = torch.stack([mask.bits for mask in masks]).to(self._dense.device)
         units = self._dense.where(bits, 0)  # (masks, n_units)
         layers = zip(self._space.layer_weights(), self._space.layers, strict=True)
@@ -56,7 +56,7 @@ def batched_objective(measure: LogitObjective, logits: Tensor, labels: Tensor) -
 
 
 def is_small(model: nn.Module, space: WeightSpace) -> bool:
-    """Return whether a network is small enough to batch masks on a GPU: a million weights, no convolutions.
+    """Return whether a network is small enough to batch masks on a GPU: at most a million weights, no convolutions.
 
     Batching over weights turns convolutions into grouped convolutions, whose speed was not measured.
     """

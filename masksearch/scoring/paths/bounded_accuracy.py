@@ -70,7 +70,7 @@ class Accuracy:
 
     @torch.no_grad()
     def score(self, proposal: Proposal) -> tuple[float, bool, int]:
-        """Return (accuracy or an upper bound, whether it is exact, number of evaluated images) of a mask.
+        """Return (accuracy or an upper bound, whether it is exact, number of evaluated images) of a proposed mask.
 
         A bound is below the threshold of the proposal.
         The first scoring after a :meth:`refresh` is exact and defines the order of the images.

@@ -48,7 +48,7 @@ class CompactPath:
 
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order."""
+        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
         if proposal.mask.empty_layers():
             yield from self._reference.batches(proposal)
             return
@@ -58,7 +58,7 @@ class CompactPath:
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``."""
+        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
         if proposal.mask.empty_layers():
             yield from self._reference.parts(proposal, places)
             return
@@ -67,7 +67,7 @@ class CompactPath:
             yield network(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: no results are cached."""
+        """Do nothing: this path caches no results of earlier masks."""
 
     def _network(self, proposal: Proposal) -> Callable[[Tensor], Tensor]:
         return self._cut(proposal.mask.bits) if self._slices else prune(self._model, self._space, proposal.mask)

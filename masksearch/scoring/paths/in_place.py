@@ -1,4 +1,4 @@
-"""A fast path for weight masks: the network keeps its weights masked, and a move writes only the weights it changes."""
+"""A fast path for weight masks: the network's own weights are masked, and only those that change are overwritten."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,14 @@ __all__ = ["InPlacePath", "fits_in_one_tensor"]
 
 
 def fits_in_one_tensor(model: nn.Module, space: WeightSpace) -> bool:
-    """Return whether one tensor can hold all weights that masks switch: one dtype, and contiguous."""
+    """Return whether all weights that masks switch can be views of one tensor: of one dtype, and contiguous."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = [parameters[name] for name in space.layer_weights()]
     return len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
 
 
 class InPlacePath:
-    """Fast way to compute outputs under weight masks: from mask to mask, write only the weights that change.
+    """Fast way to compute outputs under weight masks: per mask, overwrite only weights that change in the network.
 
     One tensor holds all weights with units, in the order of the units, and the network's parameters are views of the
     tensor. Kept weights have their original bits and pruned weights are zero, whatever was scored before. The logits
@@ -50,20 +50,20 @@ class InPlacePath:
 
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order."""
+        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
         self._apply(proposal)
         for images in self._batches:
             yield self._model(images)
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``."""
+        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
         self._apply(proposal)
         for place in places:
             yield self._model(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: logits don't depend on earlier masks."""
+        """Do nothing: the logits of this path don't depend on earlier masks."""
 
     def _apply(self, proposal: Proposal) -> None:
         self._space.check_mask(proposal.mask)

@@ -1,4 +1,4 @@
-"""A fast path for chains of linear layers: compute only the activations that a move changes.
+"""A fast path for chains of linear layers: compute only the activations that change between two masks.
 
 Why it is fast. A move of radius r changes at most 2 r weights, most of them in the first layer, and therefore at most
 2 r rows of the first layer's pre-activations. For a layer with inputs A (in, n), masked weights W (out, in) and
@@ -118,7 +118,7 @@ class _Pending:
 
 
 def linear_chain(model: nn.Module) -> list[tuple[str, nn.Linear, list[nn.Module]]] | None:
-    """Return (name, linear layer, elementwise modules after it) of each layer of an MLP; None for other networks.
+    """Return (name, linear layer, elementwise modules after it) per layer of an MLP; None for other networks.
 
     The network is an ``nn.Sequential`` of linear layers: a chain. It has no hooks, no subclasses of torch's layers, and
     no shared weights. Activations may be shared.
@@ -139,7 +139,7 @@ def linear_chain(model: nn.Module) -> list[tuple[str, nn.Linear, list[nn.Module]
 
 
 class IncrementalPath:
-    """Fast way to compute outputs of an MLP: from mask to mask, update only the activations that change.
+    """Fast way to compute an MLP's outputs: per mask, update only activations that changed since the last mask.
 
     Parameters
     ----------
@@ -184,11 +184,11 @@ class IncrementalPath:
         return torch.cat(list(self.batches(proposal)))
 
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order."""
+        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
         yield from self.parts(proposal, self._whole)
 
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``."""
+        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
         with self._refreshed_on_error():
             if places is not self._places:
                 self._places = places

@@ -17,7 +17,7 @@ __all__ = ["ReconstructedPath"]
 
 
 class ReconstructedPath:
-    """Way to score masks after repair, for any task: reconstruct the pruned network, run it, measure its outputs.
+    """Way to score masks for any task after repair: solve kept weights by least squares, then measure outputs.
 
     Parameters
     ----------

@@ -34,13 +34,13 @@ class Path(Protocol):
         """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
 
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order.
+        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order.
 
         They equal those of :meth:`logits` bit for bit. Close the iterator to stop early.
         """
 
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``.
+        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``.
 
         Indices are int64 (b,); all tensors together have every image once. A path may prepare for ``places``: passing
         the same object again is cheap. Close the iterator to stop early.
@@ -67,7 +67,7 @@ class ReferencePath:
 
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network, one batch of images at a time, in order.
+        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order.
 
         The mask stays applied until the iterator ends or is closed.
         """
@@ -77,13 +77,13 @@ class ReferencePath:
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:
-        """Return the logits (b, classes) of the batches with these numbers, bit for bit as in :meth:`logits`."""
+        """Return the logits (images, classes) of the batches ``numbers``, bit for bit as in :meth:`logits`."""
         with self._space.applied(self._model, proposal.mask):
             return torch.cat([self._model(self._batches[number]) for number in numbers])
 
     @torch.no_grad()
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (b, classes) of the masked network for each tensor of image indices in ``places``.
+        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``.
 
         The mask stays applied until the iterator ends or is closed.
         """
@@ -92,11 +92,11 @@ class ReferencePath:
                 yield self._model(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: no results are cached."""
+        """Do nothing: this path caches no results of earlier masks."""
 
 
 def laid_out_like(images: Tensor, chosen: Tensor) -> Tensor:
-    """Return ``chosen`` (b, c, h, w) in the memory format of ``images``: channels first or channels last."""
+    """Return images ``chosen`` (b, c, h, w) in the memory format of ``images``: channels first or channels last."""
     last = images.ndim == 4 and not images.is_contiguous()
     return chosen.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 

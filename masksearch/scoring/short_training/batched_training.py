@@ -53,20 +53,20 @@ class BatchedNetworks(nn.Module):
         return super().train(mode)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the outputs (b, networks, classes) of all networks for images (b, c, h, w)."""
+        """Return the outputs (images, networks, classes) of all networks for images (images, c, h, w)."""
         return vmap(lambda parameters: functional_call(self._one[0], parameters, (images,)), out_dims=1)(
             {name: self.get_parameter(stacked_name(name)) for name in self._names}
         )
 
     @torch.no_grad()
     def copy_to(self, networks: Sequence[nn.Module]) -> None:
-        """Copy the weights to single networks, in the order in which the networks were stacked."""
+        """Copy the trained weights to single networks, in the order in which the networks were stacked."""
         for place, network in enumerate(networks):
             for name, parameter in network.named_parameters():
                 parameter.copy_(self.get_parameter(stacked_name(name))[place])
 
     def masks(self, masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Return {stacked parameter: stacked masks} from one {parameter: mask} per network."""
+        """Stack one {parameter name: mask} per network; return {stacked parameter name: stacked masks}."""
         return {stacked_name(self._first[name]): torch.stack([one[name] for one in masks]) for name in masks[0]}
 
 
@@ -79,7 +79,7 @@ def stacked_name(name: str) -> str:
 
 
 def sum_of_losses(outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the sum over networks of the mean cross-entropy, so that every network gets its own gradient.
+    """Return the sum of the networks' mean cross-entropies; each network gets the gradient of its own loss.
 
     Logits ``outputs`` (b, networks, classes) and labels (b,) -> scalar.
     """

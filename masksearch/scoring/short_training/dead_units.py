@@ -19,7 +19,7 @@ _WORTHWHILE = 0.75  # share of the weights; above it the whole network is traine
 
 @dataclass(frozen=True)
 class EffectiveNetwork:
-    """Masked MLP without dead inputs and hidden units, from which no path of kept weights leads to an output.
+    """Smaller form of a masked MLP, without inputs and hidden units that no kept weights connect to an output.
 
     Dead units change neither the outputs nor the gradients of other weights, so that both networks learn the same, up
     to rounding. The sparser the mask, the more units are dead, and the faster the steps of the smaller network are.
@@ -31,13 +31,13 @@ class EffectiveNetwork:
     inputs: Tensor  # int64 (k,): indices of the kept inputs in a flattened image
 
     def seen(self, split: Split) -> Split:
-        """Return the split with only the inputs that the smaller network reads, as images (n, k, 1, 1)."""
+        """Return a data split with only the inputs that the smaller MLP reads, as images (n, inputs, 1, 1)."""
         inputs = split.inputs.flatten(1).index_select(1, self.inputs)[:, :, None, None]
         return HeldSplit(inputs, split.targets, split.task)
 
 
 def effective_network(model: nn.Module, masks: Mapping[str, Tensor]) -> EffectiveNetwork | None:
-    """Return a masked MLP without its dead inputs and hidden units, which trains equally but faster; or None.
+    """Return a masked MLP without dead inputs and hidden units, to train equally but faster; None if impossible.
 
     Parameters
     ----------

@@ -197,7 +197,7 @@ class ShortTraining:
     refresh_every = 1
 
     def refresh(self) -> None:
-        """Do nothing: scores don't depend on earlier masks."""
+        """Do nothing: scores of short trainings don't depend on earlier masks."""
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
         """Return one exact score per mask or proposal (a mask that a searcher suggests), in order.

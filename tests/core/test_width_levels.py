@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from masksearch.core.levels import Levels, cheapest, filled
+from masksearch.core.width_levels import Levels, cheapest, filled
 
 
 def brute_force(losses, cost, budget):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import masksearch as ms
-from masksearch.pruning import semi_structured as module
+from masksearch.pruning import sparse_kernels as module
 from masksearch.utils.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""Levels of layers: a few numbers of kept units per layer, and the combination of lowest loss under a budget."""
+"""Width levels: a few allowed numbers of kept units per layer, and the combination of least loss under a budget."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
