@@ -24,7 +24,7 @@ _RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it coun
 
 @dataclass
 class EDAState:
-    """State that an :class:`EDA` search needs to resume: unit probabilities, and best masks of the generation.
+    """State from which an :class:`EDA` search resumes: probabilities of the units, and the generation's best masks.
 
     The random generator is saved apart.
     """

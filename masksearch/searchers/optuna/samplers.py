@@ -29,7 +29,7 @@ PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
 @dataclass(frozen=True)
 class Sampler:
-    """Row of ``SAMPLERS``: largest number of parameters of an Optuna sampler, and what it supports."""
+    """Optuna sampler in the table ``SAMPLERS``: its largest number of parameters, and what it supports."""
 
     max_parameters: int  # largest number of parameters with which the sampler is still fast
     time: str  # time of a proposal with max_parameters on one core, measured by benchmarks/sampler_costs.py
@@ -277,7 +277,7 @@ class OptunaSearch(Searcher):
 
     @property
     def study_name(self) -> str:
-        """Name of the Optuna study: ``study`` if it is shared, else a label and a hash of searcher and problem."""
+        """Return the Optuna study's name: ``study`` if shared, else a label and a hash of searcher and problem."""
         if self.study is not None:
             return self.study
         identity = {"searcher": self.identity(), "saliencies": [], **self.problem.identity()}
@@ -302,7 +302,7 @@ class OptunaSearch(Searcher):
 
 
 def is_in_memory(url: str) -> bool:
-    """Return whether the URL of a storage names a SQLite database in memory."""
+    """Return whether the URL of an Optuna storage names a SQLite database in memory."""
     if not url.startswith("sqlite"):
         return False
     database, _, query = url.partition("://")[2].removeprefix("/").partition("?")
@@ -310,7 +310,7 @@ def is_in_memory(url: str) -> bool:
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the URL of a SQLite file; characters that end a path in URLs are escaped."""
+    """Return the URL of a SQLite file, with those characters escaped that would end a path in a URL."""
     if not set(str(path)) & set("?#{}%"):
         return f"sqlite:///{path}"
     from sqlalchemy.engine import make_url  # a slow import
