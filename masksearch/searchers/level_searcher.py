@@ -65,16 +65,14 @@ class RankedUnits:
     def mask(self, levels: np.ndarray, order: Sequence[int] | None = None) -> Mask:
         """Return the mask at one level (kept units) per layer, int64 (n_layers,); the rest of the budget is used up.
 
-        Layers get more units in this order while the budget allows it.
-
-        Default order: the layers that keep the smallest share first.
+        Layers get more units in ``order`` while the budget allows it; by default, those of the smallest share first.
         """
         return self.mask_of(self.levels.numbers(levels), order)
 
     def mask_of(self, kept: np.ndarray, order: Sequence[int] | None = None) -> Mask:
         """Return the mask with ``kept`` units per layer, int64 (n_layers,); the rest of the budget is used up.
 
-        Layers get more units in the given order.
+        Layers get more units in ``order``; by default, those of the smallest share first.
         """
         if order is None:
             order = np.argsort(kept / self.sizes, kind="stable").tolist()
