@@ -139,22 +139,22 @@ class Amount:
     # Variants.
 
     def at(self, density: Density) -> "Amount":
-        """Return a copy of this Amount with another density."""
+        """Return a copy of this amount (how much masks keep) with another density."""
         return replace(self, density=density)
 
     def across(self, scope: Scope) -> "Amount":
-        """Return a copy of this Amount with another scope, which is how layers share the density."""
+        """Return a copy of this amount (how much masks keep) with another scope, such as "global" or "layerwise"."""
         return self if scope == self.scope else replace(self, scope=scope)
 
     def in_rounds(self, rounds: int) -> "list[Amount]":
-        """Return the Amount after each of ``rounds`` pruning rounds; all rounds prune the same share of what remains.
+        """Return how much masks keep after each of ``rounds`` rounds, which all prune the same share of the rest.
 
         Round r of n keeps density ** (r / n), in every layer if the density is one per layer.
         """
         return [self.at(_power(self.density, r / rounds)) for r in range(1, rounds)] + [self]
 
     def lenient(self) -> "Amount":
-        """Return this Amount with ``on_empty="keep_one"`` instead of "raise": a layer to be emptied keeps one unit."""
+        """Return this amount with on_empty "keep_one" instead of "raise": a layer to be emptied keeps one unit."""
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":

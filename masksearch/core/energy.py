@@ -31,9 +31,9 @@ class EnergyState(Protocol):
 
     @abstractmethod
     def singles(self, layer: int) -> np.ndarray:
-        """Return the change of the energy by flipping each unit of a layer alone: float64 (units of the layer,).
+        """Return, for each unit of a layer, the energy's change if it alone is pruned or kept again: float64.
 
-        To flip a unit is to prune it if the mask keeps it, and to keep it again if the mask prunes it.
+        The shape is (units of the layer,). A kept unit is pruned, and a pruned unit is kept again.
         """
 
     @abstractmethod
@@ -69,7 +69,7 @@ class Energy(Protocol):
 
 
 def removal_order(energy: Energy, space: MaskSpace, mask: Mask, costs: np.ndarray | None = None) -> np.ndarray:
-    """Return a mask's kept units, int64 (n_kept,), in the order in which pruning each next raises an energy least.
+    """Return a mask's kept units, int64 (n_kept,), in the order in which greedy pruning by lowest energy removes them.
 
     The unit of the smallest increase of the energy goes first; then the increases of the others are computed anew.
     Layers lose their last units after all other units, since an empty layer may cut the network.

@@ -33,20 +33,23 @@ class Levels:
     budget: float
 
     def numbers(self, levels: np.ndarray) -> np.ndarray:
-        """Return every layer's number of kept units at the given levels, both int64 (n_layers,)."""
+        """Return each layer's number of kept units, int64 (n_layers,), at the given levels (indices of numbers)."""
         return np.array([kept[level] for kept, level in zip(self.kept, levels, strict=True)], dtype=np.int64)
 
     def fits(self, levels: np.ndarray) -> bool:
-        """Return whether the choice of one level per layer, int64 (n_layers,), costs no more than the budget."""
+        """Return whether the choice of one level (number of kept units) per layer costs no more than the budget."""
         return self.cost(self.numbers(levels)) <= self.budget
 
     @property
     def top(self) -> np.ndarray:
-        """Return the index of every layer's highest level, which keeps most units: int64 (n_layers,)."""
+        """Return, per layer, the index of its highest level (number of kept units): int64 (n_layers,)."""
         return np.array([len(kept) - 1 for kept in self.kept])
 
     def even(self) -> np.ndarray:
-        """Return levels about equally high in all layers, int64 (n_layers,), that use up the budget; 0 if none fit."""
+        """Return similar levels (numbers of kept units) of all layers that use up the budget; all 0 if none fit.
+
+        Levels are indices, int64 (n_layers,).
+        """
         low, high = 0.0, 1.0
         for _ in range(12):
             middle = (low + high) / 2
@@ -54,9 +57,9 @@ class Levels:
         return (low * self.top).astype(int)
 
     def best(self, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Return one level per layer, int64 (n_layers,), with the lowest sum of losses within the budget.
+        """Return the level (number of kept units) of each layer that gives the least total loss within the budget.
 
-        The optimum if costs add up over layers, else an approximation.
+        Levels are indices, int64 (n_layers,). They are the optimum if costs add up over layers, else an approximation.
 
         Parameters
         ----------
@@ -99,7 +102,7 @@ class Levels:
         return None
 
     def repaired(self, levels: np.ndarray, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Return levels after changes by one step each: down until they fit the budget, then up while it allows more.
+        """Return the layers' levels (kept units) after single steps: down until they fit, then up within the budget.
 
         Each step has the smallest loss per saved cost, or the largest gain per added cost.
         """

@@ -200,7 +200,7 @@ class Mask:
         return common / (self.n_kept * other.n_kept) ** 0.5 if common else 0.0
 
     def move_to(self, other: "Mask") -> Move:
-        """Return the move that makes ``other`` of this mask; its unit indices are in ascending order."""
+        """Return the move that changes this mask into ``other``; its unit indices are in ascending order."""
         self._check_same_space(other)
         mine, theirs = self.bits.numpy(), other.bits.numpy()
         return Move(np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs & ~mine))

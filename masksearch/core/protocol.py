@@ -59,7 +59,7 @@ _DRAWS = 100  # of a random mask, until a draw empties no layer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
-    """A mask that waits for its score, stored as a base mask and the move that makes the mask of it."""
+    """A mask that waits for its score, stored as a base mask and the move that changes the base into the mask."""
 
     base: Mask
     move: Move
@@ -70,7 +70,7 @@ class Proposal:
 
     @classmethod
     def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
-        """Return the proposal to score the mask that ``move`` makes of the mask ``base``."""
+        """Return the proposal to score the mask that results from applying ``move`` to the mask ``base``."""
         return cls(base, move, base.moved(move), threshold)
 
     @classmethod
@@ -347,7 +347,7 @@ class Problem:
         return (self.on_empty == "allow" or not self.space.empty(kept).any()) and self.space.fits(kept, self.amount)
 
     def priced(self, mask: Mask, score: Score) -> Score:
-        """Return the score with its mask's cost added to it, or unchanged if the problem has no cost."""
+        """Return the score with its field ``cost`` filled in from the mask, or unchanged if the problem has no cost."""
         if self.cost is None or score.cost is not None:
             return score
         return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))

@@ -148,7 +148,7 @@ class MaskSpace(Layout):
         return amount.hold == "units" and self._within_count(kept, amount)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return the kept units, parameters or MACs if layers keep ``kept`` units, int64 (n_layers,)."""
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
         if hold != "units":
             raise InputError(f"cost: {hold!r}; a {self.granularity} space counts only 'units'; give a function")
         return int(kept.sum())

@@ -260,7 +260,7 @@ class Annealing(Searcher):
 
     @property
     def temperature(self) -> float:
-        """Return the temperature, in units of the score; 0 until a move has lowered an exact score.
+        """Return the annealing temperature, in units of the score; 0 until a move has lowered an exact score.
 
         A move that lowers the score by more is accepted less often.
         """

@@ -61,7 +61,7 @@ class Walk:
     # Swaps within a layer keep all widths, and so units, parameters and MACs.
 
     def swap(self, temperature: float, most: int) -> int:
-        """Try at most 16 (and at most ``most``) random swaps within a layer until one is accepted; return how many."""
+        """Try up to 16, at most ``most``, random swaps in a layer until one is accepted; return the number tried."""
         moves = self._draw_swaps(min(most, _BATCH))
         accepted = np.flatnonzero(self.state.deltas(moves) <= self._limits(temperature, len(moves)))
         if not len(accepted):
@@ -77,7 +77,7 @@ class Walk:
         return np.stack([self._rng.choice(kept, n), self._rng.choice(pruned, n)], axis=1)
 
     def rises(self, n: int) -> np.ndarray:
-        """Return the energy's increases by about ``n`` random swaps (those that raise it), or by single units."""
+        """Return the positive changes of the energy by about ``n`` random swaps, or by single units without swaps."""
         if self.can_swap:
             changes = [self.state.deltas(self._draw_swaps(_BATCH)) for _ in range(-(-n // _BATCH))]
         else:

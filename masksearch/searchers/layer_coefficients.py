@@ -71,12 +71,12 @@ class LayerCoefficients(LevelSearcher):
 
     @classmethod
     def spdy(cls) -> "LayerCoefficients":
-        """Search factors of the layers' assumed losses, for a dynamic programme (SPDY, Frantar & Alistarh 2022)."""
+        """Search factors of assumed loss, for densities by dynamic programming (SPDY, Frantar & Alistarh 2022)."""
         return cls()
 
     @classmethod
     def ziplm(cls) -> "LayerCoefficients":
-        """Search factors of the layers' pruned saliencies, for a dynamic programme (ZipLM, Kurtic et al. 2023)."""
+        """Search factors of pruned saliency, for densities by dynamic programming (ZipLM, Kurtic et al. 2023)."""
         return cls(allocation="saliency")
 
     @classmethod

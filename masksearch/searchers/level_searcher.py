@@ -17,7 +17,7 @@ __all__ = ["LevelSearcher", "RankedUnits"]
 
 
 class RankedUnits:
-    """Units of every layer in the order of the problem's first saliency, and the numbers of them to choose from.
+    """Units of each layer, ranked by the problem's first saliency, and how many of them a searcher may keep.
 
     A level is a number of kept units. Masks have the exact density of the problem: layers are filled up to the budget.
 

@@ -16,7 +16,7 @@ __all__ = ["OneTolerance"]
 
 @dataclass
 class ToleranceState:
-    """State from which the search by one tolerance resumes: the losses of layers that it has measured."""
+    """State from which :class:`OneTolerance` resumes: the losses of score that it has measured so far."""
 
     start_is_due: bool  # whether the given start mask is still to be proposed
     round: int = 0  # number of finished allocations

@@ -13,7 +13,7 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the searches to run in a folder: the last one there, if its smaller budget is unfinished, then this one.
+    """Return the searches to run in a folder: any search with the last, smaller budget, then the requested one.
 
     The search with the last saved budget is finished first.
 
@@ -38,7 +38,7 @@ def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> l
 
 
 def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> tuple[Problem, Path] | None:
-    """Return problem and folder of a finished search that a larger budget has continued; else None.
+    """Return problem and folder of a finished search with this budget that a larger one has continued; else None.
 
     None if the budget is not one of the earlier ones, or its files were not kept.
     """

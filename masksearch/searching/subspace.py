@@ -59,7 +59,7 @@ class Subspace(MaskSpace):
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:
-        """Return the entries, (n_units,), of a tensor for the full space that belong to this subspace's units."""
+        """Return the entries for this subspace's units, (n_units,), of a tensor over the units of the full space."""
         return per_unit[torch.from_numpy(self.units)]
 
     def lifted(self, mask: Mask) -> Mask:

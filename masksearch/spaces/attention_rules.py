@@ -59,7 +59,7 @@ def _repeated(labels: Labels, times: int) -> Labels:
 
 
 def batched_product(coupling: Coupling, call: Call) -> None:
-    """Follow channels through batched matrix products, (b, n, k) x (b, k, m): b and n can be pruned separately.
+    """Follow channels through batched products (b, n, k) x (b, k, m): single positions of b and n can be removed.
 
     In one product, and in products with a weight, m can be pruned, too.
 
@@ -147,7 +147,7 @@ def split_projections(coupling: Coupling, call: Call, dim: int) -> None:
 
 
 def third(coupling: Coupling, call: Call) -> None:
-    """Follow heads through one third of a packed bias vector (of queries, keys or values): thirds lose equal parts."""
+    """Follow heads through one third (query, key or value) of a packed bias: all three lose the same positions."""
     [labels] = coupling.labels(call.inputs[0])
     if labels is not None:
         labels = coupling.tie(np.split(labels, 3), f"{call.name} in {call.where} selects channels by number")

@@ -28,7 +28,7 @@ __all__ = ["ADDITIONS", "Addition", "Block", "BlockSpace", "block_space"]
 
 @dataclass(frozen=True)
 class Block:
-    """One residual branch that a mask can remove: its parameters, those that zero it, and what its removal saves."""
+    """Residual branch that a mask can remove: its parameters, those whose zeros switch it off, and what it costs."""
 
     name: str
     zeroed: tuple[str, ...]  # parameters of its last layer; if they are zero, the branch adds nothing
@@ -177,7 +177,7 @@ class BlockSpace(NetworkSpace):
         return torch.stack(sums)
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: description of its replacement}, JSON, for the network without a mask's pruned blocks."""
+        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
         self.check_mask(mask)
         kept = mask.bits.tolist()
         removed = [branch for branch, keep in zip(self._branches, kept, strict=True) if not keep]

@@ -10,7 +10,7 @@ __all__ = ["advice_on_weight"]
 
 
 def advice_on_weight(module: nn.Module) -> str | None:
-    """Return the sentence how to make a module's computed weight a plain parameter; None if it has no such weight."""
+    """Return a sentence that says how to make a module's computed weight a parameter; None without such a weight."""
     if parametrize.is_parametrized(module):
         name = next(iter(module.parametrizations))  # type: ignore[arg-type]
         call = f"torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r})"

@@ -31,7 +31,7 @@ Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,
 
 
 def filled_labels(labels: Labels, size: int) -> np.ndarray:
-    """Return the labels of ``size`` positions as an array; None becomes ``size`` labels of positions never removed."""
+    """Return the labels of ``size`` positions as an array; None (never removed) becomes ``size`` times FIXED."""
     return np.full(size, FIXED) if labels is None else labels
 
 
@@ -88,7 +88,10 @@ class Coupling:
         self._conditional: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> [(labels, reason)]
 
     def labels(self, tensor: Tensor) -> list[Labels]:
-        """Return the labels of positions along each dimension of a tensor, made anew for a new parameter or buffer."""
+        """Return the labels of a tensor's positions, per dimension; positions with tied labels are removed together.
+
+        A parameter or buffer gets new labels at its first use.
+        """
         for fixed, reason in self._conditional.pop(tensor, []):
             self.fix(fixed, reason)
         if tensor not in self._labels and tensor in self._stacks:  # used as a whole: its parts stay equally large
@@ -134,7 +137,7 @@ class Coupling:
         return list(self._stacks[tensor][number]) if tensor in self._stacks else None
 
     def free(self, size: int) -> np.ndarray:
-        """Return new labels for ``size`` equal copies of one position, any of which can be removed with others."""
+        """Return new labels for ``size`` equal copies of one position, each of which can be removed with any others."""
         labels = np.arange(self._n_labels, self._n_labels + size)
         self._n_labels += size
         self._free.update(labels.tolist())
@@ -163,11 +166,11 @@ class Coupling:
         return result
 
     def weight_name(self, tensor: Tensor) -> str | None:
-        """Return the name of the parameter that a tensor is or views; None for other tensors."""
+        """Return the name of the parameter that a tensor is, or is a view of; None for other tensors."""
         return self._weights.get(tensor)
 
     def mark_view(self, view: Tensor, base: Tensor) -> None:
-        """Record that the tensor ``view`` is a view of ``base``, so that zeros of a parameter ``base`` are in both."""
+        """Record that the tensor ``view`` is a view of ``base``, so that zeroing a parameter ``base`` zeroes both."""
         if base in self._weights:
             self._weights[view] = self._weights[base]
 
@@ -221,7 +224,7 @@ class Coupling:
         self._fixed_labels = {label for labels, _ in self._fixed for label in labels.tolist()}
 
     def produce(self, weight: str, made: Labels) -> None:
-        """Record that the layer with this weight makes channels, those with the labels ``made``."""
+        """Record that the layer with the weight named ``weight`` makes the channels with the labels ``made``."""
         if made is not None:
             leaves = (leaf for leaf in self.leaves if leaf.tensor == weight and np.isin(leaf.labels, made).any())
             leaf = next(leaves, None)
@@ -229,7 +232,7 @@ class Coupling:
                 self.producers.append(leaf)
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
-        """Return the class of every label, int64 (n_labels,), equal if removed together, and {fixed class: reason}."""
+        """Return a class per label, int64 (n_labels,), equal for labels removed together, and {fixed class: reason}."""
         left, right = (np.concatenate([tie[side] for tie in self._ties] or [np.empty(0, int)]) for side in (0, 1))
         graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._n_labels, self._n_labels))
         _, classes = connected_components(graph, directed=False)

@@ -94,7 +94,7 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
 
 @dataclass
 class PruningRecord:
-    """Record in a pruned network of the network before all pruning: its tensors' shapes and changed sizes.
+    """Record that a pruned network has of the network before all pruning: its shapes, and the sizes that differ.
 
     A network that :func:`cut` made has it as its attribute ``pruning_record``.
     """
@@ -116,7 +116,7 @@ def add_to_record(small: nn.Module, record: PruningRecord, numbers: Iterable[tup
 
 
 def new_numbers(groups: Groups, bits: Tensor) -> list[tuple[str, str, int | None, int]]:
-    """Return (module, attribute, index or None, kept channels) for every attribute that counts channels."""
+    """Return the new value of each attribute that counts channels: (module, attribute, index or None, value)."""
     return [(*size.place, size.number(bits)) for size in groups.sizes]
 
 

@@ -103,12 +103,12 @@ class Groups:
         return masks
 
     def norm_runs(self) -> dict[str, tuple[Run, int]]:
-        """Return {normalisation: (unit numbers of its channels, dimension)} of those with removable channels."""
+        """Return {norm: (unit numbers of its channels, their dimension)} of the norms with removable channels."""
         runs = {_layer(run.tensor): run for run in self.runs}
         return {module: (runs[module], dim) for module, dim in self.norms if module in runs}
 
     def kept_in_norms(self, bits: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """Return {normalisation: (indices of kept channels, dimension)} of those that lose channels by a mask."""
+        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
         kept = {module: (run.kept(bits), dim) for module, (run, dim) in self.norm_runs().items()}
         return {module: (bits.nonzero().flatten(), dim) for module, (bits, dim) in kept.items() if not bits.all()}
 

@@ -106,17 +106,20 @@ class FilterSpace(NetworkSpace):
         return units[:-1]
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {normalisation: (indices of kept channels, dimension)} of those that lose channels by a mask."""
+        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
         return self.groups.kept_in_norms(mask.bits)
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
-        """Make a network's norms normalise over kept channels only, by hooks that copies keep and pruning removes."""
+        """Make a network's norms normalise over kept channels only, by hooks.
+
+        Copies of the network keep the hooks; pruning removes them.
+        """
         if self.groups.norms:
             set_norm_hooks(unwrapped(model), self.kept_in_norms(mask))
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per layer that describes the tensors its units cut; layers with equal texts look alike.
+        """Return one text per layer that describes the tensors which its units cut, without their sizes.
 
         Layers with equal texts look alike, such as the first convolutions of all blocks, the heads of all attentions,
         or the neurons of all MLPs.
@@ -300,7 +303,7 @@ class FilterSpace(NetworkSpace):
         return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return the kept units, parameters or MACs if layers keep ``kept`` units, int64 (n_layers,)."""
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
         return self._costs.of(hold, kept)
 
     def share(self, mask: Mask, hold: Hold) -> float:
@@ -341,7 +344,7 @@ def filter_space(
     multiple_of: int = 1,
     norms: bool = False,
 ) -> FilterSpace:
-    """Find the channels of a network that can be removed; return the space of masks with a bit per channel group.
+    """Find a network's removable channels; return the space of masks with one bit per group removed together.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
     depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the

@@ -125,7 +125,7 @@ def _get(module: nn.Module, attribute: str) -> Any:
 def find_sizes(
     model: nn.Module, groups: "Groups", difference: Callable[["Groups", Sequence[int]], str]
 ) -> tuple["Groups", dict[int, str]]:
-    """Find the numbers that shrink with attention heads; return groups with them, and {layer without them: reason}.
+    """Find the numbers that shrink with attention heads; return groups with these, and {layer without any: reason}.
 
     Parameters
     ----------

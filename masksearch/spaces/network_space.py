@@ -37,7 +37,7 @@ class NetworkSpace(MaskSpace, ABC):
 
     @abstractmethod
     def layer_weights(self) -> list[str]:
-        """Return the names of the weights that masks prune, whole filters of them in filter spaces."""
+        """Return the names of the weights that masks prune; in filter spaces, masks prune whole filters of them."""
 
     @abstractmethod
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
@@ -82,7 +82,7 @@ class NetworkSpace(MaskSpace, ABC):
         self.set_norms(model, mask)
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {normalisation: (indices of kept channels, dimension)} of norms over kept channels only."""
+        """Return {norm: (indices of its kept channels, their dimension)} of norms over kept channels only."""
         return {}
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:

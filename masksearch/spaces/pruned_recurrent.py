@@ -31,7 +31,7 @@ __all__ = [
 
 
 class States(tuple[Tensor, ...]):
-    """Last states of a recurrent network with unequal hidden sizes: a tensor (n, units) per layer and direction.
+    """Last states of a recurrent network with unequal hidden sizes: a (batch, units) tensor per layer and direction.
 
     ``states[-1]`` and ``states[-1, :, 0]`` work as for a tensor (layers * directions, n, units).
     """
@@ -61,7 +61,7 @@ def hidden_sizes(module: nn.RNNBase) -> list[int]:
 
 
 def output_sizes(module: nn.RNNBase) -> list[int]:
-    """Return the output size of each layer and direction of a recurrent module; LSTMs may have ``proj_size``."""
+    """Return the output size (after any LSTM projection) of each layer and direction of a recurrent module."""
     return [parameters[1].shape[1] for _, parameters in cells(module)]
 
 
@@ -195,7 +195,7 @@ RECURRENT: tuple[type[nn.RNNBase], ...] = (*_UNEQUAL, *_UNEQUAL.values())  # sub
 
 
 def fit_recurrent(module: nn.RNNBase) -> None:
-    """Set a pruned recurrent module's sizes from its parameters, and its class for unequal hidden sizes."""
+    """Set a pruned recurrent module's sizes from its parameters, and its class by whether hidden sizes are equal."""
     module.input_size = cells(module)[0][1][0].shape[1]
     if type(module) not in RECURRENT:
         return

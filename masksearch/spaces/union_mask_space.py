@@ -131,7 +131,7 @@ class UnionSpace(NetworkSpace):
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per layer; ``scope="isomorphic"`` ranks the units of layers with equal texts together."""
+        """Return one text per layer that describes its kind; layers with equal texts look alike."""
         kinds = (("block", self.blocks), ("filters", self.filters))
         return tuple(f"{kind}: {text}" for kind, space in kinds for text in space.topologies)
 
@@ -189,7 +189,7 @@ class UnionSpace(NetworkSpace):
         return torch.cat([self.blocks.unit_sums(tensors, part), self.filters.unit_sums(tensors, part)])
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {normalisation: (indices of kept channels, dimension)} of those that lose channels by a mask."""
+        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
         return self.filters.kept_in_norms(self.part_masks(mask)[1])
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
@@ -209,7 +209,7 @@ class UnionSpace(NetworkSpace):
         return Mask(self.filters, bits)
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: description of its replacement}, JSON, for the network without a mask's pruned blocks."""
+        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
         return self.blocks.replacements(self.part_masks(mask)[0])
 
     def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:

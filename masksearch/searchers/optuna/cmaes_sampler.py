@@ -48,7 +48,7 @@ class Cmaes:
         return None if self._optimizer is None else float(self._optimizer._sigma)
 
     def ask(self, number: int) -> np.ndarray:
-        """Return the next point of the unit cube to score, float64 (n_parameters,); ``number`` seeds the draw."""
+        """Return the next point of the unit cube to score, float64 (n_parameters,); the trial ``number`` is a seed."""
         optimizer = self._ready()
         optimizer.reseed_rng(derive(self.seed, "cmaes", number) % 2**32)
         return optimizer.ask()
