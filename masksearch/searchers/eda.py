@@ -59,7 +59,7 @@ class EDA(Searcher):
     margin: float = 0.3  # all probabilities are at least margin / n_units away from 0 and 1
     trust: float = 0.8  # weight of the start mask or saliency in the first probabilities; the rest is uniform
     saliency: str | None = None  # name of the saliency to start from; None: the start mask, if there is one
-    scope: Scope = "global"  # global, or fixed densities of the layers: layerwise (equal) or erk
+    scope: Scope = "global"  # "global", or fixed densities of the layers: "layerwise" (equal) or "erk"
 
     names_saliency = True
 

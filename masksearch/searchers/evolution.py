@@ -80,7 +80,7 @@ class Evolution(Searcher):
     by_layer: float = 0.2  # share of the combined children that exchange whole layers
     within: float = 0.5  # share of the mutations that leave the layers' densities unchanged
     radius_most: float = 0.1  # size of the largest mutation, as a share of the largest possible swap
-    scope: Scope = "global"  # how random first masks spread their density over layers: global, layerwise or erk
+    scope: Scope = "global"  # how random first masks spread their density over layers: "global", "layerwise", "erk"
 
     def __post_init__(self) -> None:
         check_numbers(self, population=100_000)

@@ -27,7 +27,7 @@ class RandomSearchState:
 class RandomSearch(Searcher):
     """Random search: draw masks of the given density, independently and uniformly (Bergstra & Bengio 2012)."""
 
-    scope: Scope = "global"  # global, or fixed densities of the layers, a stronger baseline: layerwise or erk
+    scope: Scope = "global"  # "global", or fixed densities of the layers, a stronger baseline: "layerwise" or "erk"
 
     def __post_init__(self) -> None:
         choose("scope of random_search", self.scope, list(get_args(Scope)))

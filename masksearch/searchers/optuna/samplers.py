@@ -86,12 +86,12 @@ class OptunaSearch(Searcher):
     search: these are not in its history, unless they are proposed again (starts and QMC points are).
     """
 
-    sampler: str = "tpe"  # name in SAMPLERS: random, tpe, cmaes, gp, qmc, nsga2, nsga3
-    parametrisation: str = "layers"  # how numbers define a mask: layers, mixture, blocks, bits
-    saliency: str | None = None  # name of the ranking of units in layers, blocks; None: the first, or random
-    densities: bool = False  # mixture: whether layers have parameters beside the saliencies' weights
-    spread: float = 3.0  # layers, mixture: largest difference of the layers' log-odds / 2
-    blocks: int = 32  # blocks: approximate number of blocks
+    sampler: str = "tpe"  # "random", "tpe", "cmaes", "gp", "qmc", "nsga2" or "nsga3"
+    parametrisation: str = "layers"  # how numbers define a mask: "layers", "mixture", "blocks" or "bits"
+    saliency: str | None = None  # name of the saliency that ranks units; None: the first one, or a random ranking
+    densities: bool = False  # for "mixture": whether layers' densities are parameters, too
+    spread: float = 3.0  # for "layers" and "mixture": largest difference of the layers' log-odds / 2
+    blocks: int = 32  # for "blocks": approximate number of blocks of units
     storage: str | None = field(default=None, repr=False)  # URL of the Optuna storage for the study
     study: str | None = None  # name of a shared study in the storage; None: not shared
     label: str = field(default="", repr=False)  # first part of the written study's name; empty: the sampler's name
