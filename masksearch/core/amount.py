@@ -22,15 +22,15 @@ in each group of layers that look alike, equally over groups (Fang et al. 2024),
 The knapsack keeps the units of the largest sum of saliencies within the budget (HALP, Shen et al. 2022)."""
 
 OnEmpty = Literal["raise", "allow", "keep_one"]
-"""What happens when a mask would keep nothing of a layer."""
+"""What happens if a mask would keep no unit of a layer: raise an error, allow the mask, or keep one unit."""
 
 Density = float | Mapping[str, float]
-"""Kept / total, in (0, 1]; or one value in [0, 1] per layer, by the layer's name."""
+"""Share of units that a mask keeps, in (0, 1]; or {layer name: share in [0, 1]}."""
 
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of a network a mask keeps: a density, what it is a share of, and how layers share it.
+    """Density of a mask, the quantity of which it is a share (units, parameters or MACs), and its split over layers.
 
     Every function that takes a ``density`` also takes an ``Amount`` in its place.
 
@@ -85,7 +85,7 @@ class Amount:
         on_empty: OnEmpty | None = None,
         default: "Amount | None" = None,
     ) -> "Amount":
-        """Return the amount that the arguments density, sparsity, hold, scope and on_empty of a function describe.
+        """Return an Amount made of the arguments density, sparsity, hold, scope and on_empty of another function.
 
         Parameters
         ----------
@@ -122,16 +122,16 @@ class Amount:
 
     @property
     def per_layer(self) -> Mapping[str, float] | None:
-        """{layer name: density} of an amount with one density per layer; None for one density of all layers."""
+        """Return the density of each layer as {layer name: density}; None if all layers share one density."""
         return self.density if isinstance(self.density, Mapping) else None
 
     @property
     def fixes_layers(self) -> bool:
-        """Whether every layer has a quota: a density per layer, or the scope ``layerwise`` or ``erk``."""
+        """Whether each layer's number of kept units is fixed before units are ranked, as by scope "layerwise"."""
         return self.scope in ("layerwise", "erk") or self.per_layer is not None
 
     def single(self, reason: str) -> float:
-        """Return the one density of all layers; raise an InputError with ``reason`` for a density per layer."""
+        """Return the density that all layers share; raise an InputError with ``reason`` if each layer has its own."""
         if isinstance(self.density, Mapping):
             raise InputError(f"density: one per layer; {reason}")
         return self.density
@@ -139,26 +139,26 @@ class Amount:
     # Variants.
 
     def at(self, density: Density) -> "Amount":
-        """Return the same amount with another density."""
+        """Return a copy of this amount (how much masks keep) with another density."""
         return replace(self, density=density)
 
     def across(self, scope: Scope) -> "Amount":
-        """Return the same amount with another scope."""
+        """Return a copy of this amount (how much masks keep) with another scope, such as "global" or "layerwise"."""
         return self if scope == self.scope else replace(self, scope=scope)
 
     def in_rounds(self, rounds: int) -> "list[Amount]":
-        """Return the amount after each of ``rounds`` rounds, which all prune the same share of the remaining units.
+        """Return how much masks keep after each of ``rounds`` rounds, which all prune the same share of the rest.
 
         Round r of n keeps density ** (r / n), in every layer if the density is one per layer.
         """
         return [self.at(_power(self.density, r / rounds)) for r in range(1, rounds)] + [self]
 
     def lenient(self) -> "Amount":
-        """Return the same amount with ``on_empty`` "keep_one" in place of "raise"."""
+        """Return this amount with on_empty "keep_one" instead of "raise": a layer to be emptied keeps one unit."""
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """Return the same amount as one density per layer of ``layout``; the amount itself for scope "global".
+        """Return this Amount with one density per layer of ``layout``, or unchanged for scope "global".
 
         Raises
         ------
@@ -179,7 +179,7 @@ class Amount:
     # Numbers of units.
 
     def count(self, layout: Layout) -> int:
-        """Return the number of units that a mask of this density keeps.
+        """Return how many units in all layers of ``layout`` together a mask of this density keeps.
 
         Raises
         ------
@@ -206,7 +206,7 @@ class Amount:
         return kept
 
     def quotas(self, layout: Layout) -> list[int]:
-        """Return the number of units kept in each layer, for scopes "layerwise" and "erk" or a density per layer.
+        """Return how many units a mask keeps in each layer, for scopes "layerwise", "erk" or a density per layer.
 
         Under limits of the layout, their sum may be smaller than :meth:`count`.
         """

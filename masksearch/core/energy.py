@@ -1,4 +1,4 @@
-"""Protocol of energies: costs of masks that are cheap to update when a few units are pruned or kept again."""
+"""Protocol of energies: cheap estimates of how much a mask damages a network, without running the network."""
 
 from abc import abstractmethod
 from typing import Protocol
@@ -12,7 +12,7 @@ __all__ = ["Energy", "EnergyState", "removal_order"]
 
 
 class EnergyState(Protocol):
-    """Current mask of a walk and its energy, with the change of the energy by moves that are not made yet.
+    """Current mask of a walk over masks, with its energy (estimated damage) and what a move would change.
 
     To toggle a unit is to prune it if the mask keeps it, and to keep it again if the mask prunes it.
     """
@@ -23,40 +23,43 @@ class EnergyState(Protocol):
     @property
     @abstractmethod
     def value(self) -> float:
-        """Energy of the current mask: the sum over terms of coefficient x term. Lower is better."""
+        """Return the energy of the current mask: the sum of coefficient x term over all terms. Lower is better."""
 
     @abstractmethod
     def terms(self) -> np.ndarray:
-        """Return the terms of the energy without their coefficients: float64 (n_terms,)."""
+        """Return the terms that the energy of the current mask adds up, without coefficients: float64 (n_terms,)."""
 
     @abstractmethod
     def singles(self, layer: int) -> np.ndarray:
-        """Return the change of the energy if each unit of a layer is toggled alone: float64 (layer size,)."""
+        """Return, for each unit of a layer, the energy's change if it alone is pruned or kept again: float64.
+
+        The shape is (units of the layer,). A kept unit is pruned, and a pruned unit is kept again.
+        """
 
     @abstractmethod
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return the change of the energy by each of m moves, float64 (m,); the current mask stays.
+        """Return how the energy would change by each of several moves, float64 (n_moves,), without making the moves.
 
         Parameters
         ----------
-        units : int64 (m, r)
+        units : int64 (n_moves, r)
             The units that each move toggles together. Units of one column belong to one layer of the space.
         """
 
     @abstractmethod
     def toggle(self, units: np.ndarray) -> None:
-        """Toggle units, int64 (r,), in the current mask."""
+        """Change the current mask: prune the kept and keep the pruned ones among the given unit indices, int64 (r,)."""
 
 
 class Energy(Protocol):
-    """Energy of the masks of a space: a sum of terms, each with a coefficient."""
+    """Energy of a mask: a weighted sum of terms that estimates how much the mask damages the network."""
 
     names: tuple[str, ...]
-    """Names of the terms."""
+    """Names of the terms that the energy adds up."""
 
     @abstractmethod
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> EnergyState:
-        """Return the state of a walk that begins at ``mask``.
+        """Return the energy's state at ``mask``, from which a walk prunes units and keeps others again.
 
         Parameters
         ----------
@@ -66,7 +69,7 @@ class Energy(Protocol):
 
 
 def removal_order(energy: Energy, space: MaskSpace, mask: Mask, costs: np.ndarray | None = None) -> np.ndarray:
-    """Return the kept units of a mask in the order in which greedy removal on an energy prunes them: int64 (n_kept,).
+    """Return a mask's kept units, int64 (n_kept,), in the order in which greedy pruning by lowest energy removes them.
 
     The unit of the smallest increase of the energy goes first; then the increases of the others are computed anew.
     Layers lose their last units after all other units, since an empty layer may cut the network.

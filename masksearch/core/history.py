@@ -15,7 +15,7 @@ __all__ = ["History"]
 
 
 class History:
-    """History of one search: all trials in order, and the best masks.
+    """History of one search: every scored mask (trial) in order, with the masks of the best trials.
 
     Searches that share an Optuna study have one history each, with their own trials only.
 
@@ -39,7 +39,7 @@ class History:
 
     @classmethod
     def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
-        """Restore a history from its trials, and the masks of its best trials and of its front, by trial number."""
+        """Rebuild a history from its trials in order; ``masks`` has the masks that it keeps, by trial number."""
         history = cls(keep)
         history.first = first
         for trial in trials:
@@ -47,7 +47,7 @@ class History:
         return history
 
     def add(self, mask: Mask, score: Score, metrics: dict[str, float]) -> Trial:
-        """Append a scored mask, and return its trial.
+        """Append a mask with its score and metrics to the history, and return the new trial.
 
         A bound, NaN or an infinite score is never best, nor is one that doesn't count; of equal scores, the first is.
         """
@@ -105,7 +105,7 @@ class History:
         return score.value, score.cost
 
     def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
-        """Return the exact score of an earlier trial's mask, or a bound below ``threshold``, or None."""
+        """Return a mask's score from earlier trials: exact, or an upper bound below ``threshold``; else None."""
         bound = self._bounds.get(mask.hash)
         if bound is not None:
             return bound if threshold is not None and bound.value < threshold else None
@@ -113,12 +113,12 @@ class History:
 
     @property
     def has_best(self) -> bool:
-        """Whether any trial has an exact, finite score."""
+        """Whether any trial of the history has an exact, finite score."""
         return bool(self._top)
 
     @property
     def best(self) -> Trial:
-        """The trial with the highest exact score, and its mask.
+        """Return the trial with the highest exact score; its attribute ``mask`` is the best mask.
 
         Raises
         ------
@@ -129,19 +129,19 @@ class History:
 
     @property
     def best_mask(self) -> Mask:
-        """The mask with the highest exact score. Raises an InputError if no trial has an exact, finite score."""
+        """Return the mask with the highest exact score; raise an InputError if no trial has a finite one."""
         mask = self.best.mask
         assert mask is not None, "the best trials have their masks"
         return mask
 
     @property
     def best_score(self) -> float:
-        """The highest exact score. Raises an InputError if no trial has an exact, finite score."""
+        """Return the highest exact score of any mask; raise an InputError if no trial has a finite one."""
         return self.best.score.value
 
     @property
     def top(self) -> list[Trial]:
-        """The best few trials with their masks, best first. Raises an InputError as :attr:`best` does."""
+        """Return the trials of the best few masks, best first; raise an InputError if no score is exact and finite."""
         if not self._top:
             n = len(self.trials)
             raise InputError(f"history: none of its {n} trials has a finite score, so no mask is the best")
@@ -149,7 +149,7 @@ class History:
 
     @property
     def front(self) -> list[Trial]:
-        """Trials of the Pareto front of score and cost, with masks, cheapest first.
+        """Return the Pareto front, cheapest first: trials that no other trial beats in both score and cost.
 
         Costs and scores rise along the front. For every trial with an exact score and a cost, the front has the trial,
         or one with at least its score at no higher cost; of equal trials, the first. The front of a search without
@@ -158,7 +158,7 @@ class History:
         return [self.trials[number] for number in self._front]
 
     def within(self, cost: float) -> list[Trial]:
-        """Return the trials of the Pareto front that cost at most ``cost``, best first.
+        """Return the trials on the Pareto front of score and cost that cost at most ``cost``, best first.
 
         Raises
         ------
@@ -177,7 +177,7 @@ class History:
         return found[::-1]
 
     def best_so_far(self) -> list[float]:
-        """Return the best exact score after every trial; NaN before the first exact score."""
+        """Return, for every trial in order, the best exact score until then; NaN before the first exact score."""
         curve: list[float] = []
         best = math.nan
         for trial in self.trials:
@@ -187,7 +187,7 @@ class History:
         return curve
 
     def trials_dataframe(self) -> Any:
-        """Return a pandas DataFrame with one row per trial, in order.
+        """Return a pandas DataFrame with one row per trial (scored mask), in order.
 
         The columns are ``number``, ``score``, ``exact``, ``cost``, ``is_best``, ``is_repeat``, ``seconds``, ``images``,
         ``mask_hash`` and, for every metric of any trial, ``metrics_<name>``, NaN where a trial has no such metric.

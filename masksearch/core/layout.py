@@ -18,7 +18,7 @@ __all__ = ["Layer", "Layout"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a mask: its name and shape, and its units, with indices ``start`` to ``stop - 1``."""
+    """One layer of a mask: its name, the shape of its weight, and the range of its units (mask bits)."""
 
     name: str
     start: int
@@ -27,17 +27,17 @@ class Layer:
 
     @property
     def stop(self) -> int:
-        """Index after that of the layer's last unit."""
+        """Return the index after that of the layer's last unit (mask bit)."""
         return self.start + self.size
 
     @property
     def slice(self) -> slice:
-        """Slice that selects the layer's units from a tensor (n_units,)."""
+        """Return the slice that selects the layer's units from a tensor with one value per unit, (n_units,)."""
         return slice(self.start, self.stop)
 
 
 class Layout:
-    """Layers that a mask covers: their names, weight shapes and numbers of units. Holds no network.
+    """Layers that a mask covers: their names, weight shapes and numbers of units (mask bits). Holds no network.
 
     A unit is what one bit of a mask switches. Units are numbered layer by layer.
 
@@ -50,16 +50,16 @@ class Layout:
     """
 
     limits: Limits | None = None
-    """Limits on the number of units that every layer of a mask keeps; None: there are none."""
+    """Limits on how many units a mask keeps in each layer; None: no limits."""
     swap_group: int = 0
-    """Number of consecutive units among which moves of searches must swap; 0: a move may swap any two units."""
+    """Number of consecutive units within which searches must swap kept for pruned units; 0: any two can swap."""
 
     nested: bool = False
-    """Whether some units are parts of others, so that :meth:`canonical` changes bits."""
+    """Whether some units are parts of other units, so that pruning a unit also prunes its parts."""
 
     @property
     def needed(self) -> np.ndarray:
-        """Whether a mask that keeps nothing of a layer cuts the network: bool (n_layers,). By default, all do."""
+        """Return, per layer, whether pruning all of its units breaks the network: bool (n_layers,); default: True."""
         return np.ones(len(self.layers), dtype=bool)
 
     def __init__(self, sizes: Sequence[tuple[str, tuple[int, ...], int]], granularity: str = "weight") -> None:
@@ -79,21 +79,21 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash (16 hex digits) of granularity and layers; a mask fits every space of the same fingerprint."""
+        """Return a hash (16 hex digits) of granularity and layers; masks fit all spaces with the same fingerprint."""
         identity = [self.granularity, [[layer.name, list(layer.shape), layer.size] for layer in self.layers]]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """One text per layer; layers with equal texts look alike, and scope ``"isomorphic"`` ranks them together."""
+        """Return one text per layer; ``scope="isomorphic"`` ranks the units of layers with equal texts together."""
         return tuple(f"{len(layer.shape)}d weight, kernel {layer.shape[2:]}" for layer in self.layers)
 
     def canonical(self, bits: Tensor) -> Tensor:
-        """Return mask bits, bool (n_units,), in the one form that all masks of the same pruned network have."""
+        """Return mask bits, bool (n_units,), changed so that all masks of the same pruned network have equal bits."""
         return bits
 
     def empty(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers cut the network because they keep nothing: bool (n_layers,).
+        """Return which layers have no kept unit although the network needs one: bool (n_layers,).
 
         ``kept`` holds the kept units of every layer, int64 (n_layers,).
         """
@@ -101,25 +101,25 @@ class Layout:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """Index of the first unit of every layer, int64 (n_layers,)."""
+        """Return the index of the first unit (mask bit) of every layer, int64 (n_layers,)."""
         return np.array([layer.start for layer in self.layers], dtype=np.int64)
 
     def layer_of(self, units: np.ndarray) -> np.ndarray:
-        """Return the layer index of each unit index: int64, in time O(len(units) log n_layers)."""
+        """Return, for each of the given unit indices (mask bits), the index of the layer that has the unit: int64."""
         return np.searchsorted(self.starts, units, side="right") - 1
 
     def densities(self, kept: Sequence[int]) -> dict[str, float]:
-        """Convert the numbers of kept units, in order of the layers, to {layer name: kept / all units}."""
+        """Return {layer name: kept / all units} for the given numbers of kept units, one per layer in order."""
         return {layer.name: k / layer.size for layer, k in zip(self.layers, kept, strict=True)}
 
     def describe(self) -> str:
-        """Return a short text for messages: granularity, sizes of the layers, fingerprint."""
+        """Return one line for error messages: granularity, layers' sizes and fingerprint of this layout."""
         shown = [f"{layer.name} {'x'.join(map(str, layer.shape))}" for layer in self.layers[:4]]
         more = f", ... {len(self.layers)} layers" if len(self.layers) > 4 else ""
         return f"{self.granularity} space of {self.n_units} units ({', '.join(shown)}{more}; {self.fingerprint})"
 
     def erk(self, layer: Layer) -> float:
-        """Return a layer's Erdős-Rényi-kernel (ERK) density before scaling: sum / product of the weight's dimensions.
+        """Return a layer's unscaled Erdős-Rényi-kernel (ERK) density: sum / product of its weight's dimensions.
 
         Evci et al. 2020, section 3.
         """

@@ -1,4 +1,4 @@
-"""Limits of a mask space: the least number of units that every layer keeps, and the step of that number."""
+"""Limits on how many units a layer keeps: a least number, and a number of which it must be a multiple."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Numbers of units that a layer may keep: at least ``least``, and a multiple of ``steps`` or all of its units.
+    """Limits on the kept units of each layer: at least ``least``, and a multiple of ``steps`` or all of its units.
 
     Parameters
     ----------
@@ -31,38 +31,38 @@ class Limits:
 
     @property
     def stepped(self) -> bool:
-        """Whether any layer has a step above 1."""
+        """Whether any layer must keep a multiple of a number above 1."""
         return max(self.steps) > 1
 
     @cached_property
     def lowest(self) -> np.ndarray:
-        """Smallest allowed number of kept units of every layer, int64 (n_layers,)."""
+        """Return the smallest number of kept units that each layer is allowed, int64 (n_layers,)."""
         least, steps = np.maximum(self.least, 1), np.array(self.steps)
         return np.minimum(-(-least // steps) * steps, self.sizes)
 
     def allow(self, kept: np.ndarray) -> bool:
-        """Return whether layers may keep these numbers of units, int64 (n_layers,)."""
+        """Return whether the limits allow these numbers of kept units per layer, int64 (n_layers,)."""
         return bool((kept >= self.lowest).all() and (kept == self.floor(kept)).all())
 
     def floor(self, kept: np.ndarray) -> np.ndarray:
-        """Return the largest allowed numbers up to ``kept``, int64 (n_layers,); the smallest allowed if none is."""
+        """Round kept units per layer, int64 (n_layers,), down to allowed numbers; at least the smallest allowed."""
         stepped = np.where(kept >= self.sizes, self.sizes, kept // self.steps * self.steps)
         return np.maximum(stepped, self.lowest)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers can keep units, bool (n_layers,), if layers keep ``kept`` units, int64 (n_layers,)."""
+        """Return which layers may keep any units, bool (n_layers,), given all layers' kept units; here, all may."""
         return np.ones(len(self.sizes), dtype=bool)
 
     def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
-        """Return the allowed numbers that are ``by`` steps larger, int64 (n_layers,); at most all units."""
+        """Return numbers of kept units per layer, raised by ``by`` steps, int64 (n_layers,); at most all units."""
         return np.where(np.greater(by, 0), np.minimum((kept // self.steps + by) * self.steps, self.sizes), kept)
 
     def settled(self, kept: np.ndarray) -> np.ndarray:
-        """Return allowed numbers near ``kept``, int64 (n_layers,): those of :meth:`floor`."""
+        """Return allowed numbers of kept units close to ``kept``, int64 (n_layers,); by default, rounded down."""
         return self.floor(kept)
 
     def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
-        """Return the numbers of kept units per layer, int64 (n_layers,): steps are added while the cost fits.
+        """Return kept units per layer, int64 (n_layers,): allowed steps are added, best ranks first, while they fit.
 
         Parameters
         ----------
@@ -101,9 +101,9 @@ class Limits:
         return kept
 
     def share(self, quotas: Sequence[int], total: int) -> list[int]:
-        """Return allowed numbers of units per layer in proportion to ``quotas``, with a sum of at most ``total``."""
+        """Return allowed numbers of kept units per layer, in proportion to ``quotas``, of sum at most ``total``."""
         return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
 
     def even(self, quotas: Sequence[int]) -> list[np.ndarray]:
-        """Return ranks for :meth:`fill` with which layers grow in proportion to their quotas."""
+        """Return ranks of each layer's units with which :meth:`fill` grows layers in proportion to ``quotas``."""
         return [-np.arange(size) / max(quota, 1e-9) for size, quota in zip(self.sizes, quotas, strict=True)]

@@ -17,7 +17,7 @@ __all__ = ["Mask", "Move", "same_mask", "unpacked_bits"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Move:
-    """Difference between two masks: indices of the units to prune and of the pruned units to keep again.
+    """Difference between two masks: indices of the units to prune, and of the pruned units to keep again.
 
     Equal numbers of both keep the density. ``len(move)`` is the Hamming distance of the two masks.
     """
@@ -29,12 +29,12 @@ class Move:
         return len(self.dropped) + len(self.regrown)
 
     def undone(self) -> "Move":
-        """Return the inverse move, which restores the mask before this one."""
+        """Return the inverse of this move, which leads from the changed mask back to the one before."""
         return Move(self.regrown, self.dropped)
 
     @staticmethod
     def nowhere() -> "Move":
-        """Return the empty move, which changes no unit."""
+        """Return the empty move, which changes no unit of a mask."""
         return Move(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -43,7 +43,7 @@ _REMEDY = "save the mask again, or remove its folder and run again"
 
 
 class Mask:
-    """Pruning mask of a network: one bit per unit, True = kept. Immutable: a change makes another mask.
+    """Pruning mask of a network: one bit per unit (weight, channel or block), True = kept. Immutable.
 
     A unit is what one bit switches: a single weight, or a group of channels that must be removed together. A mask made
     by :meth:`moved` stores its base and the move, and computes its bits only when they are read, because a search
@@ -76,7 +76,7 @@ class Mask:
 
     @classmethod
     def of_units(cls, space: Layout, units: np.ndarray) -> "Mask":
-        """Return the mask that keeps only the units with these indices, int64 (n_kept,)."""
+        """Return the mask that keeps only the units with the given indices, int64 (n_kept,), and prunes all others."""
         units = np.asarray(units)
         if units.ndim != 1 or (units.size and units.dtype.kind not in "iu"):
             raise InputError(f"units: {units.dtype} of shape {units.shape}; indices (n_kept,) are needed")
@@ -90,7 +90,9 @@ class Mask:
         return cls(space, bits)
 
     def moved(self, move: Move) -> "Mask":
-        """Return this mask after a move, in time O(len(move)).
+        """Return the mask that results if ``move`` prunes some units of this mask and keeps others again.
+
+        It takes time O(len(move)).
 
         The move is not validated: its ``dropped`` units must be kept by this mask, its ``regrown`` units pruned.
         """
@@ -111,7 +113,7 @@ class Mask:
 
     @property
     def bits(self) -> Tensor:
-        """The mask as a bool tensor (n_units,) on the CPU, True = kept. Read only."""
+        """Return the mask as a read-only bool tensor (n_units,) on the CPU, True = kept."""
         return self._bits if self._bits is not None else self._compute_bits()
 
     def _compute_bits(self) -> Tensor:
@@ -133,7 +135,7 @@ class Mask:
 
     @property
     def hash(self) -> int:
-        """64-bit hash of the kept units. Different masks of one space have equal hashes with a probability of 2**-64.
+        """Return a 64-bit hash of the kept units; two different masks have equal hashes with probability 2**-64.
 
         Zobrist hashing: the exclusive or of one fixed random key per kept unit, updated in time O(len(move)). Histories
         and scorers recognise repeated masks by it. Among 10**6 different masks, two have the same hash with a
@@ -175,30 +177,36 @@ class Mask:
         return self.space.densities(list(self.kept_per_layer().values()))
 
     def empty_layers(self) -> list[str]:
-        """Return the names of the layers without any kept unit, of those that the network needs."""
+        """Return the names of the layers that keep no unit although the network needs one of them."""
         kept = self.kept_per_layer()
         empty = self.space.empty(np.array(list(kept.values())))
         return [name for name, is_empty in zip(kept, empty.tolist(), strict=True) if is_empty]
 
     def hamming(self, other: "Mask") -> int:
-        """Return the number of units in which two masks differ: 2 r if r units were pruned and r regrown."""
+        """Return the number of units that only one of the two masks keeps.
+
+        It is 2 r if r units were pruned and r others kept again.
+        """
         self._check_same_space(other)
         return int((self.bits ^ other.bits).sum())
 
     def cosine(self, other: "Mask") -> float:
-        """Return the cosine similarity of two masks as 0/1 vectors: common / sqrt(kept x kept); 0 if one is empty."""
+        """Return the cosine similarity of two masks as 0/1 vectors; 0 if one of them keeps nothing.
+
+        It is (units that both keep) / sqrt(units of one x units of the other).
+        """
         self._check_same_space(other)
         common = int((self.bits & other.bits).sum())
         return common / (self.n_kept * other.n_kept) ** 0.5 if common else 0.0
 
     def move_to(self, other: "Mask") -> Move:
-        """Return the move that changes this mask into ``other``; indices are in ascending order."""
+        """Return the move that changes this mask into ``other``; its unit indices are in ascending order."""
         self._check_same_space(other)
         mine, theirs = self.bits.numpy(), other.bits.numpy()
         return Move(np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs & ~mine))
 
     def save(self, path: str | Path) -> None:
-        """Write the mask to a safetensors file: its bits packed to bytes, with fingerprint and layers of its space."""
+        """Write the mask to a safetensors file: its packed bits, with fingerprint and layers of its mask space."""
         about = {
             "format": _FORMAT,
             "fingerprint": self.space.fingerprint,
@@ -210,7 +218,7 @@ class Mask:
 
     @classmethod
     def load(cls, path: str | Path, space: Layout) -> "Mask":
-        """Read a mask from a file written by :meth:`save`.
+        """Read a mask from a file that :meth:`Mask.save` has written.
 
         Parameters
         ----------
@@ -280,7 +288,7 @@ def _keys(units: np.ndarray) -> int:
 
 
 def unpacked_bits(packed: object, n: int, path: str | Path, remedy: str = REMEDY) -> np.ndarray:
-    """Return the bits, bool (n,), that ``np.packbits`` has packed.
+    """Return ``n`` mask bits, bool (n,), from the bytes into which ``np.packbits`` has packed them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The protocol between searcher, scorer and loop.
+"""Protocol of a search: what searcher, scorer and search loop exchange.
 
 A search is this loop; :func:`masksearch.search` adds budgets, repeated masks, checkpoints and the history::
 
@@ -45,13 +45,13 @@ FOREIGN_TRIALS = "foreign_trials"
 """Name of the metric that counts the trials of other searches from which a searcher has learned."""
 
 LARGER_BUDGETS = "larger_budgets"
-"""Name of the part of a problem's identity that lists its budgets after the first; absent if there are none."""
+"""Key in a problem's identity of the list of its budgets after the first; absent if there is one budget only."""
 
 Cost = Hold | Callable[[Mask], float]
-"""Cost of a mask / cost of the full mask: a name that the space can count, or a function."""
+"""What a search minimises beside the score: "units", "params", "macs", or f(mask) -> mask's / full mask's cost."""
 
 Refine = Callable[[Tensor, Callable[[Tensor], Mask]], Mask]
-"""(saliency (n_units,), rank) -> mask, where ``rank(saliency)`` is the mask of the top units."""
+"""Function f(saliency, rank) -> mask that improves on rank(saliency), the mask of the units of highest saliency."""
 
 _SEEDS = 2**63  # of either sign
 _DRAWS = 100  # of a random mask, until a draw empties no layer
@@ -59,7 +59,7 @@ _DRAWS = 100  # of a random mask, until a draw empties no layer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Proposal:
-    """A mask that waits for its score, as a base mask and a move."""
+    """A mask that waits for its score, stored as a base mask and the move that changes the base into the mask."""
 
     base: Mask
     move: Move
@@ -70,32 +70,32 @@ class Proposal:
 
     @classmethod
     def moving(cls, base: Mask, move: Move, threshold: float | None = None) -> "Proposal":
-        """Return the proposal of the mask ``base`` after ``move``."""
+        """Return the proposal to score the mask that results from applying ``move`` to the mask ``base``."""
         return cls(base, move, base.moved(move), threshold)
 
     @classmethod
     def of(cls, mask: Mask) -> "Proposal":
-        """Return the proposal of a mask without a move: the mask is its own base."""
+        """Return the proposal to score a mask that isn't the result of a move."""
         return cls(mask, Move.nowhere(), mask)
 
     @property
     def counts(self) -> bool:
-        """Whether the mask may become the best of a search: it is scored on all examples, and is no probe."""
+        """Whether the proposed mask may become the search's best: it is scored on all examples and is no mere probe."""
         return self.share == 1 and not self.probe
 
     @property
     def dropped(self) -> np.ndarray:
-        """Return the indices of the units that the proposal prunes and its base mask keeps: int64 (r,)."""
+        """Return the indices of the units that the base mask keeps and the proposed mask prunes: int64 (r,)."""
         return self.move.dropped
 
     @property
     def regrown(self) -> np.ndarray:
-        """Units that are pruned before the move and kept after it, int64 (r,)."""
+        """Return the indices of the units that the base mask prunes and the proposed mask keeps: int64 (r,)."""
         return self.move.regrown
 
 
 def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Proposal]:
-    """Convert masks to proposals; proposals among them are returned unchanged.
+    """Return proposals to score the given masks of ``space``; proposals among them are returned unchanged.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Propos
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The score of one mask. Higher is better."""
+    """Score of one mask (higher is better), with the time and the number of examples that scoring took."""
 
     value: float  # NaN: the mask can't be scored; it is never the best and never accepted
     exact: bool = True  # False: an upper bound below the proposal's threshold, at which scoring stopped
@@ -125,7 +125,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Trial:
-    """One scored mask of a history."""
+    """One scored mask in the history of a search: its number, score, and hash."""
 
     number: int  # from 0
     score: Score
@@ -157,17 +157,17 @@ class Budget:
 
     @classmethod
     def of(cls, budget: "int | Budget | None") -> "Budget":
-        """Return the budget; a number is a number of scorings."""
+        """Return a search budget; a plain number means that many scored masks, and a Budget is returned as it is."""
         return budget if isinstance(budget, Budget) else cls(scorings=budget)
 
     def left(self, scorings: int, seconds: float) -> int | None:
-        """Return the number of scorings left; None: only seconds limit the search; 0: the budget is spent."""
+        """Return how many more masks a search may score; None if only time is limited, 0 if the budget is spent."""
         if self.spent(scorings, seconds) >= 1:
             return 0
         return None if self.scorings is None else self.scorings - scorings
 
     def spent(self, scorings: int, seconds: float) -> float:
-        """Return the spent share of the budget; at 1 or more, the search is over."""
+        """Return the share of the budget used after ``scorings`` and ``seconds``; at 1 or more, the search ends."""
         shares = []
         if self.scorings is not None:
             shares.append(scorings / self.scorings)
@@ -176,14 +176,14 @@ class Budget:
         return max(shares)
 
     def covers(self, other: "Budget") -> bool:
-        """Whether each limit is at least as large as the other budget's; None is the largest."""
+        """Whether both limits of this budget are at least those of ``other``; None means no limit."""
         pairs = ((self.scorings, other.scorings), (self.seconds, other.seconds))
         return all(own is None or (theirs is not None and own >= theirs) for own, theirs in pairs)
 
 
 @dataclass(frozen=True, init=False)
 class Problem:
-    """Task of a searcher: the space of masks, the amount to keep, budget and seed; without a network.
+    """Task of a searcher: the space of masks, the density to keep, budget and seed. It holds no network.
 
     Parameters
     ----------
@@ -275,21 +275,21 @@ class Problem:
 
     @property
     def density(self) -> Density:
-        """Density of every mask: a float, or one per layer."""
+        """Return the density of every mask of the search: a float, or {layer name: float}."""
         return self.amount.density
 
     @property
     def hold(self) -> Hold:
-        """Quantity that the density is a share of: units, parameters or MACs."""
+        """Return the quantity that the search's density is a share of: "units", "params" or "macs"."""
         return self.amount.hold
 
     @property
     def on_empty(self) -> OnEmpty:
-        """Policy for masks that would empty a layer: raise, allow or keep_one."""
+        """Return what happens to masks that would empty a layer: "raise", "allow" or "keep_one"."""
         return self.amount.on_empty
 
     def identity(self) -> dict[str, object]:
-        """Return all fields as JSON can hold them, under their names; of functions and saliencies, not the values.
+        """Return a JSON dict that identifies the problem, without the values of its functions and saliencies.
 
         The last bits of saliencies may depend on the number of threads, so that only their names count. ``budget`` is
         the first budget, ``larger_budgets`` has the others, if any.
@@ -315,11 +315,11 @@ class Problem:
     # of the layer instead: a searcher can't choose another density.
 
     def top_units(self, saliency: Tensor, scope: Scope = "global", generator: torch.Generator | None = None) -> Mask:
-        """Return the mask of the top units of a saliency (n_units,)."""
+        """Return the mask that keeps the units of highest saliency, (n_units,), at the problem's density."""
         return self.space.top_k(saliency, self.amount.lenient().across(scope), generator=generator)
 
     def top_k(self, saliency: Tensor) -> Mask:
-        """Return the mask of a saliency (n_units,), refined if the problem has ``refine``."""
+        """Return the mask of the top units of a saliency (n_units,), improved by ``refine`` if the problem has it."""
         return self.top_units(saliency) if self.refine is None else self.refine(saliency, self.top_units)
 
     def random_mask(self, generator: torch.Generator, scope: Scope = "global") -> Mask:
@@ -340,14 +340,14 @@ class Problem:
         return self.space.random(amount, generator=generator)
 
     def allows(self, kept: np.ndarray) -> bool:
-        """Whether the problem allows masks that keep ``kept`` units per layer, int64 (n_layers,)."""
+        """Return whether the problem allows masks with ``kept`` units per layer, int64 (n_layers,)."""
         limits = self.space.limits
         if limits is not None and not limits.allow(kept):
             return False
         return (self.on_empty == "allow" or not self.space.empty(kept).any()) and self.space.fits(kept, self.amount)
 
     def priced(self, mask: Mask, score: Score) -> Score:
-        """Return the score with the cost of its mask, if the problem has a cost."""
+        """Return the score with its field ``cost`` filled in from the mask, or unchanged if the problem has no cost."""
         if self.cost is None or score.cost is not None:
             return score
         return replace(score, cost=self.space.share(mask, self.cost) if isinstance(self.cost, str) else self.cost(mask))
@@ -362,16 +362,16 @@ def _check_limits(space: MaskSpace, start: Mask | None) -> None:
 
 
 class HasScore(Protocol):
-    """Protocol of a scorer without state between scorings, as :func:`masksearch.search` needs it."""
+    """Protocol of the simplest scorer that :func:`masksearch.search` accepts: an object with a ``score`` method."""
 
     @abstractmethod
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """Return one score per proposal, in order; higher is better."""
+        """Return one score per proposal (mask to score), in the same order; higher is better."""
 
 
 @runtime_checkable
 class Scoring(HasScore, Protocol):
-    """Protocol of a scorer that may have state between scorings.
+    """Protocol of a scorer that may have state, such as a cache, which the search loop discards at intervals.
 
     Subclasses without such a state need only ``score``.
 
@@ -381,11 +381,11 @@ class Scoring(HasScore, Protocol):
 
     @property
     def refresh_every(self) -> int | None:
-        """Number of scorings between two calls of :meth:`refresh`; None: the scorer has no state."""
+        """Return after how many scorings the loop calls :meth:`refresh`; None: the scorer has no state to discard."""
         return None
 
     def refresh(self) -> None:
-        """Discard all state of earlier scorings."""
+        """Discard everything that the scorer has stored during earlier scorings."""
         return
 
 
@@ -400,7 +400,7 @@ class _Stateless(Scoring):
 
 
 def as_scoring(scorer: HasScore) -> Scoring:
-    """Return the scorer, with the defaults of :class:`Scoring` where it has only ``score``.
+    """Return the scorer unchanged, or wrapped if it has only ``score``: the wrapper adds the missing methods.
 
     Raises
     ------

@@ -22,7 +22,7 @@ _LAYERWISE = Amount(1.0, scope="layerwise")
 
 
 class MaskSpace(Layout):
-    """All pruning masks of a network; draws random masks, and makes masks of the units with the highest saliency.
+    """Space of all pruning masks of a network: draws random masks, and makes masks of units of highest saliency.
 
     A unit is what one mask bit switches: a weight, or a group of channels. ``weight_space`` and ``filter_space`` make
     the space of a network. A ``density`` is a float in (0, 1], one float per layer name, or an
@@ -32,10 +32,10 @@ class MaskSpace(Layout):
     """
 
     fixed_density: float | None = None
-    """The only density that masks of the space have; None: masks of all densities exist."""
+    """The only density that masks of this space can have; None: any density."""
 
     def count(self, density: Density | Amount) -> int:
-        """Return the number of units that a mask of this density keeps.
+        """Return how many units in all a mask of the given density keeps.
 
         Raises
         ------
@@ -46,7 +46,7 @@ class MaskSpace(Layout):
         return Amount.of(density).count(self)
 
     def quotas(self, density: Density | Amount, scope: Scope | None = None) -> list[int]:
-        """Return the number of units that a mask of this density keeps in every layer, in order of the layers.
+        """Return how many units a mask of the given density keeps in each layer, in order of the layers.
 
         Parameters
         ----------
@@ -72,7 +72,7 @@ class MaskSpace(Layout):
         *,
         sparsity: Density | None = None,
     ) -> Mask:
-        """Return the mask that keeps the units of highest saliency, at the requested density.
+        """Return the mask that keeps the units of highest saliency, (n_units,), at the requested density.
 
         Parameters
         ----------
@@ -132,7 +132,7 @@ class MaskSpace(Layout):
         return self.top_k(saliency, density, scope, generator, on_empty, hold, sparsity=sparsity)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether a mask with these numbers of kept units per layer costs no more than the density allows.
+        """Return whether a mask with ``kept`` units per layer costs no more units, parameters or MACs than allowed.
 
         Always True for ``hold="units"``, because the swaps of a search do not change the number of units; but in a
         space with ``multiple_of``, where they do, masks may keep fewer units.
@@ -148,13 +148,13 @@ class MaskSpace(Layout):
         return amount.hold == "units" and self._within_count(kept, amount)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return the units, parameters or MACs of a mask that keeps ``kept`` units per layer, int64 (n_layers,)."""
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
         if hold != "units":
             raise InputError(f"cost: {hold!r}; a {self.granularity} space counts only 'units'; give a function")
         return int(kept.sum())
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of units, or of the full network's parameters or MACs, that a mask keeps.
+        """Return the share of the full network's units, parameters or MACs that a mask keeps.
 
         Raises
         ------

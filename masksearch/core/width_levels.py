@@ -13,7 +13,7 @@ _LINEARISATIONS = 8  # of costs that don't add up over layers
 
 @dataclass(frozen=True)
 class Levels:
-    """Allowed numbers of kept units per layer (levels), and the budget that a combination of them must fit.
+    """A few allowed numbers of kept units (levels) for each layer, and the cost limit of a choice of one level each.
 
     Costs such as MACs are products of neighbouring widths and don't add up over layers. So :meth:`best` solves the
     dynamic programme for costs that are linear near a combination, repairs its solution, and repeats this there.
@@ -33,20 +33,23 @@ class Levels:
     budget: float
 
     def numbers(self, levels: np.ndarray) -> np.ndarray:
-        """Return the numbers of kept units, int64 (n_layers,), at one level per layer, int64 (n_layers,)."""
+        """Return each layer's number of kept units, int64 (n_layers,), at the given levels (indices of numbers)."""
         return np.array([kept[level] for kept, level in zip(self.kept, levels, strict=True)], dtype=np.int64)
 
     def fits(self, levels: np.ndarray) -> bool:
-        """Return whether the layers' levels, int64 (n_layers,), cost no more than the budget."""
+        """Return whether the choice of one level (number of kept units) per layer costs no more than the budget."""
         return self.cost(self.numbers(levels)) <= self.budget
 
     @property
     def top(self) -> np.ndarray:
-        """The highest level of every layer, int64 (n_layers,)."""
+        """Return, per layer, the index of its highest level (number of kept units): int64 (n_layers,)."""
         return np.array([len(kept) - 1 for kept in self.kept])
 
     def even(self) -> np.ndarray:
-        """Return the largest levels of nearly equal height that fit, int64 (n_layers,); all 0 if none fits."""
+        """Return similar levels (numbers of kept units) of all layers that use up the budget; all 0 if none fit.
+
+        Levels are indices, int64 (n_layers,).
+        """
         low, high = 0.0, 1.0
         for _ in range(12):
             middle = (low + high) / 2
@@ -54,7 +57,9 @@ class Levels:
         return (low * self.top).astype(int)
 
     def best(self, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the levels, int64 (n_layers,), of the lowest sum of losses that fit; the optimum if costs add up.
+        """Return the level (number of kept units) of each layer that gives the least total loss within the budget.
+
+        Levels are indices, int64 (n_layers,). They are the optimum if costs add up over layers, else an approximation.
 
         Parameters
         ----------
@@ -97,7 +102,7 @@ class Levels:
         return None
 
     def repaired(self, levels: np.ndarray, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the levels after single steps: down while they cost too much, then up while a step fits.
+        """Return the layers' levels (kept units) after single steps: down until they fit, then up within the budget.
 
         Each step has the smallest loss per saved cost, or the largest gain per added cost.
         """
@@ -124,7 +129,7 @@ class Levels:
 def cheapest(
     losses: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: float, buckets: int = _BUCKETS
 ) -> np.ndarray | None:
-    """Return the choice per layer, int64 (n_layers,), of the lowest sum of losses within a budget of added costs.
+    """Return one choice per layer, int64 (n_layers,), of least total loss within a cost budget; None if none fits.
 
     Dynamic programme of the multiple-choice knapsack. Exact for whole costs and a range of at most ``buckets``;
     otherwise costs are rounded up to ``buckets`` equal parts of the range, so that a choice never exceeds the budget.
@@ -163,7 +168,7 @@ def cheapest(
 def filled(
     kept: np.ndarray, layers: Sequence[int], sizes: np.ndarray, fits: Callable[[np.ndarray], bool]
 ) -> np.ndarray:
-    """Return numbers of kept units per layer, int64 (n_layers,), raised in each of ``layers`` in turn while they fit.
+    """Return kept units per layer, int64 (n_layers,), raised in one layer after the other while the budget allows.
 
     Parameters
     ----------

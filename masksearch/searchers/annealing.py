@@ -29,19 +29,19 @@ _EXCHANGES = 20  # number of exchanges between chains in a search
 _TRIES = 100  # draws of a move until the problem allows its mask
 
 Neighbourhood = Partition | LayeredPartition | GroupPartition | BudgetPartition | RankedLayers
-"""Current mask of an annealing chain, stored so that swaps of r units are drawn in O(r) time."""
+"""Current mask of an annealing chain, stored so that drawing a swap takes time in proportion to its size."""
 
 
 @dataclass
 class Chain:
-    """One walk of simulated annealing: its current mask, the score, and the swaps that it can make."""
+    """One walk of simulated annealing from mask to mask: its current mask, the mask's score, and possible swaps."""
 
     neighbourhood: Neighbourhood  # draws and applies swaps of the current mask
     current: Mask
     value: float = math.nan  # score of the current mask; NaN until it has been scored
 
     def draw(self, radius: int, problem: Problem, rng: np.random.Generator) -> Move:
-        """Draw a swap of kept and pruned units that the problem allows; the empty swap after 100 failed draws."""
+        """Draw a swap of kept for pruned units that the problem allows; return the empty swap after 100 failures."""
         for attempt in range(_TRIES):
             move = self.neighbourhood.draw(radius if attempt < _TRIES // 2 else 1, rng)
             if len(move) and problem.allows(self.neighbourhood.kept_after(move)):
@@ -49,19 +49,19 @@ class Chain:
         return Move.nowhere()
 
     def accept(self, proposal: Proposal, value: float) -> None:
-        """Make a proposed mask, whose score is ``value``, the current mask of the chain."""
+        """Make a proposed mask, which has the score ``value``, the current mask of the annealing chain."""
         self.neighbourhood.make(proposal.move)
         self.current, self.value = proposal.mask, value
 
     def copy_from(self, other: "Chain") -> None:
-        """Replace the current mask and score of this chain by those of another chain."""
+        """Replace the current mask and score of this annealing chain by those of another chain."""
         self.neighbourhood.load_state_dict(other.neighbourhood.state_dict())
         self.current, self.value = other.current, other.value
 
 
 @dataclass
 class AnnealingState:
-    """State that simulated annealing needs to resume: random generator, chains, and estimates from scores."""
+    """State from which simulated annealing resumes: random generator, chains, and estimates from past scores."""
 
     rng: np.random.Generator  # draws moves and thresholds
     chains: list[Chain]
@@ -106,17 +106,17 @@ class Annealing(Searcher):
     accept_end: float = 0.01
     """Share of moves to lower scores that are accepted at the end."""
     within: float = 0.0
-    """Share of moves that swap units within layers, not across; always 1 if every layer has a given density."""
+    """Share of moves that swap units within one layer, not across layers; always 1 with a density per layer."""
     densities: bool = False
-    """Search only the layers' densities; the first saliency, or a random order, ranks the units of each layer."""
+    """Search only the layers' densities; within a layer, the first saliency or a random order ranks the units."""
     chains: int = 1
     """Number of annealing walks (chains), which share the budget."""
     probe_first: int = 20
-    """Number of moves at the start that all get an exact score, to measure the temperature."""
+    """Number of moves at the start that all get an exact score, from which the temperature is measured."""
     probe_every: int = 20
-    """Number of moves between two later moves that get an exact score, to measure the temperature."""
+    """Number of moves from one exact score to the next, after the start; they measure the temperature."""
     scope: Scope = "global"
-    """How a random start mask spreads its density over the layers: global, layerwise or erk."""
+    """How a random start mask spreads its density over the layers: "global", "layerwise" or "erk"."""
 
     def __post_init__(self) -> None:
         check_numbers(self, chains=10_000)
@@ -246,12 +246,12 @@ class Annealing(Searcher):
 
     @property
     def progress(self) -> float:
-        """Share of the budget that has been used, in [0, 1]."""
+        """Return the share of the search's budget that has been used, in [0, 1]."""
         return min(1.0, self.problem.budget.spent(self.state.scorings, self.state.seconds))
 
     @property
     def radius(self) -> int:
-        """Number of kept units that the next move swaps for pruned ones; with ``densities``, the largest number."""
+        """Return how many kept units the next move swaps for pruned units; with ``densities``, the largest number."""
         largest = self.state.chains[0].neighbourhood.max_radius
         if self.densities:
             return max(1, largest)
@@ -260,7 +260,10 @@ class Annealing(Searcher):
 
     @property
     def temperature(self) -> float:
-        """Temperature of the acceptance rule, in units of the score; 0 until a move has lowered an exact score."""
+        """Return the annealing temperature, in units of the score; 0 until a move has lowered an exact score.
+
+        A move that lowers the score by more is accepted less often.
+        """
         if not self.state.probes:
             return 0.0
         accept = self.accept_start * (self.accept_end / self.accept_start) ** self.progress
@@ -268,7 +271,7 @@ class Annealing(Searcher):
 
     @property
     def incumbent(self) -> Mask:
-        """Current mask of the first annealing chain."""
+        """Return the current mask of the first annealing chain."""
         return self.state.chains[0].current
 
     def metrics(self) -> dict[str, float]:  # noqa: D102

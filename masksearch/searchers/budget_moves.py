@@ -1,4 +1,4 @@
-"""Current mask of a walk in a space with ``multiple_of``, or of blocks and filters: moves that respect the budget.
+"""Moves between masks that fit a budget, in spaces with ``multiple_of`` or of blocks and filters.
 
 Swaps of equal numbers of units would break multiples, or keep units of removed blocks. Here a move swaps units within
 layers, or changes the layers' numbers of kept units: some layers lose steps of units (or a block is removed or
@@ -20,13 +20,13 @@ _ROUNDS = 4  # in which layers gain steps; the first layer whose next step doesn
 
 
 def needs_budget_moves(problem: Problem) -> bool:
-    """Return whether plain swaps break masks of a problem: ``multiple_of`` with one density, or units in blocks."""
+    """Return whether plain swaps of units break a problem's masks: with ``multiple_of``, or with blocks as units."""
     limits = problem.space.limits
     return problem.space.nested or (limits is not None and limits.stepped and problem.amount.per_layer is None)
 
 
 class BudgetPartition(BitPartition):
-    """Current mask of a search; half of its moves swap units within layers, the others change the layers' numbers.
+    """Current mask of a search, with moves that fit the budget: swaps within a layer, or between layers.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ class BudgetPartition(BitPartition):
         self._exact = problem.hold == "units" and not self._limits.stepped
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a move to a mask that fits the budget: about ``radius`` units are pruned, others are regrown.
+        """Draw a move that prunes about ``radius`` units and keeps others again, so that the mask fits the budget.
 
         The empty move if there is none.
         """
@@ -59,7 +59,7 @@ class BudgetPartition(BitPartition):
         return self._swapped_within(radius, rng)
 
     def settled(self, bits: np.ndarray, rng: np.random.Generator) -> Move:
-        """Return the move from the current mask to one near ``bits``, bool (n_units,), that fits the budget.
+        """Return the move from the current mask to one that fits the budget and is near ``bits``, bool (n_units,).
 
         The empty move if there is none.
         """

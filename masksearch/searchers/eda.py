@@ -24,7 +24,7 @@ _RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it coun
 
 @dataclass
 class EDAState:
-    """State that an :class:`EDA` search needs to resume: unit probabilities, and best masks of the generation.
+    """State from which an :class:`EDA` search resumes: probabilities of the units, and the generation's best masks.
 
     The random generator is saved apart.
     """
@@ -59,7 +59,7 @@ class EDA(Searcher):
     margin: float = 0.3  # all probabilities are at least margin / n_units away from 0 and 1
     trust: float = 0.8  # weight of the start mask or saliency in the first probabilities; the rest is uniform
     saliency: str | None = None  # name of the saliency to start from; None: the start mask, if there is one
-    scope: Scope = "global"  # global, or fixed densities of the layers: layerwise (equal) or erk
+    scope: Scope = "global"  # "global", or fixed densities of the layers: "layerwise" (equal) or "erk"
 
     names_saliency = True
 

@@ -1,4 +1,4 @@
-"""Simulated annealing on an energy that needs no scoring, with coefficients that are fitted to a few scores."""
+"""Simulated annealing on an energy, an estimate of a mask's damage, with coefficients fitted to a few scores."""
 
 import math
 from collections.abc import Sequence
@@ -30,20 +30,20 @@ _LEAST_SCORES = 4  # scores from which coefficients are fitted
 
 @dataclass
 class Passed:
-    """A mask that a walk has passed, and the terms of its energy, float64 (n_terms,)."""
+    """A mask that a walk from mask to mask has visited, and the terms of its energy, float64 (n_terms,)."""
 
     mask: Mask
     terms: np.ndarray
 
     @classmethod
     def by(cls, walk: Walk) -> "Passed":
-        """Return the current mask of a walk."""
+        """Return the current mask of a walk, with the terms of its energy."""
         return cls(walk.mask(), walk.state.terms())
 
 
 @dataclass
 class EnergyAnnealingState:
-    """State that annealing on an energy needs to resume: masks of the walks, coefficients, and the scored masks."""
+    """State from which annealing on an energy resumes: masks of the walks, coefficients, and scored masks."""
 
     rng: np.random.Generator  # draws moves and acceptances
     leader: Mask  # mask of the highest score, where the walks of a round begin
@@ -60,7 +60,7 @@ class EnergyAnnealingState:
 
 @dataclass
 class EnergyAnnealing(Searcher):
-    """Simulated annealing of units on the energy after repair: many cheap moves, and a few scores that weigh layers.
+    """Simulated annealing on an estimate of the damage by pruning, which a few scores of masks calibrate.
 
     The problem has an ``energy``, a sum of terms that is updated in microseconds per move; for filters it is
     :func:`masksearch.repair_energy`. Several walks, each at its own temperature, swap units of one layer, which keeps
@@ -78,17 +78,17 @@ class EnergyAnnealing(Searcher):
     needs_energy: ClassVar[bool] = True
 
     moves: int = 100_000
-    """Number of moves of all walks in the whole search."""
+    """Number of moves (small changes of a mask) of all walks in the whole search."""
     replicas: int = 4
-    """Number of walks, each at its own temperature."""
+    """Number of annealing walks, each at its own temperature."""
     exchanges: float = 0.1
     """Share of moves that exchange units between layers; none if every layer has a given density."""
     states: int = 30
-    """Number of masks that are scored after each round, before the coefficients are fitted anew."""
+    """Number of masks that are scored after each round; then the energy's coefficients are fitted to the scores."""
     accept_hot: float = 0.2
-    """Share of average increases of the energy that the hottest walk accepts."""
+    """Probability that the walk of highest temperature accepts an average increase of the energy."""
     accept_cold: float = 0.001
-    """Share of average increases of the energy that the coldest walk accepts."""
+    """Probability that the walk of lowest temperature accepts an average increase of the energy."""
 
     def __post_init__(self) -> None:
         for name in ("moves", "replicas", "states"):

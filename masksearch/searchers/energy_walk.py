@@ -1,4 +1,4 @@
-"""One walk of annealing on an energy: swaps within layers, and exchanges between layers that stay within the budget."""
+"""One walk of annealing on an energy: swaps of units within layers, and exchanges between layers within the budget."""
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ _TRIES = 10  # pairs of layers that are drawn until units can be exchanged
 
 
 class Walk:
-    """Walk over the masks that a problem allows, by Metropolis' rule on the problem's energy.
+    """Random walk over the masks that a problem allows; Metropolis' rule on the problem's energy accepts moves.
 
     Parameters
     ----------
@@ -39,29 +39,29 @@ class Walk:
         self.accepted = 0
 
     def mask(self) -> Mask:
-        """Return the current mask."""
+        """Return the current mask of the walk."""
         return Mask(self._problem.space, torch.from_numpy(self.state.bits.copy()))
 
     @property
     def is_stuck(self) -> bool:
-        """Whether no unit can be swapped or exchanged."""
+        """Whether the walk has no move left: no units can be swapped within a layer or exchanged between layers."""
         return not (self.can_swap or self.can_exchange)
 
     @property
     def can_swap(self) -> bool:
-        """Whether any layer has kept and pruned units."""
+        """Whether any layer has both kept and pruned units, which the walk can swap."""
         return bool(((self.kept > 0) & (self.kept < self._sizes)).any())
 
     @property
     def can_exchange(self) -> bool:
-        """Whether layers may get other numbers of units, and some layers have room for units of others."""
+        """Whether the walk can prune units of one layer and keep pruned units of another layer again."""
         open_layers = (self.kept > self._least).any() and (self.kept < self._sizes).any()
         return self._exchanges and len(self.kept) > 1 and bool(open_layers)
 
     # Swaps within a layer keep all widths, and so units, parameters and MACs.
 
     def swap(self, temperature: float, most: int) -> int:
-        """Try up to 16 and up to ``most`` random swaps of one layer, until one is accepted; return their number."""
+        """Try up to 16, at most ``most``, random swaps in a layer until one is accepted; return the number tried."""
         moves = self._draw_swaps(min(most, _BATCH))
         accepted = np.flatnonzero(self.state.deltas(moves) <= self._limits(temperature, len(moves)))
         if not len(accepted):
@@ -77,7 +77,7 @@ class Walk:
         return np.stack([self._rng.choice(kept, n), self._rng.choice(pruned, n)], axis=1)
 
     def rises(self, n: int) -> np.ndarray:
-        """Return the increases of the energy among the changes by about n random swaps, or by single units."""
+        """Return the positive changes of the energy by about ``n`` random swaps, or by single units without swaps."""
         if self.can_swap:
             changes = [self.state.deltas(self._draw_swaps(_BATCH)) for _ in range(-(-n // _BATCH))]
         else:
@@ -88,7 +88,7 @@ class Walk:
     # Exchanges drop units of one layer and regrow as many of another one as the budget allows.
 
     def exchange(self, temperature: float) -> None:
-        """Try to drop some units of one layer and regrow units of another; then fill what the budget has left."""
+        """Try to prune units of one layer and keep units of another again; then use up the rest of the budget."""
         for _ in range(_TRIES):
             sources, room = np.flatnonzero(self.kept > self._least), np.flatnonzero(self.kept < self._sizes)
             source, target = int(self._rng.choice(sources)), int(self._rng.choice(room))
@@ -105,7 +105,7 @@ class Walk:
                 return
 
     def fill(self) -> None:
-        """Regrow units while the budget of parameters or MACs allows it, the best ones of random layers first."""
+        """Keep pruned units again while the budget of parameters or MACs allows it: best units of random layers."""
         if self._problem.hold == "units" or not self._exchanges:
             return
         for layer in self._rng.permutation(len(self.kept)).tolist():
@@ -155,7 +155,7 @@ class Walk:
     # The end of a search: no swap within a layer lowers the energy any more.
 
     def descend(self) -> None:
-        """Make the best swap of every layer, again and again, until no swap of promising units lowers the energy."""
+        """Make the best swap of each layer again and again, until no swap of promising units lowers the energy."""
         for layer in range(len(self.kept)):
             while 0 < self.kept[layer] < self._sizes[layer]:
                 kept, pruned = (self._cheapest(layer, side, _CANDIDATES, 0.0) for side in (True, False))

@@ -45,7 +45,7 @@ class _Member:
 
 @dataclass
 class EvolutionState:
-    """State that an evolution needs to resume: its population and random generator.
+    """State from which an evolution of masks resumes: its population and random generator.
 
     The generator of the first masks is saved apart.
     """
@@ -57,7 +57,7 @@ class EvolutionState:
 
 @dataclass
 class Evolution(Searcher):
-    """Evolution: a child of two masks of a population replaces the worse parent, unless the child scores lower.
+    """Evolve a population of masks: a child of two masks replaces the worse parent, unless it scores lower.
 
     The evolution is steady-state: one child at a time. Replacing a parent, not the worst member, keeps the population
     diverse (crowding, Mahfoud 1995), which crossover needs. The better parent is the base of the move, so that
@@ -80,7 +80,7 @@ class Evolution(Searcher):
     by_layer: float = 0.2  # share of the combined children that exchange whole layers
     within: float = 0.5  # share of the mutations that leave the layers' densities unchanged
     radius_most: float = 0.1  # size of the largest mutation, as a share of the largest possible swap
-    scope: Scope = "global"  # how random first masks spread their density over layers: global, layerwise or erk
+    scope: Scope = "global"  # how random first masks spread their density over layers: "global", "layerwise", "erk"
 
     def __post_init__(self) -> None:
         check_numbers(self, population=100_000)

@@ -1,4 +1,4 @@
-"""Current masks of walks whose moves the space restricts, and swaps within the groups of an N:M space."""
+"""Current masks of searches whose space restricts moves, and swaps within each m weights of N:M sparsity."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ __all__ = ["BitPartition", "GroupPartition", "swapped_in_groups"]
 
 
 class BitPartition(ABC):
-    """Current mask of a search as an array of bits; has the methods of ``Partition``.
+    """Current mask of a search as an array of bits, in a space that restricts which moves are allowed.
 
     Parameters
     ----------
@@ -30,44 +30,44 @@ class BitPartition(ABC):
 
     @property
     def n_kept(self) -> int:
-        """Number of kept units."""
+        """Return the number of kept units of the search's current mask."""
         return int(self._kept.sum())
 
     @property
     def max_radius(self) -> int:
-        """Largest radius of a swap: the smaller of the numbers of kept and pruned units."""
+        """Return the most units that a swap can prune: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, len(self._bits) - self.n_kept)
 
     @abstractmethod
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a move of about ``radius`` kept units."""
+        """Draw a random move that prunes about ``radius`` kept units of the current mask."""
 
     def kept_after(self, move: Move) -> np.ndarray:
-        """Number of kept units per layer after ``move``, int64 (n_layers,)."""
+        """Return the number of kept units per layer after a move, int64 (n_layers,)."""
         return self._kept - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def make(self, move: Move) -> None:
-        """Apply a move to the current mask."""
+        """Apply a move (units to prune and units to keep again) to the search's current mask."""
         self._kept = self.kept_after(move)
         self._bits[move.dropped] = False
         self._bits[move.regrown] = True
 
     def mask(self) -> Mask:
-        """The current mask, in O(n_units)."""
+        """Return the search's current mask, in O(n_units) time."""
         return Mask(self.space, torch.from_numpy(self._bits.copy()))
 
     def state_dict(self) -> dict[str, object]:
-        """Bits of the current mask."""
+        """Return the bits of the search's current mask, to resume from."""
         return {"bits": self._bits.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned."""
+        """Restore the search's current mask from what :meth:`state_dict` returned."""
         self._bits = np.array(state["bits"], dtype=bool)
         self._kept = per_layer(self.space, np.flatnonzero(self._bits))
 
 
 class GroupPartition(BitPartition):
-    """Current mask of a search in an N:M space: swaps units of equal groups, in time O(radius).
+    """Current mask of a search under N:M sparsity, whose swaps stay within groups of m weights.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ class GroupPartition(BitPartition):
             )
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a swap of ``radius`` kept units (at most ``max_radius``) for as many pruned units of their groups."""
+        """Draw a swap of ``radius`` kept units, at most ``max_radius``, for pruned units of the same N:M groups."""
         return swapped_in_groups(self._bits, self._group, min(radius, self.max_radius), rng)
 
 
 def swapped_in_groups(bits: np.ndarray, group: int, radius: int, rng: np.random.Generator) -> Move:
-    """Draw a swap of ``radius`` kept units for as many pruned units, each pair from one group of ``group`` units.
+    """Draw a swap of ``radius`` kept units, each for a pruned unit of the same ``group`` consecutive units.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Searches of a few numbers per layer that allocate a budget: SPDY, ZipLM and LeGR."""
+"""Searches of a few numbers per layer that split the budget over the layers: SPDY, ZipLM and LeGR."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ ALLOCATIONS = ("prior", "saliency", "affine")
 
 @dataclass
 class CoefficientState:
-    """State that a search of layers' coefficients needs to resume: random generator, and scored coefficients."""
+    """State from which a search of layers' coefficients resumes: random generator, and scored coefficients."""
 
     rng: np.random.Generator
     start_is_due: bool  # whether the given start mask is still to be proposed
@@ -34,7 +34,7 @@ class CoefficientState:
 
 @dataclass
 class LayerCoefficients(LevelSearcher):
-    """Search a few numbers per layer; a dynamic programme, or one ranking of all units, makes a mask of them.
+    """Search a few numbers per layer, from which a dynamic programme or one ranking of all units makes a mask.
 
     The first mask has equal coefficients: it is the allocation without a search. Random coefficients follow, then
     changes of some coefficients of a parent.
@@ -50,15 +50,15 @@ class LayerCoefficients(LevelSearcher):
     """
 
     allocation: str = "prior"
-    """How coefficients become a mask: prior, saliency (both by dynamic programme), affine (by one ranking)."""
+    """How coefficients become a mask: "prior" or "saliency" (dynamic programme), or "affine" (one ranking)."""
     first: int = 100
-    """Largest number of random coefficients at the start; at most half of the budget."""
+    """Largest number of masks with random coefficients at the start; at most half of the budget."""
     change: float = 0.1
-    """Share of the coefficients that a child draws anew; at least one."""
+    """Share of a parent's coefficients that its child draws anew; at least one coefficient."""
     population: int = 0
-    """Number of the last scored members among which parents are drawn; 0: the parent is the best so far."""
+    """Number of the last scored coefficients from which parents are drawn; 0: the parent is the best so far."""
     tournament: int = 16
-    """Number of random members of the population, of which the best is the parent."""
+    """Number of members drawn from the population, the best of which becomes the parent."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,17 +71,17 @@ class LayerCoefficients(LevelSearcher):
 
     @classmethod
     def spdy(cls) -> "LayerCoefficients":
-        """Search coefficients of the layers' prior losses, by dynamic programme (SPDY, Frantar & Alistarh 2022)."""
+        """Search factors of assumed loss, for densities by dynamic programming (SPDY, Frantar & Alistarh 2022)."""
         return cls()
 
     @classmethod
     def ziplm(cls) -> "LayerCoefficients":
-        """Search coefficients of the layers' lost saliencies, by dynamic programme (ZipLM, Kurtic et al. 2023)."""
+        """Search factors of pruned saliency, for densities by dynamic programming (ZipLM, Kurtic et al. 2023)."""
         return cls(allocation="saliency")
 
     @classmethod
     def legr(cls) -> "LayerCoefficients":
-        """Search scale and shift of every layer's saliencies for one ranking of all units (LeGR, Chin et al. 2020)."""
+        """Search a scale and a shift of each layer's saliencies, to rank all units at once (LeGR, Chin et al. 2020)."""
         return cls(allocation="affine", first=64, population=64)
 
     def reset(self) -> None:  # noqa: D102

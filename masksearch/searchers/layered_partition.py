@@ -58,7 +58,7 @@ class _ByLayer:
 
 
 class LayeredPartition(_ByLayer):
-    """Current mask of a search, stored so that swaps within layers or across layers are drawn fast.
+    """Current mask of a search, stored so that swaps of units within layers or across layers are drawn fast.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class LayeredPartition(_ByLayer):
 
     @property
     def max_radius(self) -> int:
-        """Largest number of units that a swap can prune; within layers, the sum of the layers' largest numbers."""
+        """Return the most units that a swap can prune; for swaps within layers, the sum over the layers."""
         return int(self._swappable.sum()) if self.within == 1 else super().max_radius
 
     @property
@@ -115,7 +115,7 @@ class LayeredPartition(_ByLayer):
         return Move(self._order[np.concatenate(out)], self._order[np.concatenate(back)])
 
     def make(self, move: Move) -> None:
-        """Apply a move (units to prune and units to restore) to the current mask."""
+        """Apply a move (units to prune and units to keep again) to the search's current mask."""
         layers_out, layers_back = self.space.layer_of(move.dropped), self.space.layer_of(move.regrown)
         for layer in np.union1d(layers_out, layers_back):
             out, back = move.dropped[layers_out == layer], move.regrown[layers_back == layer]
@@ -137,7 +137,7 @@ class LayeredPartition(_ByLayer):
         self._exchange(units[outside], there[~np.isin(there, units)])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state from :meth:`state_dict`."""
+        """Restore the search's current mask from what :meth:`state_dict` returned."""
         super().load_state_dict(state)
         self._place = np.argsort(self._order)
 
@@ -148,7 +148,7 @@ class LayeredPartition(_ByLayer):
 
 
 class RankedLayers(_ByLayer):
-    """Current mask of a search over the layers' densities: each layer keeps the first units of its fixed ranking.
+    """Current mask of a search over layer densities: each layer keeps the first units of a fixed ranking.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ class RankedLayers(_ByLayer):
         super().__init__(space, np.concatenate(orders), kept_per_layer)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a random move that prunes the last kept units of one layer and regrows as many of another layer.
+        """Draw a random move that prunes the last-ranked kept units of one layer and keeps as many of another again.
 
         The logarithm of the number of units is uniform, from one unit to the largest number that both layers allow, at
         most ``radius``: layers of different sizes, and the beginning and the end of a search, need different steps.
@@ -216,12 +216,12 @@ class RankedLayers(_ByLayer):
         return Move(np.concatenate(out), np.concatenate(back))
 
     def make(self, move: Move) -> None:
-        """Apply a move that :meth:`draw` returned to the current mask."""
+        """Apply a move that :meth:`draw` returned to the search's current mask."""
         self._kept = self.kept_after(move)
 
 
 def spread(radius: int, room: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Divide ``radius`` swaps over layers at random, at most ``room`` each; return counts, int64 (n_layers,)."""
+    """Divide ``radius`` swaps over layers at random, at most ``room`` in each; return counts, int64 (n_layers,)."""
     ends = room.cumsum()
     drawn = rng.choice(ends[-1], min(radius, int(ends[-1])), replace=False, shuffle=False)
     return np.bincount(np.searchsorted(ends, drawn, side="right"), minlength=len(room))

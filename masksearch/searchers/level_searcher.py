@@ -1,4 +1,4 @@
-"""Base class of searchers that choose a number of kept units per layer; a ranking decides which units."""
+"""Base class of searchers that choose how many units each layer keeps; a ranking chooses which units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ __all__ = ["LevelSearcher", "RankedUnits"]
 
 
 class RankedUnits:
-    """The units of every layer in the order of the problem's first saliency, and the layers' levels.
+    """Units of each layer, ranked by the problem's first saliency, and how many of them a searcher may keep.
 
     A level is a number of kept units. Masks have the exact density of the problem: layers are filled up to the budget.
 
@@ -55,7 +55,7 @@ class RankedUnits:
         self.levels = Levels(kept, lambda numbers: space.cost_of(numbers, amount.hold), whole)
 
     def relative_losses(self) -> list[np.ndarray]:
-        """Return the share of a layer's saliency that is pruned at each of its levels, per layer, float64."""
+        """Return, per layer, the share of its saliency that is pruned at each of its levels (kept units), float64."""
         losses = []
         for kept, values in zip(self.levels.kept, self._values, strict=True):
             sums = np.concatenate([[0.0], values.cumsum()])
@@ -63,20 +63,23 @@ class RankedUnits:
         return losses
 
     def mask(self, levels: np.ndarray, order: Sequence[int] | None = None) -> Mask:
-        """Return the mask at one level per layer, int64 (n_layers,), with layers filled up to the budget in ``order``.
+        """Return the mask at one level (kept units) per layer, int64 (n_layers,); the rest of the budget is used up.
 
-        Default order: the layers that keep the smallest share first.
+        Layers get more units in ``order`` while the budget allows it; by default, those of the smallest share first.
         """
         return self.mask_of(self.levels.numbers(levels), order)
 
     def mask_of(self, kept: np.ndarray, order: Sequence[int] | None = None) -> Mask:
-        """Return the mask of these numbers of kept units, int64 (n_layers,), with layers filled up to the budget."""
+        """Return the mask with ``kept`` units per layer, int64 (n_layers,); the rest of the budget is used up.
+
+        Layers get more units in ``order``; by default, those of the smallest share first.
+        """
         if order is None:
             order = np.argsort(kept / self.sizes, kind="stable").tolist()
         return self.exactly(self.widened(kept, order))
 
     def widened(self, kept: np.ndarray, order: Sequence[int]) -> np.ndarray:
-        """Return numbers of kept units, int64 (n_layers,), raised layer by layer in ``order`` up to the budget."""
+        """Return kept units per layer, int64 (n_layers,), raised layer by layer in ``order`` up to the budget."""
         kept = filled(kept, order, self.sizes, lambda numbers: self.levels.cost(numbers) <= self.levels.budget)
         if not self.levels.cost(kept) <= self.levels.budget:
             problem = self.problem
@@ -87,7 +90,7 @@ class RankedUnits:
         return kept
 
     def exactly(self, kept: np.ndarray) -> Mask:
-        """Return the mask of the first ``kept`` units of every layer, int64 (n_layers,), whatever they cost."""
+        """Return the mask of the first ``kept`` units of each layer's ranking, int64 (n_layers,), at any cost."""
         return Mask.of_units(
             self.problem.space, np.concatenate([units[:n] for units, n in zip(self.units, kept, strict=True)])
         )
@@ -95,10 +98,10 @@ class RankedUnits:
 
 @dataclass
 class LevelSearcher(Searcher):
-    """Base class of searchers that choose one of a few densities (levels) per layer."""
+    """Base class of searchers that choose one of a few densities (levels) for each layer."""
 
     levels: int = 10
-    """Number of evenly spaced densities per layer."""
+    """Number of evenly spaced densities per layer, among which the search chooses."""
 
     refuses_problems = True
 

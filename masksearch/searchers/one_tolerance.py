@@ -1,4 +1,4 @@
-"""Allocation by one allowed loss for all layers, from scores of every layer at every density (FastNAS)."""
+"""Allocation of densities by one allowed loss for all layers, from scores of each layer at each density (FastNAS)."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["OneTolerance"]
 
 @dataclass
 class ToleranceState:
-    """State that the search by one tolerance needs to resume: its measurements so far."""
+    """State from which :class:`OneTolerance` resumes: the losses of score that it has measured so far."""
 
     start_is_due: bool  # whether the given start mask is still to be proposed
     round: int = 0  # number of finished allocations
@@ -26,7 +26,7 @@ class ToleranceState:
 
 @dataclass
 class OneTolerance(LevelSearcher):
-    """Prune every layer as far as its score, alone, falls by at most one tolerance, which the budget sets (FastNAS).
+    """Prune each layer as far as pruning it alone lowers the score by at most one tolerance for all (FastNAS).
 
     The search of NVIDIA ModelOpt's FastNAS. First the full mask is scored, then masks that prune one layer to one of
     its levels (probes, which break the density and are never the best). A layer's losses are made monotone. The

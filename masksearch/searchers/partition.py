@@ -33,7 +33,7 @@ class Partition:
 
     @property
     def max_radius(self) -> int:
-        """Largest number of units that a swap can prune: the smaller of the numbers of kept and pruned units."""
+        """Return the most units that a swap can prune: the smaller of the numbers of kept and pruned units."""
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
@@ -48,25 +48,25 @@ class Partition:
         return self._kept_per_layer - per_layer(self.space, move.dropped) + per_layer(self.space, move.regrown)
 
     def make(self, move: Move) -> None:
-        """Apply a swap, which prunes and restores equal numbers of units, to the current mask."""
+        """Apply a swap, which prunes units and keeps as many others again, to the search's current mask."""
         out, back = self._place[move.dropped], self._place[move.regrown]
         self._order[out], self._order[back] = move.regrown, move.dropped
         self._place[move.regrown], self._place[move.dropped] = out, back
         self._kept_per_layer = self.kept_after(move)
 
     def mask(self) -> Mask:
-        """Return the current mask, in O(n_units) time."""
+        """Return the search's current mask, in O(n_units) time."""
         return Mask.of_units(self.space, self._order[: self.n_kept])
 
     def state_dict(self) -> dict[str, object]:
-        """Return the order of the units, on which random draws depend, and the number of kept units."""
+        """Return the current mask as its number of kept units and the units' order, on which random draws depend."""
         return {"order": self._order.copy(), "n_kept": self.n_kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state from :meth:`state_dict`."""
+        """Restore the search's current mask from what :meth:`state_dict` returned."""
         self._fill(self.space, np.array(state["order"], dtype=np.int64), int(state["n_kept"]))
 
 
 def per_layer(space: Layout, units: np.ndarray) -> np.ndarray:
-    """Return how many of the given unit indices lie in each layer, int64 (n_layers,)."""
+    """Return how many of the given unit indices belong to each layer, int64 (n_layers,)."""
     return np.bincount(space.layer_of(units), minlength=len(space.layers))

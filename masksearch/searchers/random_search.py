@@ -15,7 +15,7 @@ __all__ = ["RandomSearch"]
 
 @dataclass
 class RandomSearchState:
-    """State that a random search needs to resume: whether it still has to propose a given start mask.
+    """State from which a random search resumes: whether it still has to propose a given start mask.
 
     The random generator is saved apart.
     """
@@ -25,9 +25,9 @@ class RandomSearchState:
 
 @dataclass
 class RandomSearch(Searcher):
-    """Random search: draw masks of the density independently and uniformly (Bergstra & Bengio 2012)."""
+    """Random search: draw masks of the given density, independently and uniformly (Bergstra & Bengio 2012)."""
 
-    scope: Scope = "global"  # global, or fixed densities of the layers, a stronger baseline: layerwise or erk
+    scope: Scope = "global"  # "global", or fixed densities of the layers, a stronger baseline: "layerwise" or "erk"
 
     def __post_init__(self) -> None:
         choose("scope of random_search", self.scope, list(get_args(Scope)))

@@ -36,19 +36,19 @@ class Searcher(ABC):
     """
 
     settings_group: ClassVar[str | None] = None
-    """Name of the group of sweep settings that are also fields of the searcher; None: no group."""
+    """Name of the group of sweep settings that are also fields of the searcher; None: there is no such group."""
 
     ranks_units: ClassVar[bool] = False
-    """Whether every proposed mask keeps the top units of a ranking, so that ``Problem.refine`` applies."""
+    """Whether every proposed mask keeps the top units of a ranking, which ``Problem.refine`` can improve."""
 
     names_saliency: ClassVar[bool] = False
     """Whether the field ``saliency`` must name the saliency from which a search starts."""
 
     refuses_problems: ClassVar[bool] = False
-    """Whether :meth:`start` raises an error for some problems of one density, as for too many parameters."""
+    """Whether :meth:`start` raises an error for some problems with a single density, as for too many parameters."""
 
     needs_energy: ClassVar[bool] = False
-    """Whether the problem must have an ``energy``, which rates masks without scoring them."""
+    """Whether the problem must have an ``energy``, which estimates a mask's damage without scoring the mask."""
 
     takes_criterion_start: ClassVar[bool] = True
     """Whether ``ms.compress`` and ``masksearch run`` start a search on trained weights from a criterion's mask."""
@@ -89,7 +89,7 @@ class Searcher(ABC):
 
     @property
     def supports_resuming(self) -> bool:
-        """Whether an interrupted search can be saved and resumed to the same result.
+        """Whether an interrupted search can be saved, and later resumed with the same result.
 
         True for searchers with a ``self.state``, and for searchers without any attributes but dataclass fields,
         ``problem`` and ``generator``. Other searchers need a :meth:`state_dict` of their own.
@@ -120,7 +120,7 @@ class Searcher(ABC):
         return {"generator": self.generator.get_state(), "state": None if state is None else saved_state(state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state from :meth:`state_dict`, after :meth:`start` with the same problem.
+        """Restore what :meth:`state_dict` returned; call it after :meth:`start` with the same problem.
 
         Raises
         ------
@@ -155,7 +155,7 @@ class Searcher(ABC):
         return False
 
     def with_settings(self, **settings: Any) -> "Searcher":
-        """Return a copy of the searcher with some dataclass fields replaced."""
+        """Return a copy of the searcher with new values of the given dataclass fields."""
         return replace(self, **settings)  # type: ignore[type-var]
 
     def placed(self, folder: Path, study: str | None = None) -> "Searcher":
@@ -176,14 +176,14 @@ class Searcher(ABC):
 
     @property
     def incumbent(self) -> Mask | None:
-        """Current mask of a searcher that moves from mask to mask, such as annealing; None for others."""
+        """Return the current mask of a searcher that moves from mask to mask, such as annealing; None for others."""
         return None
 
     @property
     def predicted_best(self) -> Mask | None:
-        """Mask that the searcher expects to score best, for noisy scores; None: the mask of the highest score."""
+        """Return the mask that the searcher expects to score best, for noisy scores; None: it predicts none."""
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Return {name: number} of the searcher's present values, such as its temperature, for the history."""
+        """Return {name: number} of what the searcher reports to the history, such as its present temperature."""
         return {}

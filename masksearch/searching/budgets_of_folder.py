@@ -13,7 +13,7 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the problem with the ``saved`` budgets of its folder; before it, the one with the last of them if smaller.
+    """Return the searches to run in a folder: any search with the last, smaller budget, then the requested one.
 
     The search with the last saved budget is finished first.
 
@@ -38,7 +38,7 @@ def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> l
 
 
 def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> tuple[Problem, Path] | None:
-    """Return the problem and the folder of the finished search with this budget, if a larger budget has continued it.
+    """Return problem and folder of a finished search with this budget that a larger one has continued; else None.
 
     None if the budget is not one of the earlier ones, or its files were not kept.
     """
@@ -50,9 +50,9 @@ def finished_part(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> 
 
 
 def keep_budget(folder: Path, number: int) -> None:
-    """Copy the files of a search that has finished its budget ``number`` (from 1); an earlier copy stays.
+    """Copy the files of a search that has used up its budget ``number`` (from 1), before a larger budget continues it.
 
-    A copy that was interrupted is made again.
+    An earlier copy stays; a copy that was interrupted is made again.
     """
     kept = _kept_folder(folder, number)
     if kept.exists():

@@ -57,7 +57,7 @@ def _plain(value: float | None) -> float:
 
 
 class HistoryFile:
-    """Files of a search in a folder: its scored masks (trials) and the searcher's state, to resume from.
+    """Files of one search in a folder, from which it can resume: scored masks and the searcher's state.
 
     - ``history.jsonl``: one row per trial.
     - ``moves.i32``: the moves of the searcher's current mask (incumbent) in the order of the rows: little-endian int32
@@ -89,7 +89,7 @@ class HistoryFile:
         self._rows_digest, self._moves_digest = RunningDigest(), RunningDigest()
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
-        """Open the files; return the saved history, and the saved state of the searcher or None.
+        """Open a search's files; return its saved history, and its searcher's saved state (None: nothing to resume).
 
         The state is None for a new search, and for one that can't be resumed.
 
@@ -127,7 +127,7 @@ class HistoryFile:
         return masks
 
     def append(self, trial: Trial, move: Move | None, incumbent: Mask | None = None) -> None:
-        """Append one scored mask (trial), and the move to the searcher's current mask ``incumbent`` if it changed."""
+        """Append one scored mask to the files, and the ``move`` of the searcher's current mask, if it changed."""
         row: dict[str, Any] = {
             "number": trial.number,
             "score": None if math.isnan(trial.score.value) else trial.score.value,
@@ -159,7 +159,7 @@ class HistoryFile:
             raise named(error, self._folder / _ROWS) from None
 
     def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
-        """Save a checkpoint: the searcher's state (None: it can't be resumed), and the lengths of the other files."""
+        """Write a checkpoint from which the search can resume; ``searcher_state`` None: the searcher can't resume."""
         for handle, name in ((self._rows, _ROWS), (self._moves, _MOVES)):
             try:
                 handle.flush()
@@ -180,7 +180,7 @@ class HistoryFile:
         save_tree(self._folder / _CHECKPOINT, tree)
 
     def close(self) -> None:
-        """Close the history files; an error of the disk is dropped, since the checkpoint decides what counts."""
+        """Close a search's files; errors of the disk are ignored, since the last checkpoint is already complete."""
         for handle in (self._rows, self._moves):
             with suppress(OSError):
                 handle.close()
@@ -201,7 +201,7 @@ def read_rows(folder: Path) -> list[Trial]:
 
 
 def saved_budgets(folder: Path) -> tuple[Budget, ...]:
-    """Return all budgets that the search in a folder has had, smallest first; empty before its first checkpoint."""
+    """Return all budgets that the search in a folder has had, smallest first; () before its first checkpoint."""
     saved = _saved(folder)
     if saved is None:
         return ()

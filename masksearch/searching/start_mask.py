@@ -12,7 +12,7 @@ __all__ = ["start_mask"]
 
 
 def start_mask(start: Mask | Tensor | None, space: MaskSpace, amount: Amount, *, up_to: bool) -> Mask | None:
-    """Return the first mask of a search, from a mask or a saliency (n_units,); None if there is no start.
+    """Return the mask that a search starts from: ``start``, or the top units of a saliency (n_units,); else None.
 
     Parameters
     ----------

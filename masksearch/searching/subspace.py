@@ -42,11 +42,11 @@ class Subspace(MaskSpace):
 
     @property
     def needed(self) -> np.ndarray:
-        """Whether a mask that keeps nothing of a layer cuts the network: bool (n_layers,)."""
+        """Return, per layer, whether pruning all of its units breaks the network: bool (n_layers,)."""
         return self._needed
 
     def density(self, of_all: float) -> float:
-        """Return the density in this space of masks that have the density ``of_all`` in the full space.
+        """Return the density, relative to this subspace, of masks that have the density ``of_all`` in the full space.
 
         Raises
         ------
@@ -59,22 +59,22 @@ class Subspace(MaskSpace):
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:
-        """Return the values of this space's units, (n_units,), from a tensor of values for the full space."""
+        """Return the entries for this subspace's units, (n_units,), of a tensor over the units of the full space."""
         return per_unit[torch.from_numpy(self.units)]
 
     def lifted(self, mask: Mask) -> Mask:
-        """Convert a mask of this space to a mask of the full space."""
+        """Return the mask of the full space that keeps the same units as a mask of this subspace."""
         bits = torch.zeros(self.alive.space.n_units, dtype=torch.bool)
         bits[torch.from_numpy(self.units)] = mask.bits
         return Mask(self.alive.space, bits)
 
     def lifted_move(self, move: Move) -> Move:
-        """Convert a move (units to prune and units to restore) of this space to a move of the full space."""
+        """Return the move in the full space that prunes and regrows the same units as a move in this subspace."""
         return Move(self.units[move.dropped], self.units[move.regrown])
 
 
 class SubspaceEnergy(Energy):
-    """Energy of masks of a subspace, from an energy of the full space.
+    """Energy (estimated damage) of the masks of a subspace, computed with an energy of the full space.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class SubspaceEnergy(Energy):
         self.names = energy.names
 
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> EnergyState:
-        """Return the state of a walk that begins at a mask of the subspace."""
+        """Return the energy's state at a mask of the subspace, from which a walk prunes and regrows units."""
         return _SubspaceState(self._energy.start(self._space.lifted(mask), coefficients), self._space)
 
 
@@ -128,7 +128,7 @@ class _SubspaceState(EnergyState):
 
 
 class SubspaceScorer(Scoring):
-    """Scorer of masks of a subspace, which converts them for a scorer of the full space.
+    """Scorer of masks of a subspace: converts them to masks of the full space, and scores those.
 
     Moves between masks stay moves, so that the other scorer's fast paths work.
 
@@ -146,7 +146,7 @@ class SubspaceScorer(Scoring):
 
     @property
     def refresh_every(self) -> int | None:
-        """Number of scored masks between two calls of :meth:`refresh`; None: the scorer caches no results."""
+        """Return after how many scorings the loop calls :meth:`refresh`; None: the scorer caches no results."""
         return self._scorer.refresh_every
 
     def refresh(self) -> None:

@@ -1,4 +1,4 @@
-"""Rules for attention: heads stay apart, positions of a head (head_dim) and positions in the sequence are combined.
+"""Rules for attention: whole heads can be removed, but no positions within a head or in the sequence.
 
 The queries, keys and values of a head must go together, and its output with them. With grouped queries, several query
 heads share the labels of one key-value head.
@@ -24,7 +24,10 @@ __all__ = [
 
 
 def scaled_dot_product_attention(coupling: Coupling, call: Call) -> None:
-    """Fused attention of query (..., heads, l, e), key (..., heads, s, e) and value (..., heads, s, v)."""
+    """Follow channels through fused attention: each head's query, key and value are removed together.
+
+    The shapes are query (..., heads, l, e), key (..., heads, s, e) and value (..., heads, s, v).
+    """
     arguments = call.arguments
     query, key, value = (arguments[name] for name in ("query", "key", "value"))
     mask = arguments.get("attn_mask", arguments.get("attn_bias"))
@@ -56,7 +59,9 @@ def _repeated(labels: Labels, times: int) -> Labels:
 
 
 def batched_product(coupling: Coupling, call: Call) -> None:
-    """Products of (b, n, k) and (b, k, m), as einsum and matmul run them: n, m and the batch b stay apart.
+    """Follow channels through batched products (b, n, k) x (b, k, m): single positions of b and n can be removed.
+
+    In one product, and in products with a weight, m can be pruned, too.
 
     With a batch of several products, heads for example, k and m (the head_dim of the values) are fixed, so that whole
     heads are the units. In one product, and in products with a weight, the terms k are tied.
@@ -82,7 +87,7 @@ def batched_product(coupling: Coupling, call: Call) -> None:
 
 
 def count_product(coupling: Coupling, call: Call, macs: int) -> None:
-    """Add the MACs of a product of two computed tensors: in proportion to what its dimensions keep."""
+    """Record the MACs of a product of two activations, which shrink with the dimensions of its result."""
     _add_product(coupling, coupling.labels(call.outputs[0]), macs)
 
 
@@ -91,7 +96,7 @@ def _add_product(coupling: Coupling, labels: list[Labels], macs: int) -> None:
 
 
 def embedding(coupling: Coupling, call: Call) -> None:
-    """Rows of a table (n, features), selected by number: features stay apart."""
+    """Follow channels through an embedding lookup: every feature of the table (n, features) can be removed alone."""
     table, indices = call.arguments["weight"], call.arguments["indices"]
     rows, features = coupling.labels(table)
     coupling.fix(rows, f"{call.where} selects rows by number")
@@ -102,7 +107,7 @@ def embedding(coupling: Coupling, call: Call) -> None:
 
 
 def index(coupling: Coupling, call: Call) -> None:
-    """Rows selected by tensors of numbers, ``table[numbers]``: fix the dimensions that are indexed."""
+    """Follow channels through ``table[numbers]``: positions of an indexed dimension can't be removed."""
     source, indices = call.arguments["self"], call.arguments["indices"]
     labels = coupling.labels(source)
     indexed = [dim for dim, numbers in enumerate(indices) if numbers is not None]
@@ -122,7 +127,10 @@ def index(coupling: Coupling, call: Call) -> None:
 
 
 def split_projections(coupling: Coupling, call: Call, dim: int) -> None:
-    """Split a packed projection into queries (e) and keys and values (2 * e): tie all three, as parts of equal size."""
+    """Follow heads through the split of a packed projection: a head's query, key and value are removed together.
+
+    The parts have sizes e (queries) and 2 * e (keys and values).
+    """
     source = call.inputs[0]
     labels = coupling.labels(source)
     along, sizes = labels[dim], [part.shape[dim] for part in call.outputs]
@@ -139,7 +147,7 @@ def split_projections(coupling: Coupling, call: Call, dim: int) -> None:
 
 
 def third(coupling: Coupling, call: Call) -> None:
-    """The bias of queries, keys or values, a third of a packed vector: tie the thirds, as parts of equal size."""
+    """Follow heads through one third (query, key or value) of a packed bias: all three lose the same positions."""
     [labels] = coupling.labels(call.inputs[0])
     if labels is not None:
         labels = coupling.tie(np.split(labels, 3), f"{call.name} in {call.where} selects channels by number")

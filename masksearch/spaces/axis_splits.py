@@ -1,4 +1,4 @@
-"""Views that split a dimension of channels into axes, (heads * head_dim) into (heads, head_dim), and the axis chosen.
+"""Views that split channels into axes, (heads * head_dim) into (heads, head_dim), and the axis that is pruned.
 
 A pruned network can only run such a view if the positions that stay form a rectangle: either whole heads go, or the
 same positions of every head. The trace takes the last axis first, as a channel shuffle needs it. If all positions of
@@ -15,7 +15,7 @@ __all__ = ["AxisSplit", "next_axes"]
 
 @dataclass(frozen=True, eq=False)
 class AxisSplit:
-    """One view that splits labelled channels into axes, of which one axis keeps labels."""
+    """One view that splits channels into several axes, such as heads and head_dim; only one of them can be pruned."""
 
     number: int  # among all runs of dimensions that views split, labelled or not
     owner: str  # name of the module whose forward calls the view
@@ -28,7 +28,7 @@ class AxisSplit:
 def next_axes(
     splits: Sequence[AxisSplit], fixed: Iterable[int], classes: np.ndarray, tried: Mapping[int, int]
 ) -> dict[int, int]:
-    """Return the axis to label in the next trace, {number of the split: axis}; equal to ``tried`` if none changes.
+    """Return {number of a split: axis whose positions to prune} for the next trace; equal to ``tried`` if unchanged.
 
     Parameters
     ----------

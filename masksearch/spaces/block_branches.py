@@ -1,4 +1,4 @@
-"""Residual branches of a network: additions that join a branch with what the branch began from.
+"""Residual branches of a network: the f(x) of additions x + f(x), where x is the shortcut.
 
 The region of a branch holds the operations whose results are used by the branch alone. An addition a + b has the
 branch b if the region of b reads a, or tensors that a depends on or that depend on a, and has parameters of its own.
@@ -16,7 +16,7 @@ __all__ = ["Branch", "branches_of", "innermost"]
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One residual branch: its addition, its region, and the modules that may be replaced to remove it."""
+    """One residual branch f(x) of x + f(x): its addition, operations, parameters, and the modules that run it."""
 
     name: str
     add: int  # operation that adds the branch to the shortcut
@@ -30,7 +30,7 @@ class Branch:
 
 
 def branches_of(graph: Graph) -> list[Branch]:
-    """Return the residual branches of a traced network, in order of their additions."""
+    """Return the residual branches f(x) of additions x + f(x) in a traced network, in order of the additions."""
     found: list[Branch] = []
     for place, operation in enumerate(graph.operations):
         is_addition = operation.name in ("add", "add_") and operation.same_shape and len(operation.inputs) == 2
@@ -134,7 +134,7 @@ def _calls_within(graph: Graph, region: set[int]) -> list[int]:
 
 
 def innermost(graph: Graph, place: int) -> Call:
-    """Return the innermost call that runs an operation."""
+    """Return the call of the innermost module that ran the operation number ``place`` of a trace."""
     return next(call for call in reversed(graph.calls) if call.start <= place < call.stop)
 
 

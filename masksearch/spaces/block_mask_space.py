@@ -1,4 +1,4 @@
-"""Block space of a network: masks with one bit per residual branch."""
+"""Block space of a network: pruning masks with one bit per residual branch."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ __all__ = ["ADDITIONS", "Addition", "Block", "BlockSpace", "block_space"]
 
 @dataclass(frozen=True)
 class Block:
-    """One unit of a block space: a residual branch, what zeroes it, and what its removal saves."""
+    """Residual branch that a mask can remove: its parameters, those whose zeros switch it off, and what it costs."""
 
     name: str
     zeroed: tuple[str, ...]  # parameters of its last layer; if they are zero, the branch adds nothing
@@ -42,7 +42,7 @@ ADDITIONS = ("add", "add_")  # names of operations
 
 @dataclass(frozen=True)
 class Addition:
-    """Addition of a block to its shortcut: the module whose code runs it, and its place among that code's additions."""
+    """Addition x + f(x) of a residual branch: the module whose forward runs it, and its number among those there."""
 
     module: str
     number: int  # of the addition, in the order in which the module's own code runs them
@@ -51,7 +51,7 @@ class Addition:
 
 
 class BlockSpace(NetworkSpace):
-    """Block masks of a network: one bit per residual branch, the f of x + f(x).
+    """Block masks of a network: one bit per residual branch, the f(x) of x + f(x).
 
     Made by :func:`block_space`. Masked, the parameters of the branch's last layer are zero, so that the branch adds
     nothing; pruned, its modules are gone. Every block is a layer of the space with one unit, and may be removed.
@@ -90,7 +90,7 @@ class BlockSpace(NetworkSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash (16 hex digits) of the blocks and their parameters; a mask fits every space of the same fingerprint."""
+        """Return a hash (16 hex digits) of blocks and parameters; masks fit all spaces with the same fingerprint."""
         digest = hashlib.sha256(super().fingerprint.encode())
         for block in self.blocks:
             digest.update(f"{block.name}/{block.zeroed}/{block.removed}/{block.params}".encode())
@@ -98,19 +98,19 @@ class BlockSpace(NetworkSpace):
 
     @property
     def needed(self) -> np.ndarray:
-        """Whether a mask must keep a unit of a layer: bool (n_layers,). No block is needed."""
+        """Return, per layer, whether a mask must keep one of its units: bool (n_layers,); False for all blocks."""
         return np.zeros(len(self.layers), dtype=bool)
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """One text per block: the kinds of its parameters, in every size; blocks with equal texts look alike."""
+        """Return one text per block that describes its kinds of parameters; blocks with equal texts look alike."""
         kinds = [
             sorted(f"{name.rpartition('.')[2]} {len(self.shapes[name])}d" for name in b.removed) for b in self.blocks
         ]
         return tuple("; ".join(kind) for kind in kinds)
 
     def additions(self) -> list[Addition]:
-        """Return the additions of all blocks to their shortcuts, in the order of the blocks."""
+        """Return the additions x + f(x) of all blocks in the space, in the order of the blocks."""
         graph = self._graph
         places = [place for place, operation in enumerate(graph.operations) if operation.name in ADDITIONS]
         modules = {place: innermost(graph, place).module for place in places}
@@ -123,7 +123,7 @@ class BlockSpace(NetworkSpace):
         return found
 
     def products_of(self, macs: Sequence[int]) -> list[list[int]]:
-        """Return the indices of the products of activations that each block runs.
+        """Return, for every block, the indices of the products of two activations that the block runs.
 
         ``macs`` lists the multiply-adds of products in the order in which they run; not all products of the network
         need be among them.
@@ -137,7 +137,7 @@ class BlockSpace(NetworkSpace):
         return [[number for number, place in enumerate(places) if place in region] for region in regions]
 
     def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
-        """Return the space without the blocks of these names, which go to ``left_out`` with a reason."""
+        """Return the space without the blocks of these names; ``left_out`` lists them with the reason."""
         stay = [place for place, block in enumerate(self.blocks) if block.name not in names]
         branches, blocks = [self._branches[place] for place in stay], [self.blocks[place] for place in stay]
         left_out = [*self.left_out, *((name, reason) for name in names)]
@@ -148,7 +148,7 @@ class BlockSpace(NetworkSpace):
         return max(block.zeroed, key=lambda name: len(self.shapes[name]))
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor of its shape, True = kept} for the last parameters of every branch."""
+        """Return {name: bool tensor, True = kept} of each branch's last parameters, whose zeros switch it off."""
         return {
             name: torch.full(self.shapes[name], kept)
             for block, kept in zip(self.blocks, mask.bits.tolist(), strict=True)
@@ -156,11 +156,11 @@ class BlockSpace(NetworkSpace):
         }
 
     def layer_weights(self) -> list[str]:
-        """Return the name of the last weight of every branch."""
+        """Return, for every block, the name of the weight in its last layer."""
         return [self._weight(block) for block in self.blocks]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors over the last parameters of each branch: (n_units,), on their device.
+        """Sum tensors (by parameter name) over the last layer of each branch: (n_units,), on their device.
 
         ``tensors`` holds them by parameter name; missing ones count as 0. ``part`` is ``"all"``, or ``"filters"`` for
         the weights of :meth:`layer_weights` alone.
@@ -177,7 +177,7 @@ class BlockSpace(NetworkSpace):
         return torch.stack(sums)
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: what replaces it in the network that is physically pruned by a mask}, as JSON."""
+        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
         self.check_mask(mask)
         kept = mask.bits.tolist()
         removed = [branch for branch, keep in zip(self._branches, kept, strict=True) if not keep]
@@ -186,7 +186,7 @@ class BlockSpace(NetworkSpace):
         return replacements
 
     def without_blocks(self, model: nn.Module, mask: Mask) -> nn.Module:
-        """Return a copy of a network of this space without the blocks that a mask removes.
+        """Return a copy of the network without the blocks that the mask prunes.
 
         Raises
         ------
@@ -201,7 +201,7 @@ class BlockSpace(NetworkSpace):
     # Costs: every block saves the same, whatever else is removed.
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the parameters or MACs per input that removing each block saves: float64 (n_units,).
+        """Return the parameters or MACs per input that each block's removal saves: float64 (n_units,).
 
         ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every block saves 1.
         """
@@ -209,20 +209,20 @@ class BlockSpace(NetworkSpace):
         return torch.tensor([1 if hold == "units" else getattr(block, hold) for block in self.blocks]).double()
 
     def kept_params(self, mask: Mask) -> int:
-        """Return the number of parameters of the network that is physically pruned by a mask."""
+        """Return how many parameters the network has after physical pruning by a mask."""
         return self._cost(mask.bits.numpy(), "params")
 
     def kept_macs(self, mask: Mask) -> int:
-        """Return the MACs per input of the network that is physically pruned by a mask."""
+        """Return how many MACs per input the network needs after physical pruning by a mask."""
         return self._cost(mask.bits.numpy(), "macs")
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of blocks, or of the full network's parameters or MACs, that a mask keeps."""
+        """Return the share of the full network's blocks, parameters or MACs that a mask keeps."""
         choose("cost", hold, list(get_args(Hold)))
         return self._cost(mask.bits.numpy(), hold) / self._total(hold)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether a mask that keeps ``kept`` units per block, int64 (n_blocks,), costs at most the density."""
+        """Return whether masks with these kept blocks, int64 (n_blocks,), cost no more than the density allows."""
         amount = Amount.of(density, hold=hold)
         return amount.hold == "units" or self._cost(kept > 0, amount.hold) <= self._allowed(amount)
 
@@ -260,7 +260,7 @@ class BlockSpace(NetworkSpace):
 
 
 def block_space(model: nn.Module, example_input: Nested) -> BlockSpace:
-    """Find the residual branches of a network that can be removed; return the space of masks with one bit per branch.
+    """Find the residual branches of a network that can be removed; return the space of masks with a bit for each.
 
     One unit is one branch f of an addition x + f(x): a block of a ResNet, the attention or the MLP of a transformer. A
     projection in the shortcut stays. A float64 copy of the network runs once on the CPU, and additions that join a

@@ -1,4 +1,4 @@
-"""Numerical test of residual branches: which parameters make them zero, and whether removal equals zeroing.
+"""Numerical test of residual branches: which zero parameters switch them off, and whether removal does the same.
 
 Weights are random and float64, as in the proof of filter spaces. A branch whose own last parameters don't make it zero,
 or without which the network stops or has other outputs, is left out.
@@ -30,7 +30,7 @@ _LAST = 3  # layers of a branch that may have to be zero for its output to be ze
 def zeroed_parameters(
     model: nn.Module, graph: Graph, branches: Sequence[Branch], inputs: Nested
 ) -> dict[str, tuple[str, ...]]:
-    """Return {branch: its last parameters, which make its output zero when they are zero}, for branches that have some.
+    """Return {branch: last parameters that switch the branch off if they are zero}; other branches are left out.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def _last(branch: Branch, n_layers: int) -> tuple[str, ...]:
 def prove_blocks(
     model: nn.Module, graph: Graph, branches: Sequence[Branch], zeroed: Mapping[str, tuple[str, ...]], inputs: Nested
 ) -> tuple[dict[str, bool], dict[str, str]]:
-    """Test that networks without branches equal those with zeroed branches, with random weights.
+    """Test with random weights that removing branches from a network and zeroing them give equal outputs.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Removal of residual branches: modules of a network are replaced by modules without parameters and products.
+"""Physical removal of residual branches: cheap modules without parameters replace a network's modules.
 
 Where a block is left with its shortcut and activations, a :class:`SkippedBlock` runs these alone. Elsewhere the modules
 of the branch become a :class:`RemovedBranch`, which returns zeros of one element that the addition broadcasts.
@@ -18,13 +18,13 @@ from masksearch.utils.copies import copy_network
 __all__ = ["Replacements", "replacements_of", "with_replacements"]
 
 Replacements = dict[str, dict[str, Any]]
-"""Module -> what replaces it, as JSON: {"steps": ...} for a skipped block, {"form": ..., "full": ...} for zeros."""
+"""{module: its replacement, as JSON}: {"steps": ...} for a skipped block, {"form": ..., "full": ...} for zeros."""
 
 _ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "hardswish": F.hardswish}
 
 
 class SkippedBlock(nn.Module):
-    """What is left of a block without its branches: shortcut and activations, one after the other.
+    """Replacement of a residual block without its branches: runs only its shortcut and activations.
 
     Parameters
     ----------
@@ -43,14 +43,14 @@ class SkippedBlock(nn.Module):
                 module.inplace = False  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output of the block without its branches; x itself if nothing is left."""
+        """Apply what remains of the residual block, shortcut and activations, to x; return x if nothing remains."""
         for kind, name in self.steps:
             x = self.get_submodule(name)(x) if kind == "module" else _ACTIVATIONS[name](x)
         return x
 
 
 class RemovedBranch(nn.Module):
-    """Module of a removed branch: returns zeros.
+    """Replacement of a module in a removed residual branch: it returns zeros.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class RemovedBranch(nn.Module):
         self._form, self._full = form, full
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return zeros in the form of the module's output, with type and device of the first tensor."""
+        """Return zeros in place of the module's output, with type and device of the first float tensor."""
         arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}  # type: ignore[dict-item]
         tensors = (value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point())
         return self._output(self._form, next(tensors), arguments)
@@ -87,7 +87,7 @@ class RemovedBranch(nn.Module):
 
 
 def replacements_of(graph: Graph, branches: Sequence[Branch], full: Mapping[str, bool]) -> Replacements | None:
-    """Return what replaces which modules to remove branches; None if it can't be done by replacing modules.
+    """Return which modules to replace, and by what, to remove residual branches; None if that isn't possible.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ def _step(graph: Graph, block: Call, place: int, adds: set[int]) -> Call | None:
 
 
 def with_replacements(model: nn.Module, replacements: Replacements, removed: Sequence[str] = ()) -> nn.Module:
-    """Return a copy of a network with some modules replaced. Parameters named in ``removed`` are not copied."""
+    """Return a copy of a network with some modules replaced; parameters named in ``removed`` are not copied."""
     parameters = dict(model.named_parameters())
     empty = {
         id(parameters[name]): nn.Parameter(parameters[name].new_empty(0)) for name in removed if name in parameters

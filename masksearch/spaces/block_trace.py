@@ -1,4 +1,4 @@
-"""Trace of a forward pass as a graph of operations and of the calls of modules that ran them, without tensors."""
+"""Trace of a forward pass: a graph of its operations and of the module calls that ran them, without tensors."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ __all__ = ["Call", "Graph", "Operation", "operations_of"]
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """One ATen operation: the earlier operations whose results it reads, parameters that it reads, and its MACs."""
+    """One ATen operation of a traced forward pass: the operations and parameters that it reads, and its MACs."""
 
     name: str  # "add", or "add_" in place
     inputs: tuple[int, ...]  # tensors among its arguments, in order: index of the operation; negative: network inputs
@@ -32,7 +32,7 @@ class Operation:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module: the operations ``start`` to ``stop - 1``, its input and the form of its output."""
+    """One call of a module in a traced forward pass: the range of operations that it ran, its input and output."""
 
     module: str
     start: int
@@ -46,7 +46,7 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Operations and calls of one forward pass, in the order in which they began."""
+    """Operations and module calls of one traced forward pass, in the order in which they began."""
 
     operations: list[Operation]
     calls: list[Call]
@@ -56,7 +56,7 @@ class Graph:
 
     @cached_property
     def live(self) -> set[int]:
-        """Operations that an output of the network depends on."""
+        """Return the numbers of the operations in the trace on which an output of the network depends."""
         found: set[int] = set()
         stack = list(self.outputs)
         while stack:
@@ -68,7 +68,7 @@ class Graph:
 
     @cached_property
     def users(self) -> dict[int, set[int]]:
-        """Operation -> the operations that read its result and that an output depends on."""
+        """Return {operation: operations that read its result}, of those on which an output of the network depends."""
         users: dict[int, set[int]] = {}
         for place in self.live:
             for made in self.operations[place].inputs:
@@ -77,7 +77,7 @@ class Graph:
 
     @cached_property
     def ancestors(self) -> list[int]:
-        """For each operation, the set of operations that it depends on, and inputs as the first bit: bits of an int."""
+        """Return, per operation, all operations and inputs on which it depends, as the bits of an int."""
         sets: list[int] = []
         for operation in self.operations:
             bits = 0
@@ -87,18 +87,18 @@ class Graph:
         return sets
 
     def depends(self, place: int, on: int) -> bool:
-        """Return whether operation ``place`` is operation ``on``, or depends on it; negative: a network input."""
+        """Return whether operation ``place`` is ``on`` or depends on it; a negative ``on`` is a network input."""
         if place == on or place < 0:
             return place == on
         return bool(self.ancestors[place] & (1 if on < 0 else 2 << on))
 
     def is_constant(self, place: int) -> bool:
-        """Return whether the result of an operation depends on no input of the network."""
+        """Return whether the result of operation ``place`` depends on no input of the network."""
         return place >= 0 and not self.ancestors[place] & 1
 
     @cached_property
     def readers(self) -> dict[str, set[int]]:
-        """Parameter -> the live operations that read it."""
+        """Return {parameter: operations that read it}, of those on which an output of the network depends."""
         readers: dict[str, set[int]] = {}
         for place in self.live:
             for name in self.operations[place].parameters:
@@ -107,7 +107,7 @@ class Graph:
 
     @cached_property
     def runs(self) -> dict[str, int]:
-        """Module -> number of its calls."""
+        """Return {module: number of its calls in the traced forward pass}."""
         runs: dict[str, int] = {}
         for call in self.calls:
             runs[call.module] = runs.get(call.module, 0) + 1
@@ -115,7 +115,7 @@ class Graph:
 
     @cached_property
     def macs(self) -> int:
-        """Multiply-adds of the forward pass for one example."""
+        """Return the multiply-adds of the traced forward pass for one example."""
         return sum(operation.macs for operation in self.operations)
 
 
@@ -165,7 +165,7 @@ def _macs(func: OpOverload, args: Any, kwargs: Any, result: Any) -> int:
 
 
 def operations_of(model: nn.Module, inputs: Nested, watched: Collection[int] = ()) -> Graph:
-    """Run a network once, in its present mode, and return its operations and the calls of its modules.
+    """Run a network once, in its present mode, and return the graph of its operations and module calls.
 
     ``watched`` are numbers of operations whose results are tested for zeros.
     """

@@ -1,4 +1,4 @@
-"""Inputs with which a network takes other branches of its forward pass, ``if x.mean() > 0`` for example."""
+"""Inputs for which a network's forward pass takes other branches, such as ``if x.mean() > 0``."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ _OF_TORCH = frozenset(vars(nn.Module()))
 
 @contextmanager
 def attributes_restored(model: nn.Module) -> Iterator[None]:
-    """Context manager after which modules keep nothing of the forward passes in its block, tensors in dicts included.
+    """In a ``with`` block, keep forward passes from leaving anything in modules' attributes, such as tensors.
 
     Parameters, buffers and modules stay as the block leaves them.
     """
@@ -57,7 +57,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def with_branches(model: nn.Module, inputs: Nested) -> Sequence[Nested]:
-    """Return the inputs, and positive and negative ones of the same shapes if the network runs other operations there.
+    """Return the inputs, plus positive and negative ones if these make the network run other operations.
 
     Only floating-point inputs are varied. A network that stops with them has no such branch.
     """

@@ -1,4 +1,4 @@
-"""Layers whose weight is computed before every forward pass, and the call that makes the weight a plain parameter."""
+"""Layers whose weight is computed before each forward pass, and the call that makes it a plain parameter."""
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -10,7 +10,7 @@ __all__ = ["advice_on_weight"]
 
 
 def advice_on_weight(module: nn.Module) -> str | None:
-    """Return one sentence on the computed weight of a module, with the call that makes it permanent; else None."""
+    """Return a sentence that says how to make a module's computed weight a parameter; None without such a weight."""
     if parametrize.is_parametrized(module):
         name = next(iter(module.parametrizations))  # type: ignore[arg-type]
         call = f"torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r})"

@@ -1,4 +1,4 @@
-"""Channels that must be removed together: labels on the dimensions of tensors, ties between labels, fixed labels.
+"""Channels that must be removed together: labels on tensors' dimensions, ties between labels, fixed labels.
 
 Every position along every dimension of every parameter and buffer gets a label. While the network runs once, the rule
 of each operation processes the labels of its inputs: a residual addition ties them pairwise, a concatenation puts
@@ -31,13 +31,13 @@ Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,
 
 
 def filled_labels(labels: Labels, size: int) -> np.ndarray:
-    """Return the labels as an array; None, a dimension without labels, becomes ``size`` times FIXED."""
+    """Return the labels of ``size`` positions as an array; None (never removed) becomes ``size`` times FIXED."""
     return np.full(size, FIXED) if labels is None else labels
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """Labels of the positions along one dimension of a parameter or buffer."""
+    """Labels of the positions (such as channels) along one dimension of a parameter or buffer."""
 
     tensor: str
     dim: int
@@ -88,7 +88,10 @@ class Coupling:
         self._conditional: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> [(labels, reason)]
 
     def labels(self, tensor: Tensor) -> list[Labels]:
-        """Return the labels of every dimension of a tensor; a parameter or buffer gets new ones at its first use."""
+        """Return the labels of a tensor's positions, per dimension; positions with tied labels are removed together.
+
+        A parameter or buffer gets new labels at its first use.
+        """
         for fixed, reason in self._conditional.pop(tensor, []):
             self.fix(fixed, reason)
         if tensor not in self._labels and tensor in self._stacks:  # used as a whole: its parts stay equally large
@@ -110,7 +113,7 @@ class Coupling:
         return labels
 
     def new_labels(self, size: int) -> Labels:
-        """Return new labels for a dimension that belongs to no parameter or buffer; None for a size of 1."""
+        """Return new labels for the positions of a dimension of no parameter or buffer; None for a size of 1."""
         if size == 1:  # a dimension of one position cannot shrink, and broadcasting would lose its label
             return None
         labels = np.arange(self._n_labels, self._n_labels + size)
@@ -118,35 +121,38 @@ class Coupling:
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
-        """Set the labels of the dimensions of a tensor, one entry per dimension."""
+        """Set the labels of a tensor's positions, one entry per dimension."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
 
     def write_stack(self, tensor: Tensor, parts: Sequence[Sequence[Labels]]) -> None:
-        """Set the labels of parts stacked along dimension 0; the parts are tied once the tensor is used as a whole."""
+        """Set the labels of parts stacked along dimension 0 of a tensor, such as the states of recurrent layers.
+
+        The parts are tied once an operation reads the tensor as a whole.
+        """
         self._stacks[tensor] = [list(part) for part in parts]
 
     def part(self, tensor: Tensor, number: int) -> list[Labels] | None:
-        """Return the labels of one part of a tensor of :meth:`write_stack`; None for other tensors."""
+        """Return the labels of one part of a tensor that :meth:`write_stack` has labelled; None for other tensors."""
         return list(self._stacks[tensor][number]) if tensor in self._stacks else None
 
     def free(self, size: int) -> np.ndarray:
-        """Return new labels for ``size`` equal positions, copies of one: any of them can go with others."""
+        """Return new labels for ``size`` equal copies of one position, each of which can be removed with any others."""
         labels = np.arange(self._n_labels, self._n_labels + size)
         self._n_labels += size
         self._free.update(labels.tolist())
         return labels
 
     def is_free(self, labels: Labels) -> bool:
-        """Return whether labels were made by :meth:`free`."""
+        """Return whether :meth:`free` made these labels, for equal copies of one position."""
         return labels is not None and len(labels) > 0 and int(labels[0]) in self._free
 
     def all_fixed(self, labels: Labels) -> bool:
-        """Return whether each of these labels has been fixed so far, ties not counted."""
+        """Return whether each of these labels is itself marked as not removable; ties to other labels don't count."""
         return labels is None or self._fixed_labels.issuperset(labels[labels != FIXED].tolist())
 
     def split(self, owner: str, sizes: Sequence[int], labels: np.ndarray, reason: str) -> list[Labels]:
-        """Split labelled channels into axes; return the labels of the axes, of which one gets labels.
+        """Split channels into axes, such as heads and head_dim; return their labels, None for all axes but one.
 
         The axis that gets labels is the last one, or that of the argument ``axes`` of the class. Along the other axes
         all positions stay, so that positions of the labelled axis are coupled over all others.
@@ -164,12 +170,12 @@ class Coupling:
         return self._weights.get(tensor)
 
     def mark_view(self, view: Tensor, base: Tensor) -> None:
-        """Record that ``view`` is a view of ``base``: if ``base`` is a parameter, zeroing it zeroes ``view``."""
+        """Record that the tensor ``view`` is a view of ``base``, so that zeroing a parameter ``base`` zeroes both."""
         if base in self._weights:
             self._weights[view] = self._weights[base]
 
     def tie(self, labels: Sequence[Labels], reason: str) -> Labels:
-        """Couple equally long dimensions, which must lose the same positions; return the labels of their combination.
+        """Record that dimensions of equal length must lose the same positions; return the labels that they share.
 
         Coupling is position by position. A position that is fixed in one dimension becomes fixed in all, for
         ``reason``.
@@ -191,7 +197,7 @@ class Coupling:
         return result
 
     def fix(self, labels: Labels, reason: str, *, first: bool = False) -> None:
-        """Mark the positions with these labels as not removable. With ``first``, the reason precedes others."""
+        """Mark positions with these labels as not removable; with ``first``, ``reason`` precedes other reasons."""
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):
@@ -199,26 +205,26 @@ class Coupling:
                 self._fixed.insert(0 if first else len(self._fixed), (real, reason))
 
     def fix_if_used(self, result: Tensor, labels: Labels, reason: str) -> None:
-        """Fix labels as soon as an operation reads the tensor ``result``, or it is an output of the network."""
+        """Mark labelled positions as not removable once an operation, or the caller, uses the tensor ``result``."""
         if labels is not None:
             self._conditional.setdefault(result, []).append((labels, reason))
 
     def fix_all(self, tensor: Tensor, reason: str, *, first: bool = False) -> None:
-        """Mark all positions of a tensor as not removable, for ``reason``."""
+        """Mark all positions of all dimensions of a tensor as not removable, for ``reason``."""
         for labels in self.labels(tensor):
             self.fix(labels, reason, first=first)
 
     def mark(self) -> tuple[int, int]:
-        """Return the numbers of ties and of fixed labels so far, for :meth:`go_back`."""
+        """Return the numbers of ties and of fixed labels so far, to which :meth:`go_back` can return."""
         return len(self._ties), len(self._fixed)
 
     def go_back(self, mark: tuple[int, int]) -> None:
-        """Forget the ties and fixed labels since a :meth:`mark`."""
+        """Forget all ties and fixed labels since the call of :meth:`mark` that returned ``mark``."""
         del self._ties[mark[0] :], self._fixed[mark[1] :]
         self._fixed_labels = {label for labels, _ in self._fixed for label in labels.tolist()}
 
     def produce(self, weight: str, made: Labels) -> None:
-        """Record that a layer makes channels; ``made`` holds the labels of the output dimension of its weight."""
+        """Record that the layer with the weight named ``weight`` makes the channels with the labels ``made``."""
         if made is not None:
             leaves = (leaf for leaf in self.leaves if leaf.tensor == weight and np.isin(leaf.labels, made).any())
             leaf = next(leaves, None)
@@ -226,7 +232,7 @@ class Coupling:
                 self.producers.append(leaf)
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
-        """Group coupled labels: return the class of every label, int64 (n_labels,), and {fixed class: reason}."""
+        """Return a class per label, int64 (n_labels,), equal for labels removed together, and {fixed class: reason}."""
         left, right = (np.concatenate([tie[side] for tie in self._ties] or [np.empty(0, int)]) for side in (0, 1))
         graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._n_labels, self._n_labels))
         _, classes = connected_components(graph, directed=False)

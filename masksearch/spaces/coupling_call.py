@@ -1,4 +1,4 @@
-"""One executed ATen operation, as the rules for following channels read it."""
+"""One executed ATen operation of a forward pass, as the rules that follow channels through operations read it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ __all__ = ["Call", "Rule", "unknown"]
 
 @dataclass(frozen=True)
 class Call:
-    """One executed ATen operation: its arguments, its results, and the module that ran it."""
+    """One executed ATen operation of a forward pass: its arguments, its results, and the module that ran it."""
 
     function: OpOverload
     args: tuple[Any, ...]
@@ -27,7 +27,7 @@ class Call:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """All arguments, {name in the operation's schema: value}, defaults included."""
+        """Return all arguments of the operation as {name in its schema: value}, defaults included."""
         names = [argument.name for argument in self.function._schema.arguments]
         defaults = {
             argument.name: argument.default_value
@@ -38,21 +38,21 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Name of the operation without namespace, overload and underscores: ``add`` for ``aten::add_.Tensor``."""
+        """Return the operation's name without namespace, overload, underscores: ``add`` for ``aten::add_.Tensor``."""
         return self.function._schema.name.split("::")[1].strip("_")
 
     @property
     def inputs(self) -> list[Tensor]:
-        """Every tensor among the arguments."""
+        """Return every tensor among the operation's arguments."""
         return [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
 
     @property
     def outputs(self) -> list[Tensor]:
-        """Every tensor among the results."""
+        """Return every tensor among the operation's results."""
         return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
 
     def dims(self, name: str, ndim: int) -> set[int]:
-        """Return the dimensions that the argument ``name`` lists, counted from 0; all ``ndim`` if None or empty."""
+        """Return the dimensions in the operation's argument ``name``, from 0 up; all ``ndim`` if it has none."""
         value = self.arguments.get(name)
         if value is None or value == []:
             return set(range(ndim))
@@ -63,6 +63,6 @@ Rule = Callable[[Coupling, Call], None]
 
 
 def unknown(coupling: Coupling, call: Call) -> None:
-    """Fix all positions of all inputs, because no rule follows channels through the operation."""
+    """Follow channels through an operation without a rule: none of its inputs' channels can be removed."""
     for tensor in call.inputs:
         coupling.fix_all(tensor, f"{call.name} in {call.where} is an operation without a rule for following channels")

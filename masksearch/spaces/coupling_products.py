@@ -1,4 +1,4 @@
-"""Rules for products: linear layers, convolutions, and products of two activations.
+"""Rules that follow channels through linear layers, convolutions, and products of two activations.
 
 Only a product may combine channels: where its weight is zero, or the channel itself, the channel can be removed.
 """
@@ -20,7 +20,7 @@ def _unmaskable(coupling: Coupling, call: Call) -> None:
 
 
 def matrix_product(coupling: Coupling, call: Call) -> None:
-    """A linear layer, data (n, in) times a weight (in, out): tie the features to the weight's rows."""
+    """Follow channels through a linear layer: a removed input feature also loses its row in the weight (in, out)."""
     *bias, data, weight = call.inputs
     scaled = call.arguments.get("alpha", 1) != 1 or call.arguments.get("beta", 1) != 1
     if scaled or any(vector.ndim != 1 for vector in bias):
@@ -33,7 +33,7 @@ def matrix_product(coupling: Coupling, call: Call) -> None:
 
 
 def contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tuple[Labels, Labels]:
-    """Tie the terms of a sum of products, (..., n, k) times (..., k, m); return the labels of rows n and columns m.
+    """Tie the summed dimension k of a product (..., n, k) x (..., k, m); return the labels of dimensions n and m.
 
     A term vanishes if its weight is zero. Without a weight, one of its two activations must be zero wherever its
     channel is masked; the proof of the space tests that.
@@ -49,7 +49,9 @@ def contract(coupling: Coupling, call: Call, left: Tensor, right: Tensor) -> tup
 
 
 def convolution(coupling: Coupling, call: Call) -> None:
-    """Tie the input's channels to the weight's: (out, in / groups, *kernel), or (in, out / groups, ...) transposed.
+    """Follow channels through a convolution: a removed input channel also loses its slice of the weight.
+
+    The weight is (out, in / groups, *kernel), or (in, out / groups, *kernel) if transposed.
 
     In a depthwise convolution, channels that group g makes are removed with the one channel that it reads. In a grouped
     convolution every group must read and make equally many channels, so that all groups lose the same positions.

@@ -1,4 +1,4 @@
-"""Rules for poolings, interpolations, paddings, Fourier transforms and pixel shuffles of feature maps."""
+"""Rules that follow channels through poolings, interpolations, paddings, Fourier transforms and pixel shuffles."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ __all__ = ["fourier", "pad", "pixel_shuffle", "pixel_unshuffle", "pool"]
 
 
 def pool(coupling: Coupling, call: Call) -> None:
-    """Fix the trailing dimensions, which poolings and interpolations change; the name says how many they are."""
+    """Follow channels through a pooling or interpolation: positions of the trailing dimensions can't be removed."""
     source = call.inputs[0]
     spatial = int(next(letter for letter in call.name if letter in "123"))
     labels = coupling.labels(source)
@@ -21,7 +21,7 @@ def pool(coupling: Coupling, call: Call) -> None:
 
 
 def fourier(coupling: Coupling, call: Call) -> None:
-    """Fix the dimensions that a Fourier transform sums over; the others, of channels for example, stay apart."""
+    """Follow channels through a Fourier transform: positions of the transformed dimensions can't be removed."""
     source = call.inputs[0]
     labels = coupling.labels(source)
     for dim in call.dims("dim", source.ndim):
@@ -31,7 +31,7 @@ def fourier(coupling: Coupling, call: Call) -> None:
 
 
 def pad(coupling: Coupling, call: Call) -> None:
-    """Give padded positions the label FIXED: the pruned network pads as many positions as the full one."""
+    """Follow channels through a padding: padded positions stay, removed channels lose their positions."""
     source = call.inputs[0]
     labels, pad = coupling.labels(source), call.arguments["pad"]
     for pair in range(len(pad) // 2):  # pairs (before, after), the last dimension first
@@ -48,7 +48,10 @@ def pad(coupling: Coupling, call: Call) -> None:
 
 
 def pixel_shuffle(coupling: Coupling, call: Call) -> None:
-    """Tie the r * r consecutive channels that become one channel, (n, c * r * r, h, w) -> (n, c, h * r, w * r)."""
+    """Follow channels through a pixel shuffle: the r * r channels that become one are removed together.
+
+    Shapes: (n, c * r * r, h, w) -> (n, c, h * r, w * r).
+    """
     *batch, channels, height, width = coupling.labels(call.inputs[0])
     for labels in (height, width):
         coupling.fix(labels, f"{call.where} mixes these positions with others")
@@ -59,7 +62,10 @@ def pixel_shuffle(coupling: Coupling, call: Call) -> None:
 
 
 def pixel_unshuffle(coupling: Coupling, call: Call) -> None:
-    """Repeat the label of each channel for the r * r channels made of it, (n, c, h, w) -> (n, c * r * r, ...)."""
+    """Follow channels through a pixel unshuffle: a channel and the r * r made of it are removed together.
+
+    Shapes: (n, c, h * r, w * r) -> (n, c * r * r, h, w).
+    """
     *batch, channels, height, width = coupling.labels(call.inputs[0])
     for labels in (height, width):
         coupling.fix(labels, f"{call.where} mixes these positions with others")

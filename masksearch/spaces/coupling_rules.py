@@ -1,4 +1,4 @@
-"""Rules that follow channels through tensor operations: each ATen operation passes on, ties or fixes channel labels.
+"""Rules that follow channels through tensor operations: which are removed together, and which can't be removed.
 
 torch decomposes all its functions and modules into ATen operations; one table maps the operations to the rules. An
 operation that is not in the table fixes all labels of its inputs, so that a missing rule costs units, never exactness.
@@ -394,7 +394,7 @@ _RULES: dict[str, Rule] = {
 
 
 def rule_of(call: Call) -> Rule:
-    """Return the rule that passes channel labels from an operation's inputs to its results.
+    """Return the rule that follows channels from an ATen operation's inputs to its results.
 
     Operations outside the table: ``_elementwise`` if torch tags the operation as pointwise, else ``unknown``.
     """

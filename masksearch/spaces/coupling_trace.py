@@ -151,7 +151,7 @@ def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], no
 
 
 def shared_parameters(model: nn.Module) -> dict[str, str]:
-    """Second and later names of parameters that have several -> their first names."""
+    """Return {other name: first name} of the parameters that a network has under several names."""
     first: dict[int, str] = {}
     shared = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

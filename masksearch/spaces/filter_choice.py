@@ -1,4 +1,4 @@
-"""Choice of the layers of a filter space by name, and limits on the number of channels that a layer keeps."""
+"""Choice of the layers whose channels can be pruned, by name, and limits on how many channels a layer keeps."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -17,7 +17,7 @@ Layers = str | nn.Module | Sequence[str | nn.Module]
 
 
 def choose_layers(model: nn.Module, groups: Groups, include: Layers | None, exclude: Layers) -> Groups:
-    """Return the groups without the families of layers that ``exclude`` names, or that ``include`` doesn't name.
+    """Return the channel groups without those of layers that ``exclude`` names, or that ``include`` doesn't name.
 
     A family belongs to a pattern if any of the layers that make its channels does.
 
@@ -75,7 +75,7 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def limits_of(groups: Groups, min_units: float, multiple_of: int) -> Limits | None:
-    """Return the limits of a filter space; None for ``min_units=1`` and ``multiple_of=1``.
+    """Return the limits on kept channels per layer; None for ``min_units=1`` and ``multiple_of=1``.
 
     ``multiple_of`` counts channels: in a layer where a unit has several channels, fewer units are a multiple.
 

@@ -1,4 +1,4 @@
-"""Parameters and MACs of physically pruned networks, calculated from the numbers of kept units without pruning."""
+"""Parameters and MACs of physically pruned networks, from the numbers of kept channels, without pruning."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ __all__ = ["Costs", "Part"]
 
 @dataclass(frozen=True)
 class Part:
-    """Cost of a part of a network, in the terms of :class:`Costs`."""
+    """Cost of a part of a network, such as a block: its parameters, products of activations and constant costs."""
 
     cut: np.ndarray  # indices of its parameters among those that masks shrink, int64
     products: tuple[int, ...]  # indices of its products of activations
@@ -21,7 +21,7 @@ class Part:
 
 
 class Costs:
-    """Calculate parameters, MACs and layer widths of pruned networks exactly, from the numbers of kept units.
+    """Calculator of parameters, MACs and layer widths of pruned networks from the numbers of kept channels.
 
     A unit is a group of coupled channels, a family the units of one layer of the filter space. The entries that a
     weight keeps are the product of the positions that its dimensions keep; its MACs are in proportion to its entries. A
@@ -61,7 +61,7 @@ class Costs:
         }
 
     def part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
-        """Return the part of a network that has these parameters and products, and ``macs`` MACs in all."""
+        """Return the cost of a part of the network that has these parameters, products and ``macs`` MACs in all."""
         known = {name: place for place, name in enumerate(self._names)}
         others = [name for name in parameters if name not in known]
         counted = sum(self._groups.macs.get(name, 0) for name in parameters if name in known)
@@ -71,7 +71,7 @@ class Costs:
         return Part(cut, tuple(products), constant)
 
     def of(self, hold: str, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
-        """Return units, parameters or MACs per input of the pruned network.
+        """Return the units, parameters or MACs per input that remain if layers keep ``kept`` units.
 
         Parameters
         ----------
@@ -102,11 +102,11 @@ class Costs:
         return counts // self._sizes
 
     def widths(self, kept: np.ndarray) -> np.ndarray:
-        """Return the output channels that each prunable layer keeps, int64 (n,), if families keep ``kept`` units."""
+        """Return each prunable layer's number of output channels, int64 (n,), from the kept units ``kept``."""
         return (self._fixed + self._per_unit @ kept)[self._makes]
 
     def per_unit(self, hold: str) -> np.ndarray:
-        """Return what removing each unit alone saves, in units, parameters or MACs: float64 (n_units,)."""
+        """Return the units, parameters or MACs that each unit's removal alone saves: float64 (n_units,)."""
         if hold == "units":
             return np.ones(self._sizes.sum())
         total = self.of(hold, self._sizes)

@@ -31,7 +31,7 @@ __all__ = [
 
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Raise an :class:`InputError` if a parameter that masks shrink is missing, or a tensor has another shape.
+    """Raise an :class:`InputError` if a parameter that masks shrink is missing, or any tensor has a wrong shape.
 
     ``what`` names the owner of the tensors in the message.
     """
@@ -43,7 +43,7 @@ def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> No
 
 
 def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Shrink named tensors: return them without the positions that the mask ``bits``, bool (n_units,), removes.
+    """Return named tensors without the positions of the channels that the mask ``bits``, bool (n_units,), removes.
 
     Tensors without such positions are returned without a copy.
 
@@ -66,7 +66,7 @@ def cut_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> 
 
 
 def filled_tensors(groups: Groups, bits: Tensor, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Expand tensors of :func:`cut_tensors` to their full shapes, with zeros at the removed positions."""
+    """Expand tensors that :func:`cut_tensors` made to their full shapes, with zeros for the removed channels."""
     whole = dict(tensors)
     for name, runs in groups.by_tensor.items():
         if name in whole:
@@ -94,7 +94,7 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
 
 @dataclass
 class PruningRecord:
-    """What a pruned network keeps of the network from which it was made, also if it was pruned several times.
+    """Record that a pruned network has of the network before all pruning: its shapes, and the sizes that differ.
 
     A network that :func:`cut` made has it as its attribute ``pruning_record``.
     """
@@ -104,29 +104,29 @@ class PruningRecord:
 
 
 def record_of(model: nn.Module) -> PruningRecord:
-    """Return the record of a pruned network; that of another network has only its shapes."""
+    """Return the pruning record of a network; for a network not pruned, a record with its present shapes."""
     record: PruningRecord | None = vars(model).get("pruning_record")
     return record or PruningRecord({name: list(tensor.shape) for name, tensor in named_tensors(model).items()}, [])
 
 
 def add_to_record(small: nn.Module, record: PruningRecord, numbers: Iterable[tuple[str, str, int | None, int]]) -> None:
-    """Note new numbers in a pruned network, beside the record of the network from which it was made."""
+    """Store a pruned network's changed sizes in it, together with the record of the network before pruning."""
     known = {(module, attribute, index): number for module, attribute, index, number in [*record.numbers, *numbers]}
     vars(small)["pruning_record"] = PruningRecord(record.dense, [(*place, n) for place, n in known.items()])
 
 
 def new_numbers(groups: Groups, bits: Tensor) -> list[tuple[str, str, int | None, int]]:
-    """Return (module, attribute, index or None, number) for every number of channels that a module holds."""
+    """Return the new value of each attribute that counts channels: (module, attribute, index or None, value)."""
     return [(*size.place, size.number(bits)) for size in groups.sizes]
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name, including non-persistent buffers, which a state dict leaves out."""
+    """Return {name: tensor} of a network's parameters and buffers, including non-persistent buffers."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor], sizes: Sizes | None = None) -> nn.Module:
-    """Return a copy of a network with new parameters and buffers; ``in_channels`` and similar sizes are adjusted.
+    """Return a copy of a network with new parameters and buffers, and with fitting ``in_channels`` and the like.
 
     ``sizes`` holds the numbers that do not follow from shapes, {module: {attribute: value}}.
     """

@@ -1,4 +1,4 @@
-"""Groups of channels that are removed together, the units of a filter space, and their positions in the tensors."""
+"""Groups of channels that are removed together, the units of a filter space, and where tensors have them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ __all__ = ["Family", "Groups", "Run", "groups_of"]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Unit numbers of the positions along one dimension of a parameter or buffer.
+    """Positions along one dimension of a tensor, each with the number of the unit (group of channels) it belongs to.
 
     A unit is a group of channels that are removed together.
     """
@@ -30,17 +30,17 @@ class Run:
 
     @cached_property
     def index(self) -> Tensor:
-        """``units`` as a tensor; FIXED is -1, which selects the last entry of a padded mask."""
+        """Return the unit numbers as a tensor; -1 (FIXED) stands for positions that always stay."""
         return torch.from_numpy(self.units)
 
     def kept(self, bits: Tensor) -> Tensor:
-        """Return the positions of the dimension that the mask ``bits``, bool (n_units,), keeps: bool (size,)."""
+        """Return which positions of the dimension the mask ``bits``, bool (n_units,), keeps: bool (size,)."""
         return torch.cat([bits, bits.new_ones(1)])[self.index]  # FIXED reads the last entry
 
 
 @dataclass(frozen=True)
 class Family:
-    """One layer of a filter space: units with equally many positions along the same dimensions of the same tensors."""
+    """One layer of a filter space: units that take equally many positions in the same dimensions of tensors."""
 
     name: str  # of the first layer that makes these channels
     shape: tuple[int, ...]  # of that layer's weight
@@ -49,7 +49,7 @@ class Family:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """All groups of coupled channels of a network, the units: their tensor positions, and the network's MACs.
+    """All groups of a network's channels that are removed together (units), with their positions in tensors.
 
     Units are numbered family by family. Because those of a family have equally many positions along each dimension, the
     parameters and MACs of a pruned network follow from the number of units that each family keeps.
@@ -74,25 +74,25 @@ class Groups:
 
     @property
     def n_units(self) -> int:
-        """Number of units of all families."""
+        """Return the number of units (groups of channels removed together) of all layers."""
         return sum(family.size for family in self.families)
 
     @cached_property
     def slices(self) -> list[slice]:
-        """Slice of the unit numbers of every family, in order."""
+        """Return, for every layer in order, the slice of its unit numbers."""
         stops = np.cumsum([family.size for family in self.families]).tolist()
         return [slice(stop - family.size, stop) for family, stop in zip(self.families, stops, strict=True)]
 
     @cached_property
     def by_tensor(self) -> dict[str, list[Run]]:
-        """{tensor name: unit numbers along each of its removable dimensions}, for tensors that masks shrink."""
+        """Return {tensor name: unit numbers along each prunable dimension} of the tensors that masks shrink."""
         tensors: dict[str, list[Run]] = {}
         for run in self.runs:
             tensors.setdefault(run.tensor, []).append(run)
         return tensors
 
     def kept_entries(self, bits: Tensor) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor of its shape}, True where the mask ``bits`` (n_units,) keeps entries."""
+        """Return {parameter name: bool tensor, True = kept} under the mask ``bits``, bool (n_units,)."""
         masks: dict[str, Tensor] = {}
         for name, runs in self.by_tensor.items():
             if name in self.parameters:
@@ -103,17 +103,17 @@ class Groups:
         return masks
 
     def norm_runs(self) -> dict[str, tuple[Run, int]]:
-        """Return {module: (unit numbers of its channels, their dimension)} of norms that see removable channels."""
+        """Return {norm: (unit numbers of its channels, their dimension)} of the norms with removable channels."""
         runs = {_layer(run.tensor): run for run in self.runs}
         return {module: (runs[module], dim) for module, dim in self.norms if module in runs}
 
     def kept_in_norms(self, bits: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """Return {module: (kept channels, int64 (k,), their dimension)} of the norms that a mask makes smaller."""
+        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
         kept = {module: (run.kept(bits), dim) for module, (run, dim) in self.norm_runs().items()}
         return {module: (bits.nonzero().flatten(), dim) for module, (bits, dim) in kept.items() if not bits.all()}
 
     def without(self, families: Iterable[int], reason: str) -> "Groups":
-        """Return a copy without the families of these numbers, which go to ``left_out`` with ``reason``."""
+        """Return a copy without the layers of these numbers; ``left_out`` lists them with ``reason``."""
         removed = set(families)
         number = np.full(self.n_units + 1, FIXED)  # new numbers of units; the last entry maps FIXED to FIXED
         stays = [
@@ -143,7 +143,7 @@ class Groups:
 
 
 def groups_of(model: nn.Module, coupling: Coupling) -> Groups:
-    """Form groups of channels that must be removed together, from the trace of a network.
+    """Return the groups of channels that must be removed together, from the trace of a network.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Filter space of a network: masks with one bit per group of channels that must be removed together."""
+"""Filter space of a network: pruning masks with one bit per group of channels that are removed together."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class FilterSpace(NetworkSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash (16 hex digits) of layers and positions of units; a mask fits every space of the same fingerprint."""
+        """Return a hash (16 hex digits) of layers and units; masks fit all spaces with the same fingerprint."""
         digest = hashlib.sha256(super().fingerprint.encode())
         for run in self.groups.runs:
             digest.update(f"{run.tensor}/{run.dim}/{self.groups.shapes[run.tensor]}".encode())
@@ -88,7 +88,7 @@ class FilterSpace(NetworkSpace):
         return digest.hexdigest()[:16]
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor of its shape, True = kept} for all parameters that masks can change.
+        """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change.
 
         A removed channel prunes its filter, bias and normalisation parameters, and the weights that read it.
         """
@@ -96,7 +96,7 @@ class FilterSpace(NetworkSpace):
 
     @cached_property
     def norm_units(self) -> Tensor:
-        """Units whose masks mean that norms take their statistics over the kept channels only: bool (n_units,).
+        """Return which units have channels in norms that normalise over kept channels only: bool (n_units,).
 
         All False without ``norms=True``: then masks only zero parameters.
         """
@@ -106,17 +106,20 @@ class FilterSpace(NetworkSpace):
         return units[:-1]
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {module: (kept channels, their dimension)} of the norms that a mask makes smaller."""
+        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
         return self.groups.kept_in_norms(mask.bits)
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
-        """Make norms take statistics over the kept channels, with hooks that copies keep and pruning removes."""
+        """Make a network's norms normalise over kept channels only, by hooks.
+
+        Copies of the network keep the hooks; pruning removes them.
+        """
         if self.groups.norms:
             set_norm_hooks(unwrapped(model), self.kept_in_norms(mask))
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """One text per layer: the kinds and dimensions of the tensors that its units cut, in every size.
+        """Return one text per layer that describes the tensors which its units cut, without their sizes.
 
         Layers with equal texts look alike, such as the first convolutions of all blocks, the heads of all attentions,
         or the neurons of all MLPs.
@@ -134,12 +137,12 @@ class FilterSpace(NetworkSpace):
         return tuple("; ".join(sorted(kind)) for kind in kinds)
 
     def layer_weights(self) -> list[str]:
-        """Return the weight names of the layers that make removable channels, in the order in which they run."""
+        """Return the names of the weights that make removable channels, in the order in which layers run."""
         cut = {(run.tensor, run.dim) for run in self.groups.runs}
         return [weight for weight, dim in self.groups.filters if (weight, dim) in cut]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors over the parameter entries of each group of channels: float (n_units,), on their device.
+        """Sum tensors (by parameter name) over each group of channels: float (n_units,), on their device.
 
         Parameters
         ----------
@@ -173,11 +176,11 @@ class FilterSpace(NetworkSpace):
         return sums[:-1]
 
     def widths(self, mask: Mask) -> np.ndarray:
-        """Return the number of output channels under a mask of each layer with removable channels: int64 (n,)."""
+        """Return how many output channels each layer with removable channels keeps under a mask: int64 (n,)."""
         return self._costs.widths(np.array(list(mask.kept_per_layer().values())))
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the parameters or MACs per input that removing each unit alone saves: float64 (n_units,).
+        """Return the parameters or MACs per input that each unit's removal alone saves: float64 (n_units,).
 
         ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every unit saves 1.
         """
@@ -185,25 +188,25 @@ class FilterSpace(NetworkSpace):
         return torch.from_numpy(self._costs.per_unit(hold))
 
     def kept_params(self, mask: Mask) -> int:
-        """Return the number of parameters of the network that is physically pruned by a mask."""
+        """Return how many parameters the network has after physical pruning by a mask."""
         return self._cost(mask, "params")
 
     def kept_macs(self, mask: Mask) -> int:
-        """Return the MACs per input of the network that is physically pruned by a mask.
+        """Return how many MACs per input the network needs after physical pruning by a mask.
 
         1 MAC = 2 FLOPs of ``torch.utils.flop_counter``.
         """
         return self._cost(mask, "macs")
 
     def cost(self, hold: Hold, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
-        """Return units, parameters or MACs of the pruned network whose layers keep ``kept`` units, int64 (n_layers,).
+        """Return the units, parameters or MACs of the pruned network whose layers keep ``kept`` units.
 
         ``removed`` are parts of the network that are removed as a whole.
         """
         return self._costs.of(hold, kept, removed)
 
     def cost_of_part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
-        """Return the part of the network with these parameters, products (indices), and ``macs`` MACs in all."""
+        """Return the cost of a part of the network with these parameters, products (indices) and MACs in all."""
         return self._costs.part(parameters, products, macs)
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
@@ -285,7 +288,7 @@ class FilterSpace(NetworkSpace):
         return Mask.of_units(self, np.concatenate([units[:n] for units, n in zip(ranked, numbers, strict=True)]))
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether a mask that keeps ``kept`` units per layer, int64 (n_layers,), costs at most the density.
+        """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost no more than the density allows.
 
         ``hold`` is the quantity that the density is a share of. For ``"units"`` the result is True, except in spaces
         with ``multiple_of``, where masks may keep fewer units.
@@ -300,11 +303,11 @@ class FilterSpace(NetworkSpace):
         return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return the units, parameters or MACs of a mask that keeps ``kept`` units per layer, int64 (n_layers,)."""
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
         return self._costs.of(hold, kept)
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of units, or of the full network's parameters or MACs, that a mask keeps."""
+        """Return the share of the full network's units, parameters or MACs that a mask keeps."""
         choose("cost", hold, list(get_args(Hold)))
         return self._cost(mask, hold) / self._costs.of(hold, self._sizes)
 
@@ -341,7 +344,7 @@ def filter_space(
     multiple_of: int = 1,
     norms: bool = False,
 ) -> FilterSpace:
-    """Find the channels of a network that can be removed; return the space of masks with one bit per group of them.
+    """Find a network's removable channels; return the space of masks with one bit per group removed together.
 
     One unit is one group of channels that must be removed together: through residual additions, concatenations,
     depthwise and grouped convolutions and flattenings; hidden units of MLPs are units, too. A float64 copy of the

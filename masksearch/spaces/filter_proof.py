@@ -72,7 +72,7 @@ def _randomise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def prove(model: nn.Module, groups: Groups, branches: Sequence[Nested]) -> Groups:
-    """Test that masked and pruned networks give equal outputs; return the groups without the families that fail.
+    """Test that masked and pruned networks give equal outputs; return the channel groups that pass the test.
 
     A family is a layer of the filter space. A random mask and its complement remove every unit once. If one fails,
     bisection finds the families that fail alone; they are left out, and the remaining families are tested again.

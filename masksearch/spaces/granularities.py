@@ -1,4 +1,4 @@
-"""Kinds of units by name, for sweeps and compression: their words, and the space of a network for each."""
+"""Kinds of units (what one mask bit switches) by name, and the mask space of a network for each."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ from masksearch.utils.nested import Nested
 __all__ = ["REMOVED", "UNITS", "Granularity", "ranked_units", "space_of"]
 
 Granularity = Literal["weight", "filter", "block", "union", "nm"]
-"""What one bit of a mask switches; ``union``: blocks and filters; ``nm``: weights, of which 2 of every 4 are kept."""
+"""What a mask bit switches; "union": a block or a filter; "nm": a weight, with 2 of every 4 weights kept."""
 
 UNITS: dict[Granularity, str] = {
     "weight": "weights",
@@ -24,19 +24,19 @@ UNITS: dict[Granularity, str] = {
     "union": "blocks and filters",
     "nm": "2:4 weights",
 }
-"""Units of each granularity, in words."""
+"""Plural word for the units of each granularity, for texts."""
 
 REMOVED: tuple[Granularity, ...] = ("filter", "block", "union")
-"""Granularities of which pruning makes a smaller network; masked weights stay as zeros."""
+"""Granularities whose pruning makes a network smaller; pruned weights stay in place as zeros."""
 
 
 def ranked_units(granularity: str) -> str:
-    """Return the granularity of the criteria that rank the units: ``weight`` for ``nm``."""
+    """Return which units a criterion must rate for masks of a granularity: "weight" for "nm", else the same."""
     return "weight" if granularity == "nm" else granularity
 
 
 def space_of(granularity: Granularity, model: nn.Module, example: Nested, layers: LayerKind = "all") -> NetworkSpace:
-    """Return the mask space of a network at a granularity.
+    """Return the mask space of a network in which one mask bit switches a unit of the given granularity.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Python numbers of a network's modules that shrink with its heads: ``num_heads``, ``all_head_size``, ``split_size``.
+"""Integers in a network's modules that shrink with attention heads: ``num_heads``, ``all_head_size``, ``split_size``.
 
 A forward pass may take its number of heads from an attribute. Candidates are the attributes of the module that splits
 the heads, and of its ``config``, that equal a number of heads or of heads times positions. The numbers that make the
@@ -35,7 +35,7 @@ Sizes = Mapping[
 
 @dataclass(frozen=True, eq=False)
 class HeadAxis:
-    """An axis of heads that a view in a module's forward makes, (heads, head_dim) for example."""
+    """Axis of attention heads that a view in a module's forward makes, (heads, head_dim) for example."""
 
     owner: str  # name of the module
     sizes: tuple[int, ...]  # of all axes of the view
@@ -44,7 +44,7 @@ class HeadAxis:
 
     @property
     def amounts(self) -> set[int]:
-        """Numbers that shrink with the heads: products of neighbouring axes that include the heads."""
+        """Return the numbers that shrink with the heads: products of neighbouring axes that include the heads."""
         amounts: set[int] = set()
         for start in range(len(self.sizes)):
             for stop, amount in enumerate(accumulate(self.sizes[start:], mul), start + 1):
@@ -55,7 +55,7 @@ class HeadAxis:
 
 @dataclass(frozen=True, eq=False)
 class HeadAttribute:
-    """An integer attribute of a module that is in proportion to the heads that stay."""
+    """Integer attribute of a module, such as ``num_heads``, that is proportional to the kept attention heads."""
 
     module: str
     attribute: str  # "num_heads", or "config.num_heads"
@@ -64,7 +64,7 @@ class HeadAttribute:
 
 @dataclass(frozen=True, eq=False)
 class ViewSize:
-    """A size in a call of ``view`` or its like that is in proportion to the heads that stay."""
+    """Size in a call of ``view`` or ``reshape`` that is proportional to the kept attention heads."""
 
     module: str
     call: str  # name of the call, see :class:`~masksearch.spaces.view_sizes.ViewCall`
@@ -74,7 +74,7 @@ class ViewSize:
 
     @property
     def attribute(self) -> str:
-        """Name of this size beside attributes: ``"view reshape3#1.2"`` is dimension 2 of that call's result."""
+        """Return this size's key: ``"view reshape3#1.2"`` for dimension 2 of the result of call ``reshape3#1``."""
         return f"{_VIEW}{self.call}.{self.dim}"
 
 
@@ -83,7 +83,7 @@ def _kept(units: np.ndarray, bits: Tensor) -> int:
 
 
 def pruned_sizes(model: nn.Module, groups: "Groups", bits: Tensor) -> Sizes:
-    """Return {module: {attribute: value}} of the network pruned by ``bits``, with those of earlier prunings."""
+    """Return {module: {attribute: value}} of all numbers that pruning heads by the mask ``bits`` changes."""
     sizes: dict[str, dict[str, Any]] = copy.deepcopy(getattr(model, _RECORD, {}))
     for size in groups.head_sizes:
         values, kept = sizes.setdefault(size.module, {}), _kept(size.units, bits)
@@ -96,7 +96,7 @@ def pruned_sizes(model: nn.Module, groups: "Groups", bits: Tensor) -> Sizes:
 
 
 def set_sizes(model: nn.Module, sizes: Sizes) -> None:
-    """Set attributes of modules, {module: {attribute: value}}; a module gets its own copy of a changed config."""
+    """Set numbers of modules, {module: {attribute: value}}; a module gets its own copy of a changed config."""
     for name, values in sizes.items():
         module = model.get_submodule(name)
         shares: Shares = {}
@@ -125,7 +125,7 @@ def _get(module: nn.Module, attribute: str) -> Any:
 def find_sizes(
     model: nn.Module, groups: "Groups", difference: Callable[["Groups", Sequence[int]], str]
 ) -> tuple["Groups", dict[int, str]]:
-    """Find the numbers that shrink with the heads; return groups with them, and {family without such numbers: reason}.
+    """Find the numbers that shrink with attention heads; return groups with these, and {layer without any: reason}.
 
     Parameters
     ----------

@@ -18,13 +18,13 @@ __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
 
 
 class NetworkSpace(MaskSpace, ABC):
-    """Base class of the pruning masks of a network. Holds names and shapes, never the network or its weights.
+    """Base class of the spaces of pruning masks of a network; has names and shapes, but no weights.
 
     A unit is what one mask bit switches: a weight, or a group of channels.
     """
 
     removes_parts: ClassVar[bool] = False
-    """Whether pruning makes a smaller network: of filters, blocks and unions of both; masked weights stay as zeros."""
+    """Whether pruning makes the network smaller (filters, blocks); otherwise pruned weights stay as zeros."""
 
     def __repr__(self) -> str:
         """Return one line with the numbers of units and layers, and the fingerprint."""
@@ -33,22 +33,22 @@ class NetworkSpace(MaskSpace, ABC):
 
     @abstractmethod
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor of its shape, True = kept} for all parameters that masks can change."""
+        """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change."""
 
     @abstractmethod
     def layer_weights(self) -> list[str]:
-        """Return the names of the weights that masks prune: entries in weight spaces, filters in filter spaces."""
+        """Return the names of the weights that masks prune; in filter spaces, masks prune whole filters of them."""
 
     @abstractmethod
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors (by parameter name) over the entries that each unit removes: (n_units,), on their device.
+        """Sum tensors (by parameter name) over the entries of each unit: (n_units,), on their device.
 
         ``part`` is ``"all"``, or ``"filters"`` for only those entries of weights that make the unit's channels.
         """
 
     @contextmanager
     def applied(self, model: nn.Module, mask: Mask) -> Iterator[nn.Module]:
-        """Context manager that zeroes the pruned entries of a network's parameters within its block.
+        """In a ``with`` block, zero the entries of a network's parameters that a mask prunes.
 
         At the end of the block, also after an exception, every masked parameter gets its old values back, bit for bit;
         changes made within the block are lost.
@@ -75,21 +75,21 @@ class NetworkSpace(MaskSpace, ABC):
             empty_caches(unwrapped(model))
 
     def apply(self, model: nn.Module, mask: Mask) -> None:
-        """Zero the pruned entries of a network's parameters, in place and permanently."""
+        """Zero the entries of a network's parameters that a mask prunes, in place and permanently."""
         with torch.no_grad():
             for parameter, keep in self._masked_parameters(model, mask).values():
                 parameter.masked_fill_(~keep, 0)
         self.set_norms(model, mask)
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {module: (kept channels, their dimension)} of norms whose statistics are over kept channels only."""
+        """Return {norm: (indices of its kept channels, their dimension)} of norms over kept channels only."""
         return {}
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
-        """Make a network's norms take statistics over the channels that a mask keeps, where masks have that meaning."""
+        """Make a network's norms normalise over a mask's kept channels; by default, spaces leave norms as they are."""
 
     def check_mask(self, mask: Mask) -> None:
-        """Raise an :class:`InputError` if a mask is of another space, with another fingerprint."""
+        """Raise an :class:`InputError` if a mask doesn't fit this space (its space has another fingerprint)."""
         check_type("mask", mask, Mask, "a mask of this space")
         if mask.space is not self and mask.space.fingerprint != self.fingerprint:
             raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
@@ -111,7 +111,7 @@ class NetworkSpace(MaskSpace, ABC):
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the network inside DataParallel, DistributedDataParallel or torch.compile; other networks as they are."""
+    """Return the network inside DataParallel, DistributedDataParallel or torch.compile; other networks unchanged."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -122,6 +122,6 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def table_lines(rows: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Format rows of (layer, units, text) as lines of a table with aligned columns, units to the right."""
+    """Return rows of (layer, units, text) as text lines with aligned columns."""
     names, units = (max(len(row[column]) for row in rows) for column in (0, 1))
     return [f"{name:{names}}  {count:>{units}}  {text}" for name, count, text in rows]

@@ -52,15 +52,15 @@ class NMSpace(WeightSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash (16 hex digits) of the layers and of n and m; a mask fits every space of the same fingerprint."""
+        """Return a hash (16 hex digits) of layers, n and m; masks fit all spaces with the same fingerprint."""
         return hashlib.sha256(f"{super().fingerprint}/{self.n}:{self.m}".encode()).hexdigest()[:16]
 
     def describe(self) -> str:
-        """Return a short text for messages: the pattern, sizes of the layers, fingerprint."""
+        """Return one line for error messages: the N:M pattern, sizes of the layers, fingerprint."""
         return f"{self.n}:{self.m} {super().describe()}"
 
     def has_pattern(self, mask: Mask) -> bool:
-        """Return whether a mask keeps exactly n weights of every group."""
+        """Return whether a mask keeps exactly n of every m consecutive weights."""
         return bool((mask.bits.view(-1, self.m).sum(1) == self.n).all())
 
     def top_k(

@@ -1,4 +1,4 @@
-"""Coupling rules of normalisations whose statistics belong to groups of channels or to single channels.
+"""Rules that follow channels through normalisations with statistics per group of channels or per channel.
 
 A GroupNorm normalises each group of channels on its own: a whole group can be removed, with ``num_groups`` lowered. An
 InstanceNorm normalises each channel on its own; torch runs it as a BatchNorm with the parameters repeated per example.
@@ -19,7 +19,7 @@ __all__ = ["UnsizedGroupNorm", "fit_group_norm", "group_norm", "repeat"]
 
 
 def group_norm(coupling: Coupling, call: "Call") -> None:
-    """Tie the channels of each group, which share statistics; with one group, no channel can be removed."""
+    """Follow channels through a group norm: a group's channels are removed together; with one group, none can be."""
     arguments = call.arguments
     source, vectors, n_groups = arguments["input"], call.inputs[1:], arguments["group"]
     batch, channels, *others = coupling.labels(source)
@@ -39,7 +39,7 @@ def group_norm(coupling: Coupling, call: "Call") -> None:
 
 
 def repeat(coupling: Coupling, call: "Call") -> None:
-    """Repeat the labels: every copy of a dimension loses the same positions."""
+    """Follow channels through a repetition: all copies of a dimension lose the same positions."""
     source, repeats = call.inputs[0], call.arguments["repeats"]
     labels: list[Labels] = [*[None] * (len(repeats) - source.ndim), *coupling.labels(source)]
     coupling.write(
@@ -49,15 +49,15 @@ def repeat(coupling: Coupling, call: "Call") -> None:
 
 
 class UnsizedGroupNorm(nn.GroupNorm):
-    """``nn.GroupNorm`` without parameters that derives the number of groups from its input, which may be pruned."""
+    """``nn.GroupNorm`` without affine parameters, whose number of groups follows from its (pruned) input."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the normalised input, in groups of as many channels as before pruning."""
+        """Return the normalised input; its groups have as many channels as before pruning."""
         return F.group_norm(input, input.shape[1] * self.num_groups // self.num_channels, eps=self.eps)
 
 
 def fit_group_norm(layer: nn.GroupNorm) -> None:
-    """Lower ``num_groups`` of a GroupNorm in proportion to its parameters, so that groups keep their channels."""
+    """Lower a GroupNorm's ``num_groups`` after pruning, so that its groups have as many channels as before."""
     if layer.weight is not None:
         layer.num_groups = len(layer.weight) * layer.num_groups // layer.num_channels
         layer.num_channels = len(layer.weight)

@@ -1,4 +1,4 @@
-"""``nn.MultiheadAttention`` with fewer heads than its embedding asks for."""
+"""``nn.MultiheadAttention`` after pruning, with fewer heads than its ``embed_dim`` asks for."""
 
 import math
 
@@ -10,7 +10,7 @@ __all__ = ["PrunedMultiheadAttention", "fit_attention"]
 
 
 class PrunedMultiheadAttention(nn.MultiheadAttention):
-    """``nn.MultiheadAttention`` without the heads that a mask removed; same parameters, same call, same results.
+    """``nn.MultiheadAttention`` without pruned heads: the same parameter names, call and results.
 
     The heads keep their size, ``head_dim``: ``embed_dim`` of the inputs and outputs is more than ``num_heads *
     head_dim``. ``nn.TransformerEncoderLayer`` calls this module in its slow path, as its fast path has no such heads.
@@ -27,7 +27,7 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the output (like ``query``) and the attention weights, or None; see ``nn.MultiheadAttention``.
+        """Return the output, shaped like ``query``, and attention weights or None, as ``nn.MultiheadAttention``.
 
         A mask per head (n * num_heads, l, s) needs the remaining heads only.
         """
@@ -92,7 +92,7 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def fit_attention(model: nn.Module) -> None:
-    """Turn each ``nn.MultiheadAttention`` that has lost heads or channels into a :class:`PrunedMultiheadAttention`.
+    """Replace each ``nn.MultiheadAttention`` that pruning made smaller by a :class:`PrunedMultiheadAttention`.
 
     ``nn.TransformerEncoder`` does not get nested tensors any more, which only the fast path of its layers takes.
     """

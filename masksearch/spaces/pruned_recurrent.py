@@ -1,4 +1,4 @@
-"""Pruned ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``, whose layers and directions may keep different numbers of units.
+"""``nn.RNN``, ``nn.GRU`` and ``nn.LSTM`` after pruning: layers and directions may have different hidden sizes.
 
 torch's modules have one hidden size. Where pruning leaves equal sizes, the pruned network keeps torch's class; where
 not, the module becomes an :class:`UnequalRNN`, :class:`UnequalGRU` or :class:`UnequalLSTM`, which runs one layer and
@@ -31,7 +31,7 @@ __all__ = [
 
 
 class States(tuple[Tensor, ...]):
-    """Last states of a recurrent network: one tensor (n, units) per layer and direction.
+    """Last states of a recurrent network with unequal hidden sizes: a (batch, units) tensor per layer and direction.
 
     ``states[-1]`` and ``states[-1, :, 0]`` work as for a tensor (layers * directions, n, units).
     """
@@ -44,7 +44,7 @@ class States(tuple[Tensor, ...]):
 
 
 def cells(module: nn.RNNBase) -> list[tuple[bool, list[Tensor]]]:
-    """Return (whether it reads time backwards, parameters) of each layer and direction, in torch's order of states."""
+    """Return (reads time backwards, parameters) of each layer and direction of a recurrent module, in torch's order."""
     result = []
     for layer, backwards in product(range(module.num_layers), (False, True)[: 1 + module.bidirectional]):
         suffix = f"l{layer}_reverse" if backwards else f"l{layer}"
@@ -55,18 +55,18 @@ def cells(module: nn.RNNBase) -> list[tuple[bool, list[Tensor]]]:
 
 
 def hidden_sizes(module: nn.RNNBase) -> list[int]:
-    """Return the numbers of units of each layer and direction, in torch's order of states."""
+    """Return the hidden size of each layer and direction of a recurrent module, in torch's order of states."""
     gates = gate_count(module)
     return [parameters[0].shape[0] // gates for _, parameters in cells(module)]
 
 
 def output_sizes(module: nn.RNNBase) -> list[int]:
-    """Return the numbers of outputs of each layer and direction: of projections in an LSTM with ``proj_size``."""
+    """Return the output size (after any LSTM projection) of each layer and direction of a recurrent module."""
     return [parameters[1].shape[1] for _, parameters in cells(module)]
 
 
 def gate_count(module: nn.RNNBase) -> int:
-    """Return how many rows of ``weight_ih`` one unit has: 4 in an LSTM, 3 in a GRU, 1 in an RNN."""
+    """Return how many rows of ``weight_ih`` a hidden unit has: 4 in an LSTM, 3 in a GRU, 1 in an RNN."""
     return {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
 
 
@@ -179,15 +179,15 @@ class _Unequal(nn.RNNBase):
 
 
 class UnequalRNN(_Unequal, nn.RNN):
-    """``nn.RNN`` whose layers and directions have hidden sizes of their own."""
+    """``nn.RNN`` in which each layer and direction has its own hidden size."""
 
 
 class UnequalGRU(_Unequal, nn.GRU):
-    """``nn.GRU`` whose layers and directions have hidden sizes of their own."""
+    """``nn.GRU`` in which each layer and direction has its own hidden size."""
 
 
 class UnequalLSTM(_Unequal, nn.LSTM):
-    """``nn.LSTM`` whose layers and directions have hidden sizes of their own."""
+    """``nn.LSTM`` in which each layer and direction has its own hidden size."""
 
 
 _UNEQUAL: dict[type[nn.RNNBase], type[nn.RNNBase]] = {nn.RNN: UnequalRNN, nn.GRU: UnequalGRU, nn.LSTM: UnequalLSTM}
@@ -195,7 +195,7 @@ RECURRENT: tuple[type[nn.RNNBase], ...] = (*_UNEQUAL, *_UNEQUAL.values())  # sub
 
 
 def fit_recurrent(module: nn.RNNBase) -> None:
-    """Set the sizes of a recurrent module from its parameters, and its class from whether hidden sizes are equal."""
+    """Set a pruned recurrent module's sizes from its parameters, and its class by whether hidden sizes are equal."""
     module.input_size = cells(module)[0][1][0].shape[1]
     if type(module) not in RECURRENT:
         return

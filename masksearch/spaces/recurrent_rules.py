@@ -1,4 +1,4 @@
-"""Coupling rules of ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``: hidden units, and the features that feed them.
+"""Rules that follow channels through ``nn.RNN``, ``nn.GRU`` and ``nn.LSTM``: hidden units and input features.
 
 A hidden unit is its rows in all gates of ``weight_ih``, ``weight_hh`` and biases, its column of ``weight_hh``, and the
 columns of the next layer. With zero parameters and a zero start state the unit stays zero: in an LSTM i = o = 1/2 and
@@ -30,7 +30,7 @@ class _Pausable(Protocol):
 
 @contextmanager
 def following_recurrent(coupling: Coupling, model: nn.Module, tracer: _Pausable) -> Iterator[None]:
-    """Context manager that follows each recurrent module of a network as a whole, and the unpacking of sequences.
+    """In a ``with`` block, follow channels through whole recurrent modules instead of their operations.
 
     While a recurrent module runs, ``tracer`` is paused.
     """
@@ -82,7 +82,7 @@ class _Unpacking(TorchFunctionMode):
 
 
 def pack(coupling: Coupling, call: "Call") -> None:
-    """Pass on the labels of features: packing moves entries of the batch and of time."""
+    """Follow channels through the packing of sequences, which moves only entries of the batch and of time."""
     data = call.inputs[0]
     labels = coupling.labels(data)
     for dim_labels in labels[:2]:

@@ -1,4 +1,4 @@
-"""Numbers in the attributes of modules that hold a number of channels, as ``self.c`` in ``x.split((self.c, self.c))``.
+"""Attributes of modules that hold a number of channels, as ``self.c`` in ``x.split((self.c, self.c))``.
 
 A pruned network that calls ``view`` or ``split`` with the old number stops. While the network runs once, every number
 in an attribute of the running modules that equals the size of a result's dimension is a candidate. The proof of the
@@ -28,7 +28,7 @@ _MOST_SUBSETS = 40  # that are tried for one family of units
 
 @dataclass(frozen=True, eq=False)
 class SizeAttribute:
-    """A number in an attribute of a module that equals a number of positions; ``units`` are their unit numbers."""
+    """Attribute of a module that holds a number of channels, with the units to which these channels belong."""
 
     module: str
     attribute: str
@@ -37,16 +37,16 @@ class SizeAttribute:
 
     @property
     def place(self) -> tuple[str, str, int | None]:
-        """Module, attribute and index."""
+        """Return where the number of channels stands: module, attribute, and index in a tuple or list (or None)."""
         return self.module, self.attribute, self.index
 
     def number(self, bits: Tensor) -> int:
-        """Return the number of positions that the mask ``bits``, bool (n_units,), keeps."""
+        """Return how many of the counted channels the mask ``bits``, bool (n_units,), keeps."""
         return int(torch.cat([bits, bits.new_ones(1)])[torch.from_numpy(self.units)].sum())
 
 
 def note_sizes(coupling: Coupling, call: Call) -> None:
-    """Record the attributes of running modules that may have given an operation the sizes of its results."""
+    """Record the modules' attributes that may have given the results of an operation their sizes."""
     if call.name not in _SIZED:
         return
     numbers = [(name, *found) for name, module in call.running for found in _numbers(module)]
@@ -78,7 +78,7 @@ def _is_number(value: object) -> bool:
 
 
 def attribute_subsets(candidates: Sequence[SizeAttribute], family: slice) -> Iterator[tuple[SizeAttribute, ...]]:
-    """Yield sets of attributes that could make the units of a family removable, small sets first."""
+    """Yield sets of attributes that could make one layer's channels removable if changed, small sets first."""
     own: dict[tuple[object, ...], SizeAttribute] = {}
     for candidate in candidates:
         if ((candidate.units >= family.start) & (candidate.units < family.stop)).any():

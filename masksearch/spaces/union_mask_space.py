@@ -1,4 +1,4 @@
-"""Union of the block space and the filter space of a network: whole branches and channels in one mask."""
+"""Union of the block space and the filter space of a network: masks of whole branches and of channels."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ __all__ = ["UnionLimits", "UnionSpace"]
 
 @dataclass(frozen=True)
 class UnionLimits(Limits):
-    """Limits of a union space: a layer of filters that lies in removed blocks keeps nothing.
+    """Limits on the kept units of layers in a union space: filters within removed blocks keep nothing.
 
     Parameters
     ----------
@@ -39,11 +39,14 @@ class UnionLimits(Limits):
 
     @cached_property
     def lowest(self) -> np.ndarray:
-        """Smallest allowed number of kept units of every layer that is alive, int64 (n_layers,); 0 for blocks."""
+        """Return the smallest allowed number of kept units of every layer, int64 (n_layers,); 0 for blocks.
+
+        A layer of filters in removed blocks keeps 0 units.
+        """
         return np.minimum(-(-np.array(self.least) // self.steps) * self.steps, self.sizes)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers lie in no block, or in a kept block: bool (n_layers,)."""
+        """Return which layers may keep units, since they are in no block or a kept one: bool (n_layers,)."""
         inside, contains = self._containment
         return ~inside | ((contains @ (kept > 0)) > 0)
 
@@ -61,12 +64,12 @@ class UnionLimits(Limits):
         return not kept[~alive].any() and bool((kept == self.floor(kept))[alive].all())
 
     def settled(self, kept: np.ndarray) -> np.ndarray:
-        """Return the largest allowed numbers up to ``kept``, and the smallest allowed ones of layers without any."""
+        """Return kept units per layer, int64 (n_layers,), rounded to allowed numbers; 0 in removed blocks."""
         return np.where(self.alive(kept), self.floor(kept), 0)
 
 
 class UnionSpace(NetworkSpace):
-    """Masks of whole residual branches and of channels, under one density in units, parameters or MACs.
+    """Masks of a network with one bit per residual branch and per channel group, under one common density.
 
     Made by :func:`~masksearch.union_space`. Blocks come first, each a layer with one unit; the layers of filters
     follow. The units of layers that lie in removed blocks count as removed: :class:`~masksearch.core.mask.Mask` prunes
@@ -121,36 +124,36 @@ class UnionSpace(NetworkSpace):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash (16 hex digits) of both spaces; a mask fits every space of the same fingerprint."""
+        """Return a hash (16 hex digits) of blocks and filters; masks fit all spaces with the same fingerprint."""
         digest = hashlib.sha256(super().fingerprint.encode())
         digest.update(f"{self.blocks.fingerprint}/{self.filters.fingerprint}".encode())
         return digest.hexdigest()[:16]
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """One text per layer; layers with equal texts look alike."""
+        """Return one text per layer that describes its kind; layers with equal texts look alike."""
         kinds = (("block", self.blocks), ("filters", self.filters))
         return tuple(f"{kind}: {text}" for kind, space in kinds for text in space.topologies)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Parameter or buffer of the full network -> shape."""
+        """Return {parameter or buffer of the full network: shape}."""
         return self.blocks.shapes
 
     # Canonical masks: nothing is kept within a removed block.
 
     @property
     def needed(self) -> np.ndarray:
-        """Whether every mask must keep a unit of a layer: bool (n_layers,); True for layers of filters in no block."""
+        """Return which layers must keep a unit under every mask: bool (n_layers,), True for filters in no block."""
         limits = zip(self.limits.least, self.limits.owners, strict=True)
         return np.array([bool(least) and not own for least, own in limits])
 
     def empty(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers of filters cut a network because they keep nothing, and are not in removed blocks."""
+        """Return which layers of filters outside of removed blocks keep nothing, which breaks the network."""
         return (kept == 0) & self.limits.alive(kept) & (np.array(self.limits.least) > 0)
 
     def canonical(self, bits: Tensor) -> Tensor:
-        """Return mask bits without the units that lie in removed blocks, bool (n_units,)."""
+        """Return mask bits, bool (n_units,), in which all channels within removed blocks are pruned, too."""
         kept = np.add.reduceat(bits.numpy().astype(np.int64), self.starts)
         dead = np.flatnonzero(~self.limits.alive(kept) & (kept > 0))
         if len(dead):
@@ -160,14 +163,14 @@ class UnionSpace(NetworkSpace):
         return bits
 
     def part_masks(self, mask: Mask) -> tuple[Mask, Mask]:
-        """Return the mask of blocks and the mask of filters that a mask consists of."""
+        """Return a mask's two parts: the mask of blocks and the mask of filters."""
         n = self.blocks.n_units
         return Mask(self.blocks, mask.bits[:n]), Mask(self.filters, mask.bits[n:])
 
     # Parameters.
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {parameter name: bool tensor of its shape, True = kept} for all parameters that masks can change."""
+        """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change."""
         of_blocks, of_filters = self.part_masks(mask)
         masks = self.filters.parameter_masks(of_filters)
         for name, keep in self.blocks.parameter_masks(of_blocks).items():
@@ -175,7 +178,7 @@ class UnionSpace(NetworkSpace):
         return masks
 
     def layer_weights(self) -> list[str]:
-        """Return the names of the last weights of all branches, and of the weights that make removable channels."""
+        """Return the names of the last weight of each branch, and of the weights that make removable channels."""
         return list(dict.fromkeys([*self.blocks.layer_weights(), *self.filters.layer_weights()]))
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
@@ -186,17 +189,17 @@ class UnionSpace(NetworkSpace):
         return torch.cat([self.blocks.unit_sums(tensors, part), self.filters.unit_sums(tensors, part)])
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {module: (kept channels, their dimension)} of the norms that a mask makes smaller."""
+        """Return {norm: (indices of its kept channels, their dimension)} of the norms that a mask makes smaller."""
         return self.filters.kept_in_norms(self.part_masks(mask)[1])
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
-        """Make norms take statistics over the kept channels, where the filter space has units with that meaning."""
+        """Make a network's norms normalise over a mask's kept channels, if the filter space has ``norms=True``."""
         self.filters.set_norms(model, self.part_masks(mask)[1])
 
     # Pruning: channels first, then blocks. Layers within removed blocks stay whole until their block goes.
 
     def cut_mask(self, mask: Mask) -> Mask:
-        """Return the mask of filters that keeps all units within removed blocks."""
+        """Return the mask of filters by which to cut channels; it keeps all channels within removed blocks."""
         self.check_mask(mask)
         _, of_filters = self.part_masks(mask)
         bits = of_filters.bits.clone()
@@ -206,11 +209,11 @@ class UnionSpace(NetworkSpace):
         return Mask(self.filters, bits)
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: what replaces it in the network that is physically pruned by a mask}, as JSON."""
+        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
         return self.blocks.replacements(self.part_masks(mask)[0])
 
     def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
-        """Return a copy of a network of this space without the blocks and channels that a mask removes.
+        """Return a copy of the network without the blocks and channels that the mask prunes.
 
         Raises
         ------
@@ -252,7 +255,7 @@ class UnionSpace(NetworkSpace):
         return self._cost(np.array(list(mask.kept_per_layer().values()), dtype=np.int64), hold)
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the units, parameters or MACs per input that removing each unit alone saves: float64 (n_units,)."""
+        """Return the units, parameters or MACs per input that each unit's removal alone saves: float64 (n_units,)."""
         choose("hold", hold, list(get_args(Hold)))
         full = self._cost(self._sizes, hold)
         saved = []
@@ -264,20 +267,20 @@ class UnionSpace(NetworkSpace):
         return torch.tensor(saved).double()
 
     def kept_params(self, mask: Mask) -> int:
-        """Return the number of parameters of the network that is physically pruned by a mask."""
+        """Return how many parameters the network has after physical pruning by a mask."""
         return self._cost_of_mask(mask, "params")
 
     def kept_macs(self, mask: Mask) -> int:
-        """Return the MACs per input of the network that is physically pruned by a mask."""
+        """Return how many MACs per input the network needs after physical pruning by a mask."""
         return self._cost_of_mask(mask, "macs")
 
     def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of units, or of the full network's parameters or MACs, that a mask keeps."""
+        """Return the share of the full network's units, parameters or MACs that a mask keeps."""
         choose("cost", hold, list(get_args(Hold)))
         return self._cost_of_mask(mask, hold) / self._cost(self._sizes, hold)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether layers that keep ``kept`` units, int64 (n_layers,), cost at most the density."""
+        """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost at most what a density allows."""
         amount = Amount.of(density, hold=hold)
         one = amount.single("the layers of a union space have none of their own; give one density")
         if amount.hold == "units":

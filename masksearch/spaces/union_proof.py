@@ -1,4 +1,4 @@
-"""Union of spaces of one network, and the numerical test that pruned networks equal masked ones."""
+"""Union of the block and filter spaces of a network, and the test that pruned networks equal masked ones."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ _DENSITIES = (0.8, 0.5, 0.3)  # of the random masks that are tested
 def union_space(
     *spaces: NetworkSpace, model: nn.Module | None = None, example_input: Nested | None = None
 ) -> UnionSpace:
-    """Return the space of masks with the units of several spaces of one network: whole blocks and channels.
+    """Return the space of masks that prune whole residual blocks and channels of one network.
 
     One density, in units, parameters or MACs, holds for all units together, so that a search decides what to give up.
     Channels, heads and neurons within a removed block count as removed.

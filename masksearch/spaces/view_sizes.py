@@ -1,4 +1,4 @@
-"""Sizes in calls of ``view``, ``reshape``, ``expand`` and ``split`` that a forward pass calculates from other sizes.
+"""Sizes in calls of ``view``, ``reshape``, ``expand`` and ``split`` that pruning of channels changes.
 
 ``x.reshape(b, n, 3, self.heads, width // self.heads)`` with the width of the input can't be made right by changing
 ``heads``. A pruned module with such calls gets two hooks. They multiply the sizes of heads in these calls by the share
@@ -25,7 +25,7 @@ _SIZED = ("view", "reshape", "expand", "split")
 
 @dataclass(frozen=True, eq=False)
 class ViewCall:
-    """A size in a call of ``view``, ``reshape``, ``expand`` or ``split`` along a dimension with channels."""
+    """Size of a dimension with channels in a call of ``view``, ``reshape``, ``expand`` or ``split``."""
 
     owner: str  # name of the module whose forward makes the call
     call: str  # "reshape3#1": the second call of reshape with a result of three dimensions while the module runs
@@ -47,20 +47,20 @@ def _sizes(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any] 
 
 
 class CallCounter:
-    """Names of sized calls while one module runs: function, dimensions of the result, and number of the call."""
+    """Names for a module's calls of ``view`` and the like: function, result's dimensions, number of the call."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
     def name(self, function: str, sizes: Sequence[Any]) -> str:
-        """Return the name of the next call, ``"reshape3#1"`` for the second of its kind."""
+        """Return a name for the module's next call of ``function``: ``"reshape3#1"`` for the second of its kind."""
         kind = f"{function}{len(sizes)}"
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return f"{kind}#{self._counts[kind] - 1}"
 
 
 class ViewRecorder(TorchFunctionMode):
-    """Record the sized calls of a traced forward pass whose results have labelled dimensions.
+    """Recorder of calls of ``view`` and the like in a forward pass whose results have channels to follow.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def _right(function: str, tensor: Tensor, sizes: Sequence[Any], dim: int) -> boo
 
 
 class SizedCalls:
-    """Hooks of a pruned module that change sizes in the calls of its forward pass.
+    """Hooks of a pruned module that correct sizes in its forward's calls of ``view`` and the like.
 
     Parameters
     ----------
@@ -132,18 +132,18 @@ class SizedCalls:
         self._running: list[_Resize] = []
 
     def enter(self, module: nn.Module, inputs: Any) -> None:
-        """Begin to change sizes, before the forward pass."""
+        """Begin to correct the sizes of ``view`` and similar calls, before a module's forward pass."""
         self._running.append(_Resize(self.shares))
         self._running[-1].__enter__()
 
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Stop changing sizes, after the forward pass or its exception."""
+        """Stop correcting the sizes of ``view`` and similar calls, after the module's forward pass or its error."""
         if self._running:
             self._running.pop().__exit__(None, None, None)
 
 
 def fit_calls(module: nn.Module, shares: Shares) -> None:
-    """Let a module change the sizes of its calls by :class:`SizedCalls`, in place of those of an earlier pruning."""
+    """Make a pruned module correct the sizes in its calls of ``view`` and the like; earlier hooks are replaced."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for number, hook in list(hooks.items()):
             if isinstance(getattr(hook, "__self__", None), SizedCalls):

@@ -1,4 +1,4 @@
-"""Weight space of a network: one unit per weight of its matrix products and convolutions."""
+"""Weight space of a network: masks with one bit per weight of its matrix products and convolutions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
@@ -52,7 +52,7 @@ class WeightSpace(NetworkSpace):
         return "\n".join([*lines, *(f"left out: {name}: {reason}" for name, reason in self.left_out)])
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
-        """Return {weight name: bool tensor of its shape, True = kept}."""
+        """Return {weight name: bool tensor, True = kept} of the weights that a mask covers."""
         return {self._weights[layer.name]: mask.bits[layer.slice].view(layer.shape) for layer in self.layers}
 
     def layer_weights(self) -> list[str]:
@@ -60,7 +60,7 @@ class WeightSpace(NetworkSpace):
         return [self._weights[layer.name] for layer in self.layers]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Flatten and concatenate the tensors of all maskable weights: (n_units,), on the tensors' device.
+        """Flatten the tensors of all maskable weights into one tensor, (n_units,), on their device.
 
         ``tensors`` holds them by parameter name. A unit is one entry: there is nothing to sum, ``part`` has no effect.
         """

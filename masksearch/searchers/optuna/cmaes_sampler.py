@@ -37,24 +37,24 @@ class Cmaes:
 
     @property
     def max_asks(self) -> int:
-        """Largest number of calls of :meth:`ask` before the next call of :meth:`tell`."""
+        """Return the largest number of calls of :meth:`ask` before the next call of :meth:`tell`."""
         if self._n_scored < self.first:
             return self.first - self._n_scored
         return self._ready().population_size - len(self._generation)
 
     @property
     def step_size(self) -> float | None:
-        """Standard deviation of the samples, as a share of the bounds' distance; None before the first population."""
+        """Return the standard deviation of CMA-ES's samples in the unit cube; None before the first population."""
         return None if self._optimizer is None else float(self._optimizer._sigma)
 
     def ask(self, number: int) -> np.ndarray:
-        """Return the next point of the unit cube, float64 (n_parameters,); the trial's ``number`` seeds the draw."""
+        """Return the next point of the unit cube to score, float64 (n_parameters,); the trial ``number`` is a seed."""
         optimizer = self._ready()
         optimizer.reseed_rng(derive(self.seed, "cmaes", number) % 2**32)
         return optimizer.ask()
 
     def tell(self, point: np.ndarray, score: float | None) -> None:
-        """Learn the score of a point; None: the trial failed. Call it in order of the trials' numbers."""
+        """Give CMA-ES the score of a point, or None for a failed trial; call it in order of the trials' numbers."""
         self._n_scored += 1
         if score is None:
             return

@@ -69,21 +69,21 @@ class MemoryStudy:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials in order; read only."""
+        """Return all trials of the Optuna study in order; read only."""
         return self._storage.get_all_trials(self._id, deepcopy=False)
 
     @property
     def max_asks(self) -> int | None:
-        """Largest number of calls of :meth:`ask` before the next call of :meth:`tell`; None: no limit."""
+        """Return the largest number of calls of :meth:`ask` before the next :meth:`tell`; None: no limit."""
         return None if self._cmaes is None else self._cmaes.max_asks
 
     @property
     def step_size(self) -> float | None:
-        """Standard deviation of CMA-ES, as a share of the bounds' distance; None for other samplers."""
+        """Return CMA-ES's standard deviation relative to the parameters' range; None for other samplers."""
         return None if self._cmaes is None else self._cmaes.step_size
 
     def ask(self) -> tuple[int, np.ndarray]:
-        """Return the number and the point, float64 (n_parameters,), of the next trial."""
+        """Return the number of the next trial, and the point to score in it, float64 (n_parameters,)."""
         number = len(self)
         point = self._fixed(number)
         if point is not None:
@@ -135,13 +135,13 @@ class MemoryStudy:
         return sampler
 
     def tell(self, number: int, values: Sequence[float] | None) -> None:
-        """Finish a trial with ``values``: its score, and its cost if the study has costs; None: the trial failed."""
+        """Finish trial ``number`` with its score, and its cost if the study has costs; None: the trial failed."""
         trial = self.trials[number]
         self._storage.set_trial_state_values(trial._trial_id, _state(values), values)
         self._learn(self._values(trial), None if values is None else values[0])
 
     def add_trial(self, trial: FrozenTrial, *, skip_start: bool = True) -> None:
-        """Add a finished trial of a shared study; by default, its point is not proposed again as a start point."""
+        """Add a finished trial of a shared study; by default, the study doesn't propose its point again."""
         if trial.distributions != self._distributions:
             raise InputError(f"study: its trial {trial.number} has other parameters than this search")
         self._storage.create_new_trial(self._id, trial)
@@ -160,7 +160,7 @@ class MemoryStudy:
         return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
 
     def state_dict(self) -> dict[str, object]:
-        """Return all trials as arrays, to restore the study from; no trial may be running."""
+        """Return all trials of the study as arrays, from which it can be restored; no trial may be running."""
         trials = self.trials
         no_score = [math.nan] * len(self.directions)
         return {
@@ -175,7 +175,7 @@ class MemoryStudy:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore trials from :meth:`state_dict` into a new study."""
+        """Restore the trials that :meth:`state_dict` returned into a new study."""
         for values, scores, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
             result = None if math.isnan(scores[0]) else scores
             trial = create_trial(
@@ -194,7 +194,7 @@ class MemoryStudy:
 
 @dataclass
 class OptunaState:
-    """State that a search by an Optuna sampler needs to resume: its study with all trials."""
+    """State from which a search by an Optuna sampler resumes: its study with all trials."""
 
     study: MemoryStudy  # the trials of this search, and of the others if they are shared
     start_is_due: bool  # whether the given start mask is still to be proposed

@@ -29,7 +29,7 @@ PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
 @dataclass(frozen=True)
 class Sampler:
-    """Row of ``SAMPLERS``: largest number of parameters of an Optuna sampler, and what it supports."""
+    """Optuna sampler in the table ``SAMPLERS``: its largest number of parameters, and what it supports."""
 
     max_parameters: int  # largest number of parameters with which the sampler is still fast
     time: str  # time of a proposal with max_parameters on one core, measured by benchmarks/sampler_costs.py
@@ -86,12 +86,12 @@ class OptunaSearch(Searcher):
     search: these are not in its history, unless they are proposed again (starts and QMC points are).
     """
 
-    sampler: str = "tpe"  # name in SAMPLERS: random, tpe, cmaes, gp, qmc, nsga2, nsga3
-    parametrisation: str = "layers"  # how numbers define a mask: layers, mixture, blocks, bits
-    saliency: str | None = None  # name of the ranking of units in layers, blocks; None: the first, or random
-    densities: bool = False  # mixture: whether layers have parameters beside the saliencies' weights
-    spread: float = 3.0  # layers, mixture: largest difference of the layers' log-odds / 2
-    blocks: int = 32  # blocks: approximate number of blocks
+    sampler: str = "tpe"  # "random", "tpe", "cmaes", "gp", "qmc", "nsga2" or "nsga3"
+    parametrisation: str = "layers"  # how numbers define a mask: "layers", "mixture", "blocks" or "bits"
+    saliency: str | None = None  # name of the saliency that ranks units; None: the first one, or a random ranking
+    densities: bool = False  # for "mixture": whether layers' densities are parameters, too
+    spread: float = 3.0  # for "layers" and "mixture": largest difference of the layers' log-odds / 2
+    blocks: int = 32  # for "blocks": approximate number of blocks of units
     storage: str | None = field(default=None, repr=False)  # URL of the Optuna storage for the study
     study: str | None = None  # name of a shared study in the storage; None: not shared
     label: str = field(default="", repr=False)  # first part of the written study's name; empty: the sampler's name
@@ -277,7 +277,7 @@ class OptunaSearch(Searcher):
 
     @property
     def study_name(self) -> str:
-        """Name of the Optuna study: ``study`` if it is shared, else a label and a hash of searcher and problem."""
+        """Return the Optuna study's name: ``study`` if shared, else a label and a hash of searcher and problem."""
         if self.study is not None:
             return self.study
         identity = {"searcher": self.identity(), "saliencies": [], **self.problem.identity()}
@@ -302,7 +302,7 @@ class OptunaSearch(Searcher):
 
 
 def is_in_memory(url: str) -> bool:
-    """Return whether the URL of a storage names a SQLite database in memory."""
+    """Return whether the URL of an Optuna storage names a SQLite database in memory."""
     if not url.startswith("sqlite"):
         return False
     database, _, query = url.partition("://")[2].removeprefix("/").partition("?")
@@ -310,7 +310,7 @@ def is_in_memory(url: str) -> bool:
 
 
 def sqlite_url(path: Path) -> str:
-    """Return the URL of a SQLite file; characters that end a path in URLs are escaped."""
+    """Return the URL of a SQLite file, with those characters escaped that would end a path in a URL."""
     if not set(str(path)) & set("?#{}%"):
         return f"sqlite:///{path}"
     from sqlalchemy.engine import make_url  # a slow import

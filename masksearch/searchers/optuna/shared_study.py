@@ -92,11 +92,11 @@ class SharedStudy:
             time.sleep(0.05)
 
     def state_dict(self) -> dict[str, object]:
-        """Return the study's unique random number, and the ids of all trials that this search has written or read."""
+        """Return the shared study's unique number, and the ids of all trials that this search has written or read."""
         return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known_ids)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state from :meth:`state_dict`.
+        """Restore what :meth:`state_dict` returned: which trials of the study this search has written or read.
 
         Raises
         ------
@@ -111,7 +111,7 @@ class SharedStudy:
         self.known_ids = set(state["known"])
 
     def new_trials(self) -> list[FrozenTrial]:
-        """Return the finished trials of all searches that this search has not written or read before, in order."""
+        """Return the finished trials of all searches in the study that this search has not written or read before."""
         with self._access():
             trials = self._storage.get_all_trials(self._id, deepcopy=False)
         new = [trial for trial in trials if trial.state.is_finished() and trial._trial_id not in self.known_ids]
@@ -119,7 +119,7 @@ class SharedStudy:
         return new
 
     def write(self, trials: Iterable[FrozenTrial]) -> None:
-        """Write finished trials of this search to the study."""
+        """Write finished trials of this search to the shared study."""
         for trial in trials:
             signed = copy(trial)
             signed.user_attrs = {"seed": self._seed}

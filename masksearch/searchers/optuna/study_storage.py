@@ -20,7 +20,7 @@ _TRIES = 10  # to open a storage while another process creates its tables
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Context manager in which Optuna logs only errors."""
+    """Make Optuna log only errors within a ``with`` block."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -30,14 +30,14 @@ def quiet() -> Iterator[None]:
 
 
 def storage_errors() -> tuple[type[Exception], ...]:
-    """Return the exception types of a storage that can't be read or written: full disk, held lock, lost server."""
+    """Return the exceptions of an Optuna storage that can't be read or written: full disk, held lock, lost server."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return StorageInternalError, SQLAlchemyError
 
 
 def opened(url: str) -> optuna.storages.RDBStorage:
-    """Open the Optuna storage at ``url``, and create its tables; raise an InputError if that fails."""
+    """Open the Optuna storage at ``url``, create its tables and return it; raise an InputError if that fails."""
     from sqlalchemy.engine import make_url  # a slow import
     from sqlalchemy.exc import DBAPIError
 
@@ -58,7 +58,7 @@ def opened(url: str) -> optuna.storages.RDBStorage:
 
 
 def check_url(url: str) -> None:
-    """Raise an InputError if ``url`` isn't a valid URL; nothing is opened."""
+    """Raise an InputError if ``url`` isn't a valid URL of an Optuna storage; nothing is opened."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -69,7 +69,7 @@ def check_url(url: str) -> None:
 
 
 def name_metrics(study: optuna.Study) -> None:
-    """Give the values of a study's trials the names ``score`` and ``cost``, for dashboards."""
+    """Name the values of an Optuna study's trials ``score`` and ``cost``, as dashboards then show them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(["score", "cost"][: len(study.directions)])
