@@ -294,7 +294,7 @@ class _Task:
         return amount.at(low)
 
     def repair_inputs(self) -> list[Any]:
-        """Return batches of training inputs for the repair."""
+        """Return batches of training inputs for the least-squares repair of kept weights."""
         return calibration_inputs(self.data.train, _REPAIRED, torch_generator(self.seed, "compress", "repair"))
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:

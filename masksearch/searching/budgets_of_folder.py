@@ -13,9 +13,9 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the searches to run in a folder: any search with the last, smaller budget, then the requested one.
+    """Return the problems to search in a folder, one after the other, so that the search with ``problem`` continues.
 
-    The search with the last saved budget is finished first.
+    If the folder has a search with a smaller budget, that search is first: it may be unfinished.
 
     Raises
     ------

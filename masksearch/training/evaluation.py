@@ -109,7 +109,7 @@ def metrics_of(metering: Metering | None, loss: float) -> dict[str, float]:
 
 
 def mean_loss(losses: Sequence[Tensor], parts: Sequence[int]) -> float:
-    """Return the mean loss over all examples or tokens, from each batch's mean loss and number of them (``parts``).
+    """Return the mean loss over all examples or tokens, from the batches' mean losses and sizes (``parts``).
 
     Batches without any part do not count. The CPU waits for the GPU here.
     """

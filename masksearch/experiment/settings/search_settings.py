@@ -186,7 +186,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class OptunaSettings:
-    """What Optuna's samplers choose, and where studies are stored: see :class:`masksearch.searchers.OptunaSearch`."""
+    """How the numbers that Optuna's samplers choose define a mask, and where Optuna's studies are stored."""
 
     parametrisation: Literal["layers", "mixture", "blocks", "bits"] = "layers"
     """What Optuna's samplers choose: layers, mixture, blocks or bits.

@@ -67,7 +67,7 @@ class CompactPath:
             yield network(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: this path caches no results of earlier masks."""
+        """Do nothing: this way of computing logits caches nothing of earlier masks."""
 
     def _network(self, proposal: Proposal) -> Callable[[Tensor], Tensor]:
         return self._cut(proposal.mask.bits) if self._slices else prune(self._model, self._space, proposal.mask)

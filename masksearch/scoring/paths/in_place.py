@@ -63,7 +63,7 @@ class InPlacePath:
             yield self._model(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: the logits of this path don't depend on earlier masks."""
+        """Do nothing: this way of computing logits caches nothing of earlier masks."""
 
     def _apply(self, proposal: Proposal) -> None:
         self._space.check_mask(proposal.mask)

@@ -92,7 +92,7 @@ class ReferencePath:
                 yield self._model(laid_out_like(self._images, self._images[place]))
 
     def refresh(self) -> None:
-        """Do nothing: this path caches no results of earlier masks."""
+        """Do nothing: this way of computing logits caches nothing of earlier masks."""
 
 
 def laid_out_like(images: Tensor, chosen: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class BatchedNetworks(nn.Module):
                 parameter.copy_(self.get_parameter(stacked_name(name))[place])
 
     def masks(self, masks: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Stack one {parameter name: mask} per network; return {stacked parameter name: stacked masks}."""
+        """Return the masks of several networks stacked per parameter, from one {parameter name: mask} per network."""
         return {stacked_name(self._first[name]): torch.stack([one[name] for one in masks]) for name in masks[0]}
 
 
