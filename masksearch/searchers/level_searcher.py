@@ -31,6 +31,12 @@ class RankedUnits:
 
     def __init__(self, problem: Problem, levels: int, draw: int = 0) -> None:
         self.problem, space = problem, problem.space
+        if space.nested or (space.limits is not None and space.limits.stepped):
+            kind = "units in blocks" if space.nested else "multiple_of"
+            raise InputError(
+                f"space: it has {kind}, and this search gives each layer any number of units; choose annealing, "
+                "evolution or random_search"
+            )
         amount = problem.amount
         density = amount.single("this search chooses the layers' densities, so give one density")
         generator = torch_generator(problem.seed, "levels", draw)

@@ -68,7 +68,7 @@ MISTAKES = {  # flags: what the line has to hold, as patterns
     "--granularity filtre": ["unknown granularity 'filtre': did you mean 'filter'"],
     "--hold macs": ["hold: macs", "weight masks hold units"],
     "--hold flops": ["unknown hold 'flops'", "units, params, macs"],
-    "--budget 0": ["budget: 0", "at least 1"],
+    "--budget 0": ["budget: 0", "from 1 to"],
     "--budget ten": ["--budget", "'ten'", "a whole number is needed"],
     "--budgett 10": ["--budgett", "did you mean --budget?"],
     "--seeds 2.5": ["--seeds", "'2.5'", "a whole number is needed"],

@@ -138,18 +138,18 @@ WRONG = {
     },
     "study: 's'; cmaes can't share one": {
         "methods": ["optuna_cmaes"],
-        "optuna": {"study": "s", "storage": "sqlite://"},
+        "optuna": {"study": "s", "storage": "sqlite:///s.db"},
     },
     "optuna.study: 's'; the front of max_macs is searched once": {
         "methods": ["optuna_tpe"],
         "granularity": "filter",
         "max_macs": [0.4],
-        "optuna": {"study": "s", "storage": "sqlite://"},
+        "optuna": {"study": "s", "storage": "sqlite:///s.db"},
     },
     "optuna.study: 's'; in rounds, optuna_tpe searches what": {
         "methods": ["optuna_tpe"],
         "schedule": ["iterative"],
-        "optuna": {"study": "s", "storage": "sqlite://"},
+        "optuna": {"study": "s", "storage": "sqlite:///s.db"},
     },
     "layer_sparsity: fc1=0.5; max_macs leaves layers free": {
         "methods": ["optuna_tpe"],
@@ -171,7 +171,9 @@ WRONG = {
     "finalists: snip snip; each may be given once": {"finalists": ["snip", "snip"]},
     "unknown criterion 'snip:layer'": {"finalists": ["snip:layer"]},
     "saliencies: snip:erk; they rank units": {"saliencies": ["snip:erk"]},
-    "saliencies, warm_start or finalists: taylor ranks filter and block units only": {"finalists": ["taylor"]},
+    "saliencies, warm_start or finalists: taylor ranks filter and block and union units only": {
+        "finalists": ["taylor"]
+    },
     "finalists: filter_l1; with max_macs, masks are chosen from a front": {
         "methods": ["optuna_tpe"],
         "granularity": "filter",

@@ -34,7 +34,7 @@ TEXTS = [
 ]  # fmt: skip
 _FEW = [
     *("--seeds", "1", "--epochs", "1", "--budget", "2", "--model", "lenet_300_100:0.05", "--sparsity", "0.8"),
-    *("--methods", "magnitude", "annealing", "--train-examples", "100", "--threads", "1", "--workers", "1"),
+    *("--methods", "magnitude", "annealing", "--train-examples", "100", "--threads", "1", "--executor", "inline"),
 ]  # fmt: skip
 
 

@@ -16,7 +16,7 @@ __all__ = ["KINDS", "command", "job", "results"]
 
 _SMALL = (
     "--model lenet_300_100:0.05 --seeds 1 --sparsity 0.8 --epochs 3 --lr 0.1 --train-examples 150 --search-examples 30 "
-    "--device cpu --threads 1 --workers 1 --set scoring.val_examples=60 run.latency_seconds=0"
+    "--device cpu --threads 1 --executor inline --set scoring.val_examples=60 run.latency_seconds=0"
 )
 KINDS: Mapping[str, str] = {
     "search": f"--methods annealing --budget 40 --rewind-to 1ep {_SMALL}",

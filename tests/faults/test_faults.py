@@ -293,7 +293,7 @@ def test_texts_of_a_sweep_are_escaped_in_its_page(tmp_path):
     plan = read_json(file)
     plan["machine"]["masksearch"] = "<script>alert(1)</script>"
     write_json(file, plan)
-    main(["show", str(file.parent)])
+    main(["show", "--report", str(file.parent)])
     assert "<script>alert" not in (file.parent / "report.html").read_text()
 
 

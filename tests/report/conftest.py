@@ -57,4 +57,4 @@ def rounds(tmp_path_factory):
 def dense_alone(tmp_path_factory):
     """A sweep that prunes nothing."""
     schedules = ScheduleSettings(schedule=("iterative",), rounds=(0,))
-    return _run(tmp_path_factory.mktemp("dense"), "dense", schedules, epochs=2, methods=("snip",), seeds=2)
+    return _run(tmp_path_factory.mktemp("dense"), "alone", schedules, epochs=2, methods=("snip",), seeds=2)

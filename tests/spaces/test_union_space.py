@@ -13,6 +13,7 @@ from masksearch.cost import macs
 from masksearch.criteria import select
 from masksearch.data import Split
 from masksearch.searchers import SEARCHERS, Annealing
+from masksearch.searchers.level_searcher import LevelSearcher
 from masksearch.utils.errors import InputError
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -166,7 +167,18 @@ class Checking:
         return [ms.Score(float(proposal.mask.bits[:60].sum())) for proposal in proposals]
 
 
-@pytest.mark.parametrize("name", [name for name in SEARCHERS if name not in ("optuna_gp", "annealing_thesis_cnn")])
+REFUSING = [name for name, make in SEARCHERS.items() if isinstance(make(), LevelSearcher)]
+OTHERS = {"optuna_gp", "annealing_thesis_cnn", "energy_annealing", *REFUSING}  # slow, or of filters alone
+
+
+@pytest.mark.parametrize("name", REFUSING)
+def test_searches_of_numbers_per_layer_refuse_unions(name):
+    space = union(mlp(), torch.zeros(1, 8))
+    with pytest.raises(InputError, match="units in blocks"):
+        ms.search(space, name, Checking(space, ms.Amount(0.6)), ms.Amount(0.6, on_empty="keep_one"), 5)
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name not in OTHERS])
 @pytest.mark.parametrize("hold", ["units", "macs"])
 @pytest.mark.parametrize("settings", [{}, {"multiple_of": 4}], ids=["", "multiples"])
 def test_searchers_propose_canonical_masks_within_the_budget(name, hold, settings):

@@ -72,7 +72,7 @@ class ScheduleSettings:
     def __post_init__(self) -> None:
         check_fields(self, "schedule")
         check_least(self, retrain_epochs=0, between_epochs=0, update_every=1)
-        check_numbers(self, rounds=1000, retrain_epochs=1_000_000, between_epochs=1_000_000, retrain_lr=1e6)
+        check_numbers(self, rounds=1000, retrain_epochs=1_000_000, between_epochs=1_000_000, retrain_lr=1e38)
         for schedule in self.schedule:
             choose("schedule", schedule, list(SCHEDULES))
         if self.rounds:

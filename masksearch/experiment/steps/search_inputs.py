@@ -79,7 +79,10 @@ class SearchInputs:
         if file.exists():
             remedy = "remove this file and run again"
             tensors, seconds = load_tensors(file, remedy)
-            check_tensors(tensors, {"saliency": torch.empty(self.context.space.n_units)}, file, remedy)
+            saved = tensors.get("saliency")  # of a criterion in float32 or float64
+            dtype = torch.float64 if saved is not None and saved.dtype == torch.float64 else torch.float32
+            needed = {"saliency": torch.empty(self.context.space.n_units, dtype=dtype)}
+            check_tensors(tensors, needed, file, remedy)
             with refusing(file, remedy):
                 self._seconds_before += seconds
                 self.pruning_seconds += seconds
