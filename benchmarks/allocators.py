@@ -20,11 +20,10 @@ import torch
 from torch import nn
 
 import masksearch as ms
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, write_block
 from benchmarks.problems import searcher_of
 from benchmarks.rows import read_csv, write_csv
 from masksearch.analysis import Estimate
-from masksearch.utils.files import write_bytes
 
 PATH = HERE / "results" / "allocators.csv"
 MACS = 0.3
@@ -141,8 +140,7 @@ def main() -> None:
     collect(given.seeds, given.budget)
     print("\n".join(table()))
     if given.write:
-        page = HERE / "README.md"
-        write_bytes(page, replace_block(page.read_text(), given.write, "\n".join(table()) + "\n").encode())
+        write_block(given.write, "\n".join(table()) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.page import HERE, replace_block
+from benchmarks.page import HERE, write_block
 from benchmarks.problems import searcher_of
 from benchmarks.rows import Row, read_csv, write_csv
 from masksearch.analysis import Estimate
@@ -50,7 +50,6 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Budget, Problem, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher, WidthRegression
-from masksearch.utils.files import write_bytes
 from masksearch.utils.seeds import derive, numpy_generator
 
 PATH = HERE / "results" / "channel_bench.csv"
@@ -274,7 +273,6 @@ METHODS = ("uniform", BASELINE, *SEARCHES)
 TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "channel_bench_gain": ("gain", METHODS),
     "channel_bench_over_ridge": ("over_ridge", MODELS),
-    "channel_bench_regret": ("regret", ("uniform", BASELINE, *MODELS)),
 }
 """Place on the page -> quantity and methods of the table."""
 
@@ -330,9 +328,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.write:
         quantity, methods = TABLES[given.write]
-        page = HERE / "README.md"
-        text = replace_block(page.read_text(), given.write, "\n".join(table(quantity, methods)) + "\n")
-        write_bytes(page, text.encode())
+        write_block(given.write, "\n".join(table(quantity, methods)) + "\n")
     else:
         folder = Path(os.environ.get("MASKSEARCH_DATA", "data")) / "channel_bench"
         missing = [name for name in NETWORKS if not (folder / f"{name}.npz").exists()]
