@@ -83,10 +83,10 @@ def test_early_birds_and_their_epochs_are_in_the_rows(rounds, home, monkeypatch)
 
 
 def test_a_dense_network_alone_has_no_rows_and_a_page(dense_alone, home):
-    (home / "README.md").write_text("<!-- dense -->\n<!-- end of dense -->\n")
+    (home / "README.md").write_text("<!-- alone -->\n<!-- end of alone -->\n")
     main(dense_alone.path, home)
     assert not list((home / "results").iterdir())
-    assert "figures/dense_training.png" in (home / "README.md").read_text()
+    assert "figures/alone_training.png" in (home / "README.md").read_text()
 
 
 def test_a_page_without_the_place_is_refused_before_anything_is_written(rounds, home):
