@@ -207,6 +207,8 @@ class Problem:
         Minimised beside the score; the density is then an upper limit.
     energy : Energy, optional
         Rates masks without scoring them, in microseconds per move; for searchers with ``needs_energy``.
+    sparsity : float or {layer name: float}, optional
+        1 - density, in place of ``density``.
     amount : Amount, optional
         Another name for ``density``, for :func:`dataclasses.replace`.
     earlier_budgets : sequence of Budget
@@ -244,6 +246,7 @@ class Problem:
         cost: Cost | None = None,
         energy: Energy | None = None,
         *,
+        sparsity: Density | None = None,
         amount: Amount | None = None,
         earlier_budgets: Sequence[Budget] = (),
     ) -> None:
@@ -259,7 +262,7 @@ class Problem:
                 )
         values = {
             "space": space,
-            "amount": Amount.of(amount or density, on_empty=on_empty, hold=hold).by_layer(space),
+            "amount": Amount.of(amount or density, sparsity=sparsity, on_empty=on_empty, hold=hold).by_layer(space),
             "budget": Budget.of(budget),
             "seed": seed,
             "start": start,

@@ -155,3 +155,9 @@ def test_criteria_take_amounts_and_sparsities():
     assert ms.criteria.select("magnitude", model, space) == ms.criteria.select("magnitude", model, space, density=0.1)
     with pytest.raises(InputError, match="scope: 'erk' beside an Amount"):
         ms.criteria.select("magnitude", model, space, density=Amount(0.2), scope="erk")
+
+
+def test_a_problem_takes_a_sparsity_in_place_of_a_density():
+    assert ms.Problem(SPACE, sparsity=0.9, budget=5).amount == ms.Problem(SPACE, 0.1, 5).amount
+    with pytest.raises(InputError, match="exactly one"):
+        ms.Problem(SPACE, 0.1, 5, sparsity=0.9)
