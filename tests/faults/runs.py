@@ -58,6 +58,15 @@ def job(args: list[str]) -> Callable[[], int]:
 _LEFT_OUT = ("seconds", "latency", "checksum")
 
 
+def _rows(path: Path) -> Any:
+    """Return the rows of a history without wall-clock fields; its bytes, if a line is damaged."""
+    content = path.read_bytes()
+    try:
+        return [_plain(json.loads(line)) for line in content.splitlines()]
+    except (ValueError, RecursionError):
+        return content
+
+
 def _plain(node: Any) -> Any:
     if isinstance(node, dict):
         return {name: _plain(value) for name, value in node.items() if name not in _LEFT_OUT}
@@ -77,7 +86,7 @@ def results(runs: Path) -> dict[str, Any]:
         if (path.suffix == ".safetensors" and path.name != "search.safetensors") or path.name == "moves.i32":
             found[name] = path.read_bytes()
         elif path.name == "history.jsonl":
-            found[name] = [_plain(json.loads(line)) for line in path.read_bytes().splitlines()]
+            found[name] = _rows(path)
         elif path.name in ("metrics.json", "settings.json", "status.json"):
             found[name] = _plain(json.loads(path.read_bytes()))
         elif path.name.endswith(".part"):
