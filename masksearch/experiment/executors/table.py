@@ -9,7 +9,7 @@ import torch
 
 from masksearch.data import Data
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.executors.crew import run_by_crew
+from masksearch.experiment.executors.crew import Crew, run_by_crew
 from masksearch.experiment.executors.processes import ProcessCrew
 from masksearch.experiment.executors.ray_actors import RayCrew, cluster_cpus
 from masksearch.experiment.executors.worker import WorkerPlan
@@ -36,50 +36,24 @@ class Plan:
 
 @dataclass(frozen=True)
 class Executor:
-    """A way to run the cells of a sweep, such as in several processes: its description and its function."""
+    """A way to run the cells of a sweep: its description, and the function that starts its workers."""
 
     about: str
-    run: Callable[[Iterable[Group], Path, RunSettings, Plan, torch.device, SweepCallback], None]
+    crew: Callable[[RunSettings, Plan, Path, torch.device], Crew] | None = None  # None: this process runs the cells
 
 
-def _inline(
-    groups: Iterable[Group],
-    path: Path,
-    run: RunSettings,
-    plan: Plan,
-    device: torch.device,
-    callback: SweepCallback,
-) -> None:
-    run_inline(groups, path, device, plan.threads, callback)
+def _processes(run: RunSettings, plan: Plan, path: Path, device: torch.device) -> Crew:
+    return ProcessCrew(WorkerPlan(run, plan.threads, path), plan.workers, device)
 
 
-def _processes(
-    groups: Iterable[Group],
-    path: Path,
-    run: RunSettings,
-    plan: Plan,
-    device: torch.device,
-    callback: SweepCallback,
-) -> None:
-    run_by_crew(groups, path, ProcessCrew(WorkerPlan(run, plan.threads, path), plan.workers, device), callback)
-
-
-def _ray(
-    groups: Iterable[Group],
-    path: Path,
-    run: RunSettings,
-    plan: Plan,
-    device: torch.device,
-    callback: SweepCallback,
-) -> None:
-    crew = RayCrew(WorkerPlan(run, plan.threads, path), plan.workers, run.gpus_per_cell, stop=not plan.address)
-    run_by_crew(groups, path, crew, callback)
+def _ray(run: RunSettings, plan: Plan, path: Path, device: torch.device) -> Crew:
+    return RayCrew(WorkerPlan(run, plan.threads, path), plan.workers, run.gpus_per_cell, stop=not plan.address)
 
 
 EXECUTORS: Table[Executor] = Table(
     "executor",
     {
-        "inline": Executor("this process, one cell after the other", _inline),
+        "inline": Executor("this process, one cell after the other"),
         "processes": Executor("processes:N runs N cells at the same time here; with GPUs, one each", _processes),
         "ray": Executor("ray runs cells on a local Ray, ray:ADDRESS on a cluster (auto, ray://HOST:10001)", _ray),
     },
@@ -126,4 +100,8 @@ def run_groups(
     groups: Iterable[Group], path: Path, run: RunSettings, plan: Plan, device: torch.device, callback: SweepCallback
 ) -> None:
     """Run all groups of a sweep's cells by the executor that ``plan`` names."""
-    EXECUTORS[plan.executor].run(groups, path, run, plan, device, callback)
+    crew = EXECUTORS[plan.executor].crew
+    if crew is None:
+        run_inline(groups, path, device, plan.threads, callback)
+    else:
+        run_by_crew(groups, path, crew(run, plan, path, device), callback)

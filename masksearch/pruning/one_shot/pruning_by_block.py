@@ -1,11 +1,10 @@
 """Pruning of a trained network's weights in one pass over its blocks, from a few inputs without labels."""
 
-import hashlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,21 @@ from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
 from masksearch.pruning.gram_matrices import MatrixLayer, calibration_batches, matrix_layers
 from masksearch.pruning.one_shot.block_runs import BlockRuns, block_names, block_runs
+from masksearch.pruning.one_shot.finished_blocks import (
+    BlockLayer,
+    FinishedBlocks,
+    LayerReport,
+    call_digest,
+    weights_digest,
+)
 from masksearch.pruning.one_shot.layer_methods import METHODS, Kept, outlier_share, relative_error, weight_shaped
 from masksearch.spaces import WeightSpace, nm_space, weight_space
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
-from masksearch.utils.files import load_tensors, save_tensors
-from masksearch.utils.nested import Nested, tensors_of
+from masksearch.utils.nested import Nested
 from masksearch.utils.registry import choose
 
 __all__ = ["LayerReport", "OneShot", "one_shot", "outlier_densities"]
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """Result of pruning one layer: its density, and the relative squared error of its outputs."""
-
-    name: str
-    density: float  # kept weights / weights
-    error: float  # squared error of the layer's outputs / squared dense outputs, on the inputs of the pruned network
 
 
 @dataclass(frozen=True)
@@ -126,7 +122,7 @@ def one_shot(
     batches = calibration_batches(examples, device_of(model))
     names, layers, space = _layers(network, batches, blocks, pattern, exclude)
     kept = _kept(space, density, sparsity, pattern)
-    store = None if folder is None else _Store(Path(folder), _call_digest(space, method, kept, batches))
+    store = None if folder is None else FinishedBlocks(Path(folder), call_digest(space, method, kept, batches))
     reports: dict[str, LayerReport] = {}
     keep: dict[str, Tensor] = {}
     with _without_cache(network):
@@ -135,7 +131,7 @@ def one_shot(
             own = {layer: layers[layer] for layer in layers if not name or layer.startswith(f"{name}.")}
             block = network.get_submodule(name)
             home = device_of(block)
-            digest = _weights_digest(network, own)
+            digest = weights_digest(network, own)
             done = None if store is None else store.load(number, digest)
             if done is None:
                 done = _prune_block(network, name, own, runs, method, kept)
@@ -217,15 +213,6 @@ def outlier_densities(
     return {layer: float(value) for (own, _, _), value in zip(shares, found, strict=True) for layer in own}
 
 
-@dataclass(frozen=True)
-class _Result:
-    """A pruned layer: new weight with the bias, as matrices; kept entries in the weight's shape; report."""
-
-    matrix: Tensor
-    keep: Tensor
-    report: LayerReport
-
-
 def _layers(
     network: nn.Module,
     batches: Sequence[Nested],
@@ -280,7 +267,7 @@ def _prune_block(
     runs: BlockRuns,
     method: str,
     kept: Mapping[str, Kept],
-) -> dict[str, _Result]:
+) -> dict[str, BlockLayer]:
     """Prune all layers of a block on the inputs that they have while the block is dense."""
     results = {}
     for layer, grams in _grams(network, name, layers, runs).items():
@@ -293,7 +280,7 @@ def _prune_block(
             keep[group], new[group, :, :-1] = METHODS[method](dense, gram, kept[layer])
             errors.append(relative_error(dense, new[group, :, :-1], gram))
         report = LayerReport(layer, float(keep.double().mean()), sum(errors) / len(errors))
-        results[layer] = _Result(new, weight_shaped(keep, layers[layer], module.weight.shape), report)
+        results[layer] = BlockLayer(new, weight_shaped(keep, layers[layer], module.weight.shape), report)
     return results
 
 
@@ -345,61 +332,3 @@ def _without_cache(network: nn.Module) -> Iterator[None]:
 def _tracked(order: Sequence[str], progress: bool) -> Iterable[str]:
     hidden = not (progress and sys.stderr.isatty())
     return track(order, "pruning blocks", console=Console(stderr=True), transient=True, disable=hidden)
-
-
-class _Store:
-    """Finished blocks of one call, one safetensors file per block."""
-
-    def __init__(self, folder: Path, call: str) -> None:
-        self.folder, self.call = folder, call
-
-    def _path(self, number: int) -> Path:
-        return self.folder / f"block_{number:04d}.safetensors"
-
-    def load(self, number: int, weights: str) -> dict[str, _Result] | None:
-        """Return the layers of a finished block; None if there is no file.
-
-        Raises
-        ------
-        InputError
-            If the file is of another call, or of other weights.
-        """
-        path = self._path(number)
-        if not path.exists():
-            return None
-        tensors, about = load_tensors(path)
-        if not isinstance(about, dict) or about.get("call") != self.call or about.get("weights") != weights:
-            raise InputError(
-                f"{path}: of another network, method, density or examples; give another folder, or remove this one"
-            )
-        return {
-            report["name"]: _Result(
-                tensors[f"{report['name']}/matrix"], tensors[f"{report['name']}/keep"], LayerReport(**report)
-            )
-            for report in about["layers"]
-        }
-
-    def save(self, number: int, weights: str, results: Mapping[str, _Result]) -> None:
-        """Write the layers of a finished block, atomically."""
-        tensors = {f"{name}/matrix": result.matrix for name, result in results.items()}
-        tensors |= {f"{name}/keep": result.keep for name, result in results.items()}
-        reports = [asdict(result.report) for result in results.values()]
-        save_tensors(self._path(number), tensors, {"call": self.call, "weights": weights, "layers": reports})
-
-
-def _call_digest(space: WeightSpace, method: str, kept: Mapping[str, Kept], batches: Sequence[Nested]) -> str:
-    digest = hashlib.sha256(
-        f"{space.fingerprint}/{method}/{sorted((n, k.density, k.pattern) for n, k in kept.items())}".encode()
-    )
-    for batch in batches:
-        for tensor in tensors_of(batch):
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _weights_digest(network: nn.Module, layers: Mapping[str, MatrixLayer]) -> str:
-    """Return a hash of the layers' dense weights."""
-    digest = hashlib.sha256()
-    for name in layers:
-        digest.update(network.get_submodule(name).weight.detach().float().cpu().contiguous().numpy().tobytes())  # type: ignore[operator]
-    return digest.hexdigest()
