@@ -28,6 +28,7 @@ from benchmarks.rows import read_csv, write_csv
 
 SPARSITIES = (0.5, 0.6, 0.7)
 PATTERN = (2, 4)
+PRECISION = "bfloat16"  # of trainings; masks, updates and perplexities are computed in float32
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Scale:
     test_windows: int
     epochs: int
     calibration: int  # windows
+    search_windows: int  # calibration windows that score a mask
     budget: int  # scorings of the search
     swaps: int = 500_000  # per layer, of the order of channels
     length: int = 256
@@ -48,9 +50,20 @@ class Scale:
 
 SCALES = {
     "smoke": Scale(
-        width=32, layers=2, windows=64, test_windows=16, epochs=1, calibration=16, budget=4, swaps=500, length=64
+        width=32,
+        layers=2,
+        windows=64,
+        test_windows=16,
+        epochs=1,
+        calibration=16,
+        search_windows=8,
+        budget=4,
+        swaps=500,
+        length=64,
     ),
-    "cpu": Scale(width=256, layers=6, windows=8192, test_windows=512, epochs=2, calibration=128, budget=150),
+    "cpu": Scale(
+        width=256, layers=6, windows=8192, test_windows=512, epochs=2, calibration=128, search_windows=64, budget=150
+    ),
 }
 
 
@@ -129,6 +142,7 @@ def trained(data: ms.Data, scale: Scale, seed: int, folder: Path) -> nn.Module:
         weight_decay=0.1,
         clip_norm=1.0,
         warmup=0.1,
+        precision=PRECISION,
     )
     ms.train(model, data.train, settings, val=data.val, seed=seed, checkpoint=folder / f"dense_{seed}")
     return model.eval()
@@ -139,7 +153,7 @@ def searched(model: nn.Module, data: ms.Data, scale: Scale, density: float, seed
     space = ms.weight_space(model, include="blocks.*")
     calibration = part(data, scale.calibration)
     products = ms.criteria.wanda(model, space, calibration)
-    scorer = ms.Scorer(model, space, calibration, "distance")
+    scorer = ms.Scorer(model, space, part(data, scale.search_windows), "distance")
     searcher = ms.searchers.OptunaSearch("cmaes", spread=1.0)
     history = ms.search(space, searcher, scorer, density, scale.budget, seed, saliencies={"wanda": products})
     return history.best_mask.densities()
@@ -179,7 +193,9 @@ def perplexity(model: nn.Module, split: Any) -> float:
 def fine_tuned(result: ms.OneShot, data: ms.Data, scale: Scale, seed: int) -> nn.Module:
     """The pruned network after one pass over a tenth of the training text, with its mask kept."""
     tenth = part(data, max(16, scale.windows // 10))
-    settings = ms.TrainSettings(1, batch_size=16, optimizer="adamw", lr=scale.lr / 5, lr_schedule="cosine")
+    settings = ms.TrainSettings(
+        1, batch_size=16, optimizer="adamw", lr=scale.lr / 5, lr_schedule="cosine", precision=PRECISION
+    )
     masks = result.space.parameter_masks(result.mask)
     ms.train(result.model, tenth, settings, masks=masks, seed=seed)
     return result.model.eval()
