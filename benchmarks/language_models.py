@@ -4,9 +4,10 @@
 
 A GPT is trained on the bytes of the standard library's source files, split by file, and pruned at 50, 60, 70 % and by
 2:4 masks. Calibration and search read training text; perplexity is that of the test text in windows of 256 bytes, each
-predicted from its beginning. Fine-tuning is one pass over a tenth of the training text. Densities are searched by KL to
-the dense network on training text, with masks by Wanda's products; SparseGPT then prunes at the densities found. Rows
-that ``results/language_models_SCALE.csv`` has are not repeated, and an interrupted training continues in ``--folder``.
+predicted from its beginning. Fine-tuning is one pass over a fortieth of the training text. Densities are searched by KL
+to the dense network on training text, with masks by Wanda's products; SparseGPT then prunes at the densities found.
+Rows that ``results/language_models_SCALE.csv`` has are not repeated, and an interrupted training continues in
+``--folder``.
 """
 
 import argparse
@@ -62,7 +63,7 @@ SCALES = {
         length=64,
     ),
     "cpu": Scale(
-        width=256, layers=6, windows=8192, test_windows=512, epochs=2, calibration=128, search_windows=64, budget=150
+        width=256, layers=6, windows=32768, test_windows=512, epochs=2, calibration=128, search_windows=64, budget=150
     ),
 }
 
@@ -191,13 +192,13 @@ def perplexity(model: nn.Module, split: Any) -> float:
 
 
 def fine_tuned(result: ms.OneShot, data: ms.Data, scale: Scale, seed: int) -> nn.Module:
-    """The pruned network after one pass over a tenth of the training text, with its mask kept."""
-    tenth = part(data, max(16, scale.windows // 10))
+    """The pruned network after one pass over a fortieth of the training text, with its mask kept."""
+    fortieth = part(data, max(16, scale.windows // 40))
     settings = ms.TrainSettings(
         1, batch_size=16, optimizer="adamw", lr=scale.lr / 5, lr_schedule="cosine", precision=PRECISION
     )
     masks = result.space.parameter_masks(result.mask)
-    ms.train(result.model, tenth, settings, masks=masks, seed=seed)
+    ms.train(result.model, fortieth, settings, masks=masks, seed=seed)
     return result.model.eval()
 
 
