@@ -87,7 +87,7 @@ class Graph:
         return sets
 
     def depends(self, place: int, on: int) -> bool:
-        """Return whether operation ``place`` is ``on`` or depends on it; a negative ``on`` is a network input."""
+        """Return whether operation ``place`` is operation ``on`` or depends on it; ``on`` < 0 is a network input."""
         if place == on or place < 0:
             return place == on
         return bool(self.ancestors[place] & (1 if on < 0 else 2 << on))

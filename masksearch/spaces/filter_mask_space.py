@@ -119,7 +119,7 @@ class FilterSpace(NetworkSpace):
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per layer that describes the tensors which its units cut, without their sizes.
+        """Return one text per layer that describes its kind, such as attention heads; like layers have equal texts.
 
         Layers with equal texts look alike, such as the first convolutions of all blocks, the heads of all attentions,
         or the neurons of all MLPs.
@@ -236,7 +236,7 @@ class FilterSpace(NetworkSpace):
             return super(FilterSpace, self)._top(saliency, units.at(n / self.n_units), generator)
 
         def at_least(n: int) -> int:
-            """Return a lower bound of the cost of all prefixes of n or more units."""
+            """Return a lower bound on the cost of masks that keep at least the ``n`` best-ranked units."""
             if amount.scope == "global":
                 return self._cost(prefix(n, lower), hold)
             # Largest remainders may give a layer one unit more at n units than at n + 1 units.

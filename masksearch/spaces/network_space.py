@@ -18,7 +18,7 @@ __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
 
 
 class NetworkSpace(MaskSpace, ABC):
-    """Base class of the spaces of pruning masks of a network; has names and shapes, but no weights.
+    """Base class of the spaces of a network's pruning masks; it stores parameters' names and shapes, no weights.
 
     A unit is what one mask bit switches: a weight, or a group of channels.
     """
