@@ -61,7 +61,7 @@ class RankedUnits:
         self.levels = Levels(kept, lambda numbers: space.cost_of(numbers, amount.hold), whole)
 
     def relative_losses(self) -> list[np.ndarray]:
-        """Return, per layer, the share of its saliency that is pruned at each of its levels (kept units), float64."""
+        """Return, per layer, the pruned share of its saliency at each level (number of kept units), float64."""
         losses = []
         for kept, values in zip(self.levels.kept, self._values, strict=True):
             sums = np.concatenate([[0.0], values.cumsum()])
@@ -96,7 +96,7 @@ class RankedUnits:
         return kept
 
     def exactly(self, kept: np.ndarray) -> Mask:
-        """Return the mask of the first ``kept`` units of each layer's ranking, int64 (n_layers,), at any cost."""
+        """Return the mask that keeps each layer's ``kept`` best-ranked units, int64 (n_layers,), at any cost."""
         return Mask.of_units(
             self.problem.space, np.concatenate([units[:n] for units, n in zip(self.units, kept, strict=True)])
         )
