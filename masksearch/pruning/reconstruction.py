@@ -316,9 +316,7 @@ class _Rows:
         ]  # (rows, kept columns); rows without a kept entry are removed outputs
 
     def solved(self, ridge: float, n_patterns: int | None = None) -> Tensor:
-        """Return least-squares weights (rows, k + 1) of the first ``n_patterns`` sets of kept entries; other rows are
-        0.
-        """
+        """Return least-squares weights (rows, k + 1) of the first ``n_patterns`` sets of kept entries; others are 0."""
         new = torch.zeros_like(self.dense)
         for rows, columns in self.problems[:n_patterns]:
             new[rows[:, None], columns] = _solution(self.gram, self.dense, rows, columns, ridge, self.has_bias)

@@ -61,8 +61,7 @@ class Walk:
     # Swaps within a layer keep all widths, and so units, parameters and MACs.
 
     def swap(self, temperature: float, most: int) -> int:
-        """Try up to 16 random swaps within a layer (at most ``most``) until one is accepted; return the number tried.
-        """
+        """Try up to 16 random swaps within a layer (at most ``most``) until one is accepted; return how many."""
         moves = self._draw_swaps(min(most, _BATCH))
         accepted = np.flatnonzero(self.state.deltas(moves) <= self._limits(temperature, len(moves)))
         if not len(accepted):
