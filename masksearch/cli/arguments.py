@@ -68,7 +68,7 @@ def given_flags(args: Sequence[str]) -> dict[str, str]:
 
 
 def one(values: Texts, flag: str) -> str | None:
-    """Return the single value in ``values`` of a flag; None if the flag is not given.
+    """Return the single value that a command-line flag was given; None if the flag is not given.
 
     Raises
     ------
