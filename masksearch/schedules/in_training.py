@@ -59,7 +59,7 @@ class _ChangingMask(MaskSchedule, ABC):
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """Parameter name -> bool tensor of its shape, True = kept."""
+        """Present masks of a training that changes them: {parameter name: bool tensor of its shape, True = kept}."""
         return self._masks
 
     @abstractmethod
@@ -77,11 +77,11 @@ class _ChangingMask(MaskSchedule, ABC):
         return self.mask != before
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mask and the settings of the schedule, for a checkpoint."""
+        """Return the mask and the settings of a schedule that changes masks during a training, for a checkpoint."""
         return {"settings": self._settings, "bits": self.mask.bits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the mask.
+        """Restore the mask of a schedule that changes masks during a training, from a checkpoint.
 
         Raises
         ------
