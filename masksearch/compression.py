@@ -223,12 +223,12 @@ class _Task:
 
     @property
     def method_name(self) -> str:
-        """Name of the method, for results."""
+        """Name of the pruning method, as results show it."""
         method = self._method or USUAL_CRITERION[self._kind]
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return the amount that the one given share describes, and make the space."""
+        """Return how much masks keep, from the one share that the user gave; also make the space of masks."""
         named = {name: value for name, value in given.items() if value is not None}
         if self.granularity == "nm" and not named:
             named = {"sparsity": _NM_SPARSITY}
@@ -381,7 +381,7 @@ class _Task:
         return training
 
     def measure(self, network: nn.Module, masks: dict[str, torch.Tensor]) -> Measured:
-        """Return the network's metric on the test examples, and its costs."""
+        """Return the network's metric on the test examples, its parameters, MACs and latency."""
         found = evaluate(network, self.data.test, device=cost.forward_pass.device_of(network))
         counted = cost.macs(network, self.example)
         densities = {
