@@ -81,17 +81,17 @@ def compress(
     macs, params : float
         Share of the dense network's multiply-adds or parameters that is kept, in (0, 1]. Filters and blocks only.
     latency : float
-        Share of the dense network's latency that is kept, measured on this device with batches of 64. No weights.
+        Share of the dense network's latency that is kept, measured on this device with batches of 64. Not for weights.
         The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion.
     method : str or Searcher, optional
         A criterion (``ms.criteria.CRITERIA``), a searcher's name (``ms.searchers.SEARCHERS``), or a searcher. Default:
         ``magnitude`` for weights, ``fpgm`` for filters, ``block_cosine`` for blocks, ``taylor`` for both together.
-    granularity : {"weight", "filter", "block", "union", "nm"}, optional
-        What is removed: weights, filters, whole residual branches (:func:`~masksearch.block_space`), branches and
-        filters in one mask (:func:`~masksearch.union_space`), or 2 of every 4 weights (:func:`~masksearch.nm_space`;
-        ``sparsity`` may be left out). Default: weights with ``sparsity``, filters otherwise.
+    granularity : str, optional
+        What is removed: ``weight``, ``filter``, ``block`` (whole residual branches, :func:`~masksearch.block_space`),
+        ``union`` (branches and filters in one mask, :func:`~masksearch.union_space`), or ``nm`` (2 of every 4 weights,
+        :func:`~masksearch.nm_space`; ``sparsity`` may be left out). Default: weights with ``sparsity``, else filters.
     budget : int
-        Scorings of a search.
+        Number of masks that a search scores.
     objective : str, optional
         Quantity that a search maximises, in ``OBJECTIVES``. Default: for filters ``"reconstructed"``, minus the
         distance to the dense network's outputs after repair; else ``"loss"``, minus the task's loss, or ``"distance"``
