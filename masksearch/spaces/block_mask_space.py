@@ -160,7 +160,7 @@ class BlockSpace(NetworkSpace):
         return [self._weight(block) for block in self.blocks]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors (by parameter name) over the last layer of each branch: (n_units,), on their device.
+        """Sum tensors, {parameter name: tensor}, over the last layer of each branch; return the sums, (n_units,).
 
         ``tensors`` holds them by parameter name; missing ones count as 0. ``part`` is ``"all"``, or ``"filters"`` for
         the weights of :meth:`layer_weights` alone.

@@ -121,7 +121,7 @@ class Coupling:
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
-        """Set the labels of a tensor's positions, one entry per dimension."""
+        """Set the labels that say which channels of a tensor are removed together, one entry per dimension."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
 

@@ -182,7 +182,7 @@ class UnionSpace(NetworkSpace):
         return list(dict.fromkeys([*self.blocks.layer_weights(), *self.filters.layer_weights()]))
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors (by parameter name) over the entries of each unit: (n_units,), on their device.
+        """Sum tensors, {parameter name: tensor}, over the entries of each unit; return the sums, (n_units,).
 
         A block sums over the last parameters of its branch, a unit of filters over all entries that it removes.
         """
