@@ -81,7 +81,7 @@ def compress(
     macs, params : float
         Share of the dense network's multiply-adds or parameters that is kept, in (0, 1]. Filters and blocks only.
     latency : float
-        Share of the dense network's latency that is kept, measured on this device with batches of 64. Not for weights.
+        Share of the dense network's latency that is kept, measured on this device with batches of 64. No weights.
         The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion.
     method : str or Searcher, optional
         A criterion (``ms.criteria.CRITERIA``), a searcher's name (``ms.searchers.SEARCHERS``), or a searcher. Default:
@@ -381,7 +381,7 @@ class _Task:
         return training
 
     def measure(self, network: nn.Module, masks: dict[str, torch.Tensor]) -> Measured:
-        """Return the network's metric on the test examples, its parameters, MACs and latency."""
+        """Return the network's metric on the test examples, and its costs."""
         found = evaluate(network, self.data.test, device=cost.forward_pass.device_of(network))
         counted = cost.macs(network, self.example)
         densities = {

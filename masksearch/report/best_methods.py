@@ -109,7 +109,7 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 
 
 def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return a sentence per sparsity on how masking, repair and training change the metric; [] without repairs.
+    """Return a sentence per sparsity on the metric after masking, repair and training; an empty list without repairs.
 
     The best search and the best criterion by validation are compared.
     """

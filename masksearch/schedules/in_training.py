@@ -77,11 +77,11 @@ class _ChangingMask(MaskSchedule, ABC):
         return self.mask != before
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the mask and the settings of a schedule that changes masks during a training, for a checkpoint."""
+        """Return the mask and the settings of the schedule, for a checkpoint."""
         return {"settings": self._settings, "bits": self.mask.bits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the mask of a schedule that changes masks during a training, from a checkpoint.
+        """Restore the mask.
 
         Raises
         ------

@@ -236,7 +236,7 @@ class FilterSpace(NetworkSpace):
             return super(FilterSpace, self)._top(saliency, units.at(n / self.n_units), generator)
 
         def at_least(n: int) -> int:
-            """Return a lower bound on the cost of masks that keep at least the ``n`` best-ranked units."""
+            """Return a lower bound of the cost of all prefixes of n or more units."""
             if amount.scope == "global":
                 return self._cost(prefix(n, lower), hold)
             # Largest remainders may give a layer one unit more at n units than at n + 1 units.

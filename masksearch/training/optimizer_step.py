@@ -69,7 +69,7 @@ class OptimizerStep:
             group["lr"] = lr
 
     def add(self, loss: Tensor, parts: int) -> None:
-        """Backpropagate a batch's mean loss, weighted by ``parts``, the batch's number of examples or tokens.
+        """Backpropagate a batch's mean loss; its gradient is weighted by ``parts``, its number of examples or tokens.
 
         A batch of 0 parts adds nothing.
         """

@@ -59,7 +59,7 @@ class RunSettings:
     """
 
     name: str = "sweep"
-    """Name of the sweep, and of its folder in the folder "runs"."""
+    """Name of the sweep, and of its folder in runs."""
     plugin: tuple[str, ...] = ()
     """Python modules with your own methods, networks or data sets: dotted names or .py files.
     Each module defines a dictionary MASKSEARCH that lists them (docs/plugins.md)."""

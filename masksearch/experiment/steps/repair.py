@@ -22,7 +22,7 @@ def calibration(context: CellContext) -> list[Any]:
 
 
 def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
-    """Return the least-squares repair of ``model``, which serves any mask; the last one made for the cell is reused."""
+    """Return the least-squares repair of ``model``, which works for any mask; the cell's last one is reused."""
     kept = context.reconstructions
     weights = model.state_dict()
     if not kept or not _equal(kept[0].dense.state_dict(), weights):

@@ -57,7 +57,7 @@ class _Layer:
     z: list[Tensor]  # pre-activations (out, b) of every part; activations are recomputed: faster than reading them
 
     def write(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Set a layer's weights by their indices in its flattened weight tensor."""
+        """Set weights by their indices in the flat tensor."""
         self.weights.view(-1).numpy()[places] = values
 
 
@@ -73,7 +73,7 @@ class _LayerMove:
 
     @cached_property
     def update(self) -> "_Update":
-        """Return the change of a layer's weights between two masks, as a sparse matrix without zero rows."""
+        """The change of the weights as a sparse matrix, without its zero rows."""
         row, column = np.divmod(self.places, self.inputs)
         firsts = np.concatenate([[0], np.flatnonzero(row[1:] != row[:-1]) + 1])
         columns = None
