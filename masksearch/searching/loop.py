@@ -230,7 +230,7 @@ class _Loop:
         self._telling = 0.0  # seconds of the last tell; they count as proposing time of the next trials
 
     def run(self) -> None:
-        """Run the search until its budget is used up, or until the searcher proposes no more masks."""
+        """Run to the end of the budget, or until the searcher has no more proposals."""
         budget, history = self.problem.budget, self.history
         n_before = len(history)
         while (left := budget.left(len(history), history.seconds)) != 0:

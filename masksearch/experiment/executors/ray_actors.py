@@ -128,12 +128,12 @@ class _Actor:
         self._events = [*self._events, *events]
 
     def events(self) -> list[Event]:
-        """Return the events of a worker's sweep since the last call of this method."""
+        """Return the events since the last call."""
         events, self._events = self._events, []
         return events
 
     def run(self, job: Job) -> tuple[list[Event], Message]:
-        """Run a job of the sweep; return its events that are not yet fetched, and whether it finished or failed."""
+        """Run a job; return the events that are left, and its end."""
         message: Message = Done()
         try:
             self._runner.run(job)
