@@ -341,7 +341,7 @@ class _Sizes:
     val: int | None
 
     def search_of(self, n_val: int) -> int:
-        """Return how many of ``n_val`` validation examples are search examples, on which searches score masks."""
+        """Return the number of search examples of ``n_val`` validation examples."""
         search = min(MAX_SEARCH, n_val // 2) if self.search is None else self.search
         _check_count("search_examples", search, n_val - 1, "one example of val has to be left for rest")
         return search

@@ -19,7 +19,7 @@ __all__ = ["Family", "Groups", "Run", "groups_of"]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Unit (group of channels) that each position along one dimension of a tensor belongs to.
+    """Positions along one dimension of a tensor, each with the number of the unit (group of channels) it belongs to.
 
     A unit is a group of channels that are removed together.
     """
