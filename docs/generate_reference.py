@@ -41,9 +41,9 @@ def settings() -> str:
     """Return the page of all settings by group."""
     parts = ["# Settings", MADE]
     parts.append(
-        "Settings by their key, with defaults. Those with a flag can be set by the flag; all can be set by "
-        "`--set KEY=VALUE`, in recipes, and in Python by `Settings` of `masksearch.experiment`. Commas separate "
-        "several values; `none` unsets a value."
+        "This page lists all settings by their key, with defaults. Settings with a flag can be set by the flag; "
+        "all can be set by `--set KEY=VALUE`, in recipes, and in Python by `Settings` of `masksearch.experiment`. "
+        "Commas separate several values; `none` unsets a value."
     )
     groups: dict[str, list[tuple[str, str, str]]] = {}
     for key, setting in settings_by_key().items():
@@ -57,7 +57,11 @@ def settings() -> str:
 
 def names() -> str:
     """Return the page of all rows of ``masksearch --list``."""
-    parts = ["# Names", MADE, "What `masksearch --list` prints: the names that flags take, with their sources."]
+    parts = [
+        "# Names",
+        MADE,
+        "This page lists what `masksearch --list` prints: the names that flags take, with their sources.",
+    ]
     for topic, entries in _topics(_output("--list")):
         title, _, flags = topic.partition(" (")
         used = f"For {', '.join(f'`{flag}`' for flag in re.findall('--[a-z-]+', flags))}." if flags else ""

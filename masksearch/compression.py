@@ -86,12 +86,12 @@ def compress(
     method : str or Searcher, optional
         A criterion (``ms.criteria.CRITERIA``), a searcher's name (``ms.searchers.SEARCHERS``), or a searcher. Default:
         ``magnitude`` for weights, ``fpgm`` for filters, ``block_cosine`` for blocks, ``taylor`` for both together.
-    granularity : {"weight", "filter", "block", "union", "nm"}, optional
-        What is removed: weights, filters, whole residual branches (:func:`~masksearch.block_space`), branches and
-        filters in one mask (:func:`~masksearch.union_space`), or 2 of every 4 weights (:func:`~masksearch.nm_space`;
-        ``sparsity`` may be left out). Default: weights with ``sparsity``, filters otherwise.
+    granularity : str, optional
+        What is removed: ``weight``, ``filter``, ``block`` (whole residual branches, :func:`~masksearch.block_space`),
+        ``union`` (branches and filters in one mask, :func:`~masksearch.union_space`), or ``nm`` (2 of every 4 weights,
+        :func:`~masksearch.nm_space`; ``sparsity`` may be left out). Default: weights with ``sparsity``, else filters.
     budget : int
-        Scorings of a search.
+        Number of masks that a search scores.
     objective : str, optional
         Quantity that a search maximises, in ``OBJECTIVES``. Default: for filters ``"reconstructed"``, minus the
         distance to the dense network's outputs after repair; else ``"loss"``, minus the task's loss, or ``"distance"``
@@ -223,12 +223,12 @@ class _Task:
 
     @property
     def method_name(self) -> str:
-        """Name of the method, for results."""
+        """Name of the pruning method, as results show it."""
         method = self._method or USUAL_CRITERION[self._kind]
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return the amount that the one given share describes, and make the space."""
+        """Return how much masks keep, from the one share that the user gave; also make the space of masks."""
         named = {name: value for name, value in given.items() if value is not None}
         if self.granularity == "nm" and not named:
             named = {"sparsity": _NM_SPARSITY}

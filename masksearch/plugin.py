@@ -94,7 +94,7 @@ def load_installed() -> None:
 
 @contextmanager
 def scoped() -> Iterator[None]:
-    """Context manager that removes plugins' components from all tables, and restores the tables at its end."""
+    """Context manager in which all tables lack plugins' components; at its end, it restores the tables."""
     loaded, discovered = set(_loaded), Table.discovered
     _loaded.clear()
     Table.discovered = False

@@ -34,7 +34,7 @@ class Group:
 
     @property
     def control(self) -> str:
-        """Kind of control network that the group's results are of, such as "shuffle"; "none" for masked networks."""
+        """Kind of control network that the group's results come from, such as "shuffle"; "none" for masked networks."""
         return self.cells[0].control
 
     @property

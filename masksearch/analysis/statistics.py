@@ -35,14 +35,14 @@ class Estimate:
         return cls.of(None if one is None or other is None else one - other for one, other in pairs)
 
     def text(self, scale: float = 1.0, digits: int = 2, sign: str = "") -> str:
-        """Return the text ``mean ± half width``; only the mean without an interval, and – without a mean."""
+        """Return the text ``mean ± half width``; only the mean if there is no interval, "–" if there is no mean."""
         if math.isnan(self.mean):
             return "–"
         mean = f"{scale * self.mean:{sign}.{digits}f}"
         return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
 
     def plain(self, form: str, scale: float = 1.0) -> str:
-        """Return only the mean as text, times ``scale`` and formatted by ``form``; – without a mean."""
+        """Return only the mean as text, multiplied by ``scale`` and formatted by ``form``; "–" without a mean."""
         return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
 
 
@@ -123,7 +123,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def win_matrix(scores: np.ndarray) -> np.ndarray:
-    """Return in how many blocks (such as seeds) each row's method beats each column's; a tie counts as half a win.
+    """Return in how many blocks (such as seeds) each method (row) beats each other one (column); a tie counts half.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ class RoundRow:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Texts of a pruning round for tables: means without intervals; accuracies and densities are in percent."""
+        """Texts of one pruning round for tables: means without intervals; accuracies and densities are in percent."""
         moments = [self.moments[name] for name in MOMENTS]
         form, scale = f".{self.metric.digits}f", self.metric.scale
         figures = [text for m in moments for text in (m.accuracy.plain(form, scale), m.loss.plain(".3f"))]

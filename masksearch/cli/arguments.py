@@ -51,7 +51,7 @@ def read_known(kind: type[Kind], args: Sequence[str], prog: str) -> tuple[Kind, 
 
 
 def takes(metavar: str, text: str | None = None) -> object:
-    """Return the annotation of a flag with values: ``metavar`` names a value in the help, ``text`` is its help."""
+    """Return the type annotation of a flag with a value: ``metavar`` stands for the value, ``text`` is the help."""
     return tyro.conf.arg(metavar=metavar, help=text, help_behavior_hint="")
 
 
@@ -68,7 +68,7 @@ def given_flags(args: Sequence[str]) -> dict[str, str]:
 
 
 def one(values: Texts, flag: str) -> str | None:
-    """Return the single value in ``values`` of a flag; None if the flag is not given.
+    """Return the single value that a command-line flag was given; None if the flag is not given.
 
     Raises
     ------

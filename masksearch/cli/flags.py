@@ -25,7 +25,7 @@ _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def parse(args: Sequence[str], prog: str) -> list[Settings] | Literal["list"]:
-    """Parse the arguments of ``masksearch run`` into settings, one per part of a recipe; ``"list"`` for ``--list``.
+    """Parse the arguments of ``masksearch run`` into settings, one for each part of a recipe; for ``--list``, "list".
 
     Raises
     ------

@@ -52,7 +52,7 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text; return its length, also if the text is dropped."""
+        """Write text to the stream; return the text's length, also if a failed stream drops it."""
         if not self._broken:
             try:
                 self._stream.write(text)
@@ -61,7 +61,7 @@ class _Lasting:
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Write several texts."""
+        """Write several texts to the stream, unless it has failed."""
         for line in lines:
             self.write(line)
 

@@ -30,7 +30,7 @@ Density = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Amount:
-    """Density of a mask, the quantity of which it is a share (units, parameters or MACs), and its split over layers.
+    """How much a mask keeps: a density, its quantity (units, parameters or MACs), and how layers share it.
 
     Every function that takes a ``density`` also takes an ``Amount`` in its place.
 
@@ -85,7 +85,7 @@ class Amount:
         on_empty: OnEmpty | None = None,
         default: "Amount | None" = None,
     ) -> "Amount":
-        """Return an Amount made of the arguments density, sparsity, hold, scope and on_empty of another function.
+        """Return an Amount from the arguments density, sparsity, hold, scope and on_empty that a user gave.
 
         Parameters
         ----------
@@ -147,18 +147,18 @@ class Amount:
         return self if scope == self.scope else replace(self, scope=scope)
 
     def in_rounds(self, rounds: int) -> "list[Amount]":
-        """Return how much masks keep after each of ``rounds`` rounds, which all prune the same share of the rest.
+        """Return the amount to keep after each of ``rounds`` pruning rounds; each prunes an equal share of the rest.
 
         Round r of n keeps density ** (r / n), in every layer if the density is one per layer.
         """
         return [self.at(_power(self.density, r / rounds)) for r in range(1, rounds)] + [self]
 
     def lenient(self) -> "Amount":
-        """Return this amount with on_empty "keep_one" instead of "raise": a layer to be emptied keeps one unit."""
+        """Return a copy of this amount whose masks keep one unit of each layer that would else be empty."""
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """Return this Amount with one density per layer of ``layout``, or unchanged for scope "global".
+        """Return a copy of this Amount with one density per layer; with scope "global", return it unchanged.
 
         Raises
         ------

@@ -12,7 +12,7 @@ __all__ = ["Energy", "EnergyState", "removal_order"]
 
 
 class EnergyState(Protocol):
-    """Current mask of a walk over masks, with its energy (estimated damage) and what a move would change.
+    """Current mask of a walk over masks, with its energy (estimated damage) and the energy change of each move.
 
     To toggle a unit is to prune it if the mask keeps it, and to keep it again if the mask prunes it.
     """
@@ -27,11 +27,11 @@ class EnergyState(Protocol):
 
     @abstractmethod
     def terms(self) -> np.ndarray:
-        """Return the terms that the energy of the current mask adds up, without coefficients: float64 (n_terms,)."""
+        """Return the current mask's energy terms before they are weighted and summed: float64 (n_terms,)."""
 
     @abstractmethod
     def singles(self, layer: int) -> np.ndarray:
-        """Return, for each unit of a layer, the energy's change if it alone is pruned or kept again: float64.
+        """Return, for each unit of a layer, how the energy changes if only this unit is pruned or kept again: float64.
 
         The shape is (units of the layer,). A kept unit is pruned, and a pruned unit is kept again.
         """
@@ -48,7 +48,7 @@ class EnergyState(Protocol):
 
     @abstractmethod
     def toggle(self, units: np.ndarray) -> None:
-        """Change the current mask: prune the kept and keep the pruned ones among the given unit indices, int64 (r,)."""
+        """Prune the kept units among the given unit indices, int64 (r,), and keep the pruned ones again."""
 
 
 class Energy(Protocol):
@@ -59,7 +59,7 @@ class Energy(Protocol):
 
     @abstractmethod
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> EnergyState:
-        """Return the energy's state at ``mask``, from which a walk prunes units and keeps others again.
+        """Return the energy state of ``mask``: a walk over masks begins there and updates the state with each move.
 
         Parameters
         ----------

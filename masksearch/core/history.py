@@ -39,7 +39,7 @@ class History:
 
     @classmethod
     def restored(cls, trials: Iterable[Trial], masks: dict[int, Mask], first: Mask, keep: int) -> "History":
-        """Rebuild a history from its trials in order; ``masks`` has the masks that it keeps, by trial number."""
+        """Rebuild a search history from its trials (scored masks) in order; ``masks`` maps trial numbers to masks."""
         history = cls(keep)
         history.first = first
         for trial in trials:

@@ -59,7 +59,7 @@ class Layout:
 
     @property
     def needed(self) -> np.ndarray:
-        """Return, per layer, whether pruning all of its units breaks the network: bool (n_layers,); default: True."""
+        """Return, per layer, whether the network breaks without any of its units: bool (n_layers,); by default True."""
         return np.ones(len(self.layers), dtype=bool)
 
     def __init__(self, sizes: Sequence[tuple[str, tuple[int, ...], int]], granularity: str = "weight") -> None:
@@ -89,7 +89,7 @@ class Layout:
         return tuple(f"{len(layer.shape)}d weight, kernel {layer.shape[2:]}" for layer in self.layers)
 
     def canonical(self, bits: Tensor) -> Tensor:
-        """Return mask bits, bool (n_units,), changed so that all masks of the same pruned network have equal bits."""
+        """Return mask bits, bool (n_units,), in a standard form: masks of equal pruned networks get equal bits."""
         return bits
 
     def empty(self, kept: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ class Limits:
 
     @property
     def stepped(self) -> bool:
-        """Whether any layer must keep a multiple of a number above 1."""
+        """Whether any layer must keep a multiple of a number of units above 1, such as a multiple of 8 channels."""
         return max(self.steps) > 1
 
     @cached_property
@@ -50,11 +50,11 @@ class Limits:
         return np.maximum(stepped, self.lowest)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers may keep any units, bool (n_layers,), given all layers' kept units; here, all may."""
+        """Return which layers may keep units, bool (n_layers,), given all layers' kept units; by default, all may."""
         return np.ones(len(self.sizes), dtype=bool)
 
     def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
-        """Return numbers of kept units per layer, raised by ``by`` steps, int64 (n_layers,); at most all units."""
+        """Return the kept units per layer after ``by`` allowed steps up, int64 (n_layers,); at most all units."""
         return np.where(np.greater(by, 0), np.minimum((kept // self.steps + by) * self.steps, self.sizes), kept)
 
     def settled(self, kept: np.ndarray) -> np.ndarray:
@@ -62,7 +62,7 @@ class Limits:
         return self.floor(kept)
 
     def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
-        """Return kept units per layer, int64 (n_layers,): allowed steps are added, best ranks first, while they fit.
+        """Add units to layers in allowed steps, best-ranked first, within the budget; return counts, int64 (n_layers,).
 
         Parameters
         ----------

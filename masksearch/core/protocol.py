@@ -80,7 +80,7 @@ class Proposal:
 
     @property
     def counts(self) -> bool:
-        """Whether the proposed mask may become the search's best: it is scored on all examples and is no mere probe."""
+        """Whether the proposed mask may become the search's best: only masks that are scored on all examples may."""
         return self.share == 1 and not self.probe
 
     @property

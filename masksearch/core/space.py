@@ -22,7 +22,7 @@ _LAYERWISE = Amount(1.0, scope="layerwise")
 
 
 class MaskSpace(Layout):
-    """Space of all pruning masks of a network: draws random masks, and makes masks of units of highest saliency.
+    """Space of all pruning masks of a network: draws random masks, and makes masks that keep the most salient units.
 
     A unit is what one mask bit switches: a weight, or a group of channels. ``weight_space`` and ``filter_space`` make
     the space of a network. A ``density`` is a float in (0, 1], one float per layer name, or an
@@ -35,7 +35,7 @@ class MaskSpace(Layout):
     """The only density that masks of this space can have; None: any density."""
 
     def count(self, density: Density | Amount) -> int:
-        """Return how many units in all a mask of the given density keeps.
+        """Return how many units a mask of the given density keeps, in all layers together.
 
         Raises
         ------
@@ -132,7 +132,7 @@ class MaskSpace(Layout):
         return self.top_k(saliency, density, scope, generator, on_empty, hold, sparsity=sparsity)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether a mask with ``kept`` units per layer costs no more units, parameters or MACs than allowed.
+        """Return whether masks with ``kept`` units per layer stay within the allowed units, parameters or MACs.
 
         Always True for ``hold="units"``, because the swaps of a search do not change the number of units; but in a
         space with ``multiple_of``, where they do, masks may keep fewer units.

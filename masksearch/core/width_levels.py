@@ -13,7 +13,7 @@ _LINEARISATIONS = 8  # of costs that don't add up over layers
 
 @dataclass(frozen=True)
 class Levels:
-    """A few allowed numbers of kept units (levels) for each layer, and the cost limit of a choice of one level each.
+    """Allowed numbers of kept units (levels) for each layer, and the budget for choosing one level per layer.
 
     Costs such as MACs are products of neighbouring widths and don't add up over layers. So :meth:`best` solves the
     dynamic programme for costs that are linear near a combination, repairs its solution, and repeats this there.
@@ -102,7 +102,7 @@ class Levels:
         return None
 
     def repaired(self, levels: np.ndarray, losses: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the layers' levels (kept units) after single steps: down until they fit, then up within the budget.
+        """Lower layers' levels (kept units) step by step until they fit the budget, then raise them while they fit.
 
         Each step has the smallest loss per saved cost, or the largest gain per added cost.
         """
@@ -129,7 +129,7 @@ class Levels:
 def cheapest(
     losses: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: float, buckets: int = _BUCKETS
 ) -> np.ndarray | None:
-    """Return one choice per layer, int64 (n_layers,), of least total loss within a cost budget; None if none fits.
+    """Choose one option per layer, with the least total loss within a cost budget: int64 (n_layers,), or None.
 
     Dynamic programme of the multiple-choice knapsack. Exact for whole costs and a range of at most ``buckets``;
     otherwise costs are rounded up to ``buckets`` equal parts of the range, so that a choice never exceeds the budget.

@@ -87,7 +87,7 @@ class _Cosines(TorchDispatchMode):
         self._running.pop()
 
     def mean(self, addition: Addition) -> float:
-        """Return the mean cosine similarity at an addition."""
+        """Return the mean cosine similarity of x and x + f(x) at the addition of a residual branch."""
         seen = self._seen[addition.module]
         if seen != addition.total:
             raise InputError(

@@ -127,7 +127,7 @@ def _gradients_times_weights(
 
 
 def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> nn.Module:
-    """Return a copy of a network masked by ``alive``, in eval mode except BatchNorm, which uses batch statistics."""
+    """Return a copy of a network masked by ``alive``, in eval mode; only BatchNorm uses batch statistics."""
     network = copy.deepcopy(model).eval().requires_grad_(True)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -101,7 +101,7 @@ def gradual_saliency(
         return torch_generator(seed, "criterion", criterion)
 
     def record(units: Tensor, mask: Mask) -> None:
-        """Give units a saliency above all recorded ones, in the criterion's order; ties are broken at random."""
+        """Give pruned units a saliency above that of all pruned before, in the criterion's order; ties at random."""
         nonlocal changes
         values = saliency(
             criterion, network, space, batches, generator=generator(), initial=initial, alive=mask, loss=loss

@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def row(self) -> Schedule:
-        """The pruning schedule of a sweep's cell, with its description and default values."""
+        """Definition of the cell's pruning schedule in the table of schedules: its description and default values."""
         return SCHEDULES[self.schedule]
 
     @property
@@ -65,7 +65,7 @@ class Cell:
         )
 
     def amounts(self, space: NetworkSpace) -> list[Amount]:
-        """Return how much a cell's mask of ``space`` keeps after each pruning round, as a list of amounts."""
+        """Return how much a cell's mask of ``space`` keeps after each pruning round: a list of Amount objects."""
         final: Density = self.density
         own = dict(map(parse_layer_sparsity, self.settings.sweep.layer_sparsity))
         if own:
@@ -103,12 +103,12 @@ class Cell:
 
     @property
     def epochs(self) -> int | None:
-        """Epochs of training after the cell's last pruning round; None: all that the dense training has left."""
+        """Epochs of training after the cell's last pruning round; None: as many as the dense training has left."""
         asked = self.settings.schedules.retrain_epochs
         return self.row.epochs if asked is None else asked
 
     def epochs_after(self, number: int) -> int | None:
-        """Return the epochs of training after pruning round ``number``; None: all that the dense training has left."""
+        """Return the epochs of training after pruning round ``number``; None: the rest of the dense training."""
         asked = self.settings.schedules.between_epochs
         if number == self.rounds or (asked is None and self.row.trains_between):
             return self.epochs

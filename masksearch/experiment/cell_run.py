@@ -76,7 +76,7 @@ class _CellRun:
             self.found_at = early_bird_moment(self.cell, self.early_bird_masks)
 
     def result(self) -> CellResult:
-        """Run all rounds; return their results, and the costs of the last round's network."""
+        """Run all pruning rounds of the cell; return their results, and the costs of the last round's network."""
         cell, context, settings = self.cell, self.context, self.context.settings
         amounts = cell.amounts(self.space)
         rounds: list[RoundResult] = []

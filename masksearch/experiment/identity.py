@@ -117,7 +117,7 @@ def changed_fields(values: Any) -> dict[str, object]:
 
 
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:
-    """Return a copy of an identity without the given entries (``sparsity``) and settings (``search.rescore``)."""
+    """Return a copy of what decides a cell's result (its identity), without the given entries and settings."""
     left = {name: value for name, value in identity.items() if name not in set(names)}
     groups = {
         group: {name: value for name, value in values.items() if f"{group}.{name}" not in set(names)}

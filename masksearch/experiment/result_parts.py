@@ -74,7 +74,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class TrainedAccuracy(Accuracy):
-    """Main metric and loss of a masked network after retraining; without retraining, of the network as it is."""
+    """Main metric and loss of a masked network after retraining; before it, if there is no retraining."""
 
     constant_outputs: int  # outputs that are equal for all test examples
     val_accuracy: float | None = None  # None: not trained

@@ -55,7 +55,7 @@ class _SparseProduct(nn.Module):
         return f"{self.shape[1]}, {self.shape[0]}, density={len(self.values) / (self.shape[0] * self.shape[1]):.3g}"
 
     def multiply(self, columns: Tensor) -> Tensor:
-        """Return weight @ columns + bias: (out, n) for columns (in, n)."""
+        """Return sparse weight @ columns + bias: (out, n) for columns (in, n)."""
         matrix = torch.sparse_csr_tensor(
             self.crow_indices, self.col_indices, self.values, self.shape, check_invariants=False
         )

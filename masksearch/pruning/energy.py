@@ -166,7 +166,7 @@ class _Transform:
         self.refresh(bits)
 
     def refresh(self, bits: np.ndarray) -> None:
-        """Compute the transform of a mask anew."""
+        """Compute a layer's repair for the mask ``bits`` from scratch, which removes accumulated rounding errors."""
         hessian, target = self._problem.hessian, self._problem.target
         self._kept = self._problem.kept(bits)
         self._updates = 0
@@ -184,13 +184,13 @@ class _Transform:
         self.error = max(0.0, self._problem.total - float((target[kept] * self._z[kept]).sum()))
 
     def changes(self, columns: np.ndarray) -> np.ndarray:
-        """Return the change of the squared error by each of m sets of toggled columns, int64 (m, n)."""
+        """Return how a layer's squared error changes with each of m sets of toggled input columns, int64 (m, n)."""
         block = self._q[columns[:, :, None], columns[:, None, :]]
         sides = self._z[columns]
         return -(np.linalg.solve(block, sides) * sides).sum((1, 2))
 
     def pivot(self, columns: np.ndarray, bits: np.ndarray) -> None:
-        """Toggle columns, int64 (n,); ``bits`` is the mask after that."""
+        """Remove or restore input columns, int64 (n,), in a layer's repair; ``bits`` is the mask after that."""
         if self._updates >= _REFRESH:
             self.refresh(bits)
             return

@@ -35,7 +35,7 @@ _NUMBERS = 1 << 25  # numbers in the rows of inputs that are multiplied at once:
 
 @dataclass
 class Gram:
-    """Gram matrix of a layer's k inputs, summed over all rows, also with the inputs of the dense network.
+    """Sums over a layer's input rows for a least-squares fit: Gram matrix of k inputs, and products with dense inputs.
 
     Shapes are (k + 1, k + 1): the last input is one, for the bias.
     """
@@ -77,7 +77,7 @@ class _Sums:
         self.shift: Tensor | None = None
 
     def add(self, rows: Tensor, dense_rows: Tensor | None, shift: Tensor | None) -> None:
-        """Add rows (groups, n, k), dense rows, and rows (groups, n, out) of shifts of the targets."""
+        """Add input rows (groups, n, k), the dense network's rows, and shifts of target outputs (groups, n, out)."""
         rows = F.pad(rows, (0, 1), value=1.0)
         across = rows.transpose(1, 2)
         self.own = _plus(self.own, across @ rows)
@@ -87,7 +87,7 @@ class _Sums:
             self.shift = _plus(self.shift, across @ shift)
 
     def grams(self) -> tuple[Gram, ...]:
-        """Return the sums of every group."""
+        """Return the Gram matrices of a layer's inputs, one per convolution group."""
         assert self.own is not None
         shifts = [None] * len(self.own) if self.shift is None else list(self.shift)
         if self.cross is None:

@@ -99,7 +99,7 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
-        """Return how a layer's target outputs change by a difference of the residual shortcut that is added to them.
+        """Return how a layer's target outputs change if the residual shortcut that is added to them differs.
 
         The difference of the shortcut is divided by the scales of the BatchNorm behind the layer.
         """
@@ -172,7 +172,7 @@ def _is_matrix(module: nn.Module) -> bool:
 
 @dataclass
 class Observed:
-    """Tensors of one forward pass at a layer, per call: its inputs, and the shortcuts added to its outputs."""
+    """Tensors of a layer in one forward pass, per call: its inputs, and the shortcuts added to its outputs."""
 
     inputs: list[Tensor] = field(default_factory=list)
     shortcuts: list[Tensor] = field(default_factory=list)

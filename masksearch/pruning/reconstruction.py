@@ -274,7 +274,7 @@ class _Problem:
         self._size = sum(map(_squared_outputs, self._held_out, self._dense))
 
     def solved(self, keep: Tensor) -> _Solution:
-        """Return the solution for kept entries (groups, out, k); one ridge serves all groups.
+        """Return least-squares weights of kept entries (groups, out, k); all groups share one ridge.
 
         If all rows keep the same entries, rows of removed outputs are solved with them.
         """
@@ -316,14 +316,14 @@ class _Rows:
         ]  # (rows, kept columns); rows without a kept entry are removed outputs
 
     def solved(self, ridge: float, n_patterns: int | None = None) -> Tensor:
-        """Return the solved matrix (rows, k + 1), of the first ``n_patterns`` patterns; other rows are zero."""
+        """Return least-squares weights (rows, k + 1) of the first ``n_patterns`` sets of kept entries; others are 0."""
         new = torch.zeros_like(self.dense)
         for rows, columns in self.problems[:n_patterns]:
             new[rows[:, None], columns] = _solution(self.gram, self.dense, rows, columns, ridge, self.has_bias)
         return new
 
     def error(self, gram: Gram, solved: Tensor) -> float:
-        """Squared error of solved rows against their targets, from the sums of held-out examples.
+        """Return the squared error of solved weight rows on held-out examples, computed from their Gram matrix.
 
         Where targets are shifted, up to a constant. Rows that are zero have none.
         """

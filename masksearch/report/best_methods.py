@@ -15,7 +15,7 @@ __all__ = ["answer_html", "best_rows", "speech_of", "what_steps_brought", "why_s
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
-    """Return the best method's row per sparsity; if gradients train its masks, also the best other method's row.
+    """Return the results row of the best method per sparsity; beside a supermask, also of the best other method.
 
     Best is by the validation metric. Controls are no methods.
     """

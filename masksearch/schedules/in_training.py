@@ -59,7 +59,7 @@ class _ChangingMask(MaskSchedule, ABC):
 
     @property
     def masks(self) -> Mapping[str, Tensor]:
-        """Parameter name -> bool tensor of its shape, True = kept."""
+        """Present masks of a training that changes them: {parameter name: bool tensor of its shape, True = kept}."""
         return self._masks
 
     @abstractmethod

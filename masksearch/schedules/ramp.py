@@ -48,6 +48,6 @@ class Ramp:
         return self.density + (self.start - self.density) * left**3
 
     def due(self, step: int) -> bool:
-        """Return whether gradual pruning changes the mask after this optimiser step."""
+        """Return whether gradual pruning changes the mask after optimiser step ``step``."""
         within = self.begin < step <= self.end
         return within and (step == self.end or (step - self.begin) % self.interval == 0)

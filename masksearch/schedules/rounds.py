@@ -21,7 +21,7 @@ class HasMask(Protocol):
 
     @property
     def mask(self) -> Mask:
-        """Pruning mask that was found."""
+        """Pruning mask that a search or another method has found."""
 
 
 F = TypeVar("F", bound=Mask | HasMask)

@@ -28,7 +28,7 @@ class Measure(Protocol):
 
 
 def new_measure(kind: TaskObjective, task: Task) -> Measure:
-    """Return an accumulator of a score over batches: the task's metric, minus its loss, or minus its distance."""
+    """Return an accumulator of a score: the task's metric, minus its loss, or minus the distance to dense outputs."""
     measures: dict[TaskObjective, Callable[[Task], Measure]]
     measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
     return measures[kind](task)

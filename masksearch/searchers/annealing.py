@@ -34,7 +34,7 @@ Neighbourhood = Partition | LayeredPartition | GroupPartition | BudgetPartition 
 
 @dataclass
 class Chain:
-    """One walk of simulated annealing from mask to mask: its current mask, the mask's score, and possible swaps."""
+    """One walk of simulated annealing from mask to mask: its current mask, the mask's score, and the swaps to draw."""
 
     neighbourhood: Neighbourhood  # draws and applies swaps of the current mask
     current: Mask

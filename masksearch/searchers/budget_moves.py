@@ -20,7 +20,7 @@ _ROUNDS = 4  # in which layers gain steps; the first layer whose next step doesn
 
 
 def needs_budget_moves(problem: Problem) -> bool:
-    """Return whether plain swaps of units break a problem's masks: with ``multiple_of``, or with blocks as units."""
+    """Return whether plain swaps of units could break a limit on masks: a ``multiple_of``, or a budget of blocks."""
     limits = problem.space.limits
     return problem.space.nested or (limits is not None and limits.stepped and problem.amount.per_layer is None)
 

@@ -61,7 +61,7 @@ class Walk:
     # Swaps within a layer keep all widths, and so units, parameters and MACs.
 
     def swap(self, temperature: float, most: int) -> int:
-        """Try up to 16, at most ``most``, random swaps in a layer until one is accepted; return the number tried."""
+        """Try up to 16 random swaps within a layer (at most ``most``) until one is accepted; return how many."""
         moves = self._draw_swaps(min(most, _BATCH))
         accepted = np.flatnonzero(self.state.deltas(moves) <= self._limits(temperature, len(moves)))
         if not len(accepted):
@@ -77,7 +77,7 @@ class Walk:
         return np.stack([self._rng.choice(kept, n), self._rng.choice(pruned, n)], axis=1)
 
     def rises(self, n: int) -> np.ndarray:
-        """Return the positive changes of the energy by about ``n`` random swaps, or by single units without swaps."""
+        """Return the energy increases among about ``n`` random swaps, or of single units if no swap is possible."""
         if self.can_swap:
             changes = [self.state.deltas(self._draw_swaps(_BATCH)) for _ in range(-(-n // _BATCH))]
         else:

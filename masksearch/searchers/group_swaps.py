@@ -57,7 +57,7 @@ class BitPartition(ABC):
         return Mask(self.space, torch.from_numpy(self._bits.copy()))
 
     def state_dict(self) -> dict[str, object]:
-        """Return the bits of the search's current mask, to resume from."""
+        """Return the bits of the search's current mask, from which an interrupted search resumes."""
         return {"bits": self._bits.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

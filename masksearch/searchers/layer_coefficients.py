@@ -71,12 +71,12 @@ class LayerCoefficients(LevelSearcher):
 
     @classmethod
     def spdy(cls) -> "LayerCoefficients":
-        """Search factors of assumed loss, for densities by dynamic programming (SPDY, Frantar & Alistarh 2022)."""
+        """Search a factor of each layer's assumed loss, from which densities follow (SPDY, Frantar & Alistarh 2022)."""
         return cls()
 
     @classmethod
     def ziplm(cls) -> "LayerCoefficients":
-        """Search factors of pruned saliency, for densities by dynamic programming (ZipLM, Kurtic et al. 2023)."""
+        """Search a factor of each layer's pruned saliency, from which densities follow (ZipLM, Kurtic et al. 2023)."""
         return cls(allocation="saliency")
 
     @classmethod

@@ -52,7 +52,7 @@ class _ByLayer:
         return {"order": self._order.copy(), "kept": self._kept.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state from :meth:`state_dict`."""
+        """Restore the current mask of the search from what :meth:`state_dict` returned."""
         self._order = np.array(state["order"], dtype=np.int64)
         self._kept = np.array(state["kept"], dtype=np.int64)
 

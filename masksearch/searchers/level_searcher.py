@@ -61,7 +61,7 @@ class RankedUnits:
         self.levels = Levels(kept, lambda numbers: space.cost_of(numbers, amount.hold), whole)
 
     def relative_losses(self) -> list[np.ndarray]:
-        """Return, per layer, the share of its saliency that is pruned at each of its levels (kept units), float64."""
+        """Return, per layer, the pruned share of its saliency at each level (number of kept units), float64."""
         losses = []
         for kept, values in zip(self.levels.kept, self._values, strict=True):
             sums = np.concatenate([[0.0], values.cumsum()])
@@ -69,14 +69,14 @@ class RankedUnits:
         return losses
 
     def mask(self, levels: np.ndarray, order: Sequence[int] | None = None) -> Mask:
-        """Return the mask at one level (kept units) per layer, int64 (n_layers,); the rest of the budget is used up.
+        """Return the mask at one level (kept units) per layer, int64 (n_layers,), and more where the budget allows.
 
         Layers get more units in ``order`` while the budget allows it; by default, those of the smallest share first.
         """
         return self.mask_of(self.levels.numbers(levels), order)
 
     def mask_of(self, kept: np.ndarray, order: Sequence[int] | None = None) -> Mask:
-        """Return the mask with ``kept`` units per layer, int64 (n_layers,); the rest of the budget is used up.
+        """Return the mask with ``kept`` units per layer, int64 (n_layers,), and more where the budget allows.
 
         Layers get more units in ``order``; by default, those of the smallest share first.
         """
@@ -85,7 +85,7 @@ class RankedUnits:
         return self.exactly(self.widened(kept, order))
 
     def widened(self, kept: np.ndarray, order: Sequence[int]) -> np.ndarray:
-        """Return kept units per layer, int64 (n_layers,), raised layer by layer in ``order`` up to the budget."""
+        """Return kept units per layer, int64 (n_layers,), raised layer by layer in ``order`` within the budget."""
         kept = filled(kept, order, self.sizes, lambda numbers: self.levels.cost(numbers) <= self.levels.budget)
         if not self.levels.cost(kept) <= self.levels.budget:
             problem = self.problem
@@ -96,7 +96,7 @@ class RankedUnits:
         return kept
 
     def exactly(self, kept: np.ndarray) -> Mask:
-        """Return the mask of the first ``kept`` units of each layer's ranking, int64 (n_layers,), at any cost."""
+        """Return the mask that keeps each layer's ``kept`` best-ranked units, int64 (n_layers,), at any cost."""
         return Mask.of_units(
             self.problem.space, np.concatenate([units[:n] for units, n in zip(self.units, kept, strict=True)])
         )

@@ -20,7 +20,7 @@ _SWITCHES = 3  # most switches of a child: the smaller of two draws from 1 to th
 
 @dataclass
 class SwitchState:
-    """State from which :class:`LevelSwitches` resumes: the parent, and the children of the generation.
+    """State from which :class:`LevelSwitches` resumes: the parent mask, and the child masks of the generation.
 
     A mask is an int64 array (n_layers + 1,): the layers' levels, and the number of the random order of the units, which
     is used if the problem has no saliency.

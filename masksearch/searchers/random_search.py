@@ -15,7 +15,7 @@ __all__ = ["RandomSearch"]
 
 @dataclass
 class RandomSearchState:
-    """State from which a random search resumes: whether it still has to propose a given start mask.
+    """State from which a random search resumes: whether a given start mask still has to be proposed.
 
     The random generator is saved apart.
     """

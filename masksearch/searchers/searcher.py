@@ -185,5 +185,5 @@ class Searcher(ABC):
         return None
 
     def metrics(self) -> dict[str, float]:
-        """Return {name: number} of what the searcher reports to the history, such as its present temperature."""
+        """Return {name: number} of values that the searcher adds to the history, such as its present temperature."""
         return {}

@@ -109,12 +109,12 @@ class ThesisAnnealing(Searcher):
 
     @classmethod
     def mlp(cls) -> "ThesisAnnealing":
-        """Return the annealing that the thesis ran on its MLP: 1,450 temperature levels, 42,706 scored masks."""
+        """Anneal as the thesis did on its MLP: 1,450 temperature levels, 42,706 scored masks."""
         return cls(1450, 0.006, 0.999, 1, 50, memory=50, tries=50, known="within_radius", carry="before")
 
     @classmethod
     def cnn(cls) -> "ThesisAnnealing":
-        """Return the annealing that the thesis ran on its CNN: 1,000 temperature levels, about 8,200 scored masks."""
+        """Anneal as the thesis did on its CNN: 1,000 temperature levels, about 8,200 scored masks."""
         return cls(1000, 0.005, 0.995, 2, 10, memory=60, tries=30, known="equal", carry="after")
 
     def reset(self) -> None:  # noqa: D102

@@ -13,7 +13,7 @@ _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
 def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> list[Problem]:
-    """Return the problems to search in a folder, one after the other, so that the search with ``problem`` continues.
+    """Return the problems to search in a folder, one after the other: an earlier, smaller budget, then ``problem``.
 
     If the folder has a search with a smaller budget, that search is first: it may be unfinished.
 

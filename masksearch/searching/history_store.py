@@ -46,7 +46,7 @@ class _Row(msgspec.Struct):
 
     @property
     def trial(self) -> Trial:
-        """The scored mask of the row, without the mask itself."""
+        """The scored mask (trial) that a row of the history file describes, without the mask itself."""
         score = Score(_plain(self.score), self.exact, self.seconds, self.images, self.cost, self.counts)
         metrics = {name: _plain(value) for name, value in self.metrics.items()}
         return Trial(self.number, score, int(self.mask, 16), self.best, self.repeat, metrics)

@@ -94,11 +94,11 @@ def search(
     refine : callable, optional
         How searchers that rank units (Optuna's) make a mask: ``f(saliency, rank) -> mask``, where ``rank(saliency)`` is
         the mask of the top units. By default, a mask has the top units.
-    cost : {"units", "params", "macs"} or callable, optional
-        Search the Pareto front of score and cost, ``history.front``. The space counts a named cost as a share of the
-        full mask's; ``f(mask)`` returns any other share. Masks then have any density up to ``density`` and keep at
-        least one unit of every layer; a start may have any of these densities. It needs a searcher that
-        ``supports_costs``: Optuna's, except CMA-ES.
+    cost : str or callable, optional
+        Search the Pareto front of score and cost, ``history.front``. ``"units"``, ``"params"`` or ``"macs"`` is counted
+        as a share of the full mask's cost; a function ``f(mask)`` returns any other share. Masks then have any density
+        up to ``density`` and keep at least one unit of every layer; a start may have any of these densities. It needs a
+        searcher that ``supports_costs``: Optuna's, except CMA-ES.
     energy : Energy, optional
         Rates masks without scoring them, for searchers that need it (``energy_annealing``);
         :func:`masksearch.repair_energy` makes that of a network's filters.

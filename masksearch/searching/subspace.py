@@ -59,7 +59,7 @@ class Subspace(MaskSpace):
         return wanted / self.n_units
 
     def reduced(self, per_unit: Tensor) -> Tensor:
-        """Return the entries for this subspace's units, (n_units,), of a tensor over the units of the full space."""
+        """Return the part of a tensor over the full space's units that belongs to this subspace's units: (n_units,)."""
         return per_unit[torch.from_numpy(self.units)]
 
     def lifted(self, mask: Mask) -> Mask:
@@ -104,11 +104,11 @@ class _SubspaceState(EnergyState):
 
     @property
     def value(self) -> float:
-        """Energy of the current mask."""
+        """Energy (estimated damage) of the current mask of the subspace."""
         return self._state.value
 
     def terms(self) -> np.ndarray:
-        """Return the terms of the energy without their coefficients: float64 (n_terms,)."""
+        """Return the current mask's energy terms before they are weighted and summed: float64 (n_terms,)."""
         return self._state.terms()
 
     def singles(self, layer: int) -> np.ndarray:

@@ -87,7 +87,7 @@ def batched_product(coupling: Coupling, call: Call) -> None:
 
 
 def count_product(coupling: Coupling, call: Call, macs: int) -> None:
-    """Record the MACs of a product of two activations, which shrink with the dimensions of its result."""
+    """Record the MACs of a product of two activations; pruning dimensions of the product's result lowers them."""
     _add_product(coupling, coupling.labels(call.outputs[0]), macs)
 
 

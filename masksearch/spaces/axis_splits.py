@@ -28,7 +28,7 @@ class AxisSplit:
 def next_axes(
     splits: Sequence[AxisSplit], fixed: Iterable[int], classes: np.ndarray, tried: Mapping[int, int]
 ) -> dict[int, int]:
-    """Return {number of a split: axis whose positions to prune} for the next trace; equal to ``tried`` if unchanged.
+    """Return {split of channels: axis to prune} for the next trace of the network; equal to ``tried`` if none changes.
 
     Parameters
     ----------

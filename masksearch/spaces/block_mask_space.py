@@ -28,7 +28,7 @@ __all__ = ["ADDITIONS", "Addition", "Block", "BlockSpace", "block_space"]
 
 @dataclass(frozen=True)
 class Block:
-    """Residual branch that a mask can remove: its parameters, those whose zeros switch it off, and what it costs."""
+    """Residual branch that a mask can remove: its parameters, those that switch it off when zero, and its cost."""
 
     name: str
     zeroed: tuple[str, ...]  # parameters of its last layer; if they are zero, the branch adds nothing
@@ -42,7 +42,7 @@ ADDITIONS = ("add", "add_")  # names of operations
 
 @dataclass(frozen=True)
 class Addition:
-    """Addition x + f(x) of a residual branch: the module whose forward runs it, and its number among those there."""
+    """Addition x + f(x) of a residual branch: the module whose forward runs it, and its number within that forward."""
 
     module: str
     number: int  # of the addition, in the order in which the module's own code runs them
@@ -137,7 +137,7 @@ class BlockSpace(NetworkSpace):
         return [[number for number, place in enumerate(places) if place in region] for region in regions]
 
     def without(self, names: Sequence[str], reason: str) -> "BlockSpace":
-        """Return the space without the blocks of these names; ``left_out`` lists them with the reason."""
+        """Return a copy of the block space without the blocks of these names; ``left_out`` has them with the reason."""
         stay = [place for place, block in enumerate(self.blocks) if block.name not in names]
         branches, blocks = [self._branches[place] for place in stay], [self.blocks[place] for place in stay]
         left_out = [*self.left_out, *((name, reason) for name in names)]
@@ -160,7 +160,7 @@ class BlockSpace(NetworkSpace):
         return [self._weight(block) for block in self.blocks]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors (by parameter name) over the last layer of each branch: (n_units,), on their device.
+        """Sum tensors, {parameter name: tensor}, over the last layer of each branch; return the sums, (n_units,).
 
         ``tensors`` holds them by parameter name; missing ones count as 0. ``part`` is ``"all"``, or ``"filters"`` for
         the weights of :meth:`layer_weights` alone.
@@ -177,7 +177,7 @@ class BlockSpace(NetworkSpace):
         return torch.stack(sums)
 
     def replacements(self, mask: Mask) -> Replacements:
-        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
+        """Return {module: its replacement, as JSON} for removing the blocks that a mask prunes."""
         self.check_mask(mask)
         kept = mask.bits.tolist()
         removed = [branch for branch, keep in zip(self._branches, kept, strict=True) if not keep]

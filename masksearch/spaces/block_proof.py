@@ -109,7 +109,7 @@ def prove_blocks(
     reasons: dict[str, str] = {}
 
     def settle(group: Sequence[Branch]) -> None:
-        """Find the form of zeros of every branch of a group, by bisection."""
+        """Find by bisection, for a group of branches, which parameters to zero so that zeroing equals removal."""
         if not group:
             return
         for full in (False, True):

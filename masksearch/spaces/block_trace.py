@@ -68,7 +68,7 @@ class Graph:
 
     @cached_property
     def users(self) -> dict[int, set[int]]:
-        """Return {operation: operations that read its result}, of those on which an output of the network depends."""
+        """Return {operation: operations that read its result}, only for operations that affect a network output."""
         users: dict[int, set[int]] = {}
         for place in self.live:
             for made in self.operations[place].inputs:
@@ -87,7 +87,7 @@ class Graph:
         return sets
 
     def depends(self, place: int, on: int) -> bool:
-        """Return whether operation ``place`` is ``on`` or depends on it; a negative ``on`` is a network input."""
+        """Return whether operation ``place`` is operation ``on`` or depends on it; ``on`` < 0 is a network input."""
         if place == on or place < 0:
             return place == on
         return bool(self.ancestors[place] & (1 if on < 0 else 2 << on))
@@ -98,7 +98,7 @@ class Graph:
 
     @cached_property
     def readers(self) -> dict[str, set[int]]:
-        """Return {parameter: operations that read it}, of those on which an output of the network depends."""
+        """Return {parameter: operations that read it}, only for operations that affect a network output."""
         readers: dict[str, set[int]] = {}
         for place in self.live:
             for name in self.operations[place].parameters:

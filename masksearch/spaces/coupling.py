@@ -31,7 +31,7 @@ Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,
 
 
 def filled_labels(labels: Labels, size: int) -> np.ndarray:
-    """Return the labels of ``size`` positions as an array; None (never removed) becomes ``size`` times FIXED."""
+    """Return labels of ``size`` channels as an array; None (all are not removable) becomes ``size`` times FIXED."""
     return np.full(size, FIXED) if labels is None else labels
 
 
@@ -88,7 +88,7 @@ class Coupling:
         self._conditional: WeakIdKeyDictionary = WeakIdKeyDictionary()  # tensor -> [(labels, reason)]
 
     def labels(self, tensor: Tensor) -> list[Labels]:
-        """Return the labels of a tensor's positions, per dimension; positions with tied labels are removed together.
+        """Return the labels of a tensor's positions, per dimension; channels with tied labels are removed together.
 
         A parameter or buffer gets new labels at its first use.
         """
@@ -113,7 +113,7 @@ class Coupling:
         return labels
 
     def new_labels(self, size: int) -> Labels:
-        """Return new labels for the positions of a dimension of no parameter or buffer; None for a size of 1."""
+        """Return new labels for the positions of a dimension of an activation; None for a dimension of size 1."""
         if size == 1:  # a dimension of one position cannot shrink, and broadcasting would lose its label
             return None
         labels = np.arange(self._n_labels, self._n_labels + size)
@@ -121,7 +121,7 @@ class Coupling:
         return labels
 
     def write(self, tensor: Tensor, labels: Sequence[Labels]) -> None:
-        """Set the labels of a tensor's positions, one entry per dimension."""
+        """Set the labels that say which channels of a tensor are removed together, one entry per dimension."""
         assert len(labels) == tensor.ndim
         self._labels[tensor] = list(labels)
 
@@ -137,7 +137,7 @@ class Coupling:
         return list(self._stacks[tensor][number]) if tensor in self._stacks else None
 
     def free(self, size: int) -> np.ndarray:
-        """Return new labels for ``size`` equal copies of one position, each of which can be removed with any others."""
+        """Return new labels for ``size`` equal copies of one channel; any of the copies can be removed."""
         labels = np.arange(self._n_labels, self._n_labels + size)
         self._n_labels += size
         self._free.update(labels.tolist())
@@ -148,7 +148,7 @@ class Coupling:
         return labels is not None and len(labels) > 0 and int(labels[0]) in self._free
 
     def all_fixed(self, labels: Labels) -> bool:
-        """Return whether each of these labels is itself marked as not removable; ties to other labels don't count."""
+        """Return whether each of these channel labels is itself marked as not removable, regardless of tied labels."""
         return labels is None or self._fixed_labels.issuperset(labels[labels != FIXED].tolist())
 
     def split(self, owner: str, sizes: Sequence[int], labels: np.ndarray, reason: str) -> list[Labels]:
@@ -197,7 +197,7 @@ class Coupling:
         return result
 
     def fix(self, labels: Labels, reason: str, *, first: bool = False) -> None:
-        """Mark positions with these labels as not removable; with ``first``, ``reason`` precedes other reasons."""
+        """Mark the channels with these labels as not removable; ``reason`` is kept, before others if ``first``."""
         if labels is not None:
             real = labels[labels != FIXED]
             if len(real):
@@ -205,7 +205,7 @@ class Coupling:
                 self._fixed.insert(0 if first else len(self._fixed), (real, reason))
 
     def fix_if_used(self, result: Tensor, labels: Labels, reason: str) -> None:
-        """Mark labelled positions as not removable once an operation, or the caller, uses the tensor ``result``."""
+        """Mark channels as not removable once an operation, or the caller, uses the tensor ``result``."""
         if labels is not None:
             self._conditional.setdefault(result, []).append((labels, reason))
 
@@ -215,16 +215,16 @@ class Coupling:
             self.fix(labels, reason, first=first)
 
     def mark(self) -> tuple[int, int]:
-        """Return the numbers of ties and of fixed labels so far, to which :meth:`go_back` can return."""
+        """Return a point in the record of ties and fixed labels; :meth:`go_back` undoes everything after it."""
         return len(self._ties), len(self._fixed)
 
     def go_back(self, mark: tuple[int, int]) -> None:
-        """Forget all ties and fixed labels since the call of :meth:`mark` that returned ``mark``."""
+        """Undo all ties and fixed labels recorded since :meth:`mark` returned ``mark``."""
         del self._ties[mark[0] :], self._fixed[mark[1] :]
         self._fixed_labels = {label for labels, _ in self._fixed for label in labels.tolist()}
 
     def produce(self, weight: str, made: Labels) -> None:
-        """Record that the layer with the weight named ``weight`` makes the channels with the labels ``made``."""
+        """Record that the layer with the weight named ``weight`` makes the output channels with the labels ``made``."""
         if made is not None:
             leaves = (leaf for leaf in self.leaves if leaf.tensor == weight and np.isin(leaf.labels, made).any())
             leaf = next(leaves, None)
@@ -232,7 +232,7 @@ class Coupling:
                 self.producers.append(leaf)
 
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
-        """Return a class per label, int64 (n_labels,), equal for labels removed together, and {fixed class: reason}."""
+        """Return a group number per label, int64 (n_labels,), equal if removed together, and {fixed group: reason}."""
         left, right = (np.concatenate([tie[side] for tie in self._ties] or [np.empty(0, int)]) for side in (0, 1))
         graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(self._n_labels, self._n_labels))
         _, classes = connected_components(graph, directed=False)

@@ -52,7 +52,7 @@ class Call:
         return [leaf for leaf in tree_leaves(self.result) if isinstance(leaf, Tensor)]
 
     def dims(self, name: str, ndim: int) -> set[int]:
-        """Return the dimensions in the operation's argument ``name``, from 0 up; all ``ndim`` if it has none."""
+        """Return the dimensions that the operation's argument ``name`` lists, from 0 up; all if it lists none."""
         value = self.arguments.get(name)
         if value is None or value == []:
             return set(range(ndim))

@@ -17,7 +17,7 @@ Layers = str | nn.Module | Sequence[str | nn.Module]
 
 
 def choose_layers(model: nn.Module, groups: Groups, include: Layers | None, exclude: Layers) -> Groups:
-    """Return the channel groups without those of layers that ``exclude`` names, or that ``include`` doesn't name.
+    """Return the channel groups of layers that ``include`` names (None: all), without those that ``exclude`` names.
 
     A family belongs to a pattern if any of the layers that make its channels does.
 

@@ -61,7 +61,7 @@ class Costs:
         }
 
     def part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
-        """Return the cost of a part of the network that has these parameters, products and ``macs`` MACs in all."""
+        """Return the cost of a part of the network with given parameters, products of activations and MACs in all."""
         known = {name: place for place, name in enumerate(self._names)}
         others = [name for name in parameters if name not in known]
         counted = sum(self._groups.macs.get(name, 0) for name in parameters if name in known)

@@ -94,7 +94,7 @@ def cut(model: nn.Module, groups: Groups, bits: Tensor) -> nn.Module:
 
 @dataclass
 class PruningRecord:
-    """Record that a pruned network has of the network before all pruning: its shapes, and the sizes that differ.
+    """Shapes of a network before all pruning, and the sizes changed since; a pruned network carries this record.
 
     A network that :func:`cut` made has it as its attribute ``pruning_record``.
     """

@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Family:
-    """One layer of a filter space: units that take equally many positions in the same dimensions of tensors."""
+    """One layer of a space of filter masks: channel groups that cover equally many positions of the same tensors."""
 
     name: str  # of the first layer that makes these channels
     shape: tuple[int, ...]  # of that layer's weight
@@ -113,7 +113,7 @@ class Groups:
         return {module: (bits.nonzero().flatten(), dim) for module, (bits, dim) in kept.items() if not bits.all()}
 
     def without(self, families: Iterable[int], reason: str) -> "Groups":
-        """Return a copy without the layers of these numbers; ``left_out`` lists them with ``reason``."""
+        """Return a copy of the channel groups without some layers; ``left_out`` has these with ``reason``."""
         removed = set(families)
         number = np.full(self.n_units + 1, FIXED)  # new numbers of units; the last entry maps FIXED to FIXED
         stays = [

@@ -119,7 +119,7 @@ class FilterSpace(NetworkSpace):
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return one text per layer that describes the tensors which its units cut, without their sizes.
+        """Return one text per layer that says its kind, such as attention heads; equal kinds have equal texts.
 
         Layers with equal texts look alike, such as the first convolutions of all blocks, the heads of all attentions,
         or the neurons of all MLPs.
@@ -142,7 +142,7 @@ class FilterSpace(NetworkSpace):
         return [weight for weight, dim in self.groups.filters if (weight, dim) in cut]
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors (by parameter name) over each group of channels: float (n_units,), on their device.
+        """Sum tensors, {parameter name: tensor}, over each group of channels; return the sums, float (n_units,).
 
         Parameters
         ----------

@@ -31,7 +31,7 @@ REMOVED: tuple[Granularity, ...] = ("filter", "block", "union")
 
 
 def ranked_units(granularity: str) -> str:
-    """Return which units a criterion must rate for masks of a granularity: "weight" for "nm", else the same."""
+    """Return the kind of units that criteria rank for a granularity: "weight" for "nm" masks, else the same kind."""
     return "weight" if granularity == "nm" else granularity
 
 

@@ -44,7 +44,7 @@ class HeadAxis:
 
     @property
     def amounts(self) -> set[int]:
-        """Return the numbers that shrink with the heads: products of neighbouring axes that include the heads."""
+        """Return the sizes that shrink when heads are pruned: products of neighbouring axes that include the heads."""
         amounts: set[int] = set()
         for start in range(len(self.sizes)):
             for stop, amount in enumerate(accumulate(self.sizes[start:], mul), start + 1):
@@ -96,7 +96,7 @@ def pruned_sizes(model: nn.Module, groups: "Groups", bits: Tensor) -> Sizes:
 
 
 def set_sizes(model: nn.Module, sizes: Sizes) -> None:
-    """Set numbers of modules, {module: {attribute: value}}; a module gets its own copy of a changed config."""
+    """Set integer attributes of modules, {module: {attribute: value}}; each changed config object is copied first."""
     for name, values in sizes.items():
         module = model.get_submodule(name)
         shares: Shares = {}
@@ -125,7 +125,7 @@ def _get(module: nn.Module, attribute: str) -> Any:
 def find_sizes(
     model: nn.Module, groups: "Groups", difference: Callable[["Groups", Sequence[int]], str]
 ) -> tuple["Groups", dict[int, str]]:
-    """Find the numbers that shrink with attention heads; return groups with these, and {layer without any: reason}.
+    """Find sizes that shrink with attention heads; return channel groups with them, and {layer without any: reason}.
 
     Parameters
     ----------

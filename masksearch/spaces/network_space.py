@@ -18,7 +18,7 @@ __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
 
 
 class NetworkSpace(MaskSpace, ABC):
-    """Base class of the spaces of pruning masks of a network; has names and shapes, but no weights.
+    """Base class of the spaces of a network's pruning masks; it stores parameters' names and shapes, no weights.
 
     A unit is what one mask bit switches: a weight, or a group of channels.
     """
@@ -41,7 +41,7 @@ class NetworkSpace(MaskSpace, ABC):
 
     @abstractmethod
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors (by parameter name) over the entries of each unit: (n_units,), on their device.
+        """Sum tensors, {parameter name: tensor}, over the entries of each unit; return the sums, (n_units,).
 
         ``part`` is ``"all"``, or ``"filters"`` for only those entries of weights that make the unit's channels.
         """
@@ -82,7 +82,7 @@ class NetworkSpace(MaskSpace, ABC):
         self.set_norms(model, mask)
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
-        """Return {norm: (indices of its kept channels, their dimension)} of norms over kept channels only."""
+        """Return {normalisation layer: (indices of its kept channels, their dimension)}; {} if masks keep all whole."""
         return {}
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:

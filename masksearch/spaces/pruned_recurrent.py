@@ -44,7 +44,7 @@ class States(tuple[Tensor, ...]):
 
 
 def cells(module: nn.RNNBase) -> list[tuple[bool, list[Tensor]]]:
-    """Return (reads time backwards, parameters) of each layer and direction of a recurrent module, in torch's order."""
+    """Return (runs backwards, parameters) of each layer and direction of a recurrent module, in torch's order."""
     result = []
     for layer, backwards in product(range(module.num_layers), (False, True)[: 1 + module.bidirectional]):
         suffix = f"l{layer}_reverse" if backwards else f"l{layer}"
@@ -195,7 +195,7 @@ RECURRENT: tuple[type[nn.RNNBase], ...] = (*_UNEQUAL, *_UNEQUAL.values())  # sub
 
 
 def fit_recurrent(module: nn.RNNBase) -> None:
-    """Set a pruned recurrent module's sizes from its parameters, and its class by whether hidden sizes are equal."""
+    """Set a pruned recurrent module's sizes from its parameters; unequal hidden sizes change its class, too."""
     module.input_size = cells(module)[0][1][0].shape[1]
     if type(module) not in RECURRENT:
         return

@@ -37,7 +37,7 @@ class SizeAttribute:
 
     @property
     def place(self) -> tuple[str, str, int | None]:
-        """Return where the number of channels stands: module, attribute, and index in a tuple or list (or None)."""
+        """Return where a number of channels is stored: module, attribute, and index in a tuple or list (or None)."""
         return self.module, self.attribute, self.index
 
     def number(self, bits: Tensor) -> int:

@@ -182,7 +182,7 @@ class UnionSpace(NetworkSpace):
         return list(dict.fromkeys([*self.blocks.layer_weights(), *self.filters.layer_weights()]))
 
     def unit_sums(self, tensors: Mapping[str, Tensor], part: str = "all") -> Tensor:
-        """Sum tensors (by parameter name) over the entries of each unit: (n_units,), on their device.
+        """Sum tensors, {parameter name: tensor}, over the entries of each unit; return the sums, (n_units,).
 
         A block sums over the last parameters of its branch, a unit of filters over all entries that it removes.
         """
@@ -347,7 +347,7 @@ class _Ranking:
         self.steps = [place for _, place in sorted(steps)]
 
     def least(self, blocks: np.ndarray) -> np.ndarray:
-        """Return the smallest numbers of kept units per layer for kept blocks, bool or int (n_blocks,)."""
+        """Return the smallest allowed kept units per layer, given the kept blocks, bool or int (n_blocks,)."""
         kept = self.limits.lowest.copy()
         kept[: self.n_blocks] = blocks
         return np.where(self.limits.alive(kept), kept, 0)
@@ -363,7 +363,7 @@ class _Ranking:
         return self.limits.higher(kept, taken)
 
     def filled(self, blocks: np.ndarray, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
-        """Return the numbers of kept units per layer if steps are added in order; a layer ends at one that is too much.
+        """Return kept units per layer after adding steps in order, in each layer up to its first one beyond the budget.
 
         ``blocks`` stay as they are.
         """

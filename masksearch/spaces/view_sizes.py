@@ -47,7 +47,7 @@ def _sizes(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any] 
 
 
 class CallCounter:
-    """Names for a module's calls of ``view`` and the like: function, result's dimensions, number of the call."""
+    """Counter that names each call of ``view`` and similar functions in a module: ``reshape3#1`` is the second such."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}

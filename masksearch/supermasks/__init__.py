@@ -118,7 +118,7 @@ def learn(
         Seed of scores, order of the examples, augmentation and drawn masks.
     device, augment, checkpoint, on_epoch
         As in :func:`masksearch.training.train`; ``on_epoch`` returning True ends the learning there.
-    on_empty : {"raise", "allow", "keep_one"}, optional
+    on_empty : {"allow", "keep_one", "raise"}, optional
         Treatment of layers of which the final mask would keep nothing; default ``allow``. Layers may be empty while
         scores are learned.
     generator : torch.Generator, optional

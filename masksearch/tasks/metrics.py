@@ -48,7 +48,7 @@ class _Share:
         self._n = 0
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether each example is right, bool (b,)."""
+        """Return whether the metric counts each example as correctly classified: bool (b,)."""
         raise NotImplementedError
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
@@ -57,7 +57,7 @@ class _Share:
         self._n += len(targets)
 
     def compute(self) -> float:
-        """Return the share of examples that are right, in [0, 1]."""
+        """Return the share of correctly classified examples, in [0, 1]."""
         return int(torch.stack(self._right).sum()) / self._n
 
 
@@ -65,7 +65,7 @@ class Top1(_Share):
     """Accuracy metric: the share of examples whose largest logit is that of their class."""
 
     def right(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return whether the largest logit of each example is that of its class: bool (batch,)."""
+        """Return whether the largest logit of each example belongs to its class: bool (batch,)."""
         return outputs.argmax(1) == targets
 
 

@@ -142,7 +142,7 @@ class Task:
         return self.select(outputs, targets) if self.select else (outputs, targets)
 
     def loss_of(self, outputs: Any, targets: Any) -> Tensor:
-        """Return the mean loss of a batch, from a network's return value and the targets."""
+        """Return the mean loss of a batch, computed from the network's return value and the targets."""
         if self.weighs_examples:
             return self.loss(self.read(outputs), targets)
         return self.loss(*self.selected(outputs, targets))

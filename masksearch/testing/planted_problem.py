@@ -132,5 +132,5 @@ def drive(searcher: Searcher, scorer: Planted, steps: int, batch: int = 1) -> li
 
 
 def path_of(proposals: Sequence[Proposal]) -> list[tuple[int, float | None]]:
-    """Return (mask hash, threshold) of each proposal, to compare the paths of two searches."""
+    """Return (mask hash, threshold) of each proposal of a search, to compare two searches."""
     return [(proposal.mask.hash, proposal.threshold) for proposal in proposals]

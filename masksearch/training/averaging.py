@@ -59,7 +59,7 @@ class Averaging:
 
     @torch.no_grad()
     def store(self) -> None:
-        """Replace the network's weights by their average."""
+        """Replace the network's weights by the moving average of its weights."""
         for name, tensor in self._live.items():
             tensor.copy_(self.average[name])
 

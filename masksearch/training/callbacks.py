@@ -25,7 +25,7 @@ def lightning_callback(keep: KeptMask) -> Any:
     base = _first_module("lightning.pytorch", "pytorch_lightning", needed="lightning").Callback
 
     class KeepMask(base):  # type: ignore[misc, valid-type]
-        """Zero the pruned weights at the start and after every batch."""
+        """Callback that zeroes the pruned weights at the start of a training and after every optimiser step."""
 
         def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
             """Zero the pruned weights."""
@@ -54,7 +54,7 @@ def transformers_callback(keep: KeptMask) -> Any:
     base = _first_module("transformers", needed="transformers").TrainerCallback
 
     class KeepMask(base):  # type: ignore[misc, valid-type]
-        """Zero the pruned weights at the start and after every optimiser step."""
+        """Callback that zeroes the pruned weights at the start of a training and after every optimiser step."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             """Zero the pruned weights."""

@@ -108,7 +108,7 @@ def refusing_checkpoint(path: Path) -> AbstractContextManager[None]:
 
 
 def completed_epochs(path: Path) -> int:
-    """Return the number of epochs that the training in a checkpoint file completed; 0 without a file."""
+    """Return how many epochs the training saved in a checkpoint file has completed; 0 if there is no file."""
     return len(_tree(path)["epochs"]) if path.exists() else 0
 
 

@@ -90,7 +90,7 @@ class Masking:
 
     @torch.no_grad()
     def change(self, masks: Mapping[str, Tensor], optimizer: Optimizer) -> None:
-        """Replace the masks by others of the same parameters; newly pruned and newly restored weights become zero.
+        """Replace the masks by others for the same parameters; pruned weights and weights that return become zero.
 
         Their entries in the state of ``optimizer`` (momentum, moments) become zero, too: while a weight was pruned, the
         optimiser accumulated gradients of steps that had no effect.

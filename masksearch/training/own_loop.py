@@ -89,7 +89,7 @@ def train_by_function(
     seed: int,
     device: torch.device,
 ) -> Training:
-    """Train a network in place with your own loop; return a :class:`Training` with one row of final results.
+    """Train a network in place with your own loop; return a :class:`Training` with one row: the final results.
 
     The losses and the metrics of the row are those of the trained network in evaluation mode, on all training and
     validation examples; its learning rate is 0, since the loop chooses its own. 0 epochs leave the network unchanged,

@@ -75,7 +75,7 @@ class Best:
 
 @dataclass
 class Training:
-    """Result of a training, finished or in progress: the network, rows of epochs, snapshots and best weights.
+    """Result of a training, finished or in progress: the network, results by epoch, snapshots and best weights.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ class TrainSettings:
     optimizer: Optimizer = "sgd"
     """Optimiser: sgd, adam, adamw or adadelta; the last three have PyTorch's default coefficients."""
     lr: float = 0.05
-    """Learning rate at the start ("adadelta": usually 1)."""
+    """Learning rate at the start; with adadelta, usually 1."""
     momentum: float = 0.9
     """Momentum of optimizer = "sgd"; other optimisers ignore it."""
     nesterov: bool = False
@@ -48,7 +48,7 @@ class TrainSettings:
     """Number format of the training's forward passes: float32, bfloat16, or float16 with loss scaling.
     Weights are float32 in all cases."""
     augment: Augment = "auto"
-    """Augmentation of training images: crop_flip, none, or auto (the data set's usual).
+    """Augmentation of training images: crop_flip, none, or auto (what is usual for the data set).
     crop_flip crops randomly with 4 pixels of padding, and flips horizontally."""
     warmup: float = 0.0
     """Epochs at the start in which the learning rate grows linearly from 0, step by step; 0: no warm-up."""

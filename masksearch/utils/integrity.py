@@ -195,7 +195,7 @@ def check_object(content: Any, path: Path | str, needed: Mapping[str, type | tup
 
 
 def tensor_metadata(about: Any) -> dict[str, str]:
-    """Return the metadata for a safetensors file: any JSON ``about``, and room for :func:`seal_tensors`'s checksum."""
+    """Return the metadata of a safetensors file: any JSON ``about``, and room for a checksum (:func:`seal_tensors`)."""
     return {_ENTRY: json.dumps({"checksum": f"{_FORMAT}:{'0' * _DIGITS}", "about": about})}
 
 

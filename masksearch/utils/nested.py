@@ -128,7 +128,7 @@ def n_examples(value: Nested) -> int:
 
 
 def take(value: Any, index: slice | Tensor) -> Any:
-    """Return the examples of inputs or targets that a slice (as views) or a tensor of indices (as copies) selects."""
+    """Return the examples of inputs or targets at a slice (as views) or at a tensor of indices (as copies)."""
     return map_tensors(lambda tensor: tensor[index], value)
 
 

@@ -99,7 +99,7 @@ class Table(Mapping[str, Row], Generic[Row]):
             self._rows, self._added = rows, added
 
     def check(self, name: str, kind: str | None = None) -> None:
-        """Raise an error unless the table has a component of this name; ``kind`` replaces ``self.kind`` in the message.
+        """Raise an error unless the table has a component of this name; the error calls it a ``kind``.
 
         Raises
         ------

@@ -38,7 +38,7 @@ Message = list[Event] | Done | Failed | Died
 
 
 class Crew(Protocol):
-    """Workers that run the jobs of a sweep, with numbers from 0 on."""
+    """Protocol of the workers, numbered from 0, that run the jobs of a sweep."""
 
     size: int
 

@@ -42,7 +42,7 @@ class JobQueue:
         return self._ready.popleft() if self._ready else None
 
     def finished(self, job: Job) -> None:
-        """Make the jobs ready that waited for ``job``, the training of their dense network."""
+        """Mark the training of a dense network as finished; the jobs that waited for it become ready."""
         self._ready += self._cells.pop(id(job), [])
 
     def failed(self, job: Job) -> list[Cell]:

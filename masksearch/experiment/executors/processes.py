@@ -80,7 +80,7 @@ class _Worker:
         theirs.close()
 
     def receive(self) -> Message:
-        """Return the next message."""
+        """Return the next message of a worker process; a :class:`Died` message if the process has ended."""
         try:
             message: Message = self.pipe.recv()
         except (EOFError, ConnectionResetError):

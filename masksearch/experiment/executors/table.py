@@ -36,7 +36,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Executor:
-    """A way to run the cells of a sweep: its description, and the function that starts its workers."""
+    """Definition of a way to run the cells of a sweep: a description, and the function that starts workers."""
 
     about: str
     crew: Callable[[RunSettings, Plan, Path, torch.device], Crew] | None = None  # None: this process runs the cells

@@ -124,17 +124,17 @@ class Settings:
 
     @property
     def scope(self) -> Scope:
-        """How criteria compare units of different layers: the setting, or the default of the granularity."""
+        """How criteria compare units of different layers: the user's setting, or else the granularity's default."""
         return self.scoring.scope or SCOPES[self.sweep.granularity]
 
     @property
     def on_empty(self) -> OnEmpty:
-        """What happens when a mask empties a layer: the setting, or the default of the granularity."""
+        """What happens if a mask empties a layer: the user's setting, or else the granularity's default."""
         return self.scoring.on_empty or ON_EMPTY[self.sweep.granularity]
 
     @property
     def hold(self) -> Hold:
-        """Quantity that densities are a share of: the setting, or the cost with upper bounds (for latency: MACs)."""
+        """Quantity of which densities are shares: the cost with upper bounds (for latency: MACs), else the setting."""
         capped = self.sweep.capped
         if capped is None:
             return self.scoring.hold

@@ -88,7 +88,7 @@ class ScoringSettings:
     density of each kind. "knapsack" keeps the units with the largest sum of saliencies that the density allows. If not
     given, "global" for weights and blocks, and "layerwise" for filters."""
     hold: Hold = "units"
-    """Quantity that densities are a share of, for masks of filters and blocks: units, params or macs."""
+    """Quantity of which a density is a share: units, params or macs (params, macs: only for filters and blocks)."""
     on_empty: OnEmpty | None = None
     """What happens when a mask empties a layer: allow (and report it), keep_one (of its units), or raise (an error).
     If not given, "allow" for weights and "keep_one" for filters."""
@@ -121,7 +121,7 @@ class SearchSettings:
     warm_start: str | None = None
     """Criterion whose mask searches start from, none for a random mask, or auto.
     "auto" is magnitude (filters: fpgm) where masks are found on trained weights, else "none". Criteria are written as
-    saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global, NAME:isomorphic."""
+    in saliencies, or with the scope of the mask: NAME:layerwise, NAME:erk, NAME:global, NAME:isomorphic."""
     proposals: int = 1
     """Number of masks that a search proposes per step.
     On a GPU, weight masks of small networks are then scored together."""
@@ -140,7 +140,7 @@ class SearchSettings:
     They are written as in warm_start, for example bn_scale:layerwise."""
     rescore_steps: int | None = None
     """Optimiser steps for scoring one mask again by short training; if not given, training_steps.
-    For rescore_by = "short_training" or "training_loss", or these as objective."""
+    Only for rescore_by (or, without it, objective) = "short_training" or "training_loss"."""
 
     def __post_init__(self) -> None:
         check_fields(self)

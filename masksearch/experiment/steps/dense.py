@@ -135,7 +135,7 @@ class _DenseTask:
     def train(
         self, moments: set[str], detectors: Sequence[EarlyBirdDetector], on_epoch: Callable[[EpochRow], None]
     ) -> None:
-        """Train the network; an interrupted training continues."""
+        """Train the dense network; an interrupted training continues from its checkpoint."""
         cell, data, folder = self.cell, self.data, self.folder
         folder.set_status("training")
         model: nn.Module = build_model(cell.settings.sweep.model, data, seed=cell.seed)
@@ -176,7 +176,7 @@ class _DenseTask:
         remove_checkpoint(checkpoint)
 
     def take_from_file(self) -> None:
-        """Take the weights of a file as those of the end of the training."""
+        """Read the dense network's weights from a file; they count as the weights at the end of its training."""
         model = self._initial_network()
         model.load_state_dict(read_weights_file(self.cell.settings.sweep.dense_file(self.cell.seed), model))
         self._finish_at_end(model, None)

@@ -53,7 +53,7 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskFinder:
-    """Finds the mask of a sweep's cell by a search, a criterion or a learned supermask.
+    """Finder of the mask of a sweep's cell: by a search, by a criterion, or as a learned supermask.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ __all__ = ["TrainingPlan", "mask_schedule", "rewound_weights", "training_plan"]
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Settings of a masked network's training, and the epochs of the learning rate schedule that it covers."""
+    """Settings of a masked network's training, and the part of the learning rate schedule that it runs through."""
 
     settings: TrainSettings
     begin: int  # epochs of the schedule that are over

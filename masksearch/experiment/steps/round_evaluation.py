@@ -96,7 +96,7 @@ def mask_scores(context: CellContext, model: nn.Module, round_: Round[MaskResult
         return cell_scorer(context, model, examples, later=later)(round_.mask).value
 
     def metric(examples: Any) -> float:
-        """Return the task's metric, which the score has with the other sign where lower is better."""
+        """Return the task's metric of the round's mask on given examples."""
         name = "accuracy" if task is CLASSIFICATION else "metric"
         return task.score(Scorer(scored_network(context, model), context.space, examples, name)(round_.mask).value)
 

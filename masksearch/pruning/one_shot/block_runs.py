@@ -103,17 +103,17 @@ class _Call:
 
     @property
     def hidden(self) -> Any:
-        """The first argument, by position or else by name."""
+        """Return the hidden state that a call of a transformer block got: its first argument, by position or name."""
         return self.args[0] if self.args else next(iter(self.kwargs.values()), None)
 
     def of(self, hidden: Tensor) -> "_Call":
-        """Return the call with another first argument."""
+        """Return a copy of a transformer block's call with another hidden state as its first argument."""
         if self.args:
             return replace(self, args=(hidden, *self.args[1:]))
         return replace(self, kwargs={**self.kwargs, next(iter(self.kwargs)): hidden})
 
     def moved(self, device: torch.device) -> "_Call":
-        """Return the call with all tensors on a device; tuples, lists and dicts are searched."""
+        """Return a copy of a block's call with all tensors on ``device``, also those in tuples, lists and dicts."""
         return _Call(_moved(self.args, device), _moved(dict(self.kwargs), device))
 
 
@@ -186,12 +186,12 @@ class _Chain:
                     continue
 
     def run(self, name: str) -> None:
-        """Run the block on all batches."""
+        """Run a block on all calibration batches, so that hooks on its layers receive their inputs."""
         for _ in self._outputs(name):
             pass
 
     def advance(self, name: str) -> None:
-        """Replace the inputs by the block's outputs."""
+        """Run a block on all batches, and replace the stored inputs by its outputs, which the next block gets."""
         outputs = list(self._outputs(name))
         self.calls = [call.of(output) for call, output in zip(self.calls, outputs, strict=True)]
 
@@ -211,12 +211,12 @@ class _Reruns:
         self.model, self.batches = model, batches
 
     def run(self, name: str) -> None:
-        """Run the network on all batches."""
+        """Run the whole network on all calibration batches, so that hooks on its layers receive their inputs."""
         for batch in self.batches:
             call_model(self.model, batch)
 
     def advance(self, name: str) -> None:
-        """Nothing to do: the next run computes everything."""
+        """Do nothing: the next :meth:`run` computes the inputs of all blocks again."""
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class BlockLayer:
 
 
 class FinishedBlocks:
-    """Finished blocks of one call, one safetensors file per block."""
+    """Folder with the blocks that a call of one-shot pruning has finished, one safetensors file per block."""
 
     def __init__(self, folder: Path, call: str) -> None:
         self.folder, self.call = folder, call
@@ -45,7 +45,7 @@ class FinishedBlocks:
         return self.folder / f"block_{number:04d}.safetensors"
 
     def load(self, number: int, weights: str) -> dict[str, BlockLayer] | None:
-        """Return the layers of a finished block; None if there is no file.
+        """Return {layer name: pruned layer} of a finished block of one-shot pruning; None if it has no file.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class FinishedBlocks:
         }
 
     def save(self, number: int, weights: str, results: Mapping[str, BlockLayer]) -> None:
-        """Write the layers of a finished block, atomically."""
+        """Write the pruned layers of a finished block to its safetensors file, atomically."""
         tensors = {f"{name}/matrix": result.matrix for name, result in results.items()}
         tensors |= {f"{name}/keep": result.keep for name, result in results.items()}
         reports = [asdict(result.report) for result in results.values()]
@@ -87,7 +87,7 @@ def call_digest(space: WeightSpace, method: str, kept: Mapping[str, Kept], batch
 
 
 def weights_digest(network: nn.Module, layers: Mapping[str, MatrixLayer]) -> str:
-    """Return a hash of the layers' dense weights."""
+    """Return a hash of the dense weights of a block's layers."""
     digest = hashlib.sha256()
     for name in layers:
         digest.update(network.get_submodule(name).weight.detach().float().cpu().contiguous().numpy().tobytes())  # type: ignore[operator]

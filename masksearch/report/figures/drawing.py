@@ -72,13 +72,13 @@ class Drawing:
 
 
 def by_sparsity(groups: Iterable[Group]) -> Iterator[tuple[float, list[Group]]]:
-    """Yield (sparsity, its groups) for groups of results in order of sparsity; control networks are left out."""
+    """Yield (sparsity, groups of results at it), in order of sparsity; control networks are left out."""
     plain = [group for group in groups if group.control == "none"]
     return ((sparsity, list(own)) for sparsity, own in groupby(plain, key=lambda group: group.sparsity))
 
 
 def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
-    """Return up to ``limit`` (method, label) pairs for a figure that can't show all; control networks are left out.
+    """Return up to ``limit`` (method, label) pairs for a figure with little room; control networks are left out.
 
     The first labels of all methods come before the last label of any.
     """
@@ -92,7 +92,7 @@ def few(groups: Iterable[Group], limit: int) -> list[tuple[str, str]]:
 
 
 def one_sparsity(groups: Iterable[Group]) -> float:
-    """Return the sparsity that a figure of one sparsity shows: the median over ``groups``, the higher of two."""
+    """Return the sparsity for figures that show only one: the median over ``groups``; of two medians, the higher."""
     ordered = sorted({group.sparsity for group in groups})
     return ordered[len(ordered) // 2]
 
@@ -105,7 +105,7 @@ def over_seeds(number: int, intervals: bool = False) -> str:
 
 
 def label_of(metric: Metric, before: str = "") -> str:
-    """Return an axis label for a metric, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``.
+    """Return a metric's axis label, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def plot_points(axes: Axes, xs: _Values, ys: _Values, texts: Sequence[str], **lo
 
 
 def interval_lengths(estimates: Sequence[Estimate], metric: Metric) -> np.ndarray:
-    """Return error bar lengths below and above means, shape (2, n), in the unit of tables; 0 for one seed.
+    """Return error bar lengths below and above means, shape (2, n), in the unit of the tables; 0 for one seed.
 
     Bars of accuracies end at 0 and 100 %.
     """
