@@ -38,6 +38,7 @@ from masksearch.training.training_loss import has_temperature
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import remove_litter, write_json
 from masksearch.utils.imports import import_function
+from masksearch.utils.ranks import ranks
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
@@ -231,6 +232,12 @@ def read_sweep(path: Path) -> SweepResult:
 
 def _check_parts(parts: Sequence[Settings]) -> None:
     first = parts[0]
+    for part in parts:
+        if part.sweep.devices != ranks().size:
+            raise InputError(
+                f"devices: {part.sweep.devices}; torchrun sets it, and started {ranks().size} processes: "
+                "torchrun --nproc-per-node N run_search.py"
+            )
     for part in parts[1:]:
         for name, one, other in (
             ("name", first.run.name, part.run.name),

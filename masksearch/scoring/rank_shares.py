@@ -1,8 +1,8 @@
 """Scoring on several ranks: each rank scores masks on its share of the examples, and one reduction joins the scores.
 
-Scores are split where they are means over examples or functions of all logits. Elsewhere (metrics such as F1, callables,
-streamed examples) every rank scores all examples, and the value of rank 0 counts. In both cases all ranks get equal
-bits, so that searchers take the same decisions everywhere.
+Scores are split where they are means over examples or functions of all logits. Elsewhere (metrics such as F1,
+callables, streamed examples) every rank scores all examples, and the value of rank 0 counts. In both cases all ranks
+get equal bits, so that searchers take the same decisions everywhere.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _HASH = 1 << 50  # a float has 53 bits
 
 @dataclass(frozen=True)
 class RankShare:
-    """This rank's part of the examples on which masks are scored, and how scores of all ranks are joined."""
+    """Part of the examples on which one rank scores masks, and how the scores of all ranks are joined."""
 
     split: Any
     weight: float | None = None  # examples or tokens over which the rank's score is a mean; None: a score of all

@@ -24,8 +24,8 @@ from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
 from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.paths.reconstructed import ReconstructedPath
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
-from masksearch.scoring.rank_shares import RankShare, equal_scores, share_of_rank
 from masksearch.scoring.probe import Probe, check_examples, check_weights
+from masksearch.scoring.rank_shares import RankShare, equal_scores, share_of_rank
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.tasks import CLASSIFICATION, Task, with_loss
 from masksearch.utils.errors import InputError, check_whole
@@ -41,8 +41,10 @@ class Scorer:
     """Scorer of pruning masks of one network: it measures an objective of the masked network on a data split.
 
     The scorer copies the network in eval mode and keeps examples in memory on its device; streamed examples are read
-    again for every mask. In a ``ms.distributed()`` block under torchrun, every process scores its share of the examples,
-    and all processes get the same scores. The caller's model never changes. ``path_name`` and ``repr`` say how masks are scored and why.
+    again for every mask. The caller's model never changes. ``path_name`` and ``repr`` say how masks are scored and why.
+
+    In a ``ms.distributed()`` block under torchrun, every process scores its share of the examples, and all processes
+    get the same scores.
 
     Parameters
     ----------

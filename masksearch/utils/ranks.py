@@ -18,7 +18,7 @@ from torch import Tensor
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["ALONE", "Ranks", "bounds", "distributed", "launched", "ranks"]
+__all__ = ["ALONE", "Ranks", "bounds", "distributed", "equal_errors", "launched", "ranks"]
 
 _WAIT = timedelta(minutes=30)  # for another rank, in a collective operation
 _AGREE = timedelta(minutes=1)  # for the other ranks to fail in the same way
@@ -164,6 +164,18 @@ def ranks() -> Ranks:
 def launched() -> bool:
     """Return whether torchrun, or another launcher with its environment variables, started several processes."""
     return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def equal_errors() -> Iterator[None]:
+    """Context manager for checks that give the same error in every process of torchrun: only rank 0 reports it."""
+    try:
+        yield
+    except InputError:
+        if launched() and os.environ["RANK"] != "0":
+            time.sleep(_SPEAK.total_seconds())  # torchrun ends this process when rank 0 has ended
+            raise SystemExit(2) from None
+        raise
 
 
 def bounds(n: int, rank: int, size: int) -> tuple[int, int]:
