@@ -45,10 +45,13 @@ class _WithLoss(nn.Module):
     def forward(self, inputs: Any, targets: Any, counts: bool) -> Tensor:
         """Return the mean loss of a batch; for a batch that does not count, 0 with gradients of 0."""
         self.outputs = self._call(inputs)
+        loss = self._loss(self.outputs, inputs, targets)
         if counts:
-            return self._loss(self.outputs, inputs, targets)
-        zeros = [part.sum() * 0 for part in output_tensors(self.outputs) if part.requires_grad]
-        return torch.stack(zeros).sum()
+            return loss
+        if loss.isfinite():
+            return loss * 0  # depends on the same parameters as the loss of other batches
+        zeros = [part.sum() * 0 for part in output_tensors(self._loss.task.read(self.outputs)) if part.requires_grad]
+        return torch.stack(zeros).sum()  # of padding alone: a mean over nothing is NaN
 
 
 class DataParallel:
