@@ -31,6 +31,7 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import NetworkSpace
 from masksearch.tasks import Task
 from masksearch.training import optimizer_steps
+from masksearch.training.data_parallel import check_sync_batchnorm
 from masksearch.training.duration import Duration
 from masksearch.training.own_loop import check_train_function
 from masksearch.training.slimming import Slimming
@@ -120,6 +121,8 @@ def run_sweep(
     parts = [settings] if isinstance(settings, Settings) else list(settings)
     _check_parts(parts)
     device = prepare(parts[0].run)
+    for part in parts:
+        check_sync_batchnorm(part.train, device)
     _check_without_data(parts)
     loaded = _loaded_parts(parts)
     cells = [cell for part in loaded for cell in part.cells]

@@ -19,13 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from masksearch.training.batches import Batch, Feed
 from masksearch.training.input_check import mode_kept
+from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loss import TrainingLoss
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, n_examples, output_tensors, take
 from masksearch.utils.ranks import Ranks, bounds
 from masksearch.utils.seeds import derive, seeded
 
-__all__ = ["DataParallel", "share", "synchronised_norms"]
+__all__ = ["DataParallel", "check_sync_batchnorm", "share", "synchronised_norms"]
 
 
 class _WithLoss(nn.Module):
@@ -144,6 +145,12 @@ def share(n: int, rank: int, size: int) -> tuple[int, int, bool]:
     if rank >= working:
         return 0, min(2, n), False
     return *bounds(n, rank, working), True
+
+
+def check_sync_batchnorm(settings: TrainSettings, device: torch.device) -> None:
+    """Raise an InputError if BatchNorm statistics over all ranks are asked for on a device other than CUDA."""
+    if settings.sync_batchnorm and device.type != "cuda":
+        raise InputError(f"sync_batchnorm: True; it needs CUDA, and the device is {device.type}; set it to False")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from masksearch.training.checkpoint import (
     refusing_checkpoint,
     save_checkpoint,
 )
-from masksearch.training.data_parallel import DataParallel, synchronised_norms
+from masksearch.training.data_parallel import DataParallel, check_sync_batchnorm, synchronised_norms
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
@@ -305,8 +305,7 @@ def _check_request(
         raise InputError(f"stop_after: {settings.stop_after}; early stopping needs validation examples; pass val")
     if settings.distill and teacher is None:
         raise InputError(f"distill: {settings.distill}; it needs the dense network; pass teacher, or set distill to 0")
-    if settings.sync_batchnorm and device.type != "cuda":
-        raise InputError(f"sync_batchnorm: True; it needs CUDA, and the device is {device.type}; set it to False")
+    check_sync_batchnorm(settings, device)
     if settings.precision == "float16" and device.type not in ("cpu", "cuda"):
         raise InputError(f"precision: float16; it is for CPU and CUDA, not for {device.type}; choose float32")
 

@@ -168,11 +168,11 @@ def launched() -> bool:
 
 @contextmanager
 def equal_errors() -> Iterator[None]:
-    """Context manager for checks that give the same error in every process of torchrun: only rank 0 reports it."""
+    """Context manager for checks that fail in all processes of torchrun on a machine: only its first one reports it."""
     try:
         yield
     except InputError:
-        if launched() and os.environ["RANK"] != "0":
+        if launched() and os.environ.get("LOCAL_RANK", os.environ["RANK"]) != "0":
             time.sleep(_SPEAK.total_seconds())  # torchrun ends this process when rank 0 has ended
             raise SystemExit(2) from None
         raise
@@ -209,7 +209,8 @@ def distributed(device: str = "auto") -> Iterator[Ranks]:
     if _current.size > 1:  # in an enclosing block
         yield _current
         return
-    own = _device(device)
+    with equal_errors():
+        own = _device(device)
     if not launched():
         yield Ranks(0, 1, own)
         return
@@ -246,10 +247,10 @@ def _device(name: str) -> torch.device:
         raise InputError(f"device: {name!r}; with torchrun, allowed are auto, cuda (cuda:LOCAL_RANK) and cpu")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    number, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if number >= found:
+    here, found = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if here > found:
         raise InputError(
-            f"device: {name}; process {number} of this machine has no GPU, since PyTorch finds {found}: start as many "
+            f"device: {name}; {here} processes on this machine, on which PyTorch finds {found} GPUs: start as many "
             "processes as GPUs (--nproc-per-node), or give --device cpu"
         )
-    return torch.device("cuda", number)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -167,6 +167,7 @@ def test_sync_batchnorm_is_refused_on_a_cpu():
     [
         ({"executor": "processes:2"}, "executor: processes:2; with torchrun"),
         ({"seconds": 3.0}, "every process would measure other times"),
+        ({"device": "cuda:1"}, "device: 'cuda:1'; with torchrun, allowed are auto, cuda"),
         ({"train_fn": "own_tasks:own_loop"}, "train_fn: own_tasks:own_loop; with torchrun"),
     ],
 )
