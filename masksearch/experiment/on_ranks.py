@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,7 @@ def own_copy(parts: Sequence[Settings]) -> Iterator[list[Settings]]:
     run = parts[0].run
     source = Path(run.runs)
     words = f"{source.resolve()}/{run.name} {os.getuid()} rank {ranks().rank}"
+    signal.signal(signal.SIGTERM, _end)  # torchrun's signal to the others when one process has ended
     # The name is fixed, so that the next run removes what a killed one has left.
     target = Path(tempfile.gettempdir()) / f"masksearch-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
     shutil.rmtree(target, ignore_errors=True)
@@ -94,6 +96,10 @@ def own_copy(parts: Sequence[Settings]) -> Iterator[list[Settings]]:
         yield [part.with_changes({"run": {"runs": str(target)}}) for part in parts]
     finally:
         shutil.rmtree(target, ignore_errors=True)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(143)  # in contrast to the usual end of a process, this removes the copy
 
 
 def _folders(parts: Sequence[Settings], runs: Path) -> list[Path]:

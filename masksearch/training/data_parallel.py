@@ -86,19 +86,20 @@ class DataParallel:
 
     def batches(
         self, feed: Feed, order: Tensor, sizes: Sequence[int], draws: Tensor | None, seed: int
-    ) -> Iterator[tuple[Batch, bool]]:
-        """Yield this rank's share of every batch, and whether it counts; arguments as for :meth:`Feed.shuffled`.
+    ) -> Iterator[tuple[Batch, int, bool]]:
+        """Yield this rank's share of every batch, the batch's number of examples, and whether the share counts.
 
-        A rank without a share of a small batch gets examples that do not count, since all ranks take part in a step.
+        The arguments are those of :meth:`Feed.shuffled`. A rank without a share of a small batch gets examples that do
+        not count, since all ranks take part in a step.
         """
         rank, size = self.ranks.rank, self.ranks.size
         if size == 1:
-            yield from ((batch, True) for batch in feed.shuffled(order, sizes, draws, seed))
+            for batch in feed.shuffled(order, sizes, draws, seed):
+                yield batch, n_examples(batch[0]), True
         elif feed.own_order:  # the loader decides which examples come next: every rank reads all of them
             for inputs, targets in feed.shuffled(order, sizes, draws, seed):
-                start, stop, counts = share(n_examples(inputs), rank, size)
-                part = slice(start, stop)
-                yield (take(inputs, part), take(targets, part)), counts
+                start, stop, counts = share(n := n_examples(inputs), rank, size)
+                yield (take(inputs, slice(start, stop)), take(targets, slice(start, stop))), n, counts
         else:
             shares = [share(n, rank, size) for n in sizes]
             starts = accumulate(sizes[:-1], initial=0)
@@ -109,7 +110,7 @@ class DataParallel:
             seed = derive(seed, "rank", rank) if rank else seed
             own_draws = None if draws is None else draws[own]
             found = feed.shuffled(order[own], lengths, own_draws, seed)
-            yield from zip(found, (counts for *_, counts in shares), strict=True)
+            yield from zip(found, sizes, (counts for *_, counts in shares), strict=True)
 
     def copy_buffers(self) -> None:
         """Give all ranks the buffers of rank 0, such as BatchNorm's running statistics; call it after every step."""

@@ -62,12 +62,12 @@ class EpochPass:
         data_seed = derive(self.seed, "epoch", epoch, "data")
         dropout_seed = derive(self.seed, "epoch", epoch, *(("rank", rank) if rank else ()))
         with seeded(dropout_seed, device):
-            for (inputs, targets), counts in self.parallel.batches(self.feed, order, sizes, draws, data_seed):
+            for (inputs, targets), n_batch, counts in self.parallel.batches(self.feed, order, sizes, draws, data_seed):
                 parts.append(self.checked.loss_task.n_parts(targets, n_examples(inputs)) if counts else 0)
                 with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
                     loss, outputs = self.parallel(inputs, targets, parts[-1])
                 losses.append(loss.detach().reshape(()))
-                self.step.add(loss, parts[-1])
+                self.step.add(loss, parts[-1], n_batch if self.checked.loss_task.weight is None else None)
                 if metering is not None and counts:
                     metering.add(outputs, targets)
                 if self.step.ready:

@@ -73,13 +73,14 @@ class OptimizerStep:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
-    def add(self, loss: Tensor, parts: int) -> None:
+    def add(self, loss: Tensor, parts: int, total: int | None = None) -> None:
         """Backpropagate a batch's mean loss; its gradient is weighted by ``parts``, its number of examples or tokens.
 
-        A batch of 0 parts adds nothing. With several ranks, the batch is that of all ranks together.
+        A batch of 0 parts adds nothing. ``total`` is the number of parts on all ranks together; None: it is counted.
         """
         size = self._ranks.size
-        total = parts if size == 1 else int(self._ranks.sum(parts))
+        if total is None:
+            total = int(self._ranks.sum(parts))
         if self._count == 0:
             self._optimizer.zero_grad(set_to_none=True)
             self._parts, self._first_parts = 0, max(1, total)
