@@ -21,8 +21,8 @@ from masksearch.utils.errors import InputError
 __all__ = ["ALONE", "Ranks", "bounds", "distributed", "equal_errors", "launched", "ranks"]
 
 _WAIT = timedelta(minutes=30)  # for another rank, in a collective operation
-_AGREE = timedelta(minutes=1)  # for the other ranks to fail in the same way
-_SPEAK = timedelta(seconds=5)  # for rank 0 to report an error that all ranks have
+_AGREE = 60.0  # seconds for the other ranks to fail in the same way
+_SPEAK = 5.0  # seconds for rank 0 to report an error that all ranks have
 
 _Result = TypeVar("_Result")
 
@@ -120,12 +120,7 @@ class Ranks:
         number = next(self._agreements)
         keys = [f"agree/{number}/{rank}" for rank in range(self.size)]
         self._store.set(keys[self.rank], text)
-        try:
-            self._store.wait(keys, _AGREE)
-            equal = all(self._store.get(key).decode() == text for key in keys)
-        except RuntimeError:  # torch.distributed.DistStoreError
-            equal = False
-        if not equal:
+        if not self._appear(keys, _AGREE) or any(self._store.get(key).decode() != text for key in keys):
             raise InputError(f"{text}; not on all {self.size} processes of torchrun, so the run ends")
 
     def close(self) -> None:
@@ -138,16 +133,21 @@ class Ranks:
         if self._store is None:
             return True
         try:
-            if not self.first:
-                try:
-                    self._store.wait(["reported"], _SPEAK)
-                except RuntimeError:
-                    pass  # rank 0 has no error
-                else:
-                    time.sleep(0.5)  # for rank 0 to print: torchrun ends all processes when one ends
+            if not self.first and self._appear(["reported"], _SPEAK):
+                time.sleep(0.5)  # for rank 0 to print: torchrun ends all processes when one ends
             return self._store.add("reported", 1) == 1
         except RuntimeError:  # torchrun has ended
             return False
+
+    def _appear(self, keys: list[str], seconds: float) -> bool:
+        """Wait for keys in the store of torchrun; return whether all appear in time. Signals interrupt the waiting."""
+        assert self._store is not None
+        end = time.monotonic() + seconds
+        while not self._store.check(keys):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
 
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -173,7 +173,7 @@ def equal_errors() -> Iterator[None]:
         yield
     except InputError:
         if launched() and os.environ.get("LOCAL_RANK", os.environ["RANK"]) != "0":
-            time.sleep(_SPEAK.total_seconds())  # torchrun ends this process when rank 0 has ended
+            time.sleep(_SPEAK)  # torchrun ends this process when rank 0 has ended
             raise SystemExit(2) from None
         raise
 

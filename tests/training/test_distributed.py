@@ -114,9 +114,13 @@ def test_a_sweep_writes_one_run_folder_and_continues(tmp_path):
         assert '"devices": 2' in (cell / "settings.json").read_text()
         assert len({file.name.split(".")[-2] for file in cell.glob("events*")}) == 1  # of one process
     assert len(list((tmp_path / "runs" / "dense").iterdir())) == 1
+    searched = cells[0]  # unfinished: it continues from its own files and from the dense network, on both ranks
+    (searched / "status.json").unlink()
+    before = (searched / "retrained.safetensors").read_bytes()
     again = torchrun(ROOT / "run_search.py", *flags)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("2 of 2 cells are finished already") == 1
+    assert again.stdout.count("1 of 2 cells are finished already") == 1
+    assert (searched / "retrained.safetensors").read_bytes() == before
 
 
 FAILING = """
