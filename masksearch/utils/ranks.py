@@ -40,11 +40,12 @@ class Ranks:
         Device of this process: ``cuda:LOCAL_RANK`` or ``cpu``.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, store: "dist.Store | None" = None) -> None:
+    def __init__(
+        self, rank: int, size: int, device: torch.device, store: "dist.Store | None" = None, group: Any = None
+    ) -> None:
         self.rank, self.size, self.device = rank, size, device
         self._store, self._agreements = store, count()
-        # A group of its own on the CPU: these operations never wait for the gradients of a GPU.
-        self._group: Any = dist.new_group(backend="gloo", timeout=_WAIT) if size > 1 else None
+        self._group = group  # on the CPU, for numbers and objects
 
     @property
     def first(self) -> bool:
@@ -221,7 +222,9 @@ def distributed(device: str = "auto") -> Iterator[Ranks]:
     store, rank, size = next(dist.rendezvous("env://", timeout=_WAIT))
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=dist.PrefixStore("groups", store), rank=rank, world_size=size, timeout=_WAIT)
-    _current = Ranks(rank, size, own, dist.PrefixStore("masksearch", store))
+    # A group of its own for numbers on the CPU: they never wait for the gradients of a GPU.
+    group = dist.new_group(backend="gloo", timeout=_WAIT)
+    _current = Ranks(rank, size, own, dist.PrefixStore("masksearch", store), group)
     try:
         yield _current
         _current.gather([0])  # no process ends while another one still needs it
