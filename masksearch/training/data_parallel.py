@@ -56,7 +56,7 @@ class _WithLoss(nn.Module):
 
 
 class DataParallel:
-    """The network and the loss of a training, on one or several ranks.
+    """The network and the loss of a training, on one or several ranks; gradients are averaged after every batch.
 
     Parameters
     ----------
