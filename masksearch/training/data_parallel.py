@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from torch.nn.parallel import DistributedDataParallel
 
+from masksearch.tasks import CLASSIFICATION
 from masksearch.training.batches import Batch, Feed
+from masksearch.training.evaluation import Evaluation
+from masksearch.training.examples import Examples, Resident, as_examples
 from masksearch.training.input_check import mode_kept
 from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loss import TrainingLoss
@@ -111,6 +114,21 @@ class DataParallel:
             own_draws = None if draws is None else draws[own]
             found = feed.shuffled(order[own], lengths, own_draws, seed)
             yield from zip(found, sizes, (counts for *_, counts in shares), strict=True)
+
+    def part_of(self, split: Examples) -> Examples:
+        """Return this rank's share of validation examples, or ``split`` itself if its metric is not the accuracy."""
+        examples, size = as_examples(split), self.ranks.size
+        task = examples.task
+        accuracy = task.classifies and task.metric is CLASSIFICATION.metric and task.weight is None
+        if size == 1 or not accuracy or not isinstance(examples, Resident) or len(examples) < size:
+            return split
+        part = slice(*bounds(len(examples), self.ranks.rank, size))
+        return Resident(take(examples.inputs, part), take(examples.targets, part), task)
+
+    def joined(self, found: Evaluation, n: int) -> Evaluation:
+        """Return the accuracy and the loss on ``n`` examples, from those on this rank's share of them."""
+        loss, right = self.ranks.mean([found.loss, nan if found.metric is None else found.metric * n], found.n)
+        return Evaluation(None if isnan(right) else round(right) / n, loss, n)
 
     def copy_buffers(self) -> None:
         """Give all ranks the buffers of rank 0, such as BatchNorm's running statistics; call it after every step."""

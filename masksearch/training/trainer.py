@@ -221,7 +221,8 @@ def train(
     feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
     val_feed = None
     if val is not None and val_checked is not None:
-        val_feed = Feed(val, device, checked.channels_last, check=val_checked.check_targets)
+        val_part = parallel.part_of(val)
+        val_feed = Feed(val_part, device, checked.channels_last, check=val_checked.check_targets)
     epochs = EpochPass(
         model=model,
         feed=feed,
@@ -245,9 +246,11 @@ def train(
             lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
             train_loss, train_metric = epochs.run(epoch, lr)
             evaluation = None
-            if val_feed is not None and val_checked is not None:
+            if val is not None and val_feed is not None and val_checked is not None:
                 with averaging.in_place() if averaging else nullcontext():
                     evaluation = evaluate_feed(model, val_feed, val_checked)
+                if val_part is not val:
+                    evaluation = parallel.joined(evaluation, len(as_examples(val)))
             row = EpochRow(
                 epoch=epoch + 1,
                 train_loss=train_loss,
