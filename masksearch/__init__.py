@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from masksearch.tasks import Task
     from masksearch.training import TrainSettings, evaluate, keep_mask, train
     from masksearch.utils.errors import InputError
+    from masksearch.utils.ranks import distributed
 
     __version__: str
 
@@ -82,6 +83,7 @@ __all__ = [
     "criteria",
     "data",
     "deploy",
+    "distributed",
     "draw_ticket",
     "evaluate",
     "export",
@@ -164,6 +166,7 @@ _HOMES = {
     "tasks": ("Task",),
     "training": ("TrainSettings", "evaluate", "keep_mask", "train"),
     "utils.errors": ("InputError",),
+    "utils.ranks": ("distributed",),
 }
 """Path of a module -> the public names that the package takes from it."""
 

@@ -11,6 +11,7 @@ from masksearch.core.protocol import Score, Trial
 from masksearch.experiment import Cell, SweepCallback
 from masksearch.experiment.results import CellResult
 from masksearch.training import EpochRow
+from masksearch.utils.ranks import ranks
 
 __all__ = ["ProgressBars"]
 
@@ -108,7 +109,8 @@ class ProgressBars(SweepCallback):
             self._bars.advance(self._sweep)
 
     def cell_fails(self, cell: Cell, sentence: str) -> None:
-        """Print the label of a failed cell and a sentence about its error."""
+        """Print the label of a failed cell and a sentence about its error; with torchrun, all ranks have the same."""
+        ranks().agree(f"{cell.label}: {sentence}")
         text = f"{cell.label}: failed: {sentence}"
         self._console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
         if self._sweep is not None:

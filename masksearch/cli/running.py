@@ -18,6 +18,8 @@ from masksearch.experiment import (
     CellsFailedError,
     Settings,
     SweepResult,
+    on_all_ranks,
+    own_copy,
     recipe_names,
     recipe_text,
     run_sweep,
@@ -28,6 +30,7 @@ from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
+from masksearch.utils.ranks import equal_errors, ranks
 
 __all__ = ["draw_report", "keep_freed_memory", "print_result", "run"]
 
@@ -41,11 +44,14 @@ def run(args: Sequence[str], console: Console) -> None:
     if "--help-all" in args:
         print(full_help(args, "masksearch run"), end="")
         return
-    parts = parse(args, "masksearch run")
+    with equal_errors():
+        parts = parse(args, "masksearch run")
     if parts == "list":
         print_tables(console)
-    else:
-        run_parts(parts, ["run", *args], console)
+        return
+    with on_all_ranks(parts) as own:
+        console.quiet = not ranks().first
+        run_parts(own, ["run", *args], console)
 
 
 def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) -> None:
@@ -55,19 +61,19 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
     for part in parts:
         sweeps.setdefault(part.run.name, []).append(part)
     for name, sweep in sweeps.items():
-        free = free_name(sweep)
+        free = ranks().from_first(partial(free_name, sweep))
         if free != name:
             folder = Path(sweep[0].run.runs)
             text = f"{folder / name} holds a sweep with other settings, which is kept; this sweep is {folder / free}"
             console.print(text, highlight=False, soft_wrap=True, markup=False)
-        with ProgressBars(console) as bars:
+        with own_copy(renamed(sweep, free)) as own, ProgressBars(console) as bars:
             try:
-                result = run_sweep(renamed(sweep, free), bars)
+                result = run_sweep(own, bars)
             except CellsFailedError as error:
                 if error.result.cells:
-                    _finish(error.result, args, console)
+                    ranks().from_first(partial(_finish, error.result, args, console))
                 raise
-        _finish(result, args, console)
+        ranks().from_first(partial(_finish, result, args, console))
 
 
 def _finish(result: SweepResult, args: Sequence[str], console: Console) -> None:

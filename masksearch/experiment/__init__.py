@@ -3,6 +3,7 @@
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import EXECUTORS
+from masksearch.experiment.on_ranks import on_all_ranks, own_copy
 from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.settings.sweep_axes import methods
@@ -20,6 +21,8 @@ __all__ = [
     "grid",
     "load_recipe",
     "methods",
+    "on_all_ranks",
+    "own_copy",
     "read_sweep",
     "recipe_names",
     "recipe_text",

@@ -257,6 +257,8 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
     }
     if settings.sweep.image_size is not None:
         identity["image_size"] = settings.sweep.image_size
+    if settings.sweep.devices > 1:
+        identity["devices"] = settings.sweep.devices
     if data_digest:
         identity["data"] = data_digest
     if settings.sweep.dense != "auto":

@@ -53,6 +53,7 @@ DENSE = frozenset(
         "sweep.model",
         "sweep.dense",
         "sweep.train_fn",
+        "sweep.devices",
         "scoring.train_examples",
         "scoring.val_examples",
         "train",

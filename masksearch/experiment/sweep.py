@@ -31,6 +31,7 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import NetworkSpace
 from masksearch.tasks import Task
 from masksearch.training import optimizer_steps
+from masksearch.training.data_parallel import check_sync_batchnorm
 from masksearch.training.duration import Duration
 from masksearch.training.own_loop import check_train_function
 from masksearch.training.slimming import Slimming
@@ -38,6 +39,7 @@ from masksearch.training.training_loss import has_temperature
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import remove_litter, write_json
 from masksearch.utils.imports import import_function
+from masksearch.utils.ranks import ranks
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
@@ -119,6 +121,8 @@ def run_sweep(
     parts = [settings] if isinstance(settings, Settings) else list(settings)
     _check_parts(parts)
     device = prepare(parts[0].run)
+    for part in parts:
+        check_sync_batchnorm(part.train, device)
     _check_without_data(parts)
     loaded = _loaded_parts(parts)
     cells = [cell for part in loaded for cell in part.cells]
@@ -231,6 +235,12 @@ def read_sweep(path: Path) -> SweepResult:
 
 def _check_parts(parts: Sequence[Settings]) -> None:
     first = parts[0]
+    for part in parts:
+        if part.sweep.devices != ranks().size:
+            raise InputError(
+                f"devices: {part.sweep.devices}; torchrun sets it, and started {ranks().size} processes: "
+                "torchrun --nproc-per-node N run_search.py"
+            )
     for part in parts[1:]:
         for name, one, other in (
             ("name", first.run.name, part.run.name),

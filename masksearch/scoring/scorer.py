@@ -25,10 +25,12 @@ from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
 from masksearch.scoring.paths.reconstructed import ReconstructedPath
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
 from masksearch.scoring.probe import Probe, check_examples, check_weights
+from masksearch.scoring.rank_shares import RankShare, equal_scores, share_of_rank
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.tasks import CLASSIFICATION, Task, with_loss
 from masksearch.utils.errors import InputError, check_whole
-from masksearch.utils.nested import Nested, as_device
+from masksearch.utils.nested import Nested, as_device, to_device
+from masksearch.utils.ranks import ranks
 
 __all__ = ["Scorer"]
 
@@ -40,6 +42,9 @@ class Scorer:
 
     The scorer copies the network in eval mode and keeps examples in memory on its device; streamed examples are read
     again for every mask. The caller's model never changes. ``path_name`` and ``repr`` say how masks are scored and why.
+
+    In a ``ms.distributed()`` block under torchrun, every process scores its share of the examples, and all processes
+    get the same scores.
 
     Parameters
     ----------
@@ -121,7 +126,9 @@ class Scorer:
             )
         self._n_examples = len(split) if self._row.images is None else min(self._row.images, len(split))
         self._model = copy.deepcopy(model).to(self._device).eval()
+        ranks().copy_from_first(self._model.state_dict().values())
         self._since_refresh = 0
+        self._held = RankShare(split)
         self._path: Path | None = None
         self._any_task: AnyTaskPath | ReconstructedPath | None = None
         self._batched: BatchedMasks | None = None
@@ -143,9 +150,10 @@ class Scorer:
             probe.check_loss(needed=self._row.of_task == "loss")
         self._batch_size = len(split) if of_network else batch_size or images_per_pass(self._model, probe.inputs)
         check = partial(check_examples, classes=probe.classes)
-        self._examples = ScoredExamples(split, self._device, self._batch_size, probe.channels_last, check)
-        measure = self._row.of_logits
         reference = self._reason_for_reference(split, probe, loss)
+        self._held = share_of_rank(split, self._row, self._task, has_logits=not reference)
+        self._examples = ScoredExamples(self._held.split, self._device, self._batch_size, probe.channels_last, check)
+        measure = self._row.of_logits
         if of_network:
             self._why = reference
         elif calibration is not None:
@@ -162,9 +170,11 @@ class Scorer:
             images, self._labels = self._examples.whole()
             assert isinstance(images, Tensor)
             self._images = images
+            # Logits that are joined have labels of all ranks.
+            self._labels = to_device(split.targets, self._device) if self._held.gathers_logits else self._labels
             self._path, self._why = self._choose_path(fast)
             wanted = masks_per_pass or (1 if self._device.type == "cpu" else _MASKS_PER_PASS)
-            self._batched = self._choose_batched(wanted, measure)
+            self._batched = None if self._held.gathers_logits else self._choose_batched(wanted, measure)
             self.masks_per_pass = 1 if self._batched is None else wanted
             if fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
                 self._accuracy = Accuracy(self._path, self._reference(), self._labels)
@@ -203,15 +213,17 @@ class Scorer:
             If a mask belongs to another space.
         """
         proposals = proposals_of(masks, self.space)
+        if ranks().size > 1:  # a bound of a share of the examples is none of all
+            proposals = [replace(proposal, threshold=None) for proposal in proposals]
         if self._divides and any(proposal.share < 1 for proposal in proposals):
             return [self._share(proposal.share).score([replace(proposal, share=1.0)])[0] for proposal in proposals]
         if self._batched is None:
-            return [self._score(proposal) for proposal in proposals]
+            return equal_scores(proposals, list(map(self._score, proposals)), self._held.weight)
         scores: list[Score] = []
         size = self.masks_per_pass
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
             scores += [self._score(group[0])] if len(group) == 1 else self._score_batched(self._batched, group)
-        return scores
+        return equal_scores(proposals, scores, self._held.weight)
 
     @property
     def refresh_every(self) -> int:
@@ -239,13 +251,15 @@ class Scorer:
         if self._since_refresh == self.refresh_every:  # the caller has not refreshed the scorer
             self.refresh()
         self._since_refresh += 1
-        exact, examples = True, self._n_examples
+        exact, examples = True, self._n_scored
         if self._accuracy is not None:
             value, exact, examples = self._accuracy.score(proposal)
         elif self._path is not None:
             assert self._row.of_logits is not None
             with torch.no_grad():
-                value = float(self._row.of_logits(self._path.logits(proposal), self._labels))
+                logits = self._path.logits(proposal)
+                logits = ranks().joined(logits, self._n_examples) if self._held.gathers_logits else logits
+                value = float(self._row.of_logits(logits, self._labels))
         elif self._any_task is not None:
             value = self._any_task.score(proposal.mask)
         elif self._row.of_filters is not None and isinstance(self.space, FilterSpace):
@@ -264,7 +278,12 @@ class Scorer:
         logits = together.logits([proposal.mask for proposal in proposals])
         values = batched_objective(self._row.of_logits, logits, self._labels).tolist()
         seconds = (time.perf_counter() - start) / len(proposals)
-        return [Score(value, exact=True, seconds=seconds, images=self._n_examples) for value in values]
+        return [Score(value, exact=True, seconds=seconds, images=self._n_scored) for value in values]
+
+    @property
+    def _n_scored(self) -> int:
+        """Number of examples per scoring, on this rank if it scores a share."""
+        return self._n_examples if self._held.weight is None else len(self._held.split)
 
     def _new_measure(self) -> Measure:
         """Return a new measure of the objective for the reference path of any task."""

@@ -24,6 +24,7 @@ from masksearch.utils.files import load_tree, remove_litter, save_tree
 from masksearch.utils.integrity import check_object, check_tensors, refusing
 from masksearch.utils.locks import locked
 from masksearch.utils.nested import tensors_of
+from masksearch.utils.ranks import ranks
 
 __all__ = [
     "completed_epochs",
@@ -43,6 +44,7 @@ _FORMER_IDENTITY: dict[str, object] = asdict(TrainSettings()) | {
     "task": {"task": "classification"},
     "data": None,
     "teacher": None,
+    "devices": 1,
 }
 """What older checkpoints are of, where they lack an entry."""
 
@@ -58,7 +60,7 @@ def locks_checkpoint(function: Callable[_Arguments, _Result]) -> Callable[_Argum
 
     @wraps(function)
     def holding(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
-        if options.get("checkpoint") is None:
+        if options.get("checkpoint") is None or not ranks().first:
             return function(*arguments, **options)
         path = Path(str(options["checkpoint"]))
         with locked(_lock_file(path), f"checkpoint {path}", "wait for it, or name another file"):
@@ -131,8 +133,10 @@ def save_checkpoint(
 ) -> None:
     """Write the state of a training to a file, from which :func:`load_checkpoint` restores it.
 
-    Random numbers derive from the seed, so that no generator is saved.
+    Random numbers derive from the seed, so that no generator is saved. Rank 0 alone writes the file.
     """
+    if not ranks().first:
+        return
     best = training.best
     tree = {
         "format": _FORMAT,
@@ -159,7 +163,7 @@ def load_checkpoint(
     InputError
         If the file is no checkpoint, is damaged, or is of another training; the message names the first difference.
     """
-    tree = _tree(path)
+    tree = ranks().from_first(lambda: _tree(path))
     saved_identity = _FORMER_IDENTITY | tree["identity"]
     for name, value in identity.items():
         saved = saved_identity.get(name)

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from masksearch.training.augmentation import draw_crop_flip
 from masksearch.training.batches import Feed, batch_sizes
+from masksearch.training.data_parallel import DataParallel
 from masksearch.training.evaluation import mean_loss, metrics_of
 from masksearch.training.input_check import InputCheck
 from masksearch.training.metering import Metering
 from masksearch.training.optimizer_step import OptimizerStep
-from masksearch.training.training_loss import TrainingLoss
-from masksearch.utils.nested import call_model, n_examples
+from masksearch.utils.nested import n_examples
 from masksearch.utils.seeds import derive, seeded, torch_generator
 
 __all__ = ["EpochPass"]
@@ -29,7 +29,7 @@ class EpochPass:
     batch_size: int
     steps_per_epoch: int
     step: OptimizerStep
-    loss: TrainingLoss
+    parallel: DataParallel  # the network and its loss, on all ranks
     checked: InputCheck
     seed: int
     cropped: bool  # whether images are cropped and flipped at random
@@ -47,7 +47,7 @@ class EpochPass:
         lr : float
             Learning rate of all steps, but those of a warm-up.
         """
-        n, device = len(self.feed), self.feed.device
+        n, device, rank = len(self.feed), self.feed.device, self.parallel.ranks.rank
         order = torch.randperm(n, generator=torch_generator(self.seed, "epoch", epoch, "order"))
         sizes = batch_sizes(n, self.batch_size)
         draws = draw_crop_flip(n, torch_generator(self.seed, "epoch", epoch, "crop_flip")) if self.cropped else None
@@ -59,15 +59,16 @@ class EpochPass:
         step = epoch * self.steps_per_epoch
         self.step.start_epoch(lr)
         self.model.train()
-        with seeded(derive(self.seed, "epoch", epoch), device):
-            for inputs, targets in self.feed.shuffled(order, sizes, draws, derive(self.seed, "epoch", epoch, "data")):
+        data_seed = derive(self.seed, "epoch", epoch, "data")
+        dropout_seed = derive(self.seed, "epoch", epoch, *(("rank", rank) if rank else ()))
+        with seeded(dropout_seed, device):
+            for (inputs, targets), n_batch, counts in self.parallel.batches(self.feed, order, sizes, draws, data_seed):
+                parts.append(self.checked.loss_task.n_parts(targets, n_examples(inputs)) if counts else 0)
                 with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
-                    outputs = call_model(self.model, inputs)
-                    loss = self.loss(outputs, inputs, targets)
-                parts.append(self.checked.loss_task.n_parts(targets, n_examples(inputs)))
+                    loss, outputs = self.parallel(inputs, targets, parts[-1])
                 losses.append(loss.detach().reshape(()))
-                self.step.add(loss, parts[-1])
-                if metering is not None:
+                self.step.add(loss, parts[-1], n_batch if self.checked.loss_task.weight is None else None)
+                if metering is not None and counts:
                     metering.add(outputs, targets)
                 if self.step.ready:
                     self.step(step)
@@ -75,4 +76,5 @@ class EpochPass:
             if self.step.pending:
                 self.step(step)
         loss_of_epoch = mean_loss(losses, parts)
-        return loss_of_epoch, next(iter(metrics_of(metering, loss_of_epoch).values()), None)
+        metric = next(iter(metrics_of(metering, loss_of_epoch).values()), None)
+        return self.parallel.over_ranks(loss_of_epoch, metric, sum(parts))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from masksearch.training.averaging import Averaging
+from masksearch.training.data_parallel import DataParallel
 from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.slimming import Slimming
 from masksearch.training.train_settings import TrainSettings
@@ -24,6 +25,8 @@ class OptimizerStep:
     ----------
     model : nn.Module
         The network, already on its device.
+    parallel : DataParallel
+        The network on all ranks.
     optimizer : Optimizer
         Optimiser of the network's parameters.
     settings : TrainSettings
@@ -39,6 +42,7 @@ class OptimizerStep:
     def __init__(
         self,
         model: nn.Module,
+        parallel: DataParallel,
         optimizer: Optimizer,
         settings: TrainSettings,
         slimming: Slimming,
@@ -49,6 +53,7 @@ class OptimizerStep:
         after_step: Callable[[int], None],
     ) -> None:
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parallel, self._ranks = parallel, parallel.ranks
         self._optimizer, self._settings, self._after_step = optimizer, settings, after_step
         self._slimming, self._masking, self._remask, self._averaging = slimming, masking, remask, averaging
         self._warmup_steps = settings.warmup * steps_per_epoch
@@ -68,19 +73,22 @@ class OptimizerStep:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
-    def add(self, loss: Tensor, parts: int) -> None:
+    def add(self, loss: Tensor, parts: int, total: int | None = None) -> None:
         """Backpropagate a batch's mean loss; its gradient is weighted by ``parts``, its number of examples or tokens.
 
-        A batch of 0 parts adds nothing.
+        A batch of 0 parts adds nothing. ``total`` is the number of parts on all ranks together; None: it is counted.
         """
+        size = self._ranks.size
+        if total is None:
+            total = int(self._ranks.sum(parts))
         if self._count == 0:
             self._optimizer.zero_grad(set_to_none=True)
-            self._parts, self._first_parts = 0, max(1, parts)
-        if self._settings.accumulate > 1:  # the gradient of the mean over all examples of the step
-            loss = loss * (parts / self._first_parts)
-        if parts:  # a batch of padding alone has no loss
+            self._parts, self._first_parts = 0, max(1, total)
+        if self._settings.accumulate > 1 or size > 1:  # the gradient of the mean over all examples of the step
+            loss = loss * (parts * size / self._first_parts)  # DistributedDataParallel divides by the size
+        if total:  # a batch of padding alone has no loss
             (loss if self._scaler is None else self._scaler.scale(loss)).backward()
-        self._count, self._parts = self._count + 1, self._parts + parts
+        self._count, self._parts = self._count + 1, self._parts + total
 
     @property
     def ready(self) -> bool:
@@ -115,6 +123,7 @@ class OptimizerStep:
                 for gradient in self._gradients():
                     gradient.nan_to_num_(0, 0, 0)
         self._masking()
+        self._parallel.copy_buffers()
         changed = self._remask is not None and self._remask(step + 1)
         if changed and self._remask is not None:
             self._masking.change(self._remask.masks, self._optimizer)

@@ -66,6 +66,9 @@ class TrainSettings:
     """Weight, in [0, 1], of the distance to the dense teacher's outputs in the training loss (distillation)."""
     distill_temperature: float = 4.0
     """Temperature that divides the logits of teacher and student in distillation; tasks without classes ignore it."""
+    sync_batchnorm: bool = False
+    """With torchrun on CUDA: BatchNorm takes its statistics over the batch of all processes, not of each process alone.
+    Other normalisation layers need no such setting."""
 
     def __post_init__(self) -> None:
         for name, kind in (

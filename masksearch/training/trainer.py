@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -20,6 +21,7 @@ from masksearch.training.checkpoint import (
     refusing_checkpoint,
     save_checkpoint,
 )
+from masksearch.training.data_parallel import DataParallel, check_sync_batchnorm, synchronised_norms
 from masksearch.training.duration import Duration
 from masksearch.training.epoch import EpochPass
 from masksearch.training.evaluation import evaluate_feed
@@ -35,6 +37,7 @@ from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loss import TrainingLoss
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.nested import as_device, call_model, describe, to_device
+from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import seeded
 
 __all__ = ["train"]
@@ -69,6 +72,9 @@ def train(
     Equal arguments give equal weights, bit for bit, even if the training was interrupted: order of the examples,
     augmentation and dropout derive from (seed, epoch). The global random state and the modes of the network's modules
     do not change.
+
+    In a ``ms.distributed()`` block under torchrun, all processes train the network together: each batch is that of one
+    device, and every process takes its share. Rank 0 alone writes the checkpoint.
 
     Parameters
     ----------
@@ -143,11 +149,14 @@ def train(
             f"model: {type(model).__name__} has no parameter that requires a gradient; at least one is needed"
         )
     slimming = Slimming(model, settings.bn_l1)
-    masks = (masks or {}) if remask is None else remask.masks
+    masks = {name: keep.clone() for name, keep in (masks or {}).items()} if remask is None else remask.masks
+    together = ranks()
+    together.copy_from_first([*model.state_dict().values(), *([] if remask else masks.values())])
     masking = Masking(model, masks)
     optimizer = build_optimizer(model.parameters(), settings, device)
     training = Training(model, metric_name=split.task.metric_name)
     teacher = teacher if settings.distill else None
+    together.copy_from_first([] if teacher is None else teacher.to(device).state_dict().values())
     training_loss = TrainingLoss(
         checked.task,
         checked.loss_task,
@@ -157,7 +166,7 @@ def train(
         settings.distill_temperature,
     )
     if teacher is not None:
-        _check_teacher(model, teacher.to(device), split, training_loss, device)
+        _check_teacher(model, teacher, split, training_loss, device)
     cropped = augment if settings.augment == "auto" else settings.augment == "crop_flip"
     if cropped and not _are_images(split.sample(1)[0]):
         raise InputError(f"augment: crop_flip needs images (n, c, h, w), not {describe(split.sample(1)[0])}; set none")
@@ -178,10 +187,11 @@ def train(
             "begin": begin,
             "until": until,
             "masks": digest(masks),
+            "devices": together.size,
             "remask": None if remask is None else type(remask).__name__,
             "starting weights": digest(model.state_dict()),
         }
-        if path.exists():
+        if together.from_first(path.exists):
             saved_step = load_checkpoint(path, identity, training, optimizer, remask)
             if remask is not None:
                 masking = Masking(model, remask.masks)
@@ -189,9 +199,12 @@ def train(
                 for row in training.epochs:
                     on_epoch(row)
 
+    sample = split.sample(2) if together.size > 1 else (None, None)
+    parallel = DataParallel(model, training_loss, together, tuple(to_device(part, device) for part in sample))
     averaging = Averaging(model, settings.ema) if settings.ema else None
     step = OptimizerStep(
         model,
+        parallel,
         optimizer,
         settings,
         slimming,
@@ -208,14 +221,15 @@ def train(
     feed = Feed(split, device, checked.channels_last, check=checked.check_targets)
     val_feed = None
     if val is not None and val_checked is not None:
-        val_feed = Feed(val, device, checked.channels_last, check=val_checked.check_targets)
+        val_part = parallel.part_of(val)
+        val_feed = Feed(val_part, device, checked.channels_last, check=val_checked.check_targets)
     epochs = EpochPass(
         model=model,
         feed=feed,
         batch_size=settings.batch_size,
         steps_per_epoch=steps,
         step=step,
-        loss=training_loss,
+        parallel=parallel,
         checked=checked,
         seed=seed,
         cropped=cropped,
@@ -223,7 +237,8 @@ def train(
     )
 
     saved = monotonic()
-    with mode_kept(model), _evaluating(teacher):
+    norms = synchronised_norms(model) if settings.sync_batchnorm else nullcontext()
+    with mode_kept(model), norms, _evaluating(teacher):
         if not training.epochs:
             moments.after_step(training, begin * steps, averaging)
         while not training.over(until - begin):
@@ -231,9 +246,11 @@ def train(
             lr = learning_rate(settings, epoch, [row.val_loss for row in training.epochs if row.val_loss is not None])
             train_loss, train_metric = epochs.run(epoch, lr)
             evaluation = None
-            if val_feed is not None and val_checked is not None:
+            if val is not None and val_feed is not None and val_checked is not None:
                 with averaging.in_place() if averaging else nullcontext():
                     evaluation = evaluate_feed(model, val_feed, val_checked)
+                if val_part is not val:
+                    evaluation = parallel.joined(evaluation, len(as_examples(val)))
             row = EpochRow(
                 epoch=epoch + 1,
                 train_loss=train_loss,
@@ -244,6 +261,7 @@ def train(
                 seconds=monotonic() - start,
                 higher_is_better=split.task.higher_is_better,
             )
+            row = together.from_first(partial(replace, row))  # all ranks decide by the same numbers
             training.epochs.append(row)
             if evaluation and row.finite and (training.best is None or row.better_than(training.best.row)):
                 training.best = Best(row, averaging.weights() if averaging else copy_weights(model))
@@ -253,7 +271,8 @@ def train(
             if path and (training.over(until - begin) or monotonic() - saved >= CHECKPOINT_SECONDS):
                 save_checkpoint(path, identity, training, optimizer, remask, step)
                 saved = monotonic()
-            if on_epoch and on_epoch(row):
+            ends = bool(on_epoch and on_epoch(row))
+            if together.from_first(partial(bool, ends)):
                 training.stopped = True
                 if path:
                     save_checkpoint(path, identity, training, optimizer, remask, step)
@@ -289,6 +308,7 @@ def _check_request(
         raise InputError(f"stop_after: {settings.stop_after}; early stopping needs validation examples; pass val")
     if settings.distill and teacher is None:
         raise InputError(f"distill: {settings.distill}; it needs the dense network; pass teacher, or set distill to 0")
+    check_sync_batchnorm(settings, device)
     if settings.precision == "float16" and device.type not in ("cpu", "cuda"):
         raise InputError(f"precision: float16; it is for CPU and CUDA, not for {device.type}; choose float32")
 

@@ -102,6 +102,9 @@ class SweepSettings:
     train_fn: str | None = None
     """Your own training loop for dense and masked networks, module:function or path/to/file.py:function.
     f(model, data, *, masks, epochs, seed, device) trains the model in place."""
+    devices: int = 1
+    """Number of processes that share each batch and the examples of each scoring; torchrun sets it.
+    Sums over several devices round differently, and BatchNorm takes its statistics on each device."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "methods", tuple(self.methods) or METHODS.get(self.granularity, ()))
@@ -114,8 +117,8 @@ class SweepSettings:
             if not (colon and name in ("torchvision", "timm")):
                 choose("model", name, [*MODELS, "torchvision:NAME", "timm:NAME"])
         check_fields(self, "methods", "sparsity")
-        check_least(self, seeds=1, first_seed=0, image_size=1)
-        check_numbers(self, seeds=10_000, image_size=10_000, budget=1_000_000_000)
+        check_least(self, seeds=1, first_seed=0, image_size=1, devices=1)
+        check_numbers(self, devices=100_000, seeds=10_000, image_size=10_000, budget=1_000_000_000)
         for method in self.methods:
             self._check_method(*split_method(method))
         for sparsity in self.sparsity:

@@ -28,6 +28,7 @@ from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.imports import import_function
 from masksearch.utils.integrity import check_object, check_tensors
 from masksearch.utils.nested import to_device
+from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import derive
 
 __all__ = ["dense_folder", "dense_network"]
@@ -74,7 +75,9 @@ def dense_network(
         # The detector saves the weights at its own moment; after an interruption they must not be requested again.
         needed |= {one.moment for one in detectors.values() if not (folder / _file(one.moment)).exists()}
         kept = all((folder / _file(moment)).exists() for moment in needed)
-        if not (folder.is_done and kept and all(detector.is_done for detector in detectors.values())):
+        finished = folder.is_done and kept and all(detector.is_done for detector in detectors.values())
+        ranks().agree(f"dense network {path.name}: {'read from disk' if finished else 'to be trained'}")
+        if not finished:
             task = _DenseTask(first, data, space, device, folder)
             if first.settings.sweep.dense != "auto":
                 task.take_from_file()

@@ -17,6 +17,7 @@ from masksearch.data import Split
 from masksearch.pruning.ticket import Ticket, draw_ticket
 from masksearch.scoring.examples import HeldSplit
 from masksearch.scoring.objectives import LearnedLoss
+from masksearch.scoring.rank_shares import equal_scores
 from masksearch.scoring.short_training.batched_training import BatchedNetworks, sum_of_losses, supports_batched_training
 from masksearch.scoring.short_training.dead_units import effective_network
 from masksearch.spaces import FilterSpace, NetworkSpace
@@ -212,7 +213,7 @@ class ShortTraining:
         scores: list[Score] = []
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
             scores += [self._score(group[0])] if len(group) == 1 else self._score_batched(group)
-        return scores
+        return equal_scores(proposals, scores)  # the trainings share their batches over all ranks
 
 
 def _held(split: Any, device: torch.device) -> Any:
