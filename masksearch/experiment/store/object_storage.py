@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -87,7 +87,7 @@ class ObjectStorage:
             else:
                 self._fs.pipe_file(path, content)
 
-        self._repeated(write)
+        self._written(write)
 
     def create(self, name: str, content: bytes) -> None:
         """Write an object unless there is one. File systems without such an operation replace it: read it back."""
@@ -104,13 +104,13 @@ class ObjectStorage:
                 if not isinstance(error, FileExistsError) and error.errno != errno.EINVAL:
                     raise
 
-        self._repeated(create)
+        self._written(create)
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Write files as objects, given as {name: file}."""
         if files:
             remote = list(map(self._path, files))
-            self._repeated(lambda: self._fs.put(list(map(str, files.values())), remote))
+            self._written(lambda: self._fs.put(list(map(str, files.values())), remote))
 
     def download(self, files: Mapping[str, Path]) -> bool:
         """Write objects to files, given as {name: file}; return False if an object is missing."""
@@ -135,17 +135,31 @@ class ObjectStorage:
     def names(self, folder: str) -> list[str]:
         """Return the sorted names of all objects below a folder."""
         start = len(self._path(""))
-        found: list[str] = self._repeated(lambda: self._fs.find(self._path(folder)))
+        try:
+            found: list[str] = self._repeated(lambda: self._fs.find(self._path(folder)))
+        except FileNotFoundError:
+            return []
         return sorted(path[start:] for path in found)
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove objects, some of which may be gone already."""
-        with suppress(FileNotFoundError):
-            if names:
-                self._repeated(lambda: self._fs.rm(list(map(self._path, names))))
+        paths = list(map(self._path, names))
+        try:
+            if paths:
+                self._repeated(lambda: self._fs.rm(paths))
+        except FileNotFoundError:
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    self._repeated(partial(self._fs.rm_file, path))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+    def _written(self, operation: Callable[[], None]) -> None:
+        try:
+            self._repeated(operation)
+        except FileNotFoundError as error:
+            raise StorageError(f"storage {self.url}: {_reason(error)}; make the bucket, or name another one") from error
 
     def _repeated(self, operation: Callable[[], _T]) -> _T:
         """Return the result of an operation, which is repeated while the storage can't be reached."""
