@@ -118,7 +118,7 @@ class FolderCopy:
                 if Entry.of(transfer / name) != entry:
                     raise InputError(f"{self.storage / self.name}: {name} is damaged; {self._remedy}")
             for name, file in _files(self.path).items() if changed else ():
-                if record.entry(name, file) != remote.files.get(name):
+                if name not in remote.files or record.entry(name, file) != remote.files[name]:
                     file.unlink(missing_ok=True)
             for name in sorted(wanted, key="status.json".__eq__):  # the status last
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -177,7 +177,10 @@ def local_copy(path: str, *, whole: bool = False) -> Path:
     """
     if "://" not in path:
         return Path(path)
+    neither = InputError(f"{path} holds neither a sweep (sweep.json) nor a cell or dense network (manifest.json)")
     url, _, name = path.rstrip("/").rpartition("/")
+    if "://" not in url:
+        raise neither
     run = RunSettings(runs=url, name=name)
     home = run.folder / name
     if storage_at(url).copy(f"{name}/sweep.json", home / "sweep.json"):
@@ -186,10 +189,12 @@ def local_copy(path: str, *, whole: bool = False) -> Path:
         Mirror(run).synchronise(folders, upload=False, whole=whole)
         return home
     url, _, above = url.rpartition("/")
+    if "://" not in url:
+        raise neither
     home = RunSettings(runs=url).folder / above / name
     copy = FolderCopy(storage_at(url), f"{above}/{name}", home)
     [remote] = read_manifests([copy])
     if remote is None:
-        raise InputError(f"{path} holds neither a sweep (sweep.json) nor a cell or dense network (manifest.json)")
+        raise neither
     copy.fetch(remote)
     return home

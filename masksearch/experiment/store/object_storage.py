@@ -66,14 +66,15 @@ class ObjectStorage:
 
     def read_all(self, names: Sequence[str]) -> dict[str, bytes]:
         """Return {name: content} of those objects that exist."""
-        paths = {self._path(name): name for name in names}
+        paths = list(map(self._path, names))
 
         def read() -> dict[str, bytes]:
-            found: dict[str, Any] = self._fs.cat(list(paths), on_error="return") if paths else {}
-            for content in found.values():
+            # Unlike fsspec's cat, cat_ranges asks for no properties of objects before it reads them.
+            found: list[Any] = self._fs.cat_ranges(paths, None, None, on_error="return") if paths else []
+            for content in found:
                 if isinstance(content, Exception) and not isinstance(content, FileNotFoundError):
                     raise content
-            return {paths[path]: content for path, content in found.items() if isinstance(content, bytes)}
+            return {name: content for name, content in zip(names, found, strict=True) if isinstance(content, bytes)}
 
         return self._repeated(read)
 
