@@ -66,6 +66,7 @@ class _Record:
         return self.manifest.files.get(name) if known and self.manifest else None
 
 
+@dataclass(frozen=True)
 class FolderCopy:
     """A run's folder on this machine, and its copy in a storage. The caller holds the lock of the folder.
 
@@ -75,8 +76,9 @@ class FolderCopy:
         Name of the folder in the storage, such as ``sweep/CELL``.
     """
 
-    def __init__(self, storage: ObjectStorage, name: str, path: Path) -> None:
-        self.storage, self.name, self.path = storage, name, path
+    storage: ObjectStorage
+    name: str
+    path: Path
 
     def is_known(self, *, whole: bool = False) -> bool:
         """Return whether the run is finished both here and in the storage; ``whole``: and all of its files are here."""

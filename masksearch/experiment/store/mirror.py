@@ -1,6 +1,7 @@
 """The mirror of a run: cells work in a folder of this machine, whose files come from a URL and go there."""
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from masksearch.experiment.settings.combined import RunSettings
-from masksearch.experiment.store.folder_copy import FolderCopy, read_manifests
+from masksearch.experiment.store.folder_copy import FolderCopy, Manifest, read_manifests
 from masksearch.experiment.store.lease import Lease, check_lease
 from masksearch.experiment.store.object_storage import ObjectStorage, storage_at
 from masksearch.experiment.store.run_folder import is_done, locked, read_plan
@@ -18,6 +19,7 @@ from masksearch.utils.locks import say
 
 __all__ = ["LOCAL", "Mirror", "holding", "local_copy"]
 
+_TRANSFERS = 16  # folders at a time
 _FAILURE = ("failed.json", "failed.txt")
 _REPORT = ("report.html", "results.csv", "results.md", "figures/*", "figures/**/*")
 
@@ -78,22 +80,24 @@ class Mirror:
         if not self.run.is_remote:
             return
         copies = [copy for copy in map(self._copy, folders) if not copy.is_known(whole=whole)]
-        for copy, remote in zip(copies, read_manifests(copies), strict=True):
-            if remote is not None and remote.done:
-                copy.fetch(remote, light=not whole)
-                self._fetch_front(copy.path)
-            elif upload and (is_done(copy.path) or (remote is None and (copy.path / _FAILURE[0]).exists())):
-                copy.publish(self._check)
-            elif remote is not None:
-                for name in _FAILURE:
-                    copy.fetch_file(remote, name)
+        manifests = read_manifests(copies)
+        with ThreadPoolExecutor(_TRANSFERS) as pool:
+            list(pool.map(partial(self._synchronise, upload=upload, whole=whole), copies, manifests))
+        metrics = [copy.path / "metrics.json" for copy in copies]
+        chosen = (read_json(file, {}).get("front") for file in metrics if file.exists())
+        fronts = {self._copy(self.run.folder / front["folder"]) for front in chosen if front}
+        missing = [copy for copy in fronts if not copy.path.exists()]
+        for copy, remote in zip(missing, read_manifests(missing), strict=True):
+            copy.fetch(remote)
 
-    def _fetch_front(self, cell: Path) -> None:
-        """Bring the search that a finished cell's mask was chosen from, if other cells share the search."""
-        front = read_json(cell / "metrics.json", {}).get("front")
-        if front and not (folder := self.run.folder / front["folder"]).exists():
-            copy = self._copy(folder)
-            copy.fetch(read_manifests([copy])[0])
+    def _synchronise(self, copy: FolderCopy, remote: Manifest | None, *, upload: bool, whole: bool) -> None:
+        if remote is not None and remote.done:
+            copy.fetch(remote, light=not whole)
+        elif upload and (is_done(copy.path) or (remote is None and (copy.path / _FAILURE[0]).exists())):
+            copy.publish(self._check)
+        elif remote is not None:
+            for name in _FAILURE:
+                copy.fetch_file(remote, name)
 
     def publish_plan(self) -> None:
         """Upload the sweep's ``sweep.json``."""
