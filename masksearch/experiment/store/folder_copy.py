@@ -20,7 +20,7 @@ from masksearch.utils.integrity import seal_json, unseal_json
 
 __all__ = ["FolderCopy", "Manifest", "read_manifests"]
 
-_MANIFEST, _RECORD, _TRANSFER = "manifest.json", ".copy.json", ".transfer"
+_MANIFEST, _RECORD = "manifest.json", ".copy.json"
 _APPENDED = ("history.jsonl", "moves.i32", "events.out.tfevents.*")  # a checkpoint counts only their first bytes
 _ATTEMPTS = 10  # at a moment between two changes of a folder
 
@@ -263,8 +263,8 @@ def _fixed(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 @contextmanager
 def _transfer_folder(path: Path) -> Iterator[Path]:
-    """Return an empty hidden folder in a run's folder, which is removed at the end."""
-    folder = path / _TRANSFER
+    """Return an empty folder that no run reads, on the disk of a run's folder; it is removed at the end."""
+    folder = path.parents[1] / ".transfer" / path.parent.name / path.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
