@@ -45,7 +45,7 @@ def test_objects_are_written_read_listed_and_removed(storage, tmp_path):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "is full: "),
+        (OSError(errno.EIO, "QuotaExceeded"), "is full: "),
         (OSError(errno.EIO, "XMinioStorageFull: Storage backend has reached its minimum free drive"), "is full: "),
         (PermissionError("Access Denied"), "refuses the operation: Access Denied"),
         (NoCredentialsError("Unable to locate credentials"), "credentials are missing or wrong: Unable"),
@@ -57,6 +57,21 @@ def test_lasting_errors_are_one_sentence_at_once(storage, monkeypatch, error, se
     monkeypatch.setattr(storage._fs, "pipe_file", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(StorageError, match=sentence):
         storage.write("a", b"1")
+
+
+def test_a_full_disk_is_no_full_storage(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "file")
+
+    mounted, memory = ObjectStorage(f"file://{tmp_path}/store"), ObjectStorage("memory://store")
+    memory.write("a", b"1")
+    monkeypatch.setattr("masksearch.experiment.store.object_storage.write_bytes", full)
+    with pytest.raises(StorageError, match=r"is full: .*No space left"):
+        mounted.write("a", b"1")
+    monkeypatch.setattr(memory._fs, "get", full)
+    with pytest.raises(OSError, match="No space left on device: 'file'") as error:
+        memory.download({"a": tmp_path / "a"})
+    assert not isinstance(error.value, StorageError)
 
 
 def test_a_storage_that_cannot_be_reached_is_tried_again_and_said_once(storage, monkeypatch, capsys):
@@ -227,7 +242,7 @@ def test_half_uploads_are_not_read(copies, storage):
     [manifest] = read_manifests([two])
     storage.remove([f"sweep/cell/{manifest.objects()['mask.safetensors']}"])
     two.fetch(manifest)  # of an unfinished run: begin anew
-    assert not here(two.path)
+    assert not two.path.exists()
 
 
 def test_a_damaged_object_is_refused(copies, storage):

@@ -174,7 +174,7 @@ def test_a_full_storage_loses_nothing(inline, tmp_path, monkeypatch):
     def put(files, objects):
         if any("annealing" in name for name in objects) and not full:
             full.append(True)
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(errno.EIO, "XMinioStorageFull")
         upload(files, objects)
 
     monkeypatch.setattr(storage_at(url)._fs, "put", put)

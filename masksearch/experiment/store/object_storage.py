@@ -171,6 +171,8 @@ class ObjectStorage:
             except (FileNotFoundError, FileExistsError, *_BUGS):
                 raise
             except Exception as error:
+                if not self._local and getattr(error, "errno", None) in _FULL:
+                    raise  # the disk of this machine, where files are brought to
                 reason = _reason(error)
                 if (lasting := _lasting(error)) is not None:
                     raise StorageError(f"storage {self.url}: {lasting}: {reason}; {_GOES_ON}") from error
