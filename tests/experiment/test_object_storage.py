@@ -230,6 +230,25 @@ def test_weights_of_finished_runs_come_later(copies):
     assert here(two.path) == here(one.path)
 
 
+def test_a_changed_file_goes_up_after_missing_ones_came_down(copies):
+    one, two = copies
+    filled(one.path, mask="m", retrained="w")
+    finished(one.path)
+    one.publish(allowed)
+    assert not one.has_changed()
+    filled(one.path, mask="new", moment="later")
+    finished(one.path)
+    (one.path / "retrained.safetensors").unlink()
+    one.fetch(*read_manifests([one]))
+    assert one.has_changed()
+    one.publish(allowed)
+    assert not one.has_changed()
+    two.fetch(*read_manifests([two]))
+    assert here(two.path) == here(one.path)
+    assert here(two.path)["mask.safetensors"] == "new"
+    assert {"moment.safetensors", "retrained.safetensors"} < set(here(two.path))
+
+
 def test_half_uploads_are_not_read(copies, storage):
     one, two = copies
     filled(one.path, mask="m")

@@ -87,6 +87,13 @@ class FolderCopy:
             return False
         return not whole or all((self.path / name).exists() for name in manifest.files)
 
+    def has_changed(self) -> bool:
+        """Return whether a file of the folder has changed since the last copy."""
+        record = self._record()
+        return record.manifest is None or record.stats != {
+            name: _stat(file) for name, file in _files(self.path).items()
+        }
+
     def fetch(self, remote: Manifest | None, *, light: bool = False) -> None:
         """Bring the folder to the state of a manifest in the storage, unless the last copy had this state.
 
@@ -125,7 +132,8 @@ class FolderCopy:
             for name in sorted(wanted, key="status.json".__eq__):  # the status last
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (transfer / name).replace(self.path / name)
-        self._save(remote)
+        fetched = {name: _stat(self.path / name) for name in wanted}
+        self._save(remote, {name: stat for name, stat in record.stats.items() if name in remote.files} | fetched)
 
     def fetch_file(self, remote: Manifest, name: str) -> None:
         """Bring one file of a manifest to the folder, if it has the file, without a change of the others."""
@@ -170,9 +178,7 @@ class FolderCopy:
     def _record(self) -> _Record:
         return _parsed(_read(self.path / _RECORD), _Record) or _Record()
 
-    def _save(self, manifest: Manifest, stats: Mapping[str, tuple[int, int, int]] | None = None) -> None:
-        if stats is None:
-            stats = {name: _stat(file) for name, file in _files(self.path).items()}
+    def _save(self, manifest: Manifest, stats: Mapping[str, tuple[int, int, int]]) -> None:
         write_json(self.path / _RECORD, asdict(_Record(manifest, dict(stats))))
 
 

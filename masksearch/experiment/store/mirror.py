@@ -62,8 +62,9 @@ class Mirror:
                     copy.fetch(remote)
             with _uploads(partial(copy.publish, self._check), self.run.upload_seconds, str(folder)):
                 yield
-            with locked(folder, wait=True):
-                copy.publish(self._check)
+            if copy.has_changed():
+                with locked(folder, wait=True):
+                    copy.publish(self._check)
 
     def fetch(self, folder: Path) -> None:
         """Bring the results and masks of one run from the storage, if the run is finished there."""

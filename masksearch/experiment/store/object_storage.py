@@ -4,6 +4,7 @@ import errno
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
+from multiprocessing import parent_process
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -179,7 +180,7 @@ class ObjectStorage:
                 if monotonic() >= until:
                     text = f"storage {self.url}: can't be reached for {self.patience:.0f} s: {reason}; {_GOES_ON}"
                     raise StorageError(text) from error
-                if not self._said:
+                if not self._said and parent_process() is None:  # worker processes leave it to their driver
                     self._said = True
                     say(f"masksearch: storage {self.url} can't be reached ({reason}); trying again")
                 sleep(pause)
