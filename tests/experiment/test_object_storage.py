@@ -15,6 +15,7 @@ from masksearch.experiment.store.mirror import Mirror
 from masksearch.experiment.store.object_storage import ObjectStorage
 from masksearch.utils.errors import InputError, StorageError
 from masksearch.utils.files import write_bytes, write_json
+from masksearch.utils.integrity import seal_json
 
 
 class NoCredentialsError(Exception):
@@ -262,6 +263,13 @@ def test_half_uploads_are_not_read(copies, storage):
     storage.remove([f"sweep/cell/{manifest.objects()['mask.safetensors']}"])
     two.fetch(manifest)  # of an unfinished run: begin anew
     assert not two.path.exists()
+
+
+@pytest.mark.parametrize("name", ["../mask", "/tmp/mask", "a/../../mask", "", ".lock"])
+def test_a_manifest_with_files_outside_of_its_folder_is_no_manifest(copies, storage, name):
+    entry = {"size": 1, "sha256": "0" * 64}
+    storage.write("sweep/cell/manifest.json", seal_json({"done": True, "files": {name: entry}}))
+    assert read_manifests(copies) == [None, None]
 
 
 def test_a_damaged_object_is_refused(copies, storage):

@@ -15,7 +15,7 @@ import msgspec
 from masksearch.experiment.store.object_storage import ObjectStorage
 from masksearch.experiment.store.run_folder import is_done
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import write_json
+from masksearch.utils.files import is_folder_name, write_json
 from masksearch.utils.integrity import seal_json, unseal_json
 
 __all__ = ["FolderCopy", "Manifest", "read_manifests"]
@@ -47,6 +47,10 @@ class Manifest:
 
     done: bool = False
     files: dict[str, Entry] = field(default_factory=dict)  # by name in the folder, as round1/mask.safetensors
+
+    def __post_init__(self) -> None:
+        if any(not is_folder_name(part) for name in self.files for part in name.split("/")):
+            raise ValueError("a file outside of the folder")
 
     def objects(self) -> dict[str, str]:
         """Return {name of a file: name of its object}, which has 16 digits of the digest."""

@@ -14,7 +14,8 @@ from masksearch.experiment.store.lease import Lease, check_lease
 from masksearch.experiment.store.object_storage import ObjectStorage, storage_at
 from masksearch.experiment.store.run_folder import is_done, locked, read_plan
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import read_json
+from masksearch.utils.files import is_folder_name, read_json
+from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import say
 
 __all__ = ["LOCAL", "Mirror", "holding", "local_copy"]
@@ -84,12 +85,10 @@ class Mirror:
         manifests = read_manifests(copies)
         with ThreadPoolExecutor(_TRANSFERS) as pool:
             list(pool.map(partial(self._synchronise, upload=upload, whole=whole), copies, manifests))
-        metrics = [copy.path / "metrics.json" for copy in copies]
-        chosen = (read_json(file, {}).get("front") for file in metrics if file.exists())
-        fronts = {self._copy(self.run.folder / front["folder"]) for front in chosen if front}
-        missing = [copy for copy in fronts if not copy.path.exists()]
-        for copy, remote in zip(missing, read_manifests(missing), strict=True):
-            copy.fetch(remote)
+        fronts = {folder for copy in copies if (folder := self._front(copy.path)) and not folder.exists()}
+        searches = list(map(self._copy, fronts))
+        for search, remote in zip(searches, read_manifests(searches), strict=True):
+            search.fetch(remote)
 
     def _synchronise(self, copy: FolderCopy, remote: Manifest | None, *, upload: bool, whole: bool) -> None:
         if remote is not None and remote.done:
@@ -99,6 +98,14 @@ class Mirror:
         elif remote is not None:
             for name in _FAILURE:
                 copy.fetch_file(remote, name)
+
+    def _front(self, cell: Path) -> Path | None:
+        """Return the folder of the search of a front that a finished cell's mask is from; None for other cells."""
+        file = cell / "metrics.json"
+        with refusing(file):
+            choice = read_json(file, {}).get("front") if file.exists() else None
+            above, _, name = choice["folder"].partition("/") if choice else ("", "", "")
+        return self.run.folder / above / name if above == "fronts" and is_folder_name(name) else None
 
     def publish_plan(self) -> None:
         """Upload the sweep's ``sweep.json``."""
@@ -190,7 +197,8 @@ def local_copy(path: str, *, whole: bool = False) -> Path:
     home = run.folder / name
     if storage_at(url).copy(f"{name}/sweep.json", home / "sweep.json"):
         plan = read_plan(home)
-        folders = [*(home / cell for cell in plan["cells"]), *map(Path, plan["dense"])]
+        dense = (run.folder / "dense" / Path(network).name for network in plan["dense"])
+        folders = [*(home / cell for cell in plan["cells"]), *dense]
         Mirror(run).synchronise(folders, upload=False, whole=whole)
         return home
     url, _, above = url.rpartition("/")
