@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from masksearch.cli.help import COMMANDS, short_help
 from masksearch.cli.streams import lasting_streams
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, StorageError
 from masksearch.utils.registry import choose
 
 __all__ = ["main"]
@@ -29,6 +29,8 @@ def _main(args: Sequence[str]) -> int:
     try:
         _dispatch(args)
     except InputError as error:
+        return _fail(str(error))
+    except StorageError as error:
         return _fail(str(error))
     except OSError as error:
         where = f" {os.fsdecode(error.filename)}:" if isinstance(error.filename, str | bytes) else ""

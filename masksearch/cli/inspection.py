@@ -13,6 +13,7 @@ from masksearch.analysis import SIMILARITIES, Group, group_cells
 from masksearch.cli.arguments import Texts, one, read_arguments, takes
 from masksearch.cli.running import draw_report, print_result
 from masksearch.experiment import SweepResult, read_sweep
+from masksearch.experiment.store.mirror import local_copy
 from masksearch.plugin import load_plugins
 from masksearch.report import mask_analyses as analyses
 from masksearch.report.figures.drawing import Drawing, by_sparsity
@@ -56,8 +57,9 @@ _PLUGIN = "Python modules with the methods and networks of the sweep. Without th
 class Show:
     """Print a sweep's results, also while it is running, and the contents of its folder."""
 
-    folder: Annotated[tuple[Path, ...], Positional, takes("FOLDER")] = ()
-    """Folder of a sweep (runs/sweep), of one of its cells (a method at a sparsity and seed), or of a dense network."""
+    folder: Annotated[Texts, Positional, takes("FOLDER")] = ()
+    """Folder of a sweep (runs/sweep), of one of its cells (a method at a sparsity and seed), or of a dense network;
+    or its URL."""
     plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     report: Annotated[bool, FlagCreatePairsOff] = False
     """Also write report.html, results.csv and the figures of the sweep anew; otherwise nothing on disk changes."""
@@ -67,8 +69,8 @@ class Show:
 class Compare:
     """Print how sweeps differ: their settings, and their results for equal methods, sparsities and seeds."""
 
-    runs: Annotated[tuple[Path, ...], Positional, takes("RUN RUN ...")] = ()
-    """Folders of two or more sweeps."""
+    runs: Annotated[Texts, Positional, takes("RUN RUN ...")] = ()
+    """Folders of two or more sweeps, or URLs such as s3://bucket/runs/sweep."""
     plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     out: Annotated[Texts, takes("FILE")] = ()
     """Markdown file to write the tables to."""
@@ -78,8 +80,8 @@ class Compare:
 class Analyse:
     """Print properties of the masks of sweeps, and write them as Markdown and figures."""
 
-    runs: Annotated[tuple[Path, ...], Positional, takes("RUN ...")] = ()
-    """Folders of sweeps."""
+    runs: Annotated[Texts, Positional, takes("RUN ...")] = ()
+    """Folders of sweeps, or URLs such as s3://bucket/runs/sweep."""
     plugin: Annotated[Texts, takes("MODULE ...", _PLUGIN)] = ()
     what: Annotated[Texts, takes("NAME ...", f"Analyses to make: {', '.join(ANALYSES)}; all if not given.")] = ()
     measure: Annotated[
@@ -97,7 +99,7 @@ def show(args: Sequence[str], console: Console) -> None:
     load_plugins(given.plugin)
     if len(given.folder) != 1:
         raise InputError("show: takes one folder, as runs/sweep")
-    [folder] = given.folder
+    folder = local_copy(given.folder[0])
     is_sweep = (folder / "sweep.json").exists()
     if is_sweep:
         result = read_sweep(folder)
@@ -114,7 +116,7 @@ def compare(args: Sequence[str], console: Console) -> None:
     given = read_arguments(Compare, args, "masksearch compare")
     load_plugins(given.plugin)
     out = one(given.out, "--out")
-    grids = comparison([read_sweep(run) for run in given.runs])
+    grids = comparison([read_sweep(local_copy(run)) for run in given.runs])
     _print(grids, console)
     if out:
         write_bytes(Path(out), "\n".join(grid.markdown() for grid in grids).encode())
@@ -133,7 +135,7 @@ def analyse(args: Sequence[str], console: Console) -> None:
         choose("analysis", name, list(ANALYSES))
     for name in measures:
         choose("measure", name, list(SIMILARITIES))
-    results = [_only(read_sweep(run), given.sparsity) for run in given.runs]
+    results = [_only(read_sweep(local_copy(run, whole=True)), given.sparsity) for run in given.runs]
     home = Path(out) if out else results[0].path / "analysis"
     texts = []
     names = run_names(results)

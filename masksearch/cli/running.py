@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -24,6 +23,7 @@ from masksearch.experiment import (
     recipe_text,
     run_sweep,
 )
+from masksearch.experiment.store.mirror import Mirror
 from masksearch.experiment.store.run_folder import free_name, renamed
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
@@ -63,7 +63,7 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
     for name, sweep in sweeps.items():
         free = ranks().from_first(partial(free_name, sweep))
         if free != name:
-            folder = Path(sweep[0].run.runs)
+            folder = sweep[0].run.folder
             text = f"{folder / name} holds a sweep with other settings, which is kept; this sweep is {folder / free}"
             console.print(text, highlight=False, soft_wrap=True, markup=False)
         with own_copy(renamed(sweep, free)) as own, ProgressBars(console) as bars:
@@ -79,6 +79,11 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
 def _finish(result: SweepResult, args: Sequence[str], console: Console) -> None:
     draw_report(result, ["masksearch", *args], console)
     print_result(result, console)
+    run = result.settings[0].run
+    Mirror(run).publish_report()
+    if run.is_remote:
+        text = f"copied  {run.runs.rstrip('/')}/{run.name}"
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def draw_report(result: SweepResult, command: Sequence[str], console: Console) -> None:

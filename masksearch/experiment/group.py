@@ -1,6 +1,7 @@
 """Groups of a sweep: a dense network, the cells that prune it, and the data and mask space that they share."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +16,10 @@ from masksearch.experiment.context import CellContext, DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.combined import Settings
-from masksearch.experiment.steps.dense import dense_network
+from masksearch.experiment.steps.dense import dense_folder, dense_network
+from masksearch.experiment.steps.mask_finder import front_folder
 from masksearch.experiment.store.failures import clear_failure, record_failure
+from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, space_of
 from masksearch.training.duration import Duration
@@ -33,13 +36,15 @@ class Group:
     to_do: list[Cell]  # those of them that run now
     data: Data
     space: NetworkSpace
+    mirror: Mirror = LOCAL
 
     def dense(self, device: torch.device, callback: SweepCallback) -> DenseNetwork:
         """Return the dense network that a group of cells shares: trained now, or read if it is already on disk."""
         first = self.users[0]
         rows = first.settings.train.epochs if first.settings.sweep.train_fn is None else 1
         callback.dense_begins(first.seed, rows)
-        return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
+        with self.mirror.work(dense_folder(first), shared=True):
+            return dense_network(self.users, self.data, self.space, moments_of(self.users), device, callback.epoch)
 
     def run(self, dense: DenseNetwork, path: Path, device: torch.device, callback: SweepCallback) -> None:
         """Run the unfinished cells of a group (all prune one dense network) in order, in folders under ``path``.
@@ -48,13 +53,19 @@ class Group:
         a full disk, ends the sweep.
         """
         for cell in self.to_do:
-            clear_failure(path / cell.folder)
-            try:
-                run_cell(CellContext(cell, self.space, self.data, dense, device), path, callback)
-            except OSError:
-                raise
-            except Exception as error:
-                callback.cell_fails(cell, record_failure(path, cell, error))
+            with ExitStack() as uploads:
+                if cell.control != "none":
+                    self.mirror.fetch(path / cell.treated.folder)
+                if cell.front:
+                    uploads.enter_context(self.mirror.work(front_folder(cell), shared=True))
+                uploads.enter_context(self.mirror.work(path / cell.folder))
+                clear_failure(path / cell.folder)
+                try:
+                    run_cell(CellContext(cell, self.space, self.data, dense, device), path, callback)
+                except OSError:
+                    raise
+                except Exception as error:
+                    callback.cell_fails(cell, record_failure(path, cell, error))
 
     def fail(self, path: Path, error: Exception, callback: SweepCallback) -> None:
         """Record in the folders of a group's unfinished cells that the training of their dense network failed."""

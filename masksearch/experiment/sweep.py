@@ -20,6 +20,7 @@ from masksearch.experiment.results import CellResult, DenseResult, Metric
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.failures import failures_of
+from masksearch.experiment.store.mirror import holding
 from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked, read_plan, remove_checkpoints
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
@@ -126,28 +127,36 @@ def run_sweep(
     _check_without_data(parts)
     loaded = _loaded_parts(parts)
     cells = [cell for part in loaded for cell in part.cells]
-    path = Path(parts[0].run.runs) / parts[0].run.name
-    with locked(path):
+    path = parts[0].run.folder / parts[0].run.name
+    with locked(path), holding(parts[0].run) as mirror:
         remove_litter(path)
+        networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
+        runs = [*(path / cell.folder for cell in cells if cell.folder not in known), *networks]
+        mirror.synchronise(runs)
         to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
         plan = plan_of(parts, [part.data for part in loaded], len(to_do), device)
-        networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
+        remote = parts[0].run.is_remote  # other machines have other absolute paths
         content = {
             "settings": [part.settings.as_dict() for part in loaded],
             "given": [part.as_dict() for part in parts],
             "machine": describe_machine(device) | {"threads": str(plan.threads), "workers": str(plan.workers)},
             "cells": [cell.folder for cell in cells],
-            "dense": {str(folder.resolve()): seed for folder, seed in networks.items()},
+            "dense": {
+                f"../dense/{folder.name}" if remote else str(folder.resolve()): seed
+                for folder, seed in networks.items()
+            },
         }
         if content["given"] == content["settings"]:
             del content["given"]
         write_json(path / "sweep.json", content)
+        mirror.publish_plan()
         for cell in cells:  # an interruption may have left checkpoints of finished cells
             if is_done(path / cell.folder):
                 remove_checkpoints(path / cell.folder, *CHECKPOINTS)
         callback.sweep_begins(cells, to_do)
-        groups = _groups(loaded, to_do, known)
-        run_groups(groups, path, parts[0].run, plan, device, callback)
+        groups = (replace(group, mirror=mirror) for group in _groups(loaded, to_do, known))
+        run_groups(groups, path, parts[0].run, replace(plan, mirror=mirror), device, callback)
+        mirror.synchronise(runs)
     result = read_sweep(path)
     if result.failures:
         raise CellsFailedError(result)

@@ -1,4 +1,4 @@
-"""InputError, the exception for wrong input of a user, and checks that raise it."""
+"""Exceptions whose messages are for users, and checks of input that raise them."""
 
 import math
 from dataclasses import fields
@@ -7,7 +7,7 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["LARGEST", "InputError", "check_numbers", "check_type", "check_whole", "require"]
+__all__ = ["LARGEST", "InputError", "StorageError", "check_numbers", "check_type", "check_whole", "require"]
 
 LARGEST = 2**31 - 1
 """Largest whole number that a setting may have, unless it has a bound of its own."""
@@ -19,6 +19,13 @@ class InputError(ValueError):
     """Exception for wrong input of a user; its one-line message names the thing, its value and the allowed values.
 
     The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class StorageError(OSError):
+    """Exception for object storage that is full, refuses an operation or can't be reached; its message is a sentence.
+
+    It ends a sweep, as errors of a disk do; finished cells are kept on the machine that ran them.
     """
 
 

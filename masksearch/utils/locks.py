@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["locked"]
+__all__ = ["locked", "say"]
 
 
 class _Held(threading.local):
@@ -67,7 +67,7 @@ def locked(path: Path, subject: str, advice: str, *, wait: bool = False, reentra
             holder = _holder(lock_file)
             if not wait:
                 raise InputError(f"{refused} ({holder})" if holder else str(refused)) from None
-            _say(f"masksearch: waiting for {subject}, in which {holder or 'another process'} works")
+            say(f"masksearch: waiting for {subject}, in which {holder or 'another process'} works")
             lock.acquire()
     except OSError as error:
         raise InputError(f"{subject}: can't be written to ({error.strerror})") from None
@@ -90,7 +90,7 @@ def _holder(lock_file: Path) -> str:
     return text if text.startswith("process ") and text.isprintable() else ""
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Print a line on stderr, if there is one."""
     if sys.stderr is not None:
         with suppress(OSError, ValueError):

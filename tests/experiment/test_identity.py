@@ -94,6 +94,7 @@ OTHER = {  # another value, where the type alone does not give one
     "run.plugin": None,
     "run.device": "cuda",
     "run.runs": "elsewhere",
+    "run.cache": "elsewhere",
     "run.data_root": "elsewhere",
 }
 

@@ -50,7 +50,7 @@ def cluster_cpus(address: str, cpus: int) -> int:
 
 
 class RayCrew:
-    """Ray actors that run the jobs of a sweep. All nodes must reach the sweep's folder under the same path.
+    """Ray actors that run the jobs of a sweep. All nodes reach the sweep's folder under the same path, or at a URL.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from masksearch.experiment.executors.worker import WorkerPlan
 from masksearch.experiment.group import Group, run_inline
 from masksearch.experiment.machine import must_be_alone, uses_one_thread
 from masksearch.experiment.settings.combined import RunSettings, Settings
+from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
 
@@ -32,6 +33,7 @@ class Plan:
     workers: int
     threads: int
     address: str = ""  # of a Ray cluster
+    mirror: Mirror = LOCAL  # of a run folder at a URL
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,12 @@ class Executor:
 
 
 def _processes(run: RunSettings, plan: Plan, path: Path, device: torch.device) -> Crew:
-    return ProcessCrew(WorkerPlan(run, plan.threads, path), plan.workers, device)
+    return ProcessCrew(WorkerPlan(run, plan.threads, path, plan.mirror), plan.workers, device)
 
 
 def _ray(run: RunSettings, plan: Plan, path: Path, device: torch.device) -> Crew:
-    return RayCrew(WorkerPlan(run, plan.threads, path), plan.workers, run.gpus_per_cell, stop=not plan.address)
+    worker = WorkerPlan(run, plan.threads, path, plan.mirror)
+    return RayCrew(worker, plan.workers, run.gpus_per_cell, stop=not plan.address)
 
 
 EXECUTORS: Table[Executor] = Table(

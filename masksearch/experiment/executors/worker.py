@@ -17,6 +17,7 @@ from masksearch.experiment.group import Group, data_digest, data_key, load_part,
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.experiment.steps.dense import dense_folder
+from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 
@@ -36,6 +37,7 @@ class WorkerPlan:
     run: RunSettings
     threads: int
     path: Path
+    mirror: Mirror = LOCAL
 
 
 class JobRunner:
@@ -63,7 +65,7 @@ class JobRunner:
             data = load_part(settings)
             if data_digest(settings, data) != job.users[0].data_digest:
                 raise InputError(f"data set {settings.sweep.dataset}: has changed since the sweep began; run it again")
-            self._groups = {key: Group([], [], data, part_space(settings, data))}
+            self._groups = {key: Group([], [], data, part_space(settings, data), self._plan.mirror)}
         group = replace(self._groups[key], users=job.users, to_do=job.cells)
         if not job.cells:
             group.dense(self._device, self._callback)
@@ -71,7 +73,9 @@ class JobRunner:
         folder = dense_folder(job.users[0])
         if folder not in self._dense:
             self._dense = {folder: group.dense(self._device, SweepCallback())}
-        group.run(self._dense[folder], self._plan.path, self._device, self._callback)
+        run = self._plan.run  # each machine has its own copy of a URL
+        path = run.folder / run.name if run.is_remote else self._plan.path
+        group.run(self._dense[folder], path, self._device, self._callback)
 
 
 class _Relay:

@@ -3,11 +3,14 @@
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from masksearch.core.space import Hold, OnEmpty, Scope
+from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.conflicts import check_conflicts
 from masksearch.experiment.settings.removed import REMOVED
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
@@ -64,7 +67,13 @@ class RunSettings:
     """Python modules with your own methods, networks or data sets: dotted names or .py files.
     Each module defines a dictionary MASKSEARCH that lists them (docs/plugins.md)."""
     runs: str = "runs"
-    """Folder that holds the folders of all sweeps."""
+    """Folder that holds the folders of all sweeps, or a URL of object storage, such as s3://bucket/runs.
+    Cells of a URL run in a local copy of it (cache); S3 needs pip install 'masksearch[storage]'."""
+    cache: str = "~/.cache/masksearch"
+    """Folder on each machine for local copies of runs at a URL; ~ and $VARIABLES are replaced on each machine."""
+    upload_seconds: float = 60.0
+    """Seconds between two uploads of a running cell's checkpoint, if runs is a URL.
+    A machine that is lost costs at most the work since the last upload."""
     data_root: str = "data"
     """Folder that holds the data sets."""
     download: bool = False
@@ -90,17 +99,33 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         check_least(self, threads=1)
-        check_numbers(self, threads=256, latency_seconds=3600)
+        check_numbers(self, threads=256, latency_seconds=3600, upload_seconds=86400)
         words = "a folder name of printable characters without / and \\ that does not begin with a dot"
         require("name", ascii(self.name)[:80], is_folder_name(self.name), words)
         free = self.name not in _RESERVED
         require("name", repr(self.name), free, f"any other name, since runs has folders {' and '.join(_RESERVED)}")
-        for name, path in (("runs", self.runs), ("data_root", self.data_root)):
+        for name, path in (("runs", self.runs), ("cache", self.cache), ("data_root", self.data_root)):
             fits = path.isprintable() and 0 < len(os.fsencode(path)) <= _PATH_BYTES
             require(name, ascii(path)[:80], fits, f"a path of printable characters, at most {_PATH_BYTES:,} bytes")
         seconds = self.latency_seconds
         if not 0 <= seconds < math.inf:
             raise InputError(f"latency_seconds: {seconds}; a finite number from 0 on is needed")
+        if not self.upload_seconds > 0:
+            raise InputError(f"upload_seconds: {self.upload_seconds}; a number above 0 is needed")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether ``runs`` is a URL of object storage."""
+        return "://" in self.runs
+
+    @property
+    def folder(self) -> Path:
+        """Folder on this machine that holds the folders of all sweeps: ``runs``, or the local copy of its URL."""
+        if not self.is_remote:
+            return Path(self.runs)
+        url = self.runs.rstrip("/")
+        words = "-".join(re.findall(r"\w+", url))[-60:]
+        return Path(os.path.expandvars(self.cache)).expanduser() / f"{words}-{short_hash({'url': url})}"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def dense_folder(cell: Cell) -> Path:
     """Return the folder of a cell's dense network: under ``runs/dense``, with the hash of the network's identity."""
     sweep = cell.settings.sweep
     name = f"{sweep.dataset}_{sweep.model}_seed{cell.seed}".replace("/", "-").replace(":", "-")
-    return Path(cell.settings.run.runs) / "dense" / f"{name}_{short_hash(cell.dense_identity)}"
+    return cell.settings.run.folder / "dense" / f"{name}_{short_hash(cell.dense_identity)}"
 
 
 def dense_network(

@@ -35,7 +35,7 @@ from masksearch.training import EpochRow
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive, torch_generator
 
-__all__ = ["MaskFinder", "MaskResult"]
+__all__ = ["MaskFinder", "MaskResult", "front_folder"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class MaskFinder:
         cell = self.context.cell
         model.to(self.context.device)
         if cell.searches:
-            return self._search(model, amount, alive, _front_folder(cell) if cell.front else folder)
+            return self._search(model, amount, alive, front_folder(cell) if cell.front else folder)
         if cell.learns:
             return self._learn(scored_network(self.context, model), amount, alive, folder)
         return MaskResult(criterion_mask(self.context, model, amount, alive))
@@ -219,9 +219,9 @@ class MaskFinder:
         return MaskResult(mask, seconds=seconds)
 
 
-def _front_folder(cell: Cell) -> Path:
+def front_folder(cell: Cell) -> Path:
     """Return the folder of a cell's search of a front, which all caps and sweeps share: in ``runs/fronts``."""
     sweep = cell.settings.sweep
     name = f"{sweep.dataset}_{sweep.model}_{cell.method}_{cell.front}_k{cell.find_at}_seed{cell.seed}"
     name = name.replace("/", "-").replace(":", "-")
-    return Path(cell.settings.run.runs) / "fronts" / f"{name}_{short_hash(cell.front_identity)}"
+    return cell.settings.run.folder / "fronts" / f"{name}_{short_hash(cell.front_identity)}"

@@ -1,6 +1,7 @@
 """Run folders: one process at a time, settings compared on reopening, states that survive a kill, free names."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from masksearch.experiment.settings.combined import Settings
+from masksearch.experiment.store.object_storage import storage_at
 from masksearch.utils import locks
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import is_folder_name, read_json, remove_litter, write_json
@@ -138,6 +140,7 @@ def read_plan(path: Path) -> dict[str, Any]:
     for name in plan["cells"]:
         if not is_folder_name(name):
             raise InputError(f"{file} has the cell {name[:80]!r}, which is no folder name; {SWEEP_REMEDY}")
+    plan["dense"] = {os.path.normpath(path / name): seed for name, seed in plan["dense"].items()}
     return dict(plan)
 
 
@@ -162,7 +165,9 @@ def free_name(parts: Sequence[Settings]) -> str:
     wanted = [_compared(part.as_dict()) for part in parts]
     for number in count(1):
         name = run.name if number == 1 else f"{run.name}-{number}"
-        file = Path(run.runs) / name / "sweep.json"
+        file = run.folder / name / "sweep.json"
+        if run.is_remote:
+            storage_at(run.runs).copy(f"{name}/sweep.json", file)
         if not file.exists():
             return name
         plan = read_json(file, {"settings": list}, SWEEP_REMEDY)
