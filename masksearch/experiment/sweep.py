@@ -1,5 +1,6 @@
 """A sweep: checks its settings, then trains dense networks and runs all cells of its grid."""
 
+import warnings
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -137,6 +138,7 @@ def run_sweep(
         }
         if content["given"] == content["settings"]:
             del content["given"]
+        _warn_of_threads(path, plan.threads)
         write_json(path / "sweep.json", content)
         for cell in cells:  # an interruption may have left checkpoints of finished cells
             if is_done(path / cell.folder):
@@ -148,6 +150,17 @@ def run_sweep(
     if result.failures:
         raise CellsFailedError(result)
     return result
+
+
+def _warn_of_threads(path: Path, threads: int) -> None:
+    """Warn if a sweep goes on with another number of threads for each cell than it began with."""
+    before = read_plan(path)["machine"].get("threads") if (path / "sweep.json").exists() else None
+    if before not in (None, str(threads)):
+        warnings.warn(
+            f"threads: the sweep in {path} began with {before} for each cell and goes on with {threads}, so the last "
+            f"bits of results may differ; --threads {before} keeps them",
+            stacklevel=3,
+        )
 
 
 def _groups(loaded: Sequence["_Part"], to_do: Container[Cell], known: Container[str]) -> Iterator[Group]:

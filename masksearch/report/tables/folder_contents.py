@@ -28,6 +28,8 @@ _FILES = {  # pattern, seen from the folder: what it is
     "settings.json": "everything that decides the result",
     "status.json": "the stage that it is in",
     "metrics.json": "the result",
+    "places.json": "machines and workers that the cell ran on",
+    "log.txt": "what a worker process printed",
     "mask.safetensors": "the mask: ms.Mask.load",
     "init.safetensors": "weights at the start",
     "dense.safetensors": "weights at the end",
