@@ -11,10 +11,6 @@ from masksearch.utils.errors import InputError
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
 SWEEP = {"methods": ["annealing", "magnitude", "random"], "seeds": 2, "device": "cpu"}
 FAST = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-    "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 4,
-}
 
 
 class Removing(SweepCallback):
