@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from typing import Any
 
 __all__ = ["DENSE", "NEVER", "ONLY_IF", "Deciding", "changed_fields", "deciding_fields", "short_hash", "without"]
@@ -97,23 +98,34 @@ def deciding_fields(
         Whether fields at their default and those of the dense network are included, as for readers of a run folder.
     """
     found: Deciding = {}
-    for group in fields(settings):
-        values = getattr(settings, group.name)
-        for item in fields(values):
-            names = (f"{group.name}.{item.name}", group.name)
-            condition = next((ONLY_IF[name] for name in names if name in ONLY_IF), None)
-            left_out = NEVER if complete else NEVER | DENSE
-            if not {*names} & left_out and (condition is None or conditions[condition]):
-                value = getattr(values, item.name)
-                if complete or value != usual.get(names[0], _default(item)):
-                    found.setdefault(group.name, {})[item.name] = _plain(value)
+    left_out = NEVER if complete else NEVER | DENSE
+    for group in _names(type(settings)):
+        values = getattr(settings, group)
+        for name, key, default, condition in _rows(type(values), group):
+            if group in left_out or key in left_out or not (condition is None or conditions[condition]):
+                continue
+            value = getattr(values, name)
+            if complete or value != usual.get(key, default):
+                found.setdefault(group, {})[name] = _plain(value)
     return found
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(kind))
+
+
+@cache
+def _rows(kind: type, group: str) -> tuple[tuple[str, str, Any, str | None], ...]:
+    """Name, ``group.name``, default and condition of the fields of a group of settings."""
+    keys = {item: f"{group}.{item.name}" for item in fields(kind)}
+    return tuple((item.name, key, _default(item), ONLY_IF.get(key, ONLY_IF.get(group))) for item, key in keys.items())
 
 
 def changed_fields(values: Any) -> dict[str, object]:
     """Return {field: value, ready for JSON} for the fields of a dataclass that differ from their defaults."""
-    pairs = {item.name: (getattr(values, item.name), _default(item)) for item in fields(values)}
-    return {name: _plain(value) for name, (value, default) in pairs.items() if value != default}
+    rows = ((name, getattr(values, name), default) for name, _, default, _ in _rows(type(values), ""))
+    return {name: _plain(value) for name, value, default in rows if value != default}
 
 
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """A sweep: checks its settings, then trains dense networks and runs all cells of its grid."""
 
 import warnings
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -126,7 +126,8 @@ def run_sweep(
     path = Path(parts[0].run.runs) / parts[0].run.name
     with locked(path):
         remove_litter(path)
-        to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
+        done = {cell.folder for cell in cells if is_done(path / cell.folder)}
+        to_do = [cell for cell in cells if cell.folder not in done and cell.folder not in known]
         plan = plan_of(parts, [part.data for part in loaded], len(to_do), device)
         networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
         content = {
@@ -140,9 +141,8 @@ def run_sweep(
             del content["given"]
         _warn_of_threads(path, plan.threads)
         write_json(path / "sweep.json", content)
-        for cell in cells:  # an interruption may have left checkpoints of finished cells
-            if is_done(path / cell.folder):
-                remove_checkpoints(path / cell.folder, *CHECKPOINTS)
+        for name in done:  # an interruption may have left checkpoints of finished cells
+            remove_checkpoints(path / name, *CHECKPOINTS)
         callback.sweep_begins(cells, to_do)
         groups = _groups(loaded, to_do, known)
         run_groups(groups, path, parts[0].run, plan, device, callback)
@@ -163,16 +163,19 @@ def _warn_of_threads(path: Path, threads: int) -> None:
         )
 
 
-def _groups(loaded: Sequence["_Part"], to_do: Container[Cell], known: Container[str]) -> Iterator[Group]:
+def _groups(loaded: Sequence["_Part"], to_do: Iterable[Cell], known: Container[str]) -> Iterator[Group]:
     """Every dense network with its cells, but for those of which nothing is left to do."""
+    unfinished = {cell.folder for cell in to_do}
     for part in loaded:
-        for folder in dict.fromkeys(map(dense_folder, [*part.dense, *part.cells])):
-            sharing = [cell for cell in part.cells if dense_folder(cell) == folder]
-            waiting = [cell for cell in sharing if cell in to_do]
-            if sharing and not waiting and (is_done(folder) or any(cell.folder in known for cell in sharing)):
+        sharing: dict[Path, list[Cell]] = {dense_folder(cell): [] for cell in part.dense}
+        for cell in part.cells:
+            sharing.setdefault(dense_folder(cell), []).append(cell)
+        alone = {dense_folder(cell): cell for cell in part.dense}
+        for folder, cells in sharing.items():
+            waiting = [cell for cell in cells if cell.folder in unfinished]
+            if cells and not waiting and (is_done(folder) or any(cell.folder in known for cell in cells)):
                 continue
-            users = sharing or [cell for cell in part.dense if dense_folder(cell) == folder]
-            yield Group(users, waiting, part.data, part.space)
+            yield Group(cells or [alone[folder]], waiting, part.data, part.space)
 
 
 @dataclass(frozen=True)

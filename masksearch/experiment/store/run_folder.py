@@ -1,9 +1,11 @@
 """Run folders: one process at a time, settings compared on reopening, states that survive a kill, free names."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -148,9 +150,10 @@ def folder_remedy(path: Path) -> str:
 
 def remove_checkpoints(path: Path, *patterns: str) -> None:
     """Remove checkpoints whose names match ``patterns``, and their lock files, from a folder and its subfolders."""
-    for pattern in patterns:
-        for file in [*path.rglob(pattern), *path.rglob(f"{pattern}.lock")]:
-            file.unlink(missing_ok=True)
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if any(fnmatch(name.removesuffix(".lock"), pattern) for pattern in patterns):
+                (Path(folder) / name).unlink(missing_ok=True)
 
 
 def free_name(parts: Sequence[Settings]) -> str:
