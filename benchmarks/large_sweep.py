@@ -147,9 +147,7 @@ def main() -> None:
             profile.runcall(STEPS[given.profile], part)
             pstats.Stats(profile).sort_stats("cumulative").print_stats(60)
             return
-        print(
-            f"{len(grid(part)):,} cells, {given.seeds} seeds\n\n| step | seconds | CPU seconds, with imports | peak memory, GiB |"
-        )
+        print(f"{len(grid(part)):,} cells, {given.seeds} seeds\n\n| step | seconds | CPU seconds | peak GiB |")
         print("|---|---:|---:|---:|")
         for step in STEPS:
             words = ["--cells", str(given.cells), "--seeds", str(given.seeds), "--folder", str(folder), "--step", step]

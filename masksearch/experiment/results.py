@@ -271,8 +271,17 @@ def find_setting(settings: Mapping[str, Any], name: str) -> Any:
 
     The group ``searcher`` is left out.
     """
-    shared = {table: values for table, values in settings.items() if table != "searcher"}
-    return next((value for full, value in _flat(shared) if full.rpartition(".")[2] == name), None)
+    found = _inner({table: values for table, values in settings.items() if table != "searcher"}, name)
+    return found[0] if found else None
+
+
+def _inner(settings: Mapping[str, Any], name: str) -> tuple[Any] | None:
+    """The first setting with a name, at any depth; None if there is none."""
+    for key, value in settings.items():
+        found = _inner(value, name) if isinstance(value, Mapping) else (value,) if key == name else None
+        if found:
+            return found
+    return None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Values of settings: read from text (flags, ``--set``), TOML or JSON, written as text, and checked by type."""
 
 from dataclasses import dataclass, fields
+from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -50,6 +51,7 @@ class ValueType:
             raise InputError(f"{name}: {text!r}; {_WORDS[self.kind]} is needed") from None
 
 
+@cache
 def value_types(group: type) -> dict[str, ValueType]:
     """Return {field: ValueType} of the fields of a settings dataclass."""
     hints = get_type_hints(group)
