@@ -1,11 +1,12 @@
 """A sweep: checks its settings, then trains dense networks and runs all cells of its grid."""
 
 import warnings
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -238,11 +239,24 @@ def read_sweep(path: Path) -> SweepResult:
         path,
         [Settings.from_dict(part, f"{path / 'sweep.json'}") for part in plan["settings"]],
         plan["machine"],
-        list(map(CellResult.load, done)),
+        list(_sharing(map(CellResult.load, done))),
         done,
         list(map(DenseResult.load, networks)),
         failures_of(path / name for name in plan["cells"]),
     )
+
+
+def _sharing(cells: Iterable[CellResult]) -> Iterator[CellResult]:
+    """Yield results whose equal parts are one object: the settings of a method, and the dense network of a seed."""
+    settings: dict[str, Mapping[str, Any]] = {}
+    networks: dict[int, DenseResult] = {}
+    for cell in cells:
+        own, dense = settings.setdefault(cell.method, cell.settings), networks.setdefault(cell.seed, cell.dense)
+        yield replace(
+            cell,
+            settings=own if own == cell.settings else cell.settings,
+            dense=dense if dense == cell.dense else cell.dense,
+        )
 
 
 def _check_parts(parts: Sequence[Settings]) -> None:

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -177,6 +178,7 @@ def _kill_workers(executor: str, kills: int) -> Part:
             ended = run(lambda folder=folder, trial=trial, left=left: _job(folder, executor, left, trial), timeout=1800)
             made = int(ended.out.rpartition("kills: ")[2] or 0) if ended.kind == "done" else left
             left -= max(made, 1)
+            print(f"{executor}, trial {trial}: {made} kills", file=sys.stderr, flush=True)
             report.add(*_outcome(ended, wanted, folder), f"{executor}, trial {trial}, {made} kills", ended.err)
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -206,6 +208,7 @@ def _kill_driver(executor: str) -> Part:
                 killed += ended.code == -signal.SIGKILL
                 if ended.kind != "killed" or left:
                     break
+            print(f"{executor}, trial {trial}: main process killed {killed} times", file=sys.stderr, flush=True)
             text = f"{executor}, trial {trial}, the main process killed {killed} times"
             report.add("left behind" if left else _outcome(ended, wanted, folder)[0], text, f"{left} {ended.err}")
             shutil.rmtree(folder, ignore_errors=True)

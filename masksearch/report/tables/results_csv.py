@@ -79,7 +79,7 @@ def write_rows(result: SweepResult, path: Path) -> None:
     """
     rows = [
         flat_row(cell, result.machine) | _where(folder)
-        for cell, folder in zip(result.cells, result.folders, strict=True)
+        for cell, folder in zip(result.cells, result.folders, strict=False)
     ]
     names = dict.fromkeys(name for row in rows for name in row)
     sink = io.StringIO(newline="")
