@@ -8,8 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
-from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["DENSE", "NEVER", "ONLY_IF", "Deciding", "changed_fields", "deciding_fields", "short_hash", "without"]
 
@@ -99,7 +98,7 @@ def deciding_fields(
     """
     found: Deciding = {}
     left_out = NEVER if complete else NEVER | DENSE
-    for group in _names(type(settings)):
+    for group in (row.name for row in _rows(type(settings), "")):
         values = getattr(settings, group)
         for name, key, default, condition in _rows(type(values), group):
             if group in left_out or key in left_out or not (condition is None or conditions[condition]):
@@ -110,16 +109,26 @@ def deciding_fields(
     return found
 
 
-@cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(item.name for item in fields(kind))
+class _Row(NamedTuple):
+    """Field of a group of settings: its name, ``group.name``, default and condition."""
+
+    name: str
+    key: str
+    default: Any
+    condition: str | None
 
 
-@cache
-def _rows(kind: type, group: str) -> tuple[tuple[str, str, Any, str | None], ...]:
-    """Name, ``group.name``, default and condition of the fields of a group of settings."""
-    keys = {item: f"{group}.{item.name}" for item in fields(kind)}
-    return tuple((item.name, key, _default(item), ONLY_IF.get(key, ONLY_IF.get(group))) for item, key in keys.items())
+_ROWS: dict[tuple[type, str], list[_Row]] = {}
+
+
+def _rows(kind: type, group: str) -> list[_Row]:
+    """Return the fields of a group of settings, or of all settings."""
+    if (kind, group) not in _ROWS:
+        keys = {item: f"{group}.{item.name}" for item in fields(kind)}
+        _ROWS[kind, group] = [
+            _Row(item.name, key, _default(item), ONLY_IF.get(key, ONLY_IF.get(group))) for item, key in keys.items()
+        ]
+    return _ROWS[kind, group]
 
 
 def changed_fields(values: Any) -> dict[str, object]:

@@ -109,8 +109,8 @@ def _overview(
     links = []
     for method in dict.fromkeys(group.method for group in groups):
         places = [place for place, cell in enumerate(result.cells) if cell.method == method]
-        cells, folders = ([some[place] for place in places] for some in (result.cells, result.folders))
-        own = replace(result, cells=cells, folders=folders)
+        cells = [result.cells[place] for place in places]
+        own = replace(result, cells=cells, folders=[result.folders[place] for place in places])
         name = f"report_{method}.html"
         own_rows, own_groups = summarise(cells, own.dense), group_cells(cells)
         _written(own, name, _whole(own, own_rows, own_groups, [], f"{method}_"))

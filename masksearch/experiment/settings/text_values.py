@@ -1,7 +1,6 @@
 """Values of settings: read from text (flags, ``--set``), TOML or JSON, written as text, and checked by type."""
 
 from dataclasses import dataclass, fields
-from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -51,11 +50,15 @@ class ValueType:
             raise InputError(f"{name}: {text!r}; {_WORDS[self.kind]} is needed") from None
 
 
-@cache
 def value_types(group: type) -> dict[str, ValueType]:
     """Return {field: ValueType} of the fields of a settings dataclass."""
-    hints = get_type_hints(group)
-    return {item.name: ValueType.of(hints[item.name]) for item in fields(group)}
+    if group not in _KNOWN:
+        hints = get_type_hints(group)
+        _KNOWN[group] = {item.name: ValueType.of(hints[item.name]) for item in fields(group)}
+    return _KNOWN[group]
+
+
+_KNOWN: dict[type, dict[str, ValueType]] = {}
 
 
 def parse_value(text: str, of: ValueType, name: str) -> Any:
