@@ -147,21 +147,27 @@ def setting_labels(cells: Sequence[CellResult], keys: Sequence[Hashable]) -> lis
     list of str
         One label a cell, such as ``ERK`` or ``budget 100, radius 2``; empty where nothing differs.
     """
-    settings = [
-        {
-            name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            for name, value in cell.flat_settings.items()
-            if name.rpartition(".")[2] not in _OF_A_SEED
-        }
-        for cell in cells
-    ]
-    first: dict[Hashable, dict[str, str]] = {}
+    first: dict[Hashable, CellResult] = {}
     differing: dict[str, None] = {}
-    for key, own in zip(keys, settings, strict=True):
-        other = first.setdefault(key, own)
-        differing |= dict.fromkeys(name for name in other | own if other.get(name) != own.get(name))
+    for key, cell in zip(keys, cells, strict=True):
+        other = first.setdefault(key, cell)
+        if cell.settings != other.settings:
+            one, own = _texts(other), _texts(cell)
+            differing |= dict.fromkeys(name for name in one | own if one.get(name) != own.get(name))
+    if not differing:
+        return [""] * len(cells)
+    settings = map(_texts, cells)
     labels = [[_label(name, own[name]) for name in differing if name in own] for own in settings]
     return [", ".join(filter(None, own)) for own in labels]
+
+
+def _texts(cell: CellResult) -> dict[str, str]:
+    """Settings of a cell as texts, but for those that differ between seeds."""
+    return {
+        name: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in cell.flat_settings.items()
+        if name.rpartition(".")[2] not in _OF_A_SEED
+    }
 
 
 def _label(name: str, value: str) -> str:

@@ -1,11 +1,12 @@
-"""Progress bars of a sweep in a terminal: one for the whole sweep, one for the current training or search."""
+"""Live table of a sweep in a terminal: a row for the sweep, and one for the current step of each worker."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import copy
 
 from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from masksearch.core.protocol import Score, Trial
 from masksearch.experiment import Cell, SweepCallback
@@ -16,23 +17,44 @@ from masksearch.utils.ranks import ranks
 __all__ = ["ProgressBars"]
 
 
+class _Table(bars.Progress):
+    """Progress bars with a line of headings in a terminal."""
+
+    HEADINGS = ("worker", "cell", "stage", "", "", "score", "left")
+
+    def make_tasks_table(self, tasks: Iterable[bars.Task]) -> Table:
+        """Return a table with a row per bar."""
+        table = super().make_tasks_table(tasks)
+        for column, heading in zip(table.columns, self.HEADINGS, strict=True):
+            column.header = heading
+        table.show_header = bool(table.rows) and self.console.is_terminal
+        return table
+
+
 class ProgressBars(SweepCallback):
-    """Callback of a sweep that shows progress bars, and prints a line per finished cell (method, sparsity, seed)."""
+    """Callback of a sweep that shows a live table, and prints a line per finished cell (method, sparsity, seed).
+
+    The table has a row for the sweep, with the number of failed cells, and a row for each worker: its cell, the stage
+    of the cell, the last and the best score, and the time left of the stage.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bars = bars.Progress(
+        self._bars = _Table(
+            bars.TextColumn("{task.fields[worker]}"),
+            bars.TextColumn("{task.fields[cell]}"),
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
-            bars.TimeElapsedColumn(),
-            bars.TimeRemainingColumn(),
             bars.TextColumn("{task.fields[note]}"),
+            bars.TimeRemainingColumn(),
             console=console,
         )
         self._sweep: bars.TaskID | None = None
         self._stage: bars.TaskID | None = None
         self._best = float("nan")
+        self._worker, self._cell = "", ""
+        self._failed = [0]  # shared by the copies for workers
 
     def __enter__(self) -> "ProgressBars":
         self._bars.start()
@@ -42,54 +64,58 @@ class ProgressBars(SweepCallback):
         self._bars.stop()
 
     def beside(self, worker: int) -> "ProgressBars":
-        """Return progress bars for ``worker``: the same bar of the sweep, and a new bar for the worker's step."""
-        return copy(self)
+        """Return progress bars for ``worker``: the same row of the sweep, and a new row for the worker's step."""
+        own = copy(self)
+        own._worker = str(worker)
+        return own
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Add the progress bar of the sweep, and print how many cells are finished already."""
+        """Add the row of the sweep, and print how many cells are finished already."""
         if len(to_do) < len(cells):
             self._console.print(f"{len(cells) - len(to_do)} of {len(cells)} cells are finished already")
-        self._sweep = self._bars.add_task("cells", total=len(to_do), note="")
+        self._sweep = self._bars.add_task("cells", total=len(to_do), note="", worker="all", cell="")
 
     def dense_begins(self, seed: int, epochs: int) -> None:
-        """Add the progress bar of a dense network's training."""
-        self._show(f"dense network, seed {seed}", epochs)
+        """Show the training of a dense network."""
+        self._cell = f"dense network, seed {seed}"
+        self._show("training", epochs)
 
     def cell_begins(self, cell: Cell) -> None:
-        """Add the progress bar of a sweep's cell (one method at one sparsity and seed)."""
-        self._show(cell.label, None)
+        """Show the name of a sweep's cell (one method at one sparsity and seed)."""
+        self._cell = cell.label
+        self._show("", None)
 
     def gradual_begins(self, cell: Cell, criterion: str, epochs: int) -> None:
-        """Add the progress bar of a gradual pruning."""
-        self._show(f"{cell.label}, gradual pruning by {criterion}", epochs)
+        """Show a gradual pruning."""
+        self._show(f"gradual pruning by {criterion}", epochs)
 
     def search_begins(self, cell: Cell) -> None:
-        """Add the progress bar of a search."""
+        """Show a search."""
         self._best = float("nan")
-        self._show(cell.label, cell.settings.sweep.budget)
+        self._show("search", cell.settings.sweep.budget)
 
     def trial(self, cell: Cell, trial: Trial) -> None:
-        """Advance the progress bar of a search by one scored mask."""
+        """Advance the bar of a search by one scored mask."""
         if trial.is_best:
             self._best = trial.score.value
-        self._advance(f"score {_shown(trial.score)}  best {self._best:.4f}")
+        self._advance(f"{_shown(trial.score)}  best {self._best:.4f}")
 
     def rescoring_begins(self, cell: Cell, masks: int) -> None:
-        """Add the progress bar of the second scoring of a search's best masks."""
-        self._show(f"{cell.label}, scored again", masks)
+        """Show the second scoring of a search's best masks."""
+        self._show("scoring again", masks)
 
     def rescored(self, cell: Cell, score: Score) -> None:
-        """Advance the progress bar of the second scoring by one mask."""
-        self._advance(f"score {_shown(score)}")
+        """Advance the bar of the second scoring by one mask."""
+        self._advance(_shown(score))
 
     def retraining_begins(self, cell: Cell, epochs: int) -> None:
-        """Add the progress bar of a masked network's retraining."""
-        self._show(f"{cell.label}, retraining", epochs)
+        """Show a masked network's retraining."""
+        self._show("retraining", epochs)
 
     def epoch(self, row: EpochRow) -> None:
-        """Advance the progress bar of the current training by one epoch."""
-        metric = f"val {row.val_metric:.4f}" if row.val_metric is not None else ""
-        self._advance(f"loss {row.train_loss:.4f}  {metric}")
+        """Advance the bar of the current training by one epoch."""
+        metric = f"  val {row.val_metric:.4f}" if row.val_metric is not None else ""
+        self._advance(f"loss {row.train_loss:.4f}{metric}")
 
     def cell_ends(self, cell: Cell, result: CellResult) -> None:
         """Print a finished cell's test metrics before and after retraining in one line."""
@@ -105,21 +131,32 @@ class ProgressBars(SweepCallback):
             highlight=False,
             soft_wrap=True,
         )
-        if self._sweep is not None:
-            self._bars.advance(self._sweep)
+        self._ended()
 
     def cell_fails(self, cell: Cell, sentence: str) -> None:
         """Print the label of a failed cell and a sentence about its error; with torchrun, all ranks have the same."""
         ranks().agree(f"{cell.label}: {sentence}")
         text = f"{cell.label}: failed: {sentence}"
         self._console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
-        if self._sweep is not None:
-            self._bars.advance(self._sweep)
+        self._failed[0] += 1
+        self._ended()
 
-    def _show(self, description: str, total: int | None) -> None:
+    def _ended(self) -> None:
+        if self._sweep is not None:
+            note = f"[red]{self._failed[0]} failed[/]" if self._failed[0] else ""
+            self._bars.update(self._sweep, advance=1, note=note)
+        self._remove()
+
+    def _remove(self) -> None:
         if self._stage is not None:
             self._bars.remove_task(self._stage)
-        self._stage = self._bars.add_task(escape(description), total=total, note="")
+            self._stage = None
+
+    def _show(self, stage: str, total: int | None) -> None:
+        self._remove()
+        self._stage = self._bars.add_task(
+            escape(stage), total=total, note="", worker=self._worker, cell=escape(self._cell)
+        )
 
     def _advance(self, note: str) -> None:
         if self._stage is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from masksearch.core.amount import Amount, Density
@@ -24,6 +25,9 @@ __all__ = ["AUTO", "Cell", "dense_identity", "dense_training"]
 
 AUTO = "auto"
 """Value of a cell's ``find_at`` where the early-bird schedule chooses the moment."""
+
+
+_USUAL = TrainSettings()
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Cell:
     def train(self) -> TrainSettings:
         """Settings of training for one cell of a sweep, with the cell's own weight and temperature of distillation."""
         train = self.settings.train
+        if self.distill is None and not self.distill_temperature:
+            return train
         return replace(
             train,
             distill=train.distill if self.distill is None else self.distill,
@@ -198,6 +204,13 @@ class Cell:
             later += ["schedule", "rewind_to", "epochs", "retrain_lr", "search.training_steps", "search.training_lr"]
         return without(self.identity, later)
 
+    @cached_property
+    def dense_folder(self) -> str:
+        """Name of the folder of the cell's dense network, under ``runs/dense``, with the hash of its identity."""
+        sweep = self.settings.sweep
+        name = f"{sweep.dataset}_{sweep.model}_seed{self.seed}".replace("/", "-").replace(":", "-")
+        return f"{name}_{short_hash(self.dense_identity)}"
+
     @property
     def study(self) -> str | None:
         """Name of the cell's Optuna study in a storage that sweeps share; None if the cell shares no study."""
@@ -229,7 +242,7 @@ class Cell:
             parts.append(self.control)
         return "_".join([*parts, f"seed{self.seed}"])
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """Name of the cell's folder: the cell's label and 8 hex digits of a hash of what decides its result."""
         return f"{self.label}_{short_hash(self.identity)}"
@@ -237,8 +250,10 @@ class Cell:
 
 def dense_training(settings: Settings, schedule: str) -> TrainSettings:
     """Return training settings of the dense network: no distillation, and the L1 penalty that ``schedule`` needs."""
-    usual, needed = TrainSettings(), SCHEDULES[schedule].bn_l1
-    train = replace(settings.train, distill=usual.distill, distill_temperature=usual.distill_temperature)
+    usual, needed = _USUAL, SCHEDULES[schedule].bn_l1
+    train = settings.train
+    if (train.distill, train.distill_temperature) != (usual.distill, usual.distill_temperature):
+        train = replace(train, distill=usual.distill, distill_temperature=usual.distill_temperature)
     return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
 
 

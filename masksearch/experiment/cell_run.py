@@ -19,6 +19,7 @@ from masksearch.experiment.steps.network_costs import ticket_costs
 from masksearch.experiment.steps.repair import reconstructed_weights
 from masksearch.experiment.steps.retraining import mask_schedule, rewound_weights, training_plan
 from masksearch.experiment.steps.round_evaluation import round_result
+from masksearch.experiment.store.places import record_place
 from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
 from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
@@ -47,6 +48,7 @@ def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellR
     folder = RunFolder(path / cell.folder, cell.identity, cell.deciding_settings())
     if folder.is_done:
         return CellResult.load(folder.path)
+    record_place(folder.path)
     callback.cell_begins(cell)
     with ExitStack() as trackers:
         result = _CellRun(context, folder, callback, trackers).result()

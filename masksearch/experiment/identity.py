@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["DENSE", "NEVER", "ONLY_IF", "Deciding", "changed_fields", "deciding_fields", "short_hash", "without"]
 
@@ -98,23 +98,44 @@ def deciding_fields(
         Whether fields at their default and those of the dense network are included, as for readers of a run folder.
     """
     found: Deciding = {}
-    for group in fields(settings):
-        values = getattr(settings, group.name)
-        for item in fields(values):
-            names = (f"{group.name}.{item.name}", group.name)
-            condition = next((ONLY_IF[name] for name in names if name in ONLY_IF), None)
-            left_out = NEVER if complete else NEVER | DENSE
-            if not {*names} & left_out and (condition is None or conditions[condition]):
-                value = getattr(values, item.name)
-                if complete or value != usual.get(names[0], _default(item)):
-                    found.setdefault(group.name, {})[item.name] = _plain(value)
+    left_out = NEVER if complete else NEVER | DENSE
+    for group in (row.name for row in _rows(type(settings), "")):
+        values = getattr(settings, group)
+        for name, key, default, condition in _rows(type(values), group):
+            if group in left_out or key in left_out or not (condition is None or conditions[condition]):
+                continue
+            value = getattr(values, name)
+            if complete or value != usual.get(key, default):
+                found.setdefault(group, {})[name] = _plain(value)
     return found
+
+
+class _Row(NamedTuple):
+    """Field of a group of settings: its name, ``group.name``, default and condition."""
+
+    name: str
+    key: str
+    default: Any
+    condition: str | None
+
+
+_ROWS: dict[tuple[type, str], list[_Row]] = {}
+
+
+def _rows(kind: type, group: str) -> list[_Row]:
+    """Return the fields of a group of settings, or of all settings."""
+    if (kind, group) not in _ROWS:
+        keys = {item: f"{group}.{item.name}" for item in fields(kind)}
+        _ROWS[kind, group] = [
+            _Row(item.name, key, _default(item), ONLY_IF.get(key, ONLY_IF.get(group))) for item, key in keys.items()
+        ]
+    return _ROWS[kind, group]
 
 
 def changed_fields(values: Any) -> dict[str, object]:
     """Return {field: value, ready for JSON} for the fields of a dataclass that differ from their defaults."""
-    pairs = {item.name: (getattr(values, item.name), _default(item)) for item in fields(values)}
-    return {name: _plain(value) for name, (value, default) in pairs.items() if value != default}
+    rows = ((name, getattr(values, name), default) for name, _, default, _ in _rows(type(values), ""))
+    return {name: _plain(value) for name, value, default in rows if value != default}
 
 
 def without(identity: Mapping[str, Any], names: Iterable[str]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.models import build_model
 from masksearch.utils.errors import InputError
 
-__all__ = ["describe_machine", "must_be_alone", "prepare", "uses_one_thread"]
+__all__ = ["cores", "describe_machine", "must_be_alone", "prepare", "uses_one_thread"]
 
 _SMALL = 1_000_000  # parameters: a batch of a smaller network is too little work for a second thread
 
@@ -54,6 +54,11 @@ def prepare(run: RunSettings) -> torch.device:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def describe_machine(device: torch.device) -> dict[str, str]:

@@ -149,7 +149,7 @@ class CellResult:
         """Read the result of a sweep's cell from its ``folder``; raise InputError as :func:`load_result` does."""
         saved = read_json(folder / "settings.json", {"identity": dict}, _remedy(folder))
         about = {name: saved.get(name, {}) for name in ("settings", "identity")}
-        return _convert({**_read(folder), **about}, cls, folder)
+        return _convert({**_read(folder, short_hash(saved["identity"])), **about}, cls, folder)
 
     def save(self, folder: Path) -> None:
         """Write a cell's result to ``metrics.json`` in ``folder``; ``settings.json`` already has the settings."""
@@ -271,8 +271,17 @@ def find_setting(settings: Mapping[str, Any], name: str) -> Any:
 
     The group ``searcher`` is left out.
     """
-    shared = {table: values for table, values in settings.items() if table != "searcher"}
-    return next((value for full, value in _flat(shared) if full.rpartition(".")[2] == name), None)
+    found = _inner({table: values for table, values in settings.items() if table != "searcher"}, name)
+    return found[0] if found else None
+
+
+def _inner(settings: Mapping[str, Any], name: str) -> tuple[Any] | None:
+    """The first setting with a name, at any depth; None if there is none."""
+    for key, value in settings.items():
+        found = _inner(value, name) if isinstance(value, Mapping) else (value,) if key == name else None
+        if found:
+            return found
+    return None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -299,7 +308,8 @@ def _remedy(folder: Path) -> str:
     return f"remove the folder {folder} and run again"
 
 
-def _read(folder: Path) -> dict[str, object]:
+def _read(folder: Path, belongs_to: str | None = None) -> dict[str, object]:
+    """The content of ``metrics.json``, if it is of the run with the hash ``belongs_to``, or of ``settings.json``."""
     path = folder / "metrics.json"
     values = read_json(path, {}, _remedy(folder))
     found = values.get("format")
@@ -308,7 +318,7 @@ def _read(folder: Path) -> dict[str, object]:
             f"{path} has format {str(found or 1)[:20]} and this version reads format {_FORMAT}; {_remedy(folder)}"
         )
     run = values.pop("run", None)  # none in version 1.0 and before
-    if run is not None and run != _run_of(folder):
+    if run is not None and run != (belongs_to or _run_of(folder)):
         raise InputError(f"{path} is the result of another run than settings.json beside it; {_remedy(folder)}")
     return dict(values)
 
@@ -331,8 +341,9 @@ def _with_nan(node: Any) -> Any:
         return list(map(_with_nan, node))
     if not isinstance(node, dict):
         return node
-    names = FORMER_NAMES if "train_loss" in node else {}  # epochs in files of version 1.0 and before
+    if "train_loss" not in node:
+        return {name: _with_nan(value) if isinstance(value, list | dict) else value for name, value in node.items()}
     return {
-        names.get(name, name): math.nan if name == "train_loss" and value is None else _with_nan(value)
-        for name, value in node.items()
+        FORMER_NAMES.get(name, name): math.nan if name == "train_loss" and value is None else _with_nan(value)
+        for name, value in node.items()  # FORMER_NAMES: in files of version 1.0 and before
     }

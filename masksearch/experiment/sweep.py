@@ -1,10 +1,12 @@
 """A sweep: checks its settings, then trains dense networks and runs all cells of its grid."""
 
-from collections.abc import Container, Iterator, Sequence
+import warnings
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -133,7 +135,8 @@ def run_sweep(
         networks = {dense_folder(cell): cell.seed for part in loaded for cell in [*part.dense, *part.cells]}
         runs = [*(path / cell.folder for cell in cells if cell.folder not in known), *networks]
         mirror.synchronise(runs)
-        to_do = [cell for cell in cells if not is_done(path / cell.folder) and cell.folder not in known]
+        done = {cell.folder for cell in cells if is_done(path / cell.folder)}
+        to_do = [cell for cell in cells if cell.folder not in done and cell.folder not in known]
         plan = plan_of(parts, [part.data for part in loaded], len(to_do), device)
         remote = parts[0].run.is_remote  # other machines have other absolute paths
         content = {
@@ -148,11 +151,11 @@ def run_sweep(
         }
         if content["given"] == content["settings"]:
             del content["given"]
+        _warn_of_threads(path, plan.threads)
         write_json(path / "sweep.json", content)
         mirror.publish_plan()
-        for cell in cells:  # an interruption may have left checkpoints of finished cells
-            if is_done(path / cell.folder):
-                remove_checkpoints(path / cell.folder, *CHECKPOINTS)
+        for name in done:  # an interruption may have left checkpoints of finished cells
+            remove_checkpoints(path / name, *CHECKPOINTS)
         callback.sweep_begins(cells, to_do)
         groups = (replace(group, mirror=mirror) for group in _groups(loaded, to_do, known))
         run_groups(groups, path, parts[0].run, replace(plan, mirror=mirror), device, callback)
@@ -163,16 +166,30 @@ def run_sweep(
     return result
 
 
-def _groups(loaded: Sequence["_Part"], to_do: Container[Cell], known: Container[str]) -> Iterator[Group]:
+def _warn_of_threads(path: Path, threads: int) -> None:
+    """Warn if a sweep goes on with another number of threads for each cell than it began with."""
+    before = read_plan(path)["machine"].get("threads") if (path / "sweep.json").exists() else None
+    if before not in (None, str(threads)):
+        warnings.warn(
+            f"threads: the sweep in {path} began with {before} for each cell and goes on with {threads}, so the last "
+            f"bits of results may differ; --threads {before} keeps them",
+            stacklevel=3,
+        )
+
+
+def _groups(loaded: Sequence["_Part"], to_do: Iterable[Cell], known: Container[str]) -> Iterator[Group]:
     """Every dense network with its cells, but for those of which nothing is left to do."""
+    unfinished = {cell.folder for cell in to_do}
     for part in loaded:
-        for folder in dict.fromkeys(map(dense_folder, [*part.dense, *part.cells])):
-            sharing = [cell for cell in part.cells if dense_folder(cell) == folder]
-            waiting = [cell for cell in sharing if cell in to_do]
-            if sharing and not waiting and (is_done(folder) or any(cell.folder in known for cell in sharing)):
+        sharing: dict[Path, list[Cell]] = {dense_folder(cell): [] for cell in part.dense}
+        for cell in part.cells:
+            sharing.setdefault(dense_folder(cell), []).append(cell)
+        alone = {dense_folder(cell): cell for cell in part.dense}
+        for folder, cells in sharing.items():
+            waiting = [cell for cell in cells if cell.folder in unfinished]
+            if cells and not waiting and (is_done(folder) or any(cell.folder in known for cell in cells)):
                 continue
-            users = sharing or [cell for cell in part.dense if dense_folder(cell) == folder]
-            yield Group(users, waiting, part.data, part.space)
+            yield Group(cells or [alone[folder]], waiting, part.data, part.space)
 
 
 @dataclass(frozen=True)
@@ -235,11 +252,24 @@ def read_sweep(path: Path) -> SweepResult:
         path,
         [Settings.from_dict(part, f"{path / 'sweep.json'}") for part in plan["settings"]],
         plan["machine"],
-        list(map(CellResult.load, done)),
+        list(_sharing(map(CellResult.load, done))),
         done,
         list(map(DenseResult.load, networks)),
         failures_of(path / name for name in plan["cells"]),
     )
+
+
+def _sharing(cells: Iterable[CellResult]) -> Iterator[CellResult]:
+    """Yield results whose equal parts are one object: the settings of a method, and the dense network of a seed."""
+    settings: dict[str, Mapping[str, Any]] = {}
+    networks: dict[int, DenseResult] = {}
+    for cell in cells:
+        own, dense = settings.setdefault(cell.method, cell.settings), networks.setdefault(cell.seed, cell.dense)
+        yield replace(
+            cell,
+            settings=own if own == cell.settings else cell.settings,
+            dense=dense if dense == cell.dense else cell.dense,
+        )
 
 
 def _check_parts(parts: Sequence[Settings]) -> None:

@@ -14,9 +14,9 @@ from masksearch.core.protocol import Score, Trial
 @pytest.mark.parametrize(
     ("score", "text"),
     [
-        (Score(0.25), "score 0.2500"),
-        (Score(math.nan), "score nan"),
-        (Score(0.25, exact=False), "score <= 0.2500"),
+        (Score(0.25), "0.2500"),
+        (Score(math.nan), "nan"),
+        (Score(0.25, exact=False), "<= 0.2500"),
     ],
 )
 def test_a_bar_tells_scores_from_bounds_and_stops(score, text):
@@ -34,12 +34,12 @@ def test_gradual_pruning_has_a_bar_of_its_own_and_the_search_begins_after_it():
     bars.cell_begins(cell)
     bars.gradual_begins(cell, "magnitude", 4)
     [task] = bars._bars.tasks
-    assert (task.description, task.total) == ("cell, gradual pruning by magnitude", 4)
+    assert (task.fields["cell"], task.description, task.total) == ("cell", "gradual pruning by magnitude", 4)
     bars.epoch(SimpleNamespace(train_loss=0.5, val_metric=None))
     assert task.completed == 1
     bars.search_begins(cell)
     [task] = bars._bars.tasks
-    assert (task.description, task.total, task.completed) == ("cell", 5, 0)
+    assert (task.description, task.total, task.completed) == ("search", 5, 0)
 
 
 def test_every_round_s_search_has_a_bar():
@@ -50,7 +50,7 @@ def test_every_round_s_search_has_a_bar():
     bars.search_begins(cell)
     bars.trial(cell, Trial(0, Score(0.5), 1, is_best=False, is_repeat=False))
     [task] = bars._bars.tasks
-    assert (task.description, task.total, task.completed) == ("cell", 5, 1)
+    assert (task.description, task.total, task.completed) == ("search", 5, 1)
 
 
 def test_masks_that_are_scored_again_have_a_bar():
@@ -59,5 +59,32 @@ def test_masks_that_are_scored_again_have_a_bar():
     bars.rescoring_begins(cell, 2)
     bars.rescored(cell, Score(-0.5, seconds=0.1))
     [task] = bars._bars.tasks
-    assert (task.description, task.total, task.completed) == ("cell, scored again", 2, 1)
-    assert task.fields["note"] == "score -0.5000"
+    assert (task.description, task.total, task.completed) == ("scoring again", 2, 1)
+    assert task.fields["note"] == "-0.5000"
+
+
+def test_workers_and_failures_are_in_one_live_table():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    one, two = (
+        SimpleNamespace(label=f"cell{n}", settings=SimpleNamespace(sweep=SimpleNamespace(budget=5))) for n in "12"
+    )
+    with ProgressBars(console) as bars:
+        bars.sweep_begins([one, two], [one, two])
+        first, second = bars.beside(0), bars.beside(1)
+        first.cell_begins(one)
+        first.search_begins(one)
+        first.trial(one, Trial(0, Score(0.5), 1, is_best=True, is_repeat=False))
+        second.cell_begins(two)
+        second.retraining_begins(two, 3)
+        second.epoch(SimpleNamespace(train_loss=0.25, val_metric=0.75))
+        bars._bars.refresh()
+        shown = console.file.getvalue()
+        for texts in (
+            ("worker", "cell", "stage", "score", "left"),
+            ("0", "cell1", "search", "1/5", "0.5000  best 0.5000"),
+        ):
+            assert any(all(text in line for text in texts) for line in shown.splitlines())
+        assert any(all(t in line for t in ("cell2", "retraining", "1/3", "val 0.7500")) for line in shown.splitlines())
+        second.cell_fails(two, "it was wrong")
+        sweep, _ = bars._bars.tasks
+        assert (sweep.completed, sweep.fields["note"]) == (1, "[red]1 failed[/]")

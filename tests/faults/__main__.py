@@ -14,6 +14,7 @@ from tests.faults import runs
 from tests.faults.campaign import REFERENCE, OutOfTimeError, Report, disk_parts
 from tests.faults.damage import damage_parts
 from tests.faults.fuzz import fuzz_parts
+from tests.faults.workers import worker_parts
 
 QUICK = 0.006
 """Share of the trials that the suite makes."""
@@ -24,7 +25,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--all", action="store_true", help="every trial: hours")
     parser.add_argument("--share", type=float, default=None, help=f"share of the trials; {QUICK} if not given")
-    parser.add_argument("--parts", nargs="*", default=["*"], help="patterns of the names of parts")
+    parser.add_argument(
+        "--parts", nargs="*", default=[], help="patterns of parts' names; if not given, all but workers"
+    )
     parser.add_argument("--seconds", type=float, default=math.inf, help="longest time of a part")
     parser.add_argument("--json", help="file to write counts and broken trials to")
     asked = parser.parse_args()
@@ -32,8 +35,10 @@ def main() -> int:
     runs.prepare()
     gc.freeze()
     reports = []
-    for name, part in (*disk_parts(), *damage_parts(), *fuzz_parts()):
-        if any(fnmatch.fnmatch(name, pattern) for pattern in asked.parts):
+    usual = [*disk_parts(), *damage_parts(), *fuzz_parts()]
+    patterns = asked.parts or ["*"]
+    for name, part in [*usual, *worker_parts()] if asked.parts or asked.all else usual:
+        if any(fnmatch.fnmatch(name, pattern) or name.startswith(f"{pattern}:") for pattern in patterns):
             begun = time.monotonic()
             report = Report(name, begun + asked.seconds)
             with contextlib.suppress(OutOfTimeError):

@@ -54,6 +54,14 @@ def test_the_quick_selection_of_the_campaign_holds():
     assert "| damaged file, run again |" in ended.stdout
 
 
+def test_killed_workers_change_nothing():
+    words = [sys.executable, "-m", "tests.faults", "--parts", "workers: processes killed*", "--share", "0.1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-6000:]
+    assert "| workers: processes killed at random | 1 | 1 |" in ended.stdout
+
+
 # Data: its content decides the results.
 
 

@@ -395,3 +395,17 @@ def test_one_sentence_says_what_masking_repair_and_training_brought():
         "90 % sparse, accuracy masked, repaired, retrained: annealing 20.00, 60.00, 90.00; fpgm 10.00, 50.00, 80.00."
     )
     assert what_steps_brought([replace(row, masked=Estimate.of([])) for row in rows]) == []
+
+
+def test_a_large_sweep_has_an_overview_and_a_page_for_every_method(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("masksearch.report.html_page._MOST_ROWS", 1)
+    (tmp_path / "sweep.json").write_bytes((finished[0].path / "sweep.json").read_bytes())
+    overview = write_report(replace(finished[0], path=tmp_path)).read_text()
+    pages = {path.name for path in tmp_path.glob("report_*.html")}
+    assert pages == {f"report_{cell.method}.html" for cell in finished[0].cells}
+    for name in pages:
+        assert f'href="{name}"' in overview
+        assert "<h2>Costs</h2>" in (tmp_path / name).read_text()
+    assert "<h2>Costs</h2>" not in overview
+    assert "<h2>Best method at each sparsity, by validation</h2>" in overview
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + len(finished[0].cells)

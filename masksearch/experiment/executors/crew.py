@@ -1,18 +1,21 @@
 """A crew: several workers that run a sweep. Jobs are sent, events return, and a dead worker's job is sent again."""
 
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from masksearch.experiment.cell import Cell
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.jobs import Job, JobQueue
-from masksearch.experiment.executors.worker import Event
+from masksearch.experiment.executors.worker import Event, JobRunner
 from masksearch.experiment.group import Group
 from masksearch.experiment.store.failures import record_failure
+from masksearch.experiment.store.run_folder import is_done
 from masksearch.utils.errors import InputError
 
-__all__ = ["Crew", "Died", "Done", "Failed", "Message", "run_by_crew"]
+__all__ = ["Crew", "Died", "Done", "Failed", "Message", "end_of", "run_by_crew"]
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,30 @@ class Died:
 Message = list[Event] | Done | Failed | Died
 
 
+def end_of(runner: JobRunner, job: Job) -> Done | Failed:
+    """Run a job of a sweep in this process, a worker; return the message about its end."""
+    try:
+        runner.run(job)
+    except Exception as error:
+        if not isinstance(error, InputError | OSError):
+            error.add_note(traceback.format_exc())  # of this process: the main one has no other
+        return Failed(error)
+    return Done()
+
+
 class Crew(Protocol):
     """Protocol of the workers, numbered from 0, that run the jobs of a sweep."""
 
     size: int
 
+    def is_ready(self, number: int) -> bool:
+        """Return whether worker ``number`` has started and can take jobs."""
+
     def send(self, number: int, job: Job) -> None:
         """Send a job (cells of a sweep to run) to worker ``number``, which must be free."""
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for busy workers; return at least one pair of worker number and message."""
+        """Wait for busy workers and for starts; return pairs of worker number and message, perhaps none."""
 
     def replace(self, number: int) -> None:
         """Start a new worker in the place of worker ``number``, which has died."""
@@ -60,13 +77,9 @@ def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: Sweep
 
     The caller holds the lock of the folder ``path``. One worker trains a dense network; then all workers share its
     cells. Controls follow the cell whose mask they take. A job whose worker dies continues from its checkpoints in
-    another worker, up to two times. An error of a cell or a dense network is recorded, and other cells go on. An
-    exception of the callback, Ctrl-C and a file that can't be written end all workers at once; finished cells are kept.
-
-    Raises
-    ------
-    InputError
-        If three workers died at one job.
+    another worker, up to two times. An error of a cell or a dense network, or a third dead worker at one job, is
+    recorded, and other cells go on. An exception of the callback, Ctrl-C and a file that can't be written end all
+    workers at once; finished cells are kept.
     """
     try:
         watchers = [callback.beside(number) for number in range(crew.size)]
@@ -74,10 +87,10 @@ def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: Sweep
         busy: dict[int, Job] = {}
         while True:
             for number in range(crew.size):
-                if number not in busy and (job := queue.next()) is not None:
+                if number not in busy and crew.is_ready(number) and (job := queue.next()) is not None:
                     busy[number] = job
                     crew.send(number, job)
-            if not busy:
+            if not busy and queue.is_empty:
                 return
             for number, message in crew.wait(dict(busy)):
                 match message:
@@ -87,18 +100,26 @@ def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: Sweep
                         job = busy.pop(number)
                         if job.cells or isinstance(error, OSError):
                             raise error
-                        for cell in queue.failed(job):
-                            watchers[number].cell_fails(cell, record_failure(path, cell, error))
+                        _fail(queue.failed(job), path, error, watchers[number])
                     case Died(reason):
-                        if not queue.worker_died(busy.pop(number)):
-                            raise InputError(
-                                f"executor: {reason}, three times at the same job, perhaps for lack of memory; what "
-                                "was finished is kept; the same command goes on from here, with --executor inline in "
-                                "one process"
-                            )
                         crew.replace(number)
+                        job = busy.pop(number)
+                        if not queue.worker_died(job):
+                            error = InputError(
+                                f"executor: {reason}, three times at the same job, perhaps for lack of memory; "
+                                "what was finished is kept; the same command goes on from here, with --executor "
+                                "inline in one process"
+                            )
+                            _fail(job.cells or queue.failed(job), path, error, watchers[number])
                     case events:
                         for hook, arguments in events:
                             getattr(watchers[number], hook)(*arguments)
     finally:
         crew.close()
+
+
+def _fail(cells: Iterable[Cell], path: Path, error: Exception, callback: SweepCallback) -> None:
+    """Record the error that ended the cells, but for those that were finished before."""
+    for cell in cells:
+        if not is_done(path / cell.folder):
+            callback.cell_fails(cell, record_failure(path, cell, error))

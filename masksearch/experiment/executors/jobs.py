@@ -17,7 +17,7 @@ _ATTEMPTS = 3  # of a job whose worker dies
 class Job:
     """Cells of a sweep that one worker runs in order; without cells, the worker only trains their dense network."""
 
-    users: list[Cell]  # all cells of the dense network
+    users: list[Cell]  # cells whose moments of the dense training are needed
     cells: list[Cell]
 
 
@@ -33,13 +33,18 @@ class JobQueue:
         for group in groups:
             job = Job(group.users, [])
             self._dense.append(job)
-            self._cells[id(job)] = [Job(group.users, cells) for cells in _chains(group.to_do)]
+            self._cells[id(job)] = [Job(cells, cells) for cells in _chains(group.to_do)]
 
     def next(self) -> Job | None:
         """Return the next job for a free worker; None if no job is ready."""
         if self._dense and len(self._ready) < self._workers:
             return self._dense.popleft()
         return self._ready.popleft() if self._ready else None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no job is left, ready or waiting for its dense network."""
+        return not (self._dense or self._ready or self._cells)
 
     def finished(self, job: Job) -> None:
         """Mark the training of a dense network as finished; the jobs that waited for it become ready."""

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,10 +14,9 @@ from typing import Any
 
 import torch
 
-from masksearch.experiment.executors.crew import Died, Done, Failed, Message
+from masksearch.experiment.executors.crew import Died, Message, end_of
 from masksearch.experiment.executors.jobs import Job
 from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
-from masksearch.utils.errors import InputError
 
 __all__ = ["ProcessCrew"]
 
@@ -40,7 +38,11 @@ class ProcessCrew:
         run = self._plan.run
         if self._device.type == "cuda":
             run = replace(run, device=f"cuda:{number % torch.cuda.device_count()}")
-        return _Worker(replace(self._plan, run=run))
+        return _Worker(replace(self._plan, run=run), f"process{number}")
+
+    def is_ready(self, number: int) -> bool:
+        """Return True: jobs wait in the pipe until the process has started."""
+        return True
 
     def send(self, number: int, job: Job) -> None:
         """Send a job to the free worker ``number``; :meth:`wait` reports a worker that has died since."""
@@ -71,10 +73,10 @@ class ProcessCrew:
 class _Worker:
     """A started process and the pipe to it."""
 
-    def __init__(self, plan: WorkerPlan) -> None:
+    def __init__(self, plan: WorkerPlan, name: str) -> None:
         _CONTEXT.set_forkserver_preload(_PRELOADED)
         self.pipe, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=_work, args=(theirs, plan), daemon=True)
+        self.process = _CONTEXT.Process(target=_work, args=(theirs, plan), name=name, daemon=True)
         with _main_hidden():
             self.process.start()
         theirs.close()
@@ -95,14 +97,7 @@ def _work(pipe: "Connection[Any, Any]", plan: WorkerPlan) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     runner = JobRunner(plan, pipe.send)
     for job in iter(pipe.recv, None):
-        try:
-            runner.run(job)
-        except Exception as error:
-            if not isinstance(error, InputError | OSError):
-                error.add_note(traceback.format_exc())  # of this process: the main one has no other
-            pipe.send(Failed(error))
-        else:
-            pipe.send(Done())
+        pipe.send(end_of(runner, job))
 
 
 def _end_with_parent() -> None:

@@ -2,20 +2,24 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from multiprocessing import current_process
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
-from masksearch.experiment.executors.crew import Died, Done, Failed, Message
+from masksearch.experiment.executors.crew import Died, Failed, Message, end_of
 from masksearch.experiment.executors.jobs import Job
-from masksearch.experiment.executors.worker import Event, JobRunner, WorkerPlan
+from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
+from masksearch.experiment.steps.dense import dense_folder
 from masksearch.utils.errors import InputError
 
-__all__ = ["RayCrew", "cluster_cpus"]
+__all__ = ["RayCrew", "cluster_resources"]
 
-_POLL_SECONDS = 0.2
+_CHECK_SECONDS = 5.0  # of silence, after which the nodes are counted
+_STARTS = 10  # that may fail, such as on nodes that are removed
 
 
 def _ray() -> Any:
@@ -26,8 +30,8 @@ def _ray() -> Any:
     return ray
 
 
-def cluster_cpus(address: str, cpus: int) -> int:
-    """Connect to a Ray cluster, or start one with ``cpus`` CPUs on this machine; return its number of CPUs.
+def cluster_resources(address: str, cpus: int) -> tuple[int, float]:
+    """Connect to a Ray cluster, or start one with ``cpus`` CPUs on this machine; return its CPUs and GPUs.
 
     Raises
     ------
@@ -46,7 +50,8 @@ def cluster_cpus(address: str, cpus: int) -> int:
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"executor: no Ray cluster at {address or 'this machine'}: {reason}") from None
-    return int(ray.cluster_resources().get("CPU", 0))
+    found = ray.cluster_resources()
+    return int(found.get("CPU", 0)), float(found.get("GPU", 0))
 
 
 class RayCrew:
@@ -62,83 +67,112 @@ class RayCrew:
         self.size, self._stop, self._ray = size, stop, _ray()
         self._plan = replace(plan, path=plan.path.resolve())
         actor = self._ray.remote(_Actor)
-        self._actor = actor.options(
-            num_cpus=plan.threads, num_gpus=gpus_per_cell, max_restarts=0, max_concurrency=2, name=None
-        )
-        self._workers = [self._started() for _ in range(size)]
-        self._running: dict[Any, int] = {}  # reference of a job's end -> number of the worker
+        # One thread runs jobs, one returns messages.
+        self._actor = actor.options(num_cpus=plan.threads, num_gpus=gpus_per_cell, max_restarts=0, max_concurrency=2)
+        self._workers: dict[int, Any] = {}
+        self._ready: set[int] = set()
+        self._awaited: dict[Any, int] = {}  # reference of a start or of messages -> number of the worker
+        self._jobs: dict[Any, int] = {}  # reference of a job's end -> number of the worker
+        self._failed_starts = 0
+        for number in range(size):
+            self.replace(number)
 
-    def _started(self) -> Any:
-        return self._actor.remote(self._plan, str(Path.cwd()), list(sys.path))
+    def is_ready(self, number: int) -> bool:
+        """Return whether a node had room for worker ``number``, and the worker has started."""
+        return number in self._ready
 
     def send(self, number: int, job: Job) -> None:
         """Send a job (cells of a sweep to run) to worker ``number``, which must be free."""
-        self._running[self._workers[number].run.remote(job)] = number
+        self._jobs[self._workers[number].run.options(name=_name(job)).remote(job)] = number
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
-        """Wait for busy workers; return at least one pair of worker number and message."""
-        found = False
-        while not found:
-            ended, _ = self._ray.wait(list(self._running), timeout=_POLL_SECONDS)
-            over = {self._running[reference]: reference for reference in ended}
-            for number in busy:
-                if number not in over:
-                    try:
-                        events = self._ray.get(self._workers[number].events.remote(), timeout=60)
-                    except (self._ray.exceptions.RayActorError, self._ray.exceptions.GetTimeoutError):
-                        continue  # its end is reported next
-                    if events:
-                        found = True
-                        yield number, events
-            for number, reference in over.items():
-                found = True
-                del self._running[reference]
+        """Wait for busy workers and for the starts of others; return pairs of worker number and message.
+
+        Raises
+        ------
+        InputError
+            If the cluster has no node left, or workers can't start.
+        """
+        for number in busy.keys() - self._awaited.values():
+            self._awaited[self._workers[number].messages.remote()] = number
+        ended, _ = self._ray.wait([*self._awaited, *self._jobs], timeout=_CHECK_SECONDS)
+        if not ended and not any(node["Alive"] for node in self._ray.nodes()):
+            raise InputError("executor: the Ray cluster has no node left; the same command goes on from here")
+        for reference in ended:
+            if reference in self._jobs:
+                number = self._jobs.pop(reference)
                 try:
-                    events, message = self._ray.get(reference)
-                except self._ray.exceptions.RayError as error:
+                    self._ray.get(reference)  # its last message was sent
+                except self._ray.exceptions.RayTaskError as error:  # before it could send any
+                    yield number, Failed(error)
+                except self._ray.exceptions.RayError:
+                    continue  # the worker died, and its messages end with an error, too
+                continue
+            number = self._awaited.pop(reference)
+            try:
+                messages = self._ray.get(reference)
+            except self._ray.exceptions.RayError as error:
+                if number in busy:
                     yield number, Died(f"a Ray worker ended ({type(error).__name__})")
-                    continue
-                if events:
-                    yield number, events
+                else:
+                    self._start_again(number, error)
+                continue
+            self._ready.add(number)
+            for message in messages:
                 yield number, message
 
+    def _start_again(self, number: int, error: Exception) -> None:
+        self._failed_starts += 1
+        if self._failed_starts > _STARTS:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise InputError(f"executor: Ray workers can't start: {reason}")
+        self.replace(number)
+
     def replace(self, number: int) -> None:
-        """Start a new Ray actor on any node, in the place of worker ``number``, which has died."""
-        self._workers[number] = self._started()
+        """Start a new Ray actor, on any node that has room, in the place of worker ``number``, which has died."""
+        self._ready.discard(number)
+        worker = self._actor.remote(f"actor{number}", self._plan, str(Path.cwd()), list(sys.path))
+        self._workers[number] = worker
+        self._awaited = {reference: of for reference, of in self._awaited.items() if of != number}
+        self._awaited[worker.start.remote()] = number
 
     def close(self) -> None:
         """End all workers of a sweep, and Ray if it was started for the sweep."""
-        for worker in self._workers:
-            self._ray.kill(worker, no_restart=True)
+        for worker in self._workers.values():
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.kill(worker, no_restart=True)
         if self._stop:
             self._ray.shutdown()
 
 
-class _Actor:
-    """A worker in a process of Ray. One thread runs jobs, another one returns their events."""
+def _name(job: Job) -> str:
+    """The name of a job in Ray's dashboard: its first cell, or the folder of the dense network."""
+    return job.cells[0].label if job.cells else f"dense {dense_folder(job.users[0]).name}"
 
-    def __init__(self, plan: WorkerPlan, folder: str, paths: list[str]) -> None:
+
+class _Actor:
+    """A worker in a process of Ray. One thread runs jobs, another one returns their messages."""
+
+    def __init__(self, name: str, plan: WorkerPlan, folder: str, paths: list[str]) -> None:
+        current_process().name = name
         if os.path.isdir(folder):  # noqa: PTH112 (as os.chdir)
             os.chdir(folder)
         sys.path[:0] = [path for path in paths if path not in sys.path]
-        self._events: list[Event] = []
-        self._runner = JobRunner(plan, self._add)
+        self._messages: Queue[Message] = Queue()
+        self._runner = JobRunner(plan, self._messages.put)
 
-    def _add(self, events: list[Event]) -> None:
-        self._events = [*self._events, *events]
+    def start(self) -> list[Message]:
+        """Return no messages: the worker has started."""
+        return []
 
-    def events(self) -> list[Event]:
-        """Return the events since the last call."""
-        events, self._events = self._events, []
-        return events
+    def messages(self) -> list[Message]:
+        """Wait for messages of the job that runs; return at least one."""
+        messages = [self._messages.get()]
+        with suppress(Empty):
+            while True:
+                messages.append(self._messages.get_nowait())
+        return messages
 
-    def run(self, job: Job) -> tuple[list[Event], Message]:
-        """Run a job; return the events that are left, and its end."""
-        message: Message = Done()
-        try:
-            self._runner.run(job)
-        except Exception as error:
-            if not isinstance(error, InputError | OSError):
-                error.add_note(traceback.format_exc())
-            message = Failed(error)
-        return self.events(), message
+    def run(self, job: Job) -> None:
+        """Run a job; its last message is its end."""
+        self._messages.put(end_of(self._runner, job))

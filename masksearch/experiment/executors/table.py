@@ -1,6 +1,6 @@
 """The table of executors, and the choice of processes and threads for a sweep."""
 
-import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,10 @@ from masksearch.data import Data
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.crew import Crew, run_by_crew
 from masksearch.experiment.executors.processes import ProcessCrew
-from masksearch.experiment.executors.ray_actors import RayCrew, cluster_cpus
+from masksearch.experiment.executors.ray_actors import RayCrew, cluster_resources
 from masksearch.experiment.executors.worker import WorkerPlan
 from masksearch.experiment.group import Group, run_inline
-from masksearch.experiment.machine import must_be_alone, uses_one_thread
+from masksearch.experiment.machine import cores, must_be_alone, uses_one_thread
 from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.utils.errors import InputError
@@ -64,39 +64,60 @@ EXECUTORS: Table[Executor] = Table(
 
 
 def plan_of(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device) -> Plan:
-    """Choose the executor, the number of processes and their CPU threads for a sweep's unfinished cells.
+    """Choose the executor, the number of processes and the CPU threads of each cell for a sweep's unfinished cells.
 
-    Small networks (no convolutions, fewer than 1,000,000 parameters) on the CPU calculate on one thread each, so that
-    results are the same for any number of processes. With the executor ``auto``, as many processes run them as there
-    are threads, but no more than one for every four cells; all else runs inline. ``auto`` also runs inline on GPUs, for
-    budgets in seconds, for measured latencies, and for studies that sweeps share.
+    ``threads`` in the settings is the number of threads of each cell. If it is not given, cells in several processes
+    and on Ray have one thread, and so have small networks (no convolutions, fewer than 1,000,000 parameters) on the
+    CPU; all others have PyTorch's number. The executor ``auto`` is ``inline``; small networks run in as many processes
+    as PyTorch has threads, but in no more than one for every four cells. Those stay inline, too, if ``threads`` is
+    given, on GPUs, for budgets in seconds, for measured latencies, and for studies that sweeps share.
 
     Raises
     ------
     InputError
-        For an unknown executor, or a wrong number of processes.
+        For an unknown executor, a wrong number of processes, or more threads than a Ray cluster has CPUs.
+
+    Warns
+    -----
+    UserWarning
+        If all cells that run at the same time have more threads than the machine has cores.
     """
-    run, allowed = parts[0].run, torch.get_num_threads()
+    run, usual = parts[0].run, torch.get_num_threads()
     name, _, argument = run.executor.partition(":")
     small = device.type == "cpu" and all(map(uses_one_thread, parts, data))
     if name == "auto" and not argument:
-        useful = n_cells // _CELLS_EACH if small and not any(map(must_be_alone, parts)) else 1
-        workers = max(1, min(allowed, useful))
-        return Plan("inline" if workers == 1 else "processes", workers, 1 if small else max(1, allowed // workers))
+        shared = small and run.threads is None and not any(map(must_be_alone, parts))
+        workers = max(1, min(usual, n_cells // _CELLS_EACH)) if shared else 1
+        name, argument = ("inline", "") if workers == 1 else ("processes", str(workers))
     EXECUTORS[name]  # raises for an unknown name
-    if name == "inline":
-        return Plan(name, 1, 1 if small else allowed)
     if name == "processes":
         if not argument.isdigit() or int(argument) < 1:
             raise InputError(f"executor: {run.executor!r}; write processes:N, for N processes from 1 on")
-        workers = int(argument)
-        return Plan(name, workers, 1 if small else max(1, allowed // workers))
-    cpus = os.cpu_count() or 1
+        plan = Plan(name, int(argument), run.threads or 1)
+        _warn_of_crowd(plan, cores())
+        return plan
     if name == "ray":
-        threads = 1 if small else (run.threads or 1)
-        found = cluster_cpus(argument, max(cpus, threads))
-        return Plan(name, max(1, min(found // threads, max(1, n_cells))), threads, argument)
-    return Plan(name, 1, allowed)
+        threads = run.threads or 1
+        cpus, gpus = cluster_resources(argument, max(cores(), threads))
+        room = min(cpus // threads, int(gpus / run.gpus_per_cell + 1e-9) if run.gpus_per_cell else n_cells)
+        if not room and n_cells:
+            raise InputError(
+                f"executor: the Ray cluster has {cpus} CPUs and {gpus:g} GPUs, and each cell needs {threads} and "
+                f"{run.gpus_per_cell:g}; give smaller --threads or run.gpus_per_cell"
+            )
+        plan = Plan(name, max(1, min(room, n_cells)), threads, argument)
+        _warn_of_crowd(plan, cpus if argument else cores())
+        return plan
+    return Plan(name, 1, run.threads or (1 if small else usual))
+
+
+def _warn_of_crowd(plan: Plan, cores: int) -> None:
+    if plan.workers * plan.threads > cores:
+        warnings.warn(
+            f"executor: {plan.workers} cells at the same time with {plan.threads} threads each share {cores} cores, "
+            "and slow one another down; give fewer processes, or fewer threads for each cell",
+            stacklevel=3,
+        )
 
 
 def run_groups(

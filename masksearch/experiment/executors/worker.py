@@ -13,11 +13,14 @@ from masksearch.core.protocol import Trial
 from masksearch.experiment.context import DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.jobs import Job
-from masksearch.experiment.group import Group, data_digest, data_key, load_part, part_space
+from masksearch.experiment.executors.logs import logged, remove_empty_log
+from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.experiment.steps.dense import dense_folder
+from masksearch.experiment.steps.early_bird_detector import detector_name
 from masksearch.experiment.store.mirror import LOCAL, Mirror
+from masksearch.experiment.store.run_folder import locked
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 
@@ -54,11 +57,24 @@ class JobRunner:
         self._plan, self._device = plan, prepare(plan.run)
         self._callback = cast(SweepCallback, _Relay(send))
         self._groups: dict[tuple[object, ...], Group] = {}
-        self._dense: dict[Path, DenseNetwork] = {}
+        self._dense: dict[tuple[Path, frozenset[str], frozenset[str]], DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
-        """Train the dense network that a job names, or run the job's cells."""
+        """Train the dense network that a job names, or run the job's cells; what they print goes to their folders."""
         torch.set_num_threads(self._plan.threads)
+        if not job.cells:
+            with logged(dense_folder(job.users[0])):
+                self._group(job).dense(self._device, self._callback)
+        run = self._plan.run  # each machine has its own copy of a URL
+        path = run.folder / run.name if run.is_remote else self._plan.path
+        for cell in job.cells:
+            folder = path / cell.folder
+            with logged(folder), locked(folder, wait=True):  # a worker that was lost with its node may still be ending
+                group = replace(self._group(job), to_do=[cell])
+                group.run(self._network(group), path, self._device, self._callback)
+            remove_empty_log(folder)
+
+    def _group(self, job: Job) -> Group:
         settings = job.users[0].settings
         key = (*data_key(settings), settings.sweep.model, settings.sweep.granularity, settings.scoring.layers)
         if key not in self._groups:
@@ -66,16 +82,15 @@ class JobRunner:
             if data_digest(settings, data) != job.users[0].data_digest:
                 raise InputError(f"data set {settings.sweep.dataset}: has changed since the sweep began; run it again")
             self._groups = {key: Group([], [], data, part_space(settings, data), self._plan.mirror)}
-        group = replace(self._groups[key], users=job.users, to_do=job.cells)
-        if not job.cells:
-            group.dense(self._device, self._callback)
-            return
-        folder = dense_folder(job.users[0])
-        if folder not in self._dense:
-            self._dense = {folder: group.dense(self._device, SweepCallback())}
-        run = self._plan.run  # each machine has its own copy of a URL
-        path = run.folder / run.name if run.is_remote else self._plan.path
-        group.run(self._dense[folder], path, self._device, self._callback)
+        return replace(self._groups[key], users=job.users)
+
+    def _network(self, group: Group) -> DenseNetwork:
+        folder, needed = dense_folder(group.users[0]), frozenset(moments_of(group.users))
+        detectors = frozenset(detector_name(cell) for cell in group.users if cell.row.detects)
+        if (folder, needed, detectors) not in self._dense:
+            self._dense = {key: network for key, network in self._dense.items() if key[0] == folder}
+            self._dense[folder, needed, detectors] = group.dense(self._device, SweepCallback())
+        return self._dense[folder, needed, detectors]
 
 
 class _Relay:

@@ -82,13 +82,13 @@ class RunSettings:
     """Device: auto, cpu, cuda, cuda:1 or mps.
     "auto" is "cuda" if available, else "cpu"."""
     threads: int | None = None
-    """Number of CPU threads of all processes on this machine together; with executor = "ray", of each cell.
-    If not given, PyTorch's number; with executor = "ray", 1. Another number may change the last bits of results: give
-    it where a sweep continues on another machine."""
+    """Number of CPU threads of each cell. Another number may change the last bits of results.
+    If not given: 1 with processes and Ray, and for networks without convolutions and below 1,000,000 parameters; else
+    PyTorch's number. Give it where a sweep continues on another machine."""
     executor: str = "auto"
     """Where a sweep's cells run: auto, inline (this process), processes:N, ray, or ray:ADDRESS of a cluster.
-    "auto" is "inline". For networks without convolutions and below 1,000,000 parameters, which calculate on one thread
-    each, "auto" starts as many processes as threads."""
+    "auto" is "inline". For networks without convolutions and below 1,000,000 parameters, "auto" starts as many
+    processes as PyTorch has threads, unless threads is given."""
     gpus_per_cell: float = 0.0
     """GPUs that Ray reserves for each cell (one method at one sparsity and seed), such as 0.25."""
     deterministic: bool = False

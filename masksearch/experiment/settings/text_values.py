@@ -52,8 +52,13 @@ class ValueType:
 
 def value_types(group: type) -> dict[str, ValueType]:
     """Return {field: ValueType} of the fields of a settings dataclass."""
-    hints = get_type_hints(group)
-    return {item.name: ValueType.of(hints[item.name]) for item in fields(group)}
+    if group not in _KNOWN:
+        hints = get_type_hints(group)
+        _KNOWN[group] = {item.name: ValueType.of(hints[item.name]) for item in fields(group)}
+    return _KNOWN[group]
+
+
+_KNOWN: dict[type, dict[str, ValueType]] = {}
 
 
 def parse_value(text: str, of: ValueType, name: str) -> Any:

@@ -36,9 +36,7 @@ __all__ = ["dense_folder", "dense_network"]
 
 def dense_folder(cell: Cell) -> Path:
     """Return the folder of a cell's dense network: under ``runs/dense``, with the hash of the network's identity."""
-    sweep = cell.settings.sweep
-    name = f"{sweep.dataset}_{sweep.model}_seed{cell.seed}".replace("/", "-").replace(":", "-")
-    return cell.settings.run.folder / "dense" / f"{name}_{short_hash(cell.dense_identity)}"
+    return cell.settings.run.folder / "dense" / cell.dense_folder
 
 
 def dense_network(

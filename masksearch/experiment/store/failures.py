@@ -21,7 +21,8 @@ def record_failure(path: Path, cell: Cell, error: Exception) -> str:
     folder = path / cell.folder
     sentence = str(error)
     if not isinstance(error, InputError):
-        sentence = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (see {folder / _TRACE})"
+        about = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        sentence = f"{about} (see {folder / _TRACE})"
         write_bytes(folder / _TRACE, "".join(traceback.format_exception(error)).encode())
     write_json(folder / _FILE, {"cell": cell.label, "error": sentence})
     return sentence

@@ -21,7 +21,12 @@ from masksearch.utils.integrity import seal_json, unseal_json
 __all__ = ["FolderCopy", "Manifest", "read_manifests"]
 
 _MANIFEST, _RECORD = "manifest.json", ".copy.json"
-_APPENDED = ("history.jsonl", "moves.i32", "events.out.tfevents.*")  # a checkpoint counts only their first bytes
+_APPENDED = (
+    "history.jsonl",
+    "moves.i32",
+    "log.txt",
+    "events.out.tfevents.*",
+)  # they grow: a copy has their first bytes
 _ATTEMPTS = 10  # at a moment between two changes of a folder
 
 _T = TypeVar("_T")

@@ -59,12 +59,12 @@ class Mirror:
                 if shared and not (remote and remote.done):
                     leases.enter_context(Lease(self._storage, copy.name, wait=True))
                     [remote] = read_manifests([copy])
-                with locked(folder, wait=True):
+                with locked(folder, wait=True, reentrant=True):
                     copy.fetch(remote)
             with _uploads(partial(copy.publish, self._check), self.run.upload_seconds, str(folder)):
                 yield
             if copy.has_changed():
-                with locked(folder, wait=True):
+                with locked(folder, wait=True, reentrant=True):
                     copy.publish(self._check)
 
     def fetch(self, folder: Path) -> None:

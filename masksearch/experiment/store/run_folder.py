@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,17 @@ SWEEP_REMEDY = "remove this file and run the same command again, which keeps fin
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, wait: bool = False, *, reentrant: bool = False) -> Iterator[None]:
     """Lock a run's folder against other threads and processes while the context is open.
 
     Raises
     ------
     InputError
-        If another process holds the folder and ``wait`` is False, or if the folder can't be written to.
+        If another process holds the folder and ``wait`` is False, if the caller's thread holds it and ``reentrant`` is
+        False, or if the folder can't be written to.
     """
-    with locks.locked(folder / ".lock", f"run folder {folder}", "wait for it, or use another --name", wait=wait):
+    subject, advice = f"run folder {folder}", "wait for it, or use another --name"
+    with locks.locked(folder / ".lock", subject, advice, wait=wait, reentrant=reentrant):
         yield
 
 
@@ -151,9 +154,10 @@ def folder_remedy(path: Path) -> str:
 
 def remove_checkpoints(path: Path, *patterns: str) -> None:
     """Remove checkpoints whose names match ``patterns``, and their lock files, from a folder and its subfolders."""
-    for pattern in patterns:
-        for file in [*path.rglob(pattern), *path.rglob(f"{pattern}.lock")]:
-            file.unlink(missing_ok=True)
+    for folder, _, names in os.walk(path):
+        for name in names:
+            if any(fnmatch(name.removesuffix(".lock"), pattern) for pattern in patterns):
+                (Path(folder) / name).unlink(missing_ok=True)
 
 
 def free_name(parts: Sequence[Settings]) -> str:

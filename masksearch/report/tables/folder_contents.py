@@ -1,7 +1,10 @@
 """Tables of what a run's folder contains: settings, steps of cells, results and files."""
 
+import os
 import shlex
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ _FILES = {  # pattern, seen from the folder: what it is
     "settings.json": "everything that decides the result",
     "status.json": "the stage that it is in",
     "metrics.json": "the result",
+    "places.json": "machines and workers that the cell ran on",
+    "log.txt": "what a worker process printed",
     "mask.safetensors": "the mask: ms.Mask.load",
     "init.safetensors": "weights at the start",
     "dense.safetensors": "weights at the end",
@@ -116,13 +121,36 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _files(folder: Path) -> Grid:
-    rows = []
-    for pattern, about in _FILES.items():
-        for below in (pattern, f"*/{pattern}", f"*/round*/{pattern}"):
-            paths = [path for path in folder.glob(below) if path.is_file()]
-            if paths:
-                rows.append((below, about, str(len(paths)), _size(paths)))
+    found: dict[str, list[Path]] = {}
+    for home, _, names in os.walk(folder):
+        parts = Path(home).relative_to(folder).parts
+        for name in names:
+            if pattern := _pattern((*parts, name)):
+                found.setdefault(pattern, []).append(Path(home, name))
+    rows = [
+        (below, about, str(len(found[below])), _size(found[below]))
+        for pattern, about in _FILES.items()
+        for below in (pattern, f"*/{pattern}", f"*/round*/{pattern}")
+        if below in found
+    ]
     return Grid(f"Files in {folder}", ("files", "what they are", "number", "size"), rows, 2)
+
+
+def _pattern(parts: tuple[str, ...]) -> str:
+    """The row of the table that a file belongs to; "" if to none."""
+    for depth, prefix in enumerate(("", "*/", "*/round*/")):
+        if depth < 2 or (len(parts) > 2 and parts[1].startswith("round")):
+            pattern = _known("/".join(parts[depth:]))
+            if pattern:
+                return prefix + pattern
+    return ""
+
+
+@lru_cache(maxsize=10_000)
+def _known(path: str) -> str:
+    """The pattern that a path fits; a star fits no slash."""
+    fitting = (pattern for pattern in _FILES if pattern.count("/") == path.count("/") and fnmatch(path, pattern))
+    return next(fitting, "")
 
 
 def _size(paths: Iterable[Path]) -> str:

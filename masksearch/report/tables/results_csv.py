@@ -9,6 +9,7 @@ import msgspec
 
 from masksearch.experiment import SweepResult
 from masksearch.experiment.results import MOMENTS, Accuracy, CellResult
+from masksearch.experiment.store.places import places_of
 from masksearch.utils.files import write_bytes
 
 __all__ = ["flat_row", "write_rows"]
@@ -65,9 +66,21 @@ def _columns(group: str, figures: object, prefix: str = "") -> dict[str, object]
     return {f"{group}.{prefix}{name}": value for name, value in kept.items()}
 
 
+def _where(folder: Path) -> dict[str, object]:
+    places = places_of(folder)
+    columns = {name: [str(getattr(place, name)) for place in places] for name in ("host", "worker", "threads")}
+    return {name: " ".join(dict.fromkeys(values)) for name, values in columns.items() if values}
+
+
 def write_rows(result: SweepResult, path: Path) -> None:
-    """Write a CSV file with one row per cell of a sweep; values that a cell does not have are empty."""
-    rows = [flat_row(cell, result.machine) for cell in result.cells]
+    """Write a CSV file with one row per cell of a sweep; values that a cell does not have are empty.
+
+    ``host``, ``worker`` and ``threads`` are where the cell ran; several, with spaces, if it was interrupted.
+    """
+    rows = [
+        flat_row(cell, result.machine) | _where(folder)
+        for cell, folder in zip(result.cells, result.folders, strict=False)
+    ]
     names = dict.fromkeys(name for row in rows for name in row)
     sink = io.StringIO(newline="")
     writer = csv.DictWriter(sink, list(names), restval="", lineterminator="\n")

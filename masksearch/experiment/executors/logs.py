@@ -1,0 +1,47 @@
+"""Logs of worker processes: ``log.txt`` in the folder of the cell or dense network that a worker runs."""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["LOG", "logged", "remove_empty_log"]
+
+LOG = "log.txt"
+"""Name of the file with everything that workers printed while they ran a cell."""
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Context manager in which this process prints, also from libraries in C, to the end of ``log.txt`` in ``folder``.
+
+    Every warning is printed at least once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    _flush()
+    before = [os.dup(number) for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.close(log)
+    try:
+        with warnings.catch_warnings():  # forgets which warnings were printed
+            yield
+    finally:
+        _flush()
+        for number, handle in zip((1, 2), before, strict=True):
+            os.dup2(handle, number)
+            os.close(handle)
+
+
+def remove_empty_log(folder: Path) -> None:
+    """Remove ``log.txt`` from a cell's folder if it has no text; no other worker may be running the cell."""
+    if not (folder / LOG).stat().st_size:
+        (folder / LOG).unlink()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

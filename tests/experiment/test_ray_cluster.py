@@ -1,0 +1,54 @@
+"""A cluster of two Ray nodes on this machine, one of which is removed while a sweep runs."""
+
+import pytest
+from small_sweeps import settings_in, small_world  # noqa: F401
+from test_kill import results
+
+from masksearch.experiment import SweepCallback, run_sweep
+from masksearch.experiment.store.places import places_of
+from masksearch.utils.errors import InputError
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
+SWEEP = {"methods": ["annealing", "magnitude", "random"], "seeds": 2, "device": "cpu"}
+FAST = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+
+
+class Removing(SweepCallback):
+    """Removes a node when the third cell begins."""
+
+    def __init__(self, cluster, node):
+        self.cluster, self.node, self.begun = cluster, node, 0
+
+    def cell_begins(self, cell):
+        self.begun += 1
+        if self.begun == 3:
+            self.cluster.remove_node(self.node, allow_graceful=False)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": FAST}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def test_a_sweep_goes_on_when_a_node_is_removed(cluster, tmp_path):
+    inline = results(run_sweep(settings_in(tmp_path / "inline", executor="inline", **SWEEP)).path.parent)
+    node = cluster.add_node(num_cpus=1)
+    removing = Removing(cluster, node)
+    result = run_sweep(settings_in(tmp_path / "ray", executor=f"ray:{cluster.address}", **SWEEP), removing)
+    assert removing.begun > 3
+    assert result.machine["workers"] == "2"
+    assert results(result.path.parent) == inline
+    assert {place.worker for folder in result.folders for place in places_of(folder)} == {"actor0", "actor1"}
+    assert sum(node["Alive"] for node in ray.nodes()) == 1
+    settings = settings_in(tmp_path / "ray", executor=f"ray:{cluster.address}", threads=2, sparsity=[0.5], name="more")
+    with pytest.raises(InputError, match="the Ray cluster has 1 CPUs and 0 GPUs, and each cell needs 2 and 0"):
+        run_sweep(settings)
