@@ -1,0 +1,94 @@
+"""Workers of a parallel scorer as actors of a Ray cluster, on this machine or on many (extra ``ray``)."""
+
+import os
+import sys
+from typing import Any
+
+import torch
+
+from masksearch.core.layout import Layout
+from masksearch.core.protocol import Score, Scoring
+from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Reply, Task, TaskScorer
+from masksearch.utils.errors import InputError
+
+__all__ = ["RayWorkers"]
+
+
+class RayWorkers:
+    """Ray actors that score masks, each with its own copy of the scorer.
+
+    They use the Ray that this process is connected to; without one, a local Ray is started, and stopped at the end.
+
+    Raises
+    ------
+    InputError
+        If Ray is not installed, or the cluster has too few free CPUs.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise InputError("backend: ray is not installed; pip install 'masksearch[ray]'") from None
+        self._ray: Any = ray
+        needed = plan.workers * plan.threads
+        self._stop = not ray.is_initialized()
+        if self._stop:
+            cpus = max(os.cpu_count() or 1, needed)
+            self._ray.init(
+                address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+            )
+        free = int(ray.available_resources().get("CPU", 0))
+        if free < needed:
+            raise InputError(
+                f"workers: {plan.workers} with {plan.threads} CPU threads each, and the Ray cluster has {free} free "
+                "CPUs; give fewer workers"
+            )
+        self._actor = ray.remote(_Actor).options(num_cpus=plan.threads, max_restarts=0)
+        self._payload = ray.put((plan.scorer, plan.space, plan.fresh))
+        self._arguments = plan.threads, list(sys.path)
+        self._workers = [self._started() for _ in range(plan.workers)]
+        self._running: dict[Any, int] = {}  # reference of a score -> number of the worker
+
+    def _started(self) -> Any:
+        return self._actor.remote(self._payload, *self._arguments)
+
+    def send(self, number: int, task: Task) -> None:
+        """Send a mask to score to the free worker ``number``."""
+        self._running[self._workers[number].score.remote(task)] = number
+
+    def wait(self) -> tuple[int, Reply]:
+        """Wait for the next reply of any worker, and return it with the worker's number."""
+        [done], _ = self._ray.wait(list(self._running), num_returns=1)
+        number = self._running.pop(done)
+        try:
+            reply: Reply = self._ray.get(done)
+        except self._ray.exceptions.RayActorError as error:
+            return number, Died(f"a Ray actor ended ({str(error).splitlines()[0]})")
+        except self._ray.exceptions.RayError as error:
+            return number, Failed.of(error)
+        return number, reply
+
+    def replace(self, number: int) -> None:
+        """Start a new actor in the place of worker ``number``, which has died."""
+        self._workers[number] = self._started()
+
+    def close(self) -> None:
+        """End all actors, also while they score."""
+        for worker in self._workers:
+            self._ray.kill(worker)
+        if self._stop:
+            self._ray.shutdown()
+
+
+class _Actor:
+    """A worker in its own process of the cluster."""
+
+    def __init__(self, payload: tuple[Scoring, Layout, bool], threads: int, path: list[str]) -> None:
+        sys.path[:] = path
+        torch.set_num_threads(threads)
+        self._scorer = TaskScorer(*payload)
+
+    def score(self, task: Task) -> Score | Failed:
+        """Return the score of a mask, or the message about an exception of the scorer."""
+        return self._scorer.score(task)
