@@ -1,6 +1,8 @@
 """The loop of a search whose workers don't wait for each other: every score is recorded when it comes in."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from masksearch.core.protocol import ParallelScoring, Proposal, Score
@@ -31,11 +33,8 @@ class LateLoop(TrialLoop):
         n_before = len(self.history)
         self._propose()
         while self._open:
-            try:
+            with self._saving():
                 proposal, score = self.scorer.receive()
-            except BaseException:  # also Ctrl-C: what was scored is kept, what waits is scored again
-                self._checkpoint()
-                raise
             del self._open[proposal]
             self._finish(proposal, score)
             if self.file is not None and time.monotonic() - self._saved > self.file.checkpoint_seconds:
@@ -58,7 +57,8 @@ class LateLoop(TrialLoop):
             known = history.known_score(proposal.mask, proposal.threshold)
             if known is None:
                 self._open[proposal] = None
-                self.scorer.send(proposal)
+                with self._saving():
+                    self.scorer.send(proposal)
             else:
                 self._finish(proposal, repeated(known))
 
@@ -71,6 +71,15 @@ class LateLoop(TrialLoop):
         self._last, before = now, self.searcher.incumbent
         self.searcher.tell([proposal], [score])
         self._record([proposal], [score], before)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Write a checkpoint if an error of the workers or Ctrl-C ends the search: what waits is scored again."""
+        try:
+            yield
+        except BaseException:
+            self._checkpoint()
+            raise
 
     def _checkpoint(self) -> None:
         if self.file is not None:

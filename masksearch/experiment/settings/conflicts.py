@@ -179,7 +179,7 @@ def _of_scorers(settings: Settings) -> Iterator[str]:
     search, executor = settings.search, settings.run.executor
     if search.scorers > 1 and search.scorer_order == "fixed" and search.proposals < search.scorers:
         yield (
-            f"scorers: {search.scorers} with proposals {search.proposals}; the masks of one step are scored at the same "
+            f"scorers: {search.scorers} with proposals {search.proposals}; masks of one step are scored at the same "
             f"time, so give {search.scorers} proposals or more, or scorer_order as_finished"
         )
     if search.scorers > 1 and executor.startswith("processes"):

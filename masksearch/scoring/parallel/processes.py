@@ -43,9 +43,15 @@ class ProcessWorkers:
             ) from None
         self._in_main = b"__main__" in self._payload
         self._threads = plan.threads
-        self._workers = [_Worker(self._arguments(number), self._in_main) for number in range(plan.workers)]
-        for worker in self._workers:
-            self._wait_until_ready(worker)
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(plan.workers):
+                self._workers.append(_Worker(self._arguments(number), self._in_main))
+            for worker in self._workers:
+                self._wait_until_ready(worker)
+        except BaseException:
+            self.close()
+            raise
         self._numbers = {worker.pipe: number for number, worker in enumerate(self._workers)}
         self._busy: set[int] = set()
 
