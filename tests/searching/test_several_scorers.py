@@ -266,14 +266,16 @@ def test_each_worker_has_a_gpu_in_turn():
     assert gpus_of(1, 2, "5,7") == "7,5"
 
 
-class TestRay:
-    @pytest.fixture(autouse=True, scope="class")
-    def cluster(self):
-        ray = pytest.importorskip("ray")
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-        yield
-        ray.shutdown()
+@pytest.fixture(scope="module")
+def cluster():
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
+
+@pytest.mark.usefixtures("cluster")
+class TestRay:
     def test_actors_score_as_one_scorer_does(self):
         history = run(ms.ParallelScorer(Overlap(), 2, backend="ray"), batch=4)
         assert trials_of(history) == trials_of(run(Overlap(), batch=4))
@@ -284,5 +286,5 @@ class TestRay:
         assert trials_of(run(scorer, batch=4)) == trials_of(run(Overlap(), batch=4))
 
     def test_more_workers_than_cpus_are_refused(self):
-        with pytest.raises(InputError, match="workers: 3 with 1 CPU threads each, and the Ray cluster has 2 free CPUs"):
+        with pytest.raises(InputError, match="workers: 3 with 1 CPU threads each, and the Ray cluster has 2 CPUs"):
             run(ms.ParallelScorer(Overlap(), 3, backend="ray"), batch=4)

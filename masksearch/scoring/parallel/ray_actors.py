@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from masksearch.core.layout import Layout
-from masksearch.core.protocol import Score, Scoring
+from masksearch.core.protocol import Score
 from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Reply, Task, TaskScorer
 from masksearch.utils.errors import InputError
 
@@ -38,20 +37,25 @@ class RayWorkers:
             self._ray.init(
                 address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
             )
-        free = int(ray.available_resources().get("CPU", 0))
-        if free < needed:
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        if cpus < needed:
             raise InputError(
-                f"workers: {plan.workers} with {plan.threads} CPU threads each, and the Ray cluster has {free} free "
-                "CPUs; give fewer workers"
+                f"workers: {plan.workers} with {plan.threads} CPU threads each, and the Ray cluster has {cpus} CPUs; "
+                "give fewer workers"
             )
         self._actor = ray.remote(_Actor).options(num_cpus=plan.threads, max_restarts=0)
-        self._payload = ray.put((plan.scorer, plan.space, plan.fresh))
-        self._arguments = plan.threads, list(sys.path)
-        self._workers = [self._started() for _ in range(plan.workers)]
+        # In a list, so that an actor sets its path before it loads classes of the user.
+        self._arguments = [ray.put((plan.scorer, plan.space, plan.fresh))], plan.threads, list(sys.path)
+        self._workers: list[Any] = []
         self._running: dict[Any, int] = {}  # reference of a score -> number of the worker
-
-    def _started(self) -> Any:
-        return self._actor.remote(self._payload, *self._arguments)
+        try:
+            self._workers += [self._actor.remote(*self._arguments) for _ in range(plan.workers)]
+            for failed in self._ray.get([worker.ready.remote() for worker in self._workers]):
+                if failed is not None:
+                    raise failed.error()
+        except BaseException:
+            self.close()
+            raise
 
     def send(self, number: int, task: Task) -> None:
         """Send a mask to score to the free worker ``number``."""
@@ -71,7 +75,7 @@ class RayWorkers:
 
     def replace(self, number: int) -> None:
         """Start a new actor in the place of worker ``number``, which has died."""
-        self._workers[number] = self._started()
+        self._workers[number] = self._actor.remote(*self._arguments)
 
     def close(self) -> None:
         """End all actors, also while they score."""
@@ -84,11 +88,21 @@ class RayWorkers:
 class _Actor:
     """A worker in its own process of the cluster."""
 
-    def __init__(self, payload: tuple[Scoring, Layout, bool], threads: int, path: list[str]) -> None:
+    def __init__(self, payload: list[Any], threads: int, path: list[str]) -> None:
+        import ray
+
         sys.path[:] = path
         torch.set_num_threads(threads)
-        self._scorer = TaskScorer(*payload)
+        self._failed: Failed | None = None
+        try:
+            self._scorer = TaskScorer(*ray.get(payload[0]))
+        except Exception as error:
+            self._failed = Failed.of(error)
+
+    def ready(self) -> Failed | None:
+        """Return None once the scorer is loaded, or the message about its failure."""
+        return self._failed
 
     def score(self, task: Task) -> Score | Failed:
         """Return the score of a mask, or the message about an exception of the scorer."""
-        return self._scorer.score(task)
+        return self._failed or self._scorer.score(task)
