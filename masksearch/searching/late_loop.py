@@ -54,7 +54,7 @@ class LateLoop(TrialLoop):
             if not proposals:
                 return
             [proposal] = proposals
-            known = history.known_score(proposal.mask, proposal.threshold)
+            known = history.known_score(proposal.mask, proposal.threshold) if proposal.counts else None
             if known is None:
                 self._open[proposal] = None
                 with self._saving():
@@ -67,7 +67,7 @@ class LateLoop(TrialLoop):
         if self.problem.cost is not None:
             score = priced(self.problem, proposal.mask, score)
         now = time.perf_counter()
-        score = replace(score, seconds=round(now - self._last, 6))
+        score = replace(score, seconds=round(now - self._last, 6), counts=score.counts and proposal.counts)
         self._last, before = now, self.searcher.incumbent
         self.searcher.tell([proposal], [score])
         self._record([proposal], [score], before)

@@ -59,11 +59,14 @@ class ProcessWorkers:
         return self._payload, self._threads, gpus_of(number, torch.cuda.device_count(), os.environ.get(_VISIBLE))
 
     def _wait_until_ready(self, worker: "_Worker") -> None:
-        reply = worker.receive(self._in_main)
+        reply = worker.receive()
         if isinstance(reply, Failed):
             raise reply.error()
         if isinstance(reply, Died):
-            raise InputError(f"scorer: {reply.reason}, as it started; give fewer workers")
+            remedy = (
+                "begin the search under the line if __name__ == '__main__':" if self._in_main else "try fewer workers"
+            )
+            raise InputError(f"scorer: {reply.reason} as it started; {remedy}")
 
     def send(self, number: int, task: Task) -> None:
         """Send a mask to score to the free worker ``number``; :meth:`wait` reports a worker that has died since."""
@@ -75,7 +78,7 @@ class ProcessWorkers:
         ready = connection.wait([self._workers[number].pipe for number in self._busy])
         number = self._numbers[ready[0]]  # type: ignore[index]
         self._busy.remove(number)
-        reply = self._workers[number].receive(self._in_main)
+        reply = self._workers[number].receive()
         assert reply is not None, "a worker is ready before it gets masks"
         return number, reply
 
@@ -113,14 +116,13 @@ class _Worker:
         except (BrokenPipeError, ConnectionResetError):
             return
 
-    def receive(self, in_main: bool) -> Reply | None:
+    def receive(self) -> Reply | None:
         """Return the next message; None: the worker is ready."""
         try:
             reply: Reply | None = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            hint = ", or the script lacks the line: if __name__ == '__main__'" if in_main else ""
-            return Died(f"a process ended with code {self.process.exitcode}{hint}")
+            return Died(f"a process ended with code {self.process.exitcode}")
         return reply
 
 
