@@ -15,8 +15,10 @@ class CoroutineWorkers:
     def __init__(self, plan: Plan) -> None:
         self._scorer = TaskScorer(plan.scorer, plan.space, plan.fresh)
         self._loop = asyncio.new_event_loop()
-        self._replies: asyncio.Queue[tuple[int, Reply]] = asyncio.Queue()
+        self._replies: asyncio.Queue[tuple[int, Reply | None]] = asyncio.Queue()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        for number in range(plan.workers):
+            self._replies.put_nowait((number, None))
 
     def send(self, number: int, task: Task) -> None:
         """Begin to score a mask by the free worker ``number``."""
@@ -35,8 +37,8 @@ class CoroutineWorkers:
             reply = Failed.of(error)
         self._replies.put_nowait((number, reply))
 
-    def wait(self) -> tuple[int, Reply]:
-        """Wait for the next reply of any worker, and return it with the worker's number."""
+    def wait(self) -> tuple[int, Reply | None]:
+        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
         return self._loop.run_until_complete(self._replies.get())
 
     def replace(self, number: int) -> None:

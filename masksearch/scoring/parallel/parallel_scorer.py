@@ -82,9 +82,10 @@ class ParallelScorer(Scoring):
         self._reset()
 
     def _reset(self) -> None:
-        self._free = list(range(self.workers))
+        self._free: list[int] = []
         self._queue: deque[_Job] = deque()
         self._busy: dict[int, _Job] = {}
+        self._failed_starts = 0  # since a worker became ready
 
     def __repr__(self) -> str:
         return f"ParallelScorer({self._scorer!r}, {self.workers}, {self.order!r}, {self._backend!r}, {self._threads})"
@@ -110,6 +111,8 @@ class ParallelScorer(Scoring):
         if self._pool is None:
             plan = Plan(self._scorer, space, self.workers, self._threads, self.order == "fixed")
             self._pool, self._is_first = WORKERS[self._backend](plan), True
+            while len(self._free) < self.workers:
+                self._take(self._pool)
 
     def send(self, proposal: Proposal) -> None:
         """Give a proposal to a free worker, or to the next one that becomes free."""
@@ -122,25 +125,37 @@ class ParallelScorer(Scoring):
     def receive(self) -> tuple[Proposal, Score]:
         """Wait for the next score of any worker, and return it with its proposal; an error ends all workers."""
         assert self._pool is not None, "receive follows send"
+        while True:
+            found = self._take(self._pool)
+            if found is not None:
+                return found
+
+    def _take(self, pool: Workers) -> tuple[Proposal, Score] | None:
+        """Take the next message of a worker: a score, or None when a worker has become ready or has died."""
         try:
-            while True:
-                number, reply = self._pool.wait()
-                job = self._busy.pop(number)
-                if isinstance(reply, Failed):
-                    raise reply.error()
-                if isinstance(reply, Died):
-                    self._retry(job, reply)
-                    self._pool.replace(number)
+            number, reply = pool.wait()
+            job = self._busy.pop(number, None)
+            if isinstance(reply, Failed):
+                raise reply.error()
+            if isinstance(reply, Died):
+                self._count(reply, job)
+                pool.replace(number)
+            else:
                 self._free.append(number)
-                self._dispatch(self._pool)
-                if isinstance(reply, Score):
-                    return job.proposal, reply
+                self._failed_starts = 0
+            self._dispatch(pool)
         except BaseException:
             self.close()
             raise
+        return (job.proposal, reply) if job is not None and isinstance(reply, Score) else None
 
-    def _retry(self, job: _Job, reply: Died) -> None:
-        """Put the proposal of a worker that has died in front of the queue."""
+    def _count(self, reply: Died, job: _Job | None) -> None:
+        """Put the proposal of a worker that has died in front of the queue; the third death ends the search."""
+        if job is None:
+            self._failed_starts += 1
+            if self._failed_starts == _ATTEMPTS:
+                raise InputError(f"scorer: {reply.reason} as it started, {_ATTEMPTS} times; give fewer workers")
+            return
         job.deaths += 1
         if job.deaths == _ATTEMPTS:
             raise InputError(

@@ -44,50 +44,34 @@ class ProcessWorkers:
         self._in_main = b"__main__" in self._payload
         self._threads = plan.threads
         self._workers: list[_Worker] = []
+        self._waiting: set[int] = set()  # numbers of the workers that start or score
         try:
             for number in range(plan.workers):
                 self._workers.append(_Worker(self._arguments(number), self._in_main))
-            for worker in self._workers:
-                self._wait_until_ready(worker)
+                self._waiting.add(number)
         except BaseException:
             self.close()
             raise
-        self._numbers = {worker.pipe: number for number, worker in enumerate(self._workers)}
-        self._busy: set[int] = set()
 
     def _arguments(self, number: int) -> tuple[bytes, int, str | None]:
         return self._payload, self._threads, gpus_of(number, torch.cuda.device_count(), os.environ.get(_VISIBLE))
 
-    def _wait_until_ready(self, worker: "_Worker") -> None:
-        reply = worker.receive()
-        if isinstance(reply, Failed):
-            raise reply.error()
-        if isinstance(reply, Died):
-            remedy = (
-                "begin the search under the line if __name__ == '__main__':" if self._in_main else "try fewer workers"
-            )
-            raise InputError(f"scorer: {reply.reason} as it started; {remedy}")
-
     def send(self, number: int, task: Task) -> None:
         """Send a mask to score to the free worker ``number``; :meth:`wait` reports a worker that has died since."""
-        self._busy.add(number)
+        self._waiting.add(number)
         self._workers[number].send(task)
 
-    def wait(self) -> tuple[int, Reply]:
-        """Wait for the next reply of any worker, and return it with the worker's number."""
-        ready = connection.wait([self._workers[number].pipe for number in self._busy])
-        number = self._numbers[ready[0]]  # type: ignore[index]
-        self._busy.remove(number)
-        reply = self._workers[number].receive()
-        assert reply is not None, "a worker is ready before it gets masks"
-        return number, reply
+    def wait(self) -> tuple[int, Reply | None]:
+        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
+        pipes = {self._workers[number].pipe: number for number in self._waiting}
+        number = pipes[connection.wait(list(pipes))[0]]  # type: ignore[index]
+        self._waiting.remove(number)
+        return number, self._workers[number].receive(self._in_main)
 
     def replace(self, number: int) -> None:
         """Start a new worker process in the place of worker ``number``, which has died."""
-        del self._numbers[self._workers[number].pipe]
-        worker = self._workers[number] = _Worker(self._arguments(number), self._in_main)
-        self._wait_until_ready(worker)
-        self._numbers[worker.pipe] = number
+        self._workers[number] = _Worker(self._arguments(number), self._in_main)
+        self._waiting.add(number)
 
     def close(self) -> None:
         """End all worker processes, also while they score."""
@@ -116,13 +100,15 @@ class _Worker:
         except (BrokenPipeError, ConnectionResetError):
             return
 
-    def receive(self) -> Reply | None:
+    def receive(self, in_main: bool) -> Reply | None:
         """Return the next message; None: the worker is ready."""
         try:
             reply: Reply | None = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
-            return Died(f"a process ended with code {self.process.exitcode}")
+            code = self.process.exitcode
+            guard = " (begin the search under the line if __name__ == '__main__':)" if in_main and code == 1 else ""
+            return Died(f"a process ended with code {code}{guard}")
         return reply
 
 

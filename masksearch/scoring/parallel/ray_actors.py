@@ -46,27 +46,20 @@ class RayWorkers:
         self._actor = ray.remote(_Actor).options(num_cpus=plan.threads, max_restarts=0)
         # In a list, so that an actor sets its path before it loads classes of the user.
         self._arguments = [ray.put((plan.scorer, plan.space, plan.fresh))], plan.threads, list(sys.path)
-        self._workers: list[Any] = []
-        self._running: dict[Any, int] = {}  # reference of a score -> number of the worker
-        try:
-            self._workers += [self._actor.remote(*self._arguments) for _ in range(plan.workers)]
-            for failed in self._ray.get([worker.ready.remote() for worker in self._workers]):
-                if failed is not None:
-                    raise failed.error()
-        except BaseException:
-            self.close()
-            raise
+        self._workers: list[Any] = [self._actor.remote(*self._arguments) for _ in range(plan.workers)]
+        # Reference of what a worker returns next -> its number.
+        self._running: dict[Any, int] = {worker.ready.remote(): number for number, worker in enumerate(self._workers)}
 
     def send(self, number: int, task: Task) -> None:
         """Send a mask to score to the free worker ``number``."""
         self._running[self._workers[number].score.remote(task)] = number
 
-    def wait(self) -> tuple[int, Reply]:
-        """Wait for the next reply of any worker, and return it with the worker's number."""
+    def wait(self) -> tuple[int, Reply | None]:
+        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
         [done], _ = self._ray.wait(list(self._running), num_returns=1)
         number = self._running.pop(done)
         try:
-            reply: Reply = self._ray.get(done)
+            reply: Reply | None = self._ray.get(done)
         except self._ray.exceptions.RayActorError as error:
             return number, Died(f"a Ray actor ended ({str(error).splitlines()[0]})")
         except self._ray.exceptions.RayError as error:
@@ -76,6 +69,7 @@ class RayWorkers:
     def replace(self, number: int) -> None:
         """Start a new actor in the place of worker ``number``, which has died."""
         self._workers[number] = self._actor.remote(*self._arguments)
+        self._running[self._workers[number].ready.remote()] = number
 
     def close(self) -> None:
         """End all actors, also while they score."""
@@ -105,4 +99,4 @@ class _Actor:
 
     def score(self, task: Task) -> Score | Failed:
         """Return the score of a mask, or the message about an exception of the scorer."""
-        return self._failed or self._scorer.score(task)
+        return self._scorer.score(task)

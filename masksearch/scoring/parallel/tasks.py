@@ -81,13 +81,16 @@ class Plan:
 
 
 class Workers(Protocol):
-    """Protocol of the workers of a parallel scorer, which have the numbers from 0 on and score one mask at a time."""
+    """Protocol of the workers of a parallel scorer, which have the numbers from 0 on and score one mask at a time.
+
+    A worker is ready for masks when it has said so.
+    """
 
     def send(self, number: int, task: Task) -> None:
         """Send a mask to score to worker ``number``, which must be free."""
 
-    def wait(self) -> tuple[int, Reply]:
-        """Wait for the next reply of any worker, and return it with the worker's number."""
+    def wait(self) -> tuple[int, Reply | None]:
+        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
 
     def replace(self, number: int) -> None:
         """Start a new worker in the place of worker ``number``, which has died."""
