@@ -57,6 +57,20 @@ class Counting(Overlap):
     depends_on_order = True
 
 
+class DyingAtStart(Overlap):
+    """Kills each of the first processes that load it, until ``folder`` has a file for each of some deaths."""
+
+    def __init__(self, folder, deaths):
+        super().__init__()
+        self.folder, self.deaths = folder, deaths
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        if len(list(Path(self.folder).iterdir())) < self.deaths:
+            (Path(self.folder) / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 class Unloadable(Overlap):
     def __reduce__(self):
         return int, ("no number",)

@@ -9,7 +9,7 @@ import warnings
 import pytest
 import torch
 from loop_cases import SPACE, Overlap
-from sleeping_scorers import Broken, Counting, Dying, Noisy, Sleeping, Unloadable
+from sleeping_scorers import Broken, Counting, Dying, DyingAtStart, Noisy, Sleeping, Unloadable
 
 import masksearch as ms
 from masksearch.core.protocol import Budget
@@ -198,6 +198,14 @@ def test_a_killed_worker_is_replaced_and_its_mask_scored_again(order, tmp_path):
     assert [trial.number for trial in history] == list(range(16))
     if order == "fixed":
         assert trials_of(history) == trials_of(run(Overlap(), batch=4, budget=16))
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_dies_as_it_starts_is_started_again(tmp_path):
+    history = run(ms.ParallelScorer(DyingAtStart(str(tmp_path), deaths=2), 1), budget=4)
+    assert trials_of(history) == trials_of(run(Overlap(), budget=4))
+    with pytest.raises(InputError, match="a process ended with code -9 as it started, 3 times; give fewer workers"):
+        run(ms.ParallelScorer(DyingAtStart(str(tmp_path), deaths=100), 1), budget=4)
     assert not multiprocessing.active_children()
 
 
