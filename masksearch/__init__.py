@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from masksearch.pruning.reconstruction import reconstruct
     from masksearch.pruning.ticket import draw_ticket
     from masksearch.schedules.rounds import run_rounds
-    from masksearch.scoring import LatencyShare, Scorer, ShortTraining
+    from masksearch.scoring import LatencyShare, ParallelScorer, Scorer, ShortTraining
     from masksearch.searching.loop import search
     from masksearch.spaces import (
         BlockSpace,
@@ -62,6 +62,7 @@ __all__ = [
     "Move",
     "NMSpace",
     "OneShot",
+    "ParallelScorer",
     "PermutedNetwork",
     "Problem",
     "Proposal",
@@ -149,7 +150,7 @@ _HOMES = {
     "pruning.reconstruction": ("reconstruct",),
     "pruning.ticket": ("draw_ticket",),
     "schedules.rounds": ("run_rounds",),
-    "scoring": ("LatencyShare", "Scorer", "ShortTraining"),
+    "scoring": ("LatencyShare", "ParallelScorer", "Scorer", "ShortTraining"),
     "searching.loop": ("search",),
     "spaces": (
         "BlockSpace",

@@ -31,6 +31,7 @@ __all__ = [
     "Budget",
     "Cost",
     "HasScore",
+    "ParallelScoring",
     "Problem",
     "Proposal",
     "Refine",
@@ -390,6 +391,30 @@ class Scoring(HasScore, Protocol):
     def refresh(self) -> None:
         """Discard everything that the scorer has stored during earlier scorings."""
         return
+
+
+@runtime_checkable
+class ParallelScoring(Scoring, Protocol):
+    """Protocol of a scorer whose workers score several proposals at the same time."""
+
+    workers: int
+    order: str  # "fixed": scores in the order of proposals; "as_finished": in the order in which scorings end
+
+    @abstractmethod
+    def start(self, space: Layout) -> None:
+        """Start the workers for masks of ``space``, unless they have started; return when all are ready."""
+
+    @abstractmethod
+    def send(self, proposal: Proposal) -> None:
+        """Give a proposal to a free worker, or to the next one that becomes free."""
+
+    @abstractmethod
+    def receive(self) -> tuple[Proposal, Score]:
+        """Wait for the next score of any worker, and return it with its proposal."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers; the next scoring starts new ones."""
 
 
 class _Stateless(Scoring):

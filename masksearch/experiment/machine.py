@@ -82,6 +82,6 @@ def uses_one_thread(part: Settings, data: Data) -> bool:
 
 
 def must_be_alone(part: Settings) -> bool:
-    """Return whether cells that run at the same time would change results: by timing, or by a shared Optuna study."""
+    """Return whether cells must run one after the other: timing, a shared study, or searches with several scorers."""
     timed = part.scoring.seconds is not None or part.sweep.capped == "latency"
-    return timed or part.optuna.study is not None
+    return timed or part.optuna.study is not None or part.search.scorers > 1

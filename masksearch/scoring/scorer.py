@@ -137,6 +137,12 @@ class Scorer:
         self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
         self._split: Any = split
         self._options: dict[str, Any] = {"loss": loss, "device": self._device, "fast": fast}
+        self._own_options = {
+            **self._options,
+            "batch_size": batch_size,
+            "masks_per_pass": masks_per_pass,
+            "calibration": calibration,
+        }
         self._divides = self._row.of_filters is None and self._row.images is None and split.resident
         check_weights(self._model)
         if self._row.of_filters is not None:
@@ -183,6 +189,15 @@ class Scorer:
         objective = self.objective if isinstance(self.objective, str) else getattr(self.objective, "__name__", "own")
         what = self._task.metric_name if objective == "metric" else objective
         return f"Scorer({what} of {self._n_examples} examples, {self._task.name}; {self.path_name} path: {self._why})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the network and the examples; the copy is a new scorer, since paths hold views of tensors."""
+        return partial(Scorer, **self._own_options), (self._model, self.space, self._split, self.objective)
+
+    @property
+    def depends_on_order(self) -> bool:
+        """Whether scores depend on earlier scorings, as an objective of your own declares by this attribute."""
+        return bool(getattr(self.objective, "depends_on_order", False))
 
     @property
     def path_name(self) -> str:

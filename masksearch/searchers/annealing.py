@@ -1,6 +1,7 @@
 """Simulated annealing: swaps with a decreasing radius, and a temperature that is measured from the scores."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -144,7 +145,12 @@ class Annealing(Searcher):
         self.generator = torch_generator(self.problem.seed, "annealing", "start")
         rng = numpy_generator(self.problem.seed, "annealing")
         self.state = AnnealingState(rng, [self._new_chain() for _ in range(self.chains)])
-        self._asked: list[int] = []  # the chain of every proposal that waits for its score
+        # For every proposal that waits for its score: its chain, and the score of its base mask.
+        self._waiting: dict[Proposal, tuple[Chain, float]] = {}
+
+    @property
+    def supports_late_scores(self) -> bool:  # noqa: D102
+        return True
 
     def _new_chain(self) -> Chain:
         neighbourhood = self._ranked_layers() if self.densities else self._swaps()
@@ -182,14 +188,30 @@ class Annealing(Searcher):
     # Propose. Start masks are scored first. Then the chains take turns; a batch has proposals of consecutive chains.
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
-        chains = self.state.chains
-        unscored = [i for i, chain in enumerate(chains) if math.isnan(chain.value)]
-        if unscored:
-            self._asked = unscored[:n]
-            return [Proposal.of(chains[i].current) for i in self._asked]
-        turn = self.state.scorings // _TURN
-        self._asked = sorted((turn + i) % self.chains for i in range(n))
-        return [self._propose(chains[place], self.state.scorings + i) for i, place in enumerate(self._asked)]
+        chains = self._next_chains(n)
+        number = self.state.scorings + len(self._waiting)
+        proposals = [
+            Proposal.of(chain.current) if math.isnan(chain.value) else self._propose(chain, number + i)
+            for i, chain in enumerate(chains)
+        ]
+        self._waiting |= {proposal: (chain, chain.value) for proposal, chain in zip(proposals, chains, strict=True)}
+        return proposals
+
+    def _next_chains(self, n: int) -> list[Chain]:
+        """The chains of the next proposals: unscored ones first, then those with the fewest proposals that wait."""
+        chains, turn = self.state.chains, self.state.scorings // _TURN
+        waiting = Counter(id(chain) for chain, _ in self._waiting.values())
+        if unscored := [chain for chain in chains if math.isnan(chain.value) and not waiting[id(chain)]]:
+            return unscored[:n]
+        if not waiting:
+            return [chains[place] for place in sorted((turn + i) % self.chains for i in range(n))]
+        turns = [chains[(turn + i) % self.chains] for i in range(self.chains)]
+        scored = [chain for chain in turns if not math.isnan(chain.value)]
+        chosen = []
+        for _ in range(n if scored else 0):
+            chosen.append(min(scored, key=lambda chain: waiting[id(chain)]))
+            waiting[id(chosen[-1])] += 1
+        return chosen
 
     def _propose(self, chain: Chain, number: int) -> Proposal:
         move = chain.draw(self.radius, self.problem, self.state.rng)
@@ -200,16 +222,18 @@ class Annealing(Searcher):
         """The score that the next move must reach: Metropolis' rule, u drawn from (0, 1]."""
         return chain.value + self.temperature * math.log(1 - self.state.rng.random())
 
-    # Accept. Proposals of one batch share a base mask: after one of them was accepted, the others are not considered.
+    # Accept. Proposals of one base mask: after one of them was accepted, the others are not considered.
     # A probe has no threshold: its loss updates the spread first, then a threshold is drawn.
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
         state = self.state
-        bases = [(chain.current, chain.value) for chain in state.chains]
-        for proposal, score, place in zip(proposals, scores, self._asked, strict=True):
-            chain, (base, base_value) = state.chains[place], bases[place]
+        for proposal, score in zip(proposals, scores, strict=True):
             state.scorings += 1
             state.seconds += score.seconds
+            asked = self._waiting.pop(proposal, None) or self._start_of_before(proposal)
+            if asked is None:
+                continue
+            chain, base_value = asked
             if math.isnan(chain.value):
                 # A start mask with the score NaN gets the lowest value: the first mask with a score replaces it.
                 chain.value = -math.inf if math.isnan(score.value) else score.value
@@ -218,11 +242,16 @@ class Annealing(Searcher):
                 self._measure(base_value - score.value)
             threshold = self._threshold(chain) if proposal.threshold is None else proposal.threshold
             # The comparison is False for NaN.
-            accepted = chain.current is base and score.exact and score.value >= threshold
+            accepted = chain.current is proposal.base and score.exact and score.value >= threshold
             state.acceptance_rate += (accepted - state.acceptance_rate) / _ACCEPTANCE_WINDOW
             if accepted:
                 chain.accept(proposal, score.value)
         self._exchange()
+
+    def _start_of_before(self, proposal: Proposal) -> tuple[Chain, float] | None:
+        """The chain whose start was asked before a resume; None for another mask of then, since its base is unknown."""
+        starts = [chain for chain in self.state.chains if math.isnan(chain.value)]
+        return next(((chain, math.nan) for chain in starts if chain.current.hash == proposal.mask.hash), None)
 
     def _measure(self, loss: float) -> None:
         """Update the mean loss of worsening probes: a plain mean at first, then an exponential one."""

@@ -105,6 +105,10 @@ class EDA(Searcher):
         """The mask of the highest-ranking units; a layer that would be empty keeps one, unless it may be empty."""
         return self.problem.top_units(ranking, self.scope, self.generator)
 
+    @property
+    def supports_late_scores(self) -> bool:  # noqa: D102
+        return True  # late scores count for the generation in which they come in
+
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         masks = []
         if self.state.start_is_due and self.problem.start is not None:

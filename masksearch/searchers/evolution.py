@@ -98,7 +98,11 @@ class Evolution(Searcher):
         self.state = EvolutionState(numpy_generator(self.problem.seed, "evolution"))
         self._given = self._given_masks()
         # For every proposal that waits for its score: its place in the population (None: a new one), its kept units.
-        self._waiting: list[tuple[int | None, np.ndarray]] = []
+        self._waiting: dict[Proposal, tuple[int | None, np.ndarray]] = {}
+
+    @property
+    def supports_late_scores(self) -> bool:  # noqa: D102
+        return True
 
     @property
     def _within(self) -> float:
@@ -111,7 +115,6 @@ class Evolution(Searcher):
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         missing = self.population - len(self.state.members)
-        self._waiting = []
         return [self._first_mask() for _ in range(min(n, missing))] if missing else [self._child() for _ in range(n)]
 
     def _first_mask(self) -> Proposal:
@@ -125,7 +128,7 @@ class Evolution(Searcher):
         else:
             amount = problem.amount.lenient().across(self.scope)
             proposal = Proposal.of(problem.space.random(amount, generator=self.generator))
-        self._waiting.append((None, _member(proposal.mask).kept))
+        self._waiting[proposal] = None, _member(proposal.mask).kept
         return proposal
 
     def _child(self) -> Proposal:
@@ -138,8 +141,9 @@ class Evolution(Searcher):
             move = self._allowed(base, lambda base: self._crossed(base, other))
         if not len(move):
             move = self._allowed(base, self._mutated)
-        self._waiting.append((int(other_place), base.kept_after(move)))
-        return Proposal.moving(base.mask, move, other.value)
+        proposal = Proposal.moving(base.mask, move, other.value)
+        self._waiting[proposal] = int(other_place), base.kept_after(move)
+        return proposal
 
     def _allowed(self, base: _Member, draw: Callable[[_Member], Move]) -> Move:
         """A drawn move to a mask that the problem allows; the empty move if 100 draws find none."""
@@ -225,14 +229,20 @@ class Evolution(Searcher):
         return self.state.rng.choice(np.flatnonzero(bits == kept), n, replace=False)
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
-        for proposal, score, (place, kept) in zip(proposals, scores, self._waiting, strict=True):
+        members = self.state.members
+        for proposal, score in zip(proposals, scores, strict=True):
+            asked = proposal in self._waiting  # else it was asked before a resume
+            place, kept = self._waiting.pop(proposal) if asked else (None, _member(proposal.mask).kept)
             if not score.exact or math.isnan(score.value):
                 continue
             member = _Member(proposal.mask, score.value, kept)
-            if place is None:
-                self.state.members.append(member)
-            elif score.value >= self.state.members[place].value and not self._has(proposal.mask):
-                self.state.members[place] = member
+            if place is None and len(members) < self.population:
+                members.append(member)
+                continue
+            if place is None:  # a first mask that came in late
+                place = min(range(len(members)), key=lambda number: members[number].value)
+            if score.value >= members[place].value and not self._has(proposal.mask):
+                members[place] = member
 
     def _has(self, mask: Mask) -> bool:
         return any(member.mask.hash == mask.hash for member in self.state.members)

@@ -36,6 +36,10 @@ class RandomSearch(Searcher):
         self.generator = torch_generator(self.problem.seed, "random_search")
         self.state = RandomSearchState(start_is_due=self.problem.start is not None)
 
+    @property
+    def supports_late_scores(self) -> bool:  # noqa: D102
+        return True
+
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         masks = []
         if self.state.start_is_due and self.problem.start is not None:

@@ -81,11 +81,19 @@ class Searcher(ABC):
 
     @abstractmethod
     def ask(self, n: int = 1) -> list[Proposal]:
-        """Return 1 to ``n`` proposals, which are masks to be scored; an empty list ends the search."""
+        """Return 1 to ``n`` proposals, which are masks to be scored; an empty list ends the search.
+
+        While other proposals wait for their scores (:attr:`supports_late_scores`), an empty list only means that the
+        search asks again after the next score.
+        """
 
     @abstractmethod
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:
-        """Learn from the scores of all masks that the last :meth:`ask` proposed, in the same order."""
+        """Learn from the scores of all masks that the last :meth:`ask` proposed, in the same order.
+
+        A searcher that supports late scores gets any proposals that wait for their scores, the very objects. After a
+        resume, it gets masks that it has proposed before.
+        """
 
     @property
     def supports_resuming(self) -> bool:
@@ -147,6 +155,11 @@ class Searcher(ABC):
     @property
     def supports_costs(self) -> bool:
         """Whether the searcher can search for the Pareto front of score and cost."""
+        return False
+
+    @property
+    def supports_late_scores(self) -> bool:
+        """Whether scores may come in any order, while other proposals wait for theirs, as from several workers."""
         return False
 
     @property

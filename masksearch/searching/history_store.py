@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -87,6 +87,7 @@ class HistoryFile:
         self._rows: BinaryIO
         self._moves: BinaryIO
         self._rows_digest, self._moves_digest = RunningDigest(), RunningDigest()
+        self.waiting: list[Mask] = []  # masks that waited for their scores at the checkpoint from which this resumes
 
     def open(self, space: MaskSpace, keep: int) -> tuple[History, dict[str, Any] | None]:
         """Open a search's files; return its saved history, and its searcher's saved state (None: nothing to resume).
@@ -110,6 +111,7 @@ class HistoryFile:
             with refusing(self._folder / _CHECKPOINT, _remedy(self._folder)):
                 masks = self._masks(space, saved, rows)
                 first = _unpack(space, saved["first"], self._folder)
+                self.waiting = [_unpack(space, bits, self._folder) for bits in saved.get("waiting", [])]
                 history = History.restored([row.trial for row in rows], masks, first, keep)
         self._rows = _cut(self._folder / _ROWS, ends[0])
         self._moves = _cut(self._folder / _MOVES, ends[1])
@@ -158,8 +160,11 @@ class HistoryFile:
         except OSError as error:
             raise named(error, self._folder / _ROWS) from None
 
-    def checkpoint(self, history: History, searcher_state: dict[str, Any] | None) -> None:
-        """Write a checkpoint from which the search can resume; ``searcher_state`` None: the searcher can't resume."""
+    def checkpoint(self, history: History, searcher_state: dict[str, Any] | None, waiting: Iterable[Mask] = ()) -> None:
+        """Write a checkpoint from which the search can resume; ``searcher_state`` None: the searcher can't resume.
+
+        The resumed search scores the masks that were ``waiting`` for their scores first.
+        """
         for handle, name in ((self._rows, _ROWS), (self._moves, _MOVES)):
             try:
                 handle.flush()
@@ -167,7 +172,7 @@ class HistoryFile:
             except OSError as error:
                 raise named(error, self._folder / name) from None
         kept = [*history.top, *history.front] if history.has_best else []
-        tree = {
+        tree: dict[str, Any] = {
             "identity": self._identity,
             "searcher": searcher_state,
             "rows_end": self._rows.tell(),
@@ -177,6 +182,8 @@ class HistoryFile:
             "first": _pack(history.first),
             "masks": {trial.number: _pack(trial.mask) for trial in kept},
         }
+        if packed := [_pack(mask) for mask in waiting]:
+            tree["waiting"] = packed
         save_tree(self._folder / _CHECKPOINT, tree)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The loop of a search: ask, score, tell, until the budget is spent; with repeats, checkpoints and the history."""
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -11,34 +11,29 @@ from torch import Tensor
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty
 from masksearch.core.energy import Energy
 from masksearch.core.history import History
-from masksearch.core.mask import Mask, Move
+from masksearch.core.mask import Mask
 from masksearch.core.protocol import (
     Budget,
     Cost,
     HasScore,
+    ParallelScoring,
     Problem,
-    Proposal,
     Refine,
-    Score,
     Scoring,
-    Trial,
     as_scoring,
 )
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.budgets_of_folder import finished_part, keep_budget, parts_to_run
 from masksearch.searching.history_store import HistoryFile, saved_budgets
+from masksearch.searching.late_loop import LateLoop
 from masksearch.searching.start_mask import start_mask
+from masksearch.searching.trial_loop import Callback, TrialLoop
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import locked
 
 __all__ = ["Callback", "search"]
-
-Callback = Callable[[Trial, History, Searcher], None]
-"""Function f(trial, history, searcher) -> None that :func:`search` calls after every scored mask (trial)."""
-
-_COMPARISONS = 400  # per search: trials at which the incumbent is compared with start and best, in O(n_units)
 
 
 def search(
@@ -72,7 +67,8 @@ def search(
         Proposes masks: a searcher, or a name in ``SEARCHERS`` for a searcher with default settings.
     scorer : object with ``score(proposals) -> scores``
         Scores masks; higher is better. A scorer with state between scorings also has ``refresh()`` and
-        ``refresh_every``; see :class:`~masksearch.core.protocol.Scoring`.
+        ``refresh_every``; see :class:`~masksearch.core.protocol.Scoring`. With :class:`~masksearch.ParallelScorer`,
+        several workers score at the same time; its workers end with the search.
     density : float, {layer name: float} or Amount, optional
         How much every mask keeps. Exactly one of ``density`` and ``sparsity`` is given.
     budget : int or Budget
@@ -103,7 +99,8 @@ def search(
         Rates masks without scoring them, for searchers that need it (``energy_annealing``);
         :func:`masksearch.repair_energy` makes that of a network's filters.
     batch : int
-        Number of masks that the searcher proposes at once.
+        Number of masks that the searcher proposes at once. It is at least the number of workers of a parallel scorer
+        in fixed order, and not used where scores come in as they are finished.
     keep : int
         Number of best masks that the history keeps.
     folder : path, optional
@@ -150,30 +147,68 @@ def search(
     problem = Problem(space, amount, budget, seed, mask, saliencies, refine=refine, cost=cost, energy=energy)
     if amount.hold == "units":
         amount.count(space)  # an impossible density is an error before any work
-    run, history = partial(_run, searcher, as_scoring(scorer), batch, list(callbacks)), History(keep)
+    turns, history = _Turns.of(as_scoring(scorer), searcher, batch), History(keep)
+    run = partial(_run, searcher, turns, list(callbacks))
     searcher.start(problem)
-    if folder is None:
-        return run(problem, history, None)
-    path = Path(folder)
-    with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder", reentrant=True):
-        saved = saved_budgets(path)
-        if finished := finished_part(problem, saved, path):
-            part, kept = finished
-            searcher.start(part)
-            return run(part, history, kept)
-        for part in parts_to_run(problem, saved, path):
-            if part is not problem:
+    try:
+        if folder is None:
+            return run(problem, history, None)
+        path = Path(folder)
+        with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder", reentrant=True):
+            saved = saved_budgets(path)
+            if finished := finished_part(problem, saved, path):
+                part, kept = finished
                 searcher.start(part)
-            if saved and part.earlier_budgets == saved:
-                keep_budget(path, len(saved))
-            history = run(part, history, path)
-        return history
+                return run(part, history, kept)
+            for part in parts_to_run(problem, saved, path):
+                if part is not problem:
+                    searcher.start(part)
+                if saved and part.earlier_budgets == saved:
+                    keep_budget(path, len(saved))
+                history = run(part, history, path)
+            return history
+    finally:
+        if isinstance(scorer, ParallelScoring):
+            scorer.close()
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Who scores the masks of a search, how many are proposed at once, and whether scores come in as they finish."""
+
+    scorer: Scoring
+    batch: int
+    late: bool = False
+
+    @classmethod
+    def of(cls, scorer: Scoring, searcher: Searcher, batch: int) -> "_Turns":
+        """Return the turns of a search; a searcher that can't take scores late gets them in fixed order."""
+        if not isinstance(scorer, ParallelScoring):
+            return cls(scorer, batch)
+        if scorer.order == "as_finished":
+            if searcher.supports_late_scores:
+                return cls(scorer, 1, late=True)
+            warnings.warn(
+                f"searcher: {type(searcher).__name__} needs the scores in the order of its proposals; its search runs "
+                f"in fixed order, with {max(batch, scorer.workers)} masks at once",
+                stacklevel=3,
+            )
+            return cls(scorer, max(batch, scorer.workers))
+        if batch < scorer.workers:
+            raise InputError(
+                f"batch: {batch} with {scorer.workers} workers in fixed order, where the masks of one batch are scored "
+                f"at the same time; give batch={scorer.workers} or more"
+            )
+        return cls(scorer, batch)
+
+    def identity(self) -> dict[str, object]:
+        """Return what distinguishes the histories of searches with other turns, as a JSON dict."""
+        return {"batch": self.batch, **({"order": "as_finished"} if self.late else {})}
 
 
 def _run(
     searcher: Searcher,
-    scorer: Scoring,
-    batch: int,
+    turns: _Turns,
     callbacks: list[Callback],
     problem: Problem,
     history: History,
@@ -183,9 +218,9 @@ def _run(
 
     The callbacks have been called for the trials of ``history``.
     """
-    n_called, file = len(history), None
+    n_called, file, scorer = len(history), None, turns.scorer
     if folder is not None:
-        file = HistoryFile(folder, {"searcher": searcher.identity(), "batch": batch, **problem.identity()})
+        file = HistoryFile(folder, {"searcher": searcher.identity(), **turns.identity(), **problem.identity()})
         history, state = file.open(problem.space, history.keep)
         if state is not None:
             with refusing(folder / "search.safetensors", f"remove the folder {folder} and run again"):
@@ -204,156 +239,17 @@ def _run(
         for trial in history.trials[n_called:]:
             for callback in callbacks:
                 callback(trial, history, searcher)
-        _Loop(searcher, scorer, problem, history, file, batch, callbacks).run()
+        if isinstance(scorer, ParallelScoring) and problem.budget.left(len(history), history.seconds) != 0:
+            scorer.start(problem.space)
+        if turns.late and isinstance(scorer, ParallelScoring):
+            LateLoop(searcher, scorer, problem, history, file, turns.batch, callbacks).run()
+        else:
+            TrialLoop(searcher, scorer, problem, history, file, turns.batch, callbacks).run()
     finally:
         if file is not None:
             file.close()
         searcher.finish()
     return history
-
-
-@dataclass
-class _Loop:
-    """The state of a running search."""
-
-    searcher: Searcher
-    scorer: Scoring
-    problem: Problem
-    history: History
-    file: HistoryFile | None
-    batch: int
-    callbacks: list[Callback]
-
-    def __post_init__(self) -> None:
-        self._stride = max(1, (self.problem.budget.scorings or 20_000) // _COMPARISONS)
-        self._saved, self._refreshed = time.monotonic(), len(self.history)
-        self._telling = 0.0  # seconds of the last tell; they count as proposing time of the next trials
-
-    def run(self) -> None:
-        """Run to the end of the budget, or until the searcher has no more proposals."""
-        budget, history = self.problem.budget, self.history
-        n_before = len(history)
-        while (left := budget.left(len(history), history.seconds)) != 0:
-            self._refresh_if_due()
-            began = time.perf_counter()
-            proposals = self.searcher.ask(self.batch if left is None else min(self.batch, left))
-            if not proposals:
-                break
-            proposing = (self._telling + time.perf_counter() - began) / len(proposals)
-            scores = _score(self.scorer, proposals, history, self.problem)
-            scores = [replace(score, seconds=round(score.seconds + proposing, 6)) for score in scores]
-            before, scored = self.searcher.incumbent, time.perf_counter()
-            self.searcher.tell(proposals, scores)
-            self._telling = time.perf_counter() - scored
-            self._record(proposals, scores, before)
-        if self.file is not None and len(history) > n_before:
-            self.file.checkpoint(history, self._searcher_state())
-
-    def _refresh_if_due(self) -> None:
-        """Refresh the scorer if a refresh is due, and write a checkpoint then if the last one is old."""
-        every = self.scorer.refresh_every
-        if len(self.history) - self._refreshed < (every or 1):
-            return
-        self._refreshed = len(self.history)
-        if every is not None:
-            self.scorer.refresh()
-        if self.file is not None and time.monotonic() - self._saved > self.file.checkpoint_seconds:
-            self.file.checkpoint(self.history, self._searcher_state())
-            self._saved = time.monotonic()
-
-    def _searcher_state(self) -> dict[str, object] | None:
-        return self.searcher.state_dict() if self.searcher.supports_resuming else None
-
-    def _record(self, proposals: Sequence[Proposal], scores: Sequence[Score], before: Mask | None) -> None:
-        """Append the trials to the history, after the searcher got their scores.
-
-        ``before`` is the searcher's incumbent before that. The incumbent's new mask belongs to one of the proposals:
-        the row of that proposal gets the move.
-        """
-        history, searcher, after = self.history, self.searcher, self.searcher.incumbent
-        hashes = [proposal.mask.hash for proposal in proposals]
-        place = hashes.index(after.hash) if after is not None and after.hash in hashes else len(proposals) - 1
-        for i, (proposal, score) in enumerate(zip(proposals, scores, strict=True)):
-            metrics = searcher.metrics()
-            if len(history) % self._stride == 0 and (incumbent := searcher.incumbent) is not None:
-                metrics |= _comparison(incumbent, history)
-            trial = history.add(proposal.mask, score, metrics)
-            if self.file is not None:
-                move = None if i != place else _incumbent_move(before, after, proposal)
-                self.file.append(trial, move, after)
-            for callback in self.callbacks:
-                callback(trial, history, searcher)
-
-
-def _incumbent_move(before: Mask | None, after: Mask | None, proposal: Proposal) -> Move | None:
-    """The move from one incumbent to the next, in O(radius) if it is the proposal's; None if the incumbent stayed."""
-    if after is None or (before is not None and after.hash == before.hash):
-        return None
-    if proposal.mask.hash == after.hash and (before is None or before.hash == proposal.base.hash):
-        return proposal.move
-    return None if before is None else before.move_to(after)
-
-
-def _score(scorer: Scoring, proposals: Sequence[Proposal], history: History, problem: Problem) -> list[Score]:
-    """Scores of all proposals, with costs. A mask that occurs twice, or was scored before, is not scored again.
-
-    Of the thresholds of a mask that occurs twice, the lowest counts: a bound below it is below the others, too.
-    """
-    scores: dict[object, Score] = {}
-    fresh: dict[object, Proposal] = {}
-    for proposal in proposals:
-        key = _key(proposal)
-        twin = fresh.get(key)
-        known = history.known_score(proposal.mask, proposal.threshold) if proposal.counts else None
-        if twin is not None:
-            fresh[key] = replace(twin, threshold=_lowest(twin.threshold, proposal.threshold))
-        elif known is not None and key not in scores:
-            scores[key] = _repeated(known)
-        elif known is None:
-            fresh[key] = proposal
-    new = scorer.score(list(fresh.values())) if fresh else []
-    for (key, proposal), score in zip(fresh.items(), new, strict=True):
-        scores[key] = score if problem.cost is None else _priced(problem, proposal.mask, score)
-    given, seen = [], set()
-    for proposal in proposals:
-        key = _key(proposal)
-        score = scores[key] if proposal.counts else replace(scores[key], counts=False)
-        given.append(_repeated(score) if key in seen else score)
-        seen.add(key)
-    return given
-
-
-def _key(proposal: Proposal) -> object:
-    """The mask, and how it is scored: proposals of equal keys get one scoring."""
-    return proposal.mask.hash if proposal.counts else (proposal.mask.hash, proposal.share, proposal.probe)
-
-
-def _priced(problem: Problem, mask: Mask, score: Score) -> Score:
-    """The score with its mask's cost; the seconds that the cost took are added to the score's seconds."""
-    began = time.perf_counter()
-    priced = problem.priced(mask, score)
-    return replace(priced, seconds=priced.seconds + time.perf_counter() - began)
-
-
-def _lowest(one: float | None, other: float | None) -> float | None:
-    """The lower of two thresholds; None, which asks for an exact score, is the lowest."""
-    return None if one is None or other is None else min(one, other)
-
-
-def _repeated(score: Score) -> Score:
-    """The score of a repeated mask: no seconds of scoring and no images."""
-    return replace(score, seconds=0.0, images=0)
-
-
-def _comparison(incumbent: Mask, history: History) -> dict[str, float]:
-    """Metrics of the incumbent: the density of every layer, and the Hamming distances to the start and to the best."""
-    metrics = {f"density/{name}": value for name, value in incumbent.densities().items()}
-    if history.first is not None:
-        metrics["hamming_start"] = incumbent.hamming(history.first)
-    if history.has_best:
-        assert history.best.mask is not None
-        metrics["hamming_best"] = incumbent.hamming(history.best.mask)
-    return metrics
 
 
 def _instance(searcher: Searcher | str) -> Searcher:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from masksearch.core.amount import OnEmpty
-from masksearch.core.protocol import Problem, Score
+from masksearch.core.protocol import Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, problem
@@ -27,6 +28,7 @@ __all__ = [
     "check_density",
     "check_empty_layers",
     "check_ends",
+    "check_late_scores",
     "check_layer_densities",
     "check_nan",
     "check_radius",
@@ -73,6 +75,7 @@ def check_searcher(make: Make, folder: str | Path | None = None) -> None:
     check_empty_layers(make, "keep_one")
     check_empty_layers(make, "raise")
     check_layer_densities(make)
+    check_late_scores(make)
 
 
 def check_density(make: Make, density: float = 0.3, batch: int = 1) -> None:
@@ -100,6 +103,35 @@ def check_layer_densities(make: Make) -> bool:
         proposals = [*drive(searcher, scorer, 100), *drive(searcher, scorer, 20, 5)]
         assert all(list(proposal.mask.kept_per_layer().values()) == [10, 10] for proposal in proposals)
         assert len({proposal.mask.hash for proposal in proposals}) > 30
+    return True
+
+
+def check_late_scores(make: Make) -> bool:
+    """Check a searcher with five open proposals and scores in random order; return False if it can't take them.
+
+    The searcher is saved and restored while proposals are open, and then gets the scores of their masks.
+    """
+    given = problem(start=SPACE.random(0.3, generator=torch.Generator().manual_seed(5)))
+    searcher, scorer, rng = _started(make, given), Planted(nan_every=7), np.random.default_rng(0)
+    if not searcher.supports_late_scores:
+        return False
+    waiting: list[Proposal] = []
+    hashes = set()
+    for number in range(150):
+        while len(waiting) < 5 and (new := searcher.ask(1)):
+            waiting += new
+        assert waiting, "a searcher without open proposals has no more"
+        if number % 40 == 39 and searcher.supports_resuming:
+            state, searcher = searcher.state_dict(), _started(make, given)
+            searcher.load_state_dict(state)
+            waiting = [Proposal.of(proposal.mask) for proposal in waiting]
+        proposal = waiting.pop(rng.integers(len(waiting)))
+        assert int(proposal.mask.bits.sum()) == SPACE.count(0.3)
+        assert proposal.base.moved(proposal.move) == proposal.mask
+        hashes.add(proposal.mask.hash)
+        searcher.tell([proposal], scorer.score([proposal]))
+        searcher.metrics()
+    assert len(hashes) > 30
     return True
 
 

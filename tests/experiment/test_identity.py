@@ -86,6 +86,7 @@ OTHER = {  # another value, where the type alone does not give one
     "search.warm_start": "grasp",
     "search.rescore_by": "accuracy",
     "search.finalists": ["grasp"],
+    "search.scorer_order": "as_finished",
     "annealing.scope": "erk",
     "optuna.parametrisation": "blocks",
     "optuna.storage": "sqlite:///b.db",
@@ -107,7 +108,10 @@ def fields():
 
 
 FIELDS = list(fields())
-NEEDED = {"sweep.image_size": {"dataset": "imagefolder:here"}}  # what a field is for
+NEEDED = {
+    "sweep.image_size": {"dataset": "imagefolder:here"},
+    "search.scorers": {"proposals": 2},
+}  # what a field is for
 RESOLVED = ("schedules.retrain_epochs", "schedules.between_epochs", "scoring.hold")  # the cell has their outcome
 
 

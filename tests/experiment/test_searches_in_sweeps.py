@@ -106,6 +106,23 @@ def test_proposals_come_so_many_at_once(tmp_path, monkeypatch):
     assert asked == [3, 3, 2]
 
 
+def test_several_scorers_find_the_same_for_any_number_of_them(tmp_path):
+    shared = {"methods": ["evolution"], "find_at": ["end"], "budget": 9, "proposals": 3}
+    found = [
+        [(row.mask_hash, row.score.value, row.score.images) for row in read_rows(cell.folder)]
+        for scorers in (2, 3)
+        for cell in sweep_in(tmp_path, name=f"{scorers}", scorers=scorers, **shared)
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) == 9
+
+
+def test_they_search_units_that_rounds_have_left_as_they_finish(tmp_path):
+    rounds = {"methods": ["annealing"], "schedule": ["iterative"], "rounds": [2], "find_at": ["end"]}
+    [cell] = sweep_in(tmp_path, scorers=2, scorer_order="as_finished", **rounds)
+    assert [len(read_rows(path.parent)) for path in cell.folder.rglob("history.jsonl")] == [6, 6]
+
+
 def test_a_short_training_ends_before_a_plateau(tmp_path):
     one, other = (
         sweep_in(tmp_path, **SHORT, methods=["annealing"], lr_schedule=name, name=name)[0]
@@ -162,6 +179,9 @@ WRONG = {
     "saliencies, warm_start or finalists: filter_l1 ranks filter units only": {"saliencies": ["filter_l1"]},
     "unknown criterion 'magnitud'": {"warm_start": "magnitud"},
     "find_at or rewind_to: 9ep is longer": {"saliencies": ["snip@9ep"]},
+    "scorers: 0; at least 1": {"scorers": 0},
+    "scorers: 4 with proposals 2; masks of one step": {"scorers": 4, "proposals": 2},
+    "scorers: 2 with executor processes:2, whose": {"scorers": 2, "proposals": 2, "executor": "processes:2"},
     "training_steps: 0; at least 1": {"training_steps": 0},
     "training_lr: 0.0; a finite number": {"training_lr": 0.0},
     "rescore: 6; 1 to 5": {"rescore": 6},

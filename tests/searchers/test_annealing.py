@@ -214,7 +214,10 @@ class TestChains:
         searcher = Annealing(chains=2)
         searcher.start(problem(scorings=10_000))
         drive(searcher, Planted(), 1, 2)
-        chains = [chain for _ in range(400) for chain in (drive(searcher, Planted(), 1) and searcher._asked)]
+        chains = []
+        for _ in range(400):
+            masks = [chain.current for chain in searcher.state.chains]
+            chains += [masks.index(proposal.base) for proposal in drive(searcher, Planted(), 1)]
         changes = [i for i in range(1, 400) if chains[i] != chains[i - 1]]
         assert [b - a for a, b in itertools.pairwise(changes)] == [100] * (len(changes) - 1)
         assert len(changes) == 4

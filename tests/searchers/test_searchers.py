@@ -38,6 +38,20 @@ def test_every_proposal_has_the_exact_density(make, density):
     contract.check_density(make, density)
 
 
+LATE = {"annealing", "random_search", "eda", "evolution"} | {
+    f"optuna_{name}" for name in ("random", "tpe", "qmc", "nsga2", "nsga3")
+}
+
+
+@pytest.mark.parametrize("name", [name for name in SEARCHERS if name != "optuna_gp"])  # a minute
+def test_scores_may_come_late_where_a_searcher_says_so(name):
+    assert contract.check_late_scores(SEARCHERS[name]) == (name in LATE)
+
+
+def test_chains_take_scores_late():
+    assert contract.check_late_scores(MAKES["annealing, chains"])
+
+
 @every
 def test_so_have_batches(make):
     contract.check_density(make, batch=5)

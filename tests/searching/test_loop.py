@@ -13,7 +13,7 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Budget, Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Annealing, RandomSearch, ThesisAnnealing
-from masksearch.searching import loop
+from masksearch.searching import trial_loop
 from masksearch.searching.loop import search
 from masksearch.utils.errors import InputError
 
@@ -212,7 +212,8 @@ def test_a_mask_that_stands_twice_in_a_batch_is_scored_to_its_lowest_threshold()
     def scores(*thresholds, history=None):
         proposals = [replace(Proposal.of(mask), threshold=threshold) for threshold in thresholds]
         return [
-            (score.value, score.exact, score.images) for score in loop._score(Bounding(), proposals, history, problem)
+            (score.value, score.exact, score.images)
+            for score in trial_loop._score(Bounding(), proposals, history, problem)
         ]
 
     history, problem = History(), Problem(SPACE, 0.3, Budget(1), 0)

@@ -1,15 +1,9 @@
 """Workers of a sweep as processes of this machine, each with a pipe; on CUDA, each with a GPU."""
 
-import os
-import signal
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection
 from multiprocessing.connection import Connection
-from threading import Thread
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,11 +11,10 @@ import torch
 from masksearch.experiment.executors.crew import Died, Message, end_of
 from masksearch.experiment.executors.jobs import Job
 from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
+from masksearch.utils.child_processes import CONTEXT, main_hidden, obey_parent
 
 __all__ = ["ProcessCrew"]
 
-# A fork of a process that has used torch isn't safe. The server of forks only imports; each fork shares the imports.
-_CONTEXT = get_context("forkserver")
 _PRELOADED = ["masksearch.experiment.executors.processes", "torch._dynamo"]
 
 
@@ -74,10 +67,10 @@ class _Worker:
     """A started process and the pipe to it."""
 
     def __init__(self, plan: WorkerPlan, name: str) -> None:
-        _CONTEXT.set_forkserver_preload(_PRELOADED)
-        self.pipe, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=_work, args=(theirs, plan), name=name, daemon=True)
-        with _main_hidden():
+        CONTEXT.set_forkserver_preload(_PRELOADED)
+        self.pipe, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_work, args=(theirs, plan), name=name, daemon=True)
+        with main_hidden():
             self.process.start()
         theirs.close()
 
@@ -93,27 +86,7 @@ class _Worker:
 
 def _work(pipe: "Connection[Any, Any]", plan: WorkerPlan) -> None:
     """Receive jobs through ``pipe`` and run them; send lists of events, and the end of every job."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process' to handle
-    Thread(target=_end_with_parent, daemon=True).start()
+    obey_parent()
     runner = JobRunner(plan, pipe.send)
     for job in iter(pipe.recv, None):
         pipe.send(end_of(runner, job))
-
-
-def _end_with_parent() -> None:
-    """End this process when the main process has ended in any way: the folder's lock is free from then on."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-@contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Keep a starting process from running the user's script, which may have no ``if __name__ == "__main__"``."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -34,6 +34,7 @@ def check_conflicts(settings: Settings) -> None:
         _of_caps,
         _of_connected,
         _of_objectives,
+        _of_scorers,
         _of_gradual,
         _of_optuna,
         _of_schedules,
@@ -172,6 +173,17 @@ def _of_objectives(settings: Settings) -> Iterator[str]:
             f"rescore: {search.rescore}; {objective} uses no validation examples, so other examples give "
             "the same scores; name another objective as rescore_by"
         )
+
+
+def _of_scorers(settings: Settings) -> Iterator[str]:
+    search, executor = settings.search, settings.run.executor
+    if search.scorers > 1 and search.scorer_order == "fixed" and search.proposals < search.scorers:
+        yield (
+            f"scorers: {search.scorers} with proposals {search.proposals}; masks of one step are scored at the same "
+            f"time, so give {search.scorers} proposals or more, or scorer_order as_finished"
+        )
+    if search.scorers > 1 and executor.startswith("processes"):
+        yield f"scorers: {search.scorers} with executor {executor}, whose processes can't start others: give inline"
 
 
 def _of_gradual(settings: Settings) -> Iterator[str]:

@@ -125,6 +125,14 @@ class SearchSettings:
     proposals: int = 1
     """Number of masks that a search proposes per step.
     On a GPU, weight masks of small networks are then scored together."""
+    scorers: int = 1
+    """Number of processes on this machine that score the masks of one search at the same time.
+    Each holds the network and the examples, and computes on as many threads as the cell. With scorer_order = "fixed",
+    give proposals at least this number."""
+    scorer_order: Literal["fixed", "as_finished"] = "fixed"
+    """Order in which a search with several scorers gets its scores: fixed or as_finished.
+    "fixed" repeats the same search with any number of scorers from 2 on. With "as_finished", no process waits for the
+    slowest, and the search can't be repeated exactly."""
     training_steps: int = 250
     """Optimiser steps for scoring one mask, with objective = "short_training" or "training_loss"."""
     training_lr: float | None = None
@@ -144,8 +152,8 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_least(self, proposals=1, training_steps=1, rescore_steps=1)
-        check_numbers(self, proposals=100_000, training_steps=100_000_000, training_lr=1e6)
+        check_least(self, proposals=1, scorers=1, training_steps=1, rescore_steps=1)
+        check_numbers(self, proposals=100_000, scorers=1000, training_steps=100_000_000, training_lr=1e6)
         require("warm_start", repr(self.warm_start), self.warm_start != "", "a criterion, or none")
         for text in self.saliencies:
             source = Source.parse(text)

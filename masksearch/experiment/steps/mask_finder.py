@@ -9,12 +9,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import nn
 
 from masksearch.core.amount import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Cost, Trial
+from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Cost, HasScore, Trial
 from masksearch.criteria import Connectivity, connected
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.context import CellContext
@@ -26,7 +27,7 @@ from masksearch.experiment.steps.criterion import criterion_mask
 from masksearch.experiment.steps.search_inputs import SearchInputs
 from masksearch.experiment.store.run_folder import RunFolder, locked
 from masksearch.pruning.physical import Removable
-from masksearch.scoring import LatencyShare
+from masksearch.scoring import LatencyShare, ParallelScorer
 from masksearch.searchers import Searcher
 from masksearch.searching.loop import search
 from masksearch.searching.subspace import Subspace, SubspaceEnergy, SubspaceScorer
@@ -116,7 +117,7 @@ class MaskFinder:
             arguments["energy"] = None if inputs.energy is None else SubspaceEnergy(inputs.energy, left)
             arguments["start"] = None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits))
             arguments["saliencies"] = {name: left.reduced(values) for name, values in inputs.saliencies.items()}
-            history = search(left, searcher, SubspaceScorer(scorer, left), reached, **arguments)
+            history = search(left, searcher, self._shared(SubspaceScorer(scorer, left)), reached, **arguments)
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
             return self._best(masks, history, inputs, model)
         arguments |= {"saliencies": inputs.saliencies, "energy": inputs.energy}
@@ -124,7 +125,7 @@ class MaskFinder:
             with locked(folder, wait=True):  # another sweep may be searching this front
                 RunFolder(folder, cell.front_identity, cell.deciding_settings())
                 cost = self._front_cost(model)
-                history = search(context.space, searcher, scorer, whole.at(1.0), cost=cost, **arguments)
+                history = search(context.space, searcher, self._shared(scorer), whole.at(1.0), cost=cost, **arguments)
             within = {trial.mask.hash: trial for trial in history.within(cell.density) if trial.mask is not None}
             masks = [trial.mask for trial in within.values() if trial.mask is not None]
             result = self._best(masks, history, inputs, model)
@@ -134,11 +135,18 @@ class MaskFinder:
         if settings.scoring.connected:
             connectivity = Connectivity(model, context.space, context.example)
             arguments["refine"] = partial(connected, connectivity=connectivity)
-        history = search(context.space, searcher, scorer, whole, start=inputs.start, **arguments)
+        history = search(context.space, searcher, self._shared(scorer), whole, start=inputs.start, **arguments)
         masks = [trial.mask for trial in history.top if trial.mask is not None]
         if (predicted := searcher.predicted_best) is not None:
             masks = [predicted, *masks]
         return self._best(masks, history, inputs, model)
+
+    def _shared(self, scorer: HasScore) -> HasScore:
+        """Return the scorer, or several workers that have it each, as the settings say."""
+        settings = self.context.settings.search
+        if settings.scorers == 1:
+            return scorer
+        return ParallelScorer(scorer, settings.scorers, settings.scorer_order, threads=torch.get_num_threads())
 
     def _front_cost(self, model: nn.Module) -> Cost:
         """Return the cost of masks on the cell's front; latencies are measured on the device of ``model``."""

@@ -159,11 +159,17 @@ class MemoryStudy:
     def _values(self, trial: FrozenTrial) -> np.ndarray:
         return np.array([trial.params[name] for name in self._parametrisation.names], dtype=float)
 
+    def waiting(self) -> dict[int, np.ndarray]:
+        """Return {number of a trial that waits for its score: its point, float64 (n_parameters,)}."""
+        return {trial.number: self._values(trial) for trial in self.trials if trial.state == TrialState.RUNNING}
+
     def state_dict(self) -> dict[str, object]:
-        """Return all trials of the study as arrays, from which it can be restored; no trial may be running."""
+        """Return all trials of the study as arrays, from which it can be restored."""
         trials = self.trials
         no_score = [math.nan] * len(self.directions)
+        running = list(self.waiting())
         return {
+            **({"waiting": running} if running else {}),
             "values": np.array([self._values(trial) for trial in trials]).reshape(-1, len(self._parametrisation.names)),
             "scores": np.array(
                 [trial.values if trial.state == TrialState.COMPLETE else no_score for trial in trials]
@@ -176,10 +182,12 @@ class MemoryStudy:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the trials that :meth:`state_dict` returned into a new study."""
-        for values, scores, notes in zip(state["values"], state["scores"].tolist(), state["notes"], strict=True):
+        rows = zip(state["values"], state["scores"].tolist(), state["notes"], strict=True)
+        for number, (values, scores, notes) in enumerate(rows):
             result = None if math.isnan(scores[0]) else scores
+            waits = number in state.get("waiting", [])
             trial = create_trial(
-                state=_state(result),
+                state=TrialState.RUNNING if waits else _state(result),
                 values=result,
                 params=dict(zip(self._parametrisation.names, values.tolist(), strict=True)),
                 distributions=self._distributions,
@@ -187,7 +195,8 @@ class MemoryStudy:
             )
             self._storage.create_new_trial(self._id, trial)
             self._skip_start(values)
-            self._learn(values, None if result is None else result[0])
+            if not waits:
+                self._learn(values, None if result is None else result[0])
         for key, note in state["study_notes"].items():
             self._storage.set_study_system_attr(self._id, key, note)
 

@@ -34,6 +34,7 @@ class Sampler:
     max_parameters: int  # largest number of parameters with which the sampler is still fast
     time: str  # time of a proposal with max_parameters on one core, measured by benchmarks/sampler_costs.py
     supports_costs: bool = True  # whether it can search for the Pareto front of score and cost
+    supports_late_scores: bool = True  # whether it proposes while others of its proposals wait for their scores
     unshared: str = ""  # the reason why searches can't share its study; empty: they can
 
 
@@ -44,6 +45,7 @@ SAMPLERS: Mapping[str, Sampler] = {
         1000,
         "a proposal takes 0.5 s after 100 trials",
         supports_costs=False,
+        supports_late_scores=False,
         unshared="its populations are its own points",
     ),
     "gp": Sampler(100, "a proposal takes 0.4 s after 100 trials, and more with each"),
@@ -163,6 +165,10 @@ class OptunaSearch(Searcher):
         return SAMPLERS[self.sampler].supports_costs
 
     @property
+    def supports_late_scores(self) -> bool:  # noqa: D102
+        return SAMPLERS[self.sampler].supports_late_scores
+
+    @property
     def shares_trials(self) -> bool:  # noqa: D102
         return self.study is not None
 
@@ -191,7 +197,8 @@ class OptunaSearch(Searcher):
             check_url(self.storage)
         study = MemoryStudy(self.sampler, self._points, problem.seed, has_costs=problem.cost is not None)
         self.state = OptunaState(study, problem.start is not None, self._join(study.directions))
-        self._asked: list[int | None] = []  # number of the trial of every open proposal; None: the warm start
+        self._waiting: dict[Proposal, int] = {}  # proposal that waits for its score -> number of its trial
+        self._before: dict[int, int] = {}  # the same of before a resume, by the hash of the mask
 
     def _join(self, directions: "Sequence[StudyDirection]") -> "SharedStudy | None":
         if self.study is None or self.storage is None:
@@ -227,10 +234,8 @@ class OptunaSearch(Searcher):
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         state = self.state
         proposals: list[Proposal] = []
-        self._asked = []
         if state.start_is_due and self.problem.start is not None:
             proposals.append(Proposal.of(self.problem.start))
-            self._asked.append(None)
             state.start_is_due = False
         if state.shared is not None:
             for trial in state.shared.new_trials():
@@ -244,19 +249,23 @@ class OptunaSearch(Searcher):
         while len(proposals) < n:
             number, values = state.study.ask()
             proposals.append(Proposal.of(self._points.mask(values, number)))
-            self._asked.append(number)
+            self._waiting[proposals[-1]] = number
         return proposals
 
     def tell(self, proposals: Sequence[Proposal], scores: Sequence[Score]) -> None:  # noqa: D102
-        state = self.state
-        for number, proposal, score in zip(self._asked, proposals, scores, strict=True):
-            if number is not None:
+        state, numbers = self.state, []
+        for proposal, score in zip(proposals, scores, strict=True):
+            number = self._waiting.pop(proposal, None)
+            if number is None:
+                number = self._before.pop(proposal.mask.hash, None)
+            if number is not None:  # else the warm start
+                numbers.append(number)
                 priced = self.problem.priced(proposal.mask, score)
                 values = [priced.value] if priced.cost is None else [priced.value, priced.cost]
                 is_valid = score.exact and all(map(math.isfinite, values))
                 state.study.tell(number, values if is_valid else None)
         if state.shared is not None:
-            state.shared.write(state.study.trials[number] for number in self._asked if number is not None)
+            state.shared.write(state.study.trials[number] for number in numbers)
 
     def finish(self) -> None:
         """Write the Optuna study to the storage, if there is one; a failure is only a warning.
@@ -299,6 +308,8 @@ class OptunaSearch(Searcher):
             names = ("study", "start_is_due", "shared", FOREIGN_TRIALS)
             state = {"generator": self.generator.get_state(), "state": {name: fields[name] for name in names}}
         super().load_state_dict(state)
+        waiting = self.state.study.waiting()
+        self._before = {self._points.mask(values, number).hash: number for number, values in waiting.items()}
 
 
 def is_in_memory(url: str) -> bool:

@@ -1,0 +1,52 @@
+"""Workers of a parallel scorer as coroutines of this process, for scorers that wait for other machines."""
+
+import asyncio
+from inspect import isawaitable
+from typing import Any
+
+from masksearch.scoring.parallel.tasks import Failed, Plan, Reply, Task, TaskScorer, repeated
+
+__all__ = ["CoroutineWorkers"]
+
+
+class CoroutineWorkers:
+    """Coroutines that await ``scorer.score(proposals)``, which may be an ``async def``; they share one scorer."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._scorer = TaskScorer(plan.scorer, plan.space, plan.fresh)
+        self._loop = asyncio.new_event_loop()
+        self._replies: asyncio.Queue[tuple[int, Reply | None]] = asyncio.Queue()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        for number in range(plan.workers):
+            self._replies.put_nowait((number, None))
+
+    def send(self, number: int, task: Task) -> None:
+        """Begin to score a mask by the free worker ``number``."""
+        self._tasks[number] = self._loop.create_task(self._work(number, task))
+        self._loop.run_until_complete(asyncio.sleep(0))  # the scoring begins now, not with the next wait
+
+    async def _work(self, number: int, task: Task) -> None:
+        reply: Reply
+        try:
+            found = []
+            for _ in range(1 + task.twice):
+                scores: Any = self._scorer.scorer.score([self._scorer.proposal(task)])
+                found += await scores if isawaitable(scores) else scores
+            reply = repeated(found)
+        except Exception as error:
+            reply = Failed.of(error)
+        self._replies.put_nowait((number, reply))
+
+    def wait(self) -> tuple[int, Reply | None]:
+        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
+        return self._loop.run_until_complete(self._replies.get())
+
+    def replace(self, number: int) -> None:
+        """Do nothing: a coroutine doesn't die alone."""
+
+    def close(self) -> None:
+        """Cancel all scorings."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*self._tasks.values(), return_exceptions=True))
+        self._loop.close()
