@@ -1,5 +1,6 @@
 """The run of a sweep's cell: each pruning round finds a mask, applies it, trains the network and evaluates it."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.pruning.physical import Removable, save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
-from masksearch.schedules.rounds import Round, run_rounds
+from masksearch.schedules.rounds import PruningRounds, Round, RoundStart
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow, Training, optimizer_steps, train
@@ -78,20 +79,10 @@ class _CellRun:
     def result(self) -> CellResult:
         """Run all rounds; return their results, and the costs of the last round's network."""
         cell, context, settings = self.cell, self.context, self.context.settings
-        amounts = cell.amounts(self.space)
-        rounds: list[RoundResult] = []
-        for round_ in run_rounds(
-            context.build,
-            self.space,
-            amounts if cell.control == "none" else amounts[-1:],
-            context.dense.weights[self.found_at],
-            find=self._find,
-            rewind=self._rewind,
-            train=self._train,
-            physically=cell.row.changes is None,
-        ):
+        results: list[RoundResult] = []
+        for round_ in self._rounds():
             network = self._save(round_)
-            rounds.append(round_result(context, round_))
+            results.append(round_result(context, round_))
         cost, layers, latency = ticket_costs(context, network, round_.mask)
         if isinstance(self.space, Removable) and not round_.mask.empty_layers():
             save_pruned(self.folder / "pruned", network, self.space, round_.mask)
@@ -108,7 +99,7 @@ class _CellRun:
             rewind_to=cell.rewind_to,
             retrain_lr=cell.retrain_lr,
             control=cell.control,
-            rounds=rounds,
+            rounds=results,
             cost=cost,
             layers=layers,
             latency=latency,
@@ -121,6 +112,26 @@ class _CellRun:
         )
         self._tracker(self.folder.path).result(result, cell.retrain_lr or settings.train.lr)
         return result
+
+    def _rounds(self) -> Iterator[Round[MaskResult]]:
+        """Find a mask, prune and train in each round; yield each round when it is finished."""
+        amounts = self.cell.amounts(self.space)
+        rounds = PruningRounds(
+            self.context.build,
+            self.space,
+            amounts if self.cell.control == "none" else amounts[-1:],
+            self.context.dense.weights[self.found_at],
+            physically=self.cell.row.changes is None,
+        )
+        for start in rounds:
+            found = self._find(start)
+            rewound = self._rewind(start, found.mask)
+            ticket = rounds.ticket(start, found.mask, rewound)
+            training, mask = self._train(start.number, ticket, found.mask)
+            trained = ticket.weights(self.space, mask)
+            round_ = Round(start.number, found, mask, ticket, start.weights, rewound, trained, training)
+            yield round_
+            rounds.finish(round_)
 
     def _round_folder(self, number: int) -> Path:
         """The folder of a round: the last round's files lie in the cell's own folder."""
@@ -136,21 +147,20 @@ class _CellRun:
 
     # Find: a control takes its cell's mask; a ramp begins with all units; all others are found by the method.
 
-    def _find(self, number: int, model: nn.Module, amount: Amount, alive: Mask | None) -> MaskResult:
-        cell, folder = self.cell, self._round_folder(number)
+    def _find(self, start: RoundStart[Amount]) -> MaskResult:
+        cell = self.cell
         self.folder.set_status("search")
         if cell.control != "none":
             found = MaskResult(self._controlled_mask())
         elif cell.row.changes == "ramp":
             found = MaskResult(self.space.full())
         else:
-            found = self._found_by_method(number, model, amount, alive)
-        found.mask.save(folder / "mask.safetensors")
-        self._mask = found.mask
+            found = self._found_by_method(start)
+        found.mask.save(self._round_folder(start.number) / "mask.safetensors")
         return found
 
-    def _found_by_method(self, number: int, model: nn.Module, amount: Amount, alive: Mask | None) -> MaskResult:
-        cell, folder = self.cell, self._round_folder(number)
+    def _found_by_method(self, start: RoundStart[Amount]) -> MaskResult:
+        cell, folder = self.cell, self._round_folder(start.number)
         tracker = self._tracker(folder)
         curves = SearchCurves(tracker, self.context.settings.sweep.budget)
 
@@ -158,10 +168,10 @@ class _CellRun:
             curves.add(trial)
             self.callback.trial(cell, trial)
 
-        find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(number))
-        found = find(model, amount, alive, folder)
+        find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(start.number))
+        found = find(start.model, start.density, start.alive, folder)
         if cell.searches and not cell.front:  # Pareto searches have no current mask to plot
-            tracker.search(self.space if alive is None else Subspace(alive))
+            tracker.search(self.space if start.alive is None else Subspace(start.alive))
         tracker.mask(found.mask, found.scorings)
         return found
 
@@ -178,10 +188,10 @@ class _CellRun:
 
     # Train: from the rewound weights, for the epochs that the schedule says, with masks that stay or change.
 
-    def _rewind(self, number: int, weights: Weights) -> Weights:
-        rewound = rewound_weights(self.context, weights)
+    def _rewind(self, start: RoundStart[Amount], mask: Mask) -> Weights:
+        rewound = rewound_weights(self.context, start.weights)
         if self.cell.settings.schedules.reconstruct != "off" and self.cell.control in ("none", "shuffle"):
-            return reconstructed_weights(self.context, self._mask, rewound)
+            return reconstructed_weights(self.context, mask, rewound)
         if self.cell.control != "repair":
             return rewound
         return repaired(rewound, self.space.parameter_masks(self._controlled_mask()))
