@@ -24,8 +24,7 @@ from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked,
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
-from masksearch.models.timm_models import check_timm_name
-from masksearch.models.torchvision_models import torchvision_names
+from masksearch.models.torchvision_and_timm import check_timm_name, torchvision_names
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import NetworkSpace

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from masksearch.models.blocks import Shape
 from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
-from masksearch.models.timm_models import from_timm
-from masksearch.models.torchvision_models import from_torchvision
+from masksearch.models.torchvision_and_timm import from_timm, from_torchvision
 from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.imports import call_function, import_function, names_function
 from masksearch.utils.registry import Table
