@@ -2,6 +2,7 @@
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,19 +166,21 @@ class Data:
         parts = _divided(splits, {part: split.targets for part, split in splits.items()}, task, sizes)
 
         mean = std = None
-        full = parts["full"].inputs
+        full = parts.full.inputs
         if preparation.is_pixels(full):
             mean, std = preparation.statistics_of(*preparation.image_statistics(full))
         elif isinstance(full, Tensor) and full.ndim == 4:
             mean, std = torch.zeros(full.shape[1]), torch.ones(full.shape[1])
-        ready: dict[str, Any] = {
-            part: Split(preparation.prepared_inputs(parts[part].inputs, mean, std), parts[part].targets, task)
-            for part in ("train", "val", "test")
-        }
+
+        def prepared(split: Split) -> Split:
+            return Split(preparation.prepared_inputs(split.inputs, mean, std), split.targets, task)
+
         return cls(
             name,
-            **ready,
-            search_examples=sizes.search_of(len(ready["val"])),
+            prepared(parts.train),
+            prepared(parts.val),
+            prepared(parts.test),
+            search_examples=sizes.search_of(len(parts.val)),
             classes=classes,
             mean=mean,
             std=std,
@@ -258,12 +261,14 @@ class Data:
         normalisation: Normalisation | None = None
         mean = std = None
         if (statistics := passes["train"].statistics) is not None:
-            chosen = parts["full"].indices
+            chosen = parts.full.indices
             mean, std = normalisation = preparation.statistics_of(*(one[chosen] for one in statistics))
         return cls(
             name,
-            **{part: parts[part].normalised(normalisation) for part in ("train", "val", "test")},
-            search_examples=sizes.search_of(len(parts["val"])),
+            parts.train.normalised(normalisation),
+            parts.val.normalised(normalisation),
+            parts.test.normalised(normalisation),
+            search_examples=sizes.search_of(len(parts.val)),
             classes=classes,
             mean=mean,
             std=std,
@@ -347,8 +352,18 @@ class _Sizes:
         return search
 
 
-def _divided(splits: dict[str, Any], targets: dict[str, Any], task: Task, sizes: _Sizes) -> dict[str, Any]:
-    """Divide into train, val and test, always the same way; ``full`` is the whole training set without val."""
+@dataclass(frozen=True)
+class _Parts:
+    """Parts of a data set, before images are normalised."""
+
+    full: AnySplit  # the whole training set without val
+    train: AnySplit
+    val: AnySplit
+    test: AnySplit
+
+
+def _divided(splits: Mapping[str, AnySplit], targets: Mapping[str, Any], task: Task, sizes: _Sizes) -> _Parts:
+    """Divide into train, val and test, always the same way."""
     train, test, val = splits["train"], splits["test"], splits.get("val")
     order = preparation.fixed_order(targets["train"], len(train), task, "splits")
     if val is None:
@@ -366,10 +381,10 @@ def _divided(splits: dict[str, Any], targets: dict[str, Any], task: Task, sizes:
     full = train[order]
     n_train = len(full) if sizes.train is None else sizes.train
     _check_count("train_examples", n_train, len(full), "the training examples without those of val")
-    return {"train": full[:n_train], "val": val, "test": test, "full": full}
+    return _Parts(full, full[:n_train], val, test)
 
 
-def _classes(targets: dict[str, Any], task: Task, classes: int | None) -> int | None:
+def _classes(targets: Mapping[str, Any], task: Task, classes: int | None) -> int | None:
     if task.classifies:
         return preparation.check_classes(targets, classes)
     return classes

@@ -129,7 +129,7 @@ class Scorer:
         self.masks_per_pass = 1
         self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
         self._split: Any = split
-        self._options: dict[str, Any] = {"loss": loss, "device": self._device, "fast": fast}
+        self._loss, self._fast = loss, fast
         self._divides = self._row.of_filters is None and self._row.images is None and split.resident
         check_weights(self._model)
         if self._row.of_filters is not None:
@@ -231,7 +231,9 @@ class Scorer:
         if n >= self._n_examples:
             return self
         if n not in self._parts:
-            self._parts[n] = Scorer(self._model, self.space, self._split[:n], self.objective, **self._options)
+            split, loss, fast = self._split[:n], self._loss, self._fast
+            scorer = Scorer(self._model, self.space, split, self.objective, loss=loss, device=self._device, fast=fast)
+            self._parts[n] = scorer
         return self._parts[n]
 
     def _score(self, proposal: Proposal) -> Score:
