@@ -79,7 +79,8 @@ class MaskSpace(Layout):
         saliency : float tensor (n_units,)
             Higher = keep. Values may be infinite, but not NaN.
         density : float, {layer name: float} or Amount, optional
-            Kept / total. Exactly one of ``density`` and ``sparsity`` is given.
+            Kept / total. Exactly one of ``density`` and ``sparsity`` is given; none in an N:M space, whose masks have
+            one density.
         scope, on_empty, hold : str, optional
             Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
             They are refused beside an ``Amount``. Only filter spaces allow shares of parameters and MACs in ``hold``.
@@ -93,6 +94,8 @@ class MaskSpace(Layout):
         InputError
             For a saliency of the wrong shape or with NaN, an invalid density, or an empty layer under ``raise``.
         """
+        if density is None and sparsity is None:
+            density = self.fixed_density
         amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
         check_type("saliency", saliency, Tensor, f"a tensor ({self.n_units},), one value per unit")
         if saliency.dtype == torch.bool or saliency.is_complex():
@@ -182,7 +185,7 @@ class MaskSpace(Layout):
         same share of every group, with the total rounded as Webster's method of apportionment does.
         """
         numbers = {text: number for number, text in enumerate(dict.fromkeys(groups))}
-        group = np.repeat([numbers[text] for text in groups], [layer.size for layer in self.layers])
+        group = np.repeat([numbers[text] for text in groups], self.sizes)
         shuffled = torch.randperm(self.n_units, generator=generator).numpy()
         order = np.lexsort((shuffled, saliency.double().numpy(), group))
         sizes = np.bincount(group)

@@ -1,6 +1,7 @@
-"""The cost of a mask of filters or blocks as measured latency."""
+"""The latency of masks of filters and blocks: measured, and held by a share of MACs."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import get_args
 
@@ -10,10 +11,12 @@ from torch import nn
 from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
 from masksearch.pruning.physical import Removable, prune
-from masksearch.utils.errors import check_type, check_whole
+from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.nested import Nested, call_model, map_tensors
 
-__all__ = ["LatencyShare"]
+__all__ = ["LatencyShare", "macs_within_latency"]
+
+_BISECTIONS = 7  # of the share of MACs, which is found to within 1 / 128
 
 
 class LatencyShare:
@@ -55,3 +58,33 @@ class LatencyShare:
             {name: partial(call_model, run, self._batch) for name, run in runs.items()}, self._device, self._seconds
         )
         return timed["pruned"].median / timed["dense"].median
+
+
+def macs_within_latency(share: float, measure: LatencyShare, mask_at: Callable[[float], Mask]) -> float:
+    """Return the largest share of MACs at which a mask has at most ``share`` of the dense network's latency.
+
+    Parameters
+    ----------
+    mask_at : callable
+        (share of MACs that is kept) -> mask; an InputError means that fewer MACs are asked for than one unit per layer
+        needs.
+
+    Raises
+    ------
+    InputError
+        If no mask is as fast.
+    """
+    low, high, least = 0.0, 1.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        try:
+            least = measure(mask_at(middle))
+        except InputError:
+            low = max(low, middle) if least > share else low
+            break
+        low, high = (middle, high) if least <= share else (low, middle)
+    if not low:
+        raise InputError(
+            f"latency: {share} of the dense network's can't be reached; the smallest measured share is {least:.3g}"
+        )
+    return low

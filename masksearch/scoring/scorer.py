@@ -21,7 +21,8 @@ from masksearch.scoring.paths.batched import BatchedMasks, batched_objective, is
 from masksearch.scoring.paths.bounded_accuracy import Accuracy
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
-from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
+from masksearch.scoring.paths.incremental import IncrementalPath
+from masksearch.scoring.paths.linear_chain import linear_chain
 from masksearch.scoring.paths.reconstructed import ReconstructedPath
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
 from masksearch.scoring.probe import Probe, check_examples, check_weights

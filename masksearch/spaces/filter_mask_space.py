@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import get_args
 
@@ -10,22 +9,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.amount import Amount, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
-from masksearch.core.width_levels import Levels
 from masksearch.spaces.branches import with_branches
+from masksearch.spaces.cost_bound import knapsack_mask, longest_prefix
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_choice import Layers, choose_layers, limits_of
 from masksearch.spaces.filter_costs import Costs, Part
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
-from masksearch.spaces.filter_proof import prove, scratch_copy
+from masksearch.spaces.filter_proof import prove
+from masksearch.spaces.float64_comparison import first_example, float64_defaults, scratch_copy
 from masksearch.spaces.kept_norms import set_norm_hooks
-from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
+from masksearch.spaces.network_space import table_lines, unwrapped
+from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
+from masksearch.utils.nested import Nested, as_nested, call_model, describe, tensors_of
 from masksearch.utils.registry import choose
 
 __all__ = ["FilterSpace", "filter_space"]
@@ -34,7 +35,7 @@ __all__ = ["FilterSpace", "filter_space"]
 _COUPLED_SHOWN = 4  # tensors per layer in the printed table
 
 
-class FilterSpace(NetworkSpace):
+class FilterSpace(RemovableSpace):
     """Filter masks of a network: one bit per group of channels that must be removed together.
 
     Made by :func:`filter_space`. A unit is such a group. A layer of the space is a family of units that cut the same
@@ -46,8 +47,6 @@ class FilterSpace(NetworkSpace):
     left_out : tuple of (str, str)
         (layer, reason) for every layer of which some or all channels can't be removed.
     """
-
-    removes_parts = True
 
     def __init__(self, groups: Groups, limits: Limits | None = None) -> None:
         super().__init__([(family.name, family.shape, family.size) for family in groups.families], "filter")
@@ -177,7 +176,7 @@ class FilterSpace(NetworkSpace):
 
     def widths(self, mask: Mask) -> np.ndarray:
         """Return how many output channels each layer with removable channels keeps under a mask: int64 (n,)."""
-        return self._costs.widths(np.array(list(mask.kept_per_layer().values())))
+        return self._costs.widths(mask.kept_counts)
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
         """Return the parameters or MACs per input that each unit's removal alone saves: float64 (n_units,).
@@ -186,17 +185,6 @@ class FilterSpace(NetworkSpace):
         """
         choose("hold", hold, list(get_args(Hold)))
         return torch.from_numpy(self._costs.per_unit(hold))
-
-    def kept_params(self, mask: Mask) -> int:
-        """Return how many parameters the network has after physical pruning by a mask."""
-        return self._cost(mask, "params")
-
-    def kept_macs(self, mask: Mask) -> int:
-        """Return how many MACs per input the network needs after physical pruning by a mask.
-
-        1 MAC = 2 FLOPs of ``torch.utils.flop_counter``.
-        """
-        return self._cost(mask, "macs")
 
     def cost(self, hold: Hold, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
         """Return the units, parameters or MACs of the pruned network whose layers keep ``kept`` units.
@@ -209,118 +197,33 @@ class FilterSpace(NetworkSpace):
         """Return the cost of a part of the network with these parameters, products (indices) and MACs in all."""
         return self._costs.part(parameters, products, macs)
 
-    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
-        """Return the mask of the units of highest saliency.
+    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
+        return self._costs.of(hold, kept)
 
-        With ``hold="params"`` or ``"macs"`` it is the longest prefix of the ranking that fits. A prefix (within the
-        scope's shares of the layers) fits if its pruned network has at most ``density`` of the full network's
-        parameters or MACs, those of layers outside the space included.
+    @cached_property
+    def _costs(self) -> Costs:
+        return Costs(self.groups)
+
+    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
+        """Return the mask of the units of highest saliency; with ``hold``, of those that fit.
 
         Raises
         ------
         InputError
             As :meth:`MaskSpace.top_k`; also if a network with one unit per layer is already too large.
         """
-        hold, density = amount.hold, amount.density
-        if hold == "units":
-            return super()._top(saliency, amount, generator)
-        allowed = self._allowed(amount)
-        if amount.scope == "knapsack":
-            return self._knapsack(saliency, amount, generator, allowed)
-        state = generator.get_state()
-        in_units = replace(amount, hold="units")
-        lower = in_units if amount.on_empty == "keep_one" else replace(in_units, on_empty="allow")
-
-        def prefix(n: int, units: Amount) -> Mask:
-            generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
-            return super(FilterSpace, self)._top(saliency, units.at(n / self.n_units), generator)
-
-        def at_least(n: int) -> int:
-            """Return a lower bound of the cost of all prefixes of n or more units."""
-            if amount.scope == "global":
-                return self._cost(prefix(n, lower), hold)
-            # Largest remainders may give a layer one unit more at n units than at n + 1 units.
-            quotas = np.array(in_units.at(n / self.n_units).quotas(self))
-            return self._costs.of(hold, np.maximum(quotas - 1, 0))
-
-        # Bisection with the lower bound: the longest prefix that fits, if there is one, is no longer than ``low``.
-        low, high = len(self.layers), self.n_units
-        while low < high:
-            middle = (low + high + 1) // 2
-            if at_least(middle) <= allowed:
-                low = middle
-            else:
-                high = middle - 1
-        for n in range(low, len(self.layers) - 1, -1):
-            mask = prefix(n, in_units)
-            if self._cost(mask, hold) <= allowed:
-                return mask
-        least = self._cost(mask, hold) / self._costs.of(hold, self._sizes)
-        raise InputError(
-            f"density: {density} of the {hold} is less than {least:.3g}, the share of {low} units and of the layers "
-            "outside the space; give a higher density"
-        )
-
-    def _knapsack(self, saliency: Tensor, amount: Amount, generator: torch.Generator, allowed: float) -> Mask:
-        """Return the mask of the largest sum of saliencies within the budget; negative saliencies count as 0.
-
-        Shen et al. 2022 (HALP): the value of a layer's next unit, by rank, against the cost of one more channel.
-        """
-        shuffled = torch.randperm(self.n_units, generator=generator).numpy()
-        values = np.maximum(saliency.double().numpy(), 0)
-        order = np.lexsort((shuffled, -saliency.double().numpy()))
-        ranked = [order[(order >= layer.start) & (order < layer.stop)] for layer in self.layers]
-        least = (self.needed & (amount.on_empty != "allow")).astype(int)
-        kept = [np.arange(low, layer.size + 1) for low, layer in zip(least, self.layers, strict=True)]
-        levels = Levels(kept, lambda numbers: self._costs.of(amount.hold, numbers), allowed)
-        losses = [
-            values[units].sum() - np.concatenate([[0], values[units].cumsum()])[low:]
-            for units, low in zip(ranked, least, strict=True)
-        ]
-        best = levels.best(losses)
-        if not levels.fits(best):
-            share = levels.cost(levels.numbers(best)) / self._costs.of(amount.hold, self._sizes)
-            raise InputError(
-                f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, the share of one unit per "
-                "layer and of the layers outside the space; give a higher density"
-            )
-        numbers = levels.numbers(best)
-        return Mask.of_units(self, np.concatenate([units[:n] for units, n in zip(ranked, numbers, strict=True)]))
-
-    def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost no more than the density allows.
-
-        ``hold`` is the quantity that the density is a share of. For ``"units"`` the result is True, except in spaces
-        with ``multiple_of``, where masks may keep fewer units.
-        """
-        amount = Amount.of(density, hold=hold)
         if amount.hold == "units":
-            return self._within_count(kept, amount)
-        return self._costs.of(amount.hold, kept) <= self._allowed(amount)
+            return super()._top(saliency, amount, generator)
+        if amount.scope == "knapsack":
+            return knapsack_mask(self, saliency, amount, generator)
+        state = generator.get_state()
 
-    def _allowed(self, amount: Amount) -> float:
-        """Return the largest number of parameters or MACs that an amount allows."""
-        return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
+        def prefix(units: Amount) -> Mask:
+            generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
+            return super(FilterSpace, self)._top(saliency, units, generator)
 
-    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
-        return self._costs.of(hold, kept)
-
-    def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of the full network's units, parameters or MACs that a mask keeps."""
-        choose("cost", hold, list(get_args(Hold)))
-        return self._cost(mask, hold) / self._costs.of(hold, self._sizes)
-
-    @cached_property
-    def _costs(self) -> Costs:
-        return Costs(self.groups)
-
-    @cached_property
-    def _sizes(self) -> np.ndarray:
-        return np.array([layer.size for layer in self.layers], dtype=np.int64)
-
-    def _cost(self, mask: Mask, hold: Hold) -> int:
-        return self._costs.of(hold, np.add.reduceat(mask.bits.numpy().astype(np.int64), self.starts))
+        return longest_prefix(self, amount, prefix)
 
 
 def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
@@ -382,25 +285,16 @@ def filter_space(
     """
     model = unwrapped(model)
     name = type(model).__name__
-    inputs = map_tensors(_one_in_float64, as_nested(example_input, "example_input"))
-    if any(not tensor.numel() for tensor in tensors_of(inputs)):
-        raise InputError(
-            f"example_input: {describe(inputs)} has sizes of 0; a batch (n, ...) with n at least 1 is needed"
-        )
+    inputs = first_example(example_input)
     _check_types(model, as_nested(example_input, "example_input"))
     scratch = scratch_copy(model)
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
-        with torch.random.fork_rng(devices=[]):
-            branches = with_branches(scratch, inputs)
-            groups = groups_of(scratch, _trace(scratch, branches, norms))
-            groups = choose_layers(model, groups, include, exclude)
-            if groups.families:
-                scratch = scratch_copy(scratch)  # the trace may have left tensors in its copy
-                groups = prove(scratch, groups, branches)
-    finally:
-        torch.set_default_dtype(default)
+    with float64_defaults():
+        branches = with_branches(scratch, inputs)
+        groups = groups_of(scratch, _trace(scratch, branches, norms))
+        groups = choose_layers(model, groups, include, exclude)
+        if groups.families:
+            scratch = scratch_copy(scratch)  # the trace may have left tensors in its copy
+            groups = prove(scratch, groups, branches)
     if not groups.families:
         most_useful = sorted(groups.left_out, key=lambda item: "make it permanent" not in item[1])
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in most_useful[:3])
@@ -424,11 +318,6 @@ def _check_types(model: nn.Module, inputs: Nested) -> None:
                 f"example_input: {', '.join(map(str, given))}, and {type(model).__name__} has parameters of {dtype}; "
                 f"give an example of the same type, example_input.to({dtype})"
             ) from None
-
-
-def _one_in_float64(tensor: Tensor) -> Tensor:
-    first = tensor[:1].clone()
-    return first.double() if first.is_floating_point() else first
 
 
 def _trace(model: nn.Module, inputs: Sequence[Nested], norms: bool) -> Coupling:
