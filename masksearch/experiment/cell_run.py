@@ -17,8 +17,7 @@ from masksearch.experiment.results import Cap, CellResult, RoundResult
 from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
-from masksearch.experiment.steps.repair import reconstructed_weights
-from masksearch.experiment.steps.retraining import mask_schedule, rewound_weights, training_plan
+from masksearch.experiment.steps.retraining import mask_schedule, reconstructed_weights, rewound_weights, training_plan
 from masksearch.experiment.steps.round_evaluation import round_result
 from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
 from masksearch.experiment.tensorboard import SearchCurves, Tracker
