@@ -5,15 +5,8 @@ from dataclasses import dataclass
 
 from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import Estimate
-from masksearch.experiment.results import (
-    Accuracy,
-    Cap,
-    CellResult,
-    DenseResult,
-    Metric,
-    RoundResult,
-    find_setting,
-)
+from masksearch.experiment.result_parts import Accuracy, Metric, RoundResult
+from masksearch.experiment.results import Cap, CellResult, DenseResult, find_setting
 
 __all__ = ["MOMENTS", "Moment", "RoundRow", "SummaryRow", "summarise"]
 

@@ -13,7 +13,8 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Trial
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.results import Cap, CellResult, RoundResult
+from masksearch.experiment.result_parts import RoundResult
+from masksearch.experiment.results import Cap, CellResult
 from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs

@@ -16,7 +16,8 @@ from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_of, run_groups
 from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
-from masksearch.experiment.results import CellResult, DenseResult, Metric
+from masksearch.experiment.result_parts import Metric
+from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.failures import failures_of

@@ -7,11 +7,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["call_function", "import_function", "names_function", "source_digest"]
+__all__ = ["call_function", "import_file", "import_function", "names_function", "source_digest"]
 
 
 def names_function(text: str) -> bool:
@@ -90,17 +91,23 @@ def _file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file; allowed is path/to/file.py:function")
     path = path.resolve()
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    return sys.modules.get(_unique_name(path)) or import_file(path)
+
+
+def import_file(path: Path, prefix: str = "") -> ModuleType:
+    """Run a Python file as a module; its unique name, which begins with ``prefix``, replaces no module of its name."""
+    name = f"{prefix}{_unique_name(path)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a spec"
     assert spec.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+def _unique_name(path: Path) -> str:
+    return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

@@ -234,23 +234,22 @@ def check_tensor_file(path: Path, remedy: str = REMEDY) -> bool:
     return True
 
 
-def about_of(metadata: Mapping[str, str] | None, path: Path, remedy: str, *, checked: bool) -> tuple[bool, Any]:
-    """Return whether masksearch wrote a safetensors file with this metadata, and the JSON ``about`` stored in it.
+def about_of(metadata: Mapping[str, str], path: Path, remedy: str, *, checked: bool) -> Any:
+    """Return the JSON ``about`` in the metadata of a safetensors file.
 
     ``checked`` says whether the file has a checksum: files of this version without one are damaged.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or of another program.
     """
-    metadata = metadata or {}
     if _ENTRY in metadata and not checked:
         raise InputError(f"{path} is damaged or was changed: it has no checksum; {remedy}")
-    if _ENTRY in metadata:
-        with refusing(path, remedy):
-            return True, json.loads(metadata[_ENTRY])["about"]
-    return _FORMER_ENTRY in metadata, _former_about(metadata.get(_FORMER_ENTRY, "null"), path, remedy)
-
-
-def _former_about(text: str, path: Path, remedy: str) -> Any:
+    if _ENTRY not in metadata and _FORMER_ENTRY not in metadata:
+        raise InputError(f"{path} is not a file that masksearch has written, or is damaged; {remedy}")
     with refusing(path, remedy):
-        return json.loads(text)
+        return json.loads(metadata[_ENTRY])["about"] if _ENTRY in metadata else json.loads(metadata[_FORMER_ENTRY])
 
 
 def _sum(content: bytes) -> bytes:

@@ -18,7 +18,6 @@ __all__ = [
     "map_tensors",
     "n_examples",
     "output_tensors",
-    "stack_items",
     "take",
     "tensors_of",
     "to_device",
@@ -137,25 +136,16 @@ def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = Fa
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), value)
 
 
-def _joined(join: Callable[[list[Tensor]], Tensor], parts: Sequence[Any]) -> Any:
+def concatenate(parts: Sequence[Any]) -> Any:
+    """Join batches of inputs or targets, all of equal form, along the first dimension."""
     first = parts[0]
     if first is None:
         return None
     if isinstance(first, Tensor):
-        return join(list(parts))
+        return torch.cat(list(parts))
     if isinstance(first, dict):
-        return {name: join([part[name] for part in parts]) for name in first}
-    return tuple(join([part[place] for part in parts]) for place in range(len(first)))
-
-
-def concatenate(parts: Sequence[Any]) -> Any:
-    """Join batches of inputs or targets, all of equal form, along the first dimension."""
-    return _joined(torch.cat, parts)
-
-
-def stack_items(items: Sequence[Any]) -> Any:
-    """Join single examples of equal form into a batch, along a new first dimension."""
-    return _joined(torch.stack, items)
+        return {name: torch.cat([part[name] for part in parts]) for name in first}
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 def describe(value: Nested | None) -> str:

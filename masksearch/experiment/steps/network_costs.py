@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from masksearch import cost
 from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.results import Latency, LayerCost, NetworkCost
+from masksearch.experiment.result_parts import Latency, LayerCost, NetworkCost
 from masksearch.utils.nested import Nested, call_model, map_tensors, to_device
 
 __all__ = ["network_cost", "ticket_costs"]

@@ -8,14 +8,7 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.results import (
-    Accuracy,
-    Effort,
-    MaskSummary,
-    RoundResult,
-    ScoreSummary,
-    TrainedAccuracy,
-)
+from masksearch.experiment.result_parts import Accuracy, Effort, MaskSummary, RoundResult, ScoreSummary, TrainedAccuracy
 from masksearch.experiment.steps.cell_scorer import cell_scorer, scored_network
 from masksearch.experiment.steps.mask_finder import MaskResult
 from masksearch.pruning.ticket import draw_ticket

@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from masksearch.experiment import SweepResult
-from masksearch.experiment.results import MOMENTS, Accuracy, CellResult
+from masksearch.experiment.result_parts import MOMENTS, Accuracy
+from masksearch.experiment.results import CellResult
 from masksearch.utils.files import write_bytes
 
 __all__ = ["flat_row", "write_rows"]
