@@ -22,7 +22,7 @@ from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.supermasks import SUPERMASKS
 from masksearch.tasks import TASKS
 from masksearch.utils import imports
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.registry import GROUP, Table, choose
 
 __all__ = ["ROWS", "TABLES", "load_installed", "load_plugins", "scoped"]
@@ -178,5 +178,4 @@ def _in_one_line(where: str) -> Iterator[None]:
         if isinstance(error, SyntaxError) and not frames:
             lines = [error.lineno]
         at = f", line {lines[-1]}" if lines else ""
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"{where}{at}: {type(error).__name__}: {reason}") from None
+        raise InputError(f"{where}{at}: {named_first_line(error)}") from None

@@ -92,7 +92,7 @@ _CONTROLS = {"none": "", "shuffle": "shuffled", "reinit": "reinitialised", "repa
 
 
 def _variants(cells: list[CellResult]) -> list[str]:
-    """What each cell is called beside its method: only what differs between the cells, and every control."""
+    """Return each cell's label beside its method: the settings in which cells differ, and every control."""
     words = [
         {
             "granularity": UNITS[cast(Granularity, cell.granularity)],

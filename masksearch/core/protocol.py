@@ -21,7 +21,6 @@ from torch import Tensor
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
 from masksearch.core.budget import Budget
 from masksearch.core.energy import Energy
-from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError, check_type, check_whole
@@ -95,7 +94,7 @@ class Proposal:
         return self.move.regrown
 
 
-def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Proposal]:
+def proposals_of(masks: Sequence[Mask | Proposal], space: MaskSpace) -> list[Proposal]:
     """Return proposals to score the given masks of ``space``; proposals among them are returned unchanged.
 
     Raises
@@ -106,9 +105,7 @@ def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Propos
     proposals = [Proposal.of(mask) if isinstance(mask, Mask) else mask for mask in masks]
     for proposal in proposals:
         check_type("mask", proposal, Proposal, "a mask, or a proposal of a searcher")
-        own = proposal.mask.space
-        if own is not space and own.fingerprint != space.fingerprint:
-            raise InputError(f"mask of a {own.describe()}; it doesn't fit this {space.describe()}")
+        space.check_mask(proposal.mask)
     return proposals
 
 

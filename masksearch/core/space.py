@@ -173,6 +173,12 @@ class MaskSpace(Layout):
         """Return the mask that keeps all units."""
         return Mask(self, torch.ones(self.n_units, dtype=torch.bool))
 
+    def check_mask(self, mask: Mask) -> None:
+        """Raise an :class:`InputError` if a mask doesn't fit this space (its space has another fingerprint)."""
+        check_type("mask", mask, Mask, "a mask of this space")
+        if mask.space is not self and mask.space.fingerprint != self.fingerprint:
+            raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
+
     def _within_count(self, kept: np.ndarray, amount: Amount) -> bool:
         """Return whether layers keep at most as many units as the amount allows, where moves may change the number."""
         free = self.limits is not None and self.limits.stepped and amount.per_layer is None

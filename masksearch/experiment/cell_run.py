@@ -1,6 +1,6 @@
 """The run of a sweep's cell: each pruning round finds a mask, applies it, trains the network and evaluates it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,13 +18,20 @@ from masksearch.experiment.results import Cap, CellResult
 from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
-from masksearch.experiment.steps.retraining import mask_schedule, reconstructed_weights, rewound_weights, training_plan
+from masksearch.experiment.steps.retraining import (
+    TrainingPlan,
+    mask_schedule,
+    reconstructed_weights,
+    rewound_weights,
+    training_plan,
+)
 from masksearch.experiment.steps.round_evaluation import round_result
 from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
 from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.pruning.physical import Removable, save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
+from masksearch.schedules.in_training import Gradual, Regrowing
 from masksearch.schedules.rounds import PruningRounds, Round, RoundStart
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
@@ -128,10 +135,7 @@ class _CellRun:
             rewound = self._rewind(start, found.mask)
             ticket = rounds.ticket(start, found.mask, rewound)
             training, mask = self._train(start.number, ticket, found.mask)
-            trained = ticket.weights(self.space, mask)
-            round_ = Round(start.number, found, mask, ticket, start.weights, rewound, trained, training)
-            yield round_
-            rounds.finish(round_)
+            yield rounds.finish(start, found, rewound, ticket, mask, training)
 
     def _round_folder(self, number: int) -> Path:
         """The folder of a round: the last round's files lie in the cell's own folder."""
@@ -212,18 +216,37 @@ class _CellRun:
             self.callback.epoch(row)
 
         if function is not None:
-            training = train_by_function(
-                import_function(function, "train_fn"),
-                ticket.network,
-                self.data,
-                masks=ticket.masks,
-                epochs=plan.epochs,
-                seed=derive(cell.seed, "retrain"),
-                device=self.context.device,
-            )
-            for row in training.epochs:
-                on_epoch(row)
-            return training, mask
+            return self._train_by_function(function, ticket, plan.epochs, on_epoch), mask
+        training, schedule = self._train_by_plan(plan, ticket, mask, folder, on_epoch)
+        if schedule:
+            mask = schedule.mask
+            mask.save(folder / "mask.safetensors")
+            tracker.mask(mask, plan.until)
+        for moment, weights in training.snapshots.items():
+            save_tensors(folder / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
+        return training, mask
+
+    def _train_by_function(
+        self, name: str, ticket: Ticket, epochs: int, on_epoch: Callable[[EpochRow], None]
+    ) -> Training:
+        training = train_by_function(
+            import_function(name, "train_fn"),
+            ticket.network,
+            self.data,
+            masks=ticket.masks,
+            epochs=epochs,
+            seed=derive(self.cell.seed, "retrain"),
+            device=self.context.device,
+        )
+        for row in training.epochs:
+            on_epoch(row)
+        return training
+
+    def _train_by_plan(
+        self, plan: TrainingPlan, ticket: Ticket, mask: Mask, folder: Path, on_epoch: Callable[[EpochRow], None]
+    ) -> tuple[Training, Gradual | Regrowing | None]:
+        """Train a ticket; return the training, and the rule that changed the mask, if the cell has one."""
+        cell = self.cell
         per_epoch = optimizer_steps(self.data.train, plan.settings)
         begin, until = plan.begin * per_epoch, plan.until * per_epoch
         moments = map(Duration.parse, self.context.settings.schedules.save_at)
@@ -248,13 +271,7 @@ class _CellRun:
             checkpoint=folder / "retraining.safetensors",
             on_epoch=on_epoch,
         )
-        if schedule:
-            mask = schedule.mask
-            mask.save(folder / "mask.safetensors")
-            tracker.mask(mask, plan.until)
-        for moment, weights in training.snapshots.items():
-            save_tensors(folder / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
-        return training, mask
+        return training, schedule
 
     # Save: the trained network, smaller where filters were removed.
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
+from masksearch.core.space import MaskSpace
 from masksearch.models import build_model, built_as, is_own_function
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.block_removal import Replacements, with_replacements
@@ -212,12 +212,10 @@ def _build(about: dict[str, Any], folder: Path) -> nn.Module:
     return build_model(built["name"], (channels, height, width), built["classes"])
 
 
-def _check_mask(space: Layout, mask: Mask) -> None:
+def _check_mask(space: MaskSpace, mask: Mask) -> None:
     if not isinstance(space, FilterSpace):
         raise InputError(f"space: a {space.granularity} space; only filters have slices, so make a filter space")
-    check_type("mask", mask, Mask, "a mask of this space")
-    if mask.space is not space and mask.space.fingerprint != space.fingerprint:
-        raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
+    space.check_mask(mask)
 
 
 def _shapes_left(space: Removable, mask: Mask) -> dict[str, tuple[int, ...]]:

@@ -55,8 +55,7 @@ class _ChangingMask(MaskSchedule, ABC):
     """
 
     def __init__(self, model: nn.Module, space: NetworkSpace, mask: Mask, settings: Mapping[str, object]) -> None:
-        if mask.space.fingerprint != space.fingerprint:
-            raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
+        space.check_mask(mask)
         self.model, self.space = model, space
         self._settings = dict(settings)
         self._set(mask)

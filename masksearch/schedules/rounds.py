@@ -106,11 +106,29 @@ class PruningRounds(Generic[D]):
             )
         return draw_ticket(self._build(), self._space, mask, rewound, self._physically)
 
-    def finish(self, round_: Round[F]) -> None:
-        """End a round: the next one begins with its mask and, unless its training diverged, its trained weights."""
-        if round_.training is not None and not round_.training.diverged:
-            self._weights = round_.trained
-        self._alive = round_.mask
+    def finish(
+        self, start: RoundStart[D], found: F, rewound: Weights, ticket: Ticket, mask: Mask, training: Training | None
+    ) -> Round[F]:
+        """End a round, and return its result; the next round begins with its mask and its trained weights.
+
+        Parameters
+        ----------
+        found : Mask, or object with a mask
+            Result of the search for the mask.
+        rewound : state dict
+            Weights from which the training started.
+        ticket : Ticket
+            The trained network.
+        mask : Mask
+            Final mask, which is another one than that of ``found`` if masks change during the training.
+        training : Training, optional
+            Epochs of the training; None: a round without training.
+        """
+        trained = ticket.weights(self._space, mask)
+        if training is not None and not training.diverged:
+            self._weights = trained
+        self._alive = mask
+        return Round(start.number, found, mask, ticket, start.weights, rewound, trained, training)
 
 
 def run_rounds(
@@ -145,7 +163,4 @@ def run_rounds(
         rewound = rewind(start.number, start.weights)
         ticket = rounds.ticket(start, mask, rewound)
         training, mask = train(start.number, ticket, mask)
-        trained = ticket.weights(space, mask)
-        round_ = Round(start.number, found, mask, ticket, start.weights, rewound, trained, training)
-        yield round_
-        rounds.finish(round_)
+        yield rounds.finish(start, found, rewound, ticket, mask, training)

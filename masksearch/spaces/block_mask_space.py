@@ -20,7 +20,7 @@ from masksearch.spaces.filter_cut import named_tensors
 from masksearch.spaces.float64_comparison import first_example, float64_defaults, scratch_copy
 from masksearch.spaces.network_space import table_lines, unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, describe
 from masksearch.utils.registry import choose
 
@@ -271,7 +271,7 @@ def _proved(scratch: nn.Module, inputs: Nested, name: str) -> BlockSpace:
     try:
         graph = operations_of(scratch_copy(scratch), inputs)  # a trace may leave tensors in its copy
     except Exception as error:  # any exception of a user's forward means that the input does not fit
-        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        reason = named_first_line(error)
         raise InputError(
             f"example_input: {name} doesn't take one example of {describe(inputs)} ({reason}); floating-point inputs "
             "are converted to float64 for the proof"

@@ -14,8 +14,9 @@ from torch import nn
 from masksearch.spaces.block_branches import Branch
 from masksearch.spaces.block_removal import replacements_of, with_replacements
 from masksearch.spaces.block_trace import Graph, operations_of
-from masksearch.spaces.float64_comparison import first_line, random_inputs, randomise, training_error, unequal
+from masksearch.spaces.float64_comparison import random_inputs, randomise, training_error, unequal
 from masksearch.utils.copies import copy_network
+from masksearch.utils.errors import named_first_line
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors
 from masksearch.utils.seeds import torch_generator
 
@@ -88,7 +89,7 @@ def prove_blocks(
                 small = with_replacements(model, replacements, gone)
                 pruned = output_tensors(call_model(small, images))
         except Exception as error:  # a user's forward may raise anything on zeros of another shape
-            return f"without it the network stops with {first_line(error)!r}"
+            return f"without it the network stops with {named_first_line(error)!r}"
         whole = copy_network(model)  # a run may leave tensors in its copy
         parameters = dict(whole.named_parameters())
         with torch.no_grad():

@@ -36,7 +36,7 @@ __all__ = ["trace"]
 
 
 class _OperationTracer(TorchDispatchMode):
-    """Call the rule of every operation, and add its MACs to those of the weight in whose proportion they shrink."""
+    """Calls the coupling rule of every operation, and adds the operation's MACs to those of its weight."""
 
     def __init__(self, coupling: Coupling, network: str) -> None:
         super().__init__()

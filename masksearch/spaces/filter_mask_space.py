@@ -25,7 +25,7 @@ from masksearch.spaces.kept_norms import set_norm_hooks
 from masksearch.spaces.network_space import table_lines, unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, tensors_of
 from masksearch.utils.registry import choose
 
@@ -59,7 +59,7 @@ class FilterSpace(RemovableSpace):
         for layer in self.layers:
             coupled: dict[str, list[str]] = {}
             for run in self.groups.runs:
-                if ((run.units >= layer.start) & (run.units < layer.stop)).any():
+                if run.within(layer.slice).any():
                     coupled.setdefault(run.tensor, []).append(str(run.dim))
             shown = [f"{tensor} ({', '.join(dims)})" for tensor, dims in list(coupled.items())[:_COUPLED_SHOWN]]
             more = [f"+ {len(coupled) - len(shown)} more"] if len(coupled) > len(shown) else []
@@ -101,7 +101,7 @@ class FilterSpace(RemovableSpace):
         """
         units = torch.zeros(self.n_units + 1, dtype=torch.bool)
         for run, _ in self.groups.norm_runs().values():
-            units[run.index] = True
+            units[run.numbers] = True
         return units[:-1]
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
@@ -169,7 +169,7 @@ class FilterSpace(RemovableSpace):
                 per_position = counted.transpose(0, run.dim).flatten(1).sum(1) if counted.ndim > 1 else counted
                 if sums is None:
                     sums = per_position.new_zeros(self.n_units + 1)  # the last entry collects positions without a unit
-                sums.index_add_(0, run.index.to(sums.device) % len(sums), per_position)
+                sums.index_add_(0, run.numbers.to(sums.device) % len(sums), per_position)
         if sums is None:
             raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
         return sums[:-1]
@@ -231,7 +231,7 @@ def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
     if not np.intersect1d(run.units[run.units != FIXED], earlier.units).size:
         return tensor
     units, earlier_units = (
-        each.index.to(tensor.device).view([-1 if dim == each.dim else 1 for dim in range(tensor.ndim)])
+        each.numbers.to(tensor.device).view([-1 if dim == each.dim else 1 for dim in range(tensor.ndim)])
         for each in (run, earlier)
     )
     return tensor.masked_fill((units == earlier_units) & (units != FIXED), 0)
@@ -330,7 +330,7 @@ def _trace(model: nn.Module, inputs: Sequence[Nested], norms: bool) -> Coupling:
             with torch.no_grad():
                 call_model(model, inputs[0])
         except Exception as error:  # any exception of a user's forward means that the input does not fit
-            reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+            reason = named_first_line(error)
             raise InputError(
                 f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs[0])} ({reason}); "
                 "floating-point inputs are converted to float64 for the proof"

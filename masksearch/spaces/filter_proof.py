@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
-from masksearch.spaces.float64_comparison import first_line, random_inputs, randomise, training_error, unequal
+from masksearch.spaces.float64_comparison import random_inputs, randomise, training_error, unequal
 from masksearch.spaces.head_sizes import ViewSize, find_sizes
 from masksearch.spaces.kept_norms import norms_over
 from masksearch.spaces.size_attributes import SizeAttribute, attribute_subsets
 from masksearch.utils.copies import empty_caches
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, call_model, output_tensors
 from masksearch.utils.seeds import torch_generator
 
@@ -84,7 +84,7 @@ def _sizes_for(
             return sizes
     part = groups.slices[family]
     views = [size for size in groups.view_sizes if size.maps]
-    maps = tuple(size for size in views if ((size.units >= part.start) & (size.units < part.stop)).any())
+    maps = tuple(size for size in views if size.within(part).any())
     if maps and not differs(replace(groups, head_sizes=(*groups.head_sizes, *maps)), [family]):
         return maps
     return ()
@@ -117,7 +117,7 @@ def _difference(
                 pruned = [output for each in images for output in output_tensors(call_model(small, each))]
         except Exception as error:  # a user's forward may raise anything if it can't run at this size
             hint = _HINT if isinstance(error, RuntimeError) else ""
-            return f"it stops with {first_line(error)!r}{hint}"
+            return f"it stops with {named_first_line(error)!r}{hint}"
         if differs := unequal(_masked_outputs(model, groups, bits, images), pruned):
             return differs
         if number == 0 and (stops := training_error(model, small, images[0])):

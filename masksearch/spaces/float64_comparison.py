@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from masksearch.spaces.kept_norms import remove_norm_hooks
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
 
 __all__ = [
     "first_example",
-    "first_line",
     "float64_defaults",
     "random_inputs",
     "randomise",
@@ -90,7 +89,7 @@ def scratch_copy(model: nn.Module) -> nn.Module:
     try:
         copied = copy_network(model, zeros).cpu().double().eval()
     except Exception as error:
-        raise InputError(f"model: {type(model).__name__} can't be copied: {first_line(error)}") from None
+        raise InputError(f"model: {type(model).__name__} can't be copied: {named_first_line(error)}") from None
     remove_norm_hooks(copied)
     return copied
 
@@ -152,13 +151,8 @@ def training_error(model: nn.Module, pruned: nn.Module, images: Nested) -> str:
                 return ""
             finally:
                 model.eval()
-            return f"in training it stops with {first_line(error)!r}"
+            return f"in training it stops with {named_first_line(error)!r}"
     return ""
-
-
-def first_line(error: Exception) -> str:
-    """Return the type and the first line of an error's message, at most 160 characters."""
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0][:160]
 
 
 def _repeated(tensor: Tensor, n: int) -> Tensor:

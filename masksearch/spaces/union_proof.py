@@ -10,7 +10,6 @@ from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.float64_comparison import (
     first_example,
-    first_line,
     float64_defaults,
     random_inputs,
     randomise,
@@ -20,7 +19,7 @@ from masksearch.spaces.float64_comparison import (
 from masksearch.spaces.network_space import NetworkSpace, unwrapped
 from masksearch.spaces.union_mask_space import UnionSpace
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, call_model, output_tensors
 from masksearch.utils.seeds import torch_generator
 
@@ -119,7 +118,7 @@ def _difference(model: nn.Module, inputs: Nested, space: UnionSpace) -> str:
             with torch.no_grad():
                 pruned = output_tensors(call_model(space.without_units(model, mask), examples))
         except Exception as error:  # a user's forward may raise anything on tensors of other sizes
-            return f"a pruned network stops with {first_line(error)!r}"
+            return f"a pruned network stops with {named_first_line(error)!r}"
         with torch.no_grad(), space.applied(scratch := copy_network(model), mask):
             masked = output_tensors(call_model(scratch, examples))
         if reason := unequal(masked, pruned):

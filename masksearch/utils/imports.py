@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 
 __all__ = ["call_function", "import_file", "import_function", "names_function", "source_digest"]
 
@@ -67,9 +67,8 @@ def call_function(function: Callable[..., Any], text: str, what: str, *arguments
         raise
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        reason = (str(error).strip().splitlines() or [""])[0]
         where = f"{Path(last.filename).name}, line {last.lineno}"
-        raise InputError(f"{what}: {text} raised {type(error).__name__}: {reason} ({where})") from error
+        raise InputError(f"{what}: {text} raised {named_first_line(error)} ({where})") from error
 
 
 def source_digest(text: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 
 __all__ = [
     "REMEDY",
@@ -69,9 +69,8 @@ def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
     except InputError:
         raise
     except _MISSHAPEN as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise InputError(
-            f"{path} has another content than masksearch writes ({type(error).__name__}: {reason}); {remedy}"
+            f"{path} has another content than masksearch writes ({named_first_line(error)}); {remedy}"
         ) from error
 
 

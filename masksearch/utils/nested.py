@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 
 __all__ = [
     "Nested",
@@ -41,8 +41,7 @@ def as_device(device: object) -> torch.device:
             (torch.ones(1, device=found) + 1).item()  # fails on devices that have no memory, such as meta
             _USED.add(found)
     except Exception as error:  # of a backend: a missing module, a driver, a name
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"device: {str(device)[:40]!r}; PyTorch can't use it here: {reason}") from None
+        raise InputError(f"device: {str(device)[:40]!r}; PyTorch can't use it here: {first_line(error)}") from None
     return found
 
 
@@ -84,8 +83,8 @@ def _tensor(value: object, what: str) -> Tensor:
     try:
         tensor = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{what}: a {type(value).__name__} is no tensor ({reason}); allowed are tensors") from None
+        kind, reason = type(value).__name__, first_line(error)
+        raise InputError(f"{what}: a {kind} is no tensor ({reason}); allowed are tensors") from None
     if tensor.ndim == 0:
         raise InputError(f"{what}: a single number; a tensor (n, ...) is needed")
     return tensor

@@ -83,7 +83,7 @@ def training_plan(context: CellContext, found_at: str, epochs: int | None) -> Tr
 
 
 def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
-    """The moment of the dense training whose place in the schedule the training takes up; None: from the start."""
+    """Return the moment of the dense training at which retraining continues the schedule; None: it begins anew."""
     rewind = parse_rewind(cell.rewind_to)
     if cell.control == "reinit" or rewind in ("lr", "random"):
         return None

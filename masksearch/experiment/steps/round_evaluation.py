@@ -116,7 +116,7 @@ def _ticket(context: CellContext, mask: Mask, weights: Weights) -> nn.Module:
 
 
 def _constant_outputs(context: CellContext, network: nn.Module) -> int:
-    """Outputs of the trained network that are equal for all of some test examples: cut off, or dead."""
+    """Return how many outputs of the trained network are equal for all of some test examples."""
     network.to(context.device).eval()
     task = context.data.task
     n = _TESTED_FOR_CONSTANTS if task.select is None else _TESTED_FOR_CONSTANTS // 10
