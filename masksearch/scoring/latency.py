@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import get_args
 
 import torch
 from torch import nn
@@ -41,7 +40,7 @@ class LatencyShare:
         self, model: nn.Module, space: Removable, example: Nested, batch_size: int = 64, seconds: float = 0.1
     ) -> None:
         check_whole("batch_size", batch_size, 1)
-        check_type("space", space, get_args(Removable), "a space of filters or blocks, whose masks can be pruned")
+        check_type("space", space, Removable, "a space of filters or blocks, whose masks can be pruned")
         self._dense, self._space, self._seconds = copy.deepcopy(model).eval(), space, seconds
         self._device = next(model.parameters()).device
         self._batch = map_tensors(

@@ -63,8 +63,6 @@ class BlockSpace(RemovableSpace):
         Name, parameters and costs of every unit.
     left_out : tuple of (str, str)
         (branch, reason) for every residual branch that can't be removed.
-    shapes : dict
-        Parameter or buffer of the full network -> shape.
     """
 
     def __init__(
@@ -78,9 +76,14 @@ class BlockSpace(RemovableSpace):
     ) -> None:
         self.blocks = tuple(blocks)
         self._graph, self._branches, self._full = graph, tuple(branches), dict(full)
-        self.shapes = dict(shapes)
+        self._shapes = dict(shapes)
         super().__init__([(block.name, shapes[self._weight(block)], 1) for block in blocks], "block")
         self.left_out = tuple(left_out)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return {parameter or buffer of the full network: shape}."""
+        return self._shapes
 
     def __str__(self) -> str:
         rows = [("block", "params", "MACs")]
@@ -184,7 +187,7 @@ class BlockSpace(RemovableSpace):
         assert replacements is not None, "the proof removes these branches"
         return replacements
 
-    def without_blocks(self, model: nn.Module, mask: Mask) -> nn.Module:
+    def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
         """Return a copy of the network without the blocks that the mask prunes.
 
         Raises
@@ -196,6 +199,8 @@ class BlockSpace(RemovableSpace):
         blocks = [block for block, keep in zip(self.blocks, mask.bits.tolist(), strict=True) if not keep]
         removed = [name for block in blocks for name in block.removed]
         return with_replacements(unwrapped(model), self.replacements(mask), removed)
+
+    without_blocks = without_units
 
     # Costs: every block saves the same, whatever else is removed.
 

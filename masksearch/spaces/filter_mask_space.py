@@ -18,6 +18,7 @@ from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_choice import Layers, choose_layers, limits_of
 from masksearch.spaces.filter_costs import Costs, Part
+from masksearch.spaces.filter_cut import cut, filled_tensors
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove
 from masksearch.spaces.float64_comparison import first_example, float64_defaults, scratch_copy
@@ -85,6 +86,32 @@ class FilterSpace(RemovableSpace):
         for module, dim in self.groups.norms:
             digest.update(f"{module}/{dim}".encode())
         return digest.hexdigest()[:16]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return {parameter or buffer of the full network: shape}."""
+        return self.groups.shapes
+
+    def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
+        """Return a copy of the network without the channels that the mask prunes.
+
+        Raises
+        ------
+        InputError
+            If the mask or the model is not of this space, or the mask keeps nothing of a layer.
+        """
+        self.check_mask(mask)
+        return cut(unwrapped(model), self.groups, mask.bits)
+
+    def _cut_shapes(self, mask: Mask) -> dict[str, tuple[int, ...]]:
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        for run in self.groups.runs:
+            shapes[run.tensor][run.dim] = run.n_kept(mask.bits)
+        return {name: tuple(shape) for name, shape in shapes.items()}
+
+    def restored(self, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the pruned network in the full network's sizes, with zeros for removed channels."""
+        return filled_tensors(self.groups, mask.bits, state)
 
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
         """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change.

@@ -1,12 +1,15 @@
-"""Base class of the spaces whose units pruning removes: costs of pruned networks, and masks within a cost."""
+"""Base class of the spaces whose units pruning removes: pruned networks, their tensors and their costs."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
+from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Density, Hold
 from masksearch.core.mask import Mask
+from masksearch.spaces.block_removal import Replacements
 from masksearch.spaces.network_space import NetworkSpace
 from masksearch.utils.registry import choose
 
@@ -17,6 +20,49 @@ class RemovableSpace(NetworkSpace):
     """Base class of spaces whose units pruning removes, such as filters, so that masks save parameters and MACs."""
 
     removes_parts = True
+
+    @property
+    @abstractmethod
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return {parameter or buffer of the full network: shape}."""
+
+    @abstractmethod
+    def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
+        """Return a copy of the network without the units that the mask prunes.
+
+        Raises
+        ------
+        InputError
+            If the mask or the model is not of this space, or the mask keeps nothing of a layer that must stay.
+        """
+
+    def replacements(self, mask: Mask) -> Replacements:
+        """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
+        return {}
+
+    def shapes_left(self, mask: Mask) -> dict[str, tuple[int, ...]]:
+        """Return {parameter or buffer: shape} of the network that is pruned by a mask."""
+        self.check_mask(mask)
+        replacements = self.replacements(mask)
+        gone = tuple(f"{module}." for module in replacements)
+        left = tuple(
+            f"{module}.{name}."
+            for module, spec in replacements.items()
+            for kind, name in spec.get("steps", ())
+            if kind == "module"
+        )
+        shapes = self._cut_shapes(mask)
+        return {name: shape for name, shape in shapes.items() if not name.startswith(gone) or name.startswith(left)}
+
+    def _cut_shapes(self, mask: Mask) -> dict[str, tuple[int, ...]]:
+        """Return {parameter or buffer: shape} of the network without the channels that a mask prunes."""
+        return self.shapes
+
+    def restored(self, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the pruned network in the full network's sizes, with zeros for removed parts."""
+        like = next(iter(state.values()))
+        gone = self.shapes.keys() - self.shapes_left(mask).keys()
+        return dict(state) | {name: like.new_zeros(self.shapes[name]) for name in sorted(gone)}
 
     @abstractmethod
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:

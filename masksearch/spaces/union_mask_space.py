@@ -208,6 +208,13 @@ class UnionSpace(RemovableSpace):
             bits[layer.slice] |= not is_alive
         return Mask(self.filters, bits)
 
+    def _cut_shapes(self, mask: Mask) -> dict[str, tuple[int, ...]]:
+        return self.filters._cut_shapes(self.cut_mask(mask))
+
+    def restored(self, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the pruned network in the full network's sizes, with zeros for removed parts."""
+        return super().restored(mask, self.filters.restored(self.cut_mask(mask), state))
+
     def replacements(self, mask: Mask) -> Replacements:
         """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
         return self.blocks.replacements(self.part_masks(mask)[0])

@@ -79,7 +79,7 @@ def _pair(spaces: tuple[NetworkSpace, ...]) -> tuple[BlockSpace, FilterSpace]:
             f"spaces: {', '.join(kinds) or 'none'}; give one block space and one filter space, whose include= and "
             "exclude= choose its layers"
         )
-    if blocks[0].shapes != filters[0].groups.shapes:
+    if blocks[0].shapes != filters[0].shapes:
         raise InputError(
             f"spaces: {blocks[0].describe()} and {filters[0].describe()} are of networks with other parameters; give "
             "two spaces of one network"
