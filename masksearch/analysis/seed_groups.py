@@ -139,8 +139,6 @@ def setting_labels(cells: Sequence[CellResult], keys: Sequence[Hashable]) -> lis
     ----------
     cells : sequence of CellResult
         Cells with the ``settings`` that decide their results: nested tables of plain values.
-    keys : sequence
-        The key of each cell.
 
     Returns
     -------

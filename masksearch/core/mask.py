@@ -187,6 +187,13 @@ class Mask:
         empty = self.space.empty(self.kept_counts).tolist()
         return [layer.name for layer, is_empty in zip(self.space.layers, empty, strict=True) if is_empty]
 
+    def shuffled(self, generator: torch.Generator) -> "Mask":
+        """Return a random mask that keeps as many units of each layer as this mask."""
+        bits = self.bits.clone()
+        for layer in self.space.layers:
+            bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
+        return Mask(self.space, bits)
+
     def hamming(self, other: "Mask") -> int:
         """Return the number of units that only one of the two masks keeps.
 
@@ -299,8 +306,6 @@ def unpacked_bits(packed: object, n: int, path: str | Path, remedy: str = REMEDY
     ----------
     packed : uint8 array (ceil(n / 8),)
         The bytes from a file.
-    path, remedy
-        File and remedy, for the error.
 
     Raises
     ------

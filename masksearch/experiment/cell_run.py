@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from masksearch.core.amount import Amount
@@ -66,13 +65,7 @@ def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellR
 
 
 class _CellRun:
-    """The rounds of one cell.
-
-    Parameters
-    ----------
-    trackers : ExitStack
-        Closes the TensorBoard files.
-    """
+    """The rounds of one cell."""
 
     def __init__(self, context: CellContext, folder: RunFolder, callback: SweepCallback, trackers: ExitStack) -> None:
         self.context, self.folder, self.callback = context, folder, callback
@@ -184,11 +177,7 @@ class _CellRun:
         mask = Mask.load(self.folder.path.parent / self.cell.treated.folder / "mask.safetensors", self.space)
         if self.cell.control != "shuffle":
             return mask
-        generator = torch_generator(self.cell.seed, "control", "shuffle")
-        bits = mask.bits.clone()
-        for layer in self.space.layers:
-            bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
-        return Mask(self.space, bits)
+        return mask.shuffled(torch_generator(self.cell.seed, "control", "shuffle"))
 
     # Train: from the rewound weights, for the epochs that the schedule says, with masks that stay or change.
 

@@ -113,12 +113,6 @@ class PruningRounds(Generic[D]):
 
         Parameters
         ----------
-        found : Mask, or object with a mask
-            Result of the search for the mask.
-        rewound : state dict
-            Weights from which the training started.
-        ticket : Ticket
-            The trained network.
         mask : Mask
             Final mask, which is another one than that of ``found`` if masks change during the training.
         training : Training, optional

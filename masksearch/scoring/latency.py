@@ -9,9 +9,10 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
+from masksearch.cost.forward_pass import batch_of
 from masksearch.pruning.physical import Removable, prune
 from masksearch.utils.errors import InputError, check_type, check_whole
-from masksearch.utils.nested import Nested, call_model, map_tensors
+from masksearch.utils.nested import Nested, call_model, take
 
 __all__ = ["LatencyShare", "macs_within_latency"]
 
@@ -30,8 +31,6 @@ class LatencyShare:
         The network of the space. It is copied, and measured on its device.
     example : Tensor (n, ...), or a tuple or dict of such tensors
         Inputs; the first example fills the batch.
-    batch_size : int
-        Examples of a forward pass.
     seconds : float
         Duration of one measurement of both networks; at least 11 runs of each are timed, even if they take longer.
     """
@@ -43,9 +42,7 @@ class LatencyShare:
         check_type("space", space, Removable, "a space of filters or blocks, whose masks can be pruned")
         self._dense, self._space, self._seconds = copy.deepcopy(model).eval(), space, seconds
         self._device = next(model.parameters()).device
-        self._batch = map_tensors(
-            lambda part: part[:1].expand(batch_size, *part.shape[1:]).contiguous().to(self._device), example
-        )
+        self._batch = batch_of(take(example, slice(1)), batch_size, self._device)
 
     @torch.no_grad()
     def __call__(self, mask: Mask) -> float:

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,6 @@ from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
 from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.scoring.paths.linear_chain import linear_chain
-from masksearch.scoring.paths.reconstructed import ReconstructedPath
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
 from masksearch.scoring.probe import Probe, check_examples, check_weights
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
@@ -166,12 +166,16 @@ class Scorer:
             objective = partial(self._row.of_network, **extras)
             self._value = _value_of_network(objective, self._model, self.space, self._examples)
         elif calibration is not None:
-            outputs = DenseOutputs(self._model, self._task)
-            self._use(ReconstructedPath(self._model, self.space, calibration, self._examples, self._measure, outputs))
-            self._why = "masks are repaired before they are scored"
+            if not isinstance(calibration, Reconstruction):
+                calibration = Reconstruction(self._model, self.space, calibration)
+            repaired, dense = calibration, DenseOutputs(self._model, self._task)
+            self._why, self._path_name = "masks are repaired before they are scored", "reconstructed"
+            self._score_any_task(lambda mask: nullcontext(repaired(mask, small=True)), dense)
         elif self._why or measure is None:
-            dense = DenseOutputs(self._model, self._task) if self._row.of_task == "distance" else None
-            self._use(AnyTaskPath(self._model, self.space, self._examples, self._measure, dense))
+            compares = self._row.of_task == "distance"
+            self._score_any_task(
+                partial(self.space.applied, self._model), DenseOutputs(self._model, self._task) if compares else None
+            )
         else:
             images, self._labels = self._examples.whole()
             assert isinstance(images, Tensor)
@@ -184,8 +188,11 @@ class Scorer:
             if self._fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
                 self._accuracy = Accuracy(self._path, self._reference(), self._labels)
 
-    def _use(self, path: AnyTaskPath | ReconstructedPath) -> None:
-        self._value, self._path_name = lambda proposal: path.score(proposal.mask), path.name
+    def _score_any_task(
+        self, masked: Callable[[Mask], AbstractContextManager[nn.Module]], dense: DenseOutputs | None
+    ) -> None:
+        path = AnyTaskPath(masked, self._examples, self._measure, dense)
+        self._value = lambda proposal: path.score(proposal.mask)
 
     def __repr__(self) -> str:
         objective = self.objective if isinstance(self.objective, str) else getattr(self.objective, "__name__", "own")

@@ -37,8 +37,6 @@ def zeroed_parameters(
     ----------
     model : nn.Module
         A scratch copy; its weights are drawn anew.
-    inputs : float64 or integer tensor, or a tuple or dict of such tensors
-        The batch of the trace.
     """
     generator = torch_generator(0, "block proof")
     inputs = map_tensors(lambda x: torch.randn(x.shape, dtype=x.dtype) if x.is_floating_point() else x, inputs)

@@ -100,8 +100,6 @@ def replacements_of(graph: Graph, branches: Sequence[Branch], full: Mapping[str,
 
     Parameters
     ----------
-    branches : sequence of Branch
-        The branches to remove.
     full : mapping
         Branch name -> whether zeros must have the shape of their input.
     """

@@ -75,8 +75,6 @@ class Costs:
 
         Parameters
         ----------
-        hold : {"units", "params", "macs"}
-            The quantity to return.
         kept : int64 (n_families,)
             Kept units of every family.
         removed : sequence of Part

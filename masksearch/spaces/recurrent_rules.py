@@ -93,12 +93,8 @@ def _follow(coupling: Coupling, module: nn.RNNBase, where: str, arguments: Mappi
 
     Parameters
     ----------
-    where : str
-        Name of the module in reasons.
     arguments : mapping
         Arguments of the call: ``input``, and ``hx``, the start states, if the network passes any.
-    output : tuple
-        (outputs, last states) of the call.
     """
     data = arguments["input"]
     data = data.data if isinstance(data, PackedSequence) else data

@@ -34,8 +34,6 @@ def import_function(text: str, what: str) -> Callable[..., Any]:
     ----------
     text : str
         ``module:function`` or ``path/to/file.py:function``.
-    what : str
-        Name of the setting in error messages.
 
     Raises
     ------

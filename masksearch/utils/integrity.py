@@ -51,13 +51,6 @@ _MISSHAPEN = (
 def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
     """Context manager around code that reads a file's content: errors from malformed content become an InputError.
 
-    Parameters
-    ----------
-    path : Path
-        The file, for the message.
-    remedy : str
-        What to do, for the message.
-
     Raises
     ------
     InputError

@@ -55,8 +55,6 @@ def as_nested(value: object, what: str) -> Nested:
     ----------
     value : Tensor, array, sequence or mapping
         A list or tuple that holds tensors is a tuple of tensors; other lists and arrays become one tensor.
-    what : str
-        Name of the value in error messages.
 
     Raises
     ------

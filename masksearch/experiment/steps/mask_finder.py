@@ -52,20 +52,12 @@ class MaskResult:
 
 @dataclass(frozen=True)
 class MaskFinder:
-    """Finds the mask of a sweep's cell by a search, a criterion or a learned supermask.
-
-    Parameters
-    ----------
-    on_trial : callable
-        A callback of :func:`masksearch.search`.
-    later : bool
-        Whether an earlier round has trained.
-    """
+    """Finds the mask of a sweep's cell by a search, a criterion or a learned supermask."""
 
     context: CellContext
     on_trial: Callable[[Trial, History, Searcher], None]
     callback: SweepCallback
-    later: bool = False
+    later: bool = False  # whether an earlier round has trained
 
     def __call__(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         """Find a mask for the weights of ``model``, within the alive units.

@@ -26,6 +26,7 @@ __all__ = [
     "reconstructed_weights",
     "reconstruction_of",
     "rewound_weights",
+    "same_weights",
     "training_plan",
 ]
 
@@ -119,7 +120,7 @@ def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
     """Return the least-squares repair of ``model``, which works for any mask; the cell's last one is reused."""
     kept = context.reconstructions
     weights = model.state_dict()
-    if not kept or not _equal(kept[0].dense.state_dict(), weights):
+    if not kept or not same_weights(kept[0].dense.state_dict(), weights):
         kept[:] = [Reconstruction(model, context.space, _calibration(context))]
     return kept[0]
 
@@ -136,7 +137,10 @@ def reconstructed_weights(context: CellContext, mask: Mask, weights: Weights) ->
     return {name: tensor.cpu() for name, tensor in repaired.state_dict().items()}
 
 
-def _equal(one: Weights, other: Weights) -> bool:
+def same_weights(one: Weights, other: Weights) -> bool:
+    """Return whether two state dicts have equal values, possibly on different devices."""
+    if one is other or one.keys() != other.keys():
+        return one is other
     return all(torch.equal(one[name], tensor.to(one[name].device)) for name, tensor in other.items())
 
 

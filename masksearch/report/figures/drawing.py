@@ -105,13 +105,7 @@ def over_seeds(number: int, intervals: bool = False) -> str:
 
 
 def label_of(metric: Metric, before: str = "") -> str:
-    """Return an axis label for a metric, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``.
-
-    Parameters
-    ----------
-    before : str
-        Words before the name of the metric.
-    """
+    """Return an axis label for a metric, such as ``test accuracy (%)`` or ``test perplexity (lower is better)``."""
     about = "%" if metric.is_accuracy else "" if metric.higher_is_better else "lower is better"
     return f"{before} {metric.name}".strip() + f" ({about})" * bool(about)
 

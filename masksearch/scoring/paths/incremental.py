@@ -32,6 +32,7 @@ from torch import Tensor
 from masksearch.core.mask import Mask, Move, same_mask
 from masksearch.core.protocol import Proposal
 from masksearch.scoring.paths.linear_chain import Chain, LayerChange, LayerMove, LayerUpdate, chain_layers, layer_moves
+from masksearch.scoring.paths.reference import Path
 from masksearch.spaces import WeightSpace
 
 __all__ = ["IncrementalPath"]
@@ -52,15 +53,13 @@ class _Pending:
     changes: list[list[LayerChange | None]]  # per part so far, per layer
 
 
-class IncrementalPath:
+class IncrementalPath(Path):
     """Fast way to compute an MLP's outputs: per mask, update only activations that changed since the last mask.
 
     Parameters
     ----------
     chain : list
         Layers of the network from :func:`linear_chain`; weights are copied.
-    space : WeightSpace
-        The space of the masks.
     images : float tensor (n, c, h, w)
         All images, float32 or float64, on the CPU.
     """
@@ -79,10 +78,6 @@ class IncrementalPath:
         self._places: Sequence[Tensor] = ()
         self._inputs: list[Tensor] = []  # (in, b) of every part
         self.refresh()
-
-    def logits(self, proposal: Proposal) -> Tensor:
-        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
-        return torch.cat(list(self.batches(proposal)))
 
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
         """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
