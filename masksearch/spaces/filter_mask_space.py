@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 import torch
@@ -204,14 +203,6 @@ class FilterSpace(RemovableSpace):
     def widths(self, mask: Mask) -> np.ndarray:
         """Return how many output channels each layer with removable channels keeps under a mask: int64 (n,)."""
         return self._costs.widths(mask.kept_counts)
-
-    def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the parameters or MACs per input that each unit's removal alone saves: float64 (n_units,).
-
-        ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every unit saves 1.
-        """
-        choose("hold", hold, list(get_args(Hold)))
-        return torch.from_numpy(self._costs.per_unit(hold))
 
     def cost(self, hold: Hold, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
         """Return the units, parameters or MACs of the pruned network whose layers keep ``kept`` units.

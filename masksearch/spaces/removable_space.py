@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from masksearch.core.amount import Amount, Density, Hold
@@ -67,6 +68,19 @@ class RemovableSpace(NetworkSpace):
     @abstractmethod
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
         """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
+
+    def unit_costs(self, hold: Hold = "params") -> Tensor:
+        """Return the units, parameters or MACs per input that each unit's removal alone saves: float64 (n_units,)."""
+        choose("hold", hold, list(get_args(Hold)))
+        full = self.cost_of(self.sizes, hold)
+        saved = [full - self.cost_of(self._without_one(place), hold) for place in range(len(self.layers))]
+        return torch.from_numpy(np.repeat(np.array(saved, dtype=np.float64), self.sizes))
+
+    def _without_one(self, place: int) -> np.ndarray:
+        """Return the numbers of kept units per layer, int64 (n_layers,), if one unit of a layer is removed."""
+        kept = self.sizes.copy()
+        kept[place] -= 1
+        return kept
 
     def kept_params(self, mask: Mask) -> int:
         """Return how many parameters the network has after physical pruning by a mask."""

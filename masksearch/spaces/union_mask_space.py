@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError
-from masksearch.utils.registry import choose
 
 __all__ = ["UnionLimits", "UnionSpace"]
 
@@ -254,17 +252,9 @@ class UnionSpace(RemovableSpace):
         removed = [part for part, keep in zip(self._parts, kept[:n].tolist(), strict=True) if not keep]
         return self.filters.cost(hold, kept[n:], removed)
 
-    def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the units, parameters or MACs per input that each unit's removal alone saves: float64 (n_units,)."""
-        choose("hold", hold, list(get_args(Hold)))
-        full = self.cost_of(self.sizes, hold)
-        saved = []
-        for place, layer in enumerate(self.layers):
-            kept = self.sizes.copy()
-            kept[place] -= 1
-            kept = np.where(self.limits.alive(kept), kept, 0)
-            saved += [full - self.cost_of(kept, hold)] * layer.size
-        return torch.tensor(saved).double()
+    def _without_one(self, place: int) -> np.ndarray:
+        kept = super()._without_one(place)
+        return np.where(self.limits.alive(kept), kept, 0)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
         """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost at most what a density allows."""
