@@ -17,16 +17,17 @@ from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.criteria import CRITERIA, USUAL_CRITERION, saliency, select, start_criterion
 from masksearch.data import Data
-from masksearch.pruning.compressed import Compressed, Measured
+from masksearch.pruning.compressed import TIMED, Compressed, Measured
 from masksearch.pruning.energy import repair_energy
 from masksearch.pruning.gram_matrices import calibration_inputs
 from masksearch.pruning.physical import Removable, prune
 from masksearch.pruning.reconstruction import reconstruct
 from masksearch.scoring import OBJECTIVES, LatencyShare, Scorer
+from masksearch.scoring.latency import macs_within_latency
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
 from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkSpace, ranked_units, space_of
-from masksearch.training import TrainFunction, Training, TrainSettings, evaluate, train
+from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
@@ -40,8 +41,6 @@ Start = Mask | Literal["criterion", "random"]
 _FINE_TUNING = TrainSettings(epochs=5, optimizer="adamw", lr=3e-4, lr_schedule="cosine", batch_size=64)
 _RANKED, _RANKED_BATCH = 512, 64  # numbers of training examples, in all and per batch, for gradients of criteria
 _REPAIRED = 1024  # training examples whose inputs the repair uses
-_LATENCY_STEPS = 7  # bisections of the share of MACs; the share is found to within 1 / 128
-_TIMED = 64  # inputs of a timed batch
 _NM_SPARSITY = 0.5  # of 2:4 masks
 
 
@@ -139,7 +138,7 @@ def compress(
         amount = task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
         if repair and task.space.granularity in ("block", "union"):
             raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
-        before = task.measure(dense, {})
+        before = Measured.of(dense, data, task.example)
         mask, history = task.find(amount, start)
         if isinstance(task.space, FilterSpace) if repair is None else repair:
             network = reconstruct(dense, task.space, mask, task.repair_inputs())
@@ -151,7 +150,7 @@ def compress(
             network = prune(network, task.space, mask)
         else:
             masks = task.space.parameter_masks(mask)
-        pruned = after = task.measure(network, masks)
+        pruned = after = Measured.of(network, data, task.example, masks)
         training = None
         if train is not False:
             if train_fn is not None:
@@ -160,7 +159,7 @@ def compress(
                 )
             else:
                 training = task.fine_tune(network, masks, settings)
-            after = task.measure(network, masks)
+            after = Measured.of(network, data, task.example, masks)
     return Compressed(
         network.eval(), mask, task.space, before, pruned, after, task.method_name, amount, history, training
     )
@@ -219,7 +218,7 @@ class _Task:
             raise InputError(f"method: a {type(method).__name__}; allowed is a name or a searcher")
         self.model, self.data, self.budget, self.seed, self.bars = model, data, budget, seed, bars
         self.granularity, self.objective, self._method = granularity, objective, method
-        self.example = data.test.sample(_TIMED)[0]
+        self.example = data.test.sample(TIMED)[0]
 
     @property
     def method_name(self) -> str:
@@ -252,7 +251,13 @@ class _Task:
             return Amount.of(None, sparsity=share, scope=scope, on_empty="keep_one")
         hold: Hold = "params" if name == "params" else "macs"
         amount = Amount(share, hold=hold, scope=scope, on_empty="keep_one")
-        return self._within_latency(amount, share) if name == "latency" else amount
+        if name == "latency":
+            assert isinstance(self.space, Removable)
+            measure = LatencyShare(self.model, self.space, self.example, TIMED)
+            usual = USUAL_CRITERION[granularity]
+            macs = macs_within_latency(share, measure, lambda macs: self.criterion_mask(usual, amount.at(macs)))
+            return amount.at(macs)
+        return amount
 
     @property
     def _needs_energy(self) -> bool:
@@ -273,25 +278,6 @@ class _Task:
                     f"method: {self._method!r} ranks {' and '.join(row.granularities)} units, not {granularity}; "
                     f"there are {', '.join([*fitting, *SEARCHERS])}"
                 )
-
-    def _within_latency(self, amount: Amount, share: float) -> Amount:
-        """Return the largest share of MACs whose criterion mask has at most ``share`` of the dense latency."""
-        assert isinstance(self.space, Removable)
-        measure = LatencyShare(self.model, self.space, self.example, _TIMED)
-        low, high, least = 0.0, 1.0, 1.0
-        for _ in range(_LATENCY_STEPS):
-            middle = (low + high) / 2
-            try:
-                least = measure(self.criterion_mask(USUAL_CRITERION[self._kind], amount.at(middle)))
-            except InputError:  # fewer MACs than one unit per layer needs
-                low = max(low, middle) if least > share else low
-                break
-            low, high = (middle, high) if least <= share else (low, middle)
-        if not low:
-            raise InputError(
-                f"latency: {share} of the dense network's can't be reached; the smallest measured share is {least:.3g}"
-            )
-        return amount.at(low)
 
     def repair_inputs(self) -> list[Any]:
         """Return batches of training inputs for the least-squares repair of kept weights."""
@@ -379,24 +365,6 @@ class _Task:
         if training.best is not None:
             network.load_state_dict(training.best.weights)
         return training
-
-    def measure(self, network: nn.Module, masks: dict[str, torch.Tensor]) -> Measured:
-        """Return the network's metric on the test examples, and its costs."""
-        found = evaluate(network, self.data.test, device=cost.forward_pass.device_of(network))
-        counted = cost.macs(network, self.example)
-        densities = {
-            name.removesuffix(".weight"): float(keep.float().mean())
-            for name, keep in masks.items()
-            if name.removesuffix(".weight") in counted.per_layer
-        }
-        return Measured(
-            metric_name=self.data.task.metric_name,
-            metric=found.metric,
-            loss=found.loss,
-            params=cost.nonzero_params(network, masks) if masks else cost.params(network),
-            macs=int(cost.effective_macs(counted, densities)),
-            latency=cost.latency(network, self.example, batch_sizes=(_TIMED,), seconds=0.3)[_TIMED],
-        )
 
 
 def _check_start(start: Start) -> None:

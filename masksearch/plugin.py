@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import importlib.util
 import re
 import sys
 import traceback
@@ -22,7 +21,8 @@ from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.supermasks import SUPERMASKS
 from masksearch.tasks import TASKS
-from masksearch.utils.errors import InputError
+from masksearch.utils import imports
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.registry import GROUP, Table, choose
 
 __all__ = ["ROWS", "TABLES", "load_installed", "load_plugins", "scoped"]
@@ -43,6 +43,7 @@ TABLES: Mapping[str, Table[Any]] = {
 """Name of a table in a plugin's dictionary -> the table."""
 _METHODS = ("searchers", "criteria", "supermasks")  # --methods takes names of all three, so a name has one row in them
 
+_OURS = (__file__, imports.__file__)  # left out of tracebacks
 _loaded: set[Path] = set()  # files whose rows are in the tables
 
 
@@ -72,7 +73,10 @@ def load_plugins(names: Iterable[str]) -> None:
         if name.endswith(".py") and not Path(name).is_file():
             raise InputError(f"plugin {name}: no such file; a .py file, or a module's dotted name, is needed")
         with _in_one_line(f"plugin {name}"):
-            module = _of_file(Path(name).resolve()) if name.endswith(".py") else _of_name(name)
+            if name.endswith(".py"):
+                module = imports.import_file(Path(name).resolve(), "masksearch_plugin_")
+            else:
+                module = _of_name(name)
         _add_rows(module, f"plugin {name}")
 
 
@@ -107,21 +111,6 @@ def scoped() -> Iterator[None]:
         _loaded.clear()
         _loaded.update(loaded)
         Table.discovered = discovered
-
-
-def _of_file(path: Path) -> ModuleType:
-    """The module of a file, under a unique name, so that the file replaces no module of the same name."""
-    name = f"masksearch_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look up their module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _of_name(name: str) -> ModuleType:
@@ -184,10 +173,9 @@ def _in_one_line(where: str) -> Iterator[None]:
         yield
     except (Exception, SystemExit) as error:
         every = traceback.extract_tb(error.__traceback__)
-        frames = [frame for frame in every if frame.filename != __file__ and "importlib" not in frame.filename]
+        frames = [frame for frame in every if frame.filename not in _OURS and "importlib" not in frame.filename]
         lines = [frame.lineno for frame in frames if frame.filename == frames[0].filename]
         if isinstance(error, SyntaxError) and not frames:
             lines = [error.lineno]
         at = f", line {lines[-1]}" if lines else ""
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"{where}{at}: {type(error).__name__}: {reason}") from None
+        raise InputError(f"{where}{at}: {named_first_line(error)}") from None

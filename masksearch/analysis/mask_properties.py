@@ -74,12 +74,7 @@ SIMILARITIES: Table[Callable[[Mask, Mask], float]] = Table(
 
 def random_like(mask: Mask, seed: int) -> Mask:
     """Return a random mask that keeps as many units of each layer as ``mask`` does."""
-    bits = mask.bits.clone()
-    generator = torch_generator(seed, "analysis", "random masks", mask.hash)
-    for layer in mask.space.layers:
-        kept = bits[layer.slice]
-        bits[layer.slice] = kept[torch.randperm(layer.size, generator=generator)]
-    return Mask(mask.space, bits)
+    return mask.shuffled(torch_generator(seed, "analysis", "random masks", mask.hash))
 
 
 def similarity_matrix(masks: Sequence[Mask], measure: str) -> np.ndarray:
@@ -99,8 +94,6 @@ def similarity_means(matrix: np.ndarray, owners: Sequence[tuple[int, int]]) -> n
 
     Parameters
     ----------
-    matrix : array (n, n)
-        Result of :func:`similarity_matrix`.
     owners : sequence of (method, seed)
         Method, counted from 0, and seed of each of the n masks.
     """

@@ -38,7 +38,7 @@ def control_rows(groups: Iterable[Group]) -> list[ControlRow]:
 
 
 def _ticket(cell: CellResult) -> str:
-    """The identity that a control and its ticket have in common: everything but the control."""
+    """Return a text that is equal for a cell and its controls: its identity without the control."""
     return json.dumps({**cell.identity, "control": "none"}, sort_keys=True)
 
 

@@ -92,7 +92,7 @@ _CONTROLS = {"none": "", "shuffle": "shuffled", "reinit": "reinitialised", "repa
 
 
 def _variants(cells: list[CellResult]) -> list[str]:
-    """What each cell is called beside its method: only what differs between the cells, and every control."""
+    """Return each cell's label beside its method: the settings in which cells differ, and every control."""
     words = [
         {
             "granularity": UNITS[cast(Granularity, cell.granularity)],
@@ -139,8 +139,6 @@ def setting_labels(cells: Sequence[CellResult], keys: Sequence[Hashable]) -> lis
     ----------
     cells : sequence of CellResult
         Cells with the ``settings`` that decide their results: nested tables of plain values.
-    keys : sequence
-        The key of each cell.
 
     Returns
     -------

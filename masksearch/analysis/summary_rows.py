@@ -5,15 +5,8 @@ from dataclasses import dataclass
 
 from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import Estimate
-from masksearch.experiment.results import (
-    Accuracy,
-    Cap,
-    CellResult,
-    DenseResult,
-    Metric,
-    RoundResult,
-    find_setting,
-)
+from masksearch.experiment.result_parts import Accuracy, Metric, RoundResult
+from masksearch.experiment.results import Cap, CellResult, DenseResult, find_setting
 
 __all__ = ["MOMENTS", "Moment", "RoundRow", "SummaryRow", "summarise"]
 
@@ -60,7 +53,7 @@ class RoundRow:
 
 
 def _round_row(rounds: Sequence[RoundResult], metric: Metric) -> RoundRow:
-    """One round, of cells that differ only in their seed."""
+    """Return the means of one round over cells that differ only in their seed."""
     moments = {name: Moment.of([getattr(round_, name) for round_ in rounds]) for name in MOMENTS}
     if not any(round_.epochs for round_ in rounds):
         moments["trained"] = Moment.of([])  # there was no training after this round
@@ -70,7 +63,7 @@ def _round_row(rounds: Sequence[RoundResult], metric: Metric) -> RoundRow:
 
 
 def _dense_round(networks: Sequence[DenseResult]) -> RoundRow:
-    """The dense networks of all seeds: ``trained`` is their last state, ``best_dense`` the best by validation."""
+    """Return the means over dense networks: ``trained`` is their last state, ``best_dense`` the best by validation."""
     last = Moment.of([Accuracy(network.test_accuracy, network.test_loss) for network in networks])
     best = Moment.of([Accuracy(network.best_test_accuracy, network.best_test_loss) for network in networks])
     moments = dict.fromkeys(MOMENTS, Moment.of([])) | {"best_dense": best, "trained": last}

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from masksearch.cli.help import COMMANDS, short_help
 from masksearch.cli.streams import lasting_streams
-from masksearch.utils.errors import InputError, StorageError
+from masksearch.utils.errors import InputError, StorageError, first_line
 from masksearch.utils.registry import choose
 
 __all__ = ["main"]
@@ -41,7 +41,7 @@ def _main(args: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search("not enough memory|out of memory", str(error)):
             raise
-        return _fail(f"memory: {_first_line(error)}; give smaller sizes, and run again; finished cells are kept")
+        return _fail(f"memory: {first_line(error)}; give smaller sizes, and run again; finished cells are kept")
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues from here", file=sys.stderr)
         return 130
@@ -92,7 +92,3 @@ def _fail(message: str) -> int:
     plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in message)
     print(f"masksearch: {plain.encode('utf-8', 'backslashreplace').decode()}", file=sys.stderr)
     return 2
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -139,9 +139,9 @@ def _recipe(flags: Any) -> tuple[str | None, str]:
     return recipe, one(flags.scale, "--scale") or "cpu"
 
 
-def _changes(flags: Any, given: set[str]) -> dict[str, dict[str, Any]]:
+def _changes(flags: Any, given: set[str]) -> dict[str, dict[str, object]]:
     """Return {group: {name: value}} of the values that flags and ``--set`` give."""
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, dict[str, object]] = {}
     for setting in chain.from_iterable(flags_by_topic().values()):
         if {setting.name, f"no_{setting.name}"} & given:
             changes.setdefault(setting.group, {})[setting.name] = _value(setting, getattr(flags, setting.name))

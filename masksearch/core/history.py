@@ -55,9 +55,8 @@ class History:
         is_best = _counts(score) and (not self._top or score.value > self.best.score.value)
         known = score.counts and mask.hash in self._scores
         worth_keeping = _counts(score) and not known
-        bound = self._bounds.get(mask.hash)
-        bounded = score.counts and bound is not None and not score.exact
-        repeat = known or (bounded and bound is not None and bound.value == score.value)
+        bound = self._bounds.get(mask.hash) if score.counts and not score.exact else None
+        repeat = known or (bound is not None and bound.value == score.value)
         trial = Trial(len(self.trials), score, mask.hash, is_best, repeat, metrics, mask if worth_keeping else None)
         self._append(trial)
         return trial

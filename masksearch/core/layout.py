@@ -104,6 +104,11 @@ class Layout:
         """Return the index of the first unit (mask bit) of every layer, int64 (n_layers,)."""
         return np.array([layer.start for layer in self.layers], dtype=np.int64)
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Return the number of units (mask bits) of every layer, int64 (n_layers,)."""
+        return np.array([layer.size for layer in self.layers], dtype=np.int64)
+
     def layer_of(self, units: np.ndarray) -> np.ndarray:
         """Return, for each of the given unit indices (mask bits), the index of the layer that has the unit: int64."""
         return np.searchsorted(self.starts, units, side="right") - 1

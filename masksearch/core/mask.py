@@ -168,19 +168,31 @@ class Mask:
         """Share of pruned units: 1 - density."""
         return 1 - self.density
 
+    @property
+    def kept_counts(self) -> np.ndarray:
+        """Return how many units every layer keeps, in order of the layers: int64 (n_layers,)."""
+        bits = self.bits.numpy()
+        return np.array([np.count_nonzero(bits[layer.slice]) for layer in self.space.layers], dtype=np.int64)
+
     def kept_per_layer(self) -> dict[str, int]:
         """Return {layer name: number of kept units}."""
-        return {layer.name: int(self.bits[layer.slice].sum()) for layer in self.space.layers}
+        return {layer.name: kept for layer, kept in zip(self.space.layers, self.kept_counts.tolist(), strict=True)}
 
     def densities(self) -> dict[str, float]:
         """Return {layer name: kept / all units of the layer}."""
-        return self.space.densities(list(self.kept_per_layer().values()))
+        return self.space.densities(self.kept_counts.tolist())
 
     def empty_layers(self) -> list[str]:
         """Return the names of the layers that keep no unit although the network needs one of them."""
-        kept = self.kept_per_layer()
-        empty = self.space.empty(np.array(list(kept.values())))
-        return [name for name, is_empty in zip(kept, empty.tolist(), strict=True) if is_empty]
+        empty = self.space.empty(self.kept_counts).tolist()
+        return [layer.name for layer, is_empty in zip(self.space.layers, empty, strict=True) if is_empty]
+
+    def shuffled(self, generator: torch.Generator) -> "Mask":
+        """Return a random mask that keeps as many units of each layer as this mask."""
+        bits = self.bits.clone()
+        for layer in self.space.layers:
+            bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
+        return Mask(self.space, bits)
 
     def hamming(self, other: "Mask") -> int:
         """Return the number of units that only one of the two masks keeps.
@@ -294,8 +306,6 @@ def unpacked_bits(packed: object, n: int, path: str | Path, remedy: str = REMEDY
     ----------
     packed : uint8 array (ceil(n / 8),)
         The bytes from a file.
-    path, remedy
-        File and remedy, for the error.
 
     Raises
     ------

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
+from masksearch.core.budget import Budget
 from masksearch.core.energy import Energy
-from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 from masksearch.core.space import MaskSpace
-from masksearch.utils.errors import LARGEST, InputError, check_type, check_whole
+from masksearch.utils.errors import InputError, check_type, check_whole
 
 __all__ = [
     "FOREIGN_TRIALS",
@@ -95,7 +95,7 @@ class Proposal:
         return self.move.regrown
 
 
-def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Proposal]:
+def proposals_of(masks: Sequence[Mask | Proposal], space: MaskSpace) -> list[Proposal]:
     """Return proposals to score the given masks of ``space``; proposals among them are returned unchanged.
 
     Raises
@@ -106,9 +106,7 @@ def proposals_of(masks: Sequence[Mask | Proposal], space: Layout) -> list[Propos
     proposals = [Proposal.of(mask) if isinstance(mask, Mask) else mask for mask in masks]
     for proposal in proposals:
         check_type("mask", proposal, Proposal, "a mask, or a proposal of a searcher")
-        own = proposal.mask.space
-        if own is not space and own.fingerprint != space.fingerprint:
-            raise InputError(f"mask of a {own.describe()}; it doesn't fit this {space.describe()}")
+        space.check_mask(proposal.mask)
     return proposals
 
 
@@ -135,51 +133,6 @@ class Trial:
     is_repeat: bool  # the mask was scored before; the trial has the old score
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the searcher and the loop, by name
     mask: Mask | None = None  # only the best few trials and those of the Pareto front keep their masks
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Limits of a search: a number of scorings, a number of seconds, or both. The first one reached ends it."""
-
-    scorings: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.scorings is None and self.seconds is None:
-            raise InputError("budget: neither scorings nor seconds; at least one is needed, or the search has no end")
-        if self.scorings is not None and (type(self.scorings) is not int or not 1 <= self.scorings <= LARGEST):
-            raise InputError(
-                f"budget: {str(self.scorings)[:40]} scorings; a whole number from 1 to {LARGEST:,} is needed"
-            )
-        if self.seconds is not None:
-            check_type("budget in seconds", self.seconds, (int, float), "a number of seconds")
-        if self.seconds is not None and not self.seconds > 0:
-            raise InputError(f"budget: {self.seconds} seconds; more than 0 is needed")
-
-    @classmethod
-    def of(cls, budget: "int | Budget | None") -> "Budget":
-        """Return a search budget; a plain number means that many scored masks, and a Budget is returned as it is."""
-        return budget if isinstance(budget, Budget) else cls(scorings=budget)
-
-    def left(self, scorings: int, seconds: float) -> int | None:
-        """Return how many more masks a search may score; None if only time is limited, 0 if the budget is spent."""
-        if self.spent(scorings, seconds) >= 1:
-            return 0
-        return None if self.scorings is None else self.scorings - scorings
-
-    def spent(self, scorings: int, seconds: float) -> float:
-        """Return the share of the budget used after ``scorings`` and ``seconds``; at 1 or more, the search ends."""
-        shares = []
-        if self.scorings is not None:
-            shares.append(scorings / self.scorings)
-        if self.seconds is not None:
-            shares.append(seconds / self.seconds)
-        return max(shares)
-
-    def covers(self, other: "Budget") -> bool:
-        """Whether both limits of this budget are at least those of ``other``; None means no limit."""
-        pairs = ((self.scorings, other.scorings), (self.seconds, other.seconds))
-        return all(own is None or (theirs is not None and own >= theirs) for own, theirs in pairs)
 
 
 @dataclass(frozen=True, init=False)
@@ -361,7 +314,7 @@ def _check_limits(space: MaskSpace, start: Mask | None) -> None:
     """Raise an InputError for a start mask that breaks the limits of its space."""
     if space.limits is None:
         return
-    if start is not None and not space.limits.allow(np.array(list(start.kept_per_layer().values()))):
+    if start is not None and not space.limits.allow(start.kept_counts):
         raise InputError("start: a mask that breaks min_units or multiple_of of its space; give one made by top_k")
 
 
@@ -401,7 +354,7 @@ class ParallelScoring(Scoring, Protocol):
     order: str  # "fixed": scores in the order of proposals; "as_finished": in the order in which scorings end
 
     @abstractmethod
-    def start(self, space: Layout) -> None:
+    def start(self, space: MaskSpace) -> None:
         """Start the workers for masks of ``space``, unless they have started; return when all are ready."""
 
     @abstractmethod

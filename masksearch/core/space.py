@@ -79,7 +79,8 @@ class MaskSpace(Layout):
         saliency : float tensor (n_units,)
             Higher = keep. Values may be infinite, but not NaN.
         density : float, {layer name: float} or Amount, optional
-            Kept / total. Exactly one of ``density`` and ``sparsity`` is given.
+            Kept / total. Exactly one of ``density`` and ``sparsity`` is given; none in an N:M space, whose masks have
+            one density.
         scope, on_empty, hold : str, optional
             Fields of an :class:`~masksearch.core.amount.Amount`: ``"global"``, ``"raise"`` and ``"units"`` by default.
             They are refused beside an ``Amount``. Only filter spaces allow shares of parameters and MACs in ``hold``.
@@ -93,6 +94,8 @@ class MaskSpace(Layout):
         InputError
             For a saliency of the wrong shape or with NaN, an invalid density, or an empty layer under ``raise``.
         """
+        if density is None and sparsity is None:
+            density = self.fixed_density
         amount = Amount.of(density, sparsity=sparsity, hold=hold, scope=scope, on_empty=on_empty)
         check_type("saliency", saliency, Tensor, f"a tensor ({self.n_units},), one value per unit")
         if saliency.dtype == torch.bool or saliency.is_complex():
@@ -170,6 +173,12 @@ class MaskSpace(Layout):
         """Return the mask that keeps all units."""
         return Mask(self, torch.ones(self.n_units, dtype=torch.bool))
 
+    def check_mask(self, mask: Mask) -> None:
+        """Raise an :class:`InputError` if a mask doesn't fit this space (its space has another fingerprint)."""
+        check_type("mask", mask, Mask, "a mask of this space")
+        if mask.space is not self and mask.space.fingerprint != self.fingerprint:
+            raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
+
     def _within_count(self, kept: np.ndarray, amount: Amount) -> bool:
         """Return whether layers keep at most as many units as the amount allows, where moves may change the number."""
         free = self.limits is not None and self.limits.stepped and amount.per_layer is None
@@ -182,7 +191,7 @@ class MaskSpace(Layout):
         same share of every group, with the total rounded as Webster's method of apportionment does.
         """
         numbers = {text: number for number, text in enumerate(dict.fromkeys(groups))}
-        group = np.repeat([numbers[text] for text in groups], [layer.size for layer in self.layers])
+        group = np.repeat([numbers[text] for text in groups], self.sizes)
         shuffled = torch.randperm(self.n_units, generator=generator).numpy()
         order = np.lexsort((shuffled, saliency.double().numpy(), group))
         sizes = np.bincount(group)

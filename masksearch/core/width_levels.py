@@ -86,7 +86,7 @@ class Levels:
         return found
 
     def _exchanged(self, levels: np.ndarray, losses: Sequence[np.ndarray]) -> np.ndarray | None:
-        """Levels of a lower loss after a step up of one layer and steps down of another until they fit, or None."""
+        """Return levels of lower loss that fit, with one layer a step up and another some steps down; None without."""
         if not self.fits(levels):
             return None
         for up in np.flatnonzero(levels < self.top):

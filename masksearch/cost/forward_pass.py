@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, n_examples, take, tensors_of, to_device
 
 __all__ = ["batch_of", "check_batch", "copied", "device_of", "evaluated", "forward", "with_hooks"]
@@ -86,10 +86,9 @@ def forward(model: nn.Module, batch: Nested) -> Any:
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"example_input: {type(model).__name__} doesn't take a batch of {n_examples(batch)} inputs "
-            f"{describe(batch)} ({reason})"
+            f"{describe(batch)} ({first_line(error)})"
         ) from error
 
 

@@ -17,7 +17,7 @@ __all__ = ["peak_memory"]
 def peak_memory(model: nn.Module, example_input: Nested) -> int:
     """Return the peak bytes of inputs and activations in a forward pass in eval mode without gradients.
 
-    The pass is in eval mode, without gradients. On CUDA the bytes come from the allocator (increase of
+    On CUDA the bytes come from the allocator (increase of
     ``max_memory_allocated``, plus the input), workspaces of kernels included. Elsewhere they are the sum of the live
     tensors that torch's operators made, without workspaces.
 

@@ -83,13 +83,14 @@ def load_data(
     """
     check_type("data set", name, str, "a name of ms.data.DATASETS, imagefolder:PATH or module:function")
     kind, colon, path = name.partition(":")
-    sizes: dict[str, Any] = {
-        "search_examples": search_examples,
-        "train_examples": train_examples,
-        "val_examples": val_examples,
-    }
     if kind not in DATASETS and names_function(name):
-        return _own(name, sizes, image_size)
+        return _own(
+            name,
+            image_size=image_size,
+            search_examples=search_examples,
+            train_examples=train_examples,
+            val_examples=val_examples,
+        )
     row = DATASETS[kind]
     if bool(path) != (kind == "imagefolder") or (colon and not path):
         raise InputError(
@@ -108,7 +109,9 @@ def load_data(
         getattr(raw, "val", None),  # rows of plugins may lack it
         classes=raw.classes,
         augment=row.augment,
-        **sizes,
+        search_examples=search_examples,
+        train_examples=train_examples,
+        val_examples=val_examples,
     )
     return replace(data, content=_content(kind, raw))
 
@@ -131,9 +134,9 @@ def _content(kind: str, raw: Any) -> str:
     return "" if digest in _PUBLISHED.get(kind, ()) else digest
 
 
-def _own(name: str, sizes: dict[str, int | None], image_size: int | None) -> Data:
+def _own(name: str, **settings: int | None) -> Data:
     """Return the data that a user's function makes."""
-    given = {setting: value for setting, value in {**sizes, "image_size": image_size}.items() if value is not None}
+    given = {setting: value for setting, value in settings.items() if value is not None}
     function = import_function(name, "data set")
     unknown = sorted(set(given) - set(signature(function).parameters))
     if unknown:

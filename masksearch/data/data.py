@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from masksearch.data import preparation
 from masksearch.data.dataset_reading import estimated_bytes, free_memory, pass_over, read_all, streamed_split
+from masksearch.data.division import AnySplit, Sizes, divided, n_classes
 from masksearch.data.split import Split
 from masksearch.data.streamed import (
     Collate,
@@ -22,13 +23,8 @@ from masksearch.tasks import CLASSIFICATION, Task, as_task
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import describe, tensors_of
 
-__all__ = ["AnySplit", "Data"]
+__all__ = ["Data"]
 
-AnySplit = Any
-"""Data split of one of three classes with one protocol: Split (in memory), StreamedSplit, or LoaderSplit."""
-
-MAX_VAL = 10_000  # default number of validation examples, or a fifth of the training examples if that is less
-MAX_SEARCH = 2_000  # default number of search examples, or half of the validation examples if that is less
 _MEMORY_SHARE = 0.5  # share of free memory that data sets may take to be read as a whole
 
 
@@ -160,24 +156,26 @@ class Data:
         splits = {part: preparation.check_pair(part, pair, task) for part, pair in pairs.items()}
         for part, split in splits.items():
             preparation.check_alike(part, split.inputs, splits["train"].inputs)
-        classes = _classes({part: split.targets for part, split in splits.items()}, task, classes)
-        sizes = _Sizes(search_examples, train_examples, val_examples)
-        parts = _divided(splits, {part: split.targets for part, split in splits.items()}, task, sizes)
+        classes = n_classes({part: split.targets for part, split in splits.items()}, task, classes)
+        sizes = Sizes(search_examples, train_examples, val_examples)
+        parts = divided(splits, {part: split.targets for part, split in splits.items()}, task, sizes)
 
         mean = std = None
-        full = parts["full"].inputs
+        full = parts.full.inputs
         if preparation.is_pixels(full):
             mean, std = preparation.statistics_of(*preparation.image_statistics(full))
         elif isinstance(full, Tensor) and full.ndim == 4:
             mean, std = torch.zeros(full.shape[1]), torch.ones(full.shape[1])
-        ready: dict[str, Any] = {
-            part: Split(preparation.prepared_inputs(parts[part].inputs, mean, std), parts[part].targets, task)
-            for part in ("train", "val", "test")
-        }
+
+        def prepared(split: Split) -> Split:
+            return Split(preparation.prepared_inputs(split.inputs, mean, std), split.targets, task)
+
         return cls(
             name,
-            **ready,
-            search_examples=sizes.search_of(len(ready["val"])),
+            prepared(parts.train),
+            prepared(parts.val),
+            prepared(parts.test),
+            search_examples=sizes.search_of(len(parts.val)),
             classes=classes,
             mean=mean,
             std=std,
@@ -252,18 +250,20 @@ class Data:
             )
         _warn_without(identity, name)
         passes = {part: pass_over(split) for part, split in splits.items()}
-        classes = _classes({part: one.targets for part, one in passes.items()}, task, classes)
-        sizes = _Sizes(search_examples, train_examples, val_examples)
-        parts = _divided(splits, {part: one.targets for part, one in passes.items()}, task, sizes)
+        classes = n_classes({part: one.targets for part, one in passes.items()}, task, classes)
+        sizes = Sizes(search_examples, train_examples, val_examples)
+        parts = divided(splits, {part: one.targets for part, one in passes.items()}, task, sizes)
         normalisation: Normalisation | None = None
         mean = std = None
         if (statistics := passes["train"].statistics) is not None:
-            chosen = parts["full"].indices
+            chosen = parts.full.indices
             mean, std = normalisation = preparation.statistics_of(*(one[chosen] for one in statistics))
         return cls(
             name,
-            **{part: parts[part].normalised(normalisation) for part in ("train", "val", "test")},
-            search_examples=sizes.search_of(len(parts["val"])),
+            parts.train.normalised(normalisation),
+            parts.val.normalised(normalisation),
+            parts.test.normalised(normalisation),
+            search_examples=sizes.search_of(len(parts.val)),
             classes=classes,
             mean=mean,
             std=std,
@@ -330,54 +330,6 @@ class Data:
             task=task,
             own_search=splits["search"],
         )
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """Requested numbers of examples; None: the usual ones."""
-
-    search: int | None
-    train: int | None
-    val: int | None
-
-    def search_of(self, n_val: int) -> int:
-        """Return the number of search examples of ``n_val`` validation examples."""
-        search = min(MAX_SEARCH, n_val // 2) if self.search is None else self.search
-        _check_count("search_examples", search, n_val - 1, "one example of val has to be left for rest")
-        return search
-
-
-def _divided(splits: dict[str, Any], targets: dict[str, Any], task: Task, sizes: _Sizes) -> dict[str, Any]:
-    """Divide into train, val and test, always the same way; ``full`` is the whole training set without val."""
-    train, test, val = splits["train"], splits["test"], splits.get("val")
-    order = preparation.fixed_order(targets["train"], len(train), task, "splits")
-    if val is None:
-        n_val = min(MAX_VAL, len(order) // 5)
-        if n_val < 2:
-            raise InputError(f"train has {len(order)} examples; a fifth of them is val, which takes at least 10")
-        val, order = train[order[:n_val]], order[n_val:]
-    else:
-        # search is a prefix of val, so that val must not stay sorted by class.
-        val = val[preparation.fixed_order(targets["val"], len(val), task, "val")]
-    if sizes.val is not None:
-        _check_count("val_examples", sizes.val, len(val), "the examples of the whole val")
-        val = val[: sizes.val]
-    sizes.search_of(len(val))
-    full = train[order]
-    n_train = len(full) if sizes.train is None else sizes.train
-    _check_count("train_examples", n_train, len(full), "the training examples without those of val")
-    return {"train": full[:n_train], "val": val, "test": test, "full": full}
-
-
-def _classes(targets: dict[str, Any], task: Task, classes: int | None) -> int | None:
-    if task.classifies:
-        return preparation.check_classes(targets, classes)
-    return classes
-
-
-def _check_count(what: str, count: int, most: int, why: str) -> None:
-    if type(count) is not int or not 1 <= count <= most:
-        raise InputError(f"{what} is {count}; allowed is 1 to {most} ({why})")
 
 
 def _warn_without(identity: str | None, name: str) -> None:

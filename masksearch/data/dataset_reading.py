@@ -11,7 +11,7 @@ from torch import Tensor
 from masksearch.data import preparation
 from masksearch.data.streamed import Collate, StreamedSplit, collate_pairs
 from masksearch.tasks import Task
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import concatenate, tensors_of
 
 __all__ = ["Pass", "estimated_bytes", "free_memory", "pass_over", "read_all", "streamed_split"]
@@ -57,7 +57,7 @@ def read_all(split: StreamedSplit) -> tuple[Any, Any]:
     except RuntimeError as error:
         raise InputError(
             f"data set {type(split.dataset).__name__}: batches of its items differ in shape "
-            f"({str(error).splitlines()[0]}); give collate= to pad or crop to one shape, or stream=True"
+            f"({first_line(error)}); give collate= to pad or crop to one shape, or stream=True"
         ) from None
     return inputs, targets
 

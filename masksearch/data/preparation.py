@@ -1,6 +1,7 @@
 """Preparation of examples: checks of inputs and targets, normalisation of images, and fixed splits."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -67,14 +68,14 @@ def own_tokens(inputs: Any) -> Any:
     return inputs
 
 
-def check_classes(splits: dict[str, Tensor], classes: int | None) -> int:
+def check_classes(splits: Mapping[str, Tensor], classes: int | None) -> int:
     """Check the class labels (n,) of all splits, and return the number of classes.
 
     A class with one training example gives a warning: no split can hold it beside the training set.
 
     Parameters
     ----------
-    splits : dict
+    splits : mapping
         Name of a split -> its classes, ``train`` among them.
     classes : int, optional
         Their number; without it, the training labels must be 0 to their maximum, without a gap.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from masksearch.data.image_folder import read_folder
 from masksearch.data.split import RawImages, stratified_order
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.seeds import numpy_generator
 
 __all__ = ["Source", "cifar10", "digits", "from_torchvision"]
@@ -46,9 +46,8 @@ def from_torchvision(name: str) -> Source:
         try:
             train, test = (kind(root, train=train, download=download) for train in (True, False))
         except (RuntimeError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             if download:
-                raise InputError(f"{name} could not be downloaded to {root.absolute()}: {reason}") from None
+                raise InputError(f"{name} could not be downloaded to {root.absolute()}: {first_line(error)}") from None
             raise InputError(
                 f"no complete {name} in {root.absolute()}: name another folder with --data-root (root=), "
                 "or download it with --download (download=True)"

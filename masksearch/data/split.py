@@ -44,8 +44,6 @@ def stratified_order(labels: Tensor, generator: np.random.Generator) -> Tensor:
     ----------
     labels : Tensor
         Integers (n,).
-    generator : numpy.random.Generator
-        Source of the randomness.
 
     Returns
     -------

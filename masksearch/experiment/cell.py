@@ -8,7 +8,15 @@ from typing import Any
 from masksearch.core.amount import Amount, Density
 from masksearch.criteria import CRITERIA, start_criterion
 from masksearch.data import DATASETS
-from masksearch.experiment.identity import Deciding, changed_fields, deciding_fields, short_hash, without
+from masksearch.experiment.identity import (
+    CellIdentity,
+    Deciding,
+    DenseIdentity,
+    changed_fields,
+    deciding_fields,
+    short_hash,
+    without,
+)
 from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
 from masksearch.experiment.settings.sweep_axes import Capped, parse_layer_sparsity
 from masksearch.models import MODELS, is_own_function
@@ -161,14 +169,14 @@ class Cell:
         return deciding_fields(settings, self.conditions, usual=usual, complete=complete)
 
     @property
-    def dense_identity(self) -> dict[str, Any]:
+    def dense_identity(self) -> DenseIdentity:
         """Plain values that decide the trained weights of the cell's dense (unpruned) network."""
         return dense_identity(self.settings, self.schedule, self.seed, self.data_digest)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> CellIdentity:
         """Plain values that decide the cell's result, without settings at their default."""
-        identity: dict[str, Any] = {
+        identity: CellIdentity = {
             "dense": self.dense_identity,
             "method": self.method,
             "sparsity": self.sparsity,
@@ -183,7 +191,10 @@ class Cell:
             "settings": self.deciding_settings(complete=False),
         }
         if self.settings.sweep.capped:
-            identity["front" if self.front else "capped"] = self.settings.sweep.capped
+            if self.front:
+                identity["front"] = self.front
+            else:
+                identity["capped"] = self.settings.sweep.capped
         if self.train.distill:
             identity["distill"] = [self.train.distill, self.train.distill_temperature]
         rows: list[tuple[Table[Any], str]] = [(table, self.method) for table in (SEARCHERS, CRITERIA, SUPERMASKS)]
@@ -193,10 +204,12 @@ class Cell:
             again = self.settings.search.rescore_by
             if again is not None and (digest := OBJECTIVES.added(again)):
                 identity["rescore_plugin"] = digest
-        return identity | plugin_digests(*rows)
+        if plugins := plugin_digests(*rows):
+            identity["plugin"] = plugins
+        return identity
 
     @property
-    def front_identity(self) -> dict[str, Any]:
+    def front_identity(self) -> dict[str, object]:
         """Plain values that decide the cell's search of a Pareto front; they are equal for all cost bounds."""
         later = ["sparsity", "control", "schedules.save_at", "rescore_plugin", "distill"]
         later += ["search.rescore", "search.rescore_by", "search.rescore_steps"]
@@ -257,12 +270,12 @@ def dense_training(settings: Settings, schedule: str) -> TrainSettings:
     return replace(train, bn_l1=needed) if needed and not train.bn_l1 else train
 
 
-def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> dict[str, Any]:
+def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: str = "") -> DenseIdentity:
     """Return plain values that decide the trained weights of one seed's dense (unpruned) network.
 
     ``data_digest`` stands for the content of the data; empty: the data set's name alone decides.
     """
-    identity: dict[str, Any] = {
+    identity: DenseIdentity = {
         "dataset": settings.sweep.dataset,
         "train_examples": settings.scoring.train_examples,
         "val_examples": settings.scoring.val_examples,
@@ -284,10 +297,11 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
     if settings.sweep.train_fn is not None:
         identity["train_fn"] = [settings.sweep.train_fn, source_digest(settings.sweep.train_fn)]
     rows: list[tuple[Table[Any], str]] = [(MODELS, settings.sweep.model), (DATASETS, settings.sweep.dataset)]
-    return identity | plugin_digests(*rows)
+    if plugins := plugin_digests(*rows):
+        identity["plugin"] = plugins
+    return identity
 
 
-def plugin_digests(*rows: tuple[Table[Any], str]) -> dict[str, list[str]]:
-    """Return hashes of the plugin files that define methods or networks: {"plugin": hashes}, or {} without plugins."""
-    digests = {table.added(name.partition(":")[0]) for table, name in rows} - {None}
-    return {"plugin": sorted(map(str, digests))} if digests else {}
+def plugin_digests(*rows: tuple[Table[Any], str]) -> list[str]:
+    """Return the sorted digests of the plugin files that define methods or networks, given as (table, name) pairs."""
+    return sorted({digest for table, name in rows if (digest := table.added(name.partition(":")[0])) is not None})

@@ -1,9 +1,9 @@
 """The run of a sweep's cell: each pruning round finds a mask, applies it, trains the network and evaluates it."""
 
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from masksearch.core.amount import Amount
@@ -12,12 +12,18 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Trial
 from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
-from masksearch.experiment.results import Cap, CellResult, RoundResult
+from masksearch.experiment.result_parts import RoundResult
+from masksearch.experiment.results import Cap, CellResult
 from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
-from masksearch.experiment.steps.repair import reconstructed_weights
-from masksearch.experiment.steps.retraining import mask_schedule, rewound_weights, training_plan
+from masksearch.experiment.steps.retraining import (
+    TrainingPlan,
+    mask_schedule,
+    reconstructed_weights,
+    rewound_weights,
+    training_plan,
+)
 from masksearch.experiment.steps.round_evaluation import round_result
 from masksearch.experiment.store.places import record_place
 from masksearch.experiment.store.run_folder import CHECKPOINTS, RunFolder, remove_checkpoints
@@ -25,7 +31,8 @@ from masksearch.experiment.tensorboard import SearchCurves, Tracker
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.pruning.physical import Removable, save_pruned
 from masksearch.pruning.ticket import Ticket, draw_ticket
-from masksearch.schedules.rounds import Round, run_rounds
+from masksearch.schedules.in_training import Gradual, Regrowing
+from masksearch.schedules.rounds import PruningRounds, Round, RoundStart
 from masksearch.searchers import Searcher
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow, Training, optimizer_steps, train
@@ -60,13 +67,7 @@ def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellR
 
 
 class _CellRun:
-    """The rounds of one cell.
-
-    Parameters
-    ----------
-    trackers : ExitStack
-        Closes the TensorBoard files.
-    """
+    """The rounds of one cell."""
 
     def __init__(self, context: CellContext, folder: RunFolder, callback: SweepCallback, trackers: ExitStack) -> None:
         self.context, self.folder, self.callback = context, folder, callback
@@ -80,20 +81,10 @@ class _CellRun:
     def result(self) -> CellResult:
         """Run all pruning rounds of the cell; return their results, and the costs of the last round's network."""
         cell, context, settings = self.cell, self.context, self.context.settings
-        amounts = cell.amounts(self.space)
-        rounds: list[RoundResult] = []
-        for round_ in run_rounds(
-            context.build,
-            self.space,
-            amounts if cell.control == "none" else amounts[-1:],
-            context.dense.weights[self.found_at],
-            find=self._find,
-            rewind=self._rewind,
-            train=self._train,
-            physically=cell.row.changes is None,
-        ):
+        results: list[RoundResult] = []
+        for round_ in self._rounds():
             network = self._save(round_)
-            rounds.append(round_result(context, round_))
+            results.append(round_result(context, round_))
         cost, layers, latency = ticket_costs(context, network, round_.mask)
         if isinstance(self.space, Removable) and not round_.mask.empty_layers():
             save_pruned(self.folder / "pruned", network, self.space, round_.mask)
@@ -110,7 +101,7 @@ class _CellRun:
             rewind_to=cell.rewind_to,
             retrain_lr=cell.retrain_lr,
             control=cell.control,
-            rounds=rounds,
+            rounds=results,
             cost=cost,
             layers=layers,
             latency=latency,
@@ -123,6 +114,23 @@ class _CellRun:
         )
         self._tracker(self.folder.path).result(result, cell.retrain_lr or settings.train.lr)
         return result
+
+    def _rounds(self) -> Iterator[Round[MaskResult]]:
+        """Find a mask, prune and train in each round; yield each round when it is finished."""
+        amounts = self.cell.amounts(self.space)
+        rounds = PruningRounds(
+            self.context.build,
+            self.space,
+            amounts if self.cell.control == "none" else amounts[-1:],
+            self.context.dense.weights[self.found_at],
+            physically=self.cell.row.changes is None,
+        )
+        for start in rounds:
+            found = self._find(start)
+            rewound = self._rewind(start, found.mask)
+            ticket = rounds.ticket(start, found.mask, rewound)
+            training, mask = self._train(start.number, ticket, found.mask)
+            yield rounds.finish(start, found, rewound, ticket, mask, training)
 
     def _round_folder(self, number: int) -> Path:
         """The folder of a round: the last round's files lie in the cell's own folder."""
@@ -138,21 +146,20 @@ class _CellRun:
 
     # Find: a control takes its cell's mask; a ramp begins with all units; all others are found by the method.
 
-    def _find(self, number: int, model: nn.Module, amount: Amount, alive: Mask | None) -> MaskResult:
-        cell, folder = self.cell, self._round_folder(number)
+    def _find(self, start: RoundStart[Amount]) -> MaskResult:
+        cell = self.cell
         self.folder.set_status("search")
         if cell.control != "none":
             found = MaskResult(self._controlled_mask())
         elif cell.row.changes == "ramp":
             found = MaskResult(self.space.full())
         else:
-            found = self._found_by_method(number, model, amount, alive)
-        found.mask.save(folder / "mask.safetensors")
-        self._mask = found.mask
+            found = self._found_by_method(start)
+        found.mask.save(self._round_folder(start.number) / "mask.safetensors")
         return found
 
-    def _found_by_method(self, number: int, model: nn.Module, amount: Amount, alive: Mask | None) -> MaskResult:
-        cell, folder = self.cell, self._round_folder(number)
+    def _found_by_method(self, start: RoundStart[Amount]) -> MaskResult:
+        cell, folder = self.cell, self._round_folder(start.number)
         tracker = self._tracker(folder)
         curves = SearchCurves(tracker, self.context.settings.sweep.budget)
 
@@ -160,10 +167,10 @@ class _CellRun:
             curves.add(trial)
             self.callback.trial(cell, trial)
 
-        find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(number))
-        found = find(model, amount, alive, folder)
+        find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(start.number))
+        found = find(start.model, start.density, start.alive, folder)
         if cell.searches and not cell.front:  # Pareto searches have no current mask to plot
-            tracker.search(self.space if alive is None else Subspace(alive))
+            tracker.search(self.space if start.alive is None else Subspace(start.alive))
         tracker.mask(found.mask, found.scorings)
         return found
 
@@ -172,18 +179,14 @@ class _CellRun:
         mask = Mask.load(self.folder.path.parent / self.cell.treated.folder / "mask.safetensors", self.space)
         if self.cell.control != "shuffle":
             return mask
-        generator = torch_generator(self.cell.seed, "control", "shuffle")
-        bits = mask.bits.clone()
-        for layer in self.space.layers:
-            bits[layer.slice] = bits[layer.slice][torch.randperm(layer.size, generator=generator)]
-        return Mask(self.space, bits)
+        return mask.shuffled(torch_generator(self.cell.seed, "control", "shuffle"))
 
     # Train: from the rewound weights, for the epochs that the schedule says, with masks that stay or change.
 
-    def _rewind(self, number: int, weights: Weights) -> Weights:
-        rewound = rewound_weights(self.context, weights)
+    def _rewind(self, start: RoundStart[Amount], mask: Mask) -> Weights:
+        rewound = rewound_weights(self.context, start.weights)
         if self.cell.settings.schedules.reconstruct != "off" and self.cell.control in ("none", "shuffle"):
-            return reconstructed_weights(self.context, self._mask, rewound)
+            return reconstructed_weights(self.context, mask, rewound)
         if self.cell.control != "repair":
             return rewound
         return repaired(rewound, self.space.parameter_masks(self._controlled_mask()))
@@ -204,18 +207,37 @@ class _CellRun:
             self.callback.epoch(row)
 
         if function is not None:
-            training = train_by_function(
-                import_function(function, "train_fn"),
-                ticket.network,
-                self.data,
-                masks=ticket.masks,
-                epochs=plan.epochs,
-                seed=derive(cell.seed, "retrain"),
-                device=self.context.device,
-            )
-            for row in training.epochs:
-                on_epoch(row)
-            return training, mask
+            return self._train_by_function(function, ticket, plan.epochs, on_epoch), mask
+        training, schedule = self._train_by_plan(plan, ticket, mask, folder, on_epoch)
+        if schedule:
+            mask = schedule.mask
+            mask.save(folder / "mask.safetensors")
+            tracker.mask(mask, plan.until)
+        for moment, weights in training.snapshots.items():
+            save_tensors(folder / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
+        return training, mask
+
+    def _train_by_function(
+        self, name: str, ticket: Ticket, epochs: int, on_epoch: Callable[[EpochRow], None]
+    ) -> Training:
+        training = train_by_function(
+            import_function(name, "train_fn"),
+            ticket.network,
+            self.data,
+            masks=ticket.masks,
+            epochs=epochs,
+            seed=derive(self.cell.seed, "retrain"),
+            device=self.context.device,
+        )
+        for row in training.epochs:
+            on_epoch(row)
+        return training
+
+    def _train_by_plan(
+        self, plan: TrainingPlan, ticket: Ticket, mask: Mask, folder: Path, on_epoch: Callable[[EpochRow], None]
+    ) -> tuple[Training, Gradual | Regrowing | None]:
+        """Train a ticket; return the training, and the rule that changed the mask, if the cell has one."""
+        cell = self.cell
         per_epoch = optimizer_steps(self.data.train, plan.settings)
         begin, until = plan.begin * per_epoch, plan.until * per_epoch
         moments = map(Duration.parse, self.context.settings.schedules.save_at)
@@ -240,13 +262,7 @@ class _CellRun:
             checkpoint=folder / "retraining.safetensors",
             on_epoch=on_epoch,
         )
-        if schedule:
-            mask = schedule.mask
-            mask.save(folder / "mask.safetensors")
-            tracker.mask(mask, plan.until)
-        for moment, weights in training.snapshots.items():
-            save_tensors(folder / f"retrained_{str(moment).replace(':', '_')}.safetensors", weights)
-        return training, mask
+        return training, schedule
 
     # Save: the trained network, smaller where filters were removed.
 

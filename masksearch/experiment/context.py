@@ -13,6 +13,7 @@ from masksearch.experiment.cell import Cell
 from masksearch.experiment.results import DenseResult
 from masksearch.experiment.settings.combined import Settings
 from masksearch.models import build_model
+from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.spaces import NetworkSpace
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
@@ -38,7 +39,7 @@ class CellContext:
     data: Data
     dense: DenseNetwork
     device: torch.device
-    reconstructions: list[Any] = field(default_factory=list)  # the last repair of a network: its Gram matrices are dear
+    reconstructions: list[Reconstruction] = field(default_factory=list)  # the last repair: Gram matrices take long
 
     @property
     def settings(self) -> Settings:

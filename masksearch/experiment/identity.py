@@ -8,12 +8,64 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
-__all__ = ["DENSE", "NEVER", "ONLY_IF", "Deciding", "changed_fields", "deciding_fields", "short_hash", "without"]
+__all__ = [
+    "DENSE",
+    "NEVER",
+    "ONLY_IF",
+    "CellIdentity",
+    "Deciding",
+    "DenseIdentity",
+    "changed_fields",
+    "deciding_fields",
+    "short_hash",
+    "without",
+]
 
 Deciding = dict[str, dict[str, object]]
 """Settings as {group: {field: value}}."""
+
+
+class DenseIdentity(TypedDict):
+    """Plain values that decide the trained weights of one seed's dense (unpruned) network."""
+
+    dataset: str
+    train_examples: int | None
+    val_examples: int | None
+    model: str
+    training: dict[str, object]  # settings that differ from their defaults
+    seed: int
+    image_size: NotRequired[int]
+    devices: NotRequired[int]
+    data: NotRequired[str]  # digest of examples and task
+    file: NotRequired[str]  # digest of given weights, or the path of a file that does not exist
+    model_source: NotRequired[str]
+    train_fn: NotRequired[list[str]]  # name and digest of its source
+    plugin: NotRequired[list[str]]  # digests
+
+
+class CellIdentity(TypedDict):
+    """Plain values that decide the result of a sweep's cell, without settings at their default."""
+
+    dense: DenseIdentity
+    method: str
+    sparsity: float
+    find_at: str
+    hold: str
+    schedule: str
+    rounds: int
+    rewind_to: str
+    retrain_lr: float | None
+    control: str
+    epochs: list[int | None]  # after each round; None: all that the dense training has left
+    settings: Deciding
+    front: NotRequired[str]  # cost of a search of a Pareto front
+    capped: NotRequired[str]  # cost with an upper bound, in all other cells of a sweep with bounds
+    distill: NotRequired[list[float | None]]  # weight and temperature
+    rescore_plugin: NotRequired[str]
+    plugin: NotRequired[list[str]]
+
 
 NEVER = frozenset(
     {

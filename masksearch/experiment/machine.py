@@ -10,7 +10,7 @@ from torch.nn.modules.conv import _ConvNd
 from masksearch.data import Data
 from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.models import build_model
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 
 __all__ = ["cores", "describe_machine", "must_be_alone", "prepare", "uses_one_thread"]
 
@@ -44,16 +44,12 @@ def prepare(run: RunSettings) -> torch.device:
         if run.device in found or (
             run.device == "cuda" and "cuda:0" in found
         ):  # a device that is there, and is full or in use
-            raise InputError(f"device: {run.device!r}; PyTorch can't use it: {_first_line(error)}") from None
+            raise InputError(f"device: {run.device!r}; PyTorch can't use it: {first_line(error)}") from None
         raise InputError(
             f"device: {run.device[:40]!r}; allowed are auto, cpu, cuda, cuda:1 or mps, and PyTorch finds only "
             f"{' and '.join(found)} on this machine: give --device auto"
         ) from None
     return device
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def cores() -> int:

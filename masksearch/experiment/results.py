@@ -10,9 +10,7 @@ import msgspec
 
 from masksearch.experiment.identity import short_hash
 from masksearch.experiment.result_parts import (
-    MOMENTS,
     Accuracy,
-    Effort,
     Latency,
     LayerCost,
     MaskSummary,
@@ -30,22 +28,11 @@ from masksearch.utils.files import read_json, write_json
 from masksearch.utils.integrity import refusing
 
 __all__ = [
-    "MOMENTS",
-    "Accuracy",
     "Cap",
     "CellResult",
     "DenseResult",
     "EarlyBirdResult",
-    "Effort",
     "FrontChoice",
-    "Latency",
-    "LayerCost",
-    "MaskSummary",
-    "Metric",
-    "NetworkCost",
-    "RoundResult",
-    "ScoreSummary",
-    "TrainedAccuracy",
     "find_setting",
     "load_result",
 ]

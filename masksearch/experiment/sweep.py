@@ -18,7 +18,8 @@ from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_of, run_groups
 from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space
 from masksearch.experiment.machine import describe_machine, prepare
-from masksearch.experiment.results import CellResult, DenseResult, Metric
+from masksearch.experiment.result_parts import Metric
+from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.experiment.settings.combined import Settings, SweepSettings
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.experiment.store.failures import failures_of
@@ -27,8 +28,7 @@ from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked,
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
-from masksearch.models.timm_models import check_timm_name
-from masksearch.models.torchvision_models import torchvision_names
+from masksearch.models.torchvision_and_timm import check_timm_name, torchvision_names
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import NetworkSpace

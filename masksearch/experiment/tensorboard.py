@@ -20,7 +20,7 @@ from masksearch.experiment.results import CellResult
 from masksearch.searching.history_store import incumbents
 from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 
 __all__ = ["SearchCurves", "Tracker", "charts"]
 
@@ -68,7 +68,7 @@ def _side_output(method: Callable[Concatenate["Tracker", _P], None]) -> Callable
             raise
         except Exception as error:  # of the disk, or of TensorBoard
             self.broken = True
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             warnings.warn(
                 f"TensorBoard's events in {self.folder} can't be written ({reason}); the run goes on without them",
                 stacklevel=3,

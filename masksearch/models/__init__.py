@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from masksearch.models.blocks import Shape
 from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
-from masksearch.models.timm_models import from_timm
-from masksearch.models.torchvision_models import from_torchvision
-from masksearch.utils.errors import InputError, check_type
+from masksearch.models.torchvision_and_timm import from_timm, from_torchvision
+from masksearch.utils.errors import InputError, check_type, first_line
 from masksearch.utils.imports import call_function, import_function, names_function
 from masksearch.utils.registry import Table
 from masksearch.utils.seeds import derive
@@ -115,8 +114,8 @@ def build_model(
         except InputError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"model {name!r} can't take images of {'x'.join(map(str, shape))}: {reason}") from None
+            sizes = "x".join(map(str, shape))
+            raise InputError(f"model {name!r} can't take images of {sizes}: {first_line(error)}") from None
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         raise InputError(f"model {name!r} is no classifier: it must return one tensor (n, {classes})")
     vars(model)["built_as"] = BuiltAs(

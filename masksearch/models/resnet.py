@@ -25,8 +25,6 @@ class Residual(nn.Module):
     ----------
     convolutions : sequence of (kernel size, filters, stride)
         The body; batch normalisation follows each, ReLU each but the last.
-    channels : int
-        Channels of the input.
     """
 
     def __init__(self, channels: int, convolutions: Sequence[tuple[int, int, int]]) -> None:
@@ -54,10 +52,6 @@ class ResNet(nn.Module):
 
     Parameters
     ----------
-    shape, classes
-        Shape of an image, and number of outputs.
-    stem : int
-        Filters of the first convolution.
     stages : sequence of list of blocks
         Each block is the sequence of convolutions of a :class:`Residual`.
     """

@@ -1,17 +1,25 @@
 """Result of ``ms.compress``: the smaller network, and measurements before and after, printed as a table."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from masksearch import cost
 from masksearch.core.amount import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
+from masksearch.cost.forward_pass import device_of
+from masksearch.data import Data
 from masksearch.spaces import NetworkSpace
-from masksearch.training import Training
+from masksearch.training import Training, evaluate
+from masksearch.utils.nested import Nested
 
-__all__ = ["Compressed", "Measured"]
+__all__ = ["TIMED", "Compressed", "Measured"]
+
+TIMED = 64
+"""Examples in the batch whose latency is measured."""
+_SECONDS = 0.3  # of measuring one latency
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,34 @@ class Measured:
     params: int  # number of parameters that are not zero
     macs: int  # multiply-adds per input, of weights that are not pruned
     latency: cost.Latency  # latency of a batch, on this device
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, data: Data, inputs: Nested, masks: Mapping[str, Tensor] | None = None
+    ) -> "Measured":
+        """Measure a network on its device: on the test examples of ``data``, and for costs on ``inputs``.
+
+        Parameters
+        ----------
+        inputs : Tensor (n, ...), or a tuple or dict of such tensors
+            Inputs that fill the timed batch.
+        masks : mapping, optional
+            {parameter name: bool tensor, True = kept} of a network whose pruned weights are zeros.
+        """
+        evaluation, counted = evaluate(network, data.test, device=device_of(network)), cost.macs(network, inputs)
+        densities = {
+            layer: float(keep.float().mean())
+            for name, keep in (masks or {}).items()
+            if (layer := name.removesuffix(".weight")) in counted.per_layer
+        }
+        return cls(
+            metric_name=data.task.metric_name,
+            metric=evaluation.metric,
+            loss=evaluation.loss,
+            params=cost.nonzero_params(network, masks) if masks else cost.params(network),
+            macs=int(cost.effective_macs(counted, densities)),
+            latency=cost.latency(network, inputs, batch_sizes=(TIMED,), seconds=_SECONDS)[TIMED],
+        )
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,7 @@ def _units_of(layer: MatrixLayer, space: FilterSpace) -> Tensor:
     units = torch.zeros(space.groups.shapes[name], dtype=torch.int64)
     for run in space.groups.by_tensor.get(name, []):
         if run.dim == 1:
-            units += (run.index + 1).view([-1 if dim == run.dim else 1 for dim in range(units.ndim)])
+            units += (run.numbers + 1).view([-1 if dim == run.dim else 1 for dim in range(units.ndim)])
     return layer.kept_entries(units)[:, 0]
 
 

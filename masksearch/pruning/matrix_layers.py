@@ -39,11 +39,6 @@ class MatrixLayer:
         """Name of the layer's weight among the network's parameters."""
         return f"{self.name}.{self.weight}".lstrip(".")
 
-    @property
-    def bias_name(self) -> str:
-        """Parameter name that the layer's bias has in the network, also if the layer has no bias."""
-        return f"{self.name}.{self.bias}".lstrip(".")
-
     def has_bias(self, module: Any) -> bool:
         """Return whether the layer, whose parameters are in ``module``, has a bias."""
         return getattr(module, self.bias) is not None

@@ -9,25 +9,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.models import build_model, built_as, is_own_function
-from masksearch.spaces.block_mask_space import BlockSpace
-from masksearch.spaces.block_removal import Replacements, with_replacements
+from masksearch.spaces.block_removal import with_replacements
 from masksearch.spaces.filter_cut import (
     add_to_record,
     check_shapes,
-    cut,
     cut_tensors,
-    filled_tensors,
     named_tensors,
     record_of,
     with_tensors,
 )
 from masksearch.spaces.filter_mask_space import FilterSpace
 from masksearch.spaces.network_space import unwrapped
+from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.spaces.size_attributes import set_attributes
-from masksearch.spaces.union_mask_space import UnionSpace
 from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 from masksearch.utils.integrity import check_object, refusing
@@ -46,7 +42,7 @@ _LARGEST = 1 << 20  # of channels, height, width and classes
 _ABOUT, _WEIGHTS, _MASK = "network.json", "weights.safetensors", "mask.safetensors"
 
 
-Removable = FilterSpace | BlockSpace | UnionSpace
+Removable = RemovableSpace
 """Spaces whose masks remove parts of a network, so that it becomes smaller."""
 
 
@@ -66,12 +62,8 @@ def prune(model: nn.Module, space: Removable, mask: Mask) -> nn.Module:
     InputError
         For a mask of another space, a model of other sizes, or a mask that keeps nothing of a layer.
     """
-    if isinstance(space, BlockSpace):
-        return space.without_blocks(model, mask)
-    if isinstance(space, UnionSpace):
-        return space.without_units(model, mask)
-    _check_mask(space, mask)
-    return cut(unwrapped(model), space.groups, mask.bits)
+    _check_space(space, RemovableSpace)
+    return space.without_units(model, mask)
 
 
 def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -85,7 +77,8 @@ def slice_state(space: FilterSpace, mask: Mask, state: Mapping[str, Tensor]) -> 
     InputError
         For a mask of another space, a state dict of another network, or a mask that keeps nothing of a layer.
     """
-    _check_mask(space, mask)
+    _check_space(space, FilterSpace)
+    space.check_mask(mask)
     check_shapes(space.groups, state, "state")
     return cut_tensors(space.groups, mask.bits, state)
 
@@ -101,17 +94,11 @@ def restore_state(space: Removable, mask: Mask, state: Mapping[str, Tensor]) -> 
     InputError
         For a mask of another space, or a state dict of other sizes than the mask leaves.
     """
-    for name, shape in _shapes_left(space, mask).items():
+    _check_space(space, RemovableSpace)
+    for name, shape in space.shapes_left(mask).items():
         if name in state and tuple(state[name].shape) != shape:
             raise InputError(f"state has shape {tuple(state[name].shape)} for {name!r}; this mask leaves {shape}")
-    if isinstance(space, FilterSpace):
-        return filled_tensors(space.groups, mask.bits, state)
-    whole, shapes = dict(state), space.shapes
-    if isinstance(space, UnionSpace):
-        whole = filled_tensors(space.filters.groups, space.cut_mask(mask).bits, state)
-    like = next(iter(state.values()))
-    gone = shapes.keys() - _shapes_left(space, mask).keys()
-    return {**whole, **{name: like.new_zeros(shapes[name]) for name in sorted(gone)}}
+    return space.restored(mask, state)
 
 
 def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask) -> None:
@@ -129,8 +116,8 @@ def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask
     InputError
         If ``small`` is not of the sizes that the mask leaves.
     """
-    expected = _shapes_left(space, mask)
-    replacements: Replacements = {} if isinstance(space, FilterSpace) else space.replacements(mask)
+    _check_space(space, RemovableSpace)
+    expected, replacements = space.shapes_left(mask), space.replacements(mask)
     tensors = named_tensors(small)
     for name in tensors.keys() - expected.keys():
         raise InputError(f"small: {type(small).__name__} has {name!r}, which this mask removes")
@@ -144,7 +131,7 @@ def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask
         "format": _FORMAT,
         "class": type(small).__name__,
         "built_as": None if built is None else asdict(built),
-        "dense": _fingerprint(record.dense if "pruning_record" in vars(small) else _full_shapes(space)),
+        "dense": _fingerprint(record.dense if "pruning_record" in vars(small) else space.shapes),
         "numbers": record.numbers,
         "space": space.fingerprint,
         "sizes": getattr(small, "_pruned_sizes", {}),
@@ -212,46 +199,10 @@ def _build(about: dict[str, Any], folder: Path) -> nn.Module:
     return build_model(built["name"], (channels, height, width), built["classes"])
 
 
-def _check_mask(space: Layout, mask: Mask) -> None:
-    if not isinstance(space, FilterSpace):
-        raise InputError(f"space: a {space.granularity} space; only filters have slices, so make a filter space")
-    check_type("mask", mask, Mask, "a mask of this space")
-    if mask.space is not space and mask.space.fingerprint != space.fingerprint:
-        raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
-
-
-def _shapes_left(space: Removable, mask: Mask) -> dict[str, tuple[int, ...]]:
-    """Return {name: shape} of the parameters and buffers of the network that is pruned by a mask."""
-    if isinstance(space, BlockSpace):
-        return {name: space.shapes[name] for name in _names_left(space, space.replacements(mask))}
-    if isinstance(space, UnionSpace):
-        shapes = _pruned_shapes(space.filters, space.cut_mask(mask))
-        return {name: shapes[name] for name in _names_left(space, space.replacements(mask))}
-    _check_mask(space, mask)
-    return _pruned_shapes(space, mask)
-
-
-def _full_shapes(space: Removable) -> dict[str, tuple[int, ...]]:
-    return space.groups.shapes if isinstance(space, FilterSpace) else space.shapes
-
-
-def _names_left(space: BlockSpace | UnionSpace, replacements: Replacements) -> list[str]:
-    """Return the names of the parameters and buffers that a network has after replacements of modules."""
-    gone = tuple(f"{module}." for module in replacements)
-    left = tuple(
-        f"{module}.{name}."
-        for module, spec in replacements.items()
-        for kind, name in spec.get("steps", ())
-        if kind == "module"
-    )
-    return [name for name in space.shapes if not name.startswith(gone) or name.startswith(left)]
-
-
-def _pruned_shapes(space: FilterSpace, mask: Mask) -> dict[str, tuple[int, ...]]:
-    shapes = {name: list(shape) for name, shape in space.groups.shapes.items()}
-    for run in space.groups.runs:
-        shapes[run.tensor][run.dim] = int(run.kept(mask.bits).sum())
-    return {name: tuple(shape) for name, shape in shapes.items()}
+def _check_space(space: object, kind: type) -> None:
+    if not isinstance(space, kind):
+        name = getattr(space, "granularity", type(space).__name__)
+        raise InputError(f"space: a {name} space; only filters have slices, so make a filter space")
 
 
 def _fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:

@@ -66,7 +66,7 @@ def similarity(
 def _by_space(
     result: SweepResult, groups: Iterable[Group]
 ) -> Iterator[tuple[str, list[tuple[Group, dict[int, Mask]]]]]:
-    """Groups and their masks, apart by the masks' spaces, each with its size where there are several."""
+    """Yield (text about a mask space, groups with masks of it); the text is empty if there is one space."""
     spaces: dict[str, list[tuple[Group, dict[int, Mask]]]] = {}
     for group in groups:
         if masks := group_masks(result, group):

@@ -6,7 +6,7 @@ Changes depend on the network, the mask and the step only, so that a checkpoint 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Literal, get_args
+from typing import Literal, NotRequired, TypedDict, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +40,22 @@ def default_end(steps: int, begin: int = 0) -> int:
     return begin + (steps - begin) * 3 // 4
 
 
+class _State(TypedDict):
+    """State of a schedule in a checkpoint."""
+
+    settings: dict[str, object]
+    bits: Tensor  # bool (n_units,)
+    reached: NotRequired[float]  # density that gradual pruning requested last
+
+
 class _ChangingMask(MaskSchedule, ABC):
     """Base class of schedules with one mask; subclasses define when it changes, and the next mask.
 
     The mask does not change if a weight is not finite: then weights can't be ranked, and the training ends.
     """
 
-    def __init__(self, model: nn.Module, space: NetworkSpace, mask: Mask, settings: Mapping[str, Any]) -> None:
-        if mask.space.fingerprint != space.fingerprint:
-            raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
+    def __init__(self, model: nn.Module, space: NetworkSpace, mask: Mask, settings: Mapping[str, object]) -> None:
+        space.check_mask(mask)
         self.model, self.space = model, space
         self._settings = dict(settings)
         self._set(mask)
@@ -76,11 +83,11 @@ class _ChangingMask(MaskSchedule, ABC):
         self._set(self._next(step))
         return self.mask != before
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the mask and the settings of the schedule, for a checkpoint."""
         return {"settings": self._settings, "bits": self.mask.bits}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Restore the mask.
 
         Raises
@@ -88,10 +95,11 @@ class _ChangingMask(MaskSchedule, ABC):
         InputError
             If the state is of other settings; the message names the first difference.
         """
+        saved_state = cast(_State, state)
         for name, value in self._settings.items():
-            if (saved := state["settings"].get(name)) != value:
+            if (saved := saved_state["settings"].get(name)) != value:
                 raise InputError(f"checkpoint: of masks that change with {name} {saved}, these have {value}")
-        self._set(Mask(self.space, state["bits"]))
+        self._set(Mask(self.space, saved_state["bits"]))
 
 
 class Gradual(_ChangingMask):
@@ -164,14 +172,14 @@ class Gradual(_ChangingMask):
         self._reached = density
         return mask
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the mask, its requested density and the density curve, for a checkpoint."""
         return super().state_dict() | {"reached": self._reached}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Restore the mask and its requested density from a checkpoint."""
         super().load_state_dict(state)
-        self._reached = state["reached"]
+        self._reached = cast(_State, state)["reached"]
 
 
 class Regrowing(_ChangingMask):

@@ -65,7 +65,7 @@ def _regrown(
     space: MaskSpace, mask: Mask, weights: Tensor, growth: Tensor, share: float, generator: torch.Generator
 ) -> Mask:
     """Drop by |weight|, regrow by ``growth``; ``top_k`` makes the counts exact."""
-    kept = list(mask.kept_per_layer().values())
+    kept = mask.kept_counts.tolist()
     staying = [k - int(share * k) for k in kept]
     magnitudes = weights.detach().abs().cpu().masked_fill(~mask.bits, -torch.inf)
     stay = space.top_k(magnitudes, space.densities(staying), generator=generator, on_empty="allow")

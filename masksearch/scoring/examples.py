@@ -46,8 +46,6 @@ class ScoredExamples:
     ----------
     split : ScoredSplit
         The inputs, targets and task of the examples.
-    device : torch.device
-        Device of the batches.
     batch_size : int
         Examples per batch; loaders have their own sizes.
     channels_last : bool

@@ -1,19 +1,22 @@
-"""The cost of a mask of filters or blocks as measured latency."""
+"""The latency of masks of filters and blocks: measured, and held by a share of MACs."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
-from typing import get_args
 
 import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.cost import time_runs
+from masksearch.cost.forward_pass import batch_of
 from masksearch.pruning.physical import Removable, prune
-from masksearch.utils.errors import check_type, check_whole
-from masksearch.utils.nested import Nested, call_model, map_tensors
+from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.nested import Nested, call_model, take
 
-__all__ = ["LatencyShare"]
+__all__ = ["LatencyShare", "macs_within_latency"]
+
+_BISECTIONS = 7  # of the share of MACs, which is found to within 1 / 128
 
 
 class LatencyShare:
@@ -28,8 +31,6 @@ class LatencyShare:
         The network of the space. It is copied, and measured on its device.
     example : Tensor (n, ...), or a tuple or dict of such tensors
         Inputs; the first example fills the batch.
-    batch_size : int
-        Examples of a forward pass.
     seconds : float
         Duration of one measurement of both networks; at least 11 runs of each are timed, even if they take longer.
     """
@@ -38,12 +39,10 @@ class LatencyShare:
         self, model: nn.Module, space: Removable, example: Nested, batch_size: int = 64, seconds: float = 0.1
     ) -> None:
         check_whole("batch_size", batch_size, 1)
-        check_type("space", space, get_args(Removable), "a space of filters or blocks, whose masks can be pruned")
+        check_type("space", space, Removable, "a space of filters or blocks, whose masks can be pruned")
         self._dense, self._space, self._seconds = copy.deepcopy(model).eval(), space, seconds
         self._device = next(model.parameters()).device
-        self._batch = map_tensors(
-            lambda part: part[:1].expand(batch_size, *part.shape[1:]).contiguous().to(self._device), example
-        )
+        self._batch = batch_of(take(example, slice(1)), batch_size, self._device)
 
     @torch.no_grad()
     def __call__(self, mask: Mask) -> float:
@@ -55,3 +54,33 @@ class LatencyShare:
             {name: partial(call_model, run, self._batch) for name, run in runs.items()}, self._device, self._seconds
         )
         return timed["pruned"].median / timed["dense"].median
+
+
+def macs_within_latency(share: float, measure: LatencyShare, mask_at: Callable[[float], Mask]) -> float:
+    """Return the largest share of MACs at which a mask has at most ``share`` of the dense network's latency.
+
+    Parameters
+    ----------
+    mask_at : callable
+        (share of MACs that is kept) -> mask; an InputError means that fewer MACs are asked for than one unit per layer
+        needs.
+
+    Raises
+    ------
+    InputError
+        If no mask is as fast.
+    """
+    low, high, least = 0.0, 1.0, 1.0
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        try:
+            least = measure(mask_at(middle))
+        except InputError:
+            low = max(low, middle) if least > share else low
+            break
+        low, high = (middle, high) if least <= share else (low, middle)
+    if not low:
+        raise InputError(
+            f"latency: {share} of the dense network's can't be reached; the smallest measured share is {least:.3g}"
+        )
+    return low

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from masksearch.tasks import Task
 from masksearch.training.input_check import takes_channels_last
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, call_model, describe, tensors_of, to_device
 
 __all__ = ["Probe", "check_examples", "check_weights"]
@@ -59,7 +59,7 @@ class Probe:
             except Exception as error:
                 raise InputError(
                     f"model: {type(model).__name__} fails on inputs {describe(self.inputs)}: "
-                    f"{_first_line(error)}; the model must take the inputs of the split"
+                    f"{named_first_line(error)}; the model must take the inputs of the split"
                 ) from error
             if isinstance(self.inputs, Tensor) and self.inputs.ndim == 4 and self.inputs.is_floating_point():
                 self.channels_last = takes_channels_last(model, self.inputs)
@@ -95,12 +95,8 @@ class Probe:
         except Exception as error:
             raise InputError(
                 f"task {self._task.name!r}: its loss fails on what {type(self._model).__name__} returns: "
-                f"{_first_line(error)}; outputs and targets must fit the loss"
+                f"{named_first_line(error)}; outputs and targets must fit the loss"
             ) from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             found = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise InputError(f"loss: returned {found}; a scalar tensor is needed")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,8 +22,8 @@ from masksearch.scoring.paths.batched import BatchedMasks, batched_objective, is
 from masksearch.scoring.paths.bounded_accuracy import Accuracy
 from masksearch.scoring.paths.compact import CompactPath
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
-from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
-from masksearch.scoring.paths.reconstructed import ReconstructedPath
+from masksearch.scoring.paths.incremental import IncrementalPath
+from masksearch.scoring.paths.linear_chain import linear_chain
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
 from masksearch.scoring.probe import Probe, check_examples, check_weights
 from masksearch.scoring.rank_shares import RankShare, equal_scores, share_of_rank
@@ -42,9 +43,6 @@ class Scorer:
 
     The scorer copies the network in eval mode and keeps examples in memory on its device; streamed examples are read
     again for every mask. The caller's model never changes. ``path_name`` and ``repr`` say how masks are scored and why.
-
-    In a ``ms.distributed()`` block under torchrun, every process scores its share of the examples, and all processes
-    get the same scores.
 
     Parameters
     ----------
@@ -128,62 +126,90 @@ class Scorer:
         self._model = copy.deepcopy(model).to(self._device).eval()
         ranks().copy_from_first(self._model.state_dict().values())
         self._since_refresh = 0
-        self._held = RankShare(split)
-        self._path: Path | None = None
-        self._any_task: AnyTaskPath | ReconstructedPath | None = None
+        self._path: Path | None = None  # to logits; None where the objective is computed in another way
         self._batched: BatchedMasks | None = None
         self._accuracy: Accuracy | None = None
         self.masks_per_pass = 1
         self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
-        self._split: Any = split
-        self._options: dict[str, Any] = {"loss": loss, "device": self._device, "fast": fast}
-        self._own_options = {
-            **self._options,
+        self._split, self._loss, self._fast = split, loss, fast
+        self._held = RankShare(split)
+        self._options: dict[str, Any] = {  # of a copy of the scorer in another process
+            "loss": loss,
+            "device": self._device,
             "batch_size": batch_size,
+            "fast": fast,
             "masks_per_pass": masks_per_pass,
             "calibration": calibration,
         }
         self._divides = self._row.of_filters is None and self._row.images is None and split.resident
         check_weights(self._model)
-        if self._row.of_filters is not None:
-            self._why = "it needs no examples"
+        if (of_filters := self._row.of_filters) is not None:
+            assert isinstance(space, FilterSpace)
+            self._value: Callable[[Proposal], float] = lambda proposal: of_filters(space, proposal.mask)
+            self._path_name, self._why = "mask", "it needs no examples"
             return
-        of_network = self._row.of_network is not None
-        probe = Probe(self._model, self._task, split.sample(2), self._device)
-        if self._row.of_logits is not None and loss is None and self._task.classifies:
-            probe.check_logits(objective)
-        elif not of_network:
-            probe.check_loss(needed=self._row.of_task == "loss")
-        self._batch_size = len(split) if of_network else batch_size or images_per_pass(self._model, probe.inputs)
+        probe = self._probed()
+        whole = self._row.of_network is not None  # in one batch
+        self._batch_size = len(split) if whole else batch_size or images_per_pass(self._model, probe.inputs)
         check = partial(check_examples, classes=probe.classes)
-        reference = self._reason_for_reference(split, probe, loss)
-        self._held = share_of_rank(split, self._row, self._task, has_logits=not reference)
+        fast_logits = not self._reason_for_reference(probe)
+        self._held = share_of_rank(split, self._row, self._task, has_logits=fast_logits)
         self._examples = ScoredExamples(self._held.split, self._device, self._batch_size, probe.channels_last, check)
-        measure = self._row.of_logits
-        if of_network:
-            self._why = reference
+        self._choose_way(probe, calibration, masks_per_pass)
+
+    def _probed(self) -> Probe:
+        """Run the network on two examples, and check that the outputs fit the objective."""
+        probe = Probe(self._model, self._task, self._split.sample(2), self._device)
+        if self._row.of_logits is not None and self._loss is None and self._task.classifies:
+            probe.check_logits(self.objective)
+        elif self._row.of_network is None:
+            probe.check_loss(needed=self._row.of_task == "loss")
+        return probe
+
+    def _choose_way(
+        self,
+        probe: Probe,
+        calibration: Nested | Iterable[Nested] | Reconstruction | None,
+        masks_per_pass: int | None,
+    ) -> None:
+        """Choose how masks are scored: set the function of a mask's value, the name of its path, and the reason."""
+        measure, self._path_name = self._row.of_logits, "reference"
+        self._why = self._reason_for_reference(probe)
+        if self._row.of_network is not None:
+            extras = {"task": self._task} if self._row.takes_task else {}
+            objective = partial(self._row.of_network, **extras)
+            self._value = _value_of_network(objective, self._model, self.space, self._examples)
         elif calibration is not None:
-            self._why = "masks are repaired before they are scored"
-            outputs = DenseOutputs(self._model, self._task)
-            self._any_task = ReconstructedPath(
-                self._model, space, calibration, self._examples, self._new_measure, outputs
+            if not isinstance(calibration, Reconstruction):
+                calibration = Reconstruction(self._model, self.space, calibration)
+            repaired, dense = calibration, DenseOutputs(self._model, self._task)
+            self._why, self._path_name = "masks are repaired before they are scored", "reconstructed"
+            self._score_any_task(lambda mask: nullcontext(repaired(mask, small=True)), dense)
+        elif self._why or measure is None:
+            compares = self._row.of_task == "distance"
+            self._score_any_task(
+                partial(self.space.applied, self._model), DenseOutputs(self._model, self._task) if compares else None
             )
-        elif reference or measure is None:
-            self._why = reference
-            dense = DenseOutputs(self._model, self._task) if self._row.of_task == "distance" else None
-            self._any_task = AnyTaskPath(self._model, space, self._examples, self._new_measure, dense)
         else:
             images, self._labels = self._examples.whole()
             assert isinstance(images, Tensor)
-            self._images = images
-            # Logits that are joined have labels of all ranks.
-            self._labels = to_device(split.targets, self._device) if self._held.gathers_logits else self._labels
-            self._path, self._why = self._choose_path(fast)
+            self._images, n_joined = images, None
+            if self._held.gathers_logits:
+                self._labels, n_joined = to_device(self._split.targets, self._device), self._n_examples
+            self._path, self._why = self._choose_path()
+            self._value = _value_of_logits(measure, self._path, self._labels, n_joined)
+            self._path_name = self._path.name
             wanted = masks_per_pass or (1 if self._device.type == "cpu" else _MASKS_PER_PASS)
             self._batched = None if self._held.gathers_logits else self._choose_batched(wanted, measure)
             self.masks_per_pass = 1 if self._batched is None else wanted
-            if fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
+            if self._fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
                 self._accuracy = Accuracy(self._path, self._reference(), self._labels)
+
+    def _score_any_task(
+        self, masked: Callable[[Mask], AbstractContextManager[nn.Module]], dense: DenseOutputs | None
+    ) -> None:
+        path = AnyTaskPath(masked, self._examples, self._measure, dense)
+        self._value = lambda proposal: path.score(proposal.mask)
 
     def __repr__(self) -> str:
         objective = self.objective if isinstance(self.objective, str) else getattr(self.objective, "__name__", "own")
@@ -192,7 +218,7 @@ class Scorer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the network and the examples; the copy is a new scorer, since paths hold views of tensors."""
-        return partial(Scorer, **self._own_options), (self._model, self.space, self._split, self.objective)
+        return partial(Scorer, **self._options), (self._model, self.space, self._split, self.objective)
 
     @property
     def depends_on_order(self) -> bool:
@@ -205,11 +231,7 @@ class Scorer:
 
         The name ``mask`` means that the objective needs no outputs.
         """
-        if self._row.of_filters is not None:
-            return "mask"
-        if self._any_task is not None:
-            return self._any_task.name
-        return "reference" if self._path is None else self._path.name
+        return self._path_name
 
     def __call__(self, mask: Mask) -> Score:
         """Return the exact score of one mask."""
@@ -258,7 +280,9 @@ class Scorer:
         if n >= self._n_examples:
             return self
         if n not in self._parts:
-            self._parts[n] = Scorer(self._model, self.space, self._split[:n], self.objective, **self._options)
+            split, loss, fast = self._split[:n], self._loss, self._fast
+            scorer = Scorer(self._model, self.space, split, self.objective, loss=loss, device=self._device, fast=fast)
+            self._parts[n] = scorer
         return self._parts[n]
 
     def _score(self, proposal: Proposal) -> Score:
@@ -266,25 +290,10 @@ class Scorer:
         if self._since_refresh == self.refresh_every:  # the caller has not refreshed the scorer
             self.refresh()
         self._since_refresh += 1
-        exact, examples = True, self._n_scored
-        if self._accuracy is not None:
-            value, exact, examples = self._accuracy.score(proposal)
-        elif self._path is not None:
-            assert self._row.of_logits is not None
-            with torch.no_grad():
-                logits = self._path.logits(proposal)
-                logits = ranks().joined(logits, self._n_examples) if self._held.gathers_logits else logits
-                value = float(self._row.of_logits(logits, self._labels))
-        elif self._any_task is not None:
-            value = self._any_task.score(proposal.mask)
-        elif self._row.of_filters is not None and isinstance(self.space, FilterSpace):
-            value = self._row.of_filters(self.space, proposal.mask)
+        if self._accuracy is None:
+            value, exact, examples = self._value(proposal), True, self._n_scored
         else:
-            assert self._row.of_network is not None
-            inputs, targets = self._examples.whole()
-            extras = {"task": self._task} if self._row.takes_task else {}
-            with self.space.applied(self._model, proposal.mask):
-                value = float(self._row.of_network(self._model, inputs, targets, **extras))
+            value, exact, examples = self._accuracy.score(proposal)
         return Score(value, exact, seconds=time.perf_counter() - start, images=examples)
 
     def _score_batched(self, together: BatchedMasks, proposals: Sequence[Proposal]) -> list[Score]:
@@ -300,7 +309,7 @@ class Scorer:
         """Number of examples per scoring, on this rank if it scores a share."""
         return self._n_examples if self._held.weight is None else len(self._held.split)
 
-    def _new_measure(self) -> Measure:
+    def _measure(self) -> Measure:
         """Return a new measure of the objective for the reference path of any task."""
         row, task = self._row, self._task
         own_loss = row.of_task == "loss" and task.loss is not CLASSIFICATION.loss
@@ -309,25 +318,25 @@ class Scorer:
         assert row.of_task is not None
         return new_measure(row.of_task, task)
 
-    def _reason_for_reference(self, split: Any, probe: Probe, loss: Callable[..., Tensor] | None) -> str:
+    def _reason_for_reference(self, probe: Probe) -> str:
         """Return why no fast path is valid; empty if one may be."""
         if not isinstance(self.objective, str):
             return "the objective is a function of the network"
-        if loss is not None:
+        if self._loss is not None:
             return "the loss is one of your own"
         if self._row.of_logits is None or not self._task.classifies:
             return f"objective {self.objective!r} of task {self._task.name!r} has no fast path"
         if self._row.of_task == "loss" and self._task.loss is not CLASSIFICATION.loss:
             return "the task has a loss of its own"
-        if not split.resident:
+        if not self._split.resident:
             return "examples are streamed"
         if not isinstance(probe.inputs, Tensor) or not probe.inputs.is_floating_point():
             return "inputs are not one float tensor"
         return "" if probe.returns_logits else "outputs are not one tensor of logits"
 
-    def _choose_path(self, fast: bool) -> tuple[Path, str]:
+    def _choose_path(self) -> tuple[Path, str]:
         """Return the path to the logits, and the reason for it."""
-        on_cpu = self._device.type == "cpu"
+        fast, on_cpu = self._fast, self._device.type == "cpu"
         usual = on_cpu and self._images.dtype in (torch.float32, torch.float64)
         chain = linear_chain(self._model) if fast and usual else None
         if chain is not None and isinstance(self.space, WeightSpace):
@@ -380,3 +389,31 @@ def _row(objective: str | CustomObjective, task: Task, space: NetworkSpace) -> O
         raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
     is_accuracy = task.classifies and task.metric is CLASSIFICATION.metric
     return OBJECTIVES["accuracy"] if objective == "metric" and is_accuracy else row
+
+
+# Functions of a proposed mask's value, for each kind of objective. They don't hold the scorer: a circle of references
+# would keep its tensors in memory for longer.
+
+
+def _value_of_logits(
+    objective: LogitObjective, path: Path, labels: Tensor, n_joined: int | None
+) -> Callable[[Proposal], float]:
+    """Return a function of logits, which are joined over the shares of all ranks if ``n_joined`` examples are given."""
+
+    @torch.no_grad()
+    def value(proposal: Proposal) -> float:
+        logits = path.logits(proposal)
+        return float(objective(logits if n_joined is None else ranks().joined(logits, n_joined), labels))
+
+    return value
+
+
+def _value_of_network(
+    objective: CustomObjective, model: nn.Module, space: NetworkSpace, examples: ScoredExamples
+) -> Callable[[Proposal], float]:
+    def value(proposal: Proposal) -> float:
+        inputs, targets = examples.whole()
+        with space.applied(model, proposal.mask):
+            return float(objective(model, inputs, targets))
+
+    return value

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.amount import Amount, Hold
 from masksearch.core.mask import Mask
 from masksearch.spaces.block_branches import Branch, branches_of, innermost
 from masksearch.spaces.block_proof import NOT_IN_MODULES, prove_blocks, zeroed_parameters
 from masksearch.spaces.block_removal import Replacements, replacements_of, with_replacements
 from masksearch.spaces.block_trace import Graph, operations_of
 from masksearch.spaces.filter_cut import named_tensors
-from masksearch.spaces.filter_proof import scratch_copy
-from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, as_nested, describe, map_tensors, tensors_of
+from masksearch.spaces.float64_comparison import first_example, float64_defaults, scratch_copy
+from masksearch.spaces.network_space import table_lines, unwrapped
+from masksearch.spaces.removable_space import RemovableSpace
+from masksearch.utils.errors import InputError, named_first_line
+from masksearch.utils.nested import Nested, describe
 from masksearch.utils.registry import choose
 
 __all__ = ["ADDITIONS", "Addition", "Block", "BlockSpace", "block_space"]
@@ -50,7 +51,7 @@ class Addition:
     shortcut: int  # operand that is the shortcut, 0 or 1
 
 
-class BlockSpace(NetworkSpace):
+class BlockSpace(RemovableSpace):
     """Block masks of a network: one bit per residual branch, the f(x) of x + f(x).
 
     Made by :func:`block_space`. Masked, the parameters of the branch's last layer are zero, so that the branch adds
@@ -62,11 +63,7 @@ class BlockSpace(NetworkSpace):
         Name, parameters and costs of every unit.
     left_out : tuple of (str, str)
         (branch, reason) for every residual branch that can't be removed.
-    shapes : dict
-        Parameter or buffer of the full network -> shape.
     """
-
-    removes_parts = True
 
     def __init__(
         self,
@@ -79,9 +76,14 @@ class BlockSpace(NetworkSpace):
     ) -> None:
         self.blocks = tuple(blocks)
         self._graph, self._branches, self._full = graph, tuple(branches), dict(full)
-        self.shapes = dict(shapes)
+        self._shapes = dict(shapes)
         super().__init__([(block.name, shapes[self._weight(block)], 1) for block in blocks], "block")
         self.left_out = tuple(left_out)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return {parameter or buffer of the full network: shape}."""
+        return self._shapes
 
     def __str__(self) -> str:
         rows = [("block", "params", "MACs")]
@@ -185,7 +187,7 @@ class BlockSpace(NetworkSpace):
         assert replacements is not None, "the proof removes these branches"
         return replacements
 
-    def without_blocks(self, model: nn.Module, mask: Mask) -> nn.Module:
+    def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
         """Return a copy of the network without the blocks that the mask prunes.
 
         Raises
@@ -198,6 +200,8 @@ class BlockSpace(NetworkSpace):
         removed = [name for block in blocks for name in block.removed]
         return with_replacements(unwrapped(model), self.replacements(mask), removed)
 
+    without_blocks = without_units
+
     # Costs: every block saves the same, whatever else is removed.
 
     def unit_costs(self, hold: Hold = "params") -> Tensor:
@@ -208,31 +212,11 @@ class BlockSpace(NetworkSpace):
         choose("hold", hold, list(get_args(Hold)))
         return torch.tensor([1 if hold == "units" else getattr(block, hold) for block in self.blocks]).double()
 
-    def kept_params(self, mask: Mask) -> int:
-        """Return how many parameters the network has after physical pruning by a mask."""
-        return self._cost(mask.bits.numpy(), "params")
-
-    def kept_macs(self, mask: Mask) -> int:
-        """Return how many MACs per input the network needs after physical pruning by a mask."""
-        return self._cost(mask.bits.numpy(), "macs")
-
-    def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of the full network's blocks, parameters or MACs that a mask keeps."""
-        choose("cost", hold, list(get_args(Hold)))
-        return self._cost(mask.bits.numpy(), hold) / self._total(hold)
-
-    def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with these kept blocks, int64 (n_blocks,), cost no more than the density allows."""
-        amount = Amount.of(density, hold=hold)
-        return amount.hold == "units" or self._cost(kept > 0, amount.hold) <= self._allowed(amount)
-
     def _total(self, hold: Hold) -> int:
         return {"units": self.n_units, "params": sum(self._graph.sizes.values()), "macs": self._graph.macs}[hold]
 
-    def _allowed(self, amount: Amount) -> float:
-        return amount.single(f"hold {amount.hold!r} needs one density") * self._total(amount.hold)
-
-    def _cost(self, kept: np.ndarray, hold: Hold) -> int:
+    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return how many blocks, parameters or MACs remain if ``kept`` blocks remain, int64 or bool (n_blocks,)."""
         return self._total(hold) - int(self.unit_costs(hold).numpy()[~kept.astype(bool)].sum())
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
@@ -249,14 +233,14 @@ class BlockSpace(NetworkSpace):
             return super()._top(saliency, amount, generator)
         shuffled = torch.randperm(self.n_units, generator=generator)
         ranking = shuffled[saliency[shuffled].argsort(descending=True, stable=True)]
-        none = self._cost(np.zeros(self.n_units, dtype=bool), amount.hold)
+        none = self.cost_of(np.zeros(self.n_units, dtype=bool), amount.hold)
         costs = none + self.unit_costs(amount.hold)[ranking].cumsum(0)
-        if none > self._allowed(amount):
+        if none > self.allowed(amount):
             raise InputError(
                 f"density: {amount.density} of the {amount.hold} is less than {none / self._total(amount.hold):.3g}, "
                 "the share of the network without any block; give a higher density"
             )
-        return Mask.of_units(self, ranking[costs <= self._allowed(amount)].numpy())
+        return Mask.of_units(self, ranking[costs <= self.allowed(amount)].numpy())
 
 
 def block_space(model: nn.Module, example_input: Nested) -> BlockSpace:
@@ -282,26 +266,17 @@ def block_space(model: nn.Module, example_input: Nested) -> BlockSpace:
     """
     model = unwrapped(model)
     name = type(model).__name__
-    inputs = map_tensors(_one_in_float64, as_nested(example_input, "example_input"))
-    if any(not tensor.numel() for tensor in tensors_of(inputs)):
-        raise InputError(
-            f"example_input: {describe(inputs)} has sizes of 0; a batch (n, ...) with n at least 1 is needed"
-        )
+    inputs = first_example(example_input)
     scratch = scratch_copy(model)
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)
-        with torch.random.fork_rng(devices=[]):
-            return _proved(scratch, inputs, name)
-    finally:
-        torch.set_default_dtype(default)
+    with float64_defaults():
+        return _proved(scratch, inputs, name)
 
 
 def _proved(scratch: nn.Module, inputs: Nested, name: str) -> BlockSpace:
     try:
         graph = operations_of(scratch_copy(scratch), inputs)  # a trace may leave tensors in its copy
     except Exception as error:  # any exception of a user's forward means that the input does not fit
-        reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+        reason = named_first_line(error)
         raise InputError(
             f"example_input: {name} doesn't take one example of {describe(inputs)} ({reason}); floating-point inputs "
             "are converted to float64 for the proof"
@@ -338,8 +313,3 @@ def _proved(scratch: nn.Module, inputs: Nested, name: str) -> BlockSpace:
     ]
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(scratch).items()}
     return BlockSpace(graph, branches, blocks, full, shapes, left_out)
-
-
-def _one_in_float64(tensor: Tensor) -> Tensor:
-    first = tensor[:1].clone()
-    return first.double() if first.is_floating_point() else first

@@ -9,14 +9,15 @@ from itertools import combinations, count
 from math import comb
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from masksearch.spaces.block_branches import Branch
 from masksearch.spaces.block_removal import replacements_of, with_replacements
 from masksearch.spaces.block_trace import Graph, operations_of
-from masksearch.spaces.filter_proof import _first_line, _randomise, _training_error, _unequal
+from masksearch.spaces.float64_comparison import random_inputs, randomise, training_error, unequal
 from masksearch.utils.copies import copy_network
-from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
+from masksearch.utils.errors import named_first_line
+from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["NOT_IN_MODULES", "prove_blocks", "zeroed_parameters"]
@@ -36,8 +37,6 @@ def zeroed_parameters(
     ----------
     model : nn.Module
         A scratch copy; its weights are drawn anew.
-    inputs : float64 or integer tensor, or a tuple or dict of such tensors
-        The batch of the trace.
     """
     generator = torch_generator(0, "block proof")
     inputs = map_tensors(lambda x: torch.randn(x.shape, dtype=x.dtype) if x.is_floating_point() else x, inputs)
@@ -45,7 +44,7 @@ def zeroed_parameters(
     open_ = list(branches)
     for n_layers in range(1, _LAST + 1):
         names = {branch.name: _last(branch, n_layers) for branch in open_}
-        _randomise(model, generator)
+        randomise(model, generator)
         parameters = dict(model.named_parameters())
         with torch.no_grad():
             for name in {name for chosen in names.values() for name in chosen}:
@@ -75,15 +74,8 @@ def prove_blocks(
         {branch: whether its zeros need the shape of their input} for branches that pass, {branch: reason} for others.
     """
     generator = torch_generator(0, "block proof", "masks")
-    n = max(1, min(4, 30_000 // sum(tensor.numel() for tensor in tensors_of(inputs))))
-
-    def batch(x: Tensor) -> Tensor:
-        x = x.repeat(n, *[1] * (x.ndim - 1))
-        return torch.randn(x.shape, dtype=x.dtype, generator=generator) if x.is_floating_point() else x
-
-    images = map_tensors(batch, inputs)
-
-    _randomise(model, generator)
+    images = random_inputs(inputs, 4, generator)
+    randomise(model, generator)
 
     def difference(removed: Sequence[Branch], full: Mapping[str, bool], training: bool = False) -> str:
         replacements = replacements_of(graph, removed, full)
@@ -95,7 +87,7 @@ def prove_blocks(
                 small = with_replacements(model, replacements, gone)
                 pruned = output_tensors(call_model(small, images))
         except Exception as error:  # a user's forward may raise anything on zeros of another shape
-            return f"without it the network stops with {_first_line(error)!r}"
+            return f"without it the network stops with {named_first_line(error)!r}"
         whole = copy_network(model)  # a run may leave tensors in its copy
         parameters = dict(whole.named_parameters())
         with torch.no_grad():
@@ -103,7 +95,7 @@ def prove_blocks(
                 for name in zeroed[branch.name]:
                     parameters[name].zero_()
             masked = output_tensors(call_model(whole, images))
-        return _unequal(masked, pruned) or (_training_error(whole, small, images) if training else "")
+        return unequal(masked, pruned) or (training_error(whole, small, images) if training else "")
 
     passing: dict[str, bool] = {}
     reasons: dict[str, str] = {}

@@ -5,7 +5,7 @@ of the branch become a :class:`RemovedBranch`, which returns zeros of one elemen
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,17 @@ from masksearch.utils.copies import copy_network
 
 __all__ = ["Replacements", "replacements_of", "with_replacements"]
 
-Replacements = dict[str, dict[str, Any]]
-"""{module: its replacement, as JSON}: {"steps": ...} for a skipped block, {"form": ..., "full": ...} for zeros."""
+
+class Replacement(TypedDict, total=False):
+    """A module that replaces another, as JSON: ``steps`` of a SkippedBlock, or the other fields of a RemovedBranch."""
+
+    steps: list[list[str]]
+    form: Any
+    full: bool
+
+
+Replacements = dict[str, Replacement]
+"""{name of a module: what replaces it}."""
 
 _ACTIVATIONS = {"relu": F.relu, "silu": F.silu, "hardswish": F.hardswish}
 
@@ -91,8 +100,6 @@ def replacements_of(graph: Graph, branches: Sequence[Branch], full: Mapping[str,
 
     Parameters
     ----------
-    branches : sequence of Branch
-        The branches to remove.
     full : mapping
         Branch name -> whether zeros must have the shape of their input.
     """

@@ -14,9 +14,11 @@ four units, each of five slices with the biases. The 3 image channels and the 10
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from masksearch.spaces.axis_splits import AxisSplit
 
-__all__ = ["FIXED", "Coupling", "Labels", "Leaf", "filled_labels"]
+__all__ = ["FIXED", "Coupling", "Labels", "Leaf", "UnitPositions", "filled_labels"]
 
 FIXED = -1  # label of a position that no mask removes, for example a channel of padded zeros
 Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,); None: all are fixed
@@ -42,6 +44,29 @@ class Leaf:
     tensor: str
     dim: int
     labels: np.ndarray  # int64 (size of the dimension,)
+
+
+class UnitPositions:
+    """Base class of records of positions that have units, such as the positions along a dimension of a tensor."""
+
+    units: np.ndarray  # int64 (positions,), unit number of every position; FIXED: no unit, the position always stays
+
+    @cached_property
+    def numbers(self) -> Tensor:
+        """Return the unit numbers as a tensor; -1 (FIXED) stands for positions that always stay."""
+        return torch.from_numpy(self.units)
+
+    def kept(self, bits: Tensor) -> Tensor:
+        """Return which positions the mask ``bits``, bool (n_units,), keeps: bool (positions,)."""
+        return torch.cat([bits, bits.new_ones(1)])[self.numbers]  # FIXED reads the last entry
+
+    def n_kept(self, bits: Tensor) -> int:
+        """Return how many positions the mask ``bits``, bool (n_units,), keeps."""
+        return int(self.kept(bits).sum())
+
+    def within(self, part: slice) -> np.ndarray:
+        """Return which positions belong to the units of a slice, such as those of a layer: bool (positions,)."""
+        return (self.units >= part.start) & (self.units < part.stop)
 
 
 class Coupling:

@@ -4,17 +4,16 @@ torch decomposes all its functions and modules into ATen operations; one table m
 operation that is not in the table fixes all labels of its inputs, so that a missing rule costs units, never exactness.
 """
 
-from math import prod
-
 import numpy as np
 import torch
 
 from masksearch.spaces import attention_rules as attention
+from masksearch.spaces import coupling_shapes as shapes
 from masksearch.spaces.coupling import Coupling, Labels, filled_labels
 from masksearch.spaces.coupling_call import Call, Rule, unknown
 from masksearch.spaces.coupling_products import convolution, matrix_product
 from masksearch.spaces.coupling_resampling import fourier, pad, pixel_shuffle, pixel_unshuffle, pool
-from masksearch.spaces.norm_rules import group_norm, repeat
+from masksearch.spaces.norm_rules import batch_norm, group_norm, layer_norm
 from masksearch.spaces.recurrent_rules import pack
 from masksearch.spaces.size_attributes import holds_sizes
 
@@ -41,151 +40,6 @@ def _elementwise(coupling: Coupling, call: Call) -> None:
     coupling.write(result, labels)
 
 
-def _same(coupling: Coupling, call: Call) -> None:
-    coupling.write(call.result, coupling.labels(call.inputs[0]))
-    coupling.mark_view(call.result, call.inputs[0])
-
-
-def _as_strided(coupling: Coupling, call: Call) -> None:
-    """Pass labels on if the result has the positions and strides of the source, as for channels_last tensors."""
-    source, result = call.inputs[0], call.result
-    same = source.shape == result.shape and source.storage_offset() == result.storage_offset()
-    if same and all(
-        size <= 1 or old == new for size, old, new in zip(source.shape, source.stride(), result.stride(), strict=True)
-    ):
-        _same(coupling, call)
-    else:
-        unknown(coupling, call)
-
-
-def _new(coupling: Coupling, call: Call) -> None:
-    """Give an empty tensor new labels: what is copied into parts of it, in circular padding for example, ties them."""
-    coupling.write(call.result, [coupling.new_labels(size) for size in call.result.shape])
-
-
-def _permute(coupling: Coupling, call: Call) -> None:
-    arguments, ndim = call.arguments, call.result.ndim
-    if "dims" in arguments:
-        order = [dim % ndim for dim in arguments["dims"]]
-    else:
-        order = list(range(ndim))
-        first, second = (arguments["dim0"], arguments["dim1"]) if "dim0" in arguments else (0, ndim - 1)  # aten::t
-        if ndim:
-            order[first], order[second] = order[second], order[first]
-    labels = coupling.labels(call.inputs[0])
-    coupling.write(call.result, [labels[dim] for dim in order])
-    coupling.mark_view(call.result, call.inputs[0])
-
-
-def _view(coupling: Coupling, call: Call) -> None:
-    """Reshape: cut both shapes into the shortest runs of equal product; within a run, flatten, then unflatten.
-
-    A view keeps the order of the entries, so that runs of equal product hold the same entries and can be treated one
-    by one: (2, 8, 3, 3) -> (2, 72) is the run (2) -> (2) and the run (8, 3, 3) -> (72).
-    """
-    source, result = call.inputs[0], call.result
-    reason = f"{call.name} in {call.where} mixes channels with other positions"
-    source_labels = coupling.labels(source)
-    if source.numel() == 0:
-        return unknown(coupling, call)
-    labels: list[Labels] = [None] * result.ndim
-    source_dims = [dim for dim, size in enumerate(source.shape) if size > 1]
-    result_dims = [dim for dim, size in enumerate(result.shape) if size > 1]
-    while source_dims:
-        before, after = [source_dims.pop(0)], [result_dims.pop(0)]
-        while (left := prod(source.shape[d] for d in before)) != (right := prod(result.shape[d] for d in after)):
-            if left < right:
-                before.append(source_dims.pop(0))
-            else:
-                after.append(result_dims.pop(0))
-        flat = _flatten(coupling, [source.shape[d] for d in before], [source_labels[d] for d in before], reason)
-        sizes = [result.shape[d] for d in after]
-        # Features (n, c * h * w) -> (n, c, h, w); three parts are mostly queries, keys and values.
-        to_maps = source.ndim == 2 and result.ndim > 3 and after[0] == 1 and sizes[0] != 3
-        axes = _unflatten(coupling, call, sizes, flat, reason, to_maps)
-        for dim, dim_labels in zip(after, axes, strict=True):
-            labels[dim] = dim_labels
-    coupling.write(result, labels)
-    coupling.mark_view(result, source)
-    return None
-
-
-def _flatten(coupling: Coupling, sizes: list[int], labels: list[Labels], reason: str) -> Labels:
-    """Repeat the labels of the one labelled dimension over the entries of the others.
-
-    Two labelled dimensions are fixed: each entry would have two labels, and there is space for one.
-    """
-    labelled = [axis for axis, axis_labels in enumerate(labels) if axis_labels is not None]
-    if len(labelled) > 1:  # axes that can't shrink anyway need no labels, and all copies of a channel go with it
-        labelled = [axis for axis in labelled if not coupling.all_fixed(labels[axis])]
-        if len(made := [axis for axis in labelled if not coupling.is_free(labels[axis])]) == 1:
-            for axis in set(labelled) - set(made):
-                coupling.fix(labels[axis], reason)
-            labelled = made
-    if len(labelled) != 1:
-        for axis_labels in labels:
-            coupling.fix(axis_labels, reason)
-        return None
-    shape = [size if axis == labelled[0] else 1 for axis, size in enumerate(sizes)]
-    return np.broadcast_to(labels[labelled[0]].reshape(shape), sizes).flatten()  # type: ignore[union-attr]
-
-
-def _unflatten(
-    coupling: Coupling, call: Call, sizes: list[int], labels: Labels, reason: str, to_maps: bool
-) -> list[Labels]:
-    """Give the labels to the axis whose positions each hold one label; without such an axis, tie groups of channels.
-
-    Groups of channels occur in a channel shuffle, (n, groups * c) -> (n, groups, c). There, all groups must lose the
-    same positions, because only then do the entries that stay form a rectangle. In attention, whole groups go, the
-    heads: see :mod:`masksearch.spaces.axis_splits`. With ``to_maps``, the first axis is that of the channels, and all
-    features of one channel are tied.
-    """
-    coupling.views += 1
-    if labels is None:
-        return [None] * len(sizes)
-    block = labels.reshape(sizes)
-    result: list[Labels] = [None] * len(sizes)
-    for axis in range(len(sizes)):
-        rows = np.moveaxis(block, axis, 0).reshape(sizes[axis], -1)
-        if (rows == rows[:, :1]).all():
-            result[axis] = rows[:, 0]
-            return result
-    if to_maps:
-        result[0] = coupling.tie(list(block.reshape(sizes[0], -1).T), reason)
-        return result
-    return coupling.split(call.running[-1][0] if call.running else "", sizes, labels, reason)
-
-
-def _expand(coupling: Coupling, call: Call) -> None:
-    source, result = call.inputs[0], call.result
-    new = result.ndim - source.ndim
-    labels = [None] * new + coupling.labels(source)
-    for dim, size in enumerate(result.shape):
-        if size > 1 and (dim < new or source.shape[dim - new] == 1):
-            labels[dim] = coupling.free(size)  # copies of one position
-    coupling.write(result, labels)
-    coupling.mark_view(result, source)
-
-
-def _constant(coupling: Coupling, call: Call) -> None:
-    """A tensor of equal entries: any of its positions can go with the channels that it is joined to."""
-    coupling.write(call.result, [coupling.free(size) if size > 1 else None for size in call.result.shape])
-
-
-def _unsqueeze(coupling: Coupling, call: Call) -> None:
-    labels = coupling.labels(call.inputs[0])
-    labels.insert(call.arguments["dim"] % call.result.ndim, None)
-    coupling.write(call.result, labels)
-    coupling.mark_view(call.result, call.inputs[0])
-
-
-def _squeeze(coupling: Coupling, call: Call) -> None:
-    source = call.inputs[0]
-    removed = {dim for dim in call.dims("dim", source.ndim) if source.shape[dim] == 1}
-    coupling.write(call.result, [labels for dim, labels in enumerate(coupling.labels(source)) if dim not in removed])
-    coupling.mark_view(call.result, source)
-
-
 # Operations that address positions by number. A smaller network would find other channels at the same numbers, so
 # that the dimension is fixed, or, where equal parts must stay equal, the parts are tied to each other.
 
@@ -195,7 +49,7 @@ def _index(coupling: Coupling, call: Call) -> None:
     source = call.inputs[0]
     indexed, labels = call.dims("dim" if "dim" in call.arguments else "dims", source.ndim), coupling.labels(source)
     if call.outputs[0].shape == source.shape and call.name == "slice":
-        return _same(coupling, call)
+        return shapes.same_shape(coupling, call)
     if call.name == "slice" and source.ndim == 1 and 3 * call.result.numel() == source.numel():
         return attention.third(coupling, call)
     for dim in indexed:
@@ -321,36 +175,15 @@ def _vector_norm(coupling: Coupling, call: Call) -> None:
     return None
 
 
-def _batch_norm(coupling: Coupling, call: Call) -> None:
-    source, *vectors = call.inputs
-    labels = coupling.labels(source)
-    meeting = [labels[1], *(coupling.labels(vector)[0] for vector in vectors)]
-    labels[1] = coupling.tie(meeting, f"{call.where} normalises channels that can't be removed")
-    coupling.write(call.outputs[0], labels)
-
-
-def _normalise_over(coupling: Coupling, call: Call) -> None:
-    """LayerNorm: fix the normalised dimensions, because each channel changes the shared statistics."""
-    source, *vectors = call.inputs
-    labels = coupling.labels(source)
-    over = len(call.arguments["normalized_shape"])
-    reason = f"{call.where} normalises over channels"
-    for dim_labels in labels[source.ndim - over :]:
-        coupling.fix(dim_labels, reason)
-    for vector in vectors:
-        coupling.fix_all(vector, reason)
-    coupling.write(call.outputs[0], labels)
-
-
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh", "to_copy"], _same),
-    "as_strided": _as_strided,
-    "new_empty": _new,
-    **dict.fromkeys(["permute", "t", "transpose"], _permute),
-    **dict.fromkeys(["reshape_alias", "unsafe_view", "view"], _view),
-    "expand": _expand,
-    "unsqueeze": _unsqueeze,
-    "squeeze": _squeeze,
+    **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh", "to_copy"], shapes.same_shape),
+    "as_strided": shapes.as_strided,
+    "new_empty": shapes.new_tensor,
+    **dict.fromkeys(["permute", "t", "transpose"], shapes.permute),
+    **dict.fromkeys(["reshape_alias", "unsafe_view", "view"], shapes.view),
+    "expand": shapes.expand,
+    "unsqueeze": shapes.unsqueeze,
+    "squeeze": shapes.squeeze,
     **dict.fromkeys(["flip", "index_select", "roll", "slice", "unbind"], _index),
     "select": _select,
     **dict.fromkeys(["split", "split_with_sizes", "unsafe_split"], _split),
@@ -372,10 +205,10 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(["upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"], pool),
     **dict.fromkeys([f"reflection_pad{n}d" for n in "123"], pool),
     **dict.fromkeys([f"replication_pad{n}d" for n in "123"], pool),
-    **dict.fromkeys(["native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"], _batch_norm),
-    "native_layer_norm": _normalise_over,
+    **dict.fromkeys(["native_batch_norm", "native_batch_norm_legit", "batch_norm_with_update"], batch_norm),
+    "native_layer_norm": layer_norm,
     "native_group_norm": group_norm,
-    "repeat": repeat,
+    "repeat": shapes.repeat,
     "embedding": attention.embedding,
     "index": attention.index,
     "pack_padded_sequence": pack,
@@ -383,8 +216,8 @@ _RULES: dict[str, Rule] = {
     "linalg_vector_norm": _vector_norm,
     **dict.fromkeys(["bmm", "baddbmm"], attention.batched_product),
     "scaled_dot_product_flash_attention_for_cpu": attention.scaled_dot_product_attention,
-    **dict.fromkeys(["zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"], _constant),
-    **dict.fromkeys(["full", "full_like", "new_full"], _constant),
+    **dict.fromkeys(["zeros", "zeros_like", "new_zeros", "ones", "ones_like", "new_ones"], shapes.constant_tensor),
+    **dict.fromkeys(["full", "full_like", "new_full"], shapes.constant_tensor),
     "convolution": convolution,
     # These act on every entry alone; torch does not tag them as pointwise.
     **dict.fromkeys(

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from masksearch.spaces.attention_rules import count_product
 from masksearch.spaces.axis_splits import next_axes
 from masksearch.spaces.branches import attributes_restored
-from masksearch.spaces.computed_weights import advice_on_weight
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.coupling_rules import rule_of
@@ -33,7 +36,7 @@ __all__ = ["trace"]
 
 
 class _OperationTracer(TorchDispatchMode):
-    """Call the rule of every operation, and add its MACs to those of the weight in whose proportion they shrink."""
+    """Calls the coupling rule of every operation, and adds the operation's MACs to those of its weight."""
 
     def __init__(self, coupling: Coupling, network: str) -> None:
         super().__init__()
@@ -97,7 +100,7 @@ def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], no
     """Run the network on each input; ``axes`` says which axes of split channels get labels."""
     coupling = Coupling(model, axes)
     coupling.notes |= {first: f"its weight is also {name!r}" for name, first in shared_parameters(model).items()}
-    advice = {name: text for name, module in model.named_modules() if (text := advice_on_weight(module))}
+    advice = {name: text for name, module in model.named_modules() if (text := _advice_on_weight(module))}
     for name, text in advice.items():
         for parameter in model.get_submodule(name).parameters():
             coupling.fix_all(parameter, text, first=True)
@@ -148,6 +151,25 @@ def _traced(model: nn.Module, inputs: Sequence[Nested], axes: dict[int, int], no
     for output in outputs:
         coupling.fix_all(output, reason)
     return coupling
+
+
+def _advice_on_weight(module: nn.Module) -> str | None:
+    """Return a sentence that says how to make a module's computed weight a parameter; None without such a weight."""
+    if parametrize.is_parametrized(module):
+        name = next(iter(module.parametrizations))  # type: ignore[arg-type]
+        call = f"torch.nn.utils.parametrize.remove_parametrizations(layer, {name!r})"
+        return f"its {name} is computed by a parametrization; make it permanent with {call}"
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, BasePruningMethod):
+            call, by = f"torch.nn.utils.prune.remove(layer, {hook._tensor_name!r})", "a mask of torch.nn.utils.prune"
+        elif isinstance(hook, WeightNorm):
+            call, by = f"torch.nn.utils.remove_weight_norm(layer, {hook.name!r})", "weight_norm"
+        elif isinstance(hook, SpectralNorm):
+            call, by = f"torch.nn.utils.remove_spectral_norm(layer, {hook.name!r})", "spectral_norm"
+        else:
+            continue
+        return f"its weight is computed by {by}; make it permanent with {call}"
+    return None
 
 
 def shared_parameters(model: nn.Module) -> dict[str, str]:

@@ -44,7 +44,7 @@ def _layers_of_families(groups: Groups) -> list[list[str]]:
     runs = [run for run in groups.runs if (run.tensor, run.dim) in filters]
     layers = []
     for family, part in zip(groups.families, groups.slices, strict=True):
-        own = [run.tensor for run in runs if ((run.units >= part.start) & (run.units < part.stop)).any()]
+        own = [run.tensor for run in runs if run.within(part).any()]
         layers.append([family.name, *(tensor.rpartition(".")[0] or tensor for tensor in own)])
     return layers
 
@@ -96,6 +96,6 @@ def limits_of(groups: Groups, min_units: float, multiple_of: int) -> Limits | No
     steps = []
     for part, size in zip(groups.slices, sizes, strict=True):
         made = next(run for run in groups.runs if (run.tensor, run.dim) in groups.filters and part.start in run.units)
-        channels = int(((made.units >= part.start) & (made.units < part.stop)).sum()) // size
+        channels = int(made.within(part).sum()) // size
         steps.append(multiple_of // gcd(multiple_of, channels))
     return Limits(sizes, least, tuple(steps))

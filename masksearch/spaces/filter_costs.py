@@ -75,8 +75,6 @@ class Costs:
 
         Parameters
         ----------
-        hold : {"units", "params", "macs"}
-            The quantity to return.
         kept : int64 (n_families,)
             Kept units of every family.
         removed : sequence of Part
@@ -104,14 +102,6 @@ class Costs:
     def widths(self, kept: np.ndarray) -> np.ndarray:
         """Return each prunable layer's number of output channels, int64 (n,), from the kept units ``kept``."""
         return (self._fixed + self._per_unit @ kept)[self._makes]
-
-    def per_unit(self, hold: str) -> np.ndarray:
-        """Return the units, parameters or MACs that each unit's removal alone saves: float64 (n_units,)."""
-        if hold == "units":
-            return np.ones(self._sizes.sum())
-        total = self.of(hold, self._sizes)
-        saved = [total - self.of(hold, self._sizes - unit) for unit in np.eye(len(self._sizes), dtype=np.int64)]
-        return np.repeat(np.array(saved, dtype=np.float64), self._sizes)
 
     def _entries(self, kept: np.ndarray, weights: np.ndarray) -> np.ndarray:
         entries = weights.copy()

@@ -117,7 +117,7 @@ def add_to_record(small: nn.Module, record: PruningRecord, numbers: Iterable[tup
 
 def new_numbers(groups: Groups, bits: Tensor) -> list[tuple[str, str, int | None, int]]:
     """Return the new value of each attribute that counts channels: (module, attribute, index or None, value)."""
-    return [(*size.place, size.number(bits)) for size in groups.sizes]
+    return [(*size.place, size.n_kept(bits)) for size in groups.sizes]
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from masksearch.spaces.coupling import FIXED, Coupling, Leaf
+from masksearch.spaces.coupling import FIXED, Coupling, Leaf, UnitPositions
 from masksearch.spaces.head_sizes import HeadAttribute, HeadAxis, ViewSize
 from masksearch.spaces.size_attributes import SizeAttribute
 
@@ -18,7 +18,7 @@ __all__ = ["Family", "Groups", "Run", "groups_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class Run(UnitPositions):
     """Positions along one dimension of a tensor, each with the number of the unit (group of channels) it belongs to.
 
     A unit is a group of channels that are removed together.
@@ -27,15 +27,6 @@ class Run:
     tensor: str
     dim: int
     units: np.ndarray  # int64 (size of the dimension,); FIXED: no unit, the position always stays
-
-    @cached_property
-    def index(self) -> Tensor:
-        """Return the unit numbers as a tensor; -1 (FIXED) stands for positions that always stay."""
-        return torch.from_numpy(self.units)
-
-    def kept(self, bits: Tensor) -> Tensor:
-        """Return which positions of the dimension the mask ``bits``, bool (n_units,), keeps: bool (size,)."""
-        return torch.cat([bits, bits.new_ones(1)])[self.index]  # FIXED reads the last entry
 
 
 @dataclass(frozen=True)

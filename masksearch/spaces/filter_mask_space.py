@@ -2,30 +2,31 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, Hold
+from masksearch.core.amount import Amount, Hold
 from masksearch.core.limits import Limits
 from masksearch.core.mask import Mask
-from masksearch.core.width_levels import Levels
 from masksearch.spaces.branches import with_branches
+from masksearch.spaces.cost_bound import knapsack_mask, longest_prefix
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_choice import Layers, choose_layers, limits_of
 from masksearch.spaces.filter_costs import Costs, Part
+from masksearch.spaces.filter_cut import cut, filled_tensors
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
-from masksearch.spaces.filter_proof import prove, scratch_copy
+from masksearch.spaces.filter_proof import prove
+from masksearch.spaces.float64_comparison import first_example, float64_defaults, scratch_copy
 from masksearch.spaces.kept_norms import set_norm_hooks
-from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
+from masksearch.spaces.network_space import table_lines, unwrapped
+from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
+from masksearch.utils.errors import InputError, named_first_line
+from masksearch.utils.nested import Nested, as_nested, call_model, describe, tensors_of
 from masksearch.utils.registry import choose
 
 __all__ = ["FilterSpace", "filter_space"]
@@ -34,7 +35,7 @@ __all__ = ["FilterSpace", "filter_space"]
 _COUPLED_SHOWN = 4  # tensors per layer in the printed table
 
 
-class FilterSpace(NetworkSpace):
+class FilterSpace(RemovableSpace):
     """Filter masks of a network: one bit per group of channels that must be removed together.
 
     Made by :func:`filter_space`. A unit is such a group. A layer of the space is a family of units that cut the same
@@ -47,8 +48,6 @@ class FilterSpace(NetworkSpace):
         (layer, reason) for every layer of which some or all channels can't be removed.
     """
 
-    removes_parts = True
-
     def __init__(self, groups: Groups, limits: Limits | None = None) -> None:
         super().__init__([(family.name, family.shape, family.size) for family in groups.families], "filter")
         self.groups = groups
@@ -60,7 +59,7 @@ class FilterSpace(NetworkSpace):
         for layer in self.layers:
             coupled: dict[str, list[str]] = {}
             for run in self.groups.runs:
-                if ((run.units >= layer.start) & (run.units < layer.stop)).any():
+                if run.within(layer.slice).any():
                     coupled.setdefault(run.tensor, []).append(str(run.dim))
             shown = [f"{tensor} ({', '.join(dims)})" for tensor, dims in list(coupled.items())[:_COUPLED_SHOWN]]
             more = [f"+ {len(coupled) - len(shown)} more"] if len(coupled) > len(shown) else []
@@ -87,6 +86,32 @@ class FilterSpace(NetworkSpace):
             digest.update(f"{module}/{dim}".encode())
         return digest.hexdigest()[:16]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return {parameter or buffer of the full network: shape}."""
+        return self.groups.shapes
+
+    def without_units(self, model: nn.Module, mask: Mask) -> nn.Module:
+        """Return a copy of the network without the channels that the mask prunes.
+
+        Raises
+        ------
+        InputError
+            If the mask or the model is not of this space, or the mask keeps nothing of a layer.
+        """
+        self.check_mask(mask)
+        return cut(unwrapped(model), self.groups, mask.bits)
+
+    def _cut_shapes(self, mask: Mask) -> dict[str, tuple[int, ...]]:
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        for run in self.groups.runs:
+            shapes[run.tensor][run.dim] = run.n_kept(mask.bits)
+        return {name: tuple(shape) for name, shape in shapes.items()}
+
+    def restored(self, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the pruned network in the full network's sizes, with zeros for removed channels."""
+        return filled_tensors(self.groups, mask.bits, state)
+
     def parameter_masks(self, mask: Mask) -> dict[str, Tensor]:
         """Return {parameter name: bool tensor, True = kept} of all parameters that masks can change.
 
@@ -102,7 +127,7 @@ class FilterSpace(NetworkSpace):
         """
         units = torch.zeros(self.n_units + 1, dtype=torch.bool)
         for run, _ in self.groups.norm_runs().values():
-            units[run.index] = True
+            units[run.numbers] = True
         return units[:-1]
 
     def kept_in_norms(self, mask: Mask) -> dict[str, tuple[Tensor, int]]:
@@ -170,33 +195,14 @@ class FilterSpace(NetworkSpace):
                 per_position = counted.transpose(0, run.dim).flatten(1).sum(1) if counted.ndim > 1 else counted
                 if sums is None:
                     sums = per_position.new_zeros(self.n_units + 1)  # the last entry collects positions without a unit
-                sums.index_add_(0, run.index.to(sums.device) % len(sums), per_position)
+                sums.index_add_(0, run.numbers.to(sums.device) % len(sums), per_position)
         if sums is None:
             raise InputError(f"tensors: none of {list(tensors)[:4]} belongs to this {self.describe()}")
         return sums[:-1]
 
     def widths(self, mask: Mask) -> np.ndarray:
         """Return how many output channels each layer with removable channels keeps under a mask: int64 (n,)."""
-        return self._costs.widths(np.array(list(mask.kept_per_layer().values())))
-
-    def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the parameters or MACs per input that each unit's removal alone saves: float64 (n_units,).
-
-        ``hold`` selects the quantity: ``"params"``, ``"macs"``, or ``"units"``, for which every unit saves 1.
-        """
-        choose("hold", hold, list(get_args(Hold)))
-        return torch.from_numpy(self._costs.per_unit(hold))
-
-    def kept_params(self, mask: Mask) -> int:
-        """Return how many parameters the network has after physical pruning by a mask."""
-        return self._cost(mask, "params")
-
-    def kept_macs(self, mask: Mask) -> int:
-        """Return how many MACs per input the network needs after physical pruning by a mask.
-
-        1 MAC = 2 FLOPs of ``torch.utils.flop_counter``.
-        """
-        return self._cost(mask, "macs")
+        return self._costs.widths(mask.kept_counts)
 
     def cost(self, hold: Hold, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
         """Return the units, parameters or MACs of the pruned network whose layers keep ``kept`` units.
@@ -209,118 +215,33 @@ class FilterSpace(NetworkSpace):
         """Return the cost of a part of the network with these parameters, products (indices) and MACs in all."""
         return self._costs.part(parameters, products, macs)
 
-    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
-        """Return the mask of the units of highest saliency.
+    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
+        return self._costs.of(hold, kept)
 
-        With ``hold="params"`` or ``"macs"`` it is the longest prefix of the ranking that fits. A prefix (within the
-        scope's shares of the layers) fits if its pruned network has at most ``density`` of the full network's
-        parameters or MACs, those of layers outside the space included.
+    @cached_property
+    def _costs(self) -> Costs:
+        return Costs(self.groups)
+
+    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
+        """Return the mask of the units of highest saliency; with ``hold``, of those that fit.
 
         Raises
         ------
         InputError
             As :meth:`MaskSpace.top_k`; also if a network with one unit per layer is already too large.
         """
-        hold, density = amount.hold, amount.density
-        if hold == "units":
-            return super()._top(saliency, amount, generator)
-        allowed = self._allowed(amount)
-        if amount.scope == "knapsack":
-            return self._knapsack(saliency, amount, generator, allowed)
-        state = generator.get_state()
-        in_units = replace(amount, hold="units")
-        lower = in_units if amount.on_empty == "keep_one" else replace(in_units, on_empty="allow")
-
-        def prefix(n: int, units: Amount) -> Mask:
-            generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
-            return super(FilterSpace, self)._top(saliency, units.at(n / self.n_units), generator)
-
-        def at_least(n: int) -> int:
-            """Return a lower bound of the cost of all prefixes of n or more units."""
-            if amount.scope == "global":
-                return self._cost(prefix(n, lower), hold)
-            # Largest remainders may give a layer one unit more at n units than at n + 1 units.
-            quotas = np.array(in_units.at(n / self.n_units).quotas(self))
-            return self._costs.of(hold, np.maximum(quotas - 1, 0))
-
-        # Bisection with the lower bound: the longest prefix that fits, if there is one, is no longer than ``low``.
-        low, high = len(self.layers), self.n_units
-        while low < high:
-            middle = (low + high + 1) // 2
-            if at_least(middle) <= allowed:
-                low = middle
-            else:
-                high = middle - 1
-        for n in range(low, len(self.layers) - 1, -1):
-            mask = prefix(n, in_units)
-            if self._cost(mask, hold) <= allowed:
-                return mask
-        least = self._cost(mask, hold) / self._costs.of(hold, self._sizes)
-        raise InputError(
-            f"density: {density} of the {hold} is less than {least:.3g}, the share of {low} units and of the layers "
-            "outside the space; give a higher density"
-        )
-
-    def _knapsack(self, saliency: Tensor, amount: Amount, generator: torch.Generator, allowed: float) -> Mask:
-        """Return the mask of the largest sum of saliencies within the budget; negative saliencies count as 0.
-
-        Shen et al. 2022 (HALP): the value of a layer's next unit, by rank, against the cost of one more channel.
-        """
-        shuffled = torch.randperm(self.n_units, generator=generator).numpy()
-        values = np.maximum(saliency.double().numpy(), 0)
-        order = np.lexsort((shuffled, -saliency.double().numpy()))
-        ranked = [order[(order >= layer.start) & (order < layer.stop)] for layer in self.layers]
-        least = (self.needed & (amount.on_empty != "allow")).astype(int)
-        kept = [np.arange(low, layer.size + 1) for low, layer in zip(least, self.layers, strict=True)]
-        levels = Levels(kept, lambda numbers: self._costs.of(amount.hold, numbers), allowed)
-        losses = [
-            values[units].sum() - np.concatenate([[0], values[units].cumsum()])[low:]
-            for units, low in zip(ranked, least, strict=True)
-        ]
-        best = levels.best(losses)
-        if not levels.fits(best):
-            share = levels.cost(levels.numbers(best)) / self._costs.of(amount.hold, self._sizes)
-            raise InputError(
-                f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, the share of one unit per "
-                "layer and of the layers outside the space; give a higher density"
-            )
-        numbers = levels.numbers(best)
-        return Mask.of_units(self, np.concatenate([units[:n] for units, n in zip(ranked, numbers, strict=True)]))
-
-    def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
-        """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost no more than the density allows.
-
-        ``hold`` is the quantity that the density is a share of. For ``"units"`` the result is True, except in spaces
-        with ``multiple_of``, where masks may keep fewer units.
-        """
-        amount = Amount.of(density, hold=hold)
         if amount.hold == "units":
-            return self._within_count(kept, amount)
-        return self._costs.of(amount.hold, kept) <= self._allowed(amount)
+            return super()._top(saliency, amount, generator)
+        if amount.scope == "knapsack":
+            return knapsack_mask(self, saliency, amount, generator)
+        state = generator.get_state()
 
-    def _allowed(self, amount: Amount) -> float:
-        """Return the largest number of parameters or MACs that an amount allows."""
-        return amount.single(f"hold {amount.hold!r} needs one density") * self._costs.of(amount.hold, self._sizes)
+        def prefix(units: Amount) -> Mask:
+            generator.set_state(state)  # the same ties broken the same way: prefixes of one ranking
+            return super(FilterSpace, self)._top(saliency, units, generator)
 
-    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
-        return self._costs.of(hold, kept)
-
-    def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of the full network's units, parameters or MACs that a mask keeps."""
-        choose("cost", hold, list(get_args(Hold)))
-        return self._cost(mask, hold) / self._costs.of(hold, self._sizes)
-
-    @cached_property
-    def _costs(self) -> Costs:
-        return Costs(self.groups)
-
-    @cached_property
-    def _sizes(self) -> np.ndarray:
-        return np.array([layer.size for layer in self.layers], dtype=np.int64)
-
-    def _cost(self, mask: Mask, hold: Hold) -> int:
-        return self._costs.of(hold, np.add.reduceat(mask.bits.numpy().astype(np.int64), self.starts))
+        return longest_prefix(self, amount, prefix)
 
 
 def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
@@ -328,7 +249,7 @@ def _uncounted(tensor: Tensor, run: Run, earlier: Run) -> Tensor:
     if not np.intersect1d(run.units[run.units != FIXED], earlier.units).size:
         return tensor
     units, earlier_units = (
-        each.index.to(tensor.device).view([-1 if dim == each.dim else 1 for dim in range(tensor.ndim)])
+        each.numbers.to(tensor.device).view([-1 if dim == each.dim else 1 for dim in range(tensor.ndim)])
         for each in (run, earlier)
     )
     return tensor.masked_fill((units == earlier_units) & (units != FIXED), 0)
@@ -382,25 +303,16 @@ def filter_space(
     """
     model = unwrapped(model)
     name = type(model).__name__
-    inputs = map_tensors(_one_in_float64, as_nested(example_input, "example_input"))
-    if any(not tensor.numel() for tensor in tensors_of(inputs)):
-        raise InputError(
-            f"example_input: {describe(inputs)} has sizes of 0; a batch (n, ...) with n at least 1 is needed"
-        )
+    inputs = first_example(example_input)
     _check_types(model, as_nested(example_input, "example_input"))
     scratch = scratch_copy(model)
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)  # for tensors that a forward pass makes
-        with torch.random.fork_rng(devices=[]):
-            branches = with_branches(scratch, inputs)
-            groups = groups_of(scratch, _trace(scratch, branches, norms))
-            groups = choose_layers(model, groups, include, exclude)
-            if groups.families:
-                scratch = scratch_copy(scratch)  # the trace may have left tensors in its copy
-                groups = prove(scratch, groups, branches)
-    finally:
-        torch.set_default_dtype(default)
+    with float64_defaults():
+        branches = with_branches(scratch, inputs)
+        groups = groups_of(scratch, _trace(scratch, branches, norms))
+        groups = choose_layers(model, groups, include, exclude)
+        if groups.families:
+            scratch = scratch_copy(scratch)  # the trace may have left tensors in its copy
+            groups = prove(scratch, groups, branches)
     if not groups.families:
         most_useful = sorted(groups.left_out, key=lambda item: "make it permanent" not in item[1])
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in most_useful[:3])
@@ -426,11 +338,6 @@ def _check_types(model: nn.Module, inputs: Nested) -> None:
             ) from None
 
 
-def _one_in_float64(tensor: Tensor) -> Tensor:
-    first = tensor[:1].clone()
-    return first.double() if first.is_floating_point() else first
-
-
 def _trace(model: nn.Module, inputs: Sequence[Nested], norms: bool) -> Coupling:
     try:
         return trace(model, inputs, norms=norms)
@@ -441,7 +348,7 @@ def _trace(model: nn.Module, inputs: Sequence[Nested], norms: bool) -> Coupling:
             with torch.no_grad():
                 call_model(model, inputs[0])
         except Exception as error:  # any exception of a user's forward means that the input does not fit
-            reason = f"{type(error).__name__}: {error}".split("\n", 1)[0]
+            reason = named_first_line(error)
             raise InputError(
                 f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs[0])} ({reason}); "
                 "floating-point inputs are converted to float64 for the proof"

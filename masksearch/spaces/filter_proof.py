@@ -8,67 +8,24 @@ overwrites them: one copy is enough for large networks.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_groups import Groups
+from masksearch.spaces.float64_comparison import random_inputs, randomise, training_error, unequal
 from masksearch.spaces.head_sizes import ViewSize, find_sizes
-from masksearch.spaces.kept_norms import norms_over, remove_norm_hooks
+from masksearch.spaces.kept_norms import norms_over
 from masksearch.spaces.size_attributes import SizeAttribute, attribute_subsets
-from masksearch.utils.copies import copy_network, empty_caches
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, tensors_of
+from masksearch.utils.copies import empty_caches
+from masksearch.utils.errors import InputError, named_first_line
+from masksearch.utils.nested import Nested, call_model, output_tensors
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["prove", "scratch_copy"]
+__all__ = ["prove"]
 
 _HINT = "; where forward has a number of channels as a constant, write -1, flatten(1) or the size of a tensor"
-_TOLERANCE = 1e-9  # of the outputs' standard deviation, in float64
-
-
-def scratch_copy(model: nn.Module) -> nn.Module:
-    """Return a float64 copy of a network on the CPU, in eval mode, with all parameters zero.
-
-    Raises
-    ------
-    InputError
-        If the model can't be copied.
-    """
-    zeros: dict[int, Any] = {}  # as deepcopy's memo: these replace the parameters, whose values are not needed
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            zeros[id(parameter)] = nn.Parameter(torch.zeros(parameter.shape, dtype=torch.float64))
-    try:
-        copied = copy_network(model, zeros).cpu().double().eval()
-    except Exception as error:
-        raise InputError(f"model: {type(model).__name__} can't be copied: {_first_line(error)}") from None
-    remove_norm_hooks(copied)
-    return copied
-
-
-def _randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw every parameter and every normalisation statistic at random, away from zero.
-
-    A zero-initialised head, a layer scale of 1e-6 or a fresh BatchNorm would hide errors in wrong channels.
-    Matrices and kernels get a variance of 2 / fan-in (He et al. 2015, eq. 10), scales and biases lie in +-[0.5, 1.5].
-    """
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.numel() > max(parameter.shape, default=1):
-                fan_in = parameter[0].numel()
-                bound = (6 / fan_in) ** 0.5
-                parameter.uniform_(-bound, bound, generator=generator)
-            else:
-                parameter.uniform_(-0.5, 0.5, generator=generator)
-                parameter.add_(parameter.sign())
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.uniform_(-0.5, 0.5, generator=generator)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5, generator=generator)
 
 
 def prove(model: nn.Module, groups: Groups, branches: Sequence[Nested]) -> Groups:
@@ -90,17 +47,7 @@ def prove(model: nn.Module, groups: Groups, branches: Sequence[Nested]) -> Group
         If the remaining families fail together.
     """
     generator = torch_generator(0, "filter proof")
-    inputs = branches[0]
-    # Several small inputs: small networks have dead outputs.
-    n = max(1, min(8, 30_000 // sum(tensor.numel() for tensor in tensors_of(inputs))))
-
-    def batch(tensor: Tensor) -> Tensor:
-        tensor = _repeated(tensor, n)
-        return (
-            torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator) if tensor.is_floating_point() else tensor
-        )
-
-    images = [map_tensors(batch, inputs), *branches[1:]]
+    images = [random_inputs(branches[0], 8, generator), *branches[1:]]
 
     def differs(groups: Groups, families: Sequence[int] | None = None) -> str:
         return _difference(model, groups, families or range(len(groups.families)), images, generator)
@@ -137,7 +84,7 @@ def _sizes_for(
             return sizes
     part = groups.slices[family]
     views = [size for size in groups.view_sizes if size.maps]
-    maps = tuple(size for size in views if ((size.units >= part.start) & (size.units < part.stop)).any())
+    maps = tuple(size for size in views if size.within(part).any())
     if maps and not differs(replace(groups, head_sizes=(*groups.head_sizes, *maps)), [family]):
         return maps
     return ()
@@ -162,7 +109,7 @@ def _difference(
 ) -> str:
     """Return how masked and pruned networks differ under masks of these families; "" if they are equal."""
     for number, bits in enumerate(_masks(groups, families, generator)):
-        _randomise(model, generator)
+        randomise(model, generator)
         empty_caches(model)
         try:
             with torch.no_grad():
@@ -170,39 +117,13 @@ def _difference(
                 pruned = [output for each in images for output in output_tensors(call_model(small, each))]
         except Exception as error:  # a user's forward may raise anything if it can't run at this size
             hint = _HINT if isinstance(error, RuntimeError) else ""
-            return f"it stops with {_first_line(error)!r}{hint}"
-        if differs := _unequal(_masked_outputs(model, groups, bits, images), pruned):
+            return f"it stops with {named_first_line(error)!r}{hint}"
+        if differs := unequal(_masked_outputs(model, groups, bits, images), pruned):
             return differs
-        if number == 0 and (stops := _training_error(model, small, images[0])):
+        if number == 0 and (stops := training_error(model, small, images[0])):
             return stops
         del small  # before the next copy is made
     return ""
-
-
-def _unequal(masked: Sequence[Tensor], pruned: Sequence[Tensor]) -> str:
-    """How two lists of outputs differ; "" if they are equal. Constant outputs prove nothing, so one must vary."""
-    if len(masked) != len(pruned):
-        return f"there are {len(pruned)} output tensors and not {len(masked)}"
-    varies, widest = False, 0.0
-    for full, small in zip(masked, pruned, strict=True):
-        if full.shape != small.shape:
-            return f"outputs have shape {tuple(small.shape)} and not {tuple(full.shape)}"
-        if not full.numel():
-            continue
-        if not (full.is_floating_point() and small.is_floating_point()):
-            if not torch.equal(full, small):
-                return "integer outputs differ"
-            continue
-        spread = float(full.std() if full.numel() > 1 else full.abs())
-        gap = float((full - small).abs().max())
-        if not gap <= _TOLERANCE * spread:
-            return f"outputs differ by {gap:.2g} at a standard deviation of {spread:.2g}"
-        varies, widest = varies or spread > 0, max(widest, gap)
-    return "" if varies else f"outputs differ by {widest:.2g} at a standard deviation of 0"
-
-
-def _repeated(tensor: Tensor, n: int) -> Tensor:
-    return tensor.repeat(n, *[1] * (tensor.ndim - 1))
 
 
 def _masks(groups: Groups, families: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
@@ -246,24 +167,3 @@ def _masked_outputs(model: nn.Module, groups: Groups, bits: Tensor, images: Sequ
             if run.tensor in parameters:
                 parameters[run.tensor].index_fill_(run.dim, (~run.kept(bits)).nonzero().flatten(), 0)
         return [output for each in images for output in output_tensors(call_model(model, each))]
-
-
-def _training_error(model: nn.Module, pruned: nn.Module, images: Nested) -> str:
-    """The error of ``pruned`` in training mode (in an auxiliary head, say) if ``model`` has none there; else ""."""
-    images = map_tensors(lambda tensor: _repeated(tensor[:1], 2), images)  # batch statistics need two inputs
-    with torch.no_grad():
-        try:
-            call_model(pruned.train(), images)
-        except Exception as error:
-            try:
-                call_model(model.train(), images)
-            except Exception:  # the full network fails, too: the error has nothing to do with pruning
-                return ""
-            finally:
-                model.eval()
-            return f"in training it stops with {_first_line(error)!r}"
-    return ""
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".split("\n", 1)[0][:160]

@@ -14,9 +14,9 @@ from operator import mul
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from masksearch.spaces.coupling import UnitPositions
 from masksearch.spaces.view_sizes import Shares, fit_calls
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ Sizes = Mapping[
 
 
 @dataclass(frozen=True, eq=False)
-class HeadAxis:
+class HeadAxis(UnitPositions):
     """Axis of attention heads that a view in a module's forward makes, (heads, head_dim) for example."""
 
     owner: str  # name of the module
@@ -54,7 +54,7 @@ class HeadAxis:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadAttribute:
+class HeadAttribute(UnitPositions):
     """Integer attribute of a module, such as ``num_heads``, that is proportional to the kept attention heads."""
 
     module: str
@@ -63,7 +63,7 @@ class HeadAttribute:
 
 
 @dataclass(frozen=True, eq=False)
-class ViewSize:
+class ViewSize(UnitPositions):
     """Size in a call of ``view`` or ``reshape`` that is proportional to the kept attention heads."""
 
     module: str
@@ -78,15 +78,11 @@ class ViewSize:
         return f"{_VIEW}{self.call}.{self.dim}"
 
 
-def _kept(units: np.ndarray, bits: Tensor) -> int:
-    return int(torch.cat([bits, bits.new_ones(1)])[torch.from_numpy(units)].sum())
-
-
 def pruned_sizes(model: nn.Module, groups: "Groups", bits: Tensor) -> Sizes:
     """Return {module: {attribute: value}} of all numbers that pruning heads by the mask ``bits`` changes."""
     sizes: dict[str, dict[str, Any]] = copy.deepcopy(getattr(model, _RECORD, {}))
     for size in groups.head_sizes:
-        values, kept = sizes.setdefault(size.module, {}), _kept(size.units, bits)
+        values, kept = sizes.setdefault(size.module, {}), size.n_kept(bits)
         if isinstance(size, ViewSize):
             _, full = values.get(size.attribute, (0, len(size.units)))
             values[size.attribute] = [kept, full]
@@ -200,18 +196,13 @@ def _head_axes(model: nn.Module, groups: "Groups", family: int) -> list[HeadAxis
     return [
         axis
         for axis in groups.head_axes
-        if ((axis.units >= part.start) & (axis.units < part.stop)).any()
-        and not isinstance(model.get_submodule(axis.owner), nn.MultiheadAttention)
+        if axis.within(part).any() and not isinstance(model.get_submodule(axis.owner), nn.MultiheadAttention)
     ]
 
 
 def _calls(groups: "Groups", family: int, owners: set[str]) -> list[ViewSize]:
     part = groups.slices[family]
-    return [
-        size
-        for size in groups.view_sizes
-        if size.module in owners and ((size.units >= part.start) & (size.units < part.stop)).any()
-    ]
+    return [size for size in groups.view_sizes if size.module in owners and size.within(part).any()]
 
 
 def _candidates(model: nn.Module, axes: Sequence[HeadAxis]) -> Iterator[HeadAttribute]:

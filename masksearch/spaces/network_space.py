@@ -12,7 +12,7 @@ from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.spaces.kept_norms import norms_over
 from masksearch.utils.copies import empty_caches
-from masksearch.utils.errors import InputError, check_type
+from masksearch.utils.errors import InputError
 
 __all__ = ["NetworkSpace", "table_lines", "unwrapped"]
 
@@ -87,12 +87,6 @@ class NetworkSpace(MaskSpace, ABC):
 
     def set_norms(self, model: nn.Module, mask: Mask) -> None:
         """Make a network's norms normalise over a mask's kept channels; by default, spaces leave norms as they are."""
-
-    def check_mask(self, mask: Mask) -> None:
-        """Raise an :class:`InputError` if a mask doesn't fit this space (its space has another fingerprint)."""
-        check_type("mask", mask, Mask, "a mask of this space")
-        if mask.space is not self and mask.space.fingerprint != self.fingerprint:
-            raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {self.describe()}")
 
     def _masked_parameters(self, model: nn.Module, mask: Mask) -> dict[str, tuple[nn.Parameter, Tensor]]:
         self.check_mask(mask)

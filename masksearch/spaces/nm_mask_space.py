@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from masksearch.core.amount import Amount, Density, Hold, OnEmpty, Scope
+from masksearch.core.amount import Amount
 from masksearch.core.mask import Mask
 from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space
@@ -63,34 +63,14 @@ class NMSpace(WeightSpace):
         """Return whether a mask keeps exactly n of every m consecutive weights."""
         return bool((mask.bits.view(-1, self.m).sum(1) == self.n).all())
 
-    def top_k(
-        self,
-        saliency: Tensor,
-        density: Density | Amount | None = None,
-        scope: Scope | None = None,
-        generator: torch.Generator | None = None,
-        on_empty: OnEmpty | None = None,
-        hold: Hold | None = None,
-        *,
-        sparsity: Density | None = None,
-    ) -> Mask:
-        """Return the mask that keeps the ``n`` weights of highest saliency in every group of ``m``.
-
-        The parameters are those of :meth:`MaskSpace.top_k`. ``density`` may be left out; it can only be n / m.
+    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
+        """Return the mask of the best n of every m units; among equal saliencies, ``generator`` draws.
 
         Raises
         ------
         InputError
-            As :meth:`MaskSpace.top_k`; also for another density than n / m, and for scope ``"erk"``.
+            For another density than n / m, and for scope ``"erk"``.
         """
-        if density is None and sparsity is None:
-            density = self.fixed_density
-        return super().top_k(saliency, density, scope, generator, on_empty, hold, sparsity=sparsity)
-
-    from_saliency = top_k
-
-    def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
-        """Return the mask of the best n of every m units; among equal saliencies, ``generator`` draws."""
         if amount.hold != "units":
             return super()._top(saliency, amount, generator)  # raises
         self._check_density(amount)

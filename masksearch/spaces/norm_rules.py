@@ -1,24 +1,20 @@
-"""Rules that follow channels through normalisations with statistics per group of channels or per channel.
+"""Rules that follow channels through normalisations with statistics of a channel, a group or all of them.
 
 A GroupNorm normalises each group of channels on its own: a whole group can be removed, with ``num_groups`` lowered. An
 InstanceNorm normalises each channel on its own; torch runs it as a BatchNorm with the parameters repeated per example.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from masksearch.spaces.coupling import Coupling, Labels
+from masksearch.spaces.coupling import Coupling
+from masksearch.spaces.coupling_call import Call
 
-if TYPE_CHECKING:
-    from masksearch.spaces.coupling_rules import Call
-
-__all__ = ["UnsizedGroupNorm", "fit_group_norm", "group_norm", "repeat"]
+__all__ = ["UnsizedGroupNorm", "batch_norm", "fit_group_norm", "group_norm", "layer_norm"]
 
 
-def group_norm(coupling: Coupling, call: "Call") -> None:
+def group_norm(coupling: Coupling, call: Call) -> None:
     """Follow channels through a group norm: a group's channels are removed together; with one group, none can be."""
     arguments = call.arguments
     source, vectors, n_groups = arguments["input"], call.inputs[1:], arguments["group"]
@@ -38,14 +34,26 @@ def group_norm(coupling: Coupling, call: "Call") -> None:
     coupling.write(call.outputs[0], [batch, channels, *others])
 
 
-def repeat(coupling: Coupling, call: "Call") -> None:
-    """Follow channels through a repetition: all copies of a dimension lose the same positions."""
-    source, repeats = call.inputs[0], call.arguments["repeats"]
-    labels: list[Labels] = [*[None] * (len(repeats) - source.ndim), *coupling.labels(source)]
-    coupling.write(
-        call.result, [None if each is None else np.tile(each, n) for each, n in zip(labels, repeats, strict=True)]
-    )
-    coupling.mark_view(call.result, source)
+def batch_norm(coupling: Coupling, call: Call) -> None:
+    """Follow channels through a batch norm: each channel goes with its statistics and parameters."""
+    source, *vectors = call.inputs
+    labels = coupling.labels(source)
+    meeting = [labels[1], *(coupling.labels(vector)[0] for vector in vectors)]
+    labels[1] = coupling.tie(meeting, f"{call.where} normalises channels that can't be removed")
+    coupling.write(call.outputs[0], labels)
+
+
+def layer_norm(coupling: Coupling, call: Call) -> None:
+    """Follow channels through a layer norm: none of the normalised ones can be removed, since they share statistics."""
+    source, *vectors = call.inputs
+    labels = coupling.labels(source)
+    over = len(call.arguments["normalized_shape"])
+    reason = f"{call.where} normalises over channels"
+    for dim_labels in labels[source.ndim - over :]:
+        coupling.fix(dim_labels, reason)
+    for vector in vectors:
+        coupling.fix_all(vector, reason)
+    coupling.write(call.outputs[0], labels)
 
 
 class UnsizedGroupNorm(nn.GroupNorm):

@@ -7,7 +7,7 @@ g = tanh 0 = 0, so c = f c + i g = 0 and h = o tanh c = 0; in a GRU n = 0, so h 
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,11 +15,9 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from masksearch.spaces.coupling import Coupling, Labels
+from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.pruned_recurrent import RECURRENT, cells, gate_count
 from masksearch.utils.nested import output_tensors
-
-if TYPE_CHECKING:
-    from masksearch.spaces.coupling_rules import Call
 
 __all__ = ["following_recurrent", "pack"]
 
@@ -81,7 +79,7 @@ class _Unpacking(TorchFunctionMode):
         return padded, lengths
 
 
-def pack(coupling: Coupling, call: "Call") -> None:
+def pack(coupling: Coupling, call: Call) -> None:
     """Follow channels through the packing of sequences, which moves only entries of the batch and of time."""
     data = call.inputs[0]
     labels = coupling.labels(data)
@@ -95,12 +93,8 @@ def _follow(coupling: Coupling, module: nn.RNNBase, where: str, arguments: Mappi
 
     Parameters
     ----------
-    where : str
-        Name of the module in reasons.
     arguments : mapping
         Arguments of the call: ``input``, and ``hx``, the start states, if the network passes any.
-    output : tuple
-        (outputs, last states) of the call.
     """
     data = arguments["input"]
     data = data.data if isinstance(data, PackedSequence) else data

@@ -12,10 +12,9 @@ from itertools import chain, combinations, islice
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from masksearch.spaces.coupling import FIXED, Coupling
+from masksearch.spaces.coupling import FIXED, Coupling, UnitPositions
 from masksearch.spaces.coupling_call import Call
 
 __all__ = ["SizeAttribute", "attribute_subsets", "holds_sizes", "note_sizes", "set_attributes"]
@@ -27,7 +26,7 @@ _MOST_SUBSETS = 40  # that are tried for one family of units
 
 
 @dataclass(frozen=True, eq=False)
-class SizeAttribute:
+class SizeAttribute(UnitPositions):
     """Attribute of a module that holds a number of channels, with the units to which these channels belong."""
 
     module: str
@@ -39,10 +38,6 @@ class SizeAttribute:
     def place(self) -> tuple[str, str, int | None]:
         """Return where a number of channels is stored: module, attribute, and index in a tuple or list (or None)."""
         return self.module, self.attribute, self.index
-
-    def number(self, bits: Tensor) -> int:
-        """Return how many of the counted channels the mask ``bits``, bool (n_units,), keeps."""
-        return int(torch.cat([bits, bits.new_ones(1)])[torch.from_numpy(self.units)].sum())
 
 
 def note_sizes(coupling: Coupling, call: Call) -> None:
@@ -81,7 +76,7 @@ def attribute_subsets(candidates: Sequence[SizeAttribute], family: slice) -> Ite
     """Yield sets of attributes that could make one layer's channels removable if changed, small sets first."""
     own: dict[tuple[object, ...], SizeAttribute] = {}
     for candidate in candidates:
-        if ((candidate.units >= family.start) & (candidate.units < family.stop)).any():
+        if candidate.within(family).any():
             own.setdefault((*candidate.place, candidate.units.tobytes()), candidate)
     subsets = chain.from_iterable(combinations(own.values(), size) for size in range(1, len(own) + 1))
     several = (subset for subset in subsets if len({candidate.place for candidate in subset}) == len(subset))

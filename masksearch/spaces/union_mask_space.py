@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
 
 import numpy as np
 import torch
@@ -18,9 +17,9 @@ from masksearch.spaces.block_removal import Replacements, with_replacements
 from masksearch.spaces.filter_costs import Part
 from masksearch.spaces.filter_cut import cut
 from masksearch.spaces.filter_mask_space import FilterSpace
-from masksearch.spaces.network_space import NetworkSpace, unwrapped
+from masksearch.spaces.network_space import unwrapped
+from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError
-from masksearch.utils.registry import choose
 
 __all__ = ["UnionLimits", "UnionSpace"]
 
@@ -68,7 +67,7 @@ class UnionLimits(Limits):
         return np.where(self.alive(kept), self.floor(kept), 0)
 
 
-class UnionSpace(NetworkSpace):
+class UnionSpace(RemovableSpace):
     """Masks of a network with one bit per residual branch and per channel group, under one common density.
 
     Made by :func:`~masksearch.union_space`. Blocks come first, each a layer with one unit; the layers of filters
@@ -84,7 +83,6 @@ class UnionSpace(NetworkSpace):
     """
 
     nested = True
-    removes_parts = True
     limits: UnionLimits
 
     def __init__(self, blocks: BlockSpace, filters: FilterSpace) -> None:
@@ -203,10 +201,17 @@ class UnionSpace(NetworkSpace):
         self.check_mask(mask)
         _, of_filters = self.part_masks(mask)
         bits = of_filters.bits.clone()
-        alive = self.limits.alive(np.array(list(mask.kept_per_layer().values())))[len(self.blocks.layers) :]
+        alive = self.limits.alive(mask.kept_counts)[len(self.blocks.layers) :]
         for layer, is_alive in zip(self.filters.layers, alive.tolist(), strict=True):
             bits[layer.slice] |= not is_alive
         return Mask(self.filters, bits)
+
+    def _cut_shapes(self, mask: Mask) -> dict[str, tuple[int, ...]]:
+        return self.filters._cut_shapes(self.cut_mask(mask))
+
+    def restored(self, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict of the pruned network in the full network's sizes, with zeros for removed parts."""
+        return super().restored(mask, self.filters.restored(self.cut_mask(mask), state))
 
     def replacements(self, mask: Mask) -> Replacements:
         """Return {module: its replacement, as JSON} for all modules to replace to remove a mask's pruned blocks."""
@@ -239,45 +244,17 @@ class UnionSpace(NetworkSpace):
             for block, places in zip(self.blocks.blocks, products, strict=True)
         ]
 
-    def _cost(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return units, parameters or MACs of the network whose layers keep ``kept`` units, int64 (n_layers,)."""
+    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
         if hold == "units":
             return int(kept.sum())
         n = len(self.blocks.layers)
         removed = [part for part, keep in zip(self._parts, kept[:n].tolist(), strict=True) if not keep]
         return self.filters.cost(hold, kept[n:], removed)
 
-    @cached_property
-    def _sizes(self) -> np.ndarray:
-        return np.array(self.limits.sizes, dtype=np.int64)
-
-    def _cost_of_mask(self, mask: Mask, hold: Hold) -> int:
-        return self._cost(np.array(list(mask.kept_per_layer().values()), dtype=np.int64), hold)
-
-    def unit_costs(self, hold: Hold = "params") -> Tensor:
-        """Return the units, parameters or MACs per input that each unit's removal alone saves: float64 (n_units,)."""
-        choose("hold", hold, list(get_args(Hold)))
-        full = self._cost(self._sizes, hold)
-        saved = []
-        for place, layer in enumerate(self.layers):
-            kept = self._sizes.copy()
-            kept[place] -= 1
-            kept = np.where(self.limits.alive(kept), kept, 0)
-            saved += [full - self._cost(kept, hold)] * layer.size
-        return torch.tensor(saved).double()
-
-    def kept_params(self, mask: Mask) -> int:
-        """Return how many parameters the network has after physical pruning by a mask."""
-        return self._cost_of_mask(mask, "params")
-
-    def kept_macs(self, mask: Mask) -> int:
-        """Return how many MACs per input the network needs after physical pruning by a mask."""
-        return self._cost_of_mask(mask, "macs")
-
-    def share(self, mask: Mask, hold: Hold) -> float:
-        """Return the share of the full network's units, parameters or MACs that a mask keeps."""
-        choose("cost", hold, list(get_args(Hold)))
-        return self._cost_of_mask(mask, hold) / self._cost(self._sizes, hold)
+    def _without_one(self, place: int) -> np.ndarray:
+        kept = super()._without_one(place)
+        return np.where(self.limits.alive(kept), kept, 0)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
         """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost at most what a density allows."""
@@ -285,7 +262,7 @@ class UnionSpace(NetworkSpace):
         one = amount.single("the layers of a union space have none of their own; give one density")
         if amount.hold == "units":
             return int(kept.sum()) <= amount.count(self)
-        return self._cost(kept, amount.hold) <= one * self._cost(self._sizes, amount.hold)
+        return self.cost_of(kept, amount.hold) <= one * self.cost_of(self.sizes, amount.hold)
 
     # Masks of a ranking.
 
@@ -309,7 +286,7 @@ class UnionSpace(NetworkSpace):
             return self.fits(kept, amount)
 
         if not fits(ranking.prefix(0)):
-            least = self._cost(ranking.prefix(0), amount.hold) / self._cost(self._sizes, amount.hold)
+            least = self.cost_of(ranking.prefix(0), amount.hold) / self.cost_of(self.sizes, amount.hold)
             raise InputError(
                 f"density: {amount.density} of the {amount.hold} is less than {least:.3g}, the share of the network "
                 "without any block and with the least units of every layer; give a higher density"
@@ -321,7 +298,7 @@ class UnionSpace(NetworkSpace):
         blocks = ranking.prefix(low)[:n]
         kept = ranking.filled(blocks, fits)
         for block in ranking.steps[low:]:
-            if (kept[n:] < self._sizes[n:])[limits.alive(kept)[n:]].any():
+            if (kept[n:] < self.sizes[n:])[limits.alive(kept)[n:]].any():
                 break
             if block < n:
                 more = blocks.copy()

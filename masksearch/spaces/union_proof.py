@@ -4,16 +4,23 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from masksearch.spaces.block_mask_space import BlockSpace
 from masksearch.spaces.filter_mask_space import FilterSpace
-from masksearch.spaces.filter_proof import _first_line, _randomise, _unequal, scratch_copy
+from masksearch.spaces.float64_comparison import (
+    first_example,
+    float64_defaults,
+    random_inputs,
+    randomise,
+    scratch_copy,
+    unequal,
+)
 from masksearch.spaces.network_space import NetworkSpace, unwrapped
 from masksearch.spaces.union_mask_space import UnionSpace
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError
-from masksearch.utils.nested import Nested, as_nested, call_model, map_tensors, output_tensors, tensors_of
+from masksearch.utils.errors import InputError, named_first_line
+from masksearch.utils.nested import Nested, call_model, output_tensors
 from masksearch.utils.seeds import torch_generator
 
 __all__ = ["union_space"]
@@ -52,16 +59,9 @@ def union_space(
     if model is None or example_input is None:
         given = "model" if example_input is None else "example_input"
         raise InputError(f"{given}: given alone; the comparison of masked and pruned needs model and example_input")
-    inputs = map_tensors(
-        lambda x: x.double() if x.is_floating_point() else x, as_nested(example_input, "example_input")
-    )
-    default = torch.get_default_dtype()
-    try:
-        torch.set_default_dtype(torch.float64)
-        with torch.random.fork_rng(devices=[]):
-            return _proved(space, partial(_difference, scratch_copy(unwrapped(model)), inputs))
-    finally:
-        torch.set_default_dtype(default)
+    inputs = first_example(example_input)
+    with float64_defaults():
+        return _proved(space, partial(_difference, scratch_copy(unwrapped(model)), inputs))
 
 
 def _pair(spaces: tuple[NetworkSpace, ...]) -> tuple[BlockSpace, FilterSpace]:
@@ -79,7 +79,7 @@ def _pair(spaces: tuple[NetworkSpace, ...]) -> tuple[BlockSpace, FilterSpace]:
             f"spaces: {', '.join(kinds) or 'none'}; give one block space and one filter space, whose include= and "
             "exclude= choose its layers"
         )
-    if blocks[0].shapes != filters[0].groups.shapes:
+    if blocks[0].shapes != filters[0].shapes:
         raise InputError(
             f"spaces: {blocks[0].describe()} and {filters[0].describe()} are of networks with other parameters; give "
             "two spaces of one network"
@@ -109,14 +109,8 @@ def _proved(space: UnionSpace, difference: Callable[[UnionSpace], str]) -> Union
 def _difference(model: nn.Module, inputs: Nested, space: UnionSpace) -> str:
     """Say how outputs of masked and pruned copies of a float64 network differ for random masks; "" if they don't."""
     generator = torch_generator(0, "union proof")
-    n = max(1, min(4, 30_000 // sum(tensor[:1].numel() for tensor in tensors_of(inputs))))
-
-    def batch(x: Tensor) -> Tensor:
-        x = x[:1].repeat(n, *[1] * (x.ndim - 1))
-        return torch.randn(x.shape, dtype=x.dtype, generator=generator) if x.is_floating_point() else x
-
-    examples = map_tensors(batch, inputs)
-    _randomise(model, generator)
+    examples = random_inputs(inputs, 4, generator)
+    randomise(model, generator)
     for density in _DENSITIES:
         least = int(space.limits.lowest[space.needed].sum()) + 1
         mask = space.random(max(density, least / space.n_units), generator=generator)
@@ -124,9 +118,9 @@ def _difference(model: nn.Module, inputs: Nested, space: UnionSpace) -> str:
             with torch.no_grad():
                 pruned = output_tensors(call_model(space.without_units(model, mask), examples))
         except Exception as error:  # a user's forward may raise anything on tensors of other sizes
-            return f"a pruned network stops with {_first_line(error)!r}"
+            return f"a pruned network stops with {named_first_line(error)!r}"
         with torch.no_grad(), space.applied(scratch := copy_network(model), mask):
             masked = output_tensors(call_model(scratch, examples))
-        if reason := _unequal(masked, pruned):
+        if reason := unequal(masked, pruned):
             return reason
     return ""

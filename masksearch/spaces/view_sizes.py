@@ -68,8 +68,6 @@ class ViewRecorder(TorchFunctionMode):
         The record of labels; its ``calls`` gets the entries.
     modules : list of (str, nn.Module)
         Running modules by name, the innermost last.
-    counters : list of CallCounter
-        One for each running module.
     """
 
     def __init__(self, coupling: Coupling, modules: list[tuple[str, nn.Module]], counters: list[CallCounter]) -> None:

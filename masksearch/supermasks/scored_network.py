@@ -22,10 +22,6 @@ class ScoredNetwork(nn.Module):
 
     Parameters
     ----------
-    network : nn.Module
-        The network to copy.
-    space : NetworkSpace
-        A weight space of the network.
     scores : sequence of Tensor
         Initial scores, of the shapes of the space's weights.
     kept : sequence of int

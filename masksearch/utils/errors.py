@@ -7,7 +7,17 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["LARGEST", "InputError", "StorageError", "check_numbers", "check_type", "check_whole", "require"]
+__all__ = [
+    "LARGEST",
+    "InputError",
+    "StorageError",
+    "check_numbers",
+    "check_type",
+    "check_whole",
+    "first_line",
+    "named_first_line",
+    "require",
+]
 
 LARGEST = 2**31 - 1
 """Largest whole number that a setting may have, unless it has a bound of its own."""
@@ -27,6 +37,16 @@ class StorageError(OSError):
 
     It ends a sweep, as errors of a disk do; finished cells are kept on the machine that ran them.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, at most 300 characters; its type if it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def named_first_line(error: BaseException) -> str:
+    """Return an error's type and the first line of its message, such as ``KeyError: 'a'``; at most 200 characters."""
+    return f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:200]
 
 
 def require(name: str, value: object, fine: bool, allowed: str) -> None:

@@ -163,20 +163,18 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], about: Any = N
     write_bytes(path, *seal_tensors(to_safetensors(ready, metadata=tensor_metadata(about))))
 
 
-def load_tensors(path: str | Path, remedy: str = REMEDY, *, foreign: bool = False) -> tuple[dict[str, Tensor], Any]:
+def load_tensors(path: str | Path, remedy: str = REMEDY) -> tuple[dict[str, Tensor], Any]:
     """Read a safetensors file; return {name: tensor on the CPU}, and the JSON value saved as ``about``.
 
     Parameters
     ----------
     remedy : str
         What to do about a damaged file, for the error.
-    foreign : bool
-        Whether the file may come from another program; ``about`` is then None.
 
     Raises
     ------
     InputError
-        If the file is missing, is not safetensors, or does not have its checksum.
+        If the file is missing, is not safetensors, is of another program, or does not have its checksum.
     """
     path = Path(path)
     if not path.is_file():
@@ -188,10 +186,7 @@ def load_tensors(path: str | Path, remedy: str = REMEDY, *, foreign: bool = Fals
             tensors = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # the exception type of safetensors is not public
         raise InputError(f"{path} can't be read as safetensors ({error}); {remedy}") from None
-    own, about = about_of(metadata, path, remedy, checked=checked)
-    if not own and not foreign:
-        raise InputError(f"{path} is not a file that masksearch has written, or is damaged; {remedy}")
-    return tensors, about
+    return tensors, about_of(metadata or {}, path, remedy, checked=checked)
 
 
 def save_tree(path: str | Path, tree: Any) -> None:

@@ -7,11 +7,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 
-__all__ = ["call_function", "import_function", "names_function", "source_digest"]
+__all__ = ["call_function", "import_file", "import_function", "names_function", "source_digest"]
 
 
 def names_function(text: str) -> bool:
@@ -33,8 +34,6 @@ def import_function(text: str, what: str) -> Callable[..., Any]:
     ----------
     text : str
         ``module:function`` or ``path/to/file.py:function``.
-    what : str
-        Name of the setting in error messages.
 
     Raises
     ------
@@ -66,9 +65,8 @@ def call_function(function: Callable[..., Any], text: str, what: str, *arguments
         raise
     except (Exception, SystemExit) as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        reason = (str(error).strip().splitlines() or [""])[0]
         where = f"{Path(last.filename).name}, line {last.lineno}"
-        raise InputError(f"{what}: {text} raised {type(error).__name__}: {reason} ({where})") from error
+        raise InputError(f"{what}: {text} raised {named_first_line(error)} ({where})") from error
 
 
 def source_digest(text: str) -> str:
@@ -90,17 +88,23 @@ def _file(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such file; allowed is path/to/file.py:function")
     path = path.resolve()
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    return sys.modules.get(_unique_name(path)) or import_file(path)
+
+
+def import_file(path: Path, prefix: str = "") -> ModuleType:
+    """Run a Python file as a module; its unique name, which begins with ``prefix``, replaces no module of its name."""
+    name = f"{prefix}{_unique_name(path)}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "a .py file has a spec"
     assert spec.loader is not None, "a .py file has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses look up their module
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
     return module
+
+
+def _unique_name(path: Path) -> str:
+    return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, named_first_line
 
 __all__ = [
     "REMEDY",
@@ -51,13 +51,6 @@ _MISSHAPEN = (
 def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
     """Context manager around code that reads a file's content: errors from malformed content become an InputError.
 
-    Parameters
-    ----------
-    path : Path
-        The file, for the message.
-    remedy : str
-        What to do, for the message.
-
     Raises
     ------
     InputError
@@ -69,9 +62,8 @@ def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
     except InputError:
         raise
     except _MISSHAPEN as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise InputError(
-            f"{path} has another content than masksearch writes ({type(error).__name__}: {reason}); {remedy}"
+            f"{path} has another content than masksearch writes ({named_first_line(error)}); {remedy}"
         ) from error
 
 
@@ -234,23 +226,22 @@ def check_tensor_file(path: Path, remedy: str = REMEDY) -> bool:
     return True
 
 
-def about_of(metadata: Mapping[str, str] | None, path: Path, remedy: str, *, checked: bool) -> tuple[bool, Any]:
-    """Return whether masksearch wrote a safetensors file with this metadata, and the JSON ``about`` stored in it.
+def about_of(metadata: Mapping[str, str], path: Path, remedy: str, *, checked: bool) -> Any:
+    """Return the JSON ``about`` in the metadata of a safetensors file.
 
     ``checked`` says whether the file has a checksum: files of this version without one are damaged.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or of another program.
     """
-    metadata = metadata or {}
     if _ENTRY in metadata and not checked:
         raise InputError(f"{path} is damaged or was changed: it has no checksum; {remedy}")
-    if _ENTRY in metadata:
-        with refusing(path, remedy):
-            return True, json.loads(metadata[_ENTRY])["about"]
-    return _FORMER_ENTRY in metadata, _former_about(metadata.get(_FORMER_ENTRY, "null"), path, remedy)
-
-
-def _former_about(text: str, path: Path, remedy: str) -> Any:
+    if _ENTRY not in metadata and _FORMER_ENTRY not in metadata:
+        raise InputError(f"{path} is not a file that masksearch has written, or is damaged; {remedy}")
     with refusing(path, remedy):
-        return json.loads(text)
+        return json.loads(metadata[_ENTRY])["about"] if _ENTRY in metadata else json.loads(metadata[_FORMER_ENTRY])
 
 
 def _sum(content: bytes) -> bytes:

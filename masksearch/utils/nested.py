@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 
 __all__ = [
     "Nested",
@@ -18,7 +18,6 @@ __all__ = [
     "map_tensors",
     "n_examples",
     "output_tensors",
-    "stack_items",
     "take",
     "tensors_of",
     "to_device",
@@ -42,8 +41,7 @@ def as_device(device: object) -> torch.device:
             (torch.ones(1, device=found) + 1).item()  # fails on devices that have no memory, such as meta
             _USED.add(found)
     except Exception as error:  # of a backend: a missing module, a driver, a name
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise InputError(f"device: {str(device)[:40]!r}; PyTorch can't use it here: {reason}") from None
+        raise InputError(f"device: {str(device)[:40]!r}; PyTorch can't use it here: {first_line(error)}") from None
     return found
 
 
@@ -57,8 +55,6 @@ def as_nested(value: object, what: str) -> Nested:
     ----------
     value : Tensor, array, sequence or mapping
         A list or tuple that holds tensors is a tuple of tensors; other lists and arrays become one tensor.
-    what : str
-        Name of the value in error messages.
 
     Raises
     ------
@@ -85,8 +81,8 @@ def _tensor(value: object, what: str) -> Tensor:
     try:
         tensor = torch.as_tensor(value).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{what}: a {type(value).__name__} is no tensor ({reason}); allowed are tensors") from None
+        kind, reason = type(value).__name__, first_line(error)
+        raise InputError(f"{what}: a {kind} is no tensor ({reason}); allowed are tensors") from None
     if tensor.ndim == 0:
         raise InputError(f"{what}: a single number; a tensor (n, ...) is needed")
     return tensor
@@ -137,25 +133,16 @@ def to_device(value: Any, device: torch.device | str, *, non_blocking: bool = Fa
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), value)
 
 
-def _joined(join: Callable[[list[Tensor]], Tensor], parts: Sequence[Any]) -> Any:
+def concatenate(parts: Sequence[Any]) -> Any:
+    """Join batches of inputs or targets, all of equal form, along the first dimension."""
     first = parts[0]
     if first is None:
         return None
     if isinstance(first, Tensor):
-        return join(list(parts))
+        return torch.cat(list(parts))
     if isinstance(first, dict):
-        return {name: join([part[name] for part in parts]) for name in first}
-    return tuple(join([part[place] for part in parts]) for place in range(len(first)))
-
-
-def concatenate(parts: Sequence[Any]) -> Any:
-    """Join batches of inputs or targets, all of equal form, along the first dimension."""
-    return _joined(torch.cat, parts)
-
-
-def stack_items(items: Sequence[Any]) -> Any:
-    """Join single examples of equal form into a batch, along a new first dimension."""
-    return _joined(torch.stack, items)
+        return {name: torch.cat([part[name] for part in parts]) for name in first}
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 def describe(value: Nested | None) -> str:

@@ -2,10 +2,8 @@
 
 from changed_results import changed
 
-from masksearch.experiment.results import (
+from masksearch.experiment.result_parts import (
     Accuracy,
-    CellResult,
-    DenseResult,
     Effort,
     Latency,
     LayerCost,
@@ -15,6 +13,7 @@ from masksearch.experiment.results import (
     ScoreSummary,
     TrainedAccuracy,
 )
+from masksearch.experiment.results import CellResult, DenseResult
 from masksearch.training import EpochRow
 
 

@@ -147,6 +147,7 @@ def test_searches_take_amounts_and_sparsities():
 
 
 def test_criteria_take_amounts_and_sparsities():
+    torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
     space = ms.weight_space(model)
     expected = ms.criteria.select("magnitude", model, space, density=0.2, scope="erk")

@@ -12,7 +12,8 @@ from masksearch.analysis import group_cells, pareto_front, summarise
 from masksearch.cli.flags import parse
 from masksearch.cost import macs, params
 from masksearch.experiment import Cell, SweepCallback, grid, read_sweep, run_sweep
-from masksearch.experiment.results import Cap, ScoreSummary
+from masksearch.experiment.result_parts import ScoreSummary
+from masksearch.experiment.results import Cap
 from masksearch.pruning.physical import load_pruned
 from masksearch.report import sweep_drawings, write_report
 from masksearch.report.rerun_commands import row_commands

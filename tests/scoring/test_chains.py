@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from masksearch.core.mask import Move
 from masksearch.core.protocol import Proposal
 from masksearch.scoring import Scorer
-from masksearch.scoring.paths.incremental import linear_chain
+from masksearch.scoring.paths.linear_chain import linear_chain
 from masksearch.spaces import weight_space
 
 

@@ -11,7 +11,7 @@ from masksearch.core.protocol import Proposal
 from masksearch.data import Split
 from masksearch.models import MODELS, build_model
 from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
-from masksearch.scoring.paths.incremental import linear_chain
+from masksearch.scoring.paths.linear_chain import linear_chain
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.scoring.scorer import Scorer
 from masksearch.searchers import Annealing

@@ -14,7 +14,8 @@ from path_cases import ACTIVATIONS, generator, make_mlp, make_split
 from masksearch.core.mask import Move
 from masksearch.core.protocol import Proposal
 from masksearch.scoring import Scorer, scorer
-from masksearch.scoring.paths.incremental import IncrementalPath, linear_chain
+from masksearch.scoring.paths.incremental import IncrementalPath
+from masksearch.scoring.paths.linear_chain import linear_chain
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.searchers import Annealing
 from masksearch.searching import loop

@@ -176,7 +176,7 @@ class Settings:
         """Return the default settings of ``masksearch run`` without a recipe, with ``warm_start`` = ``auto``."""
         return cls(search=SearchSettings(warm_start=USUAL_START))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, dict[str, object]]:
         """Return all settings as {group: {name: value}}, ready for JSON."""
         return dataclasses.asdict(self)
 
@@ -224,7 +224,7 @@ class Settings:
     def _updated(self, flat: dict[str, Any], source: str) -> "Settings":
         types = {group.name: value_types(type(getattr(self, group.name))) for group in dataclasses.fields(self)}
         owner = {name: group for group in types if group not in NESTED for name in types[group]}
-        changes: dict[str, dict[str, Any]] = {}
+        changes: dict[str, dict[str, object]] = {}
         for key, value in flat.items():
             inner = [f"{key}.{name}" for name in value] if key in NESTED and isinstance(value, dict) else []
             for name in filter(REMOVED.__contains__, (key, *inner)):

@@ -8,8 +8,7 @@ from torch import nn
 
 from masksearch.experiment.cell import AUTO
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.steps.repair import reconstruction_of
-from masksearch.experiment.steps.retraining import rewound_weights, training_plan
+from masksearch.experiment.steps.retraining import reconstruction_of, rewound_weights, training_plan
 from masksearch.scoring import OBJECTIVES, Scorer, ShortTraining, signed_constants
 from masksearch.utils.seeds import derive
 

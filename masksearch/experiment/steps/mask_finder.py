@@ -7,7 +7,6 @@ from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +66,7 @@ class MaskFinder:
     context: CellContext
     on_trial: Callable[[Trial, History, Searcher], None]
     callback: SweepCallback
-    later: bool = False
+    later: bool = False  # whether an earlier round has trained
 
     def __call__(self, model: nn.Module, amount: Amount, alive: Mask | None, folder: Path) -> MaskResult:
         """Find a mask for the weights of ``model``, within the alive units.
@@ -97,13 +96,15 @@ class MaskFinder:
         # Sweeps that share a study must not propose the same masks.
         words = [settings.run.runs, settings.run.name] if cell.searcher().shares_trials else []
         searcher = cell.searcher().placed(folder, cell.study)
-        arguments: dict[str, Any] = {
-            "budget": Budget(settings.sweep.budget, seconds),
-            "seed": derive(cell.seed, "search", *words),
-            "batch": settings.search.proposals,
-            "folder": folder,
-            "callbacks": [self.on_trial],
-        }
+        run = partial(
+            search,
+            searcher=searcher,
+            budget=Budget(settings.sweep.budget, seconds),
+            seed=derive(cell.seed, "search", *words),
+            batch=settings.search.proposals,
+            folder=folder,
+            callbacks=[self.on_trial],
+        )
         scorer = cell_scorer(context, model, context.data.search, later=self.later)
         whole = amount.across("global")  # the scope is for criteria
         if alive is not None:
@@ -113,29 +114,33 @@ class MaskFinder:
                     "one density in units only"
                 )
             left = Subspace(alive)
-            reached = whole.at(left.density(amount.single("rounds have one")))
-            arguments["energy"] = None if inputs.energy is None else SubspaceEnergy(inputs.energy, left)
-            arguments["start"] = None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits))
-            arguments["saliencies"] = {name: left.reduced(values) for name, values in inputs.saliencies.items()}
-            history = search(left, searcher, self._shared(SubspaceScorer(scorer, left)), reached, **arguments)
+            history = run(
+                left,
+                scorer=self._shared(SubspaceScorer(scorer, left)),
+                density=whole.at(left.density(amount.single("rounds have one"))),
+                start=None if inputs.start is None else Mask(left, left.reduced(inputs.start.bits)),
+                saliencies={name: left.reduced(values) for name, values in inputs.saliencies.items()},
+                energy=None if inputs.energy is None else SubspaceEnergy(inputs.energy, left),
+            )
             masks = [left.lifted(trial.mask) for trial in history.top if trial.mask is not None]
             return self._best(masks, history, inputs, model)
-        arguments |= {"saliencies": inputs.saliencies, "energy": inputs.energy}
+        run = partial(
+            run, context.space, scorer=self._shared(scorer), saliencies=inputs.saliencies, energy=inputs.energy
+        )
         if cell.front:
             with locked(folder, wait=True):  # another sweep may be searching this front
                 RunFolder(folder, cell.front_identity, cell.deciding_settings())
-                cost = self._front_cost(model)
-                history = search(context.space, searcher, self._shared(scorer), whole.at(1.0), cost=cost, **arguments)
+                history = run(density=whole.at(1.0), cost=self._front_cost(model))
             within = {trial.mask.hash: trial for trial in history.within(cell.density) if trial.mask is not None}
             masks = [trial.mask for trial in within.values() if trial.mask is not None]
             result = self._best(masks, history, inputs, model)
             trial = within[result.mask.hash]
             choice = FrontChoice(f"{folder.parent.name}/{folder.name}", trial.number, trial.score.cost)
             return replace(result, front=choice)
+        refine = None
         if settings.scoring.connected:
-            connectivity = Connectivity(model, context.space, context.example)
-            arguments["refine"] = partial(connected, connectivity=connectivity)
-        history = search(context.space, searcher, self._shared(scorer), whole, start=inputs.start, **arguments)
+            refine = partial(connected, connectivity=Connectivity(model, context.space, context.example))
+        history = run(density=whole, start=inputs.start, refine=refine)
         masks = [trial.mask for trial in history.top if trial.mask is not None]
         if (predicted := searcher.predicted_best) is not None:
             masks = [predicted, *masks]

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from masksearch import cost
 from masksearch.core.mask import Mask
+from masksearch.cost.forward_pass import batch_of
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.results import Latency, LayerCost, NetworkCost
-from masksearch.utils.nested import Nested, call_model, map_tensors, to_device
+from masksearch.experiment.result_parts import Latency, LayerCost, NetworkCost
+from masksearch.utils.nested import Nested, call_model, to_device
 
 __all__ = ["network_cost", "ticket_costs"]
 
@@ -95,13 +96,8 @@ def _latency(network: nn.Module, full: nn.Module, example: Nested, seconds: floa
     network.eval(), full.eval()
     with torch.no_grad():
         for size in _BATCHES:
-            batch = map_tensors(partial(_repeated, size), to_device(example, device))
+            batch = batch_of(example, size, device)
             runs = {"ticket": partial(call_model, network, batch), "dense": partial(call_model, full, batch)}
             for name, timing in cost.time_runs(runs, device, seconds, _LATENCY_RUNS).items():
                 measured[f"{name}_batch_{size}"] = timing.median
     return Latency(**measured)
-
-
-def _repeated(size: int, tensor: Tensor) -> Tensor:
-    """Return the first example of a tensor ``size`` times, (size, ...)."""
-    return tensor[:1].expand(size, *tensor.shape[1:]).contiguous()

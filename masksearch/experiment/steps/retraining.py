@@ -1,8 +1,9 @@
-"""How a masked network is retrained: first weights, part of the learning rate schedule, changes of the mask."""
+"""How a masked network is retrained: first weights, their repair, learning rate schedule, changes of the mask."""
 
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from masksearch.core.mask import Mask
@@ -11,13 +12,23 @@ from masksearch.experiment.context import CellContext
 from masksearch.experiment.settings.schedule_settings import parse_rewind
 from masksearch.experiment.steps.criterion import criterion_mask
 from masksearch.models import build_model
+from masksearch.pruning.gram_matrices import calibration_inputs
+from masksearch.pruning.reconstruction import Reconstruction, reconstruct
 from masksearch.schedules.in_training import Gradual, Kind, Regrowing
 from masksearch.training import TrainSettings, optimizer_steps
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
-from masksearch.utils.seeds import derive
+from masksearch.utils.seeds import derive, torch_generator
 
-__all__ = ["TrainingPlan", "mask_schedule", "rewound_weights", "training_plan"]
+__all__ = [
+    "TrainingPlan",
+    "mask_schedule",
+    "reconstructed_weights",
+    "reconstruction_of",
+    "rewound_weights",
+    "same_weights",
+    "training_plan",
+]
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def training_plan(context: CellContext, found_at: str, epochs: int | None) -> Tr
 
 
 def _goes_on_from(cell: Cell, found_at: str) -> Duration | None:
-    """The moment of the dense training whose place in the schedule the training takes up; None: from the start."""
+    """Return the moment of the dense training at which retraining continues the schedule; None: it begins anew."""
     rewind = parse_rewind(cell.rewind_to)
     if cell.control == "reinit" or rewind in ("lr", "random"):
         return None
@@ -97,6 +108,40 @@ def rewound_weights(context: CellContext, found_at: Weights) -> Weights:
     if rewind in ("none", "lr"):
         return found_at
     return context.dense.weights[str(rewind)]
+
+
+def _calibration(context: CellContext) -> list[Any]:
+    """Return batches of training inputs for least-squares repair; they are equal for all methods of a seed."""
+    generator = torch_generator(context.cell.seed, "calibration")
+    return calibration_inputs(context.data.train, context.settings.scoring.calibration_examples, generator)
+
+
+def reconstruction_of(context: CellContext, model: nn.Module) -> Reconstruction:
+    """Return the least-squares repair of ``model``, which works for any mask; the cell's last one is reused."""
+    kept = context.reconstructions
+    weights = model.state_dict()
+    if not kept or not same_weights(kept[0].dense.state_dict(), weights):
+        kept[:] = [Reconstruction(model, context.space, _calibration(context))]
+    return kept[0]
+
+
+def reconstructed_weights(context: CellContext, mask: Mask, weights: Weights) -> Weights:
+    """Return the weights of a masked network after least-squares repair, unpruned in shape and on the CPU."""
+    model = context.build()
+    model.load_state_dict(weights)
+    model.to(context.device)
+    if context.settings.schedules.reconstruct == "sequential":
+        repaired = reconstruct(model, context.space, mask, _calibration(context), sequential=True)
+    else:
+        repaired = reconstruction_of(context, model)(mask)
+    return {name: tensor.cpu() for name, tensor in repaired.state_dict().items()}
+
+
+def same_weights(one: Weights, other: Weights) -> bool:
+    """Return whether two state dicts have equal values, possibly on different devices."""
+    if one is other or one.keys() != other.keys():
+        return one is other
+    return all(torch.equal(one[name], tensor.to(one[name].device)) for name, tensor in other.items())
 
 
 def mask_schedule(context: CellContext, network: nn.Module, mask: Mask, begin: int, until: int) -> Gradual | Regrowing:

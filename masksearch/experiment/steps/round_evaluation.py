@@ -8,16 +8,10 @@ from torch import nn
 
 from masksearch.core.mask import Mask
 from masksearch.experiment.context import CellContext
-from masksearch.experiment.results import (
-    Accuracy,
-    Effort,
-    MaskSummary,
-    RoundResult,
-    ScoreSummary,
-    TrainedAccuracy,
-)
+from masksearch.experiment.result_parts import Accuracy, Effort, MaskSummary, RoundResult, ScoreSummary, TrainedAccuracy
 from masksearch.experiment.steps.cell_scorer import cell_scorer, scored_network
 from masksearch.experiment.steps.mask_finder import MaskResult
+from masksearch.experiment.steps.retraining import same_weights
 from masksearch.pruning.ticket import draw_ticket
 from masksearch.schedules.rounds import Round
 from masksearch.scoring import OBJECTIVES, Scorer
@@ -48,7 +42,7 @@ def round_result(context: CellContext, round_: Round[MaskResult]) -> RoundResult
     tested: dict[str, Accuracy] = {}
     seconds = 0.0  # of the last moment, after training
     for name, weights in moments.items():
-        same = next((other for other in tested if _equal(moments[other], weights)), None)
+        same = next((other for other in tested if same_weights(moments[other], weights)), None)
         if same is None:
             began = perf_counter()
             result = evaluate(_ticket(context, round_.mask, weights), context.data.test, device=context.device)
@@ -123,18 +117,13 @@ def _ticket(context: CellContext, mask: Mask, weights: Weights) -> nn.Module:
 
 
 def _constant_outputs(context: CellContext, network: nn.Module) -> int:
-    """Outputs of the trained network that are equal for all of some test examples: cut off, or dead."""
+    """Return how many outputs of the trained network are equal for all of some test examples."""
     network.to(context.device).eval()
     task = context.data.task
     n = _TESTED_FOR_CONSTANTS if task.select is None else _TESTED_FOR_CONSTANTS // 10
     with torch.no_grad():
         outputs = task.read(call_model(network, to_device(context.data.example(n), context.device)))
     return sum(int((part == part[:1]).all(0).sum()) for part in output_tensors(outputs))
-
-
-def _equal(one: Weights, other: Weights) -> bool:
-    """Whether two state dicts have the same values."""
-    return one is other or (one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one))
 
 
 def _summary(mask: Mask) -> MaskSummary:

@@ -191,6 +191,6 @@ def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 
-def _compared(part: dict[str, object]) -> dict[str, object]:
+def _compared(part: Mapping[str, object]) -> dict[str, object]:
     """The settings that decide results, as JSON has them."""
     return json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))

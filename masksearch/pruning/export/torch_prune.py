@@ -141,8 +141,7 @@ def masked_state(
 
 def _weight_masks(space: WeightSpace, mask: Mask) -> dict[str, Tensor]:
     _check_weight_space(space)
-    if mask.space is not space and mask.space.fingerprint != space.fingerprint:
-        raise InputError(f"mask of a {mask.space.describe()}; it doesn't fit this {space.describe()}")
+    space.check_mask(mask)
     return space.parameter_masks(mask)
 
 

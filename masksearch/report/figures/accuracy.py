@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from textwrap import fill
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -79,9 +78,7 @@ def _panels(rows: Sequence[SummaryRow], variants: Sequence[str], looks: Looks, n
     return figure
 
 
-def _curves(
-    axes: Axes, rows: Sequence[SummaryRow], moment: _Moment, looks: Looks, styles: Mapping[str, dict[str, Any]]
-) -> None:
+def _curves(axes: Axes, rows: Sequence[SummaryRow], moment: _Moment, looks: Looks, styles: Mapping[str, Look]) -> None:
     lines: dict[tuple[str, str], list[SummaryRow]] = {}
     for row in rows:
         lines.setdefault((row.method, row.label), []).append(row)

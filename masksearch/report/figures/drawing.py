@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from masksearch.analysis import Group
-from masksearch.experiment.results import Metric
+from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.hover_texts import with_titles
 from masksearch.report.figures.style import STYLE
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Estimate
-from masksearch.experiment.results import Metric
+from masksearch.experiment.result_parts import Metric
 
 __all__ = ["interval_lengths", "plot_curve", "plot_estimates", "plot_points", "tell", "tell_cells", "with_titles"]
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from masksearch.analysis import Group
-from masksearch.experiment.results import LayerCost
+from masksearch.experiment.result_parts import LayerCost
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below

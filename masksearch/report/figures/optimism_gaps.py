@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from masksearch.analysis import Estimate, Group, group_cells
 from masksearch.experiment import SweepResult
-from masksearch.experiment.results import Metric
+from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.drawing import Drawing, percent
 from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below

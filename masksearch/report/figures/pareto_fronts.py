@@ -77,7 +77,7 @@ def _figure(
 
 
 def _front_trials(result: SweepResult, cell: CellResult) -> list[Trial]:
-    """All scored masks of the search that the cell's mask is of, exact scores only."""
+    """Return the trials with exact scores of the search that found the cell's mask."""
     assert cell.front is not None
     folder = result.path.parent / cell.front.folder
     trials = list(read_rows(folder)) if (folder / "history.jsonl").exists() else []

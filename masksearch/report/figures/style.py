@@ -137,14 +137,10 @@ def panel_grid(
 
     Parameters
     ----------
-    columns : int
-        Panels side by side.
     size : (float, float)
         Width of the figure, and height of a row of panels, in inches.
     margin : float
         Height above and below the panels, in inches.
-    labels : (str, str)
-        Labels of the x axis and the y axis.
     """
     lines = math.ceil(count / columns)
     figure = Figure(figsize=(size[0], margin + size[1] * lines))

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Estimate, Group, control_rows
-from masksearch.experiment.results import Metric
+from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.drawing import Drawing, few, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below

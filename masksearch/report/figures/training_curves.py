@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from masksearch.analysis import Group
-from masksearch.experiment.results import DenseResult, Metric
+from masksearch.experiment.result_parts import Metric
+from masksearch.experiment.results import DenseResult
 from masksearch.report.figures.drawing import Drawing, few, label_of, over_seeds, percent
 from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import DENSE, STYLE, Looks, legend_below, shades

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from masksearch.analysis import PairedRow, different_settings, paired_rows
 from masksearch.analysis.seed_groups import name_of
 from masksearch.experiment import SweepResult
-from masksearch.experiment.results import Metric
+from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError

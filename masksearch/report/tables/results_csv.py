@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 
 from masksearch.experiment import SweepResult
-from masksearch.experiment.results import MOMENTS, Accuracy, CellResult
+from masksearch.experiment.result_parts import MOMENTS, Accuracy
+from masksearch.experiment.results import CellResult
 from masksearch.experiment.store.places import places_of
 from masksearch.utils.files import write_bytes
 
@@ -60,7 +61,7 @@ def flat_row(cell: CellResult, machine: Mapping[str, str]) -> dict[str, object]:
 
 
 def _columns(group: str, figures: object, prefix: str = "") -> dict[str, object]:
-    """Every number, text and truth value of a dataclass, by ``group.name``; nothing of None."""
+    """Return {``group.name``: value} of every number, text and truth value of a dataclass; none for None."""
     values = msgspec.to_builtins(figures) or {}
     kept = {name: value for name, value in values.items() if not isinstance(value, list | dict)}
     return {f"{group}.{prefix}{name}": value for name, value in kept.items()}

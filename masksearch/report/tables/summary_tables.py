@@ -9,7 +9,7 @@ from rich.table import Table
 
 from masksearch.analysis import SummaryRow
 from masksearch.analysis.seed_groups import name_of
-from masksearch.experiment.results import Metric
+from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 

@@ -1,7 +1,8 @@
-"""Scores of masks for any task: zero the pruned weights, run the network on every batch, measure the outputs."""
+"""Scores of masks for any task: run the masked or repaired network on every batch, and measure its outputs."""
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from masksearch.core.mask import Mask
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import Measure, counted_outputs
-from masksearch.spaces import NetworkSpace
 from masksearch.tasks import Task
 from masksearch.utils.nested import Nested, call_model, n_examples
 
@@ -21,43 +21,35 @@ _KEPT = 1 << 26  # numbers of dense outputs that stay in memory: 256 MiB in floa
 
 
 class AnyTaskPath:
-    """Way to score masks for any task: zero the pruned weights, run the network on every batch, measure outputs.
+    """Way to score masks for any task: run the masked network on every batch, and measure its outputs.
 
     Parameters
     ----------
-    model : nn.Module
-        The network, in eval mode, on the device of the examples.
-    space : NetworkSpace
-        The space of the masks.
-    examples : ScoredExamples
-        The examples that every mask is scored on.
+    masked : callable
+        Mask -> context manager of the network under the mask, in eval mode, on the device of the examples.
     measure : callable
         () -> new running score.
     dense : DenseOutputs, optional
         The dense network's outputs, for a measure that compares them with the outputs of the masked network.
     """
 
-    name = "reference"
-
     def __init__(
         self,
-        model: nn.Module,
-        space: NetworkSpace,
+        masked: Callable[[Mask], AbstractContextManager[nn.Module]],
         examples: ScoredExamples,
         measure: Callable[[], Measure],
         dense: "DenseOutputs | None" = None,
     ) -> None:
-        self._model, self._space, self._examples = model, space, examples
-        self._measure, self._dense = measure, dense
+        self._masked, self._examples, self._measure, self._dense = masked, examples, measure, dense
 
     @torch.no_grad()
     def score(self, mask: Mask) -> float:
         """Return the score of a mask on all examples; higher is better."""
         measure = self._measure()
-        with self._space.applied(self._model, mask):
+        with self._masked(mask) as network:
             for number, (inputs, targets) in enumerate(self._examples.batches()):
                 dense = None if self._dense is None else self._dense.of_batch(number, inputs, targets)
-                measure.update(call_model(self._model, inputs), targets, n_examples(inputs), dense)
+                measure.update(call_model(network, inputs), targets, n_examples(inputs), dense)
         return measure.value()
 
 

@@ -25,8 +25,6 @@ class BatchedMasks:
         The network, in eval mode. It stays unchanged.
     space : WeightSpace
         The space of the masks. Its weights have one type and are contiguous. They are copied.
-    images : tensor (n, c, h, w)
-        All images, on the network's device.
     batch_size : int
         Images per pass of one mask; a pass of k masks takes 1 / k of them.
     """

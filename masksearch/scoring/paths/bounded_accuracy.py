@@ -48,8 +48,6 @@ class Accuracy:
 
     Parameters
     ----------
-    path : Path
-        Fast way to compute the logits.
     reference : ReferencePath
         Slow way to compute the logits that define the accuracy.
     labels : int64 tensor (n,)

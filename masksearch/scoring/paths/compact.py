@@ -1,7 +1,8 @@
 """A fast path for filter masks: run the network without the removed channels, with folded BatchNorm."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from masksearch.core.protocol import Proposal
 from masksearch.pruning.physical import prune
-from masksearch.scoring.paths.reference import ReferencePath, laid_out_like
+from masksearch.scoring.paths.reference import NetworkPath
 from masksearch.spaces import FilterSpace
 from masksearch.spaces.filter_cut import cut_tensors, named_tensors
 from masksearch.spaces.filter_groups import Groups, Run
@@ -20,57 +21,29 @@ from masksearch.spaces.filter_groups import Groups, Run
 __all__ = ["CompactPath", "folded"]
 
 
-class CompactPath:
+class CompactPath(NetworkPath):
     """Fast way to compute outputs under filter masks: run the network without the removed channels.
 
     The network runs on slices of its tensors. Batch normalisation is folded into convolutions once. No module is
     copied, since most layers take their sizes from their tensors. Depthwise convolutions don't: their number of groups
     is fixed. For networks with such layers, and for networks whose outputs differ in a test at the start, every scoring
-    makes a pruned copy of the network. A mask that empties a layer takes the slow reference path.
+    makes a pruned copy of the network. A mask that empties a layer zeroes weights instead.
     """
 
     name = "compact"
-    refresh_every = 1
+    _space: FilterSpace
 
     def __init__(self, model: nn.Module, space: FilterSpace, images: Tensor, batch_size: int) -> None:
-        self._model, self._space, self._images = model, space, images
-        self._batches = images.split(batch_size)
-        self.part = batch_size
-        self._reference = ReferencePath(model, space, images, batch_size)
+        super().__init__(model, space, images, batch_size)
         self._folded, self._groups = folded(model, space.groups)
         self._tensors = {name: tensor.detach() for name, tensor in named_tensors(self._folded).items()}
         self._slices = self._supports_slices()
 
-    @torch.no_grad()
-    def logits(self, proposal: Proposal) -> Tensor:
-        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
-        return torch.cat(list(self.batches(proposal)))
-
-    @torch.no_grad()
-    def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
-        if proposal.mask.empty_layers():
-            yield from self._reference.batches(proposal)
-            return
-        network = self._network(proposal)
-        for images in self._batches:
-            yield network(images)
-
-    @torch.no_grad()
-    def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
-        if proposal.mask.empty_layers():
-            yield from self._reference.parts(proposal, places)
-            return
-        network = self._network(proposal)
-        for place in places:
-            yield network(laid_out_like(self._images, self._images[place]))
-
-    def refresh(self) -> None:
-        """Do nothing: this way of computing logits caches nothing of earlier masks."""
-
-    def _network(self, proposal: Proposal) -> Callable[[Tensor], Tensor]:
-        return self._cut(proposal.mask.bits) if self._slices else prune(self._model, self._space, proposal.mask)
+    def _masked(self, proposal: Proposal) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        mask = proposal.mask
+        if mask.empty_layers():
+            return self._space.applied(self._model, mask)
+        return nullcontext(self._cut(mask.bits) if self._slices else prune(self._model, self._space, mask))
 
     def _cut(self, bits: Tensor) -> Callable[[Tensor], Tensor]:
         tensors = cut_tensors(self._groups, bits, self._tensors)

@@ -1,7 +1,7 @@
 """A fast path for weight masks: the network's own weights are masked, and only those that change are overwritten."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from masksearch.core.mask import Move, same_mask
 from masksearch.core.protocol import Proposal
-from masksearch.scoring.paths.reference import laid_out_like
+from masksearch.scoring.paths.reference import NetworkPath
 from masksearch.spaces import WeightSpace
 
 __all__ = ["InPlacePath", "fits_in_one_tensor"]
@@ -22,7 +22,7 @@ def fits_in_one_tensor(model: nn.Module, space: WeightSpace) -> bool:
     return len({weight.dtype for weight in weights}) == 1 and all(weight.is_contiguous() for weight in weights)
 
 
-class InPlacePath:
+class InPlacePath(NetworkPath):
     """Fast way to compute outputs under weight masks: per mask, overwrite only weights that change in the network.
 
     One tensor holds all weights with units, in the order of the units, and the network's parameters are views of the
@@ -31,12 +31,9 @@ class InPlacePath:
     """
 
     name = "in place"
-    refresh_every = 1
 
     def __init__(self, model: nn.Module, space: WeightSpace, images: Tensor, batch_size: int) -> None:
-        self._model, self._space, self._images = copy.deepcopy(model), space, images
-        self._batches = images.split(batch_size)
-        self.part = batch_size
+        super().__init__(copy.deepcopy(model), space, images, batch_size)
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         self._dense = space.unit_sums(parameters)
         self._weights = self._dense.clone()
@@ -44,26 +41,9 @@ class InPlacePath:
             parameters[name].data = self._weights[layer.slice].view(layer.shape)
         self._last: Proposal | None = None  # the proposal whose mask the weights have
 
-    def logits(self, proposal: Proposal) -> Tensor:
-        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
-        return torch.cat(list(self.batches(proposal)))
-
-    @torch.no_grad()
-    def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
+    def _masked(self, proposal: Proposal) -> AbstractContextManager[nn.Module]:
         self._apply(proposal)
-        for images in self._batches:
-            yield self._model(images)
-
-    @torch.no_grad()
-    def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
-        self._apply(proposal)
-        for place in places:
-            yield self._model(laid_out_like(self._images, self._images[place]))
-
-    def refresh(self) -> None:
-        """Do nothing: this way of computing logits caches nothing of earlier masks."""
+        return nullcontext(self._model)
 
     def _apply(self, proposal: Proposal) -> None:
         self._space.check_mask(proposal.mask)

@@ -21,24 +21,22 @@ place of zeros, so such logits are computed from scratch. Rounding errors add up
 scorings removes them.
 """
 
-import copy
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from masksearch.core.mask import Mask, Move, same_mask
 from masksearch.core.protocol import Proposal
+from masksearch.scoring.paths.linear_chain import Chain, LayerChange, LayerMove, LayerUpdate, chain_layers, layer_moves
+from masksearch.scoring.paths.reference import Path
 from masksearch.spaces import WeightSpace
 
-__all__ = ["IncrementalPath", "linear_chain"]
+__all__ = ["IncrementalPath"]
 
-_ELEMENTWISE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.Dropout)
 _FROM_SCRATCH = 0.75  # share of changed inputs above which the whole product is faster (measured)
 _REFRESH_EVERY = 512  # scorings; rounding errors of 512 updates stay below 1e-5 of the logits' standard deviation
 _PART = 2000  # images per part
@@ -46,107 +44,22 @@ _RESIDUE = 1e-5  # share of the largest pre-activation: logits that differ by le
 
 
 @dataclass
-class _Layer:
-    """A linear layer and its activation. Values have one row per neuron and one column per image of a part."""
-
-    dense: Tensor  # weights without mask (out, in)
-    weights: Tensor  # under the current mask (out, in)
-    bias: Tensor | None  # (out, 1)
-    activation: Callable[[Tensor], Tensor]
-    start: int  # first unit of the layer in the space; -1 if the layer has no units
-    z: list[Tensor]  # pre-activations (out, b) of every part; activations are recomputed: faster than reading them
-
-    def write(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Set weights by their indices in the flat tensor."""
-        self.weights.view(-1).numpy()[places] = values
-
-
-@dataclass
-class _LayerMove:
-    """The weights (out, in) of one layer that a move changes."""
-
-    places: np.ndarray  # indices in the flat weight, ascending
-    before: np.ndarray  # values under the base mask
-    after: np.ndarray  # values under the proposal's mask
-    inputs: int  # number of inputs of the layer
-    hidden: bool  # whether the inputs are the outputs of another layer
-
-    @cached_property
-    def update(self) -> "_Update":
-        """The change of the weights as a sparse matrix, without its zero rows."""
-        row, column = np.divmod(self.places, self.inputs)
-        firsts = np.concatenate([[0], np.flatnonzero(row[1:] != row[:-1]) + 1])
-        columns = None
-        if self.hidden:
-            columns, column = np.unique(column, return_inverse=True)
-        matrix = torch.sparse_csr_tensor(
-            torch.from_numpy(np.append(firsts, len(row)).astype(np.int32)),
-            torch.from_numpy(column.astype(np.int32)),
-            torch.from_numpy(self.after - self.before),
-            size=(len(firsts), self.inputs if columns is None else len(columns)),
-            check_invariants=False,
-        )
-        return _Update(torch.from_numpy(row[firsts]), None if columns is None else torch.from_numpy(columns), matrix)
-
-
-@dataclass
-class _Update:
-    """The change of a layer's weights, dW."""
-
-    rows: Tensor  # indices of the non-zero rows
-    columns: Tensor | None  # indices of the non-zero columns; None: the matrix has all columns
-    matrix: Tensor  # sparse (rows, columns)
-
-
-@dataclass
-class _Change:
-    """The change of one layer's pre-activations on one part of the images."""
-
-    rows: Tensor | None  # indices of the changed rows; None: all rows
-    z: Tensor  # their values after the move
-    old: Tensor  # their values before the move
-
-
-@dataclass
 class _Pending:
     """A proposal that is not known to be accepted. Weights are those of its mask, pre-activations those of its base."""
 
     mask: Mask
-    moves: list[_LayerMove | None]
+    moves: list[LayerMove | None]
     columns: list[Tensor | None]  # per layer: the weights of the inputs that the layer before changes
-    changes: list[list[_Change | None]]  # per part so far, per layer
+    changes: list[list[LayerChange | None]]  # per part so far, per layer
 
 
-def linear_chain(model: nn.Module) -> list[tuple[str, nn.Linear, list[nn.Module]]] | None:
-    """Return (name, linear layer, elementwise modules after it) per layer of an MLP; None for other networks.
-
-    The network is an ``nn.Sequential`` of linear layers: a chain. It has no hooks, no subclasses of torch's layers, and
-    no shared weights. Activations may be shared.
-    """
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    shared = len(list(model.named_parameters(remove_duplicate=False))) > len(list(model.parameters()))
-    if type(model) is not nn.Sequential or hooked or shared:
-        return None
-    chain: list[tuple[str, nn.Linear, list[nn.Module]]] = []
-    for name, module in zip(model._modules, model, strict=True):  # named_children() skips repeated modules
-        if type(module) is nn.Linear:
-            chain.append((name, module, []))
-        elif chain and type(module) in _ELEMENTWISE:
-            chain[-1][2].append(module)
-        elif chain or not (type(module) is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1)):
-            return None
-    return chain or None
-
-
-class IncrementalPath:
+class IncrementalPath(Path):
     """Fast way to compute an MLP's outputs: per mask, update only activations that changed since the last mask.
 
     Parameters
     ----------
     chain : list
         Layers of the network from :func:`linear_chain`; weights are copied.
-    space : WeightSpace
-        The space of the masks.
     images : float tensor (n, c, h, w)
         All images, float32 or float64, on the CPU.
     """
@@ -155,22 +68,9 @@ class IncrementalPath:
     refresh_every = _REFRESH_EVERY
     part = _PART
 
-    def __init__(
-        self, chain: Sequence[tuple[str, nn.Linear, list[nn.Module]]], space: WeightSpace, images: Tensor
-    ) -> None:
+    def __init__(self, chain: Chain, space: WeightSpace, images: Tensor) -> None:
         self._images = images.flatten(1)
-        starts = {layer.name: layer.start for layer in space.layers}
-        self._layers = [
-            _Layer(
-                linear.weight.detach().clone(),
-                linear.weight.detach().clone(),
-                None if linear.bias is None else linear.bias.detach()[:, None].clone(),
-                _activation(after),
-                starts.get(name, -1),
-                [],
-            )
-            for name, linear, after in chain
-        ]
+        self._layers = chain_layers(chain, space)
         with warnings.catch_warnings():  # torch calls its CSR tensors beta, once a process
             warnings.simplefilter("ignore")
             torch.sparse_csr_tensor([0, 0], [], [], size=(1, 1))
@@ -178,10 +78,6 @@ class IncrementalPath:
         self._places: Sequence[Tensor] = ()
         self._inputs: list[Tensor] = []  # (in, b) of every part
         self.refresh()
-
-    def logits(self, proposal: Proposal) -> Tensor:
-        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
-        return torch.cat(list(self.batches(proposal)))
 
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
         """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
@@ -234,7 +130,7 @@ class IncrementalPath:
         if len(move):
             for part in range(self._computed, len(self._inputs)):
                 self._compute(part)
-            moves = _layer_moves(self._layers, move)
+            moves = layer_moves(self._layers, move)
             for layer, moved in zip(self._layers, moves, strict=True):
                 if moved is not None:
                     layer.write(moved.places, moved.after)
@@ -259,7 +155,7 @@ class IncrementalPath:
             for part, changes in enumerate(pending.changes):
                 for layer, change in zip(self._layers, changes, strict=True):
                     if change is not None:
-                        _accept(layer, part, change)
+                        layer.accept(part, change)
             self._mask = pending.mask
 
     def _load(self, mask: Mask) -> None:
@@ -284,7 +180,7 @@ class IncrementalPath:
         """Pre-activations (out, b) of one part, layer by layer, under the present weights."""
         inputs = self._inputs[part]
         for layer in self._layers:
-            z = _product(layer, inputs)
+            z = layer.product(inputs)
             yield z
             inputs = layer.activation(z)
 
@@ -299,20 +195,20 @@ class IncrementalPath:
             if part >= self._computed:
                 self._compute(part)
             return last.activation(last.z[part]).T
-        changes: list[_Change | None] = []
-        change: _Change | None = None
+        changes: list[LayerChange | None] = []
+        change: LayerChange | None = None
         for number in range(len(self._layers)):
             change = self._change(pending, number, part, change)
             changes.append(change)
-        z = _preactivations(last, part, change)
+        z = last.preactivations(part, change)
         if change is not None and _spread(z) <= _RESIDUE * self._scale:
             scratch = list(self._from_scratch(part))
-            changes = [_Change(None, new, layer.z[part]) for layer, new in zip(self._layers, scratch, strict=True)]
+            changes = [LayerChange(None, new, layer.z[part]) for layer, new in zip(self._layers, scratch, strict=True)]
             z = scratch[-1]
         pending.changes.append(changes)
         return last.activation(z).T
 
-    def _change(self, pending: _Pending, number: int, part: int, before: _Change | None) -> _Change | None:
+    def _change(self, pending: _Pending, number: int, part: int, before: LayerChange | None) -> LayerChange | None:
         """The change of a layer; ``before`` is the change of the layer before, None if nothing has changed there.
 
         There are three cases. If the inputs are unchanged, only the rows of dW change: Z + dW A. If all inputs, or most
@@ -325,13 +221,13 @@ class IncrementalPath:
                 return None
             update = moved.update
             old = layer.z[part].index_select(0, update.rows)
-            return _Change(update.rows, torch.addmm(old, update.matrix, self._inputs_of(update, number, part)), old)
+            return LayerChange(update.rows, torch.addmm(old, update.matrix, self._inputs_of(update, number, part)), old)
         activation = self._layers[number - 1].activation
         if before.rows is None:
-            return _Change(None, _product(layer, activation(before.z)), layer.z[part])
+            return LayerChange(None, layer.product(activation(before.z)), layer.z[part])
         if len(before.rows) > _FROM_SCRATCH * layer.dense.shape[1]:
             values = self._layers[number - 1].z[part].index_copy(0, before.rows, before.z)
-            return _Change(None, _product(layer, activation(values)), layer.z[part])
+            return LayerChange(None, layer.product(activation(values)), layer.z[part])
         columns = pending.columns[number]
         if columns is None:
             columns = pending.columns[number] = layer.weights.index_select(1, before.rows)
@@ -341,9 +237,9 @@ class IncrementalPath:
         if moved is not None:
             update = moved.update
             z.index_add_(0, update.rows, update.matrix @ self._inputs_of(update, number, part))
-        return _Change(None, z, layer.z[part])
+        return LayerChange(None, z, layer.z[part])
 
-    def _inputs_of(self, update: _Update, number: int, part: int) -> Tensor:
+    def _inputs_of(self, update: LayerUpdate, number: int, part: int) -> Tensor:
         """The inputs A of a layer before the move (columns, b), by which dW is multiplied."""
         if update.columns is None:
             return self._inputs[part]
@@ -354,52 +250,3 @@ class IncrementalPath:
 def _spread(values: Tensor) -> float:
     lowest, highest = values.aminmax()
     return float(highest - lowest)
-
-
-def _product(layer: _Layer, inputs: Tensor) -> Tensor:
-    return layer.weights @ inputs if layer.bias is None else torch.addmm(layer.bias, layer.weights, inputs)
-
-
-def _accept(layer: _Layer, part: int, change: _Change) -> None:
-    if change.rows is None:
-        layer.z[part] = change.z
-    else:
-        layer.z[part].index_copy_(0, change.rows, change.z)
-
-
-def _preactivations(layer: _Layer, part: int, change: _Change | None) -> Tensor:
-    """All pre-activations of a layer on one part of the images."""
-    if change is None:
-        return layer.z[part]
-    return change.z if change.rows is None else layer.z[part].index_copy(0, change.rows, change.z)
-
-
-def _activation(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
-    """The modules in sequence, in eval mode and not in place."""
-    if not modules:
-        return lambda values: values
-    if [type(module) for module in modules] == [nn.ReLU]:
-        return torch.relu  # calling a module takes longer than the ReLU itself
-    activation = copy.deepcopy(nn.Sequential(*modules)).eval()
-    for module in activation:
-        if "inplace" in vars(module):
-            vars(module)["inplace"] = False  # setattr of nn.Module is typed for tensors and modules
-    return activation
-
-
-def _layer_moves(layers: Sequence[_Layer], move: Move) -> list[_LayerMove | None]:
-    """The weights of every layer that ``move`` changes; None for layers that it doesn't change."""
-    units = np.concatenate([move.dropped, move.regrown])
-    order = units.argsort()
-    units, is_regrown = units[order], order >= len(move.dropped)
-    moves: list[_LayerMove | None] = []
-    for number, layer in enumerate(layers):
-        first, last = units.searchsorted((layer.start, layer.start + layer.dense.numel()))
-        if layer.start < 0 or first == last:
-            moves.append(None)
-            continue
-        places = units[first:last] - layer.start
-        values = layer.dense.view(-1).numpy()[places]
-        after = values * is_regrown[first:last]
-        moves.append(_LayerMove(places, values - after, after, layer.dense.shape[1], number > 0))
-    return moves

@@ -1,7 +1,8 @@
-"""Paths, ways to compute the outputs of a masked network: their protocol, and the slow, exact reference path."""
+"""Paths, ways to compute the outputs of a masked network: their base classes, and the slow, exact reference path."""
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +13,14 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training.batches import forward_batch
 from masksearch.utils.nested import Nested, call_model, n_examples, take, tensors_of
 
-__all__ = ["Path", "ReferencePath", "images_per_pass", "laid_out_like"]
+__all__ = ["NetworkPath", "Path", "ReferencePath", "images_per_pass", "laid_out_like"]
 
 _ELEMENTS = 1 << 26  # numbers in the largest output of a layer: 256 MiB in float32
 _MAX_IMAGES = 10_000  # per pass: a limit for outputs that no module returns, and that are therefore not measured
 
 
-class Path(Protocol):
-    """Protocol of a path, which is a way to compute the logits of a masked network on a fixed set of images."""
+class Path(ABC):
+    """Base class of paths, which are ways to compute the logits of a masked network on a fixed set of images."""
 
     name: str
     """Name of the path, as ``Scorer.path_name`` shows it."""
@@ -32,13 +33,16 @@ class Path(Protocol):
 
     def logits(self, proposal: Proposal) -> Tensor:
         """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
+        return torch.cat(list(self.batches(proposal)))
 
+    @abstractmethod
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
         """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order.
 
         They equal those of :meth:`logits` bit for bit. Close the iterator to stop early.
         """
 
+    @abstractmethod
     def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``.
 
@@ -47,13 +51,13 @@ class Path(Protocol):
         """
 
     def refresh(self) -> None:
-        """Drop all cached results, so that later logits don't depend on earlier masks."""
+        """Drop all cached results, so that later logits don't depend on earlier masks; by default, there are none."""
+        return
 
 
-class ReferencePath:
-    """Slow, exact way to compute outputs of a masked network: zero the pruned weights and run it on every batch."""
+class NetworkPath(Path):
+    """Base class of paths that run a network on batches of images; subclasses make the network under a mask."""
 
-    name = "reference"
     refresh_every = 1
 
     def __init__(self, model: nn.Module, space: NetworkSpace, images: Tensor, batch_size: int) -> None:
@@ -61,38 +65,38 @@ class ReferencePath:
         self._batches = images.split(batch_size)
         self.part = batch_size
 
-    def logits(self, proposal: Proposal) -> Tensor:
-        """Return the logits (n, classes) of all images under the mask ``proposal.mask``."""
-        return torch.cat(list(self.batches(proposal)))
+    @abstractmethod
+    def _masked(self, proposal: Proposal) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        """Return a context manager of the network under the mask ``proposal.mask``."""
 
     @torch.no_grad()
     def batches(self, proposal: Proposal) -> Iterator[Tensor]:
-        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order.
-
-        The mask stays applied until the iterator ends or is closed.
-        """
-        with self._space.applied(self._model, proposal.mask):
+        """Yield the logits (batch, classes) of the masked network, one batch of images at a time, in order."""
+        with self._masked(proposal) as network:
             for images in self._batches:
-                yield self._model(images)
+                yield network(images)
+
+    @torch.no_grad()
+    def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``."""
+        with self._masked(proposal) as network:
+            for place in places:
+                yield network(laid_out_like(self._images, self._images[place]))
+
+
+class ReferencePath(NetworkPath):
+    """Slow, exact way to compute outputs of a masked network: zero the pruned weights and run it on every batch."""
+
+    name = "reference"
+
+    def _masked(self, proposal: Proposal) -> AbstractContextManager[nn.Module]:
+        return self._space.applied(self._model, proposal.mask)
 
     @torch.no_grad()
     def batch_logits(self, proposal: Proposal, numbers: Sequence[int]) -> Tensor:
         """Return the logits (images, classes) of the batches ``numbers``, bit for bit as in :meth:`logits`."""
-        with self._space.applied(self._model, proposal.mask):
-            return torch.cat([self._model(self._batches[number]) for number in numbers])
-
-    @torch.no_grad()
-    def parts(self, proposal: Proposal, places: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the logits (images, classes) of the masked network for each tensor of image indices in ``places``.
-
-        The mask stays applied until the iterator ends or is closed.
-        """
-        with self._space.applied(self._model, proposal.mask):
-            for place in places:
-                yield self._model(laid_out_like(self._images, self._images[place]))
-
-    def refresh(self) -> None:
-        """Do nothing: this way of computing logits caches nothing of earlier masks."""
+        with self._masked(proposal) as network:
+            return torch.cat([network(self._batches[number]) for number in numbers])
 
 
 def laid_out_like(images: Tensor, chosen: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from masksearch.data import Split
 from masksearch.scoring.examples import HeldSplit
-from masksearch.scoring.paths.incremental import linear_chain
+from masksearch.scoring.paths.linear_chain import linear_chain
 
 __all__ = ["EffectiveNetwork", "effective_network"]
 

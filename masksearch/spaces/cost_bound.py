@@ -1,0 +1,97 @@
+"""Masks of filters within a bound on parameters or MACs: the longest prefix of a ranking, and the knapsack."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from masksearch.core.amount import Amount
+from masksearch.core.mask import Mask
+from masksearch.core.width_levels import Levels
+from masksearch.spaces.removable_space import RemovableSpace
+from masksearch.utils.errors import InputError
+
+__all__ = ["knapsack_mask", "longest_prefix"]
+
+
+def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount], Mask]) -> Mask:
+    """Return the mask of the longest prefix of a ranking that fits.
+
+    A prefix (within the scope's shares of the layers) fits if its pruned network has at most the amount's share of the
+    full network's parameters or MACs, those of layers outside the space included.
+
+    Parameters
+    ----------
+    top : callable
+        (amount in units) -> mask of the top units of the ranking.
+
+    Raises
+    ------
+    InputError
+        If a network with one unit per layer is already too large.
+    """
+    hold, allowed = amount.hold, space.allowed(amount)
+    in_units = replace(amount, hold="units")
+    lower = in_units if amount.on_empty == "keep_one" else replace(in_units, on_empty="allow")
+
+    def prefix(n: int, units: Amount) -> Mask:
+        return top(units.at(n / space.n_units))
+
+    def at_least(n: int) -> int:
+        """Return a lower bound of the cost of all prefixes of n or more units."""
+        if amount.scope == "global":
+            return space.cost_of(prefix(n, lower).kept_counts, hold)
+        # Largest remainders may give a layer one unit more at n units than at n + 1 units.
+        quotas = np.array(in_units.at(n / space.n_units).quotas(space))
+        return space.cost_of(np.maximum(quotas - 1, 0), hold)
+
+    # Bisection with the lower bound: the longest prefix that fits, if there is one, is no longer than ``low``.
+    low, high = len(space.layers), space.n_units
+    while low < high:
+        middle = (low + high + 1) // 2
+        if at_least(middle) <= allowed:
+            low = middle
+        else:
+            high = middle - 1
+    for n in range(low, len(space.layers) - 1, -1):
+        mask = prefix(n, in_units)
+        if space.cost_of(mask.kept_counts, hold) <= allowed:
+            return mask
+    raise InputError(
+        f"density: {amount.density} of the {hold} is less than {space.share(mask, hold):.3g}, the share of {low} units "
+        "and of the layers outside the space; give a higher density"
+    )
+
+
+def knapsack_mask(space: RemovableSpace, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:
+    """Return the mask of the largest sum of saliencies, (n_units,), within the amount; negative ones count as 0.
+
+    Shen et al. 2022 (HALP): the value of a layer's next unit, by rank, against the cost of one more channel.
+
+    Raises
+    ------
+    InputError
+        If a network with one unit per layer is already too large.
+    """
+    shuffled = torch.randperm(space.n_units, generator=generator).numpy()
+    values = np.maximum(saliency.double().numpy(), 0)
+    order = np.lexsort((shuffled, -saliency.double().numpy()))
+    ranked = [order[(order >= layer.start) & (order < layer.stop)] for layer in space.layers]
+    least = (space.needed & (amount.on_empty != "allow")).astype(int)
+    kept = [np.arange(low, layer.size + 1) for low, layer in zip(least, space.layers, strict=True)]
+    levels = Levels(kept, lambda numbers: space.cost_of(numbers, amount.hold), space.allowed(amount))
+    losses = [
+        values[units].sum() - np.concatenate([[0], values[units].cumsum()])[low:]
+        for units, low in zip(ranked, least, strict=True)
+    ]
+    best = levels.best(losses)
+    numbers = levels.numbers(best)
+    if not levels.fits(best):
+        share = levels.cost(numbers) / space.cost_of(space.sizes, amount.hold)
+        raise InputError(
+            f"density: {amount.density} of the {amount.hold} is less than {share:.3g}, the share of one unit per "
+            "layer and of the layers outside the space; give a higher density"
+        )
+    return Mask.of_units(space, np.concatenate([units[:n] for units, n in zip(ranked, numbers, strict=True)]))
