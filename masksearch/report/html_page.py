@@ -26,6 +26,7 @@ __all__ = ["write_report"]
 
 _LONG = 40  # rows; a longer table is folded
 _MOST_ROWS = 300  # of one page
+_MOST_DRAWN = 100  # rows whose curves can be told apart
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\
 <title>{title}</title><style>
@@ -94,7 +95,7 @@ def _whole(
         '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>. For papers: '
         '<a href="results.md">results.md</a>, and <code>figures/</code> as SVG and PNG.'
         f"{_board(result, groups)}</p>",
-        *_figures(result, rows, groups, figures),
+        *(_figures(result, rows, groups, figures) if len(groups) <= _MOST_DRAWN else ()),
         f"<h2>Masks at all moments</h2>\n{_folded('all rounds and moments', moments_grid(rows))}",
         f"<h2>Costs</h2>\n{_folded('all costs', costs_grid(rows))}",
         *_settings_part(result),

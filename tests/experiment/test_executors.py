@@ -201,7 +201,6 @@ def test_ray_gives_the_results_of_one_process(ray_module, inline, tmp_path, monk
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_cells_of_killed_ray_workers_go_on_in_others(ray_module, inline, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-
     mark = f"MASKSEARCH_TEST={uuid.uuid4()}"  # in the environment of Ray's processes of this test, and of no others
     monkeypatch.setenv(*mark.split("="))
 
@@ -212,7 +211,7 @@ def test_cells_of_killed_ray_workers_go_on_in_others(ray_module, inline, tmp_pat
             for process in Path("/proc").glob("[0-9]*") if self.left else ():
                 try:
                     ours = mark.encode() in (process / "environ").read_bytes()
-                    if ours and (process / "cmdline").read_bytes().startswith(f"ray::{cell.label}".encode()):
+                    if ours and re.match(rb"ray::(_Actor|\w+_s0)", (process / "cmdline").read_bytes()):
                         os.kill(int(process.name), signal.SIGKILL)
                         self.left -= 1
                 except (OSError, ProcessLookupError):
