@@ -82,7 +82,8 @@ def compress(
         Share of the dense network's multiply-adds or parameters that is kept, in (0, 1]. Filters and blocks only.
     latency : float
         Share of the dense network's latency that is kept, measured on this device with batches of 64. No weights.
-        The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion.
+        The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion, or of
+        ``fisher`` for this method.
     method : str or Searcher, optional
         A criterion (``ms.criteria.CRITERIA``), a searcher's name (``ms.searchers.SEARCHERS``), or a searcher. Default:
         ``magnitude`` for weights, ``fpgm`` for filters, ``block_cosine`` for blocks, ``taylor`` for both together.
@@ -247,12 +248,17 @@ class _Task:
             raise InputError(f"sparsity: {share}; 2:4 masks remove {_NM_SPARSITY} of the weights: leave sparsity out")
         self._check_method(ranked_units(granularity))
         self.space = space_of(granularity, self.model, self.example)
-        scope: Scope = "layerwise" if granularity in ("filter", "union") else "global"
+        scope: Scope = self._own_scope or ("layerwise" if granularity in ("filter", "union") else "global")
         if name == "sparsity":
             return Amount.of(None, sparsity=share, scope=scope, on_empty="keep_one")
         hold: Hold = "params" if name == "params" else "macs"
         amount = Amount(share, hold=hold, scope=scope, on_empty="keep_one")
         return self._within_latency(amount, share) if name == "latency" else amount
+
+    @property
+    def _own_scope(self) -> Scope | None:
+        """Scope that the method's source has; None for most criteria and for searchers."""
+        return CRITERIA[self._method].scope if isinstance(self._method, str) and self._method in CRITERIA else None
 
     @property
     def _needs_energy(self) -> bool:
@@ -278,11 +284,12 @@ class _Task:
         """Return the largest share of MACs whose criterion mask has at most ``share`` of the dense latency."""
         assert isinstance(self.space, Removable)
         measure = LatencyShare(self.model, self.space, self.example, _TIMED)
+        criterion = self.method_name if self._own_scope else USUAL_CRITERION[self._kind]
         low, high, least = 0.0, 1.0, 1.0
         for _ in range(_LATENCY_STEPS):
             middle = (low + high) / 2
             try:
-                least = measure(self.criterion_mask(USUAL_CRITERION[self._kind], amount.at(middle)))
+                least = measure(self.criterion_mask(criterion, amount.at(middle)))
             except InputError:  # fewer MACs than one unit per layer needs
                 low = max(low, middle) if least > share else low
                 break
