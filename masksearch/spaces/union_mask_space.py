@@ -266,6 +266,13 @@ class UnionSpace(NetworkSpace):
             saved += [full - self._cost(kept, hold)] * layer.size
         return torch.tensor(saved).double()
 
+    def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,).
+
+        Units of layers in removed blocks don't count.
+        """
+        return self._cost(np.where(self.limits.alive(kept), kept, 0), hold)
+
     def kept_params(self, mask: Mask) -> int:
         """Return how many parameters the network has after physical pruning by a mask."""
         return self._cost_of_mask(mask, "params")
