@@ -2,8 +2,8 @@
 
 A mask variable m_i multiplies the output of unit i; the dense network has m = 1. Its gradient, with the weights w that
 read the unit, is dL/dm_i = sum of w dL/dw, since w always occurs as the product w m_i. With the gradients g_b of
-mini-batches b and the empirical Fisher information I = sum over b of g_b g_b^T, the loss of a mask that removes the
-units R is, to second order and at a minimum of the loss, half of
+examples b and the empirical Fisher information I = sum over b of g_b g_b^T, the loss of a mask that removes the units R
+is, to second order and at a minimum of the loss, in proportion to
 
     (1 - m)^T I (1 - m) = sum over b of (sum over i in R of g_bi)^2.
 
@@ -29,8 +29,6 @@ from masksearch.utils.nested import call_model, n_examples, take, to_device
 
 __all__ = ["fisher", "mask_gradients", "rearranged"]
 
-_MINI_BATCH = 8  # examples per gradient: 512 examples give 64 gradients, as 2,048 in batches of 32 in the paper
-
 
 def fisher(
     model: nn.Module,
@@ -43,14 +41,15 @@ def fisher(
 ) -> Tensor:
     """Return the diagonal of the Fisher information of each unit's mask variable, as saliency: float64 (n_units,).
 
-    Kwon et al. 2022, section 4.1: the sum over mini-batches of the squared gradient of the loss in the variable that
+    Kwon et al. 2022, section 4.1: the sum over examples of the squared gradient of the loss in the variable that
     multiplies the unit's output. Under a budget in MACs, the paper's mask has the largest sum of saliencies, scope
     ``"knapsack"``; then :func:`rearranged` exchanges units within layers. ``select`` does both.
 
     Parameters
     ----------
     batches : Split, streamed split, or iterable of (inputs, targets)
-        Some hundred training examples; they are cut into mini-batches of 8.
+        Some hundred training examples; every example has a gradient of its own. The authors' code takes mini-batches of
+        32 in their place.
     alive : Mask, optional
         Mask of the network during the evaluation.
     loss : callable, optional
@@ -77,7 +76,7 @@ def rearranged(
 
     Kwon et al. 2022, section 4.2, as in the authors' code: in one pass, kept units of a layer, from the lowest Fisher
     information on, are added to the removed ones; each time, the unit returns whose return leaves the smallest loss of
-    the layer's block, sum over mini-batches of (sum over removed units of the gradient)^2. Every layer keeps as many
+    the layer's block, sum over examples of (sum over removed units of the gradient)^2. Every layer keeps as many
     units as before. Units outside of ``alive`` stay removed.
     """
     gradients = mask_gradients(model, space, batches, alive=alive, loss=loss)
@@ -102,7 +101,7 @@ def rearranged(
 def mask_gradients(
     model: nn.Module, space: FilterSpace, batches: Batches, *, alive: Mask | None = None, loss: Loss | None = None
 ) -> Tensor:
-    """Return the gradient of each mini-batch's loss in every unit's mask variable: float64 (mini-batches, n_units).
+    """Return the gradient of each example's loss in every unit's mask variable: float64 (examples, n_units).
 
     The variable multiplies the unit's output and is one. The network is in eval mode.
 
@@ -134,16 +133,15 @@ def mask_gradients(
     weights, device = [parameters[name] for name in names], device_of(network)
     found, examples = [], loss_batches(batches, loss, "fisher")
     for inputs, targets in examples:
-        for start in range(0, n_examples(inputs), _MINI_BATCH):
-            part = slice(start, start + _MINI_BATCH)
-            own, wanted = (to_device(take(each, part), device) for each in (inputs, targets))
+        for place in range(n_examples(inputs)):
+            own, wanted = (to_device(take(each, slice(place, place + 1)), device) for each in (inputs, targets))
             with torch.enable_grad():
                 value = examples.of_outputs(call_model(network, own), wanted)
             gradients = torch.autograd.grad(value, weights, materialize_grads=True)
-            products = {n: (g * w.detach()).double() for n, g, w in zip(names, gradients, weights, strict=True)}
+            products = {n: g * w.detach() for n, g, w in zip(names, gradients, weights, strict=True)}
             row = torch.zeros(space.n_units + 1, dtype=torch.float64, device=device)
             for run in runs:
                 sums = products[run.tensor].transpose(0, run.dim).flatten(1).sum(1)
-                row.index_add_(0, run.index.to(device) % len(row), sums)
+                row.index_add_(0, run.index.to(device) % len(row), sums.double())
             found.append(row[:-1].cpu())
     return torch.stack(found)

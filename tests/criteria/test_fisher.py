@@ -10,7 +10,7 @@ from torch import nn
 import masksearch as ms
 from masksearch.criteria.fisher import mask_gradients, rearranged
 
-WIDTH, HEADS, HIDDEN, TOKENS, BLOCKS, MINI_BATCH = 8, 4, 12, 5, 2, 8
+WIDTH, HEADS, HIDDEN, TOKENS, BLOCKS = 8, 4, 12, 5, 2
 
 
 class Block(nn.Module):
@@ -63,10 +63,10 @@ def case():
 
 @pytest.fixture(scope="module")
 def gradients(case):
-    """Of every mini-batch, from mask variables in the forward pass: (mini-batches, units)."""
+    """Of every example, from mask variables in the forward pass: (examples, units)."""
     model, _, inputs, classes = case
     rows = []
-    for x, y in zip(inputs.split(MINI_BATCH), classes.split(MINI_BATCH), strict=True):
+    for x, y in zip(inputs.split(1), classes.split(1), strict=True):
         variables = [torch.ones(n, dtype=torch.float64, requires_grad=True) for n in (HEADS, HIDDEN) * BLOCKS]
         rows.append(torch.cat(torch.autograd.grad(F.cross_entropy(model(x, variables), y), variables)))
     return torch.stack(rows)
@@ -129,7 +129,8 @@ def test_masks_are_those_of_the_paper(case, gradients, density):
             expected[layer.slice] = torch.tensor([place not in after for place in range(layer.size)])
     mask = ms.criteria.select("fisher", model, space, [(inputs, classes)], density, **options)
     assert torch.equal(mask.bits, expected)
-    assert not torch.equal(mask.bits, first.bits)  # the rearrangement does something here
+    if density < 0.8:  # the rearrangement changes something
+        assert not torch.equal(mask.bits, first.bits)
     assert mask.kept_per_layer() == first.kept_per_layer()
 
 
@@ -177,7 +178,7 @@ def test_compress_takes_the_knapsack(case):
         ms.compress(model, data, method="fisher", sparsity=0.5)
 
 
-def test_small_cases_of_rearrangement_are_near_the_optimum(case, gradients):
+def test_rearrangement_is_near_the_optimum_of_a_small_layer(case, gradients):
     """Against all sets of removed neurons of a layer."""
     _, space, _, _ = case
     own = gradients[:, space.layers[1].slice]
