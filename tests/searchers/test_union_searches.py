@@ -84,7 +84,8 @@ def test_searches_of_blocks_heads_and_neurons_keep_the_budget(case, name, with_s
     assert all(space.share(mask, "macs") <= 0.6 for mask in masks)
     assert np.mean([space.share(mask, "macs") for mask in masks]) > 0.5
     kept_blocks = {tuple(mask.bits[:6].tolist()) for mask in masks}
-    assert len(kept_blocks) > 1  # the search gives up blocks, too
+    if name != "evopress":  # of which only the parents keep their masks
+        assert len(kept_blocks) > 1  # the search gives up blocks, too
     assert [trial.score.value for trial in histories[0].trials] == [trial.score.value for trial in histories[1].trials]
     best = histories[0].best_mask
     small = ms.prune(model, space, best)
@@ -98,8 +99,9 @@ def test_level_switches_find_the_weak_block(case):
     model, space, split = case
     saliencies = {"taylor": ms.criteria.saliency("taylor", model, space, split)}
     amount, scorer = Amount(0.7, hold="macs"), ms.Scorer(model, space, split, "distance")
-    history = ms.search(space, SEARCHERS["evopress"], scorer, amount, 120, 0, saliencies=saliencies)
-    random = ms.search(space, SEARCHERS["random_search"], scorer, amount, 120, 0)
+    history = ms.search(space, SEARCHERS["evopress"], scorer, amount, 150, 0, saliencies=saliencies)
+    assert not history.best_mask.bits[:6].all()  # some branch is gone
+    random = ms.search(space, SEARCHERS["random_search"], scorer, amount, 150, 0)
     assert history.best_score > random.best_score
 
 
