@@ -54,6 +54,7 @@ def commands(scale: str, root: str, runs: str) -> dict[str, list[str]]:
         "sparse": ["sparse.py", "--threads", "1", "--seconds", "0.4"],
         "filter_spaces": ["filter_spaces.py"],
         "gpt2_size": ["gpt2_size.py"],
+        "gpt2_one_shot": ["gpt2_one_shot.py"],
         "transformer_latencies": ["transformer_latencies.py"],
         "orthogonality": ["orthogonality.py", root],
         "moments": ["moments.py"],

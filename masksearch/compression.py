@@ -81,7 +81,8 @@ def compress(
         Share of the dense network's multiply-adds or parameters that is kept, in (0, 1]. Filters and blocks only.
     latency : float
         Share of the dense network's latency that is kept, measured on this device with batches of 64. No weights.
-        The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion.
+        The share of MACs that gives it is found by bisection over masks of the granularity's usual criterion, or of
+        ``fisher`` for this method.
     method : str or Searcher, optional
         A criterion (``ms.criteria.CRITERIA``), a searcher's name (``ms.searchers.SEARCHERS``), or a searcher. Default:
         ``magnitude`` for weights, ``fpgm`` for filters, ``block_cosine`` for blocks, ``taylor`` for both together.
@@ -246,7 +247,7 @@ class _Task:
             raise InputError(f"sparsity: {share}; 2:4 masks remove {_NM_SPARSITY} of the weights: leave sparsity out")
         self._check_method(ranked_units(granularity))
         self.space = space_of(granularity, self.model, self.example)
-        scope: Scope = "layerwise" if granularity in ("filter", "union") else "global"
+        scope: Scope = self._own_scope or ("layerwise" if granularity in ("filter", "union") else "global")
         if name == "sparsity":
             return Amount.of(None, sparsity=share, scope=scope, on_empty="keep_one")
         hold: Hold = "params" if name == "params" else "macs"
@@ -254,10 +255,15 @@ class _Task:
         if name == "latency":
             assert isinstance(self.space, Removable)
             measure = LatencyShare(self.model, self.space, self.example, TIMED)
-            usual = USUAL_CRITERION[granularity]
+            usual = self.method_name if self._own_scope else USUAL_CRITERION[granularity]
             macs = macs_within_latency(share, measure, lambda macs: self.criterion_mask(usual, amount.at(macs)))
             return amount.at(macs)
         return amount
+
+    @property
+    def _own_scope(self) -> Scope | None:
+        """Scope that the method's source has; None for most criteria and for searchers."""
+        return CRITERIA[self._method].scope if isinstance(self._method, str) and self._method in CRITERIA else None
 
     @property
     def _needs_energy(self) -> bool:

@@ -14,6 +14,7 @@ from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.blocks import block_cosine
 from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
+from masksearch.criteria.fisher import fisher, rearranged
 from masksearch.criteria.gradients import grasp, snip, taylor
 from masksearch.criteria.greedy_removal import energy
 from masksearch.criteria.input_norms import wanda
@@ -38,6 +39,7 @@ __all__ = [
     "energy",
     "filter_l1",
     "filter_l2",
+    "fisher",
     "fpgm",
     "grasp",
     "lamp",
@@ -71,6 +73,8 @@ class Criterion:
     rounds: int = 1  # rounds of ranking and pruning from density 1 down to the target
     granularities: tuple[str, ...] = ("weight",)  # masks of single weights, of filters, or both
     takes_loss: bool = False  # from gradients of a loss: takes loss=
+    scope: Scope | None = None  # how its source spreads a density over layers; the default of ms.compress
+    rearrange: Callable[..., Mask] | None = None  # (model, space, batches, mask, *, alive, loss) -> mask of equal costs
 
 
 _DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
@@ -144,6 +148,17 @@ CRITERIA: Table[Criterion] = Table(
             needs_batches=True,
             unlabelled=True,
             granularities=_FILTER,
+        ),
+        "fisher": Criterion(
+            fisher,
+            "heads, neurons, filters: Fisher information of the unit's mask variable, rearranged within layers "
+            "(Kwon et al. 2022)",
+            weights="trained",
+            needs_batches=True,
+            granularities=_FILTER,
+            takes_loss=True,
+            scope="knapsack",
+            rearrange=rearranged,
         ),
         "wanda": Criterion(
             wanda, "|w| x norm of its input, within an output (Sun et al. 2024)", weights="trained", needs_batches=True
@@ -306,6 +321,8 @@ def select(
             values = values.masked_fill(~alive.bits, -torch.inf)
         rank = partial(space.top_k, density=step, generator=generator)
         chosen = rank(values) if connectivity is None else connected(values, rank, connectivity)
+        if row.rearrange is not None:
+            chosen = row.rearrange(model, space, batches, chosen, alive=alive, loss=loss)
         # Held in params or MACs, a cheap unit that is pruned already could fit below the limit again.
         alive = chosen if alive is None else Mask(space, chosen.bits & alive.bits)
     assert alive is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,15 +28,19 @@ class RankedUnits:
         Number of evenly spaced densities per layer; beneath them, densities halve down to a quarter of the problem's.
     draw : int
         Number that seeds a random order of the units, if the problem has no saliency; also breaks ties.
+    blocks : bool
+        Whether spaces with blocks are allowed. A block is a layer of the two levels 0 and 1; the levels of layers in a
+        removed block have no effect.
     """
 
-    def __init__(self, problem: Problem, levels: int, draw: int = 0) -> None:
+    def __init__(self, problem: Problem, levels: int, draw: int = 0, *, blocks: bool = False) -> None:
         self.problem, space = problem, problem.space
-        if space.nested or (space.limits is not None and space.limits.stepped):
-            kind = "units in blocks" if space.nested else "multiple_of"
+        stepped = space.limits is not None and space.limits.stepped
+        if stepped or (space.nested and not blocks):
+            kind, others = ("multiple_of", "") if stepped else ("units in blocks", ", or for blocks evopress")
             raise InputError(
                 f"space: it has {kind}, and this search gives each layer any number of units; choose annealing, "
-                "evolution or random_search"
+                f"evolution or random_search{others}"
             )
         amount = problem.amount
         density = amount.single("this search chooses the layers' densities, so give one density")
@@ -68,6 +73,18 @@ class RankedUnits:
             losses.append(1 - sums[kept] / max(sums[-1], 1e-300))
         return losses
 
+    def start(self) -> np.ndarray:
+        """Return similar levels of all layers that use up the budget; with blocks, those of the ranking of all units.
+
+        Levels are indices, int64 (n_layers,).
+        """
+        if not self.problem.space.nested:
+            return self.levels.even()
+        generator = torch_generator(self.problem.seed, "levels", "start")
+        kept = self.problem.top_units(self.saliency, generator=generator).kept_per_layer().values()
+        pairs = zip(self.levels.kept, kept, strict=True)
+        return np.array([max(0, int(np.searchsorted(own, number, "right")) - 1) for own, number in pairs])
+
     def mask(self, levels: np.ndarray, order: Sequence[int] | None = None) -> Mask:
         """Return the mask at one level (kept units) per layer, int64 (n_layers,), and more where the budget allows.
 
@@ -78,10 +95,12 @@ class RankedUnits:
     def mask_of(self, kept: np.ndarray, order: Sequence[int] | None = None) -> Mask:
         """Return the mask with ``kept`` units per layer, int64 (n_layers,), and more where the budget allows.
 
-        Layers get more units in ``order``; by default, those of the smallest share first.
+        Layers get more units in ``order``; by default, those of the smallest share first. Removed blocks stay removed.
         """
         if order is None:
             order = np.argsort(kept / self.sizes, kind="stable").tolist()
+            if self.problem.space.nested:
+                order = [layer for layer in order if kept[layer]]
         return self.exactly(self.widened(kept, order))
 
     def widened(self, kept: np.ndarray, order: Sequence[int]) -> np.ndarray:
@@ -110,6 +129,7 @@ class LevelSearcher(Searcher):
     """Number of evenly spaced densities per layer, among which the search chooses."""
 
     refuses_problems = True
+    takes_blocks: ClassVar[bool] = False  # whether blocks are layers of two levels
 
     def __post_init__(self) -> None:
         if self.levels < 2:
@@ -122,10 +142,13 @@ class LevelSearcher(Searcher):
                 f"{type(self).__name__}: all masks of this {space.describe()} have equal densities; "
                 "choose another searcher"
             )
-        self._fixed = RankedUnits(self.problem, self.levels) if self.problem.saliencies else None
+        self._fixed = self._rank(0) if self.problem.saliencies else None
         if self._fixed is None:
             self._ranked(0)  # raises the errors of the problem
 
     def _ranked(self, draw: int) -> RankedUnits:
         """The units by the problem's first saliency; without saliencies, in a random order of this number."""
-        return self._fixed or RankedUnits(self.problem, self.levels, draw)
+        return self._fixed or self._rank(draw)
+
+    def _rank(self, draw: int) -> RankedUnits:
+        return RankedUnits(self.problem, self.levels, draw, blocks=self.takes_blocks)

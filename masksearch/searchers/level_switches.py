@@ -44,8 +44,11 @@ class LevelSwitches(LevelSearcher):
     best of them on more, and the last on all. The last replaces the parent unless its score is lower. Scores of
     shares are never the best of a search, and each counts as one scoring of the budget.
 
-    A child lowers as many random layers as its raised layers need, and is raised where a level then fits.
+    A child lowers as many random layers as its raised layers need, and is raised where a level then fits. In a union
+    space, a block is a layer of two levels, and the first parent is the mask of the ranking of all units.
     """
+
+    takes_blocks = True
 
     children: tuple[int, ...] = (16, 4, 1)
     """Number of children that are scored in each step of the selection."""
@@ -64,8 +67,7 @@ class LevelSwitches(LevelSearcher):
     def reset(self) -> None:  # noqa: D102
         super().reset()
         rng = numpy_generator(self.problem.seed, "level_switches")
-        even = self._ranked(0).levels.even()
-        self.state = SwitchState(rng, np.append(even, 0), self.problem.start is not None)
+        self.state = SwitchState(rng, np.append(self._ranked(0).start(), 0), self.problem.start is not None)
         self._asked: list[np.ndarray | None] = []  # what the proposals are; None: the start mask
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102

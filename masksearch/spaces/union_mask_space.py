@@ -245,16 +245,16 @@ class UnionSpace(RemovableSpace):
         ]
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
-        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
+        """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,).
+
+        Units of layers in removed blocks don't count.
+        """
+        kept = np.where(self.limits.alive(kept), kept, 0)
         if hold == "units":
             return int(kept.sum())
         n = len(self.blocks.layers)
         removed = [part for part, keep in zip(self._parts, kept[:n].tolist(), strict=True) if not keep]
         return self.filters.cost(hold, kept[n:], removed)
-
-    def _without_one(self, place: int) -> np.ndarray:
-        kept = super()._without_one(place)
-        return np.where(self.limits.alive(kept), kept, 0)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
         """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost at most what a density allows."""

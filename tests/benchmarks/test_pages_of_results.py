@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import allocators, channel_bench, filter_spaces, goals, many_scorers, means
+from benchmarks import allocators, channel_bench, encoder, filter_spaces, goals, many_scorers, means, permutations
 from benchmarks.__main__ import _flags
 from benchmarks.page import HERE, RESULTS
 from benchmarks.rows import read_csv, read_rows
@@ -124,6 +124,10 @@ def test_tables_are_those_of_the_committed_rows(line, capsys):
         print("\n".join(allocators.table()))
     elif module == "benchmarks.many_scorers":
         print("\n".join(many_scorers.table()))
+    elif module == "benchmarks.encoder":
+        print(encoder.table(read_csv(HERE / "results" / "encoder_cpu.csv")))
+    elif module == "benchmarks.permutations":
+        print(permutations.table(read_csv(permutations.ROWS)))
     else:
         {"benchmarks.goals": goals, "benchmarks.means": means}[module].main([*files, *words[flags:place]])
     assert capsys.readouterr().out.strip() == block(name).strip()

@@ -167,8 +167,9 @@ class Checking:
         return [ms.Score(float(proposal.mask.bits[:60].sum())) for proposal in proposals]
 
 
-REFUSING = [name for name, make in SEARCHERS.items() if isinstance(make(), LevelSearcher)]
-OTHERS = {"optuna_gp", "annealing_thesis_cnn", "energy_annealing", *REFUSING}  # slow, or of filters alone
+REFUSING = [name for name, make in SEARCHERS.items() if isinstance(make(), LevelSearcher) and not make().takes_blocks]
+# Slow, of filters alone, or without multiple_of:
+OTHERS = {"optuna_gp", "annealing_thesis_cnn", "energy_annealing", "evopress", *REFUSING}
 
 
 @pytest.mark.parametrize("name", REFUSING)
