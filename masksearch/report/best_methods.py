@@ -101,7 +101,7 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
         seen.add(row.sparsity)
     if seen:
         name = escape(dense.metric.name)
-        parts.append(f'<p class="about">Chosen by {name} on validation examples; the test set chooses nothing.</p>')
+        parts.append(f'<p class="about">Chosen by {name} on validation examples, not on the test set.</p>')
     parts += [f"<p>{escape(sentence)}</p>" for sentence in what_steps_brought(rows)]
     if why := why_searches_trail(rows):
         parts.append(f"<p>{escape(why)}</p>")

@@ -61,7 +61,7 @@ def write_report(result: SweepResult, command: Sequence[str] = ()) -> Path:
         f'<p class="about">masksearch {escape(str(result.machine["masksearch"]))}: {escape(numbers)}</p>',
         f'<div class="answer">{answer_html(rows, _masks(result, groups))}</div>',
         f"<h2>Results</h2>\n{results.html()}",
-        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>. For papers: '
+        '<p class="about">All numbers of all cells: <a href="results.csv">results.csv</a>. For papers: '
         '<a href="results.md">results.md</a>, and <code>figures/</code> as SVG and PNG.'
         f"{_board(result, groups)}</p>",
         *_figures(result, rows, groups),
