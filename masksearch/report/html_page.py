@@ -111,12 +111,12 @@ def _commands(result: SweepResult, groups: Sequence[Group], command: Sequence[st
         for group, text in zip(groups, row_commands(result, groups), strict=True)
         if text
     ]
-    parts = ["<h2>Once again</h2>"] if command or lines else []
+    parts = ["<h2>Commands that repeat the results</h2>"] if command or lines else []
     if command:
         parts.append(f"<p>The whole sweep:</p><pre>{escape(shlex.join(command))}</pre>")
     if lines:
         parts += [
-            "<details><summary>each row by itself, all its seeds</summary>",
+            "<details><summary>one row alone, with all its seeds</summary>",
             f'<div class="wide"><table>{"".join(lines)}</table></div></details>',
         ]
     return parts

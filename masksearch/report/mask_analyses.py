@@ -30,9 +30,9 @@ from masksearch.spaces import UNITS, Granularity
 __all__ = ["densities", "macs", "orthogonality", "similarity"]
 
 _MEASURES = {
-    "cosine": "common units / sqrt(kept x kept)",
-    "hamming": "share of all units that differ: a distance",
-    "iou": "common units / units that either keeps",
+    "cosine": "units that both keep / sqrt(units of one x units of the other)",
+    "hamming": "share of all units in which the masks differ (a distance)",
+    "iou": "units that both keep / units that at least one keeps",
 }
 
 
