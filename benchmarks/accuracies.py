@@ -81,7 +81,7 @@ def _against(rows: Sequence[Row], column: str, scale: float, cost: Cost) -> Draw
     figure = _panels(rows, points, f"{cost.word}, % of the dense network's", (costs[front], values[front]))
     caption = (
         f"Test accuracy after retraining against {cost.word}, {_about(rows)}. Black steps: the Pareto front of all "
-        "methods; ringed: a method's own points on it."
+        "methods; rings: points of the panel's method on the front."
     )
     return Drawing(cost.word.lower(), caption, figure)
 

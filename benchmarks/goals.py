@@ -226,7 +226,7 @@ def report(found: Sequence[Verdict], method: str) -> str:
         lines.append(_line([f"{100 * verdict.sparsity:g} %", *controls, *_costs(verdict.search)]))
     left_out = sorted({name for verdict in found for name in verdict.left_out})
     if left_out:
-        lines += ["", f"Left out, for want of seeds or of validation accuracies: {', '.join(left_out)}."]
+        lines += ["", f"Left out (too few seeds, or no validation accuracies): {', '.join(left_out)}."]
     return "\n".join([*lines, ""])
 
 

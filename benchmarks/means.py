@@ -67,7 +67,7 @@ def table(cells: _Cells) -> str:
     for name, row in cells.items():
         texts = [row.get(sparsity, ("–", most)) for sparsity in sparsities]
         lines.append([name, *(text + f" ({n})" * (n < most) for text, n in texts)])
-    note = f"Test accuracy in percent, {most} seed{'s' * (most > 1)} where no number stands in parentheses."
+    note = f"Test accuracy in percent over {most} seed{'s' * (most > 1)}, or over as many seeds as in parentheses."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}\n"
 
 

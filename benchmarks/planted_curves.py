@@ -86,5 +86,8 @@ def drawing(climbs: Mapping[str, Mapping[str, Sequence[Climb]]], titles: Mapping
                 panel.set_ylabel("best score so far")
                 panel.set_title(titles[problem])
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right center")
-    about = "Best score so far (1 = the optimum), means and 95 % intervals over seeds, as far as all of them have come"
+    about = (
+        "Best score so far (1 = the optimum), means and 95 % intervals over seeds, up to the scorings that all "
+        "seeds have"
+    )
     return Drawing(name, f"{about}.", figure)

@@ -97,12 +97,15 @@ def _at_equal_costs(suite: Suite, rows: Sequence[Row]) -> list[str]:
     for cost in COSTS:
         if not costs_differ(rows, cost):
             about = f"{cost.word[0].upper()}{cost.word[1:]} differ by less than {100 * APART:g} % at every sparsity"
-            parts.append(f"{about}: the first table is that at equal {cost.word}.")
+            parts.append(f"{about}, so the first table also compares at equal {cost.word}.")
         elif chosen := shares(rows, cost):
             about = f"At equal {cost.word}, as shares of the dense network's {dense_cost(rows, cost):,.0f}"
             parts += [f"{about}:", _shares_table(suite, rows, cost, chosen)]
         else:
-            parts.append(f"There are no {cost.word} that two thirds of the methods have measurements on both sides of.")
+            about = (
+                f"No table at equal {cost.word}: at no value do two thirds of the methods have results on both sides"
+            )
+            parts.append(f"{about}.")
     return parts
 
 
@@ -134,11 +137,11 @@ def _all_blocks(suite: Suite, files: Mapping[str, Sequence[Row]]) -> dict[str, B
         for name, rows in files.items():
             for sparsity in sorted({number(row, "sparsity") for row in rows}):
                 own = series([row for row in rows if number(row, "sparsity") == sparsity])
-                found[f"`{name}` at {100 * sparsity:g} %, a block a seed"] = _blocks(suite, [own], by_seed=True)
+                found[f"`{name}` at {100 * sparsity:g} %, one block per seed"] = _blocks(suite, [own], by_seed=True)
     else:
         for granularity in dict.fromkeys(rows[0]["granularity"] for rows in files.values()):
             own = [series(rows) for rows in files.values() if rows[0]["granularity"] == granularity]
-            title = f"{granularity.capitalize()}s, a block a sweep and sparsity, means over seeds"
+            title = f"{granularity.capitalize()}s, one block per sweep and sparsity, means over seeds"
             found[title] = _blocks(suite, own, by_seed=False)
     return {title: blocks for title, blocks in found.items() if len(blocks.values) and len(blocks.names) > 1}
 
@@ -187,13 +190,13 @@ def comparison(blocks: Blocks, scale: float = 100.0, digits: int = 2) -> str:
     if not np.isnan(ranked.p):
         notes.append(
             f"Friedman's test: p = {ranked.p:.2g}; mean ranks that differ by more than {ranked.critical:.2f} differ "
-            "(Nemenyi, 5 %)."
+            "significantly (Nemenyi, 5 %)."
         )
     lines += [
         "",
         " ".join(notes),
         "",
-        '<details markdown="1"><summary>Who beats whom</summary>',
+        '<details markdown="1"><summary>Wins of the methods in rows over those in columns</summary>',
         "",
         _line([f"of {len(values)} blocks", *(names[place] for place in order)]),
         _line(["---", *["---:"] * len(order)]),

@@ -31,7 +31,7 @@ commands:
   run                 search, prune and retrain; the same command continues an interrupted run
   show FOLDER         print the results of a finished or running sweep, and what its folder contains
   compare RUN RUN ... print how sweeps differ: their settings, and their results paired by cell
-  analyse RUN ...     print and draw what the masks of sweeps have in common, cost and are worth
+  analyse RUN ...     print and draw properties of masks: similarity, densities, MACs, controls
 
 flags:
   --list              print every method, schedule, objective, network, data set and recipe

@@ -37,8 +37,8 @@ _Shown = tuple[list[Grid], list[Drawing]]
 _LACKS = {
     "similarity": "no mask is left on disk",
     "orthogonality": "no weight masks, or no initial weights on disk",
-    "densities": "no tickets but controls",
-    "macs": "no tickets but controls",
+    "densities": "all tickets are controls",
+    "macs": "all tickets are controls",
     "weights": "no retrained.safetensors on disk",
     "training": "nothing was retrained",
     "controls": "no ticket has a control: --control shuffle reinit repair",

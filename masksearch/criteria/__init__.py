@@ -88,24 +88,28 @@ CRITERIA: Table[Criterion] = Table(
         "magnitude": Criterion(magnitude, "|w| (Han et al. 2015)", weights="trained"),
         "mag_sign": Criterion(
             mag_sign,
-            "large final weights of the same sign (Zhou et al. 2019); filters: thesis 2020",
+            "w sign(w0): large weights with the sign of the initial w0 (Zhou et al. 2019); filters: thesis 2020",
             weights="trained",
             needs_initial=True,
             granularities=_BOTH,
         ),
         "magnitude_increase": Criterion(
             magnitude_increase,
-            "|w| - |w0| (Zhou et al. 2019)",
+            "|w| - |w0|, with the initial weight w0 (Zhou et al. 2019)",
             weights="trained",
             needs_initial=True,
             granularities=_BOTH,
         ),
         "movement": Criterion(
-            movement, "|w - w0| (Zhou et al. 2019)", weights="trained", needs_initial=True, granularities=_ALL
+            movement,
+            "|w - w0|, with the initial weight w0 (Zhou et al. 2019)",
+            weights="trained",
+            needs_initial=True,
+            granularities=_ALL,
         ),
         "lamp": Criterion(
             lamp,
-            "w^2 / sum of the layer's w^2 that are at least as large (Lee et al. 2021)",
+            "w^2 / sum of all v^2 >= w^2 over weights v of the layer (Lee et al. 2021)",
             weights="trained",
             granularities=_BOTH,
         ),
@@ -117,7 +121,7 @@ CRITERIA: Table[Criterion] = Table(
         ),
         "synflow": Criterion(
             synflow,
-            "|dR/dw w|, R = outputs for an input of ones with |w| as weights, 100 rounds (Tanaka et al. 2020)",
+            "|dR/dw w|, R = sum of outputs for an input of ones and weights |w|; 100 rounds (Tanaka et al. 2020)",
             needs_batches=True,  # for the shape of an input
             rounds=100,
             granularities=_BOTH,
@@ -129,7 +133,12 @@ CRITERIA: Table[Criterion] = Table(
         "filter_l2": Criterion(
             filter_l2, "filters: L2 norm (He et al. 2018)", weights="trained", granularities=_FILTER
         ),
-        "fpgm": Criterion(fpgm, "filters: geometric median (He et al. 2019)", weights="trained", granularities=_FILTER),
+        "fpgm": Criterion(
+            fpgm,
+            "filters: sum of distances to the layer's other filters (He et al. 2019)",
+            weights="trained",
+            granularities=_FILTER,
+        ),
         "bn_scale": Criterion(
             bn_scale, "filters: |gamma| of BatchNorm (Liu et al. 2017)", weights="trained", granularities=_FILTER
         ),
@@ -143,7 +152,7 @@ CRITERIA: Table[Criterion] = Table(
         ),
         "energy": Criterion(
             energy,
-            "filters: order of greedy removal on the error after least-squares repair (OBS; ZipLM, Kurtic et al. 2023)",
+            "filters: order of greedy removal by the error after least-squares repair (OBS; ZipLM, Kurtic et al. 2023)",
             weights="trained",
             needs_batches=True,
             unlabelled=True,
@@ -161,7 +170,10 @@ CRITERIA: Table[Criterion] = Table(
             rearrange=rearranged,
         ),
         "wanda": Criterion(
-            wanda, "|w| x norm of its input, within an output (Sun et al. 2024)", weights="trained", needs_batches=True
+            wanda,
+            "|w| x norm of the weight's input, compared within an output (Sun et al. 2024)",
+            weights="trained",
+            needs_batches=True,
         ),
         "block_cosine": Criterion(
             block_cosine,

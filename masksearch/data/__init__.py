@@ -43,7 +43,7 @@ DATASETS: Table[DatasetRow] = Table(
             from_torchvision("CIFAR100"), "60,000 photographs of 100 classes, 3x32x32", augment=True
         ),
         "imagefolder": DatasetRow(
-            lambda path, download: read_folder(path), "imagefolder:PATH: your own PATH/{train,val,test}/<class>/*"
+            lambda path, download: read_folder(path), "imagefolder:PATH: your images in PATH/{train,val,test}/<class>/*"
         ),
     },
 )

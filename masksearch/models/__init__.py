@@ -37,12 +37,15 @@ class ModelRow:
 MODELS: Table[ModelRow] = Table(
     "model",
     {
-        "lenet_300_100": ModelRow(lenet_300_100, "784-300-100-10 with biases, Glorot normal"),
-        "thesis_mlp": ModelRow(thesis_mlp, "784-300-100-10 without biases"),
-        "fc": ModelRow(fc, "784-100-100-100-100-100-10"),
+        "lenet_300_100": ModelRow(lenet_300_100, "MLP 784-300-100-10 with biases, Glorot normal initial weights"),
+        "thesis_mlp": ModelRow(thesis_mlp, "MLP 784-300-100-10 without biases"),
+        "fc": ModelRow(fc, "MLP 784-100-100-100-100-100-10"),
         "lenet5": ModelRow(lenet5, "two 5x5 convolutions, 120-84-10"),
         "basic_cnn": ModelRow(basic_cnn, "four unpadded 3x3 convolutions, 960 filters"),
-        **{f"conv{n}": ModelRow(partial(conv, depth=n), f"{n} convolutions, 256-256-10") for n in (2, 4, 6)},
+        **{
+            f"conv{n}": ModelRow(partial(conv, depth=n), f"{n} convolutions, then linear layers 256-256-10")
+            for n in (2, 4, 6)
+        },
         **{
             f"vgg{n}{'_bn' * norm}": ModelRow(
                 partial(vgg, depth=n, norm=norm), f"VGG-{n} for 32x32{', batch normalisation' * norm}"

@@ -94,14 +94,14 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
         path = masks[list(rows).index(row)]
         size = f"At most {percent(row.cap.share)} of the {COSTS[row.cap.cost]}" if row.cap else ""
         name = escape(name_of(row.method, row.learned) + f" ({row.label})" * bool(row.label))
-        among = " of those that aren't learned by gradient" if row.sparsity in seen else ""
+        among = " (best method without masks learned by gradient)" if row.sparsity in seen else ""
         head = f'<span class="head">{size or f"{percent(row.sparsity)} sparse"}: <b>{name}</b>{among}</span>'
         mask = f' <span class="file">Mask: <code>{escape(str(path))}</code></span>' if path else ""
         parts.append(f"<p>{head} {escape(speech_of(row))}{mask}</p>")
         seen.add(row.sparsity)
     if seen:
         name = escape(dense.metric.name)
-        parts.append(f'<p class="about">Chosen by {name} on validation examples; the test set chooses nothing.</p>')
+        parts.append(f'<p class="about">Chosen by {name} on validation examples, not on the test set.</p>')
     parts += [f"<p>{escape(sentence)}</p>" for sentence in what_steps_brought(rows)]
     if why := why_searches_trail(rows):
         parts.append(f"<p>{escape(why)}</p>")

@@ -92,7 +92,7 @@ def _whole(
     return [
         *_top(result, rows, groups),
         f"<h2>Results</h2>\n{results_grid(rows).html()}",
-        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>. For papers: '
+        '<p class="about">All numbers of all cells: <a href="results.csv">results.csv</a>. For papers: '
         '<a href="results.md">results.md</a>, and <code>figures/</code> as SVG and PNG.'
         f"{_board(result, groups)}</p>",
         *(_figures(result, rows, groups, figures) if len(groups) <= _MOST_DRAWN else ()),
@@ -122,7 +122,7 @@ def _overview(
         *_top(result, rows, groups),
         f"<h2>Pages of methods</h2>\n<ul>{''.join(links)}</ul>",
         f"<h2>Best method at each sparsity, by validation</h2>\n{best}",
-        '<p class="about">Every cell with every number: <a href="results.csv">results.csv</a>.</p>',
+        '<p class="about">All numbers of all cells: <a href="results.csv">results.csv</a>.</p>',
         *_settings_part(result),
         *_commands(result, [], command),
     ]
@@ -168,12 +168,12 @@ def _commands(result: SweepResult, groups: Sequence[Group], command: Sequence[st
         for group, text in zip(groups, row_commands(result, groups), strict=True)
         if text
     ]
-    parts = ["<h2>Once again</h2>"] if command or lines else []
+    parts = ["<h2>Commands that repeat the results</h2>"] if command or lines else []
     if command:
         parts.append(f"<p>The whole sweep:</p><pre>{escape(shlex.join(command))}</pre>")
     if lines:
         parts += [
-            "<details><summary>each row by itself, all its seeds</summary>",
+            "<details><summary>one row alone, with all its seeds</summary>",
             f'<div class="wide"><table>{"".join(lines)}</table></div></details>',
         ]
     return parts

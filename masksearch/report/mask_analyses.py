@@ -30,9 +30,9 @@ from masksearch.spaces import UNITS, Granularity
 __all__ = ["densities", "macs", "orthogonality", "similarity"]
 
 _MEASURES = {
-    "cosine": "common units / sqrt(kept x kept)",
-    "hamming": "share of all units that differ: a distance",
-    "iou": "common units / units that either keeps",
+    "cosine": "units that both keep / sqrt(units of one x units of the other)",
+    "hamming": "share of all units in which the masks differ (a distance)",
+    "iou": "units that both keep / units that at least one keeps",
 }
 
 
@@ -53,10 +53,10 @@ def similarity(
             texts = [["–" if np.isnan(pair[0]) else "{:.3f} ({:.3f})".format(*pair) for pair in row] for row in pairs]
             rows = [(name, *row) for name, row in zip(names, texts, strict=True)]
             about = (
-                f"{measure}: {_MEASURES[measure]}. In brackets: of random masks that keep as much of every layer. "
-                "Within a method: pairs of different seeds; between methods: the same seed."
+                f"{measure}: {_MEASURES[measure]}. In brackets: the same for random masks with the same layer "
+                "densities. Within a method: pairs of different seeds; between methods: the same seed."
             )
-            title = ", ".join(filter(None, [f"Likeness of masks at {percent(sparsity)}", space, measure]))
+            title = ", ".join(filter(None, [f"Similarity of masks at {percent(sparsity)}", space, measure]))
             grids.append(Grid(title, ("method", *names), rows, 1, about))
             file = "_".join(filter(None, ["similarity", measure, f"{100 * sparsity:.4g}", space.replace(" ", "_")]))
             drawings.append(Drawing(file, about, _matrices(names, owners, matrices, measure)))
@@ -99,14 +99,17 @@ def orthogonality(result: SweepResult, groups: Sequence[Group]) -> list[Grid]:
                 score = group_orthogonality(result, masks, list(masks), group.control == "repair")
                 rows.append((group.name, percent(group.sparsity), score.text(1, 5)))
     about = (
-        "Sum over layers of the mean of (W^T W - I)^2 at the initial weights, masked; mean ± 95 % interval over seeds."
+        "Sum over layers of the mean of (W^T W - I)^2 for the masked initial weights W; mean ± 95 % interval over "
+        "seeds."
     )
     return [Grid("Orthogonality scores", ("method", "sparsity", "score"), rows, 1, about)] if rows else []
 
 
 def densities(groups: Sequence[Group]) -> list[Grid]:
     """Return tables of the density of each layer by method, one table per sparsity."""
-    about = "Kept / all units of every layer in %, means over seeds; – where a layer has no units of its own."
+    about = (
+        "Kept units of every layer, in % of all its units, means over seeds; – where a layer has no units of its own."
+    )
     grids = []
     for sparsity, own in by_sparsity(groups):
         means = [layer_means(group) for group in own]
@@ -119,7 +122,7 @@ def densities(groups: Sequence[Group]) -> list[Grid]:
 
 def macs(groups: Sequence[Group]) -> list[Grid]:
     """Return tables of each layer's effective MACs by method and in the dense network, one table per sparsity."""
-    about = "Effective multiply-adds of one image, of kept weights only; means over seeds."
+    about = "Multiply-adds of the kept weights for one image, means over seeds."
     grids = []
     for sparsity, own in by_sparsity(groups):
         means = [layer_means(group) for group in own]

@@ -33,29 +33,41 @@ class Schedule:
 SCHEDULES: Table[Schedule] = Table(
     "schedule",
     {
-        "one_shot": Schedule("prune once, retrain"),
+        "one_shot": Schedule("prune once, then retrain"),
         "iterative": Schedule(
-            "rounds that prune an equal share of what is alive and train on (Han et al. 2015)", 4, rewind_to="none"
+            "rounds: prune an equal share of the kept units, train on (Han et al. 2015)", 4, rewind_to="none"
         ),
-        "lottery_ticket": Schedule("rounds of the same, each rewound (Frankle & Carbin 2019)", 4),
+        "lottery_ticket": Schedule(
+            "rounds: prune an equal share of the kept units, rewind the weights, retrain (Frankle & Carbin 2019)", 4
+        ),
         "prune_finetune": Schedule(
-            "rounds of the same, a few epochs of fine-tuning after each (Li et al. 2017)", 3, rewind_to="none", epochs=4
+            "rounds: prune an equal share of the kept units, fine-tune for a few epochs (Li et al. 2017)",
+            3,
+            rewind_to="none",
+            epochs=4,
         ),
         "multi_shot": Schedule(
-            "rounds of ranking and pruning alone, then training (Tanaka et al. 2020)", 10, trains_between=False
+            "rounds: rank and prune, without training between them; train at the end (Tanaka et al. 2020)",
+            10,
+            trains_between=False,
         ),
-        "gradual": Schedule("sparsity rises along a cubic during the training (Zhu & Gupta 2017)", changes="ramp"),
-        "set": Schedule("drop by magnitude, regrow at random during the training (Mocanu et al. 2018)", changes="set"),
+        "gradual": Schedule(
+            "raise the sparsity along a cubic curve during one training (Zhu & Gupta 2017)", changes="ramp"
+        ),
+        "set": Schedule(
+            "during one training, drop the smallest weights and regrow random ones (Mocanu et al. 2018)", changes="set"
+        ),
         "rigl": Schedule(
-            "drop by magnitude, regrow by gradient during the training (Evci et al. 2020)", changes="rigl"
+            "during one training, drop the smallest weights and regrow those with large gradients (Evci et al. 2020)",
+            changes="rigl",
         ),
         "early_bird": Schedule(
-            "draw the ticket once it stops changing from epoch to epoch (You et al. 2020)",
+            "find the mask in the dense training, when it no longer changes between epochs (You et al. 2020)",
             rewind_to="none",
             detects=True,
         ),
         "network_slimming": Schedule(
-            "dense training with an L1 term on BatchNorm scales, prune, fine-tune (Liu et al. 2017)",
+            "train densely with an L1 term on BatchNorm scales, prune, fine-tune (Liu et al. 2017)",
             rewind_to="none",
             bn_l1=1e-4,
         ),

@@ -157,7 +157,7 @@ OBJECTIVES: Table[Objective] = Table(
             "classification: minus the cross-entropy of logits with a fixed standard deviation", calibrated_loss
         ),
         "bn_recalibrated": Objective(
-            "minus the task's loss with BatchNorm statistics recomputed under the mask",
+            "minus the task's loss with BatchNorm statistics recomputed for the masked network",
             of_network=bn_recalibrated,
             takes_task=True,
         ),

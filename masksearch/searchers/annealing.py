@@ -76,7 +76,7 @@ class AnnealingState:
 
 @dataclass
 class Annealing(Searcher):
-    """Simulated annealing: swap kept for pruned units, accept worse masks ever more rarely (Kirkpatrick et al. 1983).
+    """Simulated annealing: swap kept for pruned units, accept fewer and fewer worse masks (Kirkpatrick et al. 1983).
 
     A move swaps ``radius`` kept units for as many pruned units: anywhere in the network, or, for a share ``within`` of
     the moves, between units of the same layer. With a density per layer, all moves stay within layers. A move is

@@ -71,12 +71,12 @@ class LayerCoefficients(LevelSearcher):
 
     @classmethod
     def spdy(cls) -> "LayerCoefficients":
-        """Search a factor of each layer's assumed loss, from which densities follow (SPDY, Frantar & Alistarh 2022)."""
+        """Search factors of layers' assumed loss; the factors give the densities (SPDY, Frantar & Alistarh 2022)."""
         return cls()
 
     @classmethod
     def ziplm(cls) -> "LayerCoefficients":
-        """Search a factor of each layer's pruned saliency, from which densities follow (ZipLM, Kurtic et al. 2023)."""
+        """Search factors of layers' pruned saliency; the factors give the densities (ZipLM, Kurtic et al. 2023)."""
         return cls(allocation="saliency")
 
     @classmethod

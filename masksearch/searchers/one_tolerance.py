@@ -26,7 +26,7 @@ class ToleranceState:
 
 @dataclass
 class OneTolerance(LevelSearcher):
-    """Prune each layer so far that this alone lowers the score by at most a tolerance, equal for all (FastNAS).
+    """Prune each layer as far as a tolerance of the score allows; all layers have the same tolerance (FastNAS).
 
     The search of NVIDIA ModelOpt's FastNAS. First the full mask is scored, then masks that prune one layer to one of
     its levels (probes, which break the density and are never the best). A layer's losses are made monotone. The

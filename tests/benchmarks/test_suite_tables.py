@@ -22,7 +22,7 @@ def rows_of(sweep, missing=()):
 def test_the_best_by_validation_is_what_all_others_are_tested_against():
     text = suite_text(SUITES["criteria"], {"one": rows_of("one"), "two": rows_of("two")}, cases=50)
     assert text.startswith("36 of 50 cases. masksearch 0.1.0, torch 2, cpu, threads: 1.")
-    assert "Weights, a block a sweep and sparsity, means over seeds, 6 blocks:" in text
+    assert "Weights, one block per sweep and sparsity, means over seeds, 6 blocks:" in text
     assert "| snip | 83.50 | 2.00 | best by validation |  |  |  |" in text
     assert "| magnitude | 85.50 | 1.00 | +2.00 ± 0.00 | 6–0 | 0.0312 | 0.0625 |" in text  # 2 x 2^-6, and twice that
     assert "| random | 43.50 | 3.00 | -40.00 ± 0.00 | 0–6 | 0.0312 | 0.0625 |" in text
@@ -48,7 +48,7 @@ def test_searches_are_compared_seed_by_seed():
         for method, score in (("eda", -0.2), ("random_search", -0.5))
     ]
     text = suite_text(SUITES["search"], {"one": rows}, cases=12)
-    assert "`one` at 90 %, a block a seed, 6 blocks:" in text
+    assert "`one` at 90 %, one block per seed, 6 blocks:" in text
     assert "| random_search | -0.7500 | 2.00 | -0.3000 ± 0.0000 | 0–6 | 0.0312 | 0.0312 |" in text
 
 

@@ -103,7 +103,7 @@ def test_mistakes_are_one_line(args, message, home, capsys):
 
 def test_analyse_prints_and_writes_all_its_tables(home, capsys):
     out = said(capsys, "analyse", str(home / "one"), str(home / "other"))
-    for title in ("Likeness of masks at 80 %, iou", "Orthogonality scores", "Densities of layers at 50 %"):
+    for title in ("Similarity of masks at 80 %, iou", "Orthogonality scores", "Densities of layers at 50 %"):
         assert out.count(title) == 2
     assert out.count("Optimism gaps") == 1
     written = home / "one" / "analysis"
@@ -131,7 +131,7 @@ def test_analyse_does_what_is_asked_for_alone(home, capsys, tmp_path):
     out = said(capsys, "analyse", str(home / "one"), "--what", "macs", "--sparsity", "0.8", "--out", str(tmp_path))
     assert out.count("MACs of layers at 80 %") == 1
     assert "50 %" not in out
-    assert "Likeness" not in out
+    assert "Similarity" not in out
     assert [path.name for path in tmp_path.iterdir()] == ["analysis.md"]
 
 
@@ -260,9 +260,9 @@ def test_filter_masks_are_analysed_and_masks_of_two_kinds_apart(tmp_path, capsys
     run_sweep([parts[0]])
     one = said(capsys, "analyse", str(tmp_path / "both"))
     run_sweep(parts)
-    assert "Likeness of masks at 50 %, iou" in one
+    assert "Similarity of masks at 50 %, iou" in one
     two = said(capsys, "analyse", str(tmp_path / "both"), "--measure", "iou")
-    assert len(re.findall(r"Likeness of masks at 50 %, \d+ (?:filter|weight)s, iou", two)) == 2
+    assert len(re.findall(r"Similarity of masks at 50 %, \d+ (?:filter|weight)s, iou", two)) == 2
     assert len(list((tmp_path / "both" / "analysis").glob("both_similarity_iou_50_*s.png"))) == 2
 
 

@@ -56,8 +56,10 @@ def _ray(run: RunSettings, plan: Plan, path: Path, device: torch.device) -> Crew
 EXECUTORS: Table[Executor] = Table(
     "executor",
     {
-        "inline": Executor("this process, one cell after the other"),
-        "processes": Executor("processes:N runs N cells at the same time here; with GPUs, one each", _processes),
+        "inline": Executor("run one cell after the other in this process"),
+        "processes": Executor(
+            "processes:N runs N cells at a time on this machine; with GPUs, one cell per GPU", _processes
+        ),
         "ray": Executor("ray runs cells on a local Ray, ray:ADDRESS on a cluster (auto, ray://HOST:10001)", _ray),
     },
 )

@@ -20,7 +20,7 @@ __all__ = ["accuracy_drawings"]
 
 _Moment = Callable[[SummaryRow], Estimate]
 _MOMENTS: dict[str, tuple[str, _Moment]] = {
-    "untrained": ("untrained, under the mask", lambda row: row.untrained),
+    "untrained": ("of the masked networks before retraining", lambda row: row.untrained),
     "trained": ("after retraining", lambda row: row.trained),
 }
 _PANELS = 24  # at most, one a variant
@@ -31,7 +31,8 @@ def accuracy_drawings(rows: Sequence[SummaryRow], looks: Looks) -> Iterator[Draw
     if len(rows) < 2:
         return
     seeds = max(row.trained.n for row in rows[1:])
-    about = f"Test {rows[0].metric.name} after the last epoch, {over_seeds(seeds, intervals=True)}"
+    seeds_text = over_seeds(seeds, intervals=True)
+    about = f"Test {rows[0].metric.name} after the last epoch, {seeds_text}"
     if len({row.sparsity for row in rows[1:]}) == 1:
         yield Drawing("accuracy", f"{about}. Dotted: the dense network.", _dots(rows, looks))
     elif looks.has_line_styles:
@@ -42,7 +43,8 @@ def accuracy_drawings(rows: Sequence[SummaryRow], looks: Looks) -> Iterator[Draw
         for name, (title, _) in _MOMENTS.items():
             figure = _panels(rows, variants[:_PANELS], looks, name)
             suffix = "" if name == "trained" else f"_{name}"
-            yield Drawing(f"accuracy{suffix}", f"{about}: {title}. A panel per variant.{left_out}", figure)
+            text = f"Test {rows[0].metric.name} {title}, {seeds_text}. One panel per variant.{left_out}"
+            yield Drawing(f"accuracy{suffix}", text, figure)
 
 
 @mpl.rc_context(STYLE)

@@ -50,11 +50,15 @@ def found_at_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], loo
     shown = panels[:_PANELS]
     early = {key: stars.get((key[0], rewinding[key]), []) for key in shown}
     metric = groups[0].cells[0].metric
-    about = f"Test {metric.name} after retraining against the epoch of the dense training that the mask was found at"
-    about += "; stars: tickets drawn by the schedule, rewound as the others of the panel" * any(early.values())
+    about = (
+        f"Test {metric.name} after retraining against the epoch of the dense training after which the mask was found"
+    )
+    about += "; stars: tickets of the early-bird schedule, rewound as the other tickets of the panel" * any(
+        early.values()
+    )
     about += f"; {over_seeds(max(len(group.cells) for group in groups), intervals=True)}."
-    about += " Moments that are no whole epochs are left out." * missing
-    about += f" {len(shown)} of {len(panels)} methods and variants." * (len(panels) > len(shown))
+    about += " Masks found between whole epochs are left out." * missing
+    about += f" {len(shown)} of {len(panels)} methods and variants are shown." * (len(panels) > len(shown))
     colours = shades(group.sparsity for group in groups)
     looked = {key: points[key] for key in shown}
     figure = _figure(looked, early, colours, dense, looks, metric)

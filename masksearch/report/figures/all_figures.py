@@ -26,7 +26,7 @@ def sweep_drawings(result: SweepResult, rows: Sequence[SummaryRow]) -> Iterator[
     name = name[0].upper() + name[1:]
     parts = {
         f"{name} against sparsity": accuracy_drawings(rows, looks),
-        f"{name} against the moment that masks are found at": found_at_drawings(groups, result.dense, looks),
+        f"{name} against the moment at which masks are found": found_at_drawings(groups, result.dense, looks),
         "Early-bird tickets": early_bird_drawings(groups),
         "The trainings": trajectory_drawings(groups, result.dense, looks),
         "Layers": layer_drawings(groups, looks),

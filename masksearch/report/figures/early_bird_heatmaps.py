@@ -19,8 +19,9 @@ __all__ = ["early_bird_drawings", "early_bird_grid"]
 _MAPS = 6
 _COLUMNS = ("method", "variant", "sparsity", "seed", "drawn at", "absolute", "relative")
 _ABOUT = (
-    "Epochs of the dense training after which the mask has stopped changing. Absolute: the threshold is a share of all "
-    "units; relative: of the distance of unrelated masks of the same density. Never: the ticket is drawn at the end."
+    "Epoch of the dense training after which the mask no longer changes. Absolute: the threshold is a share of all "
+    "units; relative: the threshold is a share of the distance of unrelated masks with the same density. Never: the "
+    "mask keeps changing, and the ticket is drawn at the end."
 )
 
 
@@ -51,12 +52,12 @@ def early_bird_drawings(groups: Sequence[Group]) -> Iterator[Drawing]:
         return
     said = "; ".join(
         f"{name_of(group.method)}, {percent(group.sparsity)}: {_epoch(seen.fires['absolute'])} with the threshold "
-        f"as a share of all units, {_epoch(seen.fires['relative'])} as a share of unrelated masks' distance"
+        f"as a share of all units, {_epoch(seen.fires['relative'])} as a share of the distance of unrelated masks"
         for group, _, seen in shown
     )
-    more = f" {len(shown)} of {len(maps)}." if len(maps) > len(shown) else ""
+    more = f" {len(shown)} of {len(maps)} trainings are shown." if len(maps) > len(shown) else ""
     about = f"Distances between the masks of all epochs of the dense training, seed {shown[0][0].cells[0].seed}."
-    yield Drawing("early_bird", f"{about}{more} The detector fires after epoch: {said}.", _figure(shown))
+    yield Drawing("early_bird", f"{about}{more} The detector stops after epoch: {said}.", _figure(shown))
 
 
 @mpl.rc_context(STYLE)

@@ -35,9 +35,9 @@ def layer_drawings(groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:
         return
     chosen = few([group for group in here if (group.method, group.label) in left], _SERIES)
     seeds = over_seeds(max(len(group.cells) for group in here))
-    about = f"What is left of every layer at {percent(sparsity)} sparsity, {seeds}"
+    about = f"Density, kept weights and MACs of every layer at {percent(sparsity)} sparsity, {seeds}"
     if len(left) > len(chosen):
-        about += f"; {len(chosen)} of {len(left)} methods and variants"
+        about += f"; {len(chosen)} of {len(left)} methods and variants are shown"
     shown = {series: left[series] for series in chosen}
     yield Drawing("layers", f"{about}. Grey: the dense network.", _figure(shown, looks))
 

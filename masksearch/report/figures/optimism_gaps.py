@@ -37,15 +37,15 @@ def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]
     metric = next((result.metric for result in results.values()), Metric())
     points, examples = " (in points)" * metric.is_accuracy, "images" if metric.is_accuracy else "examples"
     about = (
-        f"A search's {metric.name}{points} and score on the {examples} that it saw, minus those on the rest of val. "
-        "Runs with different --search-examples show how it falls with their number."
+        f"Optimism gap: {metric.name}{points} and score of the found mask on the search {examples}, minus those on the "
+        f"other validation {examples}. Runs with different --search-examples show how the gap falls with their number."
     )
     head = ("run", f"search {examples}", "method", "sparsity", f"{metric.name} gap", "score gap")
     grids = [Grid("Optimism gaps", head, rows, 3, about)] if rows else []
     several = {key: points for key, points in lines.items() if len({images for images, _ in points}) > 1}
     if not several:
         return grids, []
-    caption = "Optimism gaps of searches against the number of validation images that they saw, means over seeds."
+    caption = f"Optimism gaps of searches against the number of search {examples}, means over seeds."
     return grids, [Drawing("gap", caption, _figure(several, Looks(searched), metric))]
 
 

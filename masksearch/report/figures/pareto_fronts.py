@@ -38,8 +38,8 @@ def front_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -
     left_out = f" {len(panels) - _PANELS} more fronts are not drawn." if len(panels) > _PANELS else ""
     about = (
         f"Score on the search images against {cost}, seed {first.seed}. Dots: all masks "
-        "that were scored; line: the Pareto front, which no mask beats in both; circles: the masks that were chosen "
-        f"for the caps (dotted); crosses: what other methods have found at the caps.{left_out}"
+        "that were scored; line: the Pareto front (no mask has a higher score at lower cost); circles: the masks that "
+        f"were chosen for the caps (dotted lines); crosses: masks of other methods at the caps.{left_out}"
     )
     objective = groups[0].cells[0].score.objective.replace("_", " ")
     labels = f"{cost} (% of the dense network's)", f"score ({objective})"

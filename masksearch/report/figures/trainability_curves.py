@@ -42,8 +42,8 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
             )
         )
     about = (
-        "Training loss: means of an epoch, the first, the one halfway and the last one. Mean ± 95 % interval over "
-        "seeds. Best epoch: by validation, counted as the learning rate's schedule counts."
+        "Training loss: mean over the first epoch, the epoch halfway and the last epoch. Mean ± 95 % interval over "
+        "seeds. Best epoch: by validation, counted as in the learning rate's schedule."
     )
     head = (
         "method",
@@ -58,7 +58,9 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
     chosen = [group for group in trained if (group.method, group.label) in series and group.control == "none"]
     if not chosen:
         return [grid], []
-    caption = f"How tickets of {sparsity} sparsity learn, {over_seeds(max(len(group.cells) for group in chosen))}."
+    caption = (
+        f"Training of the tickets at {sparsity} sparsity, {over_seeds(max(len(group.cells) for group in chosen))}."
+    )
     return [grid], [Drawing(f"training_{sparsity.split()[0]}", caption, _figure(chosen, looks))]
 
 
@@ -78,12 +80,12 @@ def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
     ]
     about = (
         f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Shuffled: the mask permuted within "
-        "its layers, so that their densities alone are left of it; reinitialised: the mask on fresh weights; repaired: "
-        "the mask on weights made as orthonormal under it as it allows. A control that loses nothing says that what it "
-        "changed didn't matter."
+        "its layers, which keeps only the layers' densities; reinitialised: the mask on new weights; repaired: the "
+        "mask on weights that are made as orthonormal as the mask allows. If a control is as good as the ticket, what "
+        "the control changes does not matter."
     )
     head = ("method", "control", "sparsity", f"ticket{metric.unit}", f"control{metric.unit}", "difference")
-    return [Grid("Tickets beside their controls", head, rows, 2, about)] if rows else []
+    return [Grid("Tickets and their controls", head, rows, 2, about)] if rows else []
 
 
 @mpl.rc_context(STYLE)

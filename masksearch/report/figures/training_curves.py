@@ -45,9 +45,9 @@ def trajectory_drawings(groups: Sequence[Group], dense: Sequence[DenseResult], l
     metric = next((one.metric for one in (*(group.cells[0].dense for group in groups), *dense)), Metric())
     about = f"Training loss and validation {metric.name} over the epochs of retraining, {seeds}"
     if any(len(group.cells[0].rounds) > 1 for group in drawn):
-        about += "; vertical lines part the rounds"
+        about += "; vertical lines separate the rounds"
     if total > len(series):
-        about += f"; {len(series)} of {total} methods and variants"
+        about += f"; {len(series)} of {total} methods and variants are shown"
     if not series:
         if networks:
             about = f"Training loss and validation {metric.name} of the dense training, {seeds}."

@@ -47,12 +47,16 @@ def weight_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) 
             columns[title] = looks.colour(group.method), *_kept(result, group.cells[0], folder)
     if not columns:
         return
-    about = f"Kept weights of every layer at {percent(sparsity)} sparsity, seed {here[0].cells[0].seed}: filled after "
-    about += "training" + ", lines when the mask was found" * any(before for _, _, before in columns.values())
+    about = (
+        f"Histograms of the kept weights of every layer at {percent(sparsity)} sparsity, seed {here[0].cells[0].seed}. "
+    )
+    about += "Filled: after training" + "; lines: when the mask was found" * any(
+        before for _, _, before in columns.values()
+    )
     names = list(next(iter(columns.values()))[1])
     if len(names) > _LAYERS:
-        about += f"; {_LAYERS} of {len(names)} layers"
-    about += ". Every histogram is as high as the others, whatever is left of its layer, and ends where the axis does."
+        about += f"; {_LAYERS} of {len(names)} layers are shown"
+    about += ". All histograms have the same height; weights beyond the ends of the axis are left out."
     places = np.unique(np.linspace(0, len(names) - 1, min(len(names), _LAYERS)).round().astype(int))
     yield Drawing("weights", about, _figure(columns, [names[place] for place in places]))
 

@@ -34,8 +34,9 @@ def comparison(results: Sequence[SweepResult]) -> list[Grid]:
     head += tuple(f"{name} - {names[0]}" for name in names[1:])
     points = " in points" * metric.is_accuracy
     about = (
-        f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Differences{points}, of equal "
-        "seeds, to the first run; – where a run has no such cell. An interval over few seeds is no test."
+        f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Differences{points} from the "
+        "first run are paired by seed; – where a run has no such cell. An interval over few seeds is no "
+        "significance test."
     )
     return [differing, Grid("Results", head, [_row(row, metric) for row in paired_rows(results)], 2, about)]
 

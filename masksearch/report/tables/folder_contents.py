@@ -23,13 +23,13 @@ __all__ = ["cell_contents", "sweep_contents"]
 
 _FILES = {  # pattern, seen from the folder: what it is
     "sweep.json": "settings, machine and cells of the sweep",
-    "report.html": "the page",
-    "results.csv": "every cell with every number",
-    "results.md": "the page's tables",
-    "analysis/*": "what masksearch analyse wrote",
-    "figures/*": "figures of the page",
-    "settings.json": "everything that decides the result",
-    "status.json": "the stage that it is in",
+    "report.html": "the report",
+    "results.csv": "all numbers of all cells",
+    "results.md": "the tables of the report",
+    "analysis/*": "tables and figures by masksearch analyse",
+    "figures/*": "figures of the report",
+    "settings.json": "all settings that decide the result",
+    "status.json": "the current stage",
     "metrics.json": "the result",
     "places.json": "machines and workers that the cell ran on",
     "log.txt": "what a worker process printed",
@@ -40,13 +40,13 @@ _FILES = {  # pattern, seen from the folder: what it is
     "weights_*.safetensors": "weights at other moments",
     "retrained.safetensors": "weights of the ticket after its last epoch",
     "retrained_*.safetensors": "weights of the ticket at other moments",
-    "history.jsonl": "the search, a line a scoring",
-    "moves.i32": "the moves that the search took",
-    "search.safetensors": "where the search goes on",
+    "history.jsonl": "the search, one line per scored mask",
+    "moves.i32": "the moves of the search",
+    "search.safetensors": "state from which the search continues",
     "watch_*.safetensors": "masks of every epoch, for early-bird tickets",
-    "checkpoint_*.safetensors": "where the dense training goes on",
-    "retraining.safetensors": "where the retraining goes on",
-    "supermask.safetensors": "where the learning goes on",
+    "checkpoint_*.safetensors": "state from which the dense training continues",
+    "retraining.safetensors": "state from which the retraining continues",
+    "supermask.safetensors": "state from which the learning of the mask continues",
     "pruned/*": "the smaller network: ms.load_pruned",
     "events.out.tfevents.*": "curves: tensorboard --logdir",
 }
@@ -60,13 +60,13 @@ def sweep_contents(folder: Path) -> list[Grid]:
     lines += [(name, str(value)) for name, value in plan["machine"].items()]
     stages: dict[str, list[str]] = {}
     for name in plan["cells"]:
-        stages.setdefault(read_stage(folder / name) or "not begun", []).append(name)
+        stages.setdefault(read_stage(folder / name) or "not started", []).append(name)
     cells = [(stage, f"{len(names)} of {len(plan['cells'])}", _some(names)) for stage, names in stages.items()]
     homes = {Path(path): f"seed {seed}" for path, seed in plan["dense"].items()}
     networks = [(home.name, seed, _size(home.rglob("*"))) for home, seed in homes.items()]
     parents = " and ".join(sorted({str(home.parent) for home in homes})) or "no folder"
     return [
-        Grid("Settings that are not as usual, and versions", ("what", "value"), lines, 2),
+        Grid("Settings that differ from the defaults, and versions", ("what", "value"), lines, 2),
         Grid("Cells", ("stage", "cells", "names"), cells, 3),
         Grid(f"Dense networks, in {parents}", ("folder", "for", "size"), networks, 2),
         _files(folder),
@@ -106,7 +106,7 @@ def _command(part: Mapping[str, Any]) -> str:
     try:
         return shlex.join(["masksearch", "run", *flags_of(Settings.from_dict(part))])
     except InputError as error:
-        return f"can't be given: {error}"
+        return f"no command: {error}"
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

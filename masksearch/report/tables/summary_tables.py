@@ -52,22 +52,22 @@ _LESS = (
 )
 """Columns that a narrow terminal leaves out, in this order."""
 _MEANINGS = {
-    "variant": "variant: what tells rows of a method apart.",
-    "cap": "cap: what a mask may cost, of the dense network's; sparsity: 1 - cap.",
-    "cost %": "cost: of that, what it does cost, means over seeds.",
-    "found": "found: moment of the dense training whose weights the mask was found at.",
-    "masked %": "masked: under the mask, before the repair.",
-    "untrained %": "untrained: under the mask, at the weights that retraining starts from, repaired if so set.",
+    "variant": "variant: settings in which rows of the same method differ.",
+    "cap": "cap: highest allowed cost of a mask, as a share of the dense network's; sparsity: 1 - cap.",
+    "cost %": "cost: cost of the masks, as a share of the dense network's, means over seeds.",
+    "found": "found: moment of the dense training at which the mask was found.",
+    "masked %": "masked: the masked network before the repair.",
+    "untrained %": "untrained: the masked network with the weights that retraining starts from, after any repair.",
     "gap": "gap: the optimism gap, {gap}.",
-    "params": "params: not zero.",
-    "MACs %": "MACs: effective, of the dense network's.",
-    "speed x": "speed: latency of the dense network / of this one, batches of 64, measured in turn.",
+    "params": "params: parameters that are not zero.",
+    "MACs %": "MACs: multiply-adds of the kept weights, as a share of the dense network's.",
+    "speed x": "speed: latency of the dense network / latency of the pruned network, batches of 64, measured in turns.",
 }
 
 
 _GAPS = {
-    True: "{name} on the search {example}s minus on the rest of val",
-    False: "{name} on the rest of val minus on the search {example}s",
+    True: "{name} on the search {example}s minus {name} on the other validation {example}s",
+    False: "{name} on the other validation {example}s minus {name} on the search {example}s",
 }  # by whether higher is better
 _OF_METRIC = ("masked %", "untrained %", "trained %", "rewound %", "@w0 %", "@w(t-1) %", "accuracy %")
 
@@ -146,14 +146,14 @@ def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
     sentences += [text.format(gap=gap) for column, text in _MEANINGS.items() if column in columns]
     if any(row.control != "none" for row in rows):
         sentences.append(
-            "shuffled: a control, the mask permuted within its layers; reinitialised: a control, the mask on fresh "
-            "weights; repaired: the mask on weights made as orthonormal under it as it allows."
+            "shuffled: a control with the mask permuted within its layers; reinitialised: a control with the mask on "
+            "new weights; repaired: the mask on weights that are made as orthonormal as the mask allows."
         )
     if "scorings" in columns and any(row.foreign_trials.mean > 0 for row in rows):
-        sentences.append("scorings: a search's own + those of other searches that it took in, from a shared study.")
+        sentences.append("scorings: masks that the search scored + masks of other searches from a shared study.")
     if any(row.learned for row in rows):
         sentences.append(
-            "(learned): supermasks, whose masks gradients have trained: they see more than scores and are no "
+            "(learned): supermasks, which are trained by gradients. They use more than scores, so they are no "
             "black-box search."
         )
     return " ".join(sentences)
@@ -166,10 +166,11 @@ _MOMENT_COLUMNS = (
     "best epoch",
 )
 _MOMENTS_ABOUT = (
-    "Means over seeds: test {metric} and test loss under the mask of every round, at the weights that its training "
-    "starts from (rewound), at the dense network's best weights by validation (@w0), at the weights that the mask was "
-    "found at, which are the last round's (@w(t-1)), and after training. The dense network: its best weights by "
-    "validation, and its last. Best epoch: by validation, counted as the learning rate's schedule counts."
+    "Means over seeds: test {metric} and test loss of the masked network of every round, with four states of the "
+    "weights: where the round's training starts (rewound), the dense network's best weights by validation (@w0), the "
+    "weights at which the mask was found, which are those after the round before (@w(t-1)), and after training. The "
+    "dense network: its best weights by validation, and its last weights. Best epoch: by validation, counted as in the "
+    "learning rate's schedule."
 )
 
 
@@ -212,11 +213,11 @@ _COST_COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "speed x": lambda row: row.speedup.plain(".2f"),
 }
 _COSTS_ABOUT = (
-    "Means over seeds. {metric}: on the test set, after the last epoch. Params: not zero. Compression: parameters of "
-    "the dense network / those. MACs: effective, of one {example}. Test: seconds of one pass over the test {example}s, "
-    "as measured, with whatever else the machine was doing. Latency: milliseconds of a batch of 64. Speed: latency of "
-    "the dense network / of this one, measured in turn. Masked weights save no time in dense kernels; removed filters "
-    "do."
+    "Means over seeds. {metric}: on the test set, after the last epoch. Params: parameters that are not zero. "
+    "Compression: parameters of the dense network / params. MACs: multiply-adds of the kept weights for one {example}. "
+    "Test: seconds of one pass over the test {example}s; other work on the machine adds to them. Latency: milliseconds "
+    "for a batch of 64. Speed: latency of the dense network / latency of the pruned network, measured in turns. Masked "
+    "weights save no time in dense kernels; removed filters save time."
 )
 
 
