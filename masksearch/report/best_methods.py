@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from masksearch.analysis import SummaryRow
+from masksearch.analysis import Estimate, SummaryRow
 from masksearch.analysis.seed_groups import name_of
 from masksearch.report.figures.drawing import percent
-from masksearch.report.tables.summary_tables import COSTS
+from masksearch.report.tables.summary_tables import COSTS, metric_of
 from masksearch.searchers import SEARCHERS
 
 __all__ = ["answer_html", "best_rows", "speech_of", "what_steps_brought", "why_searches_trail"]
@@ -109,24 +109,49 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 
 
 def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return a sentence per sparsity on the metric after masking, repair and training; an empty list without repairs.
+    """Return a sentence each on what repair, search and retraining brought; an empty list without repairs.
 
-    The best search and the best criterion by validation are compared.
+    The best search and the best criterion by validation are compared at each sparsity, in pairs by seed.
     """
-    sentences = []
+    repairs, searches, trainings = [], [], []
     for sparsity in sorted({row.sparsity for row in rows[1:]}):
         here = [row for row in _methods(rows, sparsity) if row.masked.n and not row.learned]
-        kinds = ([row for row in here if (row.method in SEARCHERS) == searches] for searches in (True, False))
-        best = [max(kind, key=_validation) for kind in kinds if kind]
-        if best:
-            steps = "; ".join(f"{name_of(row.method)} {_steps(row)}" for row in best)
-            sentences.append(f"{percent(sparsity)} sparse, {best[0].metric.name} masked, repaired, retrained: {steps}.")
-    return sentences
+        search = max((row for row in here if row.method in SEARCHERS), key=_validation, default=None)
+        criterion = max((row for row in here if row.method not in SEARCHERS), key=_validation, default=None)
+        best = [row for row in (search, criterion) if row is not None]
+        if not best:
+            continue
+        at = f"at {percent(sparsity)} sparsity"
+        repairs.append(f"{at} {_changes(best, 'masked', 'untrained')}")
+        trainings.append(f"{at} {_changes(best, 'untrained', 'trained')}")
+        if search is not None and criterion is not None:
+            searches.append(f"{at} by {_lead(search, criterion, 0)} ({_name(search)} minus {_name(criterion)})")
+            trainings[-1] += f", so the lead becomes {_lead(search, criterion, 1)}"
+    steps = {
+        f"Repair changes {metric_of(rows).name}": repairs,
+        "Search is ahead after repair": searches,
+        "Retraining": trainings,
+    }
+    return [f"{step} {'; '.join(texts)}." for step, texts in steps.items() if texts]
 
 
-def _steps(row: SummaryRow) -> str:
-    scale, digits = row.metric.scale, row.metric.digits
-    return ", ".join(f"{scale * step.mean:.{digits}f}" for step in (row.masked, row.untrained, row.trained))
+def _name(row: SummaryRow) -> str:
+    return name_of(row.method) + f" ({row.label})" * bool(row.label)
+
+
+def _changes(rows: Sequence[SummaryRow], before: str, after: str) -> str:
+    texts = []
+    for row in rows:
+        first, last = (getattr(row, step).plain(f".{row.metric.digits}f", row.metric.scale) for step in (before, after))
+        texts.append(f"from {first} to {last} for {_name(row)}")
+    return " and ".join(texts)
+
+
+def _lead(search: SummaryRow, criterion: SummaryRow, step: int) -> str:
+    """The difference of the metric before (step 0) or after (step 1) training, over the seeds that both rows have."""
+    seeds = sorted(search.by_seed.keys() & criterion.by_seed.keys())
+    pairs = ((search.by_seed[seed][step], criterion.by_seed[seed][step]) for seed in seeds)
+    return Estimate.of_differences(pairs).text(search.metric.scale, search.metric.digits, "+")
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
