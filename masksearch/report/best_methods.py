@@ -1,7 +1,8 @@
 """Sentences on the best method at each sparsity: how much smaller and faster its networks are, at what test metric."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -118,33 +119,35 @@ def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
         here = [row for row in _methods(rows, sparsity) if row.masked.n and not row.learned]
         search = max((row for row in here if row.method in SEARCHERS), key=_validation, default=None)
         criterion = max((row for row in here if row.method not in SEARCHERS), key=_validation, default=None)
-        best = [row for row in (search, criterion) if row is not None]
+        names = Counter(row.method for row in here)  # a label where rows share a name
+        best = {
+            name_of(row.method) + f" ({row.label})" * (names[row.method] > 1): row
+            for row in (search, criterion)
+            if row is not None
+        }
         if not best:
             continue
         at = f"at {percent(sparsity)} sparsity"
         repairs.append(f"{at} {_changes(best, 'masked', 'untrained')}")
         trainings.append(f"{at} {_changes(best, 'untrained', 'trained')}")
         if search is not None and criterion is not None:
-            searches.append(f"{at} by {_lead(search, criterion, 0)} ({_name(search)} minus {_name(criterion)})")
-            trainings[-1] += f", so the lead becomes {_lead(search, criterion, 1)}"
+            searches.append(f"{at} {_lead(search, criterion, 0)} ({' minus '.join(best)})")
+            trainings[-1] += f", a difference of {_lead(search, criterion, 1)}"
     steps = {
-        f"Repair changes {metric_of(rows).name}": repairs,
-        "Search is ahead after repair": searches,
+        f"Repair ({metric_of(rows).name} before and after)": repairs,
+        "Choice of units by search, after repair": searches,
         "Retraining": trainings,
     }
-    return [f"{step} {'; '.join(texts)}." for step, texts in steps.items() if texts]
+    return [f"{step}: {'; '.join(texts)}." for step, texts in steps.items() if texts]
 
 
-def _name(row: SummaryRow) -> str:
-    return name_of(row.method) + f" ({row.label})" * bool(row.label)
-
-
-def _changes(rows: Sequence[SummaryRow], before: str, after: str) -> str:
+def _changes(rows: Mapping[str, SummaryRow], before: str, after: str) -> str:
+    """The mean metric at two steps, by the names of rows."""
     texts = []
-    for row in rows:
+    for name, row in rows.items():
         first, last = (getattr(row, step).plain(f".{row.metric.digits}f", row.metric.scale) for step in (before, after))
-        texts.append(f"from {first} to {last} for {_name(row)}")
-    return " and ".join(texts)
+        texts.append(f"{name} {first} to {last}")
+    return ", ".join(texts)
 
 
 def _lead(search: SummaryRow, criterion: SummaryRow, step: int) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import allocators, channel_bench, filter_spaces, goals, means
+from benchmarks import allocators, channel_bench, filter_spaces, goals, means, repair_ranking
 from benchmarks.__main__ import _flags
 from benchmarks.page import HERE, RESULTS
 from benchmarks.rows import read_csv, read_rows
@@ -120,8 +120,8 @@ def test_tables_are_those_of_the_committed_rows(line, capsys):
     name = words[place + 1]
     if module == "benchmarks.channel_bench":
         print("\n".join(channel_bench.table(*channel_bench.TABLES[name])))
-    elif module == "benchmarks.allocators":
-        print("\n".join(allocators.table()))
+    elif module in ("benchmarks.allocators", "benchmarks.repair_ranking"):
+        print("\n".join({"allocators": allocators, "repair_ranking": repair_ranking}[name].table()))
     else:
         {"benchmarks.goals": goals, "benchmarks.means": means}[module].main([*files, *words[flags:place]])
     assert capsys.readouterr().out.strip() == block(name).strip()
