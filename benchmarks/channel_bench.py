@@ -23,7 +23,9 @@ the ResNet, with repeats from 100,000 on.
 
 A mask of a search stands for the candidate that is nearest in the logarithms of the widths. A profile that was trained
 before costs nothing. ``results/channel_bench.csv`` has a row per network, widths, method, choice and N. Every call adds
-repeats to rows that have fewer than 1,000, for at most ``--seconds`` per network, widths and method.
+repeats to rows that have fewer than 1,000, for at most ``--seconds`` per network, widths and method. Slow methods have
+fewer repeats (``FEWER``), and wider intervals. A repeat takes 0.02 to 0.13 s of CPU time by most searches and 2.5 s by
+``spdy``, whose dynamic programme counts the FLOPs of each transition.
 """
 
 import argparse
@@ -81,6 +83,8 @@ SEARCHES = {
 """Name in the table -> searcher with settings."""
 MOST = {"optuna_gp": 16}
 """Name of a slow method -> largest number of trainings."""
+FEWER = {"spdy": 100, "optuna_tpe": 100, "optuna_gp": 20}
+"""Name of a slow method -> number of repeats, in place of ``REPEATS``."""
 SCHEDULED = ("annealing over densities", "annealing over units", "evolution", "eda", "spdy")
 """Methods whose proposals depend on the budget: one search per number of trainings; of others, one search for all."""
 
@@ -215,7 +219,7 @@ def rows_of(case: Case, method: str, seconds: float, done: Sequence[Row]) -> lis
     first = int(done[0]["repeats"]) if done else 0
     trainings = [n for n in TRAININGS if n <= MOST.get(method, TRAININGS[-1])]
     began, number = time.monotonic(), first
-    while number < REPEATS and (number < first + LEAST or time.monotonic() - began < seconds):
+    while number < FEWER.get(method, REPEATS) and (number < first + LEAST or time.monotonic() - began < seconds):
         repeat = Repeat(case, number)
         uniform, highest = repeat.judged[case.uniform], repeat.judged.max()
         choices, each = choose(repeat, trainings)
@@ -285,7 +289,7 @@ def collect(folder: Path, methods: Sequence[str], seconds: float) -> None:
             for quarters in QUARTERS:
                 case = (network, str(quarters), method)
                 done = [row for row in rows if (row["network"], str(row["quarters"]), row["method"]) == case]
-                if done and int(done[0]["repeats"]) >= REPEATS:
+                if done and int(done[0]["repeats"]) >= FEWER.get(method, REPEATS):
                     continue
                 new = rows_of(Case.read(folder, network, quarters), method, seconds, done)
                 rows = [row for row in rows if row not in done] + new

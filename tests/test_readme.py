@@ -8,7 +8,7 @@ README = ROOT / "README.md"
 def test_its_first_block_sets_up_and_runs_and_its_second_sets_up_and_tests():
     first, second = [block.text.splitlines() for block in blocks(README) if block.language == "sh"][:2]
     assert first[0] == "python3 -m venv .venv"
-    assert first[-1] == ".venv/bin/python run_search.py"
+    assert first[-1] == ".venv/bin/python run_search.py --recipe repaired_units"
     assert second[0].startswith(".venv/bin/pip install")
     assert second[-1].startswith(".venv/bin/python -m pytest")
 

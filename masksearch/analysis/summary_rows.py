@@ -1,7 +1,7 @@
 """Summary rows: means and 95 % intervals over seeds of all results, by method and sparsity."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from masksearch.analysis.seed_groups import Group, group_cells
 from masksearch.analysis.statistics import Estimate
@@ -89,6 +89,7 @@ class SummaryRow:
     untrained: Estimate = _NOTHING  # test metric under the mask at the rewound weights, repaired where that is set
     trained: Estimate  # test metric after the last epoch of retraining
     beside_dense: Estimate = _NOTHING  # that, minus the metric of the network of the same seed in the dense row
+    by_seed: Mapping[int, tuple[float | None, float | None]] = field(default_factory=dict)  # untrained and trained
     validation: Estimate = _NOTHING  # metric after the last epoch, or on the rest without training; diverged: the worst
     accuracy_gap: Estimate = _NOTHING  # metric on the search examples minus on the rest of val; > 0: optimistic
 
@@ -165,6 +166,7 @@ def _row(group: Group, networks: Mapping[int, DenseResult]) -> SummaryRow:
         beside_dense=Estimate.of_differences(
             (cell.trained.test_accuracy, networks[cell.seed].test_accuracy) for cell in cells
         ),
+        by_seed={cell.seed: (cell.untrained.test_accuracy, cell.trained.test_accuracy) for cell in cells},
         validation=Estimate.of(map(_validation, cells)),
         accuracy_gap=Estimate.of(cell.score.accuracy_gap for cell in cells),
         params=Estimate.of(cell.cost.nonzero_params for cell in cells),

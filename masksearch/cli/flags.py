@@ -125,7 +125,8 @@ def _parts(flags: Any) -> list[Settings]:
     """Load the plugins, and return the settings of the recipe's parts, or the usual settings."""
     load_plugins(flags.plugin)  # before any value is checked against the tables
     recipe, scale = _recipe(flags)
-    choose("scale", scale, list(SCALES))
+    if not recipe:
+        choose("scale", scale, list(SCALES))
     if flags.parts and not recipe:
         raise InputError(f"parts: {' '.join(flags.parts)}; only a recipe has parts: give --recipe NAME, too")
     return load_recipe(recipe, scale, flags.parts) if recipe else [Settings.of_command_line()]

@@ -69,7 +69,7 @@ class OtherFlags:
     """Published experiment whose settings replace all defaults: a name in --list."""
     scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
     """Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
-    (default: cpu)"""
+    Some recipes have further scales. (default: cpu)"""
     parts: Annotated[Texts, takes("NAME ...")] = ()
     """Names of the recipe's parts to run; all parts if not given."""
     set: Annotated[tuple[Texts, ...], UseAppendAction, takes("KEY=VALUE ...")] = ()

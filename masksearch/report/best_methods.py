@@ -1,14 +1,15 @@
 """Sentences on the best method at each sparsity: how much smaller and faster its networks are, at what test metric."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from masksearch.analysis import SummaryRow
+from masksearch.analysis import Estimate, SummaryRow
 from masksearch.analysis.seed_groups import name_of
 from masksearch.report.figures.drawing import percent
-from masksearch.report.tables.summary_tables import COSTS
+from masksearch.report.tables.summary_tables import COSTS, metric_of
 from masksearch.searchers import SEARCHERS
 
 __all__ = ["answer_html", "best_rows", "speech_of", "what_steps_brought", "why_searches_trail"]
@@ -109,24 +110,51 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
 
 
 def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
-    """Return a sentence per sparsity on the metric after masking, repair and training; an empty list without repairs.
+    """Return a sentence each on what repair, search and retraining brought; an empty list without repairs.
 
-    The best search and the best criterion by validation are compared.
+    The best search and the best criterion by validation are compared at each sparsity, in pairs by seed.
     """
-    sentences = []
+    repairs, searches, trainings = [], [], []
     for sparsity in sorted({row.sparsity for row in rows[1:]}):
         here = [row for row in _methods(rows, sparsity) if row.masked.n and not row.learned]
-        kinds = ([row for row in here if (row.method in SEARCHERS) == searches] for searches in (True, False))
-        best = [max(kind, key=_validation) for kind in kinds if kind]
-        if best:
-            steps = "; ".join(f"{name_of(row.method)} {_steps(row)}" for row in best)
-            sentences.append(f"{percent(sparsity)} sparse, {best[0].metric.name} masked, repaired, retrained: {steps}.")
-    return sentences
+        search = max((row for row in here if row.method in SEARCHERS), key=_validation, default=None)
+        criterion = max((row for row in here if row.method not in SEARCHERS), key=_validation, default=None)
+        names = Counter(row.method for row in here)  # a label where rows share a name
+        best = {
+            name_of(row.method) + f" ({row.label})" * (names[row.method] > 1): row
+            for row in (search, criterion)
+            if row is not None
+        }
+        if not best:
+            continue
+        at = f"at {percent(sparsity)} sparsity"
+        repairs.append(f"{at} {_changes(best, 'masked', 'untrained')}")
+        trainings.append(f"{at} {_changes(best, 'untrained', 'trained')}")
+        if search is not None and criterion is not None:
+            searches.append(f"{at} {_lead(search, criterion, 0)} ({' minus '.join(best)})")
+            trainings[-1] += f", a difference of {_lead(search, criterion, 1)}"
+    steps = {
+        f"Repair ({metric_of(rows).name} before and after)": repairs,
+        "Choice of units by search, after repair": searches,
+        "Retraining": trainings,
+    }
+    return [f"{step}: {'; '.join(texts)}." for step, texts in steps.items() if texts]
 
 
-def _steps(row: SummaryRow) -> str:
-    scale, digits = row.metric.scale, row.metric.digits
-    return ", ".join(f"{scale * step.mean:.{digits}f}" for step in (row.masked, row.untrained, row.trained))
+def _changes(rows: Mapping[str, SummaryRow], before: str, after: str) -> str:
+    """The mean metric at two steps, by the names of rows."""
+    texts = []
+    for name, row in rows.items():
+        first, last = (getattr(row, step).plain(f".{row.metric.digits}f", row.metric.scale) for step in (before, after))
+        texts.append(f"{name} {first} to {last}")
+    return ", ".join(texts)
+
+
+def _lead(search: SummaryRow, criterion: SummaryRow, step: int) -> str:
+    """The difference of the metric before (step 0) or after (step 1) training, over the seeds that both rows have."""
+    seeds = sorted(search.by_seed.keys() & criterion.by_seed.keys())
+    pairs = ((search.by_seed[seed][step], criterion.by_seed[seed][step]) for seed in seeds)
+    return Estimate.of_differences(pairs).text(search.metric.scale, search.metric.digits, "+")
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:

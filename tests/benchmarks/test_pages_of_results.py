@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import allocators, channel_bench, encoder, filter_spaces, goals, many_scorers, means, permutations
+from benchmarks import (
+    allocators,
+    channel_bench,
+    encoder,
+    filter_spaces,
+    goals,
+    many_scorers,
+    means,
+    permutations,
+    repair_ranking,
+)
 from benchmarks.__main__ import _flags
 from benchmarks.page import HERE, RESULTS
 from benchmarks.rows import read_csv, read_rows
@@ -120,8 +130,8 @@ def test_tables_are_those_of_the_committed_rows(line, capsys):
     name = words[place + 1]
     if module == "benchmarks.channel_bench":
         print("\n".join(channel_bench.table(*channel_bench.TABLES[name])))
-    elif module == "benchmarks.allocators":
-        print("\n".join(allocators.table()))
+    elif module in ("benchmarks.allocators", "benchmarks.repair_ranking"):
+        print("\n".join({"allocators": allocators, "repair_ranking": repair_ranking}[name].table()))
     elif module == "benchmarks.many_scorers":
         print("\n".join(many_scorers.table()))
     elif module == "benchmarks.encoder":

@@ -20,6 +20,7 @@ from masksearch.experiment.settings.combined import RunSettings, SweepSettings
 from masksearch.experiment.settings.schedule_settings import ScheduleSettings
 from masksearch.report import write_report
 from masksearch.report.best_methods import what_steps_brought, why_searches_trail
+from masksearch.report.tables.summary_tables import results_grid
 from masksearch.training import TrainSettings
 
 COLUMNS = "method sparsity found untrained_% trained_% gap params MACs_% speed_x scorings search_s train_s"
@@ -388,12 +389,23 @@ def test_one_sentence_says_what_masking_repair_and_training_brought():
             method=method, sparsity=0.9, find_at="end", granularity="filter", rounds=(), **figures, **kind
         )
 
+    def pairs(repaired, retrained):
+        return {"by_seed": dict(enumerate(zip(repaired, retrained, strict=True)))}
+
     dense = row("dense", 0.99, 0.99, 0.99)
-    rows = [dense, row("fpgm", 0.1, 0.5, 0.8), row("taylor", 0.1, 0.4, 0.7), row("annealing", 0.2, 0.6, 0.9)]
-    [sentence] = what_steps_brought(rows)
-    assert sentence == (
-        "90 % sparse, accuracy masked, repaired, retrained: annealing 20.00, 60.00, 90.00; fpgm 10.00, 50.00, 80.00."
-    )
+    rows = [dense, row("taylor", 0.1, 0.4, 0.7), row("fpgm", 0.1, 0.5, 0.8, **pairs((0.45, 0.55), (0.8, 0.8)))]
+    rows.append(row("annealing", 0.2, 0.6, 0.9, **pairs((0.55, 0.65), (0.9, 0.9))))
+    assert what_steps_brought(rows) == [
+        "Repair (accuracy before and after): at 90 % sparsity annealing 20.00 to 60.00, fpgm 10.00 to 50.00.",
+        "Choice of units by search, after repair: at 90 % sparsity +10.00 ± 0.00 (annealing minus fpgm).",
+        "Retraining: at 90 % sparsity annealing 60.00 to 90.00, fpgm 50.00 to 80.00, a difference of +10.00 ± 0.00.",
+    ]
+    assert what_steps_brought([*rows[:3], replace(rows[1], label="global")]) == [
+        "Repair (accuracy before and after): at 90 % sparsity fpgm 10.00 to 50.00.",
+        "Retraining: at 90 % sparsity fpgm 50.00 to 80.00.",
+    ]
+    heads = results_grid(rows).head
+    assert heads[:5] == ["method", "sparsity", "masked %", "repaired %", "retrained %"]
     assert what_steps_brought([replace(row, masked=Estimate.of([])) for row in rows]) == []
 
 

@@ -12,6 +12,7 @@ from masksearch.utils.registry import choose
 __all__ = ["SCALES", "load_recipe", "recipe_names", "recipe_settings", "recipe_text"]
 
 SCALES = ("smoke", "cpu", "paper")
+"""Scales that every recipe has."""
 
 
 def recipe_names() -> list[str]:
@@ -36,10 +37,11 @@ def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequ
 
     A part has the recipe's ``[settings]``, overridden by ``[scale.<scale>]``, then by its own ``[[part]]`` and by what
     that says for the scale, ``[part.scale.<scale>]``. Parts of one ``name`` make one sweep; the name is added to the
-    recipe's and the scale's. A part that is ``like`` an earlier one begins with what that one says.
+    recipe's and the scale's. A part that is ``like`` an earlier one begins with what that one says. A part whose
+    ``methods`` are empty at a scale is left out. A recipe may have more scales than ``SCALES``.
     The errors are those of :func:`load_recipe`.
     """
-    choose("scale", scale, list(SCALES))
+    choose("scale", scale, list(dict.fromkeys([*SCALES, *recipe.get("scale", {})])))
     source = f"recipe {name!r}"
     for key in recipe:
         choose(f"key in {source}", key, ["about", "settings", "scale", "part"])
@@ -57,7 +59,7 @@ def recipe_settings(recipe: Mapping[str, Any], name: str, scale: str, only: Sequ
         if "like" in own:
             own = known[choose(f"earlier part of {source}", own.pop("like"), list(known))] | own
         known[suffix] = own
-        if only and suffix not in only:
+        if (only and suffix not in only) or own.get("methods") == []:
             continue
         settings = Settings().updated(whole | own, f"{source}, part {number}" if len(parts) > 1 else source)
         full_name = "_".join(filter(None, [name, scale, suffix]))

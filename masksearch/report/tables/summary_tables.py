@@ -20,6 +20,7 @@ __all__ = [
     "costs_grid",
     "costs_markdown",
     "markdown_table",
+    "metric_of",
     "moments_grid",
     "moments_markdown",
     "results_grid",
@@ -58,6 +59,7 @@ _MEANINGS = {
     "found": "found: moment of the dense training at which the mask was found.",
     "masked %": "masked: the masked network before the repair.",
     "untrained %": "untrained: the masked network with the weights that retraining starts from, after any repair.",
+    "repaired %": "repaired: the masked network after the repair by least squares, before retraining.",
     "gap": "gap: the optimism gap, {gap}.",
     "params": "params: parameters that are not zero.",
     "MACs %": "MACs: multiply-adds of the kept weights, as a share of the dense network's.",
@@ -69,12 +71,33 @@ _GAPS = {
     True: "{name} on the search {example}s minus {name} on the other validation {example}s",
     False: "{name} on the other validation {example}s minus {name} on the search {example}s",
 }  # by whether higher is better
-_OF_METRIC = ("masked %", "untrained %", "trained %", "rewound %", "@w0 %", "@w(t-1) %", "accuracy %")
+_REPAIRED = {"untrained %": "repaired %", "trained %": "retrained %"}  # heads where every row is repaired
+_OF_METRIC = (
+    *_REPAIRED.values(),
+    "masked %",
+    "untrained %",
+    "trained %",
+    "rewound %",
+    "@w0 %",
+    "@w(t-1) %",
+    "accuracy %",
+)
 
 
 def metric_of(rows: Sequence[SummaryRow]) -> Metric:
     """Return the main metric of the rows of a results table, which is the same for all rows."""
     return rows[0].metric if rows else Metric()
+
+
+def is_repaired(rows: Sequence[SummaryRow]) -> bool:
+    """Return whether all rows of a results table but the dense network have a metric before and after a repair."""
+    return len(rows) > 1 and all(row.masked.n for row in rows[1:])
+
+
+def _heads(rows: Sequence[SummaryRow]) -> dict[str, str]:
+    """The head of every column of the results table."""
+    names = _REPAIRED if is_repaired(rows) else {}
+    return {column: head_of(names.get(column, column), metric_of(rows)) for column in _COLUMNS}
 
 
 def head_of(column: str, metric: Metric) -> str:
@@ -101,6 +124,7 @@ def columns_of(rows: Sequence[SummaryRow]) -> list[str]:
     left_out = set() if any(row.variant for row in rows) else {"variant"}
     left_out |= set() if any(row.cap for row in rows) else {"cap", "cost %"}
     left_out |= set() if any(row.masked.n for row in rows) else {"masked %"}
+    left_out |= {"found"} if is_repaired(rows) and len({row.find_at for row in rows[1:]}) == 1 else set()
     return [column for column in _COLUMNS if column not in left_out]
 
 
@@ -114,13 +138,13 @@ def results_grid(rows: Sequence[SummaryRow]) -> Grid:
     columns = columns_of(rows)
     starts = [place for place in range(1, len(rows)) if rows[place - 1].sparsity != rows[place].sparsity]
     texts = 1 + ("variant" in columns)
-    heads = [head_of(column, metric_of(rows)) for column in columns]
+    heads = [_heads(rows)[column] for column in columns]
     return Grid("Results", heads, table_rows(rows, columns), texts, caption(rows, columns), starts)
 
 
 def terminal_table(rows: Sequence[SummaryRow], width: int) -> RenderableType:
     """Return the results table for a terminal ``width`` characters wide, and a table of pruning rounds if several."""
-    heads = {column: head_of(column, metric_of(rows)) for column in _COLUMNS}
+    heads = _heads(rows)
     table = replace(results_grid(rows), title="").terminal(width, [heads[column] for column in _LESS])
     shown = {str(column.header) for column in table.columns}
     table.caption = caption(rows, [column for column, head in heads.items() if head in shown])
@@ -143,7 +167,8 @@ def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
     sentences = [f"Test {metric.name}{lower} after the last epoch: {over}."]
     example = "image" if metric.is_accuracy else "example"
     gap = _GAPS[metric.higher_is_better].format(name=metric.name, example=example) + ", in points" * metric.is_accuracy
-    sentences += [text.format(gap=gap) for column, text in _MEANINGS.items() if column in columns]
+    names = [_REPAIRED.get(column, column) if is_repaired(rows) else column for column in columns]
+    sentences += [text.format(gap=gap) for column, text in _MEANINGS.items() if column in names]
     if any(row.control != "none" for row in rows):
         sentences.append(
             "shuffled: a control with the mask permuted within its layers; reinitialised: a control with the mask on "
