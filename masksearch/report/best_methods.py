@@ -131,14 +131,14 @@ def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:
         repairs.append(f"{at} {_changes(best, 'masked', 'untrained')}")
         trainings.append(f"{at} {_changes(best, 'untrained', 'trained')}")
         if search is not None and criterion is not None:
-            searches.append(f"{at} {_lead(search, criterion, 0)} ({' minus '.join(best)})")
-            trainings[-1] += f", a difference of {_lead(search, criterion, 1)}"
+            searches.append(f"{at} by {_lead(search, criterion, 0)} ({' minus '.join(best)})")
+            trainings[-1] += f"; then they differ by {_lead(search, criterion, 1)}"
     steps = {
-        f"Repair ({metric_of(rows).name} before and after)": repairs,
-        "Choice of units by search, after repair": searches,
-        "Retraining": trainings,
+        f"Repair changes the {metric_of(rows).name}": repairs,
+        "After repair, the best search differs from the best criterion": searches,
+        f"Retraining changes the {metric_of(rows).name}": trainings,
     }
-    return [f"{step}: {'; '.join(texts)}." for step, texts in steps.items() if texts]
+    return [f"{step} {'; '.join(texts)}." for step, texts in steps.items() if texts]
 
 
 def _changes(rows: Mapping[str, SummaryRow], before: str, after: str) -> str:
@@ -146,15 +146,16 @@ def _changes(rows: Mapping[str, SummaryRow], before: str, after: str) -> str:
     texts = []
     for name, row in rows.items():
         first, last = (getattr(row, step).plain(f".{row.metric.digits}f", row.metric.scale) for step in (before, after))
-        texts.append(f"{name} {first} to {last}")
-    return ", ".join(texts)
+        texts.append(f"from {first} to {last} with {name}")
+    return " and ".join(texts)
 
 
 def _lead(search: SummaryRow, criterion: SummaryRow, step: int) -> str:
     """The difference of the metric before (step 0) or after (step 1) training, over the seeds that both rows have."""
     seeds = sorted(search.by_seed.keys() & criterion.by_seed.keys())
     pairs = ((search.by_seed[seed][step], criterion.by_seed[seed][step]) for seed in seeds)
-    return Estimate.of_differences(pairs).text(search.metric.scale, search.metric.digits, "+")
+    metric = search.metric
+    return Estimate.of_differences(pairs).text(metric.scale, metric.digits, "+") + " points" * metric.is_accuracy
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:

@@ -396,13 +396,16 @@ def test_one_sentence_says_what_masking_repair_and_training_brought():
     rows = [dense, row("taylor", 0.1, 0.4, 0.7), row("fpgm", 0.1, 0.5, 0.8, **pairs((0.45, 0.55), (0.8, 0.8)))]
     rows.append(row("annealing", 0.2, 0.6, 0.9, **pairs((0.55, 0.65), (0.9, 0.9))))
     assert what_steps_brought(rows) == [
-        "Repair (accuracy before and after): at 90 % sparsity annealing 20.00 to 60.00, fpgm 10.00 to 50.00.",
-        "Choice of units by search, after repair: at 90 % sparsity +10.00 ± 0.00 (annealing minus fpgm).",
-        "Retraining: at 90 % sparsity annealing 60.00 to 90.00, fpgm 50.00 to 80.00, a difference of +10.00 ± 0.00.",
+        "Repair changes the accuracy at 90 % sparsity from 20.00 to 60.00 with annealing and from 10.00 to 50.00 with "
+        "fpgm.",
+        "After repair, the best search differs from the best criterion at 90 % sparsity by +10.00 ± 0.00 points "
+        "(annealing minus fpgm).",
+        "Retraining changes the accuracy at 90 % sparsity from 60.00 to 90.00 with annealing and from 50.00 to 80.00 "
+        "with fpgm; then they differ by +10.00 ± 0.00 points.",
     ]
     assert what_steps_brought([*rows[:3], replace(rows[1], label="global")]) == [
-        "Repair (accuracy before and after): at 90 % sparsity fpgm 10.00 to 50.00.",
-        "Retraining: at 90 % sparsity fpgm 50.00 to 80.00.",
+        "Repair changes the accuracy at 90 % sparsity from 10.00 to 50.00 with fpgm.",
+        "Retraining changes the accuracy at 90 % sparsity from 50.00 to 80.00 with fpgm.",
     ]
     heads = results_grid(rows).head
     assert heads[:5] == ["method", "sparsity", "masked %", "repaired %", "retrained %"]
