@@ -59,7 +59,7 @@ class Energy(Protocol):
 
     @abstractmethod
     def start(self, mask: Mask, coefficients: np.ndarray | None = None) -> EnergyState:
-        """Return the energy state of ``mask``: a walk over masks begins there and updates the state with each move.
+        """Return an object with the energy of ``mask``; moves of an annealing walk then update it.
 
         Parameters
         ----------

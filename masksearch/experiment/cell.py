@@ -210,7 +210,10 @@ class Cell:
 
     @property
     def front_identity(self) -> dict[str, object]:
-        """Plain values that decide the cell's search of a Pareto front; they are equal for all cost bounds."""
+        """Settings that decide the result of the cell's Pareto search, as JSON values.
+
+        Cells with different cost bounds have equal values, and share the search.
+        """
         later = ["sparsity", "control", "schedules.save_at", "rescore_plugin", "distill"]
         later += ["search.rescore", "search.rescore_by", "search.rescore_steps"]
         if OBJECTIVES[self.settings.sweep.objective].of_training is None:

@@ -162,7 +162,7 @@ def part_space(part: Settings, data: Data) -> NetworkSpace:
 
 
 def moments_of(cells: Iterable[Cell]) -> set[str]:
-    """Return the moments of the dense training, such as 3 epochs, at which cells of a sweep need its weights."""
+    """Return at which points of the dense training, such as ``3ep``, cells of a sweep need the network's weights."""
     moments = set()
     for cell in cells:
         moments |= {cell.find_at} - {AUTO}

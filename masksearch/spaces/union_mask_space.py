@@ -38,7 +38,7 @@ class UnionLimits(Limits):
 
     @cached_property
     def lowest(self) -> np.ndarray:
-        """Return the smallest allowed number of kept units of every layer, int64 (n_layers,); 0 for blocks.
+        """Return the smallest allowed number of kept units of every layer, int64 (n_layers,); 0 for residual blocks.
 
         A layer of filters in removed blocks keeps 0 units.
         """

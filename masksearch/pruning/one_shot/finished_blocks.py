@@ -28,7 +28,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class BlockLayer:
-    """A pruned layer: new weight with the bias, as matrices; kept entries in the weight's shape; report."""
+    """Result of pruning one layer of a block: its new weights, its mask, and a report of its error."""
 
     matrix: Tensor
     keep: Tensor

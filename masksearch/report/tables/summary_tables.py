@@ -200,7 +200,7 @@ _MOMENTS_ABOUT = (
 
 
 def moments_grid(rows: Sequence[SummaryRow]) -> Grid:
-    """Return a table of test metric and loss per pruning round, with its mask on four states of the weights."""
+    """Return a table of test metric and loss of each pruning round's mask, before and after rewinding and training."""
     lines = [(*_names(row), *round_.texts) for row in rows for round_ in row.rounds]
     several = any(len(row.rounds) > 1 for row in rows)
     starts = list(accumulate(len(row.rounds) for row in rows))[:-1] if several else ()
