@@ -70,7 +70,7 @@ class ProgressBars(SweepCallback):
         return own
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:
-        """Add a row for the whole sweep to the live table in the terminal; print how many cells are finished already."""
+        """Add a row for the whole sweep to the terminal's live table; print how many cells are finished already."""
         if len(to_do) < len(cells):
             self._console.print(f"{len(cells) - len(to_do)} of {len(cells)} cells are finished already")
         self._sweep = self._bars.add_task("cells", total=len(to_do), note="", worker="all", cell="")

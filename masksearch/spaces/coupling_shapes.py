@@ -165,7 +165,7 @@ def unsqueeze(coupling: Coupling, call: Call) -> None:
 
 
 def squeeze(coupling: Coupling, call: Call) -> None:
-    """Record which output channels of ``torch.squeeze`` are which input channels."""
+    """Follow channels through ``torch.squeeze``, which removes dimensions of size 1."""
     source = call.inputs[0]
     removed = {dim for dim in call.dims("dim", source.ndim) if source.shape[dim] == 1}
     coupling.write(call.result, [labels for dim, labels in enumerate(coupling.labels(source)) if dim not in removed])
