@@ -133,6 +133,8 @@ def mask_gradients(
     weights, device = [parameters[name] for name in names], device_of(network)
     found, examples = [], loss_batches(batches, loss, "fisher")
     for inputs, targets in examples:
+        with torch.no_grad():  # an error of the targets names the classes of the whole batch
+            examples.of_outputs(call_model(network, to_device(inputs, device)), to_device(targets, device))
         for place in range(n_examples(inputs)):
             own, wanted = (to_device(take(each, slice(place, place + 1)), device) for each in (inputs, targets))
             with torch.enable_grad():
