@@ -89,7 +89,7 @@ class _SuiteBars(ProgressBars):
         self._files, self._begun = files, 0.0
         self._taken: dict[Path, list[float]] = {}  # seconds of cases, by file
         self._total = sum(rows.left for rows in files)
-        self._sweep = self._bars.add_task("cases", total=self._total, note="")
+        self._sweep = self._bars.add_task("cases", total=self._total, note="", worker="all", cell="")
         self.file = files[0]
 
     def sweep_begins(self, cells: Sequence[Cell], to_do: Sequence[Cell]) -> None:

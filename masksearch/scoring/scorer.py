@@ -376,6 +376,8 @@ def _row(objective: str | CustomObjective, task: Task, space: NetworkSpace) -> O
     The metric of a plain classification is the accuracy, with the same fast paths.
     """
     if not isinstance(objective, str):
+        if not callable(objective):
+            raise InputError(f"objective: {objective!r}; give a name of OBJECTIVES, or f(model, inputs, targets)")
         return Objective("a function of the network", of_network=objective)
     row = OBJECTIVES[objective]
     if row.of_training is not None:

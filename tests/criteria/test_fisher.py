@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import masksearch as ms
-from masksearch.criteria.fisher import mask_gradients, rearranged
+from masksearch.criteria.fisher_information import mask_gradients, rearranged
 
 WIDTH, HEADS, HIDDEN, TOKENS, BLOCKS = 8, 4, 12, 5, 2
 

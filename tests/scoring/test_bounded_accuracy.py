@@ -20,7 +20,7 @@ from masksearch.models import build_model
 from masksearch.scoring import Scorer, scorer
 from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.searchers import EDA, Annealing, Evolution
-from masksearch.searching import loop
+from masksearch.searching import trial_loop
 from masksearch.searching.history_store import HistoryFile
 from masksearch.searching.loop import search
 from masksearch.spaces import filter_space, weight_space
@@ -255,7 +255,7 @@ def test_a_stopping_search_taken_up_again_is_byte_for_byte_one_that_never_ended(
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     monkeypatch.setattr(IncrementalPath, "refresh_every", 32)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))
+    monkeypatch.setattr(trial_loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))
     if kind == "filters":
         model = build_model("conv2:0.05", (3, 12, 12), classes=5).eval()
         space, split = filter_space(model, torch.zeros(1, 3, 12, 12)), make_split(model, 60, (3, 12, 12))

@@ -18,7 +18,7 @@ from masksearch.scoring.paths.incremental import IncrementalPath
 from masksearch.scoring.paths.linear_chain import linear_chain
 from masksearch.scoring.paths.reference import ReferencePath
 from masksearch.searchers import Annealing
-from masksearch.searching import loop
+from masksearch.searching import trial_loop
 from masksearch.searching.history_store import HistoryFile
 from masksearch.searching.loop import search
 from masksearch.spaces import weight_space
@@ -193,7 +193,7 @@ def test_a_search_taken_up_again_is_byte_for_byte_one_that_never_stopped(stops, 
     monkeypatch.setattr(HistoryFile, "checkpoint_seconds", -1.0)
     monkeypatch.setattr(IncrementalPath, "refresh_every", 32)
     monkeypatch.setattr(scorer, "time", SimpleNamespace(perf_counter=lambda: 0.0))
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))
+    monkeypatch.setattr(trial_loop, "time", SimpleNamespace(perf_counter=lambda: 0.0, monotonic=lambda: 0.0))
     events = []
     checkpoint, refresh, logits = HistoryFile.checkpoint, IncrementalPath.refresh, IncrementalPath.logits
     monkeypatch.setattr(HistoryFile, "checkpoint", lambda *a: (events.append("checkpoint"), checkpoint(*a))[1])
