@@ -36,6 +36,9 @@ class Slow(SweepCallback):
     def trial(self, cell, trial):
         time.sleep(0.02)
 
+    def epoch(self, row):
+        time.sleep(2)
+
 HistoryFile.checkpoint_seconds = 0.05
 run_sweep(Settings().updated({flat!r}, "test"), Slow())
 """
@@ -114,7 +117,11 @@ def test_a_killed_driver_goes_on_from_an_empty_cache(server, inline, tmp_path):
     flat["executor"] = "inline"
     driver = subprocess.Popen([sys.executable, "-c", SCRIPT.format(flat=flat)], env=dict(os.environ))
     storage, deadline = storage_at(url), time.monotonic() + 100
-    while not any("/search." in name for name in storage.names("sweep")):
+
+    def manifests():
+        return storage.read_all([name for name in storage.names("sweep") if name.endswith("manifest.json")]).values()
+
+    while not any(b"search.safetensors" in manifest for manifest in manifests()):
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
