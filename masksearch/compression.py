@@ -30,7 +30,7 @@ from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkS
 from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError, require
+from masksearch.utils.errors import InputError, check_type, require
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, torch_generator
 
@@ -134,6 +134,7 @@ def compress(
     dense = _on_device(model, device)
     where = cost.forward_pass.device_of(dense)
     _check_start(start)
+    check_type("data", data, Data, "a data set, made by ms.Data.from_tensors, from_datasets or from_loaders")
     with _bars(progress) as bars:
         task = _Task(dense, data, method, granularity, budget, objective, seed, bars)
         amount = task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
@@ -141,7 +142,8 @@ def compress(
             raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
         before = Measured.of(dense, data, task.example)
         mask, history = task.find(amount, start)
-        if isinstance(task.space, FilterSpace) if repair is None else repair:
+        repaired = isinstance(task.space, FilterSpace) if repair is None else repair
+        if repaired:
             network = reconstruct(dense, task.space, mask, task.repair_inputs())
         else:
             network = copy_network(dense)
@@ -162,7 +164,18 @@ def compress(
                 training = task.fine_tune(network, masks, settings)
             after = Measured.of(network, data, task.example, masks)
     return Compressed(
-        network.eval(), mask, task.space, before, pruned, after, task.method_name, amount, history, training
+        model=network.eval(),
+        mask=mask,
+        space=task.space,
+        before=before,
+        pruned=pruned,
+        after=after,
+        method=task.method_name,
+        amount=amount,
+        history=history,
+        training=training,
+        repaired=repaired,
+        fine_tuned=train is not False,
     )
 
 
@@ -188,6 +201,7 @@ def find_mask(
     Parameters and errors are those of :func:`compress`.
     """
     _check_start(start)
+    check_type("data", data, Data, "a data set, made by ms.Data.from_tensors, from_datasets or from_loaders")
     with _bars(progress) as bars:
         task = _Task(_on_device(model, device), data, method, granularity, budget, objective, seed, bars)
         return task.find(task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency), start)[0]

@@ -107,14 +107,14 @@ def print_result(result: SweepResult, console: Console) -> None:
     """Print a sweep's table of results, and the addresses of its report and curves; write nothing to disk."""
     from masksearch.analysis import group_cells, summarise
     from masksearch.report import terminal_table
-    from masksearch.report.best_methods import what_steps_brought, why_searches_trail
+    from masksearch.report.best_methods import best_methods, what_steps_brought, why_searches_trail
     from masksearch.report.tensorboard_address import board_link
 
     link = board_link(result, group_cells(result.cells))
     address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
     rows = summarise(result.cells, result.dense)
     console.print(terminal_table(rows, console.width))
-    for sentence in filter(None, [*what_steps_brought(rows), why_searches_trail(rows)]):
+    for sentence in filter(None, [best_methods(rows), *what_steps_brought(rows), why_searches_trail(rows)]):
         console.print(sentence, highlight=False, markup=False)
     curves = f"curves  tensorboard --logdir {shlex.quote(str(result.path))}    then {address}"
     report = result.path / "report.html"

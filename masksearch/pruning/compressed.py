@@ -76,29 +76,37 @@ class Compressed:
     amount: Amount
     history: History | None  # history of the search; None if a criterion made the mask
     training: Training | None  # None without fine-tuning, and with your own training loop
+    repaired: bool = False  # whether kept weights were solved by least squares
+    fine_tuned: bool = True
 
     def __str__(self) -> str:
-        measured = (self.before, self.pruned, self.after)
+        measured = (self.before, self.pruned, self.after)[: 3 if self.fine_tuned else 2]
         kept = "parameters" if self.space.removes_parts else "non-zero parameters"
         latency = f"ms per batch of {self.before.latency.batch_size}"
         rows = [
-            ("", "before", "pruned", "fine-tuned"),
+            ("", "before", "pruned", "fine-tuned")[: len(measured) + 1],
             (self.before.metric_name, *(_number(one.metric) for one in measured)),
             ("loss", *(_number(one.loss) for one in measured)),
             (kept, *(f"{one.params:,}" for one in measured)),
             ("MACs", *(f"{one.macs:,}" for one in measured)),
             (latency, *(f"{one.latency.median * 1e3:.3g}" for one in measured)),
         ]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(f"{cell:{'<' if place == 0 else '>'}{widths[place]}}" for place, cell in enumerate(row))
             for row in rows
         ]
         asked, hold = self.amount.single("a result has one density"), self.amount.hold
-        share = f"{asked:.4g} of the {hold}"
+        share = f"{asked:.4g} of the {hold if hold != 'units' or self.space.removes_parts else 'weights'}"
         got = f" ({self.space.share(self.mask, hold):.4g} are)" if self.space.limits is not None else ""
         where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
-        return "\n".join([*lines, f"{self.method}, {self.space.granularity} mask, at most {share} kept{got}; {where}"])
+        repaired = ", repaired by least squares" * self.repaired
+        lines.append(f"{self.method}, {self.space.granularity} mask, at most {share} kept{got}{repaired}; {where}")
+        left_out = [name for name, reason in self.space.left_out if not reason.startswith("channels are outputs")]
+        if left_out and self.space.removes_parts:
+            layers = f"{len(left_out)} layers stay" if len(left_out) > 1 else "1 layer stays"
+            lines.append(f"{layers} whole, such as {left_out[0]}; print(result.space) gives the reasons")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         name, after = self.before.metric_name, _number(self.after.metric)

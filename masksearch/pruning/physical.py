@@ -163,6 +163,8 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """
     check_type("path", path, (str, Path), "the path of a folder")
     folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"path: there is no folder {folder}; give a folder that save_pruned has written")
     about = read_json(folder / _ABOUT, {"format": object}, _REMEDY)
     if about["format"] != _FORMAT:
         raise InputError(f"{folder} holds no pruned network of this version; {_REMEDY}")
@@ -189,7 +191,9 @@ def load_pruned(path: str | Path, model: nn.Module | None = None) -> nn.Module:
 def _build(about: dict[str, Any], folder: Path) -> nn.Module:
     built = about["built_as"]
     if built is None:
-        raise InputError(f"{folder} holds a {about['class']}, a class of your own; give model=, a fresh instance of it")
+        raise InputError(
+            f"{folder} holds a {about['class']}, whose class masksearch can't build; give model=, a new full-size one"
+        )
     channels, height, width = built["shape"]
     numbers = (channels, height, width, built["classes"])
     if not all(type(number) is int and 1 <= number <= _LARGEST for number in numbers):
@@ -202,7 +206,10 @@ def _build(about: dict[str, Any], folder: Path) -> nn.Module:
 def _check_space(space: object, kind: type) -> None:
     if not isinstance(space, kind):
         name = getattr(space, "granularity", type(space).__name__)
-        raise InputError(f"space: a {name} space; only filters have slices, so make a filter space")
+        raise InputError(
+            f"space: a {name} space, and only removed filters and blocks make a network smaller; save masked weights "
+            "with torch.save(model.state_dict(), path), which keeps their zeros"
+        )
 
 
 def _fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:

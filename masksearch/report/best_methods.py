@@ -12,7 +12,7 @@ from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.summary_tables import COSTS, metric_of
 from masksearch.searchers import SEARCHERS
 
-__all__ = ["answer_html", "best_rows", "speech_of", "what_steps_brought", "why_searches_trail"]
+__all__ = ["answer_html", "best_methods", "best_rows", "speech_of", "what_steps_brought", "why_searches_trail"]
 
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
@@ -107,6 +107,16 @@ def answer_html(rows: Sequence[SummaryRow], masks: Sequence[Path | None]) -> str
     if why := why_searches_trail(rows):
         parts.append(f"<p>{escape(why)}</p>")
     return "\n".join(parts)
+
+
+def best_methods(rows: Sequence[SummaryRow]) -> str:
+    """Return a sentence that names the best method by validation at each sparsity; "" without methods."""
+    texts = []
+    for row in best_rows(rows):
+        at = f"with at most {percent(row.cap.share)} of the {COSTS[row.cap.cost]}" if row.cap else ""
+        name = name_of(row.method, row.learned) + f" ({row.label})" * bool(row.label)
+        texts.append(f"{name} {at or f'at {percent(row.sparsity)} sparsity'}")
+    return f"Best by validation: {', '.join(texts)}." if texts else ""
 
 
 def what_steps_brought(rows: Sequence[SummaryRow]) -> list[str]:

@@ -26,6 +26,9 @@ class NetworkSpace(MaskSpace, ABC):
     removes_parts: ClassVar[bool] = False
     """Whether pruning makes the network smaller (filters, blocks); otherwise pruned weights stay as zeros."""
 
+    left_out: Sequence[tuple[str, str]] = ()
+    """(name, reason) of each layer or branch without units."""
+
     def __repr__(self) -> str:
         """Return one line with the numbers of units and layers, and the fingerprint."""
         name, layers = type(self).__name__, len(self.layers)

@@ -202,7 +202,7 @@ def test_a_network_of_your_own_comes_back_through_a_fresh_instance(own, tmp_path
     assert torch.equal(loaded(images), small(images))
     assert fresh.conv.out_channels == 16
     assert Mask.load(tmp_path / "small" / "mask.safetensors", space) == mask
-    with pytest.raises(InputError, match="a class of your own; give model="):
+    with pytest.raises(InputError, match="can't build; give model="):
         load_pruned(tmp_path / "small")
     with pytest.raises(InputError, match="Own has other parameters than the Own"):
         load_pruned(tmp_path / "small", model=Own(20))

@@ -170,7 +170,8 @@ class SweepSettings:
         units = self.granularity if name in SUPERMASKS else ranked_units(self.granularity)
         if allowed and units not in allowed:
             raise InputError(
-                f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}"
+                f"methods: {name} ranks {' and '.join(allowed)} units only, and granularity is {self.granularity}; "
+                f"add --granularity {allowed[0]}"
             )
 
     @property
