@@ -97,7 +97,8 @@ class Compressed:
             for row in rows
         ]
         asked, hold = self.amount.single("a result has one density"), self.amount.hold
-        share = f"{asked:.4g} of the {hold if hold != 'units' or self.space.removes_parts else 'weights'}"
+        whole = {"macs": "MACs", "params": "parameters", "units": "units" if self.space.removes_parts else "weights"}
+        share = f"{asked:.4g} of the {whole[hold]}"
         got = f" ({self.space.share(self.mask, hold):.4g} are)" if self.space.limits is not None else ""
         where = f"{self.after.latency.device}, {self.after.latency.threads} threads"
         repaired = ", repaired by least squares" * self.repaired

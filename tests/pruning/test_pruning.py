@@ -151,7 +151,7 @@ def test_masks_and_models_that_do_not_fit(own):
     with pytest.raises(InputError, match=r"Own has shape \(20, 3, 3, 3\) for 'conv\.weight'"):
         prune(Own(20), space, mask)
     weights = weight_space(net)
-    with pytest.raises(InputError, match="a weight space; only filters"):
+    with pytest.raises(InputError, match="a weight space, and only removed filters"):
         prune(net, weights, weights.full())
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
@@ -206,7 +206,7 @@ def test_a_network_of_your_own_comes_back_through_a_fresh_instance(own, tmp_path
         load_pruned(tmp_path / "small")
     with pytest.raises(InputError, match="Own has other parameters than the Own"):
         load_pruned(tmp_path / "small", model=Own(20))
-    with pytest.raises(InputError, match="no file"):
+    with pytest.raises(InputError, match="no folder"):
         load_pruned(tmp_path / "nothing")
     (tmp_path / "small" / "network.json").write_text(json.dumps({"format": "another"}))
     with pytest.raises(InputError, match="holds no pruned network"):
@@ -286,5 +286,5 @@ def test_states_that_no_mask_leaves_are_not_restored(own):
     with pytest.raises(InputError, match="doesn't fit"):
         restore_state(space, filter_space(Own(20), torch.zeros(1, 3, 8, 8)).full(), state)
     weights = weight_space(net)
-    with pytest.raises(InputError, match="a weight space; only filters"):
+    with pytest.raises(InputError, match="a weight space, and only removed filters"):
         restore_state(weights, weights.full(), state)
