@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing import current_process
 from pathlib import Path
 from queue import Empty, Queue
@@ -16,7 +16,7 @@ from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.utils.errors import InputError
 
-__all__ = ["RayCrew", "cluster_resources"]
+__all__ = ["RayCrew", "Resources", "cluster_resources"]
 
 _CHECK_SECONDS = 5.0  # of silence, after which the nodes are counted
 _STARTS = 10  # that may fail, such as on nodes that are removed
@@ -30,8 +30,25 @@ def _ray() -> Any:
     return ray
 
 
-def cluster_resources(address: str, cpus: int) -> tuple[int, float]:
-    """Connect to a Ray cluster, or start one with ``cpus`` CPUs on this machine; return its CPUs and GPUs.
+@dataclass(frozen=True)
+class Resources:
+    """Numbers of CPUs and GPUs, and GiB of memory: of a whole Ray cluster, or of one cell."""
+
+    cpus: int
+    gpus: float
+    memory: float
+
+    def room(self, cell: "Resources") -> int:
+        """Return how many cells, which need a CPU at least, fit at the same time."""
+        pairs = ((self.cpus, cell.cpus), (self.gpus, cell.gpus), (self.memory, cell.memory))
+        return min(int(whole / part + 1e-9) for whole, part in pairs if part)
+
+    def __str__(self) -> str:
+        return f"{self.cpus} CPUs, {self.gpus:g} GPUs and {self.memory:.3g} GiB"
+
+
+def cluster_resources(address: str, cpus: int) -> Resources:
+    """Connect to a Ray cluster, or start one with ``cpus`` CPUs on this machine; return its resources.
 
     Raises
     ------
@@ -51,7 +68,7 @@ def cluster_resources(address: str, cpus: int) -> tuple[int, float]:
             reason = str(error).splitlines()[0]
             raise InputError(f"executor: no Ray cluster at {address or 'this machine'}: {reason}") from None
     found = ray.cluster_resources()
-    return int(found.get("CPU", 0)), float(found.get("GPU", 0))
+    return Resources(int(found.get("CPU", 0)), float(found.get("GPU", 0)), found.get("memory", 0) / 2**30)
 
 
 class RayCrew:
@@ -63,12 +80,18 @@ class RayCrew:
         Whether to stop Ray at the end: it was started for this sweep.
     """
 
-    def __init__(self, plan: WorkerPlan, size: int, gpus_per_cell: float, *, stop: bool) -> None:
+    def __init__(self, plan: WorkerPlan, size: int, *, stop: bool) -> None:
         self.size, self._stop, self._ray = size, stop, _ray()
         self._plan = replace(plan, path=plan.path.resolve())
         actor = self._ray.remote(_Actor)
         # One thread runs jobs, one returns messages.
-        self._actor = actor.options(num_cpus=plan.threads, num_gpus=gpus_per_cell, max_restarts=0, max_concurrency=2)
+        self._actor = actor.options(
+            num_cpus=plan.threads,
+            num_gpus=plan.run.gpus_per_cell,
+            memory=int(plan.run.memory_per_cell * 2**30) or None,
+            max_restarts=0,
+            max_concurrency=2,
+        )
         self._workers: dict[int, Any] = {}
         self._ready: set[int] = set()
         self._awaited: dict[Any, int] = {}  # reference of a start or of messages -> number of the worker

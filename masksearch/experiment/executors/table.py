@@ -11,7 +11,7 @@ from masksearch.data import Data
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.crew import Crew, run_by_crew
 from masksearch.experiment.executors.processes import ProcessCrew
-from masksearch.experiment.executors.ray_actors import RayCrew, cluster_resources
+from masksearch.experiment.executors.ray_actors import RayCrew, Resources, cluster_resources
 from masksearch.experiment.executors.worker import WorkerPlan
 from masksearch.experiment.group import Group, run_inline
 from masksearch.experiment.machine import cores, must_be_alone, uses_one_thread
@@ -50,7 +50,7 @@ def _processes(run: RunSettings, plan: Plan, path: Path, device: torch.device) -
 
 def _ray(run: RunSettings, plan: Plan, path: Path, device: torch.device) -> Crew:
     worker = WorkerPlan(run, plan.threads, path, plan.mirror)
-    return RayCrew(worker, plan.workers, run.gpus_per_cell, stop=not plan.address)
+    return RayCrew(worker, plan.workers, stop=not plan.address)
 
 
 EXECUTORS: Table[Executor] = Table(
@@ -100,15 +100,16 @@ def plan_of(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, devic
         return plan
     if name == "ray":
         threads = run.threads or 1
-        cpus, gpus = cluster_resources(argument, max(cores(), threads))
-        room = min(cpus // threads, int(gpus / run.gpus_per_cell + 1e-9) if run.gpus_per_cell else n_cells)
+        cell = Resources(threads, run.gpus_per_cell, run.memory_per_cell)
+        cluster = cluster_resources(argument, max(cores(), threads))
+        room = cluster.room(cell)
         if not room and n_cells:
             raise InputError(
-                f"executor: the Ray cluster has {cpus} CPUs and {gpus:g} GPUs, and each cell needs {threads} and "
-                f"{run.gpus_per_cell:g}; give smaller --threads or run.gpus_per_cell"
+                f"executor: the Ray cluster has {cluster}, and each cell needs {cell}; give smaller --threads, "
+                "run.gpus_per_cell or run.memory_per_cell"
             )
         plan = Plan(name, max(1, min(room, n_cells)), threads, argument)
-        _warn_of_crowd(plan, cpus if argument else cores())
+        _warn_of_crowd(plan, cluster.cpus if argument else cores())
         return plan
     return Plan(name, 1, run.threads or (1 if small else usual))
 

@@ -91,6 +91,8 @@ class RunSettings:
     processes as PyTorch has threads, unless threads is given."""
     gpus_per_cell: float = 0.0
     """GPUs that Ray reserves for each cell (one method at one sparsity and seed), such as 0.25."""
+    memory_per_cell: float = 0.0
+    """GiB of memory that Ray reserves for each cell (one method at one sparsity and seed); 0 reserves none."""
     deterministic: bool = False
     """Use deterministic PyTorch algorithms only; on CUDA some are slower."""
     latency_seconds: float = 0.15
@@ -100,6 +102,7 @@ class RunSettings:
     def __post_init__(self) -> None:
         check_least(self, threads=1)
         check_numbers(self, threads=256, latency_seconds=3600, upload_seconds=86400)
+        check_numbers(self, gpus_per_cell=64, memory_per_cell=65536)
         words = "a folder name of printable characters without / and \\ that does not begin with a dot"
         require("name", ascii(self.name)[:80], is_folder_name(self.name), words)
         free = self.name not in _RESERVED
@@ -107,6 +110,8 @@ class RunSettings:
         for name, path in (("runs", self.runs), ("cache", self.cache), ("data_root", self.data_root)):
             fits = path.isprintable() and 0 < len(os.fsencode(path)) <= _PATH_BYTES
             require(name, ascii(path)[:80], fits, f"a path of printable characters, at most {_PATH_BYTES:,} bytes")
+        for name in ("gpus_per_cell", "memory_per_cell"):
+            require(name, getattr(self, name), getattr(self, name) >= 0, "a number from 0 on")
         seconds = self.latency_seconds
         if not 0 <= seconds < math.inf:
             raise InputError(f"latency_seconds: {seconds}; a finite number from 0 on is needed")
