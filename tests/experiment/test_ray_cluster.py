@@ -50,5 +50,5 @@ def test_a_sweep_goes_on_when_a_node_is_removed(cluster, tmp_path):
     assert {place.worker for folder in result.folders for place in places_of(folder)} == {"actor0", "actor1"}
     assert sum(node["Alive"] for node in ray.nodes()) == 1
     settings = settings_in(tmp_path / "ray", executor=f"ray:{cluster.address}", threads=2, sparsity=[0.5], name="more")
-    with pytest.raises(InputError, match="the Ray cluster has 1 CPUs, 0 GPUs and .*, and each cell needs 2 CPUs"):
+    with pytest.raises(InputError, match=r"the Ray cluster has 1 CPUs, 0 GPUs and .*, and each cell needs 2 CPUs"):
         run_sweep(settings)
