@@ -1,5 +1,7 @@
 """A cluster of two Ray nodes on this machine, one of which is removed while a sweep runs."""
 
+import time
+
 import pytest
 from small_sweeps import settings_in, small_world  # noqa: F401
 from test_kill import results
@@ -9,20 +11,27 @@ from masksearch.experiment.store.places import places_of
 from masksearch.utils.errors import InputError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (extra ray)")
-SWEEP = {"methods": ["annealing", "magnitude", "random"], "seeds": 2, "device": "cpu"}
+SWEEP = {"methods": ["annealing", "magnitude", "random"], "seeds": 3, "device": "cpu"}
 FAST = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
 
 
 class Removing(SweepCallback):
-    """Removes a node when the third cell begins."""
+    """Removes a node when both workers have begun a cell."""
 
     def __init__(self, cluster, node):
-        self.cluster, self.node, self.begun = cluster, node, 0
+        self.cluster, self.node, self.begun = cluster, node, []
 
-    def cell_begins(self, cell):
-        self.begun += 1
-        if self.begun == 3:
-            self.cluster.remove_node(self.node, allow_graceful=False)
+    def beside(self, worker):
+        begun, removing = self.begun, self
+
+        class Of(SweepCallback):
+            def cell_begins(self, cell):
+                both = len(set(begun)) == 2
+                begun.append(worker)
+                if not both and len(set(begun)) == 2:
+                    removing.cluster.remove_node(removing.node, allow_graceful=False)
+
+        return Of()
 
 
 @pytest.fixture
@@ -44,10 +53,13 @@ def test_a_sweep_goes_on_when_a_node_is_removed(cluster, tmp_path):
     node = cluster.add_node(num_cpus=1)
     removing = Removing(cluster, node)
     result = run_sweep(settings_in(tmp_path / "ray", executor=f"ray:{cluster.address}", **SWEEP), removing)
-    assert removing.begun > 3
+    assert set(removing.begun) == {0, 1}
     assert result.machine["workers"] == "2"
     assert results(result.path.parent) == inline
     assert {place.worker for folder in result.folders for place in places_of(folder)} == {"actor0", "actor1"}
+    deadline = time.monotonic() + 60
+    while sum(node["Alive"] for node in ray.nodes()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.5)
     assert sum(node["Alive"] for node in ray.nodes()) == 1
     settings = settings_in(tmp_path / "ray", executor=f"ray:{cluster.address}", threads=2, sparsity=[0.5], name="more")
     with pytest.raises(InputError, match=r"the Ray cluster has 1 CPUs, 0 GPUs and .*, and each cell needs 2 CPUs"):
