@@ -204,12 +204,15 @@ def _build(about: dict[str, Any], folder: Path) -> nn.Module:
 
 
 def _check_space(space: object, kind: type) -> None:
-    if not isinstance(space, kind):
-        name = getattr(space, "granularity", type(space).__name__)
-        raise InputError(
-            f"space: a {name} space, and only removed filters and blocks make a network smaller; save masked weights "
-            "with torch.save(model.state_dict(), path), which keeps their zeros"
+    if isinstance(space, kind):
+        return
+    why = "only filters have slices, so make a filter space"
+    if not getattr(space, "removes_parts", False):
+        why = (
+            "only removed filters and blocks make a network smaller; save masked weights with "
+            "torch.save(model.state_dict(), path), which keeps their zeros"
         )
+    raise InputError(f"space: a {getattr(space, 'granularity', type(space).__name__)} space; {why}")
 
 
 def _fingerprint(shapes: Mapping[str, Sequence[int]]) -> str:

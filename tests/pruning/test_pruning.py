@@ -151,7 +151,7 @@ def test_masks_and_models_that_do_not_fit(own):
     with pytest.raises(InputError, match=r"Own has shape \(20, 3, 3, 3\) for 'conv\.weight'"):
         prune(Own(20), space, mask)
     weights = weight_space(net)
-    with pytest.raises(InputError, match="a weight space, and only removed filters"):
+    with pytest.raises(InputError, match="a weight space; only removed filters"):
         prune(net, weights, weights.full())
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
@@ -286,5 +286,5 @@ def test_states_that_no_mask_leaves_are_not_restored(own):
     with pytest.raises(InputError, match="doesn't fit"):
         restore_state(space, filter_space(Own(20), torch.zeros(1, 3, 8, 8)).full(), state)
     weights = weight_space(net)
-    with pytest.raises(InputError, match="a weight space, and only removed filters"):
+    with pytest.raises(InputError, match="a weight space; only removed filters"):
         restore_state(weights, weights.full(), state)
