@@ -154,7 +154,7 @@ def holding(run: RunSettings) -> Iterator[Mirror]:
 
 @contextmanager
 def _uploads(publish: Callable[[], None], seconds: float, folder: str) -> Iterator[None]:
-    """Call ``publish`` in a thread every so many seconds while the context is open; an error ends the calls."""
+    """Context manager that calls ``publish`` every ``seconds`` in a thread until an error or its own end."""
     stopped = Event()
 
     def repeat() -> None:
