@@ -1,4 +1,4 @@
-"""Protocol of a search: what searcher, scorer and search loop exchange.
+"""What the searcher, the scorer and the loop of a search exchange: problem, proposals, scores, trials.
 
 A search is this loop; :func:`masksearch.search` adds budgets, repeated masks, checkpoints and the history::
 
@@ -9,10 +9,8 @@ A search is this loop; :func:`masksearch.search` adds budgets, repeated masks, c
         searcher.tell(proposals, scores)    # the loop appends one Trial per proposal to the history
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,15 +28,11 @@ __all__ = [
     "LARGER_BUDGETS",
     "Budget",
     "Cost",
-    "HasScore",
-    "ParallelScoring",
     "Problem",
     "Proposal",
     "Refine",
     "Score",
-    "Scoring",
     "Trial",
-    "as_scoring",
     "proposals_of",
 ]
 
@@ -316,86 +310,3 @@ def _check_limits(space: MaskSpace, start: Mask | None) -> None:
         return
     if start is not None and not space.limits.allow(start.kept_counts):
         raise InputError("start: a mask that breaks min_units or multiple_of of its space; give one made by top_k")
-
-
-class HasScore(Protocol):
-    """Protocol of the simplest scorer that :func:`masksearch.search` accepts: an object with a ``score`` method."""
-
-    @abstractmethod
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        """Return one score per proposal (mask to score), in the same order; higher is better."""
-
-
-@runtime_checkable
-class Scoring(HasScore, Protocol):
-    """Protocol of a scorer that may have state, such as a cache, which the search loop discards at intervals.
-
-    Subclasses without such a state need only ``score``.
-
-    The loop writes checkpoints right after a refresh. A resumed search therefore finds the scorer in the same state as
-    a search that was never interrupted.
-    """
-
-    @property
-    def refresh_every(self) -> int | None:
-        """Return after how many scorings the loop calls :meth:`refresh`; None: the scorer has no state to discard."""
-        return None
-
-    def refresh(self) -> None:
-        """Discard everything that the scorer has stored during earlier scorings."""
-        return
-
-
-@runtime_checkable
-class ParallelScoring(Scoring, Protocol):
-    """Protocol of a scorer whose workers score several proposals at the same time."""
-
-    workers: int
-    order: str  # "fixed": scores in the order of proposals; "as_finished": in the order in which scorings end
-
-    @abstractmethod
-    def start(self, space: MaskSpace) -> None:
-        """Start the workers for masks of ``space``, unless they have started; return when all are ready."""
-
-    @abstractmethod
-    def send(self, proposal: Proposal) -> None:
-        """Give a proposal to a free worker, or to the next one that becomes free."""
-
-    @abstractmethod
-    def receive(self) -> tuple[Proposal, Score]:
-        """Wait for the next score of any worker, and return it with its proposal."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End all workers; the next scoring starts new ones."""
-
-
-class _Stateless(Scoring):
-    """A scorer that has only ``score``, with the defaults of :class:`Scoring`."""
-
-    def __init__(self, scorer: HasScore) -> None:
-        self._scorer = scorer
-
-    def score(self, proposals: Sequence[Proposal]) -> list[Score]:
-        return self._scorer.score(proposals)
-
-
-def as_scoring(scorer: HasScore) -> Scoring:
-    """Return the scorer unchanged, or wrapped if it has only ``score``: the wrapper adds the missing methods.
-
-    Raises
-    ------
-    InputError
-        If the scorer has no ``score``, or only one of ``refresh`` and ``refresh_every``.
-    """
-    if isinstance(scorer, Scoring):
-        return scorer
-    name = type(scorer).__name__
-    if not hasattr(scorer, "score"):
-        raise InputError(f"scorer: a {name} has no score(proposals); give an object that has one")
-    given = [method for method in ("refresh", "refresh_every") if hasattr(scorer, method)]
-    if given:
-        raise InputError(
-            f"scorer: a {name} has {given[0]} alone; a scorer has both refresh and refresh_every, or neither"
-        )
-    return _Stateless(scorer)

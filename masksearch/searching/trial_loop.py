@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Problem, Proposal, Score, Scoring, Trial
+from masksearch.core.protocol import Problem, Proposal, Score, Trial
+from masksearch.core.scorer_protocols import Scoring
 from masksearch.searchers import Searcher
 from masksearch.searching.history_store import HistoryFile
 
