@@ -24,7 +24,7 @@ from masksearch.experiment import (
     run_sweep,
 )
 from masksearch.experiment.store.mirror import Mirror
-from masksearch.experiment.store.run_folder import free_name, renamed
+from masksearch.experiment.store.sweep_plan import free_name, renamed
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
