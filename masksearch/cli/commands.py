@@ -71,7 +71,7 @@ def _dispatch(args: Sequence[str]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=150)
     if command == "run":
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and _in_main_thread():
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the sweep goes on when its terminal goes away
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the sweep continues when its terminal closes
         from masksearch.cli.running import run
 
         run(args[1:], console)

@@ -20,8 +20,8 @@ def grid(settings: Settings) -> list[Cell]:
 
     Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
     trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start, unless
-    its ticket goes on from the weights of that moment. With a repair, masks are found at the end of the dense training,
-    and tickets go on from there.
+    its ticket continues from the weights of that moment. With a repair, masks are found at the end of the dense
+    training, and tickets continue from there.
     """
     if settings.schedules.dense_alone:
         return []
@@ -80,7 +80,7 @@ def _with_start(cell: Cell, method: str) -> Cell:
 
 
 def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) -> str:
-    """The moment that a method's mask is found at: its own (``pinned``), or one that is asked for, or the usual one."""
+    """Return the moment at which a method's mask is found: ``pinned`` if given, else ``asked``, else the usual one."""
     if row.detects:
         return AUTO
     if row.changes == "ramp":

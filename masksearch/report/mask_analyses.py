@@ -138,7 +138,7 @@ def _matrices(
     names: Sequence[str], owners: Sequence[tuple[int, int]], matrices: Sequence[np.ndarray], measure: str
 ) -> Figure:
     """Two heat maps on one scale, of the masks of all methods and seeds: as they are, and random ones."""
-    off = ~np.eye(len(owners), dtype=bool)  # a mask is like itself, which says nothing and takes the scale
+    off = ~np.eye(len(owners), dtype=bool)  # a mask equals itself: that shows nothing and would set the scale
     highest = max((value for matrix in matrices for value in matrix[off]), default=1.0) or 1.0
     side = 2.2 + max(0.5 * len(names), 0.16 * len(owners))
     ends = [place for place, (one, other) in enumerate(pairwise(owners)) if one[0] != other[0]]

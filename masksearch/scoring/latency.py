@@ -62,8 +62,8 @@ def macs_within_latency(share: float, measure: LatencyShare, mask_at: Callable[[
     Parameters
     ----------
     mask_at : callable
-        (share of MACs that is kept) -> mask; an InputError means that fewer MACs are asked for than one unit per layer
-        needs.
+        (share of MACs that is kept) -> mask; an InputError means that the share is too small for one unit per
+        layer.
 
     Raises
     ------

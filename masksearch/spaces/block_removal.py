@@ -85,14 +85,14 @@ class RemovedBranch(nn.Module):
         tensors = (value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point())
         return self._output(self._form, next(tensors), arguments)
 
-    def _output(self, form: Any, like: Tensor, arguments: Mapping[int | str, Any]) -> Any:
+    def _output(self, form: Any, tensor: Tensor, arguments: Mapping[int | str, Any]) -> Any:
         if isinstance(form, dict):
             return arguments[form["argument"]]
         if form is None:
             return None
         if isinstance(form, int):
-            return torch.zeros_like(like) if self._full else like.new_zeros((1,) * form)
-        return tuple(self._output(part, like, arguments) for part in form)
+            return torch.zeros_like(tensor) if self._full else tensor.new_zeros((1,) * form)
+        return tuple(self._output(part, tensor, arguments) for part in form)
 
 
 def replacements_of(graph: Graph, branches: Sequence[Branch], full: Mapping[str, bool]) -> Replacements | None:

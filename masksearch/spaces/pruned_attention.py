@@ -85,10 +85,10 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         return total
 
 
-def _added(mask: Tensor, like: Tensor) -> Tensor:
+def _added(mask: Tensor, query: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
-        return mask.to(like.dtype)
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -math.inf)
+        return mask.to(query.dtype)
+    return torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill(mask, -math.inf)
 
 
 def fit_attention(model: nn.Module) -> None:

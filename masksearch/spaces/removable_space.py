@@ -61,9 +61,9 @@ class RemovableSpace(NetworkSpace):
 
     def restored(self, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict of the pruned network in the full network's sizes, with zeros for removed parts."""
-        like = next(iter(state.values()))
+        example = next(iter(state.values()))
         gone = self.shapes.keys() - self.shapes_left(mask).keys()
-        return dict(state) | {name: like.new_zeros(self.shapes[name]) for name in sorted(gone)}
+        return dict(state) | {name: example.new_zeros(self.shapes[name]) for name in sorted(gone)}
 
     @abstractmethod
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:

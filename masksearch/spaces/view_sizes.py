@@ -60,7 +60,7 @@ class CallCounter:
 
 
 class ViewRecorder(TorchFunctionMode):
-    """Recorder of calls of ``view`` and the like in a forward pass whose results have channels to follow.
+    """Recorder of calls of ``view`` and similar functions in a forward pass whose results have channels to follow.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def _right(function: str, tensor: Tensor, sizes: Sequence[Any], dim: int) -> boo
 
 
 class SizedCalls:
-    """Hooks of a pruned module that correct sizes in its forward's calls of ``view`` and the like.
+    """Hooks of a pruned module that correct sizes in its forward's calls of ``view`` and similar functions.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class SizedCalls:
 
 
 def fit_calls(module: nn.Module, shares: Shares) -> None:
-    """Make a pruned module correct the sizes in its calls of ``view`` and the like; earlier hooks are replaced."""
+    """Make a pruned module correct the sizes in its calls of ``view`` and similar functions; replace earlier hooks."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for number, hook in list(hooks.items()):
             if isinstance(getattr(hook, "__self__", None), SizedCalls):

@@ -147,7 +147,7 @@ def check_radius(make: Make) -> None:
 
 
 def check_batches(make: Make) -> None:
-    """Check that a searcher asked for n proposals returns at least one and at most n."""
+    """Check that ``ask(n)`` of a searcher returns at least one proposal and at most n."""
     for n in (1, 2, 7):
         searcher, scorer = _started(make), Planted()
         for _ in range(20):

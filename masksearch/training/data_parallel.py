@@ -167,7 +167,7 @@ def share(n: int, rank: int, size: int) -> tuple[int, int, bool]:
 
 
 def check_sync_batchnorm(settings: TrainSettings, device: torch.device) -> None:
-    """Raise an InputError if BatchNorm statistics over all ranks are asked for on a device other than CUDA."""
+    """Raise an InputError if the settings want BatchNorm statistics over all ranks on a device other than CUDA."""
     if settings.sync_batchnorm and device.type != "cuda":
         raise InputError(f"sync_batchnorm: True; it needs CUDA, and the device is {device.type}; set it to False")
 

@@ -33,7 +33,7 @@ def as_device(device: object) -> torch.device:
     Raises
     ------
     InputError
-        If PyTorch knows no such device, or can't compute on it.
+        If PyTorch has no such device, or can't compute on it.
     """
     try:
         found = torch.device(device)  # type: ignore[call-overload]

@@ -96,7 +96,7 @@ def with_titles(svg: str) -> str:
 def _titled(group: re.Match[str]) -> str:
     indent, texts, inside = group[1], unescape(group[2]).split(_PARTING), group[3]
     before, *points = inside.split("<use ")
-    if len(points) == len(texts):  # a point far outside has no element, and whose the others are can't be told
+    if len(points) == len(texts):  # a point far outside has no element; then the others can't be assigned
         points = [
             piece.replace("/>", f"><title>{escape(text)}</title></use>", 1)
             for text, piece in zip(texts, points, strict=True)

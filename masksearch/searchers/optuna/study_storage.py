@@ -11,7 +11,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 
 __all__ = ["check_url", "name_metrics", "opened", "quiet", "storage_errors", "write_study"]
 
@@ -49,7 +49,7 @@ def opened(url: str) -> optuna.storages.RDBStorage:
             with quiet():
                 return optuna.storages.RDBStorage(url, engine_kwargs=waits)
         except Exception as error:  # from a driver, SQLAlchemy or the operating system
-            reason = str(error).split("\n", 1)[0]
+            reason = first_line(error)
             if not isinstance(error, DBAPIError | StorageInternalError):
                 break
             time.sleep(0.1)
