@@ -25,8 +25,6 @@ from masksearch.utils.errors import InputError, check_type, require
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["CompressionMethod", "Start", "check_start"]
-
 Start = Mask | Literal["criterion", "random"]
 """Mask that a search starts from, or the way to make it: by the usual criterion, or at random."""
 

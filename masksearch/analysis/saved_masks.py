@@ -17,8 +17,6 @@ from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.utils.files import load_tensors
 from masksearch.utils.integrity import refusing
 
-__all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
-
 
 def read_mask(path: Path, granularity: str) -> Mask:
     """Return the mask saved in a file; the file describes its layers, so no network is needed."""

@@ -9,8 +9,6 @@ from scipy.special import stdtrit
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["MARGIN", "Estimate", "Paired", "Ranks", "holm", "paired", "ranks", "win_matrix"]
-
 
 @dataclass(frozen=True)
 class Estimate:

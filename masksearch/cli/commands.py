@@ -15,8 +15,6 @@ from masksearch.cli.streams import lasting_streams
 from masksearch.utils.errors import InputError, StorageError, first_line
 from masksearch.utils.registry import choose
 
-__all__ = ["main"]
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""

@@ -32,8 +32,6 @@ from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.utils.ranks import equal_errors, ranks
 
-__all__ = ["draw_report", "keep_freed_memory", "print_result", "run"]
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _KEPT = 1 << 30  # bytes
 _LARGEST = 32 << 20  # bytes, glibc's maximum for this threshold

@@ -8,8 +8,6 @@ import numpy as np
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 
-__all__ = ["Energy", "EnergyState", "removal_order"]
-
 
 class EnergyState(Protocol):
     """Current mask of a walk over masks, with its energy (estimated damage) and the energy change of each move.

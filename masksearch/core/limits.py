@@ -8,8 +8,6 @@ import numpy as np
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Limits"]
-
 
 @dataclass(frozen=True)
 class Limits:

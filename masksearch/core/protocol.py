@@ -23,19 +23,6 @@ from masksearch.core.mask import Mask, Move
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError, check_type, check_whole
 
-__all__ = [
-    "FOREIGN_TRIALS",
-    "LARGER_BUDGETS",
-    "Budget",
-    "Cost",
-    "Problem",
-    "Proposal",
-    "Refine",
-    "Score",
-    "Trial",
-    "proposals_of",
-]
-
 FOREIGN_TRIALS = "foreign_trials"
 """Name of the metric that counts the trials of other searches from which a searcher has learned."""
 

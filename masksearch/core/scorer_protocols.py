@@ -8,8 +8,6 @@ from masksearch.core.protocol import Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["HasScore", "ParallelScoring", "Scoring", "as_scoring"]
-
 
 class HasScore(Protocol):
     """Protocol of the simplest scorer that :func:`masksearch.search` accepts: an object with a ``score`` method."""

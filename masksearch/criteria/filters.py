@@ -15,8 +15,6 @@ from masksearch.pruning.energy import repair_energy
 from masksearch.spaces import FilterSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["bn_scale", "energy", "filter_l1", "filter_l2", "fpgm"]
-
 
 def filter_l1(
     model: nn.Module,

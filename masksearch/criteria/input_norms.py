@@ -15,8 +15,6 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import to_device
 
-__all__ = ["wanda"]
-
 
 @torch.no_grad()
 def wanda(

@@ -43,8 +43,6 @@ from masksearch.utils.files import save_tensors
 from masksearch.utils.imports import import_function
 from masksearch.utils.seeds import derive, torch_generator
 
-__all__ = ["run_cell"]
-
 
 def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellResult:
     """Run or continue one cell of a sweep (one method at one sparsity) in a folder under ``path``; return its result.

@@ -25,8 +25,6 @@ from masksearch.spaces import NetworkSpace, space_of
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
 
-__all__ = ["Group", "data_digest", "data_key", "load_part", "moments_of", "part_space", "run_inline"]
-
 
 @dataclass(frozen=True)
 class Group:

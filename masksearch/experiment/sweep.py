@@ -28,8 +28,6 @@ from masksearch.tasks import Task
 from masksearch.training.data_parallel import check_sync_batchnorm
 from masksearch.utils.files import remove_litter
 
-__all__ = ["run_sweep"]
-
 
 def run_sweep(
     settings: Settings | Sequence[Settings], callback: SweepCallback | None = None, known: Container[str] = ()

@@ -29,8 +29,6 @@ from masksearch.utils.ranks import ranks
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["check_parts", "check_without_data", "checked_space"]
-
 
 def check_parts(parts: Sequence[Settings]) -> None:
     """Raise an InputError unless the parts have one name, data set and network, and a process for each device."""

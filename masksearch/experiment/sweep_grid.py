@@ -12,8 +12,6 @@ from masksearch.experiment.settings.search_settings import USUAL_START, split_me
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.training.duration import Duration
 
-__all__ = ["grid"]
-
 
 def grid(settings: Settings) -> list[Cell]:
     """Return all cells of a sweep: methods x sparsities x seeds x schedules, in order of the seeds.

@@ -12,8 +12,6 @@ from masksearch.experiment.store.run_folder import failures_of, is_done
 from masksearch.experiment.store.sweep_plan import read_plan
 from masksearch.utils.errors import InputError
 
-__all__ = ["CellsFailedError", "SweepResult", "read_sweep"]
-
 _SHOWN = 5  # sentences in the message of CellsFailedError
 
 

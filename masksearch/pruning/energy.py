@@ -34,8 +34,6 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested
 
-__all__ = ["RepairEnergy", "repair_energy"]
-
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of G's mean diagonal; the one of smallest error on held-out examples is taken
 _REFRESH = 500  # rank updates after which a transform is computed anew, against rounding errors
 

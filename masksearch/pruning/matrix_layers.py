@@ -15,8 +15,6 @@ from torch.overrides import TorchFunctionMode
 
 from masksearch.utils.nested import Nested, call_model, take
 
-__all__ = ["MatrixLayer", "Observed", "input_squares", "matrix_layers", "observed"]
-
 _SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # these change nothing in eval mode
 _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 

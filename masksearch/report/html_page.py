@@ -22,8 +22,6 @@ from masksearch.report.tables.table_formats import Grid
 from masksearch.report.tensorboard_address import board_link
 from masksearch.utils.files import write_bytes
 
-__all__ = ["write_report"]
-
 _LONG = 40  # rows; a longer table is folded
 _MOST_ROWS = 300  # of one page
 _MOST_DRAWN = 100  # rows whose curves can be distinguished

@@ -27,8 +27,6 @@ from masksearch.report.figures.style import MATRIX_COLOURS, STYLE
 from masksearch.report.tables.table_formats import Grid
 from masksearch.spaces import UNITS, Granularity
 
-__all__ = ["densities", "macs", "orthogonality", "similarity"]
-
 _MEASURES = {
     "cosine": "units that both keep / sqrt(units of one x units of the other)",
     "hamming": "share of all units in which the masks differ (a distance)",

@@ -14,8 +14,6 @@ from masksearch.pruning.physical import Removable, prune
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.nested import Nested, call_model, take
 
-__all__ = ["LatencyShare", "macs_within_latency"]
-
 _BISECTIONS = 7  # of the share of MACs, which is found to within 1 / 128
 
 

@@ -14,8 +14,6 @@ from masksearch.tasks.task import relative_squared_error
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import concatenate
 
-__all__ = ["Measure", "counted_outputs", "logit_measure", "new_measure"]
-
 
 class Measure(Protocol):
     """Protocol of a score over batches: ``update`` adds one batch, ``value`` returns the score of all batches."""

@@ -16,20 +16,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model
 from masksearch.utils.registry import Table
 
-__all__ = [
-    "OBJECTIVES",
-    "CustomObjective",
-    "LearnedLoss",
-    "LogitObjective",
-    "Objective",
-    "accuracy",
-    "bn_recalibrated",
-    "calibrated_loss",
-    "loss",
-    "objective_row",
-    "width",
-]
-
 LogitObjective = Callable[[Tensor, Tensor], Tensor]
 """Function (logits (n, classes), labels (n,)) -> scalar tensor, which doesn't wait for the GPU (no ``.item()``)."""
 

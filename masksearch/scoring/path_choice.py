@@ -16,8 +16,6 @@ from masksearch.scoring.probe import Probe
 from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
 from masksearch.tasks import CLASSIFICATION, Task
 
-__all__ = ["choose_batched", "choose_path", "reason_for_reference"]
-
 
 def reason_for_reference(
     objective: str | CustomObjective, row: Objective, task: Task, split: Any, probe: Probe, own_loss: bool

@@ -30,8 +30,6 @@ from masksearch.utils.errors import InputError, check_whole
 from masksearch.utils.nested import Nested, as_device, to_device
 from masksearch.utils.ranks import ranks
 
-__all__ = ["Scorer"]
-
 _MASKS_PER_PASS = 16  # masks per forward pass on a GPU; one mask keeps a CPU busy
 
 

@@ -17,8 +17,6 @@ from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator, torch_generator
 
-__all__ = ["EnergyAnnealing"]
-
 _FIRST = 8  # moves of each walk of a round before the first mask is scored
 _MEASURED = 256  # random swaps from which the temperatures are measured
 _TURN = 256  # moves of one walk between two exchanges of temperatures, at most

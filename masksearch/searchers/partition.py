@@ -8,8 +8,6 @@ import numpy as np
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 
-__all__ = ["Partition", "per_layer"]
-
 
 class Partition:
     """Current mask of a search as an array of unit indices, kept units first; a swap of r units takes O(r) time.

@@ -12,8 +12,6 @@ from masksearch.searchers.level_searcher import LevelSearcher, RankedUnits
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator
 
-__all__ = ["WidthRegression"]
-
 _SPREAD = 3.0  # largest log-odds of a layer's density against the others', of random candidates
 _DRAWN = 0.03  # share of the candidates of the highest variance, of which one is drawn
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from masksearch.core.protocol import Budget, Problem
 from masksearch.utils.errors import InputError
 
-__all__ = ["finished_part", "keep_budget", "parts_to_run"]
-
 _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 

@@ -21,8 +21,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, named, remove_litter, save_tree
 from masksearch.utils.integrity import RunningDigest, check_object, refusing
 
-__all__ = ["HistoryFile", "incumbents", "read_rows", "saved_budgets"]
-
 _CHECKPOINT, _ROWS, _MOVES = "search.safetensors", "history.jsonl", "moves.i32"
 _HASH = re.compile("[0-9a-f]{16}")
 

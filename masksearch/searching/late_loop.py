@@ -9,8 +9,6 @@ from masksearch.core.protocol import Proposal, Score
 from masksearch.core.scorer_protocols import ParallelScoring
 from masksearch.searching.trial_loop import TrialLoop, priced, repeated
 
-__all__ = ["LateLoop"]
-
 
 @dataclass
 class LateLoop(TrialLoop):

@@ -25,8 +25,6 @@ from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import locked
 
-__all__ = ["Callback", "search"]
-
 
 def search(
     space: MaskSpace,

@@ -14,8 +14,6 @@ from masksearch.core.scorer_protocols import Scoring
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["Subspace", "SubspaceEnergy", "SubspaceScorer"]
-
 
 class Subspace(MaskSpace):
     """Space of all masks that keep only units of a given mask, for later rounds of iterative pruning.

@@ -11,8 +11,6 @@ from masksearch.core.scorer_protocols import Scoring
 from masksearch.searchers import Searcher
 from masksearch.searching.history_store import HistoryFile
 
-__all__ = ["Callback", "TrialLoop", "priced", "repeated"]
-
 Callback = Callable[[Trial, History, Searcher], None]
 """Function f(trial, history, searcher) -> None that :func:`masksearch.search` calls after every scored mask (trial)."""
 

@@ -24,8 +24,6 @@ from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, describe
 from masksearch.utils.registry import choose
 
-__all__ = ["ADDITIONS", "Addition", "Block", "BlockSpace", "block_space"]
-
 
 @dataclass(frozen=True)
 class Block:

@@ -15,8 +15,6 @@ from masksearch.spaces.block_branches import Branch, innermost
 from masksearch.spaces.block_trace import Call, Graph
 from masksearch.utils.copies import copy_network
 
-__all__ = ["Replacements", "replacements_of", "with_replacements"]
-
 
 class Replacement(TypedDict, total=False):
     """A module that replaces another, as JSON: ``steps`` of a SkippedBlock, or the other fields of a RemovedBranch."""

@@ -16,8 +16,6 @@ from torch.utils.flop_counter import flop_registry
 from masksearch.spaces.coupling_trace import shared_parameters
 from masksearch.utils.nested import Nested, call_model, output_tensors
 
-__all__ = ["Call", "Graph", "Operation", "operations_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Operation:

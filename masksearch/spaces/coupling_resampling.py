@@ -5,8 +5,6 @@ import numpy as np
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_call import Call
 
-__all__ = ["fourier", "pad", "pixel_shuffle", "pixel_unshuffle", "pool"]
-
 
 def pool(coupling: Coupling, call: Call) -> None:
     """Follow channels through a pooling or interpolation: positions of the trailing dimensions can't be removed."""

@@ -7,19 +7,6 @@ import numpy as np
 from masksearch.spaces.coupling import Coupling, Labels
 from masksearch.spaces.coupling_call import Call, unknown
 
-__all__ = [
-    "as_strided",
-    "constant_tensor",
-    "expand",
-    "new_tensor",
-    "permute",
-    "repeat",
-    "same_shape",
-    "squeeze",
-    "unsqueeze",
-    "view",
-]
-
 
 def same_shape(coupling: Coupling, call: Call) -> None:
     """Follow channels through an operation that leaves every entry in its place, such as a copy."""

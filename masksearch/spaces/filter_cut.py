@@ -19,16 +19,6 @@ from masksearch.spaces.size_attributes import set_attributes
 from masksearch.utils.copies import copy_network, empty_caches
 from masksearch.utils.errors import InputError
 
-__all__ = [
-    "check_shapes",
-    "cut",
-    "cut_tensors",
-    "filled_tensors",
-    "named_tensors",
-    "new_numbers",
-    "with_tensors",
-]
-
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
     """Raise an :class:`InputError` if a parameter that masks shrink is missing, or any tensor has a wrong shape.

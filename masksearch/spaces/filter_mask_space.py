@@ -29,9 +29,6 @@ from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, tensors_of
 from masksearch.utils.registry import choose
 
-__all__ = ["FilterSpace", "filter_space"]
-
-
 _COUPLED_SHOWN = 4  # tensors per layer in the printed table
 
 

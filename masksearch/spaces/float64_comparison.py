@@ -12,16 +12,6 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
 
-__all__ = [
-    "first_example",
-    "float64_defaults",
-    "random_inputs",
-    "randomise",
-    "scratch_copy",
-    "training_error",
-    "unequal",
-]
-
 _TOLERANCE = 1e-9  # of the outputs' standard deviation
 
 

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["PrunedMultiheadAttention", "fit_attention"]
-
 
 class PrunedMultiheadAttention(nn.MultiheadAttention):
     """``nn.MultiheadAttention`` without pruned heads: the same parameter names, call and results.

@@ -14,8 +14,6 @@ from masksearch.spaces.block_removal import Replacements
 from masksearch.spaces.network_space import NetworkSpace
 from masksearch.utils.registry import choose
 
-__all__ = ["RemovableSpace"]
-
 
 class RemovableSpace(NetworkSpace):
     """Base class of spaces whose units pruning removes, such as filters, so that masks save parameters and MACs."""

@@ -16,8 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from masksearch.spaces.coupling import Coupling
 
-__all__ = ["CallCounter", "Shares", "SizedCalls", "ViewCall", "ViewRecorder", "fit_calls"]
-
 _Size = int | Tensor | SymInt  # tracers of torch put tensors and symbols in the place of numbers
 Shares = dict[str, dict[int, tuple[int, int]]]
 _SIZED = ("view", "reshape", "expand", "split")

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from masksearch.utils.errors import check_numbers, require
 
-__all__ = ["SupermaskSettings", "constant", "draw_edge_popup", "draw_zhou", "kaiming", "top"]
-
 
 @dataclass(frozen=True)
 class SupermaskSettings:

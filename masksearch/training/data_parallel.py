@@ -29,8 +29,6 @@ from masksearch.utils.nested import call_model, n_examples, output_tensors, take
 from masksearch.utils.ranks import Ranks, bounds
 from masksearch.utils.seeds import derive, seeded
 
-__all__ = ["DataParallel", "check_sync_batchnorm", "share", "synchronised_norms"]
-
 
 class _WithLoss(nn.Module):
     """A network's parameters, forward pass and training loss as one module, which DistributedDataParallel can wrap.

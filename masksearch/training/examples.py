@@ -14,8 +14,6 @@ from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, n_examples, take, tensors_of
 
-__all__ = ["Examples", "InMemory", "Resident", "Streamed", "as_examples", "optimizer_steps", "steps_per_epoch"]
-
 
 class InMemory(Protocol):
     """Protocol of a data split in memory: inputs, targets and, optionally, ``task`` (default: classification)."""

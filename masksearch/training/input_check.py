@@ -14,8 +14,6 @@ from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import call_model, describe, n_examples, tensors_of, to_device
 from masksearch.utils.seeds import seeded
 
-__all__ = ["InputCheck", "Loss", "check_inputs", "mode_kept", "takes_channels_last"]
-
 _FEW_FILTERS = 8  # width of a vector register; narrower layers were up to 1.8 times slower with innermost channels
 
 

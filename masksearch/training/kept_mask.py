@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["KeptMask", "keep_mask"]
-
 
 class MaskSpaceOfNetwork(Protocol):
     """Protocol of a space of masks over the parameters of a network."""

@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["MaskSchedule", "Masking"]
-
 
 class MaskSchedule(Protocol):
     """Protocol of masks that change during a training: an object that is called after every optimiser step.

@@ -9,8 +9,6 @@ from masksearch.tasks import Task
 from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import tensors_of
 
-__all__ = ["Metering"]
-
 _PENDING_BYTES = 1 << 26
 
 

@@ -11,9 +11,6 @@ from torch.optim import SGD, Adadelta, Adam, AdamW, Optimizer
 from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.registry import Table
 
-__all__ = ["OPTIMIZERS", "build_optimizer", "learning_rate", "load_optimizer"]
-
-
 Parameters = list[nn.Parameter] | list[dict[str, Any]]
 """List of parameters, or of parameter groups (dicts) with settings of their own."""
 

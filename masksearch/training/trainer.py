@@ -40,8 +40,6 @@ from masksearch.utils.nested import as_device, call_model, describe, to_device
 from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import seeded
 
-__all__ = ["train"]
-
 CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints, in seconds
 
 OnEpoch = Callable[[EpochRow], bool | None]

@@ -12,8 +12,6 @@ from threading import Thread
 from types import ModuleType
 from typing import Any
 
-__all__ = ["ChildProcess", "Ended", "end_processes"]
-
 # A fork of a process that has used torch isn't safe. The server of forks only imports; each fork shares the imports.
 _CONTEXT = get_context("forkserver")
 

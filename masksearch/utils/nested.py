@@ -8,21 +8,6 @@ from torch import Tensor, nn
 
 from masksearch.utils.errors import InputError, first_line
 
-__all__ = [
-    "Nested",
-    "as_device",
-    "as_nested",
-    "call_model",
-    "concatenate",
-    "describe",
-    "map_tensors",
-    "n_examples",
-    "output_tensors",
-    "take",
-    "tensors_of",
-    "to_device",
-]
-
 Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """Inputs or targets of n examples: one tensor (n, ...), or a tuple or dict of such tensors."""
 

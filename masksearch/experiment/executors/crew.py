@@ -14,8 +14,6 @@ from masksearch.experiment.group import Group
 from masksearch.experiment.store.run_folder import is_done, record_failure
 from masksearch.utils.errors import InputError
 
-__all__ = ["Crew", "Died", "Done", "Failed", "Message", "end_of", "run_by_crew"]
-
 
 @dataclass(frozen=True)
 class Done:

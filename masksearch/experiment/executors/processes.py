@@ -13,8 +13,6 @@ from masksearch.experiment.executors.jobs import Job
 from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
 from masksearch.utils.child_processes import ChildProcess, Ended, end_processes
 
-__all__ = ["ProcessCrew"]
-
 _PRELOADED = ["masksearch.experiment.executors.processes", "torch._dynamo"]
 
 

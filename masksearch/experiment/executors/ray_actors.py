@@ -16,8 +16,6 @@ from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
 from masksearch.experiment.steps.dense import dense_folder
 from masksearch.utils.errors import InputError, first_line
 
-__all__ = ["RayCrew", "Resources", "cluster_resources"]
-
 _CHECK_SECONDS = 5.0  # of silence, after which the nodes are counted
 _STARTS = 10  # that may fail, such as on nodes that are removed
 

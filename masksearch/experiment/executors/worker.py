@@ -27,8 +27,6 @@ from masksearch.experiment.store.run_folder import locked
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 
-__all__ = ["Event", "JobRunner", "WorkerPlan"]
-
 Event = tuple[str, tuple[Any, ...]]
 """Name of a method of :class:`SweepCallback`, and its arguments."""
 

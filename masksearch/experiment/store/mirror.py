@@ -19,8 +19,6 @@ from masksearch.utils.files import is_folder_name, read_json
 from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import say
 
-__all__ = ["LOCAL", "Mirror", "holding", "local_copy"]
-
 _TRANSFERS = 16  # folders at a time
 _REPORT = ("report.html", "results.csv", "results.md", "figures/*", "figures/**/*")
 

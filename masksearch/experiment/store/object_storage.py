@@ -13,8 +13,6 @@ from masksearch.utils.errors import InputError, StorageError, first_line
 from masksearch.utils.files import write_bytes
 from masksearch.utils.locks import say
 
-__all__ = ["ObjectStorage", "storage_at"]
-
 _T = TypeVar("_T")
 
 # Errors that do not pass by themselves, by their class's name: those of cloud libraries need no import of them.

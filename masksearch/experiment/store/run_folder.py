@@ -14,21 +14,6 @@ from masksearch.utils import locks
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, remove_litter, write_bytes, write_json
 
-__all__ = [
-    "CHECKPOINTS",
-    "FAILURE_FILES",
-    "STAGES",
-    "RunFolder",
-    "clear_failure",
-    "failures_of",
-    "folder_remedy",
-    "is_done",
-    "locked",
-    "read_stage",
-    "record_failure",
-    "remove_checkpoints",
-]
-
 CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
 """File names of the checkpoints in the folders of cells."""
 

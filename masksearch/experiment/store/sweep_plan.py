@@ -16,8 +16,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import is_folder_name, read_json, write_json
 from masksearch.utils.integrity import refusing
 
-__all__ = ["SweepPlan", "free_name", "read_plan", "renamed"]
-
 _REMEDY = "remove this file and run the same command again, which keeps finished cells"
 
 

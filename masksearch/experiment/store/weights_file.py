@@ -10,8 +10,6 @@ from masksearch.training.record import Weights
 from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.files import load_tensors
 
-__all__ = ["check_is_file", "read_weights_file"]
-
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which training scripts keep it
 
 

@@ -20,8 +20,6 @@ from masksearch.utils.nested import Nested, call_model, map_tensors, output_tens
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, numpy_generator
 
-__all__ = ["PermutedLayer", "PermutedNetwork", "permute_channels"]
-
 Method = Literal["annealing", "greedy"]
 
 

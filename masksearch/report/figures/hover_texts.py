@@ -19,8 +19,6 @@ from matplotlib.lines import Line2D
 from masksearch.analysis import Estimate
 from masksearch.experiment.result_parts import Metric
 
-__all__ = ["interval_lengths", "plot_curve", "plot_estimates", "plot_points", "tell", "tell_cells", "with_titles"]
-
 _MARK = "tell:"  # begins the id of a group in matplotlib's SVG whose points get titles
 _CELLS = "cells:"  # begins the id of an element that is made of cells
 _PARTING = "\x1f"

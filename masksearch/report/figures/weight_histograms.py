@@ -21,8 +21,6 @@ from masksearch.report.figures.style import STYLE, Looks
 from masksearch.spaces import REMOVED
 from masksearch.utils.files import load_tensors
 
-__all__ = ["weight_drawings"]
-
 _COLUMNS = 6
 _LAYERS = 20
 _SAMPLE = 20_000  # weights of a layer that are looked at; the shape of more is the same

@@ -20,8 +20,6 @@ from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json
 
-__all__ = ["cell_contents", "sweep_contents"]
-
 _FILES = {  # pattern, seen from the folder: what it is
     "sweep.json": "settings, machine and cells of the sweep",
     "report.html": "the report",

@@ -6,8 +6,6 @@ from typing import Any
 
 from masksearch.scoring.parallel.tasks import Failed, Plan, Reply, Task, TaskScorer, repeated
 
-__all__ = ["CoroutineWorkers"]
-
 
 class CoroutineWorkers:
     """Coroutines that await ``scorer.score(proposals)``, which may be an ``async def``; they share one scorer."""

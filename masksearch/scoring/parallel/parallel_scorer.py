@@ -17,8 +17,6 @@ from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Task, Workers
 from masksearch.utils.errors import InputError, check_whole
 from masksearch.utils.registry import Table, choose
 
-__all__ = ["WORKERS", "Order", "ParallelScorer"]
-
 WORKERS: Table[Callable[[Plan], Workers]] = Table(
     "backend", {"processes": ProcessWorkers, "ray": RayWorkers, "coroutines": CoroutineWorkers}
 )

@@ -12,8 +12,6 @@ from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Reply, Task, T
 from masksearch.utils.child_processes import ChildProcess, Ended, end_processes
 from masksearch.utils.errors import InputError
 
-__all__ = ["ProcessWorkers"]
-
 _PRELOADED = ["masksearch.scoring.parallel.processes", "masksearch.scoring.scorer"]
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 

@@ -14,8 +14,6 @@ from masksearch.core.protocol import Proposal, Score
 from masksearch.core.scorer_protocols import Scoring
 from masksearch.utils.errors import InputError
 
-__all__ = ["Died", "Failed", "Plan", "Reply", "Task", "TaskScorer", "Workers", "repeated"]
-
 
 @dataclass(frozen=True, slots=True)
 class Task:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from masksearch.searchers.optuna.shared_study import SharedStudy
 
-__all__ = ["SAMPLERS", "OptunaSearch", "is_in_memory", "sqlite_url"]
-
 PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
 

@@ -21,8 +21,6 @@ from masksearch.searchers.optuna.study_storage import name_metrics, opened, quie
 from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError, first_line
 
-__all__ = ["SharedStudy", "identity"]
-
 _IDENTITY = "masksearch"  # user attribute of the study: the identity that its searches have in common
 _MADE = "made"  # user attribute of the study: a unique random number, since storages reuse ids of deleted studies
 _PATIENCE = 2.0  # seconds that another process may take to write the identity of a study it has created

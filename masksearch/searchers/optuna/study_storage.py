@@ -13,8 +13,6 @@ from optuna.trial import FrozenTrial
 
 from masksearch.utils.errors import InputError, first_line
 
-__all__ = ["check_url", "name_metrics", "opened", "quiet", "storage_errors", "write_study"]
-
 _TRIES = 10  # to open a storage while another process creates its tables
 
 
