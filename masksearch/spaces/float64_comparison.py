@@ -48,6 +48,14 @@ def first_example(example_input: Nested) -> Nested:
     return inputs
 
 
+def refused_example(model: nn.Module, inputs: Nested, error: Exception) -> InputError:
+    """Return the error for a network that fails on its example, of which ``inputs`` are the float64 copy."""
+    return InputError(
+        f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs)} "
+        f"({named_first_line(error)}); floating-point inputs are converted to float64 for the proof"
+    )
+
+
 def random_inputs(example: Nested, most: int, generator: torch.Generator) -> Nested:
     """Return a batch of normally distributed inputs in the form of one example; integers are repeated.
 
