@@ -32,11 +32,6 @@ def new_measure(kind: TaskObjective, task: Task) -> Measure:
     return measures[kind](task)
 
 
-def logit_measure(objective: LogitObjective, task: Task) -> Measure:
-    """Return an accumulator that collects all logits (n, classes) and labels (n,), and scores them at the end."""
-    return _OfLogits(objective, task)
-
-
 def counted_outputs(task: Task, outputs: Any, targets: Any) -> Any:
     """Return the outputs that a task's loss reads: the main output, without ignored positions such as padding.
 
@@ -125,16 +120,16 @@ class _Distance:
         return -float(torch.stack(self._distances).sum()) / self._n if self._n else math.nan
 
 
-class _OfLogits:
-    """A function of all logits and labels."""
+class LogitMeasure(Measure):
+    """Score that is a function of all logits (n, classes) and labels (n,), which are collected until the end."""
 
     def __init__(self, objective: LogitObjective, task: Task) -> None:
         self._objective, self._task = objective, task
         self._batches: list[tuple[Tensor, Tensor]] = []
 
-    def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
+    def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:  # noqa: D102
         self._batches.append(self._task.selected(outputs, targets))
 
-    def value(self) -> float:
+    def value(self) -> float:  # noqa: D102
         logits, labels = (concatenate(side) for side in zip(*self._batches, strict=True))
         return float(self._objective(logits, labels))

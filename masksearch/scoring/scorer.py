@@ -15,7 +15,7 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score, proposals_of
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.scoring.examples import ScoredExamples
-from masksearch.scoring.measures import Measure, logit_measure, new_measure
+from masksearch.scoring.measures import LogitMeasure, Measure, new_measure
 from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, objective_row
 from masksearch.scoring.path_choice import choose_batched, choose_path, reason_for_reference
 from masksearch.scoring.paths.any_task import AnyTaskPath, DenseOutputs
@@ -313,7 +313,7 @@ class Scorer:
         row, task = self._row, self._task
         own_loss = row.of_task == "loss" and task.loss is not CLASSIFICATION.loss
         if row.of_logits is not None and task.classifies and not own_loss:
-            return logit_measure(row.of_logits, task)
+            return LogitMeasure(row.of_logits, task)
         assert row.of_task is not None
         return new_measure(row.of_task, task)
 

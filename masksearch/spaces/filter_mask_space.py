@@ -16,7 +16,7 @@ from masksearch.spaces.cost_bound import knapsack_mask, longest_prefix
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_trace import trace
 from masksearch.spaces.filter_choice import Layers, choose_layers, limits_of
-from masksearch.spaces.filter_costs import Costs, Part
+from masksearch.spaces.filter_costs import Costs
 from masksearch.spaces.filter_cut import cut, filled_tensors
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove
@@ -199,25 +199,15 @@ class FilterSpace(RemovableSpace):
 
     def widths(self, mask: Mask) -> np.ndarray:
         """Return how many output channels each layer with removable channels keeps under a mask: int64 (n,)."""
-        return self._costs.widths(mask.kept_counts)
-
-    def cost(self, hold: Hold, kept: np.ndarray, removed: Sequence[Part] = ()) -> int:
-        """Return the units, parameters or MACs of the pruned network whose layers keep ``kept`` units.
-
-        ``removed`` are parts of the network that are removed as a whole.
-        """
-        return self._costs.of(hold, kept, removed)
-
-    def cost_of_part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
-        """Return the cost of a part of the network with these parameters, products (indices) and MACs in all."""
-        return self._costs.part(parameters, products, macs)
+        return self.costs.widths(mask.kept_counts)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
         """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
-        return self._costs.of(hold, kept)
+        return self.costs.of(hold, kept)
 
     @cached_property
-    def _costs(self) -> Costs:
+    def costs(self) -> Costs:
+        """Parameters and MACs of pruned networks, from the numbers of kept units."""
         return Costs(self.groups)
 
     def _top(self, saliency: Tensor, amount: Amount, generator: torch.Generator) -> Mask:

@@ -238,7 +238,7 @@ class UnionSpace(RemovableSpace):
         """Cost of every block: its parameters, and its products of activations, as of attention."""
         products = self.blocks.products_of([macs for _, macs in self.filters.groups.products])
         return [
-            self.filters.cost_of_part(block.removed, places, block.macs)
+            self.filters.costs.part(block.removed, places, block.macs)
             for block, places in zip(self.blocks.blocks, products, strict=True)
         ]
 
@@ -252,7 +252,7 @@ class UnionSpace(RemovableSpace):
             return int(kept.sum())
         n = len(self.blocks.layers)
         removed = [part for part, keep in zip(self._parts, kept[:n].tolist(), strict=True) if not keep]
-        return self.filters.cost(hold, kept[n:], removed)
+        return self.filters.costs.of(hold, kept[n:], removed)
 
     def fits(self, kept: np.ndarray, density: Density | Amount, hold: Hold | None = None) -> bool:
         """Return whether masks with ``kept`` units per layer, int64 (n_layers,), cost at most what a density allows."""

@@ -82,8 +82,8 @@ class Training:
     epochs : list of EpochRow
         Results of every epoch, in order.
     snapshots : dict of Duration -> weights
-        The weights at the requested moments, masked like the network. If the training ended early, later moments are
-        missing, ``end`` is the early end, and the best by a moment is the best so far.
+        The weights at the requested moments, with the masks of the network. If the training ended early, later moments
+        are missing, ``end`` is the early end, and the best by a moment is the best so far.
     best : Best or None
         None without a validation split or without an epoch with finite losses.
     stopped : bool
