@@ -44,8 +44,8 @@ def run_sweep(
     Raises
     ------
     InputError
-        Before any work, wherever it can be known then, for settings that don't fit data, network or machine, or if
-        another process works in the same folder.
+        Before any work where possible, for settings that don't fit data, network or machine, or if another process
+        works in the same folder.
     CellsFailedError
         An InputError at the end, if errors have ended cells; it has the result of the others.
     """
@@ -140,7 +140,10 @@ def _loaded_parts(parts: Sequence[Settings]) -> list[_Part]:
             data[key] = load_part(part)
         used = _for_task(part, data[key].task)
         cells = grid(used)
-        dense = [Cell(used, "", 0.0, "0", seed, name) for seed, name in product(used.sweep.seed_range, _plain(used))]
+        dense = [
+            Cell(used, "", 0.0, "0", seed, name)
+            for seed, name in product(used.sweep.seed_range, _dense_schedules(used))
+        ]
         digest = partial(replace, data_digest=data_digest(used, data[key]))
         cells, dense = (list(map(digest, some)) for some in (cells, dense))
         space = checked_space(used, data[key], cells, dense)
@@ -156,7 +159,7 @@ def _for_task(part: Settings, task: Task) -> Settings:
     return part.with_changes({"sweep": {"objective": "loss"}})
 
 
-def _plain(part: Settings) -> list[str]:
-    """Schedules, of one round each, that stand for the dense trainings that a part has beside those of its cells."""
-    asked = part.schedules.schedule if part.schedules.dense_alone else ()
-    return list(dict.fromkeys(name if SCHEDULES[name].bn_l1 else "one_shot" for name in asked)) or ["one_shot"]
+def _dense_schedules(part: Settings) -> list[str]:
+    """Return the schedules whose dense networks a part trains: ``one_shot``, or those with their own L1 penalty."""
+    names = part.schedules.schedule if part.schedules.dense_alone else ()
+    return list(dict.fromkeys(name if SCHEDULES[name].bn_l1 else "one_shot" for name in names)) or ["one_shot"]
