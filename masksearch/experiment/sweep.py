@@ -14,6 +14,7 @@ from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
+from masksearch.experiment.cost_bounds import check_cost_bound, check_latency_bounds
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_of, run_groups
 from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space
@@ -137,7 +138,11 @@ def run_sweep(
         mirror.synchronise(runs)
         done = {cell.folder for cell in cells if is_done(path / cell.folder)}
         to_do = [cell for cell in cells if cell.folder not in done and cell.folder not in known]
-        plan = plan_of(parts, [part.data for part in loaded], len(to_do), device)
+        unfinished = {cell.folder for cell in to_do}
+        for part in loaded:
+            check_latency_bounds([c for c in part.cells if c.folder in unfinished], part.space, part.data, device)
+        waiting = list(_groups(loaded, to_do, known))
+        plan = plan_of(parts, [part.data for part in loaded], len(to_do), device, idle=not waiting)
         remote = parts[0].run.is_remote  # other machines have other absolute paths
         content = {
             "settings": [part.settings.as_dict() for part in loaded],
@@ -157,8 +162,9 @@ def run_sweep(
         for name in done:  # an interruption may have left checkpoints of finished cells
             remove_checkpoints(path / name, *CHECKPOINTS)
         callback.sweep_begins(cells, to_do)
-        groups = (replace(group, mirror=mirror) for group in _groups(loaded, to_do, known))
-        run_groups(groups, path, parts[0].run, replace(plan, mirror=mirror), device, callback)
+        if waiting:
+            groups = (replace(group, mirror=mirror) for group in waiting)
+            run_groups(groups, path, parts[0].run, replace(plan, mirror=mirror), device, callback)
         mirror.synchronise(runs)
     result = read_sweep(path)
     if result.failures:
@@ -171,7 +177,7 @@ def _warn_of_threads(path: Path, threads: int) -> None:
     before = read_plan(path)["machine"].get("threads") if (path / "sweep.json").exists() else None
     if before not in (None, str(threads)):
         warnings.warn(
-            f"threads: the sweep in {path} began with {before} for each cell and goes on with {threads}, so the last "
+            f"threads: the sweep in {path} began with {before} for each cell and continues with {threads}, so the last "
             f"bits of results may differ; --threads {before} keeps them",
             stacklevel=3,
         )
@@ -335,6 +341,7 @@ def _check(settings: Settings, data: Data, cells: list[Cell], dense: list[Cell])
             read_weights_file(settings.sweep.dense_file(seed), model)
     space = part_space(settings, data)
     for cell in cells:
+        check_cost_bound(cell, space)
         _check_density(cell, space)
     for cell in {cell.method: cell for cell in cells if cell.searches}.values():
         _check_searcher(cell, space)
@@ -366,8 +373,8 @@ def _check_control(cell: Cell) -> None:
     """A control starts where its ticket does, but it has no rounds of its own."""
     if cell.control != "none" and cell.rewind_to in ("none", "lr") and cell.trained_before(cell.rounds):
         raise InputError(
-            f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} goes on from weights that its "
-            f"{cell.rounds} rounds have trained, and a control has no rounds; rewind to a moment, or take one round"
+            f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} retrains the weights that its "
+            f"{cell.rounds} rounds have trained, and a control has no rounds; rewind to a moment, or give one round"
         )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "STAGES",
     "SWEEP_REMEDY",
     "RunFolder",
+    "differing_settings",
     "folder_remedy",
     "free_name",
     "is_done",
@@ -37,6 +38,8 @@ CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
 
 STAGES = ("training", "search", "retrain", "done")
 """Steps of a run in ``status.json``: of a dense network, of a cell, and the last one of both."""
+
+_Groups = dict[str, dict[str, object]]
 
 SWEEP_REMEDY = "remove this file and run the same command again, which keeps finished cells"
 """What to do about a damaged ``sweep.json``."""
@@ -116,7 +119,7 @@ def read_stage(path: Path) -> str | None:
         return None
     stage = str(read_json(status, {"stage": str}, folder_remedy(path))["stage"])
     if stage not in STAGES:
-        raise InputError(f"{status} names the step {stage[:40]!r}, which there is not; {folder_remedy(path)}")
+        raise InputError(f"{status} has the unknown step {stage[:40]!r}; {folder_remedy(path)}")
     return stage
 
 
@@ -137,7 +140,7 @@ def read_plan(path: Path) -> dict[str, Any]:
         ("dense", int, plan["dense"].values()),
     ):
         if not all(type(value) is kind for value in values):
-            raise InputError(f"{file} has an entry of another type than {kind.__name__} in {name!r}; {SWEEP_REMEDY}")
+            raise InputError(f"{file} has an entry in {name!r} that is not of type {kind.__name__}; {SWEEP_REMEDY}")
     if not plan["settings"] or "masksearch" not in plan["machine"]:
         raise InputError(f"{file} has no settings or no version; {SWEEP_REMEDY}")
     for name in plan["cells"]:
@@ -181,9 +184,29 @@ def free_name(parts: Sequence[Settings]) -> str:
     raise AssertionError("there is always a free name")
 
 
-def _settings(sweep: Mapping[str, Any]) -> list[list[dict[str, object]]]:
-    """The settings of a sweep's parts as they were given, and as they are for the task of the data."""
-    return [[_compared(part) for part in sweep[name]] for name in ("given", "settings") if name in sweep]
+def differing_settings(path: Path, parts: Sequence[Settings]) -> list[str]:
+    """Return the names of settings, as ``search.warm_start``, in which a sweep differs from the one in a folder."""
+    file = path / "sweep.json"
+    saved = _settings(read_json(file, {"settings": list}, SWEEP_REMEDY))[0]
+    found = []
+    for before, now in zip(saved, (_compared(part.as_dict()) for part in parts), strict=False):
+        for group in {**before, **now}:
+            one, other = before.get(group, {}), now.get(group, {})
+            found += [f"{group}.{name}" for name in {**one, **other} if one.get(name) != other.get(name)]
+    return list(dict.fromkeys(found))
+
+
+def _settings(sweep: Mapping[str, Any]) -> list[list[_Groups]]:
+    """Return the settings of a sweep's parts as they were given, and as they are for the task of the data.
+
+    Settings that the version that wrote the sweep did not have get their defaults.
+    """
+    usual = Settings().as_dict()
+    return [
+        [_compared({name: usual.get(name, {}) | group for name, group in part.items()}) for part in sweep[kind]]
+        for kind in ("given", "settings")
+        if kind in sweep
+    ]
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
@@ -191,6 +214,7 @@ def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 
-def _compared(part: Mapping[str, object]) -> dict[str, object]:
-    """The settings that decide results, as JSON has them."""
-    return json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))
+def _compared(part: Mapping[str, Mapping[str, object]]) -> _Groups:
+    """Return the settings that decide results, as JSON has them."""
+    plain: _Groups = json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))
+    return plain

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import HasScore, Proposal, Score, Scoring, as_scoring
+from masksearch.core.protocol import HasScore, Proposal, Score, Scoring, as_scoring, data_digest
 from masksearch.scoring.parallel.table import WORKERS
 from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Task, Workers
 from masksearch.utils.errors import InputError, check_whole
@@ -106,6 +106,10 @@ class ParallelScorer(Scoring):
         seconds = (time.perf_counter() - start) / max(1, len(proposals))
         return [replace(scores[proposal], seconds=seconds) for proposal in proposals]
 
+    def data_digest(self) -> str | None:
+        """Return the digest of the examples on which the workers' scorer scores masks; None if there are none."""
+        return data_digest(self._scorer)
+
     def start(self, space: Layout) -> None:
         """Start the workers for masks of ``space``, unless they have started; return when all are ready."""
         if self._pool is None:
@@ -160,7 +164,7 @@ class ParallelScorer(Scoring):
         if job.deaths == _ATTEMPTS:
             raise InputError(
                 f"scorer: {reply.reason}, {_ATTEMPTS} times at the same mask, perhaps for lack of memory; give fewer "
-                "workers; a search in a folder goes on from its last checkpoint"
+                "workers; a search in a folder continues from its last checkpoint"
             )
         self._queue.appendleft(job)
 
