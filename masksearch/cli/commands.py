@@ -33,15 +33,15 @@ def _main(args: Sequence[str]) -> int:
     except OSError as error:
         where = f" {os.fsdecode(error.filename)}:" if isinstance(error.filename, str | bytes) else ""
         return _fail(
-            f"disk:{where} {error.strerror or error}; mend the disk or make room, and run the same command again; "
-            "finished cells are kept"
+            f"disk:{where} {error.strerror or error}; repair the disk or free some space, and run the same command "
+            "again; finished cells are kept"
         )
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not re.search("not enough memory|out of memory", str(error)):
             raise
         return _fail(f"memory: {first_line(error)}; give smaller sizes, and run again; finished cells are kept")
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues from here", file=sys.stderr)
+        print("\ninterrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except SystemExit as ended:  # of tyro, after the help of a command
         return int(ended.code or 0)

@@ -24,7 +24,7 @@ from masksearch.experiment import (
     run_sweep,
 )
 from masksearch.experiment.store.mirror import Mirror
-from masksearch.experiment.store.sweep_plan import free_name, renamed
+from masksearch.experiment.store.sweep_plan import differing_settings, free_name, renamed
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -63,6 +63,8 @@ def run_parts(parts: Sequence[Settings], args: Sequence[str], console: Console) 
         if free != name:
             folder = sweep[0].run.folder
             text = f"{folder / name} holds a sweep with other settings, which is kept; this sweep is {folder / free}"
+            if names := differing_settings(folder / name, sweep):
+                text += f" (other settings: {' '.join(names)})"
             console.print(text, highlight=False, soft_wrap=True, markup=False)
         with own_copy(renamed(sweep, free)) as own, ProgressBars(console) as bars:
             try:

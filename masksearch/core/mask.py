@@ -251,7 +251,7 @@ class Mask:
             raise InputError(f"{path} has the tensors {sorted(tensors)}, and a mask has only 'bits'; {_REMEDY}")
         mask = cls(space, torch.from_numpy(unpacked_bits(tensors["bits"].numpy(), space.n_units, path, _REMEDY)))
         if about.get("kept", mask.n_kept) != mask.n_kept:  # files of version 1.0 and before lack it
-            raise InputError(f"{path} keeps {mask.n_kept} units, and says that it keeps {about['kept']}; {_REMEDY}")
+            raise InputError(f"{path} keeps {mask.n_kept} units, and its recorded number is {about['kept']}; {_REMEDY}")
         return mask
 
     def _check_same_space(self, other: "Mask") -> None:

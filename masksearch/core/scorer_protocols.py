@@ -25,6 +25,9 @@ class Scoring(HasScore, Protocol):
 
     The loop writes checkpoints right after a refresh. A resumed search therefore finds the scorer in the same state as
     a search that was never interrupted.
+
+    A scorer may have a method ``data_digest() -> str``. A search in a folder then refuses to continue if the digest has
+    changed since the search began.
     """
 
     @property
@@ -69,6 +72,19 @@ class _Stateless(Scoring):
 
     def score(self, proposals: Sequence[Proposal]) -> list[Score]:
         return self._scorer.score(proposals)
+
+    def data_digest(self) -> str | None:
+        return data_digest(self._scorer)
+
+
+def data_digest(scorer: HasScore) -> str | None:
+    """Return the digest of the examples on which a scorer scores masks, from its method ``data_digest()``.
+
+    None for a scorer without this method, and for one that needs no examples.
+    """
+    own = getattr(scorer, "data_digest", None)
+    digest: str | None = own() if callable(own) else None
+    return digest
 
 
 def as_scoring(scorer: HasScore) -> Scoring:

@@ -109,7 +109,7 @@ class Split:
     def digest(self) -> str:
         """Return a SHA-256 digest of the split's inputs and targets, 16 hex digits, renewed if a tensor changes."""
         tensors = (*tensors_of(self.inputs), *tensors_of(self.targets))
-        versions = tuple(tensor._version for tensor in tensors)
+        versions = tuple(0 if tensor.is_inference() else tensor._version for tensor in tensors)
         known: tuple[tuple[int, ...], str] | None = self.__dict__.get("_digest")
         if known is None or known[0] != versions:
             known = versions, content_digest(tensors)
@@ -147,11 +147,11 @@ class Split:
 
 
 def content_digest(tensors: Iterable[Tensor]) -> str:
-    """Return a SHA-256 digest of types, shapes and values of tensors on the CPU, 16 hex digits."""
+    """Return a SHA-256 digest of types, shapes and values of tensors, 16 hex digits."""
     sha = hashlib.sha256()
     for tensor in tensors:
         sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return sha.hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell
+from masksearch.experiment.cost_bounds import check_latency_bounds
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors import plan_of, run_groups
 from masksearch.experiment.group import Group, data_digest, data_key, load_part
@@ -66,7 +67,11 @@ def run_sweep(
         mirror.synchronise(runs)
         done = {cell.folder for cell in cells if is_done(path / cell.folder)}
         to_do = [cell for cell in cells if cell.folder not in done and cell.folder not in known]
-        plan = plan_of(parts, [part.data for part in loaded], len(to_do), device)
+        unfinished = {cell.folder for cell in to_do}
+        for part in loaded:
+            check_latency_bounds([c for c in part.cells if c.folder in unfinished], part.space, part.data, device)
+        waiting = list(_groups(loaded, to_do, known))
+        plan = plan_of(parts, [part.data for part in loaded], len(to_do), device, idle=not waiting)
         used, given = [part.settings.as_dict() for part in loaded], [part.as_dict() for part in parts]
         remote = parts[0].run.is_remote  # other machines have other absolute paths
         _warn_of_threads(path, plan.threads)
@@ -84,8 +89,9 @@ def run_sweep(
         for name in done:  # an interruption may have left checkpoints of finished cells
             remove_checkpoints(path / name, *CHECKPOINTS)
         callback.sweep_begins(cells, to_do)
-        groups = (replace(group, mirror=mirror) for group in _groups(loaded, to_do, known))
-        run_groups(groups, path, parts[0].run, replace(plan, mirror=mirror), device, callback)
+        if waiting:
+            groups = (replace(group, mirror=mirror) for group in waiting)
+            run_groups(groups, path, parts[0].run, replace(plan, mirror=mirror), device, callback)
         mirror.synchronise(runs)
     result = read_sweep(path)
     if result.failures:

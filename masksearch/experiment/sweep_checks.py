@@ -9,6 +9,7 @@ from masksearch.core.protocol import Budget, Problem
 from masksearch.criteria import CRITERIA
 from masksearch.data import Data
 from masksearch.experiment.cell import Cell, dense_training
+from masksearch.experiment.cost_bounds import check_cost_bound
 from masksearch.experiment.group import moments_of, part_space
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
@@ -94,6 +95,7 @@ def checked_space(settings: Settings, data: Data, cells: list[Cell], dense: list
             read_weights_file(settings.sweep.dense_file(seed), model)
     space = part_space(settings, data)
     for cell in cells:
+        check_cost_bound(cell, space)
         _check_density(cell, space)
     for cell in {cell.method: cell for cell in cells if cell.searches}.values():
         _check_searcher(cell, space)
@@ -127,8 +129,8 @@ def _check_control(cell: Cell) -> None:
     """Raise an error for a control of a ticket that continues from weights of earlier rounds: a control has none."""
     if cell.control != "none" and cell.rewind_to in ("none", "lr") and cell.trained_before(cell.rounds):
         raise InputError(
-            f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} continues from weights that its "
-            f"{cell.rounds} rounds have trained, and a control has no rounds; rewind to a moment, or take one round"
+            f"control: {cell.control}; {cell.schedule} with rewind_to {cell.rewind_to} retrains the weights that its "
+            f"{cell.rounds} rounds have trained, and a control has no rounds; rewind to a moment, or give one round"
         )
 
 

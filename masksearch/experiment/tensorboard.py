@@ -67,7 +67,7 @@ def _side_output(method: Callable[Concatenate["Tracker", _P], None]) -> Callable
             self.broken = True
             reason = first_line(error)
             warnings.warn(
-                f"TensorBoard's events in {self.folder} can't be written ({reason}); the run goes on without them",
+                f"TensorBoard's events in {self.folder} can't be written ({reason}); the run continues without them",
                 stacklevel=3,
             )
 

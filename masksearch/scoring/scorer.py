@@ -26,6 +26,7 @@ from masksearch.scoring.probe import Probe, check_examples, check_weights
 from masksearch.scoring.rank_shares import RankShare, equal_scores, share_of_rank
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tasks import CLASSIFICATION, Task, with_loss
+from masksearch.training.checkpoint import examples_digest
 from masksearch.utils.errors import InputError, check_whole
 from masksearch.utils.nested import Nested, as_device, to_device
 from masksearch.utils.ranks import ranks
@@ -260,6 +261,10 @@ class Scorer:
         for group in (proposals[start : start + size] for start in range(0, len(proposals), size)):
             scores += [self._score(group[0])] if len(group) == 1 else self._score_batched(self._batched, group)
         return equal_scores(proposals, scores, self._held.weight)
+
+    def data_digest(self) -> str | None:
+        """Return a digest of the examples on which masks are scored; None for objectives that need no examples."""
+        return examples_digest(self._split) if self._row.of_filters is None else None
 
     @property
     def refresh_every(self) -> int:

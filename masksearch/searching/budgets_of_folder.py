@@ -26,7 +26,7 @@ def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> l
         return [replace(problem, earlier_budgets=saved[:-1])]
     if not problem.budget.covers(saved[-1]):
         raise InputError(
-            f"{folder}: holds another search: its budget is {saved[-1]}, requested is {problem.budget}; "
+            f"{folder}: holds another search: its budget is {saved[-1]}, and this search has {problem.budget}; "
             "only a larger budget continues the search"
         )
     return [

@@ -22,6 +22,8 @@ from masksearch.utils.files import load_tree, named, remove_litter, save_tree
 from masksearch.utils.integrity import RunningDigest, check_object, refusing
 
 _CHECKPOINT, _ROWS, _MOVES = "search.safetensors", "history.jsonl", "moves.i32"
+EXAMPLES = "examples"
+"""Key in a search's identity of the digest of the examples on which masks are scored; absent if it is unknown."""
 _HASH = re.compile("[0-9a-f]{16}")
 
 
@@ -103,6 +105,12 @@ class HistoryFile:
             with refusing(self._folder / _CHECKPOINT, _remedy(self._folder)):
                 if difference := _difference(saved["identity"], self._identity):
                     raise InputError(f"{self._folder}: holds another search: {difference}")
+                before, now = (identity.get(EXAMPLES) for identity in (saved["identity"], self._identity))
+                if None not in (before, now) and before != now:  # version 1.0 and before saved none
+                    raise InputError(
+                        f"{self._folder}: holds a search on other examples; restore the data, give another folder, or "
+                        f"{_remedy(self._folder)}"
+                    )
                 state, ends = saved["searcher"], (saved["rows_end"], saved["moves_end"])
             rows, self._rows_digest = _rows(self._folder, saved)
             self._moves_digest = RunningDigest.of(_beginning(self._folder, _MOVES, saved))
@@ -286,7 +294,7 @@ def incumbents(folder: Path, space: MaskSpace, number: int) -> Iterator[tuple[in
     moves = np.frombuffer(_beginning(folder, _MOVES, saved), "<i4")
     counts = [row.move for row in rows if row.move is not None]
     if any(count < 0 for pair in counts for count in pair) or sum(map(sum, counts)) != len(moves):
-        raise InputError(f"{folder / _MOVES} has other moves than {_ROWS} says; {_remedy(folder)}")
+        raise InputError(f"{folder / _MOVES} has other moves than {_ROWS} lists; {_remedy(folder)}")
     if len(moves) and not 0 <= moves.min() <= moves.max() < space.n_units:
         raise InputError(f"{folder / _MOVES} has units outside of this {space.describe()}; {_remedy(folder)}")
     wanted = set(np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int).tolist())
@@ -325,6 +333,7 @@ def _cut(path: Path, end: int) -> BinaryIO:
 
 
 def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """Return the differing values as text, except larger budgets, which differ if a search continues to a new one."""
-    names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name) and name != LARGER_BUDGETS]
-    return "; ".join(f"its {name} is {saved.get(name)}, requested is {wanted.get(name)}" for name in names)
+    """Return the values that differ, as text, without the larger budgets and the digest of the examples."""
+    names = [name for name in {**saved, **wanted} if name not in (EXAMPLES, LARGER_BUDGETS)]
+    names = [name for name in names if saved.get(name) != wanted.get(name)]
+    return "; ".join(f"its {name} is {saved.get(name)}, and this search has {wanted.get(name)}" for name in names)

@@ -13,11 +13,11 @@ from masksearch.core.energy import Energy
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Budget, Cost, Problem, Refine
-from masksearch.core.scorer_protocols import HasScore, ParallelScoring, Scoring, as_scoring
+from masksearch.core.scorer_protocols import HasScore, ParallelScoring, Scoring, as_scoring, data_digest
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.budgets_of_folder import finished_part, keep_budget, parts_to_run
-from masksearch.searching.history_store import HistoryFile, saved_budgets
+from masksearch.searching.history_store import EXAMPLES, HistoryFile, saved_budgets
 from masksearch.searching.late_loop import LateLoop
 from masksearch.searching.start_mask import start_mask
 from masksearch.searching.trial_loop import Callback, TrialLoop
@@ -95,7 +95,8 @@ def search(
         Number of best masks that the history keeps.
     folder : path, optional
         Folder of the history on disk. An unfinished search in it continues, to the same result as if it had never
-        stopped. Only one process at a time can search in a folder.
+        stopped. Only one process at a time can search in a folder. A search on other examples does not continue: a
+        digest of the examples of the scorer is compared.
     callbacks : iterable of callables
         ``f(trial, history, searcher)`` after every trial. A resumed search first calls them for the trials of earlier
         processes, with history and searcher in their present state. An exception ends the search; the trials before it
@@ -120,8 +121,8 @@ def search(
     ------
     InputError
         If searcher, density, start, budget, scorer or cost don't fit; if another process searches in the folder; if the
-        folder holds another search or one of a larger budget, or an unfinished one whose searcher doesn't support
-        resuming.
+        folder holds another search, one on other examples, one of a larger budget, or an unfinished one whose searcher
+        doesn't support resuming.
     """
     searcher = _instance(searcher)
     check_whole("batch", batch, 1)
@@ -210,7 +211,10 @@ def _run(
     """
     n_called, file, scorer = len(history), None, turns.scorer
     if folder is not None:
-        file = HistoryFile(folder, {"searcher": searcher.identity(), **turns.identity(), **problem.identity()})
+        digest = data_digest(scorer)
+        examples = {} if digest is None else {EXAMPLES: digest}
+        identity = {"searcher": searcher.identity(), **turns.identity(), **problem.identity(), **examples}
+        file = HistoryFile(folder, identity)
         history, state = file.open(problem.space, history.keep)
         if state is not None:
             with refusing(folder / "search.safetensors", f"remove the folder {folder} and run again"):

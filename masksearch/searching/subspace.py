@@ -10,7 +10,7 @@ from torch import Tensor
 from masksearch.core.energy import Energy, EnergyState
 from masksearch.core.mask import Mask, Move
 from masksearch.core.protocol import Proposal, Score, proposals_of
-from masksearch.core.scorer_protocols import Scoring
+from masksearch.core.scorer_protocols import Scoring, data_digest
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
@@ -151,6 +151,10 @@ class SubspaceScorer(Scoring):
     def refresh(self) -> None:
         """Drop all results that the scorer of the full space has cached."""
         self._scorer.refresh()
+
+    def data_digest(self) -> str | None:
+        """Return the digest of the examples on which the scorer of the full space scores; None if there are none."""
+        return data_digest(self._scorer)
 
     def score(self, masks: Sequence[Mask | Proposal]) -> list[Score]:
         """Return one score per mask or proposal (a mask that a searcher suggests), in order.

@@ -67,6 +67,11 @@ class RemovableSpace(NetworkSpace):
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
         """Return how many units, parameters or MACs remain if layers keep ``kept`` units, int64 (n_layers,)."""
 
+    @property
+    def least_kept(self) -> np.ndarray:
+        """Return the kept units per layer, int64 (n_layers,), of the smallest network that masks of the space leave."""
+        return self.needed * (1 if self.limits is None else self.limits.lowest)
+
     def unit_costs(self, hold: Hold = "params") -> Tensor:
         """Return the units, parameters or MACs per input that each unit's removal alone saves: float64 (n_units,)."""
         choose("hold", hold, list(get_args(Hold)))

@@ -37,6 +37,12 @@ _FORMER_IDENTITY: dict[str, object] = asdict(TrainSettings()) | {
 }
 """What older checkpoints are of, where they lack an entry."""
 
+NO_EXAMPLES = "none"
+"""What stands for the digest of validation examples in a training without them."""
+
+_EXAMPLES = {"content": "data", "val": "validation data"}
+"""Entries of a training's identity that are digests of examples: which examples."""
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -156,17 +162,17 @@ def load_checkpoint(
     saved_identity = _FORMER_IDENTITY | tree["identity"]
     for name, value in identity.items():
         saved = saved_identity.get(name)
-        if name == "content" and None in (saved, value):
-            continue  # of version 1.0 and before, or of data whose content can't be known
-        if name == "content" and saved != value:
+        if name in _EXAMPLES and None in (saved, value):
+            continue  # of an earlier version, or of data whose content can't be read
+        if name in _EXAMPLES and saved != value:
             raise InputError(
-                f"checkpoint: {path} is of a training with other data of the same name; restore the data, or name "
+                f"checkpoint: {path} belongs to a training with other {_EXAMPLES[name]}; restore the data, or name "
                 "another file"
             )
         if saved != value:
             raise InputError(
-                f"checkpoint: {path} is of a training with {name} {saved}, this one has {value}; "
-                "continue with the same settings, or name another file"
+                f"checkpoint: {path} belongs to a training with {name} {saved}, and this training has {value}; "
+                "give the same settings, or name another file"
             )
     with refusing_checkpoint(path):
         wanted = {name: tensor.detach() for name, tensor in training.model.state_dict().items()}

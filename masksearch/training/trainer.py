@@ -14,6 +14,7 @@ from masksearch.tasks import Task
 from masksearch.training.averaging import Averaging
 from masksearch.training.batches import Feed
 from masksearch.training.checkpoint import (
+    NO_EXAMPLES,
     digest,
     examples_digest,
     load_checkpoint,
@@ -180,6 +181,7 @@ def train(
             "task": split.task.identity,
             "data": split.identity,
             "content": examples_digest(given),
+            "val": NO_EXAMPLES if val is None else examples_digest(val),
             "teacher": None if teacher is None else digest(teacher.state_dict()),
             "snapshots": sorted(map(str, snapshots)),
             "begin": begin,

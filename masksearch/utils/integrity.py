@@ -48,7 +48,7 @@ def refusing(path: Path | str, remedy: str = REMEDY) -> Iterator[None]:
         raise
     except _MISSHAPEN as error:
         raise InputError(
-            f"{path} has another content than masksearch writes ({named_first_line(error)}); {remedy}"
+            f"{path} is damaged or was changed: its content has another form ({named_first_line(error)}); {remedy}"
         ) from error
 
 
@@ -127,10 +127,10 @@ def unseal_json(content: bytes, path: Path | str, remedy: str = REMEDY) -> Any:
         _check_sum(claimed, _sum(b"{\n" + rest), path, remedy)
         content = b"{\n" + rest
     elif _DAMAGED_LINE.match(content):
-        raise InputError(f"{path} is damaged or was changed: its checksum has another name; {remedy}")
+        raise InputError(f"{path} is damaged or was changed: its first entry is no checksum; {remedy}")
     found = parse_json(content, path, remedy)
     if isinstance(found, dict) and "checksum" in found:
-        raise InputError(f"{path} was changed after it was written, as its checksum has moved; {remedy}")
+        raise InputError(f"{path} was changed after it was written: its checksum is not the first entry; {remedy}")
     return found
 
 
@@ -139,7 +139,7 @@ def parse_json(content: bytes, path: Path | str, remedy: str = REMEDY) -> Any:
     try:
         return json.loads(content, parse_int=_integer, parse_float=_number, parse_constant=_number)
     except RecursionError:
-        raise InputError(f"{path} is not JSON that masksearch writes: it is nested too deeply; {remedy}") from None
+        raise InputError(f"{path} is damaged or was changed: its JSON is nested too deeply; {remedy}") from None
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); {remedy}") from None
 
@@ -224,7 +224,7 @@ def about_of(metadata: Mapping[str, str], path: Path, remedy: str, *, checked: b
     if _ENTRY in metadata and not checked:
         raise InputError(f"{path} is damaged or was changed: it has no checksum; {remedy}")
     if _ENTRY not in metadata and _FORMER_ENTRY not in metadata:
-        raise InputError(f"{path} is not a file that masksearch has written, or is damaged; {remedy}")
+        raise InputError(f"{path} is damaged, or another program has written it; {remedy}")
     with refusing(path, remedy):
         return json.loads(metadata[_ENTRY])["about"] if _ENTRY in metadata else json.loads(metadata[_FORMER_ENTRY])
 

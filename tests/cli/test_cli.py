@@ -216,7 +216,7 @@ def test_a_sweep_without_a_finished_cell_has_nothing_to_show(capsys, monkeypatch
 
     monkeypatch.setattr(group, "dense_network", interrupted)
     assert cli.main(TINY) == 130
-    assert capsys.readouterr().err.strip() == "interrupted; the same command continues from here"
+    assert capsys.readouterr().err.strip() == "interrupted; run the same command again to continue"
     assert cli.main(["show", "runs/sweep"]) == 2
     assert "no cell is finished yet" in one_line(capsys)
 

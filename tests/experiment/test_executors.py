@@ -151,7 +151,7 @@ def test_cells_without_memory_are_errors_of_one_line_and_the_others_are_finished
         with pytest.raises(CellsFailedError, match="2 cells failed, 1 finished") as raised:
             run_sweep(settings)
         fatal, hungry = raised.value.result.failures.values()
-        assert re.match(r"executor: a process ended with code -9, three times.*the same command goes on", fatal)
+        assert re.match(r"executor: a process ended with code -9, three times.*run the same command again", fatal)
         assert hungry.startswith("MemoryError (see ")
         assert not multiprocessing.active_children()
         (tmp_path / "spared").touch()
@@ -292,6 +292,19 @@ def test_threads_are_those_of_each_cell(flat, cells, plan, monkeypatch):
         assert plan_of([part], [load_data("digits", train_examples=100)], cells, CPU) == plan
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_finished_sweep_starts_no_workers(tmp_path, monkeypatch):
+    def start(*_, **__):
+        raise AssertionError("nothing is left to do")
+
+    flat = {"model": "lenet_300_100:0.05", "methods": ["magnitude"], "sparsity": [0.8], "seeds": 1, "epochs": 1}
+    flat |= {"train_examples": 100, "runs": str(tmp_path), "latency_seconds": 0.0}
+    done = run_sweep(Settings().updated(flat | {"executor": "inline"}, "test"))
+    for name in ("cluster_resources", "RayCrew", "ProcessCrew"):
+        monkeypatch.setattr(f"masksearch.experiment.executors.table.{name}", start)
+    for executor in ("ray", "ray:auto", "processes:2"):
+        assert run_sweep(Settings().updated(flat | {"executor": executor}, "test")).folders == done.folders
 
 
 def test_more_threads_than_cores_are_a_warning(monkeypatch):

@@ -164,7 +164,7 @@ def test_a_driver_that_loses_its_lease_writes_nothing_more(tmp_path):
             claim(storage, 2)
 
     settings = remote(url, tmp_path / "one")
-    with pytest.raises(StorageError, match="was taken over by process 1 on another; nothing more is written"):
+    with pytest.raises(StorageError, match="was taken over by process 1 on another; this process writes nothing more"):
         run_sweep(settings, Slept())
     assert not [name for name in storage.names("sweep") if name.endswith("/manifest.json")]
     claim(storage, 2, expires=-1.0)

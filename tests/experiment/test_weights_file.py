@@ -70,7 +70,7 @@ def changed(**tensors):
 BAD = {
     "shape": (changed(**{"fc1.weight": torch.zeros(3, 4)}), r"has \(3, 4\) for 'fc1.weight'; .* needs \(30, 64\)"),
     "missing": ({n: w for n, w in state().items() if n != "fc2.bias"}, "has nothing for 'fc2.bias'"),
-    "extra": (changed(extra=torch.zeros(1)), "has 'extra', which .* has not"),
+    "extra": (changed(extra=torch.zeros(1)), "has 'extra', which .* does not have"),
     "not a number": (changed(**{"fc1.bias": torch.full((30,), torch.nan)}), "NaN or infinite values for 'fc1.bias'"),
     "infinite": (changed(**{"fc1.bias": torch.full((30,), -torch.inf)}), "NaN or infinite values for 'fc1.bias'"),
     "whole numbers": (changed(**{"fc1.bias": torch.zeros(30, dtype=torch.int64)}), "has a torch.LongTensor for 'fc1.b"),

@@ -44,10 +44,11 @@ def main() -> int:
             with contextlib.suppress(OutOfTimeError):
                 part(report, share)
             reports.append(report)
-            print(f"{name}: {dict(report.counts)}, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+            seconds = time.monotonic() - begun
+            print(f"{name}: {dict(report.counts)}, {seconds:.0f} s", file=sys.stderr, flush=True)
             if asked.json:
-                told = [{"part": one.name, "counts": one.counts, "broken": one.broken} for one in reports]
-                Path(asked.json).write_text(json.dumps(told, indent=1))
+                rows = [{"part": one.name, "counts": one.counts, "broken": one.broken} for one in reports]
+                Path(asked.json).write_text(json.dumps(rows, indent=1))
     REFERENCE.close()
     print("| part | tried | right | refused in one sentence | not read | broke |")
     print("|---|---:|---:|---:|---:|---:|")

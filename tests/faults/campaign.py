@@ -4,15 +4,17 @@ import math
 import random
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import product
 from pathlib import Path
 
 from tests.faults import runs
+from tests.faults.branches import Branches, branches_of
 from tests.faults.forks import BROKEN, FULL, Disk, Ended, run
 
 __all__ = ["OutOfTimeError", "Part", "Report", "disk_parts"]
@@ -86,8 +88,17 @@ REFERENCE = Reference()
 
 def finished(kind: str, folder: Path, before: Ended) -> tuple[str, str]:
     """Run the same command again without faults; return the outcome of the trial, and a text about it."""
-    if before.kind in ("hang", "traceback", "crash") or before.kind.startswith("exit"):
-        return before.kind, before.err
+    return _stopped(before) or _again(kind, folder)
+
+
+def _stopped(ended: Ended) -> tuple[str, str] | None:
+    """Return what went wrong in a run that a fault has stopped; None if it ended as it should."""
+    if ended.kind in ("hang", "traceback", "crash") or ended.kind.startswith("exit"):
+        return ended.kind, ended.err
+    return None
+
+
+def _again(kind: str, folder: Path) -> tuple[str, str]:
     again = run(runs.job(runs.command(kind, folder)), timeout=300)
     if again.kind != "done":
         return f"again {again.kind}", again.err
@@ -116,26 +127,47 @@ def _swap(found: tuple[str, str], trial: str) -> tuple[str, str, str]:
     return found[0], trial, found[1]
 
 
-def kills(report: Report, share: float) -> None:
-    """Kill -9 at the n-th file operation of every kind of run; the same command goes on."""
-    for kind, number in _operations(share, 0):
-        _one(report, kind, partial(Disk, at=number), f"{kind}, kill at operation {number}")
+_FAULTS: Mapping[str, int | None] = {"kill -9": None, "EIO": BROKEN, "ENOSPC": FULL}
 
 
-def failures(report: Report, share: float) -> None:
-    """The n-th file operation of every kind of run fails with EIO or ENOSPC; the same command goes on."""
-    for number, (kind, place) in enumerate(_operations(share, 1)):
-        for error, name in ((BROKEN, "EIO"), (FULL, "ENOSPC"))[:: 1 if number % 2 else -1]:
-            disk = partial(Disk, at=place, error=error)
-            _one(report, kind, disk, f"{kind}, {name} at operation {place}")
+_FAULTS: Mapping[str, int | None] = {"kill -9": None, "EIO": BROKEN, "ENOSPC": FULL}
 
 
-def _operations(share: float, seed: int) -> list[tuple[str, int]]:
-    """Return (kind of run, number of an operation) in random order, of all kinds."""
-    rng = random.Random(seed)
-    found = [(kind, number) for kind in runs.KINDS for number in sampled(REFERENCE.of(kind)[1], share, rng)]
-    rng.shuffle(found)
-    return found
+def file_operations(report: Report, share: float) -> None:
+    """Kill -9, EIO and ENOSPC at the file operations of every kind of run; then the same command continues the run.
+
+    All operations fail, or every n-th one for a share of them: those of new runs, and of runs that continue a run that
+    was killed at half of its operations.
+    """
+    for begun, kind in product((False, True), runs.KINDS):
+        _operations(report, kind, begun, stride=max(1, round(1 / share)))
+
+
+def _operations(report: Report, kind: str, begun: bool, stride: int) -> None:
+    """Let every n-th operation of a run fail; a folder that several failures leave equal is run again once."""
+    folder, states = scratch(), scratch()
+    outcomes: dict[str, tuple[str, str]] = {}
+    try:
+        if begun:
+            run(runs.job(runs.command(kind, folder)), Disk(folder, REFERENCE.of(kind)[1] // 2), timeout=300)
+        branches = Branches(folder, states, _FAULTS, stride)
+        ended = run(runs.job_without_threads(runs.command(kind, folder)), branches, timeout=7200)
+        assert ended.kind == "done", (kind, ended)
+        assert runs.results(folder) == REFERENCE.of(kind)[0], f"{kind}: the copies have changed the run"
+        for branch in branches_of(ended.out):
+            outcome = _stopped(branch.ended)
+            if outcome is None:
+                if branch.state not in outcomes:
+                    outcomes[branch.state] = _again(kind, states / branch.state)
+                outcome = outcomes[branch.state]
+            trial = f"{kind}{', continued' * begun}, {branch.fault} at operation {branch.operation}, {branch.what}"
+            report.add(*_swap(outcome, trial))
+    finally:
+        print(
+            f"{kind}, {begun=}: {report.tried} trials, {len(outcomes)} different folders", file=sys.stderr, flush=True
+        )
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(states, ignore_errors=True)
 
 
 def small_disks(report: Report, share: float) -> None:
@@ -148,7 +180,7 @@ def small_disks(report: Report, share: float) -> None:
 
 
 def signals(report: Report, share: float) -> None:
-    """TERM, INT and KILL after random times; the same command goes on."""
+    """TERM, INT and KILL after random times; the same command continues the run."""
     rng = random.Random(3)
     kinds = list(runs.KINDS)
     for number in range(max(1, round(share * 60))):
@@ -182,7 +214,6 @@ def _with_alarm(args: list[str], which: signal.Signals, after: float) -> Callabl
 
 def disk_parts() -> Iterator[tuple[str, Part]]:
     """Yield (name, part) of the parts in which disks fail and processes are killed."""
-    yield "kill -9 at the n-th file operation", kills
-    yield "the n-th file operation fails with EIO or ENOSPC", failures
+    yield "kill -9, EIO and ENOSPC at file operations", file_operations
     yield "short disk: files end at some bytes", small_disks
     yield "signals TERM, INT and KILL", signals

@@ -1,9 +1,16 @@
 """Nonsense on command lines and in calls of the API, drawn by Hypothesis; forged masks and folders of networks."""
 
+import io
+import json
 import math
+import os
 import shutil
+import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,7 +24,7 @@ from masksearch.cli import main
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 from tests.faults.campaign import Part, Report, scratch
-from tests.faults.forks import run
+from tests.faults.forks import Ended, run
 
 __all__ = ["fuzz_parts"]
 
@@ -49,31 +56,66 @@ def _changes() -> list[list[str]]:
     return found
 
 
+_TOGETHER = 25  # command lines that a child checks one after the other, since a fork takes longer than most checks
+
+
 def command_lines(report: Report, share: float) -> None:
-    """Command lines with one to three nonsensical values: accepted, or refused in one line before any work."""
+    """Command lines with one or two nonsensical values: accepted, or refused in one line before any work.
+
+    A child calls ``main`` for 25 lines; a line that ends the child, and those after it, get a child each.
+    """
     change = st.sampled_from(_changes())
     several = st.one_of(st.tuples(change), st.tuples(change), st.tuples(change, change))
+    lines: list[list[list[str]]] = []
 
     @settings(
         max_examples=max(5, round(1000 * share)), derandomize=True, database=None, deadline=None,
         phases=[Phase.generate], suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     @given(several)
-    def trials(changes: tuple[list[str], ...]) -> None:
-        folder = scratch()
-        given_flags = {change[0] for change in changes}
-        usual = _without(_FEW, given_flags)
-        args = ["run", *usual, *[word for change in changes for word in change]]
-        if "--runs" not in given_flags:
-            args += ["--runs", str(folder)]
-        try:
-            ended = run(partial(_checked, args, folder), timeout=60)
-            outcome = {"done": "right", "refused": "refused"}.get(ended.kind, ended.kind)
-            report.add(outcome, " ".join(map(ascii, args[1 + len(usual) :])), ended.err)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    def draw(changes: tuple[list[str], ...]) -> None:
+        lines.append(list(changes))
 
-    trials()
+    draw()
+    for start in range(0, len(lines), _TOGETHER):
+        some = lines[start : start + _TOGETHER]
+        out = run(partial(_checked, some), timeout=60).out.splitlines()
+        found = [Ended(*json.loads(line.partition("\t")[2])) for line in out if line.startswith("line\t")]
+        for changes, ended in zip_longest(some, found):
+            if ended is None:
+                ended = _alone(changes)
+            outcome = {"done": "right", "refused": "refused"}.get(ended.kind, ended.kind)
+            report.add(outcome, " ".join(ascii(word) for change in changes for word in change), ended.err)
+
+
+def _alone(changes: list[list[str]]) -> Ended:
+    """Check a command line in a child of its own."""
+    ended = run(partial(_checked, [changes]), timeout=60)
+    line = next((line for line in ended.out.splitlines() if line.startswith("line\t")), None)
+    return ended if line is None else Ended(*json.loads(line.partition("\t")[2]))
+
+
+def _checked(lines: list[list[list[str]]]) -> None:
+    """Run all checks of command lines, and no work, each in a folder of its own; print how each has ended."""
+    from masksearch.experiment import sweep
+
+    sweep.run_groups = lambda *_: None
+    told = sys.stdout
+    for changes in lines:
+        folder, given_flags, output = scratch(), {change[0] for change in changes}, (io.StringIO(), io.StringIO())
+        args = ["run", *_without(_FEW, given_flags), *(word for change in changes for word in change)]
+        args += [] if "--runs" in given_flags else ["--runs", str(folder)]
+        os.chdir(folder)
+        sys.stdout, sys.stderr = output
+        begun = time.monotonic()
+        try:
+            code = main(args)
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+        texts = [stream.getvalue() for stream in output]
+        print("line", json.dumps([code, *texts, time.monotonic() - begun]), sep="\t", file=told, flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _without(args: list[str], given_flags: set[str]) -> list[str]:
@@ -83,17 +125,6 @@ def _without(args: list[str], given_flags: set[str]) -> list[str]:
         leave = word in given_flags if word.startswith("--") else leave
         kept += [] if leave else [word]
     return kept
-
-
-def _checked(args: list[str], folder: Any) -> int:
-    """Run all checks of a command line, and no work, in a folder of its own."""
-    import os
-
-    from masksearch.experiment import sweep
-
-    os.chdir(folder)
-    sweep.run_inline = sweep.run_in_processes = lambda *_: None  # type: ignore[assignment]
-    return main(args)
 
 
 class _Net(nn.Module):

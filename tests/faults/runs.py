@@ -12,7 +12,7 @@ from masksearch.cli import main
 from masksearch.searching.history_store import HistoryFile
 from masksearch.training import trainer
 
-__all__ = ["KINDS", "command", "job", "results"]
+__all__ = ["KINDS", "command", "job", "job_without_threads", "prepare", "results"]
 
 _SMALL = (
     "--model lenet_300_100:0.05 --seeds 1 --sparsity 0.8 --epochs 3 --lr 0.1 --train-examples 150 --search-examples 30 "
@@ -53,6 +53,49 @@ def command(kind: str, runs: Path) -> list[str]:
 def job(args: list[str]) -> Callable[[], int]:
     """Return the job that runs a command line."""
     return lambda: main(args)
+
+
+def job_without_threads(args: list[str]) -> Callable[[], int]:
+    """Return the job that runs a command line without threads for TensorBoard's events and for progress bars.
+
+    Its process may be forked at any moment.
+    """
+
+    def run() -> int:
+        import rich.live
+        from tensorboard.summary.writer import event_file_writer
+
+        event_file_writer._AsyncWriter = _DirectWriter
+        rich.live._RefreshThread.start = rich.live._RefreshThread.join = lambda _: None
+        return main(args)
+
+    return run
+
+
+class _DirectWriter:
+    """TensorBoard's writer of events without a thread; like that one, it fails for good at the first error."""
+
+    def __init__(self, record_writer: Any, *_: object) -> None:
+        self._writer, self._error = record_writer, None
+
+    def write(self, event: bytes) -> None:
+        self._do(lambda: self._writer.write(event))
+
+    def flush(self) -> None:
+        self._do(self._writer.flush)
+
+    def close(self) -> None:
+        self._do(self._writer.flush)
+        self._do(self._writer.close)
+
+    def _do(self, work: Callable[[], object]) -> None:
+        if self._error is not None:
+            raise self._error
+        try:
+            work()
+        except Exception as error:
+            self._error = error
+            raise
 
 
 _LEFT_OUT = ("seconds", "latency", "checksum")

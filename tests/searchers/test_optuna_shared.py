@@ -185,14 +185,14 @@ class TestResume:
         one = joined(url, 1)
         drive(one, planted(), 3)
         elsewhere = joined(url.replace("studies", "others"), 1)
-        with pytest.raises(InputError, match="is not the one with the 3 trials that this search has read"):
+        with pytest.raises(InputError, match="is another study than the one with 3 trials"):
             elsewhere.load_state_dict(one.state_dict())
 
     def test_a_storage_that_fails_is_an_error_of_one_line(self, url):
         one = joined(url, 1)
         drive(one, planted(), 3)
         Path(url.removeprefix("sqlite:///")).unlink()
-        with pytest.raises(InputError, match=r"study: 'all' can't be read or written .*can continue later") as caught:
+        with pytest.raises(InputError, match=r"study: 'all' can't be read or written .*run again later") as caught:
             drive(one, planted(), 3)
         assert "\n" not in str(caught.value)
 
@@ -202,11 +202,11 @@ class TestResume:
         drive(one, planted(), 3)
         state = one.state_dict()
         optuna.delete_study(study_name="all", storage=url)
-        with pytest.raises(InputError, match="study: 'all' is no longer in the storage"):
+        with pytest.raises(InputError, match="study: 'all' was deleted from the storage"):
             one.ask()
         other = joined(url, 2)
         drive(other, planted(), 5)
-        with pytest.raises(InputError, match="is not the one with the 3 trials that this search has read"):
+        with pytest.raises(InputError, match="is another study than the one with 3 trials"):
             joined(url, 1).load_state_dict(state)
 
     @pytest.mark.parametrize("sampler", SHARING)
@@ -223,13 +223,13 @@ class TestResume:
 
 
 OTHERS = {
-    "its density is 0.1, this one's is 0.2": {"given": on(density=0.2)},
-    "its on_empty is keep_one, this one's is allow": {"given": on(on_empty="allow")},
-    "its cost is False, this one's is units": {"given": on(cost="units")},
-    "its saliencies is none, this one's is first ": {"given": on(saliencies={"first": ranked()})},
+    "its density is 0.1, and this search has 0.2": {"given": on(density=0.2)},
+    "its on_empty is keep_one, and this search has allow": {"given": on(on_empty="allow")},
+    "its cost is False, and this search has units": {"given": on(cost="units")},
+    "its saliencies is none, and this search has first ": {"given": on(saliencies={"first": ranked()})},
     "its space is": {"given": on(type(NETWORK)([("a", (20, 30), 600), ("b", (25, 10), 250)]))},
     "its searcher is .*'sampler': 'random'": {"sampler": "random"},
-    "its parameters is 3, .* this one's is 3, ": {"spread": 2.0},
+    "its parameters is 3, .* and this search has 3, ": {"spread": 2.0},
     "its searcher is .*'parametrisation': 'bits'": {"parametrisation": "bits"},
 }
 
@@ -239,7 +239,7 @@ class TestErrors:
     def test_a_study_of_other_searches_is_refused_before_any_ask(self, message, differing, url):
         joined(url, 1, given=on())
         with pytest.raises(
-            InputError, match=f"study: 'all' of the storage is of other searches: .*{message}"
+            InputError, match=f"study: 'all' in the storage belongs to other searches: .*{message}"
         ) as caught:
             joined(url, 2, **{"given": on(), **differing})
         assert "\n" not in str(caught.value)
@@ -247,13 +247,13 @@ class TestErrors:
     def test_the_order_of_saliencies_counts_since_the_first_one_ranks(self, url):
         one, other = ranked(), ranked().flip(0)
         joined(url, 1, given=on(saliencies={"one": one, "other": other}))
-        with pytest.raises(InputError, match=r"its saliencies is one .*, other .*, this one's is other .*, one "):
+        with pytest.raises(InputError, match=r"its saliencies is one .*, other .*, and this search has other .*, one "):
             joined(url, 2, given=on(saliencies={"other": other, "one": one}))
 
     def test_a_study_of_other_programs_is_refused(self, url):
         study = optuna.create_study(study_name="all", storage=url)
         study.add_trial(optuna.create_trial(value=1.0))
-        with pytest.raises(InputError, match="'all' of the storage wasn't made to be shared"):
+        with pytest.raises(InputError, match="'all' in the storage was not made by a search of masksearch"):
             joined(url, 1)
 
     def test_a_trial_of_other_programs_in_it_is_an_error(self, url):

@@ -152,7 +152,7 @@ def test_checkpoint_of_other_masks_is_refused(tmp_path, split):
 
     again()
     again()
-    with pytest.raises(InputError, match="of a training with masks"):
+    with pytest.raises(InputError, match="belongs to a training with masks"):
         again(remask=Shifting(make_model(), [], density=0.5))
-    with pytest.raises(InputError, match="with remask Shifting, this one has None"):
+    with pytest.raises(InputError, match="with remask Shifting, and this training has None"):
         again(masks=make_masks(make_model()))

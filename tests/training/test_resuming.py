@@ -77,7 +77,7 @@ def test_finished_checkpoint_returns_at_once(tmp_path, split, val):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"settings": settings(lr=0.01)}, "lr 0.05, this one has 0.01"),
+        ({"settings": settings(lr=0.01)}, "lr 0.05, and this training has 0.01"),
         ({"seed": 1}, "seed 0"),
         ({"masks": {"0.weight": torch.ones(6, 1, 3, 3, dtype=torch.bool)}}, "masks"),
         ({"model": make_model(seed=3)}, "starting weights"),

@@ -104,8 +104,8 @@ def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: Sweep
                         if not queue.worker_died(job):
                             error = InputError(
                                 f"executor: {reason}, three times at the same job, perhaps for lack of memory; "
-                                "what was finished is kept; the same command continues from here, with --executor "
-                                "inline in one process"
+                                "finished cells are kept; run the same command again to continue, with --executor "
+                                "inline for one process"
                             )
                             _fail(job.cells or queue.failed(job), path, error, watchers[number])
                     case events:

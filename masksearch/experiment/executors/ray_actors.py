@@ -117,7 +117,7 @@ class RayCrew:
             self._awaited[self._workers[number].messages.remote()] = number
         ended, _ = self._ray.wait([*self._awaited, *self._jobs], timeout=_CHECK_SECONDS)
         if not ended and not any(node["Alive"] for node in self._ray.nodes()):
-            raise InputError("executor: the Ray cluster has no node left; the same command continues from here")
+            raise InputError("executor: the Ray cluster has no node left; run the same command again to continue")
         for reference in ended:
             if reference in self._jobs:
                 number = self._jobs.pop(reference)

@@ -63,7 +63,9 @@ EXECUTORS: Table[Executor] = Table(
 )
 
 
-def plan_of(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device) -> Plan:
+def plan_of(
+    parts: Sequence[Settings], data: Sequence[Data], n_cells: int, device: torch.device, *, idle: bool = False
+) -> Plan:
     """Choose the executor, the number of processes and the CPU threads of each cell for a sweep's unfinished cells.
 
     ``threads`` in the settings is the number of threads of each cell. If it is not given, cells in several processes
@@ -71,6 +73,8 @@ def plan_of(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, devic
     CPU; all others have PyTorch's number. The executor ``auto`` is ``inline``; small networks run in as many processes
     as PyTorch has threads, but in no more than one for every four cells. Those stay inline, too, if ``threads`` is
     given, on GPUs, for budgets in seconds, for measured latencies, and for studies that sweeps share.
+
+    With ``idle``, nothing is left to run, so that Ray is not started.
 
     Raises
     ------
@@ -98,6 +102,8 @@ def plan_of(parts: Sequence[Settings], data: Sequence[Data], n_cells: int, devic
         return plan
     if name == "ray":
         threads = run.threads or 1
+        if idle:
+            return Plan(name, 1, threads, argument)
         cell = Resources(threads, run.gpus_per_cell, run.memory_per_cell)
         cluster = cluster_resources(argument, max(cores(), threads))
         room = cluster.room(cell)

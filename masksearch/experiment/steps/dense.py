@@ -88,7 +88,7 @@ def dense_network(
         result = DenseResult.load(folder.path)
         if result.seed != first.seed:
             raise InputError(
-                f"{folder / 'metrics.json'} is of seed {result.seed}, not {first.seed}; {folder_remedy(path)}"
+                f"{folder / 'metrics.json'} belongs to seed {result.seed}, not {first.seed}; {folder_remedy(path)}"
             )
         train_settings = first.settings.train
         if result.diverged:

@@ -124,8 +124,8 @@ def check_lease(storage: ObjectStorage, folder: str, token: str) -> None:
     if holder is None or holder.token != token:
         by = "is gone" if holder is None else f"was taken over by {holder.process}"
         raise StorageError(
-            f"run folder {storage / folder}: the lease of this run {by}; nothing more is written there; what is "
-            "finished is kept on this machine"
+            f"run folder {storage / folder}: the lease of this run {by}; this process writes nothing more there; "
+            "finished cells are kept on this machine"
         )
 
 

@@ -176,9 +176,9 @@ class ObjectStorage:
                     raise  # the disk of this machine, where files are brought to
                 reason = first_line(error)
                 if (lasting := _lasting(error)) is not None:
-                    raise StorageError(f"storage {self.url}: {lasting}: {reason}; {_CONTINUES}") from error
+                    raise StorageError(f"storage {self.url}: {lasting}: {reason}; {_REMEDY}") from error
                 if monotonic() >= until:
-                    text = f"storage {self.url}: can't be reached for {self.patience:.0f} s: {reason}; {_CONTINUES}"
+                    text = f"storage {self.url}: can't be reached for {self.patience:.0f} s: {reason}; {_REMEDY}"
                     raise StorageError(text) from error
                 if not self._said and parent_process() is None:  # worker processes leave it to their driver
                     self._said = True
@@ -190,7 +190,7 @@ class ObjectStorage:
                 return result
 
 
-_CONTINUES = "what is finished is kept on this machine, and the same command continues from there"
+_REMEDY = "finished cells are kept on this machine; run the same command again to continue"
 
 
 @cache

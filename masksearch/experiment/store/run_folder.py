@@ -98,7 +98,7 @@ def read_stage(path: Path) -> str | None:
         return None
     stage = str(read_json(status, {"stage": str}, folder_remedy(path))["stage"])
     if stage not in STAGES:
-        raise InputError(f"{status} names the step {stage[:40]!r}, which there is not; {folder_remedy(path)}")
+        raise InputError(f"{status} has the unknown step {stage[:40]!r}; {folder_remedy(path)}")
     return stage
 
 

@@ -16,6 +16,8 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import is_folder_name, read_json, write_json
 from masksearch.utils.integrity import refusing
 
+_Groups = dict[str, dict[str, object]]
+
 _REMEDY = "remove this file and run the same command again, which keeps finished cells"
 
 
@@ -79,9 +81,29 @@ def free_name(parts: Sequence[Settings]) -> str:
     raise AssertionError("there is always a free name")
 
 
-def _settings(sweep: Mapping[str, Any]) -> list[list[dict[str, object]]]:
-    """Return the settings of a sweep's parts as the user gave them, and for the task of the data."""
-    return [[_compared(part) for part in sweep[name]] for name in ("given", "settings") if name in sweep]
+def differing_settings(path: Path, parts: Sequence[Settings]) -> list[str]:
+    """Return the names of settings, as ``search.warm_start``, in which a sweep differs from the one in a folder."""
+    file = path / "sweep.json"
+    saved = _settings(read_json(file, {"settings": list}, _REMEDY))[0]
+    found = []
+    for before, now in zip(saved, (_compared(part.as_dict()) for part in parts), strict=False):
+        for group in {**before, **now}:
+            one, other = before.get(group, {}), now.get(group, {})
+            found += [f"{group}.{name}" for name in {**one, **other} if one.get(name) != other.get(name)]
+    return list(dict.fromkeys(found))
+
+
+def _settings(sweep: Mapping[str, Any]) -> list[list[_Groups]]:
+    """Return the settings of a sweep's parts as the user gave them, and for the task of the data.
+
+    Settings that the version that wrote the sweep did not have get their defaults.
+    """
+    usual = Settings().as_dict()
+    return [
+        [_compared({name: usual.get(name, {}) | group for name, group in part.items()}) for part in sweep[kind]]
+        for kind in ("given", "settings")
+        if kind in sweep
+    ]
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
@@ -89,6 +111,7 @@ def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 
-def _compared(part: Mapping[str, object]) -> dict[str, object]:
+def _compared(part: Mapping[str, Mapping[str, object]]) -> _Groups:
     """Return the settings that decide results, as JSON has them."""
-    return json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))
+    plain: _Groups = json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))
+    return plain

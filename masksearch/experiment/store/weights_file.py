@@ -46,7 +46,7 @@ def read_weights_file(path: str | Path, model: nn.Module) -> Weights:
         _check_numbers(state[name], tensor, f"dense: {path} has", repr(name))
     extra = sorted(set(state) - set(wanted))
     if extra:
-        raise InputError(f"dense: {path} has {extra[0]!r}, which {type(model).__name__} has not")
+        raise InputError(f"dense: {path} has {extra[0]!r}, which {type(model).__name__} does not have")
     return state
 
 

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Proposal, Score
-from masksearch.core.scorer_protocols import HasScore, Scoring, as_scoring
+from masksearch.core.scorer_protocols import HasScore, Scoring, as_scoring, data_digest
 from masksearch.scoring.parallel.coroutines import CoroutineWorkers
 from masksearch.scoring.parallel.processes import ProcessWorkers
 from masksearch.scoring.parallel.ray_actors import RayWorkers
@@ -111,6 +111,10 @@ class ParallelScorer(Scoring):
         scores = dict(self.receive() for _ in proposals)
         seconds = (time.perf_counter() - start) / max(1, len(proposals))
         return [replace(scores[proposal], seconds=seconds) for proposal in proposals]
+
+    def data_digest(self) -> str | None:
+        """Return the digest of the examples on which the workers' scorer scores masks; None if there are none."""
+        return data_digest(self._scorer)
 
     def start(self, space: Layout) -> None:
         """Start the workers for masks of ``space``, unless they have started; return when all are ready."""

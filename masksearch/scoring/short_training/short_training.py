@@ -23,6 +23,7 @@ from masksearch.scoring.short_training.dead_units import effective_network
 from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tasks import CLASSIFICATION
 from masksearch.training import Training, TrainSettings, evaluate, optimizer_steps, train
+from masksearch.training.checkpoint import examples_digest
 from masksearch.training.input_check import check_inputs
 from masksearch.training.record import copy_weights
 from masksearch.utils.errors import check_whole
@@ -192,6 +193,11 @@ class ShortTraining:
             augment=self._augment,
             **rest,
         )
+
+    def data_digest(self) -> str:
+        """Return a digest of the examples of the short trainings and, for ``by="val"``, of the validation examples."""
+        splits = [self._train] if self._by == "train" else [self._train, self._val]
+        return " ".join(str(examples_digest(split)) for split in splits)
 
     refresh_every = 1
 

@@ -73,8 +73,10 @@ class SharedStudy:
         existing = self._identity()
         names = [key for key in {**existing, **identity} if existing.get(key) != identity.get(key)]
         if names:
-            differ = "; ".join(f"its {key} is {existing.get(key)}, this one's is {identity.get(key)}" for key in names)
-            raise InputError(f"study: {name!r} of the storage is of other searches: {differ}")
+            differ = "; ".join(
+                f"its {key} is {existing.get(key)}, and this search has {identity.get(key)}" for key in names
+            )
+            raise InputError(f"study: {name!r} in the storage belongs to other searches: {differ}; give another name")
 
     def _identity(self) -> dict[str, object]:
         """The identity of the study in the storage."""
@@ -85,7 +87,7 @@ class SharedStudy:
                 return dict(attributes[_IDENTITY])
             if time.monotonic() - started > _PATIENCE or self._storage.get_all_trials(self._id, deepcopy=False):
                 raise InputError(
-                    f"study: {self._name!r} of the storage wasn't made to be shared by searches; give another name"
+                    f"study: {self._name!r} in the storage was not made by a search of masksearch; give another name"
                 )
             time.sleep(0.05)
 
@@ -103,8 +105,8 @@ class SharedStudy:
         """
         if state["made"] != self._storage.get_study_user_attrs(self._id)[_MADE]:
             raise InputError(
-                f"study: {self._name!r} of the storage is not the one with the {len(state['known'])} trials that this "
-                "search has read; put its own storage back, or remove the search's folder and run again"
+                f"study: {self._name!r} in the storage is another study than the one with {len(state['known'])} trials "
+                "that this search continues; restore the storage, or remove the folder of the search and run again"
             )
         self.known_ids = set(state["known"])
 
@@ -131,12 +133,13 @@ class SharedStudy:
             yield
         except KeyError:
             raise InputError(
-                f"study: {self._name!r} is no longer in the storage; searches that share it end with it"
+                f"study: {self._name!r} was deleted from the storage; restore the storage, or remove the folder of the "
+                "search and run again"
             ) from None
         except storage_errors() as error:
             raise InputError(
-                f"study: {self._name!r} can't be read or written ({first_line(error)}); the same search can continue "
-                "later"
+                f"study: {self._name!r} can't be read or written ({first_line(error)}); run again later to "
+                "continue this search"
             ) from None
 
 
