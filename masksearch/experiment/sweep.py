@@ -28,6 +28,7 @@ from masksearch.experiment.store.run_folder import CHECKPOINTS, is_done, locked,
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
+from masksearch.models.hugging_face import check_folder
 from masksearch.models.torchvision_and_timm import check_timm_name, torchvision_names
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
@@ -301,6 +302,8 @@ def _check_without_data(parts: Sequence[Settings]) -> None:
             choose("torchvision classifier", name, torchvision_names())
         elif kind == "timm":
             check_timm_name(name)
+        elif kind == "transformers":
+            check_folder(name)
         elif is_own_function(part.sweep.model):
             import_function(part.sweep.model, "model")
         if part.sweep.has_own_data:

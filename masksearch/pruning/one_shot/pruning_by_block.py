@@ -28,10 +28,10 @@ from masksearch.pruning.one_shot.layer_methods import METHODS, Kept, outlier_sha
 from masksearch.spaces import WeightSpace, nm_space, weight_space
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
-from masksearch.utils.nested import Nested
+from masksearch.utils.nested import Nested, to_device
 from masksearch.utils.registry import choose
 
-__all__ = ["LayerReport", "OneShot", "one_shot", "outlier_densities"]
+__all__ = ["LayerReport", "OneShot", "block_weights", "one_shot", "outlier_densities"]
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,20 @@ def outlier_densities(
             f"{density}; allowed are densities in (0, 1], so give a smaller spread"
         )
     return {layer: float(value) for (own, _, _), value in zip(shares, found, strict=True) for layer in own}
+
+
+def block_weights(model: nn.Module, examples: Nested, pattern: tuple[int, int] | None = None) -> WeightSpace:
+    """Return the space of the weights that :func:`one_shot` prunes by default: of layers inside the network's blocks.
+
+    ``examples`` are inputs of the network; with ``pattern`` (n, m), masks keep n of every m consecutive inputs.
+
+    Raises
+    ------
+    InputError
+        If the blocks have no linear layer or convolution.
+    """
+    network = model if not model.training else copy_network(model).eval()
+    return _layers(network, [to_device(examples, device_of(network))], None, pattern, ())[2]
 
 
 def _layers(
