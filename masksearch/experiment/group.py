@@ -26,7 +26,7 @@ from masksearch.spaces import NetworkSpace, space_of
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
 
-__all__ = ["Group", "data_digest", "data_key", "load_part", "moments_of", "part_space", "run_inline"]
+__all__ = ["Group", "data_digest", "data_key", "load_part", "moments_of", "part_space", "run_inline", "space_key"]
 
 
 @dataclass(frozen=True)
@@ -157,6 +157,12 @@ def data_digest(part: Settings, data: Data) -> str:
     if data.streamed:
         content = [split.digest() for split in (data.train, data.val, data.test)]
     return short_hash({"content": content, "task": data.task.identity})
+
+
+def space_key(part: Settings) -> tuple[object, ...]:
+    """Return a tuple of the settings that, with the data, decide the mask space."""
+    blockwise = part.schedules.reconstruct == "blockwise"
+    return part.sweep.model, part.sweep.granularity, part.scoring.layers, blockwise
 
 
 def part_space(part: Settings, data: Data) -> NetworkSpace:
