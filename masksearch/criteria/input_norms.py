@@ -117,8 +117,8 @@ def _rated(
     for layer in space.layers:
         if layer.name not in layers:
             raise InputError(
-                f"criterion {criterion!r}: layer {layer.name!r} is no linear layer or convolution that runs as a module "
-                "of its own; leave it out of the space with exclude="
+                f"criterion {criterion!r}: layer {layer.name!r} is no linear layer or convolution that runs as a "
+                "module of its own; leave it out of the space with exclude="
             )
     sums: dict[str, Tensor] = {}
 

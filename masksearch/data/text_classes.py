@@ -66,7 +66,7 @@ def docstrings(folder: Path, length: int | None = None, tokenizer: str | None = 
     ``folder`` is not used; the other parameters are those of :func:`class_folder`.
     """
     texts: dict[str, list[_Text]] = {"train": [], "test": [], "val": []}
-    for text, number in sorted({text: number for text, number in _docstrings()}.items()):
+    for text, number in sorted(dict(_docstrings()).items()):
         first = hashlib.sha256(text.encode()).digest()[0]
         texts["test" if first < _SHARE else "val" if first < 2 * _SHARE else "train"].append((text, number))
     return _tokenised(texts, length, tokenizer, "docstrings")

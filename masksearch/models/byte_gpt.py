@@ -20,8 +20,10 @@ class _Block(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Return the hidden states (n, t, width) behind the block."""
         x = self.before_attention(hidden)
-        heads = [layer(x).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)]
-        attended = F.scaled_dot_product_attention(*heads, is_causal=True)
+        query, key, value = (
+            layer(x).unflatten(-1, (_HEADS, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         hidden = hidden + self.out(attended.transpose(1, 2).flatten(2))
         mlp: Tensor = self.fall(F.gelu(self.rise(self.before_mlp(hidden))))
         return hidden + mlp

@@ -113,8 +113,12 @@ NEEDED = {
     "sweep.text_length": {"dataset": "standard_library"},
     "search.scorers": {"proposals": 2},
     "scoring.channel_swaps": {
-        **{"granularity": "nm", "reconstruct": "blockwise", "methods": ["magnitude"], "schedule": ["one_shot"]},
-        **{"rounds": [], "max_macs": []},
+        "granularity": "nm",
+        "reconstruct": "blockwise",
+        "methods": ["magnitude"],
+        "schedule": ["one_shot"],
+        "rounds": [],
+        "max_macs": [],
     },
 }  # what a field is for
 RESOLVED = ("schedules.retrain_epochs", "schedules.between_epochs", "scoring.hold")  # the cell has their outcome

