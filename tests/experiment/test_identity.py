@@ -119,6 +119,7 @@ NEEDED = {
         "schedule": ["one_shot"],
         "rounds": [],
         "max_macs": [],
+        "objective": "loss",
     },
 }  # what a field is for
 RESOLVED = ("schedules.retrain_epochs", "schedules.between_epochs", "scoring.hold")  # the cell has their outcome

@@ -182,7 +182,7 @@ def outlier_densities(
     require("density", density, 0 < density < 1, "in (0, 1)")
     require("spread", spread, spread >= 0, "0 or more")
     batches = calibration_batches(examples, device_of(model))
-    network = model if not model.training else copy_network(model).eval()
+    network = _in_eval_mode(model)
     names, layers, _ = _layers(network, batches, blocks, None, exclude)
     shares: list[tuple[list[str], float, int]] = []
     with _without_cache(network):
@@ -223,8 +223,13 @@ def block_weights(model: nn.Module, examples: Nested, pattern: tuple[int, int] |
     InputError
         If the blocks have no linear layer or convolution.
     """
-    network = model if not model.training else copy_network(model).eval()
+    network = _in_eval_mode(model)
     return _layers(network, [to_device(examples, device_of(network))], None, pattern, ())[2]
+
+
+def _in_eval_mode(model: nn.Module) -> nn.Module:
+    """Return the network itself if all its modules are in eval mode, else a copy that is."""
+    return copy_network(model).eval() if any(module.training for module in model.modules()) else model
 
 
 def _layers(
