@@ -11,9 +11,7 @@ Rows that ``results/language_models_SCALE.csv`` has are not repeated, and an int
 """
 
 import argparse
-import hashlib
 import math
-import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import masksearch as ms
 from benchmarks.page import HERE
 from benchmarks.rows import read_csv, write_csv
+from masksearch.data.texts import standard_library
+from masksearch.models.byte_gpt import ByteGpt
 
 SPARSITIES = (0.5, 0.6, 0.7)
 PATTERN = (2, 4)
@@ -68,60 +68,12 @@ SCALES = {
 }
 
 
-class Block(nn.Module):
-    """A transformer block: causal attention and an MLP, each after a LayerNorm."""
-
-    def __init__(self, width: int, heads: int = 8) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before_attention, self.before_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.rise, self.fall = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        x = self.before_attention(hidden)
-        parts = [
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        ]
-        attended = nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
-        hidden = hidden + self.out(attended.transpose(1, 2).flatten(2))
-        return hidden + self.fall(nn.functional.gelu(self.rise(self.before_mlp(hidden))))
-
-
-class Gpt(nn.Module):
-    """Predicts the next byte at every position: int64 (n, t) -> logits (n, t, 256)."""
-
-    def __init__(self, width: int, layers: int, length: int) -> None:
-        super().__init__()
-        self.bytes, self.places = nn.Embedding(256, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        hidden = self.bytes(tokens) + self.places.weight[: tokens.shape[1]]
-        for block in self.blocks:
-            hidden = block(hidden)
-        return self.head(self.norm(hidden))
-
-
 def texts(scale: Scale) -> ms.Data:
     """Windows of the standard library's source; a file belongs to one split."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    parts: dict[str, list[Tensor]] = {"train": [], "val": [], "test": []}
-    for path in sorted(folder.rglob("*.py")):
-        if "site-packages" in path.parts or "test" in path.parts:
-            continue
-        content = torch.frombuffer(bytearray(path.read_bytes() + b"\n"), dtype=torch.uint8)
-        number = hashlib.sha256(str(path.relative_to(folder)).encode()).digest()[0]
-        parts["test" if number < 13 else "val" if number < 26 else "train"].append(content)
-    windows = {}
-    for name, files in parts.items():
-        rows = torch.cat(files)
-        rows = rows[: len(rows) // scale.length * scale.length].view(-1, scale.length).long()
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-        windows[name] = rows[order[: scale.windows if name == "train" else scale.test_windows]]
-    pairs = {name: (rows, None) for name, rows in windows.items()}
-    return ms.Data.from_tensors("standard_library", pairs["train"], pairs["test"], pairs["val"], task="language_model")
+    raw = standard_library(Path(), scale.length)
+    sizes = ((raw.train, scale.windows), (raw.test, scale.test_windows), (raw.val, scale.test_windows))
+    pairs = [(pair[0][:n].long(), None) for pair, n in sizes if pair is not None]
+    return ms.Data.from_tensors("standard_library", *pairs, task="language_model")
 
 
 def part(data: ms.Data, n: int) -> ms.Split:
@@ -133,7 +85,7 @@ def part(data: ms.Data, n: int) -> ms.Split:
 def trained(data: ms.Data, scale: Scale, seed: int, folder: Path) -> nn.Module:
     """The dense network of a seed."""
     torch.manual_seed(seed)
-    model = Gpt(scale.width, scale.layers, scale.length)
+    model = ByteGpt(scale.width, scale.layers, scale.length)
     settings = ms.TrainSettings(
         scale.epochs,
         batch_size=16,

@@ -158,7 +158,8 @@ _TRANSFORMERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Nested]]] =
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Nested]]] = {
     **{
         name: (lambda name=name: ms.build_model(name, (3, 32, 32)), lambda: _images(3, 32, 32))
-        for name in ms.models.MODELS
+        for name, row in ms.models.MODELS.items()
+        if row.task == "classification"
     },
     **{f"torchvision:{name}": (lambda name=name: _models(name), lambda: _images(3, 64, 64)) for name in _TORCHVISION},
     "torchvision:maxvit_t": (_maxvit, lambda: _images(3, 64, 64)),

@@ -1,5 +1,11 @@
-"""Debian's package descriptions and their sections, as texts of a benchmark: split by source package, no duplicates."""
+"""Debian's package descriptions and their sections, as texts of a benchmark: split by source package, no duplicates.
 
+    python -m benchmarks.package_texts FOLDER [--per-section 40] [--texts FILE]
+
+writes them to a folder that ``masksearch run --dataset textfolder:FOLDER`` reads.
+"""
+
+import argparse
 import hashlib
 import re
 import subprocess
@@ -84,3 +90,30 @@ def drawn(found: list[Package], part: str, per_section: int, seed: int) -> list[
             raise InputError(f"packages: {len(own)} of section {name} in {part}, and {per_section} are needed")
         chosen += [own[place] for place in rng.permutation(len(own))[:per_section]]
     return [chosen[place] for place in rng.permutation(len(chosen))]
+
+
+def write_folder(folder: Path, found: list[Package], per_section: int) -> None:
+    """Write texts to ``folder/{train,val,test}/<section>/<number>.txt``; a quarter as many are for validation."""
+    for part, source, n in (
+        ("train", "train", per_section),
+        ("val", "search", max(1, per_section // 4)),
+        ("test", "test", per_section),
+    ):
+        for number, one in enumerate(drawn(found, source, n, 0)):
+            path = folder / part / SECTIONS[one.section] / f"{number:05}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{one.first}. {one.rest}", encoding="utf-8")
+
+
+def main() -> None:
+    """Read the flags and write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--per-section", type=int, default=40, help="texts of a section for training, and for the test")
+    parser.add_argument("--texts", type=Path, help="output of apt-cache show '?name(.)'; default: of this machine")
+    arguments = parser.parse_args()
+    write_folder(arguments.folder, packages(arguments.texts), arguments.per_section)
+
+
+if __name__ == "__main__":
+    main()

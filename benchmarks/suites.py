@@ -48,9 +48,12 @@ class Suite:
     published: bool = False  # recipes: rows and tables of whole sweeps, taken in by benchmarks.collect
 
 
+_OF_BLOCKS = ("owl", "sparsegpt")  # which the recipe llm_one_shot compares
+
+
 def _criteria_of(granularity: str, bn: bool) -> list[str]:
-    """Return all criteria of a granularity; ``bn_scale`` only for networks with BatchNorm."""
-    rows = [name for name, row in CRITERIA.items() if granularity in row.granularities]
+    """Return all criteria of a granularity without those for blocks; ``bn_scale`` only for networks with BatchNorm."""
+    rows = [name for name, row in CRITERIA.items() if granularity in row.granularities and name not in _OF_BLOCKS]
     return rows if bn else [name for name in rows if name != "bn_scale"]
 
 

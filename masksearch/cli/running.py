@@ -137,6 +137,7 @@ def print_tables(console: Console) -> None:
         "networks (--model)": {
             **{name: row.about for name, row in MODELS.items()},
             "torchvision:NAME": "torchvision's classifiers",
+            "transformers:FOLDER": "pretrained language models and text classifiers in local folders",
         },
         "data sets (--dataset)": {name: row.about for name, row in DATASETS.items()},
         "recipes (--recipe)": {name: recipe_text(name) for name in recipe_names()},

@@ -16,7 +16,7 @@ from masksearch.criteria.connectivity import Connectivity, connected
 from masksearch.criteria.filters import bn_scale, energy, filter_l1, filter_l2, fpgm
 from masksearch.criteria.fisher_information import fisher, rearranged
 from masksearch.criteria.gradients import grasp, snip, taylor
-from masksearch.criteria.input_norms import wanda
+from masksearch.criteria.input_norms import owl, sparsegpt, wanda
 from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow
 from masksearch.criteria.weights import lamp, mag_sign, magnitude, magnitude_increase, movement, random
@@ -47,10 +47,12 @@ __all__ = [
     "magnitude_increase",
     "mask",
     "movement",
+    "owl",
     "random",
     "saliency",
     "select",
     "snip",
+    "sparsegpt",
     "start_criterion",
     "synflow",
     "taylor",
@@ -74,6 +76,7 @@ class Criterion:
     takes_loss: bool = False  # from gradients of a loss: takes loss=
     scope: Scope | None = None  # how its source spreads a density over layers; the default of ms.compress
     rearrange: Callable[..., Mask] | None = None  # (model, space, batches, mask, *, alive, loss) -> mask of equal costs
+    by_block: str = "sparsegpt"  # method of ms.one_shot that prunes at the densities of this criterion's mask
 
 
 _DENSITY = 0.1  # of a mask, if neither density nor sparsity is given
@@ -84,7 +87,7 @@ CRITERIA: Table[Criterion] = Table(
     "criterion",
     {
         "random": Criterion(random, "uniform noise", weights="none", draws=True, granularities=_ALL),
-        "magnitude": Criterion(magnitude, "|w| (Han et al. 2015)", weights="trained"),
+        "magnitude": Criterion(magnitude, "|w| (Han et al. 2015)", weights="trained", by_block="magnitude"),
         "mag_sign": Criterion(
             mag_sign,
             "w sign(w0): large weights with the sign of the initial w0 (Zhou et al. 2019); filters: thesis 2020",
@@ -171,6 +174,19 @@ CRITERIA: Table[Criterion] = Table(
         "wanda": Criterion(
             wanda,
             "|w| x norm of the weight's input, compared within an output (Sun et al. 2024)",
+            weights="trained",
+            needs_batches=True,
+            by_block="wanda",
+        ),
+        "owl": Criterion(
+            owl,
+            "as wanda, with higher densities of layers with outliers at scope global (Yin et al. 2024)",
+            weights="trained",
+            needs_batches=True,
+        ),
+        "sparsegpt": Criterion(
+            sparsegpt,
+            "squared output error after SparseGPT's update of other weights (Frantar and Alistarh 2023)",
             weights="trained",
             needs_batches=True,
         ),

@@ -1,6 +1,6 @@
-"""Wanda: weights rated by their magnitude times the norm of their inputs."""
+"""Weights rated by their size and by the inputs that they multiply: Wanda, OWL, and the costs of SparseGPT."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
 from masksearch.criteria.batches import Batches, input_batches
-from masksearch.pruning.matrix_layers import input_squares, matrix_layers
-from masksearch.pruning.one_shot.layer_methods import wanda_ranks, weight_shaped
+from masksearch.pruning.matrix_layers import input_sums, matrix_layers
+from masksearch.pruning.one_shot import outlier_densities
+from masksearch.pruning.one_shot.layer_methods import inverse_factor, wanda_ranks, weight_shaped
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import to_device
 
 
-@torch.no_grad()
 def wanda(
     model: nn.Module,
     space: NetworkSpace,
@@ -35,19 +35,93 @@ def wanda(
     InputError
         If a layer of the space is neither linear nor a 1-D or 2-D convolution.
     """
+
+    def ranks(matrices: Tensor, squares: Tensor) -> Tensor:
+        return wanda_ranks((matrices.abs() * squares.sqrt()[:, None]).flatten(0, 1))
+
+    return _rated(model, space, batches, "wanda", lambda rows: rows.square().sum(1), ranks)
+
+
+def owl(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Return the OWL saliency: Wanda's ranks, higher in layers of blocks with many outlier weights: (n_units,).
+
+    Yin et al. 2024. One global ranking gives each layer the density that :func:`masksearch.outlier_densities` returns,
+    to within one input per output.
+
+    Raises
+    ------
+    InputError
+        If a layer of the space is neither linear nor a 1-D or 2-D convolution.
+    """
+    values = wanda(model, space, batches)
+    mean = 0.5  # the layers' distances from the mean are the same at every density
+    densities = outlier_densities(model, input_batches(batches, "owl"), mean)
+    for layer in space.layers:
+        values[layer.slice] += densities.get(layer.name, mean) - mean
+    return values
+
+
+def sparsegpt(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Return SparseGPT's cost of pruning each weight, (w_ij / U_jj)^2, float64 (n_units,).
+
+    Frantar and Alistarh 2023: U is the upper Cholesky factor of the inverse Gram matrix of the layer's inputs. The cost
+    is the squared error of the layer's outputs after the update of the weights to the right. No weight is updated here;
+    :func:`masksearch.one_shot` chooses the mask together with the updates.
+
+    Raises
+    ------
+    InputError
+        If a layer of the space is neither linear nor a 1-D or 2-D convolution, or its inputs are not finite.
+    """
+
+    def costs(matrices: Tensor, grams: Tensor) -> Tensor:
+        diagonals = torch.stack([inverse_factor(gram).diagonal() for gram in grams])
+        return (matrices / diagonals[:, None]).square().flatten(0, 1)
+
+    return _rated(model, space, batches, "sparsegpt", lambda rows: rows.transpose(1, 2) @ rows, costs)
+
+
+@torch.no_grad()
+def _rated(
+    model: nn.Module,
+    space: NetworkSpace,
+    batches: Batches,
+    criterion: str,
+    of_rows: Callable[[Tensor], Tensor],
+    of_weights: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Return values of all weights, (n_units,), from sums over the rows of inputs of each layer.
+
+    ``of_rows`` gets float64 rows (groups, n, k) and returns what is summed over batches; ``of_weights`` gets the
+    layer's matrices (groups, out, k) and the sum, and returns the values of the weights (groups x out, k).
+    """
     network, device = copy_network(model).eval(), device_of(model)
-    inputs = [to_device(batch, device) for batch in input_batches(batches, "wanda")]
+    inputs = [to_device(batch, device) for batch in input_batches(batches, criterion)]
     layers = {layer.name: layer for layer in matrix_layers(network, inputs[0])}
     for layer in space.layers:
         if layer.name not in layers:
             raise InputError(
-                f"criterion 'wanda': layer {layer.name!r} is no linear layer or convolution that runs as a module of "
-                "its own; leave it out of the space with exclude="
+                f"criterion {criterion!r}: layer {layer.name!r} is no linear layer or convolution that runs as a "
+                "module of its own; leave it out of the space with exclude="
             )
-    squares = input_squares(network, {layer.name: layers[layer.name] for layer in space.layers}, inputs)
+    sums = input_sums(network, {layer.name: layers[layer.name] for layer in space.layers}, inputs, of_rows)
     values = {}
     for layer, weight in zip(space.layers, space.layer_weights(), strict=True):
         matrices = layers[layer.name].matrix(model.get_submodule(layer.name))[..., :-1]
-        products = matrices.abs() * squares[layer.name][0].sqrt().to(matrices.device)[:, None]
-        values[weight] = weight_shaped(wanda_ranks(products.flatten(0, 1)), layers[layer.name], layer.shape)
+        found = of_weights(matrices, sums[layer.name][0].to(matrices.device))
+        values[weight] = weight_shaped(found, layers[layer.name], layer.shape)
     return space.unit_sums(values).cpu()

@@ -1,9 +1,10 @@
-"""Data sets: the table of published ones, and the function that loads them by name.
+"""Data sets: the table of published ones and of folders, and the function that loads them by name.
 
-A row's function returns pixels and labels as published. :class:`Data` makes splits and normalisation, the same way for
-every row and for your own tensors, data sets and loaders.
+A row's function returns pixels and labels as published, or windows of text. :class:`Data` makes splits and
+normalisation, the same way for every row and for your own tensors, data sets and loaders.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
@@ -13,11 +14,14 @@ import torch
 
 from masksearch.data.data import Data
 from masksearch.data.image_folder import read_folder
-from masksearch.data.sources import Source, cifar10, digits, from_torchvision
+from masksearch.data.sources import cifar10, digits, from_torchvision
 from masksearch.data.split import Split, content_digest
 from masksearch.data.streamed import LoaderSplit, StreamedSplit
+from masksearch.data.text_classes import class_folder, docstrings
+from masksearch.data.texts import RawTexts, standard_library, text_folder
 from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.imports import call_function, import_function, names_function
+from masksearch.utils.nested import tensors_of
 from masksearch.utils.registry import Table
 
 __all__ = ["DATASETS", "Data", "DatasetRow", "LoaderSplit", "Split", "StreamedSplit", "load_data"]
@@ -27,9 +31,12 @@ __all__ = ["DATASETS", "Data", "DatasetRow", "LoaderSplit", "Split", "StreamedSp
 class DatasetRow:
     """Definition of a data set in the table ``DATASETS``: the function that reads it, and a description."""
 
-    read: Source
+    read: Callable[..., Any]  # images: (data root, whether to download) -> RawImages; text: as text_folder
     about: str  # description in one line
     augment: bool = False  # whether random crops and horizontal flips suit the data set
+    task: str = "classification"
+    text: bool = False  # whether examples are texts
+    has_folder: bool = False  # whether the user names a folder, NAME:PATH
 
 
 DATASETS: Table[DatasetRow] = Table(
@@ -43,7 +50,28 @@ DATASETS: Table[DatasetRow] = Table(
             from_torchvision("CIFAR100"), "60,000 photographs of 100 classes, 3x32x32", augment=True
         ),
         "imagefolder": DatasetRow(
-            lambda path, download: read_folder(path), "imagefolder:PATH: your images in PATH/{train,val,test}/<class>/*"
+            lambda path, download: read_folder(path),
+            "imagefolder:PATH: your images in PATH/{train,val,test}/<class>/*",
+            has_folder=True,
+        ),
+        "standard_library": DatasetRow(
+            standard_library, "text: the source files of Python's standard library", task="language_model", text=True
+        ),
+        "text": DatasetRow(
+            text_folder,
+            "text:PATH: your text files in PATH, or in PATH/{train,val,test}",
+            task="language_model",
+            text=True,
+            has_folder=True,
+        ),
+        "docstrings": DatasetRow(
+            docstrings, "texts with classes: docstrings of Python's standard library, by package", text=True
+        ),
+        "textfolder": DatasetRow(
+            class_folder,
+            "textfolder:PATH: your texts with classes in PATH/{train,val,test}/<class>/*",
+            text=True,
+            has_folder=True,
         ),
     },
 )
@@ -55,6 +83,8 @@ def load_data(
     *,
     download: bool = False,
     image_size: int | None = None,
+    text_length: int | None = None,
+    tokenizer: str | None = None,
     search_examples: int | None = None,
     train_examples: int | None = None,
     val_examples: int | None = None,
@@ -65,6 +95,7 @@ def load_data(
     ----------
     name : str
         A name in :data:`DATASETS`; ``imagefolder:PATH`` reads your own folder of images, with or without ``val/``;
+        ``text:PATH`` your own text files, for a language model; ``textfolder:PATH`` your own texts with classes;
         ``module:function`` and ``path/to/file.py:function`` name a function of yours that returns a :class:`Data`.
     root : path, optional
         The folder of the data sets. Default: ``data`` in the current folder.
@@ -73,6 +104,10 @@ def load_data(
     image_size : int, optional
         For ``imagefolder``: resize the shorter side of every image to this number of pixels, and cut out the middle
         square.
+    text_length : int, optional
+        For text: bytes or tokens of an example. Default: 256; of texts with classes 64.
+    tokenizer : str, optional
+        For text: folder of a Hugging Face tokenizer. Default: tokens are bytes; texts with classes need one.
     search_examples, train_examples, val_examples : int, optional
         See :meth:`Data.from_tensors`.
 
@@ -81,23 +116,30 @@ def load_data(
     InputError
         If the table has no such data set, it is not under ``root``, or it can't be read or split.
     """
-    check_type("data set", name, str, "a name of ms.data.DATASETS, imagefolder:PATH or module:function")
+    check_type("data set", name, str, "a name of ms.data.DATASETS, imagefolder:PATH, text:PATH or module:function")
     kind, colon, path = name.partition(":")
+    sizes: dict[str, Any] = {
+        "search_examples": search_examples,
+        "train_examples": train_examples,
+        "val_examples": val_examples,
+    }
     if kind not in DATASETS and names_function(name):
-        return _own(
-            name,
-            image_size=image_size,
-            search_examples=search_examples,
-            train_examples=train_examples,
-            val_examples=val_examples,
-        )
+        return _own(name, image_size=image_size, text_length=text_length, **sizes)
     row = DATASETS[kind]
-    if bool(path) != (kind == "imagefolder") or (colon and not path):
+    if bool(path) != row.has_folder or (colon and not path):
         raise InputError(
-            f"data set {name!r} can't be read; allowed are imagefolder:PATH, module:function and names without a colon"
+            f"data set {name!r} can't be read; allowed are imagefolder:PATH, text:PATH, module:function and names "
+            "without a colon"
         )
     if image_size is not None and kind != "imagefolder":
         raise InputError(f"image_size: {image_size}; images of {kind} have their own size, so leave it out")
+    if row.text:
+        texts: RawTexts = row.read(Path(path), text_length, tokenizer)
+        pairs = [pair for pair in (texts.train, texts.test, texts.val) if pair is not None]
+        content = content_digest(tensor for pair in pairs for part in pair for tensor in tensors_of(part))
+        return replace(Data.from_tensors(name, *pairs, task=row.task, **sizes), content=content)
+    if text_length is not None:
+        raise InputError(f"text_length: {text_length}; {kind} has images, so leave it out")
     if kind == "imagefolder":
         raw = read_folder(Path(path), image_size)
     else:
@@ -109,9 +151,7 @@ def load_data(
         getattr(raw, "val", None),  # rows of plugins may lack it
         classes=raw.classes,
         augment=row.augment,
-        search_examples=search_examples,
-        train_examples=train_examples,
-        val_examples=val_examples,
+        **sizes,
     )
     return replace(data, content=_content(kind, raw))
 

@@ -20,6 +20,7 @@ from masksearch.experiment.identity import (
 from masksearch.experiment.settings.combined import ON_EMPTY, SCOPES, Settings
 from masksearch.experiment.settings.sweep_axes import Capped, parse_layer_sparsity
 from masksearch.models import MODELS, is_own_function
+from masksearch.models.hugging_face import folder_digest
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS, Searcher
@@ -286,6 +287,8 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
     }
     if settings.sweep.image_size is not None:
         identity["image_size"] = settings.sweep.image_size
+    if settings.sweep.text_length is not None:
+        identity["text_length"] = settings.sweep.text_length
     if settings.sweep.devices > 1:
         identity["devices"] = settings.sweep.devices
     if data_digest:
@@ -295,6 +298,8 @@ def dense_identity(settings: Settings, schedule: str, seed: int, data_digest: st
         identity["file"] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else str(path)
     if is_own_function(settings.sweep.model):
         identity["model_source"] = source_digest(settings.sweep.model)
+    if settings.sweep.tokenizer is not None:
+        identity["model_source"] = folder_digest(settings.sweep.tokenizer)
     if settings.sweep.train_fn is not None:
         identity["train_fn"] = [settings.sweep.train_fn, source_digest(settings.sweep.train_fn)]
     rows: list[tuple[Table[Any], str]] = [(MODELS, settings.sweep.model), (DATASETS, settings.sweep.dataset)]

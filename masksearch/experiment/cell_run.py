@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -14,6 +15,7 @@ from masksearch.experiment.context import CellContext
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.result_parts import RoundResult
 from masksearch.experiment.results import Cap, CellResult
+from masksearch.experiment.steps.by_block import pruned_by_block, with_channel_order
 from masksearch.experiment.steps.early_bird_detector import detector_name, early_bird_moment, early_bird_result
 from masksearch.experiment.steps.mask_finder import MaskFinder, MaskResult
 from masksearch.experiment.steps.network_costs import ticket_costs
@@ -75,6 +77,8 @@ class _CellRun:
         if self.cell.row.detects:
             self.early_bird_masks = context.dense.early_bird_masks[detector_name(self.cell)]
             self.found_at = early_bird_moment(self.cell, self.early_bird_masks)
+        if context.settings.scoring.channel_swaps:
+            self.context = with_channel_order(context, self.found_at)
 
     def result(self) -> CellResult:
         """Run all pruning rounds of the cell; return their results, and the costs of the last round's network."""
@@ -125,7 +129,7 @@ class _CellRun:
         )
         for start in rounds:
             found = self._find(start)
-            rewound = self._rewind(start, found.mask)
+            rewound = self._rewind(start, found)
             ticket = rounds.ticket(start, found.mask, rewound)
             training, mask = self._train(start.number, ticket, found.mask)
             yield rounds.finish(start, found, rewound, ticket, mask, training)
@@ -167,6 +171,9 @@ class _CellRun:
 
         find = MaskFinder(self.context, on_trial, self.callback, cell.trained_before(start.number))
         found = find(start.model, start.density, start.alive, folder)
+        if self.context.settings.schedules.reconstruct == "blockwise":
+            mask, weights = pruned_by_block(self.context, start.model, found.mask)
+            found = replace(found, mask=mask, weights=weights)
         if cell.searches and not cell.front:  # Pareto searches have no current mask to plot
             tracker.search(self.space if start.alive is None else Subspace(start.alive))
         tracker.mask(found.mask, found.scorings)
@@ -181,10 +188,12 @@ class _CellRun:
 
     # Train: from the rewound weights, for the epochs that the schedule says, with masks that stay or change.
 
-    def _rewind(self, start: RoundStart[Amount], mask: Mask) -> Weights:
+    def _rewind(self, start: RoundStart[Amount], found: MaskResult) -> Weights:
+        if found.weights is not None:
+            return found.weights
         rewound = rewound_weights(self.context, start.weights)
         if self.cell.settings.schedules.reconstruct != "off" and self.cell.control in ("none", "shuffle"):
-            return reconstructed_weights(self.context, mask, rewound)
+            return reconstructed_weights(self.context, found.mask, rewound)
         if self.cell.control != "repair":
             return rewound
         return repaired(rewound, self.space.parameter_masks(self._controlled_mask()))

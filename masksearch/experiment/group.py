@@ -21,6 +21,7 @@ from masksearch.experiment.steps.mask_finder import front_folder
 from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.experiment.store.run_folder import clear_failure, record_failure
 from masksearch.models import build_model
+from masksearch.pruning.one_shot import block_weights
 from masksearch.spaces import NetworkSpace, space_of
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
@@ -121,7 +122,8 @@ def data_key(part: Settings) -> tuple[object, ...]:
     """Return a tuple of the settings that decide the data; parts of a sweep with equal tuples share their data."""
     scoring = part.scoring
     sizes = scoring.search_examples, scoring.train_examples, scoring.val_examples
-    return part.sweep.dataset, part.sweep.image_size, part.run.data_root, *sizes
+    forms = part.sweep.image_size, part.sweep.text_length, part.sweep.tokenizer
+    return part.sweep.dataset, part.run.data_root, *forms, *sizes
 
 
 def load_part(part: Settings) -> Data:
@@ -131,6 +133,8 @@ def load_part(part: Settings) -> Data:
         part.run.data_root,
         download=part.run.download,
         image_size=part.sweep.image_size,
+        text_length=part.sweep.text_length,
+        tokenizer=part.sweep.tokenizer,
         search_examples=part.scoring.search_examples,
         train_examples=part.scoring.train_examples,
         val_examples=part.scoring.val_examples,
@@ -153,9 +157,17 @@ def data_digest(part: Settings, data: Data) -> str:
     return short_hash({"content": content, "task": data.task.identity})
 
 
+def space_key(part: Settings) -> tuple[object, ...]:
+    """Return a tuple of the settings that, with the data, decide the mask space."""
+    blockwise = part.schedules.reconstruct == "blockwise"
+    return part.sweep.model, part.sweep.granularity, part.scoring.layers, blockwise
+
+
 def part_space(part: Settings, data: Data) -> NetworkSpace:
     """Return the mask space (the units that masks switch) that settings and data decide; it is equal for all seeds."""
     model = build_model(part.sweep.model, data, seed=0)
+    if part.schedules.reconstruct == "blockwise":
+        return block_weights(model, data.example(2), (2, 4) if part.sweep.granularity == "nm" else None)
     return space_of(part.sweep.granularity, model, data.example(1), part.scoring.layers)
 
 

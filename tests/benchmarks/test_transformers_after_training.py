@@ -9,7 +9,7 @@ from torch import nn
 import masksearch as ms
 from benchmarks import permutations
 from benchmarks.encoder import recall_at_10, with_layers
-from benchmarks.package_texts import SECTIONS, drawn, packages
+from benchmarks.package_texts import SECTIONS, drawn, packages, write_folder
 
 
 def record(name, section, first, source=None, words=20):
@@ -18,7 +18,7 @@ def record(name, section, first, source=None, words=20):
     return f"Package: {name}\n{source_line}Description-en: {first}\n{rest}\n .\n last line\nSection: {section}\n"
 
 
-def test_packages_have_one_text_per_source_and_a_fixed_part(tmp_path):
+def test_packages_have_one_text_per_source_and_a_fixed_part(tmp_path, monkeypatch):
     records = [record(f"p{i}", SECTIONS[i % 3], f"tool number {i}") for i in range(90)]
     records += [
         record("second", "net", "another line", source="p1"),  # its source has a package
@@ -40,6 +40,12 @@ def test_packages_have_one_text_per_source_and_a_fixed_part(tmp_path):
     assert len(chosen) == 31
     with pytest.raises(ms.InputError, match="of section"):
         drawn(found, "test", 10, 0)
+    monkeypatch.setattr("benchmarks.package_texts.SECTIONS", SECTIONS[:3])
+    write_folder(tmp_path / "folder", found, 2)
+    texts = [path.read_text() for path in sorted((tmp_path / "folder" / "train").rglob("*.txt"))]
+    assert len(texts) == 2 * 3
+    assert all(text in {f"{one.first}. {one.rest}" for one in found if one.part == "train"} for text in texts)
+    monkeypatch.undo()
     path.write_text("Package: p\nDescription: only a first line\nSection: net\n")
     with pytest.raises(ms.InputError, match="apt-get update"):
         packages(path)

@@ -110,7 +110,17 @@ def fields():
 FIELDS = list(fields())
 NEEDED = {
     "sweep.image_size": {"dataset": "imagefolder:here"},
+    "sweep.text_length": {"dataset": "standard_library"},
     "search.scorers": {"proposals": 2},
+    "scoring.channel_swaps": {
+        "granularity": "nm",
+        "reconstruct": "blockwise",
+        "methods": ["magnitude"],
+        "schedule": ["one_shot"],
+        "rounds": [],
+        "max_macs": [],
+        "objective": "loss",
+    },
 }  # what a field is for
 RESOLVED = ("schedules.retrain_epochs", "schedules.between_epochs", "scoring.hold")  # the cell has their outcome
 

@@ -16,6 +16,7 @@ from masksearch.models.torchvision_and_timm import torchvision_names
 from masksearch.testing import check_models as contract
 from masksearch.utils.errors import InputError
 
+CLASSIFIERS = [name for name, row in MODELS.items() if row.task == "classification"]
 MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
 
 # name: parameters on the images of the paper
@@ -57,7 +58,7 @@ def macs(model, shape):
     return counted
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_row_classifies_32x32_images_and_learns_in_every_parameter(name):
     assert build_model(f"{name}:0.25", CIFAR).training
     row = MODELS[name]
@@ -67,7 +68,7 @@ def test_every_row_classifies_32x32_images_and_learns_in_every_parameter(name):
     contract.check_units(row, CIFAR)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_seed_decides_the_weights_and_global_state_stays(name):
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -78,7 +79,7 @@ def test_seed_decides_the_weights_and_global_state_stays(name):
     assert not same_weights(first, build_model(f"{name}:0.1", CIFAR, seed=2))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_no_forward_pass_has_touched_the_buffers(name):
     for layer in build_model(f"{name}:0.1", CIFAR).modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -152,7 +153,7 @@ def test_initial_weights_are_the_published_ones():
 
 
 @pytest.mark.parametrize("shape", [MNIST, CIFAR, DIGITS])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_small_images_work_or_say_why_not(name, shape):
     too_small = (name.startswith("vgg") and shape != CIFAR) or (name in ("lenet5", "basic_cnn") and shape == DIGITS)
     if too_small:

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import masksearch as ms
+from masksearch.pruning.one_shot import block_weights
 from masksearch.pruning.one_shot.layer_methods import METHODS, Kept, relative_error, sparsegpt, wanda
 
 
@@ -262,6 +263,32 @@ def test_the_criterion_wanda_gives_the_same_mask_for_one_layer() -> None:
     other.forward = lambda x: other["rnn"](x)[0]
     with pytest.raises(ms.InputError, match="exclude="):
         ms.criteria.select("wanda", other, ms.weight_space(other), [(torch.randn(4, 2, 3), None)], 0.5)
+
+
+def test_the_criterion_owl_keeps_outlier_densities_at_one_global_ranking() -> None:
+    model = network()
+    with torch.no_grad():
+        model.blocks[1].rise.weight[:, 0] *= 30
+    space, batches = block_weights(model, TOKENS), [(TOKENS[n : n + 4], None) for n in range(0, 24, 4)]
+    mask = ms.criteria.select("owl", model, space, batches, 0.4)
+    wanted = ms.outlier_densities(model, TOKENS, 0.4)
+    assert mask.density == pytest.approx(0.4, abs=1 / space.n_units)
+    assert mask.densities() == pytest.approx(wanted, abs=1 / 16)
+    assert max(wanted.values()) - min(wanted.values()) > 1 / 8
+    assert all(layer.name.startswith("blocks.") for layer in space.layers)
+
+
+def test_the_criterion_sparsegpt_gives_the_mask_of_one_column_block_without_updates() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 5)).eval()
+    inputs, space = torch.randn(32, 12), ms.weight_space(model)
+    values = ms.criteria.saliency("sparsegpt", model, space, [(inputs[:20], None), (inputs[20:], None)])
+    gram = inputs.double().T @ inputs.double()
+    damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(12, dtype=gram.dtype)
+    corner = torch.stack([torch.linalg.inv(damped[j:, j:])[0, 0] for j in range(12)])
+    assert torch.allclose(values.view(5, 12), model[0].weight.double().square() / corner)
+    keep, _ = sparsegpt(model[0].weight.detach().double(), gram, Kept(0.5))
+    assert torch.equal(space.top_k(values, 0.5).bits.view(5, 12), keep)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "bert"])

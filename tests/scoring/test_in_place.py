@@ -81,7 +81,7 @@ def test_the_callers_model_is_left_alone_and_its_later_changes_do_not_matter():
     assert torch.equal(moved.logits(proposal), logits)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.task == "classification"])
 def test_searches_go_the_same_way_on_every_network_of_the_table(name):
     model = build_model(f"{name}:0.1", (3, 32, 32), seed=0).eval()
     space = weight_space(model)

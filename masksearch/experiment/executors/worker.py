@@ -17,7 +17,7 @@ from masksearch.core.protocol import Trial
 from masksearch.experiment.context import DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.jobs import Job
-from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space
+from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space, space_key
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
 from masksearch.experiment.steps.dense import dense_folder
@@ -78,7 +78,7 @@ class JobRunner:
 
     def _group(self, job: Job) -> Group:
         settings = job.users[0].settings
-        key = (*data_key(settings), settings.sweep.model, settings.sweep.granularity, settings.scoring.layers)
+        key = (*data_key(settings), *space_key(settings))
         if key not in self._groups:
             data = load_part(settings)
             if data_digest(settings, data) != job.users[0].data_digest:

@@ -36,6 +36,7 @@ def check_conflicts(settings: Settings) -> None:
         _of_gradual,
         _of_optuna,
         _of_schedules,
+        _of_blockwise,
         _of_distillation,
         _of_train_fn,
     )
@@ -233,6 +234,31 @@ def _of_schedules(settings: Settings) -> Iterator[str]:
             yield f"schedule: {name} watches the dense training, and epochs is 0: give 1 or more"
         if row.detects and dense != "auto":
             yield f"schedule: {name} watches the dense training, and dense is {dense}: give auto"
+
+
+def _of_blockwise(settings: Settings) -> Iterator[str]:
+    granularity, swaps, asked = settings.sweep.granularity, settings.scoring.channel_swaps, settings.schedules
+    blockwise = asked.reconstruct == "blockwise"
+    if swaps and not (blockwise and granularity == "nm"):
+        yield f"channel_swaps: {swaps}; it is for 2:4 masks: give granularity nm and reconstruct blockwise"
+    for name in _methods(settings) if swaps else ():
+        if name not in CRITERIA or CRITERIA[name].needs_initial:
+            yield f"channel_swaps: {swaps}; {name} reads other weights than those whose channels have a new order"
+    if not blockwise:
+        return
+    if granularity in REMOVED:
+        yield f"reconstruct: blockwise; it prunes weights, and granularity is {granularity}: give weight or nm"
+    if settings.scoring.layers != "all":
+        yield f"layers: {settings.scoring.layers}; reconstruct blockwise prunes all layers of blocks: leave layers out"
+    if settings.scoring.connected:
+        yield "connected: reconstruct blockwise chooses other weights than the connected ones: leave connected out"
+    if _has_rounds(settings):
+        yield f"reconstruct: blockwise; it prunes in one round: give {_ONE_ROUND}"
+    for moment in asked.rewind_to:
+        if moment not in ("none", "lr"):
+            yield f"rewind_to: {moment}; reconstruct blockwise updates the weights of find_at: give none or lr"
+    if "shuffle" in asked.control:
+        yield "control: shuffle; reconstruct blockwise chooses the weights itself: leave shuffle out"
 
 
 def _of_distillation(settings: Settings) -> Iterator[str]:

@@ -10,7 +10,7 @@ from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.registry import choose
 
 Control = Literal["shuffle", "reinit", "repair"]
-Reconstruct = Literal["off", "independent", "sequential"]
+Reconstruct = Literal["off", "independent", "sequential", "blockwise"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,12 @@ class ScheduleSettings:
     """Temperatures of knowledge distillation in retraining to compare, each with all methods.
     If not given, the setting train.distill_temperature."""
     reconstruct: Reconstruct = "off"
-    """Least-squares repair of masked networks before retraining, for every method: off, independent or sequential.
-    The repair refits kept weights so that each layer gives the outputs of the dense layer. Its inputs are those of the
-    dense network ("independent"), or those that the layers repaired before give ("sequential"). find_at is then "end",
-    and rewind_to "none", unless they are given."""
+    """Repair of masked networks before retraining, for every method: off, independent, sequential or blockwise.
+    The repair refits kept weights by least squares so that each layer gives the outputs of the dense layer. Its inputs
+    are those of the dense network ("independent"), or those that the layers repaired before give ("sequential").
+    "blockwise" prunes weights block after block (ms.one_shot), at the densities of layers that the found mask has:
+    SparseGPT chooses the weights and updates the kept ones; magnitude and wanda choose their own weights and update
+    none. find_at is then "end", and rewind_to "none", unless they are given."""
     control: tuple[Control, ...] = ()
     """Control networks to retrain beside each masked network: shuffle, reinit or repair.
     "shuffle" permutes the mask within each layer, "reinit" draws new weights, "repair" makes weights orthonormal."""

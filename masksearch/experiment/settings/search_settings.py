@@ -99,11 +99,14 @@ class ScoringSettings:
     """Number of training examples of each class that gradient-based criteria use."""
     calibration_examples: int = 1024
     """Number of training examples for least-squares repair: by reconstruct, or by objective = "reconstructed"."""
+    channel_swaps: int = 0
+    """Swaps per layer of the search for an order of channels that suits 2:4 masks; 0 keeps the order.
+    The outputs of the dense network do not change. With granularity = "nm" and reconstruct = "blockwise" only."""
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_least(self, examples_per_class=1, calibration_examples=8)
-        check_numbers(self)
+        check_least(self, examples_per_class=1, calibration_examples=8, channel_swaps=0)
+        check_numbers(self, channel_swaps=1_000_000_000)
         if self.seconds is not None:
             Budget(seconds=self.seconds)
 

@@ -46,17 +46,22 @@ class SweepSettings:
     """Grid of a sweep: data set, network, methods, sparsities, moments at which masks are found, and seeds."""
 
     dataset: str = "digits"
-    """Data: name in --list, imagefolder:PATH or module:function.
-    module:function or path/to/file.py:function names a function of yours that returns ms.Data."""
+    """Data: name in --list, imagefolder:PATH, text:PATH, textfolder:PATH or module:function.
+    text:PATH has text files for language models, textfolder:PATH texts with classes. module:function or
+    path/to/file.py:function names a function of yours that returns ms.Data."""
     task: str | None = None
     """Task that the data must be for: classification, binary, multilabel, regression, segmentation or language_model.
     If not given, the task of the data."""
     image_size: int | None = None
     """Height and width of images of an image folder, in pixels: each is resized and cropped to a square.
     If not given, all images must have one size."""
+    text_length: int | None = None
+    """Bytes of each example of text, or tokens with model = "transformers:FOLDER".
+    If not given, 256 for language models, and 64 for texts with classes."""
     model: str = "lenet_300_100"
-    """Network: name in --list, NAME:WIDTH, torchvision:NAME, timm:NAME or module:function.
-    NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. module:function or path/to/file.py:function
+    """Network: name in --list, NAME:WIDTH, torchvision:NAME, timm:NAME, transformers:FOLDER or module:function.
+    NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. transformers:FOLDER has weights of your own,
+    whose tokenizer reads the text. module:function or path/to/file.py:function
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
     """Prunable units: weight, filter, block, union or nm.
@@ -112,11 +117,12 @@ class SweepSettings:
         self._check_data()
         if not is_own_function(self.model):
             name, colon, _ = self.model.partition(":")
-            if not (colon and name in ("torchvision", "timm")):
-                choose("model", name, [*MODELS, "torchvision:NAME", "timm:NAME"])
+            if not (colon and name in ("torchvision", "timm", "transformers")):
+                choose("model", name, [*MODELS, "torchvision:NAME", "timm:NAME", "transformers:FOLDER"])
         check_fields(self, "methods", "sparsity")
-        check_least(self, seeds=1, first_seed=0, image_size=1, devices=1)
+        check_least(self, seeds=1, first_seed=0, image_size=1, text_length=2, devices=1)
         check_numbers(self, devices=100_000, seeds=10_000, image_size=10_000, budget=1_000_000_000)
+        check_numbers(self, text_length=1_000_000)
         for method in self.methods:
             self._check_method(*split_method(method))
         for sparsity in self.sparsity:
@@ -141,8 +147,12 @@ class SweepSettings:
         if self.has_own_data:
             return
         choose("data set", kind, list(DATASETS))
-        if self.task not in (None, "classification"):
-            raise InputError(f"task: {self.task}; {kind} has labels for classification: leave task out")
+        task = DATASETS[kind].task
+        if self.task not in (None, task):
+            has = "labels for classification" if task == "classification" else f"text for {task}"
+            raise InputError(f"task: {self.task}; {kind} has {has}: leave task out")
+        if self.text_length is not None and not DATASETS[kind].text:
+            raise InputError(f"text_length: {self.text_length}; {kind} has no text, so leave it out")
         if self.image_size is not None and kind != "imagefolder":
             raise InputError(f"image_size: {self.image_size}; images of {kind} have their own size, so leave it out")
 
@@ -176,6 +186,12 @@ class SweepSettings:
     def has_own_data(self) -> bool:
         """Whether the setting ``dataset`` names a function of the user that returns the data."""
         return self.dataset.partition(":")[0] not in DATASETS and names_function(self.dataset)
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Folder of the Hugging Face tokenizer that reads text: that of ``model`` = ``transformers:FOLDER``."""
+        base, _, folder = self.model.partition(":")
+        return folder if base == "transformers" else None
 
     @property
     def seed_range(self) -> range:

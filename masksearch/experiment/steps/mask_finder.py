@@ -33,6 +33,7 @@ from masksearch.searching.loop import search
 from masksearch.searching.subspace import Subspace, SubspaceEnergy, SubspaceScorer
 from masksearch.supermasks import learn
 from masksearch.training import EpochRow
+from masksearch.training.record import Weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive, torch_generator
 
@@ -50,6 +51,7 @@ class MaskResult:
     kept: str | None = None  # the criterion whose mask scored better than the search's best in the second scoring
     seconds: float = 0.0  # of a search or of learning a supermask
     front: FrontChoice | None = None  # the trial, where a front was searched
+    weights: Weights | None = None  # of the network that was pruned together with the choice of the mask
 
 
 @dataclass(frozen=True)

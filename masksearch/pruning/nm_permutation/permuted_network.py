@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from masksearch.core.layout import Layer
 from masksearch.cost.forward_pass import device_of
 from masksearch.pruning.gram_matrices import calibration_batches
-from masksearch.pruning.matrix_layers import MatrixLayer, input_squares, matrix_layers
+from masksearch.pruning.matrix_layers import MatrixLayer, input_sums, matrix_layers
 from masksearch.pruning.nm_permutation.column_order import ColumnOrder, anneal, greedy_swaps
 from masksearch.spaces import FilterSpace, filter_space
 from masksearch.utils.copies import copy_network
@@ -127,7 +127,7 @@ def permute_channels(
     space = filter_space(network, example, norms=True)
     layers = {layer.name: layer for layer in matrix_layers(network, batches[0])}
     one_matrix = {name: layer for name, layer in layers.items() if layer.groups == 1}
-    sums = input_squares(network, one_matrix, batches)
+    sums = input_sums(network, one_matrix, batches, lambda rows: rows.square().sum(1))
     squares = {name: total[0] / count for name, (total, count) in sums.items()}  # mean of every input, float64 (k,)
     found, left_out = [], list(space.left_out)
     for layer in space.layers:

@@ -1,5 +1,11 @@
 """One-shot pruning of trained networks from a few inputs without labels, block after block."""
 
-from masksearch.pruning.one_shot.pruning_by_block import LayerReport, OneShot, one_shot, outlier_densities
+from masksearch.pruning.one_shot.pruning_by_block import (
+    LayerReport,
+    OneShot,
+    block_weights,
+    one_shot,
+    outlier_densities,
+)
 
-__all__ = ["LayerReport", "OneShot", "one_shot", "outlier_densities"]
+__all__ = ["LayerReport", "OneShot", "block_weights", "one_shot", "outlier_densities"]

@@ -19,6 +19,7 @@ __all__ = [
     "METHODS",
     "Kept",
     "by_magnitude",
+    "inverse_factor",
     "outlier_share",
     "relative_error",
     "sparsegpt",
@@ -108,7 +109,7 @@ def sparsegpt(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]
         If the inputs are not finite, so that G has no inverse.
     """
     weight, keep = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
-    factor = _inverse_factor(gram)
+    factor = inverse_factor(gram)
     out, k = weight.shape
     step = _BLOCK if kept.pattern is None else math.lcm(_BLOCK, kept.pattern[1])
     for start in range(0, k, step):
@@ -151,8 +152,16 @@ def _product(weight: Tensor, gram: Tensor) -> Tensor:
     return weight.abs() * gram.diagonal().clamp_min(0).sqrt()
 
 
-def _inverse_factor(gram: Tensor) -> Tensor:
-    """Return the upper Cholesky factor of (G + damping I)^-1; inputs that are always zero count as independent."""
+def inverse_factor(gram: Tensor) -> Tensor:
+    """Return the upper Cholesky factor of (G + damping I)^-1 for a Gram matrix G (k, k) of a layer's inputs.
+
+    Inputs that are always zero count as independent.
+
+    Raises
+    ------
+    InputError
+        If the inputs are not finite, so that G has no inverse.
+    """
     damped = gram.clone()
     diagonal = damped.diagonal()
     mean = float(diagonal.mean())

@@ -28,10 +28,10 @@ from masksearch.pruning.one_shot.layer_methods import METHODS, Kept, outlier_sha
 from masksearch.spaces import WeightSpace, nm_space, weight_space
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
-from masksearch.utils.nested import Nested
+from masksearch.utils.nested import Nested, to_device
 from masksearch.utils.registry import choose
 
-__all__ = ["LayerReport", "OneShot", "one_shot", "outlier_densities"]
+__all__ = ["LayerReport", "OneShot", "block_weights", "one_shot", "outlier_densities"]
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def outlier_densities(
     require("density", density, 0 < density < 1, "in (0, 1)")
     require("spread", spread, spread >= 0, "0 or more")
     batches = calibration_batches(examples, device_of(model))
-    network = model if not model.training else copy_network(model).eval()
+    network = _in_eval_mode(model)
     names, layers, _ = _layers(network, batches, blocks, None, exclude)
     shares: list[tuple[list[str], float, int]] = []
     with _without_cache(network):
@@ -211,6 +211,25 @@ def outlier_densities(
             f"{density}; allowed are densities in (0, 1], so give a smaller spread"
         )
     return {layer: float(value) for (own, _, _), value in zip(shares, found, strict=True) for layer in own}
+
+
+def block_weights(model: nn.Module, examples: Nested, pattern: tuple[int, int] | None = None) -> WeightSpace:
+    """Return the space of the weights that :func:`one_shot` prunes by default: of layers inside the network's blocks.
+
+    ``examples`` are inputs of the network; with ``pattern`` (n, m), masks keep n of every m consecutive inputs.
+
+    Raises
+    ------
+    InputError
+        If the blocks have no linear layer or convolution.
+    """
+    network = _in_eval_mode(model)
+    return _layers(network, [to_device(examples, device_of(network))], None, pattern, ())[2]
+
+
+def _in_eval_mode(model: nn.Module) -> nn.Module:
+    """Return the network itself if all its modules are in eval mode, else a copy that is."""
+    return copy_network(model).eval() if any(module.training for module in model.modules()) else model
 
 
 def _layers(

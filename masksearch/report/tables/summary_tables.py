@@ -44,7 +44,7 @@ _MEANINGS = {
     "found": "found: moment of the dense training at which the mask was found.",
     "masked %": "masked: the masked network before the repair.",
     "untrained %": "untrained: the masked network with the weights that retraining starts from, after any repair.",
-    "repaired %": "repaired: the masked network after the repair by least squares, before retraining.",
+    "repaired %": "repaired: the masked network after the repair of its weights (reconstruct), before retraining.",
     "gap": "gap: the optimism gap, {gap}.",
     "params": "params: parameters that are not zero.",
     "MACs %": "MACs: multiply-adds of the kept weights, as a share of the dense network's.",

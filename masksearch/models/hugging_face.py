@@ -1,0 +1,87 @@
+"""Pretrained networks of Hugging Face Transformers, from local folders of weights; nothing is downloaded."""
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+
+from torch import nn
+
+from masksearch.utils.errors import InputError, first_line
+from masksearch.utils.imports import weights_folder
+
+__all__ = ["check_folder", "folder_digest", "from_transformers"]
+
+_CONFIG = "config.json"
+_WEIGHTS = (".safetensors", ".bin", ".json")
+
+
+def check_folder(folder: str) -> None:
+    """Raise an InputError if Transformers is not installed, or if a folder has no ``config.json``."""
+    try:
+        import transformers  # noqa: F401
+    except ImportError:
+        raise InputError(
+            f"model: transformers:{folder} needs the package transformers: pip install transformers"
+        ) from None
+    if not (path := weights_folder(folder) / _CONFIG).is_file():
+        raise InputError(
+            f"model: transformers:{folder}; no {path}: a local folder is needed that save_pretrained has written, with "
+            "weights and tokenizer"
+        )
+
+
+def from_transformers(folder: str, task: str, classes: int | None) -> nn.Module:
+    """Return the pretrained network of a local folder in float32: a causal language model, or a text classifier.
+
+    Weights that the folder lacks, such as those of a classifier's last layer, are drawn at random.
+
+    Parameters
+    ----------
+    task : str
+        ``language_model`` or ``classification``.
+    classes : int, optional
+        Number of classes of a classifier.
+
+    Raises
+    ------
+    InputError
+        For another task, without Transformers, or if Transformers can't load the folder.
+    """
+    check_folder(folder)
+    path = weights_folder(folder)
+    if task not in ("language_model", "classification"):
+        raise InputError(
+            f"model: transformers:{folder} is for the tasks language_model and classification, and the data is for "
+            f"{task}; give module:function"
+        )
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    try:
+        if task == "language_model":
+            model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_cache=False)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, local_files_only=True, use_cache=False, num_labels=classes
+            )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"model: transformers:{folder} can't be loaded ({first_line(error)})") from None
+    network: nn.Module = model.float().train()
+    return network
+
+
+def folder_digest(folder: str) -> str:
+    """Return a SHA-256 digest of a folder's weights and configuration, 16 hex digits; files are read once per state."""
+    if not (own := weights_folder(folder)).is_dir():
+        return folder
+    found = sorted(path for path in own.iterdir() if path.suffix in _WEIGHTS)
+    return _digest(tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in found))
+
+
+@lru_cache(maxsize=8)
+def _digest(files: tuple[tuple[Path, int, int], ...]) -> str:
+    sha = hashlib.sha256()
+    for path, _, _ in files:
+        sha.update(path.name.encode())
+        with path.open("rb") as file:
+            sha.update(hashlib.file_digest(file, "sha256").digest())
+    return sha.hexdigest()[:16]
