@@ -1,14 +1,9 @@
 """Compression of a trained network in one call: find a mask, prune, fine-tune, and compare before with after."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 from masksearch import cost
@@ -31,6 +26,7 @@ from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, check_type, require
+from masksearch.utils.progress import Steps, steps
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, torch_generator
 
@@ -114,7 +110,7 @@ def compress(
     device : torch.device or str, optional
         Default: the device of the model.
     progress : bool
-        Whether to show progress bars on a terminal.
+        Whether to show the current step, its progress and the time left, in a terminal or a notebook.
 
     Returns
     -------
@@ -135,15 +131,17 @@ def compress(
     where = cost.forward_pass.device_of(dense)
     _check_start(start)
     check_type("data", data, Data, "a data set, made by ms.Data.from_tensors, from_datasets or from_loaders")
-    with _bars(progress) as bars:
+    with steps(progress) as bars:
         task = _Task(dense, data, method, granularity, budget, objective, seed, bars)
         amount = task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
         if repair and task.space.granularity in ("block", "union"):
             raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
+        bars.begin("measuring the dense network")
         before = Measured.of(dense, data, task.example)
         mask, history = task.find(amount, start)
         repaired = isinstance(task.space, FilterSpace) if repair is None else repair
         if repaired:
+            bars.begin("repairing kept weights")
             network = reconstruct(dense, task.space, mask, task.repair_inputs())
         else:
             network = copy_network(dense)
@@ -153,6 +151,7 @@ def compress(
             network = prune(network, task.space, mask)
         else:
             masks = task.space.parameter_masks(mask)
+        bars.begin("measuring the pruned network")
         pruned = after = Measured.of(network, data, task.example, masks)
         training = None
         if train is not False:
@@ -202,7 +201,7 @@ def find_mask(
     """
     _check_start(start)
     check_type("data", data, Data, "a data set, made by ms.Data.from_tensors, from_datasets or from_loaders")
-    with _bars(progress) as bars:
+    with steps(progress) as bars:
         task = _Task(_on_device(model, device), data, method, granularity, budget, objective, seed, bars)
         return task.find(task.amount(sparsity=sparsity, macs=macs, params=params, latency=latency), start)[0]
 
@@ -222,7 +221,7 @@ class _Task:
         budget: int,
         objective: str | None,
         seed: int,
-        bars: Progress,
+        bars: Steps,
     ) -> None:
         require("budget", budget, budget >= 1, "1 or more scorings")
         if granularity is not None:
@@ -260,6 +259,7 @@ class _Task:
         if granularity == "nm" and share != _NM_SPARSITY:
             raise InputError(f"sparsity: {share}; 2:4 masks remove {_NM_SPARSITY} of the weights: leave sparsity out")
         self._check_method(ranked_units(granularity))
+        self.bars.begin("finding the units that can be removed")
         self.space = space_of(granularity, self.model, self.example)
         scope: Scope = self._own_scope or ("layerwise" if granularity in ("filter", "union") else "global")
         if name == "sparsity":
@@ -268,6 +268,7 @@ class _Task:
         amount = Amount(share, hold=hold, scope=scope, on_empty="keep_one")
         if name == "latency":
             assert isinstance(self.space, Removable)
+            self.bars.begin("measuring latencies")
             measure = LatencyShare(self.model, self.space, self.example, TIMED)
             usual = self.method_name if self._own_scope else USUAL_CRITERION[granularity]
             macs = macs_within_latency(share, measure, lambda macs: self.criterion_mask(usual, amount.at(macs)))
@@ -332,6 +333,7 @@ class _Task:
 
     def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
+        self.bars.begin("ranking units")
         method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
@@ -345,7 +347,6 @@ class _Task:
         repairs = objective in OBJECTIVES and OBJECTIVES[objective].reconstructs
         calibration = self.repair_inputs() if repairs else None
         scorer = Scorer(self.model, self.space, self.data.search, objective, calibration=calibration)
-        bar = self.bars.add_task("searching", total=self.budget)
         # Units move between layers in a search, so that only the criterion's mask is layer by layer.
         history = search(
             self.space,
@@ -357,7 +358,7 @@ class _Task:
             start=first,
             saliencies={USUAL_CRITERION[self._kind]: self._saliency(USUAL_CRITERION[self._kind])},
             energy=energy,
-            callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
+            progress=self.bars,
         )
         return searcher.predicted_best or history.best_mask, history
 
@@ -369,7 +370,7 @@ class _Task:
 
     def fine_tune(self, network: nn.Module, masks: dict[str, torch.Tensor], settings: TrainSettings) -> Training:
         """Train the network, and leave it with the weights of the best epoch by validation."""
-        bar = self.bars.add_task("fine-tuning", total=settings.epochs)
+        self.bars.begin("fine-tuning")
         training = train(
             network,
             self.data.train,
@@ -380,7 +381,7 @@ class _Task:
             device=cost.forward_pass.device_of(self.model),
             augment=self.data.augment,
             teacher=self.model if settings.distill else None,
-            on_epoch=lambda row: self.bars.advance(bar),
+            on_epoch=lambda row: self.bars.reach(row.epoch / settings.epochs, f"loss {row.train_loss:.4g}"),
         )
         if training.best is not None:
             network.load_state_dict(training.best.weights)
@@ -399,10 +400,3 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module
         raise InputError(f"model: a {type(model).__name__}; an nn.Module is needed")
     network = copy_network(model)
     return (network if device is None else network.to(device)).eval()
-
-
-@contextmanager
-def _bars(progress: bool) -> Iterator[Progress]:
-    """Progress bars on standard error, if it is a terminal."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not (progress and sys.stderr.isatty())) as bars:
-        yield bars
