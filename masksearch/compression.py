@@ -1,13 +1,8 @@
 """Compression of a trained network in one call: find a mask, prune, fine-tune, and compare before with after."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import nn
 
 from masksearch import cost
@@ -23,6 +18,7 @@ from masksearch.training import TrainFunction, Training, TrainSettings, train
 from masksearch.training.own_loop import call_train_function, check_train_function
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
+from masksearch.utils.progress import Steps, steps
 from masksearch.utils.seeds import derive
 
 __all__ = ["Compressed", "Measured", "compress", "find_mask"]
@@ -100,7 +96,7 @@ def compress(
     device : torch.device or str, optional
         Default: the device of the model.
     progress : bool
-        Whether to show progress bars on a terminal.
+        Whether to show the current step, its progress and the time left, in a terminal or a notebook.
 
     Returns
     -------
@@ -120,15 +116,17 @@ def compress(
     dense = _on_device(model, device)
     where = cost.forward_pass.device_of(dense)
     check_start(start)
-    with _bars(progress) as bars:
+    with steps(progress) as bars:
         finder = CompressionMethod(dense, data, method, granularity, budget, objective, seed, bars)
         amount = finder.amount(sparsity=sparsity, macs=macs, params=params, latency=latency)
         if repair and finder.space.granularity in ("block", "union"):
             raise InputError("repair: it solves layers that lose weights or filters, and removed blocks leave none")
+        bars.begin("measuring the dense network")
         before = Measured.of(dense, data, finder.example)
         mask, history = finder.find(amount, start)
         repaired = isinstance(finder.space, FilterSpace) if repair is None else repair
         if repaired:
+            bars.begin("repairing kept weights")
             network = reconstruct(dense, finder.space, mask, finder.repair_inputs())
         else:
             network = copy_network(dense)
@@ -138,6 +136,7 @@ def compress(
             network = prune(network, finder.space, mask)
         else:
             masks = finder.space.parameter_masks(mask)
+        bars.begin("measuring the pruned network")
         pruned = after = Measured.of(network, data, finder.example, masks)
         training = None
         if train is not False:
@@ -186,7 +185,7 @@ def find_mask(
     Parameters and errors are those of :func:`compress`.
     """
     check_start(start)
-    with _bars(progress) as bars:
+    with steps(progress) as bars:
         finder = CompressionMethod(_on_device(model, device), data, method, granularity, budget, objective, seed, bars)
         return finder.find(finder.amount(sparsity=sparsity, macs=macs, params=params, latency=latency), start)[0]
 
@@ -198,10 +197,10 @@ def _fine_tuned(
     settings: TrainSettings,
     masks: dict[str, torch.Tensor],
     seed: int,
-    bars: Progress,
+    bars: Steps,
 ) -> Training:
     """Train the network, and leave it with the weights of the best epoch by validation; return the training."""
-    bar = bars.add_task("fine-tuning", total=settings.epochs)
+    bars.begin("fine-tuning")
     training = train(
         network,
         data.train,
@@ -212,7 +211,7 @@ def _fine_tuned(
         device=cost.forward_pass.device_of(dense),
         augment=data.augment,
         teacher=dense if settings.distill else None,
-        on_epoch=lambda row: bars.advance(bar),
+        on_epoch=lambda row: bars.reach(row.epoch / settings.epochs, f"loss {row.train_loss:.4g}"),
     )
     if training.best is not None:
         network.load_state_dict(training.best.weights)
@@ -224,10 +223,3 @@ def _on_device(model: nn.Module, device: torch.device | str | None) -> nn.Module
         raise InputError(f"model: a {type(model).__name__}; an nn.Module is needed")
     network = copy_network(model)
     return (network if device is None else network.to(device)).eval()
-
-
-@contextmanager
-def _bars(progress: bool) -> Iterator[Progress]:
-    """Progress bars on standard error, if it is a terminal."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not (progress and sys.stderr.isatty())) as bars:
-        yield bars

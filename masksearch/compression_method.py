@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from rich.progress import Progress
 from torch import nn
 
 from masksearch.core.amount import Amount, Hold, Scope
@@ -22,6 +21,7 @@ from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.loop import search
 from masksearch.spaces import REMOVED, UNITS, FilterSpace, Granularity, NetworkSpace, ranked_units, space_of
 from masksearch.utils.errors import InputError, check_type, require
+from masksearch.utils.progress import Steps
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
@@ -59,7 +59,7 @@ class CompressionMethod:
         budget: int,
         objective: str | None,
         seed: int,
-        bars: Progress,
+        bars: Steps,
     ) -> None:
         check_type("data", data, Data, "a data set, made by ms.Data.from_tensors, from_datasets or from_loaders")
         require("budget", budget, budget >= 1, "1 or more scorings")
@@ -98,6 +98,7 @@ class CompressionMethod:
         if granularity == "nm" and share != _NM_SPARSITY:
             raise InputError(f"sparsity: {share}; 2:4 masks remove {_NM_SPARSITY} of the weights: leave sparsity out")
         self._check_method(ranked_units(granularity))
+        self.bars.begin("finding the units that can be removed")
         self.space = space_of(granularity, self.model, self.example)
         scope: Scope = self._own_scope or ("layerwise" if granularity in ("filter", "union") else "global")
         if name == "sparsity":
@@ -106,6 +107,7 @@ class CompressionMethod:
         amount = Amount(share, hold=hold, scope=scope, on_empty="keep_one")
         if name == "latency":
             assert isinstance(self.space, Removable)
+            self.bars.begin("measuring latencies")
             measure = LatencyShare(self.model, self.space, self.example, TIMED)
             usual = self.name if self._own_scope else USUAL_CRITERION[granularity]
             macs = macs_within_latency(share, measure, lambda macs: self.criterion_mask(usual, amount.at(macs)))
@@ -170,6 +172,7 @@ class CompressionMethod:
 
     def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
         """Return the method's mask, and the history if the method is a search."""
+        self.bars.begin("ranking units")
         method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
@@ -183,7 +186,6 @@ class CompressionMethod:
         repairs = objective in OBJECTIVES and OBJECTIVES[objective].reconstructs
         calibration = self.repair_inputs() if repairs else None
         scorer = Scorer(self.model, self.space, self.data.search, objective, calibration=calibration)
-        bar = self.bars.add_task("searching", total=self.budget)
         # Units move between layers in a search, so that only the criterion's mask is layer by layer.
         history = search(
             self.space,
@@ -195,7 +197,7 @@ class CompressionMethod:
             start=first,
             saliencies={USUAL_CRITERION[self._kind]: self._saliency(USUAL_CRITERION[self._kind])},
             energy=energy,
-            callbacks=[lambda trial, history, searcher: self.bars.advance(bar)],
+            progress=self.bars,
         )
         return searcher.predicted_best or history.best_mask, history
 

@@ -85,7 +85,7 @@ def best_rates(cells: Iterable[CellResult]) -> list[int]:
     ]
 
 
-_REWINDING = {"none": "goes on", "lr": "rate rewound"}
+_REWINDING = {"none": "training continued", "lr": "learning rate rewound", "random": "new weights"}
 _CONTROLS = {"none": "", "shuffle": "shuffled", "reinit": "reinitialised", "repair": "repaired"}
 
 
@@ -98,7 +98,7 @@ def _variants(cells: list[CellResult]) -> list[str]:
             "schedule": cell.schedule.replace("_", " "),
             "rule": _rule(cell),
             "rounds": f"{cell.n_rounds} rounds" if cell.n_rounds > 1 else "",
-            "rewinding": _REWINDING.get(cell.rewind_to, f"from {cell.rewind_to}"),
+            "rewinding": _REWINDING.get(cell.rewind_to, f"rewound to {cell.rewind_to}"),
             "rate": "" if cell.retrain_lr is None else f"lr {cell.retrain_lr:g}",
             "distillation": f"distillation {cell.distill:g}" if cell.distill else "",
             "temperature": f"temperature {cell.distill_temperature:g}" if cell.distill else "",

@@ -110,7 +110,7 @@ def print_result(result: SweepResult, console: Console) -> None:
     from masksearch.report.best_methods import best_methods, what_steps_brought, why_searches_trail
     from masksearch.report.tensorboard_address import board_link
 
-    link = board_link(result, group_cells(result.cells))
+    link = board_link(group_cells(result.cells))
     address = "http://localhost:6006/#custom_scalars" if link is None else link[0]
     rows = summarise(result.cells, result.dense)
     console.print(terminal_table(rows, console.width))

@@ -167,17 +167,31 @@ def _lead(search: SummaryRow, criterion: SummaryRow, step: int) -> str:
 
 
 def why_searches_trail(rows: Sequence[SummaryRow]) -> str:
-    """Return a sentence if criteria on trained weights beat all searches on untrained weights; else ""."""
+    """Return a sentence on why a criterion leads all searches, at the highest sparsity that shows a reason; else ""."""
     for sparsity in sorted({row.sparsity for row in rows[1:]}, reverse=True):
         here = [row for row in _methods(rows, sparsity) if not row.learned]
         searches = [row for row in here if row.method in SEARCHERS]
         best, search = max(here, key=_validation, default=None), max(searches, key=_validation, default=None)
         if best is None or search is None or best in searches:
             continue
+        first, other = name_of(best.method), name_of(search.method)
         if search.find_at == "0" and best.find_at not in ("0", "early"):
             return (
-                f"{name_of(best.method)} leads the searches because it ranks trained weights (found at "
-                f"{best.find_at}), while the searches score masks of untrained weights (found at 0): --find-at end "
-                "gives searches the trained weights."
+                f"{first} leads the searches because it ranks trained weights (found at {best.find_at}), while the "
+                "searches score masks of untrained weights (found at 0): --find-at end gives searches the trained "
+                "weights."
             )
+        if search.find_at == best.find_at == "end":
+            metric, gap = search.metric, search.accuracy_gap
+            if metric.score(search.untrained.mean) > metric.score(best.untrained.mean):
+                return (
+                    f"{other} leads before retraining, {first} after it: the search scores masks without training, and "
+                    "--objective short_training scores them after some steps of training."
+                )
+            if gap.mean > 0:
+                return (
+                    f"{first} leads {other} before and after retraining: the search fits its examples too closely "
+                    f"(optimism gap {gap.plain('+.3g', metric.scale)}{' points' * metric.is_accuracy}), and "
+                    "--search-examples gives it more of them."
+                )
     return ""

@@ -138,7 +138,7 @@ def _masks(result: SweepResult, groups: Sequence[Group]) -> list[Path | None]:
 
 
 def _board(result: SweepResult, groups: Sequence[Group]) -> str:
-    link = board_link(result, groups)
+    link = board_link(groups)
     if link is None:
         return ""
     address, about = map(escape, link)

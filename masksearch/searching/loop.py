@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from masksearch.searching.trial_loop import Callback, TrialLoop
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import locked
+from masksearch.utils.progress import Steps, steps
 
 
 def search(
@@ -46,6 +48,7 @@ def search(
     keep: int = 5,
     folder: str | Path | None = None,
     callbacks: Iterable[Callback] = (),
+    progress: bool | Steps = True,
 ) -> History:
     """Search for the pruning mask of highest score, and return the history of all scored masks.
 
@@ -101,6 +104,8 @@ def search(
         ``f(trial, history, searcher)`` after every trial. A resumed search first calls them for the trials of earlier
         processes, with history and searcher in their present state. An exception ends the search; the trials before it
         are on disk.
+    progress : bool
+        Whether to show the number of scorings, the best score and the time left, in a terminal or a notebook.
 
     Returns
     -------
@@ -139,28 +144,41 @@ def search(
     if amount.hold == "units":
         amount.count(space)  # an impossible density is an error before any work
     turns, history = _Turns.of(as_scoring(scorer), searcher, batch), History(keep)
-    run = partial(_run, searcher, turns, list(callbacks))
     searcher.start(problem)
-    try:
+    with ExitStack() as stack:
+        if isinstance(scorer, ParallelScoring):
+            stack.callback(scorer.close)
+        line = stack.enter_context(steps(progress))
+        run = partial(_run, searcher, turns, [*callbacks, *_shown(line, problem.budget)])
         if folder is None:
             return run(problem, history, None)
         path = Path(folder)
-        with locked(path / ".lock", f"folder {path}", "wait for it, or give another folder", reentrant=True):
-            saved = saved_budgets(path)
-            if finished := finished_part(problem, saved, path):
-                part, kept = finished
+        lock = locked(path / ".lock", f"folder {path}", "wait for it, or give another folder", reentrant=True)
+        stack.enter_context(lock)
+        saved = saved_budgets(path)
+        if finished := finished_part(problem, saved, path):
+            part, kept = finished
+            searcher.start(part)
+            return run(part, history, kept)
+        for part in parts_to_run(problem, saved, path):
+            if part is not problem:
                 searcher.start(part)
-                return run(part, history, kept)
-            for part in parts_to_run(problem, saved, path):
-                if part is not problem:
-                    searcher.start(part)
-                if saved and part.earlier_budgets == saved:
-                    keep_budget(path, len(saved))
-                history = run(part, history, path)
-            return history
-    finally:
-        if isinstance(scorer, ParallelScoring):
-            scorer.close()
+            if saved and part.earlier_budgets == saved:
+                keep_budget(path, len(saved))
+            history = run(part, history, path)
+        return history
+
+
+def _shown(line: Steps, budget: Budget) -> list[Callback]:
+    """Show a new step, and return the callback that shows its progress; no callback if the line is hidden."""
+    line.begin("searching")
+
+    def show(trial: object, history: History, searcher: object) -> None:
+        best = f", best score {history.best_score:.4g}" if history.has_best else ""
+        scored = f"{len(history)}/{budget.scorings}" if budget.scorings else f"{len(history)}"
+        line.reach(budget.spent(len(history), history.seconds), f"{scored} masks scored{best}")
+
+    return [] if line.disable else [show]
 
 
 @dataclass(frozen=True)

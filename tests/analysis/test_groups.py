@@ -25,9 +25,9 @@ def test_seeds_are_one_group_and_know_their_places():
 def test_only_what_differs_is_told():
     cells = [make_cell(), make_cell(rounds=4), make_cell(rounds=4, rewind_to="none")]
     assert [variant for variant, _ in names(cells)] == [
-        "one shot, from 0",
-        "lottery ticket, 4 rounds, from 0",
-        "lottery ticket, 4 rounds, goes on",
+        "one shot, rewound to 0",
+        "lottery ticket, 4 rounds, rewound to 0",
+        "lottery ticket, 4 rounds, training continued",
     ]
     assert [variant for variant, _ in names(cells[:1])] == [""]
     both = [make_cell(), make_cell(granularity="filter")]

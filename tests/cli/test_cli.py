@@ -184,7 +184,7 @@ def test_a_run_prints_its_table_and_where_to_look_and_show_prints_it_again(capsy
     captured = capsys.readouterr()
     result = read_sweep(tmp_path / "runs" / "sweep")
     assert re.search(
-        r"^curves +tensorboard --logdir runs/sweep +then http://localhost:6006/#custom_scalars&runSelectionState=\S+$",
+        r"^curves +tensorboard --logdir runs/sweep +then http://localhost:6006/#custom_scalars&regexInput=\S{1,60}$",
         captured.out,
         re.MULTILINE,
     )

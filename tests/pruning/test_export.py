@@ -140,7 +140,7 @@ def test_a_file_with_other_outputs_is_not_written(tmp_path):
 
 def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(export.programs, "find_spec", lambda name: None if name == "onnxscript" else True)
-    with pytest.raises(ms.InputError, match=r"needs the package onnxscript: pip install masksearch\[export\]"):
+    with pytest.raises(ms.InputError, match=r"needs the package onnxscript: pip install 'masksearch\[export\]'"):
         export.to_onnx(network(), images(), tmp_path / "network.onnx")
 
 

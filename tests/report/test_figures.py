@@ -193,7 +193,7 @@ def test_heat_maps_show_the_distances_and_where_the_detector_fires(rounds):
 def test_a_detector_that_never_fires_has_no_star(rounds):
     cells = watched(treated(rounds, method="magnitude", schedule="one_shot", sparsity=0.5, find_at="1ep"), None)
     [drawing] = early_bird_drawings(group_cells(cells))
-    assert "never fires" in drawing.figure.axes[0].get_title()
+    assert "mask taken at the end" in drawing.figure.axes[0].get_title()
     assert not drawing.figure.axes[0].lines
 
 

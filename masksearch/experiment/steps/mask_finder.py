@@ -107,6 +107,7 @@ class MaskFinder:
             batch=settings.search.proposals,
             folder=folder,
             callbacks=[self.on_trial],
+            progress=False,
         )
         scorer = cell_scorer(context, model, context.data.search, later=self.later)
         whole = amount.across("global")  # the scope is for criteria

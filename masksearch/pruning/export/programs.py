@@ -56,7 +56,7 @@ def to_onnx(model: nn.Module, example_input: Tensor, path: str | Path) -> Export
     """
     for needed in ("onnx", "onnxscript"):
         if find_spec(needed) is None:
-            raise InputError(f"exporting to ONNX needs the package {needed}: pip install masksearch[export]")
+            raise InputError(f"exporting to ONNX needs the package {needed}: pip install 'masksearch[export]'")
     network, batch = _ready(model, example_input)
     size = sum(tensor.nbytes for tensor in network.state_dict().values() if isinstance(tensor, Tensor))
     if size > _PROTOBUF_LIMIT:

@@ -1,6 +1,5 @@
 """Pruning of a trained network's weights in one pass over its blocks, from a few inputs without labels."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
@@ -29,6 +26,7 @@ from masksearch.spaces import WeightSpace, nm_space, weight_space
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.nested import Nested, to_device
+from masksearch.utils.progress import steps
 from masksearch.utils.registry import choose
 
 __all__ = ["LayerReport", "OneShot", "block_weights", "one_shot", "outlier_densities"]
@@ -103,7 +101,7 @@ def one_shot(
     device : torch.device or str, optional
         Where blocks are computed, one after the other; default: where the network is.
     progress : bool
-        Whether to show a progress bar on a terminal.
+        Whether to show the current block and the time left, in a terminal or a notebook.
 
     Returns
     -------
@@ -125,9 +123,11 @@ def one_shot(
     store = None if folder is None else FinishedBlocks(Path(folder), call_digest(space, method, kept, batches))
     reports: dict[str, LayerReport] = {}
     keep: dict[str, Tensor] = {}
-    with _without_cache(network):
+    with _without_cache(network), steps(progress) as line:
+        line.begin("pruning blocks")
         order, runs = block_runs(network, names, batches, where)
-        for number, name in enumerate(_tracked(order, progress)):
+        for number, name in enumerate(order):
+            line.reach(number / len(order), name)
             own = {layer: layers[layer] for layer in layers if not name or layer.startswith(f"{name}.")}
             block = network.get_submodule(name)
             home = device_of(block)
@@ -346,8 +346,3 @@ def _without_cache(network: nn.Module) -> Iterator[None]:
     finally:
         for key, config in configs.items():
             config.use_cache = before[key]
-
-
-def _tracked(order: Sequence[str], progress: bool) -> Iterable[str]:
-    hidden = not (progress and sys.stderr.isatty())
-    return track(order, "pruning blocks", console=Console(stderr=True), transient=True, disable=hidden)

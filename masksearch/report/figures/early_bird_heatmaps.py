@@ -76,9 +76,10 @@ def _figure(maps: Sequence[tuple[Group, np.ndarray, EarlyBirdResult]]) -> Figure
             for line in (axes.axvline, axes.axhline):
                 line(fired, color="white", linewidth=1, linestyle="--")
             look = {"marker": "*", "markersize": 13, "color": "#D55E00", "markeredgecolor": "white"}
-            plot_points(axes, [fired], [fired], [f"fires after epoch {fired}"], **look)
+            plot_points(axes, [fired], [fired], [f"mask taken after epoch {fired}"], **look)
         title = f"{name_of(group.method)}, {percent(group.sparsity)}"
-        axes.set_title(f"{title}\n{'never fires' if fired is None else f'fires after epoch {fired}'}", fontsize=9)
+        taken = "at the end" if fired is None else f"after epoch {fired}"
+        axes.set_title(f"{title}\nmask taken {taken}", fontsize=9)
         ticks = np.unique(np.linspace(1, n, min(n, 6)).round().astype(int))
         axes.set(xlabel="epoch", ylabel="epoch", xticks=ticks, yticks=ticks)
     figure.colorbar(image, ax=panels, label="distance (% of the units)", shrink=0.8)

@@ -40,8 +40,8 @@ def training(groups: Sequence[Group], looks: Looks) -> tuple[list[Grid], list[Dr
             )
         )
     about = (
-        "Training loss: mean over the first epoch, the epoch halfway and the last epoch. Mean ± 95 % interval over "
-        "seeds. Best epoch: by validation, counted as in the learning rate's schedule."
+        "Training losses of the first, the middle and the last epoch: mean ± 95 % interval over seeds. Best epoch: "
+        "number of the epoch with the best validation result, in the learning rate's schedule."
     )
     head = (
         "method",
@@ -79,8 +79,8 @@ def controls(groups: Sequence[Group], looks: Looks) -> list[Grid]:
     about = (
         f"Test {metric.name} after the last epoch: mean ± 95 % interval over seeds. Shuffled: the mask permuted within "
         "its layers, which keeps only the layers' densities; reinitialised: the mask on new weights; repaired: the "
-        "mask on weights that are made as orthonormal as the mask allows. If a control is as good as the ticket, what "
-        "the control changes does not matter."
+        "mask on weights that are made as orthonormal as the mask allows. If a control is as good as the ticket, "
+        "the part that it changes (units of the mask, or weights) does not matter."
     )
     head = ("method", "control", "sparsity", f"ticket{metric.unit}", f"control{metric.unit}", "difference")
     return [Grid("Tickets and their controls", head, rows, 2, about)] if rows else []

@@ -163,8 +163,7 @@ def caption(rows: Sequence[SummaryRow], columns: Sequence[str]) -> str:
         sentences.append("scorings: masks that the search scored + masks of other searches from a shared study.")
     if any(row.learned for row in rows):
         sentences.append(
-            "(learned): supermasks, which are trained by gradients. They use more than scores, so they are no "
-            "black-box search."
+            "(learned): supermasks. They are learned from gradients, so they are not found by black-box search."
         )
     return " ".join(sentences)
 
@@ -178,9 +177,9 @@ _MOMENT_COLUMNS = (
 _MOMENTS_ABOUT = (
     "Means over seeds: test {metric} and test loss of the masked network of every round, with four states of the "
     "weights: where the round's training starts (rewound), the dense network's best weights by validation (@w0), the "
-    "weights at which the mask was found, which are those after the round before (@w(t-1)), and after training. The "
-    "dense network: its best weights by validation, and its last weights. Best epoch: by validation, counted as in the "
-    "learning rate's schedule."
+    "weights after the previous round, at which the mask was found (@w(t-1)), and after training. The row of the dense "
+    "network has its best weights by validation (@w0) and its last weights (trained). Best epoch: number of the epoch "
+    "with the best validation result, in the learning rate's schedule."
 )
 
 
