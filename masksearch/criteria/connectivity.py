@@ -18,7 +18,7 @@ _ROUNDS = 100  # of replacing dead units; few networks need as many
 
 
 class Connectivity:
-    """Finder of dead units of masks: kept weights or filters that no signal passes through.
+    """Finds the dead units of masks: kept weights or filters that no signal from input to output passes through.
 
     An input of ones passes through the network in eval mode with equal positive weights, without biases and running
     means. A unit is dead if the sum of the outputs does not depend on it: its weights can change outputs by constants
@@ -61,7 +61,8 @@ class Connectivity:
             )
 
     def dead(self, mask: Mask) -> Tensor:
-        """Return which kept units of a mask lie on no path from input to output: bool (n_units,), on the CPU."""
+        """Return which kept units of a mask lie on no path from network input to output: bool (n_units,), on the CPU.
+        """
         with self._space.applied(self._network, mask), torch.enable_grad():
             flow = flow_of_ones(self._network, self._example, self._device)
             gradients = torch.autograd.grad(flow, list(self._weights.values()), materialize_grads=True)
@@ -71,7 +72,7 @@ class Connectivity:
 
 
 def connected(saliency: Tensor, rank: Callable[[Tensor], Mask], connectivity: Connectivity) -> Mask:
-    """Return the mask of the most salient units, with units that no signal passes through replaced by the next best.
+    """Return the mask of the most salient units, with dead units (no signal passes) replaced by the next best units.
 
     Replacement is repeated until no kept unit is dead, at most 100 times; if dead units remain, the mask with the
     fewest of them is returned. A unit that was dead once is kept again only if no other unit is left.

@@ -57,7 +57,9 @@ def taylor(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return |sum of gradient x weight| over all parameters that pruning a unit removes, as saliency: (n_units,).
+    """Return each unit's saliency: |sum of gradient x weight| over all parameters that are removed with the unit.
+
+    The shape is (n_units,).
 
     The change of the loss if the whole unit is removed, to first order: terms of opposite sign cancel. ``batches`` and
     ``loss`` are those of :func:`snip`.
@@ -127,7 +129,8 @@ def _gradients_times_weights(
 
 
 def working_copy(model: nn.Module, space: NetworkSpace, alive: Mask | None) -> nn.Module:
-    """Return a copy of a network masked by ``alive``, in eval mode; only BatchNorm uses batch statistics."""
+    """Return a copy of a network, masked by ``alive``, in eval mode except for BatchNorm, which uses batch statistics.
+    """
     network = copy.deepcopy(model).eval().requires_grad_(True)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -144,7 +147,8 @@ def maskable(network: nn.Module, space: NetworkSpace) -> dict[str, Tensor]:
 
 
 def summed_gradients(network: nn.Module, weights: list[Tensor], batches: BatchLoss) -> list[Tensor]:
-    """Return the gradient of the loss summed over batches, one tensor per weight; 0 for weights without effect."""
+    """Return the gradient of the loss, summed over batches: one tensor per weight, 0 where the loss ignores the weight.
+    """
     total = [torch.zeros_like(weight, requires_grad=False) for weight in weights]
     for batch in batches:
         with torch.enable_grad():  # also inside the caller's no_grad

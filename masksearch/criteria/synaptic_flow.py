@@ -66,7 +66,7 @@ def synflow(
 
 
 def flow_of_ones(network: nn.Module, example: Nested, device: torch.device) -> Tensor:
-    """Return the sum of a network's outputs for one example whose float inputs are all replaced by ones.
+    """Return the sum of a network's outputs for one example in which every float input is replaced by ones.
 
     The network is in float64. Only the first example counts.
     """
@@ -92,7 +92,7 @@ def unclipped(network: nn.Module) -> nn.Module:
 
 
 def unlevelled(network: nn.Module) -> nn.Module:
-    """Remove softmax and normalisations by the input's own mean, in place, because they cancel an input of ones."""
+    """Remove softmax and normalisation layers that would make all outputs for an input of ones equal, in place."""
     return _replace(network, nn.Identity, _levels)
 
 

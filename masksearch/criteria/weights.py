@@ -57,7 +57,7 @@ def mag_sign(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return w sign(w0) as saliency of each weight w with initial value w0; high for large weights of unchanged sign.
+    """Return w sign(w0) as the saliency of each weight w with initial value w0: large if w is large and kept its sign.
 
     Shape (n_units,). Weights whose sign changed in training rank below all others: "large final, same sign" of Zhou et
     al. 2019. For filters, mean(w) sign(mean(w0)) (thesis 2020, MagSign). ``initial`` holds w0 by parameter name: the
