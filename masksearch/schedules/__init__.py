@@ -26,7 +26,8 @@ class Schedule:
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule itself decides after which epoch masks are found; ``find_at`` then has no effect."""
+        """Whether the schedule itself chooses the epoch in which masks are found; the setting ``find_at`` is ignored.
+        """
         return self.detects or self.changes == "ramp"
 
 
