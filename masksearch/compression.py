@@ -242,7 +242,7 @@ class _Task:
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return how much masks keep, from the one of sparsity, macs, params and latency that the user gave.
+        """Return how much masks keep, from the user's sparsity, macs, params or latency, of which exactly one is given.
 
         Also make the space of masks.
         """

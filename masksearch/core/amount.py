@@ -158,7 +158,7 @@ class Amount:
         return replace(self, on_empty="keep_one") if self.on_empty == "raise" else self
 
     def by_layer(self, layout: Layout) -> "Amount":
-        """Return a copy of this Amount with a density for every layer; with scope="global", return it unchanged.
+        """Return a copy of this Amount with a density for every layer; with scope="global", return this Amount.
 
         Raises
         ------

@@ -12,7 +12,7 @@ __all__ = ["Energy", "EnergyState", "removal_order"]
 
 
 class EnergyState(Protocol):
-    """Current mask of a local search, with the mask's energy (estimated damage) and its change by possible moves.
+    """Current mask of a local search, its energy (estimated damage), and the energy's change by possible moves.
 
     To toggle a unit is to prune it if the mask keeps it, and to keep it again if the mask prunes it.
     """

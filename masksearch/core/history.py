@@ -104,7 +104,7 @@ class History:
         return score.value, score.cost
 
     def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
-        """Return the score of an earlier trial of the same mask, or an upper bound below ``threshold``; else None."""
+        """Return this mask's exact score from earlier, or its upper bound below ``threshold``; None if unknown."""
         bound = self._bounds.get(mask.hash)
         if bound is not None:
             return bound if threshold is not None and bound.value < threshold else None
@@ -117,7 +117,7 @@ class History:
 
     @property
     def best(self) -> Trial:
-        """Return the trial with the highest exact score; its attribute ``mask`` is the best mask.
+        """Return the trial (scored mask) with the highest exact score; the trial's attribute ``mask`` is the mask.
 
         Raises
         ------
@@ -128,14 +128,14 @@ class History:
 
     @property
     def best_mask(self) -> Mask:
-        """Return the mask with the highest exact score; raise an InputError if no trial has a finite one."""
+        """Return the mask with the highest exact score; raise an InputError if no trial has a finite score."""
         mask = self.best.mask
         assert mask is not None, "the best trials have their masks"
         return mask
 
     @property
     def best_score(self) -> float:
-        """Return the highest exact score of any mask; raise an InputError if no trial has a finite one."""
+        """Return the highest exact score of any mask; raise an InputError if no trial has a finite score."""
         return self.best.score.value
 
     @property

@@ -52,8 +52,7 @@ class Layout:
     limits: Limits | None = None
     """Limits on how many units a mask keeps in each layer; None: no limits."""
     swap_group: int = 0
-    """Size of blocks of consecutive units; a search swaps a kept and a pruned unit only within a block. 0: no
-    blocks."""
+    """Size of blocks of consecutive units; a search swaps a kept and a pruned unit only within a block. 0: anywhere."""
 
     nested: bool = False
     """Whether some units are parts of others, such as filters of a block: pruning the block also prunes its filters."""
@@ -83,17 +82,17 @@ class Layout:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash, 16 hex digits, of granularity and layers; masks fit every space that has the same hash."""
+        """Return a hash, 16 hex digits, of the kind of unit and the layers; masks fit all spaces with an equal hash."""
         identity = [self.granularity, [[layer.name, list(layer.shape), layer.size] for layer in self.layers]]
         return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
 
     @cached_property
     def topologies(self) -> tuple[str, ...]:
-        """Return a text per layer that describes its kind of weight; scope "isomorphic" ranks equal layers together."""
+        """Return a text per layer for its kind of weight; scope="isomorphic" ranks layers with equal texts together."""
         return tuple(f"{len(layer.shape)}d weight, kernel {layer.shape[2:]}" for layer in self.layers)
 
     def canonical(self, bits: Tensor) -> Tensor:
-        """Return mask bits, bool (n_units,), in a standard form: masks with the same pruned network get equal bits."""
+        """Return mask bits, bool (n_units,), in a standard form: equal for masks that give the same pruned network."""
         return bits
 
     def empty(self, kept: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of layers' kept units: at least ``least`` units per layer, and a multiple of ``steps``, or all units.
+    """Limits on how many units a layer keeps: at least ``least``, and either all or a multiple of ``steps``.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Limits:
         return bool((kept >= self.lowest).all() and (kept == self.floor(kept)).all())
 
     def floor(self, kept: np.ndarray) -> np.ndarray:
-        """Round each layer's number of kept units down to an allowed number; the smallest allowed one is the minimum.
+        """Round each layer's number of kept units down to an allowed number, but not below the smallest allowed one.
 
         ``kept`` and the result are int64 (n_layers,).
         """
@@ -53,8 +53,7 @@ class Limits:
         return np.maximum(stepped, self.lowest)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers may keep any unit if layers keep ``kept`` units: bool (n_layers,). Here, all layers may.
-        """
+        """Return which layers may keep units at all, given ``kept`` units per layer: bool (n_layers,). Here, all."""
         return np.ones(len(self.sizes), dtype=bool)
 
     def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
@@ -66,7 +65,7 @@ class Limits:
         return self.floor(kept)
 
     def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
-        """Return kept units per layer: in allowed steps, best-ranked first, units are added while the budget allows.
+        """Add units to layers, best-ranked first and in allowed steps, within the budget; return kept units per layer.
 
         The result is int64 (n_layers,).
 
@@ -107,8 +106,7 @@ class Limits:
         return kept
 
     def share(self, quotas: Sequence[int], total: int) -> list[int]:
-        """Return allowed numbers of kept units per layer, about in proportion to ``quotas``, with a sum <= ``total``.
-        """
+        """Return allowed numbers of kept units per layer, in proportion to ``quotas``; the sum is <= ``total``."""
         return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
 
     def even(self, quotas: Sequence[int]) -> list[np.ndarray]:

@@ -90,7 +90,7 @@ class Mask:
         return cls(space, bits)
 
     def moved(self, move: Move) -> "Mask":
-        """Return the mask after ``move``, which prunes some units that this mask keeps, and restores some others.
+        """Return the mask after ``move``, which prunes some units that this mask keeps, and restores some pruned units.
 
         It takes time O(len(move)).
 
@@ -212,14 +212,13 @@ class Mask:
         return common / (self.n_kept * other.n_kept) ** 0.5 if common else 0.0
 
     def move_to(self, other: "Mask") -> Move:
-        """Return the move that changes this mask into ``other``; its unit indices are in ascending order."""
+        """Return the move that changes this mask into ``other``; the move's unit indices are in ascending order."""
         self._check_same_space(other)
         mine, theirs = self.bits.numpy(), other.bits.numpy()
         return Move(np.flatnonzero(mine & ~theirs), np.flatnonzero(theirs & ~mine))
 
     def save(self, path: str | Path) -> None:
-        """Write the mask to a safetensors file: packed bits, and the layers and fingerprint (hash) of the mask's space.
-        """
+        """Write the mask to a safetensors file: packed bits, and layers and fingerprint (hash) of the mask's space."""
         about = {
             "format": _FORMAT,
             "fingerprint": self.space.fingerprint,

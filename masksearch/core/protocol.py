@@ -76,12 +76,15 @@ class Proposal:
 
     @classmethod
     def of(cls, mask: Mask) -> "Proposal":
-        """Return a proposal (a mask to score) for a whole mask, which no move makes of another mask."""
+        """Return a proposal (a mask to score) for a mask that is given as a whole, without a base mask and a move."""
         return cls(mask, Move.nowhere(), mask)
 
     @property
     def counts(self) -> bool:
-        """Whether the proposed mask may become the search's best: it is scored on all examples, and no mere probe."""
+        """Whether the proposed mask may become the search's best; masks scored on few examples, or as probes, may not.
+
+        A probe is a mask that is scored only to learn from its score.
+        """
         return self.share == 1 and not self.probe
 
     @property

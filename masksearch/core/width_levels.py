@@ -33,8 +33,7 @@ class Levels:
     budget: float
 
     def numbers(self, levels: np.ndarray) -> np.ndarray:
-        """Return each layer's number of kept units, int64 (n_layers,), from its index in the layer's allowed numbers.
-        """
+        """Return each layer's number of kept units, int64 (n_layers,), from its index among the allowed numbers."""
         return np.array([kept[level] for kept, level in zip(self.kept, levels, strict=True)], dtype=np.int64)
 
     def fits(self, levels: np.ndarray) -> bool:
@@ -132,7 +131,7 @@ class Levels:
 def cheapest(
     losses: Sequence[np.ndarray], costs: Sequence[np.ndarray], budget: float, buckets: int = _BUCKETS
 ) -> np.ndarray | None:
-    """Return the choice of one option per layer with the least total loss within a cost budget; None if none fits.
+    """Return the choice of one option per layer with the least total loss within a cost budget; None if no choice fits.
 
     The result is int64 (n_layers,), the index of each layer's option.
 

@@ -43,7 +43,7 @@ def nonzero_params(model: nn.Module, masks: Mapping[str, Tensor] | None = None) 
 
 @dataclass(frozen=True)
 class Disk:
-    """Sizes in bytes of a network's weights as a file: as they are (dense), and without zeros and compressed."""
+    """Sizes in bytes of a network's weights as a file: with all weights (dense), and compressed without zeros."""
 
     dense: int  # bytes as safetensors of all parameters and buffers
     compressed: int  # bytes with kept weights and one bit per weight of masked tensors, other tensors in full
@@ -51,7 +51,7 @@ class Disk:
 
 
 def disk(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Disk:
-    """Return the bytes that a network's weights take as a dense and as a compressed file; no file is written.
+    """Return the bytes that a network's weights take as a dense and as a compressed file; files are only in memory.
 
     The compressed file holds the kept values of masked tensors in order, and one bit per entry for the mask; deflate
     then shrinks the bits of very sparse masks.

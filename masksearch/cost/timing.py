@@ -97,7 +97,7 @@ def time_runs(
     seconds: float = 1.0,
     most: int = _MOST_RUNS,
 ) -> dict[str, Timing]:
-    """Measure the times of several functions, which run by turns, so that changes of the machine's load affect all.
+    """Measure the times of several functions, which run by turns, so that changing load affects all of them alike.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ Batches = Any  # Iterable[tuple[Any, Any]], or a split
 
 
 def is_split(batches: Batches) -> bool:
-    """Return whether ``batches`` is a data split with a task; otherwise it is an iterable of (inputs, targets)."""
+    """Return whether ``batches`` is a data split with a task, rather than an iterable of (inputs, targets) pairs."""
     return isinstance(getattr(batches, "task", None), Task)
 
 
@@ -59,8 +59,7 @@ def input_batches(batches: Batches, criterion: str) -> list[Nested]:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """Data batches that can be read several times, and the loss that a pruning criterion differentiates on each batch.
-    """
+    """Batches that can be read several times, and the loss that a pruning criterion computes on each of them."""
 
     batches: Callable[[], Iterable[tuple[Any, Any]]]
     of_outputs: Callable[[Any, Any], Tensor]  # (what the network returned, targets) -> scalar

@@ -61,8 +61,7 @@ class Connectivity:
             )
 
     def dead(self, mask: Mask) -> Tensor:
-        """Return which kept units of a mask lie on no path from network input to output: bool (n_units,), on the CPU.
-        """
+        """Return which kept units of a mask lie on no path from input to output: bool (n_units,), on the CPU."""
         with self._space.applied(self._network, mask), torch.enable_grad():
             flow = flow_of_ones(self._network, self._example, self._device)
             gradients = torch.autograd.grad(flow, list(self._weights.values()), materialize_grads=True)

@@ -39,7 +39,7 @@ def fisher(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return each unit's saliency: the loss's squared gradient in a factor on the unit's output, summed over examples.
+    """Return each unit's saliency: sum over examples of the loss's squared derivative by a factor on the unit's output.
 
     It is the diagonal of the empirical Fisher information of the factors (mask variables), float64 (n_units,).
 
@@ -105,7 +105,7 @@ def rearranged(
 def mask_gradients(
     model: nn.Module, space: FilterSpace, batches: Batches, *, alive: Mask | None = None, loss: Loss | None = None
 ) -> Tensor:
-    """Return the gradient of each example's loss in a factor on every unit's output: float64 (examples, n_units).
+    """Return the derivative of each example's loss by a factor on each unit's output: float64 (examples, n_units).
 
     The variable multiplies the unit's output and is one. The network is in eval mode.
 

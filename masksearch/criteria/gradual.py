@@ -101,8 +101,7 @@ def gradual_saliency(
         return torch_generator(seed, "criterion", criterion)
 
     def record(units: Tensor, mask: Mask) -> None:
-        """Give units pruned now a higher saliency than units pruned before, in the criterion's order; ties at random.
-        """
+        """Give units pruned now a higher saliency than earlier ones, in the criterion's order; ties at random."""
         nonlocal changes
         values = saliency(
             criterion, network, space, batches, generator=generator(), initial=initial, alive=mask, loss=loss

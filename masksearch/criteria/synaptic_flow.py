@@ -25,7 +25,7 @@ def synflow(
     initial: Mapping[str, Tensor] | None = None,
     alive: Mask | None = None,
 ) -> Tensor:
-    """Return the SynFlow saliency of every weight, or its sum over every filter, from an input of ones: (n_units,).
+    """Return the SynFlow saliency (n_units,) of each weight, or its sum over each filter, for an input of ones.
 
     Tanaka et al. 2020. R is the sum of the outputs for one input of ones, in eval mode, with every parameter replaced
     by its absolute value, biases and normalisation scales included. Clipped activations (ReLU6) are replaced by ReLU,

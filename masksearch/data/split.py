@@ -109,8 +109,7 @@ class Split:
         return n_examples(self.inputs)
 
     def digest(self) -> str:
-        """Return a SHA-256 digest of inputs and targets, 16 hex digits; it is computed anew after a tensor has changed.
-        """
+        """Return a SHA-256 digest of inputs and targets, 16 hex digits; it is computed anew if a tensor changes."""
         tensors = (*tensors_of(self.inputs), *tensors_of(self.targets))
         versions = tuple(tensor._version for tensor in tensors)
         known: tuple[tuple[int, ...], str] | None = self.__dict__.get("_digest")

@@ -49,8 +49,7 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
 
 
 def check_timm_name(name: str) -> None:
-    """Raise an InputError if timm is not installed or has no network ``name``; the message suggests the nearest name.
-    """
+    """Raise an InputError if timm is missing or has no network ``name``; the message suggests the nearest name."""
     try:
         import timm
     except ImportError:

@@ -89,8 +89,7 @@ class SparseConv1x1(_SparseProduct):
 
 
 class Deployed(NamedTuple):
-    """Result of :func:`sparse`: the network, and each layer's time as a dense and as a sparse layer, if it has zeros.
-    """
+    """Result of :func:`sparse`: the network, and times of layers with zero weights as dense and as sparse layers."""
 
     model: nn.Module
     choices: list[Choice]

@@ -127,8 +127,7 @@ class RepairState(EnergyState):
         return self._singles[layer]
 
     def deltas(self, units: np.ndarray) -> np.ndarray:
-        """Return each move's change of the energy; a row of ``units`` lists the units that the move prunes or restores.
-        """
+        """Return each move's change of the energy; a move prunes or restores the units in its row of ``units``."""
         changes = np.zeros(len(units))
         for reader, columns in self._columns(units):
             changes += self._factors[reader] * self._transforms[reader].changes(columns)

@@ -35,7 +35,7 @@ _NUMBERS = 1 << 25  # numbers in the rows of inputs that are multiplied at once:
 
 @dataclass
 class Gram:
-    """Sums for a layer's least-squares fit: X^T X of its inputs X, and X^T D with its inputs D in the dense network.
+    """Sums for a layer's least-squares fit: X^T X of the layer's inputs X, and X^T D with the dense network's inputs D.
 
     X and D have one row per position of each example, and k columns.
 
@@ -79,7 +79,7 @@ class _Sums:
         self.shift: Tensor | None = None
 
     def add(self, rows: Tensor, dense_rows: Tensor | None, shift: Tensor | None) -> None:
-        """Add a batch to the sums: the layer's inputs here and in the dense network, and shifts of its target outputs.
+        """Add a batch to the sums: a layer's inputs in the pruned and the dense network, and shifts of target outputs.
 
         The shapes are (groups, n, k) for inputs and (groups, n, out) for shifts.
         """

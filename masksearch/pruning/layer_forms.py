@@ -37,8 +37,7 @@ class Choice:
 
 
 def inputs_of(model: nn.Module, batch: Nested) -> tuple[dict[str, Tensor], Any]:
-    """Run a batch; return the first input of each layer that can be sparse, by layer name, and the network's outputs.
-    """
+    """Run a batch; return the first input of each layer that can be sparse, by name, and the network's outputs."""
     inputs: dict[str, Tensor] = {}
     hooks = []
     # torch's encoder passes these weights to a fused operator that needs dense ones.

@@ -23,7 +23,7 @@ _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Ten
 
 @dataclass(frozen=True)
 class MatrixLayer:
-    """A layer that multiplies rows of inputs by a matrix: linear, convolution, or a projection of attention."""
+    """A layer that multiplies its inputs by a matrix: a linear layer, a convolution, or a projection of attention."""
 
     name: str  # of the module
     groups: int
@@ -96,7 +96,7 @@ class MatrixLayer:
         return rows.unflatten(1, (self.groups, -1)).transpose(0, 1)
 
     def shift(self, dense: nn.Module, difference: Tensor) -> Tensor:
-        """Return how to correct a layer's target outputs, if pruning changes the residual shortcut added to the layer.
+        """Return how to correct a layer's target outputs, if pruning changes the residual shortcut added to them.
 
         The difference of the shortcut is divided by the scales of the BatchNorm behind the layer.
         """
@@ -169,8 +169,7 @@ def _is_matrix(module: nn.Module) -> bool:
 
 @dataclass
 class Observed:
-    """Tensors recorded at a layer in a forward pass: the inputs of each call, and the shortcuts added to its outputs.
-    """
+    """Tensors recorded at a layer in a forward pass: inputs of each call, and shortcuts added to its outputs."""
 
     inputs: list[Tensor] = field(default_factory=list)
     shortcuts: list[Tensor] = field(default_factory=list)

@@ -102,7 +102,7 @@ def restore_state(space: Removable, mask: Mask, state: Mapping[str, Tensor]) -> 
 
 
 def save_pruned(path: str | Path, small: nn.Module, space: Removable, mask: Mask) -> None:
-    """Write a pruned network to the folder ``path``: weights and mask as safetensors, its description as JSON.
+    """Write a pruned network to the folder ``path``: weights and mask as safetensors, the architecture as JSON.
 
     A network that was pruned several times is saved with the last space and mask.
 

@@ -318,7 +318,7 @@ class _Rows:
         ]  # (rows, kept columns); rows without a kept entry are removed outputs
 
     def solved(self, ridge: float, n_patterns: int | None = None) -> Tensor:
-        """Return least-squares weights (rows, k + 1) of the rows with the first ``n_patterns`` masks; other rows are 0.
+        """Return least-squares weights (rows, k + 1) of rows with the first ``n_patterns`` masks; other rows are 0.
 
         Rows with equal masks of kept entries are solved together.
         """

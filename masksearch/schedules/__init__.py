@@ -26,8 +26,7 @@ class Schedule:
 
     @property
     def has_own_moment(self) -> bool:
-        """Whether the schedule itself chooses the epoch in which masks are found; the setting ``find_at`` is ignored.
-        """
+        """Whether the schedule, instead of the setting ``find_at``, chooses the epoch in which masks are found."""
         return self.detects or self.changes == "ramp"
 
 

@@ -222,7 +222,10 @@ class Scorer:
 
     @property
     def depends_on_order(self) -> bool:
-        """Whether a score depends on masks scored before; an objective of your own sets an attribute of this name."""
+        """Whether a mask's score depends on masks scored before; your own objective declares this by its attribute.
+
+        The attribute has the same name, ``depends_on_order``.
+        """
         return bool(getattr(self.objective, "depends_on_order", False))
 
     @property

@@ -13,7 +13,9 @@ __all__ = ["SupermaskSettings", "constant", "draw_edge_popup", "draw_zhou", "kai
 
 @dataclass(frozen=True)
 class SupermaskSettings:
-    """Settings for learning a mask of untrained weights by SGD on scores of the weights; some are as published.
+    """Settings for learning a mask of untrained weights by SGD on one score per weight.
+
+    Momentum, decay and schedule are those of the method's paper.
 
     Momentum, decay and schedule are the published ones.
     """

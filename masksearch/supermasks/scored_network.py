@@ -92,7 +92,7 @@ class ScoredNetwork(nn.Module):
 
 
 def frozen_weights(network: nn.Module, space: NetworkSpace) -> list[nn.Parameter]:
-    """Return the weights of a network that the masks of a weight space cover, in order of the layers.
+    """Return the weights of a network that can be masked, in order of the layers of ``space``.
 
     Raises
     ------

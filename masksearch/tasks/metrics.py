@@ -23,8 +23,7 @@ class Meter(Protocol):
 
 
 class WholeSplit:
-    """Metric that stores the outputs and targets of all batches on the CPU, and computes a function of them at the end.
-    """
+    """Metric that stores outputs and targets of all batches on the CPU, and computes a function of them at the end."""
 
     def __init__(self, function: Callable[[Any, Any], float]) -> None:
         self._function = function
@@ -37,7 +36,7 @@ class WholeSplit:
         self._targets.append(to_device(targets, "cpu"))
 
     def compute(self) -> float:
-        """Return the metric: the value of its function for the outputs and targets of all batches."""
+        """Return the metric: the value of a function of the outputs and targets of all batches."""
         return float(self._function(concatenate(self._outputs), concatenate(self._targets)))
 
 
@@ -112,8 +111,7 @@ class MeanIoU:
         self._confusion = counts if self._confusion is None else self._confusion + counts
 
     def compute(self) -> float:
-        """Return the mean over classes of pixels in target and prediction, divided by pixels in target or prediction.
-        """
+        """Return the mean over classes of: pixels in target and prediction / pixels in target or prediction."""
         assert self._confusion is not None, "at least one batch is needed"
         confusion = self._confusion.double()
         both = confusion.diagonal()
@@ -143,8 +141,7 @@ def binary_f1(outputs: Tensor, targets: Tensor) -> float:
 
 
 def macro_f1(outputs: Tensor, targets: Tensor) -> float:
-    """Return the F1 score averaged over labels; a logit above 0 predicts its label. A label never predicted counts 0.
-    """
+    """Return the F1 score averaged over labels; logits above 0 predict a label. A label never predicted counts 0."""
     from sklearn.metrics import f1_score
 
     labels = targets.shape[1]

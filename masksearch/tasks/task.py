@@ -32,8 +32,7 @@ class TargetCheck(Protocol):
 
 
 def read_output(outputs: Any) -> Any:
-    """Return the main output in a network's return value: a tensor itself, else its ``logits``, ``out`` or first item.
-    """
+    """Return the main output in a network's return value: a tensor itself, else ``logits``, ``out`` or first item."""
     if isinstance(outputs, Tensor):
         return outputs
     if isinstance(outputs, Mapping):  # Transformers' ModelOutput is an ordered dict
@@ -126,8 +125,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Entries that identify the task in files: the task's name, or for your own task also names of its functions.
-        """
+        """Entries that identify the task in files: the task's name, or the names of the functions of your own task."""
         if self.name != "own":
             return {"task": self.name}
         parts = {"loss": self.loss, "metric": self.metric, "output": self.output, "distance": self.distance}
@@ -139,8 +137,7 @@ class Task:
         return (self.output or read_output)(outputs)
 
     def selected(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Return outputs and targets without ignored positions such as padding; ``outputs`` is what a network returns.
-        """
+        """Return outputs and targets without ignored positions, such as padding, from a network's return value."""
         outputs = self.read(outputs)
         return self.select(outputs, targets) if self.select else (outputs, targets)
 

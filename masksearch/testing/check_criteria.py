@@ -162,7 +162,9 @@ def small_batches(n: int = 3) -> Batches:
 
 
 def initial_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return random weights that serve as a network's initial weights in tests; some differ from its weights in sign.
+    """Return random weights that serve as a network's initial weights in tests; they differ from its own weights.
+
+    Some differ in sign, too.
     """
     g = torch.Generator().manual_seed(3)
     return {name: t.detach() + 0.3 * torch.randn(t.shape, generator=g) for name, t in model.named_parameters()}

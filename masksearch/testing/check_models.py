@@ -17,8 +17,7 @@ _RGB = (3, 32, 32)
 
 
 def check_model(row: ModelRow, shape: Shape = _RGB) -> None:
-    """Run all checks of a network that the table of networks lists, for images of one shape (channels, height, width).
-    """
+    """Run all checks of a network in the table of networks, for images of one shape (channels, height, width)."""
     check_classifies(row, shape)
     check_same_seed_same_weights(row, shape)
     check_width(row, shape)

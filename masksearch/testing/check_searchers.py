@@ -107,7 +107,7 @@ def check_layer_densities(make: Make) -> bool:
 
 
 def check_late_scores(make: Make) -> bool:
-    """Check a searcher that waits for five scores at a time, in random order; return False if it doesn't support this.
+    """Check a searcher that gets the scores of five proposed masks in random order; return False if unsupported.
 
     The searcher is saved and restored while proposals are open, and then gets the scores of their masks.
     """
@@ -267,7 +267,7 @@ def check_bounds(make: Make) -> None:
 
 
 def check_warm_start(make: Make) -> bool:
-    """Return whether a searcher uses a start mask: proposes it first, or makes its first proposal from it."""
+    """Return whether a searcher uses a start mask: as its first proposed mask, or as the base of this first mask."""
     start = SPACE.random(0.3, generator=torch.Generator().manual_seed(5))
     searcher = _started(make, problem(start=start))
     [first] = searcher.ask(1)
@@ -275,7 +275,7 @@ def check_warm_start(make: Make) -> bool:
 
 
 def check_ends(make: Make, density: float) -> None:
-    """Check that a searcher keeps the density of its masks, even if so extreme that few units can be swapped."""
+    """Check that a searcher keeps the density of masks, even a density so extreme that few units can be swapped."""
     searcher = _started(make, problem(density=density))
     for proposal in drive(searcher, Planted(density), 60):
         assert proposal.probe or proposal.mask.n_kept == SPACE.count(density)

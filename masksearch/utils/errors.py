@@ -56,15 +56,13 @@ def require(name: str, value: object, fine: bool, allowed: str) -> None:
 
 
 def check_type(name: str, value: object, kinds: type | tuple[type, ...], allowed: str) -> None:
-    """Raise an :class:`InputError` that names a value's type and what is allowed, if the type is not among ``kinds``.
-    """
+    """Raise an :class:`InputError` that names a value's type and what is allowed, unless its type is in ``kinds``."""
     if not isinstance(value, kinds):
         raise InputError(f"{name}: {ascii(value)[:60]} is a {type(value).__name__}; allowed is {allowed}")
 
 
 def check_whole(name: str, value: object, least: int = 0, most: int = LARGEST) -> int:
-    """Return ``value`` if it is a whole number from ``least`` to ``most``; else, also for bools, raise an InputError.
-    """
+    """Return ``value`` if it is a whole number from ``least`` to ``most`` and no bool; else raise an InputError."""
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         raise InputError(f"{name}: {str(value)[:40]!s}; allowed is a whole number from {least:,} to {most:,}")
     return int(value)

@@ -187,7 +187,9 @@ def check_object(content: Any, path: Path | str, needed: Mapping[str, type | tup
 
 
 def tensor_metadata(about: Any) -> dict[str, str]:
-    """Return metadata for a safetensors file: the JSON value ``about``, and room for a checksum (:func:`seal_tensors`).
+    """Return metadata for a safetensors file: the JSON value ``about``, and room for a checksum.
+
+    :func:`seal_tensors` fills in the checksum.
     """
     return {_ENTRY: json.dumps({"checksum": f"{_FORMAT}:{'0' * _DIGITS}", "about": about})}
 

@@ -53,7 +53,10 @@ class Ranks:
         return self.rank == 0
 
     def gather(self, numbers: Sequence[float]) -> list[list[float]]:
-        """Collect numbers from every rank; return a list per rank, in order, with equal bits on all ranks."""
+        """Collect a list of numbers from every rank (process); return all lists in order of the ranks, on every rank.
+
+        The bits are equal on all ranks.
+        """
         if self.size == 1:
             return [list(numbers)]
         own = torch.tensor(numbers, dtype=torch.float64)
@@ -66,8 +69,7 @@ class Ranks:
         return sum(numbers[0] for numbers in self.gather([number]))
 
     def mean(self, numbers: Sequence[float], weight: float) -> list[float]:
-        """Return the mean of each number over all ranks, weighted by the ranks' ``weight``; NaN if all weights are 0.
-        """
+        """Return the mean of each number over all ranks, weighted by ``weight`` of each rank; NaN if all are 0."""
         if self.size == 1:
             return list(numbers)
         rows = [row for row in self.gather([*numbers, weight]) if row[-1]]

@@ -11,8 +11,7 @@ __all__ = ["derive", "numpy_generator", "seeded", "torch_generator"]
 
 
 def derive(seed: int, *words: object) -> int:
-    """Return a 63-bit seed computed from ``seed`` and ``words``: the same in every process, unrelated for other words.
-    """
+    """Return a 63-bit seed computed from ``seed`` and ``words``: equal in all processes, unrelated for other words."""
     text = "/".join(map(str, (seed, *words)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
@@ -32,8 +31,7 @@ def numpy_generator(seed: int, *words: object) -> np.random.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Context manager that seeds torch's global generators (CPU and ``device``), and restores their states at its end.
-    """
+    """Context manager that seeds torch's global generators (CPU and ``device``), and restores their states after."""
     with ExitStack() as stack:
         stack.callback(torch.set_rng_state, torch.get_rng_state())
         torch.default_generator.manual_seed(seed)

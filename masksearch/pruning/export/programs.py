@@ -27,7 +27,7 @@ _PROTOBUF_LIMIT = 2**31 - 2**20  # bytes of one ONNX file
 
 @dataclass(frozen=True)
 class Exported:
-    """Exported file of a network: its path and bytes, and how far its outputs differ from those of the network."""
+    """Exported file of a network: path, size in bytes, and how far the file's outputs differ from the network's."""
 
     path: Path
     bytes: int

@@ -26,8 +26,7 @@ Method = Literal["annealing", "greedy"]
 
 @dataclass(frozen=True)
 class PermutedLayer:
-    """One layer's result of reordering channels for N:M pruning: lost importance before and after, and search effort.
-    """
+    """One layer's result of reordering channels for N:M pruning: importance lost before and after, search effort."""
 
     name: str
     channels: int

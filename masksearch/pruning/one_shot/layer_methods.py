@@ -60,7 +60,7 @@ def _top(values: Tensor, count: int) -> Tensor:
 
 
 def by_magnitude(weight: Tensor, gram: Tensor, kept: Kept) -> tuple[Tensor, Tensor]:
-    """Return the mask of the largest entries of a layer's weight by |w|, and the masked weight."""
+    """Return the mask that keeps the entries of largest |w| of a layer's weight, and the masked weight."""
     keep = kept.best(weight.abs())
     return keep, weight * keep
 

@@ -32,7 +32,7 @@ class _Job:
 
 
 class ParallelScorer(Scoring):
-    """Scorer of masks with several workers; each worker scores with a copy of one scorer, its network and its examples.
+    """Scorer of masks with several workers, which each have a copy of one scorer with its network and examples.
 
     The workers start and end with a search; outside of one, :meth:`close` ends them. A mask whose worker dies is
     scored by another worker. ``Score.seconds`` are wall-clock seconds of all workers together.
@@ -123,8 +123,7 @@ class ParallelScorer(Scoring):
         self._dispatch(self._pool)
 
     def receive(self) -> tuple[Proposal, Score]:
-        """Wait until a worker has scored a mask; return the mask's proposal and its score. An error ends all workers.
-        """
+        """Wait until a worker has scored a mask; return the mask's proposal and score. An error ends all workers."""
         assert self._pool is not None, "receive follows send"
         while True:
             found = self._take(self._pool)

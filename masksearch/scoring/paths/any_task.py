@@ -54,7 +54,7 @@ class AnyTaskPath:
 
 
 class DenseOutputs:
-    """Cache of the dense network's outputs by batch, up to 2**26 numbers; batches beyond are computed at each use."""
+    """Cache of the dense network's outputs, up to 2**26 numbers; other batches are computed anew at each use."""
 
     def __init__(self, model: nn.Module, task: Task) -> None:
         self._model, self._task = copy.deepcopy(model), task

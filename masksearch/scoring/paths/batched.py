@@ -35,8 +35,7 @@ class BatchedMasks:
 
     @torch.no_grad()
     def logits(self, masks: Sequence[Mask]) -> Tensor:
-        """Return the logits of n images under each mask, (masks, n, classes); rounding differs from one mask at a time.
-        """
+        """Return the logits of n images under each mask, (masks, n, classes); rounding differs from single masks."""
         bits = torch.stack([mask.bits for mask in masks]).to(self._dense.device)
         units = self._dense.where(bits, 0)  # (masks, n_units)
         layers = zip(self._space.layer_weights(), self._space.layers, strict=True)

@@ -23,7 +23,7 @@ def fits_in_one_tensor(model: nn.Module, space: WeightSpace) -> bool:
 
 
 class InPlacePath(NetworkPath):
-    """Fast way to compute outputs under weight masks: overwrite only the weights that differ from the mask before.
+    """Fast way to compute outputs under weight masks: overwrite only the weights that change from mask to mask.
 
     One tensor holds all weights with units, in the order of the units, and the network's parameters are views of the
     tensor. Kept weights have their original bits and pruned weights are zero, whatever was scored before. The logits

@@ -54,7 +54,7 @@ class _Pending:
 
 
 class IncrementalPath(Path):
-    """Fast way to compute an MLP's outputs under masks: update only activations that differ from the mask before.
+    """Fast way to compute an MLP's outputs under masks: update only activations that change from mask to mask.
 
     Parameters
     ----------

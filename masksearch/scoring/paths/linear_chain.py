@@ -64,7 +64,7 @@ class ChainLayer:
 
 @dataclass
 class LayerMove:
-    """Weights of one layer that a move between two masks changes: their indices, and the values before and after it."""
+    """Weights of one layer that change from one mask to the next: their indices, and their values under both masks."""
 
     places: np.ndarray  # indices in the flat weight, ascending
     before: np.ndarray  # values under the base mask
@@ -94,7 +94,7 @@ class LayerMove:
 
 @dataclass
 class LayerUpdate:
-    """Change of a layer's weights by a move between two masks, as a sparse matrix without zero rows."""
+    """Change of a layer's weights from one mask to the next, as a sparse matrix without zero rows."""
 
     rows: Tensor  # indices of the non-zero rows
     columns: Tensor | None  # indices of the non-zero columns; None: the matrix has all columns
@@ -103,7 +103,7 @@ class LayerUpdate:
 
 @dataclass
 class LayerChange:
-    """Change of a layer's pre-activations by a move between two masks, for one part of the images."""
+    """Change of a layer's pre-activations from one mask to the next, for one part of the images."""
 
     rows: Tensor | None  # indices of the changed rows; None: all rows
     z: Tensor  # their values after the move

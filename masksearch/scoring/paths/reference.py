@@ -51,8 +51,7 @@ class Path(ABC):
         """
 
     def refresh(self) -> None:
-        """Drop all cached results, so that later logits don't depend on earlier masks. By default, nothing is cached.
-        """
+        """Drop all cached results, so that logits don't depend on earlier masks. By default, nothing is cached."""
         return
 
 

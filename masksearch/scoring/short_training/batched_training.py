@@ -79,7 +79,7 @@ def stacked_name(name: str) -> str:
 
 
 def sum_of_losses(outputs: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the sum of several networks' mean cross-entropies; each network's gradient is that of its loss alone.
+    """Return the sum of several networks' mean cross-entropies, so that one backward pass gives all their gradients.
 
     Logits ``outputs`` (b, networks, classes) and labels (b,) -> scalar.
     """
