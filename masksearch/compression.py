@@ -334,7 +334,7 @@ class _Task:
         return list(self.data.train.batches(order, sizes)) if row.needs_batches else []
 
     def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
-        """Return the mask that the pruning method finds, and the search history; None if the method is no search."""
+        """Return the mask that the pruning method finds, and the search history (None if the method is no search)."""
         method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
@@ -371,7 +371,7 @@ class _Task:
         return "distance" if self.data.search.sample(1)[1] is None else "loss"
 
     def fine_tune(self, network: nn.Module, masks: dict[str, torch.Tensor], settings: TrainSettings) -> Training:
-        """Fine-tune a pruned network in place; it ends with the weights of the epoch of the best validation metric."""
+        """Fine-tune a pruned network in place, then load the weights of the epoch with the best validation metric."""
         bar = self.bars.add_task("fine-tuning", total=settings.epochs)
         training = train(
             network,

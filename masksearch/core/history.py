@@ -104,7 +104,7 @@ class History:
         return score.value, score.cost
 
     def known_score(self, mask: Mask, threshold: float | None = None) -> Score | None:
-        """Return this mask's exact score from earlier, or its upper bound below ``threshold``; None if unknown."""
+        """Return the score of an earlier trial with the same mask, if exact or below ``threshold``; else None."""
         bound = self._bounds.get(mask.hash)
         if bound is not None:
             return bound if threshold is not None and bound.value < threshold else None
@@ -117,7 +117,7 @@ class History:
 
     @property
     def best(self) -> Trial:
-        """Return the trial (scored mask) with the highest exact score; the trial's attribute ``mask`` is the mask.
+        """Return the trial with the highest exact score; the trial also holds the scored mask.
 
         Raises
         ------

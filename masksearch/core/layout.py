@@ -117,7 +117,7 @@ class Layout:
         return np.searchsorted(self.starts, units, side="right") - 1
 
     def densities(self, kept: Sequence[int]) -> dict[str, float]:
-        """Return {layer name: kept / all units}, from the number of kept units of every layer, in order."""
+        """Return {layer name: kept / all units}; ``kept`` has each layer's number of kept units, in order."""
         return {layer.name: k / layer.size for layer, k in zip(self.layers, kept, strict=True)}
 
     def describe(self) -> str:

@@ -53,7 +53,7 @@ class Limits:
         return np.maximum(stepped, self.lowest)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers may keep units at all, given ``kept`` units per layer: bool (n_layers,). Here, all."""
+        """Return which layers may keep units at all, if they keep ``kept`` units: bool (n_layers,). By default, all."""
         return np.ones(len(self.sizes), dtype=bool)
 
     def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
@@ -61,7 +61,7 @@ class Limits:
         return np.where(np.greater(by, 0), np.minimum((kept // self.steps + by) * self.steps, self.sizes), kept)
 
     def settled(self, kept: np.ndarray) -> np.ndarray:
-        """Return allowed numbers of kept units near ``kept``, one per layer: int64 (n_layers,). Here, rounded down."""
+        """Return allowed numbers of kept units near ``kept``, int64 (n_layers,). By default, they are rounded down."""
         return self.floor(kept)
 
     def fill(self, ranks: Sequence[np.ndarray], fits: Callable[[np.ndarray], bool], what: str) -> np.ndarray:
@@ -110,5 +110,5 @@ class Limits:
         return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
 
     def even(self, quotas: Sequence[int]) -> list[np.ndarray]:
-        """Return ranks of each layer's units, by which :meth:`fill` keeps units in proportion to ``quotas``."""
+        """Return ranks of each layer's units that make :meth:`fill` keep units in proportion to ``quotas``."""
         return [-np.arange(size) / max(quota, 1e-9) for size, quota in zip(self.sizes, quotas, strict=True)]

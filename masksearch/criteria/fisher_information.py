@@ -74,7 +74,7 @@ def rearranged(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Mask:
-    """Return a mask with as many units per layer, but partly others, so that the estimated loss is smaller.
+    """Return a mask that keeps as many units per layer as ``mask``, but other ones, to lower the estimated loss.
 
     The estimate is each layer's Fisher information, in which removed units may cancel.
 

@@ -101,7 +101,10 @@ def gradual_saliency(
         return torch_generator(seed, "criterion", criterion)
 
     def record(units: Tensor, mask: Mask) -> None:
-        """Give units pruned now a higher saliency than earlier ones, in the criterion's order; ties at random."""
+        """Give the units pruned now a higher saliency than all units pruned before, ordered by the criterion.
+
+        Equal values are ordered at random.
+        """
         nonlocal changes
         values = saliency(
             criterion, network, space, batches, generator=generator(), initial=initial, alive=mask, loss=loss

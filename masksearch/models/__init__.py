@@ -146,7 +146,7 @@ def _own(name: str, data: Any, seed: int) -> nn.Module:
 
 
 def built_as(model: nn.Module) -> BuiltAs | None:
-    """Return the arguments of :func:`build_model` that made a network or its original; None for other networks."""
+    """Return the :func:`build_model` arguments of a network or a copy of it; None if the network was made otherwise."""
     return vars(model).get("built_as")
 
 

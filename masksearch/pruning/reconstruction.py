@@ -90,7 +90,7 @@ def reconstruct(
 
 
 class Reconstruction:
-    """Repairs a network by least squares under any of many masks; Gram matrices of layer inputs are computed once.
+    """Repairs a network by least squares for many masks in turn; Gram matrices of layer inputs are computed once.
 
     A layer's solution depends on its kept inputs alone, and is cached by them: a mask that changes few layers is
     repaired quickly. Removed outputs are zeroed afterwards.

@@ -55,7 +55,7 @@ def constant(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def draw_edge_popup(scores: Tensor, kept: int) -> Tensor:
-    """Return the 0/1 mask (n,) of the ``kept`` largest |scores|; in the backward pass, the mask acts as |scores|.
+    """Return the 0/1 mask (n,) of the ``kept`` largest |scores|; its gradient is passed on to |scores| unchanged.
 
     Ramanujan et al. 2020, section 3: d loss / d rank is d loss / d (w m) times w for every weight w with mask m, kept
     or not. The rank is ``|s|``, as in the authors' experiments: the gradient of s is d loss / d rank times sign(s).

@@ -178,7 +178,7 @@ class Task:
         return (self.distance or relative_squared_error)(dense, masked)
 
     def n_parts(self, targets: Any, n: int) -> int:
-        """Return the number of items that a batch's mean loss averages over: ``n`` examples, or all tokens of them.
+        """Return the number of items that a batch's mean loss averages over, such as its ``n`` examples or its tokens.
 
         Examples whose positions are all ignored do not count.
         """
