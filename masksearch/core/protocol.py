@@ -339,7 +339,7 @@ class HasScore(Protocol):
 
 @runtime_checkable
 class Scoring(HasScore, Protocol):
-    """Protocol of a scorer that may have state, such as a cache, which the search loop discards at intervals.
+    """Protocol of a scorer that can discard stored results, such as a cache; searches ask for this at intervals.
 
     Subclasses without such a state need only ``score``.
 

@@ -33,7 +33,7 @@ class Levels:
     budget: float
 
     def numbers(self, levels: np.ndarray) -> np.ndarray:
-        """Return each layer's number of kept units, int64 (n_layers,), from its index among the allowed numbers."""
+        """Return each layer's number of kept units, int64 (n_layers,); ``levels`` are indices of allowed numbers."""
         return np.array([kept[level] for kept, level in zip(self.kept, levels, strict=True)], dtype=np.int64)
 
     def fits(self, levels: np.ndarray) -> bool:

@@ -76,7 +76,7 @@ def grasp(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return the GraSP saliency w (H g) of each weight w, or its sum over each filter; g and H are loss derivatives.
+    """Return the GraSP saliency w (H g) of each weight w, or its sum over each filter (gradient g, Hessian H).
 
     The shape is (n_units,); g is the gradient and H the Hessian.
 

@@ -328,7 +328,7 @@ class _Rows:
         return new
 
     def error(self, gram: Gram, solved: Tensor) -> float:
-        """Return the squared error of solved weight rows on held-out examples, computed from their Gram matrix.
+        """Return the squared output error of solved weights on held-out examples, from the examples' Gram matrix.
 
         Where targets are shifted, up to a constant. Rows that are zero have none.
         """

@@ -69,7 +69,7 @@ class Ranks:
         return sum(numbers[0] for numbers in self.gather([number]))
 
     def mean(self, numbers: Sequence[float], weight: float) -> list[float]:
-        """Return the mean of each number over all ranks, weighted by ``weight`` of each rank; NaN if all are 0."""
+        """Return each number's mean over all ranks, weighted by the ranks' ``weight``; NaN if all weights are 0."""
         if self.size == 1:
             return list(numbers)
         rows = [row for row in self.gather([*numbers, weight]) if row[-1]]
