@@ -71,8 +71,6 @@ class Energy(Protocol):
 def removal_order(energy: Energy, space: MaskSpace, mask: Mask, costs: np.ndarray | None = None) -> np.ndarray:
     """Return a mask's kept units, int64 (n_kept,), in the order in which greedy pruning removes them.
 
-    Greedy pruning always removes the unit whose removal leaves the lowest energy.
-
     The unit of the smallest increase of the energy goes first; then the increases of the others are computed anew.
     Layers lose their last units after all other units, since an empty layer may cut the network.
 

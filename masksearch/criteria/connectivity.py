@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.criteria.synaptic_flow import flow_of_ones, unclipped, unlevelled
+from masksearch.criteria.synaptic_flow import flow_of_ones, remove_normalisations, replace_clipped_activations
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested
@@ -42,7 +42,9 @@ class Connectivity:
 
     def __init__(self, model: nn.Module, space: NetworkSpace, example_input: Nested) -> None:
         self._space = space
-        self._network = unlevelled(unclipped(copy.deepcopy(model).eval().requires_grad_(True).double()))
+        self._network = remove_normalisations(
+            replace_clipped_activations(copy.deepcopy(model).eval().requires_grad_(True).double())
+        )
         with torch.no_grad():
             for module in self._network.modules():
                 for name, parameter in module.named_parameters(recurse=False):

@@ -78,7 +78,7 @@ def grasp(
 ) -> Tensor:
     """Return the GraSP saliency w (H g) of each weight w, or its sum over each filter (gradient g, Hessian H).
 
-    The shape is (n_units,); g is the gradient and H the Hessian.
+    The shape is (n_units,).
 
     Wang et al. 2020: the decrease of the squared gradient norm |g|^2 / 2 by removal of the unit. The paper removes the
     largest -(H g) w; here the highest (H g) w are kept. Gradient g and Hessian H are of the loss summed over batches,

@@ -22,8 +22,6 @@ def energy(
 ) -> Tensor:
     """Return, as saliency, the position of each filter in greedy pruning, which removes the least harmful filter first.
 
-    Harm is the output error after least-squares repair of the remaining weights.
-
     The unit whose removal, after the best least-squares repair of the layers that read it, adds least to their relative
     squared errors goes first; then the others are rated anew (optimal brain surgery of groups; ZipLM, Kurtic et al.
     2023). The last unit of each layer ranks above all other units.

@@ -14,7 +14,7 @@ from masksearch.tasks import read_output
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors
 
-__all__ = ["flow_of_ones", "synflow", "unclipped", "unlevelled"]
+__all__ = ["flow_of_ones", "remove_normalisations", "replace_clipped_activations", "synflow"]
 
 
 def synflow(
@@ -45,7 +45,7 @@ def synflow(
         If there is no batch, or the flow is too large for float64.
     """
     example = first_inputs(batches, "synflow")
-    network = unclipped(copy.deepcopy(model).eval().requires_grad_(True))
+    network = replace_clipped_activations(copy.deepcopy(model).eval().requires_grad_(True))
     if any(parameter.device.type == "mps" for parameter in network.parameters()):
         network.cpu()  # MPS has no float64, and products over many layers exceed float32
     network.double()
@@ -86,12 +86,12 @@ _CLIPPED = (nn.ReLU6, nn.Hardtanh)
 _LEVELLING = (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm, nn.Softmax, nn.LogSoftmax)
 
 
-def unclipped(network: nn.Module) -> nn.Module:
+def replace_clipped_activations(network: nn.Module) -> nn.Module:
     """Replace clipped activations (ReLU6, Hardtanh) by ReLU, in place, because large values would saturate them."""
     return _replace(network, nn.ReLU, lambda module: isinstance(module, _CLIPPED))
 
 
-def unlevelled(network: nn.Module) -> nn.Module:
+def remove_normalisations(network: nn.Module) -> nn.Module:
     """Remove softmax and normalisation layers that would make all outputs for an input of ones equal, in place."""
     return _replace(network, nn.Identity, _levels)
 

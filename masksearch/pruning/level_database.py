@@ -23,8 +23,6 @@ DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 class LevelDatabase:
     """Masks and repaired networks for any choice of density levels, one level per group of layers pruned together.
 
-    Repairs are solved once per combination of levels.
-
     A family is a group of layers whose channels are pruned together.
 
     Within a family, the units of highest saliency are kept, at least one. Layers that read several families have a

@@ -10,7 +10,10 @@ __all__ = ["CoroutineWorkers"]
 
 
 class CoroutineWorkers:
-    """Workers that are coroutines of one process: each awaits ``scorer.score(proposals)``, and all share one scorer."""
+    """Workers that are coroutines of one process: each awaits ``scorer.score(proposals)``, and all share one scorer.
+
+    ``scorer.score`` may be an ``async def``.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._scorer = TaskScorer(plan.scorer, plan.space, plan.fresh)
@@ -38,10 +41,7 @@ class CoroutineWorkers:
         self._replies.put_nowait((number, reply))
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score.
-
-        ``scorer.score`` may be an ``async def``.
-        """
+        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
         return self._loop.run_until_complete(self._replies.get())
 
     def replace(self, number: int) -> None:
