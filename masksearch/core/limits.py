@@ -53,7 +53,7 @@ class Limits:
         return np.maximum(stepped, self.lowest)
 
     def alive(self, kept: np.ndarray) -> np.ndarray:
-        """Return which layers lie in no pruned block if layers keep ``kept`` units: bool (n_layers,); by default, all."""
+        """Return which layers lie in no pruned block if layers keep ``kept`` units: bool (n_layers,). Default: all."""
         return np.ones(len(self.sizes), dtype=bool)
 
     def higher(self, kept: np.ndarray, by: np.ndarray | int = 1) -> np.ndarray:
