@@ -39,7 +39,7 @@ def fisher(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Tensor:
-    """Return each unit's saliency: sum over examples of the loss's squared derivative by a factor on the unit's output.
+    """Return each unit's saliency: squared derivative of the loss w.r.t. a factor on its output, summed over examples.
 
     It is the diagonal of the empirical Fisher information of the factors (mask variables), float64 (n_units,).
 
@@ -74,7 +74,7 @@ def rearranged(
     alive: Mask | None = None,
     loss: Loss | None = None,
 ) -> Mask:
-    """Return a mask that keeps as many units per layer as ``mask``, but other ones, to lower the estimated loss.
+    """Return a mask that keeps as many units per layer as ``mask``, but swaps some for others of lower estimated loss.
 
     The estimate is each layer's Fisher information, in which removed units may cancel.
 
@@ -105,7 +105,7 @@ def rearranged(
 def mask_gradients(
     model: nn.Module, space: FilterSpace, batches: Batches, *, alive: Mask | None = None, loss: Loss | None = None
 ) -> Tensor:
-    """Return the derivative of each example's loss by a factor on each unit's output: float64 (examples, n_units).
+    """Return the derivative of each example's loss w.r.t. a factor on each unit's output: float64 (examples, n_units).
 
     The variable multiplies the unit's output and is one. The network is in eval mode.
 

@@ -222,7 +222,7 @@ class Scorer:
 
     @property
     def depends_on_order(self) -> bool:
-        """Whether a mask's score depends on masks scored before; your own objective declares this by its attribute.
+        """Whether a mask's score depends on masks scored before; your own objective can say so by an attribute.
 
         The attribute has the same name, ``depends_on_order``.
         """

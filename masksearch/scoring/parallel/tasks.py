@@ -35,7 +35,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Failed:
-    """Message of a worker that an exception ended the scoring of a mask."""
+    """Message that an exception ended the scoring of a mask in a worker."""
 
     sentence: str
     details: str  # the worker's traceback; empty for wrong input
