@@ -87,7 +87,9 @@ class LevelDatabase:
         return self.reconstruction(self.mask(levels), small=small)
 
     def errors(self) -> Tensor:
-        """Return the output error when one group of layers is pruned to one density level: float64 (families, levels).
+        """Return the output error of pruning each group of coupled layers alone to each density level: float64.
+
+        The shape is (families, levels); a family is a group of coupled layers.
 
         The error is 0 at a level of density 1.
 

@@ -31,7 +31,7 @@ class BlockRuns(Protocol):
 
 
 def block_names(model: nn.Module, blocks: Sequence[str] | None = None) -> list[str]:
-    """Return the names of a network's blocks, such as transformer layers; ``[""]`` (the whole network) if it has none.
+    """Return the names of a network's blocks, such as transformer layers; ``[""]`` (the whole network) if none exist.
 
     Parameters
     ----------

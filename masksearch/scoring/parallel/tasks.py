@@ -28,7 +28,7 @@ class Task:
 
     @classmethod
     def of(cls, proposal: Proposal, *, twice: bool = False) -> "Task":
-        """Return the message that asks a worker to score the mask of a proposal."""
+        """Return the message that asks a worker to score a proposed mask."""
         bits = np.packbits(proposal.mask.bits.numpy()).tobytes()
         return cls(bits, proposal.threshold, proposal.share, proposal.probe, twice)
 
