@@ -196,7 +196,7 @@ def find_mask(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Mask:
-    """Return a pruning mask for a trained network, found as in :func:`compress`; ``mask.space`` says what it prunes.
+    """Return a pruning mask for a trained network, found by the same methods as in :func:`compress`.
 
     Parameters and errors are those of :func:`compress`.
     """
@@ -242,7 +242,10 @@ class _Task:
         return method if isinstance(method, str) else type(method).__name__
 
     def amount(self, **given: float | None) -> Amount:
-        """Return how much masks keep, from the one share that the user gave; also make the space of masks."""
+        """Return how much masks keep, from the user's sparsity, macs, params or latency, of which exactly one is given.
+
+        Also make the space of masks.
+        """
         named = {name: value for name, value in given.items() if value is not None}
         if self.granularity == "nm" and not named:
             named = {"sparsity": _NM_SPARSITY}
@@ -304,7 +307,7 @@ class _Task:
         return calibration_inputs(self.data.train, _REPAIRED, torch_generator(self.seed, "compress", "repair"))
 
     def criterion_mask(self, name: str, amount: Amount) -> Mask:
-        """Return the mask of a criterion, from gradients on some training examples where it needs them."""
+        """Return the mask that a pruning criterion chooses; gradients, if needed, come from some training examples."""
         return select(
             name,
             self.model,
@@ -331,7 +334,7 @@ class _Task:
         return list(self.data.train.batches(order, sizes)) if row.needs_batches else []
 
     def find(self, amount: Amount, start: Start) -> tuple[Mask, History | None]:
-        """Return the method's mask, and the history if the method is a search."""
+        """Return the mask that the pruning method finds, and the search history (None if the method is no search)."""
         method = self._method or USUAL_CRITERION[self._kind]
         if isinstance(method, str) and method in CRITERIA:
             return self.criterion_mask(method, amount), None
@@ -368,7 +371,7 @@ class _Task:
         return "distance" if self.data.search.sample(1)[1] is None else "loss"
 
     def fine_tune(self, network: nn.Module, masks: dict[str, torch.Tensor], settings: TrainSettings) -> Training:
-        """Train the network, and leave it with the weights of the best epoch by validation."""
+        """Fine-tune a pruned network in place, then load the weights of the epoch with the best validation metric."""
         bar = self.bars.add_task("fine-tuning", total=settings.epochs)
         training = train(
             network,

@@ -18,7 +18,7 @@ __all__ = ["Measure", "counted_outputs", "logit_measure", "new_measure"]
 
 
 class Measure(Protocol):
-    """Protocol of a score over batches: ``update`` adds one batch, ``value`` returns the score of all batches."""
+    """Protocol of a score computed batch by batch: ``update`` adds a batch, ``value`` returns the score so far."""
 
     def update(self, outputs: Any, targets: Any, n: int, dense: Any) -> None:
         """Add a batch of ``n`` examples to the score; ``dense``: the dense network's outputs, or None if not needed."""
@@ -28,14 +28,14 @@ class Measure(Protocol):
 
 
 def new_measure(kind: TaskObjective, task: Task) -> Measure:
-    """Return an accumulator of a score: the task's metric, minus its loss, or minus the distance to dense outputs."""
+    """Return an accumulator of a score: the task's metric, negative loss, or negative distance to dense outputs."""
     measures: dict[TaskObjective, Callable[[Task], Measure]]
     measures = {"metric": _Metric, "loss": _Loss, "distance": _Distance}
     return measures[kind](task)
 
 
 def logit_measure(objective: LogitObjective, task: Task) -> Measure:
-    """Return an accumulator that collects all logits (n, classes) and labels (n,), and scores them at the end."""
+    """Return an accumulator that collects logits (n, classes) and labels (n,), and scores them all at the end."""
     return _OfLogits(objective, task)
 
 

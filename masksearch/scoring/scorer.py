@@ -222,7 +222,10 @@ class Scorer:
 
     @property
     def depends_on_order(self) -> bool:
-        """Whether scores depend on earlier scorings, as an objective of your own declares by this attribute."""
+        """Whether a mask's score depends on masks scored before; your own objective can say so by an attribute.
+
+        The attribute has the same name, ``depends_on_order``.
+        """
         return bool(getattr(self.objective, "depends_on_order", False))
 
     @property
@@ -264,12 +267,12 @@ class Scorer:
 
     @property
     def refresh_every(self) -> int:
-        """Number of masks that are scored between two calls of :meth:`refresh`; searches save checkpoints then."""
+        """Number of scored masks between two calls of :meth:`refresh`; searches save checkpoints at these calls."""
         path = self._accuracy or self._path
         return 1 if path is None else path.refresh_every
 
     def refresh(self) -> None:
-        """Drop all results that are cached from earlier masks, and with them accumulated rounding errors."""
+        """Drop all results that are cached from earlier masks, and thereby accumulated rounding errors."""
         if path := self._accuracy or self._path:
             path.refresh()
         self._since_refresh = 0

@@ -16,7 +16,7 @@ CONTEXT = get_context("forkserver")
 
 
 def obey_parent() -> None:
-    """Leave Ctrl-C to the parent process, and end this process when the parent has ended in any way."""
+    """Make this child process ignore Ctrl-C, which the parent handles, and end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
 
@@ -30,7 +30,7 @@ def _end_with_parent() -> None:
 
 @contextmanager
 def main_hidden() -> Iterator[None]:
-    """Keep a starting process from running the user's script, which may have no ``if __name__ == "__main__"``."""
+    """Context manager in which new processes don't run the user's script again, even without a ``__main__`` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:

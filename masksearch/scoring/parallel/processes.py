@@ -20,7 +20,7 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class ProcessWorkers:
-    """Worker processes that score masks, each with its own copy of the scorer; they end with this process.
+    """Worker processes that score masks, each with a copy of the scorer; they end when the main process ends.
 
     Raises
     ------
@@ -57,24 +57,24 @@ class ProcessWorkers:
         return self._payload, self._threads, gpus_of(number, torch.cuda.device_count(), os.environ.get(_VISIBLE))
 
     def send(self, number: int, task: Task) -> None:
-        """Send a mask to score to the free worker ``number``; :meth:`wait` reports a worker that has died since."""
+        """Send a mask to worker ``number``, which must be free. If the worker has died, :meth:`wait` reports it."""
         self._waiting.add(number)
         self._workers[number].send(task)
 
     def wait(self) -> tuple[int, Reply | None]:
-        """Wait for the next reply of any worker, and return it with the worker's number; None: the worker is ready."""
+        """Wait for any worker's reply; return (worker's number, reply). The first reply is None: ready to score."""
         pipes = {self._workers[number].pipe: number for number in self._waiting}
         number = pipes[connection.wait(list(pipes))[0]]  # type: ignore[index]
         self._waiting.remove(number)
         return number, self._workers[number].receive(self._in_main)
 
     def replace(self, number: int) -> None:
-        """Start a new worker process in the place of worker ``number``, which has died."""
+        """Start a new worker process to replace worker ``number``, which has died."""
         self._workers[number] = _Worker(self._arguments(number), self._in_main)
         self._waiting.add(number)
 
     def close(self) -> None:
-        """End all worker processes, also while they score."""
+        """End all worker processes, even while they are scoring masks."""
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
@@ -101,7 +101,7 @@ class _Worker:
             return
 
     def receive(self, in_main: bool) -> Reply | None:
-        """Return the next message; None: the worker is ready."""
+        """Return the worker's next reply: first None, when it is ready to score, then a score or a failure."""
         try:
             reply: Reply | None = self.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -113,7 +113,7 @@ class _Worker:
 
 
 def gpus_of(number: int, n_gpus: int, visible: str | None) -> str | None:
-    """Return the value of ``CUDA_VISIBLE_DEVICES`` with which a worker finds its own GPU under the scorer's device.
+    """Return ``CUDA_VISIBLE_DEVICES`` for a worker: the list of GPUs, rotated so that workers use different GPUs.
 
     With n GPUs, worker ``number`` gets their list rotated by its number. None: the list stays as it is.
     """
