@@ -64,7 +64,7 @@ SCALES = {
         length=64,
     ),
     "cpu": Scale(
-        width=256, layers=6, windows=32768, test_windows=512, epochs=2, calibration=128, search_windows=32, budget=841
+        width=256, layers=6, windows=32768, test_windows=512, epochs=1, calibration=128, search_windows=32, budget=421
     ),
 }
 
