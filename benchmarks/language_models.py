@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import masksearch as ms
 from benchmarks.page import HERE
 from benchmarks.rows import read_csv, write_csv
+from masksearch.pruning.one_shot import LayerLevels
 
 SPARSITIES = (0.5, 0.6, 0.7)
 PATTERN = (2, 4)
@@ -43,7 +44,7 @@ class Scale:
     epochs: int
     calibration: int  # windows
     search_windows: int  # calibration windows that score a mask
-    budget: int  # scorings of the search
+    budget: int  # scorings of the search; each generation has 21, which read as many windows as 3 full scorings
     swaps: int = 500_000  # per layer, of the order of channels
     length: int = 256
     lr: float = 1e-3
@@ -58,12 +59,12 @@ SCALES = {
         epochs=1,
         calibration=16,
         search_windows=8,
-        budget=4,
+        budget=22,
         swaps=500,
         length=64,
     ),
     "cpu": Scale(
-        width=256, layers=6, windows=32768, test_windows=512, epochs=2, calibration=128, search_windows=64, budget=150
+        width=256, layers=6, windows=32768, test_windows=512, epochs=1, calibration=128, search_windows=32, budget=421
     ),
 }
 
@@ -150,13 +151,14 @@ def trained(data: ms.Data, scale: Scale, seed: int, folder: Path) -> nn.Module:
 
 
 def searched(model: nn.Module, data: ms.Data, scale: Scale, density: float, seed: int) -> dict[str, float]:
-    """Densities of the layers, by KL to the dense network on calibration text."""
+    """Densities of the layers, by KL of networks that SparseGPT pruned, to the dense network on calibration text."""
     space = ms.weight_space(model, include="blocks.*")
-    calibration = part(data, scale.calibration)
-    products = ms.criteria.wanda(model, space, calibration)
-    scorer = ms.Scorer(model, space, part(data, scale.search_windows), "distance")
-    searcher = ms.searchers.OptunaSearch("cmaes", spread=1.0)
-    history = ms.search(space, searcher, scorer, density, scale.budget, seed, saliencies={"wanda": products})
+    levels = LayerLevels(model, space, data.train.inputs[: scale.calibration])
+    scorer = ms.Scorer(model, space, part(data, scale.search_windows), "reconstructed", calibration=levels)
+    products = ms.criteria.wanda(model, space, part(data, scale.calibration))
+    history = ms.search(
+        space, ms.searchers.LevelSwitches(), scorer, density, scale.budget, seed, saliencies={"wanda": products}
+    )
     return history.best_mask.densities()
 
 
