@@ -74,7 +74,7 @@ class PairedRow:
 
 
 def settings_texts(parts: Sequence[Settings], nothing: str | None = None) -> dict[str, dict[str, str]]:
-    """Return a sweep's settings as {group: {name: text}}; if parts of the sweep differ, a text lists all values.
+    """Return a sweep's settings as {group: {name: text}}; a text lists all values that the sweep's parts have.
 
     Parameters
     ----------

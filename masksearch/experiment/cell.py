@@ -240,7 +240,7 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Short name of this run, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep."""
+        """Short name of this run of a sweep, such as ``magnitude_s0.9_kend_seed0``; unique within the sweep."""
         schedules = self.settings.schedules
         parts = [self.method]
         if self.schedule != "one_shot":
@@ -260,7 +260,7 @@ class Cell:
 
     @cached_property
     def folder(self) -> str:
-        """Name of this run's folder: its short name and 8 hex digits of a hash of what decides its result."""
+        """Name of the folder of this run of a sweep: its short name, and 8 hex digits of a hash of its settings."""
         return f"{self.label}_{short_hash(self.identity)}"
 
 

@@ -79,7 +79,7 @@ class _CellRun:
             self.found_at = early_bird_moment(self.cell, self.early_bird_masks)
 
     def result(self) -> CellResult:
-        """Run all pruning rounds of one method, sparsity and seed; return their results and the final costs."""
+        """Run all pruning rounds of a method, sparsity and seed; return their results and the final network's costs."""
         cell, context, settings = self.cell, self.context, self.context.settings
         results: list[RoundResult] = []
         for round_ in self._rounds():

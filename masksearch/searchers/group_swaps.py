@@ -67,7 +67,7 @@ class BitPartition(ABC):
 
 
 class GroupPartition(BitPartition):
-    """Current mask of a search with N:M sparsity, which only swaps weights within the same group of M.
+    """Current mask of a search with N:M sparsity; its swaps exchange weights of the same group of M weights.
 
     Parameters
     ----------

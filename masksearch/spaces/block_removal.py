@@ -80,7 +80,7 @@ class RemovedBranch(nn.Module):
         self._form, self._full = form, full
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return zeros in the form of the replaced module's output, with type and device of the first float tensor."""
+        """Return zeros in the form of the replaced module's output, with type and device of its first float input."""
         arguments: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}  # type: ignore[dict-item]
         tensors = (value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point())
         return self._output(self._form, next(tensors), arguments)

@@ -197,7 +197,7 @@ class UnionSpace(RemovableSpace):
     # Pruning: channels first, then blocks. Layers within removed blocks stay whole until their block goes.
 
     def cut_mask(self, mask: Mask) -> Mask:
-        """Return the mask for cutting channels; it keeps channels of removed blocks, which go with their blocks."""
+        """Return the mask of channels to cut; it keeps those in removed blocks, which are removed as a whole."""
         self.check_mask(mask)
         _, of_filters = self.part_masks(mask)
         bits = of_filters.bits.clone()

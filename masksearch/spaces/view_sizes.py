@@ -60,7 +60,7 @@ class CallCounter:
 
 
 class ViewRecorder(TorchFunctionMode):
-    """Recorder, for a forward pass, of calls of ``view`` and similar functions whose results have removable channels.
+    """Recorder of a forward pass's calls of ``view`` and similar functions whose results have removable channels.
 
     Parameters
     ----------

@@ -66,7 +66,7 @@ class Crew(Protocol):
         """Wait for messages of busy workers and for new workers to start; return (worker number, message) pairs."""
 
     def replace(self, number: int) -> None:
-        """Start a new worker under the number ``number``, whose worker has died."""
+        """Start a new worker that takes the place of worker ``number``, which has died."""
 
     def close(self) -> None:
         """End all workers of a sweep."""

@@ -52,7 +52,7 @@ class ProcessCrew:
             yield number, self._workers[number].receive()
 
     def replace(self, number: int) -> None:
-        """Start a new worker process under the number ``number``, whose process has died."""
+        """Start a new worker process that takes the place of worker ``number``, which has died."""
         self._workers[number] = self._started(number)
 
     def close(self) -> None:

@@ -152,7 +152,7 @@ class RayCrew:
         self.replace(number)
 
     def replace(self, number: int) -> None:
-        """Start a new Ray actor, on any node with enough resources, in place of worker ``number``, which has died."""
+        """Start a new Ray actor, on any node with enough resources, to replace worker ``number``, which has died."""
         self._ready.discard(number)
         worker = self._actor.remote(f"actor{number}", self._plan, str(Path.cwd()), list(sys.path))
         self._workers[number] = worker

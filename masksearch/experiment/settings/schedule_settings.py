@@ -37,15 +37,15 @@ class ScheduleSettings:
     between_epochs: int | None = None
     """Epochs of training between two pruning rounds; if not given, the same number as after the last round."""
     retrain_lr: tuple[float, ...] = ()
-    """Learning rates of retraining to compare.
+    """Learning rates to compare in retraining.
     For each method and sparsity, the rate with the best validation accuracy is chosen."""
     retrain_warmup: float | None = None
     """Epochs of learning rate warm-up at the start of retraining; if not given, the number in warmup."""
     retrain_distill: tuple[float, ...] = ()
-    """Weights of the distillation loss in retraining to compare, each with all methods; 0 means no distillation.
+    """Weights of the distillation loss to compare in retraining, each with all methods; 0 means no distillation.
     If not given, the setting train.distill."""
     retrain_temperature: tuple[float, ...] = ()
-    """Temperatures of distillation in retraining to compare, each with all methods.
+    """Temperatures of distillation to compare in retraining, each with all methods.
     If not given, the setting train.distill_temperature."""
     reconstruct: Reconstruct = "off"
     """Least-squares repair of masked networks before retraining, for every method: off, independent or sequential.

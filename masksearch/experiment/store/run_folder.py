@@ -187,7 +187,7 @@ def _settings(sweep: Mapping[str, Any]) -> list[list[dict[str, object]]]:
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
-    """Return copies of the settings of all parts of a sweep in which the sweep has another name."""
+    """Return the settings of a sweep's parts with another name for the sweep."""
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 

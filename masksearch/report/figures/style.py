@@ -97,7 +97,7 @@ class Looks:
         return ", ".join(filter(None, [self.name(method), label if len(self.labels) > 1 else ""]))
 
     def line(self, label: str, labels: Sequence[str] = ()) -> Look:
-        """Return line style and marker of a label, by its position in ``labels`` (default: the sweep's labels)."""
+        """Return line style and marker for a label in legends, by its position in ``labels`` (default: all labels)."""
         style, marker = _LINES[list(labels or self.labels).index(label) % len(_LINES)]
         return {"linestyle": style, "marker": marker}
 
