@@ -113,7 +113,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values of several tests, corrected by Holm's step-down method (1979); NaN stays NaN, but counts too."""
+    """Return p-values of several tests, corrected by Holm's step-down method (1979); NaN stays NaN, but is counted."""
     raw = np.asarray(p_values, dtype=float)
     order = np.argsort(raw)  # NaN last
     steps = np.arange(len(raw), 0, -1) * raw[order]

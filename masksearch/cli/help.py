@@ -68,7 +68,7 @@ class OtherFlags:
     recipe: Annotated[Texts, takes("NAME")] = ()
     """Published experiment whose settings replace all defaults: a name in --list."""
     scale: Annotated[Texts, takes("smoke|cpu|paper")] = ()
-    """Size of the recipe: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
+    """How long the recipe takes: smoke (seconds), cpu (minutes to hours on two cores), or paper (as published).
     Some recipes have further scales. (default: cpu)"""
     parts: Annotated[Texts, takes("NAME ...")] = ()
     """Names of the recipe's parts to run; if not given, all parts."""

@@ -202,7 +202,7 @@ class _Turns:
         return cls(scorer, batch)
 
     def identity(self) -> dict[str, object]:
-        """Return, ready for JSON, how masks are proposed and scored, as far as the search's history depends on it."""
+        """Return, as a dict for JSON, how masks are proposed and scored, to tell apart searches that differ in it."""
         return {"batch": self.batch, **({"order": "as_finished"} if self.late else {})}
 
 

@@ -139,7 +139,7 @@ def unequal(masked: Sequence[Tensor], pruned: Sequence[Tensor]) -> str:
 
 
 def training_error(model: nn.Module, pruned: nn.Module, images: Nested) -> str:
-    """Return the error of a pruned network in training mode; "" if it has none, or if ``model`` fails as well."""
+    """Return the error of a pruned network in training mode; "" if there is none or the unpruned network fails, too."""
     images = map_tensors(lambda tensor: _repeated(tensor[:1], 2), images)  # batch statistics need two inputs
     with torch.no_grad():
         try:

@@ -47,7 +47,7 @@ def _sizes(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any] 
 
 
 class CallCounter:
-    """Counter that names a module's calls of ``view`` and similar functions, to recognise them in the next pass."""
+    """Counter that names a module's calls of ``view`` and similar functions, to find them in later forward passes."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}

@@ -138,7 +138,7 @@ LOCAL = Mirror(RunSettings())
 
 @contextmanager
 def holding(run: RunSettings) -> Iterator[Mirror]:
-    """Context manager that reserves (leases) a sweep in object storage; it yields the copier of the sweep's folders.
+    """Context manager that reserves (leases) a sweep in object storage; it yields a Mirror that copies its folders.
 
     Raises
     ------

@@ -195,7 +195,7 @@ _GOES_ON = "what is finished is kept on this machine, and the same command goes 
 
 @cache
 def storage_at(url: str) -> ObjectStorage:
-    """Return the object storage at a URL; in one process, the same object is returned for the same URL."""
+    """Return the :class:`ObjectStorage` for a URL; a process makes only one for each URL."""
     return ObjectStorage(url)
 
 

@@ -96,7 +96,7 @@ class SharedStudy:
         return {"made": self._storage.get_study_user_attrs(self._id)[_MADE], "known": sorted(self.known_ids)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore which trials of the shared study this search has written or read, from :meth:`state_dict`.
+        """Restore from :meth:`state_dict` which trials of the shared study this search has written or read.
 
         Raises
         ------
