@@ -110,7 +110,7 @@ def record_of(model: nn.Module) -> PruningRecord:
 
 
 def add_to_record(small: nn.Module, record: PruningRecord, numbers: Iterable[tuple[str, str, int | None, int]]) -> None:
-    """Store in a pruned network which sizes have changed, with the record of the network before this pruning."""
+    """Store in a pruned network the record of all earlier pruning, with the sizes that this pruning has changed."""
     known = {(module, attribute, index): number for module, attribute, index, number in [*record.numbers, *numbers]}
     vars(small)["pruning_record"] = PruningRecord(record.dense, [(*place, n) for place, n in known.items()])
 
