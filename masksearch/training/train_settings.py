@@ -19,7 +19,7 @@ class TrainSettings:
     """Settings of a training: epochs, optimiser, learning rates, precision, augmentation and regularisation."""
 
     epochs: int = 10
-    """Number of passes over the training examples; 0 leaves the weights unchanged."""
+    """Number of passes over the training examples; 0 trains nothing."""
     batch_size: int = 64
     """Number of examples per batch; the last batch of an epoch may be smaller."""
     optimizer: Optimizer = "sgd"

@@ -48,7 +48,7 @@ class SweepSettings:
     """What a sweep compares: data set, network, methods, sparsities, moments at which masks are found, and seeds."""
 
     dataset: str = "digits"
-    """Data set: a name in --list, imagefolder:PATH or module:function.
+    """Data: name in --list, imagefolder:PATH or module:function.
     module:function or path/to/file.py:function names a function of yours that returns ms.Data."""
     task: str | None = None
     """Task of the data: classification, binary, multilabel, regression, segmentation or language_model.
@@ -61,9 +61,9 @@ class SweepSettings:
     NAME:WIDTH multiplies the width of a network, as lenet_300_100:0.5. module:function or path/to/file.py:function
     names a function of yours that returns the network, and may take the data."""
     granularity: Granularity = "weight"
-    """What one bit of a mask switches: weight, filter, block, union or nm.
-    A filter is removed with everything that depends on it. A block is a residual branch; "union" has blocks and filters
-    in one mask. "nm" keeps 2 of every 4 weights."""
+    """Unit to prune: weight, filter, block, union or nm.
+    One bit of a mask switches one unit. A filter is removed with everything that depends on it. A block is a residual
+    branch; "union" has blocks and filters in one mask. "nm" keeps 2 of every 4 weights."""
     methods: tuple[str, ...] = ()
     """Methods to compare, which are searchers, criteria or supermasks: names in --list.
     NAME@MOMENT finds the masks of NAME at that moment of the dense training. If not given, the usual methods of the
@@ -91,8 +91,7 @@ class SweepSettings:
     budget: int = 1000
     """Number of masks that each search scores."""
     objective: str = "calibrated_loss"
-    """Objective by which searches score masks: a name in --list.
-    The mask with the highest score is the result of the search."""
+    """Score that a search maximises: a name in --list."""
     find_at: tuple[str, ...] = ()
     """Moments of the dense training at which masks are found: 0, 3ep, 500it, end, best, or best:3ep.
     "3ep" is after 3 epochs, "500it" after 500 steps. "best" is the best epoch by validation, "best:3ep" the best of the
