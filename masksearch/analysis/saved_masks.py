@@ -42,7 +42,7 @@ def group_masks(result: SweepResult, group: Group) -> dict[int, Mask]:
 def group_orthogonality(
     result: SweepResult, masks: Mapping[int, Mask], seeds: list[int], repair: bool = False
 ) -> Estimate:
-    """Return the mean over seeds, with its 95 % interval, of the distance from orthogonality of masked initial weights.
+    """Return how far masked initial weights are from orthogonal: the mean over seeds, with its 95 % interval.
 
     Parameters
     ----------

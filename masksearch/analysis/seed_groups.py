@@ -121,7 +121,7 @@ def _rule(cell: CellResult) -> str:
 
 
 def moment_of(cell: CellResult) -> str:
-    """Return the moment of dense training ("3ep", say) that a result's mask is from; "early" for early-bird masks."""
+    """Return the moment of dense training ("3ep", say) at which a mask was found; "early" for early-bird masks."""
     return "early" if cell.early_bird else cell.find_at
 
 

@@ -42,7 +42,7 @@ class Estimate:
         return mean if math.isnan(self.half_width) else f"{mean} ± {scale * self.half_width:.{digits}f}"
 
     def plain(self, form: str, scale: float = 1.0) -> str:
-        """Return the mean times ``scale``, without interval, as text in the format ``form``; "–" without a mean."""
+        """Return only the mean as text, times ``scale`` and formatted by ``form``; "–" if there is no mean."""
         return "–" if math.isnan(self.mean) else f"{scale * self.mean:{form}}"
 
 

@@ -35,7 +35,7 @@ Neighbourhood = Partition | LayeredPartition | GroupPartition | BudgetPartition 
 
 @dataclass
 class Chain:
-    """One of the walks from mask to mask of simulated annealing: its current mask, and the score of this mask."""
+    """One walk of simulated annealing from mask to mask: its current mask, and the score of that mask."""
 
     neighbourhood: Neighbourhood  # draws and applies swaps of the current mask
     current: Mask

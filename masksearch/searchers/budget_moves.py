@@ -59,7 +59,7 @@ class BudgetPartition(BitPartition):
         return self._swapped_within(radius, rng)
 
     def settled(self, bits: np.ndarray, rng: np.random.Generator) -> Move:
-        """Return the move from the current mask to a mask near ``bits``, of shape (n_units,), that fits the budget.
+        """Return the move from the current mask to one that fits the budget and is close to the mask ``bits``.
 
         The empty move if there is none.
         """

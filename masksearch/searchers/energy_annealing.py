@@ -30,7 +30,7 @@ _LEAST_SCORES = 4  # scores from which coefficients are fitted
 
 @dataclass
 class Passed:
-    """A mask that an annealing walk has visited, and the terms of its estimated damage, of shape (n_terms,)."""
+    """A mask that an annealing walk has visited, with the terms whose weighted sum estimates its damage."""
 
     mask: Mask
     terms: np.ndarray

@@ -17,7 +17,7 @@ _TRIES = 10  # pairs of layers that are drawn until units can be exchanged
 
 
 class Walk:
-    """Random walk over allowed masks, which accepts moves by Metropolis' rule on an estimate of their damage (energy).
+    """Random walk over allowed masks; it accepts moves by Metropolis' rule on the masks' energy (estimated damage).
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Walk:
         return np.stack([self._rng.choice(kept, n), self._rng.choice(pruned, n)], axis=1)
 
     def rises(self, n: int) -> np.ndarray:
-        """Return those changes by about ``n`` random moves that increase the energy (estimated damage by pruning)."""
+        """Return by how much random moves raise the energy (estimated damage); about ``n`` moves are tried."""
         if self.can_swap:
             changes = [self.state.deltas(self._draw_swaps(_BATCH)) for _ in range(-(-n // _BATCH))]
         else:

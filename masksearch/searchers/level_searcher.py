@@ -104,7 +104,7 @@ class RankedUnits:
         return self.exactly(self.widened(kept, order))
 
     def widened(self, kept: np.ndarray, order: Sequence[int]) -> np.ndarray:
-        """Return the numbers of kept units per layer, raised in ``order`` as far as the budget allows."""
+        """Raise the numbers of kept units per layer, layer by layer in ``order``, as far as the budget allows."""
         kept = filled(kept, order, self.sizes, lambda numbers: self.levels.cost(numbers) <= self.levels.budget)
         if not self.levels.cost(kept) <= self.levels.budget:
             problem = self.problem

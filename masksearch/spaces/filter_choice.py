@@ -75,7 +75,7 @@ def _fits(name: str, patterns: Sequence[str]) -> bool:
 
 
 def limits_of(groups: Groups, min_units: float, multiple_of: int) -> Limits | None:
-    """Return the limits of kept channels per layer; None if ``min_units`` and ``multiple_of`` are 1.
+    """Return the limits (minimum and multiple) of kept channels per layer; None if both are 1.
 
     ``multiple_of`` counts channels: in a layer where a unit has several channels, fewer units are a multiple.
 

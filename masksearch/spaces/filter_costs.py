@@ -13,7 +13,7 @@ __all__ = ["Costs", "Part"]
 
 @dataclass(frozen=True)
 class Part:
-    """Cost of a part of a network, such as a block: parameters and products that masks shrink, and constant costs."""
+    """What a part of a network, such as a block, costs: parameters and products that masks shrink, and a constant."""
 
     cut: np.ndarray  # indices of its parameters among those that masks shrink, int64
     products: tuple[int, ...]  # indices of its products of activations

@@ -116,7 +116,7 @@ def add_to_record(small: nn.Module, record: PruningRecord, numbers: Iterable[tup
 
 
 def new_numbers(groups: Groups, bits: Tensor) -> list[tuple[str, str, int | None, int]]:
-    """Return (module, attribute, index or None, value) for each attribute that counts channels and so changes."""
+    """Return the new values of attributes that count channels: (module, attribute, index or None, value) for each."""
     return [(*size.place, size.n_kept(bits)) for size in groups.sizes]
 
 

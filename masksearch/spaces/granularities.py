@@ -31,7 +31,7 @@ REMOVED: tuple[Granularity, ...] = ("filter", "block", "union")
 
 
 def ranked_units(granularity: str) -> str:
-    """Return the units that criteria rank for a granularity: single weights for N:M masks, else its own units."""
+    """Return the units that criteria rank: single weights for granularity "nm", otherwise those of the granularity."""
     return "weight" if granularity == "nm" else granularity
 
 

@@ -50,7 +50,7 @@ def set_norm_hooks(model: nn.Module, kept: Kept) -> None:
 
 
 def remove_norm_hooks(model: nn.Module) -> dict[str, tuple[Tensor, int]]:
-    """Make all norms normalise over all channels again; return {norm: (kept channels, channel dimension)} until now."""
+    """Make all norms normalise over all channels again; return {norm: (kept channels, dimension)} as it was."""
     removed = {}
     for name, module in model.named_modules():
         for number, hook in list(module._forward_hooks.items()):

@@ -41,7 +41,7 @@ class SizeAttribute(UnitPositions):
 
 
 def note_sizes(coupling: Coupling, call: Call) -> None:
-    """Record attributes of modules from which an operation's results may have their sizes: those of equal value."""
+    """Record attributes of modules whose value equals a size in an operation's results, which may come from it."""
     if call.name not in _SIZED:
         return
     numbers = [(name, *found) for name, module in call.running for found in _numbers(module)]
@@ -54,7 +54,7 @@ def note_sizes(coupling: Coupling, call: Call) -> None:
 
 
 def holds_sizes(call: Call, sizes: Sequence[int]) -> bool:
-    """Return whether each of these sizes is an attribute of a module that runs the operation."""
+    """Return whether each of these sizes is the value of an attribute of a module that runs the operation."""
     values = {value for _, module in call.running for *_, value in _numbers(module)}
     return all(size in values for size in sizes)
 

@@ -91,7 +91,7 @@ def digest(tensors: Mapping[str, Tensor] | None) -> str:
 
 
 def examples_digest(split: Any) -> str | None:
-    """Return a hash of a data split's inputs and targets; None if these can't be read at once.
+    """Return a hash of a data split's inputs and targets; None if the split does not give access to them.
 
     Splits with a method ``digest`` compute their own: streamed ones of their length, first examples and identity.
     """

@@ -113,7 +113,7 @@ class Training:
 
     @property
     def diverged(self) -> bool:
-        """Whether the training ended because a loss was NaN or infinite, which is the last epoch's loss."""
+        """Whether the training ended because a loss was NaN or infinite; the last epoch's results have that loss."""
         return bool(self.epochs) and not self.epochs[-1].finite
 
     def over(self, epochs: int) -> bool:

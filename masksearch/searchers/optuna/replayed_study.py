@@ -141,7 +141,7 @@ class MemoryStudy:
         self._learn(self._values(trial), None if values is None else values[0])
 
     def add_trial(self, trial: FrozenTrial, *, skip_start: bool = True) -> None:
-        """Add a trial that another search has finished in a shared study; by default, avoid proposing its point."""
+        """Add a finished trial of another search in a shared study; by default, its point is not proposed again."""
         if trial.distributions != self._distributions:
             raise InputError(f"study: its trial {trial.number} has other parameters than this search")
         self._storage.create_new_trial(self._id, trial)
