@@ -330,7 +330,7 @@ class _Ranking:
         return np.where(self.limits.alive(kept), kept, 0)
 
     def prefix(self, n: int) -> np.ndarray:
-        """Return the kept units per layer after the first n steps of a ranking; fewer steps never cost more."""
+        """Return the kept units per layer after the first n steps of a ranking of all units; fewer never cost more."""
         taken = np.bincount(self.steps[:n], minlength=len(self.units))
         return self._with(self.least(taken[: self.n_blocks]), taken)
 

@@ -129,8 +129,8 @@ class SearchSettings:
     On a GPU, weight masks of small networks are then scored together."""
     scorers: int = 1
     """Number of processes on this machine that score masks of the same search in parallel.
-    Each holds the network and the examples, and uses as many CPU threads as threads says. With scorer_order = "fixed",
-    give proposals at least this number."""
+    Each holds the network and the examples, and computes on the number of CPU threads that the setting threads gives.
+    With scorer_order = "fixed", give proposals at least this number."""
     scorer_order: Literal["fixed", "as_finished"] = "fixed"
     """Order in which a search with several scorer processes gets its scores: fixed or as_finished.
     "fixed" repeats the same search with any number of scorers from 2 on. With "as_finished", no process waits for the
