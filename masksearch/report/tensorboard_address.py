@@ -17,7 +17,7 @@ _MAX_SELECTED = 40  # TensorBoard selects all runs of a folder that has at most 
 
 
 def board_link(result: SweepResult, groups: Sequence[Group]) -> tuple[str, str] | None:
-    """Return TensorBoard's address with all methods at one sparsity selected, and a description; None without cells."""
+    """Return TensorBoard's address with all methods at one sparsity selected, and a text on it; None without runs."""
     if not groups:
         return None
     sparsity = one_sparsity(groups)

@@ -15,7 +15,7 @@ LOG = "log.txt"
 
 @contextmanager
 def logged(folder: Path) -> Iterator[None]:
-    """Context manager in which this process prints, also from libraries in C, to the end of ``log.txt`` in ``folder``.
+    """Context manager that sends what this process prints, also from C libraries, to ``log.txt`` in ``folder``.
 
     Every warning is printed at least once.
     """
@@ -37,7 +37,7 @@ def logged(folder: Path) -> Iterator[None]:
 
 
 def remove_empty_log(folder: Path) -> None:
-    """Remove ``log.txt`` from a cell's folder if it has no text; no other worker may be running the cell."""
+    """Remove ``log.txt`` from a run's folder if the file is empty; call this only while no worker executes the run."""
     if not (folder / LOG).stat().st_size:
         (folder / LOG).unlink()
 

@@ -35,7 +35,7 @@ _FREQUENT = ("trial", "epoch", "rescored")
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """What a worker process needs to start: settings of the run, number of CPU threads, and the sweep's folder."""
+    """What a worker process needs to start: some settings, the number of CPU threads, and the sweep's folder."""
 
     run: RunSettings
     threads: int
@@ -44,7 +44,7 @@ class WorkerPlan:
 
 
 class JobRunner:
-    """Runs a worker's jobs and reports their events. The next job reuses the last job's data and dense network.
+    """Runner of a worker's jobs that reports their events. Data and the dense network are kept for the next job.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class JobRunner:
         self._dense: dict[tuple[Path, frozenset[str], frozenset[str]], DenseNetwork] = {}
 
     def run(self, job: Job) -> None:
-        """Train the dense network that a job names, or run the job's cells; what they print goes to their folders."""
+        """Train the dense network of a job, or execute its runs; printed text goes to ``log.txt`` in their folders."""
         torch.set_num_threads(self._plan.threads)
         if not job.cells:
             with logged(dense_folder(job.users[0])):

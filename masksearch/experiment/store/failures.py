@@ -14,7 +14,7 @@ _FILE, _TRACE = "failed.json", "failed.txt"
 
 
 def record_failure(path: Path, cell: Cell, error: Exception) -> str:
-    """Write the error that ended a cell to the cell's folder; return the error as one sentence.
+    """Write the error that ended a run of a sweep (cell) to the run's folder; return the error as one sentence.
 
     Of errors that are not an :class:`InputError`, the traceback is written beside it.
     """
@@ -29,13 +29,13 @@ def record_failure(path: Path, cell: Cell, error: Exception) -> str:
 
 
 def clear_failure(folder: Path) -> None:
-    """Remove the error that an earlier run recorded in a cell's folder."""
+    """Remove the error that an earlier attempt left in the folder of a run."""
     for name in (_FILE, _TRACE):
         (folder / name).unlink(missing_ok=True)
 
 
 def failures_of(folders: Iterable[Path]) -> dict[str, str]:
-    """Return {label of a failed cell: its error in one sentence} from the folders of cells, in their order."""
+    """Return {name of a failed run: its error in one sentence}, read from the folders of a sweep's runs."""
     found = {}
     for folder in folders:
         if (folder / _FILE).exists():

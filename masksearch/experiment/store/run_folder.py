@@ -44,7 +44,7 @@ SWEEP_REMEDY = "remove this file and run the same command again, which keeps fin
 
 @contextmanager
 def locked(folder: Path, wait: bool = False, *, reentrant: bool = False) -> Iterator[None]:
-    """Lock a run's folder against other threads and processes while the context is open.
+    """Context manager that locks a run's folder against other threads and processes.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def locked(folder: Path, wait: bool = False, *, reentrant: bool = False) -> Iter
 
 
 class RunFolder:
-    """Folder of one run (a cell, a dense network or a search), with its settings and its status.
+    """Folder of one run (a method, sparsity and seed, a dense network, or a search), with its settings and status.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class RunFolder:
 
 
 def is_done(path: Path) -> bool:
-    """Return whether the folder ``path`` holds a finished run (a sweep's cell, a dense network or a search).
+    """Return whether the folder ``path`` has a finished run (of a sweep, of a dense training, or of a search).
 
     Raises
     ------
@@ -104,7 +104,7 @@ def is_done(path: Path) -> bool:
 
 
 def read_stage(path: Path) -> str | None:
-    """Return the step in a run's ``status.json``, such as ``search`` or ``done``; None if the run has not begun.
+    """Return a run's present step, such as ``search`` or ``done``, from its folder; None if it has not begun.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def read_stage(path: Path) -> str | None:
 
 
 def read_plan(path: Path) -> dict[str, Any]:
-    """Return the content of a sweep's ``sweep.json``: its settings, machine, cells and dense networks.
+    """Return the content of a sweep's ``sweep.json``: settings, machine, and folders of runs and dense networks.
 
     Raises
     ------
@@ -148,12 +148,12 @@ def read_plan(path: Path) -> dict[str, Any]:
 
 
 def folder_remedy(path: Path) -> str:
-    """Return the advice of an error about a damaged file: remove the run's folder and run again."""
+    """Return the advice for errors about a damaged file in a run's folder: remove the folder and run again."""
     return f"remove the folder {path} and run again"
 
 
 def remove_checkpoints(path: Path, *patterns: str) -> None:
-    """Remove checkpoints whose names match ``patterns``, and their lock files, from a folder and its subfolders."""
+    """Remove checkpoints whose names match ``patterns``, with their lock files, from a folder and its subfolders."""
     for folder, _, names in os.walk(path):
         for name in names:
             if any(fnmatch(name.removesuffix(".lock"), pattern) for pattern in patterns):
@@ -161,7 +161,7 @@ def remove_checkpoints(path: Path, *patterns: str) -> None:
 
 
 def free_name(parts: Sequence[Settings]) -> str:
-    """Return a name for a sweep whose folder holds no sweep with other settings: NAME, NAME-2, NAME-3, ...
+    """Return the first of NAME, NAME-2, NAME-3, ... whose folder has no sweep with other settings.
 
     Where and how a sweep runs (``run``) is no difference, so that a sweep may be continued on another device.
     """
@@ -187,7 +187,7 @@ def _settings(sweep: Mapping[str, Any]) -> list[list[dict[str, object]]]:
 
 
 def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
-    """Return copies of the settings of a sweep's parts, with another name of the sweep."""
+    """Return the settings of a sweep's parts with another name for the sweep."""
     return [replace(part, run=replace(part.run, name=name)) for part in parts]
 
 
