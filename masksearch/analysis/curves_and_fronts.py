@@ -8,8 +8,6 @@ from scipy.special import stdtrit
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Band", "band", "best_so_far", "pareto_front"]
-
 
 def pareto_front(values: Sequence[float], costs: Sequence[float]) -> np.ndarray:
     """Return indices of the points on the Pareto front (no other point has higher value at lower cost), cheapest first.

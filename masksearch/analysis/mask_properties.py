@@ -11,18 +11,6 @@ from masksearch.spaces import NetworkSpace
 from masksearch.utils.registry import Table
 from masksearch.utils.seeds import torch_generator
 
-__all__ = [
-    "SIMILARITIES",
-    "cosine",
-    "hamming",
-    "iou",
-    "orthogonality_score",
-    "random_like",
-    "similarity_matrix",
-    "similarity_means",
-    "weights_orthogonality",
-]
-
 
 def orthogonality_score(model: nn.Module, space: NetworkSpace, mask: Mask | None = None) -> float:
     """Return how far a network's masked weights W are from orthogonal: mean of (W^T W - I)^2, summed over layers.

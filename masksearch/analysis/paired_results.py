@@ -9,8 +9,6 @@ from masksearch.analysis.statistics import Estimate
 from masksearch.experiment import Settings, SweepResult
 from masksearch.experiment.results import CellResult
 
-__all__ = ["CellKind", "ControlRow", "PairedRow", "control_rows", "different_settings", "paired_rows", "settings_texts"]
-
 
 @dataclass(frozen=True)
 class ControlRow:

@@ -12,12 +12,10 @@ from masksearch.analysis.statistics import Estimate
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.experiment import SweepResult
-from masksearch.experiment.store.run_folder import read_plan
+from masksearch.experiment.store.sweep_plan import read_plan
 from masksearch.pruning.orthogonal_repair import repaired
 from masksearch.utils.files import load_tensors
 from masksearch.utils.integrity import refusing
-
-__all__ = ["group_masks", "group_orthogonality", "layer_means", "read_mask"]
 
 
 def read_mask(path: Path, granularity: str) -> Mask:
@@ -64,8 +62,7 @@ def group_orthogonality(
 
 
 def _initial(result: SweepResult, seed: int) -> dict[str, Tensor] | None:
-    networks = read_plan(result.path)["dense"]
-    files = [Path(folder) / "init.safetensors" for folder, one in networks.items() if one == seed]
+    files = [folder / "init.safetensors" for folder in read_plan(result.path).dense_folders(seed)]
     known = [path for path in files if path.exists()]
     return load_tensors(known[0])[0] if known else None
 

@@ -7,8 +7,6 @@ from typing import cast
 from masksearch.experiment.results import CellResult
 from masksearch.spaces import UNITS, Granularity
 
-__all__ = ["Group", "best_rates", "group_cells", "moment_of", "name_of", "setting_labels"]
-
 
 def name_of(method: str, learned: bool = False) -> str:
     """Return a method's name for tables and legends, with "(learned)" if gradient descent trains its masks."""

@@ -9,8 +9,6 @@ from scipy.special import stdtrit
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["MARGIN", "Estimate", "Paired", "Ranks", "holm", "paired", "ranks", "win_matrix"]
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -79,7 +77,7 @@ class Paired:
 
     @property
     def not_below(self) -> bool:
-        """Whether the first method is at most 0.001 worse than the second, with 95 % confidence."""
+        """Whether the first method's mean accuracy (a share) is at most 0.001 below the second's, with 95 % confidence."""
         return self.above(-MARGIN)
 
 

@@ -8,8 +8,6 @@ from masksearch.analysis.statistics import Estimate
 from masksearch.experiment.result_parts import Accuracy, Metric, RoundResult
 from masksearch.experiment.results import Cap, CellResult, DenseResult, find_setting
 
-__all__ = ["MOMENTS", "Moment", "RoundRow", "SummaryRow", "summarise"]
-
 _NOTHING, _ACCURACY = Estimate.of([]), Metric()
 
 

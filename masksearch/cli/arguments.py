@@ -9,8 +9,6 @@ import tyro
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Texts", "given_flags", "metavar", "one", "read_arguments", "read_known", "refuse", "takes"]
-
 Kind = TypeVar("Kind")
 
 Texts = tuple[str, ...]

@@ -15,8 +15,6 @@ from masksearch.cli.streams import lasting_streams
 from masksearch.utils.errors import InputError, StorageError, first_line
 from masksearch.utils.registry import choose
 
-__all__ = ["main"]
-
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for wrong input or a disk that fails, 130 when interrupted."""
@@ -71,7 +69,7 @@ def _dispatch(args: Sequence[str]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=150)
     if command == "run":
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL and _in_main_thread():
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the sweep goes on when its terminal goes away
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the sweep continues when its terminal closes
         from masksearch.cli.running import run
 
         run(args[1:], console)

@@ -18,8 +18,6 @@ from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["full_help", "parse"]
-
 _ALIASES = {"--data": "--dataset"}
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 

@@ -13,8 +13,6 @@ from tyro.conf import FlagCreatePairsOff, UseAppendAction
 from masksearch.cli.arguments import Texts, metavar, takes
 from masksearch.utils.field_docstrings import field_texts
 
-__all__ = ["COMMANDS", "OTHERS", "OtherFlags", "help_text", "other_entries", "short_help"]
-
 COMMANDS = """\
 usage: masksearch COMMAND ...
 

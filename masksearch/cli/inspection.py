@@ -30,8 +30,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 from masksearch.utils.registry import choose
 
-__all__ = ["ANALYSES", "analyse", "compare", "show"]
-
 _Shown = tuple[list[Grid], list[Drawing]]
 
 _LACKS = {

@@ -14,8 +14,6 @@ from masksearch.experiment.results import CellResult
 from masksearch.training import EpochRow
 from masksearch.utils.ranks import ranks
 
-__all__ = ["ProgressBars"]
-
 
 class _Table(bars.Progress):
     """Progress bars with a line of headings in a terminal."""

@@ -24,15 +24,13 @@ from masksearch.experiment import (
     run_sweep,
 )
 from masksearch.experiment.store.mirror import Mirror
-from masksearch.experiment.store.run_folder import free_name, renamed
+from masksearch.experiment.store.sweep_plan import free_name, renamed
 from masksearch.models import MODELS
 from masksearch.schedules import SCHEDULES
 from masksearch.scoring import OBJECTIVES
 from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.utils.ranks import equal_errors, ranks
-
-__all__ = ["draw_report", "keep_freed_memory", "print_result", "run"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 _KEPT = 1 << 30  # bytes

@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-__all__ = ["lasting_streams"]
-
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:

@@ -10,8 +10,6 @@ from masksearch.core.layout import Layout
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["Amount", "Density", "Hold", "OnEmpty", "Scope"]
-
 Hold = Literal["units", "params", "macs"]
 """What a density is a share of: units, or the full network's parameters or MACs."""
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from masksearch.utils.errors import LARGEST, InputError, check_type
 
-__all__ = ["Budget"]
-
 
 @dataclass(frozen=True)
 class Budget:

@@ -8,8 +8,6 @@ import numpy as np
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 
-__all__ = ["Energy", "EnergyState", "removal_order"]
-
 
 class EnergyState(Protocol):
     """Current mask of a local search, its energy (estimated damage), and the energy's change by possible moves.

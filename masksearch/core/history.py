@@ -11,8 +11,6 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Score, Trial
 from masksearch.utils.errors import InputError
 
-__all__ = ["History"]
-
 
 class History:
     """History of one search: the score of every trial (scored mask) in order; the best trials also have their masks.

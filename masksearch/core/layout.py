@@ -13,8 +13,6 @@ from torch import Tensor
 from masksearch.core.limits import Limits
 from masksearch.utils.errors import InputError
 
-__all__ = ["Layer", "Layout"]
-
 
 @dataclass(frozen=True)
 class Layer:

@@ -8,8 +8,6 @@ import numpy as np
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Limits"]
-
 
 @dataclass(frozen=True)
 class Limits:
@@ -106,7 +104,7 @@ class Limits:
         return kept
 
     def share(self, quotas: Sequence[int], total: int) -> list[int]:
-        """Return allowed numbers of kept units per layer, in proportion to ``quotas``; the sum is <= ``total``."""
+        """Return how many units each layer keeps: at most ``total`` in all, as near to ``quotas`` as the limits allow."""
         return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
 
     def even(self, quotas: Sequence[int]) -> list[np.ndarray]:

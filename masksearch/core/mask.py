@@ -12,8 +12,6 @@ from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, save_tensors
 from masksearch.utils.integrity import REMEDY, check_object
 
-__all__ = ["Mask", "Move", "same_mask", "unpacked_bits"]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Move:

@@ -15,9 +15,6 @@ from masksearch.core.mask import Mask
 from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.registry import choose
 
-__all__ = ["Amount", "Density", "Hold", "MaskSpace", "OnEmpty", "Scope"]
-
-
 _LAYERWISE = Amount(1.0, scope="layerwise")
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Levels", "cheapest", "filled"]
-
 _BUCKETS = 10_000  # of the dynamic programme's budget
 _LINEARISATIONS = 8  # of costs that don't add up over layers
 

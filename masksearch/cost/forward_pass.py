@@ -11,8 +11,6 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, n_examples, take, tensors_of, to_device
 
-__all__ = ["batch_of", "check_batch", "copied", "device_of", "evaluated", "forward", "with_hooks"]
-
 
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a network's first parameter or buffer; the CPU if there is none."""

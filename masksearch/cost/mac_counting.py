@@ -19,8 +19,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested
 from masksearch.utils.registry import choose
 
-__all__ = ["Macs", "effective_macs", "macs"]
-
 aten = torch.ops.aten
 
 

@@ -11,8 +11,6 @@ from torch.utils._pytree import tree_leaves
 from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evaluated, forward
 from masksearch.utils.nested import Nested, as_nested, n_examples, tensors_of
 
-__all__ = ["peak_memory"]
-
 
 def peak_memory(model: nn.Module, example_input: Nested) -> int:
     """Return the peak bytes of inputs and activations in a forward pass in eval mode without gradients.

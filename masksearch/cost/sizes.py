@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["Disk", "compressed", "dense", "disk", "kept_entries", "nonzero_params", "params", "tensors_of"]
-
 
 def params(model: nn.Module) -> int:
     """Return the number of parameters of a network, trainable or not; shared parameters count once."""

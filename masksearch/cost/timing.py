@@ -13,8 +13,6 @@ from masksearch.cost.forward_pass import batch_of, check_batch, device_of, evalu
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model
 
-__all__ = ["Latency", "Timing", "latency", "synchronize", "time_runs", "timing_of"]
-
 _FEWEST_RUNS, _MOST_RUNS = 11, 1000
 _WARM_UP = 0.2  # of the seconds for the timed runs
 

@@ -13,10 +13,9 @@ from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, Loss, is_split
 from masksearch.criteria.blocks import block_cosine
 from masksearch.criteria.connectivity import Connectivity, connected
-from masksearch.criteria.filters import bn_scale, filter_l1, filter_l2, fpgm
+from masksearch.criteria.filters import bn_scale, energy, filter_l1, filter_l2, fpgm
 from masksearch.criteria.fisher_information import fisher, rearranged
 from masksearch.criteria.gradients import grasp, snip, taylor
-from masksearch.criteria.greedy_removal import energy
 from masksearch.criteria.input_norms import wanda
 from masksearch.criteria.iterative import step_amounts
 from masksearch.criteria.synaptic_flow import synflow

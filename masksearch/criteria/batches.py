@@ -13,8 +13,6 @@ from masksearch.training.batches import forward_batch
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, describe, n_examples, take, to_device
 
-__all__ = ["BatchLoss", "Batches", "Loss", "first_inputs", "input_batches", "is_split", "loss_batches"]
-
 _SMALL = 64  # examples of a batch of inputs without targets
 _LEAST_BATCHES = 4  # of inputs: least squares holds some of them out
 

@@ -18,8 +18,6 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, n_examples, to_device
 
-__all__ = ["block_cosine"]
-
 
 def block_cosine(
     model: nn.Module,

@@ -12,8 +12,6 @@ from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested
 
-__all__ = ["Connectivity", "connected"]
-
 _ROUNDS = 100  # of replacing dead units; few networks need as many
 
 

@@ -1,21 +1,19 @@
-"""Pruning criteria for filters that read only weights: L1 and L2 norms, geometric median, BatchNorm scales.
+"""Pruning criteria for filters: L1 and L2 norms, geometric median, BatchNorm scales, errors after a repair.
 
 A unit is a group of channels that must be removed together. If residual additions couple channels of several layers to
 one unit, its saliency is taken over the filters of all these layers.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
+from masksearch.criteria.batches import Batches, input_batches
+from masksearch.pruning.energy import repair_energy
 from masksearch.spaces import FilterSpace
 from masksearch.utils.errors import InputError
-
-__all__ = ["bn_scale", "filter_l1", "filter_l2", "fpgm"]
-
-Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 def filter_l1(
@@ -108,6 +106,35 @@ def bn_scale(
                 "give another criterion"
             )
     return (space.unit_sums({name: scale.abs() for name, scale in scales.items()}) / covered).cpu()
+
+
+def energy(
+    model: nn.Module,
+    space: FilterSpace,
+    batches: Batches,
+    *,
+    initial: Mapping[str, Tensor] | None = None,
+    alive: Mask | None = None,
+) -> Tensor:
+    """Return, as saliency, the position of each filter in greedy pruning, which removes the least harmful filter first.
+
+    The unit whose removal, after the best least-squares repair of the layers that read it, adds least to their relative
+    squared errors goes first; then the others are rated anew (optimal brain surgery of groups; ZipLM, Kurtic et al.
+    2023). The last unit of each layer ranks above all other units.
+
+    Parameters
+    ----------
+    batches : Split, streamed split, or iterable of (inputs, targets)
+        Some hundred training examples; targets are not read. See :func:`masksearch.repair_energy`.
+    alive : Mask, optional
+        Mask at which the removal begins; units that it prunes have -1.
+
+    Raises
+    ------
+    InputError
+        As :func:`masksearch.repair_energy`.
+    """
+    return repair_energy(model, space, input_batches(batches, "energy")).saliency(alive)
 
 
 def _filter_sums(model: nn.Module, space: FilterSpace, function: Callable[[Tensor], Tensor]) -> Tensor:

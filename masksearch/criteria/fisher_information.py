@@ -27,8 +27,6 @@ from masksearch.spaces import FilterSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import call_model, n_examples, take, to_device
 
-__all__ = ["fisher", "mask_gradients", "rearranged"]
-
 
 def fisher(
     model: nn.Module,

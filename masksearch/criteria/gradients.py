@@ -10,8 +10,6 @@ from masksearch.core.mask import Mask
 from masksearch.criteria.batches import Batches, BatchLoss, Loss, loss_batches
 from masksearch.spaces import NetworkSpace
 
-__all__ = ["grasp", "maskable", "snip", "summed_gradients", "taylor", "working_copy"]
-
 _GRASP_TEMPERATURE = 200.0  # divisor of the logits before the softmax, as in the paper
 
 

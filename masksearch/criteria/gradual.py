@@ -23,8 +23,6 @@ from masksearch.training.trainer import OnEpoch
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["gradual_saliency"]
-
 
 def gradual_saliency(
     model: nn.Module,

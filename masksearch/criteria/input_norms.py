@@ -8,14 +8,12 @@ from torch import Tensor, nn
 from masksearch.core.mask import Mask
 from masksearch.cost.forward_pass import device_of
 from masksearch.criteria.batches import Batches, input_batches
-from masksearch.pruning.gram_matrices import matrix_layers
+from masksearch.pruning.matrix_layers import input_squares, matrix_layers
 from masksearch.pruning.one_shot.layer_methods import wanda_ranks, weight_shaped
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
-from masksearch.utils.nested import call_model, to_device
-
-__all__ = ["wanda"]
+from masksearch.utils.nested import to_device
 
 
 @torch.no_grad()
@@ -46,27 +44,10 @@ def wanda(
                 f"criterion 'wanda': layer {layer.name!r} is no linear layer or convolution that runs as a module of "
                 "its own; leave it out of the space with exclude="
             )
-    squares: dict[str, Tensor] = {}
-
-    def add(name: str, module: nn.Module, values: Tensor) -> None:
-        own = layers[name].input_rows(module, values).double().square().sum(1)  # (groups, k)
-        squares[name] = squares[name] + own if name in squares else own
-
-    hooks = [
-        network.get_submodule(layer.name).register_forward_pre_hook(
-            lambda module, args, name=layer.name: add(name, module, args[0])
-        )
-        for layer in space.layers
-    ]
-    try:
-        for batch in inputs:
-            call_model(network, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    squares = input_squares(network, {layer.name: layers[layer.name] for layer in space.layers}, inputs)
     values = {}
     for layer, weight in zip(space.layers, space.layer_weights(), strict=True):
         matrices = layers[layer.name].matrix(model.get_submodule(layer.name))[..., :-1]
-        products = matrices.abs() * squares[layer.name].sqrt().to(matrices.device)[:, None]
+        products = matrices.abs() * squares[layer.name][0].sqrt().to(matrices.device)[:, None]
         values[weight] = weight_shaped(wanda_ranks(products.flatten(0, 1)), layers[layer.name], layer.shape)
     return space.unit_sums(values).cpu()

@@ -7,8 +7,6 @@ from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["step_amounts"]
-
 
 def step_amounts(space: NetworkSpace, amount: Amount, rounds: int, alive: Mask) -> Iterator[Amount]:
     """Yield the amount to keep after each pruning round: from the density of mask ``alive`` down to ``amount``.

@@ -14,8 +14,6 @@ from masksearch.tasks import read_output
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, map_tensors
 
-__all__ = ["flow_of_ones", "remove_normalisations", "replace_clipped_activations", "synflow"]
-
 
 def synflow(
     model: nn.Module,

@@ -12,8 +12,6 @@ from masksearch.core.mask import Mask
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["lamp", "mag_sign", "magnitude", "magnitude_increase", "movement", "random"]
-
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 

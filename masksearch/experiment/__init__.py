@@ -7,8 +7,9 @@ from masksearch.experiment.on_ranks import on_all_ranks, own_copy
 from masksearch.experiment.recipes import SCALES, load_recipe, recipe_names, recipe_text
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.settings.sweep_axes import methods
-from masksearch.experiment.sweep import CellsFailedError, SweepResult, read_sweep, run_sweep
+from masksearch.experiment.sweep import run_sweep
 from masksearch.experiment.sweep_grid import grid
+from masksearch.experiment.sweep_result import CellsFailedError, SweepResult, read_sweep
 
 __all__ = [
     "EXECUTORS",

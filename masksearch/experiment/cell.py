@@ -29,8 +29,6 @@ from masksearch.training import TrainSettings
 from masksearch.utils.imports import source_digest
 from masksearch.utils.registry import Table
 
-__all__ = ["AUTO", "Cell", "dense_identity", "dense_training"]
-
 AUTO = "auto"
 """Value of a cell's ``find_at`` where the early-bird schedule chooses the moment."""
 

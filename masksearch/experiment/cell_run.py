@@ -43,8 +43,6 @@ from masksearch.utils.files import save_tensors
 from masksearch.utils.imports import import_function
 from masksearch.utils.seeds import derive, torch_generator
 
-__all__ = ["run_cell"]
-
 
 def run_cell(context: CellContext, path: Path, callback: SweepCallback) -> CellResult:
     """Execute or continue one run of a sweep (method, sparsity and seed) in a folder under ``path``; return its result.

@@ -18,8 +18,6 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training.duration import Duration
 from masksearch.training.record import Weights
 
-__all__ = ["CellContext", "DenseNetwork"]
-
 
 @dataclass(frozen=True)
 class DenseNetwork:

@@ -7,8 +7,6 @@ from masksearch.experiment.cell import Cell
 from masksearch.experiment.results import CellResult
 from masksearch.training import EpochRow
 
-__all__ = ["SweepCallback"]
-
 
 class SweepCallback:
     """Base class for callbacks of a sweep. All of its methods do nothing; override those that you need.

@@ -18,14 +18,12 @@ from masksearch.experiment.identity import short_hash
 from masksearch.experiment.settings.combined import Settings
 from masksearch.experiment.steps.dense import dense_folder, dense_network
 from masksearch.experiment.steps.mask_finder import front_folder
-from masksearch.experiment.store.failures import clear_failure, record_failure
 from masksearch.experiment.store.mirror import LOCAL, Mirror
+from masksearch.experiment.store.run_folder import clear_failure, record_failure
 from masksearch.models import build_model
 from masksearch.spaces import NetworkSpace, space_of
 from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError
-
-__all__ = ["Group", "data_digest", "data_key", "load_part", "moments_of", "part_space", "run_inline"]
 
 
 @dataclass(frozen=True)

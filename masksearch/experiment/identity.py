@@ -10,19 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-__all__ = [
-    "DENSE",
-    "NEVER",
-    "ONLY_IF",
-    "CellIdentity",
-    "Deciding",
-    "DenseIdentity",
-    "changed_fields",
-    "deciding_fields",
-    "short_hash",
-    "without",
-]
-
 Deciding = dict[str, dict[str, object]]
 """Settings as {group: {field: value}}."""
 

@@ -12,8 +12,6 @@ from masksearch.experiment.settings.combined import RunSettings, Settings
 from masksearch.models import build_model
 from masksearch.utils.errors import InputError, first_line
 
-__all__ = ["cores", "describe_machine", "must_be_alone", "prepare", "uses_one_thread"]
-
 _SMALL = 1_000_000  # parameters: a batch of a smaller network is too little work for a second thread
 
 

@@ -16,8 +16,6 @@ from masksearch.experiment.settings.combined import Settings
 from masksearch.utils.errors import InputError
 from masksearch.utils.ranks import distributed, equal_errors, launched, ranks
 
-__all__ = ["on_all_ranks", "own_copy"]
-
 _NOT_COPIED = ("events.out.tfevents*", "report*", "*.lock", ".lock", "*.part")
 
 

@@ -5,20 +5,6 @@ from dataclasses import dataclass, field
 
 from masksearch.training import EpochRow
 
-__all__ = [
-    "MOMENTS",
-    "Accuracy",
-    "Effort",
-    "Latency",
-    "LayerCost",
-    "MaskSummary",
-    "Metric",
-    "NetworkCost",
-    "RoundResult",
-    "ScoreSummary",
-    "TrainedAccuracy",
-]
-
 MOMENTS = ("found", "untrained", "best_dense", "trained")
 """Fields of :class:`RoundResult` that test a round's mask, each with another state of the weights."""
 

@@ -27,16 +27,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json, write_json
 from masksearch.utils.integrity import refusing
 
-__all__ = [
-    "Cap",
-    "CellResult",
-    "DenseResult",
-    "EarlyBirdResult",
-    "FrontChoice",
-    "find_setting",
-    "load_result",
-]
-
 _FORMAT = 2  # of metrics.json; version 0.1.0 wrote none
 _T = TypeVar("_T")
 

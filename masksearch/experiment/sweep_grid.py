@@ -12,16 +12,14 @@ from masksearch.experiment.settings.search_settings import USUAL_START, split_me
 from masksearch.schedules import SCHEDULES, Schedule
 from masksearch.training.duration import Duration
 
-__all__ = ["grid"]
-
 
 def grid(settings: Settings) -> list[Cell]:
     """Return all runs of a sweep (cells): every method with every sparsity, seed and schedule, in order of the seeds.
 
     Without a ``find_at`` every method has its own moment: the end of the dense training for a criterion made for
     trained weights, the start for all others. A criterion that looks at no weights has one cell, at the start, unless
-    its ticket goes on from the weights of that moment. With a repair, masks are found at the end of the dense training,
-    and tickets go on from there.
+    its ticket continues from the weights of that moment. With a repair, masks are found at the end of the dense
+    training, and tickets continue from there.
     """
     if settings.schedules.dense_alone:
         return []
@@ -80,7 +78,7 @@ def _with_start(cell: Cell, method: str) -> Cell:
 
 
 def _moment(method: str, row: Schedule, rewind: str, pinned: str, asked: str) -> str:
-    """The moment that a method's mask is found at: its own (``pinned``), or one that is asked for, or the usual one."""
+    """Return the moment at which a method's mask is found: ``pinned`` if given, else ``asked``, else the usual one."""
     if row.detects:
         return AUTO
     if row.changes == "ramp":

@@ -22,9 +22,6 @@ from masksearch.searching.subspace import Subspace
 from masksearch.training import EpochRow
 from masksearch.utils.errors import InputError, first_line
 
-__all__ = ["SearchCurves", "Tracker", "charts"]
-
-
 _SEARCH_CHARTS: dict[str, list[object]] = {
     "score, best, current": ["Multiline", ["search/score", "search/best", "search/current"]],
     "temperature and radius": ["Multiline", ["search/temperature", "search/radius"]],

@@ -15,8 +15,6 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training import Training, evaluate
 from masksearch.utils.nested import Nested
 
-__all__ = ["TIMED", "Compressed", "Measured"]
-
 TIMED = 64
 """Examples in the batch whose latency is measured."""
 _SECONDS = 0.3  # of measuring one latency

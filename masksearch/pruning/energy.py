@@ -14,12 +14,13 @@ regression). The change of E by any set of toggled columns p is -tr(Z_p^T Q_pp^-
 transform; a move that is made is one update of rank |p|.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import block_diag
 from scipy.linalg.blas import dgemm
 from torch import Tensor, nn
 
@@ -32,8 +33,6 @@ from masksearch.spaces.network_space import unwrapped
 from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested
-
-__all__ = ["RepairEnergy", "repair_energy"]
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of G's mean diagonal; the one of smallest error on held-out examples is taken
 _REFRESH = 500  # rank updates after which a transform is computed anew, against rounding errors
@@ -284,14 +283,14 @@ def _problem(
         grams = grams.centred()  # an unpenalised bias, or BatchNorm, takes the means
     matrices = [matrix[:, :-1].numpy() for matrix in layer.matrix(module)]
     fitted, held_out = ([gram.own[:-1, :-1].numpy() for gram in part] for part in (grams.fitted, grams.held_out))
-    weight, gram = _diagonal([matrix.T for matrix in matrices]), _diagonal(fitted)
+    weight, gram = block_diag(*(matrix.T for matrix in matrices)), block_diag(*fitted)
     power = float((weight * (gram @ weight)).sum())
     if not power > 0:
         return None
     flat = units.ravel()
     penalty = gram.diagonal().mean()
     if ridge is None:
-        ridge = _best_ridge(weight, gram, _diagonal(held_out), flat, space)
+        ridge = _best_ridge(weight, gram, block_diag(*held_out), flat, space)
     # Inputs that are always zero leave the matrix singular; a billionth is below any ridge.
     hessian = gram + (ridge + 1e-9) * penalty * np.eye(len(gram))
     target = hessian @ weight
@@ -304,15 +303,6 @@ def _problem(
         if len(mine):
             columns[number] = mine[np.argsort(flat[mine], kind="stable")].reshape(own.size, -1)
     return LayerProblem(hessian, target, total, 1 / power, flat, columns)
-
-
-def _diagonal(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the block diagonal matrix of some matrices."""
-    rows, columns = (np.cumsum([0, *(block.shape[side] for block in blocks)]) for side in (0, 1))
-    whole = np.zeros((rows[-1], columns[-1]))
-    for number, block in enumerate(blocks):
-        whole[rows[number] : rows[number + 1], columns[number] : columns[number + 1]] = block
-    return whole
 
 
 def _best_ridge(

@@ -12,8 +12,6 @@ from masksearch.cost.forward_pass import forward
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested
 
-__all__ = ["Choice", "check_equal", "choose_form", "inputs_of", "zeros_of"]
-
 _TOLERANCE = 1e-4  # of the outputs' standard deviation, for float32; sparse products add in another order
 _TOLERANCE_LOW = 3e-2  # for bfloat16 and float16, with 8 and 11 significant bits
 

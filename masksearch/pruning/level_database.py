@@ -14,8 +14,6 @@ from masksearch.core.mask import Mask
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.utils.errors import InputError
 
-__all__ = ["DENSITIES", "LevelDatabase"]
-
 DENSITIES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Usual levels: the shares of a family's units that are kept."""
 

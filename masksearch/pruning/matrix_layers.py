@@ -1,7 +1,7 @@
 """Layers that multiply rows of inputs by a matrix: weights as matrices, inputs as rows, residual shortcuts."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +14,6 @@ from torch.nn.modules.conv import _ConvNd
 from torch.overrides import TorchFunctionMode
 
 from masksearch.utils.nested import Nested, call_model, take
-
-__all__ = ["MatrixLayer", "Observed", "matrix_layers", "observed"]
 
 _SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)  # these change nothing in eval mode
 _ADD = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
@@ -159,6 +157,28 @@ def matrix_layers(model: nn.Module, batch: Nested) -> list[MatrixLayer]:
         groups = getattr(module, "groups", 1)
         layers.append(MatrixLayer(name, groups, centred, transposed=transposed, norm=norm, added=added))
     return layers
+
+
+def input_squares(
+    network: nn.Module, layers: Mapping[str, MatrixLayer], batches: Iterable[Nested]
+) -> dict[str, tuple[Tensor, int]]:
+    """Return {layer name: (sums of squared inputs, float64 (groups, k); number of input rows)} over all batches."""
+    sums: dict[str, tuple[Tensor, int]] = {}
+
+    def add(name: str, module: nn.Module, inputs: Tensor) -> None:
+        rows = layers[name].input_rows(module, inputs)
+        total, count = sums.get(name, (0.0, 0))
+        sums[name] = total + rows.double().square().sum(1), count + rows.shape[1]
+
+    with ExitStack() as hooks:
+        for name in layers:
+            module = network.get_submodule(name)
+            hooks.enter_context(
+                module.register_forward_pre_hook(lambda module, args, name=name: add(name, module, args[0]))
+            )
+        for batch in batches:
+            call_model(network, batch)
+    return sums
 
 
 def _is_matrix(module: nn.Module) -> bool:

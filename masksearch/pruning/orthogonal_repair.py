@@ -5,8 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["repaired"]
-
 _ITERATIONS = 100  # of L-BFGS, per layer
 
 

@@ -28,8 +28,6 @@ from masksearch.utils.errors import InputError, check_type
 from masksearch.utils.files import load_tensors, read_json, save_tensors, write_json
 from masksearch.utils.integrity import check_object, refusing
 
-__all__ = ["Removable", "load_pruned", "prune", "restore_state", "save_pruned", "slice_state"]
-
 _FORMAT = "masksearch.pruned"
 _REMEDY = "save the network again with save_pruned, or remove its folder and run again"
 _NEEDED: dict[str, type | tuple[type, ...]] = {

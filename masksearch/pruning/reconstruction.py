@@ -37,8 +37,6 @@ from masksearch.training.input_check import takes_channels_last
 from masksearch.utils.copies import copy_network
 from masksearch.utils.nested import Nested, call_model, take
 
-__all__ = ["Reconstruction", "recalibrate", "reconstruct"]
-
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1)  # of G's mean diagonal; the one of smallest error on held-out examples is taken
 _RIDGE_PATTERNS = 32  # sets of kept columns that are solved for every ridge
 _CACHED = 1 << 27  # numbers in the cached solutions: 1 GiB in float64
@@ -274,7 +272,9 @@ class _Problem:
         self._size = sum(map(_squared_outputs, self._held_out, self._dense))
 
     def solved(self, keep: Tensor) -> _Solution:
-        """Return a layer's least-squares weights, which are zero outside of ``keep``, a bool mask (groups, out, k).
+        """Return a layer's least-squares weights, which are zero where the bool mask ``keep`` is False.
+
+        The shape of ``keep`` is (groups, output channels per group, inputs per output channel).
 
         All groups share one ridge.
 

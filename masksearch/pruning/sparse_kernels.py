@@ -12,8 +12,6 @@ from masksearch.pruning.layer_forms import Choice, check_equal, choose_form, inp
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, as_nested, call_model, n_examples
 
-__all__ = ["SemiStructured", "semi_structured"]
-
 _ROWS = 1024  # inputs of a layer to measure it with, if there is no example
 
 

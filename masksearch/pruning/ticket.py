@@ -9,8 +9,6 @@ from masksearch.pruning.physical import Removable, prune, restore_state
 from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Weights, copy_weights
 
-__all__ = ["Ticket", "draw_ticket"]
-
 
 @dataclass(frozen=True)
 class Ticket:

@@ -1,6 +1,6 @@
 """Reports of a sweep: tables, figures and the page ``report.html``."""
 
-from masksearch.report.figures.all_figures import sweep_drawings
+from masksearch.report.figures import sweep_drawings
 from masksearch.report.figures.drawing import Drawing
 from masksearch.report.html_page import write_report
 from masksearch.report.tables.results_csv import write_rows

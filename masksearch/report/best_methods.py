@@ -12,8 +12,6 @@ from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.summary_tables import COSTS, metric_of
 from masksearch.searchers import SEARCHERS
 
-__all__ = ["answer_html", "best_methods", "best_rows", "speech_of", "what_steps_brought", "why_searches_trail"]
-
 
 def best_rows(rows: Sequence[SummaryRow]) -> list[SummaryRow]:
     """Return the result of the best method at each sparsity; if that is a supermask, also the best of the others.

@@ -12,7 +12,7 @@ from masksearch.analysis import Group, SummaryRow, group_cells, summarise
 from masksearch.analysis.paired_results import settings_texts
 from masksearch.experiment import SweepResult
 from masksearch.report.best_methods import answer_html, best_rows
-from masksearch.report.figures.all_figures import sweep_drawings
+from masksearch.report.figures import sweep_drawings
 from masksearch.report.figures.drawing import percent
 from masksearch.report.figures.early_bird_heatmaps import early_bird_grid
 from masksearch.report.rerun_commands import row_commands, sweep_command
@@ -22,11 +22,9 @@ from masksearch.report.tables.table_formats import Grid
 from masksearch.report.tensorboard_address import board_link
 from masksearch.utils.files import write_bytes
 
-__all__ = ["write_report"]
-
 _LONG = 40  # rows; a longer table is folded
 _MOST_ROWS = 300  # of one page
-_MOST_DRAWN = 100  # rows whose curves can be told apart
+_MOST_DRAWN = 100  # rows whose curves can be distinguished
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\
 <title>{title}</title><style>

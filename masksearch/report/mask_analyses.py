@@ -27,8 +27,6 @@ from masksearch.report.figures.style import MATRIX_COLOURS, STYLE
 from masksearch.report.tables.table_formats import Grid
 from masksearch.spaces import UNITS, Granularity
 
-__all__ = ["densities", "macs", "orthogonality", "similarity"]
-
 _MEASURES = {
     "cosine": "units that both keep / sqrt(units of one x units of the other)",
     "hamming": "share of all units in which the masks differ (a distance)",
@@ -138,7 +136,7 @@ def _matrices(
     names: Sequence[str], owners: Sequence[tuple[int, int]], matrices: Sequence[np.ndarray], measure: str
 ) -> Figure:
     """Two heat maps on one scale, of the masks of all methods and seeds: as they are, and random ones."""
-    off = ~np.eye(len(owners), dtype=bool)  # a mask is like itself, which says nothing and takes the scale
+    off = ~np.eye(len(owners), dtype=bool)  # a mask equals itself: that shows nothing and would set the scale
     highest = max((value for matrix in matrices for value in matrix[off]), default=1.0) or 1.0
     side = 2.2 + max(0.5 * len(names), 0.16 * len(owners))
     ends = [place for place, (one, other) in enumerate(pairwise(owners)) if one[0] != other[0]]

@@ -12,8 +12,6 @@ from masksearch.experiment.settings.combined import SweepSettings
 from masksearch.experiment.settings.search_settings import USUAL_START
 from masksearch.experiment.settings.text_values import value_text
 
-__all__ = ["flags_of", "row_commands", "sweep_command"]
-
 
 def sweep_command(result: SweepResult) -> list[str]:
     """Return the words of a command line that runs a whole sweep again; an empty list for a sweep of several parts."""

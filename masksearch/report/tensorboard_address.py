@@ -9,10 +9,8 @@ from masksearch.analysis import Group
 from masksearch.experiment import SweepResult
 from masksearch.report.figures.drawing import one_sparsity, percent
 
-__all__ = ["board_link"]
-
 _ADDRESS = "http://localhost:6006/#custom_scalars"
-_RUNS = 12  # more can't be told apart
+_RUNS = 12  # more can't be distinguished
 _MAX_SELECTED = 40  # TensorBoard selects all runs of a folder that has at most 40 runs
 
 

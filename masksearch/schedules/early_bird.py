@@ -8,8 +8,6 @@ import numpy as np
 from masksearch.core.mask import Mask
 from masksearch.utils.errors import InputError
 
-__all__ = ["EarlyBird", "mask_distances"]
-
 
 class EarlyBird:
     """Detects the epoch of a training after which the pruning mask hardly changes any more (You et al. 2020).

@@ -20,8 +20,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose as choose_name
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["Choose", "Gradual", "Kind", "Regrowing", "default_end", "default_interval"]
-
 Choose = Callable[[float, Mask], Mask]
 """Function (density, mask) -> mask of this density that keeps only units of the given mask."""
 Kind = Literal["set", "rigl"]

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Ramp"]
-
 
 @dataclass(frozen=True)
 class Ramp:

@@ -8,8 +8,6 @@ from torch import Tensor
 from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 
-__all__ = ["cosine_share", "rigl_update", "set_update"]
-
 
 def cosine_share(step: int, end: int, alpha: float = 0.3) -> float:
     """Return the share of weights that RigL prunes and regrows at a step; it falls along a cosine, to 0 at ``end``.

@@ -13,8 +13,6 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training.record import Training, Weights
 from masksearch.utils.errors import InputError
 
-__all__ = ["HasMask", "PruningRounds", "Round", "RoundStart", "run_rounds"]
-
 
 class HasMask(Protocol):
     """Protocol of a result that has a mask, such as the result of a search."""

@@ -7,8 +7,6 @@ from torch import nn
 
 from masksearch.spaces import NetworkSpace
 
-__all__ = ["signed_constants"]
-
 
 def signed_constants(model: nn.Module, space: NetworkSpace) -> nn.Module:
     """Return a copy of a network whose weights are sign(w) times the standard deviation of their layer's weights.

@@ -11,8 +11,6 @@ from masksearch.tasks import Task
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, map_tensors, n_examples, take, tensors_of, to_device
 
-__all__ = ["HeldSplit", "ScoredExamples", "ScoredSplit", "batches_of"]
-
 _ALIGNMENT = 64  # bytes; torch allocates tensors at multiples of it
 
 

@@ -14,8 +14,6 @@ from masksearch.pruning.physical import Removable, prune
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.nested import Nested, call_model, take
 
-__all__ = ["LatencyShare", "macs_within_latency"]
-
 _BISECTIONS = 7  # of the share of MACs, which is found to within 1 / 128
 
 
@@ -62,8 +60,8 @@ def macs_within_latency(share: float, measure: LatencyShare, mask_at: Callable[[
     Parameters
     ----------
     mask_at : callable
-        (share of MACs that is kept) -> mask; an InputError means that fewer MACs are asked for than one unit per layer
-        needs.
+        (share of MACs that is kept) -> mask; an InputError means that the share is too small for one unit per
+        layer.
 
     Raises
     ------

@@ -14,8 +14,6 @@ from masksearch.tasks.task import relative_squared_error
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import concatenate
 
-__all__ = ["Measure", "counted_outputs", "logit_measure", "new_measure"]
-
 
 class Measure(Protocol):
     """Protocol of a score computed batch by batch: ``update`` adds a batch, ``value`` returns the score so far."""

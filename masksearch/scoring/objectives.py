@@ -10,23 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masksearch.core.mask import Mask
-from masksearch.spaces import FilterSpace
+from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tasks import CLASSIFICATION, Task
+from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model
 from masksearch.utils.registry import Table
-
-__all__ = [
-    "OBJECTIVES",
-    "CustomObjective",
-    "LearnedLoss",
-    "LogitObjective",
-    "Objective",
-    "accuracy",
-    "bn_recalibrated",
-    "calibrated_loss",
-    "loss",
-    "width",
-]
 
 LogitObjective = Callable[[Tensor, Tensor], Tensor]
 """Function (logits (n, classes), labels (n,)) -> scalar tensor, which doesn't wait for the GPU (no ``.item()``)."""
@@ -179,3 +167,31 @@ OBJECTIVES: Table[Objective] = Table(
     },
     removed=dict.fromkeys(("gradient_flow", "ntk_condition", "relative_width", "synflow_flow"), _REMOVED),
 )
+
+
+def objective_row(objective: str | CustomObjective, task: Task, space: NetworkSpace) -> Objective:
+    """Return the row of ``OBJECTIVES`` for an objective's name, or a row for a function of a masked network.
+
+    The metric of a plain classification is the accuracy, with the same fast paths.
+
+    Raises
+    ------
+    InputError
+        If the objective does not fit the task or the space.
+    """
+    if not isinstance(objective, str):
+        if not callable(objective):
+            raise InputError(f"objective: {objective!r}; give a name of OBJECTIVES, or f(model, inputs, targets)")
+        return Objective("a function of the network", of_network=objective)
+    row = OBJECTIVES[objective]
+    if row.of_training is not None:
+        raise InputError(f"objective: {objective} trains every ticket for a few steps; use ShortTraining")
+    if not row.fits(task):
+        fitting = ", ".join(n for n, other in OBJECTIVES.items() if other.fits(task) and other.of_training is None)
+        raise InputError(
+            f"objective: {objective!r} needs a classification, and the task is {task.name!r}; allowed are {fitting}"
+        )
+    if row.of_filters is not None and not isinstance(space, FilterSpace):
+        raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
+    is_accuracy = task.classifies and task.metric is CLASSIFICATION.metric
+    return OBJECTIVES["accuracy"] if objective == "metric" and is_accuracy else row

@@ -10,8 +10,6 @@ from masksearch.training.input_check import takes_channels_last
 from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, call_model, describe, tensors_of, to_device
 
-__all__ = ["Probe", "check_examples", "check_weights"]
-
 
 def check_weights(model: nn.Module) -> None:
     """Raise an :class:`InputError` if a parameter of the network is NaN or infinite."""

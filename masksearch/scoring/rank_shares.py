@@ -15,8 +15,6 @@ from masksearch.tasks import Task
 from masksearch.utils.errors import InputError
 from masksearch.utils.ranks import bounds, ranks
 
-__all__ = ["RankShare", "equal_scores", "share_of_rank"]
-
 _HASH = 1 << 50  # a float has 53 bits
 
 

@@ -17,24 +17,19 @@ from masksearch.pruning.one_shot import LayerLevels
 from masksearch.pruning.reconstruction import Reconstruction
 from masksearch.scoring.examples import ScoredExamples
 from masksearch.scoring.measures import Measure, logit_measure, new_measure
-from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, Objective
+from masksearch.scoring.objectives import OBJECTIVES, CustomObjective, LogitObjective, objective_row
+from masksearch.scoring.path_choice import choose_batched, choose_path, reason_for_reference
 from masksearch.scoring.paths.any_task import AnyTaskPath, DenseOutputs
-from masksearch.scoring.paths.batched import BatchedMasks, batched_objective, is_small, supports_batching
+from masksearch.scoring.paths.batched import BatchedMasks, batched_objective
 from masksearch.scoring.paths.bounded_accuracy import Accuracy
-from masksearch.scoring.paths.compact import CompactPath
-from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
-from masksearch.scoring.paths.incremental import IncrementalPath
-from masksearch.scoring.paths.linear_chain import linear_chain
 from masksearch.scoring.paths.reference import Path, ReferencePath, images_per_pass
 from masksearch.scoring.probe import Probe, check_examples, check_weights
 from masksearch.scoring.rank_shares import RankShare, equal_scores, share_of_rank
-from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
+from masksearch.spaces import FilterSpace, NetworkSpace
 from masksearch.tasks import CLASSIFICATION, Task, with_loss
 from masksearch.utils.errors import InputError, check_whole
 from masksearch.utils.nested import Nested, as_device, to_device
 from masksearch.utils.ranks import ranks
-
-__all__ = ["Scorer"]
 
 _MASKS_PER_PASS = 16  # masks per forward pass on a GPU; one mask keeps a CPU busy
 
@@ -118,7 +113,7 @@ class Scorer:
         self.space, self.objective = space, objective
         self._device = as_device(next(model.parameters()).device if device is None else device)
         self._task: Task = split.task if loss is None else with_loss(split.task, loss)
-        self._row = _row(objective, self._task, space)
+        self._row = objective_row(objective, self._task, space)
         if self._row.reconstructs != (calibration is not None):
             needed = "needs inputs of training examples" if calibration is None else "repairs no masks; leave it out"
             raise InputError(
@@ -136,14 +131,15 @@ class Scorer:
         self._parts: dict[int, Scorer] = {}  # scorers of the first examples, by their number
         self._split, self._loss, self._fast = split, loss, fast
         self._held = RankShare(split)
-        self._options: dict[str, Any] = {  # of a copy of the scorer in another process
-            "loss": loss,
-            "device": self._device,
-            "batch_size": batch_size,
-            "fast": fast,
-            "masks_per_pass": masks_per_pass,
-            "calibration": calibration,
-        }
+        self._copy = partial(  # makes the scorer anew in another process
+            Scorer,
+            loss=loss,
+            device=self._device,
+            batch_size=batch_size,
+            fast=fast,
+            masks_per_pass=masks_per_pass,
+            calibration=calibration,
+        )
         self._divides = self._row.of_filters is None and self._row.images is None and split.resident
         check_weights(self._model)
         if (of_filters := self._row.of_filters) is not None:
@@ -155,8 +151,8 @@ class Scorer:
         whole = self._row.of_network is not None  # in one batch
         self._batch_size = len(split) if whole else batch_size or images_per_pass(self._model, probe.inputs)
         check = partial(check_examples, classes=probe.classes)
-        fast_logits = not self._reason_for_reference(probe)
-        self._held = share_of_rank(split, self._row, self._task, has_logits=fast_logits)
+        self._why = reason_for_reference(objective, self._row, self._task, split, probe, own_loss=loss is not None)
+        self._held = share_of_rank(split, self._row, self._task, has_logits=not self._why)
         self._examples = ScoredExamples(self._held.split, self._device, self._batch_size, probe.channels_last, check)
         self._choose_way(probe, calibration, masks_per_pass)
 
@@ -177,7 +173,6 @@ class Scorer:
     ) -> None:
         """Choose how masks are scored: set the function of a mask's value, the name of its path, and the reason."""
         measure, self._path_name = self._row.of_logits, "reference"
-        self._why = self._reason_for_reference(probe)
         if self._row.of_network is not None:
             extras = {"task": self._task} if self._row.takes_task else {}
             objective = partial(self._row.of_network, **extras)
@@ -197,17 +192,21 @@ class Scorer:
         else:
             images, self._labels = self._examples.whole()
             assert isinstance(images, Tensor)
-            self._images, n_joined = images, None
+            n_joined = None
             if self._held.gathers_logits:
                 self._labels, n_joined = to_device(self._split.targets, self._device), self._n_examples
-            self._path, self._why = self._choose_path()
+            self._path, self._why = choose_path(self._model, self.space, images, self._batch_size, self._fast)
             self._value = _value_of_logits(measure, self._path, self._labels, n_joined)
             self._path_name = self._path.name
             wanted = masks_per_pass or (1 if self._device.type == "cpu" else _MASKS_PER_PASS)
-            self._batched = None if self._held.gathers_logits else self._choose_batched(wanted, measure)
+            if wanted > 1 and not self._held.gathers_logits:
+                self._batched = choose_batched(
+                    self._path, measure, self._model, self.space, images, self._labels, self._batch_size
+                )
             self.masks_per_pass = 1 if self._batched is None else wanted
             if self._fast and self._row is OBJECTIVES["accuracy"] and self._device.type == "cpu":
-                self._accuracy = Accuracy(self._path, self._reference(), self._labels)
+                reference = ReferencePath(self._model, self.space, images, self._batch_size)
+                self._accuracy = Accuracy(self._path, reference, self._labels)
 
     def _score_any_task(
         self, masked: Callable[[Mask], AbstractContextManager[nn.Module]], dense: DenseOutputs | None
@@ -222,7 +221,7 @@ class Scorer:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the network and the examples; the copy is a new scorer, since paths hold views of tensors."""
-        return partial(Scorer, **self._options), (self._model, self.space, self._split, self.objective)
+        return self._copy, (self._model, self.space, self._split, self.objective)
 
     @property
     def depends_on_order(self) -> bool:
@@ -287,8 +286,15 @@ class Scorer:
         if n >= self._n_examples:
             return self
         if n not in self._parts:
-            options = self._options | {"calibration": self._repair, "batch_size": None, "masks_per_pass": None}
-            self._parts[n] = Scorer(self._model, self.space, self._split[:n], self.objective, **options)
+            self._parts[n] = self._copy(
+                self._model,
+                self.space,
+                self._split[:n],
+                self.objective,
+                calibration=self._repair,
+                batch_size=None,
+                masks_per_pass=None,
+            )
         return self._parts[n]
 
     def _score(self, proposal: Proposal) -> Score:
@@ -323,80 +329,6 @@ class Scorer:
             return logit_measure(row.of_logits, task)
         assert row.of_task is not None
         return new_measure(row.of_task, task)
-
-    def _reason_for_reference(self, probe: Probe) -> str:
-        """Return why no fast path is valid; empty if one may be."""
-        if not isinstance(self.objective, str):
-            return "the objective is a function of the network"
-        if self._loss is not None:
-            return "the loss is one of your own"
-        if self._row.of_logits is None or not self._task.classifies:
-            return f"objective {self.objective!r} of task {self._task.name!r} has no fast path"
-        if self._row.of_task == "loss" and self._task.loss is not CLASSIFICATION.loss:
-            return "the task has a loss of its own"
-        if not self._split.resident:
-            return "examples are streamed"
-        if not isinstance(probe.inputs, Tensor) or not probe.inputs.is_floating_point():
-            return "inputs are not one float tensor"
-        return "" if probe.returns_logits else "outputs are not one tensor of logits"
-
-    def _choose_path(self) -> tuple[Path, str]:
-        """Return the path to the logits, and the reason for it."""
-        fast, on_cpu = self._fast, self._device.type == "cpu"
-        usual = on_cpu and self._images.dtype in (torch.float32, torch.float64)
-        chain = linear_chain(self._model) if fast and usual else None
-        if chain is not None and isinstance(self.space, WeightSpace):
-            path = IncrementalPath(chain, self.space, self._images)
-            return path, "a chain of linear layers computes only what a move changes"
-        if fast and isinstance(self.space, FilterSpace) and on_cpu:
-            compact = CompactPath(self._model, self.space, self._images, self._batch_size)
-            return compact, "filter masks run without the removed channels"
-        if fast and isinstance(self.space, WeightSpace) and fits_in_one_tensor(self._model, self.space):
-            in_place = InPlacePath(self._model, self.space, self._images, self._batch_size)
-            return in_place, "weight masks write only the weights that a move changes"
-        if not fast:
-            return self._reference(), "fast=False"
-        if self.space.granularity in ("block", "union"):
-            return self._reference(), "masks zero the last layers of blocks"
-        filters = isinstance(self.space, FilterSpace)
-        return self._reference(), "narrower layers save no time on a GPU" if filters else "weights have several types"
-
-    def _choose_batched(self, masks_per_pass: int, measure: LogitObjective) -> BatchedMasks | None:
-        """Return what scores several masks in one pass, where the network and the objective allow it."""
-        model, space, probe = self._model, self.space, slice(2)
-        if masks_per_pass == 1 or not isinstance(self._path, InPlacePath | IncrementalPath):
-            return None
-        if not isinstance(space, WeightSpace) or not is_small(model, space):
-            return None
-        if not supports_batching(model, space, measure, self._images[probe], self._labels[probe]):
-            return None
-        return BatchedMasks(model, space, self._images, self._batch_size)
-
-    def _reference(self) -> ReferencePath:
-        return ReferencePath(self._model, self.space, self._images, self._batch_size)
-
-
-def _row(objective: str | CustomObjective, task: Task, space: NetworkSpace) -> Objective:
-    """Return the row of an objective, after checks that it fits the task and the space.
-
-    The metric of a plain classification is the accuracy, with the same fast paths.
-    """
-    if not isinstance(objective, str):
-        if not callable(objective):
-            raise InputError(f"objective: {objective!r}; give a name of OBJECTIVES, or f(model, inputs, targets)")
-        return Objective("a function of the network", of_network=objective)
-    row = OBJECTIVES[objective]
-    if row.of_training is not None:
-        raise InputError(f"objective: {objective} trains every ticket for a few steps; use ShortTraining")
-    if not row.fits(task):
-        fitting = ", ".join(n for n, other in OBJECTIVES.items() if other.fits(task) and other.of_training is None)
-        raise InputError(
-            f"objective: {objective!r} needs a classification, and the task is {task.name!r}; allowed are {fitting}"
-        )
-    if row.of_filters is not None and not isinstance(space, FilterSpace):
-        raise InputError(f"objective: {objective} is of filter masks, and this is a {space.describe()}")
-    is_accuracy = task.classifies and task.metric is CLASSIFICATION.metric
-    return OBJECTIVES["accuracy"] if objective == "metric" and is_accuracy else row
 
 
 # Functions of a proposed mask's value, for each kind of objective. They don't hold the scorer: a circle of references

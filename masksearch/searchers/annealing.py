@@ -21,8 +21,6 @@ from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import numpy_generator, torch_generator
 
-__all__ = ["Annealing"]
-
 _SPREAD_WINDOW = 10  # probes over which the mean loss of worsening moves is averaged
 _ACCEPTANCE_WINDOW = 100  # moves over which the acceptance rate is averaged
 _TURN = 100  # consecutive scorings of one chain, if proposals come one by one: scorers are fast on one base mask

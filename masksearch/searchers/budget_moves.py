@@ -13,8 +13,6 @@ from masksearch.core.protocol import Problem
 from masksearch.searchers.group_swaps import BitPartition
 from masksearch.searchers.layered_partition import spread
 
-__all__ = ["BudgetPartition", "needs_budget_moves"]
-
 _TRIES = 20  # draws of a move between layers, until its mask fits the budget
 _ROUNDS = 4  # in which layers gain steps; the first layer whose next step doesn't fit ends a round
 

@@ -16,8 +16,6 @@ from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["EDA"]
-
 _LEARNING = 40  # rate x generations of a whole search: fast enough to converge, slow enough to explore (measured)
 _RATE_MOST, _RATE_UNKNOWN = 0.5, 0.1  # where the budget is short; where it counts seconds alone
 

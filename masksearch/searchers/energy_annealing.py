@@ -17,8 +17,6 @@ from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator, torch_generator
 
-__all__ = ["EnergyAnnealing"]
-
 _FIRST = 8  # moves of each walk of a round before the first mask is scored
 _MEASURED = 256  # random swaps from which the temperatures are measured
 _TURN = 256  # moves of one walk between two exchanges of temperatures, at most
@@ -126,7 +124,7 @@ class EnergyAnnealing(Searcher):
             )
         return self.problem.energy
 
-    # Propose: a round of annealing, and then its masks, as many at a time as are asked for.
+    # Propose: a round of annealing, and then its masks, up to n per call.
 
     def ask(self, n: int = 1) -> list[Proposal]:  # noqa: D102
         if not self.state.waiting:
@@ -210,7 +208,7 @@ class EnergyAnnealing(Searcher):
                     walks[hot - 1], walks[hot] = walks[hot], walks[hot - 1]
 
     def _new(self, passed: Sequence[Passed], walk: Walk, n: int) -> list[Passed]:
-        """Return up to n masks that have not been proposed; where too few are new, ``walk`` goes on at random."""
+        """Return up to n masks that have not been proposed; random moves of ``walk`` make missing ones."""
         state, seen = self.state, set(self.state.seen)
         new = {one.mask.hash: one for one in passed if one.mask.hash not in seen}
         for _ in range(_DRAWS * n):

@@ -7,12 +7,10 @@ from masksearch.core.energy import EnergyState
 from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
 
-__all__ = ["Walk"]
-
 _BATCH = 16  # swaps of one layer whose changes are computed together; the first accepted one is made
 _MOST = 8  # units of one layer that an exchange drops or regrows, at most
 _CANDIDATES = 24  # kept and pruned units of a layer, of the lowest changes of the energy, whose swaps a descent tries
-_GAIN = 1e-9  # smallest relative decrease of the energy for which a descent goes on
+_GAIN = 1e-9  # smallest relative decrease of the energy for which a descent continues
 _TRIES = 10  # pairs of layers that are drawn until units can be exchanged
 
 

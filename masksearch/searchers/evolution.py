@@ -21,8 +21,6 @@ from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import numpy_generator, torch_generator
 
-__all__ = ["Evolution"]
-
 _TRIES = 100  # draws of a child; if none of them is allowed, its parent is proposed again
 _POWER = 1.5  # power law of the mutations' radius: probability of r is about r ** -_POWER
 

@@ -11,8 +11,6 @@ from masksearch.core.mask import Mask, Move
 from masksearch.searchers.partition import per_layer
 from masksearch.utils.errors import InputError
 
-__all__ = ["BitPartition", "GroupPartition", "swapped_in_groups"]
-
 
 class BitPartition(ABC):
     """Current mask of a search as an array of bits, for spaces in which not every swap of units is allowed.

@@ -14,8 +14,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import numpy_generator
 
-__all__ = ["LayerCoefficients"]
-
 ALLOCATIONS = ("prior", "saliency", "affine")
 
 

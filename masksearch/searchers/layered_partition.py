@@ -16,8 +16,6 @@ from masksearch.core.mask import Mask, Move
 from masksearch.core.width_levels import filled
 from masksearch.searchers.partition import per_layer
 
-__all__ = ["LayeredPartition", "RankedLayers", "spread"]
-
 
 class _ByLayer:
     """The units of every layer as one run of an array, kept units first, and the number of kept units per layer."""

@@ -14,8 +14,6 @@ from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["LevelSearcher", "RankedUnits"]
-
 
 class RankedUnits:
     """Units of each layer, ranked by the problem's first saliency, and the numbers of units that a layer may keep.

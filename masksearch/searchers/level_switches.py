@@ -13,8 +13,6 @@ from masksearch.searchers.level_searcher import LevelSearcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator
 
-__all__ = ["LevelSwitches"]
-
 _SWITCHES = 3  # most switches of a child: the smaller of two draws from 1 to this number
 
 

@@ -11,8 +11,6 @@ from masksearch.core.protocol import Proposal, Score
 from masksearch.searchers.level_searcher import LevelSearcher, RankedUnits
 from masksearch.utils.errors import InputError
 
-__all__ = ["OneTolerance"]
-
 
 @dataclass
 class ToleranceState:

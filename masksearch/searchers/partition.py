@@ -8,8 +8,6 @@ import numpy as np
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
 
-__all__ = ["Partition", "per_layer"]
-
 
 class Partition:
     """Current mask of a search as an array of units, kept ones first; swapping r units takes O(r) time.
@@ -37,7 +35,7 @@ class Partition:
         return min(self.n_kept, self.space.n_units - self.n_kept)
 
     def draw(self, radius: int, rng: np.random.Generator) -> Move:
-        """Draw a random swap of ``radius`` kept units (at most ``max_radius``) for the same number of pruned units."""
+        """Draw a random swap of min(``radius``, ``max_radius``) kept units for the same number of pruned units."""
         radius = min(radius, self.max_radius)
         out = rng.choice(self.n_kept, radius, replace=False, shuffle=False)
         back = rng.choice(self.space.n_units - self.n_kept, radius, replace=False, shuffle=False)

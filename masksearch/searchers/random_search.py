@@ -10,8 +10,6 @@ from masksearch.searchers.searcher import Searcher
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["RandomSearch"]
-
 
 @dataclass
 class RandomSearchState:

@@ -14,8 +14,6 @@ from masksearch.searchers.state import load_state, saved_state
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["Searcher"]
-
 
 class Searcher(ABC):
     """Base class of searchers, which propose masks and learn from their scores.

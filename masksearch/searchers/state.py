@@ -12,8 +12,6 @@ from masksearch.core.mask import Mask, unpacked_bits
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["load_state", "saved_state"]
-
 
 def saved_state(state: Any) -> Any:
     """Return a searcher's state for a file, as nested dicts, lists, numbers, strings, arrays and tensors.

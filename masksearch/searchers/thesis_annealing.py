@@ -16,8 +16,6 @@ from masksearch.searchers.searcher import Searcher
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator, torch_generator
 
-__all__ = ["ThesisAnnealing"]
-
 _FIRST_LEVEL_MEAN = 5.0  # percent
 
 

@@ -12,8 +12,6 @@ from masksearch.searchers.level_searcher import LevelSearcher, RankedUnits
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import numpy_generator
 
-__all__ = ["WidthRegression"]
-
 _SPREAD = 3.0  # largest log-odds of a layer's density against the others', of random candidates
 _DRAWN = 0.03  # share of the candidates of the highest variance, of which one is drawn
 
@@ -135,7 +133,7 @@ class WidthRegression(LevelSearcher):
 
     @property
     def predicted_best(self) -> Mask | None:
-        """Return the mask within the budget whose predicted score is highest; None before two masks are scored."""
+        """Return the mask at the wanted density whose predicted score is highest; None before two masks are scored."""
         if len(self.state.scores) < 2:
             return None
         ranked, slopes = self._ranked(0), self._coefficients() / self._deviation

@@ -7,8 +7,6 @@ from pathlib import Path
 from masksearch.core.protocol import Budget, Problem
 from masksearch.utils.errors import InputError
 
-__all__ = ["finished_part", "keep_budget", "parts_to_run"]
-
 _FILES = ("history.jsonl", "moves.i32", "search.safetensors")
 
 
@@ -28,7 +26,7 @@ def parts_to_run(problem: Problem, saved: tuple[Budget, ...], folder: Path) -> l
         return [replace(problem, earlier_budgets=saved[:-1])]
     if not problem.budget.covers(saved[-1]):
         raise InputError(
-            f"{folder}: holds another search: its budget is {saved[-1]}, asked for is {problem.budget}; "
+            f"{folder}: holds another search: its budget is {saved[-1]}, requested is {problem.budget}; "
             "only a larger budget continues the search"
         )
     return [

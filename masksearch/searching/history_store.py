@@ -21,8 +21,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, named, remove_litter, save_tree
 from masksearch.utils.integrity import RunningDigest, check_object, refusing
 
-__all__ = ["HistoryFile", "incumbents", "read_rows", "saved_budgets"]
-
 _CHECKPOINT, _ROWS, _MOVES = "search.safetensors", "history.jsonl", "moves.i32"
 _HASH = re.compile("[0-9a-f]{16}")
 
@@ -327,6 +325,6 @@ def _cut(path: Path, end: int) -> BinaryIO:
 
 
 def _difference(saved: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """The values that differ, as text, but the larger budgets, which differ where a search goes on to a new one."""
+    """Return the differing values as text, except larger budgets, which differ if a search continues to a new one."""
     names = [name for name in {**saved, **wanted} if saved.get(name) != wanted.get(name) and name != LARGER_BUDGETS]
-    return "; ".join(f"its {name} is {saved.get(name)}, asked for is {wanted.get(name)}" for name in names)
+    return "; ".join(f"its {name} is {saved.get(name)}, requested is {wanted.get(name)}" for name in names)

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from masksearch.core.protocol import ParallelScoring, Proposal, Score
+from masksearch.core.protocol import Proposal, Score
+from masksearch.core.scorer_protocols import ParallelScoring
 from masksearch.searching.trial_loop import TrialLoop, priced, repeated
-
-__all__ = ["LateLoop"]
 
 
 @dataclass

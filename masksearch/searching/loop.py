@@ -12,16 +12,8 @@ from masksearch.core.amount import Amount, Density, Hold, OnEmpty
 from masksearch.core.energy import Energy
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import (
-    Budget,
-    Cost,
-    HasScore,
-    ParallelScoring,
-    Problem,
-    Refine,
-    Scoring,
-    as_scoring,
-)
+from masksearch.core.protocol import Budget, Cost, Problem, Refine
+from masksearch.core.scorer_protocols import HasScore, ParallelScoring, Scoring, as_scoring
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import SEARCHERS, Searcher
 from masksearch.searching.budgets_of_folder import finished_part, keep_budget, parts_to_run
@@ -32,8 +24,6 @@ from masksearch.searching.trial_loop import Callback, TrialLoop
 from masksearch.utils.errors import InputError, check_type, check_whole
 from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import locked
-
-__all__ = ["Callback", "search"]
 
 
 def search(
@@ -67,8 +57,8 @@ def search(
         Proposes masks: a searcher, or a name in ``SEARCHERS`` for a searcher with default settings.
     scorer : object with ``score(proposals) -> scores``
         Scores masks; higher is better. A scorer with state between scorings also has ``refresh()`` and
-        ``refresh_every``; see :class:`~masksearch.core.protocol.Scoring`. With :class:`~masksearch.ParallelScorer`,
-        several workers score at the same time; its workers end with the search.
+        ``refresh_every``; see :class:`~masksearch.core.scorer_protocols.Scoring`. Several workers of
+        :class:`~masksearch.ParallelScorer` score at the same time; they end with the search.
     density : float, {layer name: float} or Amount, optional
         How much every mask keeps. Exactly one of ``density`` and ``sparsity`` is given.
     budget : int or Budget

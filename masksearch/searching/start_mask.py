@@ -8,8 +8,6 @@ from masksearch.core.mask import Mask
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError, check_type
 
-__all__ = ["start_mask"]
-
 
 def start_mask(start: Mask | Tensor | None, space: MaskSpace, amount: Amount, *, up_to: bool) -> Mask | None:
     """Return the mask to start a search from: ``start``, or its top units if it is a saliency; None for None.

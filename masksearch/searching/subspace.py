@@ -9,11 +9,10 @@ from torch import Tensor
 
 from masksearch.core.energy import Energy, EnergyState
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal, Score, Scoring, proposals_of
+from masksearch.core.protocol import Proposal, Score, proposals_of
+from masksearch.core.scorer_protocols import Scoring
 from masksearch.core.space import MaskSpace
 from masksearch.utils.errors import InputError
-
-__all__ = ["Subspace", "SubspaceEnergy", "SubspaceScorer"]
 
 
 class Subspace(MaskSpace):

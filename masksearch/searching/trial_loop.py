@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 from masksearch.core.history import History
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Problem, Proposal, Score, Scoring, Trial
+from masksearch.core.protocol import Problem, Proposal, Score, Trial
+from masksearch.core.scorer_protocols import Scoring
 from masksearch.searchers import Searcher
 from masksearch.searching.history_store import HistoryFile
-
-__all__ = ["Callback", "TrialLoop", "priced", "repeated"]
 
 Callback = Callable[[Trial, History, Searcher], None]
 """Function f(trial, history, searcher) -> None that :func:`masksearch.search` calls after every scored mask (trial)."""

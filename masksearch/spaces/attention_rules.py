@@ -12,16 +12,6 @@ from masksearch.spaces.coupling import Coupling, Labels
 from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.coupling_products import contract
 
-__all__ = [
-    "batched_product",
-    "count_product",
-    "embedding",
-    "index",
-    "scaled_dot_product_attention",
-    "split_projections",
-    "third",
-]
-
 
 def scaled_dot_product_attention(coupling: Coupling, call: Call) -> None:
     """Coupling rule for fused attention: each head's query, key and value are removed together.

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["AxisSplit", "next_axes"]
-
 
 @dataclass(frozen=True, eq=False)
 class AxisSplit:

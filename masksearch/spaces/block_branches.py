@@ -11,8 +11,6 @@ from math import inf
 
 from masksearch.spaces.block_trace import Call, Graph
 
-__all__ = ["Branch", "branches_of", "innermost"]
-
 
 @dataclass(frozen=True, eq=False)
 class Branch:

@@ -17,14 +17,12 @@ from masksearch.spaces.block_proof import NOT_IN_MODULES, prove_blocks, zeroed_p
 from masksearch.spaces.block_removal import Replacements, replacements_of, with_replacements
 from masksearch.spaces.block_trace import Graph, operations_of
 from masksearch.spaces.filter_cut import named_tensors
-from masksearch.spaces.float64_comparison import first_example, float64_defaults, scratch_copy
+from masksearch.spaces.float64_comparison import first_example, float64_defaults, refused_example, scratch_copy
 from masksearch.spaces.network_space import table_lines, unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
-from masksearch.utils.errors import InputError, named_first_line
-from masksearch.utils.nested import Nested, describe
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested
 from masksearch.utils.registry import choose
-
-__all__ = ["ADDITIONS", "Addition", "Block", "BlockSpace", "block_space"]
 
 
 @dataclass(frozen=True)
@@ -276,11 +274,7 @@ def _proved(scratch: nn.Module, inputs: Nested, name: str) -> BlockSpace:
     try:
         graph = operations_of(scratch_copy(scratch), inputs)  # a trace may leave tensors in its copy
     except Exception as error:  # any exception of a user's forward means that the input does not fit
-        reason = named_first_line(error)
-        raise InputError(
-            f"example_input: {name} doesn't take one example of {describe(inputs)} ({reason}); floating-point inputs "
-            "are converted to float64 for the proof"
-        ) from None
+        raise refused_example(scratch, inputs, error) from None
     found = branches_of(graph)
     zeroed = zeroed_parameters(scratch, graph, found, inputs) if found else {}
     reasons = {branch.name: "no parameters of its last layers make it zero" for branch in found}

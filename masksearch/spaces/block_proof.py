@@ -20,8 +20,6 @@ from masksearch.utils.errors import named_first_line
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["NOT_IN_MODULES", "prove_blocks", "zeroed_parameters"]
-
 NOT_IN_MODULES = (
     "other parts (an output, a cache) read its tensors, or code outside of modules computes with its weights"
 )

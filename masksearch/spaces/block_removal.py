@@ -15,8 +15,6 @@ from masksearch.spaces.block_branches import Branch, innermost
 from masksearch.spaces.block_trace import Call, Graph
 from masksearch.utils.copies import copy_network
 
-__all__ = ["Replacements", "replacements_of", "with_replacements"]
-
 
 class Replacement(TypedDict, total=False):
     """Description, for JSON, of a module that replaces another: the ``steps`` of a SkippedBlock, or a RemovedBranch."""
@@ -85,14 +83,14 @@ class RemovedBranch(nn.Module):
         tensors = (value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point())
         return self._output(self._form, next(tensors), arguments)
 
-    def _output(self, form: Any, like: Tensor, arguments: Mapping[int | str, Any]) -> Any:
+    def _output(self, form: Any, tensor: Tensor, arguments: Mapping[int | str, Any]) -> Any:
         if isinstance(form, dict):
             return arguments[form["argument"]]
         if form is None:
             return None
         if isinstance(form, int):
-            return torch.zeros_like(like) if self._full else like.new_zeros((1,) * form)
-        return tuple(self._output(part, like, arguments) for part in form)
+            return torch.zeros_like(tensor) if self._full else tensor.new_zeros((1,) * form)
+        return tuple(self._output(part, tensor, arguments) for part in form)
 
 
 def replacements_of(graph: Graph, branches: Sequence[Branch], full: Mapping[str, bool]) -> Replacements | None:

@@ -16,8 +16,6 @@ from torch.utils.flop_counter import flop_registry
 from masksearch.spaces.coupling_trace import shared_parameters
 from masksearch.utils.nested import Nested, call_model, output_tensors
 
-__all__ = ["Call", "Graph", "Operation", "operations_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Operation:
@@ -56,7 +54,7 @@ class Graph:
 
     @cached_property
     def live(self) -> set[int]:
-        """Return the numbers of those traced operations on which an output of the network depends."""
+        """Return the indices (positions in the trace) of the operations on which an output of the network depends."""
         found: set[int] = set()
         stack = list(self.outputs)
         while stack:

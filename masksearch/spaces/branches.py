@@ -12,9 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from masksearch.utils.nested import Nested, call_model, map_tensors, tensors_of
 
-__all__ = ["attributes_restored", "with_branches"]
-
-
 _OF_TORCH = frozenset(vars(nn.Module()))
 
 

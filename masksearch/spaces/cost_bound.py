@@ -13,8 +13,6 @@ from masksearch.core.width_levels import Levels
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["knapsack_mask", "longest_prefix"]
-
 
 def longest_prefix(space: RemovableSpace, amount: Amount, top: Callable[[Amount], Mask]) -> Mask:
     """Return the mask of as many top-ranked units as fit into a budget of parameters or MACs.

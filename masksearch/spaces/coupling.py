@@ -26,8 +26,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from masksearch.spaces.axis_splits import AxisSplit
 
-__all__ = ["FIXED", "Coupling", "Labels", "Leaf", "UnitPositions", "filled_labels"]
-
 FIXED = -1  # label of a position that no mask removes, for example a channel of padded zeros
 Labels = np.ndarray | None  # of the positions along one dimension: int64 (size,); None: all are fixed
 

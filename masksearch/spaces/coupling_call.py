@@ -11,8 +11,6 @@ from torch.utils._pytree import tree_leaves
 
 from masksearch.spaces.coupling import Coupling
 
-__all__ = ["Call", "Rule", "unknown"]
-
 
 @dataclass(frozen=True)
 class Call:

@@ -9,8 +9,6 @@ from torch import Tensor
 from masksearch.spaces.coupling import Coupling, Labels, filled_labels
 from masksearch.spaces.coupling_call import Call, unknown
 
-__all__ = ["contract", "convolution", "matrix_product"]
-
 
 def _unmaskable(coupling: Coupling, call: Call) -> None:
     """Fix all inputs of a product without a rule, or whose weight is no parameter (it is computed, or data)."""

@@ -5,8 +5,6 @@ import numpy as np
 from masksearch.spaces.coupling import FIXED, Coupling
 from masksearch.spaces.coupling_call import Call
 
-__all__ = ["fourier", "pad", "pixel_shuffle", "pixel_unshuffle", "pool"]
-
 
 def pool(coupling: Coupling, call: Call) -> None:
     """Coupling rule for pooling or interpolation: no position of the pooled (trailing) dimensions can be removed."""

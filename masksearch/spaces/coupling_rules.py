@@ -17,9 +17,6 @@ from masksearch.spaces.norm_rules import batch_norm, group_norm, layer_norm
 from masksearch.spaces.recurrent_rules import pack
 from masksearch.spaces.size_attributes import holds_sizes
 
-__all__ = ["Call", "rule_of"]
-
-
 # Operations that keep positions apart. Entries of one position must not depend on other positions of the same
 # dimension: then masked and pruned networks compute the same values at the positions that stay.
 

@@ -7,19 +7,6 @@ import numpy as np
 from masksearch.spaces.coupling import Coupling, Labels
 from masksearch.spaces.coupling_call import Call, unknown
 
-__all__ = [
-    "as_strided",
-    "constant_tensor",
-    "expand",
-    "new_tensor",
-    "permute",
-    "repeat",
-    "same_shape",
-    "squeeze",
-    "unsqueeze",
-    "view",
-]
-
 
 def same_shape(coupling: Coupling, call: Call) -> None:
     """Coupling rule for operations that leave every entry in place, such as a copy: the channels are the same."""

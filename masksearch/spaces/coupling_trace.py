@@ -32,8 +32,6 @@ from masksearch.spaces.view_sizes import CallCounter, ViewRecorder
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, call_model, output_tensors
 
-__all__ = ["trace"]
-
 
 class _OperationTracer(TorchDispatchMode):
     """Calls the coupling rule of every operation, and adds the operation's MACs to those of its weight."""

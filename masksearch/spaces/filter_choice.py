@@ -10,8 +10,6 @@ from masksearch.core.limits import Limits
 from masksearch.spaces.filter_groups import Groups
 from masksearch.utils.errors import InputError
 
-__all__ = ["Layers", "choose_layers", "limits_of"]
-
 Layers = str | nn.Module | Sequence[str | nn.Module]
 """Layers of a network: names, patterns such as ``"layer4.*"`` or modules; a name means all layers within it, too."""
 

@@ -8,8 +8,6 @@ import numpy as np
 from masksearch.spaces.coupling import FIXED
 from masksearch.spaces.filter_groups import Groups
 
-__all__ = ["Costs", "Part"]
-
 
 @dataclass(frozen=True)
 class Part:

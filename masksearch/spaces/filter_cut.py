@@ -19,16 +19,6 @@ from masksearch.spaces.size_attributes import set_attributes
 from masksearch.utils.copies import copy_network, empty_caches
 from masksearch.utils.errors import InputError
 
-__all__ = [
-    "check_shapes",
-    "cut",
-    "cut_tensors",
-    "filled_tensors",
-    "named_tensors",
-    "new_numbers",
-    "with_tensors",
-]
-
 
 def check_shapes(groups: Groups, tensors: Mapping[str, Tensor], what: str) -> None:
     """Raise an :class:`InputError` if a tensor has a wrong shape, or a parameter that masks can shrink is missing.
@@ -126,7 +116,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def with_tensors(model: nn.Module, tensors: Mapping[str, Tensor], sizes: Sizes | None = None) -> nn.Module:
-    """Return a copy of a network with new parameters and buffers; attributes such as ``in_channels`` are adapted.
+    """Return a copy of a network with new parameters and buffers, and with fitting ``in_channels`` and other sizes.
 
     ``sizes`` holds the numbers that do not follow from shapes, {module: {attribute: value}}.
     """

@@ -14,8 +14,6 @@ from masksearch.spaces.coupling import FIXED, Coupling, Leaf, UnitPositions
 from masksearch.spaces.head_sizes import HeadAttribute, HeadAxis, ViewSize
 from masksearch.spaces.size_attributes import SizeAttribute
 
-__all__ = ["Family", "Groups", "Run", "groups_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Run(UnitPositions):

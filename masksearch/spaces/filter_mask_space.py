@@ -20,17 +20,14 @@ from masksearch.spaces.filter_costs import Costs, Part
 from masksearch.spaces.filter_cut import cut, filled_tensors
 from masksearch.spaces.filter_groups import Groups, Run, groups_of
 from masksearch.spaces.filter_proof import prove
-from masksearch.spaces.float64_comparison import first_example, float64_defaults, scratch_copy
+from masksearch.spaces.float64_comparison import first_example, float64_defaults, refused_example, scratch_copy
 from masksearch.spaces.kept_norms import set_norm_hooks
 from masksearch.spaces.network_space import table_lines, unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.copies import copy_network
-from masksearch.utils.errors import InputError, named_first_line
-from masksearch.utils.nested import Nested, as_nested, call_model, describe, tensors_of
+from masksearch.utils.errors import InputError
+from masksearch.utils.nested import Nested, as_nested, call_model, tensors_of
 from masksearch.utils.registry import choose
-
-__all__ = ["FilterSpace", "filter_space"]
-
 
 _COUPLED_SHOWN = 4  # tensors per layer in the printed table
 
@@ -212,7 +209,10 @@ class FilterSpace(RemovableSpace):
         return self._costs.of(hold, kept, removed)
 
     def cost_of_part(self, parameters: Sequence[str], products: Sequence[int], macs: int) -> Part:
-        """Return the cost of a part of the network, given its parameters, products' indices and total MACs."""
+        """Return the cost (parameters and MACs under a mask) of some modules: ``macs`` are the unpruned modules' MACs.
+
+        ``parameters`` are the modules' parameter names; ``products`` index the network's products of two activations.
+        """
         return self._costs.part(parameters, products, macs)
 
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:
@@ -348,9 +348,5 @@ def _trace(model: nn.Module, inputs: Sequence[Nested], norms: bool) -> Coupling:
             with torch.no_grad():
                 call_model(model, inputs[0])
         except Exception as error:  # any exception of a user's forward means that the input does not fit
-            reason = named_first_line(error)
-            raise InputError(
-                f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs[0])} ({reason}); "
-                "floating-point inputs are converted to float64 for the proof"
-            ) from None
+            raise refused_example(model, inputs[0], error) from None
         raise

@@ -23,8 +23,6 @@ from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, call_model, output_tensors
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["prove"]
-
 _HINT = "; where forward has a number of channels as a constant, write -1, flatten(1) or the size of a tensor"
 
 

@@ -12,16 +12,6 @@ from masksearch.utils.copies import copy_network
 from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, as_nested, call_model, describe, map_tensors, tensors_of
 
-__all__ = [
-    "first_example",
-    "float64_defaults",
-    "random_inputs",
-    "randomise",
-    "scratch_copy",
-    "training_error",
-    "unequal",
-]
-
 _TOLERANCE = 1e-9  # of the outputs' standard deviation
 
 
@@ -56,6 +46,14 @@ def first_example(example_input: Nested) -> Nested:
             f"example_input: {describe(inputs)} has sizes of 0; a batch (n, ...) with n at least 1 is needed"
         )
     return inputs
+
+
+def refused_example(model: nn.Module, inputs: Nested, error: Exception) -> InputError:
+    """Return the error for a network that fails on its example, of which ``inputs`` are the float64 copy."""
+    return InputError(
+        f"example_input: {type(model).__name__} doesn't take one example of {describe(inputs)} "
+        f"({named_first_line(error)}); floating-point inputs are converted to float64 for the proof"
+    )
 
 
 def random_inputs(example: Nested, most: int, generator: torch.Generator) -> Nested:

@@ -12,8 +12,6 @@ from masksearch.spaces.union_proof import union_space
 from masksearch.spaces.weight_mask_space import LayerKind, weight_space
 from masksearch.utils.nested import Nested
 
-__all__ = ["REMOVED", "UNITS", "Granularity", "ranked_units", "space_of"]
-
 Granularity = Literal["weight", "filter", "block", "union", "nm"]
 """What a mask bit switches; "union": a block or a filter; "nm": a weight, with 2 of every 4 weights kept."""
 

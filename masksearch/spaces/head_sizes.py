@@ -22,8 +22,6 @@ from masksearch.spaces.view_sizes import Shares, fit_calls
 if TYPE_CHECKING:
     from masksearch.spaces.filter_groups import Groups
 
-__all__ = ["HeadAttribute", "HeadAxis", "Sizes", "ViewSize", "find_sizes", "pruned_sizes", "set_sizes"]
-
 _TRIES = 40  # sets of attributes per kind of module, of which each is proved by running
 _WIDTHS = ("embed_dim", "d_model", "dim", "hidden_size")  # mostly the width of the residual stream, which stays
 _VIEW = "view "

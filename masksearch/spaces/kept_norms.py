@@ -15,8 +15,6 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from masksearch.spaces.coupling import Coupling
 
-__all__ = ["following_norms", "may_be_norm", "norms_over", "remove_norm_hooks", "set_norm_hooks"]
-
 Kept = Mapping[str, tuple[Tensor, int]]  # module -> (positions that it keeps, int64 (k,); dimension of the channels)
 
 

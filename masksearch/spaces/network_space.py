@@ -14,8 +14,6 @@ from masksearch.spaces.kept_norms import norms_over
 from masksearch.utils.copies import empty_caches
 from masksearch.utils.errors import InputError
 
-__all__ = ["NetworkSpace", "table_lines", "unwrapped"]
-
 
 class NetworkSpace(MaskSpace, ABC):
     """Base class of spaces of pruning masks of a network; it stores names and shapes of parameters, no weights.

@@ -14,8 +14,6 @@ from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.weight_mask_space import LayerKind, WeightSpace, weight_space
 from masksearch.utils.errors import InputError
 
-__all__ = ["NMSpace", "nm_space"]
-
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from masksearch.spaces.coupling import Coupling
 from masksearch.spaces.coupling_call import Call
 
-__all__ = ["UnsizedGroupNorm", "batch_norm", "fit_group_norm", "group_norm", "layer_norm"]
-
 
 def group_norm(coupling: Coupling, call: Call) -> None:
     """Coupling rule for a group norm: a group's channels are removed together; with one group, none can be removed."""

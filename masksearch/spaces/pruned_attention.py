@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["PrunedMultiheadAttention", "fit_attention"]
-
 
 class PrunedMultiheadAttention(nn.MultiheadAttention):
     """``nn.MultiheadAttention`` without pruned heads: the same parameter names, call and results.
@@ -85,10 +83,10 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         return total
 
 
-def _added(mask: Tensor, like: Tensor) -> Tensor:
+def _added(mask: Tensor, query: Tensor) -> Tensor:
     if mask.dtype != torch.bool:
-        return mask.to(like.dtype)
-    return torch.zeros(mask.shape, dtype=like.dtype, device=like.device).masked_fill(mask, -math.inf)
+        return mask.to(query.dtype)
+    return torch.zeros(mask.shape, dtype=query.dtype, device=query.device).masked_fill(mask, -math.inf)
 
 
 def fit_attention(model: nn.Module) -> None:

@@ -16,19 +16,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from masksearch.utils.errors import InputError
 
-__all__ = [
-    "RECURRENT",
-    "States",
-    "UnequalGRU",
-    "UnequalLSTM",
-    "UnequalRNN",
-    "cells",
-    "fit_recurrent",
-    "gate_count",
-    "hidden_sizes",
-    "output_sizes",
-]
-
 
 class States(tuple[Tensor, ...]):
     """Last states of a recurrent network with unequal hidden sizes: a (batch, units) tensor per layer and direction.

@@ -19,8 +19,6 @@ from masksearch.spaces.coupling_call import Call
 from masksearch.spaces.pruned_recurrent import RECURRENT, cells, gate_count
 from masksearch.utils.nested import output_tensors
 
-__all__ = ["following_recurrent", "pack"]
-
 
 class _Pausable(Protocol):
     paused: bool  # True: single operations are not followed

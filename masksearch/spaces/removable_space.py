@@ -14,8 +14,6 @@ from masksearch.spaces.block_removal import Replacements
 from masksearch.spaces.network_space import NetworkSpace
 from masksearch.utils.registry import choose
 
-__all__ = ["RemovableSpace"]
-
 
 class RemovableSpace(NetworkSpace):
     """Base class of spaces whose units pruning removes, such as filters, so that masks save parameters and MACs."""
@@ -61,9 +59,9 @@ class RemovableSpace(NetworkSpace):
 
     def restored(self, mask: Mask, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict of the pruned network in the full network's sizes, with zeros for removed parts."""
-        like = next(iter(state.values()))
+        example = next(iter(state.values()))
         gone = self.shapes.keys() - self.shapes_left(mask).keys()
-        return dict(state) | {name: like.new_zeros(self.shapes[name]) for name in sorted(gone)}
+        return dict(state) | {name: example.new_zeros(self.shapes[name]) for name in sorted(gone)}
 
     @abstractmethod
     def cost_of(self, kept: np.ndarray, hold: Hold) -> int:

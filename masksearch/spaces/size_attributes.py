@@ -17,8 +17,6 @@ from torch import nn
 from masksearch.spaces.coupling import FIXED, Coupling, UnitPositions
 from masksearch.spaces.coupling_call import Call
 
-__all__ = ["SizeAttribute", "attribute_subsets", "holds_sizes", "note_sizes", "set_attributes"]
-
 _SIZED = frozenset(
     ["expand", "new_empty", "reshape_alias", "split", "split_with_sizes", "unsafe_split", "unsafe_view", "view"]
 )

@@ -21,8 +21,6 @@ from masksearch.spaces.network_space import unwrapped
 from masksearch.spaces.removable_space import RemovableSpace
 from masksearch.utils.errors import InputError
 
-__all__ = ["UnionLimits", "UnionSpace"]
-
 
 @dataclass(frozen=True)
 class UnionLimits(Limits):

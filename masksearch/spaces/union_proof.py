@@ -23,8 +23,6 @@ from masksearch.utils.errors import InputError, named_first_line
 from masksearch.utils.nested import Nested, call_model, output_tensors
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["union_space"]
-
 _DENSITIES = (0.8, 0.5, 0.3)  # of the random masks that are tested
 
 

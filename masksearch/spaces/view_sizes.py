@@ -16,8 +16,6 @@ from torch.overrides import TorchFunctionMode
 
 from masksearch.spaces.coupling import Coupling
 
-__all__ = ["CallCounter", "Shares", "SizedCalls", "ViewCall", "ViewRecorder", "fit_calls"]
-
 _Size = int | Tensor | SymInt  # tracers of torch put tensors and symbols in the place of numbers
 Shares = dict[str, dict[int, tuple[int, int]]]
 _SIZED = ("view", "reshape", "expand", "split")
@@ -60,7 +58,7 @@ class CallCounter:
 
 
 class ViewRecorder(TorchFunctionMode):
-    """Recorder of a forward pass's calls of ``view`` and similar functions whose results have removable channels.
+    """Recorder of calls of ``view`` and similar functions in a forward pass whose results have channels to follow.
 
     Parameters
     ----------
@@ -117,7 +115,7 @@ def _right(function: str, tensor: Tensor, sizes: Sequence[Any], dim: int) -> boo
 
 
 class SizedCalls:
-    """Hooks of a pruned module that correct the sizes in its calls of ``view`` and similar functions.
+    """Hooks of a pruned module that correct sizes in its forward's calls of ``view`` and similar functions.
 
     Parameters
     ----------
@@ -141,7 +139,7 @@ class SizedCalls:
 
 
 def fit_calls(module: nn.Module, shares: Shares) -> None:
-    """Add hooks to a pruned module that correct the sizes in its calls of ``view``; earlier such hooks are replaced."""
+    """Make a pruned module correct the sizes in its calls of ``view`` and similar functions; replace earlier hooks."""
     for hooks in (module._forward_pre_hooks, module._forward_hooks):
         for number, hook in list(hooks.items()):
             if isinstance(getattr(hook, "__self__", None), SizedCalls):

@@ -12,8 +12,6 @@ from masksearch.spaces.network_space import NetworkSpace, table_lines, unwrapped
 from masksearch.utils.errors import InputError, require
 from masksearch.utils.registry import choose
 
-__all__ = ["LayerKind", "WeightSpace", "weight_space"]
-
 LayerKind = Literal["all", "conv", "linear"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

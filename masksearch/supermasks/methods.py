@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from masksearch.utils.errors import check_numbers, require
 
-__all__ = ["SupermaskSettings", "constant", "draw_edge_popup", "draw_zhou", "kaiming", "top"]
-
 
 @dataclass(frozen=True)
 class SupermaskSettings:
@@ -23,7 +21,7 @@ class SupermaskSettings:
     epochs: int = 5
     """Passes over the training examples; 0 leaves the initial scores unchanged."""
     batch_size: int = 64
-    """Examples per optimiser step; the last batch of an epoch may be smaller."""
+    """Number of examples per batch; the last batch of an epoch may be smaller."""
     lr: float | None = None
     """Initial learning rate of the scores; if not given, the rate that the method's paper uses."""
     rescale: bool = True

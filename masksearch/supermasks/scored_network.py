@@ -12,8 +12,6 @@ from masksearch.spaces import NetworkSpace
 from masksearch.supermasks.methods import top
 from masksearch.utils.errors import InputError
 
-__all__ = ["ScoredNetwork", "frozen_weights"]
-
 
 class ScoredNetwork(nn.Module):
     """Frozen copy of a network with one trainable score per weight; each forward pass masks the weights by the scores.

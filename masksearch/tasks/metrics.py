@@ -8,8 +8,6 @@ from torch import Tensor
 
 from masksearch.utils.nested import concatenate, to_device
 
-__all__ = ["MeanIoU", "Meter", "Perplexity", "Top1", "Top5", "WholeSplit", "binary_f1", "macro_f1", "r2"]
-
 
 @runtime_checkable
 class Meter(Protocol):

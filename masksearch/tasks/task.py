@@ -12,8 +12,6 @@ from torch import Tensor
 from masksearch.tasks.metrics import Meter, WholeSplit
 from masksearch.utils.errors import InputError
 
-__all__ = ["Loss", "Metric", "TargetCheck", "Task", "read_output"]
-
 Loss = Callable[[Any, Any], Tensor]
 """Function (outputs, targets) -> mean loss of a batch, a scalar tensor."""
 

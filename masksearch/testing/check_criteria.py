@@ -17,19 +17,6 @@ from masksearch.criteria import Criterion
 from masksearch.spaces import NetworkSpace
 from masksearch.utils.errors import InputError
 
-__all__ = [
-    "check_alive",
-    "check_criterion",
-    "check_leaves_no_trace",
-    "check_needs",
-    "check_saliency",
-    "initial_weights",
-    "saliency_of",
-    "small_batches",
-    "small_network",
-    "space_of",
-]
-
 Batches = list[tuple[Tensor, Tensor]]
 
 

@@ -9,8 +9,6 @@ from torch import nn
 from masksearch.models import ModelRow
 from masksearch.spaces import weight_space
 
-__all__ = ["check_classifies", "check_model", "check_same_seed_same_weights", "check_units", "check_width"]
-
 Shape = tuple[int, int, int]
 
 _RGB = (3, 32, 32)

@@ -20,26 +20,6 @@ from masksearch.testing.planted_problem import SPACE, Planted, drive, path_of, p
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import load_tree, save_tree
 
-__all__ = [
-    "Make",
-    "check_arguments_unmodified",
-    "check_batches",
-    "check_bounds",
-    "check_density",
-    "check_empty_layers",
-    "check_ends",
-    "check_late_scores",
-    "check_layer_densities",
-    "check_nan",
-    "check_radius",
-    "check_recovers_from_an_unscorable_start",
-    "check_same_seed_same_path",
-    "check_searcher",
-    "check_state_is_a_snapshot",
-    "check_state_round_trip",
-    "check_warm_start",
-]
-
 Make = Callable[[], Searcher]
 
 
@@ -147,7 +127,7 @@ def check_radius(make: Make) -> None:
 
 
 def check_batches(make: Make) -> None:
-    """Check that a searcher that is asked for n masks proposes at least one and at most n."""
+    """Check that ``ask(n)`` of a searcher returns at least one proposal and at most n."""
     for n in (1, 2, 7):
         searcher, scorer = _started(make), Planted()
         for _ in range(20):

@@ -13,8 +13,6 @@ from masksearch.core.protocol import Budget, Problem, Proposal, Score
 from masksearch.core.space import MaskSpace
 from masksearch.searchers import Searcher
 
-__all__ = ["SPACE", "Planted", "PlantedEnergy", "drive", "path_of", "problem"]
-
 SPACE = MaskSpace([("first", (5, 8), 40), ("second", (4, 5), 20)])
 
 

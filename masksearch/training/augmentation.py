@@ -4,8 +4,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["crop_flip", "draw_crop_flip"]
-
 PADDING = 4  # zero pixels on every side of an image before the crop
 
 

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from masksearch.training.record import Weights
 
-__all__ = ["Averaging"]
-
 
 class Averaging:
     """Exponential moving average of a network's weights and running statistics over the steps of a training.

@@ -12,8 +12,6 @@ from masksearch.training.examples import Examples, Resident, Streamed, as_exampl
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import map_tensors, n_examples, take, tensors_of, to_device
 
-__all__ = ["Batch", "Feed", "batch_sizes", "forward_batch"]
-
 RESIDENT_SHARE = {"cpu": 1.0, "cuda": 0.5}
 """Share of free device memory, by device type, that a split's examples may take; larger splits are streamed."""
 _CHUNK_BATCHES = 16  # gathered by one call, which costs less than a call per batch

@@ -6,8 +6,6 @@ from typing import Any
 from masksearch.training.kept_mask import KeptMask
 from masksearch.utils.errors import InputError
 
-__all__ = ["lightning_callback", "transformers_callback"]
-
 
 def lightning_callback(keep: KeptMask) -> Any:
     """Return a callback for ``lightning.Trainer(callbacks=[...])`` that zeroes pruned weights after every step.

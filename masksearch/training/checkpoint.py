@@ -26,17 +26,6 @@ from masksearch.utils.locks import locked
 from masksearch.utils.nested import tensors_of
 from masksearch.utils.ranks import ranks
 
-__all__ = [
-    "completed_epochs",
-    "digest",
-    "examples_digest",
-    "load_checkpoint",
-    "locks_checkpoint",
-    "refusing_checkpoint",
-    "remove_checkpoint",
-    "save_checkpoint",
-]
-
 _FORMAT = "masksearch.training"
 _REMEDY = "remove this file and train again, from the beginning"
 _NEEDED = {"identity": dict, "model": dict, "optimizer": dict, "epochs": list, "snapshots": dict, "stopped": bool}

@@ -29,8 +29,6 @@ from masksearch.utils.nested import call_model, n_examples, output_tensors, take
 from masksearch.utils.ranks import Ranks, bounds
 from masksearch.utils.seeds import derive, seeded
 
-__all__ = ["DataParallel", "check_sync_batchnorm", "share", "synchronised_norms"]
-
 
 class _WithLoss(nn.Module):
     """A network's parameters, forward pass and training loss as one module, which DistributedDataParallel can wrap.
@@ -167,7 +165,7 @@ def share(n: int, rank: int, size: int) -> tuple[int, int, bool]:
 
 
 def check_sync_batchnorm(settings: TrainSettings, device: torch.device) -> None:
-    """Raise an InputError if BatchNorm is to take statistics over all ranks on a device other than CUDA."""
+    """Raise an InputError if the settings want BatchNorm statistics over all ranks on a device other than CUDA."""
     if settings.sync_batchnorm and device.type != "cuda":
         raise InputError(f"sync_batchnorm: True; it needs CUDA, and the device is {device.type}; set it to False")
 

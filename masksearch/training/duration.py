@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Duration"]
-
 _BEST = "best"
 
 

@@ -15,8 +15,6 @@ from masksearch.training.optimizer_step import OptimizerStep
 from masksearch.utils.nested import n_examples
 from masksearch.utils.seeds import derive, seeded, torch_generator
 
-__all__ = ["EpochPass"]
-
 _HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

@@ -14,8 +14,6 @@ from masksearch.utils.errors import InputError, check_whole
 from masksearch.utils.nested import as_device, call_model, n_examples
 from masksearch.utils.seeds import seeded
 
-__all__ = ["Evaluation", "evaluate", "evaluate_feed", "mean_loss"]
-
 
 @dataclass(frozen=True)
 class Evaluation:

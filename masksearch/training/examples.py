@@ -14,8 +14,6 @@ from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.errors import InputError
 from masksearch.utils.nested import Nested, n_examples, take, tensors_of
 
-__all__ = ["Examples", "InMemory", "Resident", "Streamed", "as_examples", "optimizer_steps", "steps_per_epoch"]
-
 
 class InMemory(Protocol):
     """Protocol of a data split in memory, with inputs, targets and optionally a task (default: classification)."""
@@ -38,7 +36,7 @@ class Streamed(Protocol):
 
     @property
     def own_order(self) -> bool:
-        """Whether a DataLoader decides order and sizes of batches; then ``n_batches`` is the number of batches."""
+        """Whether a DataLoader of the user decides the order and sizes of batches; ``n_batches`` is then its length."""
 
     @property
     def identity(self) -> str | None:

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from masksearch.tasks import Loss, Task, with_loss
 from masksearch.training.examples import Examples, Resident, as_examples
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import call_model, describe, n_examples, tensors_of, to_device
 from masksearch.utils.seeds import seeded
-
-__all__ = ["InputCheck", "Loss", "check_inputs", "mode_kept", "takes_channels_last"]
 
 _FEW_FILTERS = 8  # width of a vector register; narrower layers were up to 1.8 times slower with innermost channels
 
@@ -151,7 +149,7 @@ def _outputs(model: nn.Module, inputs: Any, name: str) -> Any:
     except Exception as error:
         raise InputError(
             f"model: {type(model).__name__} fails for {n_examples(inputs)} examples of {name}, {describe(inputs)}: "
-            f"{_first_line(error)}; the network and the inputs must fit each other"
+            f"{first_line(error)}; the network and the inputs must fit each other"
         ) from error
 
 
@@ -162,7 +160,7 @@ def _check_loss(task: Task, outputs: Any, targets: Any) -> None:
         raise
     except Exception as error:
         raise InputError(
-            f"loss: fails for outputs {_shown(outputs)} and targets {_shown(targets)}: {_first_line(error)}; "
+            f"loss: fails for outputs {_shown(outputs)} and targets {_shown(targets)}: {first_line(error)}; "
             "give the task a loss, or output=, that fits them"
         ) from error
     if not isinstance(value, Tensor) or value.numel() != 1:
@@ -177,12 +175,8 @@ def _takes_metrics(task: Task, outputs: Any, targets: Any) -> str | None:
                 meter.to(tensors_of(task.read(outputs))[0].device)
             meter.update(*task.selected(outputs, targets))
     except Exception as error:
-        return _first_line(error)
+        return first_line(error)
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _shown(value: object) -> str:

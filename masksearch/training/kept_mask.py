@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from masksearch.utils.errors import InputError
-
-__all__ = ["KeptMask", "keep_mask"]
+from masksearch.training.masking import masked_parameters
 
 
 class MaskSpaceOfNetwork(Protocol):
@@ -44,16 +42,8 @@ class KeptMask:
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        self._model = model
-        self._pruned = {name: ~keep for name, keep in masks.items() if keep.dtype == torch.bool}
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        for name, keep in masks.items():
-            parameter = parameters.get(name)
-            if parameter is None or parameter.shape != keep.shape or keep.dtype != torch.bool:
-                has = "no such parameter" if parameter is None else f"torch.bool {tuple(parameter.shape)}"
-                raise InputError(
-                    f"mask: {name!r} is {keep.dtype} {tuple(keep.shape)}; {type(model).__name__} needs {has}"
-                )
+        masked_parameters(model, masks)  # checks the masks
+        self._model, self._pruned = model, {name: ~keep for name, keep in masks.items()}
         self._hooks: list[Any] = []
         self()
 

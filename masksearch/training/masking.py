@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["MaskSchedule", "Masking"]
-
 
 class MaskSchedule(Protocol):
     """Protocol of masks that change during a training: an object that is called after every optimiser step.
@@ -40,6 +38,26 @@ class MaskSchedule(Protocol):
         """Restore the state that :meth:`state_dict` returned; raise an InputError if the settings differ."""
 
 
+def masked_parameters(model: nn.Module, masks: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the parameters of a network that ``masks``, {parameter name: bool tensor of its shape}, mask.
+
+    Raises
+    ------
+    InputError
+        If a mask names no parameter, or has another shape or type.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, keep in masks.items():
+        if name not in parameters:
+            raise InputError(f"masks: {name!r} is no parameter of {type(model).__name__}")
+        if keep.dtype != torch.bool or keep.shape != parameters[name].shape:
+            raise InputError(
+                f"masks: {name!r} is {keep.dtype} {tuple(keep.shape)}; {type(model).__name__} needs torch.bool "
+                f"{tuple(parameters[name].shape)}"
+            )
+    return [parameters[name] for name in masks]
+
+
 class Masking:
     """Mask of a network in training: pruned weights are zeroed when the object is made, and at every call.
 
@@ -48,26 +66,11 @@ class Masking:
     model : nn.Module
         The network, already on its device.
     masks : mapping
-        Parameter name -> bool tensor of its shape, True = kept.
-
-    Raises
-    ------
-    InputError
-        If a mask names no parameter, or has another shape or type.
+        Parameter name -> bool tensor of its shape, True = kept; checked by :func:`masked_parameters`.
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        parameters = dict(model.named_parameters(remove_duplicate=False))
-        for name, keep in masks.items():
-            if name not in parameters:
-                raise InputError(f"masks: {name!r} is no parameter of {type(model).__name__}")
-            if keep.dtype != torch.bool or keep.shape != parameters[name].shape:
-                raise InputError(
-                    f"masks: {name!r} is {keep.dtype} {tuple(keep.shape)}; "
-                    f"torch.bool {tuple(parameters[name].shape)} is needed"
-                )
-        self._names = list(masks)
-        self._parameters: list[Tensor] = [parameters[name] for name in masks]
+        self._names, self._parameters = list(masks), masked_parameters(model, masks)
         self._factors = [
             torch.empty_like(parameter).copy_(keep)  # with the parameter's strides, for fast products
             for parameter, keep in zip(self._parameters, masks.values(), strict=True)

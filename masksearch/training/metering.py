@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.tasks import Task
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.nested import tensors_of
-
-__all__ = ["Metering"]
 
 _PENDING_BYTES = 1 << 26
 
@@ -62,8 +60,7 @@ class Metering:
             except InputError:
                 raise
             except Exception as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise InputError(f"metric: {name} fails: {reason}; give the task another metric") from error
+                raise InputError(f"metric: {name} fails: {first_line(error)}; give the task another metric") from error
         return values
 
     def _update(self) -> None:

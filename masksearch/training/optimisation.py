@@ -11,9 +11,6 @@ from torch.optim import SGD, Adadelta, Adam, AdamW, Optimizer
 from masksearch.training.train_settings import TrainSettings
 from masksearch.utils.registry import Table
 
-__all__ = ["OPTIMIZERS", "build_optimizer", "learning_rate", "load_optimizer"]
-
-
 Parameters = list[nn.Parameter] | list[dict[str, Any]]
 """List of parameters, or of parameter groups (dicts) with settings of their own."""
 
@@ -89,7 +86,7 @@ def learning_rate(settings: TrainSettings, epoch: int, val_losses: Sequence[floa
     ``multistep`` is lr x factor^(milestones reached). ``cosine`` is lr x (1 + cos(pi x epoch / epochs)) / 2 (Loshchilov
     and Hutter 2017, equation 5: one cycle down to 0). ``plateau`` multiplies by factor after more than
     ``patience`` epochs in a row without improvement, as ReduceLROnPlateau does. Epochs beyond ``settings.epochs`` keep
-    the rate of the last one; ``plateau`` goes on.
+    the rate of the last one; ``plateau`` continues.
 
     torch's schedulers have a state; this function has none, so that any epoch can begin in a new process.
     """

@@ -13,8 +13,6 @@ from masksearch.training.masking import Masking, MaskSchedule
 from masksearch.training.slimming import Slimming
 from masksearch.training.train_settings import TrainSettings
 
-__all__ = ["OptimizerStep"]
-
 
 class OptimizerStep:
     """Optimiser step with gradient accumulation, clipping, float16 loss scaling, masks and averaged weights.

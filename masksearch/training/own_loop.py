@@ -15,8 +15,6 @@ from masksearch.training.record import Best, EpochRow, Training, copy_weights
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import seeded
 
-__all__ = ["TrainFunction", "call_train_function", "check_train_function", "train_by_function"]
-
 
 class TrainFunction(Protocol):
     """Protocol of your own training loop, for ``train_fn=``: a function that trains a network in place.

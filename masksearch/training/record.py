@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from masksearch.training.duration import Duration
 
-__all__ = ["FORMER_NAMES", "Best", "EpochRow", "Training", "Weights", "copy_weights"]
-
 FORMER_NAMES = {"train_accuracy": "train_metric", "val_accuracy": "val_metric"}
 """{name of a field of :class:`EpochRow` in files of version 1.0 and before: its name now}."""
 

@@ -6,8 +6,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["Slimming"]
-
 
 class Slimming:
     """L1 penalty on BatchNorm scales: each call adds strength x sign(scale) to the gradient of every scale.

@@ -7,8 +7,6 @@ from masksearch.training.duration import Duration
 from masksearch.training.record import Training, copy_weights
 from masksearch.utils.errors import InputError
 
-__all__ = ["SnapshotMoments"]
-
 
 class SnapshotMoments:
     """Recorder that copies a network's weights at given points of a training, to ``Training.snapshots``.

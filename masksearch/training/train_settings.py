@@ -6,8 +6,6 @@ from typing import Literal, get_args
 from masksearch.utils.errors import check_numbers, require
 from masksearch.utils.registry import choose
 
-__all__ = ["Augment", "LrSchedule", "Optimizer", "Precision", "TrainSettings"]
-
 Optimizer = Literal["sgd", "adam", "adamw", "adadelta"]
 LrSchedule = Literal["constant", "multistep", "plateau", "cosine"]
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -35,12 +35,10 @@ from masksearch.training.slimming import Slimming
 from masksearch.training.snapshots import SnapshotMoments
 from masksearch.training.train_settings import TrainSettings
 from masksearch.training.training_loss import TrainingLoss
-from masksearch.utils.errors import InputError, check_type, check_whole
+from masksearch.utils.errors import InputError, check_type, check_whole, first_line
 from masksearch.utils.nested import as_device, call_model, describe, to_device
 from masksearch.utils.ranks import ranks
 from masksearch.utils.seeds import seeded
-
-__all__ = ["train"]
 
 CHECKPOINT_SECONDS = 5.0  # minimum time between two checkpoints, in seconds
 
@@ -96,7 +94,7 @@ def train(
         optimiser's state and the validation losses for ``plateau`` and ``best`` begin anew.
     until : int, optional
         Epoch after which the training ends. Default: ``settings.epochs``. Epochs beyond ``settings.epochs`` keep the
-        learning rate of the last one (``plateau`` goes on).
+        learning rate of the last one (``plateau`` continues).
     seed : int
         Seed of all random numbers.
     device : torch.device or str
@@ -322,10 +320,9 @@ def _check_teacher(
         try:
             loss(call_model(model, inputs), inputs, targets)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"teacher: {type(teacher).__name__} does not fit {type(model).__name__}: {reason}; both need the same "
-                "inputs and outputs"
+                f"teacher: {type(teacher).__name__} does not fit {type(model).__name__}: {first_line(error)}; both "
+                "need the same inputs and outputs"
             ) from error
 
 

@@ -10,8 +10,6 @@ from masksearch.tasks import Task, bernoulli_kl, kl_divergence
 from masksearch.tasks.task import relative_squared_error
 from masksearch.utils.nested import call_model
 
-__all__ = ["TrainingLoss", "has_temperature"]
-
 
 def has_temperature(task: Task) -> bool:
     """Return whether distillation for a task divides logits by a temperature, as it does in classification."""

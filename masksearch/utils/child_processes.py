@@ -1,24 +1,86 @@
-"""Child processes that end with their parent, and start without running the user's script again."""
+"""Child processes with a pipe: they end with their parent, and start without running the user's script again."""
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
 from threading import Thread
 from types import ModuleType
-
-__all__ = ["CONTEXT", "main_hidden", "obey_parent"]
+from typing import Any
 
 # A fork of a process that has used torch isn't safe. The server of forks only imports; each fork shares the imports.
-CONTEXT = get_context("forkserver")
+_CONTEXT = get_context("forkserver")
 
 
-def obey_parent() -> None:
-    """Make this child process ignore Ctrl-C, which the parent handles, and end when the parent ends."""
+@dataclass(frozen=True)
+class Ended:
+    """End of a child process that sends nothing more, with its exit code."""
+
+    code: int | None
+
+
+class ChildProcess:
+    """A process of this machine that runs ``target(pipe, *arguments)``, and this process's end of the pipe.
+
+    Parameters
+    ----------
+    preloaded : sequence of str
+        Modules that are imported once for all child processes.
+    name : str, optional
+        Name of the process.
+    runs_main : bool
+        Whether the process imports the user's script, whose classes it then has.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., None],
+        arguments: Sequence[object] = (),
+        *,
+        preloaded: Sequence[str],
+        name: str | None = None,
+        runs_main: bool = False,
+    ) -> None:
+        _CONTEXT.set_forkserver_preload(list(preloaded))
+        self.pipe, theirs = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=_run, args=(target, theirs, *arguments), name=name, daemon=True)
+        with nullcontext() if runs_main else _main_hidden():
+            self.process.start()
+        theirs.close()
+
+    def send(self, message: object) -> None:
+        """Send a message; :meth:`receive` reports a process that has ended meanwhile."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(message)
+
+    def receive(self) -> Any:
+        """Return the next message of the process; an :class:`Ended` if the process has ended."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            return Ended(self.process.exitcode)
+
+
+def end_processes(children: Iterable[ChildProcess]) -> None:
+    """End child processes, also while they work, and close their pipes."""
+    children = list(children)
+    for child in children:
+        child.process.terminate()
+    for child in children:
+        child.process.join()
+        child.pipe.close()
+
+
+def _run(target: Callable[..., None], pipe: "Connection[Any, Any]", *arguments: object) -> None:
+    """Run ``target`` in a child process, which leaves Ctrl-C to its parent and ends when the parent ends in any way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_end_with_parent, daemon=True).start()
+    target(pipe, *arguments)
 
 
 def _end_with_parent() -> None:
@@ -29,7 +91,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def main_hidden() -> Iterator[None]:
+def _main_hidden() -> Iterator[None]:
     """Context manager in which new processes don't run the user's script again, even without a ``__main__`` guard."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

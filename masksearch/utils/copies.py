@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from masksearch.utils.nested import output_tensors
 
-__all__ = ["copy_network", "empty_caches"]
-
 
 def copy_network(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> nn.Module:
     """Return a deep copy of a network, in which tensors that modules keep from a forward pass are detached.

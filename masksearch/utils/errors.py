@@ -7,18 +7,6 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = [
-    "LARGEST",
-    "InputError",
-    "StorageError",
-    "check_numbers",
-    "check_type",
-    "check_whole",
-    "first_line",
-    "named_first_line",
-    "require",
-]
-
 LARGEST = 2**31 - 1
 """Largest whole number that a setting may have, unless it has a bound of its own."""
 

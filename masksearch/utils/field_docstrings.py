@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from itertools import pairwise
 
-__all__ = ["field_texts"]
-
 
 def field_texts(source: str) -> Iterator[tuple[str, ast.expr | None, str]]:
     """Yield (name, default, docstring) of every annotated field with a docstring in a Python source text."""

@@ -28,19 +28,6 @@ from masksearch.utils.integrity import (
     unseal_json,
 )
 
-__all__ = [
-    "is_folder_name",
-    "load_tensors",
-    "load_tree",
-    "named",
-    "read_json",
-    "remove_litter",
-    "save_tensors",
-    "save_tree",
-    "write_bytes",
-    "write_json",
-]
-
 _NAME_BYTES = 200  # of a folder's name; file systems take 255
 _TENSOR, _ARRAY, _TUPLE = "__tensor__", "__array__", "__tuple__"
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from masksearch.utils.errors import InputError, named_first_line
 
-__all__ = ["call_function", "import_file", "import_function", "names_function", "source_digest"]
-
 
 def names_function(text: str) -> bool:
     """Return whether a text has the form ``module:function`` or ``file.py:function``, which names a user's function."""

@@ -13,21 +13,6 @@ from torch import Tensor
 
 from masksearch.utils.errors import InputError, named_first_line
 
-__all__ = [
-    "REMEDY",
-    "RunningDigest",
-    "about_of",
-    "check_object",
-    "check_tensor_file",
-    "check_tensors",
-    "parse_json",
-    "refusing",
-    "seal_json",
-    "seal_tensors",
-    "tensor_metadata",
-    "unseal_json",
-]
-
 REMEDY = "remove its folder and run again"
 """What to do about a damaged file, where a caller names nothing else."""
 

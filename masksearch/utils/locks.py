@@ -12,8 +12,6 @@ from filelock import FileLock, Timeout
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["locked", "say"]
-
 
 class _Held(threading.local):
     """The lock files that this thread holds."""

@@ -8,21 +8,6 @@ from torch import Tensor, nn
 
 from masksearch.utils.errors import InputError, first_line
 
-__all__ = [
-    "Nested",
-    "as_device",
-    "as_nested",
-    "call_model",
-    "concatenate",
-    "describe",
-    "map_tensors",
-    "n_examples",
-    "output_tensors",
-    "take",
-    "tensors_of",
-    "to_device",
-]
-
 Nested = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """Inputs or targets of n examples: one tensor (n, ...), or a tuple or dict of such tensors."""
 
@@ -33,7 +18,7 @@ def as_device(device: object) -> torch.device:
     Raises
     ------
     InputError
-        If PyTorch knows no such device, or can't compute on it.
+        If PyTorch has no such device, or can't compute on it.
     """
     try:
         found = torch.device(device)  # type: ignore[call-overload]

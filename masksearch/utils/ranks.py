@@ -18,8 +18,6 @@ from torch import Tensor
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["ALONE", "Ranks", "bounds", "distributed", "equal_errors", "launched", "ranks"]
-
 _WAIT = timedelta(minutes=30)  # for another rank, in a collective operation
 _AGREE = 60.0  # seconds for the other ranks to fail in the same way
 _SPEAK = 5.0  # seconds for rank 0 to report an error that all ranks have

@@ -9,8 +9,6 @@ from typing import ClassVar, Generic, TypeVar
 
 from masksearch.utils.errors import InputError
 
-__all__ = ["GROUP", "Table", "choose"]
-
 GROUP = "masksearch"
 """Name of the entry-point group in which installed packages register the modules that add rows to the tables."""
 

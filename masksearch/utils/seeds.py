@@ -7,8 +7,6 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 import torch
 
-__all__ = ["derive", "numpy_generator", "seeded", "torch_generator"]
-
 
 def derive(seed: int, *words: object) -> int:
     """Return a 63-bit seed computed from ``seed`` and ``words``: equal in all processes, unrelated for other words."""

@@ -207,7 +207,7 @@ def test_rows_read_back_what_was_told(tmp_path):
 def test_another_search_in_the_folder_is_refused_and_left_as_it_is(tmp_path):
     write(tmp_path, [(3, 0.5, True)], {"seed": 1, "density": 0.5})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(InputError, match=r"its density is 0\.5, asked for is 0\.25"):
+    with pytest.raises(InputError, match=r"its density is 0\.5, requested is 0\.25"):
         HistoryFile(tmp_path, {"seed": 1, "density": 0.25}).open(SPACE, 3)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 

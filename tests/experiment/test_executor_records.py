@@ -76,7 +76,7 @@ def test_another_number_of_threads_is_said_in_one_sentence(tmp_path):
     flat = {"methods": ["magnitude", "random"], "executor": "inline"}
     with pytest.raises(KeyboardInterrupt):
         run_sweep(settings_in(tmp_path, **flat), Interrupted())
-    with pytest.warns(UserWarning, match="began with 1 for each cell and goes on with 2"):
+    with pytest.warns(UserWarning, match="began with 1 for each cell and continues with 2"):
         result = run_sweep(settings_in(tmp_path, threads=2, **flat))
     assert [place.threads for folder in result.folders for place in places_of(folder)] == [1, 2]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_sweeps import small_world  # noqa: F401
 
 from masksearch.experiment import Settings, SweepCallback, run_sweep
-from masksearch.experiment.store.run_folder import free_name
+from masksearch.experiment.store.sweep_plan import free_name
 from masksearch.report import write_report
 from masksearch.training import trainer
 from masksearch.utils.errors import InputError

@@ -185,14 +185,14 @@ class TestResume:
         one = joined(url, 1)
         drive(one, planted(), 3)
         elsewhere = joined(url.replace("studies", "others"), 1)
-        with pytest.raises(InputError, match="is not the one with the 3 trials that this search knows"):
+        with pytest.raises(InputError, match="is not the one with the 3 trials that this search has read"):
             elsewhere.load_state_dict(one.state_dict())
 
     def test_a_storage_that_fails_is_an_error_of_one_line(self, url):
         one = joined(url, 1)
         drive(one, planted(), 3)
         Path(url.removeprefix("sqlite:///")).unlink()
-        with pytest.raises(InputError, match=r"study: 'all' can't be read or written .*goes on later") as caught:
+        with pytest.raises(InputError, match=r"study: 'all' can't be read or written .*can continue later") as caught:
             drive(one, planted(), 3)
         assert "\n" not in str(caught.value)
 
@@ -206,7 +206,7 @@ class TestResume:
             one.ask()
         other = joined(url, 2)
         drive(other, planted(), 5)
-        with pytest.raises(InputError, match="is not the one with the 3 trials that this search knows"):
+        with pytest.raises(InputError, match="is not the one with the 3 trials that this search has read"):
             joined(url, 1).load_state_dict(state)
 
     @pytest.mark.parametrize("sampler", SHARING)

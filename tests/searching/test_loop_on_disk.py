@@ -132,14 +132,14 @@ def test_rows_say_how_far_the_walk_has_come(tmp_path):
 
 
 OTHERS = {
-    "seed": ({"seed": 5}, "its seed is 4, asked for is 5"),
-    "density": ({"density": 0.4}, "its density is 0.3, asked for is 0.4"),
+    "seed": ({"seed": 5}, "its seed is 4, requested is 5"),
+    "density": ({"density": 0.4}, "its density is 0.3, requested is 0.4"),
     "budget": ({"budget": 29}, "its budget is .*30.*29.*; only a larger budget continues the search"),
     "searcher": ({"searcher": Annealing(chains=3)}, "its searcher is .*'chains': 3"),
-    "policy": ({"on_empty": "allow"}, "its on_empty is raise, asked for is allow"),
+    "policy": ({"on_empty": "allow"}, "its on_empty is raise, requested is allow"),
     "start": ({"start": SPACE.random(0.3, generator=torch.Generator().manual_seed(1))}, "its start is None"),
     "space": ({"space": MaskSpace([("first", (5, 8), 40), ("third", (4, 5), 20)])}, "its space is"),
-    "saliencies": ({"saliencies": {"other": torch.arange(60.0)}}, "its saliencies is .'one'., asked for is .'other'."),
+    "saliencies": ({"saliencies": {"other": torch.arange(60.0)}}, "its saliencies is .'one'., requested is .'other'."),
 }
 
 
@@ -245,7 +245,7 @@ class TestLargerBudgets:
 
     def test_a_finished_smaller_budget_is_refused_for_another_search(self, tmp_path):
         self.both(Annealing, tmp_path)
-        with pytest.raises(InputError, match=r"its seed is 4, asked for is 5$"):
+        with pytest.raises(InputError, match=r"its seed is 4, requested is 5$"):
             search(SPACE, Annealing(), Overlap(5), budget=20, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
     def test_a_smaller_budget_is_refused(self, tmp_path):
@@ -257,7 +257,7 @@ class TestLargerBudgets:
 
     def test_another_search_of_a_larger_budget_is_refused(self, tmp_path):
         self.both(Annealing, tmp_path)
-        with pytest.raises(InputError, match=r"its seed is 4, asked for is 5$"):
+        with pytest.raises(InputError, match=r"its seed is 4, requested is 5$"):
             search(SPACE, Annealing(), Overlap(5), budget=60, folder=tmp_path, **{**self.OPTIONS, "seed": 5})
 
     def test_a_finished_search_is_not_done_again(self, tmp_path):

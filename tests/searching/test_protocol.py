@@ -3,7 +3,8 @@
 import pytest
 from loop_cases import SPACE, Overlap
 
-from masksearch.core.protocol import Budget, Problem, Proposal, Score, Scoring, as_scoring
+from masksearch.core.protocol import Budget, Problem, Proposal, Score
+from masksearch.core.scorer_protocols import Scoring, as_scoring
 from masksearch.searchers import RandomSearch
 from masksearch.searching.history_store import HistoryFile
 from masksearch.searching.loop import search

@@ -11,11 +11,8 @@ from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.jobs import Job, JobQueue
 from masksearch.experiment.executors.worker import Event, JobRunner
 from masksearch.experiment.group import Group
-from masksearch.experiment.store.failures import record_failure
-from masksearch.experiment.store.run_folder import is_done
+from masksearch.experiment.store.run_folder import is_done, record_failure
 from masksearch.utils.errors import InputError
-
-__all__ = ["Crew", "Died", "Done", "Failed", "Message", "end_of", "run_by_crew"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def run_by_crew(groups: Iterable[Group], path: Path, crew: Crew, callback: Sweep
                         if not queue.worker_died(job):
                             error = InputError(
                                 f"executor: {reason}, three times at the same job, perhaps for lack of memory; "
-                                "what was finished is kept; the same command goes on from here, with --executor "
+                                "what was finished is kept; the same command continues from here, with --executor "
                                 "inline in one process"
                             )
                             _fail(job.cells or queue.failed(job), path, error, watchers[number])

@@ -8,8 +8,6 @@ from masksearch.experiment.cell import Cell
 from masksearch.experiment.group import Group
 from masksearch.experiment.identity import short_hash
 
-__all__ = ["Job", "JobQueue"]
-
 _ATTEMPTS = 3  # of a job whose worker dies
 
 

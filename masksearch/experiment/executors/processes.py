@@ -11,9 +11,7 @@ import torch
 from masksearch.experiment.executors.crew import Died, Message, end_of
 from masksearch.experiment.executors.jobs import Job
 from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
-from masksearch.utils.child_processes import CONTEXT, main_hidden, obey_parent
-
-__all__ = ["ProcessCrew"]
+from masksearch.utils.child_processes import ChildProcess, Ended, end_processes
 
 _PRELOADED = ["masksearch.experiment.executors.processes", "torch._dynamo"]
 
@@ -23,15 +21,13 @@ class ProcessCrew:
 
     def __init__(self, plan: WorkerPlan, size: int, device: torch.device) -> None:
         self._plan, self._device, self.size = plan, device, size
-        self._workers: list[_Worker] = []
-        for number in range(size):
-            self._workers.append(self._started(number))
+        self._workers = [self._started(number) for number in range(size)]
 
-    def _started(self, number: int) -> "_Worker":
+    def _started(self, number: int) -> ChildProcess:
         run = self._plan.run
         if self._device.type == "cuda":
             run = replace(run, device=f"cuda:{number % torch.cuda.device_count()}")
-        return _Worker(replace(self._plan, run=run), f"process{number}")
+        return ChildProcess(_work, [replace(self._plan, run=run)], preloaded=_PRELOADED, name=f"process{number}")
 
     def is_ready(self, number: int) -> bool:
         """Return True for every worker: jobs sent to a process that is still starting wait in its pipe."""
@@ -39,17 +35,16 @@ class ProcessCrew:
 
     def send(self, number: int, job: Job) -> None:
         """Send a job to worker ``number``, which has no other job. If it is dead, :meth:`wait` reports that."""
-        try:
-            self._workers[number].pipe.send(job)
-        except (BrokenPipeError, ConnectionResetError):
-            return
+        self._workers[number].send(job)
 
     def wait(self, busy: Mapping[int, Job]) -> Iterator[tuple[int, Message]]:
         """Wait until a worker with a job sends a message; return (worker number, message) pairs, at least one."""
         pipes = {self._workers[number].pipe: number for number in busy}
         for pipe in connection.wait(list(pipes)):
             number = pipes[pipe]  # type: ignore[index]
-            yield number, self._workers[number].receive()
+            message = self._workers[number].receive()
+            is_end = isinstance(message, Ended)
+            yield number, Died(f"a process ended with code {message.code}") if is_end else message
 
     def replace(self, number: int) -> None:
         """Start a new worker process that takes the place of worker ``number``, which has died."""
@@ -57,36 +52,11 @@ class ProcessCrew:
 
     def close(self) -> None:
         """End all worker processes of a sweep."""
-        for worker in self._workers:
-            worker.process.terminate()  # idle, or of no use any more
-        for worker in self._workers:
-            worker.process.join()
-
-
-class _Worker:
-    """A started process and the pipe to it."""
-
-    def __init__(self, plan: WorkerPlan, name: str) -> None:
-        CONTEXT.set_forkserver_preload(_PRELOADED)
-        self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_work, args=(theirs, plan), name=name, daemon=True)
-        with main_hidden():
-            self.process.start()
-        theirs.close()
-
-    def receive(self) -> Message:
-        """Return the next message of a worker process, or a :class:`Died` message if the process has ended."""
-        try:
-            message: Message = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            return Died(f"a process ended with code {self.process.exitcode}")
-        return message
+        end_processes(self._workers)
 
 
 def _work(pipe: "Connection[Any, Any]", plan: WorkerPlan) -> None:
     """Receive jobs through ``pipe`` and run them; send lists of events, and the end of every job."""
-    obey_parent()
     runner = JobRunner(plan, pipe.send)
     for job in iter(pipe.recv, None):
         pipe.send(end_of(runner, job))

@@ -14,9 +14,7 @@ from masksearch.experiment.executors.crew import Died, Failed, Message, end_of
 from masksearch.experiment.executors.jobs import Job
 from masksearch.experiment.executors.worker import JobRunner, WorkerPlan
 from masksearch.experiment.steps.dense import dense_folder
-from masksearch.utils.errors import InputError
-
-__all__ = ["RayCrew", "Resources", "cluster_resources"]
+from masksearch.utils.errors import InputError, first_line
 
 _CHECK_SECONDS = 5.0  # of silence, after which the nodes are counted
 _STARTS = 10  # that may fail, such as on nodes that are removed
@@ -65,8 +63,7 @@ def cluster_resources(address: str, cpus: int) -> Resources:
         try:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"executor: no Ray cluster at {address or 'this machine'}: {reason}") from None
+            raise InputError(f"executor: no Ray cluster at {address or 'this machine'}: {first_line(error)}") from None
     found = ray.cluster_resources()
     return Resources(int(found.get("CPU", 0)), float(found.get("GPU", 0)), found.get("memory", 0) / 2**30)
 
@@ -120,7 +117,7 @@ class RayCrew:
             self._awaited[self._workers[number].messages.remote()] = number
         ended, _ = self._ray.wait([*self._awaited, *self._jobs], timeout=_CHECK_SECONDS)
         if not ended and not any(node["Alive"] for node in self._ray.nodes()):
-            raise InputError("executor: the Ray cluster has no node left; the same command goes on from here")
+            raise InputError("executor: the Ray cluster has no node left; the same command continues from here")
         for reference in ended:
             if reference in self._jobs:
                 number = self._jobs.pop(reference)

@@ -20,8 +20,6 @@ from masksearch.experiment.store.mirror import LOCAL, Mirror
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import Table
 
-__all__ = ["EXECUTORS", "Executor", "Plan", "plan_of", "run_groups"]
-
 _CELLS_EACH = 4  # at least, for a process to be worth the two seconds that its start takes
 
 

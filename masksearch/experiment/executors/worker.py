@@ -1,6 +1,10 @@
-"""A worker of a sweep: trains dense networks and runs cells in its own process, and reports events."""
+"""A worker of a sweep: trains dense networks and runs cells in its own process, reports events and writes logs."""
 
-from collections.abc import Callable
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +17,6 @@ from masksearch.core.protocol import Trial
 from masksearch.experiment.context import DenseNetwork
 from masksearch.experiment.events import SweepCallback
 from masksearch.experiment.executors.jobs import Job
-from masksearch.experiment.executors.logs import logged, remove_empty_log
 from masksearch.experiment.group import Group, data_digest, data_key, load_part, moments_of, part_space
 from masksearch.experiment.machine import prepare
 from masksearch.experiment.settings.combined import RunSettings
@@ -24,13 +27,12 @@ from masksearch.experiment.store.run_folder import locked
 from masksearch.plugin import load_plugins
 from masksearch.utils.errors import InputError
 
-__all__ = ["Event", "JobRunner", "WorkerPlan"]
-
 Event = tuple[str, tuple[Any, ...]]
 """Name of a method of :class:`SweepCallback`, and its arguments."""
 
 _SECONDS = 0.1  # between two messages about trials and epochs, at the least
 _FREQUENT = ("trial", "epoch", "rescored")
+_LOG = "log.txt"  # everything that a worker printed while it ran a cell or trained a dense network
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,16 @@ class JobRunner:
         """Train the dense network of a job, or execute its runs; printed text goes to ``log.txt`` in their folders."""
         torch.set_num_threads(self._plan.threads)
         if not job.cells:
-            with logged(dense_folder(job.users[0])):
+            with _logged(dense_folder(job.users[0])):
                 self._group(job).dense(self._device, self._callback)
         run = self._plan.run  # each machine has its own copy of a URL
         path = run.folder / run.name if run.is_remote else self._plan.path
         for cell in job.cells:
             folder = path / cell.folder
-            with logged(folder), locked(folder, wait=True):  # a worker that was lost with its node may still be ending
+            with _logged(folder), locked(folder, wait=True):  # a worker that was lost with its node may still be ending
                 group = replace(self._group(job), to_do=[cell])
                 group.run(self._network(group), path, self._device, self._callback)
-            remove_empty_log(folder)
+            _remove_empty_log(folder)
 
     def _group(self, job: Job) -> Group:
         settings = job.users[0].settings
@@ -111,3 +113,37 @@ class _Relay:
         if hook not in _FREQUENT or monotonic() - self._sent > _SECONDS:
             self._send(self._events)
             self._events, self._sent = [], monotonic()
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """Context manager that sends what this process prints, also from C libraries, to ``log.txt`` in ``folder``.
+
+    Every warning is printed at least once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(folder / _LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    _flush()
+    before = [os.dup(number) for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(log, number)
+    os.close(log)
+    try:
+        with warnings.catch_warnings():  # forgets which warnings were printed
+            yield
+    finally:
+        _flush()
+        for number, handle in zip((1, 2), before, strict=True):
+            os.dup2(handle, number)
+            os.close(handle)
+
+
+def _remove_empty_log(folder: Path) -> None:
+    """Remove ``log.txt`` from a run's folder if the file is empty; call this only while no worker executes the run."""
+    if not (folder / _LOG).stat().st_size:
+        (folder / _LOG).unlink()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

@@ -9,8 +9,6 @@ from masksearch.experiment.settings.combined import NESTED, Settings
 from masksearch.experiment.settings.text_values import ValueType, value_types
 from masksearch.utils.field_docstrings import field_texts
 
-__all__ = ["FLAGS", "Setting", "flag_keys", "flags_by_topic", "settings_by_key"]
-
 FLAGS = {
     "data": "dataset task image_size data_root download train_examples search_examples",
     "network": "model granularity dense",

@@ -26,8 +26,6 @@ from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.files import is_folder_name
 from masksearch.utils.registry import choose
 
-__all__ = ["NESTED", "ON_EMPTY", "SCOPES", "RunSettings", "ScoringSettings", "Settings", "SweepSettings"]
-
 SCOPES: dict[Granularity, Scope] = {
     "weight": "global",
     "filter": "layerwise",

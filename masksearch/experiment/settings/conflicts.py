@@ -19,8 +19,6 @@ from masksearch.utils.errors import InputError
 if TYPE_CHECKING:
     from masksearch.experiment.settings.combined import Settings
 
-__all__ = ["check_conflicts"]
-
 _ONE_ROUND = "a schedule without rounds, as one_shot"
 _SOURCES = "saliencies, warm_start or finalists"
 

@@ -1,7 +1,5 @@
 """Settings of version 0.1.0 that later versions do not have: what to do instead. Commit 0aa3cbb still has them all."""
 
-__all__ = ["REMOVED"]
-
 _MEASURED = "its measurements are in docs/results/tried.md"
 _SUBSETS = (
     "removed after 0.1.0: a search scores on one set of examples; growing subsets were cheaper at equal scorings, and "

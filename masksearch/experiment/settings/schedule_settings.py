@@ -9,8 +9,6 @@ from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.registry import choose
 
-__all__ = ["Control", "Reconstruct", "ScheduleSettings", "parse_rewind"]
-
 Control = Literal["shuffle", "reinit", "repair"]
 Reconstruct = Literal["off", "independent", "sequential"]
 

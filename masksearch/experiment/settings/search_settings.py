@@ -15,8 +15,6 @@ from masksearch.training.duration import Duration
 from masksearch.utils.errors import InputError, check_numbers, require
 from masksearch.utils.registry import choose
 
-__all__ = ["USUAL_START", "OptunaSettings", "ScoringSettings", "SearchSettings", "Source", "split_method"]
-
 USUAL_START = "auto"
 """Value of ``warm_start`` for the method's default start, which depends on the weights that masks are found on."""
 

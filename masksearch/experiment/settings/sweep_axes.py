@@ -21,8 +21,6 @@ from masksearch.utils.errors import InputError, check_numbers
 from masksearch.utils.imports import names_function
 from masksearch.utils.registry import choose
 
-__all__ = ["CAPPED", "METHODS", "Capped", "Granularity", "SweepSettings", "methods", "parse_layer_sparsity"]
-
 Capped = Literal["macs", "params", "latency"]
 CAPPED: tuple[Capped, ...] = get_args(Capped)
 

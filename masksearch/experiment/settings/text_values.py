@@ -7,17 +7,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = [
-    "ValueType",
-    "check_fields",
-    "check_least",
-    "check_some",
-    "fitted",
-    "parse_value",
-    "value_text",
-    "value_types",
-]
-
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 

@@ -14,7 +14,8 @@ from torch import nn
 from masksearch.core.amount import Amount
 from masksearch.core.history import History
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Cost, HasScore, Trial
+from masksearch.core.protocol import FOREIGN_TRIALS, Budget, Cost, Trial
+from masksearch.core.scorer_protocols import HasScore
 from masksearch.criteria import Connectivity, connected
 from masksearch.experiment.cell import Cell
 from masksearch.experiment.context import CellContext

@@ -18,8 +18,6 @@ from masksearch.utils.errors import InputError
 from masksearch.utils.files import is_folder_name, write_json
 from masksearch.utils.integrity import seal_json, unseal_json
 
-__all__ = ["FolderCopy", "Manifest", "read_manifests"]
-
 _MANIFEST, _RECORD = "manifest.json", ".copy.json"
 _APPENDED = (
     "history.jsonl",

@@ -17,8 +17,6 @@ from masksearch.experiment.store.object_storage import ObjectStorage
 from masksearch.utils.errors import InputError, StorageError
 from masksearch.utils.locks import say
 
-__all__ = ["Lease", "check_lease"]
-
 
 @dataclass(frozen=True)
 class _Claim:

@@ -12,16 +12,14 @@ from masksearch.experiment.settings.combined import RunSettings
 from masksearch.experiment.store.folder_copy import FolderCopy, Manifest, read_manifests
 from masksearch.experiment.store.lease import Lease, check_lease
 from masksearch.experiment.store.object_storage import ObjectStorage, storage_at
-from masksearch.experiment.store.run_folder import is_done, locked, read_plan
+from masksearch.experiment.store.run_folder import FAILURE_FILES, is_done, locked
+from masksearch.experiment.store.sweep_plan import read_plan
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import is_folder_name, read_json
 from masksearch.utils.integrity import refusing
 from masksearch.utils.locks import say
 
-__all__ = ["LOCAL", "Mirror", "holding", "local_copy"]
-
 _TRANSFERS = 16  # folders at a time
-_FAILURE = ("failed.json", "failed.txt")
 _REPORT = ("report.html", "results.csv", "results.md", "figures/*", "figures/**/*")
 
 
@@ -93,10 +91,10 @@ class Mirror:
     def _synchronise(self, copy: FolderCopy, remote: Manifest | None, *, upload: bool, whole: bool) -> None:
         if remote is not None and remote.done:
             copy.fetch(remote, light=not whole)
-        elif upload and (is_done(copy.path) or (remote is None and (copy.path / _FAILURE[0]).exists())):
+        elif upload and (is_done(copy.path) or (remote is None and (copy.path / FAILURE_FILES[0]).exists())):
             copy.publish(self._check)
         elif remote is not None:
-            for name in _FAILURE:
+            for name in FAILURE_FILES:
                 copy.fetch_file(remote, name)
 
     def _front(self, cell: Path) -> Path | None:
@@ -197,8 +195,8 @@ def local_copy(path: str, *, whole: bool = False) -> Path:
     home = run.folder / name
     if storage_at(url).copy(f"{name}/sweep.json", home / "sweep.json"):
         plan = read_plan(home)
-        dense = (run.folder / "dense" / Path(network).name for network in plan["dense"])
-        folders = [*(home / cell for cell in plan["cells"]), *dense]
+        dense = (run.folder / "dense" / Path(network).name for network in plan.dense)
+        folders = [*(home / cell for cell in plan.cells), *dense]
         Mirror(run).synchronise(folders, upload=False, whole=whole)
         return home
     url, _, above = url.rpartition("/")

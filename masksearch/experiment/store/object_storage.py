@@ -9,11 +9,9 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
-from masksearch.utils.errors import InputError, StorageError
+from masksearch.utils.errors import InputError, StorageError, first_line
 from masksearch.utils.files import write_bytes
 from masksearch.utils.locks import say
-
-__all__ = ["ObjectStorage", "storage_at"]
 
 _T = TypeVar("_T")
 
@@ -37,7 +35,7 @@ class ObjectStorage:
     Raises
     ------
     InputError
-        If fsspec knows no file system for the URL, or the library for it is not installed.
+        If fsspec has no file system for the URL, or the library for it is not installed.
     StorageError
         By all methods: if the storage refuses an operation, is full, or can't be reached for ``patience`` seconds.
     """
@@ -161,7 +159,9 @@ class ObjectStorage:
         try:
             self._repeated(operation)
         except FileNotFoundError as error:
-            raise StorageError(f"storage {self.url}: {_reason(error)}; make the bucket, or name another one") from error
+            raise StorageError(
+                f"storage {self.url}: {first_line(error)}; make the bucket, or name another one"
+            ) from error
 
     def _repeated(self, operation: Callable[[], _T]) -> _T:
         """Return the result of an operation, which is repeated while the storage can't be reached."""
@@ -174,11 +174,11 @@ class ObjectStorage:
             except Exception as error:
                 if not self._local and getattr(error, "errno", None) in _FULL:
                     raise  # the disk of this machine, where files are brought to
-                reason = _reason(error)
+                reason = first_line(error)
                 if (lasting := _lasting(error)) is not None:
-                    raise StorageError(f"storage {self.url}: {lasting}: {reason}; {_GOES_ON}") from error
+                    raise StorageError(f"storage {self.url}: {lasting}: {reason}; {_CONTINUES}") from error
                 if monotonic() >= until:
-                    text = f"storage {self.url}: can't be reached for {self.patience:.0f} s: {reason}; {_GOES_ON}"
+                    text = f"storage {self.url}: can't be reached for {self.patience:.0f} s: {reason}; {_CONTINUES}"
                     raise StorageError(text) from error
                 if not self._said and parent_process() is None:  # worker processes leave it to their driver
                     self._said = True
@@ -190,7 +190,7 @@ class ObjectStorage:
                 return result
 
 
-_GOES_ON = "what is finished is kept on this machine, and the same command goes on from there"
+_CONTINUES = "what is finished is kept on this machine, and the same command continues from there"
 
 
 @cache
@@ -210,7 +210,3 @@ def _lasting(error: Exception) -> str | None:
     if isinstance(error, PermissionError | ValueError) or name in _WRONG or number in _LASTING:
         return "refuses the operation"
     return None
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

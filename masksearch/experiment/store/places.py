@@ -11,8 +11,6 @@ import torch
 from masksearch.utils.files import read_json, write_json
 from masksearch.utils.integrity import refusing
 
-__all__ = ["Place", "places_of", "record_place"]
-
 _FILE = "places.json"
 _REMEDY = "remove this file; no result depends on it"
 

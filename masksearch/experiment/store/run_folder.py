@@ -1,36 +1,18 @@
-"""Run folders: one process at a time, settings compared on reopening, states that survive a kill, free names."""
+"""Run folders: lock, settings compared on reopening, status, and the error that ended a cell."""
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from fnmatch import fnmatch
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from masksearch.experiment.settings.combined import Settings
-from masksearch.experiment.store.object_storage import storage_at
+from masksearch.experiment.cell import Cell
 from masksearch.utils import locks
 from masksearch.utils.errors import InputError
-from masksearch.utils.files import is_folder_name, read_json, remove_litter, write_json
-from masksearch.utils.integrity import refusing
-
-__all__ = [
-    "CHECKPOINTS",
-    "STAGES",
-    "SWEEP_REMEDY",
-    "RunFolder",
-    "folder_remedy",
-    "free_name",
-    "is_done",
-    "locked",
-    "read_plan",
-    "read_stage",
-    "remove_checkpoints",
-    "renamed",
-]
+from masksearch.utils.files import read_json, remove_litter, write_bytes, write_json
 
 CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
 """File names of the checkpoints in the folders of cells."""
@@ -38,8 +20,8 @@ CHECKPOINTS = ("retraining.safetensors", "supermask.safetensors")
 STAGES = ("training", "search", "retrain", "done")
 """Steps of a run in ``status.json``: of a dense network, of a cell, and the last one of both."""
 
-SWEEP_REMEDY = "remove this file and run the same command again, which keeps finished cells"
-"""What to do about a damaged ``sweep.json``."""
+FAILURE_FILES = _FAILURE, _TRACE = ("failed.json", "failed.txt")
+"""File names of the error that ended a cell: as one sentence, and as a traceback."""
 
 
 @contextmanager
@@ -120,33 +102,6 @@ def read_stage(path: Path) -> str | None:
     return stage
 
 
-def read_plan(path: Path) -> dict[str, Any]:
-    """Return the content of a sweep's ``sweep.json``: settings, machine, and folders of runs and dense networks.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged, lacks an entry, has an entry of another type, or names a folder outside of the sweep.
-    """
-    file = path / "sweep.json"
-    plan = read_json(file, {"settings": list, "machine": dict, "cells": list, "dense": dict}, SWEEP_REMEDY)
-    for name, kind, values in (
-        ("settings", dict, plan["settings"]),
-        ("cells", str, plan["cells"]),
-        ("machine", str, plan["machine"].values()),
-        ("dense", int, plan["dense"].values()),
-    ):
-        if not all(type(value) is kind for value in values):
-            raise InputError(f"{file} has an entry of another type than {kind.__name__} in {name!r}; {SWEEP_REMEDY}")
-    if not plan["settings"] or "masksearch" not in plan["machine"]:
-        raise InputError(f"{file} has no settings or no version; {SWEEP_REMEDY}")
-    for name in plan["cells"]:
-        if not is_folder_name(name):
-            raise InputError(f"{file} has the cell {name[:80]!r}, which is no folder name; {SWEEP_REMEDY}")
-    plan["dense"] = {os.path.normpath(path / name): seed for name, seed in plan["dense"].items()}
-    return dict(plan)
-
-
 def folder_remedy(path: Path) -> str:
     """Return the advice for errors about a damaged file in a run's folder: remove the folder and run again."""
     return f"remove the folder {path} and run again"
@@ -160,37 +115,35 @@ def remove_checkpoints(path: Path, *patterns: str) -> None:
                 (Path(folder) / name).unlink(missing_ok=True)
 
 
-def free_name(parts: Sequence[Settings]) -> str:
-    """Return the first of NAME, NAME-2, NAME-3, ... whose folder has no sweep with other settings.
+# Errors of cells: one sentence per failed cell; the other cells continue.
 
-    Where and how a sweep runs (``run``) is no difference, so that a sweep may be continued on another device.
+
+def record_failure(path: Path, cell: Cell, error: Exception) -> str:
+    """Write the error that ended a run of a sweep (cell) to the run's folder; return the error as one sentence.
+
+    Of errors that are not an :class:`InputError`, the traceback is written beside it.
     """
-    run = parts[0].run
-    wanted = [_compared(part.as_dict()) for part in parts]
-    for number in count(1):
-        name = run.name if number == 1 else f"{run.name}-{number}"
-        file = run.folder / name / "sweep.json"
-        if run.is_remote:
-            storage_at(run.runs).copy(f"{name}/sweep.json", file)
-        if not file.exists():
-            return name
-        plan = read_json(file, {"settings": list}, SWEEP_REMEDY)
-        with refusing(file, SWEEP_REMEDY):
-            if wanted in _settings(plan):
-                return name
-    raise AssertionError("there is always a free name")
+    folder = path / cell.folder
+    sentence = str(error)
+    if not isinstance(error, InputError):
+        about = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        sentence = f"{about} (see {folder / _TRACE})"
+        write_bytes(folder / _TRACE, "".join(traceback.format_exception(error)).encode())
+    write_json(folder / _FAILURE, {"cell": cell.label, "error": sentence})
+    return sentence
 
 
-def _settings(sweep: Mapping[str, Any]) -> list[list[dict[str, object]]]:
-    """The settings of a sweep's parts as they were given, and as they are for the task of the data."""
-    return [[_compared(part) for part in sweep[name]] for name in ("given", "settings") if name in sweep]
+def clear_failure(folder: Path) -> None:
+    """Remove the error that an earlier attempt left in the folder of a run."""
+    for name in (_FAILURE, _TRACE):
+        (folder / name).unlink(missing_ok=True)
 
 
-def renamed(parts: Sequence[Settings], name: str) -> list[Settings]:
-    """Return the settings of a sweep's parts with another name for the sweep."""
-    return [replace(part, run=replace(part.run, name=name)) for part in parts]
-
-
-def _compared(part: Mapping[str, object]) -> dict[str, object]:
-    """The settings that decide results, as JSON has them."""
-    return json.loads(json.dumps({group: values for group, values in part.items() if group != "run"}))
+def failures_of(folders: Iterable[Path]) -> dict[str, str]:
+    """Return {name of a failed run: its error in one sentence}, read from the folders of a sweep's runs."""
+    found = {}
+    for folder in folders:
+        if (folder / _FAILURE).exists():
+            content = read_json(folder / _FAILURE)
+            found[str(content["cell"])] = str(content["error"])
+    return found

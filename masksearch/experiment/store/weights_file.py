@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from masksearch.training.record import Weights
-from masksearch.utils.errors import InputError
+from masksearch.utils.errors import InputError, first_line
 from masksearch.utils.files import load_tensors
-
-__all__ = ["check_is_file", "read_weights_file"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")  # under which training scripts keep it
 
@@ -66,7 +64,7 @@ def _read(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises all kinds for files that are no checkpoints
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if reason.startswith("Weights only load failed"):
             reason = "it holds more than tensors and plain containers, and nothing is executed"
         raise InputError(f"dense: {path} can't be read as a state dict: {reason}") from None

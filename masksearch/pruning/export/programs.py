@@ -17,8 +17,6 @@ from masksearch.cost.forward_pass import batch_of, check_batch, copied, evaluate
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import write_bytes
 
-__all__ = ["Exported", "to_onnx", "to_program"]
-
 _TOLERANCE = 1e-4  # of the outputs' standard deviation
 _TRACED = 2  # batch size of the trace; a size of 1 would become a constant
 _CHECKED = (1, 5)  # batch sizes of the check, other than the traced one

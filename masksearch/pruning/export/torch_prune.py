@@ -16,8 +16,6 @@ from masksearch.spaces.weight_mask_space import WeightSpace
 from masksearch.utils.errors import InputError
 from masksearch.utils.registry import choose
 
-__all__ = ["StateForm", "from_torch_prune", "mask_of_state", "masked_state", "to_torch_prune"]
-
 StateForm = Literal["zeros", "torch_prune"]
 
 

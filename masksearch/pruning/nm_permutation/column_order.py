@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ColumnOrder", "anneal", "greedy_swaps"]
-
 _HOT, _COLD = 0.03, 1e-3  # first and last temperature, in standard deviations of the differences of random swaps
 _ESCAPE = 4  # random swaps after which greedy search descends again
 _CHUNK = 1 << 22  # numbers that are compared at once

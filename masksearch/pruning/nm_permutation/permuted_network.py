@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from masksearch.core.layout import Layer
 from masksearch.cost.forward_pass import device_of
-from masksearch.pruning.gram_matrices import MatrixLayer, calibration_batches, matrix_layers
+from masksearch.pruning.gram_matrices import calibration_batches
+from masksearch.pruning.matrix_layers import MatrixLayer, input_squares, matrix_layers
 from masksearch.pruning.nm_permutation.column_order import ColumnOrder, anneal, greedy_swaps
 from masksearch.spaces import FilterSpace, filter_space
 from masksearch.utils.copies import copy_network
@@ -18,8 +19,6 @@ from masksearch.utils.errors import InputError, require
 from masksearch.utils.nested import Nested, call_model, map_tensors, output_tensors, take
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, numpy_generator
-
-__all__ = ["PermutedLayer", "PermutedNetwork", "permute_channels"]
 
 Method = Literal["annealing", "greedy"]
 
@@ -127,7 +126,9 @@ def permute_channels(
     network = copy_network(model).eval()
     space = filter_space(network, example, norms=True)
     layers = {layer.name: layer for layer in matrix_layers(network, batches[0])}
-    squares = _mean_squares(network, layers, batches)
+    one_matrix = {name: layer for name, layer in layers.items() if layer.groups == 1}
+    sums = input_squares(network, one_matrix, batches)
+    squares = {name: total[0] / count for name, (total, count) in sums.items()}  # mean of every input, float64 (k,)
     found, left_out = [], list(space.left_out)
     for layer in space.layers:
         values, consumers = _energies(network, space, layer, layers, squares)
@@ -157,33 +158,6 @@ def permute_channels(
             f"model: {type(model).__name__} has no channels whose order is free and that {n}:{m} masks see"
         )
     return PermutedNetwork(network, n, m, tuple(found), tuple(left_out))
-
-
-def _mean_squares(network: nn.Module, layers: dict[str, MatrixLayer], batches: Iterable[Nested]) -> dict[str, Tensor]:
-    """Return the mean square of every input of the layers that have one group: float64 (k,)."""
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
-
-    def add(name: str, module: nn.Module, inputs: Tensor) -> None:
-        rows = layers[name].input_rows(module, inputs)[0]
-        squares = rows.double().square().sum(0)
-        sums[name] = sums[name] + squares if name in sums else squares
-        counts[name] = counts.get(name, 0) + len(rows)
-
-    hooks = [
-        network.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, name=name: add(name, module, args[0])
-        )
-        for name, layer in layers.items()
-        if layer.groups == 1
-    ]
-    try:
-        for batch in batches:
-            call_model(network, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: total / counts[name] for name, total in sums.items()}
 
 
 def _energies(

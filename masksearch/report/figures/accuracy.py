@@ -16,8 +16,6 @@ from masksearch.report.figures.drawing import Drawing, label_of, limits, over_se
 from masksearch.report.figures.hover_texts import interval_lengths, plot_estimates, tell
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid
 
-__all__ = ["accuracy_drawings"]
-
 _Moment = Callable[[SummaryRow], Estimate]
 _MOMENTS: dict[str, tuple[str, _Moment]] = {
     "untrained": ("of the masked networks before retraining", lambda row: row.untrained),

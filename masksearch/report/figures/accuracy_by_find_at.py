@@ -19,8 +19,6 @@ from masksearch.report.figures.hover_texts import plot_estimates
 from masksearch.report.figures.style import DENSE_LINE, STYLE, Look, Looks, legend_below, panel_grid, shades
 from masksearch.training.duration import Duration
 
-__all__ = ["found_at_drawings"]
-
 _PANELS = 8
 _Point = tuple[float, Estimate]
 

@@ -20,20 +20,6 @@ from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.hover_texts import with_titles
 from masksearch.report.figures.style import STYLE
 
-__all__ = [
-    "Drawing",
-    "by_sparsity",
-    "dark",
-    "few",
-    "label_of",
-    "limits",
-    "one_sparsity",
-    "over_seeds",
-    "percent",
-    "themed",
-]
-
-
 _SAVING = STYLE | {"figure.constrained_layout.use": False}  # a figure is laid out once, not for every file again
 
 

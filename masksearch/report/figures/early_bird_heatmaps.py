@@ -14,8 +14,6 @@ from masksearch.report.figures.hover_texts import plot_points, tell_cells
 from masksearch.report.figures.style import MATRIX_COLOURS, STYLE, Look
 from masksearch.report.tables.table_formats import Grid
 
-__all__ = ["early_bird_drawings", "early_bird_grid"]
-
 _MAPS = 6
 _COLUMNS = ("method", "variant", "sparsity", "seed", "drawn at", "absolute", "relative")
 _ABOUT = (

@@ -19,8 +19,6 @@ from matplotlib.lines import Line2D
 from masksearch.analysis import Estimate
 from masksearch.experiment.result_parts import Metric
 
-__all__ = ["interval_lengths", "plot_curve", "plot_estimates", "plot_points", "tell", "tell_cells", "with_titles"]
-
 _MARK = "tell:"  # begins the id of a group in matplotlib's SVG whose points get titles
 _CELLS = "cells:"  # begins the id of an element that is made of cells
 _PARTING = "\x1f"
@@ -96,7 +94,7 @@ def with_titles(svg: str) -> str:
 def _titled(group: re.Match[str]) -> str:
     indent, texts, inside = group[1], unescape(group[2]).split(_PARTING), group[3]
     before, *points = inside.split("<use ")
-    if len(points) == len(texts):  # a point far outside has no element, and whose the others are can't be told
+    if len(points) == len(texts):  # a point far outside has no element; then the others can't be assigned
         points = [
             piece.replace("/>", f"><title>{escape(text)}</title></use>", 1)
             for text, piece in zip(texts, points, strict=True)

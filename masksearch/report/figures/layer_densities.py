@@ -14,8 +14,6 @@ from masksearch.report.figures.drawing import Drawing, few, one_sparsity, over_s
 from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
 
-__all__ = ["layer_drawings"]
-
 _SERIES = 8
 _Left = Mapping[str, Mapping[str, float]]
 

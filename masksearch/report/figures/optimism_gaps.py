@@ -13,8 +13,6 @@ from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
 from masksearch.report.tables.table_formats import Grid
 
-__all__ = ["gaps"]
-
 
 def gaps(results: Mapping[str, SweepResult]) -> tuple[list[Grid], list[Drawing]]:
     """Return a table and a figure of how much better searched masks score on the search's examples than on others."""

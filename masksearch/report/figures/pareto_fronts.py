@@ -17,8 +17,6 @@ from masksearch.report.figures.hover_texts import plot_points
 from masksearch.report.figures.style import STYLE, Look, Looks, legend_below, panel_grid
 from masksearch.searching.history_store import read_rows
 
-__all__ = ["front_drawings"]
-
 _COLUMNS = 3  # side by side
 _PANELS = 9
 _COSTS = {"macs": "MACs", "params": "parameters", "latency": "measured latency"}

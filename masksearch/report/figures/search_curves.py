@@ -15,9 +15,7 @@ from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import STYLE, Look, Looks
 from masksearch.searching.history_store import read_rows
 
-__all__ = ["search_drawings"]
-
-_POINTS = 800  # of a drawn search; more can't be told apart
+_POINTS = 800  # of a drawn search; more can't be distinguished
 
 
 def search_drawings(result: SweepResult, groups: Sequence[Group], looks: Looks) -> Iterator[Drawing]:

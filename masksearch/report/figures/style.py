@@ -17,8 +17,6 @@ from masksearch.searchers import SEARCHERS
 from masksearch.supermasks import SUPERMASKS
 from masksearch.utils.registry import Table
 
-__all__ = ["DENSE", "DENSE_LINE", "MATRIX_COLOURS", "STYLE", "Look", "Looks", "legend_below", "panel_grid", "shades"]
-
 # Okabe & Ito (2008), without yellow, which is too pale for lines; then darker and lighter siblings.
 _PALETTE = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"),

@@ -15,8 +15,6 @@ from masksearch.report.figures.style import STYLE, Look, Looks, legend_below
 from masksearch.report.figures.training_curves import quantities
 from masksearch.report.tables.table_formats import Grid
 
-__all__ = ["controls", "training"]
-
 _LINES = 10
 
 

@@ -20,11 +20,9 @@ from masksearch.report.figures.hover_texts import plot_curve
 from masksearch.report.figures.style import DENSE, STYLE, Looks, legend_below, shades
 from masksearch.training import EpochRow
 
-__all__ = ["quantities", "trajectory_drawings"]
-
 _SERIES = 9  # pairs of method and label that are drawn
 _COLUMNS = 3  # side by side in one figure
-_POINTS = 400  # of a line; more can't be told apart
+_POINTS = 400  # of a line; more can't be distinguished
 
 
 def quantities(metric: Metric) -> tuple[tuple[str, str, float], ...]:

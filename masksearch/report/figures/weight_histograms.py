@@ -14,14 +14,12 @@ from matplotlib.patches import Patch
 from masksearch.analysis import Group
 from masksearch.experiment import SweepResult
 from masksearch.experiment.results import CellResult
-from masksearch.experiment.store.run_folder import read_plan
+from masksearch.experiment.store.sweep_plan import read_plan
 from masksearch.report.figures.drawing import Drawing, few, one_sparsity, percent
 from masksearch.report.figures.hover_texts import tell_cells
 from masksearch.report.figures.style import STYLE, Looks
 from masksearch.spaces import REMOVED
 from masksearch.utils.files import load_tensors
-
-__all__ = ["weight_drawings"]
 
 _COLUMNS = 6
 _LAYERS = 20
@@ -89,10 +87,9 @@ def _found_weights(result: SweepResult, cell: CellResult, folder: Path) -> Path 
         return None
     if earlier := [round_.number for round_ in cell.rounds[:-1] if round_.epochs]:
         return folder / f"round{earlier[-1]}" / "retrained.safetensors"
-    networks = read_plan(result.path)["dense"]
     names = {"0": "init", "end": "dense", "best": "best"}
     name = names.get(cell.find_at, f"weights_{cell.find_at.replace(':', '_')}")
-    files = [Path(home) / f"{name}.safetensors" for home, seed in networks.items() if seed == cell.seed]
+    files = [home / f"{name}.safetensors" for home in read_plan(result.path).dense_folders(cell.seed)]
     return files[0] if len(files) == 1 else None
 
 

@@ -10,8 +10,6 @@ from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 
-__all__ = ["comparison"]
-
 
 def comparison(results: Sequence[SweepResult]) -> list[Grid]:
     """Return tables of the settings and the test metrics in which two or more sweeps differ.

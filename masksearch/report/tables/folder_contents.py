@@ -13,13 +13,12 @@ from rich.filesize import decimal
 
 from masksearch.experiment import Settings
 from masksearch.experiment.results import CellResult, DenseResult, load_result
-from masksearch.experiment.store.run_folder import read_plan, read_stage
+from masksearch.experiment.store.run_folder import read_stage
+from masksearch.experiment.store.sweep_plan import read_plan
 from masksearch.report.rerun_commands import flags_of
 from masksearch.report.tables.table_formats import Grid
 from masksearch.utils.errors import InputError
 from masksearch.utils.files import read_json
-
-__all__ = ["cell_contents", "sweep_contents"]
 
 _FILES = {  # pattern, seen from the folder: what it is
     "sweep.json": "settings, machine and cells of the sweep",
@@ -55,14 +54,14 @@ _FILES = {  # pattern, seen from the folder: what it is
 def sweep_contents(folder: Path) -> list[Grid]:
     """Return tables about a sweep's folder: its settings, how far its runs are, and its files."""
     plan = read_plan(folder)
-    several = len(plan["settings"]) > 1
-    lines = [(f"part {n}" if several else "run", _command(part)) for n, part in enumerate(plan["settings"], start=1)]
-    lines += [(name, str(value)) for name, value in plan["machine"].items()]
+    several = len(plan.settings) > 1
+    lines = [(f"part {n}" if several else "run", _command(part)) for n, part in enumerate(plan.settings, start=1)]
+    lines += [(name, str(value)) for name, value in plan.machine.items()]
     stages: dict[str, list[str]] = {}
-    for name in plan["cells"]:
+    for name in plan.cells:
         stages.setdefault(read_stage(folder / name) or "not started", []).append(name)
-    cells = [(stage, f"{len(names)} of {len(plan['cells'])}", _some(names)) for stage, names in stages.items()]
-    homes = {Path(path): f"seed {seed}" for path, seed in plan["dense"].items()}
+    cells = [(stage, f"{len(names)} of {len(plan.cells)}", _some(names)) for stage, names in stages.items()]
+    homes = {Path(path): f"seed {seed}" for path, seed in plan.dense.items()}
     networks = [(home.name, seed, _size(home.rglob("*"))) for home, seed in homes.items()]
     parents = " and ".join(sorted({str(home.parent) for home in homes})) or "no folder"
     return [

@@ -13,8 +13,6 @@ from masksearch.experiment.results import CellResult
 from masksearch.experiment.store.places import places_of
 from masksearch.utils.files import write_bytes
 
-__all__ = ["flat_row", "write_rows"]
-
 _NAMES = (
     *("method", "learned", "granularity", "sparsity", "find_at", "seed"),
     *("schedule", "n_rounds", "rewind_to", "retrain_lr", "distill", "distill_temperature", "control"),

@@ -13,21 +13,6 @@ from masksearch.experiment.result_parts import Metric
 from masksearch.report.figures.drawing import percent
 from masksearch.report.tables.table_formats import Grid
 
-__all__ = [
-    "COSTS",
-    "caption",
-    "columns_of",
-    "costs_grid",
-    "costs_markdown",
-    "markdown_table",
-    "metric_of",
-    "moments_grid",
-    "moments_markdown",
-    "results_grid",
-    "table_rows",
-    "terminal_table",
-]
-
 COSTS = {"macs": "MACs", "params": "params", "latency": "latency"}
 _COLUMNS: dict[str, Callable[[SummaryRow], str]] = {
     "method": lambda row: _method(row),

@@ -8,8 +8,6 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Grid"]
-
 _FOLDED = 14  # width, in characters, that columns of words fold to
 
 

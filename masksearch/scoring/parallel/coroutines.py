@@ -6,8 +6,6 @@ from typing import Any
 
 from masksearch.scoring.parallel.tasks import Failed, Plan, Reply, Task, TaskScorer, repeated
 
-__all__ = ["CoroutineWorkers"]
-
 
 class CoroutineWorkers:
     """Workers that are coroutines of one process: each awaits ``scorer.score(proposals)``, and all share one scorer.

@@ -2,19 +2,25 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask
-from masksearch.core.protocol import HasScore, Proposal, Score, Scoring, as_scoring
-from masksearch.scoring.parallel.table import WORKERS
+from masksearch.core.protocol import Proposal, Score
+from masksearch.core.scorer_protocols import HasScore, Scoring, as_scoring
+from masksearch.scoring.parallel.coroutines import CoroutineWorkers
+from masksearch.scoring.parallel.processes import ProcessWorkers
+from masksearch.scoring.parallel.ray_actors import RayWorkers
 from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Task, Workers
 from masksearch.utils.errors import InputError, check_whole
-from masksearch.utils.registry import choose
+from masksearch.utils.registry import Table, choose
 
-__all__ = ["Order", "ParallelScorer"]
+WORKERS: Table[Callable[[Plan], Workers]] = Table(
+    "backend", {"processes": ProcessWorkers, "ray": RayWorkers, "coroutines": CoroutineWorkers}
+)
+"""Kinds of workers by name; each row starts the workers of a plan."""
 
 Order = Literal["fixed", "as_finished"]
 """Order in which a searcher gets scores: that of its proposals, or that in which the scorings end."""
@@ -160,7 +166,7 @@ class ParallelScorer(Scoring):
         if job.deaths == _ATTEMPTS:
             raise InputError(
                 f"scorer: {reply.reason}, {_ATTEMPTS} times at the same mask, perhaps for lack of memory; give fewer "
-                "workers; a search in a folder goes on from its last checkpoint"
+                "workers; a search in a folder continues from its last checkpoint"
             )
         self._queue.appendleft(job)
 

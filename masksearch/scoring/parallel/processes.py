@@ -2,7 +2,6 @@
 
 import os
 import pickle
-from contextlib import nullcontext
 from multiprocessing import connection, current_process
 from multiprocessing.connection import Connection
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import torch
 
 from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Reply, Task, TaskScorer
-from masksearch.utils.child_processes import CONTEXT, main_hidden, obey_parent
+from masksearch.utils.child_processes import ChildProcess, Ended, end_processes
 from masksearch.utils.errors import InputError
-
-__all__ = ["ProcessWorkers"]
 
 _PRELOADED = ["masksearch.scoring.parallel.processes", "masksearch.scoring.scorer"]
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -43,18 +40,21 @@ class ProcessWorkers:
             ) from None
         self._in_main = b"__main__" in self._payload
         self._threads = plan.threads
-        self._workers: list[_Worker] = []
+        self._workers: list[ChildProcess] = []
         self._waiting: set[int] = set()  # numbers of the workers that start or score
         try:
             for number in range(plan.workers):
-                self._workers.append(_Worker(self._arguments(number), self._in_main))
+                self._workers.append(self._started(number))
                 self._waiting.add(number)
         except BaseException:
             self.close()
             raise
 
-    def _arguments(self, number: int) -> tuple[bytes, int, str | None]:
-        return self._payload, self._threads, gpus_of(number, torch.cuda.device_count(), os.environ.get(_VISIBLE))
+    def _started(self, number: int) -> ChildProcess:
+        worker = ChildProcess(_work, preloaded=_PRELOADED, runs_main=self._in_main)
+        gpus = gpus_of(number, torch.cuda.device_count(), os.environ.get(_VISIBLE))
+        worker.send((self._payload, self._threads, gpus))
+        return worker
 
     def send(self, number: int, task: Task) -> None:
         """Send a mask to worker ``number``, which must be free. If the worker has died, :meth:`wait` reports it."""
@@ -66,50 +66,20 @@ class ProcessWorkers:
         pipes = {self._workers[number].pipe: number for number in self._waiting}
         number = pipes[connection.wait(list(pipes))[0]]  # type: ignore[index]
         self._waiting.remove(number)
-        return number, self._workers[number].receive(self._in_main)
+        reply: Reply | Ended | None = self._workers[number].receive()
+        if not isinstance(reply, Ended):
+            return number, reply
+        guard = " (begin the search under the line if __name__ == '__main__':)" * (self._in_main and reply.code == 1)
+        return number, Died(f"a process ended with code {reply.code}{guard}")
 
     def replace(self, number: int) -> None:
-        """Start a new worker process to replace worker ``number``, which has died."""
-        self._workers[number] = _Worker(self._arguments(number), self._in_main)
+        """Start a new worker process that takes the place of worker ``number``, which has died."""
+        self._workers[number] = self._started(number)
         self._waiting.add(number)
 
     def close(self) -> None:
         """End all worker processes, even while they are scoring masks."""
-        for worker in self._workers:
-            worker.process.terminate()
-        for worker in self._workers:
-            worker.process.join()
-            worker.pipe.close()
-
-
-class _Worker:
-    """A started process and the pipe to it."""
-
-    def __init__(self, arguments: tuple[bytes, int, str | None], in_main: bool) -> None:
-        CONTEXT.set_forkserver_preload(_PRELOADED)
-        self.pipe, theirs = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=_work, args=(theirs,), daemon=True)
-        with nullcontext() if in_main else main_hidden():
-            self.process.start()
-        theirs.close()
-        self.send(arguments)
-
-    def send(self, message: object) -> None:
-        try:
-            self.pipe.send(message)
-        except (BrokenPipeError, ConnectionResetError):
-            return
-
-    def receive(self, in_main: bool) -> Reply | None:
-        """Return the worker's next reply: first None, when it is ready to score, then a score or a failure."""
-        try:
-            reply: Reply | None = self.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            code = self.process.exitcode
-            guard = " (begin the search under the line if __name__ == '__main__':)" if in_main and code == 1 else ""
-            return Died(f"a process ended with code {code}{guard}")
-        return reply
+        end_processes(self._workers)
 
 
 def gpus_of(number: int, n_gpus: int, visible: str | None) -> str | None:
@@ -126,7 +96,6 @@ def gpus_of(number: int, n_gpus: int, visible: str | None) -> str | None:
 
 def _work(pipe: "Connection[Any, Any]") -> None:
     """Receive masks through ``pipe`` and send their scores, until the pipe is closed."""
-    obey_parent()
     try:
         payload, threads, gpus = pipe.recv()
         if gpus is not None:

@@ -10,8 +10,6 @@ from masksearch.core.protocol import Score
 from masksearch.scoring.parallel.tasks import Died, Failed, Plan, Reply, Task, TaskScorer
 from masksearch.utils.errors import InputError
 
-__all__ = ["RayWorkers"]
-
 
 class RayWorkers:
     """Ray actors that score masks, each with a copy of the scorer.

@@ -10,10 +10,9 @@ import torch
 
 from masksearch.core.layout import Layout
 from masksearch.core.mask import Mask, Move
-from masksearch.core.protocol import Proposal, Score, Scoring
+from masksearch.core.protocol import Proposal, Score
+from masksearch.core.scorer_protocols import Scoring
 from masksearch.utils.errors import InputError
-
-__all__ = ["Died", "Failed", "Plan", "Reply", "Task", "TaskScorer", "Workers", "repeated"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,6 @@ from masksearch.scoring.measures import Measure, counted_outputs
 from masksearch.tasks import Task
 from masksearch.utils.nested import Nested, call_model, n_examples
 
-__all__ = ["AnyTaskPath", "DenseOutputs"]
-
 _KEPT = 1 << 26  # numbers of dense outputs that stay in memory: 256 MiB in float32
 
 

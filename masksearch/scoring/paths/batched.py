@@ -11,8 +11,6 @@ from masksearch.core.mask import Mask
 from masksearch.scoring.objectives import LogitObjective
 from masksearch.spaces import WeightSpace
 
-__all__ = ["BatchedMasks", "batched_objective", "is_small", "supports_batching"]
-
 _SMALL = 1 << 20  # weights; measured with a quarter of that
 
 

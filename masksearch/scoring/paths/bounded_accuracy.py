@@ -25,8 +25,6 @@ from masksearch.core.protocol import Proposal
 from masksearch.scoring.objectives import accuracy
 from masksearch.scoring.paths.reference import Path, ReferencePath
 
-__all__ = ["Accuracy"]
-
 _ROUNDING = 32  # units in the last place by which logits of a path and of the reference may differ (measured: 7)
 _REFRESH_EVERY = 16  # scorings with one order of the images, if the path needs no larger number
 _FIRST_MARGIN = 0.05  # first part: the wrong images and this share of all; smaller parts rarely settle the outcome

@@ -18,8 +18,6 @@ from masksearch.spaces import FilterSpace
 from masksearch.spaces.filter_cut import cut_tensors, named_tensors
 from masksearch.spaces.filter_groups import Groups, Run
 
-__all__ = ["CompactPath", "folded"]
-
 
 class CompactPath(NetworkPath):
     """Fast way to compute a network's outputs under filter masks: run the network without the removed channels.

@@ -12,8 +12,6 @@ from masksearch.core.protocol import Proposal
 from masksearch.scoring.paths.reference import NetworkPath
 from masksearch.spaces import WeightSpace
 
-__all__ = ["InPlacePath", "fits_in_one_tensor"]
-
 
 def fits_in_one_tensor(model: nn.Module, space: WeightSpace) -> bool:
     """Return whether all maskable weights can be views of one tensor: they have one dtype and are contiguous."""

@@ -35,8 +35,6 @@ from masksearch.scoring.paths.linear_chain import Chain, LayerChange, LayerMove,
 from masksearch.scoring.paths.reference import Path
 from masksearch.spaces import WeightSpace
 
-__all__ = ["IncrementalPath"]
-
 _FROM_SCRATCH = 0.75  # share of changed inputs above which the whole product is faster (measured)
 _REFRESH_EVERY = 512  # scorings; rounding errors of 512 updates stay below 1e-5 of the logits' standard deviation
 _PART = 2000  # images per part

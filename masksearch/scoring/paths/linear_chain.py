@@ -12,17 +12,6 @@ from torch import Tensor, nn
 from masksearch.core.mask import Move
 from masksearch.spaces import WeightSpace
 
-__all__ = [
-    "Chain",
-    "ChainLayer",
-    "LayerChange",
-    "LayerMove",
-    "LayerUpdate",
-    "chain_layers",
-    "layer_moves",
-    "linear_chain",
-]
-
 Chain = Sequence[tuple[str, nn.Linear, list[nn.Module]]]
 """(name, linear layer, elementwise modules after it) for each layer of an MLP."""
 

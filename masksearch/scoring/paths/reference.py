@@ -13,8 +13,6 @@ from masksearch.spaces import NetworkSpace
 from masksearch.training.batches import forward_batch
 from masksearch.utils.nested import Nested, call_model, n_examples, take, tensors_of
 
-__all__ = ["NetworkPath", "Path", "ReferencePath", "images_per_pass", "laid_out_like"]
-
 _ELEMENTS = 1 << 26  # numbers in the largest output of a layer: 256 MiB in float32
 _MAX_IMAGES = 10_000  # per pass: a limit for outputs that no module returns, and that are therefore not measured
 

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-__all__ = ["BatchedNetworks", "sum_of_losses", "supports_batched_training"]
-
 
 def supports_batched_training(model: nn.Module, images: Tensor) -> bool:
     """Return whether several copies of a network can be trained as one module, after a test on the given images.

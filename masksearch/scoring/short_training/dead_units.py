@@ -12,8 +12,6 @@ from masksearch.data import Split
 from masksearch.scoring.examples import HeldSplit
 from masksearch.scoring.paths.linear_chain import linear_chain
 
-__all__ = ["EffectiveNetwork", "effective_network"]
-
 _WORTHWHILE = 0.75  # share of the weights; above it the whole network is trained, since selecting inputs takes time
 
 

@@ -30,8 +30,6 @@ from masksearch.utils.nested import as_device, to_device
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["ShortTraining"]
-
 _NETWORKS_AT_ONCE = {"cpu": 1, "cuda": 16}  # trained as one; on the CPU this isn't faster (docs/results/speed.md)
 
 

@@ -7,8 +7,6 @@ import numpy as np
 
 from masksearch.utils.seeds import derive
 
-__all__ = ["Cmaes"]
-
 _FULL = 100  # parameters; with more, the covariance is diagonal
 _SIGMA = 1 / 6  # standard deviation of the first population, as a share of the bounds' distance
 

@@ -21,8 +21,6 @@ from masksearch.searchers.optuna.study_storage import quiet
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import derive
 
-__all__ = ["MemoryStudy", "OptunaState"]
-
 _NAME = "search"
 
 

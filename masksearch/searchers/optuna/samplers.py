@@ -13,7 +13,7 @@ from urllib.parse import quote
 from masksearch.core.protocol import FOREIGN_TRIALS, LARGER_BUDGETS, Problem, Proposal, Score
 from masksearch.searchers.optuna.parametrisations import Bits, Blocks, FreeDensity, Layers, Mixture, Parametrisation
 from masksearch.searchers.searcher import Searcher
-from masksearch.utils.errors import InputError, check_numbers
+from masksearch.utils.errors import InputError, check_numbers, first_line
 from masksearch.utils.registry import choose
 from masksearch.utils.seeds import derive, numpy_generator
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from optuna.study import StudyDirection
 
     from masksearch.searchers.optuna.shared_study import SharedStudy
-
-__all__ = ["SAMPLERS", "OptunaSearch", "is_in_memory", "sqlite_url"]
 
 PARAMETRISATIONS = ("layers", "mixture", "blocks", "bits")
 
@@ -281,8 +279,9 @@ class OptunaSearch(Searcher):
         try:
             write_study(self.storage, self.study_name, study.directions, trials)
         except Exception as error:  # of any library: the result of the search must not be lost
-            reason = str(error).split("\n", 1)[0]
-            warnings.warn(f"storage: study {self.study_name!r} can't be written there ({reason})", stacklevel=2)
+            warnings.warn(
+                f"storage: study {self.study_name!r} can't be written there ({first_line(error)})", stacklevel=2
+            )
 
     @property
     def study_name(self) -> str:

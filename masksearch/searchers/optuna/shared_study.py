@@ -19,9 +19,7 @@ from masksearch.core.protocol import LARGER_BUDGETS, Problem
 from masksearch.searchers.optuna.parametrisations import Parametrisation
 from masksearch.searchers.optuna.study_storage import name_metrics, opened, quiet, storage_errors
 from masksearch.searchers.searcher import Searcher
-from masksearch.utils.errors import InputError
-
-__all__ = ["SharedStudy", "identity"]
+from masksearch.utils.errors import InputError, first_line
 
 _IDENTITY = "masksearch"  # user attribute of the study: the identity that its searches have in common
 _MADE = "made"  # user attribute of the study: a unique random number, since storages reuse ids of deleted studies
@@ -106,7 +104,7 @@ class SharedStudy:
         if state["made"] != self._storage.get_study_user_attrs(self._id)[_MADE]:
             raise InputError(
                 f"study: {self._name!r} of the storage is not the one with the {len(state['known'])} trials that this "
-                "search knows; put its own storage back, or remove the search's folder and run again"
+                "search has read; put its own storage back, or remove the search's folder and run again"
             )
         self.known_ids = set(state["known"])
 
@@ -136,9 +134,9 @@ class SharedStudy:
                 f"study: {self._name!r} is no longer in the storage; searches that share it end with it"
             ) from None
         except storage_errors() as error:
-            reason = str(error).split("\n", 1)[0]
             raise InputError(
-                f"study: {self._name!r} can't be read or written ({reason}); the same search goes on later"
+                f"study: {self._name!r} can't be read or written ({first_line(error)}); the same search can continue "
+                "later"
             ) from None
 
 

@@ -11,9 +11,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from masksearch.utils.errors import InputError
-
-__all__ = ["check_url", "name_metrics", "opened", "quiet", "storage_errors", "write_study"]
+from masksearch.utils.errors import InputError, first_line
 
 _TRIES = 10  # to open a storage while another process creates its tables
 
@@ -49,7 +47,7 @@ def opened(url: str) -> optuna.storages.RDBStorage:
             with quiet():
                 return optuna.storages.RDBStorage(url, engine_kwargs=waits)
         except Exception as error:  # from a driver, SQLAlchemy or the operating system
-            reason = str(error).split("\n", 1)[0]
+            reason = first_line(error)
             if not isinstance(error, DBAPIError | StorageInternalError):
                 break
             time.sleep(0.1)

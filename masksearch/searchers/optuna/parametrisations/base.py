@@ -10,8 +10,6 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["Parametrisation", "ranks_of"]
-
 
 class Parametrisation(ABC):
     """Base class of mappings from a point (a few numbers that a sampler proposes) to a mask of a given density.

@@ -13,8 +13,6 @@ from masksearch.searchers.optuna.parametrisations.base import Parametrisation, r
 from masksearch.utils.errors import InputError
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["Layers", "Mixture"]
-
 
 class Layers(Parametrisation):
     """Mapping from one number per layer to a mask; the number shifts the layer's density up or down (in log-odds).

@@ -11,8 +11,6 @@ from masksearch.core.mask import Mask
 from masksearch.core.protocol import Problem
 from masksearch.searchers.optuna.parametrisations.base import Parametrisation
 
-__all__ = ["RANGE", "FreeDensity"]
-
 RANGE = 32
 """Ratio of the largest to the smallest density in a search with a cost."""
 

@@ -9,8 +9,6 @@ from masksearch.core.space import MaskSpace
 from masksearch.searchers.optuna.parametrisations.base import Parametrisation, ranks_of
 from masksearch.utils.seeds import torch_generator
 
-__all__ = ["Bits", "Blocks"]
-
 _WITHIN = 1e-6  # weight of a unit's rank beside its block's value: it orders only the units of one block
 
 

@@ -1,0 +1,78 @@
+"""Choice of the path to a masked network's logits: the fastest valid one, and the reason."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from masksearch.scoring.objectives import CustomObjective, LogitObjective, Objective
+from masksearch.scoring.paths.batched import BatchedMasks, is_small, supports_batching
+from masksearch.scoring.paths.compact import CompactPath
+from masksearch.scoring.paths.in_place import InPlacePath, fits_in_one_tensor
+from masksearch.scoring.paths.incremental import IncrementalPath
+from masksearch.scoring.paths.linear_chain import linear_chain
+from masksearch.scoring.paths.reference import Path, ReferencePath
+from masksearch.scoring.probe import Probe
+from masksearch.spaces import FilterSpace, NetworkSpace, WeightSpace
+from masksearch.tasks import CLASSIFICATION, Task
+
+
+def reason_for_reference(
+    objective: str | CustomObjective, row: Objective, task: Task, split: Any, probe: Probe, own_loss: bool
+) -> str:
+    """Return why masks must be scored by the reference path of any task; empty if a path to logits is valid."""
+    if not isinstance(objective, str):
+        return "the objective is a function of the network"
+    if own_loss:
+        return "the loss is one of your own"
+    if row.of_logits is None or not task.classifies:
+        return f"objective {objective!r} of task {task.name!r} has no fast path"
+    if row.of_task == "loss" and task.loss is not CLASSIFICATION.loss:
+        return "the task has a loss of its own"
+    if not split.resident:
+        return "examples are streamed"
+    if not isinstance(probe.inputs, Tensor) or not probe.inputs.is_floating_point():
+        return "inputs are not one float tensor"
+    return "" if probe.returns_logits else "outputs are not one tensor of logits"
+
+
+def choose_path(model: nn.Module, space: NetworkSpace, images: Tensor, batch_size: int, fast: bool) -> tuple[Path, str]:
+    """Return the path to the logits of ``images``, and the reason for it; the reference path unless ``fast``."""
+    on_cpu = images.device.type == "cpu"
+    if fast and isinstance(space, WeightSpace):
+        chain = linear_chain(model) if on_cpu and images.dtype in (torch.float32, torch.float64) else None
+        if chain is not None:
+            return IncrementalPath(chain, space, images), "a chain of linear layers computes only what a move changes"
+        if fits_in_one_tensor(model, space):
+            in_place = InPlacePath(model, space, images, batch_size)
+            return in_place, "weight masks write only the weights that a move changes"
+    if fast and on_cpu and isinstance(space, FilterSpace):
+        return CompactPath(model, space, images, batch_size), "filter masks run without the removed channels"
+    if not fast:
+        reason = "fast=False"
+    elif space.granularity in ("block", "union"):
+        reason = "masks zero the last layers of blocks"
+    elif isinstance(space, FilterSpace):
+        reason = "narrower layers save no time on a GPU"
+    else:
+        reason = "weights have several types"
+    return ReferencePath(model, space, images, batch_size), reason
+
+
+def choose_batched(
+    path: Path,
+    objective: LogitObjective,
+    model: nn.Module,
+    space: NetworkSpace,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+) -> BatchedMasks | None:
+    """Return the way to score several masks in one pass; None if the path, network or objective does not allow it."""
+    if not isinstance(path, InPlacePath | IncrementalPath):
+        return None
+    if not isinstance(space, WeightSpace) or not is_small(model, space):
+        return None
+    if not supports_batching(model, space, objective, images[:2], labels[:2]):
+        return None
+    return BatchedMasks(model, space, images, batch_size)
