@@ -77,7 +77,7 @@ class Paired:
 
     @property
     def not_below(self) -> bool:
-        """Whether the first method's mean accuracy (a share) is at most 0.001 below the second's, with 95 % confidence."""
+        """Whether the first method's mean accuracy (a share) is at most 0.001 below the second's (95 % confidence)."""
         return self.above(-MARGIN)
 
 

@@ -104,7 +104,7 @@ class Limits:
         return kept
 
     def share(self, quotas: Sequence[int], total: int) -> list[int]:
-        """Return how many units each layer keeps: at most ``total`` in all, as near to ``quotas`` as the limits allow."""
+        """Return kept units per layer: at most ``total`` in all, as near to ``quotas`` as the limits allow."""
         return self.fill(self.even(quotas), lambda kept: kept.sum() <= total, f"{total} units").tolist()
 
     def even(self, quotas: Sequence[int]) -> list[np.ndarray]:
