@@ -11,6 +11,7 @@ Rows that ``results/language_models_SCALE.csv`` has are not repeated, and an int
 """
 
 import argparse
+import copy
 import hashlib
 import math
 import sysconfig
@@ -193,15 +194,22 @@ def perplexity(model: nn.Module, split: Any) -> float:
     return math.exp(ms.evaluate(model, split).loss)
 
 
-def fine_tuned(result: ms.OneShot, data: ms.Data, scale: Scale, seed: int) -> nn.Module:
-    """The pruned network after one pass over a fortieth of the training text, with its mask kept."""
+def fine_tuned(model: nn.Module, masks: dict[str, Tensor] | None, data: ms.Data, scale: Scale, seed: int) -> nn.Module:
+    """Train a network in place for one pass over a fortieth of the training text, with its masks kept; return it."""
     fortieth = part(data, max(16, scale.windows // 40))
     settings = ms.TrainSettings(
         1, batch_size=16, optimizer="adamw", lr=scale.lr / 5, lr_schedule="cosine", precision=PRECISION
     )
-    masks = result.space.parameter_masks(result.mask)
-    ms.train(result.model, fortieth, settings, masks=masks, seed=seed)
-    return result.model.eval()
+    ms.train(model, fortieth, settings, masks=masks, seed=seed)
+    return model.eval()
+
+
+N_METHODS = {0.0: 1, None: 4}  # rows per seed by sparsity; 5 at all others
+
+
+def label(sparsity: float | None) -> str:
+    """Return a sparsity as the rows show it; None: the pattern of N:M masks."""
+    return f"{PATTERN[0]}:{PATTERN[1]}" if sparsity is None else str(sparsity)
 
 
 def run(scale_name: str, seeds: int, folder: Path, path: Path) -> list[dict[str, Any]]:
@@ -209,25 +217,35 @@ def run(scale_name: str, seeds: int, folder: Path, path: Path) -> list[dict[str,
     scale, rows = SCALES[scale_name], [dict(row) for row in read_csv(path)]
     had = {(row["seed"], row["sparsity"], row["method"]) for row in rows}
     data = texts(scale)
+
+    def add(seed: int, sparsity: str, method: str, **values: float) -> None:
+        row = {"seed": str(seed), "sparsity": sparsity, "method": method}
+        rows.append(row | {name: f"{value:.4f}" for name, value in values.items()})
+        write_csv(rows, path)
+        print(rows[-1], flush=True)
+
     for seed in range(seeds):
-        model = None
-        for sparsity in (*SPARSITIES, None):
-            label = f"{PATTERN[0]}:{PATTERN[1]}" if sparsity is None else str(sparsity)
-            n_methods = 4 if sparsity is None else 5
-            if sum(key[:2] == (str(seed), label) for key in had) == n_methods:
-                continue
-            model = trained(data, scale, seed, folder) if model is None else model
-            dense = perplexity(model, data.test)
+        missing = [
+            sparsity
+            for sparsity in (0.0, *SPARSITIES, None)
+            if sum(key[:2] == (str(seed), label(sparsity)) for key in had) < N_METHODS.get(sparsity, 5)
+        ]
+        if not missing:
+            continue
+        model = trained(data, scale, seed, folder)
+        dense = perplexity(model, data.test)
+        if 0.0 in missing:  # the control: the dense network trained for as long
+            after = perplexity(fine_tuned(copy.deepcopy(model), None, data, scale, seed), data.test)
+            add(seed, label(0.0), "dense", dense=dense, one_shot=dense, fine_tuned=after, seconds=0.0)
+            missing.remove(0.0)
+        for sparsity in missing:
             for method, result, seconds in pruned(model, data, scale, sparsity, seed):
-                if (str(seed), label, method) in had:
+                if (str(seed), label(sparsity), method) in had:
                     continue
                 before = perplexity(result.model, data.test)
-                after = perplexity(fine_tuned(result, data, scale, seed), data.test)
-                values = {"dense": dense, "one_shot": before, "fine_tuned": after, "seconds": seconds}
-                row = {"seed": str(seed), "sparsity": label, "method": method}
-                rows.append(row | {name: f"{value:.4f}" for name, value in values.items()})
-                write_csv(rows, path)
-                print(rows[-1], flush=True)
+                masks = result.space.parameter_masks(result.mask)
+                after = perplexity(fine_tuned(result.model, masks, data, scale, seed), data.test)
+                add(seed, label(sparsity), method, dense=dense, one_shot=before, fine_tuned=after, seconds=seconds)
     return rows
 
 
